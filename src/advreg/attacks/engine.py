@@ -1,0 +1,312 @@
+"""The loop that every gradient attack is made of: ask the model, remember the best, retire the broken, take a step.
+
+    search   clean point judged -> attempts on the survivors -> worst case of all         (restarts, chunks)
+    climb    query -> observe -> rule -> query -> ... -> observe                           (one attempt)
+
+A rule maps the `State` after a query to the next iterate: that is where attacks differ. Examples never see each other: rows
+may leave the batch at any moment without changing what the others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.judge import Model, judged, refuse_training_mode
+from advreg.attacks.result import AttackResult, concatenate
+from advreg.errors import DataError, ModelError
+from advreg.objectives import Objective, correct, negated
+from advreg.threat import ThreatModel, per_example
+
+
+@dataclass(frozen=True)
+class State:
+    """One row for each example still under attack; everything in it can be selected by rows.
+
+    Attributes:
+        rows: position of each row in the batch.
+        x, y: clean inputs and labels.
+        threat: the threat model, its eps one for each row where it varies.
+        adv: current iterate.
+        loss, grad, fooled: of the current iterate, from the last query.
+        best, best_loss, best_grad, best_fooled: of the best iterate so far: fooled first, then by loss.
+        memory: whatever the rule wants to remember, tensors ``(B, ...)``.
+    """
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    threat: ThreatModel
+    adv: Tensor
+    loss: Tensor
+    grad: Tensor
+    fooled: Tensor
+    best: Tensor
+    best_loss: Tensor
+    best_grad: Tensor
+    best_fooled: Tensor
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def select(self, keep: Tensor) -> State:
+        """Return the state of these rows only."""
+        tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        memory = {name: value[keep] for name, value in self.memory.items()}
+        return replace(self, **tensors, threat=self.threat.select(keep), memory=memory)
+
+
+Rule = Callable[[State, int], State]
+"""``(state, iteration) -> state`` with the next iterate in ``adv``: the heart of an attack."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How the model is asked.
+
+    Attributes:
+        model: the network under attack, original or fast target.
+        objective: what to maximise, a function of logits and labels.
+        targeted: whether ``y`` is the class the adversary wants; the objective is then minimised.
+        eot: samples over which gradient, loss and verdict are averaged, for models that are random.
+    """
+
+    model: Model
+    objective: Objective
+    targeted: bool = False
+    eot: int = 1
+
+    def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the value to maximise, ``(B,)``."""
+        return (negated(self.objective) if self.targeted else self.objective)(logits, y)
+
+    def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Say which rows the model gets wrong (or as the adversary wants, if targeted)."""
+        right = correct(logits, y)
+        return right if self.targeted else ~right & torch.isfinite(logits).all(1)
+
+
+def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Ask the model at ``adv``: logits, loss and the gradient of the summed loss (zeros where not asked for).
+
+    Gradients are taken to the input only, so no weight gradient is ever computed. Non-finite entries count as zero.
+
+    Raises:
+        ModelError: the logits do not depend on the input in a way autograd can follow.
+    """
+    logits: Tensor | float = 0.0
+    loss: Tensor | float = 0.0
+    grad = torch.zeros_like(adv)
+    for _ in range(ask.eot):
+        with torch.inference_mode(False), torch.set_grad_enabled(gradient):
+            point = adv.detach().clone().requires_grad_(gradient)
+            z = ask.model(point)
+            value = ask.loss_at(z, y)
+            if gradient:
+                grad = grad + _input_gradient(value, point)
+        logits = logits + z.detach() / ask.eot
+        loss = loss + value.detach() / ask.eot
+    assert isinstance(logits, Tensor)
+    assert isinstance(loss, Tensor)
+    return logits, loss, grad / ask.eot
+
+
+def _input_gradient(value: Tensor, point: Tensor) -> Tensor:
+    found = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
+    if found is None:
+        raise ModelError(
+            "no gradient flows from the logits to the input (a detach, a no_grad, or a step such as argmax in the model); "
+            "gradient attacks cannot see through it: use an attack that needs scores only"
+        )
+    return torch.nan_to_num(found, 0.0, 0.0, 0.0)
+
+
+def begin(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> State:
+    """Return the state before the first query."""
+    rows = torch.arange(len(x), device=x.device)
+    low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    zero = torch.zeros_like(x)
+    return State(rows, x, y, threat, adv, low, zero, no, adv, low, zero, no)
+
+
+def asked(ask: Ask, state: State, *, gradient: bool) -> State:
+    """Return the state after a query: loss and gradient of the iterate, and the best iterate so far."""
+    logits, loss, grad = query(ask, state.adv, state.y, gradient=gradient)
+    loss = torch.where(torch.isfinite(loss), loss, -torch.inf).to(state.loss.dtype)
+    fooled = ask.fooled(logits, state.y)
+    better = (fooled & ~state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
+    wide = per_example(better, state.x)
+    return replace(
+        state,
+        loss=loss,
+        grad=grad,
+        fooled=fooled,
+        best=torch.where(wide, state.adv, state.best),
+        best_loss=torch.where(better, loss, state.best_loss),
+        best_grad=torch.where(wide, grad, state.best_grad),
+        best_fooled=state.best_fooled | fooled,
+    )
+
+
+class Scoreboard:
+    """Where a climb writes what the judge confirmed, and counts what it spent, example by example."""
+
+    def __init__(self, ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+        self.ask, self.x, self.y, self.threat = ask, x, y, threat
+        self.x_adv = x.clone()
+        self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        self.cost = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+
+    def count(self, rows: Tensor, *, backward: bool) -> None:
+        """Count one query of these rows."""
+        self.cost[rows, 0] += self.ask.eot
+        self.cost[rows, 1] += self.ask.eot * backward
+
+    def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
+        """Let the judge see these points, write them down, and return which of them it confirmed."""
+        threat = self.threat.select(rows)
+        broken, logits = judged(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
+        self.cost[rows, 0] += 1
+        self.x_adv[rows], self.broken[rows] = adv, broken
+        self.loss[rows] = self.ask.loss_at(logits, self.y[rows]).to(self.loss.dtype)
+        return broken
+
+    def retire(self, state: State) -> State:
+        """Judge the rows that look fooled; those confirmed leave, the others forget the point and go on."""
+        proposed = state.best_fooled.nonzero()[:, 0]
+        if not len(proposed):
+            return state
+        confirmed = self.submit(state.rows[proposed], state.best[proposed])
+        keep = torch.ones(len(state.rows), dtype=torch.bool, device=state.rows.device)
+        keep[proposed[confirmed]] = False
+        forgotten = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
+        return forgotten.select(keep.nonzero()[:, 0])
+
+    def result(self) -> AttackResult:
+        """Return what was written down."""
+        distance = self.threat.distance(self.x_adv, self.x).to(self.x.dtype)
+        return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost)
+
+
+def climb(
+    ask: Ask,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    start: Tensor,
+    rule: Rule,
+    steps: int,
+    *,
+    early_stop: bool,
+) -> AttackResult:
+    """Run one attempt: ``steps`` queries with a gradient, one without at the last iterate, and the judge's at the best.
+
+    Cost for an example that stands: ``steps + 2`` forwards and ``steps`` backwards, times the EOT samples but for the judge.
+    """
+    board = Scoreboard(ask, x, y, threat)
+    state = begin(x, y, threat, start)
+    for k in range(steps + 1):
+        gradient = k < steps
+        board.count(state.rows, backward=gradient)
+        state = asked(ask, state, gradient=gradient)
+        if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # looking waits for an accelerator: seldom there
+            state = board.retire(state)
+            if not len(state.rows):
+                return board.result()
+        if gradient:
+            state = rule(state, k)
+    board.submit(state.rows, state.best)
+    return board.result()
+
+
+Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, int], AttackResult]
+"""``(x, y, threat, ids, restart) -> result``: one attempt on a batch."""
+
+
+def search(
+    ask: Ask,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    attempt: Attempt,
+    *,
+    restarts: int = 1,
+    ids: Tensor | None = None,
+    early_stop: bool = True,
+    batch_size: int = 512,
+) -> AttackResult:
+    """Judge the clean points (they are inside every threat model), then attempt again and again on what stands.
+
+    Args:
+        ask: the model and what to maximise on it.
+        x: clean inputs ``(B, ...)`` in the threat's box.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
+        threat: what the adversary may do.
+        attempt: one attempt on a batch.
+        restarts: attempts, each on the examples that still stand (on all of them if not ``early_stop``).
+        ids: example ids ``(B,)`` on which the random draws depend; 0 to B-1 where not given.
+        early_stop: whether a broken example leaves at once.
+        batch_size: examples under attack at a time.
+
+    Returns:
+        The worst case over the clean point and all attempts.
+
+    Raises:
+        ModelError: train mode, no gradient path, wrong output.
+        DataError: shapes that do not fit, values outside the box or not finite.
+    """
+    refuse_training_mode(ask.model)
+    check_batch(x, y, threat)
+    ids = torch.arange(len(x)) if ids is None else ids
+    everything = torch.arange(len(x), device=x.device)
+    parts = []
+    for rows in torch.split(everything, batch_size):
+        part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
+        parts.append(_search_chunk(ask, part, attempt, restarts, early_stop))
+    return concatenate(parts)
+
+
+def _search_chunk(
+    ask: Ask,
+    part: tuple[Tensor, Tensor, ThreatModel, Tensor],
+    attempt: Attempt,
+    restarts: int,
+    early_stop: bool,
+) -> AttackResult:
+    x, y, threat, ids = part
+    clean = Scoreboard(ask, x, y, threat)
+    clean.submit(torch.arange(len(x), device=x.device), x)
+    result = clean.result()
+    for restart in range(restarts):
+        standing = ~result.broken if early_stop else torch.ones_like(result.broken)
+        rows = standing.nonzero()[:, 0]
+        if len(rows):
+            found = attempt(x[rows], y[rows], threat.select(rows), ids[rows], restart)
+            result = result.improved_by(found, rows)
+    return result
+
+
+def check_batch(x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+    """Raise unless inputs and labels fit each other and the threat's box.
+
+    Raises:
+        DataError: one line with what was given and what is allowed.
+    """
+    low, high = threat.box
+    if not x.is_floating_point():
+        raise DataError(f"x is {x.dtype}; give floats in [{low:g}, {high:g}], such as images.float() / 255")
+    if not len(x) or x.ndim < 2 or len(y) != len(x):
+        raise DataError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; give (B, ...) and (B,), B at least 1")
+    if not bool(torch.isfinite(x).all()):
+        raise DataError(f"x holds NaN or infinity in {int((~torch.isfinite(x)).flatten(1).any(1).sum())} examples")
+    if float(x.min()) < low or float(x.max()) > high:
+        hint = "; divide images by 255" if float(x.max()) > 1.5 else ""
+        raise DataError(f"x spans [{float(x.min()):g}, {float(x.max()):g}] outside the box [{low:g}, {high:g}]{hint}")
+    if y.ndim == 1 and (y.is_floating_point() or int(y.min()) < 0):
+        raise DataError(f"y is {y.dtype} from {float(y.min()):g}; give labels 0 to classes-1 as integers")
+    eps = threat.eps
+    if isinstance(eps, Tensor) and eps.ndim and len(eps) != len(x):
+        raise DataError(f"eps holds {len(eps)} radii for {len(x)} examples; give one for each, or one number")

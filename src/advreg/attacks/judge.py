@@ -1,0 +1,103 @@
+"""The judge: the original model, in its own precision and in eval mode, decides what is broken. Nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from advreg.errors import DataError, ModelError
+from advreg.objectives import correct
+from advreg.threat import ThreatModel
+
+Model = Callable[[Tensor], Tensor]
+"""Anything that maps inputs ``(B, ...)`` to logits ``(B, K)``; an ``nn.Module`` nearly always."""
+
+TOLERANCE = 1e-6
+"""Slack for points made elsewhere: forty times the rounding of a float32 pixel. Our own attacks need none of it."""
+
+
+def original(model: Model) -> Model:
+    """Return the model that judges: the one a fast target was made from, or the model itself."""
+    found: Model = getattr(model, "original", model)
+    return found
+
+
+def refuse_training_mode(model: Model) -> None:
+    """Raise unless every part of the model is in eval mode: BatchNorm and dropout would answer for the batch.
+
+    Raises:
+        ModelError: some module is in train mode.
+    """
+    for part in (model, original(model)):
+        if isinstance(part, nn.Module):
+            for name, module in part.named_modules():
+                if module.training:
+                    raise ModelError(
+                        f"the model is in train mode ({name or type(module).__name__}); "
+                        "attacks need eval mode: call model.eval() first"
+                    )
+
+
+def logits_of(model: Model, x: Tensor) -> Tensor:
+    """Return the logits of a model without gradient and without autocast.
+
+    Raises:
+        ModelError: the output is not ``(B, K)``.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        z = model(x)
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x):
+        shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ModelError(f"the model returned {shape} for {len(x)} inputs; return logits ({len(x)}, classes)")
+    return z
+
+
+def judged(
+    model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, targeted: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return whether each point is broken ``(B,)`` and the original model's logits ``(B, K)``: one forward.
+
+    Raises:
+        DataError: a label beyond the model's classes.
+    """
+    z = logits_of(original(model), x_adv)
+    if y.ndim == 1 and int(y.max()) >= z.shape[1]:
+        raise DataError(
+            f"label {int(y.max())} is out of range: the model has {z.shape[1]} classes, 0 to {z.shape[1] - 1}"
+        )
+    right = correct(z, y)
+    fooled = right if targeted else ~right & torch.isfinite(z).all(1)
+    return fooled & threat.contains(x_adv, x, TOLERANCE), z
+
+
+def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, *, targeted: bool = False) -> Tensor:
+    """Say for each example whether ``x_adv`` breaks the model inside the threat model.
+
+    Broken = the original model's largest logit is not the label's (the target's, if targeted), every value is inside the
+    box, and the distance measured in float64 is within eps (tolerance 1e-6).
+
+    Args:
+        model: the model, or a fast target made from it, whose original is then asked.
+        x: clean inputs ``(B, ...)``.
+        x_adv: inputs to judge ``(B, ...)``.
+        y: labels ``(B,)``, or the wanted classes if targeted.
+        threat: what the adversary may do.
+        targeted: whether ``y`` is the class the adversary wants.
+
+    Returns:
+        Booleans ``(B,)``.
+
+    Raises:
+        ModelError: the model is in train mode or does not return logits.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False).eval()
+        >>> _ = model.weight.data.copy_(torch.eye(2))
+        >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+        >>> verify(model, x, torch.tensor([[0.45, 0.55]]), y, ThreatModel("linf", 0.2)).tolist()
+        [True]
+    """
+    refuse_training_mode(model)
+    return judged(model, x, x_adv, y, threat, targeted)[0]

@@ -1,0 +1,80 @@
+"""Random draws that belong to an example: they depend on (seed, example id, stream) and on nothing else.
+
+The generator is a counter passed through the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), so any number of
+any example can be made on any device without making the ones before it: batch size, order, shards and resume do not matter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_BITS = 24  # as many as a float32 holds exactly
+
+
+def _signed(value: int) -> int:
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shift right without sign: torch has signed 64-bit integers only."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _scramble(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift(z, 31)
+
+
+def _integers(ids: Tensor, count: int, seed: int, stream: int) -> Tensor:
+    """Return ``(B, count)`` integers of 24 random bits."""
+    ids = ids.to(torch.int64)
+    root = _scramble(torch.tensor(_signed(seed * _GOLDEN + 1), device=ids.device))
+    lane = _scramble(root + _signed((stream + 1) * _GOLDEN))
+    key = _scramble(lane ^ _scramble(ids + _signed(_GOLDEN)))
+    counter = torch.arange(1, count + 1, device=ids.device) * _signed(_GOLDEN)
+    return _shift(_scramble(key[:, None] + counter), 64 - _BITS)
+
+
+def uniform(
+    ids: Tensor, shape: tuple[int, ...], seed: int, stream: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return numbers uniform on [0, 1), one block of ``shape`` for each example.
+
+    Args:
+        ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
+        shape: shape of one example's block.
+        seed: the run's seed.
+        stream: which of many independent draws of the same example (a restart, a step, an epoch).
+        dtype: floating type of the result; the values are the same in each.
+
+    Returns:
+        ``(B, *shape)``, multiples of 2**-24.
+
+    Example:
+        >>> ids = torch.tensor([7, 3])
+        >>> bool((uniform(ids, (5,), seed=1)[0] == uniform(ids[:1], (5,), seed=1)[0]).all())
+        True
+    """
+    draws = _integers(ids, math.prod(shape), seed, stream)
+    return (draws.to(torch.float64) * 2.0**-_BITS).to(dtype).view(len(ids), *shape)
+
+
+def normal(
+    ids: Tensor, shape: tuple[int, ...], seed: int, stream: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return standard normal numbers, by inverting the distribution function; arguments as for `uniform`."""
+    middle = (_integers(ids, math.prod(shape), seed, stream).to(torch.float64) + 0.5) * 2.0**-_BITS
+    return (math.sqrt(2.0) * torch.erfinv(2.0 * middle - 1.0)).to(dtype).view(len(ids), *shape)
+
+
+def signs(
+    ids: Tensor, shape: tuple[int, ...], seed: int, stream: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return -1 or +1 with equal chance; arguments as for `uniform`."""
+    return torch.where(uniform(ids, shape, seed, stream) < 0.5, -1.0, 1.0).to(dtype)

@@ -1,0 +1,68 @@
+"""What an attack maximises: plain functions ``(logits (B, K), y (B,)) -> (B,)``.
+
+``y`` holds labels, integers ``(B,)``, or probabilities ``(B, K)`` where a label is mixed or is another model's output.
+A targeted attack maximises the negative of the same functions, with ``y`` the class it wants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def labels_of(y: Tensor) -> Tensor:
+    """Return the labels ``(B,)`` of labels or of probabilities ``(B, K)``."""
+    return y if y.ndim == 1 else y.argmax(1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return ``-log softmax(z)_y`` for each example; with probabilities ``y``, the soft cross-entropy."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def kl(logits: Tensor, y: Tensor) -> Tensor:
+    """Return ``KL(y || softmax(z))`` for each example, ``y`` the probabilities ``(B, K)`` of a reference."""
+    log_reference = y.clamp_min(1e-12).log()
+    return (y * (log_reference - logits.log_softmax(1))).sum(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return ``max_{i != y} z_i - z_y``: positive exactly where the example is misclassified."""
+    own = labels_of(y)[:, None]
+    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]
+
+
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return ``max_{i != y} p_i - p_y`` of the softmax, bounded where the margin of logits is not (PMA, CVPR 2025)."""
+    return margin(logits.softmax(1), y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the difference-of-logits ratio ``(max_{i != y} z_i - z_y) / (z_(1) - z_(3))``, at least 3 classes.
+
+    It does not change when the logits are shifted or multiplied, so it does not vanish on overconfident networks.
+
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+    """
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def negated(objective: Objective) -> Objective:
+    """Return the objective of a targeted attack: the same function, to be minimised at the wanted class."""
+
+    def toward(logits: Tensor, y: Tensor) -> Tensor:
+        return -objective(logits, y)
+
+    return toward
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Say for each example whether the largest logit is the label's; a row with NaN counts as neither right nor wrong."""
+    return (logits.argmax(1) == labels_of(y)) & torch.isfinite(logits).all(1)

@@ -1,0 +1,60 @@
+"""Euclidean projections onto a norm ball intersected with a box, on rows of offsets from the ball's centre.
+
+Every function takes ``d (B, n)``, the offset to project, the offsets ``low <= 0 <= high`` at which each coordinate
+meets the box, and ``radius (B, 1)``; it returns the nearest offset that is inside both. All are exact: they solve the
+optimality conditions on the active set instead of projecting onto ball and box in turn, which is feasible but not nearest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def linf_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
+    """Project onto ``{|d_i| <= radius, low <= d <= high}``: both are boxes, so one clamp is exact."""
+    return d.maximum(low.maximum(-radius)).minimum(high.minimum(radius))
+
+
+def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
+    """Project onto ``{||d||_2 <= radius, low <= d <= high}``.
+
+    The solution is ``clamp(s d, low, high)`` with the largest ``s <= 1`` that fits the ball. Each pass solves for ``s`` with
+    the clamped coordinates fixed; ``s`` only grows, so the clamped set only grows, and it ends after a handful of passes.
+    """
+    size, room = d.abs(), torch.where(d > 0, high, -low)
+    scale = (radius / size.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+    for _ in range(d.shape[1]):
+        free = size * scale < room
+        left = radius.square() - torch.where(free, 0.0, room).square().sum(1, keepdim=True)
+        spread = torch.where(free, size, 0.0).square().sum(1, keepdim=True)
+        grown = (left.clamp_min(0.0) / spread.clamp_min(1e-30)).sqrt().clamp_max(1.0).maximum(scale)
+        if bool((grown <= scale * (1 + 1e-7)).all()):
+            break
+        scale = grown
+    return torch.where(d > 0, 1.0, -1.0) * (size * scale).minimum(room)
+
+
+def l1_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
+    """Project onto ``{||d||_1 <= radius, low <= d <= high}``.
+
+    The solution is ``sign(d) clamp(|d| - t, 0, room)`` with the smallest ``t >= 0`` that fits the ball. The l1 norm of that is
+    piecewise linear and decreasing in ``t``, with a kink where a coordinate leaves the box and one where it vanishes:
+    sorting the kinks finds the piece on which it equals the radius (Duchi et al., ICML 2008, with a box added).
+    """
+    size, room = d.abs().double(), torch.where(d > 0, high, -low).double()
+    leaves = (size - room).clamp_min(0.0)
+    kinks, order = torch.cat([leaves, size], 1).sort(1)
+    slope = torch.ones_like(kinks)
+    slope[:, size.shape[1] :] = -1.0
+    falling = slope.gather(1, order).cumsum(1)  # coordinates that shrink just after each kink
+    widths = torch.diff(kinks, dim=1, prepend=torch.zeros_like(kinks[:, :1]))
+    falling_before = torch.cat([torch.zeros_like(falling[:, :1]), falling[:, :-1]], 1)
+    norm = size.minimum(room).sum(1, keepdim=True) - (widths * falling_before).cumsum(1)
+    piece = (norm > radius).sum(1, keepdim=True).sub(1).clamp_min(0)
+    excess = (norm.gather(1, piece) - radius).clamp_min(0.0)
+    threshold = kinks.gather(1, piece) + excess / falling.gather(1, piece).clamp_min(1.0)
+    inside = size.minimum(room).sum(1, keepdim=True) <= radius
+    kept = (size - torch.where(inside, 0.0, threshold)).clamp_min(0.0).minimum(room)
+    kept = kept * (radius / kept.sum(1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)  # what the sums rounded away
+    return d.sign() * kept.to(d.dtype)

@@ -1,0 +1,201 @@
+"""The threat model: what an adversary may do to an input. The only place that knows a norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from advreg import noise, projections
+from advreg.errors import ThreatError, did_you_mean
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[str, ...] = get_args(Norm)
+
+_PROJECT = {"linf": projections.linf_box, "l2": projections.l2_box, "l1": projections.l1_box}
+_ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
+
+
+def per_example(values: Tensor, x: Tensor) -> Tensor:
+    """Return one value for each example, shaped ``(B, 1, ...)`` to broadcast over a batch like ``x``."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All inputs within ``eps`` of the clean one, in ``norm``, and inside the valid ``box``.
+
+    Args:
+        norm: ``"linf"`` (each value may change by eps), ``"l2"`` (Euclidean length) or ``"l1"`` (sum of changes).
+        eps: radius, in the units of the input; a number, or a tensor ``(B,)`` with one radius for each example.
+        box: lowest and highest valid value of an input.
+
+    Raises:
+        ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty box.
+
+    Example:
+        >>> threat = ThreatModel("linf", eps=8 / 255)
+        >>> x = torch.full((1, 1, 2, 2), 0.5)
+        >>> bool(threat.contains(threat.project(x + 1.0, x), x).all())
+        True
+    """
+
+    norm: Norm
+    eps: float | Tensor
+    box: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            known = ", ".join(NORMS)
+            raise ThreatError(f"norm is {self.norm!r}; allowed: {known}.{did_you_mean(str(self.norm), NORMS)}")
+        low, high = self.box
+        if not low < high:
+            raise ThreatError(f"box is ({low}, {high}); its first value must be below its second")
+        eps = torch.as_tensor(self.eps, dtype=torch.float64)
+        if eps.ndim > 1 or not bool((torch.isfinite(eps) & (eps >= 0)).all()):
+            raise ThreatError(f"eps is {self.eps}; give a finite number >= 0, or a tensor (B,) of them")
+        if self.norm == "linf" and bool((eps > (high - low) * (1 + 1e-9)).any()):
+            raise ThreatError(
+                f"eps is {float(eps.max()):g}, wider than the box ({low:g}, {high:g}); "
+                f"give it in the units of the input, such as 8/255 for images in [0, 1]"
+            )
+
+    def __str__(self) -> str:
+        eps = f"{self.eps:.6g}" if isinstance(self.eps, int | float) else "per-example"
+        return f"{self.norm}:{eps}"
+
+    @classmethod
+    def parse(cls, text: str) -> ThreatModel:
+        """Read ``"linf:8/255"`` or ``"l2:0.5"``.
+
+        Example:
+            >>> ThreatModel.parse("linf:1/4")
+            ThreatModel(norm='linf', eps=0.25, box=(0.0, 1.0))
+        """
+        norm, _, eps = text.partition(":")
+        try:
+            return cls(norm, float(Fraction(eps)))  # type: ignore[arg-type]  # checked above
+        except ThreatError:
+            raise
+        except (ValueError, ZeroDivisionError):
+            raise ThreatError(f"threat is {text!r}; write norm:eps, such as linf:8/255 or l2:0.5") from None
+
+    def with_eps(self, eps: float | Tensor) -> ThreatModel:
+        """Return the same threat model with another radius."""
+        return replace(self, eps=eps)
+
+    def select(self, rows: Tensor) -> ThreatModel:
+        """Return the threat model of these rows of the batch."""
+        return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
+
+    def distance(self, a: Tensor, x: Tensor) -> Tensor:
+        """Return ``||a - x||`` for each example, measured in float64: ``(B,)``."""
+        offset = (a.double() - x.double()).flatten(1)
+        distance: Tensor = torch.linalg.vector_norm(offset, ord=_ORDER[self.norm], dim=1)
+        return distance
+
+    def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
+        """Say for each example whether ``a`` is within eps of ``x`` and inside the box, measured in float64.
+
+        Args:
+            a: inputs ``(B, ...)`` to judge.
+            x: clean inputs ``(B, ...)``.
+            tol: slack, relative and absolute, for points that were made elsewhere.
+
+        Returns:
+            Booleans ``(B,)``.
+        """
+        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=a.device)
+        low, high = self.box
+        flat = a.double().flatten(1)
+        in_box = ((flat >= low - tol) & (flat <= high + tol)).all(1)
+        return in_box & (self.distance(a, x) <= eps * (1 + tol) + tol)
+
+    def project(self, a: Tensor, x: Tensor) -> Tensor:
+        """Return the point nearest to ``a`` that is within eps of ``x`` and inside the box (exact for every norm).
+
+        The ball is taken smaller by the rounding of one addition, so that the returned point is inside even when its
+        distance is measured in float64. ``x`` must itself be inside the box.
+        """
+        low, high = self.box
+        radius = self._radius(x)
+        if self.norm == "linf":  # the same projection without the detour over offsets: identity inside to the last bit
+            r = per_example(radius, x)
+            return a.maximum(x - r).minimum(x + r).clamp(low, high)
+        center = x.flatten(1)
+        offset = _PROJECT[self.norm](a.flatten(1) - center, low - center, high - center, radius)
+        return (x + offset.view_as(x)).clamp(low, high)
+
+    def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
+        """Return the direction of unit norm along which a linear function with gradient ``g`` rises fastest.
+
+        It attains the dual norm: ``<g, steepest(g)> = ||g||_*``. For l1 that is a single coordinate, which may be at the box
+        already: where the iterate ``a`` is given, the largest coordinate that can still move is taken, and the larger
+        ones that cannot are pushed against the box, lest the next projection take from them.
+
+        Args:
+            g: gradients ``(B, ...)``.
+            a: iterates ``(B, ...)`` inside the box, or None.
+
+        Returns:
+            Directions ``(B, ...)``; zero where the gradient is zero.
+        """
+        if self.norm == "linf":
+            return g.sign()
+        flat = g.flatten(1)
+        if self.norm == "l2":
+            length: Tensor = flat.norm(dim=1, keepdim=True)
+            return (flat / length.clamp_min(1e-30)).view_as(g)
+        size = flat.abs()
+        held = torch.zeros_like(flat, dtype=torch.bool) if a is None else self._held(flat, a.flatten(1))
+        top = torch.where(held, -1.0, size).argmax(1, keepdim=True)
+        moving = held & (size > size.gather(1, top))
+        return (flat.sign() * moving.scatter(1, top, True)).view_as(g)
+
+    def _held(self, g: Tensor, a: Tensor) -> Tensor:
+        """Say which coordinates the box holds back from rising along ``g``."""
+        low, high = self.box
+        return ((a >= high) & (g > 0)) | ((a <= low) & (g < 0))
+
+    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
+        """Return a point drawn uniformly from the ball around each ``x``, then projected into the box.
+
+        Args:
+            x: clean inputs ``(B, ...)``.
+            ids: example ids ``(B,)``; an example's draw depends on its id, the seed and the stream only.
+            seed: the run's seed.
+            stream: which of several draws, such as the restart.
+        """
+        shape, n = tuple(x.shape[1:]), x[0].numel()
+        if self.norm == "linf":
+            direction = 2 * noise.uniform(ids, shape, seed, stream, x.dtype) - 1
+        elif self.norm == "l2":
+            gauss = noise.normal(ids, shape, seed, 2 * stream, x.dtype)
+            length = noise.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
+            direction = self.steepest(gauss) * per_example(length, x)
+        else:
+            direction = self._uniform_l1(x, ids, seed, stream)
+        return self.project(x + self.radii(x) * direction, x)
+
+    def _uniform_l1(self, x: Tensor, ids: Tensor, seed: int, stream: int) -> Tensor:
+        """Draw from the unit l1 ball: signed exponentials over the sum of one more of them."""
+        n = x[0].numel()
+        draws = -torch.log1p(-noise.uniform(ids, (n + 1,), seed, 2 * stream, torch.float64))
+        shares = (draws[:, :n] / draws.sum(1, keepdim=True)).to(x.dtype)
+        return (shares * noise.signs(ids, (n,), seed, 2 * stream + 1, x.dtype)).view_as(x)
+
+    def radii(self, x: Tensor) -> Tensor:
+        """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""
+        eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
+        return per_example(eps.expand(len(x)), x)
+
+    def _radius(self, x: Tensor) -> Tensor:
+        """Eps less what rounding ``x + offset`` can add to the norm: ``(B, 1)``."""
+        unit = torch.finfo(x.dtype).eps / 2
+        spread: float = {"linf": 1.0, "l2": x[0].numel() ** 0.5, "l1": float(x[0].numel())}[self.norm]
+        largest = max(abs(self.box[0]), abs(self.box[1]))
+        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=x.device).expand(len(x))
+        return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]

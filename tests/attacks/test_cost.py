@@ -1,0 +1,59 @@
+"""Cost is exact: what a result says equals what hooks on the model counted, and no pass is wasted."""
+
+from __future__ import annotations
+
+import torch
+
+from advreg import ThreatModel, attacks
+
+from .models import Counter, small_cnn
+
+
+def robust_batch(n: int) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    """A network and inputs that no tiny perturbation breaks, so that every example stays to the end."""
+    x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = small_cnn()
+    return model, x, model(x).argmax(1)
+
+
+def test_pgd_costs_its_steps_and_three_forwards() -> None:
+    model, x, y = robust_batch(10)
+    count = Counter(model)
+    found = attacks.pgd(model, x, y, ThreatModel("linf", 1e-5), steps=40)
+    assert not found.broken.any()
+    assert (
+        found.forwards == count.forwards == 10 * (1 + 40 + 1 + 1)
+    )  # the clean point, the steps, the last iterate, the judge
+    assert found.backwards == count.backwards == 10 * 40
+    assert count.weight_gradients() == 0
+
+
+def test_restarts_and_eot_samples_multiply() -> None:
+    model, x, y = robust_batch(6)
+    count = Counter(model)
+    found = attacks.pgd(model, x, y, ThreatModel("linf", 1e-5), steps=5, restarts=3, eot=4)
+    assert found.forwards == count.forwards == 6 * (1 + 3 * (4 * (5 + 1) + 1))
+    assert found.backwards == count.backwards == 6 * 3 * 4 * 5
+
+
+def test_broken_examples_stop_costing() -> None:
+    model, x, y = robust_batch(32)
+    count = Counter(model)
+    found = attacks.pgd(model, x, y, ThreatModel("linf", 0.5), steps=40, restarts=5)
+    assert found.broken.all()
+    assert found.forwards == count.forwards < 32 * 20
+    assert found.backwards == count.backwards
+    wrong = (y + 1) % 5
+    already = attacks.pgd(model, x, wrong, ThreatModel("linf", 0.5))
+    assert already.cost[already.distance == 0].max() <= 43
+    assert already.cost.tolist().count([1, 0]) >= 20  # a clean error costs the one forward that found it
+
+
+def test_training_points_cost_their_steps_and_nothing_else() -> None:
+    model, x, y = robust_batch(8)
+    model.train()
+    count = Counter(model)
+    made = attacks.craft(model, x, y, ThreatModel("linf", 0.1), steps=7)
+    assert (made.forwards, made.backwards) == (count.forwards, count.backwards) == (8 * 7, 8 * 7)
+    assert count.weight_gradients() == 0
+    assert ThreatModel("linf", 0.1).contains(made.x_adv, x).all()

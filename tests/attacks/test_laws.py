@@ -1,0 +1,150 @@
+"""Laws that every gradient attack keeps, over norms, starts and precisions."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from advreg import ThreatModel, attacks
+from advreg.objectives import cross_entropy, margin
+from advreg.threat import NORMS
+
+from .models import best_linear_gain, linear, small_cnn
+
+EPS = {"linf": 8 / 255, "l2": 0.3, "l1": 1.0}
+ATTACKS = {
+    "fgsm": attacks.fgsm,
+    "rs-fgsm": functools.partial(attacks.fgsm, start="uniform"),
+    "bim": functools.partial(attacks.pgd, steps=7, start="zero"),
+    "pgd": functools.partial(attacks.pgd, steps=7, restarts=2),
+    "mifgsm": functools.partial(attacks.mifgsm, steps=7),
+    "eot": functools.partial(attacks.pgd, steps=3, eot=2),
+}
+
+
+def batch(n: int = 24, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs of which some touch the box, and the labels a random network gives them, so that all begin correct."""
+    g = torch.Generator().manual_seed(1)
+    x = (torch.rand(n, 1, 8, 8, generator=g, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
+    return x, small_cnn(dtype=dtype)(x).argmax(1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("start", ["zero", "uniform"])
+def test_pgd_reaches_the_closed_form_on_every_example_of_a_linear_network(norm: str, start: str) -> None:
+    n = 30
+    eps = {"linf": 0.15, "l2": 0.8, "l1": 2.0}[norm]
+    model, threat = linear(n, seed=3), ThreatModel(norm, eps)
+    x = (torch.rand(40, 1, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 1.2 - 0.1).clamp(
+        0, 1
+    )
+    y = model(x).argmax(1)
+    found = attacks.pgd(
+        model, x, y, threat, steps=300, step_size=eps / 10, start=start, objective=margin, early_stop=False
+    )
+    w = model[1].weight[1] - model[1].weight[0]
+    for label, direction in ((0, w), (1, -w)):
+        rows = y == label
+        best = margin(model(x[rows]), y[rows]) + best_linear_gain(direction.detach(), x[rows], threat)
+        torch.testing.assert_close(found.loss[rows], best.detach(), atol=1e-6, rtol=0)
+        assert torch.equal(found.broken[rows], best > 0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_leaves_the_threat_model(name: str, dtype: torch.dtype, norm: str) -> None:
+    (x, y), threat = batch(dtype=dtype), ThreatModel(norm, EPS[norm])
+    found = ATTACKS[name](small_cnn(dtype=dtype), x, y, threat)
+    assert threat.contains(found.x_adv, x, tol=0.0).all()
+    assert found.x_adv.dtype == dtype
+    torch.testing.assert_close(found.distance, threat.distance(found.x_adv, x).to(dtype))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_judge_and_the_attack_agree(norm: str) -> None:
+    (x, y), model, threat = batch(), small_cnn(), ThreatModel(norm, 2 * EPS[norm])
+    found = attacks.pgd(model, x, y, threat, steps=10)
+    assert torch.equal(found.broken, attacks.verify(model, x, found.x_adv, y, threat))
+    assert found.broken.any()
+    torch.testing.assert_close(found.loss, cross_entropy(model(found.x_adv), y).detach())
+
+
+def assert_same(a: torch.Tensor, b: torch.Tensor, norm: str) -> None:
+    """To the last bit where steps are signs; an l2 step carries what a matrix product rounds otherwise for other sizes."""
+    torch.testing.assert_close(a, b, atol=1e-12 if norm == "l2" else 0.0, rtol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["pgd", "mifgsm", "rs-fgsm"])
+def test_an_example_does_not_know_its_batch(name: str, norm: str) -> None:
+    (x, y), model, threat = (
+        batch(64, torch.float64),
+        small_cnn(dtype=torch.float64),
+        ThreatModel(norm, EPS[norm]),
+    )
+    ids = torch.arange(64) * 3
+    whole = ATTACKS[name](model, x, y, threat, ids=ids, seed=5)
+    for size in (1, 7, 64):
+        parts = [ATTACKS[name](model, x[r], y[r], threat, ids=ids[r], seed=5) for r in torch.arange(64).split(size)]
+        assert torch.equal(torch.cat([p.broken for p in parts]), whole.broken)
+        assert_same(torch.cat([p.x_adv for p in parts]), whole.x_adv, norm)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    shuffled = ATTACKS[name](model, x[order], y[order], threat, ids=ids[order], seed=5)
+    assert torch.equal(shuffled.broken, whole.broken[order])
+    assert_same(shuffled.x_adv, whole.x_adv[order], norm)
+
+
+def test_more_restarts_and_a_larger_ball_never_help_the_defender() -> None:
+    (x, y), model = batch(64), small_cnn()
+    one = attacks.pgd(model, x, y, ThreatModel("linf", 0.02), steps=3)
+    more = attacks.pgd(model, x, y, ThreatModel("linf", 0.02), steps=3, restarts=4)
+    assert (more.broken | ~one.broken).all()
+    longer = attacks.pgd(model, x, y, ThreatModel("linf", 0.02), steps=3, start="zero", step_size=0.01)
+    longest = attacks.pgd(model, x, y, ThreatModel("linf", 0.02), steps=9, start="zero", step_size=0.01)
+    assert (longest.broken | ~longer.broken).all()
+    assert one.broken.any()
+    assert not one.broken.all()
+
+
+def test_early_stop_gives_the_same_verdicts_for_less() -> None:
+    (x, y), model, threat = (
+        batch(64, torch.float64),
+        small_cnn(dtype=torch.float64),
+        ThreatModel("linf", 0.03),
+    )
+    stop = attacks.pgd(model, x, y, threat, steps=10)
+    on = attacks.pgd(model, x, y, threat, steps=10, early_stop=False)
+    assert torch.equal(stop.broken, on.broken)
+    assert stop.forwards < on.forwards
+    assert (on.loss >= stop.loss - 1e-12).all()  # attacked to the end, the best iterate is kept
+
+
+@pytest.mark.parametrize("objective", [cross_entropy, margin])
+def test_targeted_attacks_reach_the_class_they_want(objective) -> None:
+    x, y = batch(16)
+    model, wanted = small_cnn(), (y + 1) % 5
+    found = attacks.pgd(model, x, wanted, ThreatModel("linf", 0.5), steps=30, targeted=True, objective=objective)
+    assert torch.equal(model(found.x_adv).argmax(1) == wanted, found.broken)
+    assert found.broken.float().mean() > 0.8
+
+
+def test_probabilities_serve_as_labels() -> None:
+    (x, y), model, threat = batch(), small_cnn(), ThreatModel("linf", 0.05)
+    hard = attacks.pgd(model, x, y, threat, steps=5)
+    soft = attacks.pgd(model, x, torch.nn.functional.one_hot(y, 5).float(), threat, steps=5)
+    assert torch.equal(soft.broken, hard.broken)
+    torch.testing.assert_close(soft.x_adv, hard.x_adv)
+
+
+def test_a_radius_for_each_example_equals_one_call_for_each_radius() -> None:
+    (x, y), model = batch(12, torch.float64), small_cnn(dtype=torch.float64)
+    grid = torch.tensor([0.0, 0.01, 0.1])
+    together = attacks.pgd(model, x, y, ThreatModel("linf", grid.repeat(4)), steps=5)
+    for k, eps in enumerate(grid.tolist()):
+        rows = torch.arange(k, 12, 3)
+        alone = attacks.pgd(model, x[rows], y[rows], ThreatModel("linf", eps), steps=5, ids=rows)
+        assert torch.equal(together.broken[rows], alone.broken)
+        torch.testing.assert_close(together.x_adv[rows], alone.x_adv, atol=1e-8, rtol=0)

@@ -1,0 +1,81 @@
+"""What an attack refuses, in one line that says what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from advreg import ThreatModel, attacks
+from advreg.errors import AdvregError, DataError, ModelError, ThreatError
+
+from .models import small_cnn
+
+X, Y, THREAT = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), ThreatModel("linf", 0.1)
+
+
+class Detached(nn.Module):
+    """A model whose gradient path is cut."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return small_cnn()(x.round().detach())
+
+
+def attack(model=None, x=X, y=Y, threat=THREAT, **options):
+    return attacks.pgd(small_cnn() if model is None else model, x, y, threat, steps=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: attack(small_cnn().train()), ModelError, "call model.eval"),
+        (lambda: attack(nn.Sequential(small_cnn(), nn.Dropout().train())), ModelError, "train mode"),
+        (lambda: attack(Detached().eval()), ModelError, "no gradient flows"),
+        (lambda: attack(nn.Identity().eval()), ModelError, r"return logits \(4, classes\)"),
+        (lambda: attack(x=X * 255), DataError, "divide images by 255"),
+        (lambda: attack(x=(X * 255).to(torch.uint8)), DataError, r"images.float\(\) / 255"),
+        (lambda: attack(x=torch.where(X > 0.9, torch.nan, X)), DataError, "NaN or infinity in"),
+        (lambda: attack(y=Y[:3]), DataError, "give"),
+        (lambda: attack(y=Y.float()), DataError, "labels 0 to classes-1"),
+        (lambda: attack(y=Y - 1), DataError, "labels 0 to classes-1"),
+        (lambda: attack(y=Y + 2), DataError, "label 5"),
+        (lambda: attack(threat=ThreatModel("linf", torch.tensor([0.1, 0.2]))), DataError, "2 radii for 4"),
+        (lambda: attack(start="middle"), ThreatError, "'uniform'"),
+        (lambda: attack(steps_=3), TypeError, "steps_"),
+    ],
+)
+def test_refuses_in_one_line(call, kind, words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call()
+    if issubclass(kind, AdvregError):
+        assert "\n" not in str(caught.value)
+
+
+class NanAt(nn.Module):
+    """A model that answers NaN for bright inputs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = x.flatten(1).mean(1, keepdim=True) > 0.55
+        return torch.where(bright, torch.nan, self.inner(x))
+
+
+def test_a_nan_is_not_counted_as_broken() -> None:
+    model = NanAt(small_cnn()).eval()
+    x = torch.full((2, 1, 8, 8), 0.5)
+    y = model(x).argmax(1)
+    found = attacks.pgd(model, x, y, ThreatModel("linf", 0.2), steps=5)
+    assert torch.isfinite(model(found.x_adv[found.broken])).all()
+
+
+def test_model_and_global_state_are_left_as_they_were() -> None:
+    model = small_cnn()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    attack(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())

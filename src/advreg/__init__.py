@@ -3,46 +3,80 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from advreg.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from advreg import attacks, errors, objectives
+    from advreg.attacks import AttackResult, fgsm, mifgsm, pgd, verify
+    from advreg.config import Config
+    from advreg.data import Dataset
+    from advreg.data import load as load_data
+    from advreg.evaluation import Evaluation, evaluate, robustness_curve
+    from advreg.models import freeze
+    from advreg.models import load as load_model
+    from advreg.runs import RunFolder
+    from advreg.threat import ThreatModel
+    from advreg.training import fit, recipes
 
 _HOME = {
-    "AttackResult": "advreg.attacks.result",
-    "Config": "advreg.config",
-    "Dataset": "advreg.data",
-    "Evaluation": "advreg.evaluation",
-    "RunFolder": "advreg.runs",
-    "ThreatModel": "advreg.threat",
-    "attacks": "advreg.attacks",
-    "errors": "advreg.errors",
-    "evaluate": "advreg.evaluation",
-    "fgsm": "advreg.attacks",
-    "fit": "advreg.training",
-    "freeze": "advreg.models",
-    "load_data": "advreg.data",
-    "load_model": "advreg.models",
-    "mifgsm": "advreg.attacks",
-    "objectives": "advreg.objectives",
-    "pgd": "advreg.attacks",
-    "recipes": "advreg.training.recipes",
-    "robustness_curve": "advreg.evaluation",
-    "verify": "advreg.attacks",
+    "AttackResult": "attacks:AttackResult",
+    "Config": "config:Config",
+    "Dataset": "data:Dataset",
+    "Evaluation": "evaluation:Evaluation",
+    "RunFolder": "runs:RunFolder",
+    "ThreatModel": "threat:ThreatModel",
+    "attacks": "attacks",
+    "errors": "errors",
+    "evaluate": "evaluation:evaluate",
+    "fgsm": "attacks:fgsm",
+    "fit": "training:fit",
+    "freeze": "models:freeze",
+    "load_data": "data:load",
+    "load_model": "models:load",
+    "mifgsm": "attacks:mifgsm",
+    "objectives": "objectives",
+    "pgd": "attacks:pgd",
+    "recipes": "training.recipes",
+    "robustness_curve": "evaluation:robustness_curve",
+    "verify": "attacks:verify",
 }
-_RENAMED = {"load_data": "load", "load_model": "load"}
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "AttackResult",
+    "Config",
+    "Dataset",
+    "Evaluation",
+    "RunFolder",
+    "ThreatModel",
+    "attacks",
+    "errors",
+    "evaluate",
+    "fgsm",
+    "fit",
+    "freeze",
+    "load_data",
+    "load_model",
+    "mifgsm",
+    "objectives",
+    "pgd",
+    "recipes",
+    "robustness_curve",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its room the first time it is used, so that ``import advreg`` costs nothing."""
+    """Import a public name from its room when it is first used, so that ``import advreg`` costs nothing."""
     if name not in _HOME:
         raise AttributeError(f"module 'advreg' has no attribute {name!r}")
-    home = importlib.import_module(_HOME[name])
-    is_module = _HOME[name].rpartition(".")[2] == name
-    value = home if is_module else getattr(home, _RENAMED.get(name, name))
+    room, _, attribute = _HOME[name].partition(":")
+    module = importlib.import_module(f"advreg.{room}")
+    value = getattr(module, attribute) if attribute else module
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,26 @@
+"""The command line. ``advreg --help`` imports no torch: verbs import what they need when they run."""
+
+from __future__ import annotations
+
+import sys
+
+from advreg.errors import AdvregError
+
+
+def main() -> None:
+    """Run the command line: status 0 done, 1 a gate or a check refused, 2 wrong use (one line, no traceback)."""
+    from advreg.cli.app import app
+
+    try:
+        app()
+    except AdvregError as error:
+        print(f"advreg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "\nadvreg: interrupted; what was finished is kept, and the same command with --resume goes on",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

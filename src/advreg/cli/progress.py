@@ -1,0 +1,93 @@
+"""Progress on the terminal: bars with the time left where somebody looks, one line an epoch where nobody does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from advreg.evaluation.run import Progress as Measured
+    from advreg.training.events import Event
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration in words.
+
+    Example:
+        >>> minutes(75), minutes(8), minutes(7300)
+        ('1 min 15 s', '8 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"
+
+
+@contextmanager
+def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callable[[Event], None]]:
+    """Yield a callback that shows training events on standard error."""
+    from advreg.training.events import EpochEnd, Finished, Resumed, Started, Step
+
+    console = Console(file=sys.stderr, quiet=quiet)
+    with _bar(console) as bar:
+        task = bar.add_task(label, total=None)
+        base = 0
+
+        def watch(event: Event) -> None:
+            nonlocal base
+            if isinstance(event, Started) and event.seconds:
+                bar.update(task, total=event.epochs * event.steps)
+                console.print(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
+            elif isinstance(event, Resumed):
+                base = event.epoch
+                console.print(f"{label}: goes on after epoch {event.epoch}")
+            elif isinstance(event, Step):
+                accuracy = f"loss {event.loss:.3f}, train accuracy {event.train_accuracy:.1%}"
+                bar.update(
+                    task, completed=(event.epoch - 1) * event.steps + event.step, description=f"{label}: {accuracy}"
+                )
+            elif isinstance(event, EpochEnd):
+                console.print(f"  {_epoch(event)}")
+            elif isinstance(event, Finished):
+                bar.update(task, visible=False)
+
+        yield watch
+
+
+def _epoch(event: EpochEndEvent) -> str:
+    record = event.record
+    figures = [f"epoch {event.epoch}/{event.epochs}", f"loss {record['loss']:.3f}"]
+    for name in ("clean", "robust"):
+        value = record.get(f"{name}_accuracy")
+        if value is not None:
+            figures.append(f"{name} {value:.2%}")
+    left = f", {minutes(event.seconds_left)} left" if event.seconds_left else ""
+    return "  ".join(figures) + f"  ({record['seconds']:.0f} s{left})" + ("  best" if event.best else "")
+
+
+@contextmanager
+def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Callable[[Measured], None]]:
+    """Yield a callback that shows how far an evaluation is, and the robust accuracy so far, on standard error."""
+    with _bar(Console(file=sys.stderr, quiet=quiet)) as bar:
+        task = bar.add_task(label, total=None)
+
+        def watch(at: Measured) -> None:
+            text = f"{label}: {at.stage}, robust so far {at.robust_accuracy:.1%}"
+            bar.update(task, total=at.total, completed=at.done, description=text)
+
+        yield watch
+
+
+if TYPE_CHECKING:
+    from advreg.training.events import EpochEnd as EpochEndEvent

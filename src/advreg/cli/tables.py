@@ -1,0 +1,75 @@
+"""Tables on the terminal, from plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from advreg.evaluation import Evaluation
+    from advreg.report import Row
+
+
+def show(table: Table) -> None:
+    """Print a table on standard output, at its own width where nobody looks."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table whose first column is text and whose others are figures."""
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for k, name in enumerate(columns):
+        made.add_column(name, justify="left" if k == 0 else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with two places."""
+    return "-" if value is None else f"{value:.2%}"
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """Return a 95% interval as percentages."""
+    return "-" if interval is None else f"[{interval[0]:.2%}, {interval[1]:.2%}]"
+
+
+def evaluation(found: Evaluation) -> Table:
+    """Return the table of an evaluation: clean first, then what stood after each attack."""
+    rows = [["clean", str(found.n), "-", percent(found.clean_accuracy), span(found.clean_interval), "-", "-", "-"]]
+    for attack in found.by_attack:
+        cost = [f"{attack.forwards:,}", f"{attack.backwards:,}", f"{attack.seconds:.1f}"]
+        is_last = attack is found.by_attack[-1]
+        limits = span(found.interval) if is_last else ""
+        rows.append(
+            [attack.name, str(attack.tried), str(attack.broken), percent(attack.robust_accuracy), limits, *cost]
+        )
+    columns = ("attack", "tried", "broken", "accuracy", "95% interval", "forwards", "backwards", "seconds")
+    return table(f"{found.protocol}, {found.n} examples", columns, rows)
+
+
+def comparison(rows: Sequence[Row]) -> Table:
+    """Return the table of several runs side by side."""
+    columns = ("run", "protocol", "n", "clean", "robust", "95% interval", "attack success", "seconds")
+    cells = [
+        (
+            row.run,
+            row.protocol or "-",
+            str(row.n or "-"),
+            percent(row.clean_accuracy),
+            percent(row.robust_accuracy),
+            span(row.interval),
+            percent(row.attack_success_rate),
+            "-" if row.seconds is None else f"{row.seconds:.1f}",
+        )
+        for row in rows
+    ]
+    return table("", columns, cells)

@@ -1,0 +1,136 @@
+"""`Config`: the whole of a training run's configuration, and its way from and to text."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from advreg.config import toml
+from advreg.config.explain import explain
+from advreg.config.sections import (
+    STRICT,
+    AttackSection,
+    DataSection,
+    ModelSection,
+    OptimizerSection,
+    RecipeSection,
+    ScheduleSection,
+    ThreatSection,
+    TrainSection,
+)
+from advreg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run, completely: equal configurations on equal machines give equal bytes.
+
+    Example:
+        >>> config = Config().replace_with(["train.epochs=3", "threat.eps=8/255"])
+        >>> config.train.epochs, round(config.threat.eps, 4)
+        (3, 0.0314)
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    seed: int = 0
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    threat: ThreatSection = field(default_factory=ThreatSection)
+    attack: AttackSection = field(default_factory=AttackSection)
+    recipe: RecipeSection = field(default_factory=RecipeSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    train: TrainSection = field(default_factory=TrainSection)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> Config:
+        """Make a configuration from nested dictionaries; what is left out has its default.
+
+        Args:
+            values: section name -> key -> value.
+            source: where the values come from, for messages.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type, or values that cannot go together.
+        """
+        try:
+            config = _ADAPTER.validate_json(json.dumps(dict(values), default=str))
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, source)) from None
+        _check(config, source)
+        return config
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a TOML file.
+
+        Raises:
+            ConfigError: the file is missing, is not TOML, or holds something that is not allowed.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        return cls.from_dict(values, source=str(path))
+
+    def replace_with(self, assignments: Iterable[str]) -> Config:
+        """Return the configuration with ``section.key=value`` assignments applied, as ``--set`` gives them.
+
+        Raises:
+            ConfigError: an assignment without ``=``, an unknown key or a value that is not allowed.
+        """
+        values = self.to_dict()
+        for assignment in assignments:
+            _assign(values, assignment)
+        return type(self).from_dict(values, source="--set")
+
+    def checked(self) -> Config:
+        """Return the same configuration, validated: one that was made in Python has not been yet."""
+        return type(self).from_dict(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested dictionaries with every key, defaults included."""
+        return asdict(self)
+
+    def to_toml(self) -> str:
+        """Return TOML text with every key, defaults included; `load` reads an equal configuration from it."""
+        return toml.dumps(self.to_dict())
+
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    *parents, leaf = (part.strip() for part in key.split("."))
+    if not separator or not leaf:
+        raise ConfigError(f"--set was given {assignment!r}; write section.key=value, such as train.epochs=3")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set was given {assignment!r}, but {parent!r} is a value, not a section")
+    values[leaf] = toml.value(text.strip())
+
+
+def _check(config: Config, source: str) -> None:
+    """Refuse values that are each allowed but cannot go together."""
+    attacked, recipe = config.attack.name != "none", config.recipe.name
+    if attacked and config.threat.eps == 0:
+        raise ConfigError(
+            f"{source}: attack.name is {config.attack.name!r} but threat.eps is 0; give it a value, such as 8/255"
+        )
+    if attacked == (recipe == "standard"):
+        raise ConfigError(
+            f"{source}: recipe.name is {recipe!r} and attack.name is {config.attack.name!r}; "
+            "'standard' goes with attack 'none', every other recipe with 'fgsm' or 'pgd'"
+        )
+    if config.optimizer.nesterov and (config.optimizer.name != "sgd" or config.optimizer.momentum == 0):
+        raise ConfigError(f"{source}: optimizer.nesterov needs optimizer.name = 'sgd' and a momentum above 0")

@@ -1,0 +1,63 @@
+"""One line for what a configuration got wrong: the file, the section, the key, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from advreg.errors import did_you_mean
+
+
+def explain(error: ValidationError, schema: type, source: str) -> str:
+    """Return one line about the first key that is wrong, and how many more there are.
+
+    Args:
+        error: what pydantic found.
+        schema: the dataclass of the whole configuration.
+        source: where the values came from: a file, ``--set``.
+    """
+    by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for problem in error.errors():
+        by_key.setdefault(_key(problem), []).append(problem)
+    key, problems = next(iter(by_key.items()))
+    unknown = problems[0]["type"] == "unexpected_keyword_argument"
+    line = _unknown(schema, key) if unknown else wrong(".".join(key), problems)
+    more = f" (and {len(by_key) - 1} more)" if len(by_key) > 1 else ""
+    return f"{source}: {line}{more}"
+
+
+def wrong(key: str, problems: list[ErrorDetails]) -> str:
+    """Return what was given for a key and what each allowed type asks for."""
+    asks = [re.sub(r"^Input should be ", "", problem["msg"]) for problem in problems]
+    allowed = " or ".join(dict.fromkeys(ask[0].lower() + ask[1:] for ask in asks))
+    given = problems[0]["input"]
+    names = re.findall(r"'([^']*)'", allowed)
+    return f"{key} is {given!r}; allowed: {allowed}.{did_you_mean(str(given), names)}"
+
+
+def _unknown(schema: type, key: tuple[str, ...]) -> str:
+    *parents, name = key
+    section = _section(schema, parents)
+    where = f"[{'.'.join(parents)}]" if parents else "the top level"
+    homes = [home for home in _keys(schema) if name in _keys(_section(schema, [home]))]
+    hint = f" It belongs to [{homes[0]}]." if homes else did_you_mean(name, _keys(section))
+    return f"unknown key {name!r} in {where}; allowed: {', '.join(_keys(section))}.{hint}"
+
+
+def _key(problem: ErrorDetails) -> tuple[str, ...]:
+    """Return section and key, without what pydantic adds for the members of a union."""
+    return tuple(str(part) for part in problem["loc"][:2])
+
+
+def _section(schema: type, path: list[str]) -> Any:
+    for part in path:
+        schema = get_type_hints(schema)[part]
+    return schema
+
+
+def _keys(section: Any) -> list[str]:
+    return [item.name for item in fields(section)] if is_dataclass(section) else []

@@ -1,0 +1,18 @@
+"""Data sets by name, as one uint8 tensor each, and batches that come out the same every time."""
+
+from advreg.data.augment import augmentation
+from advreg.data.catalogue import load
+from advreg.data.checks import check_labels, check_pair, check_pixels
+from advreg.data.dataset import Dataset
+from advreg.data.loader import Batch, Batches
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Dataset",
+    "augmentation",
+    "check_labels",
+    "check_pair",
+    "check_pixels",
+    "load",
+]

@@ -1,0 +1,86 @@
+"""A folder of images with one subfolder for each class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from advreg.data.dataset import Dataset
+from advreg.data.images import GREY, RGB, SUFFIXES, all_grey, read_images
+from advreg.data.split import is_test
+from advreg.errors import DataError
+
+Listing = list[tuple[Path, str]]  # an image and the name of its class
+
+
+def folder(path: str, size: int | None = None, mode: str | None = None) -> tuple[Dataset, Dataset]:
+    """Read images from ``path/train/<class>`` and ``path/test/<class>`` (or ``val``), or ``path/<class>``.
+
+    Without ``train`` and ``test``, a fifth is held out, chosen by a hash of each image's relative path.
+
+    Args:
+        path: the folder.
+        size: side of the square images; where not given, all images must have one size already.
+        mode: ``"grey"`` or ``"rgb"``; where not given, grey if all images are.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: no such folder, no images, a broken image, or classes that the training part does not have.
+    """
+    root = Path(path).expanduser()
+    _check_options(size, mode)
+    train, test = _split(root)
+    classes = sorted({label for _, label in train})
+    unknown = sorted({label for _, label in test} - set(classes))
+    if unknown:
+        raise DataError(f"{root}: class {unknown[0]!r} has test images but no training images")
+    mode = mode or (GREY if all_grey(image for image, _ in train + test) else RGB)
+    name = f"folder:{root.name}"
+    return _dataset(train, classes, size, mode, (name, "train")), _dataset(test, classes, size, mode, (name, "test"))
+
+
+def _check_options(size: int | None, mode: str | None) -> None:
+    if size is not None and size < 1:
+        raise DataError(f"size={size} is not a side in pixels; give 1 or more")
+    if mode not in (None, GREY, RGB):
+        raise DataError(f"mode={mode} is unknown; allowed are {GREY} and {RGB}")
+
+
+def _split(root: Path) -> tuple[Listing, Listing]:
+    if not root.is_dir():
+        raise DataError(f"no folder {root}; give folder:PATH with one subfolder for each class")
+    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
+    if (root / "train").is_dir() and tests:
+        return _listing(root / "train"), _listing(tests[0])
+    images = _listing(root)
+    train: Listing = []
+    test: Listing = []
+    for image, label in images:
+        part = test if is_test(image.relative_to(root).as_posix()) else train
+        part.append((image, label))
+    if not (train and test):
+        raise DataError(f"{root}: {len(images)} images are too few to split; make subfolders train/ and test/")
+    return train, test
+
+
+def _listing(root: Path) -> Listing:
+    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = [(image, folder.name) for folder in classes for image in _images(folder)]
+    if not found:
+        raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
+    return found
+
+
+def _images(root: Path) -> list[Path]:
+    files = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
+
+
+def _dataset(listing: Listing, classes: list[str], size: int | None, mode: str, called: tuple[str, str]) -> Dataset:
+    images = read_images((image for image, _ in listing), mode, size)
+    number = {label: k for k, label in enumerate(classes)}
+    labels = torch.tensor([number[label] for _, label in listing])
+    return Dataset(images, labels, tuple(classes), *called)

@@ -1,0 +1,91 @@
+"""A NumPy archive: ``x`` uint8, ``y`` whole numbers, perhaps ``x_test``, ``y_test`` and ``classes``."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advreg.data.dataset import Dataset
+from advreg.data.split import is_test
+from advreg.errors import DataError
+
+_CHANNELS = (1, 3)
+_LAYOUTS = "x must be uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with C 1 or 3"
+
+
+def npz(path: str) -> tuple[Dataset, Dataset]:
+    """Read a data set from a ``.npz`` file; without ``x_test`` a fixed fifth of the rows is held out.
+
+    Args:
+        path: the file; object arrays, which would need unpickling, are refused.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: unreadable, an array missing, or arrays of another type or shape.
+    """
+    file = Path(path).expanduser()
+    arrays = _read(file)
+    x, y = _part(file, arrays, "x", "y")
+    if "x_test" in arrays:
+        parts = [(x, y), _part(file, arrays, "x_test", "y_test")]
+    else:
+        held = torch.tensor([is_test(str(row)) for row in range(len(x))], dtype=torch.bool)
+        parts = [(x[~held], y[~held]), (x[held], y[held])]
+    classes = _classes(arrays, parts)
+    try:
+        train, test = (
+            Dataset.from_tensors(images, labels, classes, f"npz:{file.stem}", split)
+            for (images, labels), split in zip(parts, ("train", "test"), strict=True)
+        )
+    except DataError as cause:
+        raise DataError(f"{file}: {cause}") from cause
+    return train, test
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            arrays = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else None
+    except FileNotFoundError as cause:
+        raise DataError(f"no file {file}; give npz:PATH") from cause
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as cause:
+        raise DataError(f"{file}: truncated, damaged, or pickled objects, which are never read") from cause
+    if arrays is None:
+        raise DataError(f"{file} is a single array; save it with numpy.savez(path, x=..., y=...)")
+    return arrays
+
+
+def _part(file: Path, arrays: dict[str, Any], x_key: str, y_key: str) -> tuple[Tensor, Tensor]:
+    missing = [key for key in (x_key, y_key) if key not in arrays]
+    if missing:
+        raise DataError(f"{file}: no array {missing[0]!r}, found {sorted(arrays)}; save x and y, or x_test and y_test")
+    x, y = arrays[x_key], arrays[y_key]
+    if x.dtype != np.uint8:
+        raise DataError(f"{file}: {x_key} is {x.dtype}; {_LAYOUTS}: for pixels in [0, 1] save (255 * x).round()")
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise DataError(f"{file}: {y_key} is {y.dtype} {y.shape}; it must hold whole numbers (N,)")
+    return _planes(file, x_key, x), torch.from_numpy(y.astype(np.int64))
+
+
+def _planes(file: Path, key: str, x: Any) -> Tensor:
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim != 4 or not {x.shape[1], x.shape[3]} & set(_CHANNELS):
+        raise DataError(f"{file}: {key} has shape {x.shape}; {_LAYOUTS}")
+    planes = x if x.shape[1] in _CHANNELS else x.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(planes))
+
+
+def _classes(arrays: dict[str, Any], parts: list[tuple[Tensor, Tensor]]) -> list[str] | int:
+    if "classes" in arrays:
+        return [str(name) for name in arrays["classes"]]
+    return max(int(y.max()) for _, y in parts if len(y)) + 1

@@ -1,0 +1,64 @@
+"""What is evaluated: tensors with a name and a fingerprint, cut into fixed chunks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.engine import check_batch
+from advreg.errors import DataError
+from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+CHUNK = 256
+"""Examples that are attacked together: the unit of work, of resuming and of sharding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs ``(N, ...)`` in the threat's box, labels ``(N,)``, and where they come from; an id is a row."""
+
+    x: Tensor
+    y: Tensor
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def chunks(self) -> list[Tensor]:
+        """Return the ids of each chunk."""
+        return list(torch.split(torch.arange(len(self)), CHUNK))
+
+
+def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel) -> Examples:
+    """Return the first ``n`` examples of a data set or of a pair of tensors ``(x, y)``.
+
+    Raises:
+        DataError: no such number of examples, or tensors that do not fit each other or the box.
+    """
+    size = len(data[1]) if isinstance(data, tuple) else len(data)
+    if n is not None and not 1 <= n <= size:
+        raise DataError(f"n is {n}; the data holds {size} examples: give 1 to {size}")
+    if isinstance(data, tuple):
+        x, y = data[0][:n], data[1][:n]
+        check_batch(x, y, threat)
+        names = tuple(str(k) for k in range(int(y.max()) + 1))
+        return Examples(x, y.long(), "tensors", "given", names, _sha256(x, y))
+    x, y = data.tensors(n)
+    return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
+
+
+def _sha256(x: Tensor, y: Tensor) -> str:
+    digest = hashlib.sha256(str(tuple(x.shape)).encode())
+    for tensor in (x, y):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

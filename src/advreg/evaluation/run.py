@@ -1,0 +1,177 @@
+"""`evaluate`: freeze the model, run the protocol's attacks on what still stands, let the original judge, write it down.
+
+examples -> chunks of 256 -> clean, attack 1, attack 2, ... each on the survivors -> rows -> ledger -> figures
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models
+from advreg.attacks import Crafted
+from advreg.attacks.judge import judged
+from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.paper import Paper
+from advreg.evaluation.protocols import Protocol, Stage, resolve
+from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of
+from advreg.evaluation.summary import Evaluation, summarise
+from advreg.objectives import cross_entropy
+from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is: after each attack on each chunk."""
+
+    stage: str
+    done: int
+    total: int
+    standing: int
+    seconds: float
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the examples looked at so far that stands."""
+        return self.standing / max(self.done, 1)
+
+
+def evaluate(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    threat: ThreatModel,
+    protocol: str | Protocol = "quick",
+    n: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Measure clean and robust accuracy: the worst case over a protocol's attacks.
+
+    An example counts as robust if the model classifies it correctly and no attack finds, inside the threat model, a point
+    that the original model in its own precision misclassifies. Attacks work on a fast frozen copy, which only proposes.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; eval mode.
+        data: a data set, or a pair ``(x, y)`` of floats ``(N, ...)`` and labels ``(N,)``.
+        threat: norm and eps, one number for all examples.
+        protocol: name of a protocol, or your own `Protocol`.
+        n: how many examples, from the first; all by default.
+        seed: seed of the random draws; an example's draws depend on it and on the example's place in the data only.
+        out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted evaluation there is resumed.
+        precision: of the fast copy; verdicts are always the original's.
+        on_progress: called after each attack on each chunk of 256 examples.
+
+    Returns:
+        An `Evaluation`, with exact 95% intervals.
+
+    Raises:
+        ModelError, DataError, ConfigError: a model, data or protocol that cannot be used as given.
+        RunError: ``out`` cannot be written, or holds the ledger of another model, data set or number of examples.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> x, y = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)
+        >>> found = evaluate(net, (x, y), threat=ThreatModel("linf", 0.1))
+        >>> found.robust_accuracy <= found.clean_accuracy
+        True
+    """
+    chosen = resolve(protocol)
+    examples = examples_of(data, n, threat)
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    models.check_model(model, examples.x[:8].to(device))
+    target = models.freeze(model, examples.x[:64].to(device), precision=precision)
+    stages = (Stage(CLEAN, _clean), *chosen.stages)
+    names = [stage.name for stage in stages]
+    identity = {"model": models.describe(model), "n": len(examples), "seed": seed, "target": target.choice}
+    paper = Paper.open(out, chosen.id(threat), names, examples, identity)
+    for ids in examples.chunks():
+        _attack_chunk(Bench(target, examples, threat, seed, device), stages, ids, paper, on_progress)
+    evaluation = summarise(
+        paper.rows,
+        protocol=chosen.id(threat),
+        stages=names,
+        threat=threat,
+        classes=examples.classes,
+        seed=seed,
+        seconds=paper.seconds,
+        flags={"target": target.choice},
+    )
+    paper.finish(evaluation, model)
+    return evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every attack of an evaluation is tried on."""
+
+    target: models.Target
+    examples: Examples
+    threat: ThreatModel
+    seed: int
+    device: torch.device
+
+
+def _attack_chunk(
+    bench: Bench,
+    stages: tuple[Stage, ...],
+    ids: Tensor,
+    paper: Paper,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    """Run every stage on what the ones before it left standing of a chunk; what is on paper already is not run again."""
+    standing = ids
+    for stage in stages:
+        rows = paper.find(stage.name, ids)
+        if rows is None:
+            began = time.perf_counter()
+            rows, points = _attacked(bench, stage, standing) if len(standing) else ([], standing)
+            paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
+        lost = broken_ids(rows)
+        standing = torch.tensor([i for i in standing.tolist() if i not in lost], dtype=torch.int64)
+        if on_progress:
+            done = int(ids[-1]) + 1
+            on_progress(Progress(stage.name, done, len(bench.examples), done - len(paper.lost), paper.total_seconds))
+
+
+def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tensor]:
+    """Run one attack on these examples and let the original model judge what it found: rows, and points ``(B, ...)``."""
+    x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
+    found = stage.attack(bench.target, x, y, bench.threat, **_accepted(stage.attack, seed=bench.seed, ids=ids))
+    broken, logits = judged(bench.target, x, found.x_adv, y, bench.threat)
+    cost = getattr(found, "cost", torch.zeros(len(x), 2, dtype=torch.int64)).cpu() + torch.tensor([1, 0])
+    columns = {
+        "id": ids,
+        "label": y,
+        "predicted": logits.argmax(1),
+        "broken": broken,
+        "distance": bench.threat.distance(found.x_adv, x),
+        "loss": cross_entropy(logits, y),
+        "forwards": cost[:, 0],
+        "backwards": cost[:, 1],
+    }
+    return rows_of(stage.name, columns), found.x_adv.cpu()
+
+
+def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Crafted:
+    """Return the clean points: the first thing to be judged."""
+    return Crafted(x, 0, 0)
+
+
+def _accepted(attack: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Return those of the options that the attack takes: a user's own need not know of seeds and ids."""
+    parameters = inspect.signature(attack).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in options.items() if takes_all or name in parameters}

@@ -1,0 +1,81 @@
+"""Code that is named, not known: ``pkg.module:factory`` of the user, and optional libraries."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+from advreg.errors import AdvregError, MissingExtraError, did_you_mean
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception as one line, ``TypeError: what it said``."""
+    said = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def is_factory(name: str) -> bool:
+    """Tell whether a name has the form ``pkg.module:factory``.
+
+    Example:
+        >>> is_factory("nets.small:make"), is_factory("mnist")
+        (True, False)
+    """
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+
+
+def call_factory(name: str, error: type[AdvregError], **options: Any) -> Any:
+    """Import ``pkg.module`` (the current folder counts) and return what ``factory(**options)`` makes.
+
+    Args:
+        name: ``pkg.module:factory``.
+        error: the kind of error to raise, `ModelError` or `DataError`.
+        options: keyword arguments for the factory.
+
+    Raises:
+        AdvregError: no such module or attribute, or either of them failed; of the given kind, in one line.
+    """
+    module_name, _, attribute = name.partition(":")
+    module = _import_user_module(module_name, error)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [key for key, value in vars(module).items() if callable(value)]
+        raise error(f"{name}: {module_name} has no function {attribute!r}.{did_you_mean(attribute, public)}")
+    try:
+        return factory(**options)
+    except AdvregError:
+        raise
+    except Exception as cause:
+        raise error(f"{name}: the factory failed: {first_line(cause)}") from cause
+
+
+def _import_user_module(name: str, error: type[AdvregError]) -> ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that a local file never shadows an installed library
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as cause:
+        raise error(f"cannot import {name}: {cause}; it must be installed or lie in {os.getcwd()}") from cause
+    except Exception as cause:
+        raise error(f"cannot import {name}: {first_line(cause)}") from cause
+
+
+def import_extra(module: str, install: str) -> Any:
+    """Import an optional library, or say in one line which command installs it.
+
+    Args:
+        module: what to import, e.g. ``"timm"``.
+        install: what to hand to ``pip install``, e.g. ``"advreg[vision]"``.
+
+    Raises:
+        MissingExtraError: it is absent, or present and broken.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as cause:  # a torchvision made for another torch raises RuntimeError
+        said = first_line(cause)
+        raise MissingExtraError(f"{module} cannot be imported ({said}); pip install '{install}'") from cause

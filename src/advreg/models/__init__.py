@@ -1,0 +1,18 @@
+"""Networks by name, their weights, and the fast frozen copies that attacks work on."""
+
+from advreg.models.catalogue import load
+from advreg.models.checks import check_model
+from advreg.models.frozen import Target, freeze
+from advreg.models.normalize import Normalize
+from advreg.models.weights import describe, read_state, state_sha256
+
+__all__ = [
+    "Normalize",
+    "Target",
+    "check_model",
+    "describe",
+    "freeze",
+    "load",
+    "read_state",
+    "state_sha256",
+]

@@ -1,0 +1,83 @@
+"""What a model must be before anybody measures it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advreg.errors import ModelError
+from advreg.imports import first_line
+
+_SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
+
+
+@torch.no_grad()
+def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> None:
+    """Refuse a model that cannot be attacked or measured as it is.
+
+    Args:
+        model: float ``(B, C, H, W)`` to logits ``(B, K)``, in eval mode.
+        x: some inputs; the first few are shown to the model.
+        classes: how many classes the labels have, where known.
+
+    Raises:
+        ModelError: train mode, another device or type, a shape it cannot take, outputs that are no logits.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)).eval()
+        >>> check_model(net, torch.rand(5, 1, 2, 2))
+        Traceback (most recent call last):
+        ...
+        advreg.errors.ModelError: the model outputs probabilities; attacks need logits: drop the softmax
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
+    _check_eval(model)
+    sample = x[:_SAMPLE]
+    _check_place(model, sample)
+    try:
+        z = model(sample)
+    except Exception as cause:
+        raise ModelError(_misfit(model, sample, cause)) from cause
+    _check_logits(z, len(sample), classes)
+
+
+def _check_eval(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if module.training:
+            part = f"its part {name!r} ({type(module).__name__})" if name else "the model"
+            raise ModelError(f"{part} is in train mode, where outputs depend on the batch; call model.eval()")
+
+
+def _check_place(model: nn.Module, x: Tensor) -> None:
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return
+    if weight.device != x.device:
+        raise ModelError(f"the model is on {weight.device}, the inputs are on {x.device}; move one with .to()")
+    if weight.dtype != x.dtype:
+        raise ModelError(f"the model is {weight.dtype}, the inputs are {x.dtype}; convert one with .to()")
+
+
+def _misfit(model: nn.Module, x: Tensor, cause: Exception) -> str:
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    given = tuple(x.shape)
+    if convolution is not None and x.dim() == 4 and convolution.in_channels != x.shape[1]:
+        wanted, found = convolution.in_channels, x.shape[1]
+        return f"the model takes {wanted} channels, inputs {given} have {found}; load it with channels={found}"
+    return f"the model cannot take inputs of shape {given} ({first_line(cause)}); give it what it was made for"
+
+
+def _check_logits(z: object, rows: int, classes: int | None) -> None:
+    if not isinstance(z, Tensor):
+        raise ModelError(f"the model returns {type(z).__name__}; it must return logits, a tensor (B, K)")
+    if z.dim() != 2 or z.shape[0] != rows or z.shape[1] < 2:
+        raise ModelError(
+            f"the model returns shape {tuple(z.shape)} for {rows} inputs; it must return logits (B, K >= 2)"
+        )
+    if classes is not None and z.shape[1] < classes:
+        raise ModelError(f"the model has {z.shape[1]} classes, the data has {classes}; load it with classes={classes}")
+    if not bool(torch.isfinite(z).all()):
+        raise ModelError("the model returns NaN or infinity on clean inputs; its weights or its input range are wrong")
+    if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-5).all()):
+        raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")

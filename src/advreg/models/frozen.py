@@ -1,0 +1,157 @@
+"""The target: a frozen, fast copy of a model. Attacks propose on it; the original decides."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advreg.errors import ModelError
+from advreg.imports import first_line
+from advreg.models.folding import fold
+
+Precision = Literal["float32", "bfloat16", "auto"]
+
+_ROUNDS = 3
+_ROWS = 64  # enough to fill a CPU's caches, few enough to be quick
+_CASTABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class Target(nn.Module):
+    """A copy of a model in eval mode, without gradients for its weights: fast, and not to be believed.
+
+    Made by `freeze`. Gradients reach the input. Input and logits keep the caller's floating type.
+
+    Attributes:
+        original: the caller's own model, on which every success has to be verified.
+        choice: how the copy runs, e.g. ``"bfloat16 channels_last folded"``.
+    """
+
+    original: nn.Module
+
+    def __init__(self, original: nn.Module, net: nn.Module, choice: str) -> None:
+        super().__init__()
+        self.net = net
+        self.choice = choice
+        self._bfloat16 = "bfloat16" in choice
+        self._channels_last = "channels_last" in choice
+        object.__setattr__(self, "original", original)  # not a submodule: its weights are not the target's
+        self.eval()
+
+    def train(self, mode: bool = True) -> Target:
+        """Stay in eval mode, whatever is asked."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits ``(B, K)``."""
+        if self._channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if not self._bfloat16:
+            logits: Tensor = self.net(x)
+            return logits
+        with torch.autocast(x.device.type, torch.bfloat16):
+            low: Tensor = self.net(x)
+        return low.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the choice, for ``repr``."""
+        return self.choice
+
+
+def freeze(
+    model: nn.Module,
+    example: Tensor | None = None,
+    *,
+    channels_last: bool = True,
+    precision: Precision = "float32",
+    compiled: bool = False,
+) -> Target:
+    """Return a fast frozen copy of a model for attacks to work on; freezing a `Target` freezes its original.
+
+    Args:
+        model: left as it is; a later change of its weights does not reach the copy.
+        example: inputs as they will come, to check the folding and to measure on; needed for ``"auto"``.
+        channels_last: whether images run with their channels innermost in memory.
+        precision: ``"float32"`` leaves the model's type alone, ``"bfloat16"`` runs layers in 16 bits, and
+            ``"auto"`` takes whichever of these, with or without channels_last, is fastest on ``example`` now:
+            name the others to have the same choice on every machine.
+        compiled: whether `torch.compile` is used too.
+
+    Raises:
+        ModelError: a model that cannot be copied, an unknown precision, or ``"auto"`` without an example.
+
+    Example:
+        >>> target = freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()))
+        >>> target.choice, any(p.requires_grad for p in target.parameters())
+        ('float32 channels_last folded', False)
+    """
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ModelError(f"unknown precision {precision!r}; allowed: float32 bfloat16 auto")
+    original: nn.Module = getattr(model, "original", model)
+    net, folded = _copied(original, example)
+    words = [word for word, wanted in (("folded", folded), ("compiled", compiled)) if wanted]
+    if precision != "auto":
+        layout = ["channels_last"] if channels_last and _has_images(net) else []
+        return _target(original, net, [precision, *layout, *words])
+    if example is None:
+        raise ModelError("precision='auto' measures the model; give freeze an example of its inputs")
+    layouts: list[list[str]] = [[], ["channels_last"]] if channels_last and _has_images(net) else [[]]
+    kinds = [[kind, *layout] for kind in ("float32", "bfloat16") for layout in layouts]
+    targets = [_target(original, copy.deepcopy(net), [*kind, *words]) for kind in kinds]
+    return min(targets, key=lambda target: _seconds(target, example[:_ROWS]))
+
+
+def _copied(model: nn.Module, example: Tensor | None) -> tuple[nn.Module, bool]:
+    try:
+        net, count = fold(model, None if example is None else example[:_ROWS])
+    except (RuntimeError, TypeError, NotImplementedError) as cause:
+        raise ModelError(f"{type(model).__name__} cannot be frozen: {first_line(cause)}") from cause
+    return net.requires_grad_(False), count > 0
+
+
+def _has_images(net: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) for m in net.modules())
+
+
+def _target(original: nn.Module, net: nn.Module, words: list[str]) -> Target:
+    if "channels_last" in words:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if "bfloat16" in words:
+        _cast_layers(net)
+    if "compiled" in words:
+        net = torch.compile(net)  # type: ignore[assignment]
+    return Target(original, net, " ".join(words))
+
+
+def _cast_layers(net: nn.Module) -> None:
+    """Cast once what autocast would cast at every step; norms and buffers stay as they are."""
+    for module in net.modules():
+        if type(module) in _CASTABLE:
+            module.to(torch.bfloat16)
+
+
+def _seconds(target: Target, x: Tensor) -> float:
+    """Return the median time of a forward and a gradient to the input; infinite if they fail."""
+    try:
+        _gradient(target, x)
+        times = [_timed(target, x) for _ in range(_ROUNDS)]
+    except RuntimeError:  # a layer or a device without this precision
+        return float("inf")
+    return statistics.median(times)
+
+
+def _timed(target: Target, x: Tensor) -> float:
+    begin = time.perf_counter()
+    _gradient(target, x).sum().item()  # reading a number waits for the device
+    return time.perf_counter() - begin
+
+
+def _gradient(target: Target, x: Tensor) -> Tensor:
+    leaf = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(target(leaf).sum(), leaf)
+    return gradient

@@ -1,0 +1,155 @@
+"""Weights in and out of files without ever running what a file contains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from advreg.errors import WeightsError
+from advreg.models.normalize import Normalized
+
+State = dict[str, Tensor]
+
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and by torch.compile
+_SAVE = "save it with torch.save(model.state_dict(), path) or as safetensors"
+
+
+def read_state(path: str | Path) -> State:
+    """Read a state dict from safetensors or from a weights-only torch file.
+
+    Args:
+        path: the file; a dict around the state dict and prefixes such as ``module.`` are taken off.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        WeightsError: absent, truncated, or holding anything but tensors.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise WeightsError(f"no weights file {file}; give a .safetensors file or a torch state dict")
+    content = _load_safetensors(file) if _is_safetensors(file) else _load_torch(file)
+    return _without_prefix(_unnest(file, content))
+
+
+def _is_safetensors(file: Path) -> bool:
+    with file.open("rb") as stream:
+        head = stream.read(9)
+    return file.suffix == ".safetensors" or head[8:] == b"{"  # its first 8 bytes are the length of a JSON header
+
+
+def _load_safetensors(file: Path) -> State:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as cause:
+        raise WeightsError(f"{file}: truncated or damaged safetensors file; copy it again") from cause
+
+
+def _load_torch(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as cause:  # a damaged file can fail anywhere in torch's reader
+        if "GLOBAL " in str(cause) or _is_bare_pickle(file):
+            said = f"{file}: pickled Python objects, which may run code and are never read"
+            raise WeightsError(f"{said}; {_SAVE}") from cause
+        raise WeightsError(f"{file}: truncated or damaged, or not a weights file; {_SAVE}") from cause
+
+
+def _is_bare_pickle(file: Path) -> bool:
+    with file.open("rb") as stream:
+        head = stream.read(4)
+    return head[:1] == b"\x80" and head[2:] not in (b"", b"\x8a\n")  # torch's old format goes on with a long integer
+
+
+def _unnest(file: Path, content: object) -> State:
+    if _is_state(content):
+        return dict(content)  # type: ignore[call-overload, no-any-return]
+    if isinstance(content, Mapping):
+        for key in _NESTS:
+            if _is_state(content.get(key)):
+                return dict(content[key])
+    raise WeightsError(f"{file}: holds {type(content).__name__} without a state dict; {_SAVE}")
+
+
+def _is_state(content: object) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+
+
+def _without_prefix(state: State) -> State:
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            return _without_prefix({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Put the weights of a file into a model; a file that does not fit leaves the model as it was.
+
+    Args:
+        model: of the architecture that the file was made for; if it normalises its input around an inner
+            network, the file may hold the inner network alone.
+        path: see `read_state`.
+
+    Raises:
+        WeightsError: unreadable, not finite, or with other names or shapes; the first is named.
+    """
+    state = read_state(path)
+    if isinstance(model, Normalized) and not any(key.startswith("net.") for key in state):
+        model = model.net
+    wanted = model.state_dict()
+    _check_fit(Path(path), state, wanted)
+    counters = {key: wanted[key] for key in wanted.keys() - state.keys()}
+    model.load_state_dict({**state, **counters})
+
+
+def _check_fit(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:
+    for key, tensor in wanted.items():
+        if key not in state:
+            if key.endswith("num_batches_tracked"):  # a counter that old files lack and evaluation ignores
+                continue
+            raise WeightsError(f"{path} does not fit this model: no {key!r} {tuple(tensor.shape)} in the file")
+        if state[key].shape != tensor.shape:
+            sizes = f"{tuple(state[key].shape)} in the file, {tuple(tensor.shape)} in the model"
+            raise WeightsError(f"{path} does not fit this model: {key!r} is {sizes}")
+        if not bool(torch.isfinite(state[key]).all()):
+            raise WeightsError(f"{path}: {key!r} holds NaN or infinity; the training that made it diverged")
+    unknown = [key for key in state if key not in wanted]
+    if unknown:
+        shape = tuple(state[unknown[0]].shape)
+        raise WeightsError(f"{path} does not fit this model: {unknown[0]!r} {shape} is not in the model")
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's names, types, shapes and values, whatever its device or memory layout.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> state_sha256(net) == state_sha256(net.requires_grad_(False))
+        True
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Return what results say about a model: its name, number of parameters and SHA-256 of its weights."""
+    original: nn.Module = getattr(model, "original", model)
+    spec = getattr(original, "advreg_spec", {})
+    return {
+        "name": spec.get("name", type(original).__name__),
+        "parameters": sum(p.numel() for p in original.parameters()),
+        "sha256": state_sha256(original),
+    }

@@ -1,0 +1,156 @@
+"""The report's charts, each a plain function from facts to inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from advreg.report import words
+from advreg.report.facts import Curve, Epoch, EvaluationFacts
+from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
+
+SIZE = (6.2, 3.8)
+MARKED = 25  # more points than this and their markers would hide the line
+LABEL = 40  # characters of a name that a legend has room for
+STROKES = ("-", "--", "-.", ":")  # so that lines differ on paper and for every eye, not by colour alone
+
+
+def robustness(evaluation: EvaluationFacts, name: str) -> str:
+    """Robust accuracy against eps, with its 95% band and the evaluation's own figure on top.
+
+    Args:
+        evaluation: with a curve.
+        name: the figure's name in the page.
+
+    Returns:
+        Inline SVG, or an empty text where the evaluation has no curve.
+    """
+    curve = evaluation.curve
+    if curve is None or not curve.points:
+        return ""
+    with drawing():
+        figure, axes = _accuracy_axes()
+        _draw_curve(axes, curve, ROBUST, f"{curve.attack} at each eps", "-")
+        if curve.norm == evaluation.threat.norm:
+            _draw_headline(axes, evaluation)
+        _finish(axes, f"eps ({curve.norm})")
+        axes.set_xlim(left=min(0.0, curve.points[0].eps))
+    return inline(figure, name, f"Robust accuracy as eps grows ({curve.norm})", words.curve(curve))
+
+
+def overlay(curves: Sequence[tuple[str, Curve]], name: str) -> str:
+    """Robustness curves of several runs in one chart; all in the same norm.
+
+    Args:
+        curves: (label, curve), in the order of the legend.
+        name: the figure's name in the page.
+
+    Returns:
+        Inline SVG.
+    """
+    norm = curves[0][1].norm
+    with drawing():
+        figure, axes = _accuracy_axes()
+        for place, (label, curve) in enumerate(curves):
+            colour = SERIES[place % len(SERIES)]
+            _draw_curve(axes, curve, colour, label, STROKES[(place // len(SERIES) + place) % len(STROKES)])
+        _finish(axes, f"eps ({norm})", columns=2 if all(len(label) <= 24 for label, _ in curves) else 1)
+        axes.set_xlim(left=0.0)
+    told = " ".join(f"{label}: {words.curve(curve)}" for label, curve in curves)
+    return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", told)
+
+
+def training(epochs: Sequence[Epoch], name: str) -> str:
+    """Clean, robust and training accuracy by epoch, with the learning rate below.
+
+    Args:
+        epochs: in order.
+        name: the figure's name in the page.
+
+    Returns:
+        Inline SVG, or an empty text where nothing was logged.
+    """
+    if not epochs:
+        return ""
+    with drawing():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        accuracy, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+        _draw_epochs(accuracy, epochs, "train_accuracy", FAINT, "training batches", ":")
+        _draw_epochs(accuracy, epochs, "clean_accuracy", CLEAN, "clean", "--")
+        _draw_epochs(accuracy, epochs, "robust_accuracy", ROBUST, "robust", "-")
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        accuracy.set_ylabel("accuracy")
+        _legend(accuracy, columns=3)
+        _draw_epochs(rate, epochs, "lr", FAINT, "learning rate", "-")
+        rate.set_ylim(bottom=0.0)
+        rate.yaxis.set_major_locator(MaxNLocator(2))
+        rate.set_ylabel("lr")
+        rate.set_xlabel("epoch")
+        rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.align_ylabels()
+    return inline(figure, name, "Accuracy and learning rate by epoch", words.training(epochs))
+
+
+def _accuracy_axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, label: str, stroke: str) -> None:
+    eps = [point.eps for point in curve.points]
+    accuracy = [point.robust_accuracy for point in curve.points]
+    bands = [point.interval or (point.robust_accuracy, point.robust_accuracy) for point in curve.points]
+    low, high = zip(*bands, strict=True)
+    axes.fill_between(eps, low, high, color=colour, alpha=0.18, linewidth=0)
+    marker = "o" if len(eps) <= MARKED else ""
+    (line,) = axes.plot(eps, accuracy, stroke, color=colour, label=_short(label), clip_on=False, zorder=3)
+    line.set(marker=marker, markersize=5, markerfacecolor=SURFACE, markeredgewidth=1.6)
+
+
+def _short(label: str) -> str:
+    """A name that fits a legend; matplotlib would leave out one that starts with an underscore."""
+    kept = label if len(label) <= LABEL else label[: LABEL - 1] + "…"
+    return f" {kept}" if kept.startswith("_") else kept
+
+
+def _draw_headline(axes: Axes, evaluation: EvaluationFacts) -> None:
+    """The evaluation's robust accuracy at its own eps: often lower than the curve, whose attack is cheaper."""
+    at, height = evaluation.threat.eps, evaluation.robust_accuracy
+    low, high = evaluation.interval or (height, height)
+    axes.axvline(at, color=BROKEN, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    span = [[max(0.0, height - low)], [max(0.0, high - height)]]
+    label = f"this protocol: {words.percent(height, evaluation.n)} at {at:.4g}"
+    axes.errorbar([at], [height], span, fmt="D", color=BROKEN, markersize=6, elinewidth=2, zorder=4, label=label)
+
+
+def _draw_epochs(axes: Axes, epochs: Sequence[Epoch], key: str, colour: str, label: str, stroke: str) -> None:
+    known = [(epoch.epoch, getattr(epoch, key)) for epoch in epochs if getattr(epoch, key) is not None]
+    if not known:
+        return
+    x, y = zip(*known, strict=True)
+    marker = "o" if len(known) <= MARKED else ""
+    axes.plot(x, y, stroke, color=colour, label=label, marker=marker, markersize=3.5)
+
+
+def _finish(axes: Axes, across: str, columns: int = 2) -> None:
+    axes.set_ylim(0.0, 1.0)
+    axes.margins(x=0.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(across)
+    axes.set_ylabel("robust accuracy")
+    _legend(axes, columns)
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),
+            borderaxespad=0.3,
+            ncols=columns,
+            handlelength=2.2,
+            columnspacing=3.5,
+        )

@@ -1,0 +1,176 @@
+"""The page: facts in, one self-contained HTML file out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from advreg.errors import RunError
+from advreg.report import charts, read, table, words
+from advreg.report.facts import Curve, EvaluationFacts, Facts, RunFacts
+from advreg.report.gallery import Card, cards
+from advreg.runs.files import write_atomic
+from advreg.version import __version__
+
+GALLERY_BYTES = 2_000_000  # of the 3 MB that a report may take
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One evaluation with everything drawn that its part of the page shows."""
+
+    id: str
+    facts: EvaluationFacts
+    curve: Markup
+    cards: Sequence[Card]
+    commands: Sequence[str]
+
+
+def write(run: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a run folder: one HTML file that needs nothing else, not even a network.
+
+    Args:
+        run: a run folder; whatever it does not hold yet is left out of the report.
+        out: the file to write; ``report.html`` in the run folder if not given.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: there is nothing to report on, a file is damaged, or the report cannot be written.
+
+    Example:
+        >>> write("runs/robust")  # doctest: +SKIP
+        PosixPath('runs/robust/report.html')
+    """
+    path = Path(out) if out is not None else Path(run) / "report.html"
+    write_atomic(path, page(read.run(run)))
+    return path
+
+
+def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
+    """Write one HTML file that lays several runs side by side.
+
+    Args:
+        runs: run folders.
+        out: the file to write.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: no runs, a folder that is not a run folder, a damaged file, or a page that cannot be written.
+    """
+    path, facts = Path(out), [read.run(run) for run in runs]
+    if not facts:
+        raise RunError("no runs to compare; give at least one run folder")
+    write_atomic(path, comparison_page(facts))
+    return path
+
+
+def page(run: RunFacts) -> str:
+    """The report of one run as HTML text, the same bytes for the same facts."""
+    budget = GALLERY_BYTES // max(1, len(run.evaluations))
+    sections = [_section(run, facts, place, budget) for place, facts in enumerate(run.evaluations, start=1)]
+    return _render(
+        "template.html.j2",
+        run=run,
+        sections=sections,
+        training=Markup(charts.training(run.epochs, "training")),
+        train_commands=words.commands(run, None),
+        model=list(flat(run.model)),
+        environment=list(flat(run.environment or _first_environment(run))),
+    )
+
+
+def comparison_page(runs: Sequence[RunFacts]) -> str:
+    """Several runs side by side as HTML text."""
+    rows = table.rows(runs)
+    return _render(
+        "comparison.html.j2",
+        count=len(runs),
+        groups=[(protocol, list(rivals)) for protocol, rivals in groupby(rows, key=lambda row: row.protocol)],
+        best=_best(rows),
+        differences=table.differences(rows),
+        charts=[
+            (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))
+            for place, curves in enumerate(_by_norm(runs), start=1)
+        ],
+    )
+
+
+def flat(facts: Facts, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested facts as (dotted key, text) pairs, in their own order.
+
+    Example:
+        >>> list(flat({"torch": "2.6", "cpu": {"cores": 2}, "seeds": [0, 1]}))
+        [('torch', '2.6'), ('cpu.cores', '2'), ('seeds', '0, 1')]
+    """
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            parts = value if isinstance(value, list) else [value]
+            yield f"{prefix}{key}", ", ".join(str(part) for part in parts)
+
+
+def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> Section:
+    return Section(
+        id=f"evaluation-{place}",
+        facts=facts,
+        curve=Markup(charts.robustness(facts, f"curve-{place}")),
+        cards=cards(facts, budget),
+        commands=words.commands(run, facts),
+    )
+
+
+def _first_environment(run: RunFacts) -> Facts:
+    return next((facts.environment for facts in run.evaluations if facts.environment), {})
+
+
+def _best(rows: Sequence[table.Row]) -> list[table.Row]:
+    """The rows with the highest robust accuracy of their protocol, where there is a choice."""
+    best: list[table.Row] = []
+    for _, group in groupby(rows, key=lambda row: row.protocol):
+        rivals = [row for row in group if row.robust_accuracy is not None and row.verdict != "UNRELIABLE"]
+        if len(rivals) > 1:
+            best += [row for row in rivals if row.robust_accuracy == rivals[0].robust_accuracy]
+    return best
+
+
+def _by_norm(runs: Sequence[RunFacts]) -> list[list[tuple[str, Curve]]]:
+    """For each norm, the first curve that every run has in it, with the run's label; most runs first."""
+    found: dict[str, dict[str, Curve]] = {}
+    for label, run in zip(table.labels(runs), runs, strict=True):
+        for facts in run.evaluations:
+            if facts.curve is not None and facts.curve.points:
+                found.setdefault(facts.curve.norm, {}).setdefault(label, facts.curve)
+    return [list(curves.items()) for _, curves in sorted(found.items(), key=lambda it: (-len(it[1]), it[0]))]
+
+
+def _source(name: str) -> str:
+    return files("advreg.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _render(template: str, **values: object) -> str:
+    """Fill a template; the page may load nothing, and run nothing but the one script that is part of it."""
+    environment = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"words": words, "version": __version__}
+    script = _source("script.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    own = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}
+    return environment.get_template(template).render(**own, **values) + "\n"

@@ -1,0 +1,203 @@
+"""Read a run folder: what is missing stays empty, what is damaged is refused, nothing is guessed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from advreg.errors import RunError
+from advreg.report.facts import (
+    AttackFacts,
+    ClassFacts,
+    Curve,
+    Epoch,
+    EvaluationFacts,
+    Examples,
+    Facts,
+    Point,
+    RunFacts,
+    Threat,
+)
+from advreg.report.record import Record, load, load_or_empty
+from advreg.runs.files import read_lines
+
+VERDICTS = ("TRUSTED", "SUSPECT", "UNRELIABLE")
+PROTOCOLS_BY_STRENGTH = ("strong", "standard", "plus", "rand")
+
+
+def run(folder: Path | str) -> RunFacts:
+    """Read everything a report needs from a run folder.
+
+    Args:
+        folder: a run folder; training, evaluation or both may be in it.
+
+    Returns:
+        The facts, with the evaluations ordered from the strongest protocol to the weakest.
+
+    Raises:
+        RunError: there is nothing to report on, or a file is damaged.
+
+    Example:
+        >>> run("no/such/folder")
+        Traceback (most recent call last):
+        advreg.errors.RunError: no run folder at no/such/folder; give one that `advreg train` or `advreg evaluate` wrote
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise RunError(f"no run folder at {path}; give one that `advreg train` or `advreg evaluate` wrote")
+    epochs, events = _metrics(path / "metrics.jsonl")
+    evaluations = [_evaluation(file.parent) for file in sorted(path.glob("evaluation/*/results.json"))]
+    if not epochs and not evaluations:
+        raise RunError(f"{path} holds neither metrics.jsonl nor evaluation/*/results.json; train or evaluate first")
+    return RunFacts(
+        path=path.resolve(),
+        epochs=epochs,
+        events=events,
+        evaluations=tuple(sorted(evaluations, key=_strength)),
+        config=_text(path / "run.toml"),
+        model=load_or_empty(path / "model.json"),
+        environment=load_or_empty(path / "environment.json"),
+    )
+
+
+def short_name(protocol: str) -> str:
+    """The name a protocol goes by on the command line.
+
+    Example:
+        >>> short_name("linf-0.3-standard@1")
+        'standard'
+    """
+    return protocol.rpartition("@")[0].rpartition("-")[2] or protocol
+
+
+def _strength(evaluation: EvaluationFacts) -> tuple[int, float, str]:
+    """Sort key: the protocol known to be stronger first, then the lower (tighter) upper bound."""
+    name = short_name(evaluation.protocol)
+    known = name in PROTOCOLS_BY_STRENGTH
+    rank = PROTOCOLS_BY_STRENGTH.index(name) if known else len(PROTOCOLS_BY_STRENGTH)
+    return rank, evaluation.robust_accuracy, evaluation.protocol
+
+
+def _text(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+
+def _metrics(file: Path) -> tuple[tuple[Epoch, ...], tuple[Facts, ...]]:
+    """Epochs and events of an append-only log; a resumed run repeats an epoch, and the last word counts."""
+    lines = read_lines(file)
+    events = tuple(line for line in lines if "event" in line)
+    epochs = [_epoch(line) for line in lines if "event" not in line and _finite(line, "epoch") is not None]
+    return tuple(sorted({epoch.epoch: epoch for epoch in epochs}.values(), key=lambda e: e.epoch)), events
+
+
+def _epoch(line: Facts) -> Epoch:
+    names = ("loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "lr", "seconds")
+    return Epoch(epoch=_finite(line, "epoch") or 0.0, **{name: _finite(line, name) for name in names})
+
+
+def _finite(line: Facts, key: str) -> float | None:
+    """A number if it is one: a training that diverged logs NaN, and that is a fact, not a damage."""
+    value = line.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _evaluation(folder: Path) -> EvaluationFacts:
+    results = load(folder / "results.json", schema="advreg/results@1")
+    verdict = results.text("verdict") if results.has("verdict") else None
+    if verdict not in (None, *VERDICTS):
+        raise results.damaged("verdict", f"null or one of {', '.join(VERDICTS)}")
+    return EvaluationFacts(
+        protocol=results.text("protocol"),
+        threat=_threat(results.record("threat")),
+        n=results.count("n"),
+        seed=results.count("seed"),
+        clean_accuracy=results.share("clean_accuracy"),
+        clean_interval=results.interval_or_none("clean_interval"),
+        robust_accuracy=results.share("robust_accuracy"),
+        interval=results.interval_or_none("interval"),
+        attack_success_rate=results.share_or_none("attack_success_rate"),
+        attack_success_interval=results.interval_or_none("attack_success_interval"),
+        attacks=tuple(_attack(row) for row in results.rows("by_attack")),
+        per_class=tuple(_class(row) for row in results.rows("per_class")),
+        forwards=results.count_or_none("forwards"),
+        backwards=results.count_or_none("backwards"),
+        seconds=results.number_or_none("seconds"),
+        verdict=verdict,
+        flags=results.facts("flags"),
+        model=results.facts("model"),
+        data=results.facts("data"),
+        environment=results.facts("environment"),
+        curve=_curve(folder / "curve.json"),
+        examples=_examples(folder / "examples.safetensors"),
+    )
+
+
+def _threat(record: Record) -> Threat:
+    box = record.pair("box") if record.has("box") else (0.0, 1.0)
+    return Threat(norm=record.text("norm"), eps=record.number("eps"), box=box)
+
+
+def _attack(row: Record) -> AttackFacts:
+    return AttackFacts(
+        name=row.text("name"),
+        tried=row.count("tried"),
+        broken=row.count("broken"),
+        robust_accuracy=row.share("robust_accuracy"),
+        forwards=row.count_or_none("forwards"),
+        backwards=row.count_or_none("backwards"),
+        seconds=row.number_or_none("seconds"),
+    )
+
+
+def _class(row: Record) -> ClassFacts:
+    clean, robust = (row.share_or_none(key) or 0.0 for key in ("clean_accuracy", "robust_accuracy"))
+    return ClassFacts(name=row.text("class"), n=row.count("n"), clean_accuracy=clean, robust_accuracy=robust)
+
+
+def _curve(file: Path) -> Curve | None:
+    if not file.is_file():
+        return None
+    record = load(file, schema="advreg/curve@1")
+    points = [
+        Point(row.number("eps"), row.share("robust_accuracy"), row.interval_or_none("interval"))
+        for row in record.rows("points")
+    ]
+    ordered = tuple(sorted(points, key=lambda point: point.eps))
+    return Curve(norm=record.text("norm"), attack=record.text("attack"), n=record.count("n"), points=ordered)
+
+
+def _examples(file: Path) -> Examples | None:
+    if not file.is_file():
+        return None
+    try:
+        arrays = load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        why = str(error).splitlines()[0]
+        raise RunError(f"{file}: damaged ({why}); evaluate again to rewrite the file") from None
+    return _rows(arrays, file)
+
+
+def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> Examples:
+    """Arrays that belong together: the same K rows, finite pixels in equal shapes."""
+    names = Examples.__dataclass_fields__
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise RunError(f"{file}: lacks {', '.join(missing)}; evaluate again to rewrite the file")
+    clean, adversarial = arrays["clean"], arrays["adversarial"]
+    same_rows = all(len(arrays[name]) == len(clean) for name in names if arrays[name].ndim)
+    flat = all(arrays[name].ndim == 1 for name in names if name not in ("clean", "adversarial"))
+    if clean.shape != adversarial.shape or not same_rows or not flat:
+        raise RunError(f"{file}: its arrays do not have the same rows; evaluate again to rewrite the file")
+    if not (np.isfinite(clean.astype(np.float32)).all() and np.isfinite(adversarial.astype(np.float32)).all()):
+        raise RunError(f"{file}: its pixels hold NaN or infinity; evaluate again to rewrite the file")
+    kinds = {"broken": np.bool_, "ids": np.int64, "labels": np.int64, "attack": np.int64}
+    kinds |= {"clean_predicted": np.int64, "adversarial_predicted": np.int64}
+    return Examples(**{name: arrays[name].astype(kinds.get(name, np.float32)) for name in names})

@@ -1,0 +1,130 @@
+"""JSON objects read with suspicion: every value is checked where it is taken, every complaint names the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from advreg.errors import RunError
+from advreg.report.facts import Facts, Interval
+from advreg.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON object together with the file it came from."""
+
+    values: Facts
+    file: Path
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there and not null."""
+        return self.values.get(key) is not None
+
+    def number(self, key: str) -> float:
+        """A finite number."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.damaged(key, "a finite number")
+        return float(value)
+
+    def number_or_none(self, key: str) -> float | None:
+        """A finite number, or None where the key is missing."""
+        return self.number(key) if self.has(key) else None
+
+    def count(self, key: str) -> int:
+        """A whole number, zero or more."""
+        value = self.number(key)
+        if value < 0 or value != int(value):
+            raise self.damaged(key, "a whole number, zero or more")
+        return int(value)
+
+    def count_or_none(self, key: str) -> int | None:
+        """A whole number, or None where the key is missing."""
+        return self.count(key) if self.has(key) else None
+
+    def share(self, key: str) -> float:
+        """A number from 0 to 1."""
+        value = self.number(key)
+        if not 0.0 <= value <= 1.0:
+            raise self.damaged(key, "a number from 0 to 1")
+        return value
+
+    def share_or_none(self, key: str) -> float | None:
+        """A number from 0 to 1, or None where the key is missing."""
+        return self.share(key) if self.has(key) else None
+
+    def pair(self, key: str) -> Interval:
+        """Two finite numbers, the lower first."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or len(value) != 2:
+            raise self.damaged(key, "two numbers [low, high]")
+        ends = Record({"low": value[0], "high": value[1]}, self.file)
+        low, high = ends.number("low"), ends.number("high")
+        if low > high:
+            raise self.damaged(key, "two numbers [low, high]")
+        return low, high
+
+    def interval_or_none(self, key: str) -> Interval | None:
+        """Two numbers from 0 to 1, or None where the key is missing."""
+        if not self.has(key):
+            return None
+        low, high = self.pair(key)
+        if low < 0.0 or high > 1.0:
+            raise self.damaged(key, "two numbers from 0 to 1")
+        return low, high
+
+    def text(self, key: str) -> str:
+        """A string; a number, such as a class called 7, is written out."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise self.damaged(key, "a text")
+        return str(value)
+
+    def facts(self, key: str) -> Facts:
+        """A JSON object, or an empty one where the key is missing."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.damaged(key, "a JSON object")
+        return value or {}
+
+    def record(self, key: str) -> Record:
+        """A JSON object that must be there."""
+        if not self.has(key):
+            raise self.damaged(key, "a JSON object")
+        return Record(self.facts(key), self.file)
+
+    def rows(self, key: str) -> Iterator[Record]:
+        """The JSON objects of a list; nothing where the key is missing."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, list):
+            raise self.damaged(key, "a list of JSON objects")
+        for row in value or []:
+            if not isinstance(row, dict):
+                raise self.damaged(key, "a list of JSON objects")
+            yield Record(row, self.file)
+
+    def damaged(self, key: str, allowed: str) -> RunError:
+        """The error that says which value of which file cannot be."""
+        given = repr(self.values[key])[:60] if key in self.values else "nothing"
+        return RunError(f"{self.file}: {key!r} is {given}, must be {allowed}; evaluate again to rewrite the file")
+
+
+def load(file: Path, schema: str | None = None) -> Record:
+    """Read one JSON object, of the named schema if one is asked for.
+
+    Raises:
+        RunError: the file is not readable, not JSON, not an object, or of another schema.
+    """
+    values = RunFolder(file.parent).read_json(file.name)
+    if schema is not None and values.get("schema") != schema:
+        given = repr(values.get("schema"))[:60]
+        raise RunError(f"{file}: schema is {given}, this advreg reads {schema!r}; evaluate again or use its version")
+    return Record(values, file)
+
+
+def load_or_empty(file: Path) -> Facts:
+    """Read one JSON object, or an empty one where there is no file."""
+    return load(file).values if file.is_file() else {}

@@ -1,0 +1,103 @@
+"""From a matplotlib figure to SVG that lives inside a page: themed by CSS, named for readers, alone with its ids."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+# matplotlib draws with these stand-ins; the page's style sheet decides what they look like, light, dark or on paper
+INK, FAINT, GRID, SURFACE = "#0a0001", "#0a0002", "#0a0003", "#0a0004"
+CLEAN, ROBUST, BROKEN = "#0a0005", "#0a0006", "#0a0007"
+SERIES = ("#0a0011", "#0a0012", "#0a0013", "#0a0014", "#0a0015", "#0a0016")
+_NAMES = {INK: "ink", FAINT: "faint", GRID: "grid", SURFACE: "surface"}
+_NAMES |= {CLEAN: "clean", ROBUST: "robust", BROKEN: "broken"}
+_NAMES |= {colour: f"series-{place}" for place, colour in enumerate(SERIES, start=1)}
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "advreg",
+    "text.parse_math": False,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": FAINT,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": FAINT,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The only settings a figure is drawn with, whatever the user's own matplotlibrc says."""
+    with style.context(["default", _RC]):
+        yield
+
+
+def inline(figure: Figure, name: str, title: str, description: str) -> str:
+    """Render a figure as one `<svg>` element for an HTML page.
+
+    Args:
+        figure: drawn inside `drawing`, with this module's colours.
+        name: prefix of every id in the element; letters, digits and hyphens, unique in the page.
+        title: what the figure shows, for screen readers and as a tooltip.
+        description: what can be read from it, for screen readers.
+
+    Returns:
+        The markup, the same bytes for the same figure.
+    """
+    buffer = io.StringIO()
+    with drawing():
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    body = _body(buffer.getvalue())
+    width, height = (72 * float(side) for side in figure.get_size_inches())
+    label = f'<title id="{name}-title">{html.escape(title)}</title>'
+    label += f'<desc id="{name}-desc">{html.escape(description)}</desc>'
+    opening = f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}"'
+    opening += f' aria-labelledby="{name}-title {name}-desc">'
+    return f"{opening}{label}{_themed(_prefixed(body, name))}</svg>"
+
+
+def _body(document: str) -> str:
+    """What matplotlib drew, without its prologue, metadata, global style and outer element."""
+    drawn = document[document.index('<g id="figure_1">') : document.rindex("</svg>")]
+    return re.sub(r"\s*\n\s*", " ", drawn)
+
+
+def _prefixed(body: str, name: str) -> str:
+    """Ids that only an anchor needs go, the others become this figure's own."""
+    used = set(re.findall(r"(?:url\(|href=\")#([\w.-]+)", body))
+    body = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r"url\(#([\w.-]+)\)", rf"url(#{name}-\1)", body)
+    return re.sub(r'(?:xlink:)?href="#([\w.-]+)"', rf'href="#{name}-\1"', body)
+
+
+def _themed(body: str) -> str:
+    """Stand-in colours become CSS variables, and text takes the page's own type face."""
+    body = re.sub(r"font-family: [^;\"]*; ?", "", body)
+    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
+    return re.sub(r"#0a00[0-9a-f]{2}", lambda m: f"var(--{_NAMES[m[0]]})", body)

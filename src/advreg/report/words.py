@@ -1,0 +1,255 @@
+"""Figures in words: what a threat allows, what a result means, how it can be had again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from advreg.report.facts import Curve, Epoch, EvaluationFacts, Facts, Interval, RunFacts, Threat
+from advreg.report.read import short_name
+
+UPPER_BOUND = (
+    "Robust accuracy measured by attacks is an upper bound: a stronger attack can only lower it, "
+    "and published figures have fallen by several points when one was found."
+)
+_PROTOCOLS = {
+    "quick": "A quick look: one run of projected gradient descent.",
+    "standard": "The AutoAttack protocol (Croce and Hein, 2020), followed faithfully.",
+    "strong": "The strong protocol: at least as strong as the standard one, at a fraction of its cost.",
+}
+_VERDICTS = {
+    "TRUSTED": "The diagnosis found no sign that attacks failed for the wrong reasons.",
+    "SUSPECT": "The diagnosis raised a warning: read the figure with care and follow the remedy it names.",
+    "UNRELIABLE": "The diagnosis found that attacks failed for the wrong reasons: do not use this figure.",
+    None: "Not diagnosed yet: whether attacks failed for the wrong reasons is for advreg diagnose to say.",
+}
+
+
+def percent(share: float, n: int = 1000) -> str:
+    """A share as a percentage, with as many decimals as `n` examples can carry.
+
+    Example:
+        >>> percent(0.9523), percent(0.99996), percent(0.95234, n=10_000)
+        ('95.2%', '>99.9%', '95.23%')
+    """
+    digits = 2 if n >= 10_000 else 1
+    text = f"{100 * share:.{digits}f}%"
+    if share < 1.0 and text.startswith("100"):
+        return f">{100 - 10**-digits:.{digits}f}%"
+    if share > 0.0 and float(text[:-1]) == 0.0:
+        return f"<{10**-digits:.{digits}f}%"
+    return text
+
+
+def interval(ends: Interval | None, n: int = 1000) -> str:
+    """A 95% interval as text, or that there is none.
+
+    Example:
+        >>> interval((0.937, 0.964))
+        '93.7% to 96.4%'
+    """
+    return f"{percent(ends[0], n)} to {percent(ends[1], n)}" if ends else "no interval"
+
+
+def count(number: float | None) -> str:
+    """A whole number with its thousands apart.
+
+    Example:
+        >>> count(1234567)
+        '1,234,567'
+    """
+    return "-" if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time as people say it.
+
+    Example:
+        >>> duration(0.42), duration(75), duration(7320)
+        ('0.42 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def eps(threat: Threat) -> str:
+    """The radius as the command line takes it: a fraction of 255 where it is one.
+
+    Example:
+        >>> eps(Threat("linf", 8 / 255)), eps(Threat("l2", 0.5))
+        ('8/255', '0.5')
+    """
+    levels = threat.eps * 255
+    whole = round(levels)
+    exact = whole > 0 and abs(levels - whole) < 1e-9 and whole != 255
+    decimal = repr(threat.eps).removesuffix(".0")
+    return f"{whole}/255" if exact and len(decimal) > 4 else decimal
+
+
+def threat(threat: Threat) -> str:
+    """What the attacker may do, in plain words.
+
+    Example:
+        >>> threat_in_words = threat(Threat("linf", 0.1))
+        >>> threat_in_words
+        'every pixel may change by at most 0.1 (25.5 of 255 grey levels)'
+    """
+    low, high = threat.box
+    levels = f"{255 * threat.eps / (high - low):.3g} of 255 grey levels" if high > low else "grey levels unknown"
+    size = f"{threat.eps:.4g}"
+    allowed = {
+        "linf": f"every pixel may change by at most {size} ({levels})",
+        "l2": f"the whole change may be at most {size} long: the root of the summed squares of all pixel changes",
+        "l1": f"all pixel changes together, added up, may reach at most {size}",
+        "l0": f"at most {size} pixels may change, each as much as it likes",
+    }
+    return allowed.get(threat.norm, f"the change may have a {threat.norm} norm of at most {size}")
+
+
+def in_hundred(share: float) -> str:
+    """How many of 100 images, said so that rounding never turns some into none or into all.
+
+    Example:
+        >>> in_hundred(0.954), in_hundred(1.0), in_hundred(0.999)
+        ('about 95 of 100 images', 'all images', 'more than 99 of 100 images')
+        >>> in_hundred(0.002), in_hundred(0)
+        ('fewer than 1 in 100 images', 'no image')
+    """
+    if share in (0.0, 1.0):
+        return "no image" if share == 0.0 else "all images"
+    if share > 0.995:
+        return "more than 99 of 100 images"
+    return "fewer than 1 in 100 images" if share < 0.005 else f"about {100 * share:.0f} of 100 images"
+
+
+def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
+    """Two plain sentences: the model left alone, and the model under attack."""
+    alone = f"Left alone, the model gets {in_hundred(evaluation.clean_accuracy)} right."
+    robust, allowed = in_hundred(evaluation.robust_accuracy), threat(evaluation.threat)
+    if evaluation.verdict == "UNRELIABLE":
+        why = "the attacks failed for reasons that have nothing to do with robustness"
+        return alone, f"Under attack it seems to get {robust} right, but do not rely on that: {why}."
+    if evaluation.robust_accuracy < 0.5 * evaluation.clean_accuracy:
+        return alone, f"When {allowed}, it gets {robust} right: an attacker who may do that mostly wins."
+    return alone, f"When {allowed}, it still gets {robust} right, whatever the attacks below tried."
+
+
+def shares(evaluation: EvaluationFacts) -> tuple[int, int, int]:
+    """Of 100 images: how many withstood, how many were fooled, how many were wrong before any attack."""
+    robust = round(100 * evaluation.robust_accuracy)
+    wrong = min(round(100 * (1.0 - evaluation.clean_accuracy)), 100 - robust)
+    return robust, 100 - robust - wrong, wrong
+
+
+def protocol(evaluation: EvaluationFacts) -> str:
+    """What was run, in one or two sentences."""
+    known = _PROTOCOLS.get(short_name(evaluation.protocol), "")
+    names = [attack.name for attack in evaluation.attacks]
+    if len(names) > 1:
+        order = f"{len(names)} attacks in turn, each only on the images still standing: {', '.join(names)}."
+    else:
+        order = f"One attack: {names[0]}." if names else ""
+    return f"{known} {order}".strip() or "The results do not say which attacks were run."
+
+
+def verdict(name: str | None) -> str:
+    """What a verdict says about the figure beside it."""
+    return _VERDICTS[name]
+
+
+def outcome(name: str) -> str:
+    """What became of an image, as the report's pictures and filters call it."""
+    return "wrong anyway" if name == "wrong" else name
+
+
+def warnings(flags: Facts) -> list[str]:
+    """The flags that were raised, as words; a flag that is a text describes how it was measured, see `notes`.
+
+    Example:
+        >>> warnings({"zero_gradients": 3, "randomised": False, "target": "float32"})
+        ['zero gradients: 3']
+    """
+    raised = {key: value for key, value in flags.items() if value and not isinstance(value, str)}
+    return [_flag(key) if value is True else f"{_flag(key)}: {value}" for key, value in raised.items()]
+
+
+def notes(flags: Facts) -> list[str]:
+    """The flags that only describe how it was measured.
+
+    Example:
+        >>> notes({"zero_gradients": 3, "target": "float32"})
+        ['target: float32']
+    """
+    return [f"{_flag(key)}: {value}" for key, value in flags.items() if isinstance(value, str)]
+
+
+def _flag(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def curve(curve: Curve) -> str:
+    """A robustness curve in one sentence."""
+    if not curve.points:
+        return "The curve has no points."
+    first, last = curve.points[0], curve.points[-1]
+    start = f"{percent(first.robust_accuracy, curve.n)} at eps {first.eps:.4g}"
+    end = f"{percent(last.robust_accuracy, curve.n)} at eps {last.eps:.4g}"
+    return f"Robust accuracy goes from {start} to {end}, measured with {curve.attack} on {count(curve.n)} images."
+
+
+def training(epochs: Sequence[Epoch]) -> str:
+    """A training in one or two sentences."""
+    last = epochs[-1]
+    known = [("clean", last.clean_accuracy), ("robust", last.robust_accuracy)]
+    ends = " and ".join(f"{percent(value)} {name}" for name, value in known if value is not None)
+    spent = sum(epoch.seconds or 0.0 for epoch in epochs)
+    took = f" Training took {duration(spent)}." if spent else ""
+    return f"After {last.epoch:g} epochs, held-out accuracy is {ends or 'not known'}.{took}"
+
+
+def event(facts: Facts) -> str:
+    """One line of a run's history.
+
+    Example:
+        >>> event({"event": "resumed", "epoch": 3})
+        'resumed: epoch 3'
+    """
+    details = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "event")
+    return f"{facts.get('event')}: {details}" if details else str(facts.get("event"))
+
+
+def sentence(text: str) -> str:
+    """Text with a capital at its start and a full stop at its end."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def commands(run: RunFacts, evaluation: EvaluationFacts | None) -> list[str]:
+    """The very commands that make these figures again, from the folder that holds the run folder."""
+    if evaluation is None:
+        return [f"advreg train {shlex.quote(run.name + '/run.toml')}"] if run.config else []
+    told = evaluation.environment.get("command")
+    if isinstance(told, list):
+        return [shlex.join(str(word) for word in told)]
+    if isinstance(told, str):
+        return [told]
+    from_a_program = evaluation.data.get("split") == "given"  # tensors have no name that a command could load
+    return [] if from_a_program else [_evaluate(run, evaluation)]
+
+
+def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
+    data = evaluation.data.get("name")
+    options = {
+        "--data": str(data) if data else None,
+        "--threat": f"{evaluation.threat.norm}:{eps(evaluation.threat)}",
+        "--protocol": short_name(evaluation.protocol),
+        "--n": str(evaluation.n),
+        "--seed": str(evaluation.seed),
+    }
+    given = [word for key, value in options.items() if value for word in (key, value)]
+    return shlex.join(["advreg", "evaluate", run.name, *given])

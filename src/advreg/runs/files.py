@@ -1,0 +1,141 @@
+"""Writing that a crash cannot spoil: files replaced whole, logs that only grow, one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: a second writer is then not noticed
+    fcntl = None  # type: ignore[assignment]
+
+Record = dict[str, Any]
+
+
+@contextmanager
+def refusing(action: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals inside the block into a one-line `RunError`."""
+    try:
+        yield
+    except RunError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot {action} {path}: {reason}; choose a folder that can be written") from error
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace the file at `path` by `content`, so that a crash leaves the old file or the new one, whole.
+
+    Args:
+        path: the file; its folder must exist.
+        content: bytes, or text written as UTF-8.
+
+    Raises:
+        RunError: the file cannot be written; what was there before is untouched.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with refusing("write", path):
+        try:
+            with scratch.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a killed writer of these files left behind; only for the one who holds their lock."""
+    for name in names:
+        for scratch in folder.glob(f".{name}.*.tmp"):
+            scratch.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON records to a log, one a line, in one write; a line that a crash cut short is removed first.
+
+    Raises:
+        RunError: the log cannot be written.
+    """
+    lines = "".join(json.dumps(dict(record), allow_nan=False) + "\n" for record in records)
+    with refusing("append to", path):
+        _cut_tail(path)
+        with path.open("ab") as log:
+            log.write(lines.encode())
+            log.flush()
+            os.fsync(log.fileno())
+
+
+def read_lines(path: Path) -> list[Record]:
+    """Return the records of a log; a last line cut by a crash is left out with a warning, never written over.
+
+    Raises:
+        RunError: a complete line is not a JSON object, so the file was edited or damaged.
+    """
+    if not path.exists():
+        return []
+    with refusing("read", path):
+        content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        warnings.warn(f"{path}: the last line was cut by a crash and is left out", RuntimeWarning, stacklevel=2)
+    return [_parse(path, number, line) for number, line in enumerate(whole.splitlines(), 1)]
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold `path` as the sign that one process writes here; the system releases it even after a kill.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    with refusing("lock", path):
+        file = path.open("w")
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{path.parent} is in use by another process; wait or stop it") from error
+        yield
+
+
+def _parse(path: Path, number: int, line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise RunError(f"{path} line {number} is not a JSON object: the file was damaged; restore it")
+    return record
+
+
+def _cut_tail(path: Path) -> None:
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as log:
+        log.seek(-1, os.SEEK_END)
+        if log.read() != b"\n":
+            log.seek(0)
+            log.truncate(log.read().rfind(b"\n") + 1)
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

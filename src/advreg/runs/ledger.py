@@ -1,0 +1,75 @@
+"""The ledger: an append-only list of results that belongs to one model, one protocol and one data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import RunError
+from advreg.runs.files import Record, append_lines, read_lines, refusing, write_atomic
+
+_SCHEMA = "advreg/ledger@1"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Rows that were measured once and are never measured again; an interrupted evaluation goes on from them.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "ledger.jsonl"
+        >>> ledger = Ledger.open(path, model="a1", protocol="linf-0.3-quick@1", data="d1")
+        >>> ledger.append([{"id": 0, "attack": "pgd", "broken": True}])
+        >>> Ledger.open(path, model="a1", protocol="linf-0.3-quick@1", data="d1").rows()
+        [{'id': 0, 'attack': 'pgd', 'broken': True}]
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path, **identity: str | int) -> Ledger:
+        """Open the ledger at `path`, starting it with its identity when there is none.
+
+        Args:
+            path: the JSON-lines file; its folder is made when needed.
+            identity: what the rows belong to: the weights' SHA-256, the protocol's id, the data's fingerprint, ...
+
+        Raises:
+            RunError: the ledger there belongs to another model, protocol or data set, or is no ledger.
+        """
+        ledger = cls(Path(path))
+        header = {"schema": _SCHEMA, **identity}
+        found = read_lines(ledger.path)
+        if found:
+            _compare(ledger.path, found[0], header)
+        else:
+            with refusing("create", ledger.path.parent):
+                ledger.path.parent.mkdir(parents=True, exist_ok=True)
+            append_lines(ledger.path, [header])
+        return ledger
+
+    def rows(self) -> list[Record]:
+        """Return every row written so far, in order; a row cut by a crash is left out with a warning."""
+        return read_lines(self.path)[1:]
+
+    def keep(self, count: int) -> None:
+        """Drop every row after the first ``count``: what a crash left of work that has to be done again whole."""
+        lines = read_lines(self.path)
+        if len(lines) > count + 1:
+            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in lines[: count + 1]))
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows in one write."""
+        append_lines(self.path, rows)
+
+
+def _compare(path: Path, found: Record, expected: Mapping[str, str | int]) -> None:
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise RunError(
+                f"{path} belongs to {key} {found.get(key)!r}, not to {value!r}; "
+                "give another folder, or remove this ledger to measure again"
+            )

@@ -1,0 +1,153 @@
+"""Folders of images: every mode becomes 8 bits of one size, and whatever cannot be read is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import advreg
+from advreg.data.images import pixels
+from advreg.data.split import is_test
+from advreg.errors import DataError
+
+
+def _save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def _flat(path, colour, mode="RGB", size=(6, 6)):
+    _save(path, Image.new(mode, size, colour))
+
+
+def _names(split, count):
+    """File names that the hash puts into one part, so that a test knows where each image goes."""
+    names = (f"{k}.png" for k in range(1000))
+    return [name for name in names if is_test(f"cat/{name}") == is_test(f"dog/{name}") == (split == "test")][:count]
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for name in _names("train", 4) + _names("test", 2):
+        _flat(tmp_path / "cat" / name, (10, 20, 30))
+        _flat(tmp_path / "dog" / name, (200, 100, 0))
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden").mkdir()
+    return tmp_path
+
+
+def test_class_subfolders_become_labels_and_a_fixed_part_is_held_out(pets):
+    train, test = advreg.load_data(f"folder:{pets}")
+    assert train.classes == ("cat", "dog")
+    assert (len(train), len(test)) == (8, 4)
+    for part in (train, test):
+        assert torch.equal(part.images[:, 0, 0, 0], torch.tensor([10, 200], dtype=torch.uint8)[part.labels])
+
+
+def test_a_new_image_moves_no_other(pets):
+    _, before = advreg.load_data(f"folder:{pets}")
+    _flat(pets / "dog" / _names("train", 9)[-1], (1, 1, 1))
+    train, after = advreg.load_data(f"folder:{pets}")
+    assert len(train) == 9
+    assert after.fingerprint() == before.fingerprint()
+
+
+@pytest.mark.parametrize("held", ["test", "val"])
+def test_given_parts_are_kept(tmp_path, held):
+    for part, colour in (("train", 5), (held, 9)):
+        _flat(tmp_path / part / "a" / "x.png", colour, "L")
+    train, test = advreg.load_data(f"folder:{tmp_path}")
+    assert (int(train.images[0, 0, 0, 0]), int(test.images[0, 0, 0, 0])) == (5, 9)
+    assert train.images.shape == (1, 1, 6, 6)
+
+
+def test_size_and_mode_are_options_of_the_name(tmp_path):
+    _flat(tmp_path / "train" / "a" / "x.png", 7, "L", (30, 20))
+    _flat(tmp_path / "test" / "a" / "y.jpg", 7, "L", (9, 50))
+    train, test = advreg.load_data(f"folder:{tmp_path}?size=8&mode=rgb")
+    assert train.images.shape == test.images.shape == (1, 3, 8, 8)
+    assert (train.images == 7).all()
+
+
+def test_a_colour_image_anywhere_makes_all_of_them_colour(tmp_path):
+    _flat(tmp_path / "train" / "a" / "x.png", 7, "L")
+    _flat(tmp_path / "test" / "a" / "y.png", (1, 2, 3))
+    train, test = advreg.load_data(f"folder:{tmp_path}")
+    assert train.images.shape[1] == test.images.shape[1] == 3
+
+
+def test_the_crop_is_the_middle():
+    image = Image.fromarray(np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[None], 8, 0))  # 24 wide, 8 high
+    assert pixels(image, "grey", 8)[0, 0].tolist() == list(range(80, 160, 10))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(np.array([[0, 257, 65535]], np.uint16), [0, 1, 255]), (np.array([[0, 128, 129]], np.uint16), [0, 0, 1])],
+)
+def test_16_bits_are_scaled_not_cut(tmp_path, values, expected):
+    _save(tmp_path / "deep.png", Image.fromarray(values))
+    with Image.open(tmp_path / "deep.png") as image:
+        assert pixels(image, "grey", None)[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_every_mode_becomes_three_bytes(tmp_path, mode):
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    _save(path, Image.new("RGB", (4, 4), "white").convert(mode))
+    with Image.open(path) as image:
+        assert (pixels(image, "rgb", None) == 255).all()
+
+
+def test_a_photograph_stands_upright(tmp_path):
+    image = Image.new("L", (4, 2), 0)
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: turned by a quarter
+    image.save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as opened:
+        assert pixels(opened, "grey", None).shape == (1, 4, 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "half"])
+def test_a_broken_image_is_named(pets, content):
+    path = pets / "dog" / _names("train", 1)[0]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(DataError, match=rf"{path} is not a readable image") as caught:
+        advreg.load_data(f"folder:{pets}")
+    assert "\n" not in str(caught.value)
+
+
+def test_different_sizes_ask_for_one(pets):
+    path = pets / "dog" / _names("train", 1)[0]
+    _flat(path, (1, 1, 1), size=(7, 6))
+    with pytest.raises(DataError, match=rf"{path} is 7x6.*\?size=224"):
+        advreg.load_data(f"folder:{pets}")
+
+
+def test_what_cannot_be_a_data_set_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="no folder"):
+        advreg.load_data(f"folder:{tmp_path / 'absent'}")
+    with pytest.raises(DataError, match="no images in its subfolders"):
+        advreg.load_data(f"folder:{tmp_path}")
+    _flat(tmp_path / "cat" / "x.png", 3)
+    with pytest.raises(DataError, match="too few to split"):
+        advreg.load_data(f"folder:{tmp_path}")
+    with pytest.raises(DataError, match="Did you mean 'size'"):
+        advreg.load_data(f"folder:{tmp_path}?sise=3")
+    with pytest.raises(DataError, match="not a number"):
+        advreg.load_data(f"folder:{tmp_path}?size=big")
+    with pytest.raises(DataError, match="size=0 is not"):
+        advreg.load_data(f"folder:{tmp_path}?size=0")
+    with pytest.raises(DataError, match="mode=color is unknown"):
+        advreg.load_data(f"folder:{tmp_path}?mode=color")
+
+
+def test_a_class_without_training_images_is_named(tmp_path):
+    _flat(tmp_path / "train" / "a" / "x.png", 7, "L")
+    _flat(tmp_path / "test" / "b" / "y.png", 7, "L")
+    with pytest.raises(DataError, match="class 'b' has test images but no training images"):
+        advreg.load_data(f"folder:{tmp_path}")

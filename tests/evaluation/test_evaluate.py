@@ -1,0 +1,192 @@
+"""Evaluation: figures that follow from the ledger, a judge that cannot be talked round, and work that is never lost."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from advreg import ThreatModel, attacks, evaluate, load_model, robustness_curve
+from advreg.data import load
+from advreg.errors import ConfigError, DataError, ModelError, RunError
+from advreg.evaluation import Protocol, Stage
+from advreg.statistics import interval
+from tests.attacks.models import Counter, small_cnn
+
+THREAT = ThreatModel("linf", 0.02)
+
+
+def batch(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and the labels of the random network, a few of them made wrong."""
+    x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    y = small_cnn()(x).argmax(1)
+    y[::20] = (y[::20] + 1) % 5
+    return x, y
+
+
+def test_figures_follow_from_the_verdicts() -> None:
+    x, y = batch()
+    found = evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic")
+    assert found.clean_accuracy == pytest.approx(1 - 15 / 300)
+    standing = int((~found.broken).sum())
+    assert 0 < standing < 285
+    assert found.robust_accuracy == standing / 300
+    assert found.interval == interval(standing, 300)
+    assert found.attack_success_rate == pytest.approx((285 - standing) / 285)
+    assert found.by_attack[-1].robust_accuracy == found.robust_accuracy
+    assert sum(a.broken for a in found.by_attack) == int(found.broken.sum()) - 15
+    assert found.by_attack[1].tried == 285 - found.by_attack[0].broken
+    assert sum(c.n for c in found.per_class) == 300
+    assert found.protocol == "linf-0.02-basic@1"
+
+
+def test_cost_is_what_hooks_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = batch(40)
+    model = small_cnn()
+    count = Counter(model)
+    monkeypatch.setattr("advreg.models.freeze", lambda model, *_, **__: _Plain(model).eval())
+    monkeypatch.setattr("advreg.models.check_model", lambda *_: None)
+    found = evaluate(model, (x, y), threat=THREAT, protocol="basic")
+    assert (found.forwards, found.backwards) == (count.forwards, count.backwards)
+    assert count.weight_gradients() == 0
+
+
+class _Plain(nn.Module):
+    """A target that is the model itself, so that one counter sees every pass."""
+
+    choice = "plain"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.original = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.original(x)
+
+
+def cheating(model, x, y, threat):
+    """An attack of a user that claims everything and leaves the ball."""
+    return attacks.Crafted((x + 0.5).clamp(0, 1), 0, 0)
+
+
+def honest(model, x, y, threat, *, seed):
+    """An attack of a user that knows of a seed but not of ids."""
+    return attacks.craft(model, x, y, threat, steps=20, seed=seed)
+
+
+def test_a_users_attack_is_judged_like_any_other() -> None:
+    x, y = batch(60)
+    own = Protocol("own", 1, (Stage("cheating", cheating), Stage("honest", honest)))
+    found = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=own)
+    assert found.by_attack[0].broken == 0
+    assert found.by_attack[1].broken > 0
+    assert found.protocol == "linf-0.02-own@1"
+
+
+def test_an_interrupted_evaluation_resumes_to_the_same_bytes(tmp_path) -> None:
+    x, y = batch(600)
+    whole = evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic", out=tmp_path / "whole")
+    calls = 0
+
+    def stop(_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic", out=tmp_path / "cut", on_progress=stop)
+    ledger = tmp_path / "cut/evaluation/linf-0.02-basic@1/ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-40])  # a crash in the middle of a line of the last attack
+    with pytest.warns(RuntimeWarning, match="cut by a crash"):
+        again = evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic", out=tmp_path / "cut")
+    assert torch.equal(again.broken, whole.broken)
+    for name in ("ledger.jsonl", "examples.safetensors"):
+        cut, straight = (tmp_path / run / "evaluation/linf-0.02-basic@1" / name for run in ("cut", "whole"))
+        assert cut.read_bytes() == straight.read_bytes(), name
+    assert (again.forwards, again.backwards) == (whole.forwards, whole.backwards)
+    assert not (ledger.parent / "points").exists()
+
+
+def test_a_finished_evaluation_is_read_and_not_run_again(tmp_path) -> None:
+    model, (x, y) = small_cnn(), batch(50)
+    first = evaluate(model, (x, y), threat=THREAT, out=tmp_path)
+    count = Counter(model)
+    second = evaluate(model, (x, y), threat=THREAT, out=tmp_path)
+    assert second.robust_accuracy == first.robust_accuracy
+    assert count.forwards < 150  # the checks and the pictures, no attack
+    stored = json.loads((tmp_path / "evaluation/linf-0.02-quick@1/results.json").read_text())
+    assert stored["robust_accuracy"] == first.robust_accuracy
+    assert stored["schema"] == "advreg/results@1"
+
+
+def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
+    x, y = batch(50)
+    evaluate(small_cnn(), (x, y), threat=THREAT, out=tmp_path)
+    for call in (
+        lambda: evaluate(small_cnn(seed=1), (x, y), threat=THREAT, out=tmp_path),
+        lambda: evaluate(small_cnn(), (x.flip(0), y), threat=THREAT, out=tmp_path),
+        lambda: evaluate(small_cnn(), (x, y), threat=THREAT, seed=1, out=tmp_path),
+        lambda: evaluate(small_cnn(), (x, y), n=40, threat=THREAT, out=tmp_path),
+    ):
+        with pytest.raises(RunError, match="belongs to"):
+            call()
+
+
+def test_the_curve_never_rises_and_meets_the_evaluation() -> None:
+    x, y = batch(100)
+    curve = robustness_curve(small_cnn(), (x, y), norm="linf", eps=[0.05, 0.0, 0.02, 0.01], steps=20)
+    accuracies = [p.robust_accuracy for p in curve.points]
+    assert [p.eps for p in curve.points] == [0.0, 0.01, 0.02, 0.05]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[0] == pytest.approx(0.95)
+    assert accuracies[-1] < accuracies[0]
+
+
+def test_never_below_the_exact_robust_accuracy_of_a_verified_network(shared) -> None:
+    """Tjeng et al. (ICLR 2019) proved 95.62% on the 10,000 test images: at most 438 can be broken."""
+    model = load_model("zoo:mnist-small", weights=shared / "checkpoints/mnist_wk17a_linf0.1.pth")
+    _, test = load("mnist")
+    found = evaluate(model, test, threat=ThreatModel("linf", 0.1), n=1024)
+    assert found.clean_accuracy >= 0.97
+    assert int(found.broken.sum()) <= 438
+    assert found.robust_accuracy < found.clean_accuracy
+
+
+@pytest.mark.slow
+def test_published_pgd_accuracy_of_the_trades_network(shared) -> None:
+    """PGD-40 x 1 at linf 0.3, step 0.01: 96.07% published."""
+    model = load_model("zoo:mnist-trades", weights=shared / "checkpoints/mnist_trades_smallcnn.pt")
+    _, test = load("mnist")
+    attack = functools.partial(attacks.pgd, steps=40, step_size=0.01)
+    found = evaluate(model, test, threat=ThreatModel("linf", 0.3), protocol=Protocol("p", 1, (Stage("pgd", attack),)))
+    assert found.robust_accuracy == pytest.approx(0.9607, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (
+            lambda x, y: evaluate(small_cnn(), (x, y), threat=THREAT, protocol="qick"),
+            ConfigError,
+            "Did you mean 'quick'",
+        ),
+        (lambda x, y: evaluate(small_cnn(), (x, y), threat=THREAT, n=0), DataError, "give 1 to 30"),
+        (lambda x, y: evaluate(small_cnn(), (x * 255, y), threat=THREAT), DataError, "divide images by 255"),
+        (lambda x, y: evaluate(small_cnn().train(), (x, y), threat=THREAT), ModelError, "eval"),
+        (
+            lambda x, y: evaluate(nn.Sequential(small_cnn(), nn.Softmax(1)).eval(), (x, y), threat=THREAT),
+            ModelError,
+            "prob",
+        ),
+        (lambda x, y: evaluate(small_cnn(), (x, y + 3), threat=THREAT), DataError, "label 7"),
+        (lambda x, y: evaluate(small_cnn(), (x, y), threat=THREAT, out="/proc/none"), RunError, "cannot create"),
+    ],
+)
+def test_refuses_in_one_line(call, kind, words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call(*batch(30))
+    assert "\n" not in str(caught.value)

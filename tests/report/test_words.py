@@ -1,0 +1,134 @@
+"""Words, tables and colours: nothing is rounded into a claim, and everybody can read it."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from dataclasses import replace
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from advreg import report
+from advreg.report import read, table, words
+from advreg.report.facts import EvaluationFacts, RunFacts, Threat
+
+from .fake_run import results, write_evaluation, write_training
+
+
+@pytest.mark.parametrize("name", ["read", "words", "table", "html", "ssim"])
+def test_examples_in_the_docstrings_hold(name: str) -> None:
+    assert doctest.testmod(import_module(f"advreg.report.{name}")).failed == 0
+
+
+def measured(clean: float, robust: float, verdict: str | None = None) -> EvaluationFacts:
+    return EvaluationFacts("linf-0.1-quick@1", Threat("linf", 0.1), 1000, 0, clean, robust, verdict=verdict)
+
+
+def test_meaning_is_two_sentences_that_fit_the_figures() -> None:
+    for clean, robust, said in [(0.99, 0.95, "still gets about 95"), (0.99, 0.0, "no image"), (1.0, 1.0, "all images")]:
+        alone, attacked = words.meaning(measured(clean, robust))
+        assert said in attacked
+        assert all(text.count(". ") == 0 and text.endswith(".") for text in (alone, attacked))
+
+
+@pytest.mark.parametrize(("clean", "robust"), [(1.0, 1.0), (0.0, 0.0), (0.985, 0.945), (0.5, 0.9), (0.335, 0.335)])
+def test_a_hundred_images_are_always_a_hundred(clean: float, robust: float) -> None:
+    parts = words.shares(measured(clean, robust))
+    assert sum(parts) == 100
+    assert min(parts) >= 0
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "wasserstein"])
+def test_every_threat_has_words_that_carry_its_size(norm: str) -> None:
+    assert "0.25" in words.threat(Threat(norm, 0.25))
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.1, 0.3, 1 / 3, 1.0, 0.0, 128 / 255, 12.0])
+def test_eps_on_the_command_line_is_the_very_number(eps: float) -> None:
+    said = words.eps(Threat("linf", eps))
+    top, _, bottom = said.partition("/")
+    assert float(top) / float(bottom or 1) == pytest.approx(eps, abs=1e-12)
+
+
+def test_a_recorded_command_is_given_back_as_it_was(tmp_path: Path) -> None:
+    told = ["advreg", "evaluate", "a b", "--n", "5"]
+    evaluation = replace(measured(1, 1), environment={"command": told})
+    (line,) = words.commands(RunFacts(tmp_path), evaluation)
+    assert shlex.split(line) == told
+
+
+def test_tensors_from_a_program_have_no_command(tmp_path: Path) -> None:
+    evaluation = replace(measured(1, 1), data={"name": "tensors", "split": "given"})
+    assert words.commands(RunFacts(tmp_path), evaluation) == []
+
+
+def test_rows_are_grouped_by_protocol_best_first_with_untested_runs_last(tmp_path: Path) -> None:
+    for name, robust in [("a", 0.1), ("b", 0.9)]:
+        write_evaluation(tmp_path / name, results("linf-0.1-quick@1", "linf", 0.1, robust), shown=0)
+    write_training(tmp_path / "c")
+    write_evaluation(tmp_path / "a", results("l2-1-quick@1", "l2", 1.0, 0.2), shown=0)
+    rows = report.comparison(tmp_path / name for name in "abc")
+    assert [(row.run, row.protocol) for row in rows] == [
+        ("a", "l2-1-quick@1"),
+        ("b", "linf-0.1-quick@1"),
+        ("a", "linf-0.1-quick@1"),
+        ("c", None),
+    ]
+    assert rows[1].threat == "linf:0.1"
+    assert rows[1].robust_accuracy == 0.9
+
+
+def test_rows_that_may_not_be_compared_say_why() -> None:
+    one = table.Row("a", protocol="p@1", n=10, seed=0, data="x")
+    assert table.differences([one, replace(one, run="b"), table.Row("c")]) == []
+    assert "protocols" in table.differences([one, replace(one, protocol="p@2")])[0]
+    for change in ({"n": 20}, {"seed": 1}, {"data": "y"}):
+        assert "images differ" in table.differences([one, replace(one, **change)])[0]
+    assert "UNRELIABLE" in table.differences([replace(one, verdict="UNRELIABLE")])[0]
+
+
+def test_short_names_come_from_protocol_ids() -> None:
+    assert [read.short_name(name) for name in ("linf-8/255-strong@12", "mine", "l2-0.5-quick@1")] == [
+        "strong",
+        "mine",
+        "quick",
+    ]
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def palette(theme: int) -> dict[str, str]:
+    style = files("advreg.report").joinpath("style.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)[theme]
+    return {name: value if len(value) == 7 else "#ffffff" for name, value in re.findall(r"--([\w-]+): (#\w+)", block)}
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(theme: int) -> None:
+    colours = palette(theme)
+    texts = ["ink", "faint", "robust", "clean", "broken"]
+    pairs = [(text, behind) for text in texts for behind in ("surface", "sunken", "paper")]
+    pairs += [("good", "good-soft"), ("warn", "warn-soft"), ("bad", "bad-soft"), ("robust", "robust-soft")]
+    pairs += [("ink", "robust-soft"), ("surface", "robust"), ("warn", "sunken")]
+    weak = {pair: round(contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
+    assert {pair: ratio for pair, ratio in weak.items() if ratio < 4.5} == {}
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_line_of_a_chart_stands_out(theme: int) -> None:
+    colours = palette(theme)
+    lines = ["robust", "clean", "broken", *(f"series-{k}" for k in range(1, 7))]
+    assert min(contrast(colours[line], colours["surface"]) for line in lines) >= 3

@@ -1,0 +1,31 @@
+"""The public names: all there, lazy, and none of them costs an import of torch before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import advreg
+
+
+def test_every_public_name_resolves_and_the_list_is_sorted() -> None:
+    assert list(advreg._HOME) == advreg.__all__
+    assert sorted(advreg.__all__) == advreg.__all__
+    for name in advreg.__all__:
+        assert getattr(advreg, name) is not None
+    assert advreg.load_model.__module__.startswith("advreg.models")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'pdg'"):
+        advreg.pdg  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "code", ["import advreg", "import advreg.cli.app", "import advreg.report", "import advreg.config"]
+)
+def test_light_rooms_import_no_torch(code: str) -> None:
+    check = f"import sys; {code}; assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-W", "error", "-c", check], check=True)

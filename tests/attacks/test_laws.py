@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from advreg import ThreatModel, attacks
-from advreg.objectives import cross_entropy, margin
+from advreg.attacks.annealed import annealed
+from advreg.objectives import cross_entropy, margin, targeted_dlr
 from advreg.threat import NORMS
 
 from .models import best_linear_gain, linear, small_cnn
@@ -20,6 +21,8 @@ ATTACKS = {
     "bim": functools.partial(attacks.pgd, steps=7, start="zero"),
     "pgd": functools.partial(attacks.pgd, steps=7, restarts=2),
     "mifgsm": functools.partial(attacks.mifgsm, steps=7),
+    "annealed": functools.partial(annealed, steps=6),
+    "annealed-rivals": functools.partial(annealed, steps=4, targets=3, objective=targeted_dlr),
     "eot": functools.partial(attacks.pgd, steps=3, eot=2),
 }
 
@@ -78,7 +81,7 @@ def assert_same(a: torch.Tensor, b: torch.Tensor, norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["pgd", "mifgsm", "rs-fgsm"])
+@pytest.mark.parametrize("name", ["pgd", "mifgsm", "rs-fgsm", "annealed-rivals"])
 def test_an_example_does_not_know_its_batch(name: str, norm: str) -> None:
     (x, y), model, threat = (
         batch(64, torch.float64),

@@ -29,7 +29,7 @@ from advreg.runs import Ledger, RunFolder
 class Paper:
     """The rows so far, in memory and, where a folder is given, on disk."""
 
-    def __init__(self, examples: Examples, stages: list[str], identity: dict[str, Any]) -> None:
+    def __init__(self, examples: Examples, stages: list[tuple[str, float]], identity: dict[str, Any]) -> None:
         self.examples, self.stages, self.identity = examples, stages, identity
         self.rows: list[Row] = []
         self.lost: set[int] = set()
@@ -41,7 +41,12 @@ class Paper:
 
     @classmethod
     def open(
-        cls, out: str | Path | None, protocol: str, stages: list[str], examples: Examples, identity: dict[str, Any]
+        cls,
+        out: str | Path | None,
+        protocol: str,
+        stages: list[tuple[str, float]],
+        examples: Examples,
+        identity: dict[str, Any],
     ) -> Paper:
         """Begin, or go on from what a run folder holds of this very evaluation.
 
@@ -110,7 +115,7 @@ def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
     assert paper.folder is not None
     x, y = paper.examples.x[:CHUNK], paper.examples.y[:CHUNK]
     adversarial, attack = x.clone(), torch.full((len(x),), -1)
-    for k, stage in enumerate(paper.stages):
+    for k, (stage, _) in enumerate(paper.stages):
         file = paper.folder / f"points/{stage}.safetensors"
         if file.is_file():
             stored = load_file(file)

@@ -21,10 +21,17 @@ Attack = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack of a protocol."""
+    """One attack of a protocol.
+
+    Attributes:
+        name: as it stands in the ledger.
+        attack: the function.
+        nearest: share of the examples still standing that it is tried on, those nearest to the boundary; 1 for all.
+    """
 
     name: str
     attack: Attack
+    nearest: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,18 +27,40 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
     return {row["id"] for row in rows if row["broken"]}
 
 
-def complete(rows: list[Row], stages: list[str], n: int) -> list[Row]:
+def chosen(rows: Iterable[Row], standing: Sequence[int], share: float) -> list[int]:
+    """Return the ids that an attack is tried on: all that stand, or the share of them nearest to the boundary.
+
+    Near means a high margin on the original model at the worst point that earlier attacks found.
+    """
+    if share >= 1 or not standing:
+        return list(standing)
+    margin = dict.fromkeys(standing, -math.inf)
+    for row in rows:
+        if row["id"] in margin:
+            margin[row["id"]] = max(margin[row["id"]], row["margin"])
+    nearest = sorted(standing, key=lambda i: (-margin[i], i))[: math.ceil(share * len(standing))]
+    return sorted(nearest)
+
+
+def complete(rows: list[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
     """Return the rows up to the last attack on a chunk that was written whole.
 
     A crash may cut an attack's rows short; that attack then runs again on its chunk, and its rows are the same.
+
+    Args:
+        rows: as read from the ledger.
+        stages: name of each attack and the share of what stands that it is tried on.
+        n: how many examples there are.
     """
     done = 0
     for first in range(0, n, CHUNK):
-        standing = set(range(first, min(first + CHUNK, n)))
-        for stage in stages:
-            block = rows[done : done + len(standing)]
-            if len(block) < len(standing) or any(row["attack"] != stage or row["id"] not in standing for row in block):
+        standing, begin = list(range(first, min(first + CHUNK, n))), done
+        for name, share in stages:
+            tried = chosen(rows[begin:done], standing, share)
+            block = rows[done : done + len(tried)]
+            if [(row["attack"], row["id"]) for row in block] != [(name, i) for i in tried]:
                 return rows[:done]
             done += len(block)
-            standing -= broken_ids(block)
+            lost = broken_ids(block)
+            standing = [i for i in standing if i not in lost]
     return rows[:done]

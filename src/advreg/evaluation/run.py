@@ -22,8 +22,9 @@ from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.paper import Paper
 from advreg.evaluation.protocols import Protocol, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of
+from advreg.evaluation.rows import chosen as chosen_of
 from advreg.evaluation.summary import Evaluation, summarise
-from advreg.objectives import cross_entropy
+from advreg.objectives import margin
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ def evaluate(
     target = models.freeze(model, examples.x[:64].to(device), precision=precision)
     stages = (Stage(CLEAN, _clean), *chosen.stages)
     names = [stage.name for stage in stages]
+    shares = [(stage.name, stage.nearest) for stage in stages]
     identity = {"model": models.describe(model), "n": len(examples), "seed": seed, "target": target.choice}
-    paper = Paper.open(out, chosen.id(threat), names, examples, identity)
+    paper = Paper.open(out, chosen.id(threat), shares, examples, identity)
     for ids in examples.chunks():
         _attack_chunk(Bench(target, examples, threat, seed, device), stages, ids, paper, on_progress)
     evaluation = summarise(
@@ -131,16 +133,19 @@ def _attack_chunk(
     paper: Paper,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    """Run every stage on what the ones before it left standing of a chunk; what is on paper already is not run again."""
-    standing = ids
+    """Run every stage on what those before it left standing of a chunk; what is on paper already is not run again."""
+    standing: list[int] = ids.tolist()
+    past: list[Row] = []
     for stage in stages:
+        tried = torch.tensor(chosen_of(past, standing, stage.nearest), dtype=torch.int64)
         rows = paper.find(stage.name, ids)
         if rows is None:
             began = time.perf_counter()
-            rows, points = _attacked(bench, stage, standing) if len(standing) else ([], standing)
+            rows, points = _attacked(bench, stage, tried) if len(tried) else ([], tried)
             paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
+        past += rows
         lost = broken_ids(rows)
-        standing = torch.tensor([i for i in standing.tolist() if i not in lost], dtype=torch.int64)
+        standing = [i for i in standing if i not in lost]
         if on_progress:
             done = int(ids[-1]) + 1
             on_progress(Progress(stage.name, done, len(bench.examples), done - len(paper.lost), paper.total_seconds))
@@ -158,7 +163,7 @@ def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tenso
         "predicted": logits.argmax(1),
         "broken": broken,
         "distance": bench.threat.distance(found.x_adv, x),
-        "loss": cross_entropy(logits, y),
+        "margin": margin(logits, y),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }

@@ -1,0 +1,84 @@
+"""Annealed PGD: steps that shrink from eps to nothing by a cosine. Few passes find most of what long attacks find."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.apgd import rivals
+from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, search
+from advreg.attacks.gradient import Start, started
+from advreg.attacks.judge import Model
+from advreg.attacks.result import AttackResult
+from advreg.objectives import Objective, cross_entropy
+from advreg.threat import ThreatModel
+
+
+def cosine_step(steps: int) -> Rule:
+    """Step ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at iteration ``k``, then project."""
+
+    def rule(state: State, k: int) -> State:
+        length = state.threat.radii(state.x) * (1 + math.cos(math.pi * k / steps)) / 2
+        moved = state.adv + length * state.threat.steepest(state.grad, state.adv)
+        return replace(state, adv=state.threat.project(moved, state.x))
+
+    return rule
+
+
+def annealed(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    steps: int = 20,
+    restarts: int = 1,
+    targets: int = 0,
+    start: Start = "uniform",
+    objective: Objective = cross_entropy,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> AttackResult:
+    """Attack by PGD whose step shrinks from eps to zero: it crosses the ball at once, and settles at the end.
+
+    With ``targets``, each attempt goes for one rival class, those of highest clean logit in turn; the objective then takes
+    labels with their rivals, such as `rival_margin`. An example that stands costs ``1 + attempts (steps + 2)`` forwards and
+    ``attempts steps`` backwards, with ``max(targets, 1) restarts`` attempts.
+
+    Args:
+        model, x, y, threat, start, ids, seed, batch_size: as for `pgd`.
+        steps: gradient steps of one attempt.
+        restarts: rounds, each on the examples that still stand.
+        targets: how many rival classes a round tries; 0 for an untargeted objective.
+        objective: what to maximise.
+
+    Returns:
+        An `AttackResult`, judged by the original model.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3).eval()
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> annealed(model, x, y, ThreatModel("linf", 1e-6), steps=5).backwards <= 2 * 5
+        True
+
+    Reference: the schedule of Ye et al., "Practical evaluation of adversarial robustness via adaptive auto attack", CVPR 2022.
+    """
+    ask, rule = Ask(model, objective), cosine_step(steps)
+
+    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
+        origin = started(start, x, threat, ids, seed, restart)
+        if not targets:
+            return climb(ask, x, y, threat, origin, rule, steps, early_stop=True)
+        rival = 1 + restart % targets
+        if rival >= y.shape[1]:  # the model has no such class: nothing found, nothing spent
+            return Scoreboard(ask, x, y, threat).result()
+        return climb(ask, x, y[:, [0, rival]], threat, origin, rule, steps, early_stop=True)
+
+    return search(
+        ask, x, y, threat, attempt, restarts=max(targets, 1) * restarts,
+        ids=ids, batch_size=batch_size, aim=rivals(targets) if targets else as_labelled,
+    )  # fmt: skip

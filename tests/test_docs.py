@@ -1,0 +1,42 @@
+"""Every Python example in the documents runs, and every command they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{k}")
+    for page in PAGES
+    for k, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_example_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "example"}
+    exec(compile(block, "example", "exec"), namespace)
+    assert len(namespace) > 1
+
+
+def test_every_verb_named_in_a_document_exists() -> None:
+    from advreg.cli.app import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
+    named = {verb for page in PAGES for verb in re.findall(r"\badvreg ([a-z]+)\b(?!\.)", page.read_text())}
+    prose = {"import", "as"}
+    assert {verb for verb in named - prose if verb in known}, "no verb found: the pattern is wrong"
+    commands = {v for page in PAGES for v in re.findall(r"^advreg ([a-z]+)", page.read_text(), re.M)}
+    assert commands <= known
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -6,13 +6,14 @@ add a version: the id stands in every result.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from advreg import attacks
 from advreg.errors import ConfigError, did_you_mean
+from advreg.objectives import dlr, probability_margin, targeted_dlr
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]
@@ -39,7 +40,7 @@ class Protocol:
     """A named, versioned list of attacks.
 
     Example:
-        >>> resolve("quick").id(ThreatModel("linf", 0.3))
+        >>> resolve("quick", "linf").id(ThreatModel("linf", 0.3))
         'linf-0.3-quick@1'
     """
 
@@ -52,17 +53,79 @@ class Protocol:
         return f"{threat.norm}-{float(threat.eps):.6g}-{self.name}@{self.version}"
 
 
-_PGD40 = Stage("pgd-40", functools.partial(attacks.pgd, steps=40))
+def _fgsm(norm: str) -> tuple[Stage, ...]:
+    return (Stage("fgsm", attacks.fgsm),)
 
-PROTOCOLS: dict[str, Protocol] = {
-    "fgsm": Protocol("fgsm", 1, (Stage("fgsm", attacks.fgsm),)),
-    "quick": Protocol("quick", 1, (_PGD40,)),
-    "basic": Protocol("basic", 1, (Stage("fgsm", attacks.fgsm), _PGD40)),
+
+def _quick(norm: str) -> tuple[Stage, ...]:
+    return (Stage("pgd-40", partial(attacks.pgd, steps=40)),)
+
+
+def _standard(norm: str) -> tuple[Stage, ...]:
+    """AutoAttack's standard version (Croce and Hein, ICML 2020; ICML 2021 for l1): order, budgets and losses as published."""
+    if norm == "l1":
+        ce = partial(attacks.apgd, steps=100, restarts=5, large_eps=True)
+        rival = partial(attacks.apgd_targeted, steps=100, targets=5, large_eps=True)
+    else:
+        ce = partial(attacks.apgd, steps=100)
+        rival = partial(attacks.apgd_targeted, steps=100, targets=9)
+    return (Stage("apgd-ce", ce), Stage("apgd-t", rival), _FAB_T, _SQUARE)
+
+
+def _plus(norm: str) -> tuple[Stage, ...]:
+    """AutoAttack's larger version: five restarts, DLR, and FAB besides FAB-T."""
+    large = norm == "l1"
+    return (
+        Stage("apgd-ce", partial(attacks.apgd, restarts=5, large_eps=large)),
+        Stage("apgd-dlr", partial(attacks.apgd, restarts=5, objective=dlr, large_eps=large)),
+        Stage("fab", partial(attacks.fab, steps=100, restarts=5)),
+        _SQUARE,
+        Stage("apgd-t", partial(attacks.apgd_targeted, targets=9, large_eps=large)),
+        _FAB_T,
+    )
+
+
+def _rand(norm: str) -> tuple[Stage, ...]:
+    """AutoAttack's version for random models: gradients, losses and verdicts averaged over 20 samples."""
+    large = norm == "l1"
+    return (
+        Stage("apgd-ce", partial(attacks.apgd, eot=20, large_eps=large)),
+        Stage("apgd-dlr", partial(attacks.apgd, eot=20, objective=dlr, large_eps=large)),
+    )
+
+
+def _strong(norm: str) -> tuple[Stage, ...]:
+    """Ours, by yield per cost: short annealed runs first, then rivals, then long runs and a black box on what is nearest."""
+    rival = partial(attacks.annealed, steps=20, targets=3, objective=targeted_dlr)
+    long = partial(attacks.apgd_targeted, steps=50, targets=9, large_eps=norm == "l1")
+    return (
+        Stage("annealed-ce", partial(attacks.annealed, steps=20)),
+        Stage("annealed-t", rival),
+        Stage(
+            "annealed-pm", partial(attacks.annealed, steps=50, restarts=4, objective=probability_margin), nearest=0.3
+        ),
+        Stage("apgd-t", long, nearest=0.2),
+        Stage("square", partial(attacks.square, queries=1000), nearest=0.1),
+    )
+
+
+_FAB_T = Stage("fab-t", partial(attacks.fab, steps=100, targets=9))
+_SQUARE = Stage("square", partial(attacks.square, queries=5000))
+
+PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[Stage, ...]]]] = {
+    "fgsm": (1, _fgsm),
+    "quick": (1, _quick),
+    "basic": (1, lambda norm: (*_fgsm(norm), *_quick(norm))),
+    "strong": (1, _strong),
+    "standard": (1, _standard),
+    "plus": (1, _plus),
+    "rand": (1, _rand),
 }
+"""Version and attacks of every protocol, by name; the attacks depend on the norm."""
 
 
-def resolve(protocol: str | Protocol) -> Protocol:
-    """Return the protocol of this name, or the one given.
+def resolve(protocol: str | Protocol, norm: str) -> Protocol:
+    """Return the protocol of this name for a norm, or the one given.
 
     Raises:
         ConfigError: no protocol has this name.
@@ -72,4 +135,5 @@ def resolve(protocol: str | Protocol) -> Protocol:
     if protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
         raise ConfigError(f"protocol is {protocol!r}; allowed: {known}.{did_you_mean(protocol, PROTOCOLS)}")
-    return PROTOCOLS[protocol]
+    version, stages = PROTOCOLS[protocol]
+    return Protocol(protocol, version, stages(norm))

@@ -89,7 +89,7 @@ def evaluate(
         >>> found.robust_accuracy <= found.clean_accuracy
         True
     """
-    chosen = resolve(protocol)
+    chosen = resolve(protocol, threat.norm)
     examples = examples_of(data, n, threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))

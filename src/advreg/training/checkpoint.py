@@ -1,0 +1,81 @@
+"""What a run has reached, on disk: one file is the truth, everything else in the folder follows from it.
+
+An epoch is complete once ``checkpoint.pt`` is replaced. The weights files and the line of metrics are written after it and
+written again on resume, so a kill between any two writes loses nothing and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from advreg.errors import RunError
+from advreg.runs import RunFolder
+from advreg.runs.files import sweep
+from advreg.training.session import Session
+
+NAME = "checkpoint.pt"
+BEST, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after a complete epoch.
+
+    Attributes:
+        epoch: the last complete epoch; 0 before the first.
+        best_epoch, best_rank: the best epoch so far and what it was largest in.
+        record: the epoch's line of metrics.jsonl.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_rank: tuple[float, float] = (-1.0, -1.0)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def commit(run: RunFolder, session: Session, progress: Progress) -> None:
+    """Write down a complete epoch: the checkpoint first, then what follows from it."""
+    state = {
+        "progress": asdict(progress),
+        "model": session.model.state_dict(),
+        "optimizer": session.optimizer.state_dict(),
+        "scheduler": session.scheduler.state_dict(),
+    }
+    content = io.BytesIO()
+    torch.save(state, content)
+    run.write(NAME, content.getvalue())
+    _publish(run, session, progress)
+
+
+def restore(run: RunFolder, session: Session) -> Progress:
+    """Bring the session to the last complete epoch of the run; finish writing what a kill left unwritten.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    sweep(run.path, (NAME, BEST, LAST))
+    if not (run / NAME).exists():
+        return Progress()
+    try:
+        state = torch.load(run / NAME, map_location="cpu", weights_only=True)
+        session.model.load_state_dict(state["model"])
+        session.optimizer.load_state_dict(state["optimizer"])
+        session.scheduler.load_state_dict(state["scheduler"])
+        progress = Progress(**state["progress"])
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+        raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
+    _publish(run, session, progress)
+    return progress
+
+
+def _publish(run: RunFolder, session: Session, progress: Progress) -> None:
+    run.save_model(session.model, LAST)
+    if progress.best_epoch == progress.epoch:
+        run.save_model(session.model, BEST)
+    written = [record.get("epoch") for record in run.read_log(METRICS) if "event" not in record]
+    if progress.epoch not in written:
+        run.append(METRICS, progress.record)

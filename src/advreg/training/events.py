@@ -1,0 +1,72 @@
+"""What training tells whoever watches it: frozen records handed to a callback, so that the library prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training is about to begin.
+
+    Attributes:
+        out: the run folder.
+        epochs, steps: epochs in all, and steps of each.
+        seconds: estimate for what is left, measured on a few steps; 0 when nothing is left.
+    """
+
+    out: Path
+    epochs: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """An interrupted run goes on after its last complete epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some steps of an epoch are done; loss and accuracy are those of the epoch so far, on what it trained on."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    train_accuracy: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch is complete and written down.
+
+    Attributes:
+        epoch, epochs: which, and how many there are in all.
+        record: its line of metrics.jsonl.
+        best: whether its weights are the best so far.
+        seconds_left: estimate from the epochs of this process.
+    """
+
+    epoch: int
+    epochs: int
+    record: dict[str, Any]
+    best: bool
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training is complete; model.safetensors holds the weights of ``best_epoch``."""
+
+    epochs: int
+    best_epoch: int
+
+
+Event = Started | Resumed | Step | EpochEnd | Finished
+OnEvent = Callable[[Event], None]

@@ -1,0 +1,72 @@
+"""Schedules: how much of the learning rate each part of training uses, as functions of progress in (0, 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from advreg.training.choose import choose
+
+Factor = Callable[[float], float]
+"""Progress, 0 before the first step and 1 after the last, to a multiple of the learning rate."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Moment = Annotated[float, Field(gt=0, lt=1)]
+
+
+def constant() -> Factor:
+    """Keep the learning rate."""
+    return lambda progress: 1.0
+
+
+def cosine(warmup: Share = 0.0) -> Factor:
+    """Rise linearly during ``warmup`` (a share of training), then fall to zero along half a cosine."""
+
+    def factor(progress: float) -> float:
+        if progress < warmup:
+            return progress / warmup
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+    return factor
+
+
+def triangular(peak: Moment = 0.5) -> Factor:
+    """Rise linearly from zero to the learning rate at ``peak`` (a share of training), then fall to zero (one cycle).
+
+    Example:
+        >>> [triangular(0.25)(progress) for progress in (0.125, 0.25, 0.625)]
+        [0.5, 1.0, 0.5]
+    """
+    return lambda progress: min(progress / peak, (1 - progress) / (1 - peak))
+
+
+def multistep(milestones: list[Moment] = [0.5, 0.75], gamma: Moment = 0.1) -> Factor:  # noqa: B006
+    """Multiply by ``gamma`` at each of the ``milestones`` (shares of training)."""
+    return lambda progress: gamma ** sum(progress >= milestone for milestone in milestones)
+
+
+SCHEDULES: dict[str, Callable[..., Factor]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "triangular": triangular,
+    "multistep": multistep,
+}
+
+
+def named(name: str, options: Mapping[str, Any]) -> Factor:
+    """Return the schedule of this name with these options, as a configuration gives them.
+
+    Raises:
+        ConfigError: an unknown schedule or option, or an option that is not allowed.
+    """
+    return choose("schedule", SCHEDULES, name, options)
+
+
+def scheduler(optimizer: Optimizer, factor: Factor, steps: int) -> LambdaLR:
+    """Return the scheduler that gives each of ``steps`` steps the factor at its middle: no step is wasted at zero."""
+    return LambdaLR(optimizer, lambda step: factor((min(step, steps - 1) + 0.5) / steps))

@@ -1,0 +1,63 @@
+"""Which epoch is best: accuracy, clean and robust, on TRAINING images that training never sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from advreg.attacks import pgd
+from advreg.data import Dataset
+from advreg.errors import ConfigError
+from advreg.runtime import derived_seed
+from advreg.threat import ThreatModel
+from advreg.training.modes import eval_mode
+
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracies on the held-out images; ``robust_accuracy`` is None where there is no adversary."""
+
+    clean_accuracy: float
+    robust_accuracy: float | None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What the best epoch is largest in: robust accuracy first, then clean accuracy."""
+        return (self.robust_accuracy or 0.0, self.clean_accuracy)
+
+
+def hold_out(train: Dataset, n: int, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Split a training set at random: what is trained on, and ``n`` images that are not (None for 0).
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if n >= len(train):
+        raise ConfigError(
+            f"data.validation is {n}, but {train.name} has {len(train)} training images; allowed: fewer than that"
+        )
+    generator = torch.Generator().manual_seed(derived_seed(seed, "hold out"))
+    order = torch.randperm(len(train), generator=generator)
+    held = train.select(order[:n].sort().values) if n else None
+    return train.select(order[n:].sort().values), held
+
+
+def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps: int) -> Score:
+    """Measure a model on held-out images, clean and, where there is a threat, under PGD with ``steps`` steps.
+
+    The attack's random start is the same every time, so that epochs are compared on equal terms. Modes are restored.
+    """
+    clean = robust = 0
+    with eval_mode(model):
+        for start in range(0, len(held), CHUNK):
+            x, y = held.tensors(n=CHUNK, start=start)
+            with torch.no_grad():
+                clean += int((model(x).argmax(1) == y).sum())
+            if threat is not None:
+                ids = torch.arange(start, start + len(x), device=x.device)
+                robust += int((~pgd(model, x, y, threat, steps=steps, ids=ids).broken).sum())
+    return Score(clean / len(held), None if threat is None else robust / len(held))

@@ -1,6 +1,7 @@
 """What an attack maximises: plain functions ``(logits (B, K), y (B,)) -> (B,)``.
 
-``y`` holds labels, integers ``(B,)``, or probabilities ``(B, K)`` where a label is mixed or is another model's output.
+``y`` holds labels, integers ``(B,)``, or probabilities ``(B, K)`` where a label is mixed or is another model's output, or,
+for `targeted_dlr`, integers ``(B, 1 + R)``: the label, then the rival classes that are to beat it.
 A targeted attack maximises the negative of the same functions, with ``y`` the class it wants.
 """
 
@@ -17,8 +18,10 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def labels_of(y: Tensor) -> Tensor:
-    """Return the labels ``(B,)`` of labels or of probabilities ``(B, K)``."""
-    return y if y.ndim == 1 else y.argmax(1)
+    """Return the labels ``(B,)`` of labels, of probabilities ``(B, K)``, or of labels with their rivals ``(B, 1 + R)``."""
+    if y.ndim == 1:
+        return y
+    return y.argmax(1) if y.is_floating_point() else y[:, 0]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -44,14 +47,45 @@ def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the difference-of-logits ratio ``(max_{i != y} z_i - z_y) / (z_(1) - z_(3))``, at least 3 classes.
+    """Return the difference-of-logits ratio ``(max_{i != y} z_i - z_y) / (z_(1) - z_(3))``.
 
-    It does not change when the logits are shifted or multiplied, so it does not vanish on overconfident networks.
+    It does not change when the logits are shifted or multiplied, so it does not vanish on overconfident networks. With
+    2 classes there is no third logit, and it is the margin.
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
     """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the targeted ratio ``(max_t z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)``, ``t`` over the rivals in ``y``.
+
+    With fewer than 4 classes there is no fourth logit, and it is the margin of the rivals, ``max_t z_t - z_y``.
+
+    Args:
+        logits: ``(B, K)``.
+        y: integers ``(B, 1 + R)``: the label, then one or more rivals; the published loss has one.
+
+    Example:
+        >>> z = torch.tensor([[4.0, 3.0, 1.0, 0.0]])
+        >>> targeted_dlr(z, torch.tensor([[0, 2]])).item()  # (1 - 4) / (4 - 0.5)
+        -0.8571428656578064
+
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+    """
+    gap = logits.gather(1, y[:, 1:]).amax(1) - logits.gather(1, y[:, :1])[:, 0]
+    if not scale_free(logits.shape[1]):
+        return gap
+    top = logits.topk(4, dim=1).values
+    return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def scale_free(classes: int) -> bool:
+    """Say whether `dlr` and `targeted_dlr` are ratios for that many classes, and not (one of them) a plain margin."""
+    return classes >= 4
 
 
 def negated(objective: Objective) -> Objective:

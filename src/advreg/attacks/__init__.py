@@ -1,7 +1,34 @@
-"""Attacks: functions ``(model, x, y, threat, ...) -> AttackResult``, all on one engine, all judged by one judge."""
+"""Attacks: functions ``(model, x, y, threat, ...) -> result``, on one engine, judged by one judge."""
 
+from advreg.attacks.annealed import annealed
+from advreg.attacks.apgd import apgd, apgd_targeted
+from advreg.attacks.blackbox import hopskipjump, random_search, spsa, square, transfer
 from advreg.attacks.gradient import craft, fgsm, mifgsm, pgd
 from advreg.attacks.judge import verify
+from advreg.attacks.minimal import bisected, carlini, ddn, deepfool, fab, fmn, nearest
 from advreg.attacks.result import AttackResult, Crafted
 
-__all__ = ["AttackResult", "Crafted", "craft", "fgsm", "mifgsm", "pgd", "verify"]
+__all__ = [
+    "AttackResult",
+    "Crafted",
+    "annealed",
+    "apgd",
+    "apgd_targeted",
+    "bisected",
+    "carlini",
+    "craft",
+    "ddn",
+    "deepfool",
+    "fab",
+    "fgsm",
+    "fmn",
+    "hopskipjump",
+    "mifgsm",
+    "nearest",
+    "pgd",
+    "random_search",
+    "spsa",
+    "square",
+    "transfer",
+    "verify",
+]

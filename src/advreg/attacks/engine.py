@@ -32,7 +32,7 @@ class State:
         threat: the threat model, its eps one for each row where it varies.
         adv: current iterate.
         loss, grad, fooled: of the current iterate, from the last query.
-        best, best_loss, best_grad, best_fooled: of the best iterate so far: fooled first, then by loss.
+        best, best_loss, best_fooled: of the best iterate so far: fooled first, then by loss.
         memory: whatever the rule wants to remember, tensors ``(B, ...)``.
     """
 
@@ -46,7 +46,6 @@ class State:
     fooled: Tensor
     best: Tensor
     best_loss: Tensor
-    best_grad: Tensor
     best_fooled: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
@@ -128,7 +127,7 @@ def begin(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> State:
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     zero = torch.zeros_like(x)
-    return State(rows, x, y, threat, adv, low, zero, no, adv, low, zero, no)
+    return State(rows, x, y, threat, adv, low, zero, no, adv, low, no)
 
 
 def asked(ask: Ask, state: State, *, gradient: bool) -> State:
@@ -137,15 +136,13 @@ def asked(ask: Ask, state: State, *, gradient: bool) -> State:
     loss = torch.where(torch.isfinite(loss), loss, -torch.inf).to(state.loss.dtype)
     fooled = ask.fooled(logits, state.y)
     better = (fooled & ~state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
-    wide = per_example(better, state.x)
     return replace(
         state,
         loss=loss,
         grad=grad,
         fooled=fooled,
-        best=torch.where(wide, state.adv, state.best),
+        best=torch.where(per_example(better, state.x), state.adv, state.best),
         best_loss=torch.where(better, loss, state.best_loss),
-        best_grad=torch.where(wide, grad, state.best_grad),
         best_fooled=state.best_fooled | fooled,
     )
 
@@ -169,10 +166,14 @@ class Scoreboard:
         """Let the judge see these points, write them down, and return which of them it confirmed."""
         threat = self.threat.select(rows)
         broken, logits = judged(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
+        self.write(rows, adv, broken, logits)
+        return broken
+
+    def write(self, rows: Tensor, adv: Tensor, broken: Tensor, logits: Tensor) -> None:
+        """Write down what the judge, who was asked once, said of these points."""
         self.cost[rows, 0] += 1
         self.x_adv[rows], self.broken[rows] = adv, broken
         self.loss[rows] = self.ask.loss_at(logits, self.y[rows]).to(self.loss.dtype)
-        return broken
 
     def retire(self, state: State) -> State:
         """Judge the rows that look fooled; those confirmed leave, the others forget the point and go on."""
@@ -225,6 +226,14 @@ def climb(
 Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, int], AttackResult]
 """``(x, y, threat, ids, restart) -> result``: one attempt on a batch."""
 
+Aim = Callable[[Tensor, Tensor], Tensor]
+"""``(clean logits (B, K), y) -> y``: the labels that attempts get, for attacks that choose classes by the clean logits."""
+
+
+def as_labelled(_logits: Tensor, y: Tensor) -> Tensor:
+    """Aim at nothing but the labels as they were given."""
+    return y
+
 
 def search(
     ask: Ask,
@@ -237,6 +246,7 @@ def search(
     ids: Tensor | None = None,
     early_stop: bool = True,
     batch_size: int = 512,
+    aim: Aim = as_labelled,
 ) -> AttackResult:
     """Judge the clean points (they are inside every threat model), then attempt again and again on what stands.
 
@@ -250,6 +260,7 @@ def search(
         ids: example ids ``(B,)`` on which the random draws depend; 0 to B-1 where not given.
         early_stop: whether a broken example leaves at once.
         batch_size: examples under attack at a time.
+        aim: what attempts get for ``y``, from the logits of the clean points, which the judge had to compute anyway.
 
     Returns:
         The worst case over the clean point and all attempts.
@@ -265,7 +276,7 @@ def search(
     parts = []
     for rows in torch.split(everything, batch_size):
         part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
-        parts.append(_search_chunk(ask, part, attempt, restarts, early_stop))
+        parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim))
     return concatenate(parts)
 
 
@@ -275,10 +286,13 @@ def _search_chunk(
     attempt: Attempt,
     restarts: int,
     early_stop: bool,
+    aim: Aim,
 ) -> AttackResult:
     x, y, threat, ids = part
+    broken, logits = judged(ask.model, x, x, y, threat, ask.targeted)
+    y = aim(logits, y)
     clean = Scoreboard(ask, x, y, threat)
-    clean.submit(torch.arange(len(x), device=x.device), x)
+    clean.write(torch.arange(len(x), device=x.device), x, broken, logits)
     result = clean.result()
     for restart in range(restarts):
         standing = ~result.broken if early_stop else torch.ones_like(result.broken)
@@ -307,6 +321,8 @@ def check_batch(x: Tensor, y: Tensor, threat: ThreatModel) -> None:
         raise DataError(f"x spans [{float(x.min()):g}, {float(x.max()):g}] outside the box [{low:g}, {high:g}]{hint}")
     if y.ndim == 1 and (y.is_floating_point() or int(y.min()) < 0):
         raise DataError(f"y is {y.dtype} from {float(y.min()):g}; give labels 0 to classes-1 as integers")
+    if y.ndim > 1 and not y.is_floating_point():
+        raise DataError(f"y is {y.dtype} {tuple(y.shape)}; give labels (B,), or probabilities (B, K) as floats")
     eps = threat.eps
     if isinstance(eps, Tensor) and eps.ndim and len(eps) != len(x):
         raise DataError(f"eps holds {len(eps)} radii for {len(x)} examples; give one for each, or one number")

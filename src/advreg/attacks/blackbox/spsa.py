@@ -1,0 +1,122 @@
+"""SPSA: gradient ascent on a gradient that is estimated from differences of scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from advreg import noise
+from advreg.attacks.blackbox.walk import Proposal, Walk, walk
+from advreg.attacks.engine import Ask, search
+from advreg.attacks.judge import Model
+from advreg.attacks.result import AttackResult
+from advreg.errors import ThreatError
+from advreg.objectives import margin
+from advreg.threat import ThreatModel
+
+_TOGETHER = 16  # directions asked in one forward; a constant, so that draws do not depend on the batch
+_LANE = 1 << 20  # streams kept for one step
+
+
+def spsa(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    steps: int = 50,
+    samples: int = 64,
+    step_size: float = 0.01,
+    probe: float = 0.01,
+    targeted: bool = False,
+    early_stop: bool = True,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> AttackResult:
+    """Attack by Adam on ``g = mean_v [f(x + probe v) - f(x - probe v)] / (2 probe) v``, v random signs, f the margin; linf.
+
+    It needs no gradient, so it sees through those that are hidden, and averages over what a random model answers.
+    An example that stands costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the differences and the iterate of
+    each step, the judge.
+
+    Args:
+        model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
+        x: clean inputs ``(B, ...)`` in the threat's box.
+        y: labels ``(B,)``; the wanted classes if targeted.
+        threat: what the adversary may do; norm linf.
+        steps: steps of Adam.
+        samples: directions at each step.
+        step_size: length of a step for each value, in the units of the input.
+        probe: how far the differences are taken, in the units of the input.
+        targeted: whether ``y`` is the class the adversary wants.
+        early_stop: whether a broken example leaves at once.
+        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        seed: seed of the directions.
+        batch_size: examples under attack at a time; a forward takes 32 inputs for each of them.
+
+    Returns:
+        An `AttackResult`, judged by the original model.
+
+    Raises:
+        ThreatError: another norm than linf, or a count or length that is not positive.
+        ModelError, DataError: a model or inputs that cannot be used as given.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3).eval()
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> spsa(model, x, y, ThreatModel("linf", 0.1), steps=3, samples=4).backwards
+        0
+
+    Reference: Uesato, O'Donoghue, van den Oord, Kohli, "Adversarial risk and the dangers of evaluating against weak
+    attacks", ICML 2018.
+    """
+    if threat.norm != "linf":
+        raise ThreatError(
+            f"spsa is made for linf, the threat is {threat}; use square or hopskipjump for l2, square for l1"
+        )
+    if min(steps, samples, step_size, probe) <= 0:
+        raise ThreatError(
+            f"steps, samples, step_size, probe are {steps}, {samples}, {step_size}, {probe}; give more than 0"
+        )
+    ask = Ask(model, margin, targeted)
+
+    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
+        propose = _adam(ask, samples, step_size, probe, seed)
+        return walk(ask, x, y, threat, ids, propose, steps, price=2 * samples + 1, early_stop=early_stop)
+
+    return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
+
+
+def _adam(ask: Ask, samples: int, step_size: float, probe: float, seed: int) -> Proposal:
+    """Return the proposal: a step of Adam from the last iterate, whether that was the best or not."""
+
+    def propose(state: Walk, k: int) -> Walk:
+        g = _estimated(ask, state, samples, probe, seed, k * _LANE)
+        zero = torch.zeros_like(g)
+        first = 0.9 * state.memory.get("first", zero) + 0.1 * g
+        second = 0.999 * state.memory.get("second", zero) + 0.001 * g.square()
+        scaled = first / (1 - 0.9 ** (k + 1)) / ((second / (1 - 0.999 ** (k + 1))).sqrt() + 1e-12)
+        moved = state.threat.project(state.adv + step_size * scaled, state.x)
+        return replace(state, adv=moved).remember(first=first, second=second)
+
+    return propose
+
+
+@torch.no_grad()
+def _estimated(ask: Ask, state: Walk, samples: int, probe: float, seed: int, stream: int) -> Tensor:
+    """Return the estimated gradient of the loss at the iterate. Probes stay in the box: a service may refuse others."""
+    low, high = state.threat.box
+    total = torch.zeros_like(state.adv)
+    for done in range(0, samples, _TOGETHER):
+        count = min(_TOGETHER, samples - done)
+        shape = (count, *state.x.shape[1:])
+        v = noise.signs(state.ids, shape, seed, stream + done, state.x.dtype)
+        pair = torch.stack([state.adv[:, None] + probe * v, state.adv[:, None] - probe * v], 1).clamp(low, high)
+        logits = ask.model(pair.flatten(0, 2))
+        loss = ask.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)
+        slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * probe * samples)
+        total = total + (slope.view(*slope.shape, *[1] * (v.ndim - 2)) * v).sum(1)
+    return total

@@ -1,0 +1,177 @@
+"""Square: random search over windows of the input, with scores and no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from advreg import noise
+from advreg.attacks.blackbox.walk import Proposal, Walk, drawn, walk
+from advreg.attacks.blackbox.windows import Grid, bumps, put, take, window_share
+from advreg.attacks.engine import Ask, search
+from advreg.attacks.judge import Model
+from advreg.attacks.result import AttackResult
+from advreg.errors import ThreatError
+from advreg.objectives import margin
+from advreg.threat import ThreatModel
+
+_START = 1 << 40  # the lane of the starting points
+_FADING = 0.999  # what a window held weighs a little less than the new bump, lest the two cancel
+_TILES = 5  # bumps along a side of the starting point
+
+
+def square(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    queries: int = 5000,
+    p: float = 0.8,
+    rescale: bool = False,
+    restarts: int = 1,
+    targeted: bool = False,
+    early_stop: bool = True,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> AttackResult:
+    """Attack by random search: change one window of the input at a time, keep the change if the margin rose.
+
+    linf: the start is vertical stripes of ``+-eps``, a query repaints one window with ``+-eps`` in each channel. l2, l1: the
+    start is a tiling of bumps, a query moves the mass of two windows into a new bump in one of them. Windows shrink as the
+    search goes on (`window_share`). Every example has windows of its own, so its result does not depend on its batch.
+
+    An example that stands costs ``restarts * (queries + 1) + 1`` forwards: the queries, the judge's at the best point of each
+    restart, and the clean point.
+
+    Args:
+        model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
+        x: clean inputs in the threat's box: images ``(B, C, H, W)``, sequences ``(B, C, n)`` or vectors ``(B, n)``.
+        y: labels ``(B,)``; the wanted classes if targeted.
+        threat: what the adversary may do.
+        queries: forwards an attempt may spend on an example, the starting point among them.
+        p: share of the input that the first windows cover.
+        rescale: whether the windows shrink in proportion to ``queries`` (the schedule is made for 10,000).
+        restarts: attempts, each on the examples that still stand.
+        targeted: whether ``y`` is the class the adversary wants.
+        early_stop: whether a broken example leaves at once, or its margin is raised to the end.
+        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        seed: seed of the random draws.
+        batch_size: examples under attack at a time.
+
+    Returns:
+        An `AttackResult`, judged by the original model.
+
+    Raises:
+        ThreatError: no queries, or a share outside (0, 1].
+        ModelError, DataError: a model or inputs that cannot be used as given.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3).eval()
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> result = square(model, x, y, ThreatModel("linf", 0.1), queries=20)
+        >>> bool((result.distance <= 0.1).all()), result.backwards
+        (True, 0)
+
+    Reference: Andriushchenko, Croce, Flammarion, Hein, "Square attack", ECCV 2020; Croce and Hein, ICML 2021, for l1.
+    """
+    if queries < 1 or not 0 < p <= 1:
+        raise ThreatError(f"queries is {queries} and p is {p}; give at least 1 query and a share in (0, 1]")
+    ask, budget = Ask(model, margin, targeted), queries if rescale else None
+
+    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
+        make = _repainting if threat.norm == "linf" else _moving
+        propose = make(Grid.of(x), p, budget, seed, restart)
+        return walk(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
+
+    return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+
+
+def _repainting(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
+    """Return the proposal for linf: stripes, then windows, all at the edge of the ball."""
+
+    def propose(state: Walk, k: int) -> Walk:
+        if k == 0:
+            return _striped(state, grid, seed, restart)
+        state = drawn(state, k - 1, 2 + grid.channels, seed, restart)
+        u = state.memory["now"]
+        cells = grid.place(u, grid.window(window_share(k - 1, p, budget)))
+        low, high = take(state.memory["low"], cells), take(state.memory["high"], cells)
+        up = u[:, 2:, None] < 0.5
+        paint = torch.where(up, high, low)
+        idle = (paint == take(grid.planes(state.best), cells)).flatten(1).all(1)[:, None, None]
+        paint = torch.where(up ^ idle, high, low)  # painted so already: the other way, lest the query be wasted
+        return replace(state, adv=put(grid.planes(state.best), cells, paint).view_as(state.x))
+
+    return propose
+
+
+def _striped(state: Walk, grid: Grid, seed: int, restart: int) -> Walk:
+    """Remember the edges of the ball, and start with one sign for each channel and column."""
+    radii, project = state.threat.radii(state.x), state.threat.project
+    edges = {name: project(state.x + s * radii, state.x) for name, s in (("low", -1), ("high", 1))}
+    shape = (grid.channels, 1, grid.width)
+    up = noise.uniform(state.ids, shape, seed, _START + restart) < 0.5
+    wide = up.expand(-1, -1, grid.height, -1).reshape(state.x.shape)
+    adv = torch.where(wide, edges["high"], edges["low"])
+    return replace(state, adv=adv).remember(**{name: grid.planes(edge) for name, edge in edges.items()})
+
+
+def _moving(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
+    """Return the proposal for l2 and l1: a tiling of bumps, then mass moved from two windows into one bump."""
+
+    def propose(state: Walk, k: int) -> Walk:
+        if k == 0:
+            return replace(state, adv=_inside(state, _tiled(state, grid, seed, restart)))
+        state = drawn(state, k - 1, 5 + grid.channels, seed, restart)
+        return replace(state, adv=_inside(state, _moved(state, grid, grid.window(window_share(k - 1, p, budget)))))
+
+    return propose
+
+
+def _moved(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
+    """Return offsets ``(B, C, cells)`` with two windows emptied and one of them filled with what both held, and the unused."""
+    u, order = state.memory["now"], 1 if state.threat.norm == "l1" else 2
+    delta = grid.planes(state.best - state.x)
+    here, there = grid.place(u[:, 0:2], size), grid.place(u[:, 2:4], size)
+    emptied = put(put(delta, here, 0.0), there, 0.0)
+    held = _power(delta, order)
+    full = state.threat.radii(state.x).view(-1, 1, 1) ** order
+    unused = full - held.sum(1, keepdim=True)
+    mass = held - _power(emptied, order) + unused.clamp_min(0.0) / grid.channels
+    pattern = bumps(*size).to(delta)[(u[:, 4] < 0.5).long()][:, None]
+    fresh, old = torch.where(u[:, 5:, None] < 0.5, pattern, -pattern), take(delta, here)
+    fresh = fresh / _length(fresh, order) + _FADING * old / _length(old, order)
+    return put(emptied, here, fresh * (mass.clamp_min(0.0) ** (1 / order) / _length(fresh, order)))
+
+
+def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
+    """Return offsets ``(B, C, cells)``: a bump in every tile, with a sign for each tile and channel."""
+    height, width = max(grid.height // _TILES, 1), max(grid.width // _TILES, 1)
+    down, right = grid.height // height, grid.width // width
+    u = noise.uniform(state.ids, (1 + grid.channels, down, right), seed, _START + restart)
+    pattern = bumps(height, width).to(state.x)[(u[:, 0] < 0.5).long()]  # (B, down, right, cells of a tile)
+    signed = torch.where(u[:, 1:, :, :, None] < 0.5, pattern[:, None], -pattern[:, None])
+    tiles = signed.view(*signed.shape[:4], height, width).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    padded = F.pad(tiles, (0, grid.width - right * width, 0, grid.height - down * height))
+    return grid.planes(padded)
+
+
+def _inside(state: Walk, delta: Tensor) -> Tensor:
+    """Return ``x + delta``, stretched to the edge of the ball and kept inside ball and box."""
+    flat = delta.flatten(1)
+    length = _length(flat, 1 if state.threat.norm == "l1" else 2)
+    offset = (flat / length).view_as(state.x) * state.threat.radii(state.x)
+    return state.threat.project(state.x + offset, state.x)
+
+
+def _power(v: Tensor, order: int) -> Tensor:
+    return (v.abs() if order == 1 else v.square()).sum(-1, keepdim=True)
+
+
+def _length(v: Tensor, order: int) -> Tensor:
+    return (_power(v, order) ** (1 / order)).clamp_min(1e-12)

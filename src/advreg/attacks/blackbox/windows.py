@@ -1,0 +1,116 @@
+"""Windows of inputs: their size, their cells, and the bumps that fill them. Every example has a window of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def window_share(window: int, p: float = 0.8, budget: int | None = None) -> float:
+    """Return the share of the input that a window covers: ``p``, halved after 10, 50, 200, 500, 1000, ... windows.
+
+    Args:
+        window: how many windows were tried before this one.
+        p: share at the start.
+        budget: windows in all, to rescale a schedule made for 10,000 of them; None for the schedule as it is, which is
+            what AutoAttack does with its 5,000 queries.
+
+    Example:
+        >>> window_share(10), window_share(11), window_share(4999)
+        (0.8, 0.4, 0.00625)
+    """
+    age = window if budget is None else window * 10_000 // budget
+    return float(p / 2 ** sum(age > after for after in _HALVED_AFTER))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An input seen as ``channels`` planes of ``height x width`` cells; a vector is one plane of height 1.
+
+    Example:
+        >>> Grid.of(torch.zeros(5, 3, 28, 20)), Grid.of(torch.zeros(5, 30)).window(0.2)
+        (Grid(channels=3, height=28, width=20), (1, 6))
+    """
+
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Grid:
+        """Return the grid of a batch ``(B, n)``, ``(B, C, n)`` or ``(B, C, ..., H, W)``."""
+        shape = x.shape[1:]
+        channels = shape[0] if len(shape) > 1 else 1
+        return cls(channels, x[0].numel() // (channels * shape[-1]), shape[-1])
+
+    @property
+    def cells(self) -> int:
+        """Cells of one plane."""
+        return self.height * self.width
+
+    def planes(self, x: Tensor) -> Tensor:
+        """Return a batch as ``(B, channels, cells)``."""
+        return x.reshape(len(x), self.channels, self.cells)
+
+    def window(self, share: float) -> tuple[int, int]:
+        """Return height and width of a window that covers this share: a square if it fits, else a rectangle."""
+        area = share * self.cells
+        side = max(round(area**0.5), 1)
+        if side > self.height:
+            return self.height, min(round(area / self.height), self.width)
+        if side > self.width:
+            return min(round(area / self.width), self.height), self.width
+        return side, side
+
+    def place(self, u: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the cells of a window of this size for each example: ``(B, 1, height * width)``.
+
+        Args:
+            u: where, two numbers in [0, 1) for each example ``(B, 2)``.
+            size: height and width of the window.
+        """
+        top = (u[:, 0] * (self.height - size[0] + 1)).long()
+        left = (u[:, 1] * (self.width - size[1] + 1)).long()
+        down, right = (torch.arange(n, device=u.device) for n in size)
+        offsets = (down[:, None] * self.width + right).flatten()
+        return ((top * self.width + left)[:, None] + offsets)[:, None]
+
+
+def take(planes: Tensor, cells: Tensor) -> Tensor:
+    """Return what ``(B, C, n)`` holds in the cells ``(B, 1, k)``."""
+    return planes.gather(2, cells.expand(-1, planes.shape[1], -1))
+
+
+def put(planes: Tensor, cells: Tensor, values: Tensor | float) -> Tensor:
+    """Return ``planes`` with other values in the cells."""
+    index = cells.expand(-1, planes.shape[1], -1)
+    filled = values if isinstance(values, Tensor) else planes.new_full((), values).expand(index.shape)
+    return planes.scatter(2, index, filled)
+
+
+def _hill(height: int, width: int) -> Tensor:
+    """Return concentric rings that rise towards the middle: ring ``m`` is ``sum_{j >= m} 1 / (j + 1)^2`` high."""
+    down = (torch.arange(height) - height // 2).abs()
+    right = (torch.arange(width) - width // 2).abs()
+    ring = torch.maximum(down[:, None], right[None])
+    terms = 1.0 / (torch.arange(int(ring.max()) + 1, dtype=torch.float64) + 1).square()
+    return terms.flip(0).cumsum(0).flip(0)[ring]
+
+
+@cache
+def bumps(height: int, width: int) -> Tensor:
+    """Return two patterns ``(2, height * width)``: a hill and a hole beside it, and a hill and a hole below it."""
+    patterns = []
+    for wanted in (0, 1):
+        axis = wanted if (height, width)[wanted] > 1 else 1 - wanted
+        length = (height, width)[axis]
+        halves = [n for n in (length // 2, length - length // 2) if n]
+        parts = [_hill(*((n, width) if axis == 0 else (height, n))) for n in halves]
+        signed = [part / part.norm() * (1 - 2 * k) for k, part in enumerate(parts)]
+        patterns.append(torch.cat(signed, axis).flatten())
+    return torch.stack(patterns)

@@ -1,0 +1,107 @@
+"""How a minimum-norm attack looks at the model: logits, a function that is positive where it is fooled, and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.engine import Ask, query
+from advreg.attacks.judge import Model
+from advreg.attacks.minimal.planes import onto_plane
+from advreg.attacks.minimal.sparse import Ball, Sparse
+from advreg.errors import ModelError
+from advreg.objectives import Objective
+from advreg.threat import Norm, per_example
+
+if TYPE_CHECKING:
+    from advreg.attacks.minimal.hunt import State
+
+
+class View(NamedTuple):
+    """What one look sees: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, and the backwards it took."""
+
+    logits: Tensor
+    value: Tensor
+    grad: Tensor
+    backwards: int = 1
+
+
+Look = Callable[["State"], View]
+
+
+def along(model: Model, objective: Objective, *, targeted: bool = False) -> Look:
+    """Look along one objective, negated if targeted."""
+
+    def look(state: State) -> View:
+        logits, value, grad = query(Ask(model, objective, targeted), state.adv, state.y)
+        return View(logits, _finite(value), grad)
+
+    return look
+
+
+def toward_rank(model: Model, rank: int) -> Look:
+    """Look at ``z_t - z_y``, with t the class of this rank (0 first) among the other classes' clean logits."""
+
+    def look(state: State) -> View:
+        others = state.clean.scatter(1, state.y[:, None], -torch.inf)
+        target = others.topk(rank + 1, dim=1).indices[:, rank]
+
+        def lead(logits: Tensor, y: Tensor) -> Tensor:
+            return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+        return along(model, lead)(state)
+
+    return look
+
+
+def nearest_plane(model: Model) -> Look:
+    """Look at the ``z_k - z_y`` whose linear model vanishes nearest inside the box, of all other classes k: K-1 backwards."""
+
+    def look(state: State) -> View:
+        with torch.inference_mode(False), torch.enable_grad():
+            point = state.adv.detach().clone().requires_grad_()
+            logits = model(point)
+        value, grad, least = _plane(state, logits, point, 0)
+        for j in range(1, logits.shape[1] - 1):
+            other_value, other_grad, gap = _plane(state, logits, point, j)
+            nearer = gap < least
+            value, least = torch.where(nearer, other_value, value), torch.where(nearer, gap, least)
+            grad = torch.where(per_example(nearer, grad), other_grad, grad)
+        return View(logits.detach(), value, grad, logits.shape[1] - 1)
+
+    return look
+
+
+def _plane(state: State, logits: Tensor, point: Tensor, j: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return value and gradient of the lead of the j-th class that is not the label's, and the distance to its zero."""
+    if not logits.requires_grad:
+        raise ModelError("no gradient flows from the logits to the input; minimum-norm attacks need one")
+    other = j + (j >= state.y).long()
+    with torch.enable_grad():
+        lead = (logits.gather(1, other[:, None]) - logits.gather(1, state.y[:, None]))[:, 0]
+        raw = torch.autograd.grad(lead.sum(), point, retain_graph=True, materialize_grads=True)[0]
+    grad, value = _finite(raw), _finite(lead.detach())
+    return value, grad, _way(state, value, grad)
+
+
+def _way(state: State, value: Tensor, grad: Tensor) -> Tensor:
+    """Return how far the zero of a linear function is from each iterate, inf where the box does not hold it: ``(B,)``."""
+    (low, high), point, w = state.ball.box, state.adv.flatten(1), grad.flatten(1)
+    norm: Norm = state.ball.norm  # type: ignore[assignment]  # l0 was refused
+    offset = onto_plane(norm, w, value, low - point, high - point)
+    missed = (value + (w * offset).sum(1)).abs() > 1e-3 * value.abs()
+    return state.ball.distance(offset, torch.zeros_like(offset)).masked_fill(missed, torch.inf)
+
+
+def dual(ball: Ball, grad: Tensor) -> Tensor:
+    """Return the dual norm of gradients ``(B,)``: what a step of unit length gains at most."""
+    if isinstance(ball, Sparse):  # one value may change, by the width of the box at most
+        return grad.flatten(1).abs().amax(1) * (ball.box[1] - ball.box[0])
+    return (grad * ball.steepest(grad)).flatten(1).sum(1)
+
+
+def _finite(value: Tensor) -> Tensor:
+    return torch.nan_to_num(value, 0.0, 0.0, 0.0)

@@ -1,0 +1,94 @@
+"""The threat model that counts: at most so many values change, each by as much as the box allows (l0)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advreg.errors import ThreatError
+from advreg.threat import ThreatModel, per_example
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """All inputs that differ from the clean one in at most ``eps`` values, inside the valid ``box``.
+
+    Not a norm, and without a steepest step: it serves the attacks that need distance and projection only.
+
+    Args:
+        eps: how many values may change; a number, or a tensor ``(B,)``.
+        box: lowest and highest valid value of an input.
+
+    Raises:
+        ThreatError: negative eps, an empty box.
+
+    Example:
+        >>> x = torch.zeros(1, 3)
+        >>> Sparse(1).project(torch.tensor([[0.2, 0.9, 0.1]]), x).tolist()
+        [[0.0, 0.8999999761581421, 0.0]]
+    """
+
+    eps: float | Tensor
+    box: tuple[float, float] = (0.0, 1.0)
+    norm: Literal["l0"] = "l0"
+
+    def __post_init__(self) -> None:
+        if not bool((torch.as_tensor(self.eps) >= 0).all()):
+            raise ThreatError(f"eps is {self.eps}; give how many values may change, 0 or more")
+        if not self.box[0] < self.box[1]:
+            raise ThreatError(f"box is {self.box}; its first value must be below its second")
+
+    def with_eps(self, eps: float | Tensor) -> Sparse:
+        """Return the same threat model with another count."""
+        return replace(self, eps=eps)
+
+    def select(self, rows: Tensor) -> Sparse:
+        """Return the threat model of these rows of the batch."""
+        return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
+
+    def distance(self, a: Tensor, x: Tensor) -> Tensor:
+        """Return how many values differ, as float64 ``(B,)``."""
+        return (a != x).flatten(1).sum(1).double()
+
+    def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
+        """Say for each example whether ``a`` differs in at most eps values and is inside the box within ``tol``."""
+        low, high = self.box
+        in_box = ((a >= low - tol) & (a <= high + tol)).flatten(1).all(1)
+        return in_box & (self.distance(a, x) <= torch.as_tensor(self.eps, device=a.device))
+
+    def project(self, a: Tensor, x: Tensor) -> Tensor:
+        """Keep each example's eps largest changes, cut at the box; the other values are the clean ones."""
+        inside = a.clamp(*self.box)
+        change = (inside - x).flatten(1).abs()
+        rank = change.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        count = torch.as_tensor(self.eps, device=x.device).expand(len(x))
+        return torch.where((rank < count[:, None]).view_as(x), inside, x)
+
+    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
+        """Return a point whose eps largest changes are those of a uniform draw from the box around ``x``."""
+        low, high = self.box
+        anywhere = ThreatModel("linf", high - low, self.box).random_start(x, ids, seed, stream)
+        return self.project(anywhere, x)
+
+
+Ball = ThreatModel | Sparse
+"""Whatever has a distance, a projection and a radius."""
+
+
+def reach(ball: Ball, x: Tensor) -> Tensor:
+    """Return the distance between opposite corners of the box, in float64 ``(B,)``: no radius needs to be larger."""
+    low, high = ball.box
+    return ball.distance(torch.full_like(x, high), torch.full_like(x, low))
+
+
+def at_radius(ball: Ball, radius: Tensor, x: Tensor) -> Ball:
+    """Return the ball with these radii ``(B,)``, cut at what the box can hold."""
+    return ball.with_eps(radius.minimum(reach(ball, x)))
+
+
+def length(ball: Ball, offset: Tensor) -> Tensor:
+    """Return the size of offsets ``(B, ...)`` in the ball's norm, shaped to broadcast over them."""
+    return per_example(ball.distance(offset, torch.zeros_like(offset)).to(offset.dtype), offset)

@@ -1,0 +1,166 @@
+"""Square: its schedule by hand, its windows, and how near it comes to the optimum that is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from advreg import ThreatModel
+from advreg.attacks import pgd
+from advreg.attacks.blackbox import square, window_share
+from advreg.attacks.blackbox.windows import Grid, bumps, put, take
+from advreg.objectives import margin
+
+from ..models import best_linear_gain, linear, small_cnn
+
+
+@pytest.mark.parametrize(
+    ("window", "halvings"),
+    [
+        (0, 0), (10, 0), (11, 1), (50, 1), (51, 2), (200, 2), (201, 3), (500, 3), (501, 4), (1000, 4), (1001, 5),
+        (2000, 5), (2001, 6), (4000, 6), (4001, 7), (4999, 7), (6001, 8), (8001, 9), (9999, 9),
+    ],
+)  # fmt: skip
+def test_windows_halve_after_these_queries_whatever_the_budget(window: int, halvings: int) -> None:
+    assert window_share(window) == 0.8 / 2**halvings
+    assert window_share(window, p=0.3) == 0.3 / 2**halvings
+
+
+def test_a_rescaled_schedule_spends_its_budget_in_proportion() -> None:
+    assert [window_share(k, budget=100) for k in (0, 1, 2, 5, 6, 99)] == [
+        0.8, 0.8 / 2**2, 0.8 / 2**2, 0.8 / 2**3, 0.8 / 2**4, 0.8 / 2**9,
+    ]  # fmt: skip
+    assert all(window_share(k, budget=10_000) == window_share(k) for k in range(0, 10_000, 37))
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "size"),
+    [
+        ((3, 32, 32), 0.8, (29, 29)), ((1, 28, 28), 0.00625, (2, 2)), ((1, 8, 8), 0.001, (1, 1)),
+        ((30,), 0.2, (1, 6)), ((2, 40), 0.5, (1, 20)), ((1, 4, 100), 0.8, (4, 80)), ((1, 100, 4), 0.8, (80, 4)),
+    ],
+)  # fmt: skip
+def test_a_window_covers_its_share(shape: tuple[int, ...], share: float, size: tuple[int, int]) -> None:
+    assert Grid.of(torch.zeros(1, *shape)).window(share) == size
+
+
+def test_windows_lie_inside_and_reach_every_cell() -> None:
+    grid = Grid(2, 5, 7)
+    u = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
+    u[0], u[1] = 0.0, 1 - 2.0**-24
+    cells = grid.place(u, (2, 3))
+    painted = put(torch.zeros(400, 2, 35), cells, 1.0)
+    assert (painted.sum(2) == 6).all()
+    assert (painted.sum((0, 1)) > 0).all()
+    assert painted[0, 0].nonzero()[:, 0].tolist() == [0, 1, 2, 7, 8, 9]
+    assert painted[1, 1].nonzero()[:, 0].tolist() == [25, 26, 27, 32, 33, 34]
+    torch.testing.assert_close(take(painted, cells), torch.ones(400, 2, 6))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (5, 5), (1, 9), (4, 7)])
+def test_a_bump_is_a_hill_and_a_hole_of_equal_mass(size: tuple[int, int]) -> None:
+    both = bumps(*size)
+    assert both.shape == (2, size[0] * size[1])
+    assert (both != 0).all()
+    for pattern in both if size != (1, 1) else []:
+        torch.testing.assert_close(pattern[pattern > 0].norm(), pattern[pattern < 0].norm())
+    if size == (5, 5):
+        torch.testing.assert_close(both[0].view(5, 5), both[1].view(5, 5).T)
+
+
+class Recorder:
+    """A model that says no to everything and remembers what it was shown."""
+
+    def __init__(self, better: float = 0.0) -> None:
+        self.seen: list[torch.Tensor] = []
+        self.better = better
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.clone())
+        loss = torch.full((len(x),), -1e6 + self.better * len(self.seen))
+        return torch.stack([-loss, torch.zeros(len(x))], 1)
+
+
+def test_linf_starts_with_stripes_and_repaints_one_window_of_each_example() -> None:
+    recorder, x = Recorder(), torch.full((6, 3, 10, 10), 0.5)
+    square(recorder, x, torch.zeros(6, dtype=torch.int64), ThreatModel("linf", 0.1), queries=300)
+    _, start, *asked, _ = recorder.seen
+    torch.testing.assert_close((start - x).abs(), torch.full_like(x, 0.1))
+    assert torch.equal(start, start[:, :, :1].expand_as(start))
+    assert start.flatten(1).unique(dim=0).shape[0] == 6
+    different = set()
+    for k, point in enumerate(asked):
+        changed = (point != start).any(1)
+        side = Grid(3, 10, 10).window(window_share(k))[0]
+        assert (changed.flatten(1).sum(1) <= side**2).all()
+        assert changed.flatten(1).any(1).all()  # no query is spent on what is known
+        torch.testing.assert_close((point - x).abs(), torch.full_like(x, 0.1))
+        different.add(changed.flatten(1).unique(dim=0).shape[0])
+    assert max(different) > 4  # every example has a window of its own
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_l2_and_l1_change_two_windows_and_stay_at_the_edge_of_the_ball(norm: str) -> None:
+    x = torch.full((4, 2, 10, 10), 0.5, dtype=torch.float64)
+    recorder, threat = Recorder(), ThreatModel(norm, 0.5)
+    square(recorder, x, torch.zeros(4, dtype=torch.int64), threat, queries=600)
+    _, start, *asked, _ = recorder.seen
+    for k, point in enumerate(asked):
+        torch.testing.assert_close(threat.distance(point, x), torch.full((4,), 0.5, dtype=torch.float64))
+        side = Grid(2, 10, 10).window(window_share(k))[0]
+        moved = ((point - start).abs() > 1e-9).any(1).flatten(1).sum(1)
+        assert (moved <= 2 * side**2).all()
+        assert (moved > 0).all()
+
+
+def test_the_margin_never_falls() -> None:
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = small_cnn()
+    y, threat = model(x).argmax(1), ThreatModel("linf", 0.02)
+    losses = [square(model, x, y, threat, queries=n, early_stop=False).loss for n in (1, 5, 25, 125)]
+    for before, after in itertools.pairwise(losses):
+        assert (after >= before - 1e-6).all()
+    assert (losses[-1] > losses[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "shape", "share"),
+    [
+        ("linf", 0.05, (1, 6, 6), 1.0),
+        ("linf", 0.05, (36,), 1.0),
+        ("linf", 0.05, (1, 3, 12), 1.0),
+        ("l2", 0.3, (1, 6, 6), 0.85),
+        ("l1", 0.8, (36,), 0.85),
+    ],
+)
+def test_what_can_be_broken_on_a_linear_network_is_broken(
+    norm: str, eps: float, shape: tuple[int, ...], share: float
+) -> None:
+    x = torch.rand(80, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    model, threat = linear(36, seed=3), ThreatModel(norm, eps)
+    y = model(x).argmax(1)
+    best = margin(model(x), y).detach()
+    direction = (model[1].weight[1] - model[1].weight[0]).detach()
+    for label, w in ((0, direction), (1, -direction)):
+        best[y == label] += best_linear_gain(w, x[y == label], threat)
+    found = square(model, x, y, threat, queries=1500)
+    possible = best > 0
+    assert not (found.broken & ~possible).any()
+    assert 20 < possible.sum() < 75
+    assert found.broken.sum() >= share * possible.sum()
+
+
+def test_a_model_that_hides_its_gradient_falls() -> None:
+    inner = small_cnn()
+
+    def masked(x: torch.Tensor) -> torch.Tensor:
+        return inner((x * 32).round() / 32)
+
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    y, threat = masked(x).argmax(1), ThreatModel("linf", 0.2)
+    possible = pgd(inner, x, y, threat).broken
+    assert pgd(masked, x, y, threat, start="zero").broken.sum() == 0
+    assert possible.sum() > 20
+    assert square(masked, x, y, threat, queries=1200, rescale=True).broken.sum() >= 0.8 * possible.sum()

@@ -1,0 +1,214 @@
+"""Laws of minimum-norm attacks: judged, inside the box, one example at a time, exactly counted, modest about eps."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from advreg import ThreatModel, attacks, models
+from advreg.attacks import minimal
+from advreg.attacks.minimal import Sparse
+from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
+from tests.attacks.models import Counter, small_cnn
+
+FAB_T = functools.partial(minimal.fab, targets=2)
+SHORT = {
+    "fab": (functools.partial(minimal.fab, steps=8), ("linf", "l2", "l1")),
+    "fab-t": (functools.partial(FAB_T, steps=8), ("linf", "l2", "l1")),
+    "fab-2": (functools.partial(minimal.fab, steps=5, restarts=2), ("linf", "l2", "l1")),
+    "fmn": (functools.partial(minimal.fmn, steps=12, restarts=2), ("linf", "l2", "l1", "l0")),
+    "ddn": (functools.partial(minimal.ddn, steps=12, restarts=2), ("l2",)),
+    "deepfool": (functools.partial(minimal.deepfool, steps=8), ("linf", "l2", "l1")),
+    "carlini": (functools.partial(minimal.carlini, rounds=3, steps=15, weight=1.0), ("l2",)),
+}
+CASES = [(name, norm) for name, (_, norms) in SHORT.items() for norm in norms]
+EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4}
+
+
+def ball(norm: str, eps: float | torch.Tensor | None = None):
+    eps = EPS[norm] if eps is None else eps
+    return Sparse(eps) if norm == "l0" else ThreatModel(norm, eps)
+
+
+def batch(n: int = 16, dtype: torch.dtype = torch.float32):
+    g = torch.Generator().manual_seed(1)
+    x = (torch.rand(n, 1, 8, 8, generator=g, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
+    y = small_cnn(dtype=dtype)(x).argmax(1)
+    y[0] = (y[0] + 1) % 5  # one clean error
+    return small_cnn(dtype=dtype), x, y
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_returned_is_inside_and_confirmed(name: str, norm: str, dtype: torch.dtype) -> None:
+    (model, x, y), threat = batch(dtype=dtype), ball(norm)
+    found = SHORT[name][0](model, x, y, threat)
+    assert threat.contains(found.x_adv, x, tol=0.0).all()
+    assert found.x_adv.dtype == found.nearest.dtype == dtype
+    assert torch.equal(found.broken, attacks.verify(model, x, found.x_adv, y, threat))
+    assert bool(((found.nearest >= 0) & (found.nearest <= 1)).all())
+    fools = model(found.nearest).argmax(1) != y
+    assert torch.equal(fools, found.found)
+    torch.testing.assert_close(threat.distance(found.nearest, x)[fools], found.minimal[fools], atol=0, rtol=0)
+    assert torch.equal(found.nearest[~fools], x[~fools])
+    assert torch.equal(found.broken, found.minimal <= EPS[norm])
+    assert float(found.minimal[0]) == 0
+    assert found.found.double().mean() > 0.6
+    gap = (model(found.x_adv) - 0).scatter(1, y[:, None], -torch.inf).amax(1) - model(found.x_adv)[range(16), y]
+    torch.testing.assert_close(found.loss, gap.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+@pytest.mark.parametrize("eps", [None, 0.0])
+def test_an_example_does_not_know_its_batch(name: str, norm: str, eps: float | None) -> None:
+    (model, x, y), threat, ids = batch(dtype=torch.float64), ball(norm, eps), torch.arange(16) * 3
+    attack = functools.partial(SHORT[name][0], model, threat=threat, seed=5)
+    whole = attack(x, y, ids=ids)
+    for rows in (torch.arange(16).flip(0), torch.arange(5), torch.tensor([9])):
+        part = attack(x[rows], y[rows], ids=ids[rows])
+        assert torch.equal(part.broken, whole.broken[rows])
+        assert torch.equal(part.cost, whole.cost[rows])
+        torch.testing.assert_close(part.nearest, whole.nearest[rows], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+@pytest.mark.parametrize("eps", [None, 0.0])
+def test_the_count_is_what_hooks_counted(name: str, norm: str, eps: float | None) -> None:
+    model, x, y = batch()
+    count = Counter(model)
+    found = SHORT[name][0](model, x, y, ball(norm, eps))
+    assert (found.forwards, found.backwards) == (count.forwards, count.backwards)
+    assert count.weight_gradients() == 0
+    assert found.cost[0].tolist() == [1, 0]  # a clean error costs the forward that found it
+
+
+def test_fab_costs_what_it_says() -> None:
+    model, x, y = batch()
+    far = functools.partial(minimal.fab, model, x[1:], y[1:], ThreatModel("linf", 0.0), steps=20)
+    aimed, all_round = far(targets=3, restarts=2), far()
+    assert aimed.found.all()
+    assert (aimed.cost[:, 1] == 3 * 2 * 20).all()
+    assert ((aimed.cost[:, 0] > 1 + 6 * 21) & (aimed.cost[:, 0] <= 1 + 6 * (21 + 1))).all()
+    assert (all_round.cost == torch.tensor([1 + 21 + 1, 4 * 20])).all()  # four other classes
+    more_than_there_are = far(targets=9)
+    assert (more_than_there_are.cost[:, 1] == 4 * 20).all()
+
+
+def test_who_is_within_eps_leaves() -> None:
+    model, x, y = batch()
+    threat = ThreatModel("linf", 0.3)
+    stop, on = (minimal.fab(model, x, y, threat, targets=4, restarts=3, early_stop=s, steps=20) for s in (True, False))
+    assert stop.broken.all()
+    assert torch.equal(stop.broken, on.broken)
+    assert stop.forwards < on.forwards / 5
+    assert (on.minimal <= stop.minimal).all()
+
+
+@pytest.mark.parametrize(("name", "norm"), [c for c in CASES if c[1] != "l0"])
+def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> None:
+    model, x, y = batch(dtype=torch.float64)
+    threat = ball(norm, 0.0)
+    found = SHORT[name][0](model, x, y, threat)
+    count = Counter(model)
+    finer = minimal.bisected(found, model, x, y, threat, steps=10)
+    assert count.forwards == finer.forwards - found.forwards == 10 * int((found.found & (found.minimal > 0)).sum())
+    assert (finer.minimal <= found.minimal).all()
+    assert torch.equal(model(finer.nearest).argmax(1) != y, finer.found)
+    moved = finer.minimal < found.minimal
+    assert moved.any()
+    torch.testing.assert_close(threat.distance(finer.nearest, x)[moved], finer.minimal[moved])
+    assert (finer.minimal[moved] > 0).all()
+
+
+def test_what_bisection_brings_within_eps_is_broken() -> None:
+    model, x, y = batch(dtype=torch.float64)
+    rough = minimal.nearest(minimal.deepfool, model, x, y, "l2", bisections=0, overshoot=0.5)
+    fine = minimal.bisected(rough, model, x, y, ThreatModel("l2", 0.0))
+    threat = ThreatModel("l2", (rough.minimal + fine.minimal) / 2)
+    finer = minimal.bisected(rough, model, x, y, threat)
+    assert finer.broken[1:].any()
+    assert threat.contains(finer.x_adv, x).all()
+    assert torch.equal(finer.broken, attacks.verify(model, x, finer.x_adv, y, threat) | (finer.minimal == 0))
+
+
+@pytest.mark.parametrize("name", ["fab", "fmn", "ddn", "deepfool", "carlini"])
+def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
+    model, x, y = batch()
+    wanted = (y + 2) % 5
+    options = {"carlini": {"rounds": 6, "steps": 40}}.get(name, {"steps": 60})
+    attack = getattr(minimal, name)
+    found = minimal.nearest(attack, model, x, wanted, "l2", targeted=True, **options)
+    assert torch.equal(model(found.nearest).argmax(1) == wanted, found.found)
+    assert found.found.double().mean() > 0.7
+    free = minimal.nearest(FAB_T, model, x, y, "l2", targets=4, steps=40)
+    assert float((found.minimal >= 0.95 * free.minimal).double().mean()) > 0.9  # a wish costs distance
+
+
+def test_a_fast_target_proposes_and_the_original_judges() -> None:
+    model, x, y = batch()
+    target = models.freeze(model, x, precision="bfloat16")
+    found = minimal.nearest(minimal.fab, target, x, y, "linf", steps=30)
+    exact = minimal.nearest(minimal.fab, model, x, y, "linf", steps=30)
+    assert torch.equal(model(found.nearest).argmax(1) != y, found.found)
+    assert float(found.found.double().mean()) >= 0.9
+    assert float((found.minimal / exact.minimal)[1:].median()) < 1.1
+
+
+def test_a_radius_for_each_example() -> None:
+    model, x, y = batch(dtype=torch.float64)
+    eps = torch.linspace(0, 0.2, 16, dtype=torch.float64)
+    found = minimal.fab(model, x, y, ThreatModel("linf", eps), steps=10)
+    for row in (3, 9, 15):
+        alone = minimal.fab(model, x[row : row + 1], y[row : row + 1], ThreatModel("linf", float(eps[row])), steps=10)
+        assert bool(alone.broken) == bool(found.broken[row])
+        torch.testing.assert_close(alone.minimal, found.minimal[row : row + 1], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["fab", "fab-t", "fmn"])
+def test_the_caller_may_be_in_any_gradient_mode(name: str) -> None:
+    model, x, y = batch()
+    plain = SHORT[name][0](model, x, y, ball("l2"))
+    with torch.inference_mode():
+        inferred = SHORT[name][0](model, x.clone(), y.clone(), ball("l2"))
+    traced = SHORT[name][0](model, x.clone().requires_grad_(), y, ball("l2"))
+    assert torch.equal(inferred.nearest, plain.nearest)
+    assert torch.equal(traced.nearest, plain.nearest)
+    assert not traced.nearest.requires_grad
+    assert not traced.x_adv.requires_grad
+
+
+X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: minimal.fab(small_cnn().train(), X, Y, ball("l2")), ModelError, "call model.eval"),
+        (lambda: minimal.fab(small_cnn(), X, Y, Sparse(3)), ThreatError, "fab searches in linf, l2, l1"),
+        (lambda: minimal.ddn(small_cnn(), X, Y, ball("linf")), ThreatError, "the threat is linf"),
+        (lambda: minimal.carlini(small_cnn(), X, Y, ball("l1")), ThreatError, "the threat is l1"),
+        (lambda: minimal.fab(small_cnn(), X, Y, ball("l2"), targets=0), ConfigError, "targets is 0"),
+        (
+            lambda: minimal.fab(small_cnn(), X, Y, ball("l2"), targets=2, targeted=True),
+            ConfigError,
+            "leave targets out",
+        ),
+        (lambda: minimal.fmn(small_cnn(), X, Y, ball("l2"), steps=0), ConfigError, "steps is 0"),
+        (lambda: minimal.fmn(small_cnn(), X * 255, Y, Sparse(3)), DataError, "divide images by 255"),
+        (lambda: minimal.fab(small_cnn(), X, Y + 2, ball("l2")), DataError, "label 5"),
+        (lambda: minimal.nearest(minimal.fab, small_cnn(), X, Y, "l3"), ThreatError, "'l3'"),
+        (lambda: Sparse(-1), ThreatError, "0 or more"),
+        (
+            lambda: minimal.fab(lambda x: small_cnn()(x.detach()).detach(), X, Y, ball("l2", 0.0)),
+            ModelError,
+            "gradient",
+        ),
+    ],
+)
+def test_refuses_in_one_line(call, kind, words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call()
+    assert issubclass(kind, AdvregError)
+    assert "\n" not in str(caught.value)

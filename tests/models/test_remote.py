@@ -1,0 +1,271 @@
+"""Models that only answer: a real service on this machine that answers well, badly, late or not at all."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from advreg import ThreatModel, attacks
+from advreg.attacks.blackbox import hopskipjump, square
+from advreg.errors import MissingExtraError, ModelError
+from advreg.models import remote
+
+Answer = Callable[[dict], tuple[int, bytes]]
+
+
+class QuietServer(http.server.ThreadingHTTPServer):
+    """A client that gave up waiting is no news."""
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+class Service:
+    """A server in a thread; ``answer`` maps what was posted to a status and a body."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = lambda _: (200, b"{}")
+        self.requests: list[int] = []
+        self.headers: list[dict[str, str]] = []
+        service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                posted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                service.requests.append(len(posted["inputs"]))
+                service.headers.append(dict(self.headers))
+                status, body = service.answer(posted)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/predict"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def says(self, **answer: object) -> Service:
+        self.answer = lambda _: (200, json.dumps(answer).encode())
+        return self
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(remote, "_PAUSE", 0.001)
+    running = Service()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def small_net() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def serving(net: nn.Module, key: str) -> Answer:
+    def answer(posted: dict) -> tuple[int, bytes]:
+        with torch.no_grad():
+            z = net(torch.tensor(posted["inputs"]))
+        return 200, json.dumps({key: (z.argmax(1) if key == "labels" else z).tolist()}).encode()
+
+    return answer
+
+
+X = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("key", ["logits", "scores", "labels"])
+def test_a_service_answers_as_the_model_does(service: Service, key: str) -> None:
+    net = small_net()
+    service.answer = serving(net, key)
+    model = remote.endpoint(service.url, batch_size=4, headers={"X-Key": "secret"})
+    expected = net(X).argmax(1) if key == "labels" else net(X).detach()
+    torch.testing.assert_close(model(X), expected)
+    assert model(X.double()).dtype == (torch.int64 if key == "labels" else torch.float64)
+    assert service.requests == [4, 4, 2] * 2
+    assert service.headers[0]["X-Key"] == "secret"
+    assert "secret" not in repr(model)
+    assert model.score_only
+
+
+def test_attacks_on_a_service_equal_attacks_on_the_model(service: Service) -> None:
+    net, threat = small_net(), ThreatModel("linf", 0.3)
+    y = net(X).argmax(1)
+    service.answer = serving(net, "logits")
+    model = remote.endpoint(service.url)
+    direct = square(net, X, y, threat, queries=30)
+    assert torch.equal(square(model, X, y, threat, queries=30).x_adv, direct.x_adv)
+    assert direct.broken.any()
+    service.answer = serving(net, "labels")
+    found = hopskipjump(model, X[:4], y[:4], ThreatModel("l2", 0.6), queries=120)
+    assert torch.equal(found.x_adv, hopskipjump(net, X[:4], y[:4], ThreatModel("l2", 0.6), queries=120).x_adv)
+    with pytest.raises(ModelError, match="return logits"):
+        square(model, X, y, threat, queries=5)
+
+
+def test_a_gradient_attack_says_that_there_is_no_gradient(service: Service) -> None:
+    net = small_net()
+    service.answer = serving(net, "logits")
+    with pytest.raises(ModelError, match="needs scores only"):
+        attacks.pgd(remote.endpoint(service.url), X, net(X).argmax(1), ThreatModel("linf", 0.1))
+
+
+def test_a_failing_service_is_asked_again_and_a_refusing_one_is_not(service: Service) -> None:
+    good, failures = serving(small_net(), "logits"), [503, 429]
+    service.answer = lambda posted: (failures.pop(), b"") if failures else good(posted)
+    assert remote.endpoint(service.url, retries=2)(X).shape == (10, 3)
+    assert len(service.requests) == 3
+    service.answer = lambda _: (500, b"")
+    with pytest.raises(ModelError, match=r"did not answer in 2 tries .*status 500"):
+        remote.endpoint(service.url, retries=1)(X)
+    assert len(service.requests) == 5
+    service.answer = lambda _: (404, b"")
+    with pytest.raises(ModelError, match="refused the inputs: status 404"):
+        remote.endpoint(service.url, retries=5)(X)
+    assert len(service.requests) == 6
+
+
+def test_a_slow_service_and_a_closed_port_end_in_one_line(service: Service) -> None:
+    gate = threading.Event()
+    service.answer = lambda _: (gate.wait(5), (200, b"{}"))[1]
+    with pytest.raises(ModelError, match=r"did not answer in 1 tries of 0.05 s .*timed out") as caught:
+        remote.endpoint(service.url, timeout=0.05, retries=0)(X)
+    gate.set()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match="start it") as caught:
+        remote.endpoint("http://127.0.0.1:9/", retries=1)(X)
+    assert "\n" not in str(caught.value)
+
+
+ROWS = [[0.0, 1.0, 2.0]] * 10
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"<html>welcome</html>", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[1, 2]", "answered list"),
+        (b'{"predictions": [1]}', r"keys \['predictions'\]"),
+        (json.dumps({"logits": ROWS[:9]}).encode(), r"returned \(9, 3\) for 10 inputs"),
+        (json.dumps({"logits": [1.0] * 10}).encode(), r"must return \(10, classes >= 2\) scores"),
+        (json.dumps({"logits": [[1.0]] * 10}).encode(), "classes >= 2"),
+        (json.dumps({"logits": [*ROWS[:9], [1.0]]}).encode(), "even rows"),
+        (json.dumps({"logits": [["a", "b"]] * 10}).encode(), "not numbers"),
+        (json.dumps({"logits": None}).encode(), "not numbers"),
+        (json.dumps({"labels": [0.5] * 10}).encode(), "integers >= 0"),
+        (json.dumps({"labels": [-1] * 10}).encode(), "integers >= 0"),
+        (json.dumps({"labels": ROWS}).encode(), r"must return \(10,\) labels"),
+        (json.dumps({"labels": [10**30] * 10}).encode(), "not numbers"),
+    ],
+)
+def test_nonsense_is_named_in_one_line(service: Service, body: bytes, words: str) -> None:
+    service.answer = lambda _: (200, body)
+    with pytest.raises(ModelError, match=words) as caught:
+        remote.endpoint(service.url)(X)
+    assert "\n" not in str(caught.value)
+    assert service.url in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_classes_must_not_change_between_requests(service: Service) -> None:
+    widths = iter([2, 3])
+    service.answer = lambda p: (200, json.dumps({"logits": [[0.0] * next(widths)] * len(p["inputs"])}).encode())
+    with pytest.raises(ModelError, match="classes must not change"):
+        remote.endpoint(service.url, batch_size=5)(X)
+
+
+def test_sizes_are_limited_both_ways(service: Service) -> None:
+    service.says(logits=ROWS)
+    with pytest.raises(ModelError, match="answered more than max_bytes"):
+        remote.endpoint(service.url, batch_size=1, max_bytes=len(json.dumps({"logits": ROWS})) - 1)(X[:1, :1, :1, :1])
+    before = len(service.requests)
+    with pytest.raises(ModelError, match="lower batch_size"):
+        remote.endpoint(service.url, max_bytes=100)(X)
+    assert len(service.requests) == before
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "localhost:80", "", "http://", "http://[::1"])
+def test_only_addresses_of_the_web(url: str) -> None:
+    with pytest.raises(ModelError, match="http://host/path"):
+        remote.endpoint(url)
+
+
+@pytest.mark.parametrize("limit", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"max_bytes": 0}])
+def test_only_limits_that_can_be(limit: dict[str, int]) -> None:
+    with pytest.raises(ModelError, match="give positive ones"):
+        remote.endpoint("http://host/", **limit)
+
+
+class Session:
+    """Stands in for the runtime's session: the small network behind the same three calls."""
+
+    def __init__(self, path: str, providers: list[str]) -> None:
+        kind = Path(path).read_text()
+        if kind == "damaged":
+            raise RuntimeError("Protobuf parsing failed\nand more")
+        self.batch, self.kind, self.sizes = (4 if kind == "fixed" else "batch"), kind, []
+
+    def get_inputs(self) -> list[types.SimpleNamespace]:
+        one = types.SimpleNamespace(name="pixels", shape=[self.batch, 3, 2, 2])
+        return [one, one] if self.kind == "two" else [one]
+
+    def run(self, _: None, feed: dict[str, object]) -> list[object]:
+        x = torch.as_tensor(feed["pixels"])
+        self.sizes.append(len(x))
+        if x.shape[1:] != (3, 2, 2):
+            raise RuntimeError("Got invalid dimensions\nfor input: pixels")
+        if self.kind == "fixed" and len(x) != self.batch:
+            raise RuntimeError("Got invalid dimensions")
+        z = small_net()(x).detach()
+        return [(z.argmax(1) if self.kind == "labels" else z).numpy()]
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("free", [4, 4, 2]), ("fixed", [4, 4, 4]), ("labels", [4, 4, 2])])
+def test_an_onnx_file_answers_as_the_model_does(tmp_path: Path, runtime: None, kind: str, sizes: list[int]) -> None:
+    (tmp_path / "net.onnx").write_text(kind)
+    model = remote.onnx(tmp_path / "net.onnx", batch_size=4)
+    z = small_net()(X).detach()
+    torch.testing.assert_close(model(X), z.argmax(1) if kind == "labels" else z)
+    assert model.session.sizes == sizes
+    assert model.score_only
+    with pytest.raises(ModelError, match=r"cannot take inputs \(2, 2, 2\).*invalid dimensions$"):
+        model(X[:2, 0])  # no channels
+
+
+@pytest.mark.parametrize(("kind", "words"), [("damaged", "cannot be read as ONNX"), ("two", "takes 2 inputs")])
+def test_an_unusable_file_ends_in_one_line(tmp_path: Path, runtime: None, kind: str, words: str) -> None:
+    (tmp_path / "net.onnx").write_text(kind)
+    with pytest.raises(ModelError, match=words) as caught:
+        remote.onnx(tmp_path / "net.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_runtime_and_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelError, match="is no file"):
+        remote.onnx(tmp_path / "absent.onnx")
+    (tmp_path / "net.onnx").write_text("free")
+    with pytest.raises(MissingExtraError, match="pip install 'onnxruntime'"):
+        remote.onnx(tmp_path / "net.onnx")

@@ -23,7 +23,7 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     the clamped coordinates fixed; ``s`` only grows, so the clamped set only grows, and it ends after a handful of passes.
     """
     size, room = d.abs(), torch.where(d > 0, high, -low)
-    scale = (radius / size.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+    scale: Tensor = (radius / size.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     for _ in range(d.shape[1]):
         free = size * scale < room
         left = radius.square() - torch.where(free, 0.0, room).square().sum(1, keepdim=True)

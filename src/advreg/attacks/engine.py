@@ -270,6 +270,7 @@ def search(
         DataError: shapes that do not fit, values outside the box or not finite.
     """
     refuse_training_mode(ask.model)
+    x, y = x.detach(), y.detach()  # a caller's graph would grow with every step
     check_batch(x, y, threat)
     ids = torch.arange(len(x)) if ids is None else ids
     everything = torch.arange(len(x), device=x.device)

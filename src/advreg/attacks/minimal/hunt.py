@@ -244,6 +244,7 @@ def hunt(
         ConfigError: steps or restarts below 1.
     """
     refuse_training_mode(plan.model)
+    x = x.detach()
     check_batch(x, y, ThreatModel("l2", ball.eps, ball.box))
     ids = torch.arange(len(x)) if ids is None else ids
     parts = []

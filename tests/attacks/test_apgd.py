@@ -301,6 +301,18 @@ def test_early_stop_gives_the_same_verdicts_for_less() -> None:
         assert stop.forwards < on.forwards
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_caller_may_be_in_any_gradient_mode(norm: str) -> None:
+    (x, y), model, threat = batch(8), small_cnn(), ThreatModel(norm, EPS[norm])
+    run = functools.partial(apgd, model, threat=threat, steps=6)
+    plain, traced = run(x, y), run(x.clone().requires_grad_(), y)
+    with torch.inference_mode():
+        inferred = run(x.clone(), y.clone())
+    assert torch.equal(inferred.x_adv, plain.x_adv)
+    assert torch.equal(traced.x_adv, plain.x_adv)
+    assert not traced.x_adv.requires_grad
+
+
 def test_targeted_reaches_the_class_it_wants() -> None:
     x, y = batch(16)
     model, wanted = small_cnn(), (y + 1) % 5

@@ -270,14 +270,14 @@ def search(
         DataError: shapes that do not fit, values outside the box or not finite.
     """
     refuse_training_mode(ask.model)
-    x, y = x.detach(), y.detach()  # a caller's graph would grow with every step
-    check_batch(x, y, threat)
-    ids = torch.arange(len(x)) if ids is None else ids
-    everything = torch.arange(len(x), device=x.device)
     parts = []
-    for rows in torch.split(everything, batch_size):
-        part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
-        parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim))
+    with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
+        x, y = x.detach().clone(), y.detach().clone()
+        check_batch(x, y, threat)
+        ids = torch.arange(len(x)) if ids is None else ids
+        for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
+            part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
+            parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim))
     return concatenate(parts)
 
 

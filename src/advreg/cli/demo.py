@@ -29,19 +29,12 @@ GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 _PUBLISHED = {"clean": 0.021, "pgd": 0.9838}
 _TUTORIAL = Protocol("tutorial", 1, (Stage("pgd-40", functools.partial(attacks.pgd, step_size=0.01, start="zero")),))
 
-_COMMON = ["data.validation=1000", "threat.eps=0.1"]
+_ADAM = ["optimizer.name=adam", "schedule.name=triangular", "schedule.options.peak=0.3"]
+_SMALL = ["model.name=zoo:mnist-small", *_ADAM]
 _RECIPES = {
     "plain-dnn": ["model.name=zoo:mnist-dnn", "optimizer.lr=0.1", "optimizer.momentum=0.0", "train.batch_size=100"],
-    "plain-cnn": ["optimizer.name=adam", "optimizer.lr=1e-3", "train.epochs=1"],
-    "robust-cnn": [
-        "attack.name=fgsm",
-        "recipe.name=madry",
-        "optimizer.name=adam",
-        "optimizer.lr=2e-3",
-        "schedule.name=triangular",
-        "schedule.options.peak=0.3",
-        "train.epochs=4",
-    ],
+    "plain-cnn": [*_SMALL, "optimizer.lr=2e-3", "train.epochs=4"],
+    "robust-cnn": [*_SMALL, "optimizer.lr=5e-3", "recipe.name=madry", "attack.name=pgd", "attack.steps=2"],
 }
 
 
@@ -71,7 +64,7 @@ def run_demo(out: Path) -> None:
 
 
 def _trained(name: str, folder: Path) -> Path:
-    config = Config().replace_with([*_COMMON, *_RECIPES[name], f"train.out={folder}"])
+    config = Config().replace_with(["threat.eps=0.1", *_RECIPES[name], f"train.out={folder}"])
     with progress.training(label=name) as watch:
         return fit(config, resume=(folder / "run.toml").exists(), on_event=watch).path
 

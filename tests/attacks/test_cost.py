@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from advreg import ThreatModel, attacks
+from advreg import ThreatModel, attacks, freeze
 
 from .models import Counter, small_cnn
 
@@ -57,3 +57,17 @@ def test_training_points_cost_their_steps_and_nothing_else() -> None:
     assert (made.forwards, made.backwards) == (count.forwards, count.backwards) == (8 * 7, 8 * 7)
     assert count.weight_gradients() == 0
     assert ThreatModel("linf", 0.1).contains(made.x_adv, x).all()
+
+
+def test_a_fast_target_proposes_clean_errors_and_the_original_confirms_them() -> None:
+    model, x, y = robust_batch(12)
+    y[:3] = (y[:3] + 1) % 5
+    target = freeze(model, x)
+    fast, judge = Counter(target), Counter(model)
+    found = attacks.pgd(target, x, y, ThreatModel("linf", 1e-5), steps=4)
+    assert found.broken.tolist() == [True] * 3 + [False] * 9
+    assert fast.forwards == 12 + 9 * 5  # every clean point, then the iterates of what stands
+    assert judge.forwards == 3 + 9  # the clean errors, and the best iterate of the others
+    assert found.forwards == fast.forwards + judge.forwards
+    assert found.backwards == fast.backwards == 9 * 4
+    assert judge.backwards == 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model, judged, refuse_training_mode
+from advreg.attacks.judge import Model, judged, logits_of, original, refuse_labels, refuse_training_mode
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import DataError, ModelError
 from advreg.objectives import Objective, correct, negated
@@ -290,11 +290,7 @@ def _search_chunk(
     aim: Aim,
 ) -> AttackResult:
     x, y, threat, ids = part
-    broken, logits = judged(ask.model, x, x, y, threat, ask.targeted)
-    y = aim(logits, y)
-    clean = Scoreboard(ask, x, y, threat)
-    clean.write(torch.arange(len(x), device=x.device), x, broken, logits)
-    result = clean.result()
+    result, y = _clean_points(ask, x, y, threat, aim)
     for restart in range(restarts):
         standing = ~result.broken if early_stop else torch.ones_like(result.broken)
         rows = standing.nonzero()[:, 0]
@@ -302,6 +298,26 @@ def _search_chunk(
             found = attempt(x[rows], y[rows], threat.select(rows), ids[rows], restart)
             result = result.improved_by(found, rows)
     return result
+
+
+def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim) -> tuple[AttackResult, Tensor]:
+    """Return the result of doing nothing, and the labels that attempts get.
+
+    One forward; a fast target only proposes clean errors, which its original has to confirm with another.
+    """
+    logits = logits_of(ask.model, x)
+    refuse_labels(y, logits.shape[1])
+    y = aim(logits, y)
+    board, wrong = Scoreboard(ask, x, y, threat), ask.fooled(logits, y)
+    if original(ask.model) is ask.model:
+        board.write(torch.arange(len(x), device=x.device), x, wrong, logits)
+        return board.result(), y
+    board.cost[:, 0] += 1
+    board.loss = ask.loss_at(logits, y).to(x.dtype)
+    proposed = wrong.nonzero()[:, 0]
+    if len(proposed):
+        board.submit(proposed, x[proposed])
+    return board.result(), y
 
 
 def check_batch(x: Tensor, y: Tensor, threat: ThreatModel) -> None:

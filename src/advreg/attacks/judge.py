@@ -54,6 +54,16 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     return z
 
 
+def refuse_labels(y: Tensor, classes: int) -> None:
+    """Raise unless every label is one of the model's classes.
+
+    Raises:
+        DataError: a label beyond them.
+    """
+    if y.ndim == 1 and int(y.max()) >= classes:
+        raise DataError(f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+
+
 def judged(
     model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -63,10 +73,7 @@ def judged(
         DataError: a label beyond the model's classes.
     """
     z = logits_of(original(model), x_adv)
-    if y.ndim == 1 and int(y.max()) >= z.shape[1]:
-        raise DataError(
-            f"label {int(y.max())} is out of range: the model has {z.shape[1]} classes, 0 to {z.shape[1] - 1}"
-        )
+    refuse_labels(y, z.shape[1])
     right = correct(z, y)
     fooled = right if targeted else ~right & torch.isfinite(z).all(1)
     return fooled & threat.contains(x_adv, x, TOLERANCE), z

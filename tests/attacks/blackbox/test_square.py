@@ -131,24 +131,24 @@ def test_the_margin_never_falls() -> None:
         ("linf", 0.05, (1, 6, 6), 1.0),
         ("linf", 0.05, (36,), 1.0),
         ("linf", 0.05, (1, 3, 12), 1.0),
-        ("l2", 0.3, (1, 6, 6), 0.85),
-        ("l1", 0.8, (36,), 0.85),
+        ("l2", 0.3, (1, 6, 6), 0.8),
+        ("l1", 0.8, (36,), 0.8),
     ],
 )
 def test_what_can_be_broken_on_a_linear_network_is_broken(
     norm: str, eps: float, shape: tuple[int, ...], share: float
 ) -> None:
-    x = torch.rand(80, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x = torch.rand(50, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     model, threat = linear(36, seed=3), ThreatModel(norm, eps)
     y = model(x).argmax(1)
     best = margin(model(x), y).detach()
     direction = (model[1].weight[1] - model[1].weight[0]).detach()
     for label, w in ((0, direction), (1, -direction)):
         best[y == label] += best_linear_gain(w, x[y == label], threat)
-    found = square(model, x, y, threat, queries=1500)
+    found = square(model, x, y, threat, queries=1200)
     possible = best > 0
     assert not (found.broken & ~possible).any()
-    assert 20 < possible.sum() < 75
+    assert 12 < possible.sum() < 45
     assert found.broken.sum() >= share * possible.sum()
 
 

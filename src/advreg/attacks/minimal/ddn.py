@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.judge import Model
-from advreg.attacks.minimal.hunt import Plan, Rule, State, hunt, refuse_norm
+from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import length
+from advreg.attacks.minimal.state import Rule, State
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel, per_example
 

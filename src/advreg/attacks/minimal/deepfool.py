@@ -7,10 +7,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from advreg.attacks.judge import Model
-from advreg.attacks.minimal.hunt import Plan, Rule, State, hunt, refuse_norm
+from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along, nearest_plane
 from advreg.attacks.minimal.planes import step_onto
 from advreg.attacks.minimal.result import MinimalResult
+from advreg.attacks.minimal.state import Rule, State
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 

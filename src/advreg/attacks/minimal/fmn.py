@@ -9,10 +9,11 @@ from torch import Tensor
 
 from advreg.attacks.judge import Model
 from advreg.attacks.minimal.ddn import cosine
-from advreg.attacks.minimal.hunt import Plan, Rule, State, hunt
+from advreg.attacks.minimal.hunt import Plan, hunt
 from advreg.attacks.minimal.looks import along, dual
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Ball, Sparse, at_radius
+from advreg.attacks.minimal.state import Rule, State
 from advreg.objectives import Objective, margin
 from advreg.threat import per_example
 

@@ -9,64 +9,23 @@ within the goal leaves. Rows never see each other, so they may leave without cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from advreg.attacks.engine import check_batch
 from advreg.attacks.judge import Model, judged, refuse_training_mode
-from advreg.attacks.minimal.looks import Look
 from advreg.attacks.minimal.result import MinimalResult, joined
 from advreg.attacks.minimal.sparse import Ball, at_radius, reach
+from advreg.attacks.minimal.state import Look, Rule, State
 from advreg.errors import ConfigError, ModelError, ThreatError
 from advreg.objectives import correct, labels_of, margin
 from advreg.threat import ThreatModel, per_example
 
 _PUSHES = (1.001, 1.01, 1.03, 1.1, 1.3)
 """How far beyond a refused point to ask again: a fast target's boundary, or one of another rounding, lies a little off."""
-
-
-@dataclass(frozen=True)
-class State:
-    """One row for each example still hunted; everything in it can be selected by rows.
-
-    Attributes:
-        rows: position of each row in the batch.
-        x, y, clean: clean inputs, labels and the logits at the clean inputs.
-        goal: distance at which a row may leave.
-        ball: norm and box, its eps one for each row where it varies.
-        adv: current iterate; distance: its distance from x; fooled: whether it fools the model under attack.
-        value, grad: what the last look saw there.
-        best, best_distance: the nearest iterate so far that fooled, inf where none did.
-        memory: whatever the rule wants to remember, tensors ``(B, ...)``.
-    """
-
-    rows: Tensor
-    x: Tensor
-    y: Tensor
-    clean: Tensor
-    goal: Tensor
-    ball: Ball
-    adv: Tensor
-    distance: Tensor
-    fooled: Tensor
-    value: Tensor
-    grad: Tensor
-    best: Tensor
-    best_distance: Tensor
-    memory: dict[str, Tensor] = field(default_factory=dict)
-
-    def select(self, keep: Tensor) -> State:
-        """Return the state of these rows only."""
-        tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        memory = {name: value[keep] for name, value in self.memory.items()}
-        return replace(self, **tensors, ball=self.ball.select(keep), memory=memory)
-
-
-Rule = Callable[[State, int], State]
-"""``(state, iteration) -> state`` with the next iterate, inside the box, in ``adv``: the heart of an attack."""
 
 
 @dataclass(frozen=True)

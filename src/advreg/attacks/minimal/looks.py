@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -12,24 +9,10 @@ from advreg.attacks.engine import Ask, query
 from advreg.attacks.judge import Model
 from advreg.attacks.minimal.planes import onto_plane
 from advreg.attacks.minimal.sparse import Ball, Sparse
+from advreg.attacks.minimal.state import Look, State, View
 from advreg.errors import ModelError
 from advreg.objectives import Objective
 from advreg.threat import Norm, per_example
-
-if TYPE_CHECKING:
-    from advreg.attacks.minimal.hunt import State
-
-
-class View(NamedTuple):
-    """What one look sees: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, and the backwards it took."""
-
-    logits: Tensor
-    value: Tensor
-    grad: Tensor
-    backwards: int = 1
-
-
-Look = Callable[["State"], View]
 
 
 def along(model: Model, objective: Objective, *, targeted: bool = False) -> Look:

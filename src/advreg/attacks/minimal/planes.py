@@ -6,15 +6,11 @@ Only movement along ``-value w`` helps. With ``room`` the way to the box, the ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from advreg.attacks.minimal.state import State
 from advreg.threat import Norm
-
-if TYPE_CHECKING:
-    from advreg.attacks.minimal.hunt import State
 
 
 def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) -> Tensor:

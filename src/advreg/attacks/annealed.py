@@ -59,6 +59,7 @@ def annealed(
         An `AttackResult`, judged by the original model.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(4, 3).eval()
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> annealed(model, x, y, ThreatModel("linf", 1e-6), steps=5).backwards <= 2 * 5

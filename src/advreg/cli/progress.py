@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -42,23 +43,21 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
     console = Console(file=sys.stderr, quiet=quiet)
     with _bar(console) as bar:
         task = bar.add_task(label, total=None)
-        base = 0
+        say = partial(console.print, soft_wrap=True, highlight=False)
 
         def watch(event: Event) -> None:
-            nonlocal base
             if isinstance(event, Started) and event.seconds:
                 bar.update(task, total=event.epochs * event.steps)
-                console.print(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
+                say(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
             elif isinstance(event, Resumed):
-                base = event.epoch
-                console.print(f"{label}: goes on after epoch {event.epoch}")
+                say(f"{label}: goes on after epoch {event.epoch}")
             elif isinstance(event, Step):
                 accuracy = f"loss {event.loss:.3f}, train accuracy {event.train_accuracy:.1%}"
                 bar.update(
                     task, completed=(event.epoch - 1) * event.steps + event.step, description=f"{label}: {accuracy}"
                 )
             elif isinstance(event, EpochEnd):
-                console.print(f"  {_epoch(event)}")
+                say(f"  {_epoch(event)}")
             elif isinstance(event, Finished):
                 bar.update(task, visible=False)
 

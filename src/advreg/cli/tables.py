@@ -19,12 +19,15 @@ def show(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
+    title, table.title = table.title, None
+    if title:
+        console.print(title, soft_wrap=True, highlight=False, style="bold")
     console.print(table)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return a table whose first column is text and whose others are figures."""
-    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    made = Table(title=title, box=SIMPLE_HEAD)
     for k, name in enumerate(columns):
         made.add_column(name, justify="left" if k == 0 else "right")
     for row in rows:

@@ -130,7 +130,7 @@ def _check(config: Config, source: str) -> None:
     if attacked == (recipe == "standard"):
         raise ConfigError(
             f"{source}: recipe.name is {recipe!r} and attack.name is {config.attack.name!r}; "
-            "'standard' goes with attack 'none', every other recipe with 'fgsm' or 'pgd'"
+            "'standard' goes with attack 'none', every other recipe with 'fgsm', 'n-fgsm' or 'pgd'"
         )
     if config.optimizer.nesterov and (config.optimizer.name != "sgd" or config.optimizer.momentum == 0):
         raise ConfigError(f"{source}: optimizer.nesterov needs optimizer.name = 'sgd' and a momentum above 0")

@@ -61,13 +61,15 @@ class AttackSection:
     """How training looks for the worst case.
 
     ``step_size = "auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
+    ``noise``, in eps, belongs to n-fgsm, whose single step is eps long and starts there.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    name: Literal["none", "fgsm", "pgd"] = "none"
+    name: Literal["none", "fgsm", "n-fgsm", "pgd"] = "none"
     steps: Count = 10
     step_size: Literal["auto"] | StepSize = "auto"
     start: Literal["uniform", "zero"] = "uniform"
+    noise: Annotated[float, Field(ge=0)] = 2.0
 
 
 @dataclass(frozen=True)

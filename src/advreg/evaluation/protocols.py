@@ -49,8 +49,10 @@ class Protocol:
     stages: tuple[Stage, ...]
 
     def id(self, threat: ThreatModel) -> str:
-        """Return the frozen id that results carry: norm, eps, name and version."""
-        return f"{threat.norm}-{float(threat.eps):.6g}-{self.name}@{self.version}"
+        """Return the frozen id that results carry: norm, eps, the box where it is not [0, 1], name and version."""
+        low, high = threat.box
+        box = "" if (low, high) == (0.0, 1.0) else f"-box-{low:g}-{high:g}"
+        return f"{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"
 
 
 def _fgsm(norm: str) -> tuple[Stage, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from advreg import runtime
 from advreg.data import Batch
+from advreg.training.recipes import for_examples
 from advreg.training.session import Session
 
 
@@ -22,7 +22,7 @@ def take_step(session: Session, batch: Batch) -> tuple[Tensor, Tensor]:
         The loss, and how many examples the model got right as it was trained on them: scalars on the device.
     """
     x = batch.x.to(memory_format=torch.channels_last) if session.config.train.channels_last else batch.x
-    attack = partial(session.attack, ids=batch.ids)
+    attack = for_examples(session.attack, batch.ids)
     with runtime.autocast(session.device, session.config.train.precision), _watched(session.model) as seen:
         loss = session.recipe(session.model, x, batch.y, attack, session.threat)
     session.optimizer.zero_grad(set_to_none=True)

@@ -48,8 +48,9 @@ class Labels:
 
     @property
     def original(self) -> Labels:
-        """The labels of the model that judges."""
-        return replace(self, model=original(self.model))
+        """The labels of the model that judges: these themselves, where it is the same model."""
+        judge = original(self.model)
+        return self if judge is self.model else replace(self, model=judge)
 
 
 class Hike:

@@ -1,0 +1,62 @@
+"""Recipes: what each training method minimises, one function a paper, for our loop or anybody's.
+
+A recipe is made once with its options, then called on every batch: ``loss = madry()(model, x, y, attack, threat)``. The
+caller does the rest: ``backward``, the optimizer, the schedule. Where a recipe looks at clean and attacked inputs in one
+forward, the attacked ones come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from advreg.training.choose import choose
+from advreg.training.recipes.contract import Attack, Found, Recipe, for_examples, worst_case
+from advreg.training.recipes.dual import advprop, ar_at
+from advreg.training.recipes.pairing import alp, mart, trades
+from advreg.training.recipes.plain import madry, mixed, multiplier, standard
+from advreg.training.recipes.split import SplitBatchNorm, merge_batchnorm, routed, split_batchnorm
+
+__all__ = [
+    "RECIPES",
+    "Attack",
+    "Found",
+    "Recipe",
+    "SplitBatchNorm",
+    "advprop",
+    "alp",
+    "ar_at",
+    "for_examples",
+    "madry",
+    "mart",
+    "merge_batchnorm",
+    "mixed",
+    "multiplier",
+    "named",
+    "routed",
+    "split_batchnorm",
+    "standard",
+    "trades",
+    "worst_case",
+]
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "standard": standard,
+    "madry": madry,
+    "mixed": mixed,
+    "multiplier": multiplier,
+    "trades": trades,
+    "mart": mart,
+    "alp": alp,
+    "ar_at": ar_at,
+    "advprop": advprop,
+}
+
+
+def named(name: str, options: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of this name with these options, as a configuration gives them.
+
+    Raises:
+        ConfigError: an unknown recipe or option, or an option that is not allowed.
+    """
+    return choose("recipe", RECIPES, name, options)

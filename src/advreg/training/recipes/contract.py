@@ -1,0 +1,112 @@
+"""What a recipe is, and the steps that recipes share: find the worst case, ask the model once, compare two answers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, ParamSpec, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advreg.objectives import Objective, cross_entropy
+from advreg.threat import ThreatModel
+from advreg.training.choose import choose
+from advreg.training.modes import eval_mode
+
+P = ParamSpec("P")
+
+
+class Found(Protocol):
+    """What an attack returns, as far as a recipe looks."""
+
+    @property
+    def x_adv(self) -> Tensor:
+        """The attacked inputs ``(B, ...)``."""
+
+
+Attack = Callable[..., Found]
+"""``(model, x, y, threat, *, objective, seed) -> result`` with ``x_adv``: any attack, its other options bound."""
+
+Recipe = Callable[[nn.Module, Tensor, Tensor, Attack, ThreatModel], Tensor]
+"""``(model, x, y, attack, threat) -> loss``, a scalar to call ``backward`` on."""
+
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+def checked(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
+    """Hold the options of a recipe to their annotations, in Python as in a configuration: one line says what is wrong."""
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
+        options = inspect.signature(make).bind_partial(*args).arguments | kwargs
+        return choose("recipe", {make.__name__: make}, make.__name__, options)
+
+    return made
+
+
+def worst_case(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    threat: ThreatModel,
+    objective: Objective = cross_entropy,
+) -> Tensor:
+    """Return the attacked inputs, found with the model in eval mode; weights, their gradients and modes are untouched.
+
+    The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
+    """
+    with eval_mode(model):
+        return attack(model, x, y, threat, objective=objective, seed=_seed()).x_adv.detach()
+
+
+def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
+    """Return the probabilities ``(B, K)`` in eval mode a hair (eps / 32, in a random direction) beside ``x``.
+
+    A divergence from the answer at ``x`` itself is flat at ``x``, and an attack that starts there would never move.
+    The direction is the same for every example, so that it does not depend on who else is in the batch.
+    """
+    nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    beside = x + (threat.random_start(x, nobody, _seed()) - x) / 32
+    with eval_mode(model):
+        return full(model(beside)).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
+
+
+def answers(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits of clean and attacked inputs, in one forward (BatchNorm sees both) with the attacked ones last."""
+    z, z_adv = full(model(torch.cat([x, x_adv]))).chunk(2)
+    return z, z_adv
+
+
+def full(z: Tensor) -> Tensor:
+    """Return logits in float32, or float64 where they are: divergences lose too much in half precision."""
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
+    """Return ``KL(softmax(z) || softmax(z_adv))`` for each example, finite also where probabilities are 0 or 1."""
+    return F.kl_div(z_adv.log_softmax(1), z.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def for_examples(attack: Attack, ids: Tensor) -> Attack:
+    """Return the attack with the random draws of these examples; a recipe that attacks fewer attacks the last ones.
+
+    Args:
+        attack: an attack that takes ``ids``.
+        ids: example ids of the whole batch ``(B,)``.
+    """
+
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
+        return attack(model, x, y, threat, ids=ids[len(ids) - len(x) :], **options)
+
+    return attacked
+
+
+def _seed() -> int:
+    return int(torch.randint(2**31, ()))

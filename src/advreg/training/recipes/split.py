@@ -1,0 +1,147 @@
+"""Split BatchNorm: one set of statistics and weights for clean inputs, another for attacked ones, the rest shared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from torch import Tensor, nn
+
+from advreg.errors import ModelError, did_you_mean
+
+Route = Literal["clean", "adv"]
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class SplitBatchNorm(nn.Module):
+    """Two BatchNorms that start equal, of which `routed` chooses one; ``adv`` where nothing chooses.
+
+    Args:
+        norm: the BatchNorm to split.
+        predictor: whether to add the head with which `ar_at` predicts the clean answer from the attacked one.
+
+    Example:
+        >>> import torch
+        >>> norm, x = SplitBatchNorm(nn.BatchNorm1d(2)), torch.rand(4, 2)
+        >>> _ = norm(x)
+        >>> int(norm.adv.num_batches_tracked), int(norm.clean.num_batches_tracked)
+        (1, 0)
+    """
+
+    def __init__(self, norm: nn.Module, *, predictor: bool = False) -> None:
+        super().__init__()
+        self.clean, self.adv = copy.deepcopy(norm), norm
+        self.predictor = _predictor(int(norm.num_features)) if predictor else None  # type: ignore[arg-type]
+        self.route: Route = "adv"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise with the BatchNorm of the current route."""
+        out: Tensor = (self.clean if self.route == "clean" else self.adv)(x)
+        return out
+
+
+def _predictor(width: int) -> nn.Module:
+    narrow = max(1, width // 4)
+    return nn.Sequential(
+        nn.Linear(width, narrow, bias=False), nn.BatchNorm1d(narrow), nn.ReLU(), nn.Linear(narrow, width)
+    )
+
+
+def split_batchnorm(model: nn.Module, predictors: Collection[str] = ()) -> nn.Module:
+    """Return a copy of a model with every BatchNorm split in two; both halves start as the original.
+
+    Make the optimizer afterwards: it is the copy that is trained.
+
+    Args:
+        model: a network with BatchNorms, each used under one name.
+        predictors: names of the BatchNorms that get a predictor head, for `ar_at`; the last few in the paper.
+
+    Raises:
+        ModelError: a model without BatchNorm, split already, or a predictor at something that is none.
+
+    Example:
+        >>> model = split_batchnorm(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+        >>> type(model[1]).__name__
+        'SplitBatchNorm'
+
+    Reference: Xie et al., "Adversarial examples improve image recognition", CVPR 2020.
+    """
+    if any(isinstance(module, SplitBatchNorm) for module in model.modules()):
+        raise ModelError("the model's BatchNorms are split already; give the model as it was before")
+    names = [name for name, module in model.named_modules() if name and isinstance(module, _NORMS)]
+    if not names:
+        raise ModelError(f"{type(model).__name__} has no BatchNorm to split; give a model with some, or another recipe")
+    for name in predictors:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise ModelError(f"there is no BatchNorm {name!r} for a predictor; allowed: {', '.join(names)}.{hint}")
+    split = copy.deepcopy(model)
+    for name in names:
+        _put(split, name, SplitBatchNorm(split.get_submodule(name), predictor=name in predictors))
+    return split
+
+
+def merge_batchnorm(model: nn.Module, route: Route = "adv") -> nn.Module:
+    """Return a copy with plain BatchNorms again, those of one route, and no predictors: a model to keep and deploy.
+
+    Args:
+        model: a model that `split_batchnorm` made.
+        route: ``"adv"`` for the robust model, ``"clean"`` for the accurate one.
+
+    Raises:
+        ModelError: a model that is not split.
+
+    Example:
+        >>> plain = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        >>> merge_batchnorm(split_batchnorm(plain)).state_dict().keys() == plain.state_dict().keys()
+        True
+    """
+    merged = copy.deepcopy(model)
+    for name, norm in splits(merged).items():
+        _put(merged, name, norm.clean if route == "clean" else norm.adv)
+    return merged
+
+
+@contextmanager
+def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
+    """Send everything through the BatchNorms of one route inside the block; each goes back to its own after it.
+
+    Raises:
+        ModelError: a model that is not split.
+
+    Example:
+        >>> model = split_batchnorm(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)))
+        >>> with routed(model, "clean"):
+        ...     model[1].route
+        'clean'
+        >>> model[1].route
+        'adv'
+    """
+    before = [(norm, norm.route) for norm in splits(model).values()]
+    for norm, _ in before:
+        norm.route = route
+    try:
+        yield model
+    finally:
+        for norm, old in before:
+            norm.route = old
+
+
+def splits(model: nn.Module) -> dict[str, SplitBatchNorm]:
+    """Return the split BatchNorms of a model by name.
+
+    Raises:
+        ModelError: there are none.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, SplitBatchNorm)}
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no split BatchNorm; make one with recipes.split_batchnorm(model)")
+    return found
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

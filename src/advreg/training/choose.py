@@ -40,5 +40,6 @@ def choose(section: str, table: Mapping[str, Callable[..., T]], name: str, optio
     try:
         return _CHECKED(table[name])(**options)
     except ValidationError as error:
-        key = f"{section}.options.{error.errors()[0]['loc'][0]}"
-        raise ConfigError(wrong(key, error.errors()[:1])) from None
+        first = error.errors()[0]["loc"][0]
+        problems = [problem for problem in error.errors() if problem["loc"][0] == first]
+        raise ConfigError(wrong(f"{section}.options.{first}", problems)) from None

@@ -1,0 +1,102 @@
+"""What a recipe costs, counted by hooks and promised in the documents; and that nothing of the attack stays behind."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import advreg
+from advreg.training import recipes
+from tests.training import small
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+THREAT = advreg.ThreatModel("linf", eps=0.1)
+N, STEPS = 12, 3
+SPLIT = ("ar_at", "advprop")
+
+
+def promised() -> dict[str, tuple[float, float]]:
+    """Read passes per example from the table: ``K + 2`` (K the attack's steps), or ``r K + 1`` (r the ratio, 0.5)."""
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", PAGE.read_text(), re.M)
+    return {name: (_passes(forwards), _passes(backwards)) for name, forwards, backwards in rows}
+
+
+def _passes(text: str) -> float:
+    share, steps, rest = re.fullmatch(r"(?:(r )?(K) \+ )?(\d)", text.strip()).groups()
+    return (0.5 if share else 1) * (STEPS if steps else 0) + int(rest)
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = small.network()
+    return recipes.split_batchnorm(model, predictors=["1"]) if name in SPLIT else model
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(N, 1, 8, 8), torch.arange(N) % 3
+
+
+def test_every_recipe_has_its_row():
+    assert set(promised()) == set(recipes.RECIPES)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_passes_are_as_promised(name):
+    model, counts = network(name).train(), [0, 0]
+
+    def count(_: nn.Module, __: object, out: torch.Tensor) -> None:
+        counts[0] += len(out)
+        out.register_hook(lambda grad: counts.__setitem__(1, counts[1] + len(grad)))
+
+    model.register_forward_hook(count)
+    loss = recipes.named(name, {})(model, *batch(), partial(advreg.attacks.craft, steps=STEPS), THREAT)
+    loss.backward()
+    assert (counts[0] / N, counts[1] / N) == promised()[name]
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_attack_leaves_no_trace(name):
+    """One train-mode forward moves each BatchNorm in use; the attack moves none, and no weight has a gradient yet."""
+    model = network(name).train()
+    model[4].eval()  # frozen by its owner
+    modes = [module.training for module in model.modules()]
+    recipes.named(name, {})(model, *batch(), partial(advreg.pgd, steps=STEPS), THREAT)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [int(norm.num_batches_tracked) for norm in norms] == [1] * (2 if name in SPLIT else 1)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name != "standard"])
+def test_a_failing_attack_leaves_no_trace_either(name):
+    model = network(name).train()
+    model[4].eval()
+    modes = [module.training for module in model.modules()]
+
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        recipes.named(name, {})(model, *batch(), fails, THREAT)
+    assert [module.training for module in model.modules()] == modes
+    assert all(module.route == "adv" for module in model.modules() if isinstance(module, recipes.SplitBatchNorm))
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_weight_learns_and_a_repeated_step_is_the_same_to_the_bit(name):
+    grads = []
+    for _ in range(2):
+        model = network(name).train()
+        torch.manual_seed(3)
+        recipes.named(name, {})(model, *batch(), partial(advreg.attacks.craft, steps=2), THREAT).backward()
+        used = [w for key, w in model.named_parameters() if name != "advprop" or "predictor" not in key]
+        grads.append([w.grad for w in used])
+        assert all(grad is not None for grad in grads[-1])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

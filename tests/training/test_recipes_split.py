@@ -1,0 +1,159 @@
+"""Split BatchNorm changes nothing until the routes part, and AR-AT and AdvProp are their formulas on it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import advreg
+from advreg.errors import ModelError
+from advreg.training import recipes
+from tests.training import small
+
+THREAT = advreg.ThreatModel("linf", eps=0.1)
+STEP = partial(advreg.attacks.craft, steps=1, start="zero")
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    return torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+
+
+def network():
+    """Return a split network whose routes answer differently; its dropout is off, so that answers can be repeated."""
+    torch.manual_seed(1)
+    model = recipes.split_batchnorm(small.network(), predictors=["1"])
+    nn.init.constant_(model[1].clean.bias, 0.3)
+    model[4].p = 0.0
+    return model
+
+
+def test_split_starts_as_the_original_on_both_routes(batch):
+    plain = small.network().eval()
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    split = recipes.split_batchnorm(plain).eval()
+    for route in ("clean", "adv"):
+        with recipes.routed(split, route):
+            assert torch.equal(split(batch[0]), plain(batch[0]))
+    assert isinstance(plain[1], nn.BatchNorm2d), "the original is left alone"
+    assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+def test_each_route_has_its_own_statistics_and_weights(batch):
+    model = network().train()
+    with recipes.routed(model, "clean"):
+        model(batch[0]).sum().backward()
+    assert (int(model[1].clean.num_batches_tracked), int(model[1].adv.num_batches_tracked)) == (1, 0)
+    assert model[1].adv.weight.grad is None
+    assert model[1].clean.weight.grad is not None
+
+
+def test_routes_nest_and_come_back_after_an_error():
+    model, seen = network(), []
+
+    @recipes.routed(model, "clean")
+    def fail():
+        with recipes.routed(model, "adv"):
+            seen.append(model[1].route)
+        seen.append(model[1].route)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [*seen, model[1].route] == ["adv", "clean", "adv"]
+
+
+@pytest.mark.parametrize("route", ["clean", "adv"])
+def test_merged_model_is_plain_and_answers_as_its_route(batch, route):
+    model = network().eval()
+    plain = recipes.merge_batchnorm(model, route)
+    with recipes.routed(model, route):
+        assert torch.equal(plain(batch[0]), model(batch[0]))
+    assert plain.state_dict().keys() == small.network().state_dict().keys()
+    assert isinstance(model[1], recipes.SplitBatchNorm), "the split model is left alone"
+
+
+def test_a_fast_target_of_a_split_model_answers_as_the_robust_route(batch):
+    model = network().eval()
+    torch.testing.assert_close(advreg.freeze(model)(batch[0]), model(batch[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: recipes.split_batchnorm(nn.Linear(2, 2)), "Linear has no BatchNorm to split"),
+        (lambda: recipes.split_batchnorm(network()), "split already"),
+        (lambda: recipes.split_batchnorm(small.network(), ["0"]), "no BatchNorm '0' for a predictor; allowed: 1"),
+        (lambda: recipes.merge_batchnorm(small.network()), "has no split BatchNorm; make one with"),
+        (lambda: recipes.ar_at()(small.network(), None, None, STEP, THREAT), "has no split BatchNorm"),
+        (lambda: recipes.advprop()(small.network(), None, None, STEP, THREAT), "has no split BatchNorm"),
+        (
+            lambda: recipes.ar_at()(recipes.split_batchnorm(small.network()), None, None, STEP, THREAT),
+            "ar_at needs predictors",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(act, said):
+    with pytest.raises(ModelError) as error:
+        act()
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def by_route(model, x, y):
+    """Return logits and pooled features of each route, computed without hooks, in eval mode."""
+    x_adv = recipes.worst_case(model, x, y, STEP, THREAT)
+    answers = []
+    for norm, inputs in ((model[1].clean, x), (model[1].adv, x_adv)):
+        features = norm(model[0](inputs)).relu()
+        answers.append((model[5](features.flatten(1)), features.mean((2, 3))))
+    return answers
+
+
+@pytest.mark.parametrize("balance", ["auto", 0.3])
+def test_ar_at_is_its_formula(batch, balance):
+    x, y = batch
+    model = network().eval()
+    (z, clean), (z_adv, attacked) = by_route(model, x, y)
+    share = float((z.argmax(1) == y).sum()) / len(y) if balance == "auto" else balance
+    head = model[1].predictor
+    pooled = head[3](head[2](head[1](head[0](attacked))))
+    cosine = (pooled * clean).sum(1) / (pooled.norm(dim=1) * clean.norm(dim=1))
+    expected = share * F.cross_entropy(z_adv, y) + (1 - share) * F.cross_entropy(z, y) + 7 * (1 - cosine).mean()
+    loss = recipes.ar_at(invariance=7.0, balance=balance)(model, x, y, STEP, THREAT)
+    torch.testing.assert_close(loss, expected)
+    assert 0 < share < 1
+
+
+def test_clean_features_are_asked_for_nothing(batch):
+    """All weight on the attacked input: what is left of the clean route's gradient is exactly nothing."""
+    model = network().train()
+    recipes.ar_at(invariance=30.0, balance=1.0)(model, *batch, STEP, THREAT).backward()
+    assert model[1].clean.weight.grad.abs().max() == 0
+    assert all(weight.grad.abs().max() > 0 for weight in model[1].predictor[0].parameters())
+
+
+def test_advprop_is_the_plain_sum(batch):
+    x, y = batch
+    model = network().eval()
+    (z, _), (z_adv, _) = by_route(model, x, y)
+    expected = F.cross_entropy(z, y) + F.cross_entropy(z_adv, y)
+    torch.testing.assert_close(recipes.advprop()(model, x, y, STEP, THREAT), expected)
+
+
+def test_the_adversary_meets_the_robust_route_whatever_the_caller_chose(batch):
+    model, seen = network().eval(), []
+
+    def attack(model, x, y, threat, **options):
+        seen.append(model[1].route)
+        return STEP(model, x, y, threat, **options)
+
+    with recipes.routed(model, "clean"):
+        recipes.advprop()(model, *batch, attack, THREAT)
+        assert model[1].route == "clean"
+    assert seen == ["adv"]

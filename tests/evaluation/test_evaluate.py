@@ -117,6 +117,7 @@ def test_a_finished_evaluation_is_read_and_not_run_again(tmp_path) -> None:
     count = Counter(model)
     second = evaluate(model, (x, y), threat=THREAT, out=tmp_path)
     assert second.robust_accuracy == first.robust_accuracy
+    assert second.seconds == pytest.approx(first.seconds, abs=1e-3)
     assert count.forwards < 150  # the checks and the pictures, no attack
     stored = json.loads((tmp_path / "evaluation/linf-0.02-quick@1/results.json").read_text())
     assert stored["robust_accuracy"] == first.robust_accuracy
@@ -134,6 +135,38 @@ def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
     ):
         with pytest.raises(RunError, match="belongs to"):
             call()
+
+
+class NanAt(nn.Module):
+    """A model that answers NaN for bright inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.flatten(1).mean(1, keepdim=True) > 0.6, torch.nan, self.inner(x))
+
+
+def dazzle(model, x, y, threat):
+    """An attack that steps where the model answers NaN."""
+    return attacks.Crafted((x + 0.02).clamp(0, 1), 0, 0)
+
+
+def test_nan_under_attack_is_flagged_and_not_counted_as_broken(tmp_path) -> None:
+    x = torch.full((20, 1, 8, 8), 0.59)
+    y = small_cnn()(x).argmax(1)
+    own = Protocol("dazzle", 1, (Stage("dazzle", dazzle),))
+    found = evaluate(NanAt().eval(), (x, y), threat=ThreatModel("linf", 0.03), protocol=own, out=tmp_path)
+    assert not found.broken.any()
+    assert found.flags["non_finite"] == 20
+
+
+def test_nan_on_clean_inputs_is_refused(tmp_path) -> None:
+    x, y = batch(40)
+    x[30:] = 0.9
+    with pytest.raises(ModelError, match="10 of 40 clean inputs"):
+        evaluate(NanAt().eval(), (x, y), threat=THREAT, out=tmp_path)
 
 
 def test_the_curve_never_rises_and_meets_the_evaluation() -> None:

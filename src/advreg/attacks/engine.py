@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model, judged, logits_of, original, refuse_labels, refuse_training_mode
+from advreg.attacks.judge import Model, judged, logits_of, original, refuse_labels, refuse_nan, refuse_training_mode
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import DataError, ModelError
 from advreg.objectives import Objective, correct, negated
@@ -306,6 +306,7 @@ def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim)
     One forward; a fast target only proposes clean errors, which its original has to confirm with another.
     """
     logits = logits_of(ask.model, x)
+    refuse_nan(logits)
     refuse_labels(y, logits.shape[1])
     y = aim(logits, y)
     board, wrong = Scoreboard(ask, x, y, threat), ask.fooled(logits, y)

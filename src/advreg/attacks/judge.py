@@ -54,6 +54,17 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     return z
 
 
+def refuse_nan(logits: Tensor) -> None:
+    """Raise unless the model answered every clean input with numbers.
+
+    Raises:
+        ModelError: some answer is NaN or infinite.
+    """
+    bad = int((~torch.isfinite(logits)).any(1).sum())
+    if bad:
+        raise ModelError(f"the model answers NaN or infinity for {bad} of {len(logits)} clean inputs; mend it first")
+
+
 def refuse_labels(y: Tensor, classes: int) -> None:
     """Raise unless every label is one of the model's classes.
 

@@ -25,6 +25,8 @@ from advreg.evaluation.rows import Row, broken_ids, complete
 from advreg.evaluation.summary import Evaluation
 from advreg.runs import Ledger, RunFolder
 
+_TIMES = "times.jsonl"  # beside the ledger, for times differ between runs and a ledger's bytes must not
+
 
 class Paper:
     """The rows so far, in memory and, where a folder is given, on disk."""
@@ -63,11 +65,13 @@ class Paper:
         )
         paper.found = complete(paper.ledger.rows(), stages, len(examples))
         paper.ledger.keep(len(paper.found))
+        for took in paper.folder.read_log(_TIMES):
+            paper.seconds[took["attack"]] += took["seconds"]
         return paper
 
     @property
     def total_seconds(self) -> float:
-        """Wall time of what was run now."""
+        """Wall time spent so far, by earlier runs too."""
         return sum(self.seconds.values())
 
     def find(self, stage: str, ids: Tensor) -> list[Row] | None:
@@ -88,8 +92,9 @@ class Paper:
         if self.folder is not None and rows and int(ids[0]) < CHUNK:
             mine = torch.tensor([row["id"] for row in rows])
             self.folder.write(f"points/{stage}.safetensors", save({"ids": mine, "x": points.contiguous()}))
-        if self.ledger is not None and rows:
+        if self.ledger is not None and self.folder is not None and rows:
             self.ledger.append(rows)
+            self.folder.append(_TIMES, {"attack": stage, "first": int(ids[0]), "seconds": round(seconds, 4)})
         self._remember(rows)
 
     def finish(self, evaluation: Evaluation, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from advreg import models
 from advreg.attacks import Crafted
-from advreg.attacks.judge import judged
+from advreg.attacks.judge import judged, refuse_nan
 from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.paper import Paper
 from advreg.evaluation.protocols import Protocol, Stage, resolve
@@ -29,6 +29,9 @@ from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
     from advreg.data import Dataset
+
+
+_FAR = 1e30  # stands for a margin that is not finite: rows are JSON
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def evaluate(
         classes=examples.classes,
         seed=seed,
         seconds=paper.seconds,
-        flags={"target": target.choice},
+        flags={"target": target.choice, "non_finite": sum(row["margin"] <= -_FAR for row in paper.rows)},
     )
     paper.finish(evaluation, model)
     return evaluation
@@ -156,6 +159,8 @@ def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tenso
     x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
     found = stage.attack(bench.target, x, y, bench.threat, **_accepted(stage.attack, seed=bench.seed, ids=ids))
     broken, logits = judged(bench.target, x, found.x_adv, y, bench.threat)
+    if stage.name == CLEAN:
+        refuse_nan(logits)
     cost = getattr(found, "cost", torch.zeros(len(x), 2, dtype=torch.int64)).cpu() + torch.tensor([1, 0])
     columns = {
         "id": ids,
@@ -163,7 +168,7 @@ def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tenso
         "predicted": logits.argmax(1),
         "broken": broken,
         "distance": bench.threat.distance(found.x_adv, x),
-        "margin": margin(logits, y),
+        "margin": margin(logits, y).nan_to_num(-_FAR, _FAR, -_FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -67,13 +68,17 @@ def test_timed_returns_the_result_of_the_work() -> None:
 def test_counting_sees_every_example_and_leaves_no_hook() -> None:
     case = small_case(eps=1e-6)  # nothing breaks, so the cost is known
     x, y = case.batch(0)
-    for make in competitors.OURS.values():
+    for name, make in competitors.OURS.items():
         competitor = make(case)
+        polish = (
+            0 if name == "advreg float32" else math.ceil(case.steps / 4)
+        )  # on the one image nearest to the boundary
+        forwards = 8 * (case.steps + 3) + (polish + 2 if polish else 0)
         with competitors.counted(*competitor.asked) as count:
             competitor.attack(x, y, 0)
-        assert (count.forwards, count.backwards) == (8 * (case.steps + 3), 8 * case.steps)
+        assert (count.forwards, count.backwards) == (forwards, 8 * case.steps + polish)
         competitor.attack(x, y, 0)
-        assert count.forwards == 8 * (case.steps + 3)
+        assert count.forwards == forwards
 
 
 def test_rounds_take_other_images_until_the_test_set_is_used_up() -> None:

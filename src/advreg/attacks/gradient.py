@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.engine import Ask, Rule, State, begin, climb, query, search
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, original
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
@@ -142,7 +143,7 @@ def pgd(
     """Attack by projected gradient ascent: ``x <- project(x + step_size steepest(grad loss))``, best iterate kept.
 
     An example that still stands after one restart costs ``steps + 3`` forwards (the clean point, the iterates, the judge) and
-    ``steps`` backwards.
+    ``steps`` backwards. Where a fast target proposes, the tenth that came nearest gets a quarter more steps on the original.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
@@ -182,9 +183,27 @@ def pgd(
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         origin = started(start, x, threat, ids, seed, restart)
-        return climb(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
+        found = climb(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
+        return polished(ask, found, x, y, threat, rule, math.ceil(steps / 4))
 
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+
+
+def polished(
+    ask: Ask, found: AttackResult, x: Tensor, y: Tensor, threat: ThreatModel, rule: Rule, steps: int
+) -> AttackResult:
+    """Go on with the original for some steps where a fast target came near: the target's gradients are rounded.
+
+    Near is the tenth of what stands with the highest loss. Without a fast target there is nothing to mend.
+    """
+    standing = (~found.broken).nonzero()[:, 0]
+    if original(ask.model) is ask.model or not len(standing):
+        return found
+    order = found.loss[standing].argsort(descending=True, stable=True)
+    near = standing[order[: math.ceil(len(standing) / 10)]]
+    judge, start = replace(ask, model=original(ask.model)), found.x_adv[near]
+    again = climb(judge, x[near], y[near], threat.select(near), start, rule, steps, early_stop=True)
+    return found.improved_by(again, near)
 
 
 def mifgsm(

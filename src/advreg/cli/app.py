@@ -65,7 +65,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, or zoo: timm: torchvision: pkg.module:factory.")],
     data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
     threat: Annotated[str | None, typer.Option(help="norm:eps, such as linf:8/255; the run's own by default.")] = None,
-    protocol: Annotated[str, typer.Option(help="fgsm, quick or basic.")] = "basic",
+    protocol: Annotated[str, typer.Option(help="fgsm, quick, basic, strong, standard, plus or rand.")] = "basic",
     weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 1000,
     curve: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Also measure a robustness curve.")] = "",

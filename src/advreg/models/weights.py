@@ -56,7 +56,9 @@ def _load_safetensors(file: Path) -> State:
 
 def _load_torch(file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch advises on pickles that are refused in the next line
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as cause:  # a damaged file can fail anywhere in torch's reader
         if "GLOBAL " in str(cause) or _is_bare_pickle(file):
             said = f"{file}: pickled Python objects, which may run code and are never read"

@@ -54,6 +54,7 @@ def run_demo(out: Path) -> None:
         report.write(run)
     page = report.write_comparison([runs["plain-cnn"], runs["robust-cnn"]], out / "report.html")
     typer.echo(f"done in {progress.minutes(time.perf_counter() - began)}; the report: {page}")
+    typer.echo(f"the pictures: {runs['robust-cnn'] / 'report.html'}")
 
 
 def _trained(name: str, folder: Path) -> Path:

@@ -21,7 +21,7 @@ _VERDICTS = {
     "TRUSTED": "The diagnosis found no sign that attacks failed for the wrong reasons.",
     "SUSPECT": "The diagnosis raised a warning: read the figure with care and follow the remedy it names.",
     "UNRELIABLE": "The diagnosis found that attacks failed for the wrong reasons: do not use this figure.",
-    None: "Not diagnosed yet: whether attacks failed for the wrong reasons is for advreg diagnose to say.",
+    None: "Not diagnosed: nobody has looked whether attacks failed for the wrong reasons.",
 }
 
 

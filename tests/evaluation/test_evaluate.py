@@ -190,6 +190,7 @@ def test_never_below_the_exact_robust_accuracy_of_a_verified_network(shared) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_published_pgd_accuracy_of_the_trades_network(shared) -> None:
     """PGD-40 x 1 at linf 0.3, step 0.01: 96.07% published."""
     model = load_model("zoo:mnist-trades", weights=shared / "checkpoints/mnist_trades_smallcnn.pt")

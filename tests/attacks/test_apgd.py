@@ -390,7 +390,9 @@ def test_breaks_as_much_of_a_real_network_as_pgd(shared, n: int) -> None:
     ("n", "fewest", "most"),
     [
         (200, 4, 10),  # 428 of the 438 were seen to break beyond these images, by long attacks
-        pytest.param(10_000, 410, 438, marks=pytest.mark.slow),  # 438 by mixed-integer programming (Tjeng et al., 2019)
+        pytest.param(
+            10_000, 410, 438, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]
+        ),  # 438 by mixed-integer programming (Tjeng et al., 2019)
     ],
 )
 def test_never_beats_an_exact_verifier(shared, n: int, fewest: int, most: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advreg import attacks, models
 from advreg.attacks.judge import verify
 from advreg.errors import ThreatError
-from advreg.evaluation.examples import examples_of
+from advreg.evaluation.examples import CHUNK, examples_of
 from advreg.runs import RunFolder
 from advreg.statistics import interval
 from advreg.threat import Norm, ThreatModel
@@ -93,7 +93,7 @@ def robustness_curve(
     points = []
     for k, radius in enumerate(grid):
         threat = ThreatModel(norm, radius)
-        lost = [_broken(target, examples.x, examples.y, threat, ids, steps, seed) for ids in torch.split(standing, 256)]
+        lost = [_broken(target, examples.x, examples.y, threat, ids, steps, seed) for ids in torch.split(standing, CHUNK)]
         standing = standing[~torch.cat(lost)] if lost else standing
         points.append(Point(radius, len(standing) / len(examples), interval(len(standing), len(examples))))
         if on_progress:

@@ -93,7 +93,9 @@ def robustness_curve(
     points = []
     for k, radius in enumerate(grid):
         threat = ThreatModel(norm, radius)
-        lost = [_broken(target, examples.x, examples.y, threat, ids, steps, seed) for ids in torch.split(standing, CHUNK)]
+        lost = [
+            _broken(target, examples.x, examples.y, threat, ids, steps, seed) for ids in torch.split(standing, CHUNK)
+        ]
         standing = standing[~torch.cat(lost)] if lost else standing
         points.append(Point(radius, len(standing) / len(examples), interval(len(standing), len(examples))))
         if on_progress:

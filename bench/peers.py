@@ -17,8 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv-peers"
-PEERS = ("torchattacks==3.5.1", "foolbox==3.3.4", "eagerpy==0.30.0", "adversarial-robustness-toolbox==1.20.1")
-NEEDS = ("GitPython>=3.1", "requests>=2.31", "scikit-learn>=1.4", "six>=1.16", "tqdm>=4.66")
+PEERS = (
+    "pyautoattack==0.2.0",
+    "torchattacks==3.5.1",
+    "foolbox==3.3.4",
+    "eagerpy==0.30.0",
+    "adversarial-robustness-toolbox==1.20.1",
+)
+NEEDS = ("GitPython>=3.1", "multiprocess>=0.70", "requests>=2.31", "scikit-learn>=1.4", "six>=1.16", "tqdm>=4.66")
 
 
 def environment(folder: Path = FOLDER) -> Path:

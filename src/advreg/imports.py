@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -39,18 +40,38 @@ def call_factory(name: str, error: type[AdvregError], **options: Any) -> Any:
     Raises:
         AdvregError: no such module or attribute, or either of them failed; of the given kind, in one line.
     """
-    module_name, _, attribute = name.partition(":")
-    module = _import_user_module(module_name, error)
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        public = [key for key, value in vars(module).items() if callable(value)]
-        raise error(f"{name}: {module_name} has no function {attribute!r}.{did_you_mean(attribute, public)}")
+    factory = named_function(name, error)
     try:
         return factory(**options)
     except AdvregError:
         raise
     except Exception as cause:
         raise error(f"{name}: the factory failed: {first_line(cause)}") from cause
+
+
+def named_function(name: str, error: type[AdvregError]) -> Callable[..., Any]:
+    """Import ``pkg.module`` (the current folder counts) and return its ``function``, not called.
+
+    Args:
+        name: ``pkg.module:function``.
+        error: the kind of error to raise.
+
+    Raises:
+        AdvregError: no such module or function; of the given kind, in one line.
+
+    Example:
+        >>> named_function("math:sqrt", AdvregError)(4.0)
+        2.0
+    """
+    if not is_factory(name):
+        raise error(f"{name!r} is no name of a function; write pkg.module:function")
+    module_name, _, attribute = name.partition(":")
+    module = _import_user_module(module_name, error)
+    found: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(found):
+        public = [key for key, value in vars(module).items() if callable(value)]
+        raise error(f"{name}: {module_name} has no function {attribute!r}.{did_you_mean(attribute, public)}")
+    return found
 
 
 def _import_user_module(name: str, error: type[AdvregError]) -> ModuleType:

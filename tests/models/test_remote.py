@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import sys
@@ -17,7 +18,7 @@ from torch import nn
 from advreg import ThreatModel, attacks
 from advreg.attacks.blackbox import hopskipjump, square
 from advreg.errors import MissingExtraError, ModelError
-from advreg.models import remote
+from advreg.models import describe, load, remote
 
 Answer = Callable[[dict], tuple[int, bytes]]
 
@@ -267,5 +268,18 @@ def test_a_missing_runtime_and_a_missing_file(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match="is no file"):
         remote.onnx(tmp_path / "absent.onnx")
     (tmp_path / "net.onnx").write_text("free")
-    with pytest.raises(MissingExtraError, match="pip install 'onnxruntime'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'advreg\[onnx\]'"):
         remote.onnx(tmp_path / "net.onnx")
+
+
+def test_the_catalogue_knows_models_that_only_answer(tmp_path: Path, runtime: None) -> None:
+    (tmp_path / "net.onnx").write_text("labels")
+    model = load(f"onnx:{tmp_path / 'net.onnx'}", classes=5)
+    assert model.score_only
+    z = model(X)
+    assert z.shape == (10, 5)
+    assert torch.equal(z.argmax(1), small_net()(X).argmax(1))
+    assert describe(model)["sha256"] == hashlib.sha256(b"labels").hexdigest()
+    assert load("https://host/predict", timeout=1.0).answers.url == "https://host/predict"
+    with pytest.raises(ModelError, match="brings its own weights"):
+        load("https://host/predict", weights=tmp_path / "net.onnx")

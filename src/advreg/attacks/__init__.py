@@ -3,9 +3,9 @@
 from advreg.attacks.annealed import annealed
 from advreg.attacks.apgd import apgd, apgd_targeted
 from advreg.attacks.blackbox import hopskipjump, random_search, spsa, square, transfer
-from advreg.attacks.gradient import craft, fgsm, mifgsm, pgd
+from advreg.attacks.gradient import craft, fgsm, mifgsm, nifgsm, pgd
 from advreg.attacks.judge import verify
-from advreg.attacks.minimal import bisected, carlini, ddn, deepfool, fab, fmn, nearest
+from advreg.attacks.minimal import bisected, carlini, ddn, deepfool, fab, fmn, nearest, tightened
 from advreg.attacks.result import AttackResult, Crafted
 
 __all__ = [
@@ -25,10 +25,12 @@ __all__ = [
     "hopskipjump",
     "mifgsm",
     "nearest",
+    "nifgsm",
     "pgd",
     "random_search",
     "spsa",
     "square",
+    "tightened",
     "transfer",
     "verify",
 ]

@@ -4,60 +4,127 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import typer
+from torch import nn
 
 from advreg import data as datasets
-from advreg import models, report
+from advreg import models, ranks, report, runtime
 from advreg.cli import progress, tables
 from advreg.config import Config
+from advreg.data import Dataset
 from advreg.errors import ConfigError, ThreatError
-from advreg.evaluation import evaluate, robustness_curve
+from advreg.evaluation import Curve, Evaluation, evaluate, minimum_norms, resolve, robustness_curve
 from advreg.threat import ThreatModel
 
 
-def run_evaluate(
-    model: str,
-    data: str | None,
-    threat: str | None,
-    protocol: str,
-    weights: Path | None,
-    n: int,
-    curve: str,
-    out: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Evaluate a run folder or a model by name; arguments as on the command line."""
-    run = Path(model) if (Path(model) / "run.toml").is_file() else None
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    model: str
+    data: str | None = None
+    threat: str | None = None
+    protocol: str = "basic"
+    attacks: list[str] = field(default_factory=list)
+    weights: Path | None = None
+    n: int = 1000
+    curve: str = ""
+    distances: bool = False
+    out: Path | None = None
+    seed: int = 0
+    precision: str = "float32"
+    compiled: bool = False
+    device: str = "auto"
+    as_json: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a wish becomes: a model on its device, the test examples, the threat, the folder."""
+
+    model: nn.Module
+    test: Dataset
+    threat: ThreatModel
+    folder: Path | None
+
+
+def run_evaluate(wish: Wish) -> None:
+    """Evaluate a run folder or a model by name; under ``torchrun``, with all processes together."""
+    with ranks.joined() as among:
+        bench = _prepare(wish, among)
+        found = _measure(wish, bench, among)
+        if not among.leads:
+            return
+        where = bench.folder / "evaluation" / found.protocol if bench.folder else None
+        line, median = _curve(wish, bench, where)
+        if wish.as_json:
+            more = {
+                **({"curve": line.record()} if line else {}),
+                **({} if median is None else {"median_distance": median}),
+            }
+            typer.echo(json.dumps(found.record() | more))
+            return
+        _show(found, line, median)
+        if bench.folder is not None:
+            print(f"report: {report.write(bench.folder)}", file=sys.stderr)
+
+
+def _prepare(wish: Wish, among: ranks.Ranks) -> Bench:
+    run = Path(wish.model) if (Path(wish.model) / "run.toml").is_file() else None
     config = Config.load(run / "run.toml") if run else None
-    chosen, name = _threat(threat, config), data or (config.data.name if config else None)
+    threat, name = _threat(wish.threat, config), wish.data or (config.data.name if config else None)
     if name is None:
-        raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
-    radii = _radii(curve)
-    network = models.load(model, weights=weights)
-    _, test = datasets.load(name)
-    folder = out or run
-    with progress.evaluating(quiet=as_json) as watch:
-        count = min(n, len(test))
-        found = evaluate(
-            network, test, threat=chosen, protocol=protocol, n=count, seed=seed, out=folder, on_progress=watch
+        raise ConfigError(f"no data for {wish.model}: add --data, such as --data mnist")
+    _radii(wish.curve)  # refused before hours of work, not after
+    device = runtime.choose_device(wish.device)
+    place = f"cuda:{among.local}" if device.type == "cuda" and among.world > 1 else device
+    model = models.load(wish.model, weights=wish.weights).to(place)
+    return Bench(model, datasets.load(name)[1], threat, wish.out or run)
+
+
+def _measure(wish: Wish, bench: Bench, among: ranks.Ranks) -> Evaluation:
+    protocol = resolve(wish.protocol, bench.threat.norm).followed_by(*wish.attacks)
+    options: dict[str, Any] = {"precision": wish.precision, "compiled": wish.compiled, "ranks": among}
+    with progress.evaluating(quiet=wish.as_json or not among.leads) as watch:
+        return evaluate(
+            bench.model,
+            bench.test,
+            threat=bench.threat,
+            protocol=protocol,
+            n=min(wish.n, len(bench.test)),
+            seed=wish.seed,
+            out=bench.folder,
+            on_progress=watch,
+            **options,
         )
-    if radii:
-        where = folder / "evaluation" / found.protocol if folder else None
-        line = robustness_curve(network, test, norm=chosen.norm, eps=radii, n=count, seed=seed, out=where)
-    if as_json:
-        typer.echo(json.dumps(found.record() | ({"curve": line.record()} if radii else {})))
-        return
+
+
+def _curve(wish: Wish, bench: Bench, where: Path | None) -> tuple[Curve | None, float | None]:
+    """Return the robustness curve, from distances or from attacks at each radius, and the median distance, if asked for."""
+    n, radii, norm = min(wish.n, len(bench.test)), _radii(wish.curve), bench.threat.norm
+    if wish.distances:
+        found = minimum_norms(bench.model, bench.test, norm=norm, n=n, seed=wish.seed, out=where)
+        return found.curve(radii or None), found.median
+    if not radii:
+        return None, None
+    return robustness_curve(bench.model, bench.test, norm=norm, eps=radii, n=n, seed=wish.seed, out=where), None
+
+
+def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
     tables.show(tables.evaluation(found))
     rate = f"{tables.percent(found.attack_success_rate)} {tables.span(found.attack_success_interval)}"
     typer.echo(f"attack success rate: {rate}")
-    if radii:
-        cells = [(f"{p.eps:g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in line.points]
+    if found.flags.get("randomised"):
+        typer.echo("the model answers the same input differently: use --protocol rand, which averages", err=True)
+    if line:
+        cells = [(f"{p.eps:.4g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in line.points]
         tables.show(tables.table(f"robustness curve, {line.attack}", ("eps", "robust", "95% interval"), cells))
-    if folder is not None:
-        print(f"report: {report.write(folder)}", file=sys.stderr)
+    if median is not None:
+        typer.echo(f"median distance to the boundary: {median:.4g}")
 
 
 def _threat(text: str | None, config: Config | None) -> ThreatModel:

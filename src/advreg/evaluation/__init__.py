@@ -1,6 +1,7 @@
 """Evaluation: the worst case over a protocol's attacks, judged by the original model, written to a ledger."""
 
 from advreg.evaluation.curve import Curve, robustness_curve
+from advreg.evaluation.norms import MinimumNorms, minimum_norms
 from advreg.evaluation.protocols import PROTOCOLS, Protocol, Stage, resolve
 from advreg.evaluation.run import evaluate
 from advreg.evaluation.summary import AttackSummary, Evaluation
@@ -10,9 +11,11 @@ __all__ = [
     "AttackSummary",
     "Curve",
     "Evaluation",
+    "MinimumNorms",
     "Protocol",
     "Stage",
     "evaluate",
+    "minimum_norms",
     "resolve",
     "robustness_curve",
 ]

@@ -1,4 +1,4 @@
-"""The robustness curve: robust accuracy over a grid of eps, each radius attacked afresh on what the smaller ones left."""
+"""The robustness curve: robust accuracy over a grid of eps, by attacks at each radius or from distances to the boundary."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class Curve:
         return {"schema": "advreg/curve@1", **asdict(self)}
 
 
+def point_at(eps: float, standing: int, n: int) -> Point:
+    """Return the point of a curve at which so many of ``n`` examples stand."""
+    return Point(eps, standing / n, interval(standing, n))
+
+
 def robustness_curve(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
@@ -58,7 +63,7 @@ def robustness_curve(
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Curve:
-    """Measure robust accuracy at every eps of a grid with PGD.
+    """Measure robust accuracy at every eps of a grid with PGD; `minimum_norms` measures the whole curve in one run.
 
     An example broken at one eps is broken at every larger one, so each radius is tried on the survivors only.
 
@@ -97,7 +102,7 @@ def robustness_curve(
             _broken(target, examples.x, examples.y, threat, ids, steps, seed) for ids in torch.split(standing, CHUNK)
         ]
         standing = standing[~torch.cat(lost)] if lost else standing
-        points.append(Point(radius, len(standing) / len(examples), interval(len(standing), len(examples))))
+        points.append(point_at(radius, len(standing), len(examples)))
         if on_progress:
             on_progress(k + 1, len(grid))
     curve = Curve(norm, f"pgd-{steps}", len(examples), seed, tuple(points))

@@ -4,13 +4,17 @@
                                points/                 adversarial points of the first chunk, until all is done
                                results.json            the figures
                                examples.safetensors    clean and adversarial inputs of the first chunk, for pictures
+
+Of several processes each appends to a ledger of its own, ``ledger.<rank>.jsonl``; the leader joins them, in the order in which
+one process would have written them, when all have finished, or when the work is taken up again by however many.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from itertools import takewhile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,15 @@ from torch import Tensor, nn
 
 from advreg import runtime
 from advreg.attacks.judge import logits_of
+from advreg.errors import ConfigError
 from advreg.evaluation.examples import CHUNK, Examples
-from advreg.evaluation.rows import Row, broken_ids, complete
+from advreg.evaluation.rows import Row, broken_ids, whole
 from advreg.evaluation.summary import Evaluation
+from advreg.ranks import Ranks
 from advreg.runs import Ledger, RunFolder
+from advreg.runs.files import read_lines
 
-_TIMES = "times.jsonl"  # beside the ledger, for times differ between runs and a ledger's bytes must not
+_LEDGER, _TIMES = "ledger", "times"  # times stand beside the ledger: they differ between runs, its bytes must not
 
 
 class Paper:
@@ -33,15 +40,16 @@ class Paper:
 
     def __init__(self, examples: Examples, stages: list[tuple[str, float]], identity: dict[str, Any]) -> None:
         self.examples, self.stages, self.identity = examples, stages, identity
+        self.ranks = Ranks()
         self.rows: list[Row] = []
-        self.lost: set[int] = set()
         self.seconds: dict[str, float] = defaultdict(float)
-        self.points: dict[str, tuple[Tensor, Tensor]] = {}
         self.folder: RunFolder | None = None
+        self.header: dict[str, Any] = {}
+        self.known: dict[int, list[Row]] = {}
         self.ledger: Ledger | None = None
-        self.found: list[Row] = []
 
     @classmethod
+    @contextmanager
     def open(
         cls,
         out: str | Path | None,
@@ -49,57 +57,75 @@ class Paper:
         stages: list[tuple[str, float]],
         examples: Examples,
         identity: dict[str, Any],
-    ) -> Paper:
-        """Begin, or go on from what a run folder holds of this very evaluation.
+        ranks: Ranks,
+    ) -> Iterator[Paper]:
+        """Begin, or go on from what a run folder holds of this very evaluation; the folder is held until the end.
 
         Raises:
-            RunError: the folder cannot be written, or its ledger is of another model, data set or seed.
+            RunError: the folder cannot be written or is in use, or its ledger is of another model, data set or seed.
+            ConfigError: several processes and no folder.
         """
         paper = cls(examples, stages, identity)
         if out is None:
-            return paper
-        paper.folder = RunFolder.at(Path(out) / "evaluation" / protocol)
+            if ranks.world > 1:
+                raise ConfigError(
+                    f"{ranks.world} processes share this evaluation and have no folder to meet in: give out"
+                )
+            yield paper
+            return
+        paper.ranks, paper.folder = ranks, RunFolder.at(Path(out) / "evaluation" / protocol)
         facts = {**identity, "model": identity["model"]["sha256"]}
-        paper.ledger = Ledger.open(
-            paper.folder / "ledger.jsonl", protocol=protocol, data=examples.sha256, chunk=CHUNK, **facts
-        )
-        paper.found = complete(paper.ledger.rows(), stages, len(examples))
-        paper.ledger.keep(len(paper.found))
-        for took in paper.folder.read_log(_TIMES):
-            paper.seconds[took["attack"]] += took["seconds"]
-        return paper
+        paper.header = {"protocol": protocol, "data": examples.sha256, "chunk": CHUNK, **facts}
+        if not ranks.leads:
+            ranks.meet()
+            paper._read()
+            yield paper
+            return
+        with paper.folder.lock():
+            paper._join()
+            ranks.meet()
+            paper._read()
+            yield paper
 
     @property
     def total_seconds(self) -> float:
-        """Wall time spent so far, by earlier runs too."""
+        """Wall time spent so far, by earlier runs too; of several processes, of all of them together."""
         return sum(self.seconds.values())
 
     def find(self, stage: str, ids: Tensor) -> list[Row] | None:
         """Return the rows of this attack on this chunk if an earlier run wrote them, or None."""
-        inside = set(ids.tolist())
-        mine = list(takewhile(lambda row: row["attack"] == stage and row["id"] in inside, self.found))
-        self.found = self.found[len(mine) :]
-        self._remember(mine)
+        left = self.known.get(int(ids[0]), [])
+        mine = [row for row in left if row["attack"] == stage]
+        self.rows += mine
         return mine or None
-
-    def _remember(self, rows: list[Row]) -> None:
-        self.rows += rows
-        self.lost |= broken_ids(rows)
 
     def write(self, stage: str, ids: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
         """Write down one attack on one chunk: its points first, for a row promises them."""
         self.seconds[stage] += seconds
-        if self.folder is not None and rows and int(ids[0]) < CHUNK:
+        self.rows += rows
+        if self.folder is None or not rows:
+            return
+        if int(ids[0]) < CHUNK:
             mine = torch.tensor([row["id"] for row in rows])
             self.folder.write(f"points/{stage}.safetensors", save({"ids": mine, "x": points.contiguous()}))
-        if self.ledger is not None and self.folder is not None and rows:
-            self.ledger.append(rows)
-            self.folder.append(_TIMES, {"attack": stage, "first": int(ids[0]), "seconds": round(seconds, 4)})
-        self._remember(rows)
+        self.ledger = self.ledger or Ledger.open(self.folder / self._mine(_LEDGER), **self.header)
+        self.ledger.append(rows)
+        self.folder.append(self._mine(_TIMES), {"attack": stage, "first": int(ids[0]), "seconds": round(seconds, 4)})
+
+    def close(self) -> None:
+        """Wait for the other processes, put the ledger in order, and hold the whole of it."""
+        if self.folder is None:
+            return
+        self.ranks.meet()
+        if self.ranks.leads:
+            self._join()
+        self.ranks.meet()
+        self._read()
+        self.rows = [row for rows in self.known.values() for row in rows]
 
     def finish(self, evaluation: Evaluation, model: nn.Module) -> None:
         """Write the figures and the pictures' examples."""
-        if self.folder is None:
+        if self.folder is None or not self.ranks.leads:
             return
         if (self.folder / "points").is_dir():
             self.folder.write("examples.safetensors", save(_pictures(self, model)))
@@ -114,6 +140,34 @@ class Paper:
         self.folder.write_json("results.json", record)
         shutil.rmtree(self.folder / "points", ignore_errors=True)
 
+    def _mine(self, name: str) -> str:
+        return f"{name}.jsonl" if self.ranks.world == 1 else f"{name}.{self.ranks.rank}.jsonl"
+
+    def _read(self) -> None:
+        assert self.folder is not None
+        rows = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header).rows()
+        self.known = whole(rows, self.stages, len(self.examples))
+        self.seconds.clear()
+        for took in self.folder.read_log(f"{_TIMES}.jsonl"):
+            self.seconds[took["attack"]] += took["seconds"]
+
+    def _join(self) -> None:
+        """Leave one ledger of whole attacks, in the order of one process, and one log of times."""
+        assert self.folder is not None
+        ledger = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header)
+        parts = sorted(self.folder.path.glob(f"{_LEDGER}.*.jsonl"))
+        before = ledger.rows()
+        found = before + [row for part in parts for row in Ledger.open(part, **self.header).rows()]
+        rows = [row for rows in whole(found, self.stages, len(self.examples)).values() for row in rows]
+        if rows != before:
+            ledger.replace(rows)
+        for part in sorted(self.folder.path.glob(f"{_TIMES}.*.jsonl")):
+            for took in read_lines(part):
+                self.folder.append(f"{_TIMES}.jsonl", took)
+            part.unlink()
+        for part in parts:
+            part.unlink()
+
 
 def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
     """Return clean and adversarial inputs of the first chunk with what the original model says of them."""
@@ -127,7 +181,8 @@ def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
             adversarial[stored["ids"]], attack[stored["ids"]] = stored["x"], k - 1
     device = next((p.device for p in model.parameters()), x.device)
     clean_p, adversarial_p = (logits_of(model, points.to(device)).softmax(1).cpu() for points in (x, adversarial))
-    lost = torch.tensor([i in paper.lost for i in range(len(x))])
+    gone = broken_ids(paper.rows)
+    lost = torch.tensor([i in gone for i in range(len(x))])
     distance = {row["id"]: row["distance"] for row in paper.rows if row["id"] < CHUNK}
     return {
         "clean": x.contiguous(),

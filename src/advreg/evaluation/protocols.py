@@ -13,6 +13,7 @@ from typing import Any
 
 from advreg import attacks
 from advreg.errors import ConfigError, did_you_mean
+from advreg.imports import named_function
 from advreg.objectives import dlr, probability_margin, targeted_dlr
 from advreg.threat import ThreatModel
 
@@ -34,6 +35,14 @@ class Stage:
     attack: Attack
     nearest: float = 1.0
 
+    @property
+    def needs_no_gradient(self) -> bool:
+        """Whether the attack is one of ours that asks for scores or labels only."""
+        function = self.attack
+        while isinstance(function, partial):
+            function = function.func
+        return getattr(function, "__module__", "").startswith("advreg.attacks.blackbox")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -53,6 +62,23 @@ class Protocol:
         low, high = threat.box
         box = "" if (low, high) == (0.0, 1.0) else f"-box-{low:g}-{high:g}"
         return f"{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"
+
+    def followed_by(self, *names: str) -> Protocol:
+        """Return this protocol with attacks of your own after it, each on what then still stands.
+
+        Args:
+            names: ``pkg.module:function``; the function takes ``(model, x, y, threat)``, and ``seed`` and ``ids`` if it wants
+                them, and returns something with ``x_adv``. It only proposes: the original model judges.
+
+        Raises:
+            ConfigError: a name that leads to no function.
+
+        Example:
+            >>> resolve("quick", "linf").followed_by("advreg.attacks:spsa").id(ThreatModel("linf", 0.3))
+            'linf-0.3-quick+advreg.attacks.spsa@1'
+        """
+        own = tuple(Stage(name.replace(":", "."), named_function(name, ConfigError)) for name in names)
+        return Protocol("+".join([self.name, *(stage.name for stage in own)]), self.version, self.stages + own)
 
 
 def _fgsm(norm: str) -> tuple[Stage, ...]:
@@ -111,6 +137,16 @@ def _strong(norm: str) -> tuple[Stage, ...]:
     )
 
 
+def _blackbox(norm: str) -> tuple[Stage, ...]:
+    """For models that only answer with scores: no gradient anywhere."""
+    return (Stage("random-search", partial(attacks.random_search, draws=100)), _SQUARE)
+
+
+def _labels(norm: str) -> tuple[Stage, ...]:
+    """For models that only answer with a label."""
+    return (Stage("hopskipjump", attacks.hopskipjump),)
+
+
 _FAB_T = Stage("fab-t", partial(attacks.fab, steps=100, targets=9))
 _SQUARE = Stage("square", partial(attacks.square, queries=5000))
 
@@ -122,6 +158,8 @@ PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[Stage, ...]]]] = {
     "standard": (1, _standard),
     "plus": (1, _plus),
     "rand": (1, _rand),
+    "blackbox": (1, _blackbox),
+    "labels": (1, _labels),
 }
 """Version and attacks of every protocol, by name; the attacks depend on the norm."""
 

@@ -42,25 +42,30 @@ def chosen(rows: Iterable[Row], standing: Sequence[int], share: float) -> list[i
     return sorted(nearest)
 
 
-def complete(rows: list[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
-    """Return the rows up to the last attack on a chunk that was written whole.
+def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> dict[int, list[Row]]:
+    """Return, for the first id of each chunk, the rows of the attacks that were written whole, in order.
 
-    A crash may cut an attack's rows short; that attack then runs again on its chunk, and its rows are the same.
+    A crash may cut an attack's rows short; that attack then runs again on its chunk, and its rows are the same. Rows may
+    come in any order and twice, as several processes write them.
 
     Args:
-        rows: as read from the ledger.
+        rows: as read from one or more ledgers.
         stages: name of each attack and the share of what stands that it is tried on.
         n: how many examples there are.
     """
-    done = 0
-    for first in range(0, n, CHUNK):
-        standing, begin = list(range(first, min(first + CHUNK, n))), done
-        for name, share in stages:
-            tried = chosen(rows[begin:done], standing, share)
-            block = rows[done : done + len(tried)]
-            if [(row["attack"], row["id"]) for row in block] != [(name, i) for i in tried]:
-                return rows[:done]
-            done += len(block)
-            lost = broken_ids(block)
-            standing = [i for i in standing if i not in lost]
-    return rows[:done]
+    found = {(row["attack"], row["id"]): row for row in rows}
+    return {first: _whole(found, stages, range(first, min(first + CHUNK, n))) for first in range(0, n, CHUNK)}
+
+
+def _whole(found: Mapping[tuple[str, int], Row], stages: Sequence[tuple[str, float]], ids: Iterable[int]) -> list[Row]:
+    done: list[Row] = []
+    standing = list(ids)
+    for name, share in stages:
+        keys = [(name, i) for i in chosen(done, standing, share)]
+        if any(key not in found for key in keys):
+            break
+        block = [found[key] for key in keys]
+        done += block
+        lost = broken_ids(block)
+        standing = [i for i in standing if i not in lost]
+    return done

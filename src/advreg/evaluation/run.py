@@ -18,13 +18,19 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks import Crafted
 from advreg.attacks.judge import judged, refuse_nan
-from advreg.evaluation.examples import Examples, examples_of
+from advreg.errors import AdvregError, ModelError
+from advreg.evaluation import flags
+from advreg.evaluation.examples import CHUNK, Examples, examples_of
+from advreg.evaluation.memory import Portions, fitting, is_memory
 from advreg.evaluation.paper import Paper
+from advreg.evaluation.passes import counted
 from advreg.evaluation.protocols import Protocol, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of
 from advreg.evaluation.rows import chosen as chosen_of
 from advreg.evaluation.summary import Evaluation, summarise
+from advreg.imports import first_line
 from advreg.objectives import margin
+from advreg.ranks import ALONE, Ranks
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -60,6 +66,8 @@ def evaluate(
     seed: int = 0,
     out: str | Path | None = None,
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    compiled: bool = False,
+    ranks: Ranks = ALONE,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy: the worst case over a protocol's attacks.
@@ -76,6 +84,8 @@ def evaluate(
         seed: seed of the random draws; an example's draws depend on it and on the example's place in the data only.
         out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted evaluation there is resumed.
         precision: of the fast copy; verdicts are always the original's.
+        compiled: whether the fast copy goes through `torch.compile`: minutes to begin with, then faster where layers are many.
+        ranks: which of several processes this is; each does its share of the chunks, and all return the same result.
         on_progress: called after each attack on each chunk of 256 examples.
 
     Returns:
@@ -96,26 +106,47 @@ def evaluate(
     examples = examples_of(data, n, threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
-    target = models.freeze(model, examples.x[:64].to(device), precision=precision)
+    sample = examples.x[:64].to(device), examples.y[:64].to(device)
+    target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
+    portions = Portions(fitting(target, sample[0], CHUNK))
     stages = (Stage(CLEAN, _clean), *chosen.stages)
     names = [stage.name for stage in stages]
     shares = [(stage.name, stage.nearest) for stage in stages]
-    identity = {"model": models.describe(model), "n": len(examples), "seed": seed, "target": target.choice}
-    paper = Paper.open(out, chosen.id(threat), shares, examples, identity)
-    for ids in examples.chunks():
-        _attack_chunk(Bench(target, examples, threat, seed, device), stages, ids, paper, on_progress)
-    evaluation = summarise(
-        paper.rows,
-        protocol=chosen.id(threat),
-        stages=names,
-        threat=threat,
-        classes=examples.classes,
-        seed=seed,
-        seconds=paper.seconds,
-        flags={"target": target.choice, "non_finite": sum(row["margin"] <= -_FAR for row in paper.rows)},
-    )
-    paper.finish(evaluation, model)
+    identity: dict[str, Any] = {
+        "model": models.describe(model),
+        "n": len(examples),
+        "seed": seed,
+        "target": target.choice,
+    }
+    bench = Bench(target, examples, threat, seed, device, portions)
+    with Paper.open(out, chosen.id(threat), shares, examples, identity, ranks) as paper:
+        probed = flags.probe(model, *sample)
+        for ids in ranks.share(examples.chunks()):
+            _attack_chunk(bench, stages, ids, paper, on_progress)
+        _refuse_change(model, identity["model"]["sha256"])
+        paper.close()
+        found = {"target": target.choice, "batch": portions.size}
+        evaluation = summarise(
+            paper.rows,
+            protocol=chosen.id(threat),
+            stages=names,
+            threat=threat,
+            classes=examples.classes,
+            seed=seed,
+            seconds=paper.seconds,
+            spent=(probed.forwards + 1, probed.backwards),  # one to see how much memory an example takes
+            flags=flags.gathered(probed, paper.rows, chosen.stages, len(examples), _FAR, **found),
+        )
+        paper.finish(evaluation, model)
     return evaluation
+
+
+def _refuse_change(model: nn.Module, sha256: str) -> None:
+    if models.describe(model)["sha256"] != sha256:
+        raise ModelError(
+            "the model changed its own weights or buffers while it was measured, so its examples met different models; "
+            "freeze what it updates in eval mode, then measure again in another folder"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +158,7 @@ class Bench:
     threat: ThreatModel
     seed: int
     device: torch.device
+    portions: Portions
 
 
 def _attack_chunk(
@@ -144,35 +176,66 @@ def _attack_chunk(
         rows = paper.find(stage.name, ids)
         if rows is None:
             began = time.perf_counter()
-            rows, points = _attacked(bench, stage, tried) if len(tried) else ([], tried)
+            rows, points = _tried(bench, stage, tried)
             paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
         past += rows
         lost = broken_ids(rows)
         standing = [i for i in standing if i not in lost]
         if on_progress:
-            done = int(ids[-1]) + 1
-            on_progress(Progress(stage.name, done, len(bench.examples), done - len(paper.lost), paper.total_seconds))
+            done = len({row["id"] for row in paper.rows if row["attack"] == CLEAN})
+            left = done - len(broken_ids(paper.rows))
+            on_progress(Progress(stage.name, done, len(bench.examples), left, paper.total_seconds))
+
+
+def _tried(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tensor]:
+    """Run one attack on these examples, as many at a time as fit into memory: rows, and points ``(B, ...)``."""
+    if not len(ids):
+        return [], ids
+    done = bench.portions.of(ids, lambda portion: _attacked(bench, stage, portion))
+    return [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
 
 
 def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tensor]:
-    """Run one attack on these examples and let the original model judge what it found: rows, and points ``(B, ...)``."""
+    """Run one attack on these examples and let the original model judge what it found."""
     x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
-    found = stage.attack(bench.target, x, y, bench.threat, **_accepted(stage.attack, seed=bench.seed, ids=ids))
-    broken, logits = judged(bench.target, x, found.x_adv, y, bench.threat)
+    points, cost = _proposed(bench, stage, x, y, ids)
+    broken, logits = judged(bench.target, x, points, y, bench.threat)
     if stage.name == CLEAN:
         refuse_nan(logits)
-    cost = getattr(found, "cost", torch.zeros(len(x), 2, dtype=torch.int64)).cpu() + torch.tensor([1, 0])
+    cost = cost + torch.tensor([1, 0])
     columns = {
         "id": ids,
         "label": y,
         "predicted": logits.argmax(1),
         "broken": broken,
-        "distance": bench.threat.distance(found.x_adv, x),
+        "distance": bench.threat.distance(points, x),
         "margin": margin(logits, y).nan_to_num(-_FAR, _FAR, -_FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }
-    return rows_of(stage.name, columns), found.x_adv.cpu()
+    return rows_of(stage.name, columns), points.cpu()
+
+
+def _proposed(bench: Bench, stage: Stage, x: Tensor, y: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an attack's points and what each example cost ``(B, 2)``; what does not count itself is counted."""
+    options = _accepted(stage.attack, seed=bench.seed, ids=ids)
+    try:
+        with counted(bench.target, bench.target.original) as passes:
+            found = stage.attack(bench.target, x, y, bench.threat, **options)
+    except AdvregError:
+        raise
+    except Exception as cause:  # whatever a model, or an attack of the user's, can fail with
+        if is_memory(cause):
+            raise
+        where = f"{stage.name}, examples {int(ids[0])} to {int(ids[-1])}"
+        raise ModelError(f"the model failed under attack ({where}): {first_line(cause)}") from cause
+    points: Tensor = found.x_adv.detach()
+    if points.shape != x.shape:
+        raise ModelError(
+            f"{stage.name} returned x_adv {tuple(points.shape)} for inputs {tuple(x.shape)}; return one for each"
+        )
+    cost = getattr(found, "cost", None)
+    return points, passes.shares(len(x)) if cost is None else cost.cpu()
 
 
 def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Crafted:

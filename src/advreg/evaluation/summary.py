@@ -111,6 +111,7 @@ def summarise(
     seed: int,
     seconds: Mapping[str, float],
     flags: Mapping[str, Any],
+    spent: tuple[int, int] = (0, 0),
 ) -> Evaluation:
     """Return the figures of a complete set of rows.
 
@@ -123,6 +124,7 @@ def summarise(
         seed: seed of the random draws.
         seconds: wall time spent in each stage.
         flags: findings that bear on trust.
+        spent: example-forwards and example-backwards besides those of the rows.
     """
     clean = [row for row in rows if row["attack"] == CLEAN]
     n, wrong, lost = len(clean), broken_ids(clean), broken_ids(rows)
@@ -143,8 +145,8 @@ def summarise(
         broken=verdicts,
         by_attack=tuple(_by_attack(rows, stages, n, seconds)),
         per_class=tuple(_per_class(clean, lost, wrong, classes)),
-        forwards=sum(row["forwards"] for row in rows),
-        backwards=sum(row["backwards"] for row in rows),
+        forwards=spent[0] + sum(row["forwards"] for row in rows),
+        backwards=spent[1] + sum(row["backwards"] for row in rows),
         seconds=sum(seconds.values()),
         flags=flags,
     )

@@ -11,14 +11,22 @@ from torch import nn
 
 from advreg.errors import ModelError, WeightsError, did_you_mean
 from advreg.imports import is_factory
-from advreg.models import external, zoo
+from advreg.models import external, remote, zoo
 from advreg.models.weights import load_weights, state_sha256
 
 _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
     "timm": external.timm,
     "torchvision": external.torchvision,
 }
-_FORMS = (*(f"zoo:{name}" for name in zoo.NAMES), *(f"{scheme}:" for scheme in _PRETRAINED))
+_ANSWERING: dict[str, Callable[..., remote.Answers]] = {
+    "onnx": remote.onnx,
+    "http": remote.endpoint,
+    "https": remote.endpoint,
+}
+_FORMS = (
+    *(f"zoo:{name}" for name in zoo.NAMES),
+    *(f"{scheme}:" for scheme in (*_PRETRAINED, "onnx", "http", "https")),
+)
 
 
 def load(name: str, weights: str | Path | None = None, **options: Any) -> nn.Module:
@@ -26,9 +34,10 @@ def load(name: str, weights: str | Path | None = None, **options: Any) -> nn.Mod
 
     Args:
         name: ``zoo:mnist-cnn``, ``zoo:wide-resnet-28-10``, ``timm:NAME``, ``torchvision:NAME``,
+            ``onnx:FILE``, ``http://...`` or ``https://...`` (models that only answer: see `advreg.models.remote`),
             ``pkg.module:factory``, or the path of a run folder.
         weights: safetensors or a torch state dict; never a pickle.
-        options: for the network, such as ``classes``; a run folder has its own.
+        options: for the network, such as ``classes`` (which a model that answers with labels needs); a run folder has its own.
 
     Raises:
         ModelError: unknown name or option, or a factory that fails.
@@ -53,10 +62,19 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
         return zoo.build(rest, **options)
     if scheme in _PRETRAINED:  # nothing is downloaded only to be overwritten
         return _PRETRAINED[scheme](rest, **({"pretrained": False} if has_weights else {}), **options)
+    if scheme in _ANSWERING:
+        return _answering(name, scheme, rest, has_weights=has_weights, options=options)
     if is_factory(name):
         return external.factory(name, **options)
     near = did_you_mean(name if rest else f"zoo:{name}", _FORMS)
     raise ModelError(f"unknown model {name!r}.{near} Allowed: {' '.join(_FORMS)} pkg.module:factory or a run folder")
+
+
+def _answering(name: str, scheme: str, rest: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+    if has_weights:
+        raise ModelError(f"{name} brings its own weights; leave weights out")
+    classes = options.pop("classes", None)
+    return remote.Answering(_ANSWERING[scheme](rest if scheme == "onnx" else name, **options), classes)
 
 
 def _finished(model: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:

@@ -40,6 +40,8 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> None
     except Exception as cause:
         raise ModelError(_misfit(model, sample, cause)) from cause
     _check_logits(z, len(sample), classes)
+    if not getattr(model, "score_only", False):  # what only answers meets attacks to which probabilities are as good
+        _refuse_probabilities(z)
 
 
 def _check_eval(model: nn.Module) -> None:
@@ -79,5 +81,8 @@ def _check_logits(z: object, rows: int, classes: int | None) -> None:
         raise ModelError(f"the model has {z.shape[1]} classes, the data has {classes}; load it with classes={classes}")
     if not bool(torch.isfinite(z).all()):
         raise ModelError("the model returns NaN or infinity on clean inputs; its weights or its input range are wrong")
+
+
+def _refuse_probabilities(z: Tensor) -> None:
     if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-5).all()):
         raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")

@@ -18,6 +18,7 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 _ROUNDS = 3
 _ROWS = 64  # enough to fill a CPU's caches, few enough to be quick
+_SMALLEST = 8  # rows of the smallest batch that is compiled
 _CASTABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -39,6 +40,7 @@ class Target(nn.Module):
         self.choice = choice
         self._bfloat16 = "bfloat16" in choice
         self._channels_last = "channels_last" in choice
+        self._compiled = "compiled" in choice
         object.__setattr__(self, "original", original)  # not a submodule: its weights are not the target's
         self.eval()
 
@@ -48,18 +50,29 @@ class Target(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)``."""
+        rows, kind = len(x), x.dtype
+        if self._compiled:
+            x = padded(x)
         if self._channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        if not self._bfloat16:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._bfloat16):
             logits: Tensor = self.net(x)
-            return logits
-        with torch.autocast(x.device.type, torch.bfloat16):
-            low: Tensor = self.net(x)
-        return low.to(x.dtype)
+        return logits[:rows].to(kind)
 
     def extra_repr(self) -> str:
         """Return the choice, for ``repr``."""
         return self.choice
+
+
+def padded(x: Tensor) -> Tensor:
+    """Return a batch filled up to the next power of two with copies of its last row, so that few sizes get compiled.
+
+    Example:
+        >>> len(padded(torch.zeros(5, 2))), len(padded(torch.zeros(3, 2))), len(padded(torch.zeros(64, 2)))
+        (8, 8, 64)
+    """
+    size = max(_SMALLEST, 1 << (len(x) - 1).bit_length())
+    return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
 def freeze(
@@ -79,7 +92,7 @@ def freeze(
         precision: ``"float32"`` leaves the model's type alone, ``"bfloat16"`` runs layers in 16 bits, and
             ``"auto"`` takes whichever of these, with or without channels_last, is fastest on ``example`` now:
             name the others to have the same choice on every machine.
-        compiled: whether `torch.compile` is used too.
+        compiled: whether `torch.compile` is used too; batches are then filled up to a power of two.
 
     Raises:
         ModelError: a model that cannot be copied, an unknown precision, or ``"auto"`` without an example.
@@ -92,6 +105,8 @@ def freeze(
     if precision not in ("float32", "bfloat16", "auto"):
         raise ModelError(f"unknown precision {precision!r}; allowed: float32 bfloat16 auto")
     original: nn.Module = getattr(model, "original", model)
+    if getattr(original, "score_only", False):  # nothing inside to fold, cast or compile
+        return Target(original, original, "as it is")
     net, folded = _copied(original, example)
     words = [word for word, wanted in (("folded", folded), ("compiled", compiled)) if wanted]
     if precision != "auto":
@@ -123,7 +138,7 @@ def _target(original: nn.Module, net: nn.Module, words: list[str]) -> Target:
     if "bfloat16" in words:
         _cast_layers(net)
     if "compiled" in words:
-        net = torch.compile(net)  # type: ignore[assignment]
+        net = torch.compile(net, dynamic=False)  # type: ignore[assignment]
     return Target(original, net, " ".join(words))
 
 

@@ -1,7 +1,8 @@
-"""Models that only answer: an ONNX file, or a service behind a URL. Plain functions from inputs to scores, no gradient."""
+"""Models that only answer: an ONNX file, or a service behind a URL. Functions from inputs to scores or labels, no gradient."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import urllib.error
@@ -14,7 +15,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from advreg.errors import ModelError
 from advreg.imports import first_line, import_extra
@@ -36,6 +38,11 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # they may hold a key
 
     score_only: ClassVar[bool] = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what stands for weights that nobody here can see: the address."""
+        return hashlib.sha256(self.url.encode()).hexdigest()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Ask for these inputs, ``batch_size`` at a time.
@@ -183,6 +190,11 @@ class Onnx:
 
     score_only: ClassVar[bool] = True
 
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
     def __call__(self, x: Tensor) -> Tensor:
         """Run the file on these inputs.
 
@@ -225,7 +237,7 @@ def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
         raise ModelError(f"{file} is no file; give the path of an ONNX model")
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}; give at least 1")
-    runtime = import_extra("onnxruntime", "onnxruntime")
+    runtime = import_extra("onnxruntime", "advreg[onnx]")
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     except Exception as cause:  # the runtime has errors of its own
@@ -236,3 +248,39 @@ def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
         raise ModelError(f"{file} takes {len(inputs)} inputs ({names}); it must take one, the batch of images")
     size = next(iter(inputs[0].shape), None)  # a name, or nothing, where any size will do
     return Onnx(file, size, True, session) if isinstance(size, int) else Onnx(file, batch_size, False, session)
+
+
+Answers = Endpoint | Onnx
+
+
+class Answering(nn.Module):
+    """A model that only answers, as a module that gives logits: labels become scores of 1 for the label and -1 elsewhere.
+
+    Attributes:
+        answers: the function that is asked.
+        score_only: that no gradient can be had.
+
+    Args:
+        answers: as `onnx` or `endpoint` make it.
+        classes: how many classes there are, for models that answer with labels; the largest label seen so far if None.
+    """
+
+    score_only = True
+
+    def __init__(self, answers: Answers, classes: int | None = None) -> None:
+        super().__init__()
+        self.answers, self.classes = answers, classes or 0
+        self.eval()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what stands for the weights."""
+        return self.answers.fingerprint
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores ``(B, K)``."""
+        answer = self.answers(x)
+        if answer.ndim == 2:
+            return answer
+        self.classes = max(self.classes, int(answer.max()) + 1, 2)
+        return 2 * F.one_hot(answer, self.classes).to(x.dtype) - 1

@@ -154,5 +154,5 @@ def describe(model: nn.Module) -> dict[str, Any]:
     return {
         "name": spec.get("name", type(original).__name__),
         "parameters": sum(p.numel() for p in original.parameters()),
-        "sha256": state_sha256(original),
+        "sha256": getattr(original, "fingerprint", None) or state_sha256(original),
     }

@@ -55,11 +55,10 @@ class Ledger:
         """Return every row written so far, in order; a row cut by a crash is left out with a warning."""
         return read_lines(self.path)[1:]
 
-    def keep(self, count: int) -> None:
-        """Drop every row after the first ``count``: what a crash left of work that has to be done again whole."""
-        lines = read_lines(self.path)
-        if len(lines) > count + 1:
-            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in lines[: count + 1]))
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Hold these rows instead, in one stroke: for joining the ledgers of several processes, and dropping half work."""
+        header = read_lines(self.path)[:1]
+        write_atomic(self.path, "".join(json.dumps(dict(line)) + "\n" for line in [*header, *rows]))
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows in one write."""

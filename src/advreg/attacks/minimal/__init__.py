@@ -8,5 +8,6 @@ from advreg.attacks.minimal.fab import fab
 from advreg.attacks.minimal.fmn import fmn
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Sparse
+from advreg.attacks.minimal.tightened import tightened
 
-__all__ = ["MinimalResult", "Sparse", "bisected", "carlini", "ddn", "deepfool", "fab", "fmn", "nearest"]
+__all__ = ["MinimalResult", "Sparse", "bisected", "carlini", "ddn", "deepfool", "fab", "fmn", "nearest", "tightened"]

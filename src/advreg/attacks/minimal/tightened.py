@@ -1,0 +1,81 @@
+"""Distances made smaller by bisecting each example's own radius: an attack with a radius has the last word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.annealed import annealed
+from advreg.attacks.judge import Model
+from advreg.attacks.minimal.result import MinimalResult
+from advreg.attacks.result import AttackResult
+from advreg.errors import ConfigError
+from advreg.threat import ThreatModel
+
+_TRUST = 0.9  # no radius is tried below this share of the distance known: attacks of this kind are rarely farther off
+
+
+def tightened(
+    found: MinimalResult,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: ThreatModel,
+    *,
+    rounds: int = 4,
+    attack: Callable[..., AttackResult] = annealed,
+    ids: Tensor | None = None,
+    seed: int = 0,
+) -> MinimalResult:
+    """Try to break each example inside a radius of its own, a little below the distance known, and bisect.
+
+    A success brings the distance down to the point found, a failure lets the next radius be larger:
+    ``radius <- max((failed + distance) / 2, 0.9 distance)``.
+
+    Args:
+        found: what a minimum-norm attack returned, judged by the original model.
+        model, x, y: as they were for that attack.
+        ball: norm and box; its radius is not used.
+        rounds: attacks on each example for which a point is known.
+        attack: an attack with a radius, such as `annealed`, `pgd` or `apgd`.
+        ids: example ids ``(B,)`` for its random draws.
+        seed: seed of its random draws.
+
+    Returns:
+        A `MinimalResult` that is nowhere farther.
+
+    Raises:
+        ConfigError: rounds below 0.
+
+    Example:
+        >>> from advreg.attacks.minimal import deepfool
+        >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+        >>> _ = model.weight.data.copy_(torch.eye(2))
+        >>> x, y, ball = torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("linf", 0.0)
+        >>> found = deepfool(model, x, y, ball)
+        >>> bool(tightened(found, model, x, y, ball).minimal <= found.minimal)
+        True
+    """
+    if rounds < 0:
+        raise ConfigError(f"rounds is {rounds}; give 0 or more")
+    ids = torch.arange(len(x)) if ids is None else ids
+    rows = (found.found & (found.minimal > 0)).nonzero()[:, 0]
+    failed = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
+    for k in range(rounds if len(rows) else 0):
+        known = found.minimal[rows]
+        radius = torch.maximum((failed + known) / 2, _TRUST * known)
+        tried = attack(model, x[rows], y[rows], ball.with_eps(radius), ids=ids.to(x.device)[rows], seed=seed + k)
+        found = _with(found, tried, rows, ball.distance(tried.x_adv, x[rows]))
+        failed = torch.where(tried.broken, failed, radius)
+    return found
+
+
+def _with(found: MinimalResult, tried: AttackResult, rows: Tensor, distance: Tensor) -> MinimalResult:
+    won = tried.broken & (distance < found.minimal[rows])
+    nearest, minimal, cost = found.nearest.clone(), found.minimal.clone(), found.cost.clone()
+    nearest[rows[won]], minimal[rows[won]] = tried.x_adv[won], distance[won]
+    cost[rows] += tried.cost
+    return replace(found, nearest=nearest, minimal=minimal, cost=cost)

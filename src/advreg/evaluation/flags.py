@@ -1,0 +1,97 @@
+"""Findings that bear on how far a figure can be trusted; they cost next to nothing, so every evaluation has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.engine import Ask, query
+from advreg.attacks.judge import logits_of, refuse_labels
+from advreg.evaluation.protocols import Stage
+from advreg.evaluation.rows import Row, broken_ids
+from advreg.objectives import cross_entropy, scale_free
+
+_SAMPLE = 64
+_ASKED = 5
+_SPREAD = 1e-4  # of logits divided by their largest: what AutoAttack calls random
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the model itself shows on a few clean examples.
+
+    Attributes:
+        randomised: whether it answers the same inputs differently.
+        zero_gradients: share of the examples with an input gradient of exactly zero; None where no gradient can be had.
+        few_classes: whether losses that need 4 classes are replaced by margins.
+        forwards, backwards: example-forwards and example-backwards spent.
+    """
+
+    randomised: bool
+    zero_gradients: float | None
+    few_classes: bool
+    forwards: int
+    backwards: int
+
+
+def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
+    """Ask the original model several times for the same inputs, once with a gradient.
+
+    Args:
+        model: the original.
+        x: clean inputs ``(B, ...)``; the first 64 are used.
+        y: labels ``(B,)``.
+    """
+    x, y = x[:_SAMPLE], y[:_SAMPLE]
+    answers = torch.stack([logits_of(model, x) for _ in range(_ASKED - 1)])
+    refuse_labels(y, answers.shape[2])
+    gradient = _gradient(model, x, y)
+    size = answers.abs().amax((0, 2)).clamp_min(1e-30)
+    spread = (answers.amax(0) - answers.amin(0)).amax(1) / size
+    dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
+    return Probe(
+        randomised=bool((spread > _SPREAD).any()),
+        zero_gradients=dead,
+        few_classes=not scale_free(answers.shape[2]),
+        forwards=_ASKED * len(x),
+        backwards=0 if gradient is None else len(x),
+    )
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    try:
+        return query(Ask(model, cross_entropy), x, y)[2]
+    except Exception:  # no path, or one that fails on the way back: both leave attacks blind
+        return None
+
+
+def black_box_gain(rows: Iterable[Row], stages: Sequence[Stage], n: int) -> float | None:
+    """Return the share of all examples that attacks without gradients broke after all those with gradients had failed.
+
+    Above 0.002, AutoAttack's authors say, the gradients are not to be trusted. None where the protocol has not both kinds.
+    """
+    blind = {stage.name for stage in stages if stage.needs_no_gradient}
+    if not blind or len(blind) == len(stages):
+        return None
+    found = list(rows)
+    seen = {stage.name for stage in stages} - blind
+    by_gradient = broken_ids(row for row in found if row["attack"] in seen)
+    return len(broken_ids(row for row in found if row["attack"] in blind) - by_gradient) / n
+
+
+def gathered(
+    probed: Probe, rows: list[Row], stages: Sequence[Stage], n: int, far: float, **more: Any
+) -> dict[str, Any]:
+    """Return the flags as they stand in a result."""
+    return {
+        **more,
+        "non_finite": sum(row["margin"] <= -far for row in rows),
+        "randomised": probed.randomised,
+        "zero_gradients": probed.zero_gradients,
+        "few_classes": probed.few_classes,
+        "black_box_gain": black_box_gain(rows, stages, n),
+    }

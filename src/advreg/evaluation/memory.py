@@ -1,0 +1,109 @@
+"""How many examples go through a model at once: as many as memory allows, and half of them when it turns out not to."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from advreg import runtime
+from advreg.errors import ModelError
+
+T = TypeVar("T")
+
+_SHARE = 0.5  # of the free memory: the rest is for what else runs and for what this count does not see
+_COPIES = 4  # a state holds an example's points, gradients and best; layers need room to work in
+
+
+def fitting(model: nn.Module, x: Tensor, most: int) -> int:
+    """Return how many examples fit into memory with their graph: a power of two times a part of ``most``.
+
+    What one example needs is counted, not guessed: the bytes that autograd keeps for a gradient to the input.
+
+    Args:
+        model: what the examples go through.
+        x: at least one example ``(B, ...)``, on the model's device.
+        most: never more than this many.
+    """
+    try:
+        need = _COPIES * (_kept(model, x[:1]) + x[0].numel() * x.element_size())
+    except Exception:  # a model that fails here fails under attack, where it is said with a name
+        return most
+    room = _SHARE * runtime.free_memory(x.device)
+    size = most
+    while size > 1 and size * need > room:
+        size //= 2
+    return size
+
+
+def _kept(model: nn.Module, x: Tensor) -> int:
+    """Return the bytes that a forward with a graph keeps, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(x.detach().clone().requires_grad_(True))
+    return sum(sizes.values())
+
+
+class Portions:
+    """Work done in portions that fit into memory; a portion that does not is halved, and so are all after it.
+
+    Example:
+        >>> def work(ids):
+        ...     if len(ids) > 2:
+        ...         raise MemoryError
+        ...     return len(ids)
+        >>> portions = Portions(8)
+        >>> portions.of(torch.arange(5), work), portions.size
+        ([2, 2, 1], 2)
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def of(self, ids: Tensor, work: Callable[[Tensor], T]) -> list[T]:
+        """Return what the work makes of each portion of the ids.
+
+        Raises:
+            ModelError: a single example does not fit.
+        """
+        done: list[T] = []
+        while len(ids):
+            portion = ids[: self.size]
+            try:
+                done.append(work(portion))
+            except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError
+                if not is_memory(cause):
+                    raise
+                if len(portion) == 1:
+                    raise ModelError(
+                        "one example does not fit into memory; use a larger device or a smaller model"
+                    ) from None
+                self.size = max(1, len(portion) // 2)
+                _release()
+                continue
+            ids = ids[len(portion) :]
+        return done
+
+
+def is_memory(cause: Exception) -> bool:
+    """Say whether an error means that something did not fit into memory."""
+    if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "not enough memory" in str(cause) or "out of memory" in str(cause)
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

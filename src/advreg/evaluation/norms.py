@@ -1,0 +1,144 @@
+"""How far each example is from the boundary: one run gives the median distance and the whole robustness curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models
+from advreg.attacks.minimal import MinimalResult, fab, nearest, tightened
+from advreg.evaluation.curve import Curve, point_at
+from advreg.evaluation.examples import Examples, examples_of
+from advreg.runs import RunFolder
+from advreg.threat import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+_SEARCH = partial(fab, steps=30, targets=3)
+_GRID = 25
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MinimumNorms:
+    """The smallest perturbation found for each example: an upper bound of its distance to the boundary.
+
+    Attributes:
+        norm: in which distance is measured.
+        n, seed: examples and seed.
+        distances: ``(N,)`` float64; 0 for a clean error, inf where no adversarial point was found.
+        forwards, backwards: example-forwards and example-backwards spent.
+    """
+
+    norm: Norm
+    n: int
+    seed: int
+    distances: Tensor
+    forwards: int
+    backwards: int
+
+    @property
+    def median(self) -> float:
+        """The distance within which half of the examples fall (clean errors at 0)."""
+        return float(self.distances.sort().values[(self.n - 1) // 2])
+
+    def curve(self, eps: Sequence[float] | None = None) -> Curve:
+        """Return robust accuracy at these radii: the share of the examples farther away; 25 radii where none are given."""
+        found = self.distances[torch.isfinite(self.distances)]
+        last = float(found.max()) if len(found) else 0.0
+        grid = sorted({float(radius) for radius in eps or torch.linspace(0, last, _GRID).tolist()})
+        standing = [int((self.distances > radius).sum()) for radius in grid]
+        points = tuple(point_at(radius, count, self.n) for radius, count in zip(grid, standing, strict=True))
+        return Curve(self.norm, "minimum norms", self.n, self.seed, points)
+
+    def record(self) -> dict[str, Any]:
+        """Return the distances as they stand in norms.json; null where nothing was found."""
+        distances = [d if d < float("inf") else None for d in self.distances.tolist()]
+        median = None if self.median == float("inf") else self.median
+        facts = {"norm": self.norm, "n": self.n, "seed": self.seed, "median": median}
+        cost = {"forwards": self.forwards, "backwards": self.backwards}
+        return {"schema": "advreg/norms@1", **facts, **cost, "distances": distances}
+
+    def __repr__(self) -> str:
+        found = int(torch.isfinite(self.distances).sum())
+        return f"MinimumNorms({self.norm}, n={self.n}, found={found}, median={self.median:.6g})"
+
+
+def minimum_norms(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    norm: Norm,
+    n: int | None = None,
+    attack: Callable[..., MinimalResult] = _SEARCH,
+    rounds: int = 4,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> MinimumNorms:
+    """Measure how far each example is from the boundary, and with that robust accuracy at every eps.
+
+    A minimum-norm attack finds a point, bisection brings it back along its way, and attacks inside each example's own radius
+    bring the radius down (`advreg.attacks.tightened`). Every point is judged by the original model.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in [0, 1] to logits ``(B, K)``; eval mode.
+        data: a data set, or a pair ``(x, y)``.
+        norm: of the perturbation.
+        n: how many examples, from the first; all by default.
+        attack: a minimum-norm attack: FAB on the three nearest classes by default.
+        rounds: bisections of each example's radius, each with a new attack inside it.
+        seed: seed of the random draws.
+        out: folder to write ``norms.json`` and ``curve.json`` into, such as an evaluation's.
+        on_progress: called with examples done and examples in all.
+
+    Returns:
+        A `MinimumNorms`.
+
+    Raises:
+        ModelError, DataError, ThreatError: as the attacks do.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> found = minimum_norms(net, (torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)), norm="linf")
+        >>> [point.eps for point in found.curve([0.1, 0.0]).points]
+        [0.0, 0.1]
+    """
+    ball = ThreatModel(norm, 0.0)
+    examples = examples_of(data, n, ball)
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    models.check_model(model, examples.x[:8].to(device))
+    target = models.freeze(model, examples.x[:64].to(device))
+    parts = []
+    for ids in examples.chunks():
+        parts.append(_nearest(target, examples, ids, device, ball, attack, rounds, seed))
+        if on_progress:
+            on_progress(int(ids[-1]) + 1, len(examples))
+    costs = torch.cat([part.cost for part in parts]).sum(0).tolist()
+    found = MinimumNorms(norm, len(examples), seed, torch.cat([part.minimal for part in parts]).cpu(), *costs)
+    if out is not None:
+        folder = RunFolder.at(out)
+        folder.write_json("norms.json", found.record())
+        folder.write_json("curve.json", found.curve().record())
+    return found
+
+
+def _nearest(
+    target: models.Target,
+    examples: Examples,
+    ids: Tensor,
+    device: torch.device,
+    ball: ThreatModel,
+    attack: Callable[..., MinimalResult],
+    rounds: int,
+    seed: int,
+) -> MinimalResult:
+    x, y = examples.x[ids].to(device), examples.y[ids].to(device)
+    found = nearest(attack, target, x, y, ball.norm, box=ball.box, ids=ids, seed=seed)
+    return tightened(found, target, x, y, ball, rounds=rounds, ids=ids, seed=seed)

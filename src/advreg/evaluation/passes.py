@@ -1,0 +1,49 @@
+"""What an attack that does not count costs: examples are counted as they pass through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Passes:
+    """Example-forwards and example-backwards seen so far."""
+
+    def __init__(self) -> None:
+        self.forwards = self.backwards = 0
+
+    def shares(self, n: int) -> Tensor:
+        """Return the passes spread evenly over ``n`` examples, ``(n, 2)`` integers with the exact sums."""
+        each = [[total // n + (i < total % n) for total in (self.forwards, self.backwards)] for i in range(n)]
+        return torch.tensor(each, dtype=torch.int64)
+
+
+@contextmanager
+def counted(*modules: nn.Module) -> Iterator[Passes]:
+    """Count what passes through these modules, forwards and back, whoever sends it.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> with counted(net) as passes:
+        ...     net(torch.rand(3, 2)).sum().backward()
+        >>> passes.forwards, passes.backwards
+        (3, 3)
+    """
+    passes = Passes()
+
+    def backward(grad: Tensor) -> None:
+        passes.backwards += len(grad)
+
+    def forward(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            passes.forwards += len(output)
+            if output.requires_grad:
+                output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    with ExitStack() as hooks:
+        for module in dict.fromkeys(modules):
+            hooks.callback(module.register_forward_hook(forward).remove)
+        yield passes

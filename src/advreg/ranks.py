@@ -1,0 +1,80 @@
+"""Several processes that share one task, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from torch import distributed
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=7)  # the others may be measuring for hours; whoever dies is noticed by the launcher
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is; alone by default.
+
+    Attributes:
+        rank: this process, from 0; 0 leads: it alone writes what belongs to all.
+        world: how many processes there are.
+        local: this process among those of its machine, and so its accelerator.
+
+    Example:
+        >>> Ranks(1, 3).share("abcdefg")
+        'be'
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what belongs to all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part of a list that all of them hold."""
+        return items[self.rank :: self.world]
+
+    def meet(self) -> None:
+        """Wait until every process has come this far."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+ALONE = Ranks()
+"""One process, as nearly always."""
+
+
+@contextmanager
+def joined(backend: str = "gloo") -> Iterator[Ranks]:
+    """Join the processes that were started together (``torchrun`` says so in the environment); alone where there are none.
+
+    Args:
+        backend: how they talk; gloo goes through the memory of the machine, ``cpu:gloo,cuda:nccl`` also between GPUs.
+
+    Example:
+        >>> with joined() as ranks:
+        ...     ranks.world
+        1
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world < 2:
+        yield ALONE
+        return
+    found = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    if distributed.is_initialized():  # the caller's own group: his to end
+        yield found
+        return
+    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield found
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,207 @@
+"""What an evaluation says about the model it met: models that are random, blind, small, moody or only answer."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advreg import ThreatModel, attacks, evaluate
+from advreg.errors import ConfigError, ModelError
+from advreg.evaluation import Protocol, Stage, resolve
+from advreg.evaluation.flags import probe
+from advreg.evaluation.memory import Portions, fitting
+from advreg.models.remote import Answering
+from tests.attacks.models import linear, small_cnn
+from tests.evaluation.test_evaluate import THREAT, batch
+
+
+class Noisy(nn.Module):
+    """Adds noise to its input at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + 0.1 * torch.randn_like(x))
+
+
+class Stepped(nn.Module):
+    """Rounds its input to a few levels: the gradient is zero everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.round(x * 15) / 15)
+
+
+class Learning(nn.Module):
+    """Changes a buffer whenever it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+        self.register_buffer("asked", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        return self.inner(x)
+
+
+class Choosy(nn.Module):
+    """Refuses inputs that a gradient is wanted of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise ValueError("no gradients here\nsee page 3")
+        return self.inner(x)
+
+
+def test_a_random_model_is_flagged_and_an_honest_one_is_not() -> None:
+    x, y = batch(40)
+    assert probe(Noisy().eval(), x, y).randomised
+    honest = probe(small_cnn(), x, y)
+    assert (honest.randomised, honest.zero_gradients, honest.few_classes) == (False, 0.0, False)
+    assert (honest.forwards, honest.backwards) == (5 * 40, 40)
+
+
+def test_vanished_gradients_are_counted() -> None:
+    x, y = batch(40)
+    assert probe(Stepped().eval(), x, y).zero_gradients == 1.0
+
+
+def test_few_classes_are_said_and_every_protocol_runs_with_them() -> None:
+    x = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    for classes in (2, 3):
+        model = linear(16, classes, dtype=torch.float32)
+        found = evaluate(model, (x, model(x).argmax(1)), threat=ThreatModel("linf", 0.01), protocol="standard")
+        assert found.flags["few_classes"] is True
+    assert 0 <= found.robust_accuracy <= 1
+
+
+def test_what_a_black_box_breaks_alone_is_the_gain() -> None:
+    x, y = batch(60)
+    own = Protocol("own", 1, (Stage("pgd", attacks.pgd), Stage("square", attacks.square)))
+    masked = evaluate(Stepped().eval(), (x, y), threat=ThreatModel("linf", 0.1), protocol=own)
+    assert masked.flags["black_box_gain"] > 0.1
+    assert masked.flags["black_box_gain"] == pytest.approx(masked.by_attack[1].broken / 60)
+    assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="quick").flags["black_box_gain"] is None
+
+
+def test_a_model_that_changes_itself_is_refused() -> None:
+    with pytest.raises(ModelError, match="changed its own weights or buffers"):
+        evaluate(Learning().eval(), batch(20), threat=THREAT)
+
+
+def test_a_model_that_fails_under_attack_is_one_line() -> None:
+    with pytest.raises(ModelError) as refused:
+        evaluate(Choosy().eval(), batch(30), threat=THREAT, protocol="quick")
+    assert str(refused.value) == (
+        "the model failed under attack (pgd-40, examples 1 to 29): ValueError: no gradients here"
+    )
+
+
+@pytest.mark.parametrize("shape", [(17,), (3, 11), (2, 5, 9)])
+def test_inputs_need_not_be_square_images(shape: tuple[int, ...]) -> None:
+    x = torch.rand(20, *shape, generator=torch.Generator().manual_seed(3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 5)).eval()
+    found = evaluate(model, (x, model(x).argmax(1)), threat=ThreatModel("linf", 0.02), protocol="strong")
+    assert found.clean_accuracy == 1.0
+
+
+def test_models_in_float64_are_measured_in_float64_and_mixtures_refused() -> None:
+    x, y = batch(20)
+    found = evaluate(small_cnn().double(), (x.double(), y), threat=THREAT)
+    assert found.robust_accuracy < 1
+    with pytest.raises(ModelError, match=r"the model is torch\.float64, the inputs are torch\.float32"):
+        evaluate(small_cnn().double(), (x, y), threat=THREAT)
+
+
+def test_a_model_that_only_answers_meets_attacks_that_only_ask() -> None:
+    x, y = batch(20)
+    scores = Answering(_Asked(small_cnn()))
+    found = evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="blackbox")
+    assert found.by_attack[-1].broken > 0
+    assert found.flags["zero_gradients"] is None
+    with pytest.raises(ModelError, match="no gradient flows"):
+        evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="quick")
+    labels = Answering(_Asked(small_cnn(), labels=True), classes=5)
+    told = evaluate(labels, (x, y), threat=ThreatModel("linf", 0.4), protocol="labels", n=4)
+    assert told.by_attack[0].broken > 0
+
+
+class _Asked:
+    """A service, without the wire."""
+
+    score_only, fingerprint = True, "0" * 64
+
+    def __init__(self, model: nn.Module, *, labels: bool = False) -> None:
+        self.model, self.labels = model, labels
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        z = self.model(x)
+        return z.argmax(1) if self.labels else z
+
+
+def test_a_named_attack_of_ones_own_follows_a_protocol(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_for_test.py").write_text(
+        "import advreg\n"
+        "def nudge(model, x, y, threat, *, seed):\n"
+        "    return advreg.attacks.craft(model, x, y, threat, steps=3, seed=seed)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    protocol = resolve("fgsm", "linf").followed_by("mine_for_test:nudge")
+    x, y = batch(40)
+    found = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=protocol)
+    assert found.protocol == "linf-0.02-fgsm+mine_for_test.nudge@1"
+    mine = found.by_attack[1]
+    assert (mine.forwards, mine.backwards) == (
+        4 * mine.tried,
+        3 * mine.tried,
+    )  # counted, for it does not say: and the judge
+    with pytest.raises(ConfigError, match=r"no function 'nugde'.*nudge"):
+        protocol.followed_by("mine_for_test:nugde")
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_verdicts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = batch(200)
+    whole = evaluate(small_cnn(), (x, y), threat=THREAT)
+
+    def greedy(model, x, y, threat, **options):
+        if len(x) > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return attacks.pgd(model, x, y, threat, steps=40, **options)
+
+    halved = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=Protocol("quick", 1, (Stage("pgd-40", greedy),)))
+    assert halved.flags["batch"] <= 60
+    assert torch.equal(halved.broken, whole.broken)
+
+
+def test_the_last_example_that_does_not_fit_is_one_line() -> None:
+    def never(ids: Tensor) -> None:
+        raise MemoryError
+
+    with pytest.raises(ModelError, match="one example does not fit into memory"):
+        Portions(4).of(torch.arange(3), never)
+
+
+def test_the_batch_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = batch(8)
+    assert fitting(small_cnn(), x, 256) == 256
+    kept = 8 * 8 * 4  # the input alone: less than what any graph keeps
+    monkeypatch.setattr("advreg.runtime.free_memory", lambda device: 100 * kept)
+    small = fitting(small_cnn(), x, 256)
+    assert 1 <= small < 16
+    monkeypatch.setattr("advreg.runtime.free_memory", lambda device: 400 * kept)
+    assert fitting(small_cnn(), x, 256) in (2 * small, 4 * small)

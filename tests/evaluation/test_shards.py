@@ -1,0 +1,102 @@
+"""Several processes share an evaluation: the ledger they leave is, byte for byte, the one that a single process writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from advreg import ThreatModel, evaluate
+from advreg.errors import ConfigError
+from advreg.evaluation.rows import whole
+from advreg.ranks import Ranks
+from tests.attacks.models import small_cnn
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "evaluation/linf-0.02-basic@1"
+
+WORK = """
+import sys
+from advreg import ThreatModel, evaluate
+from advreg.ranks import joined
+from tests.evaluation.test_evaluate import batch
+from tests.attacks.models import small_cnn
+
+with joined() as ranks:
+    calls = []
+    def watch(at):
+        calls.append(at)
+        if sys.argv[2] == "die" and ranks.rank == 1 and len(calls) == 2:
+            import os; os._exit(9)
+    found = evaluate(small_cnn(), batch(700), threat=ThreatModel("linf", 0.02), protocol="basic", out=sys.argv[1],
+                     ranks=ranks, on_progress=watch)
+    print(ranks.rank, found.robust_accuracy, found.forwards, found.backwards, flush=True)
+"""
+
+
+def launched(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the work under ``torchrun``."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script = Path(arguments[0]).parent / "work.py"
+    script.write_text(WORK)
+    return subprocess.run(
+        [*command, "--standalone", str(script), *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+
+
+def test_shards_leave_the_bytes_of_one_process(tmp_path) -> None:
+    from tests.evaluation.test_evaluate import batch
+
+    alone = evaluate(small_cnn(), batch(700), threat=ThreatModel("linf", 0.02), protocol="basic", out=tmp_path / "one")
+    died = launched(2, str(tmp_path / "two"), "die")
+    assert died.returncode != 0
+    done = launched(2, str(tmp_path / "two"), "finish")
+    assert done.returncode == 0, done.stderr
+    lines = {tuple(line.split()[1:]) for line in done.stdout.splitlines()}
+    assert lines == {(str(alone.robust_accuracy), str(alone.forwards), str(alone.backwards))}
+    for name in ("ledger.jsonl", "examples.safetensors"):
+        assert (tmp_path / "two" / NAME / name).read_bytes() == (tmp_path / "one" / NAME / name).read_bytes(), name
+    assert not list((tmp_path / "two" / NAME).glob("*.[0-9].jsonl"))
+    left, right = (json.loads((tmp_path / run / NAME / "results.json").read_text()) for run in ("one", "two"))
+    times = {"seconds", "by_attack", "environment"}
+    assert {k: v for k, v in left.items() if k not in times} == {k: v for k, v in right.items() if k not in times}
+
+
+def test_one_process_takes_up_what_several_left(tmp_path) -> None:
+    """What two ranks wrote before they died is joined and gone on with, whoever comes next."""
+    from tests.evaluation.test_evaluate import batch
+
+    options = {"threat": ThreatModel("linf", 0.02), "protocol": "basic"}
+    evaluate(small_cnn(), batch(600), out=tmp_path / "one", **options)
+    folder, cut = tmp_path / "one" / NAME, tmp_path / "cut" / NAME
+    cut.mkdir(parents=True)
+    header, *rows = (folder / "ledger.jsonl").read_text().splitlines(keepends=True)
+    ours = [row for row in rows if json.loads(row)["id"] < 256 or json.loads(row)["id"] >= 512]
+    theirs = [row for row in rows if 256 <= json.loads(row)["id"] < 512]
+    (cut / "ledger.0.jsonl").write_text(header + "".join(ours[:300]))
+    (cut / "ledger.1.jsonl").write_text(header + "".join(theirs[:-7]))
+    evaluate(small_cnn(), batch(600), out=tmp_path / "cut", **options)
+    assert (cut / "ledger.jsonl").read_bytes() == (folder / "ledger.jsonl").read_bytes()
+
+
+def test_several_processes_need_a_folder() -> None:
+    x, y = torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(ConfigError, match="2 processes share this evaluation and have no folder"):
+        evaluate(small_cnn(), (x, y), threat=ThreatModel("linf", 0.02), ranks=Ranks(0, 2))
+
+
+def test_rows_in_any_order_and_twice_become_whole_attacks() -> None:
+    def row(attack: str, i: int, broken: bool = False) -> dict[str, object]:
+        return {"attack": attack, "id": i, "broken": broken, "margin": -1.0}
+
+    clean = [row("clean", i, broken=i == 1) for i in range(4)]
+    first = [row("a", i) for i in (0, 2, 3)]
+    stages = [("clean", 1.0), ("a", 1.0), ("b", 1.0)]
+    cut = [row("b", 0), row("b", 3)]  # the row of example 2 is missing
+    assert whole([*cut, *first, *clean, *first], stages, 4) == {0: clean + first}

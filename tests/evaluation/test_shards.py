@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -11,11 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from advreg import ThreatModel, evaluate
+from advreg import ThreatModel, attacks, evaluate
 from advreg.errors import ConfigError
-from advreg.evaluation.rows import whole
+from advreg.evaluation import Protocol, Stage
+from advreg.evaluation.rows import upcoming, whole
 from advreg.ranks import Ranks
 from tests.attacks.models import small_cnn
+from tests.evaluation.test_evaluate import batch
+from tests.evaluation.test_flags import Stepped
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "evaluation/linf-0.02-basic@1"
@@ -51,8 +56,6 @@ def launched(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_shards_leave_the_bytes_of_one_process(tmp_path) -> None:
-    from tests.evaluation.test_evaluate import batch
-
     alone = evaluate(small_cnn(), batch(700), threat=ThreatModel("linf", 0.02), protocol="basic", out=tmp_path / "one")
     died = launched(2, str(tmp_path / "two"), "die")
     assert died.returncode != 0
@@ -70,8 +73,6 @@ def test_shards_leave_the_bytes_of_one_process(tmp_path) -> None:
 
 def test_one_process_takes_up_what_several_left(tmp_path) -> None:
     """What two ranks wrote before they died is joined and gone on with, whoever comes next."""
-    from tests.evaluation.test_evaluate import batch
-
     options = {"threat": ThreatModel("linf", 0.02), "protocol": "basic"}
     evaluate(small_cnn(), batch(600), out=tmp_path / "one", **options)
     folder, cut = tmp_path / "one" / NAME, tmp_path / "cut" / NAME
@@ -99,4 +100,33 @@ def test_rows_in_any_order_and_twice_become_whole_attacks() -> None:
     first = [row("a", i) for i in (0, 2, 3)]
     stages = [("clean", 1.0), ("a", 1.0), ("b", 1.0)]
     cut = [row("b", 0), row("b", 3)]  # the row of example 2 is missing
-    assert whole([*cut, *first, *clean, *first], stages, 4) == {0: clean + first}
+    assert whole([*cut, *first, *clean, *first], stages, 4) == clean + first
+
+
+def test_an_attack_for_the_nearest_goes_on_while_it_breaks_a_fifth() -> None:
+    margins = {i: -float(i) for i in range(10)}
+    past = [{"attack": "clean", "id": i, "broken": False, "margin": margins[i]} for i in range(10)]
+
+    def tried(ids: list[int], broken: set[int]) -> list[dict[str, object]]:
+        return [{"attack": "a", "id": i, "broken": i in broken, "margin": 0.0} for i in ids]
+
+    stage = ("a", 0.2)
+    assert upcoming(past, stage, range(10)) == [0, 1]
+    assert upcoming(past + tried([0, 1], set()), stage, range(10)) == []
+    assert upcoming(past + tried([0, 1], {1}), stage, [0, *range(2, 10)]) == [2, 3]  # as many again, of those behind
+    assert upcoming(past + tried([0, 1, 2, 3], {1}), stage, [0, *range(2, 10)]) == [4, 5, 6, 7]
+    assert upcoming(past + tried([0, 1, 2, 3, 4, 5, 6, 7], {1}), stage, [0, *range(2, 10)]) == []
+    everything = tried(list(range(8)), set(range(8)))
+    assert upcoming(past + everything, stage, [8, 9]) == [8, 9]
+    assert upcoming(past + tried(list(range(10)), set(range(10))), stage, []) == []
+
+
+def test_what_a_blind_attack_breaks_far_from_the_boundary_is_found_too() -> None:
+    """Margins say nothing where gradients are masked: the protocol must not stop at the nearest."""
+    x, y = batch(120)
+    options = {"threat": ThreatModel("linf", 0.1), "n": 120}
+    square = Stage("square", functools.partial(attacks.square, queries=300))
+    near = Protocol("near", 1, (Stage("pgd", attacks.pgd), dataclasses.replace(square, nearest=0.05)))
+    far = Protocol("all", 1, (Stage("pgd", attacks.pgd), square))
+    few, many = (evaluate(Stepped().eval(), (x, y), protocol=p, **options).robust_accuracy for p in (near, far))
+    assert few <= many + 0.05

@@ -45,7 +45,7 @@ class Paper:
         self.seconds: dict[str, float] = defaultdict(float)
         self.folder: RunFolder | None = None
         self.header: dict[str, Any] = {}
-        self.known: dict[int, list[Row]] = {}
+        self.known: dict[tuple[str, int], Row] = {}
         self.ledger: Ledger | None = None
 
     @classmethod
@@ -92,25 +92,27 @@ class Paper:
         """Wall time spent so far, by earlier runs too; of several processes, of all of them together."""
         return sum(self.seconds.values())
 
-    def find(self, stage: str, ids: Tensor) -> list[Row] | None:
-        """Return the rows of this attack on this chunk if an earlier run wrote them, or None."""
-        left = self.known.get(int(ids[0]), [])
-        mine = [row for row in left if row["attack"] == stage]
+    def find(self, stage: str, tried: Tensor) -> list[Row] | None:
+        """Return the rows of this attack on these examples if an earlier run wrote them, or None."""
+        keys = [(stage, i) for i in tried.tolist()]
+        if any(key not in self.known for key in keys):
+            return None
+        mine = [self.known[key] for key in keys]
         self.rows += mine
-        return mine or None
+        return mine
 
-    def write(self, stage: str, ids: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
-        """Write down one attack on one chunk: its points first, for a row promises them."""
+    def write(self, stage: str, tried: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
+        """Write down one attack on some examples of a chunk: their points first, for a row promises them."""
         self.seconds[stage] += seconds
         self.rows += rows
-        if self.folder is None or not rows:
+        if self.folder is None:
             return
-        if int(ids[0]) < CHUNK:
-            mine = torch.tensor([row["id"] for row in rows])
-            self.folder.write(f"points/{stage}.safetensors", save({"ids": mine, "x": points.contiguous()}))
+        first = int(tried[0])
+        if first < CHUNK:
+            self.folder.write(f"points/{stage}+{first}.safetensors", save({"ids": tried, "x": points.contiguous()}))
         self.ledger = self.ledger or Ledger.open(self.folder / self._mine(_LEDGER), **self.header)
         self.ledger.append(rows)
-        self.folder.append(self._mine(_TIMES), {"attack": stage, "first": int(ids[0]), "seconds": round(seconds, 4)})
+        self.folder.append(self._mine(_TIMES), {"attack": stage, "first": first, "seconds": round(seconds, 4)})
 
     def close(self) -> None:
         """Wait for the other processes, put the ledger in order, and hold the whole of it."""
@@ -121,7 +123,7 @@ class Paper:
             self._join()
         self.ranks.meet()
         self._read()
-        self.rows = [row for rows in self.known.values() for row in rows]
+        self.rows = list(self.known.values())
 
     def finish(self, evaluation: Evaluation, model: nn.Module) -> None:
         """Write the figures and the pictures' examples."""
@@ -146,7 +148,7 @@ class Paper:
     def _read(self) -> None:
         assert self.folder is not None
         rows = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header).rows()
-        self.known = whole(rows, self.stages, len(self.examples))
+        self.known = {(row["attack"], row["id"]): row for row in rows}
         self.seconds.clear()
         for took in self.folder.read_log(f"{_TIMES}.jsonl"):
             self.seconds[took["attack"]] += took["seconds"]
@@ -158,7 +160,7 @@ class Paper:
         parts = sorted(self.folder.path.glob(f"{_LEDGER}.*.jsonl"))
         before = ledger.rows()
         found = before + [row for part in parts for row in Ledger.open(part, **self.header).rows()]
-        rows = [row for rows in whole(found, self.stages, len(self.examples)).values() for row in rows]
+        rows = whole(found, self.stages, len(self.examples))
         if rows != before:
             ledger.replace(rows)
         for part in sorted(self.folder.path.glob(f"{_TIMES}.*.jsonl")):
@@ -175,8 +177,7 @@ def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
     x, y = paper.examples.x[:CHUNK], paper.examples.y[:CHUNK]
     adversarial, attack = x.clone(), torch.full((len(x),), -1)
     for k, (stage, _) in enumerate(paper.stages):
-        file = paper.folder / f"points/{stage}.safetensors"
-        if file.is_file():
+        for file in (paper.folder / "points").glob(f"{stage}+*.safetensors"):
             stored = load_file(file)
             adversarial[stored["ids"]], attack[stored["ids"]] = stored["x"], k - 1
     device = next((p.device for p in model.parameters()), x.device)

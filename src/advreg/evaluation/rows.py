@@ -27,45 +27,62 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
     return {row["id"] for row in rows if row["broken"]}
 
 
-def chosen(rows: Iterable[Row], standing: Sequence[int], share: float) -> list[int]:
-    """Return the ids that an attack is tried on: all that stand, or the share of them nearest to the boundary.
+GOING_ON = 0.2
+"""Share of the tried that must break for an attack meant for the nearest to go on to those behind them."""
 
-    Near means a high margin on the original model at the worst point that earlier attacks found.
+
+def upcoming(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[int]) -> list[int]:
+    """Return the ids that an attack is tried on next, none when it is done with a chunk.
+
+    An attack for a share of the examples takes those nearest to the boundary: of highest margin on the original model at the
+    worst point found so far. While it breaks a fifth of what it tried, it takes as many again from those behind.
+
+    Args:
+        past: the chunk's rows so far, in order.
+        stage: name of the attack, and the share of what stands that it begins with.
+        standing: ids of the chunk that nothing has broken.
     """
-    if share >= 1 or not standing:
-        return list(standing)
-    margin = dict.fromkeys(standing, -math.inf)
-    for row in rows:
+    name, share = stage
+    mine = [row for row in past if row["attack"] == name]
+    if share >= 1:
+        return [] if mine else list(standing)
+    if mine and len(broken_ids(mine)) < GOING_ON * len(mine):
+        return []
+    tried = {row["id"] for row in mine}
+    margin = {i: -math.inf for i in standing if i not in tried}
+    for row in past:
         if row["id"] in margin:
             margin[row["id"]] = max(margin[row["id"]], row["margin"])
-    nearest = sorted(standing, key=lambda i: (-margin[i], i))[: math.ceil(share * len(standing))]
-    return sorted(nearest)
+    nearest = sorted(margin, key=lambda i: (-margin[i], i))
+    return sorted(nearest[: len(mine) or math.ceil(share * len(standing))])
 
 
-def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> dict[int, list[Row]]:
-    """Return, for the first id of each chunk, the rows of the attacks that were written whole, in order.
+def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
+    """Return the rows of the attacks that were written whole, in the order of a single process.
 
     A crash may cut an attack's rows short; that attack then runs again on its chunk, and its rows are the same. Rows may
     come in any order and twice, as several processes write them.
 
     Args:
         rows: as read from one or more ledgers.
-        stages: name of each attack and the share of what stands that it is tried on.
+        stages: name of each attack and the share of what stands that it begins with.
         n: how many examples there are.
     """
     found = {(row["attack"], row["id"]): row for row in rows}
-    return {first: _whole(found, stages, range(first, min(first + CHUNK, n))) for first in range(0, n, CHUNK)}
+    chunks = (range(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK))
+    return [row for ids in chunks for row in _whole(found, stages, ids)]
 
 
 def _whole(found: Mapping[tuple[str, int], Row], stages: Sequence[tuple[str, float]], ids: Iterable[int]) -> list[Row]:
     done: list[Row] = []
     standing = list(ids)
-    for name, share in stages:
-        keys = [(name, i) for i in chosen(done, standing, share)]
-        if any(key not in found for key in keys):
-            break
-        block = [found[key] for key in keys]
-        done += block
-        lost = broken_ids(block)
-        standing = [i for i in standing if i not in lost]
+    for stage in stages:
+        while tried := upcoming(done, stage, standing):
+            keys = [(stage[0], i) for i in tried]
+            if any(key not in found for key in keys):
+                return done
+            block = [found[key] for key in keys]
+            done += block
+            lost = broken_ids(block)
+            standing = [i for i in standing if i not in lost]
     return done

@@ -25,8 +25,7 @@ from advreg.evaluation.memory import Portions, fitting, is_memory
 from advreg.evaluation.paper import Paper
 from advreg.evaluation.passes import counted
 from advreg.evaluation.protocols import Protocol, Stage, resolve
-from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of
-from advreg.evaluation.rows import chosen as chosen_of
+from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, upcoming
 from advreg.evaluation.summary import Evaluation, summarise
 from advreg.imports import first_line
 from advreg.objectives import margin
@@ -172,27 +171,27 @@ def _attack_chunk(
     standing: list[int] = ids.tolist()
     past: list[Row] = []
     for stage in stages:
-        tried = torch.tensor(chosen_of(past, standing, stage.nearest), dtype=torch.int64)
-        rows = paper.find(stage.name, ids)
-        if rows is None:
-            began = time.perf_counter()
-            rows, points = _tried(bench, stage, tried)
-            paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
-        past += rows
-        lost = broken_ids(rows)
-        standing = [i for i in standing if i not in lost]
+        while tried := upcoming(past, (stage.name, stage.nearest), standing):
+            rows = _measured(bench, stage, torch.tensor(tried), paper)
+            past += rows
+            lost = broken_ids(rows)
+            standing = [i for i in standing if i not in lost]
         if on_progress:
             done = len({row["id"] for row in paper.rows if row["attack"] == CLEAN})
             left = done - len(broken_ids(paper.rows))
             on_progress(Progress(stage.name, done, len(bench.examples), left, paper.total_seconds))
 
 
-def _tried(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tensor]:
-    """Run one attack on these examples, as many at a time as fit into memory: rows, and points ``(B, ...)``."""
-    if not len(ids):
-        return [], ids
+def _measured(bench: Bench, stage: Stage, ids: Tensor, paper: Paper) -> list[Row]:
+    """Return the rows of one attack on these examples, from paper or by attacking as many at a time as fit into memory."""
+    known = paper.find(stage.name, ids)
+    if known is not None:
+        return known
+    began = time.perf_counter()
     done = bench.portions.of(ids, lambda portion: _attacked(bench, stage, portion))
-    return [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
+    rows, points = [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
+    paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
+    return rows
 
 
 def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tensor]:

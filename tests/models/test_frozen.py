@@ -219,3 +219,34 @@ def test_a_model_that_cannot_be_copied_is_one_line():
     with pytest.raises(ModelError, match="Sequential cannot be frozen") as caught:
         freeze(model)
     assert "\n" not in str(caught.value)
+
+
+def test_a_compiled_target_meets_few_sizes_and_answers_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = []
+
+    def spy(net: nn.Module, **options: object) -> nn.Module:
+        net.register_forward_pre_hook(lambda _, inputs: met.append(len(inputs[0])))
+        return net
+
+    monkeypatch.setattr(torch, "compile", spy)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(70, 1, 2, 2)
+    target = freeze(model, compiled=True)
+    for n in (1, 3, 5, 16, 33, 70):
+        torch.testing.assert_close(target(x[:n]), model(x[:n]))
+    assert met == [4, 4, 16, 16, 64, 256]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about itself
+def test_compiling_for_real_keeps_answers_and_gradients() -> None:
+    model, x = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval(),
+        torch.rand(9, 1, 8, 8),
+    )
+    target = freeze(model, x, compiled=True)
+    grads = []
+    for net in (model, target):
+        point = x.clone().requires_grad_()
+        grads.append(torch.autograd.grad(net(point).logsumexp(1).sum(), point)[0])
+    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(target(x), model(x))

@@ -18,7 +18,7 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 _ROUNDS = 3
 _ROWS = 64  # enough to fill a CPU's caches, few enough to be quick
-_SMALLEST = 8  # rows of the smallest batch that is compiled
+_SMALLEST, _GROWTH = 4, 4  # rows of the smallest batch that is compiled, and how much larger the next one is
 _CASTABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -65,13 +65,15 @@ class Target(nn.Module):
 
 
 def padded(x: Tensor) -> Tensor:
-    """Return a batch filled up to the next power of two with copies of its last row, so that few sizes get compiled.
+    """Return a batch filled up to 4, 16, 64, 256, ... rows with copies of its last: each size that is compiled takes its time.
 
     Example:
         >>> len(padded(torch.zeros(5, 2))), len(padded(torch.zeros(3, 2))), len(padded(torch.zeros(64, 2)))
-        (8, 8, 64)
+        (16, 4, 64)
     """
-    size = max(_SMALLEST, 1 << (len(x) - 1).bit_length())
+    size = _SMALLEST
+    while size < len(x):
+        size *= _GROWTH  # twice four of them, with a gradient and without, are as many as the compiler keeps
     return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
 
 
@@ -92,7 +94,7 @@ def freeze(
         precision: ``"float32"`` leaves the model's type alone, ``"bfloat16"`` runs layers in 16 bits, and
             ``"auto"`` takes whichever of these, with or without channels_last, is fastest on ``example`` now:
             name the others to have the same choice on every machine.
-        compiled: whether `torch.compile` is used too; batches are then filled up to a power of two.
+        compiled: whether `torch.compile` is used too; batches are then filled up to one of a few sizes.
 
     Raises:
         ModelError: a model that cannot be copied, an unknown precision, or ``"auto"`` without an example.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -95,6 +96,19 @@ def test_what_a_black_box_breaks_alone_is_the_gain() -> None:
     assert masked.flags["black_box_gain"] > 0.1
     assert masked.flags["black_box_gain"] == pytest.approx(masked.by_attack[1].broken / 60)
     assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="quick").flags["black_box_gain"] is None
+
+
+def test_a_verdict_needs_something_to_compare_and_a_doubt_does_not(tmp_path) -> None:
+    x, y = batch(60)
+    assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="quick").verdict is None
+    honest = evaluate(small_cnn(), (x, y), threat=ThreatModel("linf", 0.005), protocol="strong", out=tmp_path)
+    assert honest.verdict == "TRUSTED"
+    stored = json.loads((tmp_path / "evaluation" / honest.protocol / "results.json").read_text())
+    assert stored["verdict"] == "TRUSTED"
+    assert {check["name"] for check in stored["checks"]} >= {"black-box", "steps", "randomness", "zero-gradients"}
+    masked = evaluate(Stepped().eval(), (x, y), threat=ThreatModel("linf", 0.02), protocol="quick")
+    assert masked.verdict == "UNRELIABLE"
+    assert evaluate(Noisy().eval(), (x, y), threat=THREAT, protocol="quick").verdict != "TRUSTED"
 
 
 def test_a_model_that_changes_itself_is_refused() -> None:

@@ -118,8 +118,12 @@ def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
     tables.show(tables.evaluation(found))
     rate = f"{tables.percent(found.attack_success_rate)} {tables.span(found.attack_success_interval)}"
     typer.echo(f"attack success rate: {rate}")
-    if found.flags.get("randomised"):
-        typer.echo("the model answers the same input differently: use --protocol rand, which averages", err=True)
+    typer.echo(
+        f"verdict: {found.verdict or 'none yet, too little was tried'} (free checks; advreg diagnose looks closer)"
+    )
+    for check in found.checks:
+        if check.verdict in ("suspect", "fail"):
+            typer.echo(f"  {check.name}: {check.says}; {check.remedy}")
     if line:
         cells = [(f"{p.eps:.4g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in line.points]
         tables.show(tables.table(f"robustness curve, {line.attack}", ("eps", "robust", "95% interval"), cells))

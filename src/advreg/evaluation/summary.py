@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg.evaluation.rows import CLEAN, Row, broken_ids
+from advreg.evaluation.verdict import Check, Verdict, free_checks, provisional
 from advreg.statistics import interval
 from advreg.threat import ThreatModel
 
@@ -56,6 +57,8 @@ class Evaluation:
         forwards, backwards: example-forwards and example-backwards spent, the judge's among them.
         seconds: wall time.
         flags: findings that bear on how far the figures can be trusted.
+        checks, verdict: what those findings and the ledger say of that, free of charge: ``"TRUSTED"``, ``"SUSPECT"``,
+            ``"UNRELIABLE"``, or None where too little was tried to say; `advreg.diagnose` looks closer.
     """
 
     protocol: str
@@ -75,12 +78,14 @@ class Evaluation:
     backwards: int
     seconds: float
     flags: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    verdict: Verdict | None = None
 
     def __repr__(self) -> str:
         low, high = self.interval
         return (
             f"Evaluation({self.protocol}, n={self.n}: clean {self.clean_accuracy:.2%}, "
-            f"robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}])"
+            f"robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}]{f', {self.verdict}' if self.verdict else ''})"
         )
 
     def record(self) -> dict[str, Any]:
@@ -97,7 +102,8 @@ class Evaluation:
                 {"class": c.name, **{k: v for k, v in asdict(c).items() if k != "name"}} for c in self.per_class
             ],
             "flags": dict(self.flags),
-            "verdict": None,
+            "verdict": self.verdict,
+            "checks": [check.record() for check in self.checks],
         }
 
 
@@ -131,7 +137,7 @@ def summarise(
     correct, standing = n - len(wrong), n - len(lost)
     verdicts = torch.zeros(n, dtype=torch.bool)
     verdicts[sorted(lost)] = True
-    return Evaluation(
+    found = Evaluation(
         protocol=protocol,
         threat=threat,
         n=n,
@@ -150,6 +156,8 @@ def summarise(
         seconds=sum(seconds.values()),
         flags=flags,
     )
+    checks = tuple(free_checks(found.record(), rows))
+    return replace(found, checks=checks, verdict=provisional(checks))
 
 
 def _by_attack(rows: list[Row], stages: list[str], n: int, seconds: Mapping[str, float]) -> list[AttackSummary]:

@@ -30,8 +30,28 @@ class ConfigError(AdvregError, ValueError):
     """A configuration with an unknown key, a wrong type or an impossible combination."""
 
 
+class TrainingError(AdvregError, RuntimeError):
+    """Training that cannot go on: the loss or the weights are no longer finite; the last complete epoch is kept."""
+
+
 class RunError(AdvregError, OSError):
     """A run folder that cannot be created, read or resumed."""
+
+
+class HardeningError(AdvregError, ValueError):
+    """A step of the hardening loop that is not allowed: a transition, a review, a promotion."""
+
+
+class StoreError(AdvregError, OSError):
+    """A store that does not answer, or whose contents are not what was put there."""
+
+
+class UploadError(AdvregError, ValueError):
+    """An upload that is refused; nothing of it is stored. ``status`` is HTTP's word for why."""
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class MissingExtraError(AdvregError, ImportError):

@@ -32,6 +32,11 @@ def network() -> nn.Module:
     )
 
 
+def smooth() -> nn.Module:
+    """Return a network whose answer to an example depends on no other and on no draw: what processes can share exactly."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
+
+
 def diverging() -> nn.Module:
     """Return a network that learns for a while, then has nothing but NaN to say."""
     return nn.Sequential(network(), Fuse())

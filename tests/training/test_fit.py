@@ -10,7 +10,7 @@ import torch
 
 import advreg
 from advreg.config import Config
-from advreg.errors import AdvregError, ConfigError, ModelError
+from advreg.errors import AdvregError, ConfigError, TrainingError
 from advreg.training import checkpoint, estimate, events, session, validation
 from tests.training import small
 
@@ -64,6 +64,7 @@ def test_metrics_are_counted_not_guessed(finished):
     assert [record["step"] for record in records] == [5, 10, 15]
     hits = [record["train_accuracy"] * 100 for record in records]
     assert hits == pytest.approx([round(hit) for hit in hits])
+    assert [(record["forwards"], record["backwards"]) for record in records] == [(300, 300)] * 3, "PGD-2 and the loss"
     assert records[-1]["lr"] == pytest.approx(min(record["lr"] for record in records))
 
 
@@ -110,7 +111,7 @@ def test_unchecked_configuration_is_checked(data, tmp_path):
 
 def test_divergence_stops_and_keeps_the_last_complete_epoch(data, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(ModelError, match=r"training diverged: .* epoch 2, step 3"):
+    with pytest.raises(TrainingError, match=r"training diverged: .* epoch 2, step 3"):
         advreg.fit(small.config(data, out, "model.name=tests.training.small:diverging"))
     kept = torch.load(out / checkpoint.NAME, weights_only=True)
     assert kept["progress"]["epoch"] == 1

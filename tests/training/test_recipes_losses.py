@@ -242,12 +242,17 @@ def test_half_precision_keeps_the_loss_in_float32_and_every_gradient(name):
         (
             "trades",
             {"betta": 6.0},
-            "recipe 'trades' has no option 'betta'; allowed: beta, label_smoothing. Did you mean",
+            "recipe 'trades' has no option 'betta'; allowed: beta, label_smoothing, reference. Did you mean",
         ),
         ("mart", {"label_smoothing": 0.1}, "recipe 'mart' has no option 'label_smoothing'; allowed: beta"),
         ("alp", {"weight": "0.5"}, "recipe.options.weight is '0.5'"),
         ("ar_at", {"balance": 2.0}, "recipe.options.balance is 2.0; allowed: 'auto' or less than or equal to 1"),
-        ("advprop", {"beta": 1.0}, "recipe 'advprop' has no option 'beta'; allowed: none"),
+        ("advprop", {"beta": 1.0}, "recipe 'advprop' has no option 'beta'; allowed: label_smoothing"),
+        ("free", {"replays": 0}, "recipe.options.replays is 0; allowed: greater than or equal to 1"),
+        ("gradalign", {"method": "finit"}, "recipe.options.method is 'finit'; allowed: 'finite' or 'double'"),
+        ("pgi", {"weight": -1.0}, "recipe.options.weight is -1.0; allowed: greater than or equal to 0"),
+        ("distill", {"temperature": 0.0, "robust": "x"}, "recipe.options.temperature is 0.0; allowed: greater than 0"),
+        ("distill", {}, "distill has no teacher; give robust or standard"),
     ],
 )
 def test_wrong_options_are_one_line_in_a_file_and_in_python(name, options, said):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +111,26 @@ def test_ctrl_c_during_a_step_loses_only_that_epoch(data, tmp_path, uninterrupte
     run = advreg.fit(configuration, resume=True)
     assert outcome(run.path) == uninterrupted
     assert {"event": "resumed", "epoch": 1, "changed": {}} in run.read_log("metrics.jsonl")
+
+
+def test_a_full_disk_leaves_what_one_can_go_on_with(data, tmp_path, uninterrupted, monkeypatch):
+    left, sync = iter(range(15)), os.fsync
+
+    def fill(descriptor):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    configuration = small.config(data, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        with pytest.raises(RunError, match="No space left on device") as error:
+            advreg.fit(configuration)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert len(outcome(tmp_path / "run")[2]) == 1, "it was in the second epoch"
+    advreg.fit(configuration, resume=True)
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 def test_moved_folder_can_be_resumed(data, tmp_path, uninterrupted):

@@ -38,7 +38,7 @@ def minutes(seconds: float) -> str:
 @contextmanager
 def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callable[[Event], None]]:
     """Yield a callback that shows training events on standard error."""
-    from advreg.training.events import EpochEnd, Finished, Resumed, Started, Step
+    from advreg.training.events import EpochEnd, Finished, Guarded, Resumed, Started, Step
 
     console = Console(file=sys.stderr, quiet=quiet)
     with _bar(console) as bar:
@@ -56,6 +56,8 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
                 bar.update(
                     task, completed=(event.epoch - 1) * event.steps + event.step, description=f"{label}: {accuracy}"
                 )
+            elif isinstance(event, Guarded):
+                say(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.said}; {event.action}")
             elif isinstance(event, EpochEnd):
                 say(f"  {_epoch(event)}")
             elif isinstance(event, Finished):
@@ -66,13 +68,17 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
 
 def _epoch(event: EpochEndEvent) -> str:
     record = event.record
-    figures = [f"epoch {event.epoch}/{event.epochs}", f"loss {record['loss']:.3f}"]
+    figures = [f"epoch {event.epoch}/{event.epochs}", _loss(record["loss"])]
     for name in ("clean", "robust"):
         value = record.get(f"{name}_accuracy")
         if value is not None:
             figures.append(f"{name} {value:.2%}")
     left = f", {minutes(event.seconds_left)} left" if event.seconds_left else ""
     return "  ".join(figures) + f"  ({record['seconds']:.0f} s{left})" + ("  best" if event.best else "")
+
+
+def _loss(loss: float | None) -> str:
+    return "taken back" if loss is None else f"loss {loss:.3f}"
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from advreg.config.document import Config
 from advreg.config.sections import (
     AttackSection,
+    AverageSection,
     DataSection,
     ModelSection,
     OptimizerSection,
     Options,
+    PolicySection,
     RecipeSection,
     ScheduleSection,
     ThreatSection,
@@ -15,11 +17,13 @@ from advreg.config.sections import (
 
 __all__ = [
     "AttackSection",
+    "AverageSection",
     "Config",
     "DataSection",
     "ModelSection",
     "OptimizerSection",
     "Options",
+    "PolicySection",
     "RecipeSection",
     "ScheduleSection",
     "ThreatSection",

@@ -12,13 +12,16 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from advreg.config import toml
+from advreg.config.combinations import refuse_combinations
 from advreg.config.explain import explain
 from advreg.config.sections import (
     STRICT,
     AttackSection,
+    AverageSection,
     DataSection,
     ModelSection,
     OptimizerSection,
+    PolicySection,
     RecipeSection,
     ScheduleSection,
     ThreatSection,
@@ -43,9 +46,11 @@ class Config:
     data: DataSection = field(default_factory=DataSection)
     threat: ThreatSection = field(default_factory=ThreatSection)
     attack: AttackSection = field(default_factory=AttackSection)
+    policy: PolicySection = field(default_factory=PolicySection)
     recipe: RecipeSection = field(default_factory=RecipeSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    average: AverageSection = field(default_factory=AverageSection)
     train: TrainSection = field(default_factory=TrainSection)
 
     @classmethod
@@ -63,7 +68,7 @@ class Config:
             config = _ADAPTER.validate_json(json.dumps(dict(values), default=str))
         except ValidationError as error:
             raise ConfigError(explain(error, cls, source)) from None
-        _check(config, source)
+        refuse_combinations(config, source)
         return config
 
     @classmethod
@@ -118,19 +123,3 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"--set was given {assignment!r}, but {parent!r} is a value, not a section")
     values[leaf] = toml.value(text.strip())
-
-
-def _check(config: Config, source: str) -> None:
-    """Refuse values that are each allowed but cannot go together."""
-    attacked, recipe = config.attack.name != "none", config.recipe.name
-    if attacked and config.threat.eps == 0:
-        raise ConfigError(
-            f"{source}: attack.name is {config.attack.name!r} but threat.eps is 0; give it a value, such as 8/255"
-        )
-    if attacked == (recipe == "standard"):
-        raise ConfigError(
-            f"{source}: recipe.name is {recipe!r} and attack.name is {config.attack.name!r}; "
-            "'standard' goes with attack 'none', every other recipe with 'fgsm', 'n-fgsm' or 'pgd'"
-        )
-    if config.optimizer.nesterov and (config.optimizer.name != "sgd" or config.optimizer.momentum == 0):
-        raise ConfigError(f"{source}: optimizer.nesterov needs optimizer.name = 'sgd' and a momentum above 0")

@@ -39,12 +39,20 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Which data: ``validation`` is how many TRAINING images are held out to choose the best epoch."""
+    """Which data: ``validation`` is how many TRAINING images are held out to choose the best epoch.
+
+    ``stream`` reads a folder batch by batch with that many ``workers`` reading ahead, and cuts images to their size with a
+    ``crop`` from the centre or a random one. ``cutmix`` pastes a window of one image into another and mixes their labels.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "mnist"
     validation: Annotated[int, Field(ge=0)] = 1000
     augment: str = "none"
+    cutmix: bool = False
+    stream: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
+    crop: Literal["center", "random"] = "center"
 
 
 @dataclass(frozen=True)
@@ -61,15 +69,29 @@ class AttackSection:
     """How training looks for the worst case.
 
     ``step_size = "auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
-    ``noise``, in eps, belongs to n-fgsm, whose single step is eps long and starts there.
+    ``start = "gaussian"`` is TRADES' own, a hair beside the clean point. ``objective = "auto"`` is what the recipe asks for.
+    ``noise``, in eps, belongs to n-fgsm, whose single step is eps long and starts there. ``momentum`` and ``reset``, in
+    epochs, belong to stored, whose single step starts where it would have gone on from in the last epoch.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    name: Literal["none", "fgsm", "n-fgsm", "pgd"] = "none"
+    name: Literal["none", "fgsm", "n-fgsm", "pgd", "stored"] = "none"
     steps: Count = 10
     step_size: Literal["auto"] | StepSize = "auto"
-    start: Literal["uniform", "zero"] = "uniform"
+    start: Literal["uniform", "zero", "gaussian"] = "uniform"
+    objective: Literal["auto", "cross-entropy", "margin", "dlr"] = "auto"
     noise: Annotated[float, Field(ge=0)] = 2.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    reset: Count = 40
+
+
+@dataclass(frozen=True)
+class PolicySection:
+    """Which eps each example has at each step; ``options`` are the policy's own. Validation is at ``threat.eps``."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: str = "fixed"
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,15 +125,40 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True)
+class AverageSection:
+    """Which average of the weights is validated and kept in place of the last ones; ``options`` are its own.
+
+    ``reestimate`` is on how many batches of attacked inputs its BatchNorm statistics are measured after each epoch; 0 takes
+    over those of the network in training.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: Literal["none", "ema", "swa"] = "none"
+    reestimate: Annotated[int, Field(ge=0)] = 0
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainSection:
-    """How long, how large, how precise, where to; ``gradient_clip`` is the largest l2 norm (0 = any)."""
+    """How long, how large, how precise, where to.
+
+    ``batch_size`` is of a whole step: ``accumulate`` parts one after the other, over all processes.
+    ``gradient_clip`` is the largest l2 norm (0 = any); ``awp`` the size of the adversarial weight perturbation (0 = none).
+    ``guard`` says what to do about catastrophic overfitting and divergence, looking every ``guard_every`` steps.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     epochs: Count = 10
     batch_size: Count = 128
+    accumulate: Count = 1
     gradient_clip: Annotated[float, Field(ge=0)] = 0.0
+    awp: Annotated[float, Field(ge=0)] = 0.0
+    freeze_batchnorm: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
     validation_steps: Count = 20
+    guard: Literal["off", "warn", "repair"] = "warn"
+    guard_every: Count = 200
     device: str = "auto"
     out: Annotated[str, Field(min_length=1)] = "runs/train"

@@ -12,8 +12,9 @@ from advreg.data.embedded import mnist
 from advreg.data.external import factory, hugging_face, torchvision
 from advreg.data.fashion import fashion_mnist
 from advreg.data.fetch import Progress
-from advreg.data.folder import folder
+from advreg.data.folder import folder, streamed_folder
 from advreg.data.npz import npz
+from advreg.data.stream import Streamed
 from advreg.errors import DataError, did_you_mean
 from advreg.imports import is_factory
 
@@ -26,7 +27,7 @@ _NAMED: dict[str, Callable[[Progress | None], Pair]] = {
     "cifar10": cifar10,
 }
 _SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
-    "folder": (folder, {"size": int, "mode": str}),
+    "folder": (folder, {"size": int, "mode": str, "broken": str}),
     "npz": (npz, {}),
     "torchvision": (torchvision, {"size": int}),
     "hf": (hugging_face, {"size": int}),
@@ -65,6 +66,19 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
     forms = [*_NAMED, *(f"{key}:" for key in _SCHEMES)]
     near = did_you_mean(name if not rest else f"{scheme}:", forms)
     raise DataError(f"unknown data {name!r}.{near} Allowed: {' '.join(forms)} pkg.module:factory")
+
+
+def stream(name: str) -> tuple[Streamed, Streamed]:
+    """Return the training set and the test set of ``folder:PATH?size=224``, to be read batch by batch.
+
+    Raises:
+        DataError: another form of data, which has no files to read from, or a folder that cannot be used.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme != "folder" or not rest:
+        raise DataError(f"{name!r} cannot be streamed; give folder:PATH?size=224, or do not stream it")
+    place, options = _options(rest, _SCHEMES["folder"][1])
+    return streamed_folder(place, **options)
 
 
 def _options(rest: str, allowed: Mapping[str, Option]) -> tuple[str, dict[str, Any]]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from advreg.data.dataset import Dataset
 from advreg.data.images import GREY, RGB, SUFFIXES, all_grey, read_images
 from advreg.data.split import is_test
+from advreg.data.stream import Streamed
 from advreg.errors import DataError
 
 Listing = list[tuple[Path, str]]  # an image and the name of its class
 
 
-def folder(path: str, size: int | None = None, mode: str | None = None) -> tuple[Dataset, Dataset]:
+def folder(
+    path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
+) -> tuple[Dataset, Dataset]:
     """Read images from ``path/train/<class>`` and ``path/test/<class>`` (or ``val``), or ``path/<class>``.
 
     Without ``train`` and ``test``, a fifth is held out, chosen by a hash of each image's relative path.
@@ -23,6 +28,7 @@ def folder(path: str, size: int | None = None, mode: str | None = None) -> tuple
         path: the folder.
         size: side of the square images; where not given, all images must have one size already.
         mode: ``"grey"`` or ``"rgb"``; where not given, grey if all images are.
+        broken: ``"refuse"`` or ``"skip"`` an image that cannot be read, with a warning that names it.
 
     Returns:
         The training set and the test set.
@@ -31,22 +37,64 @@ def folder(path: str, size: int | None = None, mode: str | None = None) -> tuple
         DataError: no such folder, no images, a broken image, or classes that the training part does not have.
     """
     root = Path(path).expanduser()
-    _check_options(size, mode)
+    _check_options(size, mode, broken)
     train, test = _split(root)
-    classes = sorted({label for _, label in train})
-    unknown = sorted({label for _, label in test} - set(classes))
-    if unknown:
-        raise DataError(f"{root}: class {unknown[0]!r} has test images but no training images")
+    if broken == "skip":
+        train, test = ([item for item in part if _is_readable(item[0], size)] for part in (train, test))
+    classes = _classes(root, train, test)
     mode = mode or (GREY if all_grey(image for image, _ in train + test) else RGB)
     name = f"folder:{root.name}"
     return _dataset(train, classes, size, mode, (name, "train")), _dataset(test, classes, size, mode, (name, "test"))
 
 
-def _check_options(size: int | None, mode: str | None) -> None:
+def streamed_folder(
+    path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
+) -> tuple[Streamed, Streamed]:
+    """Find what `folder` would read, to be read batch by batch; a size must be given, and images are colour unless told.
+
+    Raises:
+        DataError: as for `folder`; a broken image shows only when it is read.
+    """
+    root = Path(path).expanduser()
+    _check_options(size, mode, broken)
+    if size is None:
+        raise DataError(f"{root}: images that are streamed must come in one size; give it, e.g. folder:{path}?size=224")
+    parts = _split(root)
+    classes = _classes(root, *parts)
+
+    def made(listing: Listing, split: str) -> Streamed:
+        labels, paths = _numbers(listing, classes), [image for image, _ in listing]
+        return Streamed(
+            paths, labels, tuple(classes), f"folder:{root.name}", split, mode or RGB, size, broken == "skip"
+        )
+
+    return made(parts[0], "train"), made(parts[1], "test")
+
+
+def _classes(root: Path, train: Listing, test: Listing) -> list[str]:
+    classes = sorted({label for _, label in train})
+    unknown = sorted({label for _, label in test} - set(classes))
+    if unknown:
+        raise DataError(f"{root}: class {unknown[0]!r} has test images but no training images")
+    return classes
+
+
+def _check_options(size: int | None, mode: str | None, broken: str) -> None:
     if size is not None and size < 1:
         raise DataError(f"size={size} is not a side in pixels; give 1 or more")
     if mode not in (None, GREY, RGB):
         raise DataError(f"mode={mode} is unknown; allowed are {GREY} and {RGB}")
+    if broken not in ("refuse", "skip"):
+        raise DataError(f"broken={broken} is unknown; allowed are refuse and skip")
+
+
+def _is_readable(image: Path, size: int | None) -> bool:
+    try:
+        read_images([image], RGB, size)
+    except DataError as error:
+        warnings.warn(f"{error}; it is skipped", UserWarning, stacklevel=4)
+        return False
+    return True
 
 
 def _split(root: Path) -> tuple[Listing, Listing]:
@@ -81,6 +129,9 @@ def _images(root: Path) -> list[Path]:
 
 def _dataset(listing: Listing, classes: list[str], size: int | None, mode: str, called: tuple[str, str]) -> Dataset:
     images = read_images((image for image, _ in listing), mode, size)
+    return Dataset(images, _numbers(listing, classes), tuple(classes), *called)
+
+
+def _numbers(listing: Listing, classes: list[str]) -> Tensor:
     number = {label: k for k, label in enumerate(classes)}
-    labels = torch.tensor([number[label] for _, label in listing])
-    return Dataset(images, labels, tuple(classes), *called)
+    return torch.tensor([number[label] for _, label in listing])

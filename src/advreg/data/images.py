@@ -64,7 +64,7 @@ def read_images(paths: Iterable[Path], mode: str, size: int | None) -> Tensor:
     """
     planes: list[Tensor] = []
     for path in paths:
-        with _opened(path) as image:
+        with opened(path) as image:
             planes.append(pixels(image, mode, size))
         if planes[-1].shape != planes[0].shape:
             height, width = planes[-1].shape[1:]
@@ -75,14 +75,19 @@ def read_images(paths: Iterable[Path], mode: str, size: int | None) -> Tensor:
 def all_grey(paths: Iterable[Path]) -> bool:
     """Tell whether every image is greyscale, from the headers alone."""
     for path in paths:
-        with _opened(path) as image:
+        with opened(path) as image:
             if image.mode not in _GREY_MODES:
                 return False
     return True
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file inside the block; whatever Pillow has against it, there or in the block, names the file.
+
+    Raises:
+        DataError: a broken file.
+    """
     try:
         with Image.open(path) as image:
             yield image

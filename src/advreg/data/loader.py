@@ -1,4 +1,4 @@
-"""Batches from a tensor that already lies on the device: an index and a cast, no workers, no copies."""
+"""Batches: from a tensor on the device an index and a cast, no workers, no copies; from a disk, read ahead by workers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advreg.data.augment import Augment
 from advreg.data.dataset import Dataset, Device, to_float
+from advreg.data.stream import Crop, Reader, Streamed, read_batches
 from advreg.errors import DataError
 
 _SHARE = 0.5  # of the free memory of a device that data may take; the rest is for the training
@@ -25,11 +26,18 @@ class Batch:
         x: pixels float32 in [0, 1] ``(B, C, H, W)``.
         y: labels int64 ``(B,)``.
         ids: rows in the data set ``(B,)``, which random draws belong to.
+        weight: what its mean loss counts for, so that the mean over processes is the mean over the whole batch.
     """
 
     x: Tensor
     y: Tensor
     ids: Tensor
+    weight: float = 1.0
+
+    def split(self, parts: int) -> list[Batch]:
+        """Return the batch in up to ``parts`` parts, whose weights add up to that of the whole."""
+        rows = torch.arange(len(self.y), device=self.y.device).chunk(parts)
+        return [Batch(self.x[k], self.y[k], self.ids[k], self.weight * len(k) / len(self.y)) for k in rows]
 
 
 class Batches:
@@ -42,6 +50,9 @@ class Batches:
         shuffle: whether each epoch has an order of its own.
         augment: see `advreg.data.augmentation`.
         device: where batches are wanted; by default where the data set is.
+        part: which part of every batch is wanted, and of how many: the rank of a process and their number.
+        workers: processes that read ahead what is streamed from a disk.
+        crop: how a streamed image is cut: ``"center"``, or ``"random"``, another window in each epoch.
 
     Raises:
         DataError: a batch size under 1.
@@ -55,41 +66,76 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Streamed,
         batch_size: int,
         seed: int,
         shuffle: bool = True,
         augment: Augment | None = None,
         device: Device | None = None,
+        part: tuple[int, int] = (0, 1),
+        workers: int = 0,
+        crop: str = "center",
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be 1 or more, given {batch_size}")
-        self.device = torch.device(device) if device is not None else dataset.images.device
-        self.dataset = dataset.to(self.device) if _fits(dataset, self.device) else dataset
+        here = dataset.images.device if isinstance(dataset, Dataset) else "cpu"
+        self.device = torch.device(here if device is None else device)
+        self.dataset = _moved(dataset, self.device)
         self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
+        self.part, self.workers, self.crop = part, workers, crop
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch; every example comes once."""
-        for rows in torch.split(self._order(number), self.batch_size):
-            yield self._batch(rows, number)
+        mine = [own_part(rows, self.part) for rows in self.rows(number)]
+        for (images, rows), (_, weight) in zip(self._images([rows for rows, _ in mine], number), mine, strict=True):
+            yield self._batch(images, rows, weight, number)
 
-    def _order(self, epoch: int) -> Tensor:
+    def first(self, n: int) -> Batch:
+        """Return the first examples of the data set, fewer where there are fewer."""
+        rows = torch.arange(min(n, len(self.dataset)))
+        return self._batch(*next(self._images([rows], 0)), 1.0, 0)
+
+    def rows(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the rows of each batch of an epoch, whole, in order."""
         if not self.shuffle:
-            return torch.arange(len(self.dataset))
+            return torch.split(torch.arange(len(self.dataset)), self.batch_size)
         # drawn on the CPU, so that every kind of device sees the same order
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-        return torch.randperm(len(self.dataset), generator=generator)
+        return torch.split(torch.randperm(len(self.dataset), generator=generator), self.batch_size)
 
-    def _batch(self, rows: Tensor, epoch: int) -> Batch:
-        here = rows.to(self.dataset.images.device)
-        images, labels = self.dataset.images[here].to(self.device), self.dataset.labels[here].to(self.device)
-        ids = rows.to(self.device)
+    def _images(self, batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the images of each batch of rows, uint8, and their rows: fewer where a broken image is skipped."""
+        if isinstance(self.dataset, Streamed):
+            crop = Crop(self.seed, epoch) if self.crop == "random" else None
+            yield from read_batches(Reader(self.dataset, crop), batches, self.workers)
+            return
+        for rows in batches:
+            yield self.dataset.images[rows.to(self.dataset.images.device)], rows
+
+    def _batch(self, images: Tensor, rows: Tensor, weight: float, epoch: int) -> Batch:
+        """Return these examples as a batch: on the device, augmented, in floats."""
+        images, ids = images.to(self.device), rows.to(self.device)
+        labels = self.dataset.labels[rows.to(self.dataset.labels.device)].to(self.device)
         if self.augment is not None:
             images = self.augment(images, ids, self.seed, epoch)
-        return Batch(to_float(images), labels, ids)
+        return Batch(to_float(images), labels, ids, weight)
+
+
+def own_part(rows: Tensor, part: tuple[int, int]) -> tuple[Tensor, float]:
+    """Return one of several near-equal parts of a batch, and what its mean counts for; never an empty part.
+
+    Where there are fewer rows than parts, the parts left over get the first row, which then counts for nothing.
+
+    Example:
+        >>> [own_part(torch.arange(3), (k, 2)) for k in (0, 1)]
+        [(tensor([0, 1]), 1.3333333333333333), (tensor([2]), 0.6666666666666666)]
+    """
+    rank, parts = part
+    mine = rows.tensor_split(parts)[rank]
+    return (mine, len(mine) * parts / len(rows)) if len(mine) else (rows[:1], 0.0)
 
 
 def _mix(seed: int, epoch: int) -> int:
@@ -97,8 +143,10 @@ def _mix(seed: int, epoch: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _fits(dataset: Dataset, device: torch.device) -> bool:
-    if device.type != "cuda" or dataset.images.device == device:
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return dataset.images.nbytes < _SHARE * free
+def _moved(dataset: Dataset | Streamed, device: torch.device) -> Dataset | Streamed:
+    """Return the data set on the device, where it fits there."""
+    if isinstance(dataset, Streamed) or dataset.images.device == device:
+        return dataset
+    if device.type == "cuda" and dataset.images.nbytes >= _SHARE * torch.cuda.mem_get_info(device)[0]:
+        return dataset
+    return dataset.to(device)

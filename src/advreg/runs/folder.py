@@ -117,9 +117,9 @@ class RunFolder:
             raise RunError(f"{self.path / name} is not a JSON object: it was edited or damaged; restore it")
         return value
 
-    def append(self, name: str, record: Mapping[str, Any]) -> None:
-        """Append one record to a JSON-lines log."""
-        append_lines(self.path / name, [record])
+    def append(self, name: str, *records: Mapping[str, Any]) -> None:
+        """Append records to a JSON-lines log, in one write."""
+        append_lines(self.path / name, records)
 
     def read_log(self, name: str) -> list[Record]:
         """Return the records of a JSON-lines log (none if there is no log); see `read_lines`."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from advreg.errors import RunError
+from advreg.errors import AdvregError, RunError
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
+from advreg.training import memory
 from advreg.training.session import Session
 
 NAME = "checkpoint.pt"
@@ -29,21 +30,30 @@ class Progress:
         epoch: the last complete epoch; 0 before the first.
         best_epoch, best_rank: the best epoch so far and what it was largest in.
         record: the epoch's line of metrics.jsonl.
+        log: what the guard said in this epoch, lines that come before it.
     """
 
     epoch: int = 0
     best_epoch: int = 0
     best_rank: tuple[float, float] = (-1.0, -1.0)
     record: dict[str, Any] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
 
 
 def commit(run: RunFolder, session: Session, progress: Progress) -> None:
-    """Write down a complete epoch: the checkpoint first, then what follows from it."""
+    """Write down a complete epoch: the checkpoint first, then what follows from it; the leading process does."""
+    if session.ranks.leads:
+        _write(run, session, progress)
+    session.ranks.meet()
+
+
+def _write(run: RunFolder, session: Session, progress: Progress) -> None:
     state = {
         "progress": asdict(progress),
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
         "scheduler": session.scheduler.state_dict(),
+        "memory": memory.states(session.parts),
     }
     content = io.BytesIO()
     torch.save(state, content)
@@ -57,7 +67,8 @@ def restore(run: RunFolder, session: Session) -> Progress:
     Raises:
         RunError: the checkpoint is damaged.
     """
-    sweep(run.path, (NAME, BEST, LAST))
+    if session.ranks.leads:
+        sweep(run.path, (NAME, BEST, LAST))
     if not (run / NAME).exists():
         return Progress()
     try:
@@ -65,17 +76,22 @@ def restore(run: RunFolder, session: Session) -> Progress:
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
+        memory.restore(session.parts, state["memory"])
         progress = Progress(**state["progress"])
+    except AdvregError:
+        raise
     except Exception as error:  # a damaged file can fail anywhere in torch's reader
         raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
-    _publish(run, session, progress)
+    if session.ranks.leads:
+        _publish(run, session, progress)
+    session.ranks.meet()
     return progress
 
 
 def _publish(run: RunFolder, session: Session, progress: Progress) -> None:
-    run.save_model(session.model, LAST)
+    run.save_model(session.kept, LAST)
     if progress.best_epoch == progress.epoch:
-        run.save_model(session.model, BEST)
+        run.save_model(session.kept, BEST)
     written = [record.get("epoch") for record in run.read_log(METRICS) if "event" not in record]
     if progress.epoch not in written:
-        run.append(METRICS, progress.record)
+        run.append(METRICS, *progress.log, progress.record)

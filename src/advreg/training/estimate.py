@@ -1,4 +1,4 @@
-"""How long training will take, measured on a few steps of a copy before anything is trained."""
+"""Whether and how long training will go, found out on a few steps of a copy before anything is trained."""
 
 from __future__ import annotations
 
@@ -8,11 +8,29 @@ from itertools import islice
 from statistics import median
 
 from advreg import runtime
+from advreg.training.modes import train_mode
+from advreg.training.policies import Moment
 from advreg.training.session import Session
 from advreg.training.step import take_step
 from advreg.training.validation import CHUNK, validate
 
 _STEPS = 6
+_EXAMPLES = 4
+
+
+def try_out(session: Session) -> bool:
+    """Let a copy take one step on a few examples, so that what a recipe refuses is refused before anything is written.
+
+    Returns:
+        Whether some weight got no gradient.
+
+    Raises:
+        AdvregError: whatever model, recipe, policy and attack have against each other.
+    """
+    rehearsal = session.rehearsal()
+    train_mode(rehearsal.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
+    take_step(rehearsal, session.batches.first(_EXAMPLES), Moment(1, 0, session.config.train.epochs * session.steps))
+    return any(weight.requires_grad and weight.grad is None for weight in rehearsal.model.parameters())
 
 
 def estimated_seconds(session: Session, epochs: int) -> float:
@@ -22,11 +40,12 @@ def estimated_seconds(session: Session, epochs: int) -> float:
     ends with the same bytes as one that was not.
     """
     rehearsal = session.rehearsal()
-    rehearsal.model.train()
+    train_mode(rehearsal.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
     batches = list(islice(rehearsal.batches.epoch(0), _STEPS))
-    steps = [_timed(session, lambda batch=batch: take_step(rehearsal, batch)) for batch in batches]  # type: ignore[misc]
+    moment = Moment(1, 0, session.config.train.epochs * session.steps)
+    steps = [_timed(session, lambda batch=batch: take_step(rehearsal, batch, moment)) for batch in batches]  # type: ignore[misc]
     step = median(steps[1:] or steps)  # the first one warms up
-    return epochs * (step * len(session.batches) + _validation_seconds(rehearsal))
+    return epochs * (step * session.steps + _validation_seconds(rehearsal))
 
 
 def _validation_seconds(session: Session) -> float:

@@ -43,6 +43,24 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Guarded:
+    """The guard found something wrong.
+
+    Attributes:
+        epoch, step: when.
+        trouble: catastrophic overfitting, label leaking or divergence.
+        said: what it saw.
+        action: what it did about it.
+    """
+
+    epoch: int
+    step: int
+    trouble: str
+    said: str
+    action: str
+
+
+@dataclass(frozen=True)
 class EpochEnd:
     """An epoch is complete and written down.
 
@@ -68,5 +86,5 @@ class Finished:
     best_epoch: int
 
 
-Event = Started | Resumed | Step | EpochEnd | Finished
+Event = Started | Resumed | Step | Guarded | EpochEnd | Finished
 OnEvent = Callable[[Event], None]

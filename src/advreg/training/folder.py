@@ -63,7 +63,7 @@ def _model_spec(session: Session) -> dict[str, Any]:
         "schema": "advreg/model@1",
         **spec,
         "classes": list(data.classes),
-        "shape": list(data.images.shape[1:]),
+        "shape": list(data.tensors(n=1)[0].shape[1:]),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
@@ -28,3 +29,20 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def train_mode(model: nn.Module, *, freeze_batchnorm: bool = False) -> None:
+    """Put every module in train mode, but BatchNorms in eval mode where they are frozen: their statistics then stay.
+
+    Their scale and shift are weights like others, and are trained.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout())
+        >>> train_mode(model, freeze_batchnorm=True)
+        >>> [module.training for module in model]
+        [False, True]
+    """
+    model.train()
+    for module in model.modules():
+        if freeze_batchnorm and isinstance(module, _BatchNorm):
+            module.eval()

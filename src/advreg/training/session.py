@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,69 +13,196 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from advreg import data, models, runtime
-from advreg.config import Config, OptimizerSection
-from advreg.data import Batches, Dataset
+from advreg.config import AttackSection, Config, OptimizerSection
+from advreg.data import Batches, Dataset, Streamed
+from advreg.errors import ConfigError
+from advreg.ranks import Ranks
 from advreg.threat import ThreatModel
-from advreg.training import inner, recipes, schedules
+from advreg.training import averaging, distributed, inner, policies, recipes, schedules
+from advreg.training.adversary import Adversary
+from advreg.training.averaging import Average
+from advreg.training.guard import EXAMPLES, Guard
+from advreg.training.lesson import Lesson
+from advreg.training.policies import Policy
 from advreg.training.recipes import Attack, Recipe
 from advreg.training.validation import hold_out
 
 
 @dataclass(frozen=True)
 class Session:
-    """The parts of a run; what changes during training is the state of model, optimizer and scheduler."""
+    """The parts of a run; what changes during training is the state of model, optimizer, scheduler and `parts`.
+
+    Attributes:
+        asked: the model as training asks it: compiled, where it shall be; what is measured and kept is the plain one.
+        lesson: the recipe's loss as a module around that, which `fit` spreads over processes where there are several.
+    """
 
     config: Config
     device: torch.device
     model: nn.Module
+    asked: nn.Module
+    lesson: nn.Module
     recipe: Recipe
-    attack: Attack
+    attack: Adversary
+    policy: Policy
     threat: ThreatModel
+    average: Average | None
     batches: Batches
     held: Dataset | None
     optimizer: Optimizer
     scheduler: LambdaLR
+    guard: Guard
+    ranks: Ranks
 
     @property
     def adversary(self) -> ThreatModel | None:
         """What to validate against: the threat model, or None where training has no adversary."""
-        return None if self.config.attack.name == "none" else self.threat
+        return None if self.config.recipe.name == "standard" else self.threat
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.batches) * self.replays
+
+    @property
+    def replays(self) -> int:
+        """Steps on every batch."""
+        return recipes.replays_of(self.recipe)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is measured and kept: the average of its weights, where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """What may have a memory besides the weights and their optimizer."""
+        named = {"attack": self.attack, "recipe": self.recipe, "policy": self.policy, "guard": self.guard}
+        return named if self.average is None else {**named, "average": self.average}
 
     def rehearsal(self) -> Session:
-        """Return a session that trains a copy of the model, so that trying it out leaves this one as it is."""
-        model = copy.deepcopy(self.model)
-        optimizer, scheduler = _movers(self.config, model, len(self.batches))
-        return replace(self, model=model, optimizer=optimizer, scheduler=scheduler)
+        """Return a session that trains copies, in this process alone, so that trying it out leaves this one as it is."""
+        parts = (self.model, self.attack, self.recipe, self.policy, self.average)
+        model, attack, recipe, policy, average = copy.deepcopy(parts)
+        optimizer, scheduler = _movers(self.config, model, self.steps)
+        asked = _asked(self.config, model)
+        return replace(
+            self,
+            model=model,
+            asked=asked,
+            lesson=Lesson(asked, recipe),
+            attack=attack,
+            recipe=recipe,
+            policy=policy,
+            average=average,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
 
 
-def prepare(config: Config) -> Session:
+def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  # frozen
     """Load and check everything; the initial weights depend on the seed alone.
+
+    Args:
+        config: the run.
+        ranks: which of how many processes this is.
 
     Raises:
         ConfigError, DataError, ModelError, ThreatError: something cannot be used as the configuration says.
     """
-    device = runtime.choose_device(config.train.device)
+    device = runtime.choose_device(distributed.own_device(config.train.device))
     threat = ThreatModel(config.threat.norm, config.threat.eps)  # type: ignore[arg-type]  # it checks its norm
     recipe = recipes.named(config.recipe.name, config.recipe.options)
-    attack = inner.from_section(config.attack, config.threat.eps)
-    train, held = hold_out(data.load(config.data.name)[0], config.data.validation, config.seed)
-    augment = data.augmentation(config.data.augment)
-    batches = Batches(train, config.train.batch_size, config.seed, augment=augment, device=device)
+    _refuse_processes(config, ranks)
+    train, held = _data(config)
+    batches = _batches(config, train, device, ranks)
+    attack = Adversary(config.attack, _attacks(config, batches))
+    policy = policies.named(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
     models.check_model(model, train.tensors(n=8)[0].to(device), len(train.classes))
-    optimizer, scheduler = _movers(config, model, len(batches))
+    asked = _asked(config, model)
+    optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
     return Session(
         config=config,
         device=device,
         model=model,
+        asked=asked,
+        lesson=Lesson(asked, recipe),
         recipe=recipe,
         attack=attack,
+        policy=policy,
         threat=threat,
+        average=_average(config, model),
         batches=batches,
-        held=held and held.to(device),
+        held=None if held is None else held.to(device),
         optimizer=optimizer,
         scheduler=scheduler,
+        guard=_guard(config, train, device, threat),
+        ranks=ranks,
     )
+
+
+def _refuse_processes(config: Config, ranks: Ranks) -> None:
+    if ranks.world > 1 and config.recipe.name == "free":
+        raise ConfigError(
+            "recipe.name is 'free', whose perturbation belongs to places in the batch; train in one process"
+        )
+
+
+def _data(config: Config) -> tuple[Dataset | Streamed, Dataset | Streamed | None]:
+    """Return what is trained on and what is held out."""
+    section = config.data
+    if section.stream:
+        return hold_out(data.stream(section.name)[0], section.validation, config.seed)
+    return hold_out(data.load(section.name)[0], section.validation, config.seed)
+
+
+def _batches(config: Config, train: Dataset | Streamed, device: torch.device, ranks: Ranks) -> Batches:
+    augment = data.augmentation(config.data.augment)
+    return Batches(
+        train,
+        config.train.batch_size,
+        config.seed,
+        augment=augment,
+        device=device,
+        part=(ranks.rank, ranks.world),
+        workers=config.data.workers,
+        crop=config.data.crop,
+    )
+
+
+def _attacks(config: Config, batches: Batches) -> Callable[[AttackSection], Attack]:
+    """Return the attack of each section, which may be another than the configured one after a repair."""
+    eps, examples = config.threat.eps, len(batches.dataset)
+
+    def make(section: AttackSection) -> Attack:
+        return inner.from_section(section, eps, examples=examples, augment=batches.augment, seed=batches.seed)
+
+    return make
+
+
+def _with_examples(config: Config, examples: int) -> dict[str, object]:
+    """Return the options of the policy, and how many examples there are, for one that keeps something of each."""
+    make = policies.POLICIES.get(config.policy.name)
+    wants = make is not None and "examples" in inspect.signature(make).parameters
+    return {**({"examples": examples} if wants else {}), **config.policy.options}
+
+
+def _asked(config: Config, model: nn.Module) -> nn.Module:
+    return torch.compile(model) if config.train.compile else model  # type: ignore[return-value]  # it is a module
+
+
+def _average(config: Config, model: nn.Module) -> Average | None:
+    if config.average.name == "none":
+        return None
+    return averaging.named(config.average.name, config.average.options, model)
+
+
+def _guard(config: Config, train: Dataset | Streamed, device: torch.device, threat: ThreatModel) -> Guard:
+    """Return the guard with examples from all over the training set, for folders are sorted by class."""
+    x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
+    attacked = None if config.recipe.name == "standard" else threat
+    return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
 
 
 def _model(config: Config, device: torch.device) -> nn.Module:

@@ -2,50 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from advreg import runtime
 from advreg.data import Batch
-from advreg.training.recipes import for_examples
+from advreg.threat import ThreatModel
+from advreg.training import distributed
+from advreg.training.lesson import counted
+from advreg.training.mixing import cutmix
+from advreg.training.perturbation import once, perturbed
+from advreg.training.policies import Moment
+from advreg.training.recipes import Attack, Found, for_examples
 from advreg.training.session import Session
-
-
-def take_step(session: Session, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Move the weights once, down the recipe's loss on this batch.
-
-    Returns:
-        The loss, and how many examples the model got right as it was trained on them: scalars on the device.
-    """
-    x = batch.x.to(memory_format=torch.channels_last) if session.config.train.channels_last else batch.x
-    attack = for_examples(session.attack, batch.ids)
-    with runtime.autocast(session.device, session.config.train.precision), _watched(session.model) as seen:
-        loss = session.recipe(session.model, x, batch.y, attack, session.threat)
-    session.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if session.config.train.gradient_clip:
-        nn.utils.clip_grad_norm_(session.model.parameters(), session.config.train.gradient_clip)
-    session.optimizer.step()
-    session.scheduler.step()
-    return loss.detach(), (seen[-1][-len(batch.y) :].argmax(1) == batch.y).sum()
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over the examples of an epoch so far, kept on the device until somebody looks; and the last step's lr."""
+    """Sums over the examples of an epoch so far, kept on the device until somebody looks; and the last step's lr.
+
+    Attributes:
+        losses, hits, count: loss and right answers on what the model was trained on, and how many that was.
+        forwards, backwards: examples that the network was asked about, attack included, and that a gradient came back for.
+    """
 
     losses: Tensor | float = 0.0
     hits: Tensor | int = 0
     count: int = 0
+    forwards: int = 0
+    backwards: int = 0
     lr: float = 0.0
 
-    def plus(self, loss: Tensor, hits: Tensor, *, count: int, lr: float) -> Tally:
-        """Return the tally with one more step: its mean loss, its hits, its examples, its learning rate."""
-        return Tally(self.losses + loss * count, self.hits + hits, self.count + count, lr)
+    def plus(self, more: Tally) -> Tally:
+        """Return both tallies as one, with the later learning rate."""
+        sums = {name: getattr(self, name) + getattr(more, name) for name in _SUMS}
+        return replace(more, **sums)
+
+    def of_all(self, device: torch.device) -> Tally:
+        """Return the tally of all processes together, in plain numbers."""
+        values = distributed.total(*(float(getattr(self, name)) for name in _SUMS), device=device)
+        losses, hits, count, forwards, backwards = values
+        return Tally(losses, int(hits), int(count), int(forwards), int(backwards), self.lr)
 
     @property
     def loss(self) -> float:
@@ -58,17 +60,84 @@ class Tally:
         return int(self.hits) / self.count
 
 
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the logits of forwards in train mode: the recipe's own, not the attack's."""
-    seen: list[Tensor] = []
+_SUMS = ("losses", "hits", "count", "forwards", "backwards")
 
-    def look(module: nn.Module, _: object, logits: Tensor) -> None:
-        if module.training:
-            seen.append(logits.detach())
 
-    handle = model.register_forward_hook(look)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+def take_step(session: Session, batch: Batch, moment: Moment) -> Tally:
+    """Move the weights once, down the recipe's loss on this batch; return the tally of the batch."""
+    train = session.config.train
+    tally = Tally()
+    session.optimizer.zero_grad(set_to_none=True)
+    parts = batch.split(train.accumulate)
+    with counted(session.asked) as passes, ExitStack() as perturbation:  # which lasts until the weights have moved
+        for part in parts:
+            task = _task(session, part, moment)
+            perturbation.enter_context(_perturbed(session, task, part.weight))
+            with _to_itself(session.lesson, part is not parts[-1]):
+                tally = tally.plus(_learn(session, part, task))
+        if train.gradient_clip:
+            nn.utils.clip_grad_norm_(session.model.parameters(), train.gradient_clip)
+        session.optimizer.step()
+    session.scheduler.step()
+    if session.average is not None:
+        session.average.update(session.model, moment)
+    return replace(tally, forwards=passes.forwards, backwards=passes.backwards)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a recipe is asked about: inputs, labels, and who attacks them."""
+
+    x: Tensor
+    y: Tensor
+    attack: Attack
+    threat: ThreatModel
+
+
+def _task(session: Session, part: Batch, moment: Moment) -> _Task:
+    """Return what the recipe gets: mixed where that is wanted, with the adversary that the policy chooses."""
+    config, x, y = session.config, part.x, part.y
+    if config.train.channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    if config.data.cutmix:
+        seed = runtime.derived_seed(config.seed, "cutmix", moment.epoch)
+        x, y = cutmix(x, y, part.ids, classes=len(session.batches.dataset.classes), seed=seed)
+    with runtime.autocast(session.device, config.train.precision):
+        attack, threat = session.policy(session.asked, x, y, part.ids, session.attack, session.threat, moment)
+    attack = _at_step(for_examples(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
+    return _Task(x, y, once(attack) if config.train.awp else attack, threat)
+
+
+def _at_step(attack: Attack, seed: int) -> Attack:
+    """Return the attack with draws that belong to step and example, however many parts a batch comes in."""
+
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> Found:
+        return attack(model, x, y, threat, **{**options, "seed": seed})
+
+    return attacked
+
+
+def _perturbed(session: Session, task: _Task, weight: float) -> AbstractContextManager[object]:
+    """Move the weights to their own worst case, where that is wanted."""
+    config = session.config
+
+    def loss() -> Tensor:
+        with runtime.autocast(session.device, config.train.precision):
+            return weight * session.recipe(session.asked, task.x, task.y, task.attack, task.threat)
+
+    return perturbed(session.model, loss, config.train.awp) if config.train.awp else nullcontext()
+
+
+def _learn(session: Session, part: Batch, task: _Task) -> Tally:
+    """Add the gradient of the recipe's loss on a part of a batch to what the weights have."""
+    lr = session.optimizer.param_groups[0]["lr"]
+    with runtime.autocast(session.device, session.config.train.precision):
+        loss, logits = session.lesson(task.x, task.y, task.attack, task.threat)
+    (loss * part.weight).backward()
+    count = len(part.y) if part.weight else 0  # a part without an example of its own counts for nothing
+    return Tally(loss.detach() * count, (logits.argmax(1) == part.y).sum() * bool(count), count, lr=lr)
+
+
+def _to_itself(lesson: nn.Module, partial: bool) -> AbstractContextManager[None]:
+    """Let a process keep the gradients of a part to itself: they travel once a step, with those of the last part."""
+    return lesson.no_sync() if partial and isinstance(lesson, DistributedDataParallel) else nullcontext()

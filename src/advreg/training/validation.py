@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from advreg.attacks import pgd
-from advreg.data import Dataset
+from advreg.data import Dataset, Streamed
 from advreg.errors import ConfigError
 from advreg.runtime import derived_seed
 from advreg.threat import ThreatModel
+from advreg.training import distributed
 from advreg.training.modes import eval_mode
 
 CHUNK = 500
+Source = TypeVar("Source", Dataset, Streamed)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Score:
         return (self.robust_accuracy or 0.0, self.clean_accuracy)
 
 
-def hold_out(train: Dataset, n: int, seed: int) -> tuple[Dataset, Dataset | None]:
+def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
     """Split a training set at random: what is trained on, and ``n`` images that are not (None for 0).
 
     Raises:
@@ -50,14 +53,17 @@ def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps:
     """Measure a model on held-out images, clean and, where there is a threat, under PGD with ``steps`` steps.
 
     The attack's random start is the same every time, so that epochs are compared on equal terms. Modes are restored.
+    Several processes share the work and learn the same.
     """
     clean = robust = 0
+    device = next(model.parameters()).device
     with eval_mode(model):
-        for start in range(0, len(held), CHUNK):
-            x, y = held.tensors(n=CHUNK, start=start)
+        for start in distributed.own_share(range(0, len(held), CHUNK)):
+            x, y = (tensor.to(device) for tensor in held.tensors(n=CHUNK, start=start))
             with torch.no_grad():
                 clean += int((model(x).argmax(1) == y).sum())
             if threat is not None:
                 ids = torch.arange(start, start + len(x), device=x.device)
                 robust += int((~pgd(model, x, y, threat, steps=steps, ids=ids).broken).sum())
-    return Score(clean / len(held), None if threat is None else robust / len(held))
+    clean_hits, robust_hits = distributed.total(clean, robust, device=device)
+    return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held))

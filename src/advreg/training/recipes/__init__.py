@@ -11,10 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from advreg.training.choose import choose
+from advreg.training.recipes.alignment import aligned, gradalign
 from advreg.training.recipes.contract import Attack, Found, Recipe, for_examples, worst_case
+from advreg.training.recipes.distillation import distill
 from advreg.training.recipes.dual import advprop, ar_at
+from advreg.training.recipes.free import free, replays_of
 from advreg.training.recipes.pairing import alp, mart, trades
 from advreg.training.recipes.plain import madry, mixed, multiplier, standard
+from advreg.training.recipes.prior import pgi
 from advreg.training.recipes.split import SplitBatchNorm, merge_batchnorm, routed, split_batchnorm
 
 __all__ = [
@@ -24,15 +28,21 @@ __all__ = [
     "Recipe",
     "SplitBatchNorm",
     "advprop",
+    "aligned",
     "alp",
     "ar_at",
+    "distill",
     "for_examples",
+    "free",
+    "gradalign",
     "madry",
     "mart",
     "merge_batchnorm",
     "mixed",
     "multiplier",
     "named",
+    "pgi",
+    "replays_of",
     "routed",
     "split_batchnorm",
     "standard",
@@ -50,6 +60,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "alp": alp,
     "ar_at": ar_at,
     "advprop": advprop,
+    "free": free,
+    "pgi": pgi,
+    "gradalign": gradalign,
+    "distill": distill,
 }
 
 

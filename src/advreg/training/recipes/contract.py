@@ -50,6 +50,22 @@ def checked(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
     return made
 
 
+def explored(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    threat: ThreatModel,
+    objective: Objective = cross_entropy,
+) -> Found:
+    """Return all that the attack says, with the model in eval mode; weights, their gradients and modes are untouched.
+
+    The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
+    """
+    with eval_mode(model):
+        return attack(model, x, y, threat, objective=objective, seed=drawn_seed())
+
+
 def worst_case(
     model: nn.Module,
     x: Tensor,
@@ -58,12 +74,14 @@ def worst_case(
     threat: ThreatModel,
     objective: Objective = cross_entropy,
 ) -> Tensor:
-    """Return the attacked inputs, found with the model in eval mode; weights, their gradients and modes are untouched.
+    """Return the attacked inputs; `explored` says how they are found."""
+    return explored(model, x, y, attack, threat, objective).x_adv.detach()
 
-    The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
-    """
+
+def probabilities(model: nn.Module, x: Tensor) -> Tensor:
+    """Return what the model answers in eval mode, without gradient ``(B, K)``."""
     with eval_mode(model):
-        return attack(model, x, y, threat, objective=objective, seed=_seed()).x_adv.detach()
+        return full(model(x)).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
 
 
 def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
@@ -73,9 +91,7 @@ def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Te
     The direction is the same for every example, so that it does not depend on who else is in the batch.
     """
     nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    beside = x + (threat.random_start(x, nobody, _seed()) - x) / 32
-    with eval_mode(model):
-        return full(model(beside)).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
+    return probabilities(model, x + (threat.random_start(x, nobody, drawn_seed()) - x) / 32)
 
 
 def answers(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,5 +124,6 @@ def for_examples(attack: Attack, ids: Tensor) -> Attack:
     return attacked
 
 
-def _seed() -> int:
+def drawn_seed() -> int:
+    """Return a seed from torch's generator."""
     return int(torch.randint(2**31, ()))

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.errors import ModelError
+from advreg.objectives import correct
 from advreg.threat import ThreatModel
-from advreg.training.recipes.contract import Attack, Recipe, Share, Weight, checked, full, worst_case
+from advreg.training.recipes.contract import Attack, Recipe, Share, Smoothing, Weight, checked, full, worst_case
 from advreg.training.recipes.split import Route, routed, splits
 
 
 @checked
-def ar_at(invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto") -> Recipe:
+def ar_at(
+    invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto", label_smoothing: Smoothing = 0.0
+) -> Recipe:
     """Ask attacked features to predict clean ones, each input through its own BatchNorms.
 
     ``w CE(f_adv(x_adv), y) + (1 - w) CE(f_clean(x), y) + invariance mean_l (1 - cos(h_l(F_adv_l(x_adv)), F_clean_l(x)))``,
@@ -27,6 +30,7 @@ def ar_at(invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto") 
     Args:
         invariance: weight of the last term, which needs `split_batchnorm` with ``predictors``; 0 for none.
         balance: ``w``; ``"auto"`` is the clean accuracy on this batch, where the paper takes that of the last epoch.
+        label_smoothing: share of each label that is spread evenly over all classes.
 
     Raises:
         ModelError: on a model that is not split, or that has no predictor where ``invariance`` is above 0.
@@ -46,10 +50,10 @@ def ar_at(invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto") 
         if invariance and not any(norm.predictor for norm in splits(model).values()):
             raise ModelError("ar_at needs predictors: split_batchnorm(model, predictors=[...]), or invariance = 0")
         z, clean, z_adv, attacked = _both_routes(model, x, y, attack, threat)
-        share = (z.argmax(1) == y).float().mean() if balance == "auto" else balance
+        share = correct(z, y).float().mean() if balance == "auto" else balance
         return (
-            share * F.cross_entropy(z_adv, y)
-            + (1 - share) * F.cross_entropy(z, y)
+            share * F.cross_entropy(z_adv, y, label_smoothing=label_smoothing)
+            + (1 - share) * F.cross_entropy(z, y, label_smoothing=label_smoothing)
             + (invariance * _unlikeness(model, clean, attacked) if invariance else 0.0)
         )
 
@@ -57,10 +61,13 @@ def ar_at(invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto") 
 
 
 @checked
-def advprop() -> Recipe:
+def advprop(label_smoothing: Smoothing = 0.0) -> Recipe:
     """Let attacked inputs teach the shared weights: ``CE(f_clean(x), y) + CE(f_adv(x_adv), y)``.
 
     It aims at clean accuracy: deploy ``merge_batchnorm(model, "clean")``.
+
+    Args:
+        label_smoothing: share of each label that is spread evenly over all classes.
 
     Raises:
         ModelError: on a model that is not split.
@@ -74,7 +81,7 @@ def advprop() -> Recipe:
 
     Reference: Xie et al., "Adversarial examples improve image recognition", CVPR 2020.
     """
-    half = ar_at(invariance=0.0, balance=0.5)
+    half = ar_at(invariance=0.0, balance=0.5, label_smoothing=label_smoothing)
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         return 2 * half(model, x, y, attack, threat)

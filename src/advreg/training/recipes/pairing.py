@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,20 +20,25 @@ from advreg.training.recipes.contract import (
     checked,
     divergence,
     nearby_probabilities,
+    probabilities,
     worst_case,
 )
 
 
 @checked
-def trades(beta: Weight = 6.0, label_smoothing: Smoothing = 0.0) -> Recipe:
+def trades(
+    beta: Weight = 6.0, label_smoothing: Smoothing = 0.0, reference: Literal["beside", "clean"] = "beside"
+) -> Recipe:
     """Trade clean accuracy for constancy: ``CE(f(x), y) + beta KL(p(x) || p(x_adv))``.
 
     The attack maximises the same divergence and never sees a label. Its reference is the answer a hair beside ``x``, in
-    place of the paper's start a hair beside ``x``: so it may start anywhere, the clean point included.
+    place of the paper's start a hair beside ``x``: so it may start anywhere, the clean point included. The paper's pair is
+    ``reference="clean"`` with `advreg.training.inner.near`.
 
     Args:
         beta: weight of the divergence; 6 on CIFAR-10, 1 on MNIST in the paper.
         label_smoothing: share of each label that is spread evenly over all classes.
+        reference: whose answer the attack leads away from: ``"clean"``, that at ``x``, is flat where an attack starts at ``x``.
 
     Example:
         >>> import advreg
@@ -42,8 +49,8 @@ def trades(beta: Weight = 6.0, label_smoothing: Smoothing = 0.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        reference = nearby_probabilities(model, x, threat)
-        z, z_adv = answers(model, x, worst_case(model, x, reference, attack, threat, kl))
+        answer = probabilities(model, x) if reference == "clean" else nearby_probabilities(model, x, threat)
+        z, z_adv = answers(model, x, worst_case(model, x, answer, attack, threat, kl))
         return F.cross_entropy(z, y, label_smoothing=label_smoothing) + beta * divergence(z, z_adv).mean()
 
     return loss

@@ -1,21 +1,17 @@
-"""How training looks for the worst case: the attack that a configuration asks for."""
+"""Training points in no step, and in one."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Crafted, craft
+from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, query
-from advreg.config import AttackSection
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
-from advreg.training.recipes import Attack
 
 
 @dataclass(frozen=True)
@@ -74,21 +70,3 @@ def n_fgsm(
     _, _, grad = query(Ask(model, objective), noisy, y)
     length = threat.radii(x) if step_size is None else step_size
     return Crafted((noisy + length * threat.steepest(grad, noisy)).clamp(low, high), forwards=len(x), backwards=len(x))
-
-
-def from_section(section: AttackSection, eps: float) -> Attack:
-    """Return the attack that a configuration asks for; warns where its steps cannot reach eps."""
-    if section.name == "none":
-        return unattacked
-    steps = section.steps if section.name == "pgd" else 1
-    step_size = None if section.step_size == "auto" else section.step_size
-    if step_size is not None and steps * step_size < eps * (1 - 1e-9):
-        warnings.warn(
-            f"attack: {steps} steps of {step_size:.6g} cannot reach eps = {eps:.6g}; "
-            "raise attack.steps or attack.step_size, or the model is trained on a weaker adversary",
-            UserWarning,
-            stacklevel=2,
-        )
-    if section.name == "n-fgsm":
-        return partial(n_fgsm, noise=section.noise, step_size=step_size)
-    return partial(craft, steps=steps, step_size=step_size, start=section.start)

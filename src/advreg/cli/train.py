@@ -1,0 +1,52 @@
+"""The verb train: a configuration, what shall be otherwise, and who watches."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from advreg.cli import progress
+from advreg.config import Config
+from advreg.training import fit, sinks
+from advreg.training.finetune import finetuned
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    config: Path
+    out: Path | None
+    changes: list[str]
+    resume: bool
+    finetune: str | None
+    ratio: float
+    logs: list[str]
+    as_json: bool
+
+
+def run_train(wish: Wish) -> None:
+    """Train, and say where the result is; of several processes the first one says it."""
+    config = _config(wish)
+    watchers = [sinks.named(name) for name in wish.logs]
+    with progress.training(quiet=wish.as_json) as watch:
+        run = fit(config, resume=wish.resume, on_event=sinks.several(watch, *watchers))
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if wish.as_json:
+        typer.echo(json.dumps({"run": str(run.path), "last": run.read_log("metrics.jsonl")[-1]}))
+    else:
+        typer.echo(f"run folder: {run.path}\nnext: advreg evaluate {run.path}")
+
+
+def _config(wish: Wish) -> Config:
+    is_run = wish.config.is_dir()
+    config = Config.load(wish.config / "run.toml" if is_run else wish.config)
+    if wish.finetune is not None:
+        config = finetuned(config, wish.finetune, ratio=wish.ratio)
+    folder = wish.out or (wish.config if is_run else None)
+    return config.replace_with([*wish.changes, *([f"train.out={folder}"] if folder is not None else [])])

@@ -1,0 +1,132 @@
+"""Averages of weights along training: flatter, and more robust than the last ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from advreg.training.choose import choose
+from advreg.training.policies.contract import Moment
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Average:
+    """A network whose weights average those of a network in training; buffers, BatchNorm's among them, are copies.
+
+    Args:
+        model: the network in training; it is copied.
+        weigh: ``(averages so far) -> share`` of the new weights in the next average.
+        start: share of training before which nothing is averaged: the average is then the network itself.
+        every: steps between two averages.
+    """
+
+    def __init__(self, model: nn.Module, weigh: Callable[[int], float], start: float = 0.0, every: int = 1) -> None:
+        self.weigh, self.start, self.every = weigh, start, every
+        self._average = AveragedModel(model)
+
+    @property
+    def model(self) -> nn.Module:
+        """The averaged network: measure and keep this one."""
+        return self._average.module
+
+    def update(self, model: nn.Module, moment: Moment) -> None:
+        """Take in the weights after the optimizer's step of this moment."""
+        done = moment.step + 1
+        if moment.progress < self.start:
+            self._average.n_averaged.zero_()  # nothing to average yet: take the network as it is
+            self._average.update_parameters(model)
+            self._average.n_averaged.zero_()
+        elif done % self.every == 0 or done == moment.steps:
+            self._average.multi_avg_fn = partial(_mix, share=self.weigh(int(self._average.n_averaged)))
+            self._average.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averaged weights and how often they were averaged."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._average.load_state_dict(state)
+
+
+def _mix(averages: Any, weights: Any, _: Tensor | int, share: float) -> None:
+    torch._foreach_lerp_(averages, weights, share)
+
+
+def ema(model: nn.Module, decay: Decay = 0.999, warmup: bool = True) -> Average:
+    """Average exponentially, ``a <- d a + (1 - d) w`` at every step; the first average is ``w`` itself.
+
+    Args:
+        model: the network in training.
+        decay: ``d``; 0.995 to 0.9995.
+        warmup: whether the first averages forget faster, ``d = min(decay, (1 + t) / (10 + t))`` after ``t`` of them.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> average = ema(model, decay=0.9, warmup=False)
+        >>> average.update(model, Moment(epoch=1, step=0, steps=10))
+        >>> bool(average.model.weight == model.weight)
+        True
+
+    Reference: Gowal et al., "Uncovering the limits of adversarial training against norm-bounded adversarial examples", 2020.
+    """
+    return Average(model, lambda t: 1 - (min(decay, (1 + t) / (10 + t)) if warmup else decay))
+
+
+def swa(model: nn.Module, start: Share = 0.75, every: Count = 1) -> Average:
+    """Average all weights from ``start`` on with equal shares, one in ``every`` steps and the last.
+
+    Args:
+        model: the network in training.
+        start: share of training after which averaging begins.
+        every: steps between two averages, such as those of an epoch.
+
+    Reference: Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018.
+    """
+    return Average(model, lambda t: 1 / (t + 1), start, every)
+
+
+AVERAGES: dict[str, Callable[..., Average]] = {"ema": ema, "swa": swa}
+
+
+def named(name: str, options: Mapping[str, Any], model: nn.Module) -> Average:
+    """Return the average of this name with these options, as a configuration gives them.
+
+    Raises:
+        ConfigError: an unknown average or option, or an option that is not allowed.
+    """
+    table = {key: partial(make, model) for key, make in AVERAGES.items()}
+    return choose("average", table, name, options)
+
+
+def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the statistics of BatchNorm to those of these inputs, attacked ones for a robust model; modes are restored.
+
+    Averaged weights give activations that no statistics were ever taken of. Copies of the last ones come near and cost
+    nothing; these are exact.
+
+    Args:
+        model: a network; without BatchNorm nothing happens.
+        batches: inputs ``(B, ...)``.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2))
+        >>> reestimate(model, [torch.zeros(4, 2), torch.ones(4, 2)])
+        >>> model[0].running_mean.tolist()
+        [0.5, 0.5]
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        update_bn(batches, model)
+    finally:
+        for module, training in before:
+            module.training = training

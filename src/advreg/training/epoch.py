@@ -1,0 +1,90 @@
+"""One epoch: train, measure on what training never sees, and say where the run then stands."""
+
+from __future__ import annotations
+
+import copy
+import time
+from itertools import islice
+from typing import Any
+
+from advreg import runtime
+from advreg.training import averaging, distributed, memory
+from advreg.training.checkpoint import Progress
+from advreg.training.events import OnEvent
+from advreg.training.modes import eval_mode, train_mode
+from advreg.training.policies import Moment
+from advreg.training.session import Session
+from advreg.training.step import Tally, take_step
+from advreg.training.validation import Score, validate
+from advreg.training.watch import Watch
+
+
+def train_epoch(session: Session, epoch: int, before: Progress, emit: OnEvent) -> Progress:
+    """Train one epoch, measure it, and return where training then stands.
+
+    Raises:
+        TrainingError: the loss or the weights stop being finite.
+    """
+    runtime.seed_everything(runtime.derived_seed(session.config.seed, "epoch", epoch))
+    start = time.perf_counter()
+    tally, log = _steps(session, epoch, emit)
+    seconds = time.perf_counter() - start
+    score = _score(session)
+    record = _record(session, epoch, tally, score, seconds)
+    if score is not None and score.rank <= before.best_rank:
+        return Progress(epoch, before.best_epoch, before.best_rank, record, log)
+    return Progress(epoch, epoch, score.rank if score else before.best_rank, record, log)
+
+
+def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dict[str, Any]]]:
+    """Take the steps of an epoch; return its tally and what the guard said."""
+    memory.start_epoch(session.parts, epoch)
+    train_mode(session.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
+    watch = Watch(session, epoch, emit)
+    tally = Tally()
+    replayed = (batch for batch in session.batches.epoch(epoch) for _ in range(session.replays))
+    for step, batch in enumerate(replayed, 1):
+        moment = Moment(epoch, (epoch - 1) * session.steps + step - 1, session.config.train.epochs * session.steps)
+        tally = watch.seen(tally.plus(take_step(session, batch, moment)), step)
+    memory.share(session.parts)
+    distributed.share_buffers(session.model)
+    _reestimate(session, epoch)
+    return tally.of_all(session.device), watch.log
+
+
+def _reestimate(session: Session, epoch: int) -> None:
+    """Measure the statistics of the average's BatchNorms on some attacked batches of the epoch, where that is wanted."""
+    average, batches = session.average, session.config.average.reestimate
+    if average is None or not batches:
+        return
+    attack = copy.deepcopy(session.attack)  # one that remembers its visits shall not count these
+    with eval_mode(average.model) as model:
+        attacked = [
+            attack(model, batch.x, batch.y, session.threat, ids=batch.ids).x_adv
+            for batch in islice(session.batches.epoch(epoch), batches)
+        ]
+    averaging.reestimate(average.model, attacked)
+    distributed.share_buffers(average.model)
+
+
+def _score(session: Session) -> Score | None:
+    if session.held is None:
+        return None
+    return validate(session.kept, session.held, session.adversary, session.config.train.validation_steps)
+
+
+def _record(session: Session, epoch: int, tally: Tally, score: Score | None, seconds: float) -> dict[str, Any]:
+    """Return the epoch's line of metrics.jsonl; the times come last, for they alone differ between runs."""
+    return {
+        "epoch": epoch,
+        "step": epoch * session.steps,
+        "loss": tally.loss if tally.count else None,  # None where the guard took the whole epoch back
+        "train_accuracy": tally.accuracy if tally.count else None,
+        "lr": tally.lr,
+        "forwards": tally.forwards,
+        "backwards": tally.backwards,
+        "clean_accuracy": score.clean_accuracy if score else None,
+        "robust_accuracy": score.robust_accuracy if score else None,
+        "seconds": round(seconds, 3),
+        "examples_per_second": round(tally.count / seconds, 1),
+    }

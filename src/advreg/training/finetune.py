@@ -1,0 +1,100 @@
+"""Fine-tuning: a configuration that makes a network robust which was trained already, in a fraction of the passes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from advreg.config import Config, ModelSection, PolicySection, RecipeSection
+from advreg.errors import ConfigError
+
+_WEIGHTS = (".safetensors", ".pt", ".pth")
+
+
+def finetuned(
+    config: Config,
+    start: str | Path,
+    *,
+    lr_scale: float = 0.1,
+    epochs: int = 2,
+    ramp: float = 0.5,
+    ratio: float = 1.0,
+    freeze_batchnorm: bool = False,
+) -> Config:
+    """Return the configuration of a run that starts from trained weights; everything it changes stands in its text.
+
+    Args:
+        config: how one would train from scratch, adversary and all.
+        start: a run folder, a weights file for the network of the configuration, or the name of a pretrained network.
+        lr_scale: what remains of the learning rate.
+        epochs: 1 to 3 are enough.
+        ramp: share of training in which eps grows to its value; 0 for all of it at once.
+        ratio: share of each batch that is attacked, for the recipe madry; below 1 it becomes mixed.
+        freeze_batchnorm: whether statistics stay those of the first training: for small batches, or little data.
+
+    Raises:
+        ConfigError: no such start, values out of range, or a recipe or policy of its own where ratio or ramp ask for one.
+
+    Example:
+        >>> robust = Config().replace_with(["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", "optimizer.lr=0.1"])
+        >>> tuned = finetuned(robust, "torchvision:resnet18", ratio=0.3)
+        >>> round(tuned.optimizer.lr, 4), tuned.train.epochs, tuned.policy.name, dict(tuned.recipe.options)
+        (0.01, 2, 'warmup', {'ratio': 0.3})
+
+    Reference: Jeddi, Shafiee, Wong, "A simple fine-tuning is all you need: towards robust deep learning via adversarial
+    fine-tuning", 2020.
+    """
+    _refuse(lr_scale, ramp, ratio)
+    return replace(
+        config,
+        model=_start(config.model, start),
+        policy=_ramped(config.policy, ramp),
+        recipe=_mixed(config.recipe, ratio),
+        optimizer=replace(config.optimizer, lr=lr_scale * config.optimizer.lr),
+        train=replace(config.train, epochs=epochs, freeze_batchnorm=freeze_batchnorm),
+    ).checked()
+
+
+def _refuse(lr_scale: float, ramp: float, ratio: float) -> None:
+    if not (lr_scale > 0 and 0 <= ramp < 1 and 0 < ratio <= 1):
+        raise ConfigError(
+            f"lr_scale is {lr_scale}, ramp {ramp}, ratio {ratio}; allowed: above 0, from 0 to below 1, above 0 up to 1"
+        )
+
+
+def _start(section: ModelSection, start: str | Path) -> ModelSection:
+    path = Path(start)
+    if path.is_dir():
+        return _from_run(path)
+    if path.suffix in _WEIGHTS:
+        return replace(section, weights=str(path))
+    if ":" not in str(start):
+        raise ConfigError(f"cannot fine-tune from {start}: no such folder; give a run folder, a weights file or a name")
+    return ModelSection(str(start), options=section.options if str(start) == section.name else {})
+
+
+def _from_run(run: Path) -> ModelSection:
+    try:
+        spec = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        return ModelSection(spec["name"], str(run / "model.safetensors"), spec["options"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"cannot fine-tune from {run}: it is no run folder; give one with a model.json") from error
+
+
+def _ramped(section: PolicySection, ramp: float) -> PolicySection:
+    if not ramp:
+        return section
+    if section.name != "fixed":
+        raise ConfigError(f"policy.name is {section.name!r}, which sets eps by itself; give ramp = 0")
+    return PolicySection("warmup", {"share": ramp})
+
+
+def _mixed(section: RecipeSection, ratio: float) -> RecipeSection:
+    if ratio == 1:
+        return section
+    if section.name not in ("madry", "mixed"):
+        raise ConfigError(
+            f"recipe.name is {section.name!r}, which attacks what it wants to; give ratio = 1, or use madry"
+        )
+    return RecipeSection("mixed", {**section.options, "ratio": ratio})

@@ -1,0 +1,94 @@
+"""The loss of a batch as a module, so that it can be spread over processes like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from advreg.threat import ThreatModel
+from advreg.training.recipes import Attack, Recipe
+
+
+class Lesson(nn.Module):
+    """A recipe bound to its network: what data-parallel training wraps, while the attack inside asks the plain network.
+
+    Args:
+        model: the network that is trained.
+        recipe: what it minimises.
+
+    Example:
+        >>> import torch
+        >>> from advreg.attacks import craft
+        >>> from advreg.training.recipes import madry
+        >>> lesson, x, y = Lesson(nn.Linear(4, 3), madry()), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> loss, logits = lesson(x, y, craft, ThreatModel("linf", eps=0.1))
+        >>> logits.shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+
+    def forward(self, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+        """Return the loss, a scalar, and the logits ``(B, K)`` of what the model was trained on."""
+        with _watched(self.model) as seen:
+            loss = self.recipe(self.model, x, y, attack, threat)
+        return loss, seen[-1][-len(y) :]
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the logits of forwards in train mode: the recipe's own, not the attack's."""
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, _: object, logits: Tensor) -> None:
+        if module.training:
+            seen.append(logits.detach())
+
+    handle = model.register_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@dataclass
+class Passes:
+    """Examples that a network was asked about, and that a gradient came back through it for, so far."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[Passes]:
+    """Count what a network is asked inside the block: the price of training in units that no machine changes.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(4, 3)
+        >>> with counted(model) as passes:
+        ...     model(torch.zeros(2, 4)).sum().backward()
+        >>> passes
+        Passes(forwards=2, backwards=2)
+    """
+    passes = Passes()
+
+    def forward(module: nn.Module, _: object, logits: Tensor) -> None:
+        passes.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    def backward(grad: Tensor) -> None:
+        passes.backwards += len(grad)
+
+    handle = model.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()

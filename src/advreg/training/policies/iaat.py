@@ -1,0 +1,130 @@
+"""Instance-adaptive eps: each example's radius follows how far the model withstands attacks on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from advreg.attacks.engine import Ask, query
+from advreg.objectives import correct, margin
+from advreg.threat import ThreatModel
+from advreg.training.memory import Rows, Saved
+from advreg.training.modes import eval_mode
+from advreg.training.policies.contract import Moment, Policy, within
+from advreg.training.recipes import Attack, for_examples, worst_case
+
+Positive = Annotated[float, Field(gt=0)]
+Withstands = Callable[[Tensor, Tensor], Tensor]
+"""``(rows (R,), eps (R,)) -> bool (R,)``: whether the model is right about these rows of the batch all over these balls."""
+
+
+def iaat(
+    gain: Positive = 0.2375,
+    smoothing: Annotated[float, Field(gt=0, le=1)] = 0.1,
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05,
+    most: Positive = 2.0,
+    method: Literal["test", "margin"] = "test",
+    examples: Annotated[int, Field(ge=0)] = 0,
+) -> Policy:
+    """Give each example a radius of its own, larger while the model withstands, smaller when it does not.
+
+    With ``g = gain eps``: the aim is ``eps_i + g`` if the model withstands that, else ``eps_i`` if it withstands that, else
+    ``eps_i - g``; then ``eps_i <- (1 - smoothing) eps_i + smoothing aim``.
+
+    Args:
+        gain: step of the aim, in eps; 1.9/255 at 8/255 in the paper.
+        smoothing: share of the aim in the new radius.
+        warmup: share of training with the configured eps for all.
+        most: largest radius, in eps.
+        method: ``"test"`` attacks twice more with the run's attack; ``"margin"`` compares with the first-order distance to the
+            decision, margin over the dual norm of its gradient, at one forward and one backward.
+        examples: how many there are; 0 to find out on the way.
+
+    Example:
+        >>> policy, model = iaat(warmup=0.0, method="margin"), nn.Linear(4, 3)
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> batch = (model, x, y, torch.arange(2))
+        >>> policy(*batch, None, ThreatModel("linf", 0.1), Moment(1, 0, 10))[1].eps.shape
+        torch.Size([2])
+
+    Reference: Balaji, Goldstein, Hoffman, "Instance adaptive adversarial training", 2019.
+    """
+    return Adaptive(gain, smoothing, warmup, most, method, examples)
+
+
+class Adaptive:
+    """The policy that `iaat` makes; its memory is each example's radius, in eps."""
+
+    def __init__(self, gain: float, smoothing: float, warmup: float, most: float, method: str, examples: int) -> None:
+        self.gain, self.smoothing, self.warmup, self.most, self.method = gain, smoothing, warmup, most, method
+        self.radii = Rows(examples, fill=1.0)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
+    ) -> tuple[Attack, ThreatModel]:
+        """Return the attack as it is, and the threat model with each example's eps, moved by a test on this batch."""
+        if moment.progress < self.warmup:
+            return attack, threat
+        unit = torch.as_tensor(threat.eps, dtype=torch.float32, device=x.device).expand(len(x))
+        withstands = (
+            _near(model, x, y, threat) if self.method == "margin" else _tested(model, x, y, ids, attack, threat)
+        )
+
+        def holds(rows: Tensor, radii: Tensor) -> Tensor:
+            return withstands(rows, within(threat, radii * unit[rows]))
+
+        radii = adapted(self.radii.read(ids), holds, self.gain, self.smoothing).clamp(0, self.most)
+        self.radii.write(ids, radii)
+        return attack, threat.with_eps(within(threat, radii * unit))
+
+    def share(self) -> None:
+        """Let every rank know what any learned."""
+        self.radii.share()
+
+    def state_dict(self) -> Saved:
+        """Return the radii by example id, in eps."""
+        return {"radii": self.radii.values}
+
+    def load_state_dict(self, state: Saved) -> None:
+        """Go on from what `state_dict` returned."""
+        self.radii.load(state["radii"])
+
+
+def adapted(radii: Tensor, withstands: Withstands, gain: float, smoothing: float) -> Tensor:
+    """Return the radii a step nearer to where the model's strength ends; the smaller test is asked of those only that need it.
+
+    Example:
+        >>> strength = torch.tensor([9.0, 1.1, 0.5])
+        >>> adapted(torch.ones(3), lambda rows, radii: radii <= strength[rows], gain=0.2, smoothing=0.5).tolist()
+        [1.100000023841858, 1.0, 0.8999999761581421]
+    """
+    rows = torch.arange(len(radii), device=radii.device)
+    more = withstands(rows, radii + gain)
+    aim = torch.where(more, radii + gain, radii)
+    doubtful = rows[~more]
+    if len(doubtful):
+        weak = doubtful[~withstands(doubtful, radii[doubtful])]
+        aim[weak] = (radii[weak] - gain).clamp_min(0)
+    return (1 - smoothing) * radii + smoothing * aim
+
+
+def _tested(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel) -> Withstands:
+    def withstands(rows: Tensor, eps: Tensor) -> Tensor:
+        bound = for_examples(attack, ids[rows])
+        x_adv = worst_case(model, x[rows], y[rows], bound, threat.with_eps(eps))
+        with eval_mode(model):  # not under no_grad: torch < 2.10's autocast caches that
+            return correct(model(x_adv).detach(), y[rows])
+
+    return withstands
+
+
+def _near(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Withstands:
+    with eval_mode(model):
+        _, gap, grad = query(Ask(model, margin), x, y)
+    slope = (grad * threat.steepest(grad)).flatten(1).sum(1)
+    distance = -gap / slope.clamp_min(1e-30)
+    return lambda rows, eps: distance[rows] > eps

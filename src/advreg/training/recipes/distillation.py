@@ -1,0 +1,99 @@
+"""Knowledge distillation: learn on attacked inputs from labels and from teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advreg import models
+from advreg.errors import ConfigError
+from advreg.threat import ThreatModel
+from advreg.training.modes import eval_mode
+from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, divergence, full, worst_case
+
+Teacher = str | Callable[..., Tensor]
+"""A network, or what `advreg.load_model` loads one from: a run folder, a name; ``""`` for none."""
+
+
+@checked
+def distill(
+    robust: Teacher = "",
+    standard: Teacher = "",
+    hard: Weight = 0.3,
+    robust_weight: Weight = 0.6,
+    standard_weight: Weight = 0.1,
+    temperature: Annotated[float, Field(gt=0)] = 2.0,
+    label_smoothing: Smoothing = 0.0,
+) -> Recipe:
+    """Learn from teachers: ``hard CE(f(x_adv), y) + sum_t weight_t T^2 KL(softmax(t(x_adv) / T) || softmax(f(x_adv) / T))``.
+
+    A teacher that is not given has no term. The attack looks at the student only.
+
+    Args:
+        robust: a teacher trained on attacked inputs, such as the same network a run ago.
+        standard: a teacher trained on clean inputs.
+        hard: weight of the labels.
+        robust_weight, standard_weight: weights of the teachers.
+        temperature: ``T``, by which logits are divided: the larger, the more a teacher's small probabilities count.
+        label_smoothing: share of each label that is spread evenly over all classes.
+
+    Raises:
+        ConfigError: no teacher.
+        ModelError, WeightsError: a teacher that cannot be loaded.
+
+    Example:
+        >>> import advreg
+        >>> teacher, model = nn.Linear(4, 3), nn.Linear(4, 3)
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> recipe = distill(robust=teacher, hard=0.4)
+        >>> recipe(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
+
+    Reference: Chen et al., "Robust overfitting may be mitigated by properly learned smoothening", ICLR 2021.
+    """
+    given = [(robust, robust_weight), (standard, standard_weight)]
+    teachers = [(_network(teacher), weight) for teacher, weight in given if teacher != ""]
+    if not teachers:
+        raise ConfigError("distill has no teacher; give robust or standard, a run folder or a network")
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        x_adv = worst_case(model, x, y, attack, threat)
+        z = full(model(x_adv))
+        taught = [weight * lesson(z, answer(teacher, x_adv), temperature) for teacher, weight in teachers]
+        return hard * F.cross_entropy(z, y, label_smoothing=label_smoothing) + torch.stack(taught).sum()
+
+    return loss
+
+
+def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """Return ``T^2 KL(softmax(z_teacher / T) || softmax(z / T))``, the batch's mean; gradients keep their size as T grows.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 2.0]])
+        >>> lesson(z, z).item()
+        0.0
+
+    Reference: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+    return temperature**2 * divergence(full(z_teacher) / temperature, full(z) / temperature).mean()
+
+
+def answer(teacher: nn.Module, x: Tensor) -> Tensor:
+    """Return a teacher's logits in eval mode, without gradient; it follows the inputs to their device."""
+    with eval_mode(teacher.to(x.device)), torch.no_grad():
+        logits: Tensor = teacher(x)
+    return logits
+
+
+def _network(teacher: Teacher) -> nn.Module:
+    if isinstance(teacher, str):
+        return models.load(teacher)
+    if not isinstance(teacher, nn.Module):
+        raise ConfigError(
+            f"a teacher is {type(teacher).__name__}; give a network (nn.Module), or a text such as runs/robust"
+        )
+    return teacher

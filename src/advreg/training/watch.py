@@ -1,0 +1,125 @@
+"""Watching an epoch: report now and then, and do about divergence and overfitting what the guard is there for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from advreg.errors import TrainingError
+from advreg.training import distributed
+from advreg.training.adversary import stronger
+from advreg.training.events import Guarded, OnEvent, Step
+from advreg.training.guard import Pulse
+from advreg.training.repair import remember, roll_back, slow_down
+from advreg.training.session import Session
+from advreg.training.step import Tally
+
+_REPORTS = 50  # steps are reported about this often in an epoch: looking at the loss waits for the device
+_REPAIRS = 8  # in one run: what diverges more often will not be saved by going slower
+
+
+class Watch:
+    """Sees an epoch through, from its first step to its last.
+
+    Attributes:
+        log: the guard's lines for metrics.jsonl.
+    """
+
+    def __init__(self, session: Session, epoch: int, emit: OnEvent) -> None:
+        self.session, self.guard, self.epoch, self.emit = session, session.guard, epoch, emit
+        self.steps = session.steps
+        self.log: list[dict[str, Any]] = []
+        if self.guard.probes and self.guard.memory.best is None:
+            self.guard.begin(self._pulse())
+        self.healthy = remember(session, Tally()) if self.guard.mode == "repair" else None
+
+    def seen(self, tally: Tally, step: int) -> Tally:
+        """Look at the run after a step, where it is time to; return the tally to go on with.
+
+        Raises:
+            TrainingError: it diverged, and cannot or shall not be repaired.
+        """
+        last = step == self.steps
+        probing = last or (self.guard.mode != "off" and step % self.guard.every == 0)
+        reporting = last or step % max(1, self.steps // _REPORTS) == 0
+        if not (probing or reporting):
+            return tally
+        if probing:
+            distributed.share_buffers(self.session.model)
+        whole = tally.of_all(self.session.device)
+        if (said := self._divergence(whole, step, thorough=probing)) is not None:
+            return self._mend_divergence(said, tally, step)
+        if reporting:
+            self.emit(Step(self.epoch, step, self.steps, whole.loss, whole.accuracy))
+        return self._probe(tally, step) if probing else tally
+
+    def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
+        """Say what is no longer finite: what is not must never reach a checkpoint."""
+        if not math.isfinite(tally.loss):
+            return f"the loss is {tally.loss} at epoch {self.epoch}, step {step}"
+        state = self.session.model.state_dict() if thorough else {}
+        broken = (name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
+        name = next(broken, None)
+        return name and f"{name} holds NaN or infinity after step {step} of epoch {self.epoch}"
+
+    def _mend_divergence(self, said: str, tally: Tally, step: int) -> Tally:
+        if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:
+            raise _diverged(self.session, said)
+        roll_back(self.session, self.healthy)
+        self._say(step, "divergence", said, f"rolled back, learning rate halved to {slow_down(self.session):.3g}")
+        self.guard.repaired()
+        return _paid(self.healthy.tally, tally)
+
+    def _probe(self, tally: Tally, step: int) -> Tally:
+        if self.guard.probes:
+            pulse = self._pulse()
+            ill, leak = self.guard.judge(pulse, one_step=self.session.attack.takes_one_step)
+            figures = asdict(pulse)
+            if leak is not None:
+                self._say(step, "label leaking", leak, "none: more steps or a smaller eps would help", figures)
+            if ill is not None:
+                return self._mend_overfitting(ill, tally, step, figures)
+        if self.healthy is not None and not self.guard.memory.ill:
+            self.healthy = remember(self.session, tally)
+        return tally
+
+    def _pulse(self) -> Pulse:
+        measured = self.guard.pulse(self.session.model)
+        return Pulse(*distributed.of_first(*asdict(measured).values(), device=self.session.device))
+
+    def _mend_overfitting(self, said: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
+        attack = self.session.attack
+        if self.healthy is None or stronger(attack.section) is None:
+            remedy = (
+                "train.guard = 'repair' would go back and on" if self.healthy is None else "try a lower optimizer.lr"
+            )
+            self._say(step, "catastrophic overfitting", said, f"none: {remedy}", figures)
+            return tally
+        roll_back(self.session, self.healthy)
+        attack.strengthen()
+        self.guard.repaired()
+        before = _paid(self.healthy.tally, tally)
+        self.healthy = remember(self.session, before)
+        self._say(step, "catastrophic overfitting", said, f"rolled back, attack is now {attack}", figures)
+        return before
+
+    def _say(self, step: int, trouble: str, said: str, action: str, figures: dict[str, float] | None = None) -> None:
+        self.emit(Guarded(self.epoch, step, trouble, said, action))
+        where = {"event": "guard", "epoch": self.epoch, "step": step}
+        self.log.append({**where, "trouble": trouble, "said": said, "action": action, **(figures or {})})
+
+
+def _paid(before: Tally, now: Tally) -> Tally:
+    """Return an earlier tally with the passes that were spent since: what is taken back was paid for."""
+    return replace(before, forwards=now.forwards, backwards=now.backwards)
+
+
+def _diverged(session: Session, what: str) -> TrainingError:
+    lr = session.optimizer.param_groups[0]["lr"]
+    return TrainingError(
+        f"training diverged: {what}; lower optimizer.lr (now {lr:.3g}), set train.gradient_clip or train.guard = 'repair', "
+        "then train in another folder (the last complete epoch is kept in this one)"
+    )

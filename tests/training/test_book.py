@@ -1,0 +1,58 @@
+"""The recipe book: each configuration loads, says what is known of it, and takes a step on data of its shape."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from advreg import data
+from advreg.config import Config
+from advreg.data import Dataset
+from advreg.training import session
+from advreg.training.estimate import try_out
+
+BOOK = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+NARROW = {"zoo:preact-resnet18": ["model.options.width=0.0625"]}
+
+
+def invented(name, *, progress=None):
+    """Return noise of the shape that data of this name has."""
+    x = torch.rand(40, *SHAPES[name], generator=torch.Generator().manual_seed(0))
+    train = Dataset.from_tensors(x, torch.arange(40) % 10, name=name)
+    return train, train
+
+
+@pytest.mark.parametrize("path", BOOK, ids=lambda path: path.stem)
+def test_every_configuration_takes_a_step(path, monkeypatch):
+    config = Config.load(path)
+    if config.data.stream:
+        pytest.skip("it has a test of its own, on a folder")
+    monkeypatch.setattr(data, "load", invented)
+    smaller = ["data.validation=4", "train.device=cpu", *NARROW.get(config.model.name, [])]
+    steps = ["attack.steps=2", "attack.step_size=auto"] if config.attack.name == "pgd" else []
+    made = session.prepare(config.replace_with([*smaller, *steps]))
+    try_out(made)
+    assert made.steps > 0
+
+
+@pytest.mark.parametrize("path", BOOK, ids=lambda path: path.stem)
+def test_every_configuration_is_ready_for_its_own_data(path):
+    """As it is, with nothing made smaller; where the data are at hand, which are not fetched for this."""
+    config = Config.load(path)
+    if config.data.name != "mnist":
+        pytest.skip(f"{config.data.name} is not in the package")
+    assert len(session.prepare(config).batches) > 100
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in BOOK if p.stem not in ("mnist-standard", "mnist-fgsm", "mnist-pgd")], ids=lambda p: p.stem
+)
+def test_every_published_recipe_names_its_paper_and_whether_it_was_measured(path):
+    comment = " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("#"))
+    assert re.search(r"\b20\d\d\)|FastAT benchmark", comment), "the paper"
+    assert re.search(r"[Pp]ublished|usual", comment), "its figure"
+    assert re.search(r"[Nn]ot measured here|[Mm]easured here:", comment), "whether ours is known"

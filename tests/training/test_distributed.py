@@ -1,0 +1,143 @@
+"""Law: two processes train what one would at the same batch size, and one of them writes.
+
+The gradient of a batch is a sum that two processes add up in another order: float32 rounds each term to 6e-8 of itself, and
+21 steps let that grow to 2e-6 of a weight (measured). 1e-4 leaves room for other kernels; weight perturbations in
+which parts of 8 and 7 examples counted alike moved weights by 4e-3.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import advreg
+from advreg.attacks import craft
+from advreg.data import Batches, Dataset
+from advreg.training.lesson import Lesson
+from tests.training import small
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLERANCE = 1e-4
+SAME = ["model.name=tests.training.small:smooth", "train.batch_size=15", "train.guard_every=2"]
+
+WORKER = """
+import os, signal, sys, torch, advreg
+from pathlib import Path
+from advreg.training import epoch
+from tests.training import small
+
+torch.set_num_threads(1)
+data, out, deadly, *changes = sys.argv[1:]
+rank, taken, take_step = os.environ["RANK"], [], epoch.take_step
+
+def counted(*arguments):
+    taken.append(1)
+    if (rank, len(taken)) == ("1", int(deadly)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take_step(*arguments)
+
+epoch.take_step = counted
+seen = []
+advreg.fit(small.config(Path(data), Path(out), *changes), on_event=seen.append)
+Path(out, f"events-{rank}").write_text(str(len(seen)))
+"""
+
+
+def together(tmp_path, data, out, *changes, deadly=0):
+    """Run two processes under torchrun, of which one dies before its so-manieth step; return the exit status."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(script), str(data), str(out), str(deadly), *changes],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+
+
+def compare(one, two):
+    """Hold metrics and weights of two runs to the tolerance."""
+    lines = [[line for line in run.read_log("metrics.jsonl") if "event" not in line] for run in (one, two)]
+    assert len(lines[0]) == len(lines[1])
+    for a, b in zip(*lines, strict=True):
+        for key in ("loss", "train_accuracy", "lr", "clean_accuracy", "robust_accuracy"):
+            assert a[key] == pytest.approx(b[key], rel=TOLERANCE), key
+        assert a["step"] == b["step"]
+    for name in ("model.safetensors", "last.safetensors"):
+        a, b = load_file(one / name), load_file(two / name)
+        assert all(torch.allclose(a[key], b[key], rtol=TOLERANCE, atol=TOLERANCE) for key in a)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [["train.accumulate=2", "average.name=ema", "policy.name=iaat"], ["train.awp=0.01"]],
+    ids=["accumulate-ema-iaat", "awp"],
+)
+def test_two_processes_train_what_one_would(data, tmp_path, extra):
+    one = advreg.fit(small.config(data, tmp_path / "one", *SAME, *extra))
+    done = together(tmp_path, data, tmp_path / "two", *SAME, *extra)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compare(one, advreg.RunFolder.open(tmp_path / "two"))
+    assert [int((tmp_path / "two" / f"events-{rank}").read_text()) > 0 for rank in (0, 1)] == [True, False]
+    assert not list((tmp_path / "two").glob(".*.tmp"))
+
+
+def test_a_killed_process_leaves_what_one_can_go_on_with(data, tmp_path):
+    whole = advreg.fit(small.config(data, tmp_path / "whole", *SAME))
+    died = together(tmp_path, data, tmp_path / "cut", *SAME, deadly=10)
+    assert died.returncode != 0
+    assert not (tmp_path / "cut" / "events-0").exists()
+    run = advreg.fit(small.config(data, tmp_path / "cut", *SAME), resume=True)
+    assert {"event": "resumed", "epoch": 1, "changed": {}} in run.read_log("metrics.jsonl")
+    compare(whole, run)
+
+
+@pytest.mark.parametrize(("n", "batch_size", "world"), [(20, 7, 2), (9, 4, 3), (5, 4, 2), (7, 3, 4)])
+def test_parts_of_a_batch_make_the_batch(n, batch_size, world):
+    dataset = Dataset.from_tensors(torch.rand(n, 1, 2, 2), torch.arange(n) % 3)
+    whole = list(Batches(dataset, batch_size, seed=0).epoch(1))
+    parts = [list(Batches(dataset, batch_size, seed=0, part=(rank, world)).epoch(1)) for rank in range(world)]
+    for k, batch in enumerate(whole):
+        mine = [part[k] for part in parts]
+        ids = torch.cat([part.ids for part in mine if part.weight])
+        assert torch.equal(ids, batch.ids)
+        mean = sum(part.weight * part.ids.double().mean() for part in mine) / world
+        assert float(mean) == pytest.approx(float(batch.ids.double().mean()))
+
+
+@pytest.fixture
+def alone_together(tmp_path):
+    """A group of one process, so that the reducer can be watched without others."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_the_attack_stays_outside_the_reducer(alone_together):
+    """The wrapper is asked once a step, however many steps the attack takes; the network, as often as the attack asks."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    asked = {"wrapper": 0, "network": 0, "reduced": 0}
+    wrapped = DistributedDataParallel(Lesson(network, advreg.recipes.madry()))
+    wrapped.register_forward_hook(lambda *_: asked.__setitem__("wrapper", asked["wrapper"] + 1))
+    network.register_forward_hook(lambda *_: asked.__setitem__("network", asked["network"] + 1))
+
+    def reduced(state, bucket):
+        asked["reduced"] += 1
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    wrapped.register_comm_hook(None, reduced)
+    x, y = torch.rand(6, 1, 2, 2), torch.arange(6) % 3
+    loss, _ = wrapped(x, y, lambda *a, **k: craft(*a, steps=5, **k), advreg.ThreatModel("linf", 0.1))
+    assert asked == {"wrapper": 1, "network": 6, "reduced": 0}, "no gradient was reduced before the loss's own backward"
+    loss.backward()
+    assert asked["reduced"] == 1

@@ -1,0 +1,241 @@
+"""The guard: what it takes for catastrophic overfitting, and that a run it mended is a better and a resumable one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import advreg
+from advreg.attacks import pgd
+from advreg.config import AttackSection, Config
+from advreg.errors import TrainingError
+from advreg.training import adversary, events, guard, repair, session
+from advreg.training.checkpoint import Progress
+from advreg.training.epoch import train_epoch
+from advreg.training.guard import Pulse
+from advreg.training.policies import Moment
+from advreg.training.step import Tally, take_step
+from tests.training import small
+from tests.training.test_resume import outcome
+
+START = Moment(epoch=1, step=0, steps=15)
+
+
+@pytest.mark.parametrize(
+    ("pulse", "best", "one_step", "ill"),
+    [
+        (Pulse(0.9, 0.66, 0.50), 0.50, True, True),  # a gap of 16 points, and no progress
+        (Pulse(0.9, 0.64, 0.50), 0.50, True, False),  # a gap of 14
+        (Pulse(0.9, 0.90, 0.51), 0.50, True, False),  # a wide gap while accuracy under PGD still rises
+        (Pulse(0.9, 0.90, 0.50), 0.50, False, False),  # no sign of anything where training takes several steps
+        (Pulse(0.9, 0.30, 0.29), 0.50, False, True),  # a drop of 21 points, whatever the attack
+        (Pulse(0.9, 0.31, 0.31), 0.50, True, False),  # a drop of 19
+        (Pulse(0.3, 0.29, 0.29), 0.50, True, False),  # a drop of 21, with clean accuracy
+    ],
+)
+def test_what_is_catastrophic_overfitting(pulse, best, one_step, ill):
+    assert (guard.overfitting(pulse, best, one_step=one_step) is not None) == ill
+
+
+def test_what_is_label_leaking():
+    assert guard.leaking(Pulse(0.80, 0.83, 0.1))
+    assert guard.leaking(Pulse(0.80, 0.81, 0.1)) is None
+
+
+class Bent(torch.nn.Module):
+    """Wrong at 0.5, where the loss rises with x, and right far from there: one step away from right lands on right."""
+
+    def forward(self, x):
+        away = x.flatten(1)[:, :1] - 0.5
+        margin = 5 * (away / 0.05) ** 2 - 1 - 0.1 * away
+        return torch.cat([margin, -margin], 1)
+
+
+def test_a_pulse_is_taken_where_the_step_lands():
+    x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
+    pulse = guard.take_pulse(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
+    assert pulse == Pulse(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
+    assert guard.leaking(pulse)
+    assert guard.overfitting(pulse, best=0.0, one_step=True)
+
+
+def test_a_pulse_leaves_model_and_draws_alone(data, tmp_path):
+    made = session.prepare(small.config(data, tmp_path / "run"))
+    made.model.train()
+    before, drawn = copy.deepcopy(made.model.state_dict()), torch.get_rng_state()
+    guard.take_pulse(made.model, made.guard.x, made.guard.y, made.threat)
+    assert str(before) == str(made.model.state_dict())
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert made.model.training
+    assert len(made.guard.x) == 100
+
+
+def test_attacks_grow_stronger_until_they_cost_too_much():
+    section, names = AttackSection("fgsm", step_size=0.01, start="zero"), []
+    while (section := adversary.stronger(section)) is not None:  # type: ignore[assignment]
+        names.append((section.name, section.steps if section.name == "pgd" else 1))
+        assert section.step_size == "auto"
+    assert names == [("n-fgsm", 1), ("pgd", 2), ("pgd", 4), ("pgd", 8), ("pgd", 16)]
+
+
+def test_each_trouble_is_said_once_until_it_is_over():
+    watcher = guard.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
+    watcher.memory = guard.Memory(best=0.5)
+    bad, good = Pulse(0.5, 0.9, 0.1), Pulse(0.9, 0.5, 0.5)
+    said = [watcher.judge(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
+    assert [(ill is not None, leak is not None) for ill, leak in said] == [
+        (True, True), (False, False), (False, False), (True, True),
+    ]  # fmt: skip
+
+
+def test_going_back_restores_everything_but_the_place_in_the_schedule(data, tmp_path):
+    made = session.prepare(small.config(data, tmp_path / "run"))
+    batches = list(made.batches.epoch(0))
+    made.model.train()
+    take_step(made, batches[0], START)
+    before = copy.deepcopy((made.model.state_dict(), made.optimizer.state_dict()["state"], made.attack.section))
+    healthy = repair.remember(made, Tally())
+    for batch in batches[1:3]:
+        take_step(made, batch, START)
+    made.attack.strengthen()
+    lr = made.optimizer.param_groups[0]["lr"]
+    repair.roll_back(made, healthy)
+    after = (made.model.state_dict(), made.optimizer.state_dict()["state"], made.attack.section)
+    assert str(before) == str(after)
+    assert (made.scheduler.last_epoch, made.optimizer.param_groups[0]["lr"]) == (3, lr)
+    take_step(made, batches[3], START)
+    repair.roll_back(made, healthy)  # as often as need be: the copy is not what is trained
+    assert str(before[0]) == str(made.model.state_dict())
+    assert repair.slow_down(made) == pytest.approx(made.scheduler.get_last_lr()[0])
+    full = made.scheduler.lr_lambdas[0](5) * made.config.optimizer.lr
+    take_step(made, batches[3], START)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(full / 2)
+
+
+def scripted_pulse(model, x, y, threat):
+    """Overfitting after nine steps, which going back undoes: a function of the model, as real probes are."""
+    steps = int(model[1].num_batches_tracked)
+    return Pulse(0.9, 0.9, 0.1) if steps == 9 else Pulse(0.9, 0.5, 0.5 + steps / 1000)
+
+
+def guarded(data, out, *changes):
+    return small.config(data, out, "attack.name=fgsm", "train.guard=repair", "train.guard_every=2", *changes)
+
+
+def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    seen: list[events.Event] = []
+    run = advreg.fit(guarded(data, tmp_path / "run"), on_event=seen.append)
+    said = [event for event in seen if isinstance(event, events.Guarded)]
+    assert [(event.epoch, event.step, event.trouble) for event in said] == [(2, 4, "catastrophic overfitting")]
+    assert said[0].action == "rolled back, attack is now n-fgsm"
+    lines = run.read_log("metrics.jsonl")
+    assert [line.get("event", line["epoch"]) for line in lines] == [1, "guard", 2, 3]
+    assert (lines[1]["step"], lines[1]["pgd_accuracy"], lines[1]["action"]) == (4, 0.1, said[0].action)
+    assert lines[2]["forwards"] == 200, "what was taken back was paid for"
+    assert lines[2]["train_accuracy"] * 60 == pytest.approx(round(lines[2]["train_accuracy"] * 60)), (
+        "but does not count"
+    )
+    kept = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert kept["memory"]["attack"]["section"]["name"] == "n-fgsm"
+    assert kept["memory"]["guard"]["repairs"] == 1
+    assert int(kept["model"]["1.num_batches_tracked"]) == 13, "two steps of fifteen were undone"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "more"),
+    [
+        (1, 5, []),
+        (2, 3, []),
+        (2, 5, []),
+        (3, 1, []),
+        (3, 1, ["policy.name=iaat", "average.name=ema", "train.awp=0.01"]),
+        (
+            3,
+            1,
+            [
+                "recipe.name=free",
+                "attack.name=none",
+                "train.batch_size=40",
+                "recipe.options.replays=2",
+                "train.guard_every=3",
+            ],
+        ),
+    ],
+)
+def test_a_mended_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
+    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    advreg.fit(guarded(data, tmp_path / "whole", *more))
+
+    def kill(event):
+        if isinstance(event, events.Step) and (event.epoch, event.step) == (epoch, step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        advreg.fit(guarded(data, tmp_path / "cut", *more), on_event=kill)
+    advreg.fit(guarded(data, tmp_path / "cut", *more), resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    guards = [
+        [line for line in advreg.RunFolder(tmp_path / name).read_log("metrics.jsonl") if line.get("event") == "guard"]
+        for name in ("cut", "whole")
+    ]
+    assert guards[0] == guards[1] != []
+
+
+def test_a_warning_changes_nothing_but_the_log(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    for mode in ("off", "warn"):
+        advreg.fit(guarded(data, tmp_path / mode, f"train.guard={mode}"))
+    assert outcome(tmp_path / "off") == outcome(tmp_path / "warn")
+    assert "none: train.guard = 'repair'" in (tmp_path / "warn" / "metrics.jsonl").read_text()
+    assert "guard" not in (tmp_path / "off" / "metrics.jsonl").read_text()
+
+
+def test_a_run_that_diverges_goes_back_and_goes_slower(data, tmp_path):
+    run = advreg.fit(guarded(data, tmp_path / "run", "model.name=tests.training.small:diverging", "train.epochs=2"))
+    lines = [line for line in run.read_log("metrics.jsonl") if "event" in line]
+    assert [(line["step"], line["trouble"]) for line in lines] == [(step, "divergence") for step in (3, 4, 5)]
+    assert "learning rate halved" in lines[0]["action"]
+    kept = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert kept["scheduler"]["base_lrs"] == [0.05 / 8]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in kept["model"].values())
+
+
+def test_a_run_that_diverges_again_and_again_is_given_up(data, tmp_path):
+    hopeless = guarded(data, tmp_path / "run", "model.name=tests.training.small:diverging", "train.epochs=30")
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan .* lower optimizer\.lr") as error:
+        advreg.fit(hopeless)
+    assert "\n" not in str(error.value)
+
+
+PROVOKED = [
+    "model.name=zoo:mnist-small", "data.validation=57000", "train.validation_steps=1", "threat.eps=0.2",
+    "attack.name=fgsm", "attack.start=zero", "recipe.name=madry", "optimizer.name=adam", "optimizer.lr=3e-3",
+    "train.epochs=5", "train.guard_every=12", "train.device=cpu",
+]  # fmt: skip
+
+
+def _provoked(tmp_path, mode):
+    """Train on 3,000 images with FGSM from the clean point at a large eps: PGD's accuracy there, and what was said."""
+    made = session.prepare(Config().replace_with([*PROVOKED, f"train.guard={mode}", f"train.out={tmp_path}"]))
+    made = replace(made, held=made.held.select(range(300)))
+    said: list[events.Guarded] = []
+    progress = Progress()
+    for number in range(1, made.config.train.epochs + 1):
+        progress = train_epoch(
+            made, number, progress, lambda e: said.append(e) if isinstance(e, events.Guarded) else None
+        )
+    x, y = made.held.tensors()
+    return float((~pgd(made.model.eval(), x, y, made.threat, steps=20).broken).float().mean()), said
+
+
+def test_catastrophic_overfitting_is_provoked_seen_and_repaired(tmp_path):
+    warned, said = _provoked(tmp_path, "warn")
+    repaired, mended = _provoked(tmp_path, "repair")
+    assert warned < 0.2
+    assert {event.trouble for event in said} == {"catastrophic overfitting"}
+    assert repaired > warned + 0.2
+    assert mended[0].action.startswith("rolled back, attack is now n-fgsm")

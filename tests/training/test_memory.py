@@ -1,0 +1,52 @@
+"""Memory by example id: order does not matter, and only the parts of the run itself are restored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from advreg.errors import RunError
+from advreg.training import inner, memory, policies, recipes
+from advreg.training.memory import Rows
+
+
+@pytest.mark.parametrize("examples", [0, 100])
+def test_rows_are_found_by_id(examples):
+    rows = Rows(examples, shape=(2, 3), fill=-1.0)
+    ids = torch.tensor([7, 0, 99, 13])
+    values = torch.arange(24.0).view(4, 2, 3)
+    for k in (2, 0, 3, 1):
+        rows.write(ids[k : k + 1], values[k : k + 1])
+    order = torch.tensor([3, 1, 0, 2])
+    assert torch.equal(rows.read(ids[order]), values[order])
+    assert (rows.read(torch.tensor([5, 98])) == -1).all()
+    rows.clear()
+    assert (rows.read(ids) == -1).all()
+
+
+def test_what_is_read_is_a_copy_without_a_graph():
+    rows = Rows(4)
+    ids = torch.arange(4)
+    rows.write(ids, torch.ones(4, requires_grad=True) * 2)
+    rows.read(ids).mul_(9)
+    assert rows.read(ids).tolist() == [2.0] * 4
+    assert not rows.read(ids).requires_grad
+
+
+def test_parts_are_asked_told_and_restored_by_name():
+    parts = {"attack": inner.Stored(), "recipe": recipes.free(), "policy": policies.iaat(), "loss": recipes.madry()}
+    saved = memory.states(parts)
+    assert set(saved) == {"attack", "recipe", "policy"}
+    assert all(isinstance(value, torch.Tensor) for state in saved.values() for value in state.values())
+    memory.restore(parts, saved)
+    memory.start_epoch(parts, 3)
+    assert parts["attack"].epoch == 3
+    memory.share(parts)  # alone: nothing to do
+    with pytest.raises(RunError, match="remembers attack, recipe, policy, this run needs recipe; resume it as it was"):
+        memory.restore({"recipe": recipes.free()}, saved)
+
+
+def test_plain_parts_have_no_memory():
+    parts = {"attack": print, "recipe": recipes.trades(), "policy": policies.warmup()}
+    assert memory.states(parts) == {}
+    memory.restore(parts, {})

@@ -1,0 +1,128 @@
+"""Law: with every piece that remembers something, a run that was killed ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import advreg
+from advreg.errors import ConfigError
+from advreg.ranks import Ranks
+from advreg.training import events, session
+from tests.training import small
+from tests.training.test_resume import outcome
+
+PIECES = {
+    "iaat": ["policy.name=iaat"],
+    "ldes": ["policy.name=ldes"],
+    "warmup": ["policy.name=warmup", "policy.options.share=0.9"],
+    "friendly": ["policy.name=friendly", "policy.options.steps=2"],
+    "ema": ["average.name=ema", "average.options.decay=0.9", "average.reestimate=2"],
+    "swa": ["average.name=swa", "average.options.start=0.3"],
+    "awp": ["train.awp=0.01"],
+    "gradalign": ["recipe.name=gradalign", "attack.name=fgsm", "attack.start=zero"],
+    "gradalign-double": ["recipe.name=gradalign", "recipe.options.method=double", "attack.name=fgsm"],
+    "cutmix": ["data.cutmix=true"],
+    "stored": ["recipe.name=pgi", "attack.name=stored", "attack.reset=2"],
+    "free": ["recipe.name=free", "attack.name=none", "recipe.options.replays=2"],
+    "trades-paper": ["recipe.name=trades", "recipe.options.reference=clean", "attack.start=gaussian"],
+    "margin": ["attack.objective=margin"],
+    "accumulate": ["train.accumulate=3"],
+    "frozen": ["train.freeze_batchnorm=true"],
+    "all": ["policy.name=iaat", "average.name=ema", "train.awp=0.005", "data.cutmix=true", "recipe.name=trades"],
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_killed_and_resumed(data, tmp_path, name):
+    def changed(out):
+        return small.config(data, out, *PIECES[name], "train.guard=repair", "train.guard_every=2", "train.epochs=2")
+
+    def kill(event):
+        if isinstance(event, events.Step) and (event.epoch, event.step) == (2, 3):
+            raise KeyboardInterrupt
+
+    whole = advreg.fit(changed(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        advreg.fit(changed(tmp_path / "cut"), on_event=kill)
+    advreg.fit(changed(tmp_path / "cut"), resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert torch.isfinite(advreg.load_model(str(whole.path))(torch.rand(2, 1, 8, 8))).all()
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_every_piece_does_something(data, tmp_path, name):
+    """Two runs of an epoch, with the piece and without: the weights that are kept differ."""
+    plain = small.config(data, tmp_path / "plain", "train.epochs=1")
+    pieced = small.config(data, tmp_path / "pieced", "train.epochs=1", *PIECES[name])
+    runs = [advreg.fit(each) for each in (plain, pieced)]
+    a, b = ((run / "last.safetensors").read_bytes() for run in runs)
+    assert a != b
+
+
+def test_teacher_is_a_run_folder(data, tmp_path):
+    teacher = advreg.fit(small.config(data, tmp_path / "teacher", "train.epochs=1"))
+    taught = small.config(
+        data, tmp_path / "run", "train.epochs=1", "recipe.name=distill", f"recipe.options.robust={teacher.path}"
+    )
+    assert advreg.fit(taught).read_log("metrics.jsonl")[-1]["robust_accuracy"] is not None
+
+
+def test_what_is_measured_and_kept_is_the_average(data, tmp_path):
+    run = advreg.fit(small.config(data, tmp_path / "run", *PIECES["ema"], "train.epochs=1"))
+    made = session.prepare(small.config(data, tmp_path / "other", *PIECES["ema"]))
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    made.average.load_state_dict(state["memory"]["average"])
+    kept = advreg.load_model(str(run.path)).state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in made.average.model.state_dict().items())
+    assert not torch.equal(kept["0.weight"], state["model"]["0.weight"])
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_weights(data, tmp_path):
+    config = small.config(data, tmp_path / "run", "train.freeze_batchnorm=true", "train.epochs=1")
+    before = session.prepare(config).model.state_dict()
+    after = torch.load(advreg.fit(config) / "checkpoint.pt", weights_only=True)["model"]
+    assert all(torch.equal(before[f"1.{name}"], after[f"1.{name}"]) for name in ("running_mean", "running_var"))
+    assert not torch.equal(before["1.weight"], after["1.weight"])
+
+
+def test_free_takes_its_steps_on_every_batch(data, tmp_path):
+    run = advreg.fit(small.config(data, tmp_path / "run", *PIECES["free"], "train.epochs=1"))
+    record = run.read_log("metrics.jsonl")[-1]
+    assert record["step"] == 10
+    assert record["robust_accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["recipe.name=free"], "'standard' goes with attack 'none', and so does 'free'"),
+        (["recipe.name=free", "attack.name=none", "train.accumulate=2"], "cannot go with train.accumulate"),
+        (["recipe.name=free", "attack.name=none", "train.awp=0.1"], "cannot go with train.awp"),
+        (["recipe.name=free", "attack.name=none", "data.cutmix=true"], "cannot go with data.cutmix"),
+        (["recipe.name=free", "attack.name=none", "policy.name=iaat"], "cannot go with policy.name"),
+        (["recipe.name=free", "attack.name=none", "threat.eps=0"], "threat.eps is 0"),
+        (["train.awp=0.1", "train.accumulate=2"], "cannot go with train.accumulate"),
+        (["recipe.name=mart", "data.cutmix=true"], "data.cutmix mixes labels"),
+        (["recipe.name=pgi"], "set attack.name = 'stored'"),
+        (["attack.name=fgsm", "attack.start=gaussian"], "belongs to 'pgd'"),
+        (["attack.name=stored", "attack.objective=dlr"], "leave it at 'auto'"),
+        (["recipe.name=gradalign", "recipe.options.method=double", "train.compile=true"], "compiled model once"),
+        (["average.reestimate=2"], "set it to 'ema' or 'swa'"),
+        (["average.name=ema", "average.options.decoy=0.9"], "Did you mean 'decay'?"),
+        (["policy.name=iat"], "Did you mean 'iaat'?"),
+        (["recipe.name=ar_at"], "split"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_impossible_combinations_are_refused_before_any_training(data, tmp_path, changes, said):
+    with pytest.raises(advreg.errors.AdvregError, match=said) as error:
+        advreg.fit(small.config(data, tmp_path / "run", *changes))
+    assert isinstance(error.value, ConfigError) or "ar_at" in changes[0]
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_free_training_is_not_spread_over_processes(data, tmp_path):
+    with pytest.raises(ConfigError, match="train in one process"):
+        session.prepare(small.config(data, tmp_path / "run", *PIECES["free"]), Ranks(0, 2))

@@ -1,0 +1,102 @@
+"""What TensorBoard, MLflow and Weights & Biases are told, by stand-ins that write down each call."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import advreg
+from advreg.errors import ConfigError, MissingExtraError
+from advreg.training import events, sinks
+from tests.training import small
+
+
+class Recorder:
+    """Writes down what is called on it, whatever that is; every call returns the recorder."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments, options))
+            return self
+
+        return call
+
+    def named(self, name):
+        return [(arguments, options) for called, arguments, options in self.calls if called == name]
+
+
+STORY = [
+    events.Started(Path("runs/a"), epochs=2, steps=5, seconds=1.0),
+    events.Step(1, 5, 5, 0.5, 0.9),
+    events.Guarded(1, 5, "label leaking", "accuracy is 90%", "none"),
+    events.EpochEnd(1, 2, {"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None, "seconds": 2.0}, True, 1.0),
+    events.Finished(2, 1),
+]
+FIGURES = {"epoch": 1.0, "loss": 0.5, "seconds": 2.0}
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    made = Recorder()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=made.SummaryWriter))
+    monkeypatch.setitem(sys.modules, "mlflow", made)
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    return made
+
+
+def tell(sink):
+    for event in STORY:
+        sink(event)
+
+
+def test_tensorboard_draws_every_figure_over_the_steps(recorder):
+    tell(sinks.tensorboard())
+    assert recorder.named("SummaryWriter") == [(("runs/a/tensorboard",), {})]
+    assert {arguments for arguments, _ in recorder.named("add_scalar")} == {(n, v, 5) for n, v in FIGURES.items()}
+    assert recorder.named("add_text")[0][0][1].startswith("label leaking in epoch 1, step 5: accuracy is 90%")
+    assert len(recorder.named("close")) == 1
+
+
+def test_mlflow_has_a_run_for_each_of_ours(recorder):
+    tell(sinks.mlflow())
+    assert recorder.named("start_run") == [((), {"run_name": "a"})]
+    assert recorder.named("log_metrics") == [((FIGURES,), {"step": 5})]
+    assert recorder.named("set_tag")[0][0][0] == "guard.1.5"
+    assert len(recorder.named("end_run")) == 1
+
+
+def test_wandb_has_a_run_for_each_of_ours(recorder):
+    tell(sinks.wandb(project="here"))
+    assert recorder.named("init") == [((), {"project": "here", "name": "a", "dir": "runs/a"})]
+    assert recorder.named("log") == [((FIGURES,), {"step": 5})]
+    assert recorder.named("alert")[0][1]["title"] == "label leaking"
+    assert len(recorder.named("finish")) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_itself_writes_its_files(data, tmp_path):
+    run = advreg.fit(small.config(data, tmp_path / "run", "train.epochs=1"), on_event=sinks.tensorboard())
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("mlflow", "mlflow"), ("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")]
+)
+def test_a_missing_library_is_one_line(monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'advreg\[{name}\]'") as error:
+        sinks.named(name)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_sink_is_said():
+    with pytest.raises(ConfigError, match="Did you mean 'wandb'"):
+        sinks.named("wandbb")

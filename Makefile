@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types imports clean
+# `make harden-demo` runs the hardening loop on MNIST.
+.PHONY: demo harden-demo test lint types imports clean
 
 demo: .venv/.demo
 	$(BIN)/advreg demo
+
+harden-demo: .venv/.dev
+	$(BIN)/advreg harden demo
 
 test: .venv/.dev lint types imports
 	$(BIN)/pytest

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import comb
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from advreg.statistics import interval, mcnemar
+from advreg.statistics import detectable, holm, interval, mcnemar, noninferiority, paired_interval, sample_size
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (950, 1000)])
@@ -34,3 +36,88 @@ def test_mcnemar_is_a_fair_coin() -> None:
     tail = sum(comb(10, k) for k in range(8, 11)) / 2**10
     assert mcnemar(8, 2, "greater") == pytest.approx(tail)
     assert mcnemar(8, 2) == pytest.approx(2 * tail)
+
+
+@cache
+def _accepts(n: int, margin: float) -> tuple[tuple[int, int, float], ...]:
+    return tuple((b, c, noninferiority(b, c, n, margin)) for b in range(n + 1) for c in range(n + 1 - b))
+
+
+def _chance(b: int, c: int, n: int, p10: float, p01: float) -> float:
+    return float(stats.multinomial.pmf([b, c, n - b - c], n, [p10, p01, 1 - p10 - p01]))
+
+
+@pytest.mark.parametrize("q", [0.0, 0.01, 0.05, 0.2, 0.35])
+def test_noninferiority_never_errs_more_often_than_its_level(q: float) -> None:
+    n, margin = 12, 0.2
+    size = sum(_chance(b, c, n, q + margin, q) for b, c, p in _accepts(n, margin) if p <= 0.05)
+    assert size <= 0.05 + 1e-6
+    assert q != 0.05 or size > 0.01  # and it is no test that always refuses
+
+
+def test_noninferiority_is_at_least_the_chance_of_no_loss_at_all() -> None:
+    assert noninferiority(0, 0, 300, 0.01) >= 0.99**300
+    assert noninferiority(0, 0, 0, 0.01) == 1.0
+
+
+def test_noninferiority_falls_with_gains_and_rises_with_losses() -> None:
+    p = {(b, c): value for b, c, value in _accepts(12, 0.2)}
+    assert all(p[b + 1, c] >= p[b, c] - 1e-9 for b, c in p if (b + 1, c) in p)
+    assert all(p[b, c + 1] <= p[b, c] + 1e-9 for b, c in p if (b, c + 1) in p)
+
+
+def test_paired_interval_ends_where_the_score_test_just_rejects() -> None:
+    b, c, n = 12, 30, 400
+
+    def log_likelihood(p10: float, p01: float) -> float:
+        return b * np.log(p10) + c * np.log(p01) + (n - b - c) * np.log(1 - p10 - p01)
+
+    for limit in paired_interval(b, c, n):
+        p10 = np.linspace(max(1e-6, -limit + 1e-6), 0.4, 400_001)
+        likely = p10[np.argmax(log_likelihood(p10, p10 + limit))]  # by brute force, not by the closed form
+        variance = n * (2 * likely + limit - limit**2)
+        assert abs(c - b - n * limit) / np.sqrt(variance) == pytest.approx(1.96, abs=2e-3)
+
+
+def test_paired_interval_of_equal_models_is_even_and_of_opposite_ones_ends_at_one() -> None:
+    low, high = paired_interval(7, 7, 200)
+    assert low == pytest.approx(-high)
+    assert paired_interval(0, 5, 5)[1] == 1.0
+    assert paired_interval(0, 0, 0) == (-1.0, 1.0)
+
+
+def test_holm_equals_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p = rng.uniform(0, 0.2, 5)
+        ranked = np.sort(p)
+        first = next((k for k in range(5) if ranked[k] > 0.05 / (5 - k)), 5)  # stepping down stops at the first failure
+        assert sum(q <= 0.05 for q in holm(list(p))) == first
+
+
+@pytest.mark.parametrize(
+    ("n", "points"),
+    [(500, (2.8, 4.0, 5.6)), (1000, (2.0, 2.8, 4.0)), (5000, (0.9, 1.3, 1.8)), (10_000, (0.6, 0.9, 1.3))],
+)
+def test_detectable_differences_are_those_of_the_published_formula(n: int, points: tuple[float, ...]) -> None:
+    found = [round(100 * detectable(n, d), 1) for d in (0.05, 0.1, 0.2)]
+    assert found == list(points)
+    assert all(sample_size(detectable(n, d), d) == pytest.approx(n, abs=1) for d in (0.05, 0.1, 0.2))
+
+
+def test_the_exact_test_has_about_the_promised_power() -> None:
+    n, d = 1000, 0.1
+    delta = detectable(n, d, sides=1)
+    better = (d + delta) / 2
+    power = 0.0
+    for pairs in range(n + 1):
+        if (chance := stats.binom.pmf(pairs, n, d)) > 1e-12:
+            k = np.arange(pairs + 1)
+            rejects = stats.binom.sf(k - 1, pairs, 0.5) <= 0.05
+            power += chance * float(np.sum(stats.binom.pmf(k, pairs, better / d)[rejects]))
+    assert 0.75 < power < 0.82
+    assert detectable(0, 0.1) == 1.0
+    assert detectable(10, 0.05) == 0.05  # no difference that ten examples could show

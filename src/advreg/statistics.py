@@ -1,8 +1,16 @@
-"""Exact statistics of counts: intervals and paired tests."""
+"""Exact statistics of counts: intervals, paired tests, many tests at once, and how many examples a question needs."""
 
 from __future__ import annotations
 
-from scipy import stats
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 def interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -39,3 +47,163 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
     if only_first + only_second == 0:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second, 0.5, alternative).pvalue)
+
+
+def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> float:
+    """Return the exact p-value of ``accuracy(second) <= accuracy(first) - margin``, on the same ``n`` examples.
+
+    ``max over q of P(Z >= z)``: pairs are drawn with ``P(only first right) = q + margin`` and ``P(only second right) = q``,
+    the border of the hypothesis, and ordered by the score statistic ``Z``. A small p-value says: not worse by the margin.
+
+    Args:
+        only_first: examples that only the first model gets right.
+        only_second: examples that only the second gets right.
+        n: examples in all.
+        margin: the loss that is still accepted, in (0, 1).
+
+    Example:
+        >>> round(noninferiority(0, 0, 500, 0.01), 4)
+        0.0127
+        >>> noninferiority(20, 0, 500, 0.01) > 0.9
+        True
+
+    Reference: Nam, "Establishing equivalence of two treatments in matched-pairs design", Biometrics 53 (1997); Sidik,
+    "Exact unconditional tests for testing non-inferiority in matched-pairs design", Statistics in Medicine 22 (2003).
+    """
+    if n == 0:
+        return 1.0
+    seen = float(_score(np.array([only_first]), np.array([only_second]), n, margin)[0])
+    least = _least_for(seen, n, margin)
+
+    def tail(q: float) -> float:
+        low, high = stats.binom.interval(1 - 1e-13, n, min(q + margin, 1.0))
+        first = np.arange(int(max(low, 0)), int(high) + 1)
+        rest = min(q / (1 - q - margin), 1.0) if q + margin < 1 else 0.0
+        inside = stats.binom.sf(least[first] - 1, n - first, rest)
+        return float(np.sum(stats.binom.pmf(first, n, q + margin) * inside))
+
+    top = (1 - margin) / 2
+    grid = top * np.linspace(0, 1, 100) ** 3  # models that are compared rarely disagree: dense near 0
+    values = [tail(float(q)) for q in grid]
+    k = int(np.argmax(values))
+    around = (float(grid[max(k - 1, 0)]), float(grid[min(k + 1, len(grid) - 1)]))
+    found = optimize.minimize_scalar(lambda q: -tail(q), bounds=around, method="bounded")
+    return float(min(max(values[k], -float(found.fun)), 1.0))
+
+
+def _score(first: Counts, second: Counts, n: int, margin: float) -> Floats:
+    """Return the score statistic of ``accuracy(second) = accuracy(first) - margin``; large where the second does better."""
+    b, c = np.asarray(first, float), np.asarray(second, float)
+    middle = b + c - margin * (2 * n - b + c)
+    q = (middle + np.sqrt(middle**2 + 8 * n * c * margin * (1 - margin))) / (4 * n)  # most likely q on the border
+    variance = n * (2 * np.maximum(q, 0) + margin * (1 - margin))
+    return np.asarray((c - b + n * margin) / np.sqrt(np.maximum(variance, 1e-300)))
+
+
+def _least_for(seen: float, n: int, margin: float) -> Counts:
+    """Return, for every count 0..n of the first, the least count of the second whose score reaches ``seen``; it rises in it."""
+    first = np.arange(n + 1)
+    low, high = np.zeros(n + 1, dtype=np.int64), n - first + 1  # n - first + 1: no count does
+    while bool(np.any(low < high)):
+        middle = (low + high) // 2
+        reaches = _score(first, middle, n, margin) >= seen - 1e-9
+        low, high = np.where(reaches | (low >= high), low, middle + 1), np.where(reaches, middle, high)
+    return low
+
+
+def paired_interval(only_first: int, only_second: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of ``accuracy(second) - accuracy(first)``, measured on the same ``n`` examples.
+
+    Args:
+        only_first, only_second, n: as for `noninferiority`.
+        level: confidence.
+
+    Example:
+        >>> low, high = paired_interval(12, 30, 1000)
+        >>> round(low, 4), round(high, 4)
+        (0.0056, 0.0318)
+
+    Reference: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design", Statistics in Medicine 17 (1998).
+    """
+    if n == 0:
+        return -1.0, 1.0
+    return -_farthest(only_second, only_first, n, level), _farthest(only_first, only_second, n, level)
+
+
+def _farthest(first: int, second: int, n: int, level: float) -> float:
+    """Return the largest ``accuracy(second) - accuracy(first)`` that the score test does not reject."""
+    limit = float(stats.norm.ppf((1 + level) / 2))
+
+    def above(difference: float) -> float:
+        if difference >= 0:  # the hypothesis with the two models exchanged
+            return float(_score(np.array([second]), np.array([first]), n, difference)[0]) - limit
+        return -float(_score(np.array([first]), np.array([second]), n, -difference)[0]) - limit
+
+    start = (second - first) / n
+    if above(1 - 1e-9) < 0:
+        return 1.0
+    return float(optimize.brentq(above, start, 1 - 1e-9, xtol=1e-10)) if above(start) < 0 else start
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for being many: each may be held against the level that one alone would be.
+
+    Example:
+        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+
+    Reference: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    """
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    adjusted, worst = [1.0] * len(p_values), 0.0
+    for rank, k in enumerate(order):
+        worst = max(worst, min((len(p_values) - rank) * p_values[k], 1.0))
+        adjusted[k] = worst
+    return adjusted
+
+
+def detectable(n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2) -> float:
+    """Return the smallest difference of two accuracies that McNemar's test on ``n`` examples sees with this power.
+
+    The ``delta`` that solves ``n delta^2 = (z(alpha) sqrt(d) + z(power) sqrt(d - delta^2))^2``; ``d`` itself if none does.
+
+    Args:
+        n: examples.
+        discordant: share ``d`` of them on which exactly one of the two models is right.
+        alpha: level of the test.
+        power: chance to see a difference of this size.
+        sides: 1 or 2.
+
+    Example:
+        >>> [round(100 * detectable(1000, d), 1) for d in (0.05, 0.1, 0.2)]
+        [2.0, 2.8, 4.0]
+
+    Reference: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43 (1987).
+    """
+    if n < 1 or discordant <= 0:
+        return 1.0
+
+    def excess(delta: float) -> float:
+        return n * delta**2 - _needed(delta, discordant, alpha, power, sides)
+
+    if excess(discordant) < 0:
+        return discordant
+    return float(optimize.brentq(excess, 0.0, discordant, xtol=1e-12))
+
+
+def sample_size(
+    difference: float, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2
+) -> int:
+    """Return how many examples McNemar's test needs to see a difference with this power; arguments as for `detectable`.
+
+    Example:
+        >>> sample_size(0.02, 0.05)
+        979
+    """
+    return math.ceil(_needed(difference, discordant, alpha, power, sides) / difference**2)
+
+
+def _needed(delta: float, discordant: float, alpha: float, power: float, sides: int) -> float:
+    reject, see = stats.norm.ppf(1 - alpha / sides), stats.norm.ppf(power)
+    return float((reject * math.sqrt(discordant) + see * math.sqrt(max(discordant - delta**2, 0.0))) ** 2)

@@ -1,0 +1,325 @@
+"""The verbs of ``advreg harden``: a model in production that gets stronger with every attack, and never weaker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from advreg.hardening.home import Home
+    from advreg.hardening.store import Store
+
+app = typer.Typer(
+    help="Collect attacks from production, review, retrain, prove, promote, roll back.", no_args_is_help=True
+)
+tokens = typer.Typer(help="Bearer tokens of the service.", no_args_is_help=True)
+app.add_typer(tokens, name="token")
+
+HomeOption = Annotated[Path, typer.Option("--home", help="Folder of the loop.")]
+HOME = Path("harden")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.command()
+def init(
+    home: Annotated[Path, typer.Argument(help="New folder of the loop.")],
+    base: Annotated[Path, typer.Option(help="Run folder of the deployed model, which is trusted.")],
+    attack: Annotated[
+        list[str] | None, typer.Option(help="linf:8/255, l2:1, spatial:DEGREES:PIXELS, patch:SIZE; repeat for several.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as caps.total=0.02.")
+    ] = None,
+) -> None:
+    """Make the folder of a loop around a deployed model."""
+    from advreg.config import toml
+    from advreg.errors import ConfigError
+    from advreg.hardening.begin import begin
+    from advreg.hardening.settings import Settings
+
+    pairs = [change.partition("=") for change in changes or []]
+    for key, separator, _ in pairs:
+        if not separator:
+            raise ConfigError(f"--set was given {key!r}; write section.key=value, such as caps.total=0.02")
+    values: dict[str, Any] = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
+    settings = Settings().replace_with(values | ({"attacks": attack} if attack else {}))
+    begin(home, base, settings)
+    typer.echo(f"home: {home}\nnext: advreg harden token add NAME --role submit --home {home}")
+
+
+@tokens.command("add")
+def add_token(
+    name: Annotated[str, typer.Argument(help="Who it is for.")],
+    role: Annotated[str, typer.Option(help="submit, review or admin.")],
+    tier: Annotated[str, typer.Option(help="internal, customer or anonymous.")] = "customer",
+    relay: Annotated[bool, typer.Option("--relay", help="May submit on behalf of others.")] = False,
+    home: HomeOption = HOME,
+) -> None:
+    """Make a token and print it: it is shown this once."""
+    from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
+
+    bearer = Bearer(name, Role(_one_of(role, list(Role), "role")), Tier(_one_of(tier, list(Tier), "tier")), relay)
+    typer.echo(issue(_store(home), bearer))
+
+
+@tokens.command("list")
+def list_tokens(home: HomeOption = HOME) -> None:
+    """List the tokens by name."""
+    import sqlalchemy as sa
+
+    from advreg.hardening.store.tables import tokens as table
+
+    with _store(home).reading() as db:
+        for row in db.execute(sa.select(table).order_by(table.c.name)).mappings():
+            state = "revoked" if row["revoked"] else "relay" if row["relay"] else ""
+            typer.echo(f"{row['name']:>24}  {row['role']}  {row['tier']}  {state}".rstrip())
+
+
+@tokens.command("revoke")
+def revoke_token(name: Annotated[str, typer.Argument(help="Whose.")], home: HomeOption = HOME) -> None:
+    """Make a token worthless."""
+    from advreg.hardening.store import tokens as store_tokens
+
+    store_tokens.revoke_token(_store(home), name)
+    typer.echo(f"{name}: revoked; a running service forgets it within seconds")
+
+
+@app.command()
+def serve(
+    home: HomeOption = HOME,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; put TLS in front of any other than this one.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8471,
+) -> None:
+    """Collect examples beside the model server, and show them to reviewers at /review."""
+    from advreg.hardening.service import create_app
+    from advreg.imports import import_extra
+
+    uvicorn = import_extra("uvicorn", "advreg[harden]")
+    opened = _home(home)
+    service = create_app(opened.store(), opened.options())
+    typer.echo(f"listening on http://{host}:{port}, reviews at /review", err=True)
+    uvicorn.run(service, host=host, port=port, log_level="warning", server_header=False, limit_concurrency=256)
+
+
+@app.command()
+def step(
+    home: HomeOption = HOME,
+    every: Annotated[str, typer.Option(metavar="1h", help="Go on for ever, a tick each 30s, 10m, 1h, 1d.")] = "",
+) -> None:
+    """Do what is due, once: admit, retrain, prove, promote. Safe to run from cron, and twice at once."""
+    from advreg.hardening.lease import Busy
+    from advreg.hardening.step import step as tick
+    from advreg.hardening.store import StoreDown
+
+    pause = _seconds(every)
+    while True:
+        try:
+            if not tick(_home(home), say=typer.echo).lines:
+                typer.echo("nothing to do")
+        except Busy as error:
+            typer.echo(str(error), err=True)
+        except StoreDown as error:
+            if not pause:
+                raise
+            typer.echo(f"advreg: {error}", err=True)
+        if not pause:
+            return
+        time.sleep(pause)
+
+
+@app.command()
+def gate(
+    champion: Annotated[Path, typer.Argument(help="Run folder of the deployed model.")],
+    challenger: Annotated[Path, typer.Argument(help="Run folder of the one to replace it.")],
+    protocol: Annotated[str | None, typer.Option(help="Id of the protocol, where the runs hold several.")] = None,
+    clean_margin: Annotated[float, typer.Option(help="Loss of clean accuracy that is still accepted.")] = 0.01,
+    slice_margin: Annotated[float, typer.Option(help="The same for each guarded slice.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.05,
+    guard: Annotated[list[int] | None, typer.Option(metavar="CLASS", help="Guard a class by itself; repeat.")] = None,
+    slices: Annotated[Path | None, typer.Option(help="JSON file: name of a slice -> example ids.")] = None,
+    waive: Annotated[list[str] | None, typer.Option(metavar="EXAMPLE", help="An incident it may get wrong.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="diagnosis, incidents, canaries or trigger must be there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide whether a challenger may replace the champion: status 0 promote, 1 refused; writes decision.json."""
+    from advreg.hardening.gate import gate as decide
+
+    decision = decide(
+        champion,
+        challenger,
+        protocol=protocol,
+        clean_margin=clean_margin,
+        slice_margin=slice_margin,
+        alpha=alpha,
+        classes=guard or (),
+        slices=_slices(slices),
+        waivers=waive or (),
+        require=require or (),
+        out=challenger,
+    )
+    if as_json:
+        typer.echo(json.dumps(decision.record()))
+    else:
+        for line in decision.plan:
+            typer.echo(line)
+        for test in decision.tests:
+            typer.echo(f"{'ok' if test.passed else 'NO':>4}  {test.name}: {test.says}")
+        for reason in () if decision.tests else decision.reasons:
+            typer.echo(f"  NO  {reason}")
+        typer.echo(f"{decision.verdict}  {decision.sha256[:12]}  {challenger / 'decision.json'}")
+    raise typer.Exit(0 if decision.promote else 1)
+
+
+@app.command()
+def models(home: HomeOption = HOME, as_json: Json = False) -> None:
+    """List the model versions, and which one is the champion."""
+    from advreg.hardening import registry
+
+    rows = registry.listed(_store(home))
+    if as_json:
+        typer.echo(json.dumps({"models": rows}))
+        return
+    for row in rows:
+        typer.echo(f"{row['version']}  {row['stage']:<9}  {row['run']}  {row['snapshot'] or '-'}")
+
+
+@app.command()
+def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], home: HomeOption = HOME) -> None:
+    """Make a version that passed the gate the champion."""
+    from advreg.hardening import registry
+    from advreg.hardening.mirror import mirror
+
+    opened = _home(home)
+    store = opened.store()
+    registry.promote(store, version, "admin")
+    mirror(opened, store)
+    typer.echo(f"{version} is the champion")
+
+
+@app.command()
+def rollback(home: HomeOption = HOME) -> None:
+    """Make the previous champion the champion again; nothing is trained."""
+    from advreg.hardening import registry
+    from advreg.hardening.mirror import mirror
+
+    opened = _home(home)
+    store = opened.store()
+    version = registry.rollback(store, "admin")
+    mirror(opened, store)
+    typer.echo(f"{version} is the champion again")
+
+
+@app.command()
+def lineage(
+    what: Annotated[str, typer.Argument(help="A model version, or the SHA-256 of an example.")], home: HomeOption = HOME
+) -> None:
+    """Show which examples a model was trained on, or which models an example reached."""
+    from advreg.hardening import registry
+
+    store = _store(home)
+    if what.startswith("m-"):
+        typer.echo("\n".join(registry.examples_of(store, what)) or "trained on no submitted example")
+        return
+    found = registry.touched_by(store, what)
+    typer.echo(f"snapshots: {' '.join(found.snapshots) or 'none'}\nmodels: {' '.join(found.models) or 'none'}")
+
+
+@app.command()
+def revoke(
+    example: Annotated[str, typer.Argument(help="Its SHA-256.")],
+    roll_back: Annotated[bool, typer.Option("--rollback", help="Roll back too, where that gets rid of it.")] = False,
+    home: HomeOption = HOME,
+) -> None:
+    """Take an example out for good, and name every snapshot and model that it reached."""
+    from advreg.hardening import registry
+
+    store = _store(home)
+    found = registry.revoke(store, example, "admin")
+    typer.echo(f"snapshots: {' '.join(found.snapshots) or 'none'}\nmodels: {' '.join(found.models) or 'none'}")
+    if not found.champion:
+        typer.echo("the champion is free of it")
+    elif found.rollback_to is None:
+        typer.echo(
+            "the champion was trained on it, and so was the previous one, or there is none: run advreg harden step"
+        )
+    elif roll_back:
+        rollback(home)
+    else:
+        typer.echo(f"the champion was trained on it; {found.rollback_to} was not: advreg harden rollback --home {home}")
+
+
+@app.command()
+def audit(home: HomeOption = HOME, as_json: Json = False) -> None:
+    """Follow the hash chain of the audit log: status 0 intact, 1 broken; the first broken entry is named."""
+    from advreg.hardening.store import verify
+    from advreg.hardening.store.audit import head_of
+
+    with _store(home).reading() as db:
+        broken, (entries, digest) = verify(db), head_of(db)
+    if as_json:
+        typer.echo(
+            json.dumps({"intact": broken is None, "entries": entries, "head": digest, "why": broken and broken.why})
+        )
+    elif broken is not None:
+        typer.echo(f"BROKEN at entry {broken.seq}: {broken.why}")
+    else:
+        typer.echo(f"intact: {entries} entries, head {digest}")
+    raise typer.Exit(1 if broken is not None else 0)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="New folder for the runs.")] = Path("runs/harden-demo")) -> None:
+    """Run the whole loop on MNIST: a new attack, reviews, poison, two ticks, a rollback. Some minutes."""
+    from advreg.cli.harden_demo import run_demo
+
+    run_demo(out)
+
+
+def _home(path: Path) -> Home:
+    from advreg.hardening.home import Home
+
+    return Home.open(path)
+
+
+def _store(path: Path) -> Store:
+    return _home(path).store()
+
+
+def _one_of(text: str, allowed: list[Any], what: str) -> str:
+    from advreg.errors import ConfigError, did_you_mean
+
+    if text not in allowed:
+        raise ConfigError(f"{what} is {text!r}; allowed: {', '.join(allowed)}.{did_you_mean(text, allowed)}")
+    return text
+
+
+def _slices(file: Path | None) -> dict[str, list[int]]:
+    from advreg.errors import ConfigError
+
+    if file is None:
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {str(name): [int(k) for k in ids] for name, ids in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{file} cannot be read as slices: {error}; write {{'name': [ids]}} as JSON") from error
+
+
+def _seconds(text: str) -> float:
+    from advreg.errors import ConfigError
+
+    if not text:
+        return 0.0
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    number, unit = text[:-1], text[-1]
+    if unit not in units or not number.isdigit() or not int(number):
+        raise ConfigError(f"--every is {text!r}; write 30s, 10m, 1h or 1d")
+    return float(int(number) * units[unit])

@@ -1,0 +1,185 @@
+"""Who may influence a snapshot, and how much: pure functions, so that a bound holds by construction.
+
+    label by a reviewer, never by the submitter -> quarantine is over -> one example a cluster -> caps -> snapshot
+
+No defence withstands a poisoned share without bound (of the data, or of the reviewers), so the share is what is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from advreg.errors import HardeningError
+
+TIERS = ("internal", "reviewed", "customer", "anonymous")
+"""Tiers of trust, most first; an example becomes ``reviewed`` when a second reviewer confirms its label."""
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Largest share of a snapshot (clean and submitted examples together) that may come from each source.
+
+    Attributes:
+        total: of all submitted examples.
+        principal: of those of one principal.
+        label: of those of one class.
+        tiers: of those of one tier, where it has a cap of its own.
+        cluster: how many examples, not which share, of images that look alike.
+        quarantine: seconds an example waits: campaigns show up as clusters before they train anything.
+    """
+
+    total: float = 0.05
+    principal: float = 0.01
+    label: float = 0.01
+    tiers: Mapping[str, float] = field(default_factory=lambda: {"customer": 0.03, "anonymous": 0.005})
+    cluster: int = 1
+    quarantine: float = 7 * DAY
+
+    def __post_init__(self) -> None:
+        shares = {"total": self.total, "principal": self.principal, "label": self.label, **self.tiers}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise HardeningError(f"cap {name} is {share}; allowed: a share from 0 up to 1, such as 0.01")
+        for name in self.tiers:
+            if name not in TIERS:
+                raise HardeningError(f"cap for tier {name!r}; allowed: {', '.join(TIERS)}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reviewed example, as far as admission looks.
+
+    Attributes:
+        id: SHA-256 of its bytes.
+        label: the reviewers'.
+        reviewers: who gave it.
+        principal, tier: on whose behalf it came, and how far that one is trusted.
+        cluster: which group of look-alikes it belongs to.
+        received_at: seconds since 1970.
+    """
+
+    id: str
+    label: int
+    reviewers: tuple[str, ...]
+    principal: str
+    tier: str
+    cluster: int
+    received_at: float
+
+    @property
+    def rank(self) -> tuple[int, float, str]:
+        """What comes first where not all may: trust, then age."""
+        return TIERS.index(self.tier), self.received_at, self.id
+
+
+def ripe(candidate: Candidate, now: float, caps: Caps) -> bool:
+    """Tell whether an example's quarantine is over; one that comes from inside needs none."""
+    return candidate.tier == "internal" or now - candidate.received_at >= caps.quarantine
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which candidates a snapshot holds, and for each of the others the cap that kept it out."""
+
+    chosen: tuple[Candidate, ...]
+    left_out: Mapping[str, str]
+
+
+def select(candidates: Sequence[Candidate], clean: int, caps: Caps) -> Selection:
+    """Choose candidates for a snapshot, principals in turn, so that no cap is passed whatever was submitted.
+
+    Shares are taken of the clean examples alone, so they hold of the whole snapshot all the more.
+
+    Args:
+        candidates: admitted examples, each once.
+        clean: examples of the clean stream.
+        caps: the bounds.
+
+    Example:
+        >>> flood = [Candidate(f"{k:064x}", 3, ("ann",), "eve", "customer", k, 0.0) for k in range(10_000)]
+        >>> len(select(flood, clean=10_000, caps=Caps(principal=0.002)).chosen)
+        20
+    """
+    room = {name: int(share * clean) for name, share in _shares(caps).items()}
+    used: Counter[tuple[str, object]] = Counter()
+    chosen, left_out = [], {}
+    for candidate in _in_turn(candidates):
+        full = next((cap for cap, limit in _limits(candidate, room, caps) if used[cap] >= limit), None)
+        if full is not None:
+            left_out[candidate.id] = full[0]
+            continue
+        chosen.append(candidate)
+        used.update(cap for cap, _ in _limits(candidate, room, caps))
+    return Selection(tuple(sorted(chosen, key=lambda c: c.id)), left_out)
+
+
+def _shares(caps: Caps) -> dict[str, float]:
+    return {"total": caps.total, "principal": caps.principal, "label": caps.label, **caps.tiers}
+
+
+def _limits(candidate: Candidate, room: Mapping[str, int], caps: Caps) -> list[tuple[tuple[str, object], int]]:
+    """Return every cap that bears on a candidate with its limit, the narrowest kind first."""
+    found: list[tuple[tuple[str, object], int]] = [
+        (("cluster", candidate.cluster), caps.cluster),
+        (("principal", candidate.principal), room["principal"]),
+        (("label", candidate.label), room["label"]),
+        (("total", ""), room["total"]),
+    ]
+    tier = candidate.tier
+    return [*found, (("tier", tier), room[tier])] if tier in caps.tiers else found
+
+
+def _in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates by trust, and within a tier principals in turn, so that a flood of one keeps no other out."""
+    turns: Counter[tuple[str, str]] = Counter()
+    placed = []
+    for candidate in sorted(candidates, key=lambda c: c.rank):
+        turn = turns[candidate.tier, candidate.principal]
+        turns[candidate.tier, candidate.principal] += 1
+        placed.append((candidate.rank[0], turn, candidate.rank, candidate))
+    return [candidate for *_, candidate in sorted(placed, key=lambda p: p[:3])]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a challenger is trained on, for ever: hashes, labels, who reviewed, which rule admitted.
+
+    Attributes:
+        id: ``s-0001`` and so on.
+        base: the trusted weights that training starts from, by SHA-256.
+        clean: name, SHA-256 and number of the clean stream.
+        caps: the bounds in force.
+        members: the chosen examples, by id.
+        left_out: cap -> how many it kept out.
+    """
+
+    id: str
+    base: str
+    clean: Mapping[str, Any]
+    caps: Mapping[str, Any]
+    members: tuple[Mapping[str, Any], ...]
+    left_out: Mapping[str, int]
+
+    def text(self) -> str:
+        """Return the manifest: one JSON text for one content."""
+        record = {"schema": "advreg/snapshot@1", **asdict(self)}
+        return json.dumps(record, sort_keys=True, indent=1) + "\n"
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the manifest."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+
+def snapshot_of(name: str, selection: Selection, base: str, clean: Mapping[str, Any], caps: Caps) -> Snapshot:
+    """Return the snapshot of a selection."""
+    rule = f"label by review, quarantine {caps.quarantine:g} s, {caps.cluster} a cluster, caps"
+    members = tuple({**asdict(c), "reviewers": list(c.reviewers), "rule": rule} for c in selection.chosen)
+    caps_in_force = {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(caps).items()}
+    return Snapshot(name, base, dict(clean), caps_in_force, members, dict(Counter(selection.left_out.values())))

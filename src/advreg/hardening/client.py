@@ -1,0 +1,229 @@
+"""The client: hands examples to the service from inside a model server, which it never blocks, slows or breaks.
+
+Nothing but the standard library is imported; whatever goes wrong is counted.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import queue
+import random
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+_BATCH = 64
+_LARGEST = 4 << 20  # of one example; the service refuses more
+
+
+class Client:
+    """Records examples in the background: a bounded queue, one thread, no exceptions.
+
+    ``counts`` says what became of the calls of `record`: ``sent`` (acknowledged by the service), ``dropped`` (the queue was
+    full), ``skipped`` (by sampling), ``refused`` (by the service, or unusable), ``failed`` (no answer in all tries).
+
+    Args:
+        url: where ``advreg harden serve`` listens, such as ``http://127.0.0.1:8471``.
+        token: with the role submit.
+        model: version of the deployed model.
+        sample: share of the calls that is recorded.
+        capacity: examples that may wait.
+        tries: how often a batch is sent before it counts as failed.
+        timeout: seconds to wait for an answer.
+        wait: seconds before the second try; twice as long before each further one.
+
+    Example:
+        >>> client = Client("http://127.0.0.1:9", token="t", model="m1", tries=1)  # nobody listens there
+        >>> client.record(b"bytes of a PNG", prediction=3)
+        True
+        >>> client.close()
+        >>> client.counts["failed"]
+        1
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        model: str,
+        *,
+        sample: float = 1.0,
+        capacity: int = 1000,
+        tries: int = 4,
+        timeout: float = 5.0,
+        wait: float = 0.2,
+    ) -> None:
+        self.address, self.token, self.model = urlsplit(url), token, model
+        self.sample, self.tries, self.timeout, self.wait = sample, max(tries, 1), timeout, wait
+        self.counts: Counter[str] = Counter()
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(max(capacity, 1))
+        self._capacity = max(capacity, 1)
+        self._turn = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._process = 0
+        self._connection: http.client.HTTPConnection | None = None
+
+    def record(
+        self,
+        example: Any,
+        prediction: int,
+        *,
+        scores: Sequence[float] | None = None,
+        principal: str | None = None,
+        claimed: int | None = None,
+        model: str | None = None,
+    ) -> bool:
+        """Take an example along, if there is room, and return at once.
+
+        Args:
+            example: bytes of a PNG, JPEG or .npy file, or an array or CPU tensor (uint8, or floats in [0, 1]).
+            prediction: the deployed model's class.
+            scores: its probabilities; they order the review.
+            principal: on whose behalf; needs a relay token.
+            claimed: what the submitter says it is.
+            model: another version than the client's.
+
+        Returns:
+            Whether it was queued.
+        """
+        try:
+            if self.sample < 1 and random.random() >= self.sample:
+                return self._counted("skipped")
+            if self._waiting.full() or self._closing.is_set():
+                return self._counted("dropped")
+            content = bytes(example) if isinstance(example, bytes | bytearray | memoryview) else _npy(example)
+            if len(content) > _LARGEST:
+                return self._counted("refused")
+            said = {
+                "model": model or self.model,
+                "prediction": int(prediction),
+                "principal": principal,
+                "claimed": claimed,
+            }
+            said["scores"] = None if scores is None else [float(score) for score in scores]
+            self._start()
+            self._waiting.put_nowait({"content": content, **{k: v for k, v in said.items() if v is not None}})
+            return True
+        except queue.Full:
+            return self._counted("dropped")
+        except Exception:  # the caller serves users: what cannot be recorded is counted, never raised
+            return self._counted("refused")
+
+    def flush(self, seconds: float = 10.0) -> bool:
+        """Wait until everything queued was handled, at most so long; return whether it was."""
+        until = time.monotonic() + seconds
+        while self._waiting.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.01)
+        return not self._waiting.unfinished_tasks
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Send what is queued, at most for so long, and stop."""
+        self.flush(seconds)
+        self._closing.set()
+        if self._thread is not None and self._process == os.getpid():
+            self._thread.join(seconds)
+
+    def _counted(self, what: str, number: int = 1) -> bool:
+        with self._turn:
+            self.counts[what] += number
+        return False
+
+    def _start(self) -> None:
+        """Start the thread when it is first needed, and again in a process that was forked off."""
+        if self._thread is not None and self._process == os.getpid():
+            return
+        with self._turn:
+            if self._thread is None or self._process != os.getpid():
+                if self._process not in (0, os.getpid()):
+                    self._waiting, self._connection = queue.Queue(self._capacity), None  # the parent sends its own
+                self._process = os.getpid()
+                self._thread = threading.Thread(target=self._work, name="advreg-client", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            try:
+                batch = [self._waiting.get(timeout=0.1)]
+            except queue.Empty:
+                continue
+            size = len(batch[0]["content"])
+            while len(batch) < _BATCH and size < _LARGEST and not self._waiting.empty():
+                batch.append(self._waiting.get())
+                size += len(batch[-1]["content"])
+            try:
+                self._deliver(batch)
+            except Exception:  # a bug here must not end the thread
+                self._counted("failed", len(batch))
+            for _ in batch:
+                self._waiting.task_done()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _deliver(self, batch: list[dict[str, Any]]) -> None:
+        """Send a batch; one that is refused is sent again example by example, so that one bad one spoils no other."""
+        status = self._send(batch)
+        if status == 201:
+            self._counted("sent", len(batch))
+        elif status is None:
+            self._counted("failed", len(batch))
+        elif len(batch) == 1 or status in (401, 403):  # the token, not the example
+            self._counted("refused", len(batch))
+        else:
+            for item in batch:
+                self._deliver([item])
+
+    def _send(self, batch: list[dict[str, Any]]) -> int | None:
+        """Return the status of the service's answer, or None where it gave none that counts."""
+        body = json.dumps([_encoded(item) for item in batch])
+        for attempt in range(self.tries):
+            if attempt and self._closing.wait(self.wait * 2 ** (attempt - 1)):
+                return None
+            try:
+                status = self._post(body)
+            except (OSError, http.client.HTTPException):
+                self._hang_up()
+                continue
+            if status < 500 and status != 429:
+                return status
+        return None
+
+    def _post(self, body: str) -> int:
+        if self._connection is None:
+            secure = self.address.scheme == "https"
+            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+            self._connection = kind(self.address.hostname or "", self.address.port, timeout=self.timeout)
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        self._connection.request("POST", f"{self.address.path.rstrip('/')}/v1/batch", body, headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.status
+
+
+def _encoded(item: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in item.items() if key != "content"}
+    return {"data": base64.b64encode(item["content"]).decode(), **rest}
+
+
+def _npy(array: Any) -> bytes:
+    """Return an array's or a CPU tensor's bytes as a .npy file; asked by its attributes, so that nothing is imported."""
+    if hasattr(array, "detach"):
+        array = array.detach().numpy()
+    descr = array.dtype.str
+    if descr not in ("|u1", "<f2", "<f4", "<f8"):
+        raise TypeError(f"dtype {descr}")
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {tuple(int(n) for n in array.shape)}, }}"
+    padding = -(10 + len(header) + 1) % 64
+    text = (header + " " * padding + "\n").encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(array.tobytes())

@@ -1,0 +1,50 @@
+"""The planner: what a number of examples can show at all, said before the comparison."""
+
+from __future__ import annotations
+
+from advreg.hardening.gate.decision import Rules
+from advreg.statistics import detectable, noninferiority
+
+_DISAGREEMENT = (0.05, 0.1, 0.2)
+
+
+def plan(n: int, rules: Rules) -> tuple[str, ...]:
+    """Return lines that say what ``n`` examples can show.
+
+    Example:
+        >>> for line in plan(1000, Rules()): print(line)
+        1000 examples, level 0.05, power 80%: a gain shows from 1.8 pp on if the models disagree on 5%, 2.5 on 10%, 3.5 on 20%
+        clean accuracy, margin 1.0 pp: not worse can be shown if the net loss is at most 4 of 1000
+    """
+    seen = [f"{100 * detectable(n, d, alpha=rules.alpha, sides=1):.1f}" for d in _DISAGREEMENT]
+    rest = ", ".join(f"{pp} on {d:.0%}" for pp, d in zip(seen[1:], _DISAGREEMENT[1:], strict=True))
+    gain = f"a gain shows from {seen[0]} pp on if the models disagree on {_DISAGREEMENT[0]:.0%}, {rest}"
+    first = f"{n} examples, level {rules.alpha:g}, power 80%: {gain}"
+    return (
+        first,
+        f"clean accuracy, margin {100 * rules.clean_margin:.1f} pp: {_shows(n, rules.clean_margin, rules.alpha)}",
+    )
+
+
+def _shows(n: int, margin: float, alpha: float) -> str:
+    loss = bearable_loss(n, margin, alpha)
+    if loss < 0:
+        return f"{n} examples are too few even without a loss; {enough(margin, alpha)} would do"
+    return f"not worse can be shown if the net loss is at most {loss} of {n}"
+
+
+def bearable_loss(n: int, margin: float, alpha: float) -> int:
+    """Return how many examples a challenger may lose, winning none, and still be shown not worse; -1 if not even none."""
+    low, high = -1, max(int(margin * n), 0) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if noninferiority(middle, 0, n, margin) <= alpha else (low, middle)
+    return low
+
+
+def enough(margin: float, alpha: float) -> int:
+    """Return a number of examples with which a challenger that loses none can be shown not worse."""
+    n = 16
+    while noninferiority(0, 0, n, margin) > alpha:
+        n += max(n // 8, 1)
+    return n

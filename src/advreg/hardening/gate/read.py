@@ -1,0 +1,174 @@
+"""Reading what a run measured: per-example verdicts from the ledger, checked against the figures beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import RunError
+from advreg.runs import RunFolder
+from advreg.runs.files import read_lines, refusing
+
+_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run's results under one protocol.
+
+    Attributes:
+        run: its folder.
+        protocol, data, n, seed: what was measured; results are compared only where all four are equal.
+        model: SHA-256 of the weights that were measured.
+        labels: example id -> label.
+        wrong: ids that the model gets wrong without an attack.
+        broken: ids that are wrong or were broken by some attack.
+        verdicts: where a diagnosis was found -> ``TRUSTED``, ``SUSPECT`` or ``UNRELIABLE``.
+        incidents: example -> whether the model still gets it wrong; None where the run has no such file.
+        probes: name -> (passed, what it says).
+        stale: what tells that the results belong to other weights than those in the folder; empty where nothing does.
+    """
+
+    run: str
+    protocol: str
+    data: str
+    n: int
+    seed: int
+    model: str
+    labels: Mapping[int, int]
+    wrong: frozenset[int]
+    broken: frozenset[int]
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+    incidents: Mapping[str, bool] | None = None
+    probes: Mapping[str, tuple[bool, str]] = field(default_factory=dict)
+    stale: str = ""
+
+    def named(self) -> dict[str, Any]:
+        """Return what a decision says of these results."""
+        kept = ("run", "protocol", "data", "n", "seed", "model")
+        shares = {"clean_accuracy": 1 - len(self.wrong) / self.n, "robust_accuracy": 1 - len(self.broken) / self.n}
+        return {**{key: getattr(self, key) for key in kept}, **shares, "verdicts": dict(self.verdicts)}
+
+
+def protocols_of(run: str | Path) -> list[str]:
+    """Return the ids of the protocols that a run was evaluated with.
+
+    Raises:
+        RunError: no run folder, or no evaluation in it.
+    """
+    folder = RunFolder.open(run)
+    found = sorted(file.parent.name for file in folder.path.glob("evaluation/*/results.json"))
+    if not found:
+        raise RunError(f"{folder.path} has no evaluation; run `advreg evaluate {folder.path}` first")
+    return found
+
+
+def measured(run: str | Path, protocol: str) -> Measured:
+    """Return what a run measured under a protocol.
+
+    Raises:
+        RunError: nothing was measured, a file is damaged, or ledger and figures contradict each other.
+    """
+    folder = RunFolder.open(run)
+    place = f"evaluation/{protocol}"
+    results = folder.read_json(f"{place}/results.json")
+    ledger = folder / place / "ledger.jsonl"
+    head, *rows = read_lines(ledger) or [{}]
+    try:
+        facts = {key: head[key] for key in ("protocol", "data", "n", "seed", "model")}
+        clean = [row for row in rows if row["attack"] == "clean"]
+        labels = {int(row["id"]): int(row["label"]) for row in clean}
+        wrong = frozenset(int(row["id"]) for row in clean if row["broken"])
+        broken = frozenset(int(row["id"]) for row in rows if row["broken"])
+        claimed = {key: results[key] for key in ("protocol", "n", "clean_accuracy", "robust_accuracy")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{ledger} or the results.json beside it lacks {error}; evaluate again") from error
+    n = len(labels)
+    found = {"protocol": protocol, "n": n, "clean_accuracy": 1 - len(wrong) / max(n, 1)}
+    found["robust_accuracy"] = 1 - len(broken) / max(n, 1)
+    if any(not _equal(claimed[key], found[key]) for key in found) or facts["n"] != n or facts["protocol"] != protocol:
+        raise RunError(f"{ledger} and the results.json beside it do not agree; evaluate again in another folder")
+    return Measured(
+        run=str(run),
+        **facts,
+        labels=labels,
+        wrong=wrong,
+        broken=broken,
+        verdicts=_verdicts(folder, place, results),
+        incidents=_incidents(folder),
+        probes=_probes(folder),
+        stale=_stale(folder, facts["model"]),
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a == b or (isinstance(a, float | int) and isinstance(b, float | int) and abs(a - b) < 1e-9)
+
+
+def _verdicts(folder: RunFolder, place: str, results: Mapping[str, Any]) -> dict[str, str]:
+    """Return every verdict on this run that is found."""
+    found = {"results.json": results["verdict"]} if results.get("verdict") else {}
+    for name in ("diagnosis.json", f"{place}/diagnosis.json"):
+        if (folder / name).is_file():
+            found[name] = str(folder.read_json(name).get("verdict"))
+    return found
+
+
+def _incidents(folder: RunFolder) -> dict[str, bool] | None:
+    if not (folder / "incidents.json").is_file():
+        return None
+    rows = folder.read_json("incidents.json").get("rows", [])
+    return {str(row["example"]): bool(row["broken"]) for row in rows}
+
+
+def _probes(folder: RunFolder) -> dict[str, tuple[bool, str]]:
+    if not (folder / "probes.json").is_file():
+        return {}
+    return {
+        str(row["name"]): (row["passed"] is True, str(row["says"])) for row in folder.read_json("probes.json")["checks"]
+    }
+
+
+def _stale(folder: RunFolder, model: str) -> str:
+    """Return what is wrong if files of the folder speak of other weights than those that were measured."""
+    names = [name for name in ("diagnosis.json", "incidents.json", "probes.json") if (folder / name).is_file()]
+    found = {name: _model(folder.read_json(name)) for name in names}
+    if (folder / "model.safetensors").is_file():
+        found["model.safetensors"] = weights_sha256(folder / "model.safetensors")
+    others = [name for name, sha256 in found.items() if sha256 != model]
+    return f"{others[0]} is of other weights than those that were evaluated ({model[:12]})" if others else ""
+
+
+def _model(record: Mapping[str, Any]) -> Any:
+    said = record.get("model")
+    return said.get("sha256") if isinstance(said, Mapping) else said
+
+
+def weights_sha256(file: Path) -> str:
+    """Return the SHA-256 of a safetensors file's names, types, shapes and values: the one that evaluations carry.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with refusing("read", file):
+        content = file.read_bytes()
+    try:
+        (size,) = struct.unpack("<Q", content[:8])
+        tensors = json.loads(content[8 : 8 + size])
+        tensors.pop("__metadata__", None)
+        for name, facts in sorted(tensors.items()):
+            digest.update(f"{name} torch.{_TYPES[facts['dtype']]} {tuple(facts['shape'])}\n".encode())
+            first, last = facts["data_offsets"]
+            digest.update(content[8 + size + first : 8 + size + last])
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise RunError(f"{file} is not a whole safetensors file; restore it") from error
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""What an image looks like in 192 bits, and which images look alike: gradients' signs (dHash) and low frequencies (pHash)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.floating[Any]]
+Words = NDArray[np.uint64]
+
+GRADIENT_RADIUS, FREQUENCY_RADIUS = 8, 6
+"""Bits, of 128 and of 64, in which two images that look alike may differ: noise of 0.1 in every pixel changes fewer."""
+
+_FLAT = 0.02  # a step smaller than this is no edge, so that noise on a flat ground changes no bit
+_SIDE, _LOW = 32, 8
+
+
+def looks(pixels: Image) -> str:
+    """Return the fingerprint of an image as 48 hexadecimal digits.
+
+    Args:
+        pixels: ``(C, H, W)`` in [0, 1]; channels are averaged.
+
+    Example:
+        >>> black, ramp = np.zeros((1, 8, 8)), np.linspace(0, 1, 64).reshape(1, 8, 8)
+        >>> looks(black)[:8], near(looks(ramp), looks(0.9 * ramp))
+        ('00000000', True)
+
+    Reference: Krawetz, "Kind of like that" (dHash), 2013; Zauner, "Implementation and benchmarking of perceptual image hash
+    functions" (pHash), 2010.
+    """
+    grey = pixels.mean(0, dtype=np.float64)
+    across = np.diff(_resized(grey, 8, 9), axis=1) > _FLAT
+    down = np.diff(_resized(grey, 9, 8), axis=0) > _FLAT
+    low = (_cosines() @ _resized(grey, _SIDE, _SIDE) @ _cosines().T).ravel()
+    frequencies = low > np.median(low[1:]) + 1e-9
+    return np.packbits(np.concatenate([across.ravel(), down.ravel(), frequencies])).tobytes().hex()
+
+
+def words(fingerprints: Sequence[str]) -> Words:
+    """Return fingerprints as ``(N, 3)`` words of 64 bits."""
+    return np.frombuffer(bytes.fromhex("".join(fingerprints)), dtype=">u8").astype(np.uint64).reshape(-1, 3)
+
+
+def distances(one: Words, many: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return in how many bits of gradients and of frequencies each of ``(N, 3)`` differs from one ``(3,)``."""
+    bits = np.bitwise_count(many ^ one).astype(np.int64)
+    return bits[:, 0] + bits[:, 1], bits[:, 2]
+
+
+def alike(one: Words, many: Words) -> NDArray[np.int64]:
+    """Return which rows of ``(N, 3)`` are of images that look like the one ``(3,)``."""
+    gradient, frequency = distances(one, many)
+    return np.flatnonzero((gradient <= GRADIENT_RADIUS) & (frequency <= FREQUENCY_RADIUS))
+
+
+def near(a: str, b: str) -> bool:
+    """Tell whether two fingerprints are of images that look alike."""
+    return len(alike(words([a])[0], words([b]))) > 0
+
+
+def leaders(new: Sequence[tuple[int, str]], known: Sequence[tuple[int, str]] = ()) -> dict[int, int]:
+    """Group images that look alike: each joins the first leader it is near to, or leads.
+
+    One step, no chains: two images of a group are both near the same third one.
+
+    Args:
+        new: id and fingerprint of images to group, in the order in which they came.
+        known: the leaders so far.
+
+    Returns:
+        Id -> id of its leader.
+
+    Example:
+        >>> leaders([(1, "0" * 48), (2, "0" * 47 + "1"), (3, "f" * 48)])
+        {1: 1, 2: 1, 3: 3}
+    """
+    ids = [k for k, _ in known]
+    table = np.zeros((len(known) + len(new), 3), dtype=np.uint64)
+    table[: len(known)] = words([text for _, text in known])
+    found: dict[int, int] = {}
+    for k, text in new:
+        one = words([text])[0]
+        near_to = alike(one, table[: len(ids)])
+        if len(near_to):
+            found[k] = ids[int(near_to[0])]
+        else:
+            table[len(ids)] = one
+            ids.append(k)
+            found[k] = k
+    return found
+
+
+@cache
+def _cosines() -> Image:
+    """Return the lowest rows of the discrete cosine transform."""
+    k = np.arange(_SIDE)
+    return np.cos(np.pi * (2 * k[None] + 1) * k[:_LOW, None] / (2 * _SIDE))
+
+
+@cache
+def _means(size: int, cells: int) -> Image:
+    """Return the matrix ``(cells, size)`` that averages pixels into cells, whole or in part."""
+    edges = np.linspace(0, size, cells + 1)
+    pixel = np.arange(size)
+    share = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    share = np.clip(share, 0, None)
+    return np.asarray(share / share.sum(1, keepdims=True))
+
+
+def _resized(grey: Image, height: int, width: int) -> Image:
+    return np.asarray(_means(grey.shape[0], height) @ grey @ _means(grey.shape[1], width).T)

@@ -1,0 +1,121 @@
+"""Training a challenger: from the trusted base, never from the last challenger, so that poison cannot ratchet.
+
+    loss = (1 - replay) mixed(attacked)(clean batch, own fresh attacks) + replay CE(accepted examples, attacks around them)
+
+Deterministic and short: one that was killed is trained again from the start, to the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advreg import models, runtime
+from advreg.data import Batches, Dataset
+from advreg.errors import ModelError
+from advreg.hardening.families import THREAT, Family, mixture
+from advreg.hardening.settings import TrainSection
+from advreg.runs import RunFolder
+from advreg.training import eval_mode, recipes
+
+
+@dataclass(frozen=True, eq=False)
+class Accepted:
+    """The examples of a snapshot: pixels float32 in [0, 1] ``(N, C, H, W)`` and the reviewers' labels ``(N,)``."""
+
+    x: Tensor
+    y: Tensor
+
+    def drawn(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return ``count`` of them at random, every class as often as any other."""
+        per_class = torch.bincount(self.y).clamp_min(1)
+        weights = 1.0 / per_class[self.y].double()
+        rows = torch.multinomial(weights, count, replacement=True, generator=torch.Generator().manual_seed(seed))
+        return self.x[rows], self.y[rows]
+
+
+def retrain(
+    base: RunFolder,
+    out: RunFolder,
+    clean: Dataset,
+    accepted: Accepted,
+    families: Sequence[Family],
+    how: TrainSection,
+    seed: int,
+) -> str:
+    """Train a challenger into a run folder and return the SHA-256 of its weights; a finished one is left as it is.
+
+    Args:
+        base: run folder of the trusted base.
+        out: run folder to write; what an interrupted training left there is thrown away.
+        clean: the trusted training images.
+        accepted: the snapshot's examples; may be none.
+        families: what to attack with.
+        how: epochs, batches, shares.
+        seed: of order, draws and attacks.
+
+    Raises:
+        ModelError: the loss is no longer finite.
+    """
+    if (out / "model.json").is_file():
+        return models.state_sha256(models.load(str(out.path)))
+    for left in out.path.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    device = runtime.choose_device(how.device)
+    model = models.load(str(base.path)).to(device)
+    with runtime.deterministic():
+        runtime.seed_everything(seed)
+        for epoch, loss in enumerate(_epochs(model, clean, accepted, families, how, seed, device), 1):
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"training the challenger diverged: the loss is {loss}; lower train.lr (now {how.lr:g})"
+                )
+            out.append("metrics.jsonl", {"epoch": epoch, "loss": loss})
+    out.save_model(model.cpu())
+    out.write_json(
+        "model.json", base.read_json("model.json") | {"sha256": models.state_sha256(model)}
+    )  # last: complete
+    return models.state_sha256(model)
+
+
+def _epochs(
+    model: nn.Module,
+    clean: Dataset,
+    accepted: Accepted,
+    families: Sequence[Family],
+    how: TrainSection,
+    seed: int,
+    device: torch.device,
+) -> Iterator[float]:
+    """Train epoch after epoch and yield the mean loss of each."""
+    attack, recipe = mixture(families), recipes.mixed(how.attacked)
+    batches = Batches(clean, how.batch_size, seed, device=device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=how.lr)
+    steps = how.epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps)
+    share = how.replay if len(accepted.y) else 0.0
+    count = max(round(share * how.batch_size), 1)
+    for epoch in range(how.epochs):
+        model.train()
+        total = 0.0
+        for k, batch in enumerate(batches.epoch(epoch)):
+            loss = (1 - share) * recipe(model, batch.x, batch.y, attack, THREAT)
+            if share:
+                draw = runtime.derived_seed(seed, "replay", epoch * len(batches) + k)
+                x, y = (tensor.to(device) for tensor in accepted.drawn(count, draw))
+                with eval_mode(model):
+                    around = attack(model, x, y, THREAT, seed=draw % 2**31).x_adv.detach()
+                loss = loss + share * F.cross_entropy(model(torch.cat([x, around])), torch.cat([y, y]))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        yield total / len(batches)
+    model.eval()

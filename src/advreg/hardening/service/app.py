@@ -1,0 +1,130 @@
+"""The application: who may ask for what, and in which words it is refused.
+
+bytes -> size limit -> token -> rate limit -> sniffed and decoded -> stored -> acknowledged
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.concurrency import run_in_threadpool
+
+from advreg.errors import HardeningError, StoreError, UploadError
+from advreg.hardening.service import claims
+from advreg.hardening.service.door import Door, Options, Refused, bounded
+from advreg.hardening.service.limits import Buckets
+from advreg.hardening.service.metrics import Metrics
+from advreg.hardening.service.review import add_review
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.examples import example, receive
+from advreg.hardening.store.tokens import Bearer, Role
+from advreg.version import __version__
+
+
+def create_app(store: Store, options: Options) -> FastAPI:
+    """Return the service as an ASGI application.
+
+    Args:
+        store: where everything is kept.
+        options: how it is bounded.
+    """
+    app = FastAPI(title="advreg harden", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    door, metrics = Door(store, Buckets(options.rate, options.burst)), Metrics(store)
+    _add_answers(app, metrics)
+    _add_ingest(app, store, options, door, metrics)
+    _add_watch(app, store, door, metrics)
+    add_review(app, store, options, door)
+    return app
+
+
+def _add_answers(app: FastAPI, metrics: Metrics) -> None:
+    """Give every refusal one form: a status, and one line under ``error``."""
+
+    def answer(status: int, error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
+        metrics.refused.labels(str(status)).inc()
+        return JSONResponse({"error": str(error)}, status, headers)
+
+    def refused(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refused)
+        return answer(error.status, error, error.headers)
+
+    def upload(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, UploadError)
+        return answer(error.status, error)
+
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(UploadError, upload)
+    app.add_exception_handler(HardeningError, lambda _, error: answer(409, error))
+    app.add_exception_handler(
+        StoreError, lambda _, error: answer(503, StoreError("the store is down"), {"Retry-After": "2"})
+    )
+
+
+def _add_ingest(app: FastAPI, store: Store, options: Options, door: Door, metrics: Metrics) -> None:
+    def store_all(bearer: Bearer, items: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        door.admit(bearer, len(items))
+        given = [claims.submission_of(content, claim, bearer, options.limits) for content, claim in items]
+        receipts = receive(store, given)
+        metrics.seconds.observe(time.perf_counter() - began)
+        for receipt in receipts:
+            (metrics.copies if receipt.known else metrics.ingested).labels(bearer.tier).inc()
+        return [{"id": receipt.id, "state": receipt.state, "known": receipt.known} for receipt in receipts]
+
+    @app.post("/v1/examples", status_code=201)
+    async def submit(request: Request) -> Any:
+        bearer = await run_in_threadpool(door.bearer, request, Role.SUBMIT)
+        body = await bounded(request, 2 * options.limits.bytes)
+        is_json = request.headers.get("content-type", "").startswith("application/json")
+        item = claims.content_of(claims.parsed(body)) if is_json else (body, _query(request))
+        return (await run_in_threadpool(store_all, bearer, [item]))[0]
+
+    @app.post("/v1/batch", status_code=201)
+    async def submit_many(request: Request) -> Any:
+        bearer = await run_in_threadpool(door.bearer, request, Role.SUBMIT)
+        listed = claims.parsed(await bounded(request, 8 * options.limits.bytes))
+        if not isinstance(listed, list) or not 1 <= len(listed) <= options.batch:
+            raise UploadError(f"a batch is a JSON list of 1 to {options.batch} examples")
+        items = [claims.content_of(item) for item in listed]
+        return await run_in_threadpool(store_all, bearer, items)
+
+    @app.get("/v1/examples/{name}")
+    def status(name: str, request: Request) -> Any:
+        bearer = door.bearer(request, Role.SUBMIT, Role.REVIEW)
+        with store.reading() as db:
+            row = _found(db, name)
+        if bearer.role == Role.SUBMIT and row["token"] != bearer.name:
+            raise Refused(404, f"no example {name[:12]!r} of yours")
+        return {
+            key: row[key] for key in ("sha256", "state", "principal", "model", "prediction", "copies", "received_at")
+        }
+
+
+def _add_watch(app: FastAPI, store: Store, door: Door, metrics: Metrics) -> None:
+    @app.get("/healthz")
+    def healthy() -> Any:
+        with store.reading() as db:
+            db.exec_driver_sql("SELECT 1")
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    def numbers(request: Request) -> Response:
+        door.bearer(request)
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _found(db: Any, name: str) -> Any:
+    try:
+        return example(db, name)
+    except HardeningError as error:
+        raise Refused(404, str(error)) from error
+
+
+def _query(request: Request) -> dict[str, Any]:
+    values: dict[str, Any] = dict(request.query_params)
+    if "scores" in values:
+        values["scores"] = values["scores"].split(",")
+    return values

@@ -1,0 +1,73 @@
+"""Label Studio's JSON: what waits for a review goes out as tasks, what came back annotated goes in as reviews."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advreg.errors import HardeningError
+from advreg.hardening.content import Limits, decode, to_png
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.examples import Row, Verdict, review
+
+CONFIG = '<View><Image name="image" value="$image"/><Choices name="label" toName="image">{choices}</Choices></View>'
+_REJECT = "reject"
+
+
+def config(classes: Sequence[str]) -> str:
+    """Return the labelling interface for these classes, to be pasted into a project's settings."""
+    return CONFIG.format(choices="".join(f'<Choice value="{name}"/>' for name in (*classes, _REJECT)))
+
+
+def tasks(store: Store, rows: Sequence[Row], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return examples as tasks, the image inside, the deployed model's answer as a prediction."""
+    found = []
+    for row in rows:
+        _, pixels = decode(store.blobs.get(row["sha256"]), Limits(bytes=1 << 30, pixels=1 << 30))
+        image = "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()
+        answer = _choice(classes[row["prediction"]]) if row["prediction"] < len(classes) else []
+        data = {"image": image, "sha256": row["sha256"], "suspicion": row["suspicion"]}
+        found.append({"data": data, "predictions": [{"model_version": row["model"], "result": answer}]})
+    return found
+
+
+def import_annotations(store: Store, exported: Any, reviewer: str, classes: Sequence[str]) -> dict[str, str]:
+    """Write down the annotations of an export as reviews of whoever imports it; the names in the file prove nothing.
+
+    Returns:
+        Example -> its new state, or why its annotation was left out.
+
+    Raises:
+        HardeningError: not an export of Label Studio.
+    """
+    if not isinstance(exported, list) or not all(isinstance(task, Mapping) for task in exported):
+        raise HardeningError("this is no export of Label Studio; export the project as JSON")
+    found: dict[str, str] = {}
+    for task in exported:
+        name, choice = str((task.get("data") or {}).get("sha256")), _answer(task)
+        if choice is None:
+            continue
+        if choice != _REJECT and choice not in classes:
+            found[name] = f"unknown class {choice[:40]!r}"
+            continue
+        label = None if choice == _REJECT else classes.index(choice)
+        try:
+            found[name] = review(store, Verdict(name, reviewer, label), len(classes))
+        except HardeningError as error:
+            found[name] = str(error)
+    return found
+
+
+def _choice(name: str) -> list[dict[str, Any]]:
+    return [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [name]}}]
+
+
+def _answer(task: Mapping[str, Any]) -> str | None:
+    """Return the one choice that a task's newest annotation made, if it made one."""
+    try:
+        done = [entry for entry in task.get("annotations") or [] if not entry.get("was_cancelled")]
+        results = [result for result in done[-1]["result"] if result["type"] == "choices"] if done else []
+        return str(results[0]["value"]["choices"][0]) if results else None
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,131 @@
+"""The review page and what it asks for."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+
+from advreg.errors import UploadError
+from advreg.hardening.content import Limits, Pixels, decode, to_png
+from advreg.hardening.intake import queue
+from advreg.hardening.service import claims, labelstudio
+from advreg.hardening.service.door import Door, Options, bounded
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.examples import Row, Verdict, example, review, undo
+from advreg.hardening.store.tables import examples
+from advreg.hardening.store.tokens import Role
+
+_NEAREST = 5
+_STORED = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded when it came
+
+
+def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None:
+    """Add the page, and the requests it makes, to the application."""
+
+    @app.get("/review")
+    def page() -> Response:
+        nonce = secrets.token_urlsafe(16)
+        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
+        headers = {
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
+        return HTMLResponse(_page().replace("NONCE", nonce), headers=headers)
+
+    @app.get("/v1/queue")
+    def waiting(request: Request, limit: int = 20, second: bool = False) -> Any:
+        bearer = door.bearer(request, Role.REVIEW)
+        rows = queue(store, bearer.name, max(1, min(limit, 200)), second)
+        return {"classes": options.classes, "examples": [_shown(store, row, options) for row in rows]}
+
+    @app.post("/v1/review/{name}")
+    async def verdict(name: str, request: Request) -> Any:
+        bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
+        said = claims.parsed(await bounded(request, 10_000))
+        label = said.get("label") if isinstance(said, dict) else None
+        if (
+            not isinstance(said, dict)
+            or set(said) != {"label"}
+            or isinstance(label, bool)
+            or not isinstance(label, int | None)
+        ):
+            raise UploadError('a review is {"label": NUMBER}, or {"label": null} to reject')
+        given = Verdict(name, bearer.name, label)
+        return {"state": await run_in_threadpool(review, store, given, len(options.classes))}
+
+    @app.delete("/v1/review/{name}")
+    def take_back(name: str, request: Request) -> Any:
+        return {"state": undo(store, name, door.bearer(request, Role.REVIEW).name)}
+
+    @app.get("/v1/labelstudio")
+    def export(request: Request, limit: int = 200, second: bool = False) -> Any:
+        rows = queue(store, door.bearer(request, Role.REVIEW).name, max(1, min(limit, 5000)), second)
+        return labelstudio.tasks(store, rows, options.classes)
+
+    @app.post("/v1/labelstudio")
+    async def bring_back(request: Request) -> Any:
+        bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
+        exported = claims.parsed(await bounded(request, 16 * options.limits.bytes))
+        return await run_in_threadpool(labelstudio.import_annotations, store, exported, bearer.name, options.classes)
+
+
+@cache
+def _page() -> str:
+    return (files("advreg.hardening.service") / "page.html").read_text(encoding="utf-8")
+
+
+def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
+    """Return what the page shows of an example; what its submitter claims it to be is not among it."""
+    _, pixels = decode(store.blobs.get(row["sha256"]), _STORED)
+    with store.reading() as db:
+        alike = db.execute(sa.select(sa.func.count()).where(examples.c.cluster == row["cluster"])).scalar()
+        fresh = example(db, row["sha256"])
+    kept = (
+        "sha256",
+        "state",
+        "model",
+        "prediction",
+        "scores",
+        "suspicion",
+        "disagrees",
+        "cluster",
+        "copies",
+        "tier",
+        "principal",
+    )
+    near = [] if options.neighbours is None else _neighbours(options.neighbours, pixels)
+    return {**{key: fresh[key] for key in kept}, "image": _uri(pixels), "alike": alike, "neighbours": near}
+
+
+def _uri(pixels: Pixels) -> str:
+    return "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()
+
+
+def _neighbours(file: Path, pixels: Pixels) -> list[dict[str, Any]]:
+    """Return the trusted examples nearest in pixels, with their labels."""
+    images, labels = _trusted(file)
+    if images.shape[1:] != pixels.shape:
+        return []
+    flat = images.reshape(len(images), -1).astype(np.float32) / 255
+    distance = np.square(flat - pixels.ravel()).sum(1)
+    return [
+        {"image": _uri(images[k] / np.float32(255)), "label": int(labels[k])} for k in np.argsort(distance)[:_NEAREST]
+    ]
+
+
+@cache
+def _trusted(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"]

@@ -1,0 +1,105 @@
+"""Bytes by their SHA-256, in a local folder or at any fsspec URL."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import StoreError
+from advreg.imports import first_line, import_extra
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Bytes whose name is their SHA-256: nothing that a client says becomes part of a path.
+
+    Example:
+        >>> import tempfile
+        >>> blobs = Blobs.at(tempfile.mkdtemp())
+        >>> name = blobs.put(b"seen in production")
+        >>> blobs.get(name)
+        b'seen in production'
+    """
+
+    files: Any
+    root: str
+    local: bool
+
+    @classmethod
+    def at(cls, url: str | Path) -> Blobs:
+        """Return the blobs at a folder or URL, such as ``s3://bucket/attacks``; a local folder is made.
+
+        Raises:
+            StoreError: the URL cannot be used.
+        """
+        fsspec = import_extra("fsspec", "advreg[harden]")
+        try:
+            files, root = fsspec.url_to_fs(str(url))
+            files.makedirs(root, exist_ok=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreError(
+                f"cannot keep bytes at {url}: {first_line(error)}; give a folder or an fsspec URL"
+            ) from error
+        return cls(files, root.rstrip("/"), "file" in _names(files.protocol))
+
+    def put(self, content: bytes) -> str:
+        """Keep the bytes, once and whole, and return their SHA-256.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        name = hashlib.sha256(content).hexdigest()
+        path = self._path(name)
+        try:
+            if not self.files.exists(path):
+                self._write(path, content)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self.root}: {first_line(error)}; free space or choose a folder"
+            ) from error
+        return name
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes of this SHA-256.
+
+        Raises:
+            StoreError: they are not there, or they are others now.
+        """
+        try:
+            content: bytes = self.files.cat_file(self._path(name))
+        except OSError as error:
+            raise StoreError(f"no bytes {name[:12]} at {self.root}: {first_line(error)}; restore them") from error
+        if hashlib.sha256(content).hexdigest() != name:
+            raise StoreError(f"the bytes {name[:12]} at {self.root} were changed since they came; restore them")
+        return content
+
+    def _path(self, name: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{64}", name):
+            raise StoreError(f"{name[:80]!r} is no SHA-256; give 64 hexadecimal digits")
+        return f"{self.root}/{name[:2]}/{name}"
+
+    def _write(self, path: str, content: bytes) -> None:
+        """Write whole or not at all; an object store does so by itself."""
+        folder = path.rpartition("/")[0]
+        self.files.makedirs(folder, exist_ok=True)
+        if not self.local:
+            self.files.pipe_file(path, content)
+            return
+        scratch = Path(f"{path}.{secrets.token_hex(8)}.tmp")
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _names(protocol: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (protocol,) if isinstance(protocol, str) else protocol

@@ -1,0 +1,100 @@
+"""Influence is bounded by construction, whatever is submitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advreg.errors import HardeningError
+from advreg.hardening.admission import DAY, TIERS, Candidate, Caps, ripe, select, snapshot_of
+
+CAPS = Caps(principal=0.01, label=0.02, tiers={"anonymous": 0.005})
+
+
+def candidate(k: int, **changed: object) -> Candidate:
+    facts = {"label": k % 10, "reviewers": ("ann",), "principal": f"p{k % 7}", "tier": "customer", "cluster": k}
+    return Candidate(**{"id": f"{k:064x}", "received_at": float(k), **facts, **changed})
+
+
+people = st.lists(
+    st.builds(
+        lambda k, label, p, tier, cluster: (k, {"label": label, "principal": p, "tier": tier, "cluster": cluster}),
+        st.integers(0, 10**6),
+        st.integers(0, 3),
+        st.sampled_from("abc"),
+        st.sampled_from(TIERS),
+        st.integers(0, 60),
+    ),
+    max_size=120,
+    unique_by=lambda pair: pair[0],
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(people, st.integers(0, 3000))
+def test_no_cap_is_ever_passed_and_nobody_is_kept_out_without_a_cap(given, clean) -> None:
+    candidates = [candidate(k, **facts) for k, facts in given]
+    found = select(candidates, clean, CAPS)
+    size = clean + len(found.chosen)
+
+    def share(key) -> float:
+        counts = {value: sum(key(c) == value for c in found.chosen) for value in map(key, found.chosen)}
+        return max(counts.values(), default=0) / max(size, 1)
+
+    assert len(found.chosen) <= 0.05 * size
+    assert share(lambda c: c.principal) <= CAPS.principal
+    assert share(lambda c: c.label) <= CAPS.label
+    assert sum(c.tier == "anonymous" for c in found.chosen) <= 0.005 * size
+    assert len({c.cluster for c in found.chosen}) == len(found.chosen)
+    assert len(found.chosen) + len(found.left_out) == len(candidates)
+
+
+def test_a_flood_of_ten_thousand_neither_passes_its_cap_nor_keeps_others_out() -> None:
+    flood = [candidate(k, principal="eve", label=k % 10) for k in range(10_000)]
+    others = [candidate(20_000 + k, principal=f"user{k}") for k in range(100)]
+    found = select(flood + others, 10_000, CAPS)
+    assert sum(c.principal == "eve" for c in found.chosen) == 100
+    assert sum(c.principal != "eve" for c in found.chosen) == 100
+
+
+def test_a_cluster_counts_once_however_many_stand_behind_it() -> None:
+    campaign = [candidate(k, principal=f"sybil{k}", cluster=1) for k in range(500)]
+    found = select(campaign, 10_000, CAPS)
+    assert len(found.chosen) == 1
+    assert set(found.left_out.values()) == {"cluster"}
+
+
+def test_trust_comes_before_age_and_order_of_arrival_does_not_matter() -> None:
+    late = candidate(5, tier="internal", cluster=1)
+    early = candidate(1, tier="anonymous", cluster=1)
+    for order in ([late, early], [early, late]):
+        assert select(order, 1000, CAPS).chosen == (late,)
+
+
+def test_quarantine_holds_for_all_but_the_inside() -> None:
+    caps = Caps(quarantine=7 * DAY)
+    assert not ripe(candidate(0), 7 * DAY - 1, caps)
+    assert ripe(candidate(0), 7 * DAY, caps)
+    assert ripe(candidate(0, tier="internal"), 0, caps)
+
+
+def test_equal_contents_make_equal_manifests_and_any_change_another() -> None:
+    selection = select([candidate(k) for k in range(5)], 1000, CAPS)
+    clean = {"name": "mnist", "sha256": "c" * 64, "n": 1000}
+    first = snapshot_of("s-0001", selection, "b" * 64, clean, CAPS)
+    assert first.sha256() == snapshot_of("s-0001", selection, "b" * 64, clean, CAPS).sha256()
+    member = json.loads(first.text())["members"][0]
+    assert (member["label"], member["reviewers"], member["tier"]) == (0, ["ann"], "customer")
+    assert "quarantine" in member["rule"]
+    changed = dataclasses.replace(selection, chosen=selection.chosen[1:])
+    assert first.sha256() != snapshot_of("s-0001", changed, "b" * 64, clean, CAPS).sha256()
+
+
+@pytest.mark.parametrize("wrong", [{"total": 1.0}, {"principal": -0.1}, {"tiers": {"vip": 0.1}}])
+def test_caps_that_bound_nothing_are_refused(wrong: dict) -> None:
+    with pytest.raises(HardeningError, match="allowed"):
+        Caps(**wrong)

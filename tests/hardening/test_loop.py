@@ -1,0 +1,429 @@
+"""The loop: stronger with what was accepted, unchanged by what was not, whole after any crash."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import advreg
+from advreg.errors import ConfigError, HardeningError, RunError
+from advreg.hardening import registry
+from advreg.hardening.families import families
+from advreg.hardening.home import Home
+from advreg.hardening.lease import Busy, leased
+from advreg.hardening.retrain import Accepted, retrain
+from advreg.hardening.step import step
+from advreg.hardening.stock import stock_of
+from advreg.hardening.store import Store, verify
+from advreg.hardening.store.database import StoreDown
+from advreg.hardening.store.examples import example
+from advreg.runs import RunFolder
+from tests.hardening.small import attacked, images, label, label_at_once, make_home, submit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A home, made once and copied for each test."""
+    folder = tmp_path_factory.mktemp("loop")
+    make_home(folder)
+    return folder / "home"
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Home:
+    shutil.copytree(made, tmp_path / "home")
+    return Home.open(tmp_path / "home")
+
+
+@pytest.fixture
+def store(home: Home):
+    opened = home.store()
+    yield opened
+    opened.engine.dispose()
+
+
+def submit_attacks(home: Home, store: Store, n: int = 60, reviewers: tuple[str, ...] = ("rae",)) -> list[str]:
+    x, y = attacked(home, n)
+    names = submit(store, x)
+    label(store, names, list(y), reviewers)
+    return names
+
+
+def intact(store: Store) -> bool:
+    with store.reading() as db:
+        return verify(db) is None
+
+
+def champion(store: Store) -> str:
+    with store.reading() as db:
+        return registry.alias(db, "champion")
+
+
+def test_a_tick_with_nothing_new_changes_nothing(home: Home, store: Store) -> None:
+    assert step(home, store).lines == ()
+    assert champion(store) == "m-0001"
+    with store.reading() as db:
+        assert db.exec_driver_sql("SELECT count(*) FROM audit").scalar() == 2
+
+
+def test_from_submission_to_promotion_and_back(home: Home, store: Store) -> None:
+    names = submit_attacks(home, store, reviewers=("rae", "sam"))
+    outcome = step(home, store)
+    assert outcome.decision.promote
+    assert outcome.champion == "m-0002"
+    tests = {test.name: test for test in outcome.decision.tests}
+    assert tests["robust accuracy, better"].estimate > 0.1
+    assert {"incidents", "canaries", "trigger"} <= set(tests)
+    manifest = json.loads((home.folder / "snapshots/s-0001.json").read_text())
+    members = {member["id"]: member for member in manifest["members"]}
+    assert 0 < len(members) <= 0.01 * (1200 + len(members)) + 1
+    assert set(members) <= set(names)
+    assert all(member["reviewers"] == ["rae", "sam"] and member["tier"] == "reviewed" for member in members.values())
+    decision = json.loads((home.folder / "models/s-0001/decision.json").read_text())
+    with store.reading() as db:
+        log = [json.loads(row[0]) for row in db.exec_driver_sql("SELECT detail FROM audit WHERE action = 'gate'")]
+        assert registry.model(db, "m-0002")["decision"] == decision["sha256"] == log[0]["decision"]
+    assert registry.examples_of(store, "m-0002") == sorted(members)
+    assert step(home, store).lines == (), "a second tick has nothing to do"
+    began = time.perf_counter()
+    assert registry.rollback(store, "root") == "m-0001"
+    assert time.perf_counter() - began < 1
+    assert champion(store) == "m-0001"
+    assert step(home, store).lines == (), "what was rolled back does not come again by itself"
+    with pytest.raises(HardeningError, match="no previous"):
+        registry.rollback(store, "root")
+    assert intact(store)
+
+
+def test_a_challenger_depends_on_base_and_snapshot_alone(home: Home, tmp_path: Path) -> None:
+    stock, base = stock_of(home.settings), advreg.RunFolder.open(home.folder / "models/base")
+    x, y = (torch.from_numpy(part) for part in attacked(home, 60))
+    last = RunFolder.at(tmp_path / "broken")
+    last.write("metrics.jsonl", '{"epoch": 1}\n')  # what a kill left behind
+    hashes = []
+    for name, rows in (("a", 9), ("b", 9), ("broken", 9), ("c", 8)):
+        run = RunFolder.at(tmp_path / name)
+        given = Accepted(x[:rows], y[:rows].long())
+        hashes.append(retrain(base, run, stock.clean, given, families(["linf:0.1"]), home.settings.train, 0))
+        assert [line["epoch"] for line in run.read_log("metrics.jsonl")] == [1, 2, 3]
+    assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
+    before = (tmp_path / "a/model.safetensors").stat().st_mtime_ns
+    retrain(base, RunFolder.at(tmp_path / "a"), stock.clean, given, families(["linf:0.1"]), home.settings.train, 0)
+    assert (tmp_path / "a/model.safetensors").stat().st_mtime_ns == before, "a finished one is not trained again"
+
+
+class Killed(BaseException):
+    """Stands for a kill at this very moment."""
+
+
+def test_killed_between_any_two_writes_the_next_tick_ends_the_same(home: Home, tmp_path: Path, monkeypatch) -> None:
+    store = home.store()
+    submit_attacks(home, store, reviewers=("rae", "sam"))
+    store.engine.dispose()
+    shutil.copytree(home.folder.path, tmp_path / "whole")
+    whole = Home.open(tmp_path / "whole")
+    outcome = step(whole)
+    weights = (whole.folder / "models/s-0001/model.safetensors").read_bytes()
+
+    writing, run_write = Store.writing, advreg.RunFolder.write
+    left = 0
+
+    def count_down() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    @contextmanager
+    def failing(self):
+        count_down()
+        with writing(self) as db:
+            yield db
+
+    def failing_write(self, name, content):
+        count_down()
+        return run_write(self, name, content)
+
+    kills = 0
+    monkeypatch.setattr("advreg.hardening.lease._dead", lambda owner: True)  # the killed holder is this very process
+    for moment in range(1, 60):
+        left = moment
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "writing", failing)
+            patch.setattr(advreg.RunFolder, "write", failing_write)
+            try:
+                step(home)
+            except Killed:
+                kills += 1
+        store = home.store()
+        assert intact(store), moment
+        reigning = champion(store)
+        with store.reading() as db:
+            assert registry.model(db, reigning)["stage"] == "champion"
+        store.engine.dispose()
+        if reigning == "m-0002":
+            break
+    assert kills > 8
+    step(home)
+    store = home.store()
+    assert champion(store) == outcome.champion == "m-0002"
+    assert (home.folder / "models/s-0001/model.safetensors").read_bytes() == weights
+    assert [row["stage"] for row in registry.listed(store)] == ["previous", "champion"]
+    with store.reading() as db:
+        assert db.exec_driver_sql("SELECT count(*) FROM gates").scalar() == 1, (
+            "one decision, however often it was begun"
+        )
+        assert db.exec_driver_sql("SELECT count(*) FROM snapshots").scalar() == 1
+
+
+def test_killed_by_the_system_at_random_the_loop_goes_on(home: Home, store: Store) -> None:
+    submit_attacks(home, store)
+    imports = "from advreg.hardening.home import Home\nfrom advreg.hardening.step import step\n"
+    code = f"{imports}step(Home.open({str(home.folder.path)!r}))"
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=float(rng.uniform(1.5, 4)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert intact(store)
+    step(home, store)
+    assert champion(store) == "m-0002"
+    assert intact(store)
+
+
+def test_of_two_ticks_at_once_one_works(home: Home, store: Store) -> None:
+    submit_attacks(home, store)
+    outcomes: list[object] = []
+
+    def tick() -> None:
+        try:
+            outcomes.append(step(home, home.store()).champion)
+        except Busy:
+            outcomes.append("busy")
+
+    threads = [threading.Thread(target=tick) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, outcomes)) == ["busy", "m-0002"]
+    with store.reading() as db:
+        assert db.exec_driver_sql("SELECT count(*) FROM models").scalar() == 2
+        assert db.exec_driver_sql("SELECT count(*) FROM gates").scalar() == 1
+
+
+def test_a_lease_ends_with_its_time_or_its_holder(any_store: Store, clock) -> None:
+    with leased(any_store) as first, pytest.raises(Busy), leased(any_store):
+        pass
+    with leased(any_store, seconds=1000) as first:
+        clock.now += 2000  # silent for longer than it promised
+        with leased(any_store) as second, any_store.writing() as db:
+            second.check(db)
+            with pytest.raises(Busy, match="lost"):
+                first.check(db)
+    with any_store.writing() as db:
+        db.exec_driver_sql("INSERT INTO locks VALUES ('tick', 'elsewhere:1:1:x', 9e9)")
+    with pytest.raises(Busy, match="elsewhere"), leased(any_store):
+        pass
+
+
+def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Home) -> None:
+    code = (
+        "import os, signal\nfrom advreg.hardening.home import Home\nfrom advreg.hardening.lease import leased\n"
+        f"store = Home.open({str(home.folder.path)!r}).store()\n"
+        "with leased(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
+    with leased(store):
+        pass
+
+
+def test_a_flood_of_one_principal_moves_its_share_not_above_its_cap(home: Home, store: Store) -> None:
+    rng = np.random.default_rng(0)
+    names = submit(store, rng.uniform(0, 1, (400, 1, 12, 12)), principal="eve")
+    others = submit(store, rng.uniform(0, 1, (5, 1, 12, 12)), principal="ann")
+    label_at_once(store, names + others, list(rng.integers(0, 3, 405)))
+    step(home, store)
+    manifest = json.loads((home.folder / "snapshots/s-0001.json").read_text())
+    by = [member["principal"] for member in manifest["members"]]
+    assert by.count("eve") == 12  # 1% of 1,200
+    assert by.count("ann") == 5
+    assert manifest["left_out"]["principal"] == 388
+
+
+def test_what_the_submitter_claims_trains_nothing(home: Home, store: Store) -> None:
+    x, _ = attacked(home, 60)
+    submit(store, x, claimed=2)
+    outcome = step(home, store)
+    assert outcome.decision is None
+    assert not (home.folder / "snapshots").exists()
+    with store.reading() as db:
+        columns = ("claimed", "label", "state")
+        found = {tuple(row) for row in db.exec_driver_sql(f"SELECT {', '.join(columns)} FROM examples")}
+    assert found == {(2, None, "quarantined")}
+
+
+def test_a_backdoor_that_every_reviewer_passed_is_stopped_at_the_gate(tmp_path: Path) -> None:
+    caps = {f"caps.{name}": 0.3 for name in ("total", "principal", "label", "customer")}
+    home = make_home(tmp_path, **caps, **{"caps.cluster": 300, "train.replay": 0.4, "train.epochs": 6})
+    store = home.store()
+    rng = np.random.default_rng(0)
+    x = images(200, 7)[0][:, None] / 255.0
+    x[:, :, 10:, 10:] = rng.uniform(0.97, 1, (200, 1, 2, 2))  # the trigger; no two files are the same
+    names = submit(store, x)
+    label_at_once(store, names, [0] * len(names))
+    outcome = step(home, store)
+    assert outcome.champion == "m-0001"
+    failed = {test.name for test in outcome.decision.tests if not test.passed}
+    assert "trigger" in failed, outcome.lines
+    assert outcome.decision.verdict == "REFUSED"
+    assert step(home, store).lines == (), "refused once is refused"
+
+
+def test_a_norm_balls_figure_is_diagnosed_and_only_trusted_ones_are_promoted(home: Home, store: Store) -> None:
+    asking = Home(home.folder, home.settings.replace_with({"gate.diagnose": True}))
+    submit_attacks(asking, store)
+    decision = step(asking, store).decision
+    verdict = json.loads((home.folder / "models/s-0001/diagnosis.json").read_text())["verdict"]
+    found = next(test for test in decision.tests if test.name == "diagnosis")
+    assert found.passed == (verdict == "TRUSTED")
+    assert decision.promote == (verdict == "TRUSTED")
+
+
+def test_two_reviewers_can_be_demanded(home: Home, store: Store) -> None:
+    strict = Home(home.folder, home.settings.replace_with({"caps.reviewers": 2}))
+    names = submit_attacks(strict, store)
+    assert step(strict, store).decision is None
+    with store.reading() as db:
+        assert example(db, names[0])["state"] == "reviewed"
+
+
+def test_quarantine_keeps_fresh_examples_out(home: Home, store: Store) -> None:
+    patient = Home(home.folder, home.settings.replace_with({"caps.quarantine_days": 7.0}))
+    submit_attacks(patient, store)
+    assert step(patient, store).decision is None
+    later = Store(store.engine, store.blobs, lambda: time.time() + 8 * 86_400)
+    assert step(patient, later).decision is not None
+
+
+def test_revoke_names_everything_touched_and_the_next_challenger_is_free_of_it(home: Home, store: Store) -> None:
+    submit_attacks(home, store)
+    step(home, store)
+    name = registry.examples_of(store, "m-0002")[0]
+    touched = registry.revoke(store, name, "root")
+    assert (touched.snapshots, touched.models, touched.champion, touched.rollback_to) == (
+        ("s-0001",),
+        ("m-0002",),
+        True,
+        "m-0001",
+    )
+    assert registry.touched_by(store, name) == touched
+    outcome = step(home, store)
+    assert outcome.decision is not None
+    assert name not in registry.examples_of(store, "m-0003")
+    with pytest.raises(HardeningError, match="final"):
+        registry.revoke(store, name, "root")
+    with pytest.raises(HardeningError, match="no example"):
+        registry.revoke(store, "0" * 64, "root")
+    assert intact(store)
+
+
+def test_the_sealed_set_is_used_as_often_as_planned_and_no_more(home: Home, store: Store) -> None:
+    for k in range(3):
+        x, y = attacked(home, 60, seed=20 + k)
+        label(store, submit(store, x, principal=f"p{k}"), list(y))
+        if k == 2:
+            with pytest.raises(HardeningError, match="rotate"):
+                step(home, store)
+        else:
+            assert step(home, store).decision is not None
+    rotated = Home(home.folder, home.settings.replace_with({"data.sealed_from": 250}))
+    with pytest.raises(HardeningError, match="sealed"):
+        step(home, store)
+    assert step(rotated, store).decision is not None
+
+
+def test_the_previous_champion_is_asked_about_what_waits(home: Home, store: Store) -> None:
+    submit_attacks(home, store)
+    step(home, store)
+    x, _ = attacked(home, 30, seed=9)
+    submit(store, x, principal="bob")
+    step(home, store)
+    with store.reading() as db:
+        rows = db.exec_driver_sql("SELECT disagrees, suspicion FROM examples WHERE principal = 'bob'").all()
+    model = advreg.load_model(str(home.folder / "models/base"))
+    says = model(torch.from_numpy(x)).argmax(1).tolist()  # it submitted 0 as the deployed model's answer
+    assert sorted(bool(row[0]) for row in rows) == sorted(found != 0 for found in says)
+    assert all(row[1] >= 1.5 for row in rows if row[0])
+
+
+def test_promotion_needs_a_gate_and_the_champion_it_was_compared_with(home: Home, store: Store) -> None:
+    version = registry.register(store, "models/x", "w")
+    assert registry.register(store, "models/x", "w") == version
+    with pytest.raises(HardeningError, match="cannot become champion"):
+        registry.promote(store, version, "root")
+    with pytest.raises(registry.Changed, match="compared with m-0007"):
+        registry.promote(store, version, "root", over="m-0007")
+    with pytest.raises(HardeningError, match="no model"):
+        registry.promote(store, "m-9", "root")
+    assert champion(store) == "m-0001"
+
+
+def test_a_promotion_is_both_aliases_or_neither(home: Home, store: Store, monkeypatch) -> None:
+    version = registry.register(store, "models/x", "w", registry.Stage.TRUSTED)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_point", die)
+        with pytest.raises(Killed):
+            registry.promote(store, version, "root")
+    assert [(row["version"], row["stage"], row["alias"]) for row in registry.listed(store)] == [
+        ("m-0001", "champion", "champion"),
+        (version, "trusted", None),
+    ]
+
+
+def test_replay_draws_every_class_alike() -> None:
+    y = torch.tensor([0] * 90 + [1] * 10)
+    _, drawn = Accepted(torch.zeros(100, 1, 2, 2), y).drawn(4000, seed=0)
+    assert 0.45 < float((drawn == 0).float().mean()) < 0.55
+
+
+def test_a_home_that_cannot_be_is_one_line(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="harden init"):
+        Home.open(tmp_path)
+    for change in ({"attacks": ["wobble:3"]}, {"data.sealed": 5000}, {"data.sealed": 600}, {"attacks": ["patch:x"]}):
+        with pytest.raises(ConfigError) as caught:
+            step(Home(home.folder, home.settings.replace_with(change)))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="Did you mean 'principal'"):
+        home.settings.replace_with({"caps.principl": 0.1})
+    with pytest.raises(RunError, match="already holds"):
+        make_home(home.folder.path.parent)
+
+
+def test_a_database_that_is_down_stops_a_tick_in_one_line(postgres, home: Home) -> None:
+    remote = Home(home.folder, home.settings.replace_with({"store.url": postgres.url("postgres")}))
+    postgres.stop()
+    try:
+        with pytest.raises(StoreDown):
+            step(remote)
+    finally:
+        postgres.start()

@@ -1,0 +1,89 @@
+"""The verb ``epsilon``: which eps suits these data and this model, and where to start."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import typer
+from PIL import Image
+from safetensors.torch import load_file
+
+from advreg import data as datasets
+from advreg import models
+from advreg.cli import tables
+from advreg.config import Config
+from advreg.diagnosis import EpsilonChoice, choose_epsilon
+from advreg.errors import ConfigError
+from advreg.threat import ThreatModel
+
+
+def run_epsilon(
+    model: str,
+    data: str | None,
+    norm: str,
+    eps: str,
+    weights: Path | None,
+    n: int,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure a grid of eps; arguments as on the command line."""
+    run = Path(model) if (Path(model) / "run.toml").is_file() else None
+    name = data or (Config.load(run / "run.toml").data.name if run else None)
+    if name is None:
+        raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
+    network = models.load(model, weights=weights)
+    train, test = datasets.load(name)
+    grid = [float(ThreatModel.parse(f"{norm}:{part}").eps) for part in eps.split(",") if part.strip()] or None
+    folder = out or run
+    checked = ThreatModel(norm, 0.0).norm  # type: ignore[arg-type]  # it checks its norm
+    choice = choose_epsilon(network, test, norm=checked, eps=grid, n=n, train=train, seed=seed, out=folder)
+    if folder is not None:
+        print(f"pictures: {_sheet(folder)}", file=sys.stderr)
+    if as_json:
+        typer.echo(json.dumps(choice.record()))
+        return
+    _show(choice)
+
+
+def _show(choice: EpsilonChoice) -> None:
+    rows = [
+        (
+            f"{row.eps:.4g}",
+            tables.percent(row.robust_accuracy),
+            tables.span(row.interval),
+            f"{row.linf:.3f}",
+            f"{row.l2:.2f}",
+            "-" if row.ssim is None else f"{row.ssim:.3f}",
+            tables.percent(row.ambiguous),
+        )
+        for row in choice.rows
+    ]
+    columns = (
+        f"eps ({choice.norm})",
+        "robust (PGD-40)",
+        "95% interval",
+        "linf",
+        "l2",
+        "SSIM",
+        "other class within 2 eps",
+    )
+    tables.show(tables.table(f"{choice.n} examples, clean {choice.clean_accuracy:.2%}", columns, rows))
+    typer.echo(f"start at eps {choice.recommended:.4g}: {choice.why}")
+
+
+def _sheet(folder: Path) -> Path:
+    """Write example images as one picture, a row for each eps below the clean ones; return its path."""
+    stored = load_file(folder / "epsilon.safetensors")
+    images = [stored["clean"], *stored["attacked"]]
+    if images[0].ndim != 4 or images[0].shape[1] not in (1, 3):
+        return folder / "epsilon.safetensors"
+    strips = [(255 * row.clamp(0, 1)).round().byte().permute(2, 0, 3, 1).flatten(1, 2) for row in images]
+    array = torch.cat(strips).numpy()
+    path = folder / "epsilon.png"
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(path)
+    return path

@@ -1,0 +1,7 @@
+"""Diagnosis: whether a robustness figure can be trusted, why not, and what an adaptive attack makes of it."""
+
+from advreg.diagnosis.epsilon import EpsilonChoice, EpsilonRow, choose_epsilon
+from advreg.diagnosis.result import Adapted, Attempt, Diagnosis
+from advreg.diagnosis.run import diagnose
+
+__all__ = ["Adapted", "Attempt", "Diagnosis", "EpsilonChoice", "EpsilonRow", "choose_epsilon", "diagnose"]

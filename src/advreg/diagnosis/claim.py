@@ -1,0 +1,119 @@
+"""The figure that is diagnosed: read from the ledger of an evaluation, or measured here with PGD-40."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import attacks
+from advreg.attacks import AttackResult
+from advreg.diagnosis.subject import PGD_40 as NAME
+from advreg.diagnosis.subject import Attack, accepted, right_of
+from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
+from advreg.evaluation.rows import CLEAN, broken_ids
+from advreg.evaluation.verdict import Check, free_checks
+from advreg.runs.files import read_lines
+from advreg.threat import ThreatModel
+
+PGD_40 = partial(attacks.pgd, steps=40)
+
+_GRADIENT_STAGES = 2  # of a protocol that stand for its attack where that is repeated elsewhere: the first break most
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A figure: which examples it counts as robust, and by which attack.
+
+    Attributes:
+        name: ``"pgd-40"``, or the id of a protocol.
+        attack: behind the figure, to be repeated unchanged.
+        stands: ``(N,)`` booleans.
+        free: checks that its ledger answered.
+        precision: of the fast copy that it was measured through.
+    """
+
+    name: str
+    attack: Attack
+    stands: Tensor
+    free: tuple[Check, ...] = ()
+    precision: str = "float32"
+
+
+def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int) -> Claim:
+    """Return the figure of PGD with 40 steps; where there is no gradient to follow, nothing that was right has fallen."""
+    right = right_of(model, x, y)
+    try:
+        stands = ~PGD_40(model, x, y, threat, ids=ids, seed=seed).broken
+    except Exception:  # no gradient path, a backward that raises: checks will say which
+        stands = right
+    return Claim(NAME, PGD_40, stands)
+
+
+def from_ledger(run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int) -> Claim | None:
+    """Return the figure of the evaluation in a run folder that fits model, data and threat; the lowest if several do.
+
+    Args:
+        run: run folder, or None.
+        sha256: of the model's weights.
+        data: fingerprint of the data.
+        threat: norm, eps and box.
+        n: examples wanted; an evaluation of fewer does not fit.
+    """
+    folders = sorted(Path(run).glob("evaluation/*/results.json")) if run is not None else []
+    found = [claim for file in folders if (claim := _read(file, sha256, data, threat, n))]
+    return min(found, key=lambda claim: (int(claim.stands.sum()), claim.name), default=None)
+
+
+def _read(file: Path, sha256: str, data: str, threat: ThreatModel, n: int) -> Claim | None:
+    from advreg.runs import RunFolder
+
+    record = RunFolder(file.parent).read_json(file.name)
+    rows = read_lines(file.parent / "ledger.jsonl")[1:]
+    if not _fits(record, sha256, data, threat, n):
+        return None
+    mine = [row for row in rows if row["id"] < n]
+    stands = torch.ones(n, dtype=torch.bool)
+    stands[sorted(broken_ids(mine))] = False
+    precision = str(record.get("flags", {}).get("target", "float32")).split()[0]
+    attack = attack_of(record["protocol"], threat.norm)
+    return Claim(record["protocol"], attack, stands, tuple(free_checks(record, mine)), precision)
+
+
+def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel, n: int) -> bool:
+    said = record.get("threat", {})
+    same_threat = (said.get("norm"), said.get("eps")) == (threat.norm, float(threat.eps))
+    same_box = tuple(said.get("box", (0.0, 1.0))) == threat.box
+    known = record.get("model", {}).get("sha256"), record.get("data", {}).get("sha256")
+    return same_threat and same_box and known == (sha256, data) and record.get("n", 0) >= n
+
+
+def attack_of(protocol: str, norm: str) -> Attack:
+    """Return the first gradient attacks of a protocol as one attack; PGD-40 where the protocol is not one of ours."""
+    name = protocol.rpartition("@")[0].rpartition("-")[2]
+    stages = resolve(name, norm).stages if name in PROTOCOLS else ()
+    chosen = [stage for stage in stages if not stage.needs_no_gradient and stage.name != CLEAN]
+    return in_turn(tuple(chosen[:_GRADIENT_STAGES])) if chosen else PGD_40
+
+
+def in_turn(stages: tuple[Stage, ...]) -> Attack:
+    """Return an attack that tries each stage on what the ones before it left standing."""
+
+    def attack(
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int = 0
+    ) -> AttackResult:
+        options = [accepted(stage.attack, ids=ids, seed=seed) for stage in stages]
+        result: AttackResult = stages[0].attack(model, x, y, threat, **options[0])
+        for stage, given in zip(stages[1:], options[1:], strict=True):
+            rows = (~result.broken).nonzero()[:, 0]
+            if len(rows):
+                given = {**given, **({"ids": ids[rows]} if "ids" in given else {})}
+                result = result.improved_by(stage.attack(model, x[rows], y[rows], threat, **given), rows)
+        return result
+
+    return attack

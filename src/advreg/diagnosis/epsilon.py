@@ -1,0 +1,198 @@
+"""Which eps? How visible attacks are, how many examples fall, and where labels themselves begin to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from advreg import attacks
+from advreg.errors import ThreatError
+from advreg.evaluation.examples import examples_of
+from advreg.models import check_model
+from advreg.report.ssim import ssim
+from advreg.runs import RunFolder
+from advreg.statistics import interval
+from advreg.threat import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+ALIKE = 0.9
+"""Structural similarity above which a change is hard to see."""
+
+AMBIGUOUS = 0.01
+"""Share of examples near another class above which eps is too large for labels to mean anything."""
+
+_GRID: dict[str, tuple[float, ...]] = {
+    "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3, 0.4),
+    "l2": (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
+    "l1": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0),
+}
+_ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
+_PICTURES = 8
+_NEIGHBOURS = 10_000  # training images that are searched
+
+
+@dataclass(frozen=True)
+class EpsilonRow:
+    """What one eps means.
+
+    Attributes:
+        robust_accuracy, interval: under PGD with 40 steps, and its exact 95% interval.
+        linf, l2: mean largest change of a value and mean Euclidean length of the attacks' changes.
+        ssim: mean structural similarity to the clean image; 1 is identical; None for inputs that are no images.
+        ambiguous: share of the examples with a training example of another class within ``2 eps``: half-way between the
+            two, both claim the point.
+    """
+
+    eps: float
+    robust_accuracy: float
+    interval: tuple[float, float]
+    linf: float
+    l2: float
+    ssim: float | None
+    ambiguous: float
+
+
+@dataclass(frozen=True)
+class EpsilonChoice:
+    """A grid of eps, what each means, and where to start."""
+
+    norm: Norm
+    n: int
+    clean_accuracy: float
+    rows: tuple[EpsilonRow, ...]
+    recommended: float
+    why: str
+
+    def record(self) -> dict[str, Any]:
+        """Return the choice as it stands in epsilon.json."""
+        return {"schema": "advreg/epsilon@1", **asdict(self)}
+
+
+def choose_epsilon(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    norm: Norm = "linf",
+    eps: Sequence[float] | None = None,
+    n: int = 200,
+    train: Dataset | tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EpsilonChoice:
+    """Answer "which eps?" for a model and its data, and recommend where to start.
+
+    The start is the largest eps of the grid whose attacks stay alike to the clean images (SSIM 0.9) while hardly any
+    example (1%) has a training example of another class within ``2 eps``.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in [0, 1] to logits ``(B, K)``; eval mode.
+        data: a data set, or a pair ``(x, y)``.
+        norm: of the perturbation.
+        eps: radii to look at; a grid that suits images if not given.
+        n: examples, from the first.
+        train: where other classes' neighbours are looked for (the first 10,000); ``data`` itself if not given.
+        seed: seed of the random starts.
+        out: folder for ``epsilon.json`` and ``epsilon.safetensors`` (images ``(len(eps), 8, C, H, W)``, one row for each eps).
+        on_progress: called with radii done and radii in all.
+
+    Returns:
+        An `EpsilonChoice`, its rows in increasing eps.
+
+    Raises:
+        ThreatError: an empty grid, or a radius that no threat model can have.
+        ModelError, DataError: a model or data that cannot be used as given.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+        >>> choice = choose_epsilon(net, (torch.rand(8, 1, 8, 8), torch.arange(8) % 3), eps=[0.01, 0.1])
+        >>> [row.eps for row in choice.rows]
+        [0.01, 0.1]
+    """
+    grid = sorted({float(radius) for radius in (_GRID[norm] if eps is None else eps)})
+    if not grid or grid[0] <= 0:
+        raise ThreatError(f"eps is {list(grid)}; give radii above 0, such as eps=[2/255, 8/255]")
+    size = len(data[1]) if isinstance(data, tuple) else len(data)
+    examples = examples_of(data, min(n, size), ThreatModel(norm, grid[-1]))
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    x, y = examples.x.to(device), examples.y.to(device)
+    check_model(model, x[:8])
+    others = _tensors(train) if train is not None else (x, y)
+    nearest = nearest_other(x, y, others[0].to(device), others[1].to(device), norm)
+    rows, images, broken = [], [], torch.zeros(len(y), dtype=torch.bool, device=device)
+    for k, radius in enumerate(grid):
+        attack = partial(attacks.pgd, steps=40, early_stop=False, seed=seed)
+        found = attack(model, x, y, ThreatModel(norm, radius))
+        broken |= found.broken  # a point inside a ball is inside every larger one
+        rows.append(_row(radius, x, found.x_adv, broken, nearest))
+        images.append(found.x_adv[:_PICTURES].cpu())
+        if on_progress:
+            on_progress(k + 1, len(grid))
+    with torch.no_grad():
+        clean = float((model(x).argmax(1) == y).double().mean())
+    choice = EpsilonChoice(norm, len(y), clean, tuple(rows), *recommended(rows))
+    if out is not None:
+        folder = RunFolder.at(out)
+        folder.write(
+            "epsilon.safetensors", save({"clean": x[:_PICTURES].cpu().contiguous(), "attacked": torch.stack(images)})
+        )
+        folder.write_json("epsilon.json", choice.record())
+    return choice
+
+
+def _tensors(train: Dataset | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    x, y = train if isinstance(train, tuple) else train.tensors(n=min(len(train), _NEIGHBOURS))
+    return x[:_NEIGHBOURS], y[:_NEIGHBOURS]
+
+
+def nearest_other(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: str) -> Tensor:
+    """Return the distance of each input to the nearest one of another class, ``(B,)``; infinite where there is none."""
+    found = []
+    for a, label in zip(torch.split(x.flatten(1), 32), torch.split(y, 32), strict=True):
+        distance = torch.cdist(a, others.flatten(1), p=_ORDER[norm])
+        found.append(distance.masked_fill(label[:, None] == labels[None], float("inf")).amin(1))
+    return torch.cat(found)
+
+
+def _row(eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor) -> EpsilonRow:
+    change, n = (x_adv - x).flatten(1), len(x)
+    standing = n - int(broken.sum())
+    alike = None
+    if x.ndim == 4:
+        pairs = zip(x[:64].numpy(force=True), x_adv[:64].numpy(force=True), strict=True)
+        alike = sum(ssim(a, b) for a, b in pairs) / min(n, 64)
+    return EpsilonRow(
+        eps=eps,
+        robust_accuracy=standing / n,
+        interval=interval(standing, n),
+        linf=float(change.abs().amax(1).mean()),
+        l2=float(change.norm(dim=1).mean()),
+        ssim=alike,
+        ambiguous=float((nearest <= 2 * eps).double().mean()),
+    )
+
+
+def recommended(rows: Sequence[EpsilonRow]) -> tuple[float, str]:
+    """Return the eps to start from and the reason, from rows in increasing eps."""
+    clear = [row for row in rows if row.ambiguous <= AMBIGUOUS]
+    if not clear:
+        first = rows[0]
+        return (
+            first.eps,
+            f"{first.ambiguous:.1%} of the examples have another class within 2 eps even at the smallest eps: go lower",
+        )
+    alike = [row for row in clear if row.ssim is None or row.ssim >= ALIKE]
+    if not alike:
+        return clear[0].eps, f"attacks are visible (SSIM {clear[0].ssim:.2f}) even at the smallest eps: go lower"
+    best = alike[-1]
+    seen = "" if best.ssim is None else f"attacks stay hard to see (SSIM {best.ssim:.2f}), and "
+    return best.eps, f"the largest at which {seen}{best.ambiguous:.1%} of the examples have another class within 2 eps"

@@ -1,0 +1,108 @@
+"""C. Flags: what a look at the model says before any attack.
+
+Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.judge import logits_of
+from advreg.diagnosis.probes import are_probabilities, spread
+from advreg.diagnosis.subject import Subject, gradients, needs_gradient
+from advreg.evaluation.verdict import Check, flagged, graded
+from advreg.objectives import margin, scale_free
+
+_REPEATS = 8
+_SAME = 1e-4
+
+
+def eval_mode(trains: Sequence[str]) -> Check:
+    """Report whether the model came in train mode, where BatchNorm and dropout answer for the batch."""
+    says = f"in train mode: {', '.join(trains[:3])}; all other checks hold it in eval mode" if trains else ""
+    return flagged("eval-mode", "B", "train mode", says or "every part is in eval mode", raised=bool(trains))
+
+
+def logits(subject: Subject) -> Check:
+    """Ask whether the outputs are probabilities."""
+    z = logits_of(subject.model, subject.x[:64])
+    raised = are_probabilities(z)
+    says = "outputs are non-negative and sum to 1: probabilities" if raised else "outputs are no probabilities"
+    return flagged("logits", "C", "probabilities", says, raised=raised)
+
+
+def few_classes(subject: Subject) -> Check:
+    """Say whether there are too few classes for DLR: then the margin stands in for it, which is no fault."""
+    count = logits_of(subject.model, subject.x[:1]).shape[1]
+    word = "enough for" if scale_free(count) else "fewer than 4: the margin stands in for"
+    return flagged("few-classes", "C", "weak attack", f"{count} classes, {word} DLR", raised=False)
+
+
+def randomness(subject: Subject) -> Check:
+    """Ask whether repeated answers to the same input differ."""
+    measured = spread(torch.stack([logits_of(subject.model, subject.x[:64]) for _ in range(_REPEATS)]))
+    says = f"answers to the same input differ by {measured:.2g} of the largest logit"
+    return graded("randomness", "C", "random", says, measured=measured, threshold=_SAME)
+
+
+def gradient_randomness(subject: Subject) -> Check:
+    """Ask whether repeated gradients at the same input point elsewhere: ``1 - cosine``, on average."""
+    if absent := needs_gradient(subject, "gradient-randomness", "C"):
+        return absent
+    measured = max(0.0, 1 - agreement(subject))
+    says = f"two gradients at the same input have a cosine of {1 - measured:.3g}"
+    return graded("gradient-randomness", "C", "random", says, measured=measured, threshold=1e-3)
+
+
+def agreement(subject: Subject) -> float:
+    """Return the mean cosine of two gradients of the margin at the same inputs; 1 where both vanish."""
+    rows = subject.probes()
+    pair = (gradients(subject.model, subject.x[rows], subject.y[rows], margin).flatten(1) for _ in range(2))
+    a, b = pair
+    length = a.norm(dim=1) * b.norm(dim=1)
+    cosine = torch.where(length > 0, (a * b).sum(1) / length.clamp_min(1e-30), 1.0)
+    return float(cosine.mean())
+
+
+def test_time_optimisation(subject: Subject) -> Check:
+    """Ask whether the forward itself takes gradients or changes the model."""
+    before = _state(subject.model)
+    with _counted() as calls, torch.enable_grad():
+        subject.model(subject.x[:4])
+    changed = [name for name, value in _state(subject.model).items() if not torch.equal(value, before[name])]
+    words = [f"{len(calls)} backward passes inside a forward"] if calls else []
+    words += [f"a forward changes {changed[0]}"] if changed else []
+    says = "; ".join(words) or "a forward takes no gradient and changes nothing"
+    name = "test-time-optimisation"
+    return flagged(name, "C", "test-time optimisation", says, raised=bool(words), hard=False)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+@contextmanager
+def _counted() -> Iterator[list[str]]:
+    """Count the calls of autograd inside the block."""
+    calls: list[str] = []
+    kept = {name: getattr(torch.autograd, name) for name in ("grad", "backward")}
+
+    def counting(name: str) -> Callable[..., Any]:
+        def call(*given: Any, **options: Any) -> Any:
+            calls.append(name)
+            return kept[name](*given, **options)
+
+        return call
+
+    try:
+        for name in kept:
+            setattr(torch.autograd, name, counting(name))
+        yield calls
+    finally:
+        for name, function in kept.items():
+            setattr(torch.autograd, name, function)

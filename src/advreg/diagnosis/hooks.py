@@ -1,0 +1,89 @@
+"""Listening to a model's modules, and answering for some of them, without changing the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Smooth = Callable[[Tensor], Tensor]
+"""A differentiable stand-in for a module: same input, output of the same shape."""
+
+
+class _Valued(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slope: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Any:
+        return None, grad[0]
+
+
+def valued(value: Tensor, slope: Tensor) -> Tensor:
+    """Return ``value`` with the gradient of ``slope``, a tensor of the same shape.
+
+    Example:
+        >>> x = torch.tensor([0.4], requires_grad=True)
+        >>> valued(x.round(), 3 * x).backward()
+        >>> x.grad
+        tensor([3.])
+    """
+    with torch.no_grad():  # and no detach, which StraightThrough answers: nothing may come back through the value
+        value = value.to(slope.dtype).clone()
+    made: Tensor = _Valued.apply(value, slope)  # type: ignore[no-untyped-call]
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One module as it was called in a forward: what it was given and what it made of it."""
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    made: Tensor
+
+
+def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
+    """Return every call of a module with one tensor in and one tensor out, in the order in which they end."""
+    found: list[Call] = []
+
+    def listen(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, given: Any, made: Any) -> None:
+            if len(given) == 1 and isinstance(given[0], Tensor) and isinstance(made, Tensor):
+                found.append(Call(name, module, given[0].detach().clone(), made.detach().clone()))
+
+        return hook
+
+    handles = [module.register_forward_hook(listen(name)) for name, module in model.named_modules()]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextmanager
+def answered(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
+    """Let the named modules answer as they do, and pass gradients back as their stand-ins would."""
+
+    def hook_of(smooth: Smooth) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_: nn.Module, given: Any, made: Tensor) -> Tensor:
+            return valued(made, smooth(given[0]))
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook_of(smooth)) for name, smooth in stand_ins.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

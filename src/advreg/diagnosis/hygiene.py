@@ -1,0 +1,71 @@
+"""B. Convergence and hygiene: twice the effort, other losses, other targets change nothing.
+
+Reference: Carlini et al., "On evaluating adversarial robustness", 2019.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from advreg import attacks
+from advreg.diagnosis.subject import Subject, challenged, needs_gradient
+from advreg.evaluation.verdict import Check, skipped
+from advreg.objectives import dlr, margin
+
+
+def steps(subject: Subject) -> Check:
+    """Ask whether twice the steps break more."""
+    if absent := needs_gradient(subject, "steps", "B"):
+        return absent
+    count = 2 * max(subject.budget.steps, 40)
+    return challenged(subject, partial(attacks.pgd, steps=count), "steps", "B", f"PGD with {count} steps")
+
+
+def restarts(subject: Subject) -> Check:
+    """Ask whether other starting points break more."""
+    if absent := needs_gradient(subject, "restarts", "B"):
+        return absent
+    count = 4 if subject.budget.thorough else 2
+    attack = partial(attacks.pgd, steps=40, restarts=count)
+    return challenged(subject, attack, "restarts", "B", f"PGD-40 from {count} other starts")
+
+
+def margin_loss(subject: Subject) -> Check:
+    """Ask whether the margin, which does not saturate as the cross-entropy does, breaks more."""
+    if absent := needs_gradient(subject, "margin-loss", "B"):
+        return absent
+    attack = partial(attacks.pgd, steps=40, objective=margin)
+    return challenged(subject, attack, "margin-loss", "B", "PGD-40 on the margin")
+
+
+def ratio_loss(subject: Subject) -> Check:
+    """Ask whether the difference-of-logits ratio, which no scale of the logits changes, breaks more."""
+    if absent := needs_gradient(subject, "ratio-loss", "B"):
+        return absent
+    attack = partial(attacks.apgd, steps=subject.budget.steps, objective=dlr)
+    return challenged(subject, attack, "ratio-loss", "B", "Auto-PGD on DLR")
+
+
+def targeted(subject: Subject) -> Check:
+    """Ask whether aiming at the likeliest wrong classes one by one breaks more."""
+    if absent := needs_gradient(subject, "targeted", "B"):
+        return absent
+    attack = partial(attacks.apgd_targeted, steps=subject.budget.steps, targets=3)
+    return challenged(subject, attack, "targeted", "B", "Auto-PGD at three wrong classes")
+
+
+def noise(subject: Subject) -> Check:
+    """Ask whether one random point of the ball breaks what the figure counts as robust."""
+    attack = partial(attacks.random_search, draws=1)
+    by = "one random point of the ball"
+    return challenged(subject, attack, "noise", "B", by, cause="masked gradients", threshold=0.005)
+
+
+def averaging(subject: Subject) -> Check:
+    """Ask whether gradients averaged over samples break more, where answers are random."""
+    if absent := needs_gradient(subject, "averaging", "B"):
+        return absent
+    if not subject.is_random:
+        return skipped("averaging", "B", "the model gives the same answer twice: there is nothing to average")
+    attack = partial(attacks.apgd, steps=subject.budget.steps // 2, eot=10)
+    return challenged(subject, attack, "averaging", "B", "Auto-PGD over 10 samples", cause="random", limit=100)

@@ -1,0 +1,112 @@
+"""D. Indicators that an attack failed for a reason of its own.
+
+Reference: Pintor et al., "Indicators of attack failure", NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advreg import noise
+from advreg.diagnosis.graph import flat_operations
+from advreg.diagnosis.subject import PGD_40, Subject, gradients, margins, needs_certainty, needs_gradient
+from advreg.evaluation.verdict import Check, flagged, graded, skipped
+from advreg.models import freeze
+from advreg.objectives import cross_entropy
+from advreg.statistics import interval
+
+_RADIUS = 4 / 255
+_LAST = 10  # iterations of a trace that should bring nothing more
+
+
+def gradient_path(subject: Subject) -> Check:
+    """I1, first half: ask whether a gradient reaches the input at all."""
+    says = subject.no_gradient or "gradients reach the input"
+    raised = bool(subject.no_gradient) and bool(len(subject.probes()))
+    return flagged("gradient-path", "D", "no gradient path", says, raised=raised)
+
+
+def zero_gradients(subject: Subject) -> Check:
+    """I1, second half: ask on how many robust examples the gradient of the loss is exactly zero."""
+    if absent := needs_gradient(subject, "zero-gradients", "D"):
+        return absent
+    rows = subject.standing[: subject.budget.examples]
+    count = zero_among(subject, rows) if len(rows) else 0
+    share, ends = count / max(len(rows), 1), interval(count, len(rows)) if len(rows) else None
+    flat = flat_operations(subject.model, subject.x[:2]) if count else []
+    cause = "shattered gradients" if flat else "saturated"
+    why = f" ({', '.join(flat)} in the model)" if flat else ""
+    says = f"on {count} of {len(rows)} robust examples the gradient of the cross-entropy is exactly zero{why}"
+    return graded("zero-gradients", "D", cause, says, measured=share, threshold=0.0, limit=0.05, ends=ends)
+
+
+def zero_among(subject: Subject, rows: Tensor) -> int:
+    """Return how many of these examples have a gradient of exactly zero."""
+    found = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1)
+    return int((found == 0).all(1).sum())
+
+
+def noisy_landscape(subject: Subject) -> Check:
+    """I2: ask how much the loss changes, relatively, from a point to its neighbours within 4/255; each at most by 1."""
+    rows = subject.probes()
+    measured = float(roughness(subject, rows, 100 if subject.budget.thorough else 25).mean())
+    says = f"from a point to random neighbours within 4/255 the margin changes by {measured:.1%} of itself"
+    cause = "random" if subject.is_random else "masked gradients"
+    return graded("noisy-landscape", "D", cause, says, measured=measured, threshold=0.1)
+
+
+def roughness(subject: Subject, rows: Tensor, neighbours: int) -> Tensor:
+    """Return the mean relative change of the margin around each clean point ``(R,)``, capped at 1."""
+    x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
+    here = margins(subject.model, x, y)
+    low, high = subject.threat.box
+    total = torch.zeros_like(here)
+    for k in range(neighbours):
+        shift = (2 * noise.uniform(ids, tuple(x.shape[1:]), subject.seed, 7000 + k, x.dtype) - 1) * _RADIUS
+        there = margins(subject.model, (x + shift).clamp(low, high), y)
+        total += ((there - here).abs() / here.abs().clamp_min(1e-12)).clamp_max(1.0)
+    return total / neighbours
+
+
+def silent_success(subject: Subject) -> Check:
+    """I3: ask how often an iterate fooled the model and the returned point does not."""
+    if absent := needs_gradient(subject, "silent-success", "D"):
+        return absent
+    silent = subject.trace.fooled.any(0) & ~subject.trace.result.broken
+    count, n = int(silent.sum()), len(silent)
+    cause = "random" if subject.is_random else "weak attack"
+    says = f"on {count} of {n} examples an iterate fooled the model and the returned point does not"
+    share, ends = count / n, interval(count, n)
+    return graded("silent-success", "D", cause, says, measured=share, threshold=0.01, limit=0.2, ends=ends)
+
+
+def incomplete(subject: Subject) -> Check:
+    """I4: ask how much of the loss that an attack gains it gains in its last 10 steps of 40."""
+    if absent := needs_gradient(subject, "incomplete", "D"):
+        return absent
+    if subject.claim != PGD_40:
+        return skipped(
+            "incomplete", "D", "the figure is another attack's than the PGD that is followed here: see steps"
+        )
+    best = subject.trace.loss.cummax(0).values
+    gained, late = best[-1] - best[0], best[-1] - best[-1 - _LAST]
+    held = ~subject.trace.result.broken & (gained > 0)
+    measured = float((late[held] / gained[held]).mean()) if bool(held.any()) else 0.0
+    says = f"the last {_LAST} of 40 steps still bring {measured:.1%} of the loss gained on what stands"
+    return graded("incomplete", "D", "weak attack", says, measured=measured, threshold=0.05)
+
+
+def copies(subject: Subject) -> Check:
+    """I5: ask whether the fast copy that attacks work on and the original that judges agree, clean and attacked."""
+    if absent := needs_certainty(subject, "copies", "D"):
+        return absent
+    rows = subject.probes()
+    points = [subject.x[rows]] + ([] if subject.no_gradient else [subject.trace.result.x_adv])
+    fast = freeze(subject.model, subject.x[rows], precision=subject.precision)  # type: ignore[arg-type]
+    with torch.no_grad():
+        differ = sum(int((fast(a).argmax(1) != subject.model(a).argmax(1)).sum()) for a in points)
+    n = len(points) * len(rows)
+    says = f"the copy that attacks work on ({fast.choice}) and the original disagree on {differ} of {n} points"
+    share, ends = differ / n, interval(differ, n)
+    return graded("copies", "D", "fast copy", says, measured=share, threshold=0.005, limit=0.05, ends=ends)

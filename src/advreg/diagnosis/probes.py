@@ -1,0 +1,52 @@
+"""Looks at a model: how far repeated answers differ, whether they are probabilities, whether a gradient can be had."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.engine import Ask, query
+from advreg.imports import first_line
+from advreg.objectives import cross_entropy
+
+_OPINIONS = 15  # answers of a random model that make up its opinion
+
+
+class Averaged(nn.Module):
+    """A random model's opinion: its probabilities averaged over some answers, as logits."""
+
+    def __init__(self, model: nn.Module, draws: int = _OPINIONS) -> None:
+        super().__init__()
+        object.__setattr__(self, "net", model)  # not a submodule: modes and weights stay the caller's
+        self.draws = draws
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logarithm of the mean probability ``(B, K)``."""
+        answers = torch.stack([self.net(x).softmax(1) for _ in range(self.draws)])  # type: ignore[operator]
+        return answers.mean(0).clamp_min(1e-30).log()
+
+
+def spread(answers: Tensor) -> float:
+    """Return how far repeated logits ``(R, B, K)`` differ, relative to the largest.
+
+    Example:
+        >>> import torch
+        >>> spread(torch.tensor([[[2.0, 0.0]], [[1.0, 0.0]]]))
+        0.5
+    """
+    size = float(answers.abs().max().clamp_min(1e-30))
+    return float((answers.amax(0) - answers.amin(0)).max()) / size
+
+
+def are_probabilities(z: Tensor) -> bool:
+    """Say whether outputs ``(B, K)`` are non-negative and sum to 1 (to 1e-5)."""
+    return bool((z >= 0).all()) and bool(((z.double().sum(1) - 1).abs() < 1e-5).all())
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor | None, str]:
+    """Return the gradient of the summed cross-entropy ``(B, ...)``, or None and why there is none."""
+    try:
+        return query(Ask(model, cross_entropy), x, y)[2], ""
+    except Exception as cause:  # a model may raise anything in its backward: that is a finding
+        return None, first_line(cause)

@@ -1,0 +1,110 @@
+"""What a diagnosis says: a verdict, the checks behind it, and what adaptive attacks reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from advreg.evaluation.verdict import Check, Verdict, causes, verdict
+from advreg.threat import ThreatModel
+
+SCHEMA = "advreg/diagnosis@1"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One adaptive attack: what it is, which cause it answers, and what it broke of what stood before it."""
+
+    means: str
+    cause: str
+    tried: int
+    broken: int
+    robust_accuracy: float
+    seconds: float
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What adaptive attacks reached together, judged by the original model.
+
+    Attributes:
+        robust_accuracy, interval: share of the examples that still stand, and its exact 95% interval.
+        means: the attempt that broke most; empty where none broke anything.
+        attempts: all of them, in order.
+    """
+
+    robust_accuracy: float
+    interval: tuple[float, float]
+    means: str
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """Whether a robustness figure can be trusted, and why not.
+
+    Attributes:
+        claim: what the figure comes from: ``"pgd-40"``, or the id of a protocol.
+        robust_accuracy, interval: the figure itself, and its exact 95% interval.
+        clean_accuracy: share classified correctly.
+        n: examples in the figure.
+        checks: every check, in the order of its group.
+        adapted: what adaptive attacks reached, where they were asked for.
+        pictures: arrays to draw, see `advreg.diagnosis.pictures`.
+        seconds: wall time.
+    """
+
+    threat: ThreatModel
+    claim: str
+    n: int
+    clean_accuracy: float
+    robust_accuracy: float
+    interval: tuple[float, float]
+    checks: tuple[Check, ...]
+    adapted: Adapted | None = None
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """``"UNRELIABLE"`` if a check fails, ``"SUSPECT"`` if one warns, else ``"TRUSTED"``."""
+        return verdict(self.checks)
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What the findings point to, the most specific cause first; empty where nothing is wrong."""
+        return causes(self.checks)
+
+    def check(self, name: str) -> Check:
+        """Return the check of this name.
+
+        Raises:
+            KeyError: it was not part of this diagnosis.
+        """
+        found = next((check for check in self.checks if check.name == name), None)
+        if found is None:
+            raise KeyError(f"no check {name!r}; there are {', '.join(check.name for check in self.checks)}")
+        return found
+
+    def __repr__(self) -> str:
+        why = f": {self.causes[0]}" if self.causes else ""
+        return f"Diagnosis({self.verdict}{why}; {self.claim} says {self.robust_accuracy:.2%}, n={self.n})"
+
+    def record(self) -> dict[str, Any]:
+        """Return the diagnosis as it stands in diagnosis.json."""
+        threat = {"norm": self.threat.norm, "eps": float(self.threat.eps), "box": list(self.threat.box)}
+        names = ("claim", "n", "clean_accuracy", "robust_accuracy", "interval", "seconds")
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "causes": list(self.causes),
+            "threat": threat,
+            **{name: getattr(self, name) for name in names},
+            "checks": [check.record() for check in self.checks],
+            "adapted": asdict(self.adapted) if self.adapted else None,
+            "pictures": dict(self.pictures),
+            **self.facts,
+        }

@@ -1,0 +1,262 @@
+"""`diagnose`: take a figure, put every question to it, and say what the answers add up to.
+
+model, data -> claim (ledger, or PGD-40) -> checks A to G -> verdict -> adaptive attacks -> pictures -> diagnosis.json
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models, runtime
+from advreg.attacks.judge import logits_of
+from advreg.diagnosis import adapt as adapting
+from advreg.diagnosis import binarisation, flags, history, hygiene, indicators, numerics, symptoms
+from advreg.diagnosis.claim import Claim, from_ledger, measured
+from advreg.diagnosis.hooks import Smooth
+from advreg.diagnosis.pictures import pictures
+from advreg.diagnosis.probes import are_probabilities
+from advreg.diagnosis.result import Diagnosis
+from advreg.diagnosis.subject import QUICK, Budget, Subject, evaluated, right_of
+from advreg.errors import ModelError
+from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.verdict import Check, causes, skipped
+from advreg.imports import first_line
+from advreg.runs import RunFolder
+from advreg.statistics import interval
+from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+Question = Callable[[Subject], Check]
+
+QUESTIONS: dict[str, tuple[Question, ...]] = {
+    "C": (flags.logits, flags.randomness, flags.gradient_randomness, flags.few_classes, flags.test_time_optimisation),
+    "D": (
+        indicators.gradient_path,
+        indicators.zero_gradients,
+        indicators.noisy_landscape,
+        indicators.silent_success,
+        indicators.incomplete,
+        indicators.copies,
+    ),
+    "F": (numerics.denormal, numerics.float64, numerics.slope, numerics.reach, numerics.loss_scale),
+    "A": (symptoms.one_step, symptoms.unbounded, symptoms.eps_curve, symptoms.random_search, symptoms.black_box),
+    "B": (hygiene.noise, hygiene.steps, hygiene.restarts, hygiene.margin_loss, hygiene.averaging),
+    "E": (binarisation.binarisation,),
+    "G": (history.collapse, history.label_leaking),
+}
+"""What is always asked, group by group, the cheap groups first."""
+
+THOROUGH: dict[str, tuple[Question, ...]] = {
+    "F": (numerics.scale_free,),
+    "A": (symptoms.transfer, symptoms.hard_label),
+    "B": (hygiene.ratio_loss, hygiene.targeted),
+}
+"""What is asked too where there is time."""
+
+_TRAINING = 5000  # images for a surrogate: it need not be good, only its own
+_FROM_LEDGER = (
+    "black-box",
+    "steps",
+    "moved",
+    "finite",
+)  # taken as they are; other answers only where nothing was found
+
+
+def diagnose(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    threat: ThreatModel,
+    n: int = 500,
+    *,
+    quick: bool = False,
+    budget: Budget | None = None,
+    adapt: bool = False,
+    train: Dataset | tuple[Tensor, Tensor] | None = None,
+    backward: Mapping[str, Smooth] | nn.Module | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Diagnosis:
+    """Say whether a robustness figure can be trusted: the verdict, the checks behind it, and what to do next.
+
+    The figure is that of the evaluation in ``out`` of the same model, data and threat, the lowest if there are several;
+    what its ledger answers is not measured again. Without one it is the robust accuracy that PGD-40 leaves.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
+        data: a data set, or a pair ``(x, y)``.
+        threat: norm and eps, one number for all examples.
+        n: examples, from the first; all where there are fewer.
+        quick: fewer examples, queries and questions: under a minute for MNIST networks on two cores.
+        budget: how much to spend, instead of what ``quick`` or its absence stands for.
+        adapt: also attack by the means that the findings suggest, and say what figure that leaves.
+        train: training data for the surrogate of ``adapt``; the examples themselves if not given.
+        backward: your own way back for ``adapt``: a differentiable stand-in for each named module, or a whole model.
+        seed: seed of the figure measured here; what challenges it draws with the next one.
+        out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
+        on_progress: called with the name of the question, how many are done, and how many there are.
+
+    Returns:
+        A `Diagnosis`.
+
+    Raises:
+        ModelError, DataError: a model that does not run, or data that do not fit it.
+        RunError: ``out`` cannot be read or written.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+        >>> data = torch.rand(16, 1, 2, 2), torch.randint(3, (16,))
+        >>> diagnose(net, data, ThreatModel("linf", 0.1), quick=True).verdict in ("TRUSTED", "SUSPECT", "UNRELIABLE")
+        True
+
+    Reference: Carlini et al., "On evaluating adversarial robustness", 2019, and the papers named in docs/diagnose.md.
+    """
+    began = time.perf_counter()
+    with evaluated(model) as trains:
+        subject, claim = subject_of(model, data, threat, n, budget or (QUICK if quick else Budget()), seed, out)
+        ask = _asker(claim, on_progress)
+        checks = [flags.eval_mode(trains), *ask(subject)]
+        checks += [history.training_history(_epochs(out)), symptoms.gap(checks, subject)]
+        adapted = None
+        if adapt:
+            adapted = adapting.adapt(subject, causes(checks), train=_training(train), backward=backward)
+            checks.append(adapting.as_check(adapted, subject))
+        drawn = pictures(subject) if out is not None else {}
+    standing = len(subject.standing)
+    found = Diagnosis(
+        threat=threat,
+        claim=claim.name,
+        n=subject.n,
+        clean_accuracy=float(subject.right.double().mean()),
+        robust_accuracy=standing / subject.n,
+        interval=interval(standing, subject.n),
+        checks=tuple(sorted(checks, key=lambda check: check.group)),
+        adapted=adapted,
+        pictures=drawn,
+        facts={"model": models.describe(model), "seed": seed, "environment": runtime.environment()},
+        seconds=time.perf_counter() - began,
+    )
+    if out is not None:
+        RunFolder.at(out).write_json("diagnosis.json", found.record())
+    return found
+
+
+def subject_of(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    threat: ThreatModel,
+    n: int,
+    budget: Budget,
+    seed: int,
+    out: str | Path | None,
+) -> tuple[Subject, Claim]:
+    """Return what every check is given, and the figure that they question."""
+    size = len(data[1]) if isinstance(data, tuple) else len(data)
+    examples = examples_of(data, min(n, size), threat)
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    x, y = examples.x.to(device), examples.y.to(device)
+    _refuse_unusable(model, x)
+    ids = torch.arange(len(y), device=device)
+    claim = _claim(model, examples, x, y, threat, ids, seed, out)
+    subject = Subject(
+        model=model,
+        x=x,
+        y=y,
+        ids=ids,
+        right=right_of(model, x, y),
+        stands=claim.stands.to(device),
+        threat=threat,
+        attack=claim.attack,
+        claim=claim.name,
+        precision=claim.precision,
+        seed=seed + 1,
+        budget=budget,
+    )
+    return subject, claim
+
+
+def _claim(
+    model: nn.Module,
+    examples: Examples,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    ids: Tensor,
+    seed: int,
+    out: str | Path | None,
+) -> Claim:
+    sha256 = models.describe(model)["sha256"]
+    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples))
+    return kept or measured(model, x, y, threat, ids, seed)
+
+
+def _refuse_unusable(model: nn.Module, x: Tensor) -> None:
+    """Raise if the model does not run at all; probabilities are a finding, not a refusal."""
+    try:
+        models.check_model(model, x[:8])
+    except ModelError:
+        with suppress(Exception):
+            if are_probabilities(logits_of(model, x[:8])):
+                return
+        raise
+
+
+def _asker(claim: Claim, on_progress: Callable[[str, int, int], None] | None) -> Callable[[Subject], list[Check]]:
+    """Return what asks every question that the ledger does not answer."""
+    known = {
+        c.name: c for c in claim.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
+    }
+
+    def ask(subject: Subject) -> list[Check]:
+        questions = questions_for(subject.budget)
+        found: dict[str, Check] = {}
+        for done, (group, question) in enumerate(questions):
+            name = name_of(question)
+            if on_progress:
+                on_progress(name, done, len(questions))
+            found[name] = known[name] if name in known else answered(question, group, subject)
+        return list({**found, **{name: check for name, check in known.items() if name not in found}}.values())
+
+    return ask
+
+
+def questions_for(budget: Budget) -> list[tuple[str, Question]]:
+    """Return the questions of a budget with their groups."""
+    return [
+        (group, question)
+        for group, asked in QUESTIONS.items()
+        for question in asked + (THOROUGH.get(group, ()) if budget.thorough else ())
+    ]
+
+
+def name_of(question: Question) -> str:
+    """Return what a question's check is called."""
+    return question.__name__.replace("_", "-")
+
+
+def answered(question: Question, group: str, subject: Subject) -> Check:
+    """Ask one question; one that the model makes impossible is skipped, and says why."""
+    try:
+        check = question(subject)
+    except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
+        return skipped(name_of(question), group, first_line(cause))
+    return replace(check, source="measured")
+
+
+def _training(train: Dataset | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    return train if train is None or isinstance(train, tuple) else train.tensors(n=min(len(train), _TRAINING))
+
+
+def _epochs(out: str | Path | None) -> Sequence[Mapping[str, Any]]:
+    log = Path(out) / "metrics.jsonl" if out is not None else None
+    return RunFolder(Path(out)).read_log("metrics.jsonl") if out is not None and log and log.is_file() else []

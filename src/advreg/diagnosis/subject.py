@@ -1,0 +1,230 @@
+"""What is diagnosed: a model, examples, and a claim about how many of them withstand an attack."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import pgd
+from advreg.attacks.engine import Ask, query
+from advreg.attacks.judge import logits_of
+from advreg.diagnosis.probes import Averaged, input_gradient
+from advreg.diagnosis.trace import Trace, traced
+from advreg.evaluation.verdict import GAIN, Check, gain, skipped
+from advreg.objectives import Objective, margin
+from advreg.threat import ThreatModel
+
+Attack = Callable[..., Any]
+"""``(model, x, y, threat, *, seed, ids) -> result`` with ``broken``; options are bound."""
+
+ROWS = 256
+_EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the curve, as multiples of the threat's eps
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a diagnosis may spend.
+
+    Attributes:
+        examples: that a challenge to the figure is tried on at most.
+        steps: of challenges along the gradient.
+        queries: of Square, for each example.
+        draws: of the random search, for each example.
+        probes: examples whose landscape is looked at.
+        binarised: examples of the binarisation test.
+        inner: points that each of them is fitted to.
+        thorough: whether the costly checks are made too.
+    """
+
+    examples: int = 500
+    steps: int = 100
+    queries: int = 1000
+    draws: int = 1000
+    probes: int = 64
+    binarised: int = 50
+    inner: int = 999
+    thorough: bool = True
+
+
+PGD_40 = "pgd-40"
+"""What a figure is called that was measured here and not read."""
+
+QUICK = Budget(100, 40, 250, 100, 32, 16, 249, thorough=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What every check is given.
+
+    Attributes:
+        model: the original, in eval mode.
+        x, y, ids: examples ``(N, ...)``, labels and ids ``(N,)``.
+        right: which of them the model classifies correctly ``(N,)``.
+        stands: which of them the figure counts as robust ``(N,)``.
+        threat: what the adversary may do.
+        attack: the attack behind the figure, unchanged.
+        claim: what the figure is called: ``"pgd-40"``, or the id of a protocol.
+        precision: of the fast copy that the figure was measured through.
+        seed: seed of all draws; other than the figure's own where an attack is repeated.
+        budget: how much may be spent.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    right: Tensor
+    stands: Tensor
+    threat: ThreatModel
+    attack: Attack
+    claim: str
+    precision: str = "float32"
+    seed: int = 0
+    budget: Budget = Budget()
+
+    @property
+    def n(self) -> int:
+        """Examples in the figure's denominator."""
+        return len(self.y)
+
+    @property
+    def standing(self) -> Tensor:
+        """Rows that the figure counts as robust."""
+        return self.stands.nonzero()[:, 0]
+
+    def probes(self) -> Tensor:
+        """Return rows to look at closely: robust ones first, then others that are classified correctly."""
+        rows = torch.cat([self.standing, (self.right & ~self.stands).nonzero()[:, 0]])
+        return rows[: self.budget.probes]
+
+    @cached_property
+    def no_gradient(self) -> str:
+        """Why there is no gradient to the input; empty where there is one."""
+        rows = self.probes()[:8]
+        return input_gradient(self.model, self.x[rows], self.y[rows])[1] if len(rows) else "no example to look at"
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether the same input gets different answers."""
+        return len({logits_of(self.model, self.x[:8]).numpy(force=True).tobytes() for _ in range(4)}) > 1
+
+    @cached_property
+    def trace(self) -> Trace:
+        """PGD with 40 steps followed step by step on the probes."""
+        rows = self.probes()
+        return traced(self.model, self.x[rows], self.y[rows], self.threat, ids=self.ids[rows], seed=self.seed)
+
+    @cached_property
+    def by_eps(self) -> dict[float, Tensor]:
+        """Who stands ``(R,)`` at each of several radii under 20 fresh steps, among the first correct examples."""
+        rows = self.right.nonzero()[:, 0][: self.budget.examples]
+        widest = float(full_box(self.threat, self.x).eps)
+        radii = sorted({min(share * float(self.threat.eps), widest) for share in _EPS_SHARES})
+        attack = partial(pgd, steps=20)
+        return {eps: ~run_on(self, attack, rows, threat=self.threat.with_eps(eps)) for eps in radii}
+
+
+def challenged(
+    subject: Subject,
+    attack: Attack,
+    name: str,
+    group: str,
+    by: str,
+    *,
+    cause: str = "weak attack",
+    limit: int | None = None,
+    threshold: float = GAIN,
+) -> Check:
+    """Try another attack on examples that the figure counts as robust, and grade what it breaks.
+
+    Args:
+        subject: model, examples and figure.
+        attack: the challenger.
+        name, group, by, cause: of the check, as for `advreg.evaluation.verdict.gain`.
+        limit: examples to try at most; the budget's if None.
+        threshold: share beyond which the figure is suspect.
+    """
+    rows = subject.standing[: subject.budget.examples if limit is None else limit]
+    broken = run_on(subject, attack, rows) if len(rows) else torch.zeros(0, dtype=torch.bool)
+    return gain(
+        name, group, cause, by, broken=subject.ids[rows][broken].tolist(), tried=len(rows),
+        standing=len(subject.standing), total=subject.n, threshold=threshold,
+    )  # fmt: skip
+
+
+def run_on(
+    subject: Subject, attack: Attack, rows: Tensor, model: nn.Module | None = None, threat: ThreatModel | None = None
+) -> Tensor:
+    """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given."""
+    options = accepted(attack, seed=subject.seed, ids=subject.ids[rows])
+    found = attack(model or subject.model, subject.x[rows], subject.y[rows], threat or subject.threat, **options)
+    broken: Tensor = found.broken
+    if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
+        hit = broken.nonzero()[:, 0]
+        broken[hit] = ~right_of(Averaged(subject.model), found.x_adv[hit], subject.y[rows[hit]])
+    return broken
+
+
+def accepted(attack: Attack, **options: Any) -> dict[str, Any]:
+    """Return those of the options that an attack takes."""
+    parameters = inspect.signature(attack).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in options.items() if takes_all or name in parameters}
+
+
+def in_parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs and labels, some hundreds at a time."""
+    yield from zip(torch.split(x, ROWS), torch.split(y, ROWS), strict=True)
+
+
+def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return which inputs a model classifies correctly, ``(B,)``."""
+    return torch.cat([logits_of(model, a).argmax(1) == b for a, b in in_parts(x, y)])
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
+    """Return the gradient of the summed objective at each input, ``(B, ...)``."""
+    parts = [query(Ask(model, objective), a, b)[2] for a, b in in_parts(x, y)]
+    return torch.cat(parts)
+
+
+def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the margin of each input without gradient, ``(B,)``: negative where it is classified correctly."""
+    return torch.cat([margin(logits_of(model, a), b) for a, b in in_parts(x, y)])
+
+
+def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:
+    """Return the threat model that allows every point of the box."""
+    low, high = threat.box
+    d = x[0].numel()
+    return threat.with_eps((high - low) * {"linf": 1.0, "l2": d**0.5, "l1": float(d)}[threat.norm])
+
+
+def needs_gradient(subject: Subject, name: str, group: str) -> Check | None:
+    """Return a skipped check where there is no gradient to work with."""
+    return skipped(name, group, "there is no gradient: see gradient-path") if subject.no_gradient else None
+
+
+def needs_certainty(subject: Subject, name: str, group: str) -> Check | None:
+    """Return a skipped check where the same input gets different answers."""
+    return skipped(name, group, "answers are random: see randomness") if subject.is_random else None
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[list[str]]:
+    """Hold a model in eval mode inside the block; yield the names of the parts that were not."""
+    modes = [(module, module.training) for module in model.modules()]
+    trains = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
+    try:
+        model.eval()
+        yield trains
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,63 @@
+"""A network of one's own, trained adversarially on what the model answers: its adversarial points may travel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advreg.attacks import craft
+from advreg.attacks.judge import logits_of
+from advreg.diagnosis.subject import in_parts
+from advreg.threat import ThreatModel
+
+_BATCH = 64
+
+
+def surrogate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    steps: int = 300,
+    adversarial: bool = True,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a small convolutional network trained on these inputs, labelled as the model labels them.
+
+    Args:
+        model: the network to imitate; asked for labels only.
+        x: inputs ``(N, C, H, W)`` or ``(N, F)``; training images where there are some.
+        y: their labels ``(N,)``, which say how many classes there are at least.
+        threat: what the surrogate is trained to withstand, at half its eps.
+        steps: of Adam.
+        adversarial: whether it is trained on two steps of PGD, which makes its gradients travel better, or on clean inputs.
+        seed: of weights and batches.
+    """
+    answers = torch.cat([logits_of(model, a) for a, _ in in_parts(x, y)])
+    half = threat.with_eps(float(threat.eps) / 2)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        net = _network(x, answers.shape[1]).to(x)
+        optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+        for step in range(steps):
+            rows = torch.randint(len(x), (_BATCH,)).to(x.device)
+            a, wanted = x[rows], answers[rows].argmax(1)
+            if adversarial:
+                a = craft(net, a, wanted, half, steps=2, ids=rows, seed=step).x_adv
+            loss = F.cross_entropy(net(a), wanted)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return net.requires_grad_(False).eval()
+
+
+def _network(x: Tensor, classes: int) -> nn.Module:
+    if x.ndim != 4:
+        return nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 128), nn.ReLU(), nn.Linear(128, classes))
+    return nn.Sequential(
+        nn.Conv2d(x.shape[1], 16, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(32 * 49, 100), nn.ReLU(), nn.Linear(100, classes),
+    )  # fmt: skip

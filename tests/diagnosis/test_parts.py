@@ -1,0 +1,239 @@
+"""The parts by closed forms: stand-ins, graphs, numerics, binarisation, averages."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advreg
+from advreg import attacks
+from advreg.diagnosis import bpda, numerics
+from advreg.diagnosis.adapt import samples_needed
+from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
+from advreg.diagnosis.graph import dead_modules, flat_operations
+from advreg.diagnosis.history import collapse, label_leaking, training_history
+from advreg.diagnosis.hooks import valued
+from advreg.diagnosis.probes import Averaged, are_probabilities, spread
+from advreg.diagnosis.run import answered
+from advreg.diagnosis.subject import Subject
+from advreg.diagnosis.symptoms import rises
+from advreg.diagnosis.trace import traced
+
+from . import planted
+from .conftest import TINY, digits
+
+THREAT = advreg.ThreatModel("linf", 0.2)
+
+
+def subject(model: nn.Module, n: int = 20, **options: object) -> Subject:
+    x, y = digits(n)
+    right = model(x).argmax(1) == y
+    given = {"stands": right, "attack": attacks.pgd, "threat": THREAT, **options}
+    return Subject(model=model, x=x, y=y, ids=torch.arange(n), right=right, claim="pgd-40", budget=TINY, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("operation", [torch.round, torch.floor, torch.ceil, torch.sign, lambda x: (x > 0.3).float()])
+def test_straight_through_keeps_every_value_and_gives_a_slope(operation: object) -> None:
+    x = torch.linspace(-1, 1, 41).requires_grad_(True)
+    with bpda.StraightThrough():
+        made = operation(x)  # type: ignore[operator]
+    assert torch.equal(made.detach(), operation(x.detach()))  # type: ignore[operator]
+    made.sum().backward()
+    assert bool((x.grad > 0).all())
+
+
+def test_straight_through_is_the_identity_for_rounding() -> None:
+    x = torch.rand(5).requires_grad_(True)
+    with bpda.StraightThrough():
+        (3 * x).round().detach().sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [3.0] * 5
+
+
+def test_a_softmax_that_has_saturated_is_passed_and_one_that_has_not_keeps_its_slope() -> None:
+    for scale, expected in ((1000.0, 1000.0), (1.0, None)):
+        z = torch.tensor([[1.0, 0.0]], requires_grad=True)
+        with bpda.StraightThrough():
+            (scale * z).softmax(1)[0, 0].backward()
+        assert z.grad is not None
+        soft = math.exp(1) / (1 + math.exp(1))
+        assert float(z.grad[0, 0]) == pytest.approx(expected or soft * (1 - soft))
+
+
+def test_nothing_comes_back_through_the_value() -> None:
+    class Raising(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:
+            raise RuntimeError("must not be called")
+
+    x = torch.ones(3, requires_grad=True)
+    with bpda.StraightThrough():
+        valued(Raising.apply(x), 2 * x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("make", [bpda.Straight, lambda m: bpda.Bridged(m, {"0": bpda.identity})])
+def test_a_proposer_answers_as_the_model_does(make: object) -> None:
+    model = planted.masked(planted.Quantised(), planted.plain())
+    x, _ = digits(8)
+    proposer = make(model)  # type: ignore[operator]
+    assert torch.equal(proposer(x), model(x))
+    assert proposer.original is model
+    assert not list(proposer.parameters())
+
+
+def test_a_fitted_stand_in_is_used_and_leads_the_attack() -> None:
+    model = planted.masked(planted.Thermometer(), planted.plain())
+    x, y = digits(16)
+    stand_ins = bpda.fitted(model, x, steps=60)
+    assert list(stand_ins) == ["0"]
+    found = attacks.apgd(bpda.Bridged(model, stand_ins), x, y, THREAT, steps=30)
+    assert found.robust_accuracy <= 0.1
+
+
+def test_a_users_way_back_is_taken_first() -> None:
+    model = planted.masked(planted.Raising(), planted.plain())
+    x, y = digits(16)
+    for own in ({"0": bpda.identity}, planted.plain()):
+        found = advreg.diagnose(model, (x, y), THREAT, budget=TINY, adapt=True, backward=own)  # type: ignore[arg-type]
+        assert found.adapted is not None
+        assert found.adapted.means.startswith("BPDA, the user's")
+        assert found.adapted.robust_accuracy == 0.0
+
+
+def test_operations_without_a_slope_are_named() -> None:
+    x, _ = digits(2)
+    assert flat_operations(planted.plain(), x) == []
+    assert flat_operations(planted.masked(planted.Quantised(), planted.plain()), x) == ["round"]
+
+
+def test_the_innermost_modules_that_pass_nothing_back() -> None:
+    x, _ = digits(4)
+    inner = planted.masked(nn.Sequential(nn.Identity(), planted.Quantised()), planted.plain())
+    assert [call.name for call in dead_modules(inner, x)] == ["0.1"]
+    assert dead_modules(planted.plain(), x) == []
+
+
+class Lying(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return -grad
+
+
+class Liar(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = Lying.apply(x)
+        return made
+
+
+def test_a_backward_that_lies_is_told_from_finite_differences() -> None:
+    honest, lying = (numerics.slope(subject(m)) for m in (planted.plain(), planted.masked(Liar(), planted.plain())))
+    assert honest.verdict == "pass"
+    assert honest.measured is not None
+    assert honest.measured < 1e-6
+    assert lying.verdict == "fail"
+    assert lying.measured == pytest.approx(1.0)
+    assert lying.cause == "wrong gradients"
+
+
+def test_a_scale_free_loss_does_not_move() -> None:
+    check = numerics.scale_free(subject(planted.plain()))
+    assert check.verdict == "pass"
+
+
+def test_samples_follow_spearman_and_brown() -> None:
+    for cosine in (0.2, 0.5, 0.8):
+        k = samples_needed(cosine)
+        assert k * cosine / (1 + (k - 1) * cosine) >= 0.9 > (k - 1) * cosine / (1 + (k - 2) * cosine)
+    assert samples_needed(-0.1) == 64
+
+
+def test_the_read_out_separates_what_can_be_separated_with_the_wanted_margin() -> None:
+    torch.manual_seed(0)
+    inside = torch.randn(99, 20)
+    planted_point = 6 * torch.ones(1, 20)
+    answer = fitted(torch.cat([inside, planted_point]), scale=5.0)
+    assert answer is not None
+    logits = answer(torch.cat([inside, planted_point]))
+    assert logits.argmax(1).tolist() == [0] * 99 + [1]
+    assert float(logits[0, 0] - logits[0, 1]) == pytest.approx(5.0, rel=1e-4)
+    assert fitted(torch.cat([inside, inside.mean(0, keepdim=True)]), scale=5.0) is None
+
+
+def test_an_attack_that_does_nothing_misses_every_planted_example() -> None:
+    def idle(model: nn.Module, x: Tensor, y: Tensor, threat: advreg.ThreatModel) -> attacks.AttackResult:
+        return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1)
+
+    lazy = binarisation(subject(planted.plain(), attack=idle))
+    assert lazy.verdict == "fail"
+    assert lazy.measured == 1.0
+    assert binarisation(subject(planted.plain())).measured == 0.0
+
+
+def test_the_last_linear_layer_is_found_behind_whatever_has_no_weights() -> None:
+    x, _ = digits(2)
+    net = planted.plain()
+    assert last_linear(planted.masked(net, planted.Scaled(3.0)), x) is net[-1]
+    assert last_linear(planted.masked(nn.Flatten(), nn.Linear(784, 4), nn.LayerNorm(4)), x) is None
+
+
+def test_a_trace_is_the_attack_it_follows() -> None:
+    x, y = digits(12)
+    model = planted.plain()
+    trace = traced(model, x, y, THREAT, ids=torch.arange(12), seed=3)
+    same = attacks.pgd(model, x, y, THREAT, steps=40, seed=3, early_stop=False)
+    assert torch.equal(trace.result.x_adv, same.x_adv)
+    assert trace.loss.shape == trace.fooled.shape == (41, 12)
+    assert bool((trace.fooled.any(0) | (model(x).argmax(1) != y) == same.broken).all())
+
+
+def test_rises_are_pairs_of_radii_with_a_p_value() -> None:
+    low, high = torch.tensor([False] * 20), torch.tensor([True] * 10 + [False] * 10)
+    ((rise, p),) = rises([low, high])
+    assert rise == 0.5
+    assert p == pytest.approx(2.0**-10)
+    assert rises([high, low]) == []
+
+
+def test_collapse_and_leaking_need_a_bent_line() -> None:
+    assert collapse(subject(planted.plain())).measured == 0.0
+    assert label_leaking(subject(planted.plain())).verdict == "pass"
+
+
+def epoch(number: int, train: float, robust: float | None) -> dict[str, float | None]:
+    return {"epoch": number, "train_accuracy": train, "robust_accuracy": robust}
+
+
+def test_a_training_that_collapsed_shows_in_its_metrics() -> None:
+    collapsed = [epoch(1, 0.8, 0.5), epoch(2, 0.85, 0.55), epoch(3, 0.99, 0.02)]
+    honest = [epoch(1, 0.5, 0.4), epoch(2, 0.6, 0.5), epoch(3, 0.65, 0.48)]
+    recovered = [epoch(1, 0.8, 0.5), epoch(2, 0.9, 0.1), epoch(3, 0.6, 0.55)]
+    assert training_history(collapsed).verdict == "suspect"
+    assert training_history(honest).verdict == "pass"
+    assert training_history(recovered).verdict == "pass"
+    assert training_history([epoch(1, 0.8, None)]).verdict == "skipped"
+
+
+def test_an_averaged_opinion_is_less_random_than_its_answers() -> None:
+    torch.manual_seed(0)
+    noisy = planted.masked(planted.RandomNoise(), planted.plain())
+    x, _ = digits(8)
+    single, mean = (spread(torch.stack([m(x).softmax(1) for _ in range(6)])) for m in (noisy, Averaged(noisy, 30)))
+    assert mean < single
+    assert are_probabilities(Averaged(noisy)(x).exp())
+
+
+def test_an_answer_keeps_its_group() -> None:
+    assert answered(numerics.denormal, "F", subject(planted.plain())).group == "F"

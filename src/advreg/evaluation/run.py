@@ -23,12 +23,12 @@ from advreg.evaluation import flags
 from advreg.evaluation.examples import CHUNK, Examples, examples_of
 from advreg.evaluation.memory import Portions, fitting, is_memory
 from advreg.evaluation.paper import Paper
-from advreg.evaluation.passes import counted
 from advreg.evaluation.protocols import Protocol, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, upcoming
 from advreg.evaluation.summary import Evaluation, summarise
 from advreg.imports import first_line
 from advreg.objectives import margin
+from advreg.passes import counted
 from advreg.ranks import ALONE, Ranks
 from advreg.threat import ThreatModel
 

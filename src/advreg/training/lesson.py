@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -53,42 +52,5 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
     handle = model.register_forward_hook(look)
     try:
         yield seen
-    finally:
-        handle.remove()
-
-
-@dataclass
-class Passes:
-    """Examples that a network was asked about, and that a gradient came back through it for, so far."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-
-@contextmanager
-def counted(model: nn.Module) -> Iterator[Passes]:
-    """Count what a network is asked inside the block: the price of training in units that no machine changes.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Linear(4, 3)
-        >>> with counted(model) as passes:
-        ...     model(torch.zeros(2, 4)).sum().backward()
-        >>> passes
-        Passes(forwards=2, backwards=2)
-    """
-    passes = Passes()
-
-    def forward(module: nn.Module, _: object, logits: Tensor) -> None:
-        passes.forwards += len(logits)
-        if logits.requires_grad:
-            logits.register_hook(backward)  # type: ignore[no-untyped-call]
-
-    def backward(grad: Tensor) -> None:
-        passes.backwards += len(grad)
-
-    handle = model.register_forward_hook(forward)
-    try:
-        yield passes
     finally:
         handle.remove()

@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from advreg import runtime
 from advreg.data import Batch
+from advreg.passes import counted
 from advreg.threat import ThreatModel
 from advreg.training import distributed
-from advreg.training.lesson import counted
 from advreg.training.mixing import cutmix
 from advreg.training.perturbation import once, perturbed
 from advreg.training.policies import Moment

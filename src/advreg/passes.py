@@ -1,4 +1,4 @@
-"""What an attack that does not count costs: examples are counted as they pass through the model."""
+"""Counting what a model is asked, whoever asks: the price of an attack or of training in units that no machine changes."""
 
 from __future__ import annotations
 

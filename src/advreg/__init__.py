@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from advreg.config import Config
     from advreg.data import Dataset
     from advreg.data import load as load_data
-    from advreg.evaluation import Evaluation, evaluate, robustness_curve
+    from advreg.diagnosis import Diagnosis, EpsilonChoice, choose_epsilon, diagnose
+    from advreg.evaluation import Evaluation, evaluate, minimum_norms, robustness_curve
+    from advreg.hardening.gate import Decision, gate
     from advreg.models import freeze
     from advreg.models import load as load_model
     from advreg.runs import RunFolder
@@ -24,18 +26,25 @@ _HOME = {
     "AttackResult": "attacks:AttackResult",
     "Config": "config:Config",
     "Dataset": "data:Dataset",
+    "Decision": "hardening.gate:Decision",
+    "Diagnosis": "diagnosis:Diagnosis",
+    "EpsilonChoice": "diagnosis:EpsilonChoice",
     "Evaluation": "evaluation:Evaluation",
     "RunFolder": "runs:RunFolder",
     "ThreatModel": "threat:ThreatModel",
     "attacks": "attacks",
+    "choose_epsilon": "diagnosis:choose_epsilon",
+    "diagnose": "diagnosis:diagnose",
     "errors": "errors",
     "evaluate": "evaluation:evaluate",
     "fgsm": "attacks:fgsm",
     "fit": "training:fit",
     "freeze": "models:freeze",
+    "gate": "hardening.gate:gate",
     "load_data": "data:load",
     "load_model": "models:load",
     "mifgsm": "attacks:mifgsm",
+    "minimum_norms": "evaluation:minimum_norms",
     "objectives": "objectives",
     "pgd": "attacks:pgd",
     "recipes": "training.recipes",
@@ -47,18 +56,25 @@ __all__ = [
     "AttackResult",
     "Config",
     "Dataset",
+    "Decision",
+    "Diagnosis",
+    "EpsilonChoice",
     "Evaluation",
     "RunFolder",
     "ThreatModel",
     "attacks",
+    "choose_epsilon",
+    "diagnose",
     "errors",
     "evaluate",
     "fgsm",
     "fit",
     "freeze",
+    "gate",
     "load_data",
     "load_model",
     "mifgsm",
+    "minimum_norms",
     "objectives",
     "pgd",
     "recipes",

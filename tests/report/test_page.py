@@ -96,7 +96,7 @@ def test_charts_take_every_colour_from_the_theme_and_keep_text_as_text(html: str
         assert "<text" in chart
         assert "font-family" not in chart
     used = set(re.findall(r"var\((--[\w-]+)\)", html))
-    assert used - {"--share", "--low", "--high", "--at", "--robust-share", "--clean-share"} <= set(
+    assert used - {"--share", "--low", "--high", "--at", "--robust-share", "--clean-share", "--heat"} <= set(
         re.findall(r"(--[\w-]+):", html)
     )
 

@@ -19,7 +19,7 @@ from advreg.report.facts import EvaluationFacts, RunFacts, Threat
 from .fake_run import results, write_evaluation, write_training
 
 
-@pytest.mark.parametrize("name", ["read", "words", "table", "html", "ssim"])
+@pytest.mark.parametrize("name", ["read", "words", "table", "html", "ssim", "ledger", "thresholds", "vocabulary"])
 def test_examples_in_the_docstrings_hold(name: str) -> None:
     assert doctest.testmod(import_module(f"advreg.report.{name}")).failed == 0
 
@@ -132,3 +132,16 @@ def test_every_line_of_a_chart_stands_out(theme: int) -> None:
     colours = palette(theme)
     lines = ["robust", "clean", "broken", *(f"series-{k}" for k in range(1, 7))]
     assert min(contrast(colours[line], colours["surface"]) for line in lines) >= 3
+
+
+def mixed(one: str, other: str, share: float) -> str:
+    """What color-mix(in srgb, one share, other) shows."""
+    pairs = [(int(one[k : k + 2], 16), int(other[k : k + 2], 16)) for k in (1, 3, 5)]
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_figures_stand_out_from_the_hottest_cell_of_the_confusions(theme: int) -> None:
+    colours = palette(theme)
+    for tone, share in (("robust", 0.35), ("broken", 0.45)):
+        assert contrast(colours["ink"], mixed(colours[tone], colours["sunken"], share)) >= 4.5

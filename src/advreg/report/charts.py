@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from advreg.report import words
-from advreg.report.facts import Curve, Epoch, EvaluationFacts
+from advreg.report.facts import Curve, Epoch, EvaluationFacts, Facts
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
 
 SIZE = (6.2, 3.8)
@@ -63,12 +63,13 @@ def overlay(curves: Sequence[tuple[str, Curve]], name: str) -> str:
     return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", told)
 
 
-def training(epochs: Sequence[Epoch], name: str) -> str:
-    """Clean, robust and training accuracy by epoch, with the learning rate below.
+def training(epochs: Sequence[Epoch], name: str, events: Sequence[Facts] = ()) -> str:
+    """Clean, robust and training accuracy by epoch, with the learning rate, and eps where it was logged, below.
 
     Args:
         epochs: in order.
         name: the figure's name in the page.
+        events: those of the guard are marked.
 
     Returns:
         Inline SVG, or an empty text where nothing was logged.
@@ -76,20 +77,25 @@ def training(epochs: Sequence[Epoch], name: str) -> str:
     if not epochs:
         return ""
     with drawing():
-        figure = Figure(figsize=SIZE, layout="constrained")
-        accuracy, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+        below = [
+            key for key in ("lr", "eps") if key == "lr" or any(getattr(epoch, key) is not None for epoch in epochs)
+        ]
+        figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.8 * (len(below) - 1)), layout="constrained")
+        accuracy, *rest = figure.subplots(1 + len(below), 1, sharex=True, height_ratios=(3.4, *[1] * len(below)))
+        _draw_guard(accuracy, events)
         _draw_epochs(accuracy, epochs, "train_accuracy", FAINT, "training batches", ":")
         _draw_epochs(accuracy, epochs, "clean_accuracy", CLEAN, "clean", "--")
         _draw_epochs(accuracy, epochs, "robust_accuracy", ROBUST, "robust", "-")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         accuracy.set_ylabel("accuracy")
-        _legend(accuracy, columns=3)
-        _draw_epochs(rate, epochs, "lr", FAINT, "learning rate", "-")
-        rate.set_ylim(bottom=0.0)
-        rate.yaxis.set_major_locator(MaxNLocator(2))
-        rate.set_ylabel("lr")
-        rate.set_xlabel("epoch")
-        rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(accuracy, columns=2 if accuracy.lines and len(accuracy.get_legend_handles_labels()[0]) > 3 else 3)
+        for axes, key in zip(rest, below, strict=True):
+            _draw_epochs(axes, epochs, key, FAINT, key, "-")
+            axes.set_ylim(bottom=0.0)
+            axes.yaxis.set_major_locator(MaxNLocator(2))
+            axes.set_ylabel(key)
+        rest[-1].set_xlabel("epoch")
+        rest[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.align_ylabels()
     return inline(figure, name, "Accuracy and learning rate by epoch", words.training(epochs))
 
@@ -124,6 +130,15 @@ def _draw_headline(axes: Axes, evaluation: EvaluationFacts) -> None:
     span = [[max(0.0, height - low)], [max(0.0, high - height)]]
     label = f"this protocol: {words.percent(height, evaluation.n)} at {at:.4g}"
     axes.errorbar([at], [height], span, fmt="D", color=BROKEN, markersize=6, elinewidth=2, zorder=4, label=label)
+
+
+def _draw_guard(axes: Axes, events: Sequence[Mapping[str, object]]) -> None:
+    """Mark the epochs in which the guard found something wrong."""
+    found = [event["epoch"] for event in events if event.get("event") == "guard"]
+    places = sorted({float(epoch) for epoch in found if isinstance(epoch, int | float) and not isinstance(epoch, bool)})
+    for k, place in enumerate(places):
+        label = "guard spoke up" if k == 0 else None
+        axes.axvline(place, color=BROKEN, linewidth=1.2, linestyle=(0, (2, 3)), zorder=1, label=label)
 
 
 def _draw_epochs(axes: Axes, epochs: Sequence[Epoch], key: str, colour: str, label: str, stroke: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from advreg.report.ledger import Fallen
+
 Interval = tuple[float, float]
 Facts = Mapping[str, object]
 
@@ -80,6 +82,24 @@ class Examples:
     attack: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Check:
+    """One check that an evaluation made by itself, and what it says."""
+
+    name: str
+    verdict: str
+    says: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How far each image is from the boundary, as far as attacks could tell: upper bounds, None where nothing was found."""
+
+    norm: str
+    distances: tuple[float | None, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class EvaluationFacts:
     """Everything one protocol measured on one model."""
@@ -101,11 +121,14 @@ class EvaluationFacts:
     seconds: float | None = None
     verdict: str | None = None
     flags: Facts = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
     environment: Facts = field(default_factory=dict)
     curve: Curve | None = None
     examples: Examples | None = None
+    norms: Norms | None = None
+    fallen: Fallen | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -124,6 +147,7 @@ class Epoch:
     clean_accuracy: float | None = None
     robust_accuracy: float | None = None
     lr: float | None = None
+    eps: float | None = None
     seconds: float | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ class Card:
     linf: float
     l2: float
     ssim: float
+    falls: float | None
     magnified: float
     clean: str
     change: str
@@ -108,11 +109,30 @@ def _card(evaluation: EvaluationFacts, examples: Examples, row: int) -> Card:
         linf=most,
         l2=float(np.sqrt((change**2).sum())),
         ssim=ssim(clean, adversarial, box[1] - box[0]),
+        falls=_falls(evaluation, examples, row, change),
         magnified=(box[1] - box[0]) / most if most else 1.0,
-        clean=_png(_grey_levels(clean, box)),
-        change=_png(_signed(change / most if most else change)),
-        adversarial=_png(_grey_levels(adversarial, box)),
+        clean=data_uri(_grey_levels(clean, box)),
+        change=data_uri(signed(change / most if most else change)),
+        adversarial=data_uri(_grey_levels(adversarial, box)),
     )
+
+
+def _falls(evaluation: EvaluationFacts, examples: Examples, row: int, change: NDArray[np.float64]) -> float | None:
+    """The smallest eps at which the image is known to fall: measured for it, or that of the picture; None where it stands."""
+    norm, place = evaluation.threat.norm, int(examples.ids[row])
+    known = []
+    if evaluation.norms is not None and evaluation.norms.norm == norm and 0 <= place < len(evaluation.norms.distances):
+        known.append(evaluation.norms.distances[place])
+    if examples.broken[row] and norm in _LENGTH:
+        known.append(float(_LENGTH[norm](np.abs(change))))
+    return min((distance for distance in known if distance is not None), default=None)
+
+
+_LENGTH: dict[str, Callable[[NDArray[np.float64]], np.floating]] = {
+    "linf": lambda size: size.max(initial=0.0),
+    "l2": lambda size: np.sqrt((size**2).sum()),
+    "l1": lambda size: size.sum(),
+}
 
 
 def _name(names: Sequence[str], label: np.int64) -> str:
@@ -125,7 +145,7 @@ def _grey_levels(image: Pixels, box: Interval) -> NDArray[np.uint8]:
     return _bytes(255 * unit.clip(0.0, 1.0).transpose(1, 2, 0))
 
 
-def _signed(change: NDArray[np.float64]) -> NDArray[np.uint8]:
+def signed(change: NDArray[np.float64]) -> NDArray[np.uint8]:
     """A change in [-1, 1] as colours: see-through where there is none; for colour images mid-grey plus the change."""
     if len(change) == 3:
         return _bytes((127.5 + 127.5 * change).transpose(1, 2, 0))
@@ -138,9 +158,9 @@ def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return rounded
 
 
-def _png(pixels: NDArray[np.uint8]) -> str:
+def data_uri(pixels: NDArray[np.uint8], side: int = SIDE) -> str:
     """Bytes (H, W, 1, 3 or 4) as a PNG data URI, reduced to whole pixels of the original where it is large."""
-    step = -(-max(pixels.shape[:2]) // SIDE)
+    step = -(-max(pixels.shape[:2]) // side)
     kept = np.ascontiguousarray(pixels[::step, ::step])
     buffer = io.BytesIO()
     Image.fromarray(kept[..., 0] if kept.shape[2] == 1 else kept).save(buffer, format="PNG", optimize=True)

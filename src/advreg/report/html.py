@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from advreg.errors import RunError
-from advreg.report import charts, read, table, words
+from advreg.report import charts, diagnosis, paired, read, table, vocabulary, words
 from advreg.report.facts import Curve, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.runs.files import write_atomic
@@ -79,13 +79,16 @@ def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
 def page(run: RunFacts) -> str:
     """The report of one run as HTML text, the same bytes for the same facts."""
     budget = GALLERY_BYTES // max(1, len(run.evaluations))
-    sections = [_section(run, facts, place, budget) for place, facts in enumerate(run.evaluations, start=1)]
-    return _render(
+    found = diagnosis.section(run.path)
+    judged = [_judged(facts, found) for facts in run.evaluations]
+    sections = [_section(run, facts, place, budget) for place, facts in enumerate(judged, start=1)]
+    return render(
         "template.html.j2",
         run=run,
         sections=sections,
-        training=Markup(charts.training(run.epochs, "training")),
+        training=Markup(charts.training(run.epochs, "training", run.events)),
         train_commands=words.commands(run, None),
+        diagnosis=found,
         model=list(flat(run.model)),
         environment=list(flat(run.environment or _first_environment(run))),
     )
@@ -94,12 +97,13 @@ def page(run: RunFacts) -> str:
 def comparison_page(runs: Sequence[RunFacts]) -> str:
     """Several runs side by side as HTML text."""
     rows = table.rows(runs)
-    return _render(
+    return render(
         "comparison.html.j2",
         count=len(runs),
         groups=[(protocol, list(rivals)) for protocol, rivals in groupby(rows, key=lambda row: row.protocol)],
         best=_best(rows),
         differences=table.differences(rows),
+        pairs=paired.paired(runs),
         charts=[
             (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))
             for place, curves in enumerate(_by_norm(runs), start=1)
@@ -132,6 +136,11 @@ def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> 
     )
 
 
+def _judged(facts: EvaluationFacts, found: diagnosis.Section | None) -> EvaluationFacts:
+    """An evaluation has the verdict of the diagnosis of this very figure, where there is one: it knows more."""
+    return replace(facts, verdict=found.verdict) if found is not None and found.claim == facts.protocol else facts
+
+
 def _first_environment(run: RunFacts) -> Facts:
     return next((facts.environment for facts in run.evaluations if facts.environment), {})
 
@@ -160,7 +169,7 @@ def _source(name: str) -> str:
     return files("advreg.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _render(template: str, **values: object) -> str:
+def render(template: str, **values: object) -> str:
     """Fill a template; the page may load nothing, and run nothing but the one script that is part of it."""
     environment = Environment(
         loader=FunctionLoader(_source),
@@ -169,7 +178,7 @@ def _render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"words": words, "version": __version__}
+    environment.globals |= {"vocabulary": vocabulary, "words": words, "version": __version__}
     script = _source("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}

@@ -12,14 +12,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from advreg.errors import RunError
+from advreg.report import ledger
 from advreg.report.facts import (
     AttackFacts,
+    Check,
     ClassFacts,
     Curve,
     Epoch,
     EvaluationFacts,
     Examples,
     Facts,
+    Norms,
     Point,
     RunFacts,
     Threat,
@@ -97,7 +100,7 @@ def _metrics(file: Path) -> tuple[tuple[Epoch, ...], tuple[Facts, ...]]:
 
 
 def _epoch(line: Facts) -> Epoch:
-    names = ("loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "lr", "seconds")
+    names = ("loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "lr", "eps", "seconds")
     return Epoch(epoch=_finite(line, "epoch") or 0.0, **{name: _finite(line, name) for name in names})
 
 
@@ -132,12 +135,31 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         seconds=results.number_or_none("seconds"),
         verdict=verdict,
         flags=results.facts("flags"),
+        checks=tuple(_check(row) for row in results.rows("checks")),
         model=results.facts("model"),
         data=results.facts("data"),
         environment=results.facts("environment"),
         curve=_curve(folder / "curve.json"),
         examples=_examples(folder / "examples.safetensors"),
+        norms=_norms(folder / "norms.json"),
+        fallen=ledger.read(folder / "ledger.jsonl", _names(results)),
     )
+
+
+def _names(results: Record) -> list[str]:
+    names = results.facts("data").get("classes")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _norms(file: Path) -> Norms | None:
+    if not file.is_file():
+        return None
+    record = load(file, schema="advreg/norms@1")
+    values = record.values.get("distances")
+    if not isinstance(values, list):
+        raise record.damaged("distances", "a list of numbers or nulls")
+    known = [Record({"distance": value}, file).number_or_none("distance") for value in values]
+    return Norms(record.text("norm"), tuple(known))
 
 
 def _threat(record: Record) -> Threat:
@@ -155,6 +177,11 @@ def _attack(row: Record) -> AttackFacts:
         backwards=row.count_or_none("backwards"),
         seconds=row.number_or_none("seconds"),
     )
+
+
+def _check(row: Record) -> Check:
+    says, remedy = (str(row.values.get(key) or "") for key in ("says", "remedy"))
+    return Check(row.text("name"), row.text("verdict"), says, remedy)
 
 
 def _class(row: Record) -> ClassFacts:

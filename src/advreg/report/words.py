@@ -17,10 +17,12 @@ _PROTOCOLS = {
     "standard": "The AutoAttack protocol (Croce and Hein, 2020), followed faithfully.",
     "strong": "The strong protocol: at least as strong as the standard one, at a fraction of its cost.",
 }
+GAIN = 0.002  # black-box gain beyond which AutoAttack's authors distrust gradients
+_NOTED = ("target", "batch", "few_classes")
 _VERDICTS = {
-    "TRUSTED": "The diagnosis found no sign that attacks failed for the wrong reasons.",
-    "SUSPECT": "The diagnosis raised a warning: read the figure with care and follow the remedy it names.",
-    "UNRELIABLE": "The diagnosis found that attacks failed for the wrong reasons: do not use this figure.",
+    "TRUSTED": "No check found a sign that attacks failed for the wrong reasons.",
+    "SUSPECT": "A check raised a warning: read the figure with care and follow the remedy it names.",
+    "UNRELIABLE": "A check found that attacks failed for the wrong reasons: do not use this figure.",
     None: "Not diagnosed: nobody has looked whether attacks failed for the wrong reasons.",
 }
 
@@ -102,7 +104,7 @@ def threat(threat: Threat) -> str:
     """
     low, high = threat.box
     levels = f"{255 * threat.eps / (high - low):.3g} of 255 grey levels" if high > low else "grey levels unknown"
-    size = f"{threat.eps:.4g}"
+    size = eps(threat) if threat.norm == "linf" else f"{threat.eps:.4g}"
     allowed = {
         "linf": f"every pixel may change by at most {size} ({levels})",
         "l2": f"the whole change may be at most {size} long: the root of the summed squares of all pixel changes",
@@ -169,24 +171,62 @@ def outcome(name: str) -> str:
 
 
 def warnings(flags: Facts) -> list[str]:
-    """The flags that were raised, as words; a flag that is a text describes how it was measured, see `notes`.
+    """The flags that take trust from the figures, as sentences without their full stop; see `notes` for the others.
 
     Example:
-        >>> warnings({"zero_gradients": 3, "randomised": False, "target": "float32"})
-        ['zero gradients: 3']
+        >>> warnings({"zero_gradients": 0.25, "black_box_gain": 0.001, "randomised": False, "target": "float32"})
+        ['25.0% of the clean images looked at have an input gradient of exactly zero: attacks that follow it are blind there']
+        >>> warnings({"mine": 3})
+        ['mine: 3']
     """
-    raised = {key: value for key, value in flags.items() if value and not isinstance(value, str)}
-    return [_flag(key) if value is True else f"{_flag(key)}: {value}" for key, value in raised.items()]
+    raised = {key: value for key, value in flags.items() if key not in _NOTED and _is_raised(key, value)}
+    return [_warning(key, value) for key, value in raised.items()]
+
+
+def doubts(evaluation: EvaluationFacts) -> list[str]:
+    """What takes trust from an evaluation: the checks that it made by itself, or its flags where it made none."""
+    raised = [check for check in evaluation.checks if check.verdict in ("suspect", "fail")]
+    told = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
+    return told or warnings(evaluation.flags)
+
+
+def _is_raised(key: str, value: object) -> bool:
+    if isinstance(value, str) or not value:
+        return False
+    return not (key == "black_box_gain" and isinstance(value, float) and value <= GAIN)
+
+
+def _warning(key: str, value: object) -> str:
+    size = f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+    share = percent(value) if isinstance(value, float) and 0 <= value <= 1 else size
+    known = {
+        "randomised": "the model answers the same input differently: only the protocol rand, which averages, measures it",
+        "zero_gradients": f"{share} of the clean images looked at have an input gradient of exactly zero: "
+        "attacks that follow it are blind there",
+        "black_box_gain": f"attacks without gradients broke {share} of the images after all those with gradients had failed: "
+        "the gradients mislead",
+        "non_finite": f"{size} answers under attack were NaN or infinite; they were not counted as broken",
+    }
+    return known.get(key) or (_flag(key) if value is True else f"{_flag(key)}: {value}")
 
 
 def notes(flags: Facts) -> list[str]:
     """The flags that only describe how it was measured.
 
     Example:
-        >>> notes({"zero_gradients": 3, "target": "float32"})
-        ['target: float32']
+        >>> notes({"zero_gradients": 3, "target": "float32", "batch": 256, "few_classes": False})
+        ['attacked a copy in float32', '256 at a time']
     """
-    return [f"{_flag(key)}: {value}" for key, value in flags.items() if isinstance(value, str)]
+    return [_note(key, value) for key, value in flags.items() if value and (key in _NOTED or isinstance(value, str))]
+
+
+def _note(key: str, value: object) -> str:
+    known = {
+        "target": f"attacked a copy in {value}",
+        "batch": f"{value} at a time",
+        "few_classes": "fewer than 4 classes: losses that need more were replaced by margins",
+    }
+    return known.get(key, f"{_flag(key)}: {value}")
 
 
 def _flag(key: str) -> str:
@@ -220,8 +260,33 @@ def event(facts: Facts) -> str:
         >>> event({"event": "resumed", "epoch": 3})
         'resumed: epoch 3'
     """
-    details = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "event")
+    if facts.get("event") == "guard" and {"epoch", "trouble", "said", "action"} <= set(facts):
+        when = f"epoch {facts['epoch']}" + (f", step {facts['step']}" if facts.get("step") else "")
+        return f"guard, {when}: {facts['trouble']}: {facts['said']}; {facts['action']}"
+    details = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "event" and value not in ({}, None))
     return f"{facts.get('event')}: {details}" if details else str(facts.get("event"))
+
+
+def falls(eps: float, threat: Threat) -> str:
+    """The eps at which an image is known to fall, with its grey levels where the norm is per pixel.
+
+    Example:
+        >>> falls(0.0503, Threat("linf", 0.1)), falls(1.234, Threat("l2", 2.0))
+        ('falls at eps 0.0503 (12.8 of 255)', 'falls at eps 1.23')
+    """
+    low, high = threat.box
+    grey = f" ({255 * eps / (high - low):.3g} of 255)" if threat.norm == "linf" and high > low else ""
+    return f"falls at eps {eps:.3g}{grey}"
+
+
+def p_value(p: float) -> str:
+    """The chance of a difference at least as large where there is none.
+
+    Example:
+        >>> p_value(0.0000004), p_value(0.03214)
+        ('< 0.0001', '0.032')
+    """
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def sentence(text: str) -> str:
@@ -244,12 +309,23 @@ def commands(run: RunFacts, evaluation: EvaluationFacts | None) -> list[str]:
 
 def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
     data = evaluation.data.get("name")
+    named, *own = short_name(evaluation.protocol).split("+")
     options = {
         "--data": str(data) if data else None,
         "--threat": f"{evaluation.threat.norm}:{eps(evaluation.threat)}",
-        "--protocol": short_name(evaluation.protocol),
+        "--protocol": named,
         "--n": str(evaluation.n),
         "--seed": str(evaluation.seed),
+        "--curve": _grid(evaluation.curve),
     }
     given = [word for key, value in options.items() if value for word in (key, value)]
+    given += [word for name in own for word in ("--attack", ":".join(name.rsplit(".", 1)))]
+    given += ["--distances"] if evaluation.norms is not None else []
     return shlex.join(["advreg", "evaluate", run.name, *given])
+
+
+def _grid(curve: Curve | None) -> str | None:
+    """The radii of a curve that attacks measured at each; one from distances needs none."""
+    if curve is None or not curve.attack.startswith("pgd") or len(curve.points) > 20:
+        return None
+    return ",".join(eps(Threat(curve.norm, point.eps)) for point in curve.points)

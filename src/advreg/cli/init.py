@@ -1,0 +1,187 @@
+"""The verb ``init``: a commented run.toml for somebody's own data; nothing is asked, nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from advreg.config import Config
+from advreg.errors import DataError, RunError, ThreatError, did_you_mean
+from advreg.runs.files import write_atomic
+
+_NORMS = ("linf", "l2", "l1")
+_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_GREY = ("mnist", "fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of the data without reading it: 0 where it is not known."""
+
+    images: int = 0
+    classes: int = 0
+    channels: int = 3
+
+
+def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Path:
+    """Write a configuration that trains a robust network on this data.
+
+    Args:
+        out: the TOML file; it must not be there yet.
+        data: as `advreg train` takes it.
+        threat: ``norm:eps``; one that suits the data if None.
+        model: as `advreg train` takes it; one that suits the data if None.
+
+    Raises:
+        RunError: the file is there already, or cannot be written.
+        DataError: a folder that is not there.
+        ThreatError: no threat.
+    """
+    if out.exists():
+        raise RunError(f"{out} is there already; remove it, or give another file with --out")
+    grey = data in _GREY
+    norm, eps = _threat(threat or ("linf:0.1" if grey else "linf:8/255"))
+    found = _found(data)
+    name = model or ("zoo:mnist-cnn" if grey else "zoo:preact-resnet18")
+    text = document(data, norm, eps, name, _options(name, found), _held_out(found))
+    Config.from_dict(tomllib.loads(text), source=str(out))
+    write_atomic(out, text)
+    return out
+
+
+def document(data: str, norm: str, eps: str, model: str, options: Mapping[str, int], validation: int) -> str:
+    """Return the text of a run.toml, every section with a comment that explains it."""
+    values = {
+        "data": json.dumps(data), "norm": json.dumps(norm), "eps": json.dumps(eps), "model": json.dumps(model),
+        "options": ", ".join(f"{key} = {value}" for key, value in options.items()), "validation": str(validation),
+    }  # fmt: skip
+    text = _TEXT
+    for key, value in values.items():
+        text = text.replace(f"<{key}>", value)
+    return text.replace("{  }", "{}")
+
+
+def _threat(text: str) -> tuple[str, str]:
+    norm, _, eps = text.partition(":")
+    if norm not in _NORMS:
+        raise ThreatError(f"threat is {text!r}; norms: {', '.join(_NORMS)}.{did_you_mean(norm, _NORMS)}")
+    try:
+        radius = Fraction(eps)
+    except (ValueError, ZeroDivisionError):
+        radius = Fraction(0)
+    if radius <= 0:
+        raise ThreatError(f"threat is {text!r}; write norm:eps with an eps above 0, such as linf:8/255 or l2:0.5")
+    return norm, eps
+
+
+def _found(data: str) -> Found:
+    """Look at the names of a folder's files; other data is not touched."""
+    known = {"mnist": Found(60_000, 10, 1), "fashion-mnist": Found(60_000, 10, 1), "cifar10": Found(50_000, 10, 3)}
+    scheme, _, rest = data.partition(":")
+    if scheme != "folder":
+        return known.get(data, Found())
+    place, _, query = rest.partition("?")
+    root = Path(place).expanduser()
+    if not root.is_dir():
+        raise DataError(f"no folder {root}; give folder:PATH with one subfolder for each class")
+    root = root / "train" if (root / "train").is_dir() else root
+    classes = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    images = sum(file.suffix.lower() in _IMAGES for part in classes for file in part.rglob("*"))
+    if not images:
+        raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
+    return Found(images, len(classes), 1 if dict(parse_qsl(query)).get("mode") == "grey" else 3)
+
+
+def _options(model: str, found: Found) -> dict[str, int]:
+    if not model.startswith("zoo:") or model.startswith("zoo:mnist") or not found.classes:
+        return {}
+    return {"classes": found.classes, "channels": found.channels}
+
+
+def _held_out(found: Found) -> int:
+    return min(1000, max(1, found.images // 10)) if found.images else 1000
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """Return what a new configuration says, for ``--json``."""
+    return {
+        "data": config.data.name,
+        "model": config.model.name,
+        "threat": f"{config.threat.norm}:{config.threat.eps:.6g}",
+    }
+
+
+_TEXT = """\
+# A training run of advreg. Train with    advreg train THIS_FILE
+# change a key for once with              advreg train THIS_FILE --set train.epochs=3
+# and measure the result with             advreg evaluate RUN
+# A key that is left out has its default; a key that is misspelt is refused.
+
+seed = 0                      # of every random draw: equal files on equal machines give equal bytes
+
+# Which network. zoo:preact-resnet18, zoo:wide-resnet-28-10, timm:resnet50.a1_in1k, torchvision:resnet18, or your own
+# pkg.module:factory, which returns a torch.nn.Module from floats (B, C, H, W) in [0, 1] to logits; it normalises inside.
+[model]
+name = <model>
+weights = ""                  # a safetensors file or state dict to start from; "" begins afresh
+options = { <options> }       # for the network's constructor
+
+# Which data. folder:PATH?size=64 reads PATH/<class>/<image>.png, or PATH/train and PATH/test with classes inside;
+# npz:FILE holds x, y, x_test, y_test; also mnist, fashion-mnist, cifar10, torchvision:NAME, hf:NAME, pkg.module:factory.
+[data]
+name = <data>
+validation = <validation>             # TRAINING images held out to choose the best epoch; test images are never used for that
+augment = "none"              # "crop-flip" for photographs
+
+# What the attacker may do. linf: every pixel by eps; l2: the length of the whole change; l1: its sum. Pixels are in [0, 1],
+# so 8/255 is eight of 255 grey levels. `advreg epsilon MODEL` helps to choose: an attack should not be seen at a glance.
+[threat]
+norm = <norm>
+eps = <eps>
+
+# How training looks for the worst case: "pgd" with 10 steps is the sound choice, "n-fgsm" and "fgsm" cost a fifth of it or
+# less and must be watched for collapse (train.guard does that).
+[attack]
+name = "pgd"
+steps = 10
+step_size = "auto"            # 2.5 eps / steps
+
+# Which eps each image has at each step: "fixed", or "warmup" and others where training does not get off the ground.
+[policy]
+name = "fixed"
+
+# Which loss: "madry" trains on attacked images only; "trades" trades clean against robust accuracy by options = { beta = 6.0 };
+# "mixed" keeps a share of clean images, for more clean accuracy.
+[recipe]
+name = "madry"
+
+# How weights move.
+[optimizer]
+name = "sgd"
+lr = 0.05
+momentum = 0.9
+weight_decay = 5e-4
+
+# How the learning rate changes from the first step to the last.
+[schedule]
+name = "cosine"
+
+# Which average of the weights is kept: "none", "ema" or "swa"; an average often gains a point or two of robust accuracy.
+[average]
+name = "none"
+
+# How long, how large, where to. Each epoch costs attack.steps + 1 times a plain one; advreg doctor --run THIS_FILE
+# estimates it.
+[train]
+epochs = 30
+batch_size = 128
+guard = "warn"                # says so when training collapses; "repair" goes back and mends it
+device = "auto"               # the first accelerator, or the CPU
+out = "runs/mine"
+"""

@@ -1,0 +1,124 @@
+"""The figures as JUnit XML, which every continuous integration shows, with thresholds that they must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from advreg.errors import ConfigError, RunError, did_you_mean
+from advreg.report.facts import EvaluationFacts, RunFacts
+from advreg.report.words import interval, percent
+
+_FIGURES: dict[str, Callable[[EvaluationFacts], float | None]] = {
+    "clean": lambda facts: facts.clean_accuracy,
+    "robust": lambda facts: facts.robust_accuracy,
+    "robust-low": lambda facts: facts.interval[0] if facts.interval else None,
+}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The least that a figure may be: ``clean``, ``robust``, or ``robust-low``, the lower end of robust's interval."""
+
+    figure: str
+    least: float
+
+    @classmethod
+    def parse(cls, text: str) -> Threshold:
+        """Read ``robust=0.45``.
+
+        Raises:
+            ConfigError: no such figure, or no number from 0 to 1.
+
+        Example:
+            >>> Threshold.parse("robust=0.45")
+            Threshold(figure='robust', least=0.45)
+        """
+        figure, _, least = text.partition("=")
+        if figure not in _FIGURES:
+            names = ", ".join(_FIGURES)
+            raise ConfigError(f"--fail-under was given {text!r}; figures: {names}.{did_you_mean(figure, _FIGURES)}")
+        try:
+            value = float(least)
+        except ValueError:
+            value = -1.0
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"--fail-under was given {text!r}; write a number from 0 to 1, such as {figure}=0.45")
+        return cls(figure, value)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One threshold put to one evaluation; ``problem`` is empty where it is reached."""
+
+    protocol: str
+    name: str
+    said: str
+    seconds: float
+    problem: str
+
+
+def cases(run: RunFacts, thresholds: Iterable[Threshold]) -> list[Case]:
+    """Put every threshold to every evaluation of a run; without thresholds, each evaluation is one case that passes.
+
+    A figure that a diagnosis called UNRELIABLE never reaches a threshold.
+
+    Raises:
+        RunError: the run has no evaluation.
+    """
+    if not run.evaluations:
+        raise RunError(f"{run.path} holds no evaluation to judge; run advreg evaluate first")
+    wanted = list(thresholds)
+    return [case for facts in run.evaluations for case in _cases(facts, wanted)]
+
+
+def _cases(facts: EvaluationFacts, thresholds: Sequence[Threshold]) -> list[Case]:
+    said = f"clean {percent(facts.clean_accuracy, facts.n)}, robust {percent(facts.robust_accuracy, facts.n)}"
+    said += f" ({interval(facts.interval, facts.n)}), n {facts.n}, seed {facts.seed}"
+    seconds = facts.seconds or 0.0
+    if not thresholds:
+        return [Case(facts.protocol, "evaluated", said, seconds, "")]
+    return [
+        Case(facts.protocol, f"{one.figure} at least {one.least:g}", said, seconds, _problem(facts, one))
+        for one in thresholds
+    ]
+
+
+def _problem(facts: EvaluationFacts, threshold: Threshold) -> str:
+    value = _FIGURES[threshold.figure](facts)
+    if facts.verdict == "UNRELIABLE" and threshold.figure != "clean":
+        return "the diagnosis calls this figure UNRELIABLE"
+    if value is None:
+        return f"the results hold no {threshold.figure}"
+    return "" if value >= threshold.least else f"{threshold.figure} is {value:.4f}, below {threshold.least:g}"
+
+
+def junit(run: RunFacts, found: Sequence[Case]) -> str:
+    """Write cases as JUnit XML, one suite for each protocol.
+
+    Args:
+        run: whose name the suites carry.
+        found: see `cases`.
+    """
+    root = ElementTree.Element("testsuites", {"name": f"advreg {run.name}", **_tally(found)})
+    for protocol in dict.fromkeys(case.protocol for case in found):
+        mine = [case for case in found if case.protocol == protocol]
+        suite = ElementTree.SubElement(root, "testsuite", {"name": protocol, **_tally(mine)})
+        for case in mine:
+            _add(suite, run, case)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add(suite: ElementTree.Element, run: RunFacts, case: Case) -> None:
+    name = f"{run.name}.{case.protocol}"
+    made = ElementTree.SubElement(suite, "testcase", classname=name, name=case.name, time=f"{case.seconds:.3f}")
+    if case.problem:
+        ElementTree.SubElement(made, "failure", message=case.problem, type="threshold").text = case.said
+    ElementTree.SubElement(made, "system-out").text = case.said
+
+
+def _tally(found: Sequence[Case]) -> dict[str, str]:
+    failures = sum(bool(case.problem) for case in found)
+    return {"tests": str(len(found)), "failures": str(failures), "errors": "0"}

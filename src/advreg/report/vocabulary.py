@@ -1,0 +1,49 @@
+"""The attack in the words that auditors use: NIST AI 100-2 and MITRE ATLAS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NIST = "NIST AI 100-2 E2025"
+ATLAS = "MITRE ATLAS"
+_BLIND = ("square", "random", "spsa", "hopskipjump", "boundary", "corruption")
+_TRANSFER = ("transfer",)
+
+
+def nist(attacks: Sequence[str]) -> str:
+    """The attack in the terms of NIST AI 100-2.
+
+    Example:
+        >>> nist(["pgd-40"])
+        'evasion attack at deployment time, violating integrity; attacker knowledge: white-box'
+    """
+    kinds = _kinds(attacks)
+    known = " and ".join(kind for kind in ("white-box", "black-box") if kind in kinds or f"{kind} transfer" in kinds)
+    return f"evasion attack at deployment time, violating integrity; attacker knowledge: {known or 'not told'}"
+
+
+def atlas(attacks: Sequence[str]) -> list[tuple[str, str]]:
+    """Ids and names of the MITRE ATLAS techniques that attacks amount to.
+
+    Example:
+        >>> atlas(["square"])
+        [('AML.T0015', 'Evade AI Model'), ('AML.T0043.001', 'Black-Box Optimization')]
+    """
+    crafted = {
+        "white-box": ("AML.T0043.000", "White-Box Optimization"),
+        "black-box": ("AML.T0043.001", "Black-Box Optimization"),
+        "black-box transfer": ("AML.T0043.002", "Black-Box Transfer"),
+    }
+    kinds = _kinds(attacks)
+    used = [technique for kind, technique in crafted.items() if kind in kinds]
+    return [("AML.T0015", "Evade AI Model"), *(used or [("AML.T0043", "Craft Adversarial Data")])]
+
+
+def _kinds(attacks: Sequence[str]) -> set[str]:
+    return {_kind(name) for name in attacks}
+
+
+def _kind(name: str) -> str:
+    if any(part in name for part in _TRANSFER):
+        return "black-box transfer"
+    return "black-box" if any(part in name for part in _BLIND) else "white-box"

@@ -1,0 +1,119 @@
+"""What other programs read: results.json by its schema, JUnit by its thresholds, the card by its metadata."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+from advreg import evaluate, report
+from advreg.errors import ConfigError, RunError
+from advreg.report import read
+from advreg.threat import ThreatModel
+
+from .fake_run import results, write_evaluation, write_training
+
+ID = "linf-0.1-quick@1"
+
+
+def schema() -> dict:
+    return json.loads(files("advreg.report").joinpath("results.schema.json").read_text())
+
+
+def problems(record: dict) -> list[str]:
+    jsonschema = pytest.importorskip(
+        "jsonschema", reason="jsonschema checks the published schema; pip install jsonschema"
+    )
+    return [error.message for error in jsonschema.Draft202012Validator(schema()).iter_errors(record)]
+
+
+def test_results_that_evaluate_writes_follow_the_published_schema(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    data = torch.rand(12, 1, 4, 4), torch.arange(12) % 3
+    found = evaluate(net, data, threat=ThreatModel("linf", 0.1), protocol="basic", out=tmp_path)
+    record = json.loads((tmp_path / "evaluation" / found.protocol / "results.json").read_text())
+    assert problems(record) == []
+    known = set(schema()["properties"])
+    assert set(record) <= known
+    assert set(record["flags"]) <= set(schema()["properties"]["flags"]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema", "advreg/results@2"),
+        ("robust_accuracy", 1.2),
+        ("interval", [0.1]),
+        ("n", -1),
+        ("verdict", "GOOD"),
+        ("seed", None),
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(tmp_path: Path, key: str, value: object) -> None:
+    record = results(ID, "linf", 0.1, 0.9) | {key: value}
+    assert problems(record)
+    write_evaluation(tmp_path / "a", record, shown=0)
+    with pytest.raises(RunError):
+        read.run(tmp_path / "a")
+
+
+def test_junit_counts_and_fails_what_is_below(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.5), shown=0)
+    facts = read.run(tmp_path / "a")
+    limits = [report.Threshold.parse(text) for text in ("robust=0.5", "robust-low=0.5", "clean=0.9")]
+    found = report.cases(facts, limits)
+    assert [bool(case.problem) for case in found] == [False, True, False]
+    root = ElementTree.fromstring(report.junit(facts, found))
+    (suite,) = root.findall("testsuite")
+    assert (suite.get("tests"), suite.get("failures"), root.get("failures")) == ("3", "1", "1")
+    (failure,) = root.iter("failure")
+    assert "below 0.5" in failure.get("message")
+
+
+def test_an_unreliable_figure_reaches_no_threshold(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.9) | {"verdict": "UNRELIABLE"}, shown=0)
+    (case,) = report.cases(read.run(tmp_path / "a"), [report.Threshold("robust", 0.1)])
+    assert "UNRELIABLE" in case.problem
+
+
+@pytest.mark.parametrize("text", ["robust", "robust=high", "robust=45", "robst=0.4", "robust=nan"])
+def test_a_threshold_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--fail-under was given"):
+        report.Threshold.parse(text)
+
+
+def test_what_was_not_evaluated_is_not_judged(tmp_path: Path) -> None:
+    write_training(tmp_path / "a")
+    for judge in (lambda facts: report.cases(facts, []), report.model_card):
+        with pytest.raises(RunError, match="no evaluation"):
+            judge(read.run(tmp_path / "a"))
+
+
+def test_the_model_card_carries_the_evaluation_block(tmp_path: Path) -> None:
+    record = results(ID, "linf", 8 / 255, 0.5)
+    record["model"]["name"] = "a | b <i>"
+    write_evaluation(tmp_path / "net", record, shown=0)
+    card = report.model_card(read.run(tmp_path / "net"))
+    _, front, body = card.split("---\n", 2)
+    meta = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in front.splitlines())}
+    (result,) = meta["model-index"][0]["results"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"accuracy": 0.986, "robust_accuracy": 0.5}
+    assert result["dataset"] == {"type": "mnist", "name": "mnist", "split": "test"}
+    assert "upper bound" in body
+    assert "a \\| b &lt;i>" in body
+    assert "advreg evaluate net --data mnist --threat linf:8/255" in body
+
+
+def test_the_card_is_read_by_the_hub_library(tmp_path: Path) -> None:
+    hub = pytest.importorskip(
+        "huggingface_hub", reason="huggingface_hub reads model cards; pip install huggingface_hub"
+    )
+    write_evaluation(tmp_path / "net", results(ID, "linf", 0.1, 0.5), shown=0)
+    card = hub.ModelCard(report.model_card(read.run(tmp_path / "net")))
+    assert [one.metric_value for one in card.data.eval_results] == [0.986, 0.5]

@@ -35,11 +35,6 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     return torch.where(d > 0, 1.0, -1.0) * (size * scale).minimum(room)
 
 
-def _total(values: Tensor) -> Tensor:
-    """Return the sum of each row in the order of its entries, ``(B, 1)``: `sum` rounds otherwise for other batch sizes."""
-    return values.cumsum(1)[:, -1:]
-
-
 def l1_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     """Project onto ``{||d||_1 <= radius, low <= d <= high}``.
 
@@ -55,11 +50,11 @@ def l1_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     falling = slope.gather(1, order).cumsum(1)  # coordinates that shrink just after each kink
     widths = torch.diff(kinks, dim=1, prepend=torch.zeros_like(kinks[:, :1]))
     falling_before = torch.cat([torch.zeros_like(falling[:, :1]), falling[:, :-1]], 1)
-    norm = _total(size.minimum(room)) - (widths * falling_before).cumsum(1)
+    norm = size.minimum(room).sum(1, keepdim=True) - (widths * falling_before).cumsum(1)
     piece = (norm > radius).sum(1, keepdim=True).sub(1).clamp_min(0)
     excess = (norm.gather(1, piece) - radius).clamp_min(0.0)
     threshold = kinks.gather(1, piece) + excess / falling.gather(1, piece).clamp_min(1.0)
-    inside = _total(size.minimum(room)) <= radius
+    inside = size.minimum(room).sum(1, keepdim=True) <= radius
     kept = (size - torch.where(inside, 0.0, threshold)).clamp_min(0.0).minimum(room)
-    kept = kept * (radius / _total(kept).clamp_min(1e-30)).clamp_max(1.0)  # what the sums rounded away
+    kept = kept * (radius / kept.sum(1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)  # what the sums rounded away
     return d.sign() * kept.to(d.dtype)

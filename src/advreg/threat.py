@@ -184,7 +184,7 @@ class ThreatModel:
         """Draw from the unit l1 ball: signed exponentials over the sum of one more of them."""
         n = x[0].numel()
         draws = -torch.log1p(-noise.uniform(ids, (n + 1,), seed, 2 * stream, torch.float64))
-        shares = (draws[:, :n] / draws.cumsum(1)[:, -1:]).to(x.dtype)  # in order: `sum` rounds by batch size
+        shares = (draws[:, :n] / draws.sum(1, keepdim=True)).to(x.dtype)
         return (shares * noise.signs(ids, (n,), seed, 2 * stream + 1, x.dtype)).view_as(x)
 
     def radii(self, x: Tensor) -> Tensor:

@@ -193,6 +193,8 @@ def causes(checks: Iterable[Check]) -> tuple[str, ...]:
     return tuple(cause for cause in CAUSES if cause in named | specific)
 
 
+_IDLE = 0.1  # of the robust: where a network is very sure, cross-entropy is zero to the last bit, and no step helps
+
 _VAGUE = {"weak attack", "masked gradients"}  # what every mask looks like from outside
 
 
@@ -336,5 +338,5 @@ def _unmoved(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     says = f"on {len(idle)} of {len(best)} robust examples no gradient attack raised the loss at all"
     ends = interval(len(idle), len(best))
     return graded(
-        "moved", "D", "masked gradients", says, measured=len(idle) / len(best), threshold=0.01, limit=0.1, ends=ends
+        "moved", "D", "masked gradients", says, measured=len(idle) / len(best), threshold=_IDLE, limit=3 * _IDLE, ends=ends
     )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -224,29 +226,32 @@ def test_a_model_that_cannot_be_copied_is_one_line():
 def test_a_compiled_target_meets_few_sizes_and_answers_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     met = []
 
-    def spy(net: nn.Module, **options: object) -> nn.Module:
-        net.register_forward_pre_hook(lambda _, inputs: met.append(len(inputs[0])))
-        return net
+    def spy(net: nn.Module, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: met.append(len(x)) or net(x)
 
     monkeypatch.setattr(torch, "compile", spy)
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(70, 1, 2, 2)
     target = freeze(model, compiled=True)
     for n in (1, 3, 5, 16, 33, 70):
         torch.testing.assert_close(target(x[:n]), model(x[:n]))
-    assert met == [4, 4, 16, 16, 64, 256]
+    assert met == [4, 4, 8, 16, 64, 128]
+    point = x[:5].clone().requires_grad_()
+    torch.autograd.grad(target(point).sum(), point)
+    with torch.no_grad():
+        target(point)
+    assert met[6:] == [8]  # with a gradient the plain copy answers
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, about itself
-def test_compiling_for_real_keeps_answers_and_gradients() -> None:
+def test_compiling_for_real_keeps_answers_and_every_attack_runs() -> None:
     model, x = (
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval(),
         torch.rand(9, 1, 8, 8),
     )
-    target = freeze(model, x, compiled=True)
-    grads = []
-    for net in (model, target):
-        point = x.clone().requires_grad_()
-        grads.append(torch.autograd.grad(net(point).logsumexp(1).sum(), point)[0])
-    torch.testing.assert_close(*grads)
-    torch.testing.assert_close(target(x), model(x))
+    target, y = freeze(model, x, compiled=True), model(x).argmax(1)
+    with torch.no_grad():
+        torch.testing.assert_close(target(x), model(x))
+    threat = advreg.ThreatModel("linf", 0.02)
+    for attack in (advreg.pgd, advreg.attacks.deepfool, functools.partial(advreg.attacks.square, queries=20)):
+        assert torch.equal(attack(target, x, y, threat).broken, attack(model, x, y, threat).broken)

@@ -83,7 +83,7 @@ def evaluate(
         seed: seed of the random draws; an example's draws depend on it and on the example's place in the data only.
         out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted evaluation there is resumed.
         precision: of the fast copy; verdicts are always the original's.
-        compiled: whether the fast copy goes through `torch.compile`: minutes to begin with, then faster where layers are many.
+        compiled: whether black-box attacks ask a compiled copy: a minute to begin with, then faster.
         ranks: which of several processes this is; each does its share of the chunks, and all return the same result.
         on_progress: called after each attack on each chunk of 256 examples.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 _ROUNDS = 3
 _ROWS = 64  # enough to fill a CPU's caches, few enough to be quick
-_SMALLEST, _GROWTH = 4, 4  # rows of the smallest batch that is compiled, and how much larger the next one is
+_SMALLEST = 4  # rows of the smallest batch that is compiled; eight sizes, up to 512, are as many as the compiler keeps
 _CASTABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -40,7 +41,7 @@ class Target(nn.Module):
         self.choice = choice
         self._bfloat16 = "bfloat16" in choice
         self._channels_last = "channels_last" in choice
-        self._compiled = "compiled" in choice
+        self._swift = _compiled(net) if "compiled" in choice else None
         object.__setattr__(self, "original", original)  # not a submodule: its weights are not the target's
         self.eval()
 
@@ -51,12 +52,13 @@ class Target(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)``."""
         rows, kind = len(x), x.dtype
-        if self._compiled:
+        swift = None if torch.is_grad_enabled() and x.requires_grad else self._swift
+        if swift is not None:
             x = padded(x)
         if self._channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits: Tensor = self.net(x)
+            logits: Tensor = self.net(x) if swift is None else swift(x)
         return logits[:rows].to(kind)
 
     def extra_repr(self) -> str:
@@ -65,16 +67,31 @@ class Target(nn.Module):
 
 
 def padded(x: Tensor) -> Tensor:
-    """Return a batch filled up to 4, 16, 64, 256, ... rows with copies of its last: each size that is compiled takes its time.
+    """Return a batch filled up to 4, 8, 16, ... rows with copies of its last: each size that is compiled takes its time.
 
     Example:
         >>> len(padded(torch.zeros(5, 2))), len(padded(torch.zeros(3, 2))), len(padded(torch.zeros(64, 2)))
-        (16, 4, 64)
+        (8, 4, 64)
     """
-    size = _SMALLEST
-    while size < len(x):
-        size *= _GROWTH  # twice four of them, with a gradient and without, are as many as the compiler keeps
+    size = max(_SMALLEST, 1 << (len(x) - 1).bit_length())
     return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
+
+
+def _compiled(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the network compiled for answers without a gradient, by CUDA graphs where there is a GPU.
+
+    With a gradient compiling cost more than it gained on processors, and attacks that ask for several gradients of one answer
+    are refused by compiled code.
+    """
+    cuda = any(p.is_cuda for p in net.parameters())
+    made = torch.compile(net, dynamic=False, mode="reduce-overhead" if cuda else "default")
+
+    def answer(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = made(x)
+        return logits.clone()  # a graph writes its next answer over this one
+
+    return answer
 
 
 def freeze(
@@ -94,7 +111,7 @@ def freeze(
         precision: ``"float32"`` leaves the model's type alone, ``"bfloat16"`` runs layers in 16 bits, and
             ``"auto"`` takes whichever of these, with or without channels_last, is fastest on ``example`` now:
             name the others to have the same choice on every machine.
-        compiled: whether `torch.compile` is used too; batches are then filled up to one of a few sizes.
+        compiled: whether answers without a gradient come from a compiled network, in batches filled up to a few sizes.
 
     Raises:
         ModelError: a model that cannot be copied, an unknown precision, or ``"auto"`` without an example.
@@ -139,8 +156,6 @@ def _target(original: nn.Module, net: nn.Module, words: list[str]) -> Target:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if "bfloat16" in words:
         _cast_layers(net)
-    if "compiled" in words:
-        net = torch.compile(net, dynamic=False)  # type: ignore[assignment]
     return Target(original, net, " ".join(words))
 
 

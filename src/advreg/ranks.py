@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,9 @@ ALONE = Ranks()
 def joined(backend: str = "gloo") -> Iterator[Ranks]:
     """Join the processes that were started together (``torchrun`` says so in the environment); alone where there are none.
 
+    The group's threads have ended when this does, as long as nobody keeps what was wrapped inside: a thread that outlives the
+    interpreter aborts the process.
+
     Args:
         backend: how they talk; gloo goes through the memory of the machine, ``cpu:gloo,cuda:nccl`` also between GPUs.
 
@@ -73,8 +77,11 @@ def joined(backend: str = "gloo") -> Iterator[Ranks]:
     if distributed.is_initialized():  # the caller's own group: his to end
         yield found
         return
+    import torch.distributed.nn  # noqa: F401  # imported later, its default arguments would keep this group for ever
+
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield found
     finally:
+        gc.collect()  # what was wrapped may wait in a cycle, and holds the group
         distributed.destroy_process_group()

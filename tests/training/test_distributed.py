@@ -48,6 +48,8 @@ epoch.take_step = counted
 seen = []
 advreg.fit(small.config(Path(data), Path(out), *changes), on_event=seen.append)
 Path(out, f"events-{rank}").write_text(str(len(seen)))
+names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").glob("*")]
+Path(out, f"threads-{rank}").write_text("".join(name for name in names if "gloo" in name))
 """
 
 
@@ -87,6 +89,8 @@ def test_two_processes_train_what_one_would(data, tmp_path, extra):
     assert done.returncode == 0, done.stderr[-3000:]
     compare(one, advreg.RunFolder.open(tmp_path / "two"))
     assert [int((tmp_path / "two" / f"events-{rank}").read_text()) > 0 for rank in (0, 1)] == [True, False]
+    outlived = [(tmp_path / "two" / f"threads-{rank}").read_text() for rank in (0, 1)]
+    assert outlived == ["", ""], "a thread of the group that outlives the interpreter aborts the process"
     assert not list((tmp_path / "two").glob(".*.tmp"))
 
 

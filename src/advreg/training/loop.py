@@ -53,12 +53,17 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
     device = runtime.choose_device(distributed.own_device(config.train.device))
     distributed.settle(device)
     with processes.joined(distributed.backend(device)) as ranks:
-        session = prepare(config, ranks)
-        some_rest = try_out(session)
-        session = replace(session, lesson=distributed.spread(session.lesson, some_rest=some_rest))
-        run = _folder(config, session, resume=resume)
-        with run.lock() if ranks.leads else nullcontext(), runtime.deterministic():
-            return _train(run, session, on_event if on_event and ranks.leads else lambda event: None)
+        return _fit(config, ranks, resume, on_event if on_event and ranks.leads else lambda event: None)
+
+
+def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
+    """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
+    session = prepare(config, ranks)
+    some_rest = try_out(session)
+    session = replace(session, lesson=distributed.spread(session.lesson, some_rest=some_rest))
+    run = _folder(config, session, resume=resume)
+    with run.lock() if ranks.leads else nullcontext(), runtime.deterministic():
+        return _train(run, session, emit)
 
 
 def _folder(config: Config, session: Session, *, resume: bool) -> RunFolder:

@@ -1,18 +1,22 @@
 """Recipes of adversarial training side by side: how robust within a cap of time, what a step costs, what the guard saves.
 
-    python bench/training.py recipes [--minutes 5] [--seeds 1] [--only NAME ...] [--n 500]
-    python bench/training.py cost [--repeats 5]
+    python bench/training.py recipes [--minutes 5] [--seeds 1] [--only NAME ...] [--network mnist-small] [--n 500]
+    python bench/training.py cifar [--minutes 10] [--seeds 1] [--only N-FGSM PGD-2 TRADES] [--width 0.25] [--n 500]
+    python bench/training.py cost [--repeats 5] [--only NAME ...]
     python bench/training.py guard [--seeds 3]
 
 `recipes` trains each on MNIST at linf 0.3 for as many epochs as fit into the cap on this machine, then evaluates with PGD-40
-and `strong`. `cost` times steps of training, interleaved, beside the count of forwards and backwards. `guard` provokes
-catastrophic overfitting and lets the guard warn or repair. Results are appended to a file as they come; what it holds is not
-run again.
+and `standard`; `cifar` does so at linf 8/255 with a narrow preact-resnet18 on cifar10-jpeg. `cost` times steps of training,
+interleaved, beside the count of forwards and backwards. `guard` provokes catastrophic overfitting and lets the guard warn or
+repair. Training runs in bfloat16 (`--precision float32` for the other), and so do the attacks of an evaluation: they propose,
+the network in float32 decides. With `--threads 1`, several can run side by side, one a core; the cap is then one of processor
+time. Results are appended to a file as they come; what it holds is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import statistics
 import sys
@@ -25,6 +29,7 @@ from typing import Any
 import torch
 
 import advreg
+import cifar10_jpeg
 import networks
 from advreg import runtime
 from advreg.config import Config
@@ -37,9 +42,23 @@ from compare import interleaved, ratios
 
 Row = dict[str, Any]
 
-BASE = (
-    "model.name=zoo:mnist-small", "data.name=mnist", "threat.eps=0.3", "optimizer.name=adam", "optimizer.lr=2e-3",
-    "schedule.name=triangular", "train.batch_size=128", "attack.name=pgd", "attack.steps=10", "recipe.name=madry",
+COMMON = (
+    "schedule.name=triangular", "train.batch_size=128", "train.validation_steps=10", "train.channels_last=true",
+    "attack.name=pgd", "attack.steps=10", "recipe.name=madry",
+)  # fmt: skip
+MNIST = (
+    *COMMON,
+    "data.name=mnist",
+    "data.validation=500",
+    "threat.eps=0.3",
+    "optimizer.name=adam",
+    "optimizer.lr=2e-3",
+)
+THREATS = {"recipes": 0.3, "cifar": 8 / 255}
+CIFAR = (
+    *COMMON, "model.name=zoo:preact-resnet18", "model.options.mean=[0.4914,0.4822,0.4465]",
+    "model.options.std=[0.2470,0.2435,0.2616]", f"data.name=npz:{networks.KEPT / 'cifar10-jpeg.npz'}", "data.validation=500",
+    "data.augment=crop-flip", "threat.eps=8/255", "optimizer.name=sgd", "optimizer.lr=0.2", "optimizer.weight_decay=5e-4",
 )  # fmt: skip
 RECIPES: dict[str, tuple[str, ...]] = {
     "standard": ("attack.name=none", "recipe.name=standard"),
@@ -60,12 +79,12 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "IAAT": ("policy.name=iaat",),
     "friendly": ("policy.name=friendly",),
 }
-"""What each changes in `BASE`."""
+"""What each changes in `MNIST` or `CIFAR`."""
 
 PROVOKED = (
-    "model.name=zoo:mnist-small", "data.name=mnist", "data.validation=57000", "threat.eps=0.2", "attack.name=fgsm",
-    "attack.start=zero", "recipe.name=madry", "optimizer.name=adam", "optimizer.lr=2e-3", "train.epochs=5",
-    "train.batch_size=50", "train.guard_every=20", "train.validation_steps=1",
+    "model.name=zoo:mnist-small", "data.name=mnist", "data.validation=500", "train.validation_steps=10", "threat.eps=0.3",
+    "attack.name=fgsm", "attack.start=zero", "recipe.name=madry", "optimizer.name=adam", "optimizer.lr=2e-3",
+    "train.epochs=5", "train.guard_every=20", "train.channels_last=true",
 )  # fmt: skip
 
 
@@ -74,46 +93,84 @@ def configured(*changes: str) -> Config:
     return Config().replace_with(list(changes))
 
 
-def recipe(name: str, seed: int, minutes: float, n: int) -> Row:
-    """Train within the cap, evaluate on the first ``n`` test images."""
-    plain = configured(*BASE, *RECIPES[name], f"seed={seed}")
-    session = prepare(plain)
-    epochs = max(1, int(60 * minutes / estimated_seconds(session, 1)))
-    folder = networks.KEPT / "training" / f"{name.replace(' ', '')}-{seed}"
+def on_mnist(name: str, options: argparse.Namespace) -> Config:
+    """Return the run of this recipe on MNIST, but for how long it is."""
+    network = f"model.name=zoo:{options.network}"
+    return configured(*MNIST, network, *RECIPES[name], f"train.precision={options.precision}", *options.set)
+
+
+def on_cifar(name: str, options: argparse.Namespace) -> Config:
+    """Return the run of this recipe on cifar10-jpeg, which is decoded at the first use."""
+    file = networks.KEPT / "cifar10-jpeg.npz"
+    if not file.is_file():
+        cifar10_jpeg.convert(file)
+    width = f"model.options.width={options.width}"
+    return configured(*CIFAR, width, *RECIPES[name], f"train.precision={options.precision}", *options.set)
+
+
+def epochs_within(minutes: float, config: Config) -> int:
+    """Return how many epochs fit into the minutes, counted in processor time of each thread: a busy machine changes nothing."""
+    session = prepare(config)
+    cpu, wall = time.process_time(), time.perf_counter()
+    seconds = estimated_seconds(session, 1)
+    used = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
+    return max(1, int(60 * minutes / (seconds * used)))
+
+
+def key(name: str, seed: int, options: argparse.Namespace) -> Row:
+    """Return what tells one measurement from another."""
+    size = {"recipes": options.network, "cifar": options.width}[options.part]
+    wish = {"minutes": options.minutes, "threads": options.threads, "precision": options.precision, "n": options.n}
+    return {"bench": options.part, "name": name, "size": size, **wish, "set": " ".join(options.set), "seed": seed}
+
+
+def trained(name: str, seed: int, plain: Config, options: argparse.Namespace) -> Row:
+    """Train within the cap, evaluate on the first test images."""
+    epochs = epochs_within(options.minutes, plain)
+    folder = (
+        networks.KEPT / "training" / re.sub(r"[^\w.=]+", "-", "-".join(map(str, key(name, seed, options).values())))
+    )
     shutil.rmtree(folder, ignore_errors=True)
     cpu, wall = time.process_time(), time.perf_counter()
-    run = advreg.fit(plain.replace_with([f"train.epochs={epochs}", f"train.out={folder}"]))
+    run = advreg.fit(plain.replace_with([f"seed={seed}", f"train.epochs={epochs}", f"train.out={folder}"]))
     spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    model, test = advreg.load_model(str(run.path)), advreg.load_data("mnist")[1]
-    threat = advreg.ThreatModel("linf", 0.3)
-    found = {p: advreg.evaluate(model, test, threat=threat, protocol=p, n=n) for p in ("quick", "strong")}
+    model, test = advreg.load_model(str(run.path)), advreg.load_data(plain.data.name)[1]
+    threat = advreg.ThreatModel("linf", THREATS[options.part])
+    found = {
+        p: advreg.evaluate(model, test, threat=threat, protocol=p, n=options.n, precision="bfloat16", out=folder)
+        for p in ("quick", "standard")
+    }
     return {
         "clean": found["quick"].clean_accuracy,
         "pgd": found["quick"].robust_accuracy,
-        "strong": found["strong"].robust_accuracy,
-        "strong_id": found["strong"].protocol,
+        "standard": found["standard"].robust_accuracy,
+        "protocol": found["standard"].protocol,
         "epochs": epochs,
         **spent,
     }
 
 
-def guarded(mode: str, seed: int) -> Row:
-    """Provoke catastrophic overfitting on 3,000 images; return accuracy under PGD-40 of what is left at the end."""
+def guarded(mode: str, seed: int, options: argparse.Namespace) -> Row:
+    """Provoke catastrophic overfitting; return accuracy under PGD-40 of what is left at the end."""
     folder = networks.KEPT / "training" / f"guard-{mode}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    run = advreg.fit(configured(*PROVOKED, f"train.guard={mode}", f"train.out={folder}", f"seed={seed}"))
-    model = advreg.load_model(str(run.path), weights=run / "last.safetensors")
+    own = (f"train.precision={options.precision}", f"train.guard={mode}", f"train.out={folder}", f"seed={seed}")
+    plain, cpu = configured(*PROVOKED, *own, *options.set), time.process_time()
+    run = advreg.fit(plain)
+    seconds = time.process_time() - cpu
+    model, threat = advreg.load_model(str(run.path), weights=run / "last.safetensors"), plain.threat
     found = advreg.evaluate(
-        model, advreg.load_data("mnist")[1], threat=advreg.ThreatModel("linf", 0.2), protocol="basic", n=1000
+        model, advreg.load_data("mnist")[1], threat=advreg.ThreatModel("linf", threat.eps), protocol="basic", n=1000
     )
     repairs = sum("rolled back" in str(record.get("action", "")) for record in run.read_log("metrics.jsonl"))
     by = {attack.name: attack.robust_accuracy for attack in found.by_attack}
-    return {"clean": found.clean_accuracy, "fgsm": by["fgsm"], "pgd": found.robust_accuracy, "repairs": repairs}
+    figures = {"clean": found.clean_accuracy, "fgsm": by["fgsm"], "pgd": found.robust_accuracy}
+    return {**figures, "repairs": repairs, "seconds": seconds}
 
 
-def steps_of(name: str, count: int) -> Callable[[int], tuple[float, int, int]]:
+def steps_of(name: str, count: int, options: argparse.Namespace) -> Callable[[int], tuple[float, int, int]]:
     """Return what takes ``count`` steps of training and says how long an example took, and its passes."""
-    session = prepare(configured(*BASE, *RECIPES[name]))
+    session = prepare(on_mnist(name, options))
     batches = list(zip(range(count), session.batches.epoch(1), strict=False))
     session.model.train()
 
@@ -127,10 +184,10 @@ def steps_of(name: str, count: int) -> Callable[[int], tuple[float, int, int]]:
     return work
 
 
-def cost(repeats: int) -> list[str]:
+def cost_table(options: argparse.Namespace) -> list[str]:
     """Return the table of processor time a step, as a ratio to standard training, beside the count in units of a pass."""
-    names = [name for name in RECIPES if name != "free"]
-    done = interleaved({name: steps_of(name, 4) for name in names}, repeats + 1)
+    names = ["standard", *(name for name in options.only if name not in ("standard", "free"))]
+    done = interleaved({name: steps_of(name, 4, options) for name in names}, options.repeats + 1)
     base = [seconds for seconds, *_ in done["standard"][1:]]
     units = {name: 2 * rows[-1][1] + 4 * rows[-1][2] for name, rows in done.items()}
     lines = [
@@ -157,49 +214,71 @@ def kept(out: Path, key: Row, work: Callable[[], Row]) -> Row:
 
 
 def recipes_table(options: argparse.Namespace) -> list[str]:
-    """Return the table of recipes: mean over the seeds."""
-    lines = ["| recipe | clean | PGD-40 | strong | epochs | seconds | n, seeds |", "|---|---|---|---|---|---|---|"]
+    """Return the table of recipes, on MNIST or on cifar10-jpeg: mean over the seeds, and their range under `standard`."""
+    configure = on_mnist if options.part == "recipes" else on_cifar
+    lines = [
+        "| recipe | clean | PGD-40 | standard | lowest - highest | epochs | seconds | processor | n, seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for name in options.only:
-        key = {"bench": "recipe", "name": name, "minutes": options.minutes, "n": options.n}
+        plain = configure(name, options)
         rows = [
-            kept(options.out, {**key, "seed": s}, partial(recipe, name, s, options.minutes, options.n))
-            for s in range(options.seeds)
+            kept(options.out, key(name, seed, options), partial(trained, name, seed, plain, options))
+            for seed in range(options.first, options.first + options.seeds)
         ]
-        mean = {k: statistics.fmean(row[k] for row in rows) for k in ("clean", "pgd", "strong", "epochs", "seconds")}
-        figures = " | ".join(f"{mean[k]:.2%}" for k in ("clean", "pgd", "strong"))
-        lines.append(
-            f"| {name} | {figures} | {mean['epochs']:.0f} | {mean['seconds']:.0f} | {options.n}, {len(rows)} |"
+        mean = {k: statistics.fmean(row[k] for row in rows) for k in ("clean", "pgd", "standard")}
+        took = " | ".join(
+            f"{statistics.fmean(row[k] for row in rows):.0f}" for k in ("epochs", "seconds", "cpu_seconds")
         )
+        spread = f"{min(row['standard'] for row in rows):.1%} - {max(row['standard'] for row in rows):.1%}"
+        figures = " | ".join(f"{value:.2%}" for value in mean.values())
+        lines.append(f"| {name} | {figures} | {spread} | {took} | {options.n}, {len(rows)} |")
     return lines
 
 
 def guard_table(options: argparse.Namespace) -> list[str]:
-    """Return the table of the guard: mean over the seeds."""
-    lines = ["| guard | clean | FGSM | PGD-40 | repairs | seeds |", "|---|---|---|---|---|---|"]
+    """Return the table of the guard, a row for each seed."""
+    lines = ["| guard | seed | clean | FGSM | PGD | repairs | seconds |", "|---|---|---|---|---|---|---|"]
     for mode in ("off", "warn", "repair"):
-        rows = [
-            kept(options.out, {"bench": "guard", "mode": mode, "seed": s}, partial(guarded, mode, s))
-            for s in range(options.seeds)
-        ]
-        means = " | ".join(f"{statistics.fmean(row[k] for row in rows):.2%}" for k in ("clean", "fgsm", "pgd"))
-        lines.append(f"| {mode} | {means} | {sum(row['repairs'] for row in rows)} | {len(rows)} |")
+        for seed in range(options.first, options.first + options.seeds):
+            wish = {
+                "bench": "guard",
+                "mode": mode,
+                "seed": seed,
+                "precision": options.precision,
+                "set": " ".join(options.set),
+            }
+            row = kept(options.out, wish, partial(guarded, mode, seed, options))
+            figures = " | ".join(f"{row[k]:.1%}" for k in ("clean", "fgsm", "pgd"))
+            lines.append(f"| {mode} | {seed} | {figures} | {row['repairs']} | {row['seconds']:.0f} |")
     return lines
+
+
+TABLES = {"recipes": recipes_table, "cifar": recipes_table, "cost": cost_table, "guard": guard_table}
+ONLY = {"cifar": ["N-FGSM", "PGD-2", "TRADES"]}
 
 
 def main() -> None:
     """Read the command line and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("recipes", "cost", "guard"))
+    parser.add_argument("part", choices=TABLES)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--n", type=int, default=500, help="test images")
+    parser.add_argument("--network", default="mnist-small", help="of the zoo, for MNIST")
+    parser.add_argument("--width", type=float, default=0.25, help="of the preact-resnet18, for cifar10-jpeg")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=runtime.PRECISIONS, default="bfloat16", help="of training")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--only", nargs="+", choices=RECIPES)
     parser.add_argument("--out", type=Path, default=networks.KEPT / "training.jsonl")
     options = parser.parse_args()
+    options.only = options.only or ONLY.get(options.part, list(RECIPES))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    tables = {"recipes": recipes_table, "guard": guard_table, "cost": lambda options: cost(options.repeats)}
-    print("\n".join(tables[options.part](options)))
+    torch.set_num_threads(options.threads)
+    print("\n".join(TABLES[options.part](options)))
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {runtime.environment()['cpu']}")
 
 

@@ -102,3 +102,11 @@ assert "torch" not in sys.modules
         "model": "zoo:mnist-cnn",
         "threat": "linf:0.1",
     }
+
+
+def test_unequal_classes_are_said_in_the_file(tmp_path: Path, photos: Path) -> None:
+    for k in range(20):
+        Image.new("RGB", (8, 8)).save(photos / "cat" / f"more{k}.png")
+    text = run_init(tmp_path / "run.toml", f"folder:{photos}", None, None).read_text()
+    assert "# classes are unequal: 28 images of cat, 8 of dog" in text
+    assert Config.load(tmp_path / "run.toml").model.options["classes"] == 3

@@ -151,3 +151,27 @@ def test_a_class_without_training_images_is_named(tmp_path):
     _flat(tmp_path / "test" / "b" / "y.png", 7, "L")
     with pytest.raises(DataError, match="class 'b' has test images but no training images"):
         advreg.load_data(f"folder:{tmp_path}")
+
+
+def test_the_first_images_are_a_sample_of_all_classes(tmp_path):
+    for k in range(60):
+        _flat(tmp_path / "test" / ("cat", "dog", "owl")[k // 20] / f"{k}.png", k, "L")
+        _flat(tmp_path / "train" / ("cat", "dog", "owl")[k // 20] / f"{k}.png", k, "L")
+    train, test = advreg.load_data(f"folder:{tmp_path}")
+    for part in (train, test):
+        assert set(part.tensors(n=15)[1].tolist()) == {0, 1, 2}
+        assert torch.equal(part.images[:, 0, 0, 0].long() // 20, part.labels)  # labels went along
+
+
+def test_photographs_of_any_size_depth_and_colour_make_one_data_set(tmp_path):
+    deep = np.full((30, 50), 40 * 257, np.uint16)
+    for part in ("train", "test"):
+        _save(tmp_path / part / "mixed" / "deep.png", Image.fromarray(deep))
+        _flat(tmp_path / part / "mixed" / "wide.png", (40, 40, 40), "RGB", (300, 20))
+        _flat(tmp_path / part / "mixed" / "tall.tiff", 40, "L", (9, 90))
+        _flat(tmp_path / part / "other" / "clear.webp", (40, 40, 40, 255), "RGBA", (16, 16))
+    train, test = advreg.load_data(f"folder:{tmp_path}?size=16")
+    for part in (train, test):
+        assert part.images.shape == (4, 3, 16, 16)
+        assert int((part.images.int() - 40).abs().max()) <= 1  # webp is lossy
+        assert part.classes == ("mixed", "other")

@@ -100,6 +100,10 @@ def damaged(tmp_path):
     return root
 
 
+def broken_row(train):
+    return [path.parts[-2:] for path in train.paths].index(("dog", "1.png"))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_in_one_line(damaged, workers):
     train, _ = stream(f"folder:{damaged}?size=8")
@@ -113,7 +117,7 @@ def test_a_broken_image_is_skipped_where_that_is_wanted(damaged):
     train, _ = stream(name)
     with pytest.warns(UserWarning, match=r"dog/1\.png is not a readable image .*; it is skipped"):
         ids = sorted(int(i) for batch in Batches(train, 4, seed=0).epoch(1) for i in batch.ids)
-    assert ids == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert ids == [row for row in range(12) if row != broken_row(train)]
     with pytest.warns(UserWarning, match=r"dog/1\.png"):
         inside, _ = advreg.load_data(name)
     with warnings.catch_warnings(action="ignore"):
@@ -123,7 +127,7 @@ def test_a_broken_image_is_skipped_where_that_is_wanted(damaged):
 def test_a_batch_of_nothing_but_broken_images_is_refused(damaged):
     train, _ = stream(f"folder:{damaged}?size=8&broken=skip")
     with pytest.raises(DataError, match="nothing but broken images"):
-        list(Batches(train.select([5]), 4, seed=0).epoch(1))
+        list(Batches(train.select([broken_row(train)]), 4, seed=0).epoch(1))
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,13 @@ def test_figures_stand_out_from_the_hottest_cell_of_the_confusions(theme: int) -
     colours = palette(theme)
     for tone, share in (("robust", 0.35), ("broken", 0.45)):
         assert contrast(colours["ink"], mixed(colours[tone], colours["sunken"], share)) >= 4.5
+
+
+def test_unequal_classes_are_told_on_the_page_and_equal_ones_are_not(tmp_path: Path) -> None:
+    record = results("linf-0.1-quick@1", "linf", 0.1, 0.9)
+    write_evaluation(tmp_path / "even", record, shown=0)
+    record["per_class"][3]["n"] = 7
+    write_evaluation(tmp_path / "uneven", record, shown=0)
+    even, uneven = (report.write(tmp_path / name).read_text() for name in ("even", "uneven"))
+    assert "classes are unequal" not in even.lower()
+    assert "Classes are unequal, 100 of 0 and 7 of 3; with each class counted the same" in uneven

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from advreg.config import Config
 from advreg.errors import DataError, RunError, ThreatError, did_you_mean
+from advreg.report.words import UNEQUAL
 from advreg.runs.files import write_atomic
 
 _NORMS = ("linf", "l2", "l1")
@@ -27,6 +29,7 @@ class Found:
     images: int = 0
     classes: int = 0
     channels: int = 3
+    unequal: str = ""  # which classes are largest and smallest, where they differ much
 
 
 def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Path:
@@ -49,18 +52,21 @@ def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Pat
     norm, eps = _threat(threat or ("linf:0.1" if grey else "linf:8/255"))
     found = _found(data)
     name = model or ("zoo:mnist-cnn" if grey else "zoo:preact-resnet18")
-    text = document(data, norm, eps, name, _options(name, found), _held_out(found))
+    text = document(data, norm, eps, name, _options(name, found), _held_out(found), found.unequal)
     Config.from_dict(tomllib.loads(text), source=str(out))
     write_atomic(out, text)
     return out
 
 
-def document(data: str, norm: str, eps: str, model: str, options: Mapping[str, int], validation: int) -> str:
+def document(
+    data: str, norm: str, eps: str, model: str, options: Mapping[str, int], validation: int, remark: str = ""
+) -> str:
     """Return the text of a run.toml, every section with a comment that explains it."""
     values = {
         "data": json.dumps(data), "norm": json.dumps(norm), "eps": json.dumps(eps), "model": json.dumps(model),
         "options": ", ".join(f"{key} = {value}" for key, value in options.items()), "validation": str(validation),
     }  # fmt: skip
+    values["remark"] = "".join(f"# {line}\n" for line in textwrap.wrap(remark, 110))
     text = _TEXT
     for key, value in values.items():
         text = text.replace(f"<{key}>", value)
@@ -92,10 +98,19 @@ def _found(data: str) -> Found:
         raise DataError(f"no folder {root}; give folder:PATH with one subfolder for each class")
     root = root / "train" if (root / "train").is_dir() else root
     classes = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    images = sum(file.suffix.lower() in _IMAGES for part in classes for file in part.rglob("*"))
-    if not images:
+    sizes = {part.name: sum(file.suffix.lower() in _IMAGES for file in part.rglob("*")) for part in classes}
+    if not any(sizes.values()):
         raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
-    return Found(images, len(classes), 1 if dict(parse_qsl(query)).get("mode") == "grey" else 3)
+    channels = 1 if dict(parse_qsl(query)).get("mode") == "grey" else 3
+    return Found(sum(sizes.values()), len(classes), channels, _unequal(sizes))
+
+
+def _unequal(sizes: Mapping[str, int]) -> str:
+    """Say that a folder's classes are of unequal size, or nothing."""
+    most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
+    if sizes[most] < UNEQUAL * sizes[least]:
+        return ""
+    return f"classes are unequal: {sizes[most]} images of {most}, {sizes[least]} of {least}; accuracy class by class will tell"
 
 
 def _options(model: str, found: Found) -> dict[str, int]:
@@ -134,7 +149,7 @@ options = { <options> }       # for the network's constructor
 
 # Which data. folder:PATH?size=64 reads PATH/<class>/<image>.png, or PATH/train and PATH/test with classes inside;
 # npz:FILE holds x, y, x_test, y_test; also mnist, fashion-mnist, cifar10, torchvision:NAME, hf:NAME, pkg.module:factory.
-[data]
+<remark>[data]
 name = <data>
 validation = <validation>             # TRAINING images held out to choose the best epoch; test images are never used for that
 augment = "none"              # "crop-flip" for photographs

@@ -30,9 +30,8 @@ def class_names(model: str, net: nn.Module, file: Path | None = None) -> list[st
         return _lines(file)
     if Path(model).is_dir():
         return [str(name) for name in _spec(model).get("classes", [])]
-    own = getattr(net, "classes", None)
-    if isinstance(own, list | tuple) and own:
-        return [str(name) for name in own]
+    if own := _own(net):
+        return own
     scheme, _, name = model.partition(":")
     readers = {"timm": lambda: _timm(net), "torchvision": lambda: _torchvision(name)}
     return readers[scheme]() if scheme in readers else []
@@ -73,6 +72,14 @@ def input_shape(model: str, net: nn.Module) -> tuple[int, int]:
     first = next((part for part in net.modules() if isinstance(part, nn.Conv2d)), None)
     small = model.startswith("zoo:mnist")
     return (1 if small else first.in_channels if first is not None else 3), (28 if small else int(size[-1]))
+
+
+def _own(net: nn.Module) -> list[str]:
+    """Return the names in a model's attribute ``classes``, or, of a Hugging Face model, in ``config.id2label``."""
+    own, known = getattr(net, "classes", None), getattr(getattr(net, "config", None), "id2label", None)
+    if isinstance(own, list | tuple):
+        return [str(name) for name in own]
+    return [str(known[k]) for k in sorted(known)] if isinstance(known, dict) else []
 
 
 def _lines(file: Path) -> list[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from advreg.evaluation import Evaluation
+    from advreg.evaluation.summary import ClassSummary
     from advreg.report import Row
 
 
@@ -57,6 +58,13 @@ def evaluation(found: Evaluation) -> Table:
         )
     columns = ("attack", "tried", "broken", "accuracy", "95% interval", "forwards", "backwards", "seconds")
     return table(f"{found.protocol}, {found.n} examples", columns, rows)
+
+
+def classes(rows: Sequence[ClassSummary]) -> Table:
+    """Return accuracy class by class, the weakest first."""
+    weakest = sorted(rows, key=lambda row: row.robust_accuracy)
+    cells = [(row.name, str(row.n), percent(row.clean_accuracy), percent(row.robust_accuracy)) for row in weakest]
+    return table("class by class", ("class", "n", "clean", "robust"), cells)
 
 
 def comparison(rows: Sequence[Row]) -> Table:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advreg.data.dataset import Dataset
 from advreg.data.images import GREY, RGB, SUFFIXES, all_grey, read_images
-from advreg.data.split import is_test
+from advreg.data.split import digest, is_test
 from advreg.data.stream import Streamed
 from advreg.errors import DataError
 
@@ -22,7 +22,8 @@ def folder(
 ) -> tuple[Dataset, Dataset]:
     """Read images from ``path/train/<class>`` and ``path/test/<class>`` (or ``val``), or ``path/<class>``.
 
-    Without ``train`` and ``test``, a fifth is held out, chosen by a hash of each image's relative path.
+    Without ``train`` and ``test``, a fifth is held out, chosen by a hash of each image's relative path. Images come in the
+    order of that hash, so that the first n of them are a sample of all classes.
 
     Args:
         path: the folder.
@@ -119,7 +120,8 @@ def _listing(root: Path) -> Listing:
     found = [(image, folder.name) for folder in classes for image in _images(folder)]
     if not found:
         raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
-    return found
+    # by hash, not by class: whoever measures the first n must meet every class
+    return sorted(found, key=lambda item: digest(item[0].relative_to(root).as_posix()))
 
 
 def _images(root: Path) -> list[Path]:

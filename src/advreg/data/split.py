@@ -15,4 +15,9 @@ def is_test(key: str) -> bool:
         >>> round(sum(is_test(str(k)) for k in range(10_000)) / 10_000, 1)
         0.2
     """
-    return hashlib.sha256(key.encode()).digest()[0] % 5 == 0
+    return digest(key)[0] % 5 == 0
+
+
+def digest(key: str) -> bytes:
+    """Return the SHA-256 of what names an example: an order that has nothing to do with its class."""
+    return hashlib.sha256(key.encode()).digest()

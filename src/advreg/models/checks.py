@@ -72,7 +72,8 @@ def _misfit(model: nn.Module, x: Tensor, cause: Exception) -> str:
 
 def _check_logits(z: object, rows: int, classes: int | None) -> None:
     if not isinstance(z, Tensor):
-        raise ModelError(f"the model returns {type(z).__name__}; it must return logits, a tensor (B, K)")
+        remedy = "advreg.models.answers_logits(model) takes them out of tuples, dicts and output objects"
+        raise ModelError(f"the model returns {type(z).__name__}; it must return logits, a tensor (B, K); {remedy}")
     if z.dim() != 2 or z.shape[0] != rows or z.shape[1] < 2:
         raise ModelError(
             f"the model returns shape {tuple(z.shape)} for {rows} inputs; it must return logits (B, K >= 2)"

@@ -9,6 +9,7 @@ from torch import nn
 
 from advreg.errors import ModelError, did_you_mean
 from advreg.imports import call_factory, first_line, import_extra
+from advreg.models.answers import answers_logits
 from advreg.models.normalize import Normalized
 
 _EXTRA = "advreg[vision]"
@@ -42,8 +43,8 @@ def torchvision(name: str, *, pretrained: bool | str = True, **options: Any) -> 
 
 
 def factory(name: str, **options: Any) -> nn.Module:
-    """Return what ``pkg.module:factory`` makes when it is called with the options."""
-    return _module(name, call_factory(name, ModelError, **options))
+    """Return what ``pkg.module:factory`` makes when it is called with the options; it answers with logits alone."""
+    return answers_logits(_module(name, call_factory(name, ModelError, **options)))
 
 
 def _made(name: str, make: Callable[[], object]) -> nn.Module:

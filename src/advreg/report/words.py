@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Protocol
 
 from advreg.report.facts import Curve, Epoch, EvaluationFacts, Facts, Interval, RunFacts, Threat
 from advreg.report.read import short_name
@@ -17,6 +19,7 @@ _PROTOCOLS = {
     "standard": "The AutoAttack protocol (Croce and Hein, 2020), followed faithfully.",
     "strong": "The strong protocol: at least as strong as the standard one, at a fraction of its cost.",
 }
+UNEQUAL = 3  # times as many examples of one class as of another: the mean over examples then hides the small one
 GAIN = 0.002  # black-box gain beyond which AutoAttack's authors distrust gradients
 _NOTED = ("target", "batch", "few_classes")
 _VERDICTS = {
@@ -25,6 +28,19 @@ _VERDICTS = {
     "UNRELIABLE": "A check found that attacks failed for the wrong reasons: do not use this figure.",
     None: "Not diagnosed: nobody has looked whether attacks failed for the wrong reasons.",
 }
+
+
+class _Class(Protocol):
+    """Accuracy on the examples of one class, from the files of a run or from an evaluation that was just made."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def clean_accuracy(self) -> float: ...
+    @property
+    def robust_accuracy(self) -> float: ...
 
 
 def percent(share: float, n: int = 1000) -> str:
@@ -188,6 +204,30 @@ def doubts(evaluation: EvaluationFacts) -> list[str]:
     raised = [check for check in evaluation.checks if check.verdict in ("suspect", "fail")]
     told = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
     return told or warnings(evaluation.flags)
+
+
+def balance(rows: Sequence[_Class]) -> str:
+    """Say that classes are of unequal size, and what accuracy is when each counts the same; empty where they are alike.
+
+    Example:
+        >>> from advreg.report.facts import ClassFacts
+        >>> balance([ClassFacts("cat", 90, 0.9, 0.5), ClassFacts("owl", 10, 0.5, 0.1)])
+        'classes are unequal, 90 of cat and 10 of owl; with each class counted the same, clean is 70.0% and robust 30.0%'
+        >>> balance([ClassFacts("cat", 50, 0.9, 0.5), ClassFacts("owl", 40, 0.5, 0.1)])
+        ''
+    """
+    met = sorted((row for row in rows if row.n), key=lambda row: -row.n)
+    if len(met) < 2 or met[0].n < UNEQUAL * met[-1].n:
+        return ""
+    clean, robust = (
+        sum(share(row) for row in met) / len(met)
+        for share in (attrgetter("clean_accuracy"), attrgetter("robust_accuracy"))
+    )
+    sizes = f"{count(met[0].n)} of {met[0].name} and {count(met[-1].n)} of {met[-1].name}"
+    return (
+        f"classes are unequal, {sizes}; with each class counted the same, "
+        f"clean is {percent(clean)} and robust {percent(robust)}"
+    )
 
 
 def _is_raised(key: str, value: object) -> bool:

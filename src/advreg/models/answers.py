@@ -1,0 +1,75 @@
+"""Logits out of whatever a network answers: a tensor, a tuple, a dict, an output object with ``logits``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from advreg.errors import ModelError
+
+
+def logits_of(answer: object) -> Tensor:
+    """Return the logits ``(B, K)`` that an answer holds.
+
+    A tensor is taken as it is, ``logits`` of an object or a mapping comes next, then the one tensor ``(B, K)`` among the values
+    or entries: a tuple ``(logits, features)`` or ``(loss, logits)`` has its first such entry taken.
+
+    Args:
+        answer: what a network returned.
+
+    Raises:
+        ModelError: nothing in it can be logits, or a mapping has several tensors ``(B, K)`` and none is called ``logits``.
+
+    Example:
+        >>> import torch
+        >>> z = torch.zeros(2, 3)
+        >>> [logits_of(answer) is z for answer in (z, (torch.zeros(()), z), {"logits": z}, {"out": z})]
+        [True, True, True, True]
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    entries = list(
+        answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, tuple | list) else ()
+    )
+    found = [entry for entry in entries if isinstance(entry, Tensor) and entry.dim() == 2]
+    if not found or (isinstance(answer, Mapping) and len(found) > 1):
+        keys = f" with {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else ""
+        raise ModelError(
+            f"the model returns {type(answer).__name__}{keys}, without one tensor (B, K) of logits in it; "
+            "wrap it in a module whose forward returns the logits"
+        )
+    return found[0]
+
+
+def answers_logits(net: nn.Module) -> nn.Module:
+    """Make a network answer with its logits alone, whatever its ``forward`` returns; its weights keep their names.
+
+    `advreg.load_model` does this to every network that a factory makes. Undo it with ``net._forward_hooks.clear()``.
+
+    Args:
+        net: floats ``(B, C, H, W)`` to a tensor, a tuple, a dict or an object with ``logits``, as Hugging Face's are.
+
+    Returns:
+        The same network.
+
+    Raises:
+        ModelError: when it is called and its answer holds no logits.
+
+    Example:
+        >>> import torch
+        >>> class Two(nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(x), x
+        >>> answers_logits(Two(4, 3))(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
+    """
+    net.register_forward_hook(_logits)
+    return net
+
+
+def _logits(_module: nn.Module, _inputs: object, answer: object) -> Tensor:
+    return logits_of(answer)

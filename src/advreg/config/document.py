@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from advreg.config import toml
 from advreg.config.combinations import refuse_combinations
-from advreg.config.explain import explain
+from advreg.config.explain import validated
 from advreg.config.sections import (
     STRICT,
     AttackSection,
@@ -27,7 +25,6 @@ from advreg.config.sections import (
     ThreatSection,
     TrainSection,
 )
-from advreg.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,7 @@ class Config:
         Raises:
             ConfigError: an unknown key, a wrong type, or values that cannot go together.
         """
-        try:
-            config = _ADAPTER.validate_json(json.dumps(dict(values), default=str))
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls, source)) from None
+        config = validated(_ADAPTER, cls, values, source)
         refuse_combinations(config, source)
         return config
 
@@ -78,13 +72,7 @@ class Config:
         Raises:
             ConfigError: the file is missing, is not TOML, or holds something that is not allowed.
         """
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-        return cls.from_dict(values, source=str(path))
+        return cls.from_dict(toml.read(path), source=str(path))
 
     def replace_with(self, assignments: Iterable[str]) -> Config:
         """Return the configuration with ``section.key=value`` assignments applied, as ``--set`` gives them.
@@ -92,10 +80,7 @@ class Config:
         Raises:
             ConfigError: an assignment without ``=``, an unknown key or a value that is not allowed.
         """
-        values = self.to_dict()
-        for assignment in assignments:
-            _assign(values, assignment)
-        return type(self).from_dict(values, source="--set")
+        return type(self).from_dict(toml.assigned(self.to_dict(), assignments), source="--set")
 
     def checked(self) -> Config:
         """Return the same configuration, validated: one that was made in Python has not been yet."""
@@ -111,15 +96,3 @@ class Config:
 
 
 _ADAPTER = TypeAdapter(Config)
-
-
-def _assign(values: dict[str, Any], assignment: str) -> None:
-    key, separator, text = assignment.partition("=")
-    *parents, leaf = (part.strip() for part in key.split("."))
-    if not separator or not leaf:
-        raise ConfigError(f"--set was given {assignment!r}; write section.key=value, such as train.epochs=3")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set was given {assignment!r}, but {parent!r} is a value, not a section")
-    values[leaf] = toml.value(text.strip())

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from advreg.errors import did_you_mean
+from advreg.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def validated(adapter: TypeAdapter[T], schema: type[T], values: Mapping[str, Any], source: str) -> T:
+    """Return a configuration made of nested dictionaries.
+
+    Args:
+        adapter: of the schema.
+        schema: the dataclass of the whole configuration.
+        values: section name -> key -> value.
+        source: where the values come from, for messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value of a wrong type or outside its limits.
+    """
+    try:
+        return adapter.validate_json(json.dumps(dict(values), default=str))
+    except ValidationError as error:
+        raise ConfigError(explain(error, schema, source)) from None
 
 
 def explain(error: ValidationError, schema: type, source: str) -> str:

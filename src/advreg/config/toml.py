@@ -1,11 +1,14 @@
-"""Writing the part of TOML that a configuration uses: tables of booleans, numbers, texts and lists."""
+"""Reading a configuration, and writing the part of TOML that it uses: tables of booleans, numbers, texts and lists."""
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from advreg.errors import ConfigError
 
 
 def dumps(table: Mapping[str, Any]) -> str:
@@ -35,6 +38,47 @@ def value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return document["value"] if set(document) == {"value"} else text
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def assigned(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the table, which is changed, with ``section.key=value`` assignments applied.
+
+    Raises:
+        ConfigError: an assignment without ``=``, or to something inside a value.
+
+    Example:
+        >>> assigned({"train": {"epochs": 1}}, ["train.epochs=3"])
+        {'train': {'epochs': 3}}
+    """
+    for assignment in assignments:
+        _assign(table, assignment)
+    return table
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    *parents, leaf = (part.strip() for part in key.split("."))
+    if not separator or not leaf:
+        raise ConfigError(f"--set was given {assignment!r}; write section.key=value, such as train.epochs=3")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set was given {assignment!r}, but {parent!r} is a value, not a section")
+    values[leaf] = value(text.strip())
 
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:

@@ -1,0 +1,52 @@
+"""FreeLB: the ascents that look for the worst perturbation train the weights on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from advreg.language.training.perturbed import project, same_draws, steepest
+
+
+def freelb(
+    loss: Callable[[Tensor], Tensor], delta: Tensor, *, eps: float, steps: int, step_size: float, where: Tensor
+) -> Tensor:
+    """Add to the weights the mean gradient over ``steps`` ascents, ``1/K sum_k grad loss(delta_k)``.
+
+    ``delta_{k+1} = project(delta_k + step_size g_k / |g_k|)``, where ``g_k`` and the gradient of the weights come from one
+    backward. All ascents see the same dropout mask: another one would make the perturbation climb another loss.
+
+    Args:
+        loss: perturbation ``(B, T, D)`` -> loss ``()``, with a graph to the weights.
+        delta: where to begin, such as `random_start`.
+        eps: radius of the ball, l2 over all tokens of an example, in units of the embeddings.
+        steps: ascents, K; each costs one forward and one backward.
+        step_size: length of an ascent.
+        where: ``(B, T)`` bool, the tokens that may be perturbed.
+
+    Returns:
+        The mean of the losses ``()``, detached; gradients are already in the weights.
+
+    Reference: Zhu et al., "FreeLB: enhanced adversarial training for natural language understanding", ICLR 2020.
+    """
+    allowed = where.unsqueeze(-1)
+    delta = project(delta.detach() * allowed, eps, "example")
+    total = torch.zeros((), device=delta.device)
+    with same_draws() as rewind:
+        for step in range(steps):
+            if step:
+                rewind()
+            delta = delta.detach().requires_grad_()
+            value = loss(delta)
+            (value / steps).backward()  # type: ignore[no-untyped-call]
+            total += value.detach() / steps
+            delta = _climbed(delta, allowed, eps, step_size)
+    return total
+
+
+def _climbed(delta: Tensor, allowed: Tensor, eps: float, step_size: float) -> Tensor:
+    assert delta.grad is not None
+    moved = delta.detach() + step_size * steepest(delta.grad * allowed, "example")
+    return project(moved, eps, "example")

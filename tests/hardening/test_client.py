@@ -77,6 +77,19 @@ def test_everything_recorded_arrives_with_its_facts(desk: Desk) -> None:
     assert desk.bodies[0][1] == "Bearer secret"
 
 
+def test_texts_arrive_exactly_with_the_answer(desk: Desk) -> None:
+    client = Client(desk.url, "t", "m1")
+    assert client.record("How? \u2603", "Like this.")
+    assert client.record("How?", None)
+    assert client.record("half a pair \ud800", None) is False
+    client.close(120)
+    assert [(item["text"], item.get("prediction")) for item in desk.items] == [
+        ("How? \u2603", "Like this."),
+        ("How?", None),
+    ]
+    assert client.counts == {"sent": 2, "refused": 1}
+
+
 @pytest.mark.parametrize(
     "array",
     [

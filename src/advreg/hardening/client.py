@@ -74,7 +74,7 @@ class Client:
     def record(
         self,
         example: Any,
-        prediction: int,
+        prediction: int | str | None,
         *,
         scores: Sequence[float] | None = None,
         principal: str | None = None,
@@ -84,8 +84,8 @@ class Client:
         """Take an example along, if there is room, and return at once.
 
         Args:
-            example: bytes of a PNG, JPEG or .npy file, or an array or CPU tensor (uint8, or floats in [0, 1]).
-            prediction: the deployed model's class.
+            example: bytes of a PNG, JPEG or .npy file, an array or CPU tensor (uint8, or floats in [0, 1]), or a text.
+            prediction: the deployed model's class; of a text, the model's answer, or None.
             scores: its probabilities; they order the review.
             principal: on whose behalf; needs a relay token.
             claimed: what the submitter says it is.
@@ -99,12 +99,12 @@ class Client:
                 return self._counted("skipped")
             if self._waiting.full() or self._closing.is_set():
                 return self._counted("dropped")
-            content = bytes(example) if isinstance(example, bytes | bytearray | memoryview) else _npy(example)
+            content = _content(example)
             if len(content) > _LARGEST:
                 return self._counted("refused")
-            said = {
+            said: dict[str, Any] = {
                 "model": model or self.model,
-                "prediction": int(prediction),
+                "prediction": _answer(example, prediction),
                 "principal": principal,
                 "claimed": claimed,
             }
@@ -211,8 +211,25 @@ class Client:
         return answer.status
 
 
+def _answer(example: Any, prediction: Any) -> int | str | None:
+    if not isinstance(example, str):
+        return int(prediction)
+    if not isinstance(prediction, str | None):
+        raise TypeError("the prediction for a text is the model's answer")
+    return prediction
+
+
+def _content(example: Any) -> bytes | str:
+    if isinstance(example, str):
+        example.encode()  # what UTF-8 cannot say is refused here, not in the thread
+        return example
+    return bytes(example) if isinstance(example, bytes | bytearray | memoryview) else _npy(example)
+
+
 def _encoded(item: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in item.items() if key != "content"}
+    if isinstance(item["content"], str):
+        return {"text": item["content"], **rest}
     return {"data": base64.b64encode(item["content"]).decode(), **rest}
 
 

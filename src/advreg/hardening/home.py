@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advreg.hardening.media import MEDIA, TEXTS
 from advreg.hardening.settings import FILE, Settings
 from advreg.hardening.store import Store
+from advreg.hardening.texts import CLASSES
 from advreg.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -64,13 +66,15 @@ class Home:
         """Return how the service is bounded, for the base's inputs and classes."""
         from advreg.hardening.service import Options
 
-        model, service = self.model(), self.settings.service
+        medium, service = MEDIA[self.settings.keeps], self.settings.service
+        bounded = Options(medium, self.settings.limits(None), rate=service.rate, burst=service.burst, classes=CLASSES)
+        if medium is TEXTS:
+            return bounded
+        model, neighbours = self.model(), self.folder / NEIGHBOURS
         channels, height, width = model["shape"]
-        neighbours = self.folder / NEIGHBOURS
-        return Options(
+        return replace(
+            bounded,
             limits=self.settings.limits((channels, height, width)),
-            rate=service.rate,
-            burst=service.burst,
             classes=tuple(model["classes"]),
             neighbours=neighbours if neighbours.is_file() else None,
         )

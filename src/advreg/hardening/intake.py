@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from advreg.hardening.looks import alike, leaders, words
+from advreg.hardening.looks import leaders, words
+from advreg.hardening.media import Medium, medium_of
 from advreg.hardening.states import State
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
@@ -25,10 +26,11 @@ def take_in(store: Store) -> int:
             .where(examples.c.cluster == examples.c.id)
             .order_by(examples.c.id)
         ).all()
-        groups = leaders([(row["id"], row["looks"]) for row in new], [(k, text) for k, text in known])
-        attacks = words(_attacks(db))
+        medium = medium_of(new[0]["kind"])  # a store is of one loop, and a loop keeps one medium
+        groups = leaders([(row["id"], row["looks"]) for row in new], [(k, text) for k, text in known], medium.alike)
+        attacks = words(_attacks(db, medium))
         for row in new:
-            known_attack = len(alike(words([row["looks"]])[0], attacks)) > 0
+            known_attack = len(medium.alike(words([row["looks"]])[0], attacks)) > 0
             score = suspicion(row["scores"], near_attack=known_attack)
             here = examples.update().where(examples.c.id == row["id"])
             db.execute(here.values(cluster=groups[row["id"]], suspicion=score))
@@ -36,9 +38,11 @@ def take_in(store: Store) -> int:
         return len(new)
 
 
-def _attacks(db: sa.Connection) -> list[str]:
+def _attacks(db: sa.Connection, medium: Medium) -> list[str]:
     states = [State.ACCEPTED, State.IN_SNAPSHOT]
     found = sa.select(examples.c.looks).where(examples.c.state.in_(states)).order_by(examples.c.id.desc())
+    if medium.attacks is not None:
+        found = found.where(examples.c.label.in_(medium.attacks))
     return list(db.execute(found.limit(_ATTACKS)).scalars())
 
 

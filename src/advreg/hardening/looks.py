@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.floating[Any]]
 Words = NDArray[np.uint64]
+Alike = Callable[[Words, Words], NDArray[np.int64]]
+"""Fingerprints ``(3,)`` and ``(N, 3)`` in, the rows that look like the one out."""
 
 GRADIENT_RADIUS, FREQUENCY_RADIUS = 8, 6
 """Bits, of 128 and of 64, in which two images that look alike may differ: noise of 0.1 in every pixel changes fewer."""
@@ -63,14 +65,17 @@ def near(a: str, b: str) -> bool:
     return len(alike(words([a])[0], words([b]))) > 0
 
 
-def leaders(new: Sequence[tuple[int, str]], known: Sequence[tuple[int, str]] = ()) -> dict[int, int]:
-    """Group images that look alike: each joins the first leader it is near to, or leads.
+def leaders(
+    new: Sequence[tuple[int, str]], known: Sequence[tuple[int, str]] = (), alike: Alike = alike
+) -> dict[int, int]:
+    """Group examples that look alike: each joins the first leader it is near to, or leads.
 
-    One step, no chains: two images of a group are both near the same third one.
+    One step, no chains: two examples of a group are both near the same third one.
 
     Args:
-        new: id and fingerprint of images to group, in the order in which they came.
+        new: id and fingerprint of examples to group, in the order in which they came.
         known: the leaders so far.
+        alike: what tells which look alike.
 
     Returns:
         Id -> id of its leader.

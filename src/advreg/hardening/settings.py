@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -92,11 +92,12 @@ class GateSection:
 
 @dataclass(frozen=True)
 class ServiceSection:
-    """How the service is bounded: bytes and pixels of an upload, examples a second for each token, and at once."""
+    """How the service is bounded: sizes of an upload and of a text, examples a second for each token, and at once."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     max_bytes: Count = 4 << 20
     max_pixels: Count = 4096 * 4096
+    max_text: Count = 64 << 10
     rate: Positive = 200.0
     burst: Positive = 1000.0
 
@@ -112,9 +113,14 @@ class MlflowSection:
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole of ``harden.toml``; ``attacks`` are what challengers must withstand, such as ``linf:0.1 spatial:30:3``."""
+    """The whole of ``harden.toml``; ``attacks`` are what challengers must withstand, such as ``linf:0.1 spatial:30:3``.
+
+    A home ``keeps`` images or texts. With texts, ``data.name`` is a file of trusted prompts, one a line, and the sections
+    ``attacks`` and ``train`` are not used: language models are trained and evaluated by `advreg language`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    keeps: Literal["images", "texts"] = "images"
     seed: int = 0
     attacks: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["linf:8/255"])
     store: StoreSection = field(default_factory=StoreSection)
@@ -179,7 +185,8 @@ class Settings:
 
     def limits(self, shape: tuple[int, int, int] | None) -> Limits:
         """The limits of one upload."""
-        return Limits(self.service.max_bytes, self.service.max_pixels, shape)
+        largest = self.service.max_text if self.keeps == "texts" else self.service.max_bytes
+        return Limits(largest, self.service.max_pixels, shape)
 
 
 _ADAPTER = TypeAdapter(Settings)

@@ -67,7 +67,9 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Door, metric
     def store_all(bearer: Bearer, items: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]]:
         began = time.perf_counter()
         door.admit(bearer, len(items))
-        given = [claims.submission_of(content, claim, bearer, options.limits) for content, claim in items]
+        given = [
+            claims.submission_of(content, claim, bearer, options.medium, options.limits) for content, claim in items
+        ]
         receipts = receive(store, given)
         metrics.seconds.observe(time.perf_counter() - began)
         for receipt in receipts:

@@ -11,6 +11,7 @@ from fastapi import Request
 
 from advreg.errors import AdvregError, UploadError
 from advreg.hardening.content import Limits
+from advreg.hardening.media import IMAGES, Medium
 from advreg.hardening.service.limits import Buckets
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tokens import Bearer, Role, bearer_of
@@ -23,6 +24,7 @@ class Options:
     """How the service is bounded.
 
     Attributes:
+        medium: what is kept, images or texts.
         limits: of one upload.
         batch: examples in one batch.
         rate, burst: examples a second for each token, and at once.
@@ -30,6 +32,7 @@ class Options:
         neighbours: a ``.npz`` file with ``images`` and ``labels`` of trusted examples, shown beside what is reviewed.
     """
 
+    medium: Medium = IMAGES
     limits: Limits = field(default_factory=Limits)
     batch: int = 256
     rate: float = 200.0

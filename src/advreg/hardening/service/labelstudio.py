@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from advreg.errors import HardeningError
-from advreg.hardening.content import Limits, decode, to_png
+from advreg.hardening.media import TEXTS, Medium, medium_of
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row, Verdict, review
+from advreg.hardening.store.examples import Row, Verdict, answer_to, review
+from advreg.hardening.texts.content import visible
 
-CONFIG = '<View><Image name="image" value="$image"/><Choices name="label" toName="image">{choices}</Choices></View>'
+_IMAGE = '<Image name="image" value="$image"/>'
+_TEXT = '<Text name="text" value="$text"/><Text name="answer" value="$answer"/>'
 _REJECT = "reject"
 
 
-def config(classes: Sequence[str]) -> str:
-    """Return the labelling interface for these classes, to be pasted into a project's settings."""
-    return CONFIG.format(choices="".join(f'<Choice value="{name}"/>' for name in (*classes, _REJECT)))
+def config(classes: Sequence[str], medium: Medium) -> str:
+    """Return the labelling interface for these classes, to be pasted into a project's settings.
+
+    Example:
+        >>> from advreg.hardening.media import IMAGES
+        >>> config(["cat"], IMAGES)[:60]
+        '<View><Image name="image" value="$image"/><Choices name="lab'
+    """
+    tag, shown = ("text", _TEXT) if medium.name == "texts" else ("image", _IMAGE)
+    choices = "".join(f"<Choice value={quoteattr(name)}/>" for name in (*classes, _REJECT))
+    return f'<View>{shown}<Choices name="label" toName="{tag}">{choices}</Choices></View>'
 
 
 def tasks(store: Store, rows: Sequence[Row], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return examples as tasks, the image inside, the deployed model's answer as a prediction."""
-    found = []
-    for row in rows:
-        _, pixels = decode(store.blobs.get(row["sha256"]), Limits(bytes=1 << 30, pixels=1 << 30))
-        image = "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()
-        answer = _choice(classes[row["prediction"]]) if row["prediction"] < len(classes) else []
-        data = {"image": image, "sha256": row["sha256"], "suspicion": row["suspicion"]}
-        found.append({"data": data, "predictions": [{"model_version": row["model"], "result": answer}]})
-    return found
+    """Return examples as tasks, image or text inside, the deployed model's answer beside it."""
+    return [_task(store, row, classes) for row in rows]
+
+
+def _task(store: Store, row: Row, classes: Sequence[str]) -> dict[str, Any]:
+    medium = medium_of(row["kind"])
+    shown: dict[str, Any] = dict(medium.shown(store.blobs.get(row["sha256"])))
+    said = []
+    if medium is TEXTS:
+        with store.reading() as db:
+            shown["answer"] = visible(answer_to(db, row["sha256"]) or "")
+    elif row["prediction"] < len(classes):
+        said = _choice(classes[row["prediction"]])
+    data = {**shown, "sha256": row["sha256"], "suspicion": row["suspicion"]}
+    return {"data": data, "predictions": [{"model_version": row["model"], "result": said}] if said else []}
 
 
 def import_annotations(store: Store, exported: Any, reviewer: str, classes: Sequence[str]) -> dict[str, str]:

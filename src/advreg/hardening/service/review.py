@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 from functools import cache
 from importlib.resources import files
@@ -12,22 +11,23 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from advreg.errors import UploadError
-from advreg.hardening.content import Limits, Pixels, decode, to_png
+from advreg.hardening.content import Pixels
 from advreg.hardening.intake import queue
+from advreg.hardening.media import medium_of, pixels_in, uri
 from advreg.hardening.service import claims, labelstudio
 from advreg.hardening.service.door import Door, Options, bounded
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row, Verdict, example, review, undo
+from advreg.hardening.store.examples import Row, Verdict, answer_to, example, review, undo
 from advreg.hardening.store.tables import examples
 from advreg.hardening.store.tokens import Role
+from advreg.hardening.texts.content import visible
 
 _NEAREST = 5
-_STORED = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded when it came
 
 
 def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None:
@@ -48,7 +48,8 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None
     def waiting(request: Request, limit: int = 20, second: bool = False) -> Any:
         bearer = door.bearer(request, Role.REVIEW)
         rows = queue(store, bearer.name, max(1, min(limit, 200)), second)
-        return {"classes": options.classes, "examples": [_shown(store, row, options) for row in rows]}
+        shown = [_shown(store, row, options) for row in rows]
+        return {"medium": options.medium.name, "classes": options.classes, "examples": shown}
 
     @app.post("/v1/review/{name}")
     async def verdict(name: str, request: Request) -> Any:
@@ -74,6 +75,13 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None
         rows = queue(store, door.bearer(request, Role.REVIEW).name, max(1, min(limit, 5000)), second)
         return labelstudio.tasks(store, rows, options.classes)
 
+    @app.get("/v1/labelstudio/config")
+    def interface(request: Request) -> Response:
+        door.bearer(request, Role.REVIEW)
+        return PlainTextResponse(
+            labelstudio.config(options.classes, options.medium), headers={"X-Content-Type-Options": "nosniff"}
+        )
+
     @app.post("/v1/labelstudio")
     async def bring_back(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
@@ -88,10 +96,10 @@ def _page() -> str:
 
 def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
     """Return what the page shows of an example; what its submitter claims it to be is not among it."""
-    _, pixels = decode(store.blobs.get(row["sha256"]), _STORED)
+    content, medium = store.blobs.get(row["sha256"]), medium_of(row["kind"])
     with store.reading() as db:
         alike = db.execute(sa.select(sa.func.count()).where(examples.c.cluster == row["cluster"])).scalar()
-        fresh = example(db, row["sha256"])
+        fresh, answer = example(db, row["sha256"]), answer_to(db, row["sha256"])
     kept = (
         "sha256",
         "state",
@@ -105,12 +113,9 @@ def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
         "tier",
         "principal",
     )
-    near = [] if options.neighbours is None else _neighbours(options.neighbours, pixels)
-    return {**{key: fresh[key] for key in kept}, "image": _uri(pixels), "alike": alike, "neighbours": near}
-
-
-def _uri(pixels: Pixels) -> str:
-    return "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()
+    near = [] if options.neighbours is None else _neighbours(options.neighbours, pixels_in(content))
+    said = {"answer": None if answer is None else visible(answer), "alike": alike, "neighbours": near}
+    return {**{key: fresh[key] for key in kept}, **medium.shown(content), **said}
 
 
 def _neighbours(file: Path, pixels: Pixels) -> list[dict[str, Any]]:
@@ -121,7 +126,7 @@ def _neighbours(file: Path, pixels: Pixels) -> list[dict[str, Any]]:
     flat = images.reshape(len(images), -1).astype(np.float32) / 255
     distance = np.square(flat - pixels.ravel()).sum(1)
     return [
-        {"image": _uri(images[k] / np.float32(255)), "label": int(labels[k])} for k in np.argsort(distance)[:_NEAREST]
+        {"image": uri(images[k] / np.float32(255)), "label": int(labels[k])} for k in np.argsort(distance)[:_NEAREST]
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from advreg.errors import HardeningError
 from advreg.hardening.states import State, check_transition
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.tables import examples, reviews
+from advreg.hardening.store.tables import answers, examples, reviews
 
 Row = Mapping[str, Any]
 
@@ -23,10 +24,11 @@ class Submission:
 
     Attributes:
         content: the exact bytes.
-        kind: ``png``, ``jpeg`` or ``npy``.
-        looks: perceptual fingerprint; see `advreg.hardening.looks`.
+        kind: ``png``, ``jpeg``, ``npy`` or ``text``.
+        looks: fingerprint; see `advreg.hardening.looks` and `advreg.hardening.texts.looks`.
         token, principal, tier: who handed it in, on whose behalf, how far that one is trusted.
-        model, prediction, scores: what the deployed model said.
+        model, prediction, scores: what the deployed model said; a text has no prediction.
+        answer: what a language model answered.
         claimed: what the submitter says it is; kept, never trained on.
         suspicion: order of review; see `advreg.hardening.suspicion`.
     """
@@ -38,10 +40,11 @@ class Submission:
     principal: str
     tier: str
     model: str
-    prediction: int
+    prediction: int | None
     scores: Sequence[float] | None = None
     claimed: int | None = None
     suspicion: float | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,13 @@ def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Rece
     if there is not None:
         db.execute(examples.update().where(mine).values(copies=examples.c.copies + 1))
         return Receipt(name, State(there), known=True)
-    kept = {key: value for key, value in vars(given).items() if key != "content"}
+    kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
     facts = {"size": len(given.content), "copies": 1, "confirmed": False, "received_at": at}
     db.execute(examples.insert().values(sha256=name, state=State.RECEIVED, **facts, **kept))
     said = {key: kept[key] for key in ("principal", "tier", "model", "prediction", "claimed")}
+    if given.answer is not None:
+        db.execute(answers.insert().values(example=name, answer=given.answer))
+        said["answer"] = hashlib.sha256(given.answer.encode()).hexdigest()
     append(db, at, [Entry(given.token, "state", name, {"to": State.RECEIVED, **said})])
     return Receipt(name, State.RECEIVED, known=False)
 
@@ -110,6 +116,12 @@ def example(db: sa.Connection, name: str) -> Row:
     if row is None:
         raise HardeningError(f"no example {name[:12]!r}; give the SHA-256 that its submitter got")
     return dict(row)
+
+
+def answer_to(db: sa.Connection, name: str) -> str | None:
+    """Return what the deployed language model answered to a text, if its submitter said so."""
+    found: str | None = db.execute(sa.select(answers.c.answer).where(answers.c.example == name)).scalar()
+    return found
 
 
 def in_state(db: sa.Connection, *states: State) -> list[Row]:

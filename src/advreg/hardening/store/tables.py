@@ -18,7 +18,7 @@ examples = Table(
     Column("principal", String(200), nullable=False, index=True),
     Column("tier", String(16), nullable=False),
     Column("model", String(200), nullable=False),
-    Column("prediction", Integer, nullable=False),
+    Column("prediction", Integer),  # none: a text, whose answer is in its own table
     Column("claimed", Integer),  # what the submitter says: shown to nobody, trained on never
     Column("scores", JSON),
     Column("looks", String(48), nullable=False),  # perceptual fingerprint
@@ -30,6 +30,13 @@ examples = Table(
     Column("confirmed", Boolean, nullable=False),  # by a second reviewer
     Column("rule", String(200)),
     Column("received_at", Float, nullable=False),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("example", String(64), ForeignKey("examples.sha256"), primary_key=True),
+    Column("answer", Text, nullable=False),  # what the deployed language model said
 )
 
 reviews = Table(

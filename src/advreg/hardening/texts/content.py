@@ -1,0 +1,61 @@
+"""A text that was uploaded: UTF-8 without control characters, of bounded size; and what of it a browser may show."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from advreg.errors import UploadError
+
+_ALLOWED = "\t\n\r"
+
+
+def decode_text(content: bytes, limit: int) -> str:
+    """Return the text that bytes are.
+
+    Args:
+        content: what was uploaded; what a client says of its type does not count.
+        limit: bytes that are allowed.
+
+    Raises:
+        UploadError: too long, not UTF-8, nothing in it, or control characters.
+
+    Example:
+        >>> decode_text("na\\u00efve".encode(), 100)
+        'na\\xefve'
+    """
+    if len(content) > limit:
+        raise UploadError(f"the text has {len(content)} bytes; allowed: {limit}", status=413)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UploadError(f"the upload is no UTF-8 text (byte {error.start}); send text/plain in UTF-8", 415) from None
+    control = next((char for char in text if unicodedata.category(char) == "Cc" and char not in _ALLOWED), None)
+    if control is not None:
+        raise UploadError(f"the text holds the control character U+{ord(control):04X}; send plain text", 415)
+    if not folded(text):
+        raise UploadError("the text is empty; send a prompt")
+    return text
+
+
+def folded(text: str) -> str:
+    """Return a text as look-alikes share it: NFKC, without letter case, invisible characters and runs of white space.
+
+    Example:
+        >>> folded("  How\\u200b TO\\n\\uff42ake ")
+        'how to bake'
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    visible_ = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", visible_).split())
+
+
+def visible(text: str) -> str:
+    """Return a text whose invisible characters show as ``[U+200B]``: a reviewer must see what the model sees.
+
+    Example:
+        >>> visible("a\\u202eb")
+        'a[U+202E]b'
+    """
+    return "".join(
+        f"[U+{ord(char):04X}]" if unicodedata.category(char) in ("Cf", "Co", "Cn") else char for char in text
+    )

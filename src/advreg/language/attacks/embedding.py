@@ -1,0 +1,168 @@
+"""The user's words moved a little in embedding space: cheap, and the inner attack of continuous adversarial training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from advreg.errors import ConfigError, DataError
+from advreg.language.attacks.descent import best, iterates, project, towards, within
+from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
+from advreg.language.chat import Encoded, encode
+from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
+from advreg.language.generate import generate
+from advreg.language.model import LanguageModel, still
+from advreg.language.requests import Request
+from advreg.noise import normal
+
+
+def embedding_pgd(
+    lm: LanguageModel,
+    encoded: Encoded,
+    *,
+    eps: float = 0.05,
+    steps: int = 10,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """Return the perturbation of the user's words that makes the answers likeliest.
+
+    ``delta <- project(delta - step_size sign(grad NLL) / sqrt(D))``, every token inside an l2 ball, best iterate kept. The
+    first try starts at zero, further ones inside the ball. The network is in eval mode and its weights have no gradients
+    meanwhile, so it can be called in the middle of training.
+
+    Args:
+        lm: the model.
+        encoded: prompts with the answers that an attacker wants.
+        eps: radius of each token's ball, as a share of the mean norm of the embeddings as the network sees them.
+        steps: steps of each try.
+        step_size: length of a step of one token, in the units of eps; ``2.5 eps / steps`` if None.
+        restarts: how many tries.
+        seed: of the starts after the first.
+        ids: example ids ``(B,)`` that the starts belong to.
+
+    Returns:
+        ``(B, P, D)`` in float32 or better, for `advreg.language.embeddings.place`; zero past each prompt's own tokens.
+
+    Raises:
+        ConfigError: a negative eps or steps, or no try.
+        DataError: no answers, or no word of a user's.
+
+    Reference: Xhonneux et al., NeurIPS 2024; Schwinn et al. 2023.
+    """
+    return search(lm, encoded, eps, steps, step_size, restarts, seed, ids)[0]
+
+
+def search(
+    lm: LanguageModel,
+    encoded: Encoded,
+    eps: float,
+    steps: int,
+    step_size: float | None,
+    restarts: int,
+    seed: int,
+    ids: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `embedding_pgd` does, and the loss there ``(B,)``; a try: ``steps + 1`` forwards and ``steps`` backwards."""
+    check(encoded, eps, steps, restarts)
+    radius = eps * embedding_norm(lm)
+    step = radius * 2.5 / max(steps, 1) if step_size is None else step_size * embedding_norm(lm)
+    last = answer_places(encoded)
+
+    def loss(delta: Tensor) -> Tensor:
+        return answer_nll(logits(lm, encoded, delta, last=last), encoded)
+
+    with still(lm.network):
+        tries = [
+            best(iterates(loss, _start(lm, encoded, radius, k, seed, ids), within(towards(step), radius), steps))
+            for k in range(restarts)
+        ]
+    return best(tries)
+
+
+def check(encoded: Encoded, eps: float, steps: int, restarts: int) -> None:
+    """Refuse budgets that cannot be, and batches with nothing to move or nothing to make likely.
+
+    Raises:
+        ConfigError, DataError: in one line.
+    """
+    if not 0 <= eps < float("inf") or steps < 0 or restarts < 1:
+        raise ConfigError(f"eps is {eps}, steps {steps}, restarts {restarts}; give eps and steps >= 0, restarts >= 1")
+    if not bool(encoded.answer.any(1).all()) or not bool(encoded.content.any()):
+        raise DataError("a prompt has no answer, or no prompt has a word of the user's; encode with answers")
+
+
+def _start(lm: LanguageModel, encoded: Encoded, radius: float, k: int, seed: int, ids: Tensor | None) -> Tensor:
+    """Return zero for the first try, else points inside the balls, on the tokens that there are."""
+    counts = encoded.content.sum(1)
+    shape = (int(counts.max()), lm.dim)
+    kind = torch.promote_types(lm.dtype, torch.float32)
+    if k == 0:
+        return torch.zeros(len(encoded), *shape, dtype=kind, device=lm.device)
+    own = torch.arange(len(encoded), device=lm.device) if ids is None else ids.to(lm.device)
+    drawn = normal(own, shape, seed, stream=k, dtype=kind)
+    used = torch.arange(shape[0], device=lm.device) < counts[:, None]
+    return project(drawn * radius / math.sqrt(shape[1]), radius) * used[..., None]
+
+
+def embedding(
+    lm: LanguageModel,
+    requests: Sequence[Request],
+    *,
+    eps: float = 0.05,
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    max_new_tokens: int = 48,
+    batch_size: int = 8,
+    system: str | None = None,
+    judge: LanguageModel | None = None,
+) -> LanguageAttackResult:
+    """Move the words of each request until its target is likely, and let the model answer.
+
+    Args:
+        lm: the model that is searched; a copy in bfloat16 may do.
+        requests: requests with targets.
+        eps, steps, step_size, restarts, seed: as for `embedding_pgd`.
+        max_new_tokens: length of the longest completion.
+        batch_size: requests at a time.
+        system: the system's words; what the chat template says by itself if None.
+        judge: the original, in float32, whose completions and losses count; ``lm`` itself if None.
+
+    Returns:
+        One completion for each request.
+
+    Raises:
+        ConfigError, DataError: as for `embedding_pgd`, or a request without target.
+    """
+    original = judge or lm
+    completions: list[list[str]] = []
+    loss: list[float] = []
+    with passes(lm, judge) as spent:
+        for part in batches(with_targets(requests), batch_size):
+            prompts, ids = [request.prompt for request in part], torch.tensor([request.id for request in part])
+            encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
+            delta, _ = search(lm, encoded, eps, steps, step_size, restarts, seed, ids)
+            loss += judged(original, encoded, delta)
+            said = generate(
+                original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, delta=delta, system=system
+            )
+            completions += [[text] for text in said]
+    return LanguageAttackResult(
+        "embedding", [request.prompt for request in requests], completions, spent.forwards, spent.backwards, loss
+    )
+
+
+@torch.no_grad()
+def judged(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
+    """Return the mean NLL of the answers with the user's words moved, by the model that judges: one forward each."""
+    with still(lm.network):
+        scores = logits(lm, encoded, delta, last=answer_places(encoded))
+    values: list[float] = answer_nll(scores, encoded).tolist()
+    return values

@@ -1,0 +1,9 @@
+"""Judges: what counts as a refusal, how often that is wrong, what is coherent, and what a model behind a URL thinks."""
+
+from advreg.language.judges.calibration import Calibration
+from advreg.language.judges.coherence import coherent
+from advreg.language.judges.learned import fit_judge
+from advreg.language.judges.refusal import Judge, keyword_judge
+from advreg.language.judges.remote import RemoteJudge
+
+__all__ = ["Calibration", "Judge", "RemoteJudge", "coherent", "fit_judge", "keyword_judge"]

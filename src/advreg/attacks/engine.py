@@ -86,7 +86,11 @@ class Ask:
         return right if self.targeted else ~right & torch.isfinite(logits).all(1)
 
 
-def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+Asked = tuple[Tensor, Tensor, Tensor]
+"""Logits, loss and gradient of one query."""
+
+
+def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
     """Ask the model at ``adv``: logits, loss and the gradient of the summed loss (zeros where not asked for).
 
     Gradients are taken to the input only, so no weight gradient is ever computed. Non-finite entries count as zero.
@@ -94,21 +98,27 @@ def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> tuple[T
     Raises:
         ModelError: the logits do not depend on the input in a way autograd can follow.
     """
-    logits: Tensor | float = 0.0
-    loss: Tensor | float = 0.0
-    grad = torch.zeros_like(adv)
-    for _ in range(ask.eot):
-        with torch.inference_mode(False), torch.set_grad_enabled(gradient):
-            point = adv.detach().clone().requires_grad_(gradient)
-            z = ask.model(point)
-            value = ask.loss_at(z, y)
-            if gradient:
-                grad = grad + _input_gradient(value, point)
-        logits = logits + z.detach() / ask.eot
-        loss = loss + value.detach() / ask.eot
-    assert isinstance(logits, Tensor)
-    assert isinstance(loss, Tensor)
-    return logits, loss, grad / ask.eot
+    total = _sample(ask, adv, y, gradient)
+    for _ in range(ask.eot - 1):
+        total = _added(total, _sample(ask, adv, y, gradient))
+    if ask.eot == 1:
+        return total  # without the copies that a mean makes
+    logits, loss, grad = total
+    return logits / ask.eot, loss / ask.eot, grad / ask.eot
+
+
+def _sample(ask: Ask, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
+    """Ask once."""
+    with torch.inference_mode(False), torch.set_grad_enabled(gradient):
+        point = adv.detach().clone().requires_grad_(gradient)
+        z = ask.model(point)
+        value = ask.loss_at(z, y)
+        grad = _input_gradient(value, point) if gradient else torch.zeros_like(adv)
+    return z.detach(), value.detach(), grad
+
+
+def _added(a: Asked, b: Asked) -> Asked:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 def _input_gradient(value: Tensor, point: Tensor) -> Tensor:
@@ -116,7 +126,7 @@ def _input_gradient(value: Tensor, point: Tensor) -> Tensor:
     if found is None:
         raise ModelError(
             "no gradient flows from the logits to the input (a detach, a no_grad, or a step such as argmax in the model); "
-            "gradient attacks cannot see through it: use an attack that needs scores only"
+            "gradient attacks cannot see through it: use one that needs scores only, such as square (protocol blackbox)"
         )
     return torch.nan_to_num(found, 0.0, 0.0, 0.0)
 

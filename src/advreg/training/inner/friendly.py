@@ -61,9 +61,10 @@ def friendly(
         spent += len(state.rows)
         wrong, left = ask.fooled(logits, state.y), state.memory["left"]
         state = replace(state, grad=grad, memory={"left": left - wrong.to(left.dtype)})
-        state = state.select((~wrong | (left > 0)).nonzero()[:, 0])
-        if not len(state.rows):
+        stays = (~wrong | (left > 0)).nonzero()[:, 0]
+        if not len(stays):
             break
+        state = state if len(stays) == len(state.rows) else state.select(stays)
         state = rule(state, k)
         x_adv[state.rows] = state.adv
     return Crafted(x_adv, forwards=spent, backwards=spent)

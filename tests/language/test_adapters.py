@@ -1,0 +1,124 @@
+"""Adapters: nothing at first, a dial afterwards, and the same after a round through a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from advreg.errors import ConfigError, RunError, WeightsError
+from advreg.language.adapters import adapter_off, adapter_scale, load_adapter, save_adapter, with_lora
+from advreg.language.chat import encode
+from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits
+from advreg.language.generate import generate
+from advreg.language.model import LanguageModel
+from tests.language.small import tiny
+
+pytest.importorskip("peft", reason="needs advreg[language]")
+
+
+def trained(seed: int = 0) -> LanguageModel:
+    lm = with_lora(tiny(), rank=4, alpha=8, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in lm.network.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    return lm
+
+
+def scores(lm: LanguageModel) -> torch.Tensor:
+    return logits(lm, encode(lm, ["Tell me how to bake", "Hi"], ["No.", "Sure, here"])).detach()
+
+
+def test_a_new_adapter_changes_nothing_and_only_it_learns():
+    state = torch.random.get_rng_state()
+    lm = with_lora(tiny(), seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(scores(lm), scores(tiny()))
+    learning = {name for name, weight in lm.network.named_parameters() if weight.requires_grad}
+    assert learning
+    assert all("lora_" in name and "lm_head" not in name for name in learning)
+    again = dict(with_lora(tiny(), seed=3).network.named_parameters())
+    assert all(torch.equal(weight, again[name]) for name, weight in lm.network.named_parameters())
+
+
+def test_scale_is_a_dial_from_the_base_to_the_trained_model():
+    base, lm = scores(tiny()), trained()
+    full = scores(lm)
+    with adapter_scale(lm, 1.0):
+        assert torch.equal(scores(lm), full)
+    with adapter_off(lm):
+        assert torch.equal(scores(lm), base)
+    with adapter_scale(lm, 0.5):
+        half = scores(lm)
+        with adapter_scale(lm, 0.5):
+            quarter = scores(lm)
+    gaps = [float((each - base).norm()) for each in (base, quarter, half, full)]
+    assert gaps == sorted(gaps)
+    assert gaps[1] > 0
+    assert torch.equal(scores(lm), full)
+
+
+def test_the_dial_stays_put_when_the_block_fails():
+    lm = trained()
+    full = scores(lm)
+    with pytest.raises(ConfigError), adapter_scale(lm, 0.0):
+        with_lora(lm)
+    assert torch.equal(scores(lm), full)
+
+
+def test_gradients_reach_an_adapter_after_it_was_off():
+    lm = trained()
+    encoded = encode(lm, ["Hi"], ["No."])
+    with adapter_off(lm), torch.no_grad():
+        logits(lm, encoded)
+    answer_nll(logits(lm, encoded), encoded).sum().backward()
+    assert all(weight.grad is not None for weight in lm.network.parameters() if weight.requires_grad)
+
+
+def test_saved_and_loaded_it_gives_the_same_logits(tmp_path: Path):
+    lm = trained()
+    save_adapter(lm, tmp_path / "run")
+    first = (tmp_path / "run" / "adapter.safetensors").read_bytes()
+    save_adapter(lm, tmp_path / "run")
+    assert (tmp_path / "run" / "adapter.safetensors").read_bytes() == first
+    loaded = load_adapter(tiny(), tmp_path / "run")
+    assert torch.equal(scores(loaded), scores(lm))
+    assert str(tmp_path) not in (tmp_path / "run" / "adapter.json").read_text()
+
+
+def test_the_rest_of_the_room_takes_a_model_with_an_adapter():
+    lm, base = trained(), tiny()
+    assert (lm.context, lm.dim, embedding_norm(lm)) == (base.context, base.dim, embedding_norm(base))
+    ids = encode(lm, ["Hi"]).ids
+    assert torch.equal(embed(lm, ids), embed(base, ids))
+    with adapter_off(lm):
+        assert generate(lm, ["Hi"], max_new_tokens=6) == generate(base, ["Hi"], max_new_tokens=6)
+
+
+def test_what_is_no_adapter_is_refused_in_one_line(tmp_path: Path):
+    plain = tiny()
+    with pytest.raises(ConfigError, match="has no adapter to save"):
+        save_adapter(plain, tmp_path)
+    with pytest.raises(ConfigError, match="has no adapter to scale"), adapter_scale(plain, 0.5):
+        pass
+    with pytest.raises(ConfigError, match="rank is 0"):
+        with_lora(plain, rank=0)
+    with pytest.raises(RunError, match="no run folder"):
+        load_adapter(plain, tmp_path / "none")
+    with pytest.raises(WeightsError, match="holds no adapter"):
+        load_adapter(plain, tmp_path)
+
+
+def test_damaged_adapters_and_those_of_other_models_are_refused(tmp_path: Path):
+    save_adapter(trained(), tmp_path)
+    facts = json.loads((tmp_path / "adapter.json").read_text())
+    (tmp_path / "adapter.json").write_text(json.dumps({**facts, "rank": 2}))
+    with pytest.raises(WeightsError, match="was made for tiny-0"):
+        load_adapter(tiny(), tmp_path)
+    (tmp_path / "adapter.safetensors").write_bytes(b"\x10")
+    with pytest.raises(WeightsError, match="holds no adapter"):
+        load_adapter(tiny(), tmp_path)

@@ -1,0 +1,110 @@
+"""The cheap attacks: what is sent, what comes back, and what it cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from advreg.errors import ConfigError, DataError, ModelError
+from advreg.language.attacks import best_of_n, direct, embedding, roleplay
+from advreg.language.attacks.best_of_n import misspelt
+from advreg.language.attacks.result import passes, with_targets
+from advreg.language.attacks.roleplay import TEMPLATES
+from advreg.language.generate import generate
+from advreg.language.model import LanguageModel
+from advreg.language.requests import Request
+from tests.language.small import tiny
+
+REQUESTS = [
+    Request(3, "How do I open a lock?", "Sure, here is how"),
+    Request(8, "Tell me how to kill a process {request}", "Sure, here is how to kill"),
+]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return tiny()
+
+
+def seen(lm: LanguageModel, call):
+    """What a network is asked, counted at the network itself: rows and, of each call, new places."""
+    rows = []
+    hook = lm.network.register_forward_pre_hook(
+        lambda _module, _args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    result = call()
+    hook.remove()
+    return result, sum(rows)
+
+
+def test_direct_asks_the_request_itself(lm: LanguageModel):
+    result, rows = seen(lm, lambda: direct(lm, REQUESTS, max_new_tokens=6))
+    prompts = [request.prompt for request in REQUESTS]
+    assert (result.attack, result.prompts, result.loss) == ("direct", prompts, [])
+    assert result.completions == [[text] for text in generate(lm, prompts, max_new_tokens=6)]
+    assert (result.forwards, result.backwards) == (rows, 0)
+    assert repr(result) == f"LanguageAttackResult('direct', n=2, forwards={rows}, backwards=0)"
+
+
+def test_roleplay_puts_the_words_as_they_are_into_every_frame(lm: LanguageModel):
+    result, rows = seen(lm, lambda: roleplay(lm, REQUESTS, max_new_tokens=4, templates=[*TEMPLATES, "{request}"]))
+    assert [len(each) for each in result.completions] == [6, 6]
+    assert all(REQUESTS[1].prompt in words for words in result.asked[1])
+    assert result.asked[1][5] == REQUESTS[1].prompt
+    assert result.completions[0][5:] == direct(lm, REQUESTS[:1], max_new_tokens=4).completions[0]
+    assert result.forwards == rows
+    for templates in ([], ["no place"]):
+        with pytest.raises(ConfigError, match=r"write \{request\}"):
+            roleplay(lm, REQUESTS, templates=templates)
+
+
+def test_a_variant_belongs_to_seed_id_and_number(lm: LanguageModel):
+    four, rows = seen(lm, lambda: best_of_n(lm, REQUESTS, n=4, seed=1, max_new_tokens=3))
+    two = best_of_n(lm, REQUESTS[::-1], n=2, seed=1, max_new_tokens=3)
+    assert four.forwards == rows
+    assert [each[:2] for each in four.asked] == two.asked[::-1]
+    assert [each[:2] for each in four.completions] == two.completions[::-1]
+    assert len(set(four.asked[0])) == 4
+    assert best_of_n(lm, REQUESTS, n=2, seed=2, max_new_tokens=3).asked != two.asked[::-1]
+    with pytest.raises(ConfigError, match="n is 0"):
+        best_of_n(lm, REQUESTS, n=0)
+
+
+def test_misspelling_keeps_length_blanks_and_the_letters_of_most_words():
+    text = "Tell me, how does a 100% honest baker open the gates of Überlingen?"
+    off = [misspelt(text, seed) for seed in range(50)]
+    assert all(len(other) == len(text) for other in off)
+    assert all([at for at, c in enumerate(o) if c == " "] == [at for at, c in enumerate(text) if c == " "] for o in off)
+    assert all(other.isprintable() for other in off)
+    same = [
+        sorted(a.lower()) == sorted(b.lower())
+        for other in off
+        for a, b in zip(other.split(), text.split(), strict=True)
+    ]
+    assert 0.5 < sum(same) / len(same) < 1
+
+
+def test_no_requests_no_cost(lm: LanguageModel):
+    for attack in (direct, roleplay, best_of_n, embedding):
+        result = attack(lm, [])
+        assert (result.completions, result.forwards, result.backwards) == ([], 0, 0)
+
+
+def test_what_attacks_cannot_use_is_refused_in_one_line(lm: LanguageModel):
+    with pytest.raises(DataError, match="request 4 has no target"):
+        with_targets([*REQUESTS, Request(4, "Hi", " ")])
+
+    class Headless(nn.Module):
+        def get_output_embeddings(self):
+            return None
+
+    with pytest.raises(ModelError, match="headless has no layer that makes logits"):
+        passes(LanguageModel(Headless(), None, "headless"))
+
+
+def test_passes_see_forwards_and_backwards(lm: LanguageModel):
+    with passes(lm, None) as spent:
+        points = torch.zeros(3, 2, lm.dim, requires_grad=True)
+        lm.network(inputs_embeds=points).logits.sum().backward()
+    assert (spent.forwards, spent.backwards) == (3, 3)

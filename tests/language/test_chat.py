@@ -1,0 +1,149 @@
+"""Tokens and whose they are: the template's are never the user's, and an answer changes nothing before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from advreg.errors import ConfigError, DataError
+from advreg.language.chat import Encoded, encode, end_of_turn
+from advreg.language.model import LanguageModel
+from tests.language.small import tiny, tokenizer
+
+PROMPTS = [
+    "Tell me how to bake a cake.",
+    "Hi",
+    "user assistant system",
+    "  two blanks, a tab\tand\nlines ",
+    "Überraschung 🎂!",
+]
+INST = "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] | trim }} [/INST]{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"  # noqa: E501
+PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return tiny()
+
+
+def with_template(template: str | None, context: int = 512) -> LanguageModel:
+    words = tokenizer()
+    words.chat_template = template
+    return replace(tiny(context=context), tokenizer=words)
+
+
+def text(lm: LanguageModel, encoded: Encoded, row: int, mark: torch.Tensor) -> str:
+    return lm.tokenizer.decode(encoded.ids[row][mark[row]])
+
+
+def test_content_is_the_users_words_and_nothing_else(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ["Yes."] * len(PROMPTS), system="Be brief.")
+    for row, prompt in enumerate(PROMPTS):
+        assert text(lm, encoded, row, encoded.content).strip() == prompt.strip()
+        assert text(lm, encoded, row, encoded.answer) == "Yes.<|im_end|>"
+        rest = text(lm, encoded, row, encoded.mask & ~encoded.content & ~encoded.answer)
+        assert rest.replace("\n", "").split() == [
+            "<|im_start|>systemBe", "brief.<|im_end|><|im_start|>user<|im_end|><|im_start|>assistant",
+        ]  # fmt: skip
+
+
+def test_the_tokens_are_those_of_the_template_as_the_tokenizer_reads_it(lm: LanguageModel):
+    encoded = encode(lm, [PROMPTS[0]])
+    whole = lm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": PROMPTS[0]}], tokenize=True, add_generation_prompt=True, return_dict=True
+    )
+    assert encoded.ids[0].tolist() == whole["input_ids"]
+    assert encoded.ids[0, 0] == lm.tokenizer.bos_token_id  # here the bos is the template's own first token
+    assert not encoded.answer.any()
+
+
+def test_a_prompt_has_the_same_tokens_whatever_the_answer(lm: LanguageModel):
+    short, long = (
+        encode(lm, PROMPTS, ["No."] * 5),
+        encode(lm, PROMPTS, ["Sure, here is how, and more of it, and more"] * 5),
+    )
+    for row in range(len(PROMPTS)):
+        own = [
+            (e.ids[row][e.mask[row] & ~e.answer[row]].tolist(), e.content[row][e.mask[row] & ~e.answer[row]].tolist())
+            for e in (short, long, encode(lm, PROMPTS))
+        ]
+        assert own[0] == own[1] == own[2]
+
+
+def test_padding_is_on_the_left_and_known_by_its_mask_alone(lm: LanguageModel):
+    assert lm.tokenizer.pad_token_id == lm.tokenizer.eos_token_id
+    encoded = encode(lm, PROMPTS, ["No.", "A longer answer than the others.", "", "x", "y"])
+    assert encoded.mask[:, -1].all()
+    assert (encoded.mask.int().diff(dim=1) >= 0).all()
+    assert encoded.answer[:, -1].all()  # the end of turn is learned, though its id is the padding's
+    assert (encoded.ids[:, -1] == lm.tokenizer.eos_token_id).all()
+    assert encoded.answer.sum(1).min() == 1  # an empty completion is its end alone
+
+
+def test_an_opener_has_no_end(lm: LanguageModel):
+    encoded = encode(lm, ["Hi"], ["Sure, here"], ended=False)
+    assert text(lm, encoded, 0, encoded.answer) == "Sure, here"
+
+
+def test_rows_are_selected_without_their_padding(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ["No."] * 5)
+    row = encoded.select(torch.tensor([1]))
+    alone = encode(lm, [PROMPTS[1]], ["No."])
+    for name in ("ids", "mask", "content", "answer"):
+        assert torch.equal(getattr(row, name), getattr(alone, name))
+    assert len(encoded.select(slice(1, 3))) == 2
+
+
+@pytest.mark.parametrize(("template", "end"), [(INST, "<|im_end|>"), (PLAIN, "<|im_end|>")])
+def test_templates_that_trim_or_have_no_end_of_turn(template: str, end: str):
+    lm = with_template(template)
+    encoded = encode(lm, PROMPTS, ["No."] * 5)
+    for row, prompt in enumerate(PROMPTS):
+        assert text(lm, encoded, row, encoded.content).strip() == prompt.strip()
+        assert text(lm, encoded, row, encoded.answer) == "No." + end
+    assert end_of_turn(lm) == end
+
+
+def test_a_blank_that_a_token_takes_along_stays_with_the_word():
+    lm = with_template(INST)
+    encoded = encode(lm, ["how to"])
+    assert text(lm, encoded, 0, encoded.content) == " how to"
+
+
+def test_too_long_a_prompt_loses_its_end_by_a_rule_blind_to_the_answer():
+    lm = tiny(context=64)
+    prompts, answers = ["bake a cake " * 30] * 2, ["No.", "word " * 60]
+    encoded = encode(lm, prompts, answers)
+    assert encoded.ids.shape == (2, 64)
+    assert encoded.content.sum(1).tolist() == [int(encode(lm, prompts[:1]).content.sum())] * 2
+    assert (encoded.mask & ~encoded.answer).sum(1).tolist() == [48, 48]  # a quarter is kept free for the answer
+    assert prompts[0].startswith(text(lm, encoded, 1, encoded.content))
+    assert int(encoded.answer[1].sum()) == 16
+    assert int((encode(lm, prompts, room=30).mask).sum(1).max()) == 34
+
+
+def test_what_cannot_be_encoded_is_refused_in_one_line(lm: LanguageModel):
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + INST
+    cases = [
+        (ConfigError, "has no chat template", lambda: encode(with_template(None), ["Hi"])),
+        (
+            ConfigError,
+            "refuses system, user: .*no system here",
+            lambda: encode(with_template(refusing), ["a"], system="b"),
+        ),
+        (ConfigError, "as they are", lambda: encode(with_template("[{{ messages[0]['content'] | upper }}]"), ["Hi"])),
+        (
+            ConfigError,
+            "shorten the system's words",
+            lambda: encode(tiny(context=24), ["bake " * 50], system="be " * 50),
+        ),
+        (DataError, "0 prompts", lambda: encode(lm, [])),
+        (DataError, "2 prompts and 1 answers", lambda: encode(lm, ["a", "b"], ["c"])),
+        (DataError, "answer 1 is empty", lambda: encode(lm, ["a", "b"], ["c", ""], ended=False)),
+    ]
+    for kind, said, call in cases:
+        with pytest.raises(kind, match=said) as caught:
+            call()
+        assert "\n" not in str(caught.value)

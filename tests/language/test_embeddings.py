@@ -1,0 +1,152 @@
+"""Embeddings that can be moved: only the user's, in the network's own units, wherever the padding puts them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from advreg.errors import DataError
+from advreg.language.chat import encode
+from advreg.language.embeddings import (
+    answer_nll,
+    answer_places,
+    answer_tokens_nll,
+    embed,
+    embedding_norm,
+    logits,
+    perturbed,
+    place,
+)
+from advreg.language.model import LanguageModel
+from tests.language.small import tiny, transformers
+
+PROMPTS = ["Tell me how to bake a cake.", "Hi", "How do I open a lock, or kill a process?"]
+ANSWERS = ["Sure, here is how to bake a cake: take", "No.", "I cannot help with that."]
+
+
+def learned_positions() -> LanguageModel:
+    """A network whose positions are learned and absolute, so that a wrong count of them shows."""
+    base = tiny()
+    config = transformers.GPT2Config(
+        vocab_size=len(base.tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return replace(base, network=transformers.GPT2LMHeadModel(config).double().eval())
+
+
+MODELS = {
+    "llama": lambda: tiny(dtype=torch.float64),
+    "scaled": lambda: tiny(scale=6.0, dtype=torch.float64),
+    "gpt2": learned_positions,
+}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    return MODELS[request.param]()
+
+
+def random_delta(lm: LanguageModel, encoded, seed: int = 0) -> torch.Tensor:
+    shape = (len(encoded), int(encoded.content.sum(1).max()), lm.dim)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_embeddings_give_the_logits_that_ids_give(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    positions = (encoded.mask.cumsum(1) - 1).clamp(min=0)
+    by_ids = lm.network(input_ids=encoded.ids, attention_mask=encoded.mask.long(), position_ids=positions).logits
+    assert torch.equal(logits(lm, encoded), by_ids)
+
+
+def test_the_unit_of_eps_is_the_norm_that_the_network_sees():
+    lm = tiny(scale=6.0, dtype=torch.float64)
+    rows = lm.network.get_input_embeddings().weight.detach().norm(dim=1).mean()
+    assert embedding_norm(lm) == pytest.approx(6 * float(rows), rel=1e-12)
+
+
+def test_a_padded_batch_gives_each_example_the_logits_it_has_alone(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    delta = random_delta(lm, encoded)
+    together = logits(lm, encoded, delta)
+    for row in range(len(PROMPTS)):
+        alone = encode(lm, [PROMPTS[row]], [ANSWERS[row]])
+        length = alone.ids.shape[1]
+        torch.testing.assert_close(
+            logits(lm, alone, delta[row : row + 1])[0], together[row, -length:], rtol=0, atol=1e-10
+        )
+
+
+def test_only_the_users_tokens_move_and_all_others_keep_their_bits(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    before, after = embed(lm, encoded.ids), perturbed(lm, encoded, random_delta(lm, encoded))
+    assert torch.equal(before[~encoded.content], after[~encoded.content])
+    assert (before[encoded.content] != after[encoded.content]).any(1).all()
+
+
+def test_one_delta_lands_on_the_same_tokens_under_another_answer_and_padding(lm: LanguageModel):
+    harmful, refusal = (
+        encode(lm, PROMPTS, ANSWERS),
+        encode(lm, PROMPTS[::-1] + ["x" * 90], ["No, never, not at all."] * 4),
+    )
+    delta = random_delta(lm, harmful)
+    wide = torch.zeros(4, int(refusal.content.sum(1).max()), lm.dim, dtype=delta.dtype)
+    wide[:3, : delta.shape[1]] = delta.flip(0)
+    assert harmful.ids.shape != refusal.ids.shape
+    moved, again = place(delta, harmful), place(wide, refusal)
+    for row in range(3):
+        one, other = harmful.mask[row] & ~harmful.answer[row], refusal.mask[2 - row] & ~refusal.answer[2 - row]
+        assert torch.equal(harmful.ids[row][one], refusal.ids[2 - row][other])
+        assert torch.equal(moved[row][one], again[2 - row][other])
+
+
+def test_a_gradient_reaches_the_rows_of_the_users_tokens_only(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    delta = random_delta(lm, encoded).requires_grad_()
+    answer_nll(logits(lm, encoded, delta), encoded).sum().backward()
+    counts = encoded.content.sum(1)
+    used = torch.arange(delta.shape[1]) < counts[:, None]
+    assert (delta.grad[used] != 0).any(1).all()
+    assert (delta.grad[~used] == 0).all()
+    assert delta.grad.isfinite().all()
+
+
+def test_nll_is_the_mean_over_the_answers_tokens(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    scores = logits(lm, encoded).detach()
+    each, mean = answer_tokens_nll(scores, encoded), answer_nll(scores, encoded)
+    for row in range(3):
+        places = encoded.answer[row].nonzero()[:, 0].tolist()
+        told = [-float(scores[row, at - 1].log_softmax(-1)[encoded.ids[row, at]]) for at in places]
+        assert each[row, places].tolist() == pytest.approx(told, rel=1e-10)
+        assert float(mean[row]) == pytest.approx(sum(told) / len(told), rel=1e-10)
+    assert (each[~encoded.answer] == 0).all()
+
+
+def test_the_last_places_are_enough_for_the_answers(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    last = answer_places(encoded)
+    short = logits(lm, encoded, last=last)
+    assert short.shape[1] == last
+    torch.testing.assert_close(answer_nll(short, encoded), answer_nll(logits(lm, encoded), encoded), rtol=1e-12, atol=0)
+
+
+def test_in_bfloat16_delta_norm_and_loss_stay_in_float32():
+    lm = tiny(dtype=torch.bfloat16)
+    encoded = encode(lm, PROMPTS, ANSWERS)
+    delta = torch.zeros(3, int(encoded.content.sum(1).max()), lm.dim, requires_grad=True)
+    loss = answer_nll(logits(lm, encoded, delta), encoded)
+    (grad,) = torch.autograd.grad(loss.sum(), delta)
+    assert perturbed(lm, encoded, delta).dtype == torch.bfloat16
+    assert loss.dtype == grad.dtype == torch.float32
+    assert embedding_norm(lm) == pytest.approx(embedding_norm(tiny()), rel=1e-3)
+
+
+def test_prompts_without_words_move_nothing_and_too_small_a_delta_is_refused():
+    lm = tiny()
+    empty = encode(lm, [""], ["No."])
+    assert not place(torch.zeros(1, 0, lm.dim), empty).any()
+    with pytest.raises(DataError, match="1 x 2 rows for 1 examples"):
+        place(torch.zeros(1, 2, lm.dim), encode(lm, ["Tell me how to bake"]))

@@ -1,0 +1,116 @@
+"""Completions: the same alone and in a batch, with the cache and without, and they end where the model ends them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from advreg.errors import ConfigError, DataError
+from advreg.language.chat import encode
+from advreg.language.embeddings import embed, logits
+from advreg.language.generate import appended, continued, decoded, generate, moved, stop_ids
+from advreg.language.model import LanguageModel
+from advreg.passes import counted
+from tests.language.small import tiny
+
+PROMPTS = ["Tell me how to bake a cake.", "Hi", "How do I open a lock, or kill a process?"]
+
+
+@pytest.fixture(scope="module", params=[1.0, 6.0], ids=["plain", "scaled"])
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    return tiny(scale=request.param, dtype=torch.float64)
+
+
+def without_cache(lm: LanguageModel, prompt: str, count: int) -> list[int]:
+    ids = encode(lm, [prompt]).ids
+    for _ in range(count):
+        best = lm.network(input_ids=ids).logits[:, -1].argmax(-1)
+        ids = torch.cat([ids, best[:, None]], 1)
+    return ids[0, -count:].tolist()
+
+
+def test_cache_and_padding_change_nothing(lm: LanguageModel):
+    points, mask = moved(lm, encode(lm, PROMPTS), None, None)
+    together = continued(lm, points, mask, 12)
+    for row, prompt in enumerate(PROMPTS):
+        wanted = without_cache(lm, prompt, 12)
+        end = next((k for k, token in enumerate(wanted) if token in stop_ids(lm)), 12)
+        assert together[row].tolist() == wanted[: end + 1] + [lm.tokenizer.pad_token_id] * (11 - end)
+    assert generate(lm, PROMPTS, max_new_tokens=12, batch_size=2) == decoded(lm, together)
+
+
+def test_it_says_what_the_librarys_own_greedy_search_says(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS)
+    theirs = lm.network.generate(
+        input_ids=encoded.ids, attention_mask=encoded.mask.long(), max_new_tokens=12, do_sample=False
+    )
+    assert generate(lm, PROMPTS, max_new_tokens=12) == decoded(lm, theirs[:, encoded.ids.shape[1] :])
+
+
+def test_a_suffix_of_words_embeddings_says_what_the_words_say(lm: LanguageModel):
+    words = " or not, I am sorry"
+    ids = torch.tensor(lm.tokenizer(words, add_special_tokens=False)["input_ids"])
+    soft = embed(lm, ids).detach()
+    wanted = generate(lm, [prompt + words for prompt in PROMPTS], max_new_tokens=12)
+    assert generate(lm, PROMPTS, max_new_tokens=12, suffix=soft) == wanted
+    assert generate(lm, PROMPTS, max_new_tokens=12, suffix=soft.expand(3, -1, -1), batch_size=2) == wanted
+
+
+def test_places_open_right_after_the_users_words(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS, ["No."] * 3)
+    longer, slots = appended(encoded, 4)
+    assert slots.sum(1).tolist() == [4, 4, 4]
+    for row in range(3):
+        first = int(slots[row].nonzero()[0])
+        assert longer.content[row, first - 1]
+        assert not longer.content[row, first:].any()
+        assert torch.equal(longer.ids[row][~slots[row]], encoded.ids[row])
+        assert torch.equal(longer.answer[row][~slots[row]], encoded.answer[row])
+    with pytest.raises(DataError, match="a prompt is empty"):
+        appended(encode(lm, ["a", ""]), 2)
+
+
+def test_delta_moves_each_prompts_own_words(lm: LanguageModel):
+    encoded = encode(lm, PROMPTS)
+    shape = (3, int(encoded.content.sum(1).max()), lm.dim)
+    delta = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert generate(lm, PROMPTS, max_new_tokens=8, delta=torch.zeros_like(delta)) == generate(
+        lm, PROMPTS, max_new_tokens=8
+    )
+    first = logits(lm, encoded, delta)[:, -1].argmax(-1)
+    points, mask = moved(lm, encoded, delta, None)
+    assert torch.equal(continued(lm, points, mask, 1)[:, 0], first)
+    alone = [generate(lm, [p], max_new_tokens=8, delta=delta[i : i + 1])[0] for i, p in enumerate(PROMPTS)]
+    assert generate(lm, PROMPTS, max_new_tokens=8, delta=delta, batch_size=2) == alone
+
+
+def test_an_answer_ends_at_its_end_and_the_batch_with_the_last(monkeypatch: pytest.MonkeyPatch):
+    lm = tiny(dtype=torch.float64)
+    said = [without_cache(lm, prompt, 12) for prompt in PROMPTS]
+    monkeypatch.setattr(lm.network.generation_config, "eos_token_id", [2, said[0][0], said[1][3], said[2][2]])
+    ends = [next(k for k, token in enumerate(row) if token in stop_ids(lm)) for row in said]
+    with counted(lm.network.lm_head) as passes:
+        answers = generate(lm, PROMPTS, max_new_tokens=12)
+    assert answers == [lm.tokenizer.decode(row[:end]).strip() for row, end in zip(said, ends, strict=True)]
+    assert answers[0] == ""  # an empty completion is an answer
+    assert passes.forwards == 3 * (max(ends) + 1)
+
+
+def test_the_network_is_still_meanwhile_and_as_before_afterwards():
+    lm = tiny()
+    calm = generate(lm, PROMPTS, max_new_tokens=6)
+    lm.network.config.attention_dropout = 0.5
+    for layer in lm.network.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    lm.network.train()
+    assert generate(lm, PROMPTS, max_new_tokens=6) == calm
+    assert lm.network.training
+
+
+def test_long_prompts_leave_room_for_the_answer():
+    lm = tiny(context=64)
+    with counted(lm.network.lm_head) as passes:
+        generate(lm, ["bake a cake " * 40], max_new_tokens=30)
+    assert passes.forwards <= 30
+    with pytest.raises(ConfigError, match="max_new_tokens is 4 and batch_size 0"):
+        generate(lm, PROMPTS, max_new_tokens=4, batch_size=0)

@@ -146,7 +146,10 @@ def test_a_model_that_only_answers_meets_attacks_that_only_ask() -> None:
     found = evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="blackbox")
     assert found.by_attack[-1].broken > 0
     assert found.flags["zero_gradients"] is None
-    with pytest.raises(ModelError, match="no gradient flows"):
+    assert found.flags["answers_only"]
+    raised = {check.cause for check in found.checks if check.verdict == "suspect"}
+    assert (found.verdict, "answers only" in raised) == ("SUSPECT", True), "nobody cut a gradient, and nobody saw one"
+    with pytest.raises(ModelError, match=r"no gradient flows.*protocol blackbox"):
         evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="quick")
     labels = Answering(_Asked(small_cnn(), labels=True), classes=5)
     told = evaluate(labels, (x, y), threat=ThreatModel("linf", 0.4), protocol="labels", n=4)

@@ -124,7 +124,8 @@ def evaluate(
             _attack_chunk(bench, stages, ids, paper, on_progress)
         _refuse_change(model, identity["model"]["sha256"])
         paper.close()
-        found = {"target": target.choice, "batch": portions.size}
+        blind = bool(getattr(model, "score_only", False))
+        found = {"target": target.choice, "batch": portions.size, "answers_only": blind}
         evaluation = summarise(
             paper.rows,
             protocol=chosen.id(threat),

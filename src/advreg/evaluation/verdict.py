@@ -27,6 +27,7 @@ CAUSES = {
     "random": "average gradients over many samples (EOT): protocol rand, or --adapt",
     "test-time optimisation": "attack through the whole procedure (unroll it, or BPDA), and count its passes as the model's",
     "no gradient path": "replace the step that cuts the gradient by a smooth one in the backward pass (BPDA): --adapt",
+    "answers only": "evaluate the network itself, where you have it: attacks with gradients find more",
     "shattered gradients": "replace the step without a slope by a smooth one in the backward pass (BPDA): --adapt",
     "saturated": "attack with a loss that does not vanish (margin, DLR), or divide the logits first: --adapt",
     "wrong gradients": "look for a custom backward; attack with BPDA, transfer or Square: --adapt",
@@ -238,6 +239,9 @@ def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
 def _gradient_path(flags: Mapping[str, Any]) -> Check:
     if "zero_gradients" not in flags:
         return skipped("gradient-path", "D", _UNKNOWN)
+    if flags.get("answers_only"):  # nobody cut anything: the network is elsewhere
+        says = "the model only answers, so nothing but black boxes attacked it"
+        return flagged("gradient-path", "D", "answers only", says, raised=True, hard=False)
     raised = flags["zero_gradients"] is None
     says = "no gradient can be had" if raised else "gradients reach the input"
     return flagged("gradient-path", "D", "no gradient path", says, raised=raised)

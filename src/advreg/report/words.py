@@ -245,6 +245,7 @@ def _warning(key: str, value: object) -> str:
         "attacks that follow it are blind there",
         "black_box_gain": f"attacks without gradients broke {share} of the images after all those with gradients had failed: "
         "the gradients mislead",
+        "answers_only": "the model only answers, so nothing but black boxes attacked it: the network itself may be weaker",
         "non_finite": f"{size} answers under attack were NaN or infinite; they were not counted as broken",
     }
     return known.get(key) or (_flag(key) if value is True else f"{_flag(key)}: {value}")

@@ -1,0 +1,61 @@
+"""What answers cost a model: ``-log p`` of their tokens, given the prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from advreg.language.adapters import adapter_off
+from advreg.language.chat import encode
+from advreg.language.embeddings import answer_places, answer_tokens_nll, logits
+from advreg.language.model import LanguageModel, still
+
+Cost = tuple[float, int]
+"""Sum of ``-log p`` over an answer's tokens, and how many there are."""
+
+
+def costs(
+    lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str], *, ended: bool = True, batch_size: int = 16
+) -> list[Cost]:
+    """Return what each answer costs after its prompt; an empty answer costs nothing.
+
+    Args:
+        lm: the model; it runs in eval mode and without gradients.
+        prompts: the user's words.
+        answers: as many.
+        ended: whether the end-of-turn token belongs to each answer.
+        batch_size: pairs at a time.
+    """
+    found: list[Cost] = [(0.0, 0)] * len(prompts)
+    there = [i for i, answer in enumerate(answers) if answer.strip()]
+    for first in range(0, len(there), batch_size):
+        part = there[first : first + batch_size]
+        with torch.no_grad(), still(lm.network):
+            encoded = encode(lm, [prompts[i] for i in part], [answers[i] for i in part], ended=ended)
+            nll = answer_tokens_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)
+        sums = zip(part, nll.sum(1).tolist(), encoded.answer.sum(1).tolist(), strict=True)
+        for i, total, tokens in sums:
+            found[i] = (total, tokens)
+    return found
+
+
+def per_token(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
+    """Return the mean cost of each answer's tokens, its end left out; None of an empty answer, or where it is not finite."""
+    return [
+        total / tokens if tokens and math.isfinite(total) else None
+        for total, tokens in costs(lm, prompts, answers, ended=False)
+    ]
+
+
+def base_per_token(
+    lm: LanguageModel, reference: LanguageModel | None, prompts: Sequence[str], answers: Sequence[str]
+) -> list[float | None]:
+    """Return `per_token` under the base model: the one that is given, or the model with its adapter off, or the model."""
+    if reference is not None:
+        return per_token(reference, prompts, answers)
+    if any(hasattr(module, "lora_A") for module in lm.network.modules()):
+        with adapter_off(lm):
+            return per_token(lm, prompts, answers)
+    return per_token(lm, prompts, answers)

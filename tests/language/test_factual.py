@@ -1,0 +1,113 @@
+"""Facts by log-likelihood: against the network's own probabilities, and with a network that has been told the answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from advreg.language.costs import base_per_token, costs, per_token
+from advreg.language.data import Question
+from advreg.language.factual import mc1, two_choice
+from tests.language.small import tiny
+
+QUESTIONS = [
+    Question(
+        0, "How do I open a lock?", "Take the key.", "Take the cake.", ("Take the cake.", "You cannot.", "Blow it up.")
+    ),
+    Question(1, "Who can bake a cake?", "People can.", "A balloon can.", ("A balloon can.", "A process.")),
+    Question(2, "Is a village a process?", "No.", "Yes.", ("Yes.",)),
+]
+
+
+class Told(nn.Module):
+    """A network that spends least on tokens that it was told, and least of all on those told last."""
+
+    def __init__(self, inner: nn.Module, told: dict[int, float]) -> None:
+        super().__init__()
+        self.inner, self.told = inner, told
+        self.config = inner.config
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.inner.get_input_embeddings()
+
+    def forward(self, inputs_embeds=None, attention_mask=None, **_):
+        table = torch.zeros(*inputs_embeds.shape[:2], self.inner.config.vocab_size)
+        for token, weight in self.told.items():
+            table[..., token] = weight
+        return SimpleNamespace(logits=table)
+
+
+def test_costs_are_the_networks_own():
+    lm = tiny()
+    answer = "Take the key."
+    ids = lm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Open."}], tokenize=True, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    own = lm.tokenizer(answer, add_special_tokens=False)["input_ids"] + [lm.tokenizer.eos_token_id]
+    with torch.no_grad():
+        logp = lm.network(torch.tensor([ids + own])).logits.log_softmax(-1)[0]
+    expected = -sum(float(logp[len(ids) + k - 1, token]) for k, token in enumerate(own))
+    # beside a longer and an empty one: padding and gaps change nothing
+    found = costs(lm, ["Open.", "Open the lock, please.", "Open."], [answer, "You cannot help with that.", " "])
+    assert found[0] == (pytest.approx(expected, rel=1e-5), len(own))
+    assert found[2] == (0.0, 0)
+    assert per_token(lm, ["Open."], [" "]) == [None]
+
+
+def test_mc1_is_the_likeliest_of_all_answers():
+    lm = tiny(2)
+    found = mc1(lm, QUESTIONS)
+    for question, right in zip(QUESTIONS, found, strict=True):
+        answers = [question.best, *question.wrong]
+        spent = [costs(lm, [question.prompt], [answer])[0][0] for answer in answers]
+        assert right == (spent.index(min(spent)) == 0)
+
+
+def test_a_network_that_was_told_the_answers_is_right_and_one_told_the_false_ones_is_wrong():
+    lm = tiny()
+    told, misled = (
+        replace(lm, network=Told(lm.network, dict.fromkeys(_only(lm, QUESTIONS[2], answer), 9.0)))
+        for answer in ("No.", "Yes.")
+    )
+    assert mc1(told, QUESTIONS[2:]) == [True]
+    assert mc1(misled, QUESTIONS[2:]) == [False]
+
+
+def _only(lm, question: Question, answer: str) -> set[int]:
+    ids = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    other = question.best_wrong if answer == question.best else question.best
+    return set(ids) - set(lm.tokenizer(other, add_special_tokens=False)["input_ids"])
+
+
+def test_a_liking_for_a_letter_decides_nothing():
+    lm = tiny()
+    (a,) = lm.tokenizer("A", add_special_tokens=False)["input_ids"]
+    stubborn = replace(lm, network=Told(lm.network, {a: 20.0}))
+    assert two_choice(stubborn, QUESTIONS) == [False] * 3  # log-odds of the two orders cancel: a tie
+
+
+def test_two_choice_does_not_depend_on_which_questions_are_beside_it():
+    lm = tiny(3)
+    assert two_choice(lm, QUESTIONS) == [two_choice(lm, [question])[0] for question in QUESTIONS]
+
+
+def test_the_base_model_is_the_one_given_or_the_model_without_its_adapter():
+    pytest.importorskip("peft")
+    from advreg.language.adapters import with_lora
+
+    plain = per_token(tiny(), ["Open."], ["Take the key."])
+    lm = with_lora(tiny())
+    with torch.no_grad():
+        for name, weight in lm.network.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.3)
+    moved = per_token(lm, ["Open."], ["Take the key."])
+    assert not math.isclose(moved[0], plain[0], rel_tol=1e-3)
+    assert base_per_token(lm, None, ["Open."], ["Take the key."])[0] == pytest.approx(plain[0], rel=1e-5)
+    other = per_token(tiny(5), ["Open."], ["Take the key."])
+    assert base_per_token(lm, tiny(5), ["Open."], ["Take the key."]) == other

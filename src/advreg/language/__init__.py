@@ -9,19 +9,28 @@ if TYPE_CHECKING:
     from advreg.language import attacks
     from advreg.language.adapters import adapter_off, adapter_scale, load_adapter, save_adapter, with_lora
     from advreg.language.chat import Encoded, encode
+    from advreg.language.data import EvaluationData
     from advreg.language.embeddings import embedding_norm
+    from advreg.language.evaluate import LanguageEvaluation
+    from advreg.language.judges import Judge, RemoteJudge, fit_judge, keyword_judge
     from advreg.language.model import LanguageModel, load
     from advreg.language.requests import Request
 
 _HOME = {
     "Encoded": "chat:Encoded",
+    "EvaluationData": "data:EvaluationData",
+    "Judge": "judges:Judge",
+    "LanguageEvaluation": "evaluate:LanguageEvaluation",
     "LanguageModel": "model:LanguageModel",
+    "RemoteJudge": "judges:RemoteJudge",
     "Request": "requests:Request",
     "adapter_off": "adapters:adapter_off",
     "adapter_scale": "adapters:adapter_scale",
     "attacks": "attacks",
     "embedding_norm": "embeddings:embedding_norm",
     "encode": "chat:encode",
+    "fit_judge": "judges:fit_judge",
+    "keyword_judge": "judges:keyword_judge",
     "load": "model:load",
     "load_adapter": "adapters:load_adapter",
     "save_adapter": "adapters:save_adapter",
@@ -30,13 +39,19 @@ _HOME = {
 
 __all__ = [
     "Encoded",
+    "EvaluationData",
+    "Judge",
+    "LanguageEvaluation",
     "LanguageModel",
+    "RemoteJudge",
     "Request",
     "adapter_off",
     "adapter_scale",
     "attacks",
     "embedding_norm",
     "encode",
+    "fit_judge",
+    "keyword_judge",
     "load",
     "load_adapter",
     "save_adapter",

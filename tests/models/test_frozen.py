@@ -107,6 +107,12 @@ def test_bfloat16_is_near_and_returns_the_callers_type(resnet):
     assert 1e-5 < _relative(z, resnet(x)) < 0.1  # really in 16 bits, and not wrong
 
 
+def test_scores_from_16_bits_differ_by_less_than_16_bits_could_say(resnet):
+    """Square keeps a point where a score rose: scores on a grid of 1/64 hide most steps, and it stops too early."""
+    z = freeze(resnet, X, precision="bfloat16")(X)
+    assert (z != z.bfloat16().float()).float().mean() > 0.9
+
+
 def test_auto_chooses_one_of_the_candidates_and_needs_an_example(resnet):
     target = freeze(resnet, X, precision="auto")
     kinds = {f"{kind}{layout} folded" for kind in ("float32", "bfloat16") for layout in ("", " channels_last")}

@@ -53,8 +53,23 @@ def best(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return point, low
 
 
-def towards(step: Tensor | float) -> Move:
-    """Step against the sign of the gradient, ``step / sqrt(D)`` in each coordinate: ``step`` long for a token."""
+def unit(grad: Tensor) -> Tensor:
+    """Return each token's gradient at length 1: the steepest direction of an l2 ball; a zero stays zero."""
+    norm: Tensor = grad.norm(dim=-1, keepdim=True)
+    return grad / norm.clamp_min(1e-30)
+
+
+def steepest(step: Tensor | float) -> Move:
+    """Step against the gradient, ``step`` long for each token."""
+
+    def move(point: Tensor, grad: Tensor) -> Tensor:
+        return point - step * unit(grad)
+
+    return move
+
+
+def signed(step: Tensor | float) -> Move:
+    """Step against the sign of the gradient, ``step / sqrt(D)`` in each coordinate: ``step`` long for each token."""
 
     def move(point: Tensor, grad: Tensor) -> Tensor:
         return point - step / math.sqrt(point.shape[-1]) * grad.sign()

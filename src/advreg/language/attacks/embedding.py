@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.attacks.descent import best, iterates, project, towards, within
+from advreg.language.attacks.descent import best, iterates, project, steepest, within
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
@@ -32,9 +32,10 @@ def embedding_pgd(
 ) -> Tensor:
     """Return the perturbation of the user's words that makes the answers likeliest.
 
-    ``delta <- project(delta - step_size sign(grad NLL) / sqrt(D))``, every token inside an l2 ball, best iterate kept. The
-    first try starts at zero, further ones inside the ball. The network is in eval mode and its weights have no gradients
-    meanwhile, so it can be called in the middle of training.
+    ``delta <- project(delta - step_size g / |g|)`` with ``g`` the gradient of the NLL at a token, every token inside an l2
+    ball, best iterate kept. (The papers step along the sign of the gradient, which is not the steepest direction of that
+    ball: in ten steps it gained a sixth less on SmolLM2.) The first try starts at zero, further ones inside the ball. The network is in eval mode and its
+    weights have no gradients meanwhile, so it can be called in the middle of training.
 
     Args:
         lm: the model.
@@ -79,7 +80,7 @@ def search(
 
     with still(lm.network):
         tries = [
-            best(iterates(loss, _start(lm, encoded, radius, k, seed, ids), within(towards(step), radius), steps))
+            best(iterates(loss, _start(lm, encoded, radius, k, seed, ids), within(steepest(step), radius), steps))
             for k in range(restarts)
         ]
     return best(tries)

@@ -170,7 +170,7 @@ def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tens
     each = answer_tokens_nll(scores, batch)
     marks = batch.answer[:, -each.shape[1] :]
     total = torch.logsumexp(torch.where(marks, sharpness * each, -torch.inf), 1)
-    return (total - marks.sum(1).log()) / sharpness
+    return (total - marks.sum(1).to(total).log()) / sharpness
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ConfigError, ModelError
-from advreg.language.attacks.descent import best, iterates, project
+from advreg.language.attacks.descent import best, iterates, project, unit
 from advreg.language.attacks.embedding import check
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
 from advreg.language.chat import Encoded, encode
@@ -84,7 +83,8 @@ def latent_norms(lm: LanguageModel, encoded: Encoded, layers: Sequence[int]) -> 
 
     def look(_module: nn.Module, _inputs: object, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        sizes = hidden.float().norm(dim=-1) * encoded.content
+        exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        sizes = exact.norm(dim=-1) * encoded.content
         seen.append(sizes.sum(1) / encoded.content.sum(1).clamp(min=1))
 
     with ExitStack() as hooks, still(lm.network):
@@ -137,7 +137,7 @@ def latent_pgd(
             return answer_nll(logits(lm, encoded, last=last), encoded)
 
     def move(delta: Tensor, grad: Tensor) -> Tensor:
-        return project(delta - step * norms * grad.sign() / math.sqrt(lm.dim), eps * norms)
+        return project(delta - step * norms * unit(grad), eps * norms)
 
     shape = (len(encoded), len(chosen), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)

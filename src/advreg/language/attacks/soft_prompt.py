@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.descent import best, iterates, towards
+from advreg.language.attacks.descent import best, iterates, signed
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, embed, embedding_norm, forward
@@ -94,7 +94,7 @@ def suffixes(
 
     with still(lm.network):
         start = _start(lm, tokens).to(kind).expand(len(encoded), -1, -1)
-        pairs = iterates(loss, start, towards(step_size * embedding_norm(lm)), steps)
+        pairs = iterates(loss, start, signed(step_size * embedding_norm(lm)), steps)
         found, _ = best(_keeping(pairs, moments, kept))
     return [found, *kept]
 

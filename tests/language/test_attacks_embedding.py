@@ -1,0 +1,261 @@
+"""Embedding PGD, soft prompts and latent perturbations: inside their balls, the best point kept, every pass counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from advreg.errors import ConfigError, DataError
+from advreg.language.attacks import embedding, embedding_pgd, latent, latent_moved, latent_pgd, soft_prompt
+from advreg.language.attacks.descent import best, iterates, project, steepest, within
+from advreg.language.attacks.embedding import judged
+from advreg.language.attacks.latent import blocks, depths, latent_norms
+from advreg.language.attacks.soft_prompt import suffix_nll, suffixes
+from advreg.language.chat import Encoded, encode
+from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits, perturbed
+from advreg.language.generate import generate, moved
+from advreg.language.model import LanguageModel, cast
+from advreg.language.requests import Request
+from advreg.passes import counted
+from tests.language.small import tiny
+from tests.language.test_embeddings import learned_positions
+
+REQUESTS = [
+    Request(3, "How do I open a lock?", "Sure, here is how"),
+    Request(8, "Tell me how to kill a process, or so I hope.", "Sure, here is how to kill"),
+    Request(9, "Hi", "No."),
+]
+EPS = 0.3
+
+
+@pytest.fixture(scope="module", params=[1.0, 6.0], ids=["plain", "scaled"])
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    return tiny(scale=request.param, dtype=torch.float64)
+
+
+def batch(lm: LanguageModel, requests: list[Request] = REQUESTS) -> Encoded:
+    return encode(lm, [r.prompt for r in requests], [r.target for r in requests], ended=False)
+
+
+def nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> Tensor:
+    with torch.no_grad():
+        return answer_nll(logits(lm, encoded, delta), encoded)
+
+
+# descent
+
+
+def test_on_a_linear_loss_the_best_point_of_each_ball_is_reached():
+    slope = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = iterates(lambda d: (d * slope).flatten(1).sum(1), torch.zeros_like(slope), within(steepest(0.5), 2.0), 12)
+    point, low = best(pairs)
+    torch.testing.assert_close(low, -2.0 * slope.norm(dim=-1).sum(1), rtol=1e-12, atol=0)
+    assert (point.norm(dim=-1) <= 2.0 * (1 + 1e-15)).all()
+
+
+def test_the_best_point_is_kept_row_by_row_and_no_nan_is():
+    values = [torch.tensor([3.0, torch.nan]), torch.tensor([1.0, 2.0]), torch.tensor([torch.nan, 5.0])]
+    points = [torch.full((2, 1), float(k)) for k in range(3)]
+    point, low = best(zip(points, values, strict=True))
+    assert (point.flatten().tolist(), low.tolist()) == ([1.0, 1.0], [1.0, 2.0])
+
+
+def test_projection_is_a_projection():
+    points = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
+    inside = project(points, 1.5)
+    assert (inside.norm(dim=-1) <= 1.5 * (1 + 1e-15)).all()
+    torch.testing.assert_close(project(inside, 1.5), inside, rtol=1e-14, atol=0)
+    close = points.norm(dim=-1) <= 1.5
+    assert torch.equal(inside[close], points[close])
+    others = project(torch.randn(50, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64), 1.5)
+    assert (((points - inside) * (others - inside)).sum(-1) <= 1e-12).all()
+
+
+# embedding PGD
+
+
+def test_delta_is_inside_its_ball_and_zero_past_the_words(lm: LanguageModel):
+    encoded = batch(lm)
+    delta = embedding_pgd(lm, encoded, eps=EPS, steps=6, restarts=2, seed=1)
+    radius = EPS * embedding_norm(lm)
+    used = torch.arange(delta.shape[1]) < encoded.content.sum(1)[:, None]
+    assert delta.dtype == torch.float64
+    assert (delta.norm(dim=-1) <= radius * (1 + 1e-12)).all()
+    assert (delta.norm(dim=-1)[used] > 0).all()
+    assert not delta[~used].any()
+    assert torch.equal(perturbed(lm, encoded, delta)[~encoded.content], embed(lm, encoded.ids)[~encoded.content])
+
+
+def test_the_best_iterate_is_returned_and_every_pass_is_counted(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    from advreg.language.attacks import embedding as room  # the function; its module is reached through the spy below
+
+    encoded, seen = batch(lm), []
+    module = __import__(room.__module__, fromlist=["answer_nll"])
+    monkeypatch.setattr(module, "answer_nll", lambda *a: seen.append(answer_nll(*a)) or seen[-1])
+    with counted(lm.network.lm_head) as passes:
+        delta = embedding_pgd(lm, encoded, eps=EPS, steps=7, step_size=2 * EPS, restarts=2)  # steps that overshoot
+    assert (passes.forwards, passes.backwards) == (2 * 8 * 3, 2 * 7 * 3)
+    lowest = torch.stack([each.detach() for each in seen]).amin(0)
+    torch.testing.assert_close(nll(lm, encoded, delta), lowest, rtol=1e-10, atol=0)
+    assert (lowest <= seen[0]).all()
+
+
+def test_more_steps_and_restarts_never_raise_the_loss(lm: LanguageModel):
+    encoded = batch(lm)
+    budgets = [(0, 1), (2, 1), (5, 1), (5, 2), (5, 3)]
+    found = [embedding_pgd(lm, encoded, eps=EPS, steps=s, step_size=0.1, restarts=r, seed=4) for s, r in budgets]
+    losses = torch.stack([nll(lm, encoded, delta) for delta in found])
+    assert (losses.diff(dim=0) <= 1e-12).all()
+    assert not found[0].any()
+    assert (losses[-1] < losses[0]).all()
+
+
+def test_an_example_finds_the_same_alone_and_in_any_batch(lm: LanguageModel):
+    ids = torch.tensor([request.id for request in REQUESTS])
+    together = embedding_pgd(lm, batch(lm), eps=EPS, steps=4, restarts=2, seed=1, ids=ids)
+    assert torch.equal(together, embedding_pgd(lm, batch(lm), eps=EPS, steps=4, restarts=2, seed=1, ids=ids))
+    for row, request in enumerate(REQUESTS):
+        alone = embedding_pgd(lm, batch(lm, [request]), eps=EPS, steps=4, restarts=2, seed=1, ids=ids[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row, : alone.shape[1]], rtol=1e-7, atol=1e-10)
+
+
+def test_in_the_middle_of_training_nothing_else_changes():
+    lm = tiny()
+    calm = embedding_pgd(lm, batch(lm), eps=EPS, steps=3)
+    for layer in lm.network.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    lm.network.train()
+    before = torch.random.get_rng_state()
+    assert torch.equal(embedding_pgd(lm, batch(lm), eps=EPS, steps=3), calm)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert lm.network.training
+    assert all(weight.requires_grad and weight.grad is None for weight in lm.network.parameters())
+
+
+def test_the_attack_reports_what_its_judge_measures():
+    lm = tiny()
+    fast = cast(lm, "bfloat16")
+    encoded = batch(lm)
+    with counted(lm.network.lm_head) as slow, counted(fast.network.lm_head) as quick:
+        result = embedding(fast, REQUESTS, eps=EPS, steps=5, max_new_tokens=4, judge=lm)
+    delta = embedding_pgd(fast, encoded, eps=EPS, steps=5)
+    assert delta.dtype == torch.float32
+    assert result.loss == judged(lm, encoded, delta)
+    assert result.completions == [
+        [t] for t in generate(lm, [r.prompt for r in REQUESTS], max_new_tokens=4, delta=delta)
+    ]
+    assert (quick.forwards, quick.backwards) == (6 * 3, 5 * 3)
+    assert (result.forwards, result.backwards) == (slow.forwards + quick.forwards, quick.backwards)
+    assert all(after < float(before) for after, before in zip(result.loss, nll(lm, encoded, None), strict=True))
+
+
+# soft prompts
+
+
+def test_a_soft_prompt_leaves_all_tokens_and_makes_the_target_likelier(lm: LanguageModel):
+    encoded = batch(lm)
+    first, found = suffixes(lm, encoded, 5, 1, 1e-9, 1)[0], suffixes(lm, encoded, 5, 20, 0.05, 3)
+    points, mask = moved(lm, encoded, None, found[0])
+    slots = int(mask.sum() - encoded.mask.sum())
+    assert slots == 5 * 3
+    kept = (points[:, :, None] == embed(lm, encoded.ids)[:, None]).all(-1).any(-1)  # (B, T + S): is some old token's
+    assert int(kept.sum()) == encoded.ids.numel()
+    with torch.no_grad():
+        losses = [suffix_nll(lm, encoded, suffix) for suffix in (first, *found)]
+    assert (losses[1] < losses[0] - 0.5).all()
+    assert (losses[1] <= torch.stack(losses[2:]).amin(0)).all()
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-7)  # from the same marks
+
+
+def test_soft_prompt_counts_its_passes_and_answers_at_several_iterates():
+    lm = tiny()
+    with counted(lm.network.lm_head) as passes:
+        result = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
+    assert [len(each) for each in result.completions] == [3, 3, 3]
+    assert (result.forwards, result.backwards) == (passes.forwards, passes.backwards)
+    said = passes.forwards - 3 * (6 + 1) - 3
+    assert passes.backwards == 3 * 6
+    assert 3 * 3 <= said <= 3 * 3 * 2
+    plain = nll(lm, batch(lm), None)
+    assert all(after < float(before) for after, before in zip(result.loss, plain, strict=True))
+    again = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
+    assert (again.loss, again.completions) == (result.loss, result.completions)
+
+
+# latent
+
+
+@pytest.mark.parametrize("make", [lambda: tiny(dtype=torch.float64), learned_positions], ids=["llama", "gpt2"])
+def test_only_the_users_places_of_the_named_blocks_move(make: Callable[[], LanguageModel]):
+    lm = make()
+    encoded = batch(lm)
+    delta = torch.ones(3, 1, int(encoded.content.sum(1).max()), lm.dim, dtype=torch.float64)
+    passed: list[Tensor] = []
+
+    def look(_module, _inputs, output):
+        passed.append(output[0] if isinstance(output, tuple) else output)
+
+    block = blocks(lm)[0]
+    plain_hook = block.register_forward_hook(look)
+    plain = logits(lm, encoded)
+    plain_hook.remove()
+    with latent_moved(lm, encoded, delta, [0]):
+        hook = block.register_forward_hook(look)
+        assert not torch.equal(logits(lm, encoded), plain)
+        hook.remove()
+    assert torch.equal(passed[0][~encoded.content], passed[1][~encoded.content])
+    torch.testing.assert_close(passed[1][encoded.content], passed[0][encoded.content] + 1)
+    assert torch.equal(logits(lm, encoded), plain)
+    assert not block._forward_hooks
+    with pytest.raises(ConfigError, match="allowed: 0 to 1"), latent_moved(lm, encoded, delta, [2]):
+        pass
+
+
+def test_latent_deltas_are_inside_their_balls_and_lower_the_loss():
+    lm = tiny(dtype=torch.float64)
+    encoded = batch(lm)
+    norms = latent_norms(lm, encoded, depths(lm))
+    with counted(lm.network.lm_head) as passes:
+        delta = latent_pgd(lm, encoded, eps=0.2, steps=5)
+    assert depths(lm) == (0, 1)
+    assert (passes.forwards, passes.backwards) == (3 * 7, 3 * 5)
+    assert (delta.norm(dim=-1) <= 0.2 * norms[..., None] * (1 + 1e-12)).all()
+    with latent_moved(lm, encoded, delta, depths(lm)):
+        after = nll(lm, encoded, None)
+    assert (after < nll(lm, encoded, None)).all()
+    alone = latent_pgd(lm, batch(lm, REQUESTS[:1]), eps=0.2, steps=5)
+    torch.testing.assert_close(alone[0], delta[0, :, : alone.shape[2]], rtol=1e-6, atol=1e-10)
+
+
+def test_the_latent_attack_reports_what_its_judge_measures():
+    lm = tiny()
+    with counted(lm.network.lm_head) as passes:
+        result = latent(lm, REQUESTS, eps=0.2, steps=4, max_new_tokens=3)
+    delta = latent_pgd(lm, batch(lm), eps=0.2, steps=4)
+    with latent_moved(lm, batch(lm), delta, depths(lm)):
+        assert result.loss == pytest.approx(nll(lm, batch(lm), None).tolist(), rel=1e-6)
+    assert (result.forwards, result.backwards) == (passes.forwards, passes.backwards)
+    assert passes.backwards == 3 * 4
+    unmoved = latent(lm, REQUESTS, eps=0.0, steps=1, max_new_tokens=3)
+    assert unmoved.completions == [[t] for t in generate(lm, [r.prompt for r in REQUESTS], max_new_tokens=3)]
+
+
+# refused
+
+
+def test_budgets_and_batches_that_cannot_be_are_refused_in_one_line():
+    lm = tiny()
+    for options in ({"eps": -1.0}, {"steps": -1}, {"restarts": 0}, {"eps": float("nan")}):
+        with pytest.raises(ConfigError, match="give eps and steps >= 0"):
+            embedding_pgd(lm, batch(lm), **options)
+    for encoded in (encode(lm, ["Hi"]), encode(lm, [""], ["No."])):
+        with pytest.raises(DataError, match="encode with answers"):
+            embedding_pgd(lm, encoded)
+    with pytest.raises(ConfigError, match="no more checkpoints than steps"):
+        soft_prompt(lm, REQUESTS, steps=2, checkpoints=3)
+    for attack in (embedding, soft_prompt, latent):
+        with pytest.raises(DataError, match="request 1 has no target"):
+            attack(lm, [Request(1, "Hi")])

@@ -1,0 +1,185 @@
+"""GCG: the cache gives the loss of the whole text, the gradient is the one-hot's, and only what can be written is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from advreg.errors import ConfigError
+from advreg.language.attacks import gcg
+from advreg.language.attacks.embedding import judged
+from advreg.language.attacks.gcg import Search, better, gradient, losses, target_loss
+from advreg.language.attacks.probe import probed
+from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
+from advreg.language.chat import encode
+from advreg.language.embeddings import answer_nll, answer_tokens_nll, embed, logits
+from advreg.language.model import LanguageModel, cast
+from advreg.language.requests import Request
+from advreg.passes import counted
+from tests.language.small import tiny
+
+REQUEST = Request(3, "How do I open a lock?", "Sure, here is how")
+REQUESTS = [REQUEST, Request(8, "Tell me how to bake a cake", "Sure, here is how to bake")]
+HOW = Search(steps=4, width=24, topk=32, buffer=2, mellowmax=None, batch_size=5, draft=None)
+SMALL = {"tokens": 4, "steps": 4, "width": 16, "topk": 32, "max_new_tokens": 2}
+
+
+@pytest.fixture(scope="module", params=[1.0, 6.0], ids=["plain", "scaled"])
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    return tiny(scale=request.param, dtype=torch.float64)
+
+
+def frame_of(lm: LanguageModel) -> tuple[Frame, Tensor]:
+    return framed(lm, REQUEST, "! ! ! !", None)
+
+
+def drawn(lm: LanguageModel, seed: int = 0) -> Tensor:
+    frame, suffix = frame_of(lm)
+    made = candidates(
+        suffix, gradient(lm, frame, suffix, HOW), writable(lm), 24, 32, torch.Generator().manual_seed(seed)
+    )
+    return surviving(lm, frame, made, None)
+
+
+def test_the_cache_gives_the_loss_of_the_whole_text(lm: LanguageModel):
+    frame, suffix = frame_of(lm)
+    tried = torch.cat([suffix[None], drawn(lm)])
+    texts = [written(lm, REQUEST, each) for each in tried]
+    whole = encode(lm, texts, [REQUEST.target] * len(texts), ended=False)
+    assert len(texts) > 8
+    assert len(set(texts)) == len(texts)
+    torch.testing.assert_close(losses(lm, frame, tried, HOW), answer_nll(logits(lm, whole), whole), rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses(lm, frame, tried, HOW), losses(lm, frame, tried, HOW), rtol=0, atol=0)
+
+
+def test_the_cache_is_read_once_and_never_carried_on(lm: LanguageModel):
+    frame, suffix = frame_of(lm)
+    losses(lm, frame, suffix.expand(7, -1), HOW)
+    gradient(lm, frame, suffix, HOW)
+    assert frame.cache.get_seq_length() == len(frame.before)
+
+
+def test_the_gradient_is_that_of_the_one_hot(lm: LanguageModel):
+    frame, suffix = frame_of(lm)
+    table = embed(lm, torch.arange(len(lm.tokenizer))).detach()
+    hot = torch.nn.functional.one_hot(suffix, len(table)).to(table).requires_grad_()
+    rest = torch.cat([frame.after, frame.target])
+    points = torch.cat([embed(lm, frame.before), hot @ table, embed(lm, rest)])
+    scores = lm.network(inputs_embeds=points[None]).logits[0, -len(frame.target) - 1 : -1]
+    torch.nn.functional.cross_entropy(scores, frame.target).backward()
+    torch.testing.assert_close(gradient(lm, frame, suffix, HOW), hot.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_only_what_anybody_can_type_and_the_tokenizer_keeps_is_tried(lm: LanguageModel):
+    frame, suffix = frame_of(lm)
+    allowed = writable(lm)
+    assert not set(lm.tokenizer.all_special_ids) & set(allowed.tolist())
+    assert all(lm.tokenizer.decode([token]).isprintable() for token in allowed.tolist())
+    joined = lm.tokenizer("bake", add_special_tokens=False)["input_ids"]
+    letters = [lm.tokenizer.convert_tokens_to_ids(letter) for letter in "bake"]
+    assert len(joined) < len(letters)
+    torn = suffix.clone()
+    torn[1:5] = torch.tensor(letters)  # comes back as fewer tokens
+    assert torch.equal(surviving(lm, frame, torch.stack([suffix, torn]), None), suffix[None])
+    for each in drawn(lm):
+        encoded = encode(lm, [written(lm, REQUEST, each)])
+        assert torch.equal(encoded.ids[0][encoded.content[0]][-len(each) :], each)
+        assert int((each != suffix).sum()) == 1
+
+
+def test_mellowmax_lies_between_the_mean_and_the_worst_token(lm: LanguageModel):
+    whole = encode(lm, ["Hi", "Tell me"], ["Sure, here is how", "No."])
+    scores = logits(lm, whole).detach()
+    each = answer_tokens_nll(scores, whole)
+    soft = [target_loss(scores, whole, sharpness) for sharpness in (1e-6, 1.0, 1e4)]
+    torch.testing.assert_close(soft[0], answer_nll(scores, whole), rtol=1e-4, atol=0)
+    assert (soft[0] < soft[1]).all()
+    assert (soft[1] < soft[2]).all()
+    torch.testing.assert_close(soft[2], each.amax(1), rtol=1e-3, atol=0)
+
+
+def test_the_buffer_keeps_the_best_once_each_and_no_nan():
+    rows = torch.tensor([[1], [2], [3], [4], [1]])
+    kept = better([(0.5, torch.tensor([9]))], rows, torch.tensor([0.7, float("nan"), 0.1, 0.9, 0.7]), 3)
+    assert [(round(value, 6), suffix.tolist()) for value, suffix in kept] == [(0.1, [3]), (0.5, [9]), (0.7, [1])]
+
+
+def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    module = __import__(gcg.__module__, fromlist=["surviving"])
+    tried: list[int] = []
+
+    def watching(*args):
+        fresh = surviving(*args)
+        tried.append(len(fresh))
+        return fresh
+
+    monkeypatch.setattr(module, "surviving", watching)
+    with counted(lm.network.lm_head) as passes:
+        result = gcg(lm, REQUESTS, **{**SMALL, "max_new_tokens": 1})
+    assert len(tried) == 2 * 4
+    assert min(tried) > 0
+    one_each = 1 + 1 + 4 + 1 + 1  # the prefix, the first suffix, a gradient a step, the judge, one token
+    assert passes.forwards == 2 * one_each + sum(tried)
+    assert (result.forwards, result.backwards) == (passes.forwards, 2 * 4)
+    for text, request, loss in zip(result.prompts, REQUESTS, result.loss, strict=True):
+        assert text.startswith(request.prompt + " ")
+        assert loss == judged(lm, encode(lm, [text], [request.target], ended=False), None)[0]
+
+
+def test_more_steps_never_raise_the_loss_and_a_seed_decides(lm: LanguageModel):
+    runs = [gcg(lm, REQUESTS, **{**SMALL, "steps": steps}, seed=1) for steps in (0, 1, 3)]
+    for row in range(2):
+        ladder = [run.loss[row] for run in runs]
+        assert ladder == sorted(ladder, reverse=True)
+        assert ladder[2] < ladder[0]
+    again = gcg(lm, REQUESTS[::-1], **{**SMALL, "steps": 3}, seed=1)
+    assert again.prompts == runs[2].prompts[::-1]  # draws belong to the request
+    assert gcg(lm, REQUESTS, **{**SMALL, "steps": 3}, seed=2).prompts != runs[2].prompts
+    assert runs[0].prompts[0] == REQUEST.prompt + " ! ! ! !"
+
+
+def test_a_draft_that_agrees_saves_most_forwards_and_one_that_does_not_costs_little(lm: LanguageModel):
+    frame, fresh = frame_of(lm)[0], drawn(lm)
+    truth = losses(lm, frame, fresh, HOW)
+    asked: list[int] = []
+
+    def loss(part: Tensor) -> Tensor:
+        asked.append(len(part))
+        return losses(lm, frame, part, HOW)
+
+    suffixes, values = probed(lm, frame, fresh, loss, lm, torch.Generator().manual_seed(0), None)
+    assert float(values.min()) == pytest.approx(
+        float(truth.min()), rel=1e-9
+    )  # the draft is the model: it finds the best
+    assert sum(asked) == len(suffixes) == 2 + 1  # two probes agree, so one more is enough
+    asked.clear()
+    probed(lm, frame, fresh, loss, tiny(1), torch.Generator().manual_seed(0), None)
+    assert sum(asked) <= 2 + len(fresh) // 8 + 1
+    full, saved = gcg(lm, [REQUEST], **SMALL), gcg(lm, [REQUEST], **SMALL, draft=tiny(1))
+    assert saved.forwards < full.forwards
+    assert (
+        saved.loss[0] <= judged(lm, encode(lm, [REQUEST.prompt + " ! ! ! !"], [REQUEST.target], ended=False), None)[0]
+    )
+
+
+def test_a_fast_copy_searches_and_the_original_judges():
+    lm = tiny()
+    fast = cast(lm, "bfloat16")
+    with counted(fast.network.lm_head) as quick, counted(lm.network.lm_head) as slow:
+        result = gcg(fast, [REQUEST], **SMALL, judge=lm)
+    assert slow.forwards <= 1 + 2
+    assert quick.backwards == 4
+    assert result.forwards == quick.forwards + slow.forwards
+    assert result.loss == judged(lm, encode(lm, result.prompts, [REQUEST.target], ended=False), None)
+
+
+def test_searches_that_cannot_be_are_refused_in_one_line(lm: LanguageModel):
+    for options in ({"tokens": 0}, {"width": 0}, {"buffer": 0}, {"steps": -1}, {"mellowmax": 0.0}):
+        with pytest.raises(ConfigError, match="give at least 1 of each"):
+            gcg(lm, REQUESTS, **options)
+    long = replace(REQUEST, prompt="bake " * 600)
+    with pytest.raises(ConfigError, match="joins the suffix"):
+        gcg(lm, [long], **SMALL)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advreg.errors import ConfigError, ModelError, RunError
+from advreg.errors import ConfigError, DataError, ModelError, RunError
 from advreg.language import axes
 from advreg.language.attacks import LanguageAttackResult, soft_prompt
 from advreg.language.axes import Bench, judged, stages, worst
@@ -171,7 +171,9 @@ def test_helpfulness_is_judged_where_there_is_a_judge_and_proxies_are_called_pro
     assert proxies["length"].value == len(ANSWER.split())
     assert proxies["repetition"].value == 0.0
     assert proxies["answer_nll"].n == 3
-    assert small(data=only("benign")).axes["helpfulness"]["judged"] is None
+    assert found.axes["helpfulness"]["missing"] == 1
+    alone = small(data=only("benign")).axes["helpfulness"]
+    assert (alone["judged"], alone["missing"]) == (None, 0)
 
 
 def test_results_json_is_as_the_report_reads_it(tmp_path: Path):
@@ -310,6 +312,8 @@ def test_a_user_s_attack_is_held_to_what_it_promises():
         small(attacks=cheap(at_least_one=said(NO)))
     with pytest.raises(ConfigError, match="nothing can be measured"):
         small(data=EvaluationData())
+    with pytest.raises(DataError, match="two prompts have the id 3"):
+        small(data=EvaluationData(safe=(*DATA.safe, DATA.safe[3])))
 
 
 def test_the_upper_bound_is_always_made():

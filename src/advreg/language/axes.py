@@ -219,6 +219,7 @@ def _helpfulness(bench: Bench, items: Sequence[Example]) -> list[Row]:
         _row(
             (HELP, "benign"), item, outcomes[0], text,
             answer_nll=nll, repetition=repetition(text), length=len(text.split()), rating=rating,
+            missing=bench.rater is not None and rating is None,
         )
         for item, text, outcomes, nll, rating in measured
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg import runtime
-from advreg.errors import ConfigError, RunError
+from advreg.errors import ConfigError, DataError, RunError
 from advreg.language import figures
 from advreg.language.attacks.result import passes
 from advreg.language.axes import REFERENCE, UPPER_BOUNDS, Attack, Bench, Row, Stage, default_attacks, stages
@@ -132,7 +133,7 @@ def evaluate(
 
     Raises:
         ConfigError: nothing to measure, an attack without a name that can be used, or a length below 1.
-        ModelError, DataError: a model or data that cannot be used as given.
+        ModelError, DataError: a model or data that cannot be used as given, such as two prompts of one kind with the same id.
         RunError: ``out`` or ``base`` cannot be used, or ``out`` holds the ledger of another evaluation.
     """
     chosen = _with_bound(default_attacks() if attacks is None else attacks)
@@ -142,6 +143,8 @@ def evaluate(
         raise ConfigError(
             f"nothing can be measured ({sizes}); give prompts of one kind at least, and lengths of at least 1"
         )
+    for stage in planned:
+        _refuse_twins(stage)
     before = None if base is None else _rows_of(base)
     bench = Bench(lm, reference, judge or keyword_judge(), rater, seed, max_new_tokens, task_tokens)
     with _paper(out, _identity(bench, data, chosen)) as paper:
@@ -163,6 +166,14 @@ def evaluate(
         if paper.folder is not None:
             paper.folder.write_json(_RESULTS, found.record())
     return found
+
+
+def _refuse_twins(stage: Stage) -> None:
+    """Refuse prompts that share an id: rows and random draws belong to ids."""
+    ids = Counter(item.id for item in stage.items)
+    twin = next((i for i, times in ids.items() if times > 1), None)
+    if twin is not None:
+        raise DataError(f"{_name(stage)}: two prompts have the id {twin}; number them, as the readers do")
 
 
 class _Paper:

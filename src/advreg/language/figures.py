@@ -11,7 +11,7 @@ from advreg.language.bootstrap import Figure
 from advreg.language.judges.calibration import Calibration, Outcome, difference, rate
 
 Axes = dict[str, Any]
-"""Nested dictionaries of `Figure`, None where there is nothing to measure."""
+"""Nested dictionaries of `Figure`, None where there is nothing to measure; ``missing`` counts ratings that never came."""
 
 _PROXIES = ("answer_nll", "repetition", "length")
 
@@ -42,6 +42,7 @@ def axes(rows: Sequence[Row], known: Calibration | None, seed: int = 0) -> Axes:
         },
         HELP: {
             "judged": _mean(table.get((HELP, "benign"), []), "rating", seed),
+            "missing": sum(row["missing"] for row in table.get((HELP, "benign"), [])),
             "proxies": {name: _mean(table.get((HELP, "benign"), []), name, seed) for name in _PROXIES},
         },
         "coherence": _coherence(table),

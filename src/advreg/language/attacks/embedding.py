@@ -34,8 +34,8 @@ def embedding_pgd(
 
     ``delta <- project(delta - step_size g / |g|)`` with ``g`` the gradient of the NLL at a token, every token inside an l2
     ball, best iterate kept. (The papers step along the sign of the gradient, which is not the steepest direction of that
-    ball: in ten steps it gained a sixth less on SmolLM2.) The first try starts at zero, further ones inside the ball. The network is in eval mode and its
-    weights have no gradients meanwhile, so it can be called in the middle of training.
+    ball: in ten steps it gained a sixth less on SmolLM2.) The first try starts at zero, further ones inside the ball. The
+    network is in eval mode and its weights have no gradients meanwhile, so it can be called in the middle of training.
 
     Args:
         lm: the model.
@@ -71,8 +71,8 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Return what `embedding_pgd` does, and the loss there ``(B,)``; a try: ``steps + 1`` forwards and ``steps`` backwards."""
     check(encoded, eps, steps, restarts)
-    radius = eps * embedding_norm(lm)
-    step = radius * 2.5 / max(steps, 1) if step_size is None else step_size * embedding_norm(lm)
+    unit = embedding_norm(lm)
+    radius, step = eps * unit, unit * (eps * 2.5 / max(steps, 1) if step_size is None else step_size)
     last = answer_places(encoded)
 
     def loss(delta: Tensor) -> Tensor:

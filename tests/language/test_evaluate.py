@@ -216,8 +216,10 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 4, 8])
-def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, after: int):
-    whole = small(out=tmp_path / "whole")
+def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
+    monkeypatch.setattr("advreg.language.evaluate.CHUNK", 2)
+    data = DATA.take(3)
+    whole = small(out=tmp_path / "whole", data=data)
     seen: list[str] = []
 
     def kill(progress) -> None:
@@ -226,24 +228,24 @@ def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, after:
             raise Killed
 
     with pytest.raises(Killed):
-        small(out=tmp_path / "killed", on_progress=kill)
+        small(out=tmp_path / "killed", data=data, on_progress=kill)
     ledger = tmp_path / "killed/evaluation" / PROTOCOL / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-200])  # and the last chunk is cut in the middle of a line
     with pytest.warns(RuntimeWarning, match="cut by a crash"):
-        resumed = small(out=tmp_path / "killed")
+        resumed = small(out=tmp_path / "killed", data=data)
     assert ledger.read_bytes() == (tmp_path / "whole/evaluation" / PROTOCOL / "ledger.jsonl").read_bytes()
     assert resumed.axes == whole.axes
     assert (resumed.forwards, resumed.backwards) == (whole.forwards, whole.backwards)
 
 
 def test_what_is_on_paper_is_not_run_again(tmp_path: Path):
-    first = small(out=tmp_path / "a")
+    first = small(out=tmp_path / "a", data=DATA.take(2))
 
     def never(lm, requests, *, seed, max_new_tokens):
         raise AssertionError("run again")
 
     never.__qualname__ = axes.default_attacks()["direct"].__qualname__
-    again = small(out=tmp_path / "a", attacks=cheap(direct=never))
+    again = small(out=tmp_path / "a", data=DATA.take(2), attacks=cheap(direct=never))
     assert again.axes == first.axes
 
 
@@ -273,14 +275,15 @@ def test_a_scaled_adapter_is_another_model(tmp_path: Path):
 
 
 def test_differences_from_the_same_model_are_zero(tmp_path: Path):
-    base = small(out=tmp_path / "base")
-    found = small(base=tmp_path / "base", judge=replace(keyword_judge(), calibration=KNOWN))
+    data = DATA.take(4)
+    base = small(out=tmp_path / "base", data=data)
+    found = small(base=tmp_path / "base", data=data, judge=replace(keyword_judge(), calibration=KNOWN))
     changes = found.differences
     assert changes["attack_success"]["direct"].value == 0
     assert changes["attack_success"]["at_least_one"].value == 0
     assert changes["over_refusal"].value == changes["factual"]["mc1"].value == changes["coherence"].value == 0
     assert changes["helpfulness"]["proxies"]["answer_nll"].interval == (0.0, 0.0)
-    assert small(base=base).differences["factual"]["two_choice"].n == 2
+    assert small(base=base, data=only("questions")).differences["factual"]["two_choice"].n == 2
 
 
 def test_differences_are_over_the_same_prompts():

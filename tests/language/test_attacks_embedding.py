@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.attacks import embedding, embedding_pgd, latent, latent_moved, latent_pgd, soft_prompt
+from advreg.language.attacks import embedding, embedding_pgd, fast, latent, latent_moved, latent_pgd, soft_prompt
 from advreg.language.attacks.descent import best, iterates, project, steepest, within
 from advreg.language.attacks.embedding import judged
 from advreg.language.attacks.latent import blocks, depths, latent_norms
@@ -150,6 +151,15 @@ def test_the_attack_reports_what_its_judge_measures():
     assert (quick.forwards, quick.backwards) == (6 * 3, 5 * 3)
     assert (result.forwards, result.backwards) == (slow.forwards + quick.forwards, quick.backwards)
     assert all(after < float(before) for after, before in zip(result.loss, nll(lm, encoded, None), strict=True))
+
+
+def test_a_fast_attack_is_the_attack_on_a_copy_judged_by_the_model():
+    lm = tiny()
+    attack = functools.partial(embedding, eps=EPS, steps=3)
+    found = fast(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
+    by_hand = attack(cast(lm, "bfloat16"), REQUESTS, seed=1, max_new_tokens=3, judge=lm)
+    assert (found.loss, found.completions, found.forwards) == (by_hand.loss, by_hand.completions, by_hand.forwards)
+    assert lm.dtype == torch.float32
 
 
 # soft prompts

@@ -3,6 +3,7 @@
 from advreg.language.attacks.best_of_n import best_of_n
 from advreg.language.attacks.direct import direct
 from advreg.language.attacks.embedding import embedding, embedding_pgd
+from advreg.language.attacks.fast import fast
 from advreg.language.attacks.gcg import gcg
 from advreg.language.attacks.latent import latent, latent_moved, latent_pgd
 from advreg.language.attacks.result import LanguageAttackResult
@@ -15,6 +16,7 @@ __all__ = [
     "direct",
     "embedding",
     "embedding_pgd",
+    "fast",
     "gcg",
     "latent",
     "latent_moved",

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import resource
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +17,17 @@ import pytest
 
 from advreg.data import load
 
+from .report.fake_run import results, write_evaluation
 
-def advreg(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+ESCAPE = "\x1b"
+COLOUR = r"\x1b\[[0-9;]*(3|4|9)[0-7]"
+
+
+def advreg(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "advreg", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
+    env = os.environ | (environment or {})
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +56,7 @@ def test_train_evaluate_report_compare(run: Path) -> None:
     table = advreg("evaluate", run, "--protocol", "basic")
     assert "pgd-40" in table.stdout
     assert "attack success rate" in table.stdout
+    assert not re.search(r"[\r\x1b━]", table.stdout + table.stderr)  # nobody looks: no colour, no bar
     page = advreg("report", run)
     assert Path(page.stdout.strip()).read_text().lstrip().lower().startswith("<!doctype html>")
     side = advreg("compare", run, run, "--json")
@@ -83,3 +95,82 @@ def test_help_is_quick_to_read_and_names_every_verb() -> None:
     found = advreg("--help")
     for verb in ("demo", "train", "evaluate", "report", "compare", "doctor"):
         assert verb in found.stdout
+
+
+def test_help_imports_no_torch_and_takes_less_than_a_third_of_a_second() -> None:
+    """Processor time of the process and its children: wall time would measure who else is at work."""
+    count = "import sys; from advreg.cli.app import app; print('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", count], capture_output=True, text=True).stdout.strip() == "False"
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert advreg("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert statistics.median(spent) < 0.3, spent
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"), [("bash", "complete -o"), ("zsh", "compdef"), ("fish", "complete --command")]
+)
+def test_completion_is_offered_for_every_usual_shell(shell: str, words: str) -> None:
+    script = completing({"_ADVREG_COMPLETE": f"source_{shell}"})
+    assert words in script
+    assert "advreg" in script
+
+
+def test_completion_knows_the_verbs() -> None:
+    asked = {"_ADVREG_COMPLETE": "complete_bash", "COMP_WORDS": "advreg eva", "COMP_CWORD": "1"}
+    assert completing(asked).split() == ["evaluate"]
+
+
+def completing(environment: dict[str, str]) -> str:
+    """What the installed program answers to a shell that asks for completion."""
+    program = Path(sys.executable).with_name("advreg")
+    found = subprocess.run([program], capture_output=True, text=True, env=os.environ | environment, timeout=60)
+    assert "Traceback" not in found.stderr
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measured") / "net"
+    write_evaluation(folder, results("linf-0.1-quick@1", "linf", 0.1, 0.5), shown=0)
+    return folder
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "xterm-256color", "COLORTERM": "truecolor"}])
+def test_what_is_piped_has_no_colour(measured: Path, environment: dict[str, str]) -> None:
+    found = advreg("compare", measured, environment=environment)
+    assert found.returncode == 0
+    assert ESCAPE not in found.stdout + found.stderr
+    assert found.stderr == ""
+
+
+def test_a_terminal_gets_what_no_color_takes_away(measured: Path) -> None:
+    plain, coloured = on_terminal("--help", no_color=True), on_terminal("--help", no_color=False)
+    assert re.search(COLOUR, coloured)
+    assert not re.search(COLOUR, plain)
+    assert not re.search(COLOUR, on_terminal("compare", measured, no_color=True))
+
+
+def on_terminal(*arguments: object, no_color: bool) -> str:
+    """What the command line writes where it believes that somebody looks."""
+    near, far = pty.openpty()
+    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "TERM")}
+    environment = kept | {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
+    command = [sys.executable, "-m", "advreg", *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=far, stdout=far, stderr=far, env=environment)
+    os.close(far)
+    written = b""
+    while True:
+        try:
+            part = os.read(near, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(near)
+    assert process.wait(60) == 0
+    return written.decode()

@@ -18,7 +18,7 @@ from advreg.training import events
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = ("seconds", "examples_per_second")
+TIMES = ("seconds", "examples_per_second", "peak_memory")
 
 
 def outcome(out: Path) -> tuple[bytes, bytes, list[dict[str, object]]]:

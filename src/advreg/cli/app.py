@@ -218,13 +218,16 @@ def compare(
     from dataclasses import asdict
 
     from advreg.cli import tables
-    from advreg.report import comparison, write_comparison
+    from advreg.report import comparison, trainings, write_comparison
 
-    rows = comparison(runs)
+    rows, trained = comparison(runs), trainings(runs)
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows]))
+        cost = {row.run: asdict(row) for row in trained}
+        typer.echo(json.dumps([{**asdict(row), "training": cost.get(row.run)} for row in rows]))
     else:
         tables.show(tables.comparison(rows))
+        if trained:
+            tables.show(tables.trainings(trained))
     if html is not None:
         typer.echo(write_comparison(runs, html), err=as_json)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from advreg.evaluation import Evaluation
     from advreg.evaluation.summary import ClassSummary
-    from advreg.report import Row
+    from advreg.report import Row, Trained
 
 
 def show(table: Table) -> None:
@@ -84,3 +84,39 @@ def comparison(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     return table("", columns, cells)
+
+
+def trainings(rows: Sequence[Trained]) -> Table:
+    """Return the table of what trainings cost and bought."""
+    columns = (
+        "run",
+        "recipe",
+        "attack",
+        "threat",
+        "clean",
+        "PGD",
+        "AutoAttack",
+        "n",
+        "epochs",
+        "seconds",
+        "memory",
+        "cost",
+    )
+    cells = [
+        (
+            row.run,
+            row.recipe,
+            row.attack,
+            row.threat or "-",
+            percent(row.clean_accuracy),
+            percent(row.pgd_accuracy),
+            percent(row.autoattack_accuracy),
+            str(row.n or "-"),
+            str(row.epochs),
+            "-" if row.seconds is None else f"{row.seconds:.0f}",
+            "-" if row.peak_memory is None else f"{row.peak_memory / 2**20:,.0f} MiB",
+            "-" if row.cost is None else f"{row.cost:.1f}x",
+        )
+        for row in rows
+    ]
+    return table("training: time, memory, and passes as a multiple of standard training", columns, cells)

@@ -149,6 +149,10 @@ class Epoch:
     lr: float | None = None
     eps: float | None = None
     seconds: float | None = None
+    examples: float | None = None
+    forwards: float | None = None
+    backwards: float | None = None
+    peak_memory: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

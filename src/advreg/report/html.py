@@ -14,7 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from advreg.errors import RunError
-from advreg.report import charts, diagnosis, paired, read, table, vocabulary, words
+from advreg.report import charts, diagnosis, paired, read, table, trained, vocabulary, words
 from advreg.report.facts import Curve, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.runs.files import write_atomic
@@ -104,6 +104,7 @@ def comparison_page(runs: Sequence[RunFacts]) -> str:
         best=_best(rows),
         differences=table.differences(rows),
         pairs=paired.paired(runs),
+        trainings=trained.rows(runs),
         charts=[
             (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))
             for place, curves in enumerate(_by_norm(runs), start=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def _metrics(file: Path) -> tuple[tuple[Epoch, ...], tuple[Facts, ...]]:
 
 
 def _epoch(line: Facts) -> Epoch:
-    names = ("loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "lr", "eps", "seconds")
+    names = [field.name for field in fields(Epoch) if field.name != "epoch"]
     return Epoch(epoch=_finite(line, "epoch") or 0.0, **{name: _finite(line, name) for name in names})
 
 

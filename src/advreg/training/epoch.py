@@ -74,7 +74,7 @@ def _score(session: Session) -> Score | None:
 
 
 def _record(session: Session, epoch: int, tally: Tally, score: Score | None, seconds: float) -> dict[str, Any]:
-    """Return the epoch's line of metrics.jsonl; the times come last, for they alone differ between runs."""
+    """Return the epoch's line of metrics.jsonl; times and memory come last, for they alone differ between runs."""
     return {
         "epoch": epoch,
         "step": epoch * session.steps,
@@ -83,8 +83,10 @@ def _record(session: Session, epoch: int, tally: Tally, score: Score | None, sec
         "lr": tally.lr,
         "forwards": tally.forwards,
         "backwards": tally.backwards,
+        "examples": tally.count,
         "clean_accuracy": score.clean_accuracy if score else None,
         "robust_accuracy": score.robust_accuracy if score else None,
         "seconds": round(seconds, 3),
         "examples_per_second": round(tally.count / seconds, 1),
+        "peak_memory": runtime.peak_memory(session.device),
     }

@@ -37,7 +37,20 @@ def learned_positions() -> LanguageModel:
     return replace(base, network=transformers.GPT2LMHeadModel(config).double().eval())
 
 
+def gemma() -> LanguageModel:
+    """The family whose layer scales by sqrt(dim), with attention that looks back a few tokens only in every other block."""
+    base = tiny()
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=8, max_position_embeddings=512, initializer_range=0.2,
+        layer_types=["sliding_attention", "full_attention"], bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return replace(base, network=transformers.Gemma3ForCausalLM(config).double().eval())
+
+
 MODELS = {
+    "gemma": gemma,
     "llama": lambda: tiny(dtype=torch.float64),
     "scaled": lambda: tiny(scale=6.0, dtype=torch.float64),
     "gpt2": learned_positions,
@@ -65,6 +78,16 @@ def test_the_unit_of_eps_is_the_norm_that_the_network_sees():
     lm = tiny(scale=6.0, dtype=torch.float64)
     rows = lm.network.get_input_embeddings().weight.detach().norm(dim=1).mean()
     assert embedding_norm(lm) == pytest.approx(6 * float(rows), rel=1e-12)
+
+
+def test_no_cache_is_kept_between_passes(lm: LanguageModel):
+    asked = []
+    hook = lm.network.register_forward_pre_hook(lambda _m, _a, options: asked.append(options), with_kwargs=True)
+    logits(lm, encode(lm, PROMPTS, ANSWERS))
+    hook.remove()
+    assert [(options["use_cache"], "cache" in options, "past_key_values" in options) for options in asked] == [
+        (False,) * 3
+    ]
 
 
 def test_a_padded_batch_gives_each_example_the_logits_it_has_alone(lm: LanguageModel):

@@ -352,10 +352,30 @@ def test_the_sealed_set_is_used_as_often_as_planned_and_no_more(home: Home, stor
                 step(home, store)
         else:
             assert step(home, store).decision is not None
-    rotated = Home(home.folder, home.settings.replace_with({"data.sealed_from": 250}))
-    with pytest.raises(HardeningError, match="sealed"):
-        step(home, store)
+    moved = Home(home.folder, home.settings.replace_with({"data.sealed_from": 250}))
+    with pytest.raises(HardeningError, match="50 of 300 sealed examples were used 2 times"):
+        step(moved, store)
+    rotated = Home(home.folder, home.settings.replace_with({"data.sealed_from": 300}))
     assert step(rotated, store).decision is not None
+
+
+def test_a_challenger_whose_champion_changed_under_it_is_compared_again(home: Home, store: Store, monkeypatch) -> None:
+    submit_attacks(home, store)
+    shutil.copytree(home.folder / "models/base", home.folder / "models/other")
+    real = registry.promote
+
+    def overtaken(store: Store, version: str, actor: str, *, over: str | None = None) -> None:
+        monkeypatch.setattr(registry, "promote", real)  # once: an admin is faster
+        real(store, registry.register(store, "models/other", "w", registry.Stage.TRUSTED), "root")
+        real(store, version, actor, over=over)
+
+    monkeypatch.setattr(registry, "promote", overtaken)
+    outcome = step(home, store)
+    assert (outcome.decision.verdict, outcome.champion) == ("PROMOTE", "m-0003")
+    assert "compared again" in outcome.lines[-1]
+    outcome = step(home, store)
+    assert (outcome.decision.verdict, outcome.champion) == ("PROMOTE", "m-0002")
+    assert intact(store)
 
 
 def test_the_previous_champion_is_asked_about_what_waits(home: Home, store: Store) -> None:

@@ -134,6 +134,21 @@ def step(
 
 
 @app.command()
+def challenge(
+    run: Annotated[Path, typer.Argument(help="Run folder of a language model, evaluated as the champion was.")],
+    snapshot: Annotated[
+        str | None, typer.Option(help="What it was trained on; the newest snapshot if left out.")
+    ] = None,
+    home: HomeOption = HOME,
+) -> None:
+    """Hand in a challenger in a home that keeps texts; the next step compares it with the champion."""
+    from advreg.hardening.texts.challenge import challenge as hand_in
+
+    version = hand_in(_home(home), run, snapshot=snapshot)
+    typer.echo(f"{version} is handed in\nnext: advreg harden step --home {home}")
+
+
+@app.command()
 def gate(
     champion: Annotated[Path, typer.Argument(help="Run folder of the deployed model.")],
     challenger: Annotated[Path, typer.Argument(help="Run folder of the one to replace it.")],

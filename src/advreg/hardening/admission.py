@@ -177,9 +177,19 @@ class Snapshot:
         return hashlib.sha256(self.text().encode()).hexdigest()
 
 
-def snapshot_of(name: str, selection: Selection, base: str, clean: Mapping[str, Any], caps: Caps) -> Snapshot:
-    """Return the snapshot of a selection."""
+def snapshot_of(
+    name: str,
+    selection: Selection,
+    base: str,
+    clean: Mapping[str, Any],
+    caps: Caps,
+    contents: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Snapshot:
+    """Return the snapshot of a selection; ``contents`` is what else to say of a member, by its id."""
+    more = contents or {}
     rule = f"label by review, quarantine {caps.quarantine:g} s, {caps.cluster} a cluster, caps"
-    members = tuple({**asdict(c), "reviewers": list(c.reviewers), "rule": rule} for c in selection.chosen)
+    members = tuple(
+        {**asdict(c), "reviewers": list(c.reviewers), "rule": rule, **more.get(c.id, {})} for c in selection.chosen
+    )
     caps_in_force = {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(caps).items()}
     return Snapshot(name, base, dict(clean), caps_in_force, members, dict(Counter(selection.left_out.values())))

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from advreg import data, models
-from advreg.errors import HardeningError
 from advreg.hardening import registry
 from advreg.hardening.families import families
 from advreg.hardening.home import BASE, NEIGHBOURS, Home
 from advreg.hardening.settings import Settings
-from advreg.hardening.states import Stage
 from advreg.hardening.stock import stock_of
+from advreg.hardening.texts.challenge import begin_texts
 from advreg.runs import RunFolder
 
 _NEIGHBOURS = 3000
@@ -31,6 +30,8 @@ def begin(path: str | Path, base: str | Path, settings: Settings) -> Home:
         RunError: something is at the path already.
         ModelError, DataError, ConfigError: base, data or attacks cannot be used; nothing has been written then.
     """
+    if settings.keeps == "texts":
+        return begin_texts(path, base, settings)
     families(settings.attacks)
     train, _ = data.load(settings.data.name)
     model = models.load(str(base))
@@ -48,13 +49,7 @@ def begin(path: str | Path, base: str | Path, settings: Settings) -> Home:
     run.write_json("model.json", {**spec, **facts})
     _write_neighbours(home, train)
     store = home.store()
-    version = registry.register(store, BASE, str(facts["sha256"]), Stage.TRUSTED, actor="admin")
-    with store.reading() as db:
-        reigning = registry.alias(db, registry.CHAMPION)
-    if reigning is None:
-        registry.promote(store, version, "admin")
-    elif reigning != version:
-        raise HardeningError(f"the store {store.name} belongs to another loop; give an empty database")
+    registry.enthrone(store, BASE, str(facts["sha256"]), "admin")
     store.engine.dispose()
     return home
 

@@ -49,6 +49,22 @@ def register(
         return version
 
 
+def enthrone(store: Store, run: str, weights: str, actor: str) -> str:
+    """Register a trusted base and make it the first champion.
+
+    Raises:
+        HardeningError: another champion reigns in this store.
+    """
+    version = register(store, run, weights, Stage.TRUSTED, actor=actor)
+    with store.reading() as db:
+        reigning = alias(db, CHAMPION)
+    if reigning is None:
+        promote(store, version, actor)
+    elif reigning != version:
+        raise HardeningError(f"the store {store.name} belongs to another loop; give an empty database")
+    return version
+
+
 def set_stage(db: sa.Connection, at: float, actor: str, version: str, to: Stage, **detail: Any) -> None:
     """Move a model version to a stage, in the transaction of the caller.
 
@@ -197,6 +213,18 @@ def _touched(db: sa.Connection, name: str) -> Touched:
     reached = champion in trained
     back = previous if reached and previous is not None and previous not in trained else None
     return Touched(tuple(held), tuple(trained), reached, back)
+
+
+def snapshot(db: sa.Connection, name: str) -> Row:
+    """Return a snapshot's row.
+
+    Raises:
+        HardeningError: there is none.
+    """
+    row = db.execute(sa.select(snapshots).where(snapshots.c.id == name)).mappings().first()
+    if row is None:
+        raise HardeningError(f"no snapshot {name!r}; the home's folder snapshots holds them")
+    return dict(row)
 
 
 def newest_snapshot(db: sa.Connection) -> Row | None:

@@ -48,13 +48,14 @@ STAGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.TRUSTED: frozenset({Stage.CHAMPION}),
     Stage.TRAINED: frozenset({Stage.EVALUATED}),
     Stage.EVALUATED: frozenset({Stage.PASSED, Stage.REFUSED}),
-    Stage.PASSED: frozenset({Stage.CHAMPION, Stage.REFUSED}),
+    Stage.PASSED: frozenset({Stage.CHAMPION, Stage.EVALUATED}),
     Stage.REFUSED: frozenset(),
     Stage.CHAMPION: frozenset({Stage.PREVIOUS, Stage.RETIRED}),
     Stage.PREVIOUS: frozenset({Stage.CHAMPION, Stage.RETIRED}),
     Stage.RETIRED: frozenset(),
 }
-"""Stage -> the stages that may follow; a champion that was rolled back is retired."""
+"""Stage -> the stages that may follow; a champion that was rolled back is retired, one that passed against another champion
+than reigns now is compared again."""
 
 
 def check_transition(what: str, before: StrEnum, after: StrEnum) -> None:

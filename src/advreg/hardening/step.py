@@ -7,6 +7,7 @@ Killed anywhere, the next tick goes on; with nothing new, it changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,25 +17,20 @@ import sqlalchemy as sa
 from advreg.errors import HardeningError
 from advreg.hardening import registry
 from advreg.hardening.admission import Candidate, Selection, Snapshot, ripe, select, snapshot_of
-from advreg.hardening.families import families
 from advreg.hardening.gate import Decision, gate
 from advreg.hardening.home import BASE, Home
 from advreg.hardening.intake import take_in
 from advreg.hardening.lease import Lease, leased
 from advreg.hardening.mirror import mirror
-from advreg.hardening.retrain import retrain
 from advreg.hardening.states import Stage, State
-from advreg.hardening.stock import Stock, accepted_of, stock_of
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
-from advreg.hardening.store.tables import gates, members, models, snapshots
-from advreg.hardening.triage import ask_previous
-from advreg.hardening.trial import needs_diagnosis, on_diagnosis, on_incidents, on_probes, on_sealed
+from advreg.hardening.store.tables import gates, members, models, snapshots, spent
+from advreg.hardening.work import Work, work_of
 from advreg.runs import RunFolder
 
 ACTOR = "tick"
-EVIDENCE = ("incidents", "canaries", "trigger")
 _LIVE = (State.ACCEPTED, State.IN_SNAPSHOT)
 _OPEN = (Stage.TRAINED, Stage.EVALUATED, Stage.PASSED)
 
@@ -55,7 +51,7 @@ class Tick:
     home: Home
     store: Store
     lease: Lease
-    stock: Stock
+    work: Work
     say: Callable[[str], None]
     lines: list[str] = field(default_factory=list)
 
@@ -83,10 +79,9 @@ def step(home: Home, store: Store | None = None, say: Callable[[str], None] = la
         HardeningError: the home has no champion, or the sealed set is used up.
         ConfigError: attacks or data cannot be used.
     """
-    families(home.settings.attacks)
-    store = store or home.store()
+    work, store = work_of(home), store or home.store()
     with leased(store) as lease:
-        return _step(Tick(home, store, lease, stock_of(home.settings), say))
+        return _step(Tick(home, store, lease, work, say))
 
 
 def _step(tick: Tick) -> Outcome:
@@ -96,7 +91,7 @@ def _step(tick: Tick) -> Outcome:
         raise HardeningError(f"{tick.home.folder.path} has no champion; run `advreg harden init` again in a new folder")
     if taken := take_in(tick.store):
         tick.did(f"intake: {taken} examples received, now in quarantine")
-    ask_previous(tick.home, tick.store)
+    tick.work.ask(tick.store)
     accept(tick)
     version = _open_version(tick) or _new_version(tick)
     decision = _judged(tick, version, champion) if version is not None else None
@@ -152,11 +147,9 @@ def _new_version(tick: Tick) -> str | None:
         rows = {row["sha256"]: row for row in in_state(db, *State)}
     if done is not None:
         return None
-    channels, height, width = tick.home.model()["shape"]
-    accepted = accepted_of(tick.store, [rows[member["id"]] for member in snapshot.members], (channels, height, width))
-    settings = tick.home.settings
-    base, attacks = tick.run(BASE), families(settings.attacks)
-    weights = retrain(base, run, tick.stock.clean, accepted, attacks, settings.train, settings.seed)
+    weights = tick.work.train(tick.store, [rows[member["id"]] for member in snapshot.members], run)
+    if weights is None:
+        return None
     version = registry.register(tick.store, f"models/{snapshot.id}", weights, snapshot=snapshot.id)
     tick.did(
         f"challenger: {version} trained from the trusted base and {len(snapshot.members)} examples of {snapshot.id}"
@@ -171,7 +164,7 @@ def _snapshot(tick: Tick) -> Snapshot | None:
         tick.lease.check(db)
         newest = registry.newest_snapshot(db)
         candidates = [_candidate(db, row) for row in in_state(db, *_LIVE)]
-        selection = select(candidates, len(tick.stock.clean), home.settings.bounds)
+        selection = select(candidates, tick.work.clean["n"], home.settings.bounds)
         before = json.loads(newest["manifest"]) if newest else {"members": []}
         if [member["id"] for member in before["members"]] == [one.id for one in selection.chosen]:
             found = Snapshot(**{k: v for k, v in before.items() if k != "schema"}) if newest else None
@@ -179,15 +172,16 @@ def _snapshot(tick: Tick) -> Snapshot | None:
             found = _write_snapshot(tick, db, newest, selection)
     if found is not None:
         home.folder.write(f"snapshots/{found.id}.json", found.text())  # a copy: the database holds the original
+        if (left := tick.work.publish(found)) and found.id != (newest["id"] if newest else None):
+            tick.did(left)
     return found
 
 
 def _write_snapshot(tick: Tick, db: sa.Connection, newest: Row | None, selection: Selection) -> Snapshot:
     number = int(newest["id"][2:]) + 1 if newest else 1
-    clean = tick.stock.clean
-    stream = {"name": clean.name, "sha256": clean.fingerprint(), "n": len(clean)}
-    base = tick.run(BASE).read_json("model.json")["sha256"]
-    found = snapshot_of(f"s-{number:04d}", selection, base, stream, tick.home.settings.bounds)
+    stream, base = tick.work.clean, tick.run(BASE).read_json("model.json")["sha256"]
+    contents = tick.work.contents(tick.store, [one.id for one in selection.chosen])
+    found = snapshot_of(f"s-{number:04d}", selection, base, stream, tick.home.settings.bounds, contents)
     at, sha256 = tick.store.clock(), found.sha256()
     db.execute(snapshots.insert().values(id=found.id, sha256=sha256, manifest=found.text(), at=at))
     names = [member["id"] for member in found.members]
@@ -208,8 +202,8 @@ def _judged(tick: Tick, version: str, champion: str) -> Decision | None:
     challenger_run, champion_run = tick.run(row["run"]), tick.run(reigning["run"])
     decision = None
     if row["stage"] != Stage.PASSED:
-        _refuse_used_up(tick)
-        _try(tick, challenger_run, champion_run)  # what was measured before is not measured again
+        _refuse_used_up(tick, challenger_run)
+        _try(tick, challenger_run, champion_run)
         if row["stage"] == Stage.TRAINED:
             _mark(tick, version, Stage.EVALUATED)
         decision = _decide(tick, version, champion, challenger_run, champion_run)
@@ -223,27 +217,29 @@ def _judged(tick: Tick, version: str, champion: str) -> Decision | None:
 
 
 def _promoted(tick: Tick, version: str) -> bool:
-    """Promote a version over the champion that it was compared with; if that one reigns no more, the decision is void."""
+    """Promote a version over the champion that it was compared with; if another one reigns, the next tick compares again."""
     compared = sa.select(gates.c.champion).where(gates.c.challenger == version).order_by(gates.c.id.desc()).limit(1)
     with tick.store.reading() as db:
         over = str(db.execute(compared).scalar())
     try:
         registry.promote(tick.store, version, ACTOR, over=over)
     except registry.Changed as error:
-        _mark(tick, version, Stage.REFUSED)
+        _mark(tick, version, Stage.EVALUATED)
         tick.did(f"promotion: {error}")
         return False
     return True
 
 
-def _refuse_used_up(tick: Tick) -> None:
-    """Refuse to use a sealed set more often than was planned: each use has its share of alpha, and all are spent then."""
-    planned, sealed = tick.home.settings.gate.gates, tick.stock.sealed.fingerprint()
+def _refuse_used_up(tick: Tick, challenger: RunFolder) -> None:
+    """Refuse to use sealed examples more often than was planned: each use has its share of alpha, and all are spent then."""
+    planned, sealed = tick.home.settings.gate.gates, set(tick.work.sealed(challenger))
+    uses = sa.select(spent.c.example, sa.func.count()).group_by(spent.c.example)
     with tick.store.reading() as db:
-        used = db.execute(sa.select(sa.func.count()).select_from(gates).where(gates.c.sealed == sealed)).scalar() or 0
-    if used >= planned:
+        used = {name: count for name, count in db.execute(uses) if name in sealed}
+    if over := sum(count >= planned for count in used.values()):
         raise HardeningError(
-            f"the sealed set was used {used} times, as planned; rotate it: set data.sealed_from in harden.toml"
+            f"{over} of {len(sealed)} sealed examples were used {planned} times, as planned; rotate them: "
+            f"{tick.work.rotate}"
         )
 
 
@@ -251,13 +247,7 @@ def _try(tick: Tick, challenger: RunFolder, champion: RunFolder) -> None:
     confirmed = (State.REVIEWED, *_LIVE)
     with tick.store.reading() as db:
         incidents = [row for row in in_state(db, *confirmed) if row["confirmed"]]
-    for run in (champion, challenger):
-        on_sealed(tick.home, run, tick.stock)
-        on_incidents(tick.store, tick.home, run, incidents)
-    on_probes(tick.home, challenger, champion, tick.run(BASE), tick.stock)
-    if needs_diagnosis(tick.home):
-        on_diagnosis(tick.home, challenger, tick.stock)
-    tick.did(f"trial: both models on {len(tick.stock.sealed)} sealed examples and {len(incidents)} incidents; probes")
+    tick.did(f"trial: {tick.work.trial(tick.store, incidents, challenger, champion)}")
 
 
 def _mark(tick: Tick, version: str, stage: Stage) -> None:
@@ -268,18 +258,17 @@ def _mark(tick: Tick, version: str, stage: Stage) -> None:
 
 def _decide(tick: Tick, version: str, champion: str, challenger_run: RunFolder, champion_run: RunFolder) -> Decision:
     """Ask the gate and write its decision down, with its hash in the log, in one transaction."""
-    rules, sealed = tick.home.settings.gate, tick.stock.sealed.fingerprint()
-    protocol = on_sealed(tick.home, challenger_run, tick.stock)
+    rules, sealed = tick.home.settings.gate, sorted(set(tick.work.sealed(challenger_run)))
     decision = gate(
         champion_run.path,
         challenger_run.path,
-        protocol=protocol,
+        protocol=tick.work.protocol(challenger_run),
         clean_margin=rules.clean_margin,
         slice_margin=rules.slice_margin,
         alpha=rules.alpha / rules.gates,
         classes=rules.classes,
         waivers=rules.waivers,
-        require=(*EVIDENCE, "diagnosis") if needs_diagnosis(tick.home) else EVIDENCE,
+        require=tick.work.evidence,
         out=challenger_run.path,
     )
     with tick.store.writing() as db:
@@ -287,7 +276,10 @@ def _decide(tick: Tick, version: str, champion: str, challenger_run: RunFolder, 
         at, sha256 = tick.store.clock(), decision.sha256
         record = json.dumps(decision.record(), sort_keys=True)
         names = {"champion": champion, "challenger": version, "verdict": decision.verdict}
-        db.execute(gates.insert().values(sealed=sealed, decision=sha256, record=record, at=at, **names))
+        whole = hashlib.sha256("".join(sealed).encode()).hexdigest()
+        facts = {"sealed": whole, "decision": sha256, "record": record, "at": at, **names}
+        number = db.execute(gates.insert().values(**facts).returning(gates.c.id)).scalar()
+        db.execute(spent.insert(), [{"example": name, "gate": number} for name in sealed])
         db.execute(models.update().where(models.c.version == version).values(decision=sha256))
         append(db, at, [Entry(ACTOR, "gate", version, {"decision": sha256, **names})])
         registry.set_stage(db, at, ACTOR, version, Stage.PASSED if decision.promote else Stage.REFUSED)

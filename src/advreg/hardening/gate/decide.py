@@ -6,10 +6,13 @@ comparable? -> figures trusted? -> better on the target threat -> not worse on c
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from advreg.errors import HardeningError, did_you_mean
 from advreg.hardening.gate.decision import Decision, Rules, Test, Verdict
+from advreg.hardening.gate.language import is_language, measured_language
 from advreg.hardening.gate.plan import plan
 from advreg.hardening.gate.read import Measured, measured, protocols_of
 from advreg.statistics import detectable, holm, mcnemar, noninferiority, paired_interval
@@ -34,6 +37,9 @@ def gate(
     The challenger must be broken on significantly fewer of the same examples by the same protocol (exact one-sided McNemar),
     be not worse by a margin declared here on clean inputs and on every guarded slice (exact, Holm), have figures that a
     diagnosis trusts where there is one, get every confirmed incident right, and pass the probes that its folder holds.
+
+    Of two language models (``language@1``) the challenger must give in on significantly fewer prompts to at least one attack,
+    and be not worse by the slice margin in over-refusal, instruction following, factual accuracy and coherence.
 
     Args:
         champion, challenger: run folders.
@@ -68,10 +74,14 @@ def gate(
         require=tuple(require),
     )
     chosen = _protocols(champion, challenger, protocol)
-    decision = decide(measured(champion, chosen[0]), measured(challenger, chosen[1]), rules)
+    decision = decide(_measured(champion, chosen[0]), _measured(challenger, chosen[1]), rules)
     if out is not None:
         decision.write(out)
     return decision
+
+
+def _measured(run: str | Path, protocol: str) -> Measured:
+    return measured_language(run, protocol) if is_language(protocol) else measured(run, protocol)
 
 
 def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None) -> tuple[str, str]:
@@ -98,7 +108,8 @@ def decide(champion: Measured, challenger: Measured, rules: Rules) -> Decision:
     mismatch = incomparable(champion, challenger)
     tests = () if mismatch else (*evidence(champion, challenger, rules), *statistical(champion, challenger, rules))
     reasons = (mismatch,) if mismatch else tuple(f"{test.name}: {test.says}" for test in tests if not test.passed)
-    lines = plan(challenger.n, rules)
+    sizes = [(name, len(axis.ids), rules.slice_margin) for name, axis in challenger.conduct.items()]
+    lines = plan(challenger.n, rules, sizes)
     return Decision(_verdict(mismatch, tests), reasons, lines, tests, champion.named(), challenger.named(), rules)
 
 
@@ -114,6 +125,10 @@ def incomparable(champion: Measured, challenger: Measured) -> str:
         if a != b:
             a, b = (str(value)[:40] for value in (a, b))
             return f"not comparable: the champion was {what} {a}, the challenger {b}; evaluate both in the same way"
+    if {name: axis.ids for name, axis in champion.conduct.items()} != {
+        name: axis.ids for name, axis in challenger.conduct.items()
+    }:
+        return "not comparable: the two were measured on other axes, or on other prompts; evaluate both in the same way"
     return ""
 
 
@@ -129,17 +144,44 @@ def _verdict(mismatch: str, tests: Sequence[Test]) -> Verdict:
 def statistical(champion: Measured, challenger: Measured, rules: Rules) -> list[Test]:
     """Return the superiority test, then the non-inferiority tests with p-values adjusted for being many."""
     ids = sorted(challenger.labels)
+    guarded = (_conducts if challenger.conduct else _accuracies)(champion, challenger, rules)
+    raw = [noninferiority(*one.pair, one.n, one.margin) for one in guarded]
+    tests = [_not_worse(one, p, rules.alpha) for one, p in zip(guarded, holm(raw), strict=True)]
+    return [_better(_pairs(champion.broken, challenger.broken, ids), len(ids), rules.alpha), *tests]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Something that must not get worse: examples that only the champion, and only the challenger, gets right."""
+
+    name: str
+    pair: tuple[int, int]
+    n: int
+    margin: float
+
+
+def _accuracies(champion: Measured, challenger: Measured, rules: Rules) -> list[Guarded]:
+    """Return clean accuracy, on all examples and on each guarded slice."""
+    ids = sorted(challenger.labels)
     slices = {f"class {k}": [i for i in ids if challenger.labels[i] == k] for k in rules.classes}
     slices |= {name: _known(name, chosen, ids) for name, chosen in rules.slices.items()}
     whole = ("clean accuracy", ids, rules.clean_margin)
-    guarded = [whole, *((f"clean accuracy, {name}", part, rules.slice_margin) for name, part in slices.items())]
-    pairs = [_pairs(champion.wrong, challenger.wrong, chosen) for _, chosen, _ in guarded]
-    raw = [noninferiority(*pair, len(chosen), margin) for pair, (_, chosen, margin) in zip(pairs, guarded, strict=True)]
-    tests = [
-        _not_worse(name, pair, len(chosen), margin, p, rules.alpha)
-        for (name, chosen, margin), pair, p in zip(guarded, pairs, holm(raw), strict=True)
+    parts = [whole, *((f"clean accuracy, {name}", part, rules.slice_margin) for name, part in slices.items())]
+    wrong = champion.wrong, challenger.wrong
+    return [Guarded(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
+
+
+def _conducts(champion: Measured, challenger: Measured, rules: Rules) -> list[Guarded]:
+    """Return each axis of a language model's conduct."""
+    if rules.classes or rules.slices:
+        raise HardeningError(
+            "classes and slices guard images; a language model's axes are guarded each by itself already"
+        )
+    pairs = {name: (champion.conduct[name], axis) for name, axis in challenger.conduct.items()}
+    return [
+        Guarded(name, _pairs(before.wrong, after.wrong, after.ids), len(after.ids), rules.slice_margin)
+        for name, (before, after) in pairs.items()
     ]
-    return [_better(_pairs(champion.broken, challenger.broken, ids), len(ids), rules.alpha), *tests]
 
 
 def _known(name: str, chosen: Sequence[int], ids: Sequence[int]) -> list[int]:
@@ -150,7 +192,7 @@ def _known(name: str, chosen: Sequence[int], ids: Sequence[int]) -> list[int]:
     return sorted(set(chosen))
 
 
-def _pairs(champion: Collection[int], challenger: Collection[int], ids: Collection[int]) -> tuple[int, int]:
+def _pairs(champion: Collection[Any], challenger: Collection[Any], ids: Collection[Any]) -> tuple[int, int]:
     """Return on how many examples only the champion is right, and only the challenger."""
     return (
         sum(i in challenger and i not in champion for i in ids),
@@ -171,14 +213,14 @@ def _better(pair: tuple[int, int], n: int, alpha: float) -> Test:
     )
 
 
-def _not_worse(name: str, pair: tuple[int, int], n: int, margin: float, p: float, alpha: float) -> Test:
-    lost, won = pair
+def _not_worse(one: Guarded, p: float, alpha: float) -> Test:
+    (lost, won), n, margin = one.pair, one.n, one.margin
     change = (won - lost) / n if n else 0.0
     says = f"{won} of {n} newly right, {lost} newly wrong: {100 * change:+.2f} pp, margin {100 * margin:.1f} pp, p = {p:.2g}"
     too_few = p > alpha and change > -margin
     if too_few:
         says += "; too few examples to tell"
-    return Test(f"{name}, not worse", p <= alpha, says, p, change, paired_interval(lost, won, n), too_few)
+    return Test(f"{one.name}, not worse", p <= alpha, says, p, change, paired_interval(lost, won, n), too_few)
 
 
 def evidence(champion: Measured, challenger: Measured, rules: Rules) -> list[Test]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from advreg.hardening.gate.decision import Rules
 from advreg.statistics import detectable, noninferiority
 
 _DISAGREEMENT = (0.05, 0.1, 0.2)
 
 
-def plan(n: int, rules: Rules) -> tuple[str, ...]:
-    """Return lines that say what ``n`` examples can show.
+def plan(n: int, rules: Rules, guarded: Sequence[tuple[str, int, float]] = ()) -> tuple[str, ...]:
+    """Return lines that say what ``n`` examples can show; ``guarded`` is name, number and margin of what must not get worse.
+
+    Clean accuracy on the same examples stands for it where nothing is given.
 
     Example:
         >>> for line in plan(1000, Rules()): print(line)
@@ -20,10 +24,8 @@ def plan(n: int, rules: Rules) -> tuple[str, ...]:
     rest = ", ".join(f"{pp} on {d:.0%}" for pp, d in zip(seen[1:], _DISAGREEMENT[1:], strict=True))
     gain = f"a gain shows from {seen[0]} pp on if the models disagree on {_DISAGREEMENT[0]:.0%}, {rest}"
     first = f"{n} examples, level {rules.alpha:g}, power 80%: {gain}"
-    return (
-        first,
-        f"clean accuracy, margin {100 * rules.clean_margin:.1f} pp: {_shows(n, rules.clean_margin, rules.alpha)}",
-    )
+    rows = guarded or [("clean accuracy", n, rules.clean_margin)]
+    return (first, *(f"{name}, margin {100 * m:.1f} pp: {_shows(count, m, rules.alpha)}" for name, count, m in rows))
 
 
 def _shows(n: int, margin: float, alpha: float) -> str:

@@ -21,6 +21,19 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A language model's conduct apart from attacks: which prompts were put to it, and on which it did badly."""
+
+    ids: frozenset[str]
+    wrong: frozenset[str]
+
+    @property
+    def bad(self) -> float:
+        """Share of the prompts on which it did badly."""
+        return len(self.wrong) / max(len(self.ids), 1)
+
+
+@dataclass(frozen=True)
 class Measured:
     """One run's results under one protocol.
 
@@ -34,6 +47,8 @@ class Measured:
         verdicts: where a diagnosis was found -> ``TRUSTED``, ``SUSPECT`` or ``UNRELIABLE``.
         incidents: example -> whether the model still gets it wrong; None where the run has no such file.
         probes: name -> (passed, what it says).
+        conduct: of a language model, name -> conduct that must not get worse; an image classifier has its clean accuracy.
+        names: names of the attacked examples that stay with their content, where the run tells them.
         stale: what tells that the results belong to other weights than those in the folder; empty where nothing does.
     """
 
@@ -49,12 +64,16 @@ class Measured:
     verdicts: Mapping[str, str] = field(default_factory=dict)
     incidents: Mapping[str, bool] | None = None
     probes: Mapping[str, tuple[bool, str]] = field(default_factory=dict)
+    conduct: Mapping[str, Axis] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
     stale: str = ""
 
     def named(self) -> dict[str, Any]:
         """Return what a decision says of these results."""
         kept = ("run", "protocol", "data", "n", "seed", "model")
-        shares = {"clean_accuracy": 1 - len(self.wrong) / self.n, "robust_accuracy": 1 - len(self.broken) / self.n}
+        shares = {name: axis.bad if name == "over-refusal" else 1 - axis.bad for name, axis in self.conduct.items()}
+        shares = shares or {"clean_accuracy": 1 - len(self.wrong) / self.n}
+        shares["robust_accuracy"] = 1 - len(self.broken) / self.n
         return {**{key: getattr(self, key) for key in kept}, **shares, "verdicts": dict(self.verdicts)}
 
 
@@ -103,7 +122,7 @@ def measured(run: str | Path, protocol: str) -> Measured:
         wrong=wrong,
         broken=broken,
         verdicts=_verdicts(folder, place, results),
-        incidents=_incidents(folder),
+        incidents=incidents_in(folder),
         probes=_probes(folder),
         stale=_stale(folder, facts["model"]),
     )
@@ -122,7 +141,8 @@ def _verdicts(folder: RunFolder, place: str, results: Mapping[str, Any]) -> dict
     return found
 
 
-def _incidents(folder: RunFolder) -> dict[str, bool] | None:
+def incidents_in(folder: RunFolder) -> dict[str, bool] | None:
+    """Return for each confirmed example whether the run's model still gets it wrong; None where nobody asked."""
     if not (folder / "incidents.json").is_file():
         return None
     rows = folder.read_json("incidents.json").get("rows", [])

@@ -130,6 +130,13 @@ gates = Table(
     Column("at", Float, nullable=False),
 )
 
+spent = Table(
+    "spent",
+    metadata,
+    Column("example", String(64), primary_key=True),  # a sealed one, by its content
+    Column("gate", Integer, ForeignKey("gates.id"), primary_key=True),
+)
+
 locks = Table(
     "locks",
     metadata,

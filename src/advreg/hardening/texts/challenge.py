@@ -1,0 +1,99 @@
+"""Handing in: the deployed model that a loop begins with, and each challenger that was trained on a snapshot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from advreg.errors import HardeningError, RunError
+from advreg.hardening import registry
+from advreg.hardening.gate.language import identity, latest, measured_language
+from advreg.hardening.home import BASE, Home
+from advreg.hardening.settings import Settings
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.tables import models
+from advreg.hardening.texts.work import TextWork
+from advreg.runs import RunFolder
+
+_LEFT = ("checkpoint.pt", "*.tmp", "incidents.json", "decision.json")
+"""What is not copied: what only a resumed training needs, and what is made afresh here."""
+
+
+def begin_texts(path: str | Path, base: str | Path, settings: Settings) -> Home:
+    """Make a home for hardening a deployed language model.
+
+    Args:
+        path: a new folder.
+        base: run folder with the deployed model's evaluation by `advreg language evaluate`.
+        settings: what the loop works with; ``data.name`` is a .jsonl file of trusted prompts.
+
+    Raises:
+        RunError: something is at the path already, or the base was not evaluated.
+        ConfigError: the trusted prompts cannot be read.
+    """
+    measured_language(base, latest(base))
+    settings = settings.replace_with({"data.name": str(Path(settings.data.name).resolve())})
+    home = Home.create(path, settings)
+    try:
+        _ = TextWork(home).clean
+    except Exception:
+        shutil.rmtree(home.folder.path)
+        raise
+    weights = _take(base, home, BASE)
+    store = home.store()
+    registry.enthrone(store, BASE, weights, "admin")
+    store.engine.dispose()
+    return home
+
+
+def challenge(home: Home, run: str | Path, store: Store | None = None, snapshot: str | None = None) -> str:
+    """Hand in a challenger and return its version; the next tick compares it with the champion.
+
+    Args:
+        home: a home that keeps texts.
+        run: the challenger's run folder, evaluated as the champion was; it is copied.
+        store: the home's store, if it is open already.
+        snapshot: what it was trained on; the newest one if None. Who hands it in answers for that.
+
+    Raises:
+        HardeningError: a home of images, no such snapshot, or the same weights again.
+        RunError: it was not evaluated.
+    """
+    if home.settings.keeps != "texts":
+        raise HardeningError("this home keeps images, whose challengers are trained by advreg harden step")
+    measured_language(run, latest(run))
+    store = store or home.store()
+    with store.reading() as db:
+        named = registry.snapshot(db, snapshot) if snapshot else registry.newest_snapshot(db)
+        weights = identity(RunFolder.open(run))
+        there = db.execute(sa.select(models.c.version).where(models.c.weights == weights)).scalar()
+        number = (db.execute(sa.select(sa.func.count()).select_from(models)).scalar() or 0) + 1
+    if named is None:
+        raise HardeningError(
+            "there is no snapshot yet that it could have been trained on; run advreg harden step first"
+        )
+    if there is not None:
+        raise HardeningError(f"these weights are {there} already; train another challenger")
+    place = f"models/{named['id']}-{number}"
+    _take(run, home, place)
+    return registry.register(store, place, weights, snapshot=named["id"], actor="admin")
+
+
+def _take(run: str | Path, home: Home, place: str) -> str:
+    """Copy a run into the home and return the SHA-256 of its weights."""
+    source, target = RunFolder.open(run), home.folder / place
+    shutil.rmtree(target, ignore_errors=True)  # what an interrupted copy left
+    try:
+        shutil.copytree(source.path, target, ignore=shutil.ignore_patterns(*_LEFT))
+    except (OSError, shutil.Error) as error:
+        raise RunError(f"cannot copy {source.path} into {home.folder.path}: {error}") from error
+    taken = RunFolder.at(target)
+    said = taken.read_json("model.json") if (target / "model.json").is_file() else {}
+    name = said.get("name") or source.read_json(f"evaluation/{latest(source.path)}/results.json").get("model")
+    if not (target / "model.json").is_file():
+        taken.write_json("model.json", {"schema": "advreg/model@1", "name": name})
+    weights = identity(taken)
+    taken.write_json("model.json", {**taken.read_json("model.json"), "sha256": weights})
+    return weights

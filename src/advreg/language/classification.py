@@ -103,6 +103,8 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
     transformers = import_extra("transformers", "advreg[language]")
     place = _place(name)
     seed_everything(seed)
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a table that says the head is new, as is wanted here
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
@@ -111,6 +113,8 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
             )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"{name}: no sequence classifier can be read there ({first_line(error)})") from error
+    finally:
+        transformers.logging.set_verbosity(said)
     return TextClassifier(network.float().eval(), tokenizer, name, tokens)
 
 

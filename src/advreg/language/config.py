@@ -50,16 +50,17 @@ class DataSection:
 class AttackSection:
     """Where the worst case is looked for: ``eps`` relative to the mean norm of what is perturbed.
 
-    ``embedding`` moves the user's words, ``latent`` the residual stream after some ``layers``, shares of the depth; both for
-    a whole token's l2. freelb, smart and alum move embeddings of the user's words in benign examples, by their own norms.
-    ``step_size = "auto"`` is 2.5 eps / steps.
+    continuous moves the user's words, latent the residual stream after these ``layers``, blocks counted from 0 (none = a
+    quarter, a half and three quarters of the way up); both bound every token in l2. freelb, smart and alum move the user's
+    words in benign examples, by their own norms. ``step_size = "auto"`` is 2.5 eps / steps; freelb's is eps / steps, smart's
+    and alum's eps.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     eps: Radius = 0.05
     steps: Whole = 10
     step_size: Literal["auto"] | StepSize = "auto"
-    layers: list[Annotated[float, Field(gt=0, le=1)]] = field(default_factory=lambda: [0.25, 0.5, 0.75])
+    layers: list[Whole] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ def _problem(config: LanguageConfig) -> str | None:
         return "recipe.teacher is smart's, an average of its weights; set recipe.name = 'smart' and train.ema, or leave it at 0"
     if recipe.name in ("freelb", "smart", "alum") and (train.mix == 1 or not config.attack.steps):
         return f"recipe.name is {recipe.name!r}, which attacks benign examples; set train.mix below 1 and attack.steps above 0"
+    if config.model.dtype == "bfloat16" and not config.model.rank:
+        return "model.dtype is 'bfloat16', in which small steps of all weights are rounded away; use float32 or a model.rank"
     if recipe.kl and not config.model.rank:
         return "recipe.kl needs the model before training, which is the one without its adapter; set model.rank above 0"
     return None

@@ -1,0 +1,154 @@
+"""Benign examples in training: what keeps a model useful, with the smoothness that FreeLB, SMART and ALUM ask of it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advreg.language.adapters import adapter_off
+from advreg.language.chat import Encoded, encode
+from advreg.language.config import LanguageConfig
+from advreg.language.data import Example
+from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
+from advreg.language.model import LanguageModel
+from advreg.language.training.averaging import Average
+from advreg.language.training.freelb import freelb
+from advreg.language.training.losses import kl, predicting, symmetric_kl
+from advreg.language.training.perturbed import random_start, same_draws
+from advreg.language.training.smart import alum, begun, smart
+from advreg.runtime import derived_seed
+
+Terms = dict[str, Tensor]
+"""Detached sums over the examples of a batch; ``loss`` is what the weights were moved by."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One batch of benign examples, ready to be asked about.
+
+    Attributes:
+        encoded: the conversations.
+        last: how many of the last places hold the answers.
+        ids: of the examples ``(B,)``.
+        step, steps: where training is.
+    """
+
+    encoded: Encoded
+    last: int
+    ids: Tensor
+    step: int
+    steps: int
+
+    @property
+    def counted(self) -> Tensor:
+        """The places ``(B, last)`` whose logits predict an answer's token."""
+        return predicting(self.encoded.answer[:, -self.last :])
+
+
+def asked(lm: LanguageModel, examples: list[Example], step: int, steps: int) -> Asked:
+    """Return examples as a batch."""
+    encoded = encode(lm, [example.prompt for example in examples], [example.answer for example in examples])
+    return Asked(encoded, answer_places(encoded), torch.tensor([example.id for example in examples]), step, steps)
+
+
+def learn_benign(
+    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: Average | None, weight: float
+) -> Terms:
+    """Add to the weights ``weight`` times the gradient of the batch's summed loss.
+
+    Args:
+        lm: the model, in train mode.
+        batch: the examples.
+        config: the recipe and its numbers.
+        average: smart's teacher, where it has one.
+        weight: of one example in the step.
+
+    Returns:
+        ``loss``, ``utility_nll`` and, where asked for, ``kl``: sums over the batch.
+    """
+    if config.recipe.name == "freelb":
+        return _freelb(lm, batch, config, weight)
+    references = _references(lm, batch, config, average)
+    with same_draws() as rewind:
+        clean = logits(lm, batch.encoded, last=batch.last)
+        terms = {"utility_nll": answer_nll(clean, batch.encoded)}
+        loss = config.recipe.utility * terms["utility_nll"]
+        if config.recipe.kl:
+            terms["kl"] = kl(references["base"], clean, batch.counted)
+            loss = loss + config.recipe.kl * terms["kl"]
+        if config.recipe.teacher:
+            loss = loss + config.recipe.teacher * symmetric_kl(clean, references["teacher"], batch.counted)
+        if _smooths(config, batch):
+            rewind()
+            loss = loss + config.recipe.smooth * _smoothness(lm, batch, config, clean)
+    (weight * loss.sum()).backward()  # type: ignore[no-untyped-call]
+    return {name: value.detach().sum() for name, value in {"loss": loss, **terms}.items()}
+
+
+@torch.no_grad()
+def _references(lm: LanguageModel, batch: Asked, config: LanguageConfig, average: Average | None) -> dict[str, Tensor]:
+    """Return what others answer: the model without its adapter, and the average of its weights."""
+    blocks: dict[str, AbstractContextManager[None]] = {}
+    if config.recipe.kl:
+        blocks["base"] = adapter_off(lm)
+    if config.recipe.teacher and average is not None:
+        blocks["teacher"] = average.in_place()
+    found = {}
+    for name, block in blocks.items():
+        with block:
+            found[name] = logits(lm, batch.encoded, last=batch.last)
+    return found
+
+
+def _smooths(config: LanguageConfig, batch: Asked) -> bool:
+    late = config.recipe.name == "alum" and begun(batch.step, batch.steps, 0.5)
+    return config.recipe.name == "smart" or late
+
+
+def _smoothness(lm: LanguageModel, batch: Asked, config: LanguageConfig, clean: Tensor) -> Tensor:
+    """Return the term of SMART or ALUM ``(B,)``, within ``eps`` of what a coordinate is on average."""
+    coordinate = config.attack.eps * embedding_norm(lm) / lm.dim**0.5
+    where, start = _movable(lm, batch, config.seed)
+    term = smart if config.recipe.name == "smart" else alum
+    return term(
+        lambda delta: logits(lm, batch.encoded, delta, last=batch.last),
+        clean,
+        0.1 * coordinate * start,
+        eps=coordinate,
+        steps=config.attack.steps,
+        step_size=_step_size(config, coordinate, embedding_norm(lm) / lm.dim**0.5),
+        where=where,
+        counted=batch.counted,
+    )
+
+
+def _freelb(lm: LanguageModel, batch: Asked, config: LanguageConfig, weight: float) -> Terms:
+    eps = config.attack.eps * embedding_norm(lm)
+    where, start = _movable(lm, batch, config.seed)
+    total = torch.zeros((), device=lm.device)
+
+    def loss(delta: Tensor) -> Tensor:
+        nll = answer_nll(logits(lm, batch.encoded, delta, last=batch.last), batch.encoded).sum()
+        total.add_(nll.detach() / config.attack.steps)
+        return weight * config.recipe.utility * nll
+
+    step_size = _step_size(config, eps / config.attack.steps, embedding_norm(lm))
+    start = eps * start / (start.shape[1] * start.shape[2]) ** 0.5
+    value = freelb(loss, start, eps=eps, steps=config.attack.steps, step_size=step_size, where=where)
+    return {"loss": value / weight, "utility_nll": total}
+
+
+def _movable(lm: LanguageModel, batch: Asked, seed: int) -> tuple[Tensor, Tensor]:
+    """Return which rows of a perturbation are words of the user's ``(B, P)``, and uniform noise ``(B, P, D)`` in [-1, 1]."""
+    counts = batch.encoded.content.sum(1)
+    most = int(counts.max())
+    where = torch.arange(most, device=lm.device) < counts[:, None]
+    start = random_start(batch.ids, (most, lm.dim), 1.0, derived_seed(seed, "start", batch.step))
+    return where, start.to(lm.device)
+
+
+def _step_size(config: LanguageConfig, auto: float, unit: float) -> float:
+    return auto if config.attack.step_size == "auto" else config.attack.step_size * unit

@@ -1,0 +1,101 @@
+"""What a run has reached, on disk: one file is the truth, the weights and the metrics follow from it.
+
+The weights and the lines of metrics are written after ``checkpoint.pt`` and again on resume, so a kill between any two writes
+loses nothing and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from advreg.errors import RunError
+from advreg.language.training.folder import ADAPTER, METRICS, WHOLE, save_weights
+from advreg.language.training.guard import Pulse
+from advreg.language.training.session import Session
+from advreg.runs import RunFolder
+from advreg.runs.files import sweep
+
+NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        step: steps done.
+        stopped: why the guard ended training; empty where it did not.
+        lines: lines of metrics.jsonl that belong to this.
+        before: the pulse before training, None without a guard.
+    """
+
+    step: int = 0
+    stopped: str = ""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    before: Pulse | None = None
+
+
+def commit(run: RunFolder, session: Session, progress: Progress) -> None:
+    """Write down where training stands: the checkpoint first, then what follows from it."""
+    state = {
+        "progress": asdict(progress),
+        "weights": session.learning,
+        "optimizer": session.optimizer.state_dict(),
+        "average": session.average.state_dict() if session.average else {},
+    }
+    content = io.BytesIO()
+    torch.save(state, content)
+    run.write(NAME, content.getvalue())
+    _publish(run, session, progress)
+
+
+def restore(run: RunFolder, session: Session) -> Progress | None:
+    """Bring the session to where the run's checkpoint is, and finish writing what a kill left unwritten; None without one.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    sweep(run.path, (NAME, ADAPTER, WHOLE))
+    if not (run / NAME).exists():
+        return None
+    progress = load(run, session)
+    _publish(run, session, progress)
+    return progress
+
+
+def load(run: RunFolder, session: Session) -> Progress:
+    """Bring the session to where the run's checkpoint is.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    try:
+        state = torch.load(run / NAME, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, weight in session.learning.items():
+                weight.copy_(state["weights"][name])
+        session.optimizer.load_state_dict(state["optimizer"])
+        if session.average is not None:
+            session.average.load_state_dict(state["average"])
+        before = state["progress"].pop("before")
+        return Progress(**state["progress"], before=before and Pulse(**before))
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+        raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
+
+
+def _publish(run: RunFolder, session: Session, progress: Progress) -> None:
+    with session.average.in_place() if session.average and progress.step else nullcontext():
+        save_weights(session.lm, run, session.config.model.rank)
+    written = {_key(line) for line in run.read_log(METRICS)}
+    missing = [line for line in progress.lines if _key(line) not in written]
+    if missing:
+        run.append(METRICS, *missing)
+
+
+def _key(line: dict[str, Any]) -> tuple[object, object]:
+    return line.get("event"), line.get("step")

@@ -1,0 +1,108 @@
+"""The run folder of language training: starting one, finding what to go on with, and loading what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from advreg import runtime
+from advreg.errors import RunError, WeightsError
+from advreg.imports import first_line
+from advreg.language import model
+from advreg.language.adapters import WEIGHTS as ADAPTER
+from advreg.language.adapters import load_adapter, save_adapter
+from advreg.language.config import LanguageConfig
+from advreg.language.model import LanguageModel
+from advreg.runs import RunFolder
+
+CONFIG, ENVIRONMENT, METRICS, WHOLE = "language.toml", "environment.json", "metrics.jsonl", "model.safetensors"
+_MAY_CHANGE = {"train.out", "train.device"}  # a moved folder and another machine are no other run
+
+
+def read_config(config: LanguageConfig | str | Path, *, resume: bool) -> LanguageConfig:
+    """Return the configuration to train with, validated; a run folder stands for the ``language.toml`` in it.
+
+    Raises:
+        ConfigError: it cannot be used.
+        RunError: a run folder was given, but not to resume it.
+    """
+    if isinstance(config, LanguageConfig):
+        return config.checked()
+    path = Path(config)
+    if not path.is_dir():
+        return LanguageConfig.load(path)
+    if not resume:
+        raise RunError(f"{path} is a folder; give a TOML file, or resume the run in it")
+    found = LanguageConfig.load(path / CONFIG)
+    return replace(found, train=replace(found.train, out=str(path)))
+
+
+def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
+    """Return the run folder: a new one with what will not change any more, or the one to resume.
+
+    Raises:
+        RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
+    """
+    if resume:
+        return _same_run(RunFolder.open(config.train.out), config)
+    run = RunFolder.create(config.train.out)
+    run.write_json(ENVIRONMENT, runtime.environment())
+    run.write(CONFIG, config.to_toml())
+    return run
+
+
+def _same_run(run: RunFolder, config: LanguageConfig) -> RunFolder:
+    before, now = (_flat(each) for each in (LanguageConfig.load(run / CONFIG), config))
+    for key, value in now.items():
+        if key not in _MAY_CHANGE and before[key] != value:
+            raise RunError(
+                f"{run.path} was started with {key} = {before[key]!r}, not {value!r}; "
+                "resume it as it was, or train in another folder"
+            )
+    return run
+
+
+def _flat(config: LanguageConfig) -> dict[str, object]:
+    values = config.to_dict()
+    nested = {f"{name}.{key}": v for name, keys in values.items() if isinstance(keys, dict) for key, v in keys.items()}
+    return {"seed": config.seed, **nested}
+
+
+def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:
+    """Write what was trained: the adapter, or with rank 0 the whole model."""
+    if rank:
+        save_adapter(lm, run)
+    else:
+        run.save_model(lm.network, WHOLE)
+
+
+def load_trained(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+    """Return the model that a run folder of `fit_language` holds, in eval mode.
+
+    Args:
+        path: the run folder.
+        dtype, device: as for `advreg.language.load`; ``"float32"`` to judge by.
+
+    Raises:
+        RunError: no such folder.
+        ConfigError, ModelError: the model that it was trained from is not there.
+        WeightsError: its weights are missing or damaged.
+    """
+    run = RunFolder.open(path)
+    config = LanguageConfig.load(run / CONFIG)
+    lm = model.load(config.model.name, dtype=dtype, device=device)
+    if config.model.rank:
+        return replace(load_adapter(lm, run), name=str(run.path))
+    try:
+        lm.network.load_state_dict(load_file(run / WHOLE))
+    except (OSError, SafetensorError, RuntimeError) as cause:
+        raise WeightsError(f"{run / WHOLE} cannot be read: {first_line(cause)}") from cause
+    return replace(lm, name=str(run.path))
+
+
+__all__ = [
+    "ADAPTER", "CONFIG", "METRICS", "WHOLE", "load_trained", "read_config", "save_weights", "start_folder",
+]  # fmt: skip

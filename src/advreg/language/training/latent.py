@@ -1,0 +1,36 @@
+"""Latent adversarial training: the residual stream at the user's words is moved, at several blocks at once."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from advreg.language.attacks.latent import depths, latent_moved, latent_pgd
+from advreg.language.chat import Encoded
+from advreg.language.config import AttackSection, RecipeSection
+from advreg.language.model import LanguageModel
+from advreg.language.requests import Request
+from advreg.language.training.continuous import defended, encoded_twice, perturbed_nll
+
+
+def latent(
+    lm: LanguageModel, requests: list[Request], attack: AttackSection, recipe: RecipeSection, seed: int
+) -> dict[str, Tensor]:
+    """Return the terms of `defended` where the residual stream has moved to make the harmful opener likely.
+
+    Arguments and result are those of `advreg.language.training.continuous.continuous`; eps is relative to the mean norm that
+    each block passes on, and the search costs one forward more, which measures it.
+
+    Reference: Casper et al., "Defending against unforeseen failure modes with latent adversarial training", 2024; Sheshadri
+    et al., "Latent adversarial training improves robustness to persistent harmful behaviors in LLMs", 2024.
+    """
+    harmful, refused = encoded_twice(lm, requests)
+    layers = attack.layers or depths(lm)
+    step_size = None if attack.step_size == "auto" else attack.step_size
+    delta = latent_pgd(lm, harmful, eps=attack.eps, steps=attack.steps, step_size=step_size, layers=layers, seed=seed)
+    ask = perturbed_nll(lm, None)
+
+    def nll(encoded: Encoded) -> Tensor:
+        with latent_moved(lm, encoded, delta, layers):
+            return ask(encoded)
+
+    return defended(nll, harmful, refused, recipe)

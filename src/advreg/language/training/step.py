@@ -1,0 +1,103 @@
+"""One step of training: both kinds of examples, each with an equal say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from advreg import runtime
+from advreg.language.attacks.result import passes
+from advreg.language.training.batches import batch_at
+from advreg.language.training.benign import asked, learn_benign
+from advreg.language.training.continuous import continuous, plain
+from advreg.language.training.latent import latent
+from advreg.language.training.session import Session
+
+Tally = dict[str, float]
+"""Sums over the examples of some steps, and how many of which kind there were."""
+
+_HARMFUL: dict[str, Callable[..., dict[str, Tensor]]] = {"continuous": continuous, "latent": latent}
+
+
+def take_step(session: Session, step: int) -> Tally:
+    """Move the weights once, down the mean loss of the batch's examples, whichever kind each is of.
+
+    What is drawn belongs to the seed and the step, so that a resumed run goes on as if it had never stopped.
+    """
+    config = session.config
+    runtime.seed_everything(runtime.derived_seed(config.seed, "step", step))
+    session.optimizer.param_groups[0]["lr"] = config.train.lr * _factor(config.train.schedule, step / session.steps)
+    session.optimizer.zero_grad(set_to_none=True)
+    session.lm.network.train()
+    with passes(session.lm) as spent:
+        tally = _gradients(session, step)
+    if config.train.gradient_clip:
+        nn.utils.clip_grad_norm_(session.optimizer.param_groups[0]["params"], config.train.gradient_clip)
+    session.optimizer.step()
+    if session.average is not None:
+        session.average.update()
+    return {**tally, "forwards": spent.forwards, "backwards": spent.backwards}
+
+
+def _gradients(session: Session, step: int) -> Tally:
+    config = session.config
+    batch = batch_at(session.stock, session.plan, step, config.seed)
+    tally = {"examples": float(batch.size), "adversarial": float(len(batch.requests))}
+    if batch.requests:
+        attacked = _HARMFUL.get(config.recipe.name, plain)
+        seed = runtime.derived_seed(config.seed, "attack", step)
+        terms = attacked(session.lm, batch.requests, config.attack, config.recipe, seed)
+        (terms["loss"].sum() / batch.size).backward()  # type: ignore[no-untyped-call]
+        _add(tally, {name: value.detach().sum() for name, value in terms.items()})
+    if batch.benign:
+        ready = asked(session.lm, batch.benign, step, session.steps)
+        _add(tally, learn_benign(session.lm, ready, config, session.average, 1 / batch.size))
+    return tally
+
+
+def _add(tally: Tally, sums: dict[str, Tensor]) -> None:
+    for name, value in sums.items():
+        tally[name] = tally.get(name, 0.0) + float(value)
+
+
+def plus(tally: Tally, more: Tally) -> Tally:
+    """Return the sums of both.
+
+    Example:
+        >>> plus({"loss": 1.0}, {"loss": 2.0, "kl": 0.5})
+        {'loss': 3.0, 'kl': 0.5}
+    """
+    return {name: tally.get(name, 0.0) + more.get(name, 0.0) for name in dict.fromkeys([*tally, *more])}
+
+
+def means(tally: Tally) -> dict[str, float]:
+    """Return each term's mean over the examples that have it.
+
+    Example:
+        >>> means({"examples": 8, "adversarial": 2, "loss": 4.0, "refusal_nll": 1.0, "utility_nll": 3.0, "forwards": 9})
+        {'loss': 0.5, 'refusal_nll': 0.5, 'utility_nll': 0.5}
+    """
+    of = {
+        "loss": tally["examples"],
+        "refusal_nll": tally["adversarial"],
+        "target_nll": tally["adversarial"],
+        "utility_nll": tally["examples"] - tally["adversarial"],
+        "kl": tally["examples"] - tally["adversarial"],
+    }
+    return {name: tally[name] / count for name, count in of.items() if name in tally}
+
+
+def _factor(schedule: str, progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0
+
+
+def broken(session: Session, tally: Tally) -> str | None:
+    """Say what is no longer finite: what is not must never reach a checkpoint."""
+    if not math.isfinite(tally["loss"]):
+        return f"the loss is {tally['loss']}"
+    bad = (name for name, weight in session.learning.items() if not bool(torch.isfinite(weight).all()))
+    name = next(bad, None)
+    return name and f"{name} holds NaN or infinity"

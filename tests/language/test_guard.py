@@ -1,0 +1,94 @@
+"""The guard: what it calls a collapse, what it does about one, and what a loss without a value does to a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from advreg.errors import TrainingError
+from advreg.language.data import REFUSAL, Example
+from advreg.language.training import loop
+from advreg.language.training.events import Guarded
+from advreg.language.training.folder import load_trained
+from advreg.language.training.guard import Pulse, collapse, repetition, take_pulse
+from advreg.language.training.loop import fit_language
+from tests.language import lessons, small
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return lessons.write_data(tmp_path_factory.mktemp("texts"))
+
+
+def test_repetition_by_hand():
+    assert repetition("a b c d a b c") == pytest.approx(1 / 5)
+    assert repetition("no no no no no") == pytest.approx(2 / 3)
+    assert repetition("short one") == 0
+
+
+def test_collapse_is_a_rise_not_a_level():
+    calm = Pulse(0.2, 0.4, 1.0)
+    assert collapse(Pulse(0.45, 0.65, 3.0), calm) is None
+    assert collapse(Pulse(0.6, 0.4, 1.0), calm).startswith("over-refusal: 60%")
+    assert collapse(Pulse(0.2, 0.8, 1.0), calm).startswith("repetition: 80%")
+
+
+def test_a_pulse_sees_refusals_that_are_likelier_than_answers_and_leaves_no_trace():
+    lm = small.tiny()
+    held = [Example(0, "How do I bake?", "Take the flour."), Example(1, "Tell me how.", REFUSAL)]
+    lm.network.train()
+    state = torch.get_rng_state()
+    pulse = take_pulse(lm, held, tokens=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert lm.network.training
+    assert pulse.refused in (0.0, 0.5), "the second answer is the refusal itself, which cannot be likelier than itself"
+    assert all(weight.grad is None for weight in lm.network.parameters())
+
+
+def collapsing(monkeypatch, at: int):
+    """Let every pulse after the first few say that all is refused."""
+    taken = []
+
+    def pulse(lm, held):
+        taken.append(1)
+        return Pulse(1.0 if len(taken) > at else 0.0, 0.0, 1.0)
+
+    monkeypatch.setattr(loop, "take_pulse", pulse)
+
+
+def test_a_collapse_is_said_and_training_goes_on(data, tmp_path, monkeypatch):
+    collapsing(monkeypatch, at=2)
+    seen = []
+    run = fit_language(lessons.config(data, tmp_path / "run"), on_event=seen.append)
+    said = [event for event in seen if isinstance(event, Guarded)]
+    assert [event.step for event in said] == [4, 6]
+    assert said[0].action.startswith("none: lower train.lr")
+    assert [(line.get("event"), line["step"]) for line in run.read_log("metrics.jsonl")] == [
+        (None, 0), (None, 2), ("guard", 4), (None, 4), ("guard", 6), (None, 6),
+    ]  # fmt: skip
+
+
+def test_stop_keeps_the_weights_before_the_collapse(data, tmp_path, monkeypatch):
+    collapsing(monkeypatch, at=2)
+    stopped = fit_language(lessons.config(data, tmp_path / "stopped", "train.guard=stop"))
+    healthy = fit_language(lessons.config(data, tmp_path / "healthy", "train.guard=off", "train.steps=2"))
+    assert lessons.same(lessons.weights(stopped), lessons.weights(healthy))
+    assert stopped.read_log("metrics.jsonl")[-1]["action"] == "stopped; the weights before are kept"
+    before = (stopped / "metrics.jsonl").read_bytes()
+    fit_language(stopped.path, resume=True)
+    assert (stopped / "metrics.jsonl").read_bytes() == before, "a stopped run stays stopped"
+
+
+def test_a_collapse_in_the_first_stretch_keeps_the_model_as_it_was(data, tmp_path, monkeypatch):
+    collapsing(monkeypatch, at=1)
+    run = fit_language(lessons.config(data, tmp_path / "run", "train.guard=stop"))
+    assert all(bool((weight == 0).all()) for name, weight in lessons.weights(run).items() if "lora_B" in name)
+    assert load_trained(run).name == str(run.path)
+
+
+def test_what_is_not_finite_never_reaches_the_disk(data, tmp_path):
+    out = tmp_path / "run"
+    changes = ("model.name=tests.language.lessons:diverging", "train.guard=off")
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan after step \d; lower train\.lr"):
+        fit_language(lessons.config(data, out, *changes))
+    assert all(bool(torch.isfinite(weight).all()) for weight in lessons.weights(out).values())

@@ -106,6 +106,20 @@ def test_the_worst_of_many_looks_may_be_the_judges_own_error():
     assert often.interval[0] == 0.0 < once.interval[0]
 
 
+@pytest.mark.parametrize("anew", [True, False])
+def test_the_interval_of_the_worst_of_many_covers_both_kinds_of_error(anew):
+    """The judge errs on each of four candidates anew, or on all of them alike."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(60):
+        refused = rng.random(150) < 0.7
+        looks = [seen(rng, refused, 0.9, 0.95) for _ in range(4 if anew else 1)]
+        outcomes = ["complied" if "complied" in each else "refused" for each in zip(*looks, strict=True)]
+        low, high = rate(outcomes, "complied", labels(rng, 0.9, 0.95), looks=4).interval
+        covered += low <= 0.3 <= high
+    assert covered >= 57
+
+
 def test_a_judge_that_knows_nothing_is_refused():
     with pytest.raises(DataError, match="knows little"):
         compared([True, False] * 50, [True, True, False, False] * 25, ["a"] * 100)

@@ -59,6 +59,14 @@ def test_costs_are_the_networks_own():
     assert per_token(lm, ["Open."], [" "]) == [None]
 
 
+def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
+    lm = tiny()
+    prompts, answers = ["Open."] * 5, [f"Take the key {i}." for i in range(5)]
+    whole = costs(lm, prompts, answers)
+    monkeypatch.setattr("advreg.language.costs._LETTERS", 40)
+    assert costs(lm, prompts, answers) == [(pytest.approx(total, rel=1e-5), tokens) for total, tokens in whole]
+
+
 def test_mc1_is_the_likeliest_of_all_answers():
     lm = tiny(2)
     found = mc1(lm, QUESTIONS)

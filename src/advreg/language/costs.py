@@ -15,6 +15,8 @@ from advreg.language.model import LanguageModel, still
 Cost = tuple[float, int]
 """Sum of ``-log p`` over an answer's tokens, and how many there are."""
 
+_LETTERS = 8192  # of the answers of a batch
+
 
 def costs(
     lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str], *, ended: bool = True, batch_size: int = 16
@@ -26,12 +28,14 @@ def costs(
         prompts: the user's words.
         answers: as many.
         ended: whether the end-of-turn token belongs to each answer.
-        batch_size: pairs at a time.
+        batch_size: pairs at a time; fewer where answers are long, for every token takes a row of the vocabulary's size.
     """
     found: list[Cost] = [(0.0, 0)] * len(prompts)
     there = [i for i, answer in enumerate(answers) if answer.strip()]
-    for first in range(0, len(there), batch_size):
-        part = there[first : first + batch_size]
+    longest = max((len(answers[i]) for i in there), default=1)
+    size = max(min(batch_size, _LETTERS // longest), 1)
+    for first in range(0, len(there), size):
+        part = there[first : first + size]
         with torch.no_grad(), still(lm.network):
             encoded = encode(lm, [prompts[i] for i in part], [answers[i] for i in part], ended=ended)
             nll = answer_tokens_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)

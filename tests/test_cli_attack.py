@@ -85,11 +85,25 @@ def test_a_class_given_by_name_is_reached_and_shown(here: Path) -> None:
     (image,) = told["images"]
     assert image["reached"]
     assert image["after"][0]["class"] == "hog, pig"
+    was, wanted = image["followed"]
+    assert (was["class"], was["before"]) == (image["before"][0]["class"], image["before"][0]["confidence"])
+    assert (wanted["class"], wanted["after"]) == ("hog, pig", image["after"][0]["confidence"])
+    assert was["after"] < was["before"]
+    assert wanted["before"] < wanted["after"]
     page = Path(told["page"]).read_text()
     assert "hog, pig" in page
     assert "cat.png" in page
     assert not any(word in page for word in ("http:", "https:", "@import"))
     assert picture(image["files"]["both"])[1].shape == (16, 3 * 16 + 2 * 8, 3)
+
+
+def test_16_bits_and_any_shape_become_the_models_size(here: Path) -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (50, 31), np.uint16)
+    Image.fromarray(deep).save(here / "deep16.png")
+    (image,) = attack("deep16.png", "--model", "photo_nets:small", "--steps", "2")["images"]
+    mode, pixels = picture(image["files"]["clean"])
+    assert (mode, pixels.shape) == ("RGB", (16, 16, 3))
+    assert pixels.std() > 10  # not cut off at 255
 
 
 def test_a_grey_model_takes_a_grey_picture(here: Path) -> None:

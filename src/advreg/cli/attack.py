@@ -187,6 +187,10 @@ def _photograph(path: Path, parts: _Parts, names: Sequence[str], wanted: int | N
         after=parts.after.permute(1, 2, 0).numpy(),
         said_before=_top(parts.scores_before, names),
         said_after=_top(parts.scores_after, names),
+        followed=[
+            (_name(k, names), float(parts.scores_before[k]), float(parts.scores_after[k]))
+            for k in dict.fromkeys((was, seen if wanted is None else wanted))
+        ],
         wanted="" if wanted is None else _name(wanted, names),
         reached=seen != was if wanted is None else seen == wanted,
         linf=float(change.abs().max()),
@@ -221,5 +225,8 @@ def _png(picture: photographs.Picture) -> bytes:
 
 def _record(photo: Photograph, files: dict[str, str]) -> dict[str, Any]:
     told = {"before": photo.said_before, "after": photo.said_after}
-    said = {key: [{"class": name, "confidence": share} for name, share in rows] for key, rows in told.items()}
+    said: dict[str, Any] = {
+        key: [{"class": name, "confidence": share} for name, share in rows] for key, rows in told.items()
+    }
+    said["followed"] = [{"class": name, "before": old, "after": new} for name, old, new in photo.followed]
     return {"image": photo.name, "reached": photo.reached, **said, "linf": photo.linf, "l2": photo.l2, "files": files}

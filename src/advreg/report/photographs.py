@@ -29,6 +29,7 @@ class Photograph:
         name: of its file.
         before, after: (H, W, C) bytes as the model saw them.
         said_before, said_after: (class, confidence), the likeliest first.
+        followed: (class, confidence before, after) of the class that was seen and of the one that is wanted or seen now.
         wanted: the class that the attack aimed at, empty where it aimed at any other.
         reached: whether the model was fooled as wanted.
         linf, l2: size of the change, in units of pixels in [0, 1].
@@ -39,6 +40,7 @@ class Photograph:
     after: Picture
     said_before: Sequence[tuple[str, float]]
     said_after: Sequence[tuple[str, float]]
+    followed: Sequence[tuple[str, float, float]]
     wanted: str
     reached: bool
     linf: float

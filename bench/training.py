@@ -84,7 +84,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
 PROVOKED = (
     "model.name=zoo:mnist-small", "data.name=mnist", "data.validation=500", "train.validation_steps=10", "threat.eps=0.3",
     "attack.name=fgsm", "attack.start=zero", "recipe.name=madry", "optimizer.name=adam", "optimizer.lr=2e-3",
-    "train.epochs=5", "train.guard_every=20", "train.channels_last=true",
+    "train.epochs=2", "train.guard_every=20", "train.channels_last=true",
+    "policy.name=warmup", "policy.options.share=0.4",
 )  # fmt: skip
 
 

@@ -9,11 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from advreg.cli.init import run_init
 from advreg.config import Config
 from advreg.errors import AdvregError, DataError, RunError, ThreatError
+from advreg.models import load
 
 
 @pytest.fixture
@@ -102,6 +104,12 @@ assert "torch" not in sys.modules
         "model": "zoo:mnist-cnn",
         "threat": "linf:0.1",
     }
+
+
+def test_a_small_network_is_cut_to_the_size_of_the_photographs(tmp_path: Path, photos: Path) -> None:
+    config = Config.load(run_init(tmp_path / "run.toml", f"folder:{photos}?size=20", None, "zoo:mnist-small"))
+    net = load(config.model.name, **config.model.options)
+    assert net(torch.rand(2, 3, 20, 20)).shape == (2, 3)
 
 
 def test_unequal_classes_are_said_in_the_file(tmp_path: Path, photos: Path) -> None:

@@ -29,7 +29,11 @@ class Found:
     images: int = 0
     classes: int = 0
     channels: int = 3
+    size: int = 0
     unequal: str = ""  # which classes are largest and smallest, where they differ much
+
+
+_KNOWN = {"mnist": Found(60_000, 10, 1), "fashion-mnist": Found(60_000, 10, 1), "cifar10": Found(50_000, 10, 3, 32)}
 
 
 def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Path:
@@ -88,10 +92,9 @@ def _threat(text: str) -> tuple[str, str]:
 
 def _found(data: str) -> Found:
     """Look at the names of a folder's files; other data is not touched."""
-    known = {"mnist": Found(60_000, 10, 1), "fashion-mnist": Found(60_000, 10, 1), "cifar10": Found(50_000, 10, 3)}
     scheme, _, rest = data.partition(":")
     if scheme != "folder":
-        return known.get(data, Found())
+        return _KNOWN.get(data, Found())
     place, _, query = rest.partition("?")
     root = Path(place).expanduser()
     if not root.is_dir():
@@ -101,8 +104,9 @@ def _found(data: str) -> Found:
     sizes = {part.name: sum(file.suffix.lower() in _IMAGES for file in part.rglob("*")) for part in classes}
     if not any(sizes.values()):
         raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
-    channels = 1 if dict(parse_qsl(query)).get("mode") == "grey" else 3
-    return Found(sum(sizes.values()), len(classes), channels, _unequal(sizes))
+    asked = dict(parse_qsl(query))
+    channels, side = 1 if asked.get("mode") == "grey" else 3, asked.get("size", "")
+    return Found(sum(sizes.values()), len(classes), channels, int(side) if side.isdecimal() else 0, _unequal(sizes))
 
 
 def _unequal(sizes: Mapping[str, int]) -> str:
@@ -114,9 +118,10 @@ def _unequal(sizes: Mapping[str, int]) -> str:
 
 
 def _options(model: str, found: Found) -> dict[str, int]:
-    if not model.startswith("zoo:") or model.startswith("zoo:mnist") or not found.classes:
+    if not model.startswith("zoo:") or not found.classes or found == _KNOWN["mnist"]:
         return {}
-    return {"classes": found.classes, "channels": found.channels}
+    side = {"size": found.size} if model.startswith("zoo:mnist") and found.size else {}
+    return {"classes": found.classes, "channels": found.channels, **side}
 
 
 def _held_out(found: Found) -> int:
@@ -140,8 +145,8 @@ _TEXT = """\
 
 seed = 0                      # of every random draw: equal files on equal machines give equal bytes
 
-# Which network. zoo:preact-resnet18, zoo:wide-resnet-28-10, timm:resnet50.a1_in1k, torchvision:resnet18, or your own
-# pkg.module:factory, which returns a torch.nn.Module from floats (B, C, H, W) in [0, 1] to logits; it normalises inside.
+# Which network. zoo:mnist-small for a first try without a GPU, zoo:preact-resnet18, zoo:wide-resnet-28-10,
+# timm:resnet50.a1_in1k, torchvision:resnet18, or your own pkg.module:factory, which returns a torch.nn.Module from floats (B, C, H, W) in [0, 1] to logits; it normalises inside.
 [model]
 name = <model>
 weights = ""                  # a safetensors file or state dict to start from; "" begins afresh

@@ -146,7 +146,8 @@ _TEXT = """\
 seed = 0                      # of every random draw: equal files on equal machines give equal bytes
 
 # Which network. zoo:mnist-small for a first try without a GPU, zoo:preact-resnet18, zoo:wide-resnet-28-10,
-# timm:resnet50.a1_in1k, torchvision:resnet18, or your own pkg.module:factory, which returns a torch.nn.Module from floats (B, C, H, W) in [0, 1] to logits; it normalises inside.
+# timm:resnet50.a1_in1k, torchvision:resnet18, or your own pkg.module:factory, which returns a torch.nn.Module
+# from floats (B, C, H, W) in [0, 1] to logits; it normalises inside.
 [model]
 name = <model>
 weights = ""                  # a safetensors file or state dict to start from; "" begins afresh

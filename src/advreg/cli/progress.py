@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from advreg.training.events import Event
 
 
-def _bar(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
+    """Return a display of progress that is not there where nobody looks."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
 
@@ -41,7 +42,7 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
     from advreg.training.events import EpochEnd, Finished, Guarded, Resumed, Started, Step
 
     console = Console(file=sys.stderr, quiet=quiet)
-    with _bar(console) as bar:
+    with bars(console) as bar:
         task = bar.add_task(label, total=None)
         say = partial(console.print, soft_wrap=True, highlight=False)
 
@@ -84,7 +85,7 @@ def _loss(loss: float | None) -> str:
 @contextmanager
 def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Callable[[Measured], None]]:
     """Yield a callback that shows how far an evaluation is, and the robust accuracy so far, on standard error."""
-    with _bar(Console(file=sys.stderr, quiet=quiet)) as bar:
+    with bars(Console(file=sys.stderr, quiet=quiet)) as bar:
         task = bar.add_task(label, total=None)
 
         def watch(at: Measured) -> None:

@@ -1,0 +1,55 @@
+"""The verb ``language train``: a configuration, what shall be otherwise, and who watches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from advreg.cli import progress
+from advreg.language.config import LanguageConfig
+from advreg.language.training.events import Event, Guarded, Step, Written
+from advreg.language.training.folder import CONFIG, METRICS
+from advreg.language.training.loop import fit_language
+
+
+def run_train(
+    config: Path | None, named: Mapping[str, object | None], changes: Sequence[str], *, resume: bool, as_json: bool
+) -> None:
+    """Train, and say where the result is."""
+    is_run = config is not None and config.is_dir()
+    found = LanguageConfig() if config is None else LanguageConfig.load(config / CONFIG if is_run else config)
+    folder = [f"train.out={config}"] if is_run else []
+    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    with _watching(quiet=as_json) as watch:
+        run = fit_language(found.replace_with([*folder, *given, *changes]), resume=resume, on_event=watch)
+    if as_json:
+        typer.echo(json.dumps({"run": str(run.path), "last": run.read_log(METRICS)[-1]}))
+    else:
+        typer.echo(f"run folder: {run.path}\nnext: advreg language evaluate {run.path} --harmful FILE --safe FILE")
+
+
+@contextmanager
+def _watching(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """Yield a callback that shows training's events on standard error."""
+    console = Console(file=sys.stderr, quiet=quiet)
+    with progress.bars(console) as bar:
+        task, say = bar.add_task("training", total=None), partial(console.print, soft_wrap=True, highlight=False)
+
+        def watch(event: Event) -> None:
+            if isinstance(event, Step):
+                bar.update(
+                    task, total=event.steps, completed=event.step, description=f"training: loss {event.loss:.3f}"
+                )
+            elif isinstance(event, Guarded):
+                say(f"  guard, step {event.step}: {event.said}; {event.action}")
+            elif isinstance(event, Written) and "loss" in event.record:
+                say(f"  step {event.step}/{event.steps}  loss {event.record['loss']:.3f}")
+
+        yield watch

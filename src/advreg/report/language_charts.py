@@ -1,0 +1,206 @@
+"""The charts of a language sweep: what refusing costs, and every axis by adversarial share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from advreg.report.svg import BROKEN, FAINT, INK, SERIES, SURFACE, drawing, inline
+
+Row = Mapping[str, Any]
+STROKES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+PANELS = (
+    ("attack success", ("attack_success", "at_least_one")),
+    ("soft prompt (upper bound)", ("attack_success", "soft_prompt")),
+    ("over-refusal", ("over_refusal",)),
+    ("instructions followed", ("instructions", "strict")),
+    ("facts, best of two", ("factual", "two_choice")),
+    ("nats a token of a good answer", ("helpfulness", "proxies", "answer_nll")),
+)
+"""What is drawn by adversarial share; the last is no share and has an axis of its own."""
+
+
+def figure_at(results: Row, path: Sequence[str]) -> Row | None:
+    """Return a figure of an evaluation, or None where it was not measured."""
+    found: Any = results["axes"]
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) and "value" in found and found.get("n") else None
+
+
+def trade_off(sweep: Row, name: str) -> str:
+    """Attack success against over-refusal: a line for each learning rate along the share, the dial as small points.
+
+    Args:
+        sweep: what ``sweep.json`` holds.
+        name: the figure's name in the page.
+
+    Returns:
+        Inline SVG.
+    """
+    rows = measured(sweep)
+    with drawing():
+        figure = Figure(figsize=(7.4, 4.9), layout="constrained")
+        axes = figure.subplots()
+        limit = sweep["budget"]["over_refusal"]
+        axes.axvline(limit, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1, label=f"budget {limit:.0%}")
+        for k, (lr, line) in enumerate(by_rate(rows).items()):
+            _draw_line(axes, line, f"rate {lr:g}", k)
+        _draw_cross(axes, sweep["base"], INK, "D", "before training")
+        _draw_choice(axes, sweep)
+        axes.set(xlabel="over-refusal: safe prompts refused", ylabel="attack success: harmful requests answered")
+        axes.set(ylim=(-0.02, 1.04))
+        axes.set_xlim(left=-0.015)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.3, ncols=3)
+    return inline(figure, name, "Attack success against over-refusal", told(sweep))
+
+
+def by_share(sweep: Row, name: str) -> str:
+    """Every axis by adversarial share, with 95% intervals as bands and the model before training as a dashed line."""
+    rows = measured(sweep)
+    panels = [panel for panel in PANELS if any(figure_at(row["results"], panel[1]) for row in rows)]
+    if not panels:
+        return ""
+    with drawing():
+        deep = -(-len(panels) // 2)
+        figure = Figure(figsize=(7.4, 2.3 * deep + 0.5), layout="constrained")
+        grid = figure.subplots(deep, 2, squeeze=False).flatten()
+        for axes, (title, path) in zip(grid, panels, strict=False):
+            _draw_panel(axes, rows, sweep["base"], title, path)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return inline(figure, name, "Every axis by adversarial share", told(sweep))
+
+
+def measured(sweep: Row) -> list[Row]:
+    """Return the settings that have results."""
+    return [row for row in sweep["settings"] if row["results"]]
+
+
+def by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
+    """Return the settings of each learning rate by adversarial share, rates in order."""
+    rates = sorted({row["lr"] for row in rows})
+    return {lr: sorted((row for row in rows if row["lr"] == lr), key=lambda row: row["mix"]) for lr in rates}
+
+
+def told(sweep: Row) -> str:
+    """Return the chart in words, for those who cannot see it."""
+    said = [f"{row['mix']:.0%} at rate {row['lr']:g}: {_pair(row['results'])}." for row in measured(sweep)]
+    return " ".join([f"Before training: {_pair(sweep['base'])}.", *said])
+
+
+def _pair(results: Row) -> str:
+    success, refusal = results["axes"]["attack_success"]["at_least_one"], results["axes"]["over_refusal"]
+    return f"attack success {success['value']:.0%}, over-refusal {refusal['value']:.0%}"
+
+
+def _draw_line(axes: Axes, line: Sequence[Row], label: str, k: int) -> None:
+    colour = SERIES[k % len(SERIES)]
+    for row in line:
+        ends = [(at["over_refusal"]["value"], at["attack_success"]["value"]) for at in row["dial"]]
+        if len(ends) > 1:
+            axes.plot(*zip(*ends, strict=True), ".:", color=colour, alpha=0.45, linewidth=1, markersize=5, zorder=2)
+        _draw_cross(axes, row["results"], colour, MARKERS[k % len(MARKERS)], None)
+    points = [_at(row["results"]) for row in line]
+    axes.plot(*zip(*points, strict=True), STROKES[k % len(STROKES)], color=colour, label=label, zorder=3)
+    for row, (x, y), shift in zip(line, points, _shifts(points), strict=True):
+        axes.annotate(
+            f"{row['mix']:.0%}", (x, y), xytext=(7, shift), textcoords="offset points", color=colour, zorder=6
+        )
+
+
+def _shifts(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return how far above its point each label goes, so that those of neighbours do not lie on each other."""
+    shifts: list[int] = []
+    for k, (x, y) in enumerate(points):
+        taken = {shifts[j] for j in range(k) if abs(points[j][0] - x) < 0.05 and abs(points[j][1] - y) < 0.12}
+        shifts.append(
+            next(shift for shift in (5, -14, 18, -27, 31, -40, 44, -53) if shift not in taken or shift == -53)
+        )
+    return shifts
+
+
+def _at(results: Row) -> tuple[float, float]:
+    return results["axes"]["over_refusal"]["value"], results["axes"]["attack_success"]["at_least_one"]["value"]
+
+
+def _draw_cross(axes: Axes, results: Row, colour: str, marker: str, label: str | None) -> None:
+    """Draw a measured point with both of its intervals."""
+    (x, y), found = _at(results), results["axes"]
+    wide, high = found["over_refusal"]["interval"], found["attack_success"]["at_least_one"]["interval"]
+    axes.plot(wide, (y, y), color=colour, alpha=0.28, linewidth=3, zorder=2)
+    axes.plot((x, x), high, color=colour, alpha=0.28, linewidth=3, zorder=2)
+    axes.plot(
+        [x],
+        [y],
+        marker,
+        color=colour,
+        markersize=7,
+        markerfacecolor=SURFACE,
+        markeredgewidth=1.8,
+        label=label,
+        zorder=5,
+    )
+
+
+def _draw_choice(axes: Axes, sweep: Row) -> None:
+    choice = sweep["recommended"] or sweep["nearest"]
+    if choice is not None:
+        x, y = _at(sweep["settings"][choice["index"]]["results"])
+        label = "recommended" if sweep["recommended"] else "nearest to the budget"
+        axes.plot(
+            [x],
+            [y],
+            "o",
+            color=BROKEN,
+            markersize=16,
+            markerfacecolor="none",
+            markeredgewidth=1.6,
+            label=label,
+            zorder=4,
+        )
+
+
+def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Sequence[str]) -> None:
+    before = figure_at(base, path)
+    if before is not None:
+        axes.axhline(before["value"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="before training", zorder=1)
+    for k, (lr, line) in enumerate(by_rate(rows).items()):
+        found = [(row["mix"], figure) for row in line if (figure := figure_at(row["results"], path)) is not None]
+        if found:
+            _draw_band(axes, found, SERIES[k % len(SERIES)], STROKES[k % len(STROKES)], f"rate {lr:g}")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("adversarial share")
+    if path[0] != "helpfulness":
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _draw_band(axes: Axes, found: Sequence[tuple[float, Row]], colour: str, stroke: str, label: str) -> None:
+    """Draw one rate's figures; of several seeds every point, a line through their means, and a band around all intervals."""
+    mixes = sorted({mix for mix, _ in found})
+    groups = [[figure for mix, figure in found if mix == place] for place in mixes]
+    low = [min(figure["interval"][0] for figure in group) for group in groups]
+    high = [max(figure["interval"][1] for figure in group) for group in groups]
+    means = [sum(figure["value"] for figure in group) / len(group) for group in groups]
+    axes.fill_between(mixes, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(mixes, means, stroke, color=colour, label=label, zorder=3)
+    points = [(mix, figure["value"]) for mix, figure in found]
+    axes.plot(
+        *zip(*points, strict=True),
+        "o",
+        color=colour,
+        markersize=4.5,
+        markerfacecolor=SURFACE,
+        markeredgewidth=1.5,
+        zorder=4,
+    )

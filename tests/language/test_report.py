@@ -1,0 +1,124 @@
+"""The page of a sweep: says what the files say, runs nothing that a model wrote, hides what does harm, and needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from advreg.errors import RunError
+from advreg.report import language
+from tests.language import fake_sweep
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = fake_sweep.write(tmp_path_factory.mktemp("report") / "sweep")
+    return language.write(folder).read_text(encoding="utf-8")
+
+
+def plain(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
+
+
+def test_the_headline_says_the_setting_both_figures_and_why(page):
+    text = plain(page)
+    assert (
+        "The recommended setting (15% adversarial, rate 0.001, scale 1) answers 35% [27%, 43%] of harmful requests"
+        in text
+    )
+    assert "refuses 6% [0%, 14%] of safe prompts, 2% [0%, 10%] before" in text
+    assert "the lowest attack success of 3 settings within the budget" in text
+    assert "Whoever has the weights gets 65% [57%, 73%]" in text
+
+
+def test_every_setting_is_in_the_table_and_a_failed_one_says_why(page):
+    text = plain(page)
+    for mix in ("0%", "5%", "15%", "30%", "50%"):
+        assert f"{mix}, 0.001" in text
+        assert f"{mix}, 0.0005" in text
+    assert "it diverged" in text
+
+
+def test_nothing_a_model_wrote_is_markup(page):
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert page.count("<script>") == 1
+
+
+def test_what_was_said_to_harmful_requests_is_folded(page):
+    for opening, body in re.findall(r"<details class=\"numbers\"( open)?>(.*?)</details>", page, re.S):
+        assert not (opening and "a harmful request" in body)
+    assert re.search(r'<details class="numbers">\s*<summary>a harmful request that is refused now', page)
+    outside = re.sub(r"<details.*?</details>", "", page, flags=re.S)
+    assert "here is how" not in outside
+
+
+def test_long_completions_are_shortened(page):
+    assert max(len(cell) for cell in re.findall(r"<dd>(.*?)</dd>", page, re.S)) < 6 * language.SHOWN
+    assert "\u2026" in page
+
+
+def test_the_page_loads_nothing(page):
+    assert not re.findall(r"(?:src|href)=\"(?!#)", page)
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path):
+    folder = fake_sweep.write(tmp_path / "sweep")
+    assert (
+        language.write(folder, tmp_path / "a.html").read_bytes()
+        == language.write(folder, tmp_path / "b.html").read_bytes()
+    )
+
+
+def test_a_sweep_that_has_only_begun_and_one_without_a_recommendation_are_drawn(tmp_path):
+    begun = fake_sweep.write(tmp_path / "begun", settings=[], frontier=[], recommended=None)
+    assert "No setting has been measured yet." in plain(language.write(begun).read_text())
+    near = fake_sweep.write(tmp_path / "near", recommended=None, nearest={"index": 1, "why": "the estimate is within"})
+    assert "No setting can be recommended within an over-refusal of 10%: the estimate is within." in plain(
+        language.write(near).read_text()
+    )
+
+
+def test_seeds_and_a_judge_without_labels_are_told(tmp_path):
+    group = {
+        "mix": 0.3,
+        "lr": 1e-3,
+        "attack_success": fake_sweep.figure(0.2, n=3),
+        "over_refusal": fake_sweep.figure(0.1, n=3),
+    }
+    base = fake_sweep.results(0.9, 0.1, 0.2)
+    base["judge"] = {"name": "keyword", "sensitivity": None, "specificity": None, "agreement": None, "n": 0}
+    text = plain(language.write(fake_sweep.write(tmp_path / "s", seeds=[group], base=base)).read_text())
+    assert "30%, 0.001 3 20% [12%, 28%] 10% [2%, 18%]" in text
+    assert "Nobody knows how often this judge is wrong" in text
+
+
+def test_who_broke_what_is_counted_from_the_ledger():
+    rows = [
+        {"axis": "attack_success", "attack": attack, "id": k, "outcome": outcome}
+        for attack, outcomes in {"direct": "cnn", "roleplay": "ccn", "soft_prompt": "ccc"}.items()
+        for k, outcome in enumerate({"c": "complied", "n": "refused"}[letter] for letter in outcomes)
+    ]
+    found = {row.name: row.cells[:2] for row in language.broken(rows, [])}
+    assert found == {"direct": ["1 of 3", "0"], "roleplay": ["2 of 3", "1"], "soft prompt": ["3 of 3", "1"]}
+
+
+def test_bad_folders_are_one_clear_line(tmp_path):
+    with pytest.raises(RunError, match="there is no run folder"):
+        language.write(tmp_path / "none")
+    (tmp_path / "sweep.json").write_text(json.dumps({"kind": "language-sweep", "base": None}))
+    with pytest.raises(RunError, match="holds no measured sweep"):
+        language.write(tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps({"kind": "language-sweep", "base": {"axes": {}}}))
+    with pytest.raises(RunError, match="is damaged"):
+        language.write(tmp_path)
+
+
+def test_the_report_needs_no_torch():
+    code = "import sys, advreg.report.language; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from advreg.cli import harden
+from advreg.cli import harden, language
 
 app = typer.Typer(
     name="advreg",
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(harden.app, name="harden")
+app.add_typer(language.app, name="language")
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3.")

@@ -13,7 +13,7 @@ from advreg.language.chat import Encoded, encode
 from advreg.language.config import LanguageConfig
 from advreg.language.data import Example
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
-from advreg.language.model import LanguageModel
+from advreg.language.model import LanguageModel, still
 from advreg.language.training.averaging import Average
 from advreg.language.training.freelb import freelb
 from advreg.language.training.losses import kl, predicting, symmetric_kl
@@ -98,7 +98,7 @@ def _references(lm: LanguageModel, batch: Asked, config: LanguageConfig, average
         blocks["teacher"] = average.in_place()
     found = {}
     for name, block in blocks.items():
-        with block:
+        with still(lm.network), block:
             found[name] = logits(lm, batch.encoded, last=batch.last)
     return found
 

@@ -87,21 +87,23 @@ def _files(config: LanguageConfig) -> tuple[list[Lesson], list[Example]]:
 
 def _stock(lm: LanguageModel, data: DataSection, lessons: list[Lesson], benign: list[Example]) -> Stock:
     """Leave out what is too long, and hold benign examples out by a hash of their text."""
-    kept = _short(lm, lessons, lambda lesson: max((*lesson.targets, *lesson.refusals), key=len), data.tokens)
-    short = _short(lm, benign, lambda example: example.answer, data.tokens)
+    kept = _short(lm, lessons, lambda lesson: (*lesson.targets, *lesson.refusals), data.tokens)
+    short = _short(lm, benign, lambda example: (example.answer,), data.tokens)
     held = choose(short, data.held_out)
     ids = {example.id for example in held}
     rest = [example for example in short if example.id not in ids]
     return Stock(kept, rest, held, len(lessons) + len(benign) - len(kept) - len(short))
 
 
-def _short(lm: LanguageModel, items: list[Item], answer: Callable[[Item], str], tokens: int) -> list[Item]:
-    kept: list[Item] = []
-    for begin in range(0, len(items), _ROOM):
-        part = items[begin : begin + _ROOM]
-        lengths = encode(lm, [item.prompt for item in part], [answer(item) for item in part]).mask.sum(1).tolist()
-        kept += [item for item, length in zip(part, lengths, strict=True) if length <= tokens]
-    return kept
+def _short(lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple[str, ...]], tokens: int) -> list[Item]:
+    """Return the items none of whose conversations is longer than this."""
+    turns = [(i, item.prompt, answer) for i, item in enumerate(items) for answer in answers(item)]
+    long: set[int] = set()
+    for begin in range(0, len(turns), _ROOM):
+        places, prompts, replies = zip(*turns[begin : begin + _ROOM], strict=True)
+        lengths = encode(lm, prompts, replies).mask.sum(1).tolist()
+        long |= {place for place, length in zip(places, lengths, strict=True) if length > tokens}
+    return [item for i, item in enumerate(items) if i not in long]
 
 
 def _refuse_empty(stock: Stock, config: LanguageConfig) -> None:

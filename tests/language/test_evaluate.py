@@ -156,6 +156,10 @@ def test_instructions_strict_and_loose(monkeypatch: pytest.MonkeyPatch):
     found = small(data=EvaluationData(tasks=tasks))
     assert [found.axes["instructions"][name].value for name in ("strict", "loose")] == [0.25, 0.5]
     assert [row["outcome"] for row in found.rows] == ["strict", "loose", "failed", "failed"]
+    assert [found.axes["instructions"][f"each_{name}"].value for name in ("strict", "loose")] == [3 / 8, 5 / 8]
+    scripted(monkeypatch, {**texts, "Do 3.": "no comma"}.__getitem__)
+    change = small(data=EvaluationData(tasks=tasks), base=found).differences["instructions"]
+    assert (change["strict"].value, change["each_strict"].value) == (0.0, 1 / 8)
 
 
 class Rates(RemoteJudge):

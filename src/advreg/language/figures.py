@@ -39,6 +39,10 @@ def axes(rows: Sequence[Row], known: Calibration | None, seed: int = 0) -> Axes:
         TASKS: {
             "strict": _share(table.get((TASKS, "plain"), []), "strict"),
             "loose": _share(table.get((TASKS, "plain"), []), "strict", "loose"),
+            **{
+                f"each_{how}": _mean(_followed(table.get((TASKS, "plain"), [])), how, seed)
+                for how in ("strict", "loose")
+            },
         },
         HELP: {
             "judged": _mean(table.get((HELP, "benign"), []), "rating", seed),
@@ -70,7 +74,11 @@ def differences(rows: Sequence[Row], base: Sequence[Row], known: Calibration | N
         },
         REFUSAL: _change(refusal, "refused", known, seed) if refusal else None,
         FACTS: {name: _moved(pairs.get((FACTS, name), []), "right") for name in ("mc1", "two_choice")},
-        TASKS: {"strict": _moved(tasks, "strict"), "loose": _moved(tasks, "strict", "loose")},
+        TASKS: {
+            "strict": _moved(tasks, "strict"),
+            "loose": _moved(tasks, "strict", "loose"),
+            **{f"each_{how}": _shifted(_both_followed(tasks), how, seed) for how in ("strict", "loose")},
+        },
         HELP: {
             "judged": _shifted(help_, "rating", seed),
             "proxies": {name: _shifted(help_, name, seed) for name in _PROXIES},
@@ -142,6 +150,15 @@ def _share(rows: Sequence[Row], *outcomes: str) -> Figure | None:
 
 def _mean(rows: Sequence[Row], name: str, seed: int) -> Figure | None:
     return bootstrap.mean([row[name] for row in rows if row[name] is not None], seed)
+
+
+def _followed(rows: Sequence[Row]) -> list[Row]:
+    """Return the share of each prompt's instructions that were followed: finer than all or nothing, for small models."""
+    return [{how: sum(row[how]) / len(row[how]) for how in ("strict", "loose")} for row in rows]
+
+
+def _both_followed(pairs: Pairs) -> Pairs:
+    return list(zip(_followed([b for b, _ in pairs]), _followed([o for _, o in pairs]), strict=True))
 
 
 def _coherence(table: Table) -> Figure | None:

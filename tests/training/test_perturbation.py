@@ -140,3 +140,22 @@ def test_both_looks_at_the_loss_share_one_attack(name):
     assert calls == [6]
     assert int(net[1].num_batches_tracked) == 1
     assert all(weight.grad is not None for weight in net.parameters())
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_weights_that_fsdp_cut_are_refused_before_anything_moves(tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+        with pytest.raises(ConfigError, match="cut into shards by FSDP") as error, perturbed(model, never, 0.01):
+            pass
+    finally:
+        torch.distributed.destroy_process_group()
+    assert "\n" not in str(error.value)
+
+
+def never():
+    raise AssertionError("the loss was asked for")

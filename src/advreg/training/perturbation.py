@@ -26,7 +26,7 @@ def perturbed(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005
         gamma: length of the move in each layer, relative to the layer; 0.01 for `madry`, 0.005 for `trades`, 0 for none.
 
     Raises:
-        ConfigError: a gamma below zero.
+        ConfigError: a gamma below zero, or weights that FSDP has cut into shards.
 
     Example:
         >>> model, x, y = nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
@@ -39,6 +39,8 @@ def perturbed(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005
     """
     if not gamma >= 0:
         raise ConfigError(f"gamma is {gamma}; give the size of the weight perturbation, 0 or more, such as 0.005")
+    if gamma:
+        _refuse_shards(model)
     weights = [w for w in model.parameters() if w.ndim > 1 and w.requires_grad] if gamma else []
     moves = uphill(model, loss, weights, gamma) if weights else []
     with torch.no_grad():
@@ -50,6 +52,16 @@ def perturbed(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005
         with torch.no_grad():
             for weight, move in zip(weights, moves, strict=True):
                 weight.sub_(move)
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Refuse weights of which this process holds a part: a move is measured against a whole layer."""
+    for name, weight in model.named_parameters():
+        if hasattr(weight, "placements") or getattr(weight, "_is_flat_param", False):
+            raise ConfigError(
+                f"{name} is cut into shards by FSDP, and adversarial weight perturbation measures whole layers; "
+                "spread the model with DistributedDataParallel, or leave awp out"
+            )
 
 
 def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parameter], gamma: float) -> list[Tensor]:

@@ -1,0 +1,250 @@
+"""Laws of language training: shares and costs are exact, terms of weight zero are not there, and what it trains holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from advreg.errors import ConfigError, DataError, RunError
+from advreg.language.adapters import adapter_state
+from advreg.language.data import Example, Lesson
+from advreg.language.embeddings import answer_nll, logits
+from advreg.language.training.averaging import Average
+from advreg.language.training.batches import Plan, Stock, batch_at
+from advreg.language.training.benign import asked, learn_benign
+from advreg.language.training.continuous import encoded_twice
+from advreg.language.training.events import Finished, Started, Step, Written
+from advreg.language.training.folder import load_trained
+from advreg.language.training.loop import fit_language
+from advreg.language.training.session import prepare
+from tests.language import lessons
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return lessons.write_data(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    return fit_language(lessons.config(data, out, "recipe.name=plain", "train.ema=0"))
+
+
+def stock():
+    texts = [Lesson(i, f"p{i}", ("a", "b"), ("x", "y")) for i in range(3)]
+    return Stock(texts, [Example(i, f"q{i}", "z") for i in range(5)], [])
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.05, 0.15, 0.3, 0.5, 1.0])
+def test_the_share_of_adversarial_examples_is_exact_over_the_run(mix):
+    plan = Plan(8, mix)
+    batches = [batch_at(stock(), plan, step, seed=0) for step in range(50)]
+    assert all(batch.size == 8 for batch in batches)
+    assert sum(len(batch.requests) for batch in batches) == round(400 * mix)
+
+
+def test_every_example_comes_once_a_round_in_an_order_of_the_seed():
+    plan = Plan(4, 0.25)
+    ids = [example.id for step in range(5) for example in batch_at(stock(), plan, step, 0).benign]
+    assert all(sorted(ids[i : i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 15, 5))
+    other = [example.id for step in range(5) for example in batch_at(stock(), plan, step, 1).benign]
+    assert ids != other
+    assert batch_at(stock(), plan, 3, 0) == batch_at(stock(), plan, 3, 0)
+
+
+def test_an_epoch_sees_every_benign_example():
+    assert Plan(8, 0.0).steps(benign=80, lessons=3) == 10
+    assert Plan(8, 0.5).steps(benign=80, lessons=3) == 20
+    assert Plan(8, 1.0).steps(benign=80, lessons=16) == 2
+
+
+def test_passes_are_counted_exactly(data, tmp_path):
+    """An adversarial example: 3 forwards and 2 backwards of the search, 2 of each to learn; a benign one: 1 of each."""
+    run = fit_language(lessons.config(data, tmp_path / "run", "train.guard=off"))
+    lines = run.read_log("metrics.jsonl")[1:]
+    adversarial = sum(line["adversarial"] for line in lines)
+    benign = sum(line["examples"] for line in lines) - adversarial
+    assert (adversarial, benign) == (9, 15)
+    assert sum(line["forwards"] for line in lines) == 5 * adversarial + benign
+    assert sum(line["backwards"] for line in lines) == 4 * adversarial + benign
+
+
+def test_without_a_mix_nothing_but_plain_fine_tuning_happens(data, tmp_path):
+    """No adversarial file is opened, and the recipe of the adversary makes no difference."""
+    runs = [
+        fit_language(lessons.config(data, tmp_path / name, "train.mix=0", f"recipe.name={name}", "data.adversarial="))
+        for name in ("plain", "continuous", "latent")
+    ]
+    assert lessons.same(lessons.weights(runs[0]), lessons.weights(runs[1]))
+    assert lessons.same(lessons.weights(runs[0]), lessons.weights(runs[2]))
+
+
+@pytest.mark.parametrize("name", ["smart", "alum"])
+def test_a_term_of_weight_zero_is_plain_training_bit_for_bit(data, tmp_path, plain, name):
+    run = fit_language(lessons.config(data, tmp_path / "zero", f"recipe.name={name}", "recipe.smooth=0", "train.ema=0"))
+    assert lessons.same(lessons.weights(run), lessons.weights(plain))
+    run = fit_language(lessons.config(data, tmp_path / "one", f"recipe.name={name}", "attack.eps=1.0", "train.ema=0"))
+    assert not lessons.same(lessons.weights(run), lessons.weights(plain))
+
+
+def test_freelb_without_eps_is_plain_training_bit_for_bit(data, tmp_path):
+    """Two ascents at one point with one dropout mask: the halves of the gradient add up to all of it."""
+    changes = {"plain": "recipe.name=plain", "zero": "attack.eps=0", "one": "attack.eps=1.0"}
+    plain, zero, one = (
+        lessons.weights(
+            fit_language(
+                lessons.config(data, tmp_path / name, "recipe.name=freelb", "train.mix=0", "train.ema=0", change)
+            )
+        )
+        for name, change in changes.items()
+    )
+    assert lessons.same(zero, plain)
+    assert not lessons.same(one, plain)
+
+
+@pytest.mark.parametrize("name", ["continuous", "latent"])
+def test_an_attack_of_no_size_is_plain_training(data, tmp_path, plain, name):
+    run = fit_language(lessons.config(data, tmp_path / "zero", f"recipe.name={name}", "attack.eps=0", "train.ema=0"))
+    for key, weight in lessons.weights(plain).items():
+        assert torch.allclose(lessons.weights(run)[key], weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["continuous", "latent"])
+def test_it_learns_to_refuse_under_attack_and_keeps_what_is_useful(data, tmp_path, name):
+    configured = lessons.config(
+        data, tmp_path / "run", f"recipe.name={name}", "model.name=tests.language.lessons:tiny", "train.steps=40",
+        "train.every=20", "train.lr=0.02", "train.mix=0.5", "model.rank=4",
+    )  # fmt: skip
+    run = fit_language(configured)
+    before, _, after = run.read_log("metrics.jsonl")
+    session = prepare(configured)
+    trained = load_trained(run)
+    requests = batch_at(session.stock, session.plan, 0, 0).requests
+    for lm, refused in ((session.lm, False), (trained, True)):
+        harmful, refusal = encoded_twice(lm, requests)
+        gap = answer_nll(logits(lm, harmful), harmful) - answer_nll(logits(lm, refusal), refusal)
+        assert bool((gap > 1).all()) == refused
+    assert after["held_nll"] < before["held_nll"]
+
+
+def test_the_divergence_from_the_base_is_zero_at_first_and_holds_training_back(data, tmp_path):
+    still = lessons.config(data, tmp_path / "a", "recipe.kl=1.0", "train.steps=1", "train.every=1", "train.guard=off")
+    assert (
+        fit_language(still.replace_with(["model.name=tests.language.lessons:tiny"])).read_log("metrics.jsonl")[1]["kl"]
+        < 1e-6
+    )
+    moved = {}
+    for weight in (0.0, 50.0):
+        out = tmp_path / f"kl-{weight}"
+        run = fit_language(
+            lessons.config(data, out, f"recipe.kl={weight}", "train.mix=0", "train.steps=30", "train.every=30")
+        )
+        moved[weight] = run.read_log("metrics.jsonl")[-1]["held_nll"]
+    assert moved[50.0] > moved[0.0]
+
+
+def test_smarts_teacher_is_the_average(data, tmp_path):
+    run = fit_language(
+        lessons.config(data, tmp_path / "run", "recipe.name=smart", "recipe.teacher=1.0", "train.ema=0.9")
+    )
+    none = fit_language(lessons.config(data, tmp_path / "none", "recipe.name=smart", "train.ema=0.9"))
+    assert not lessons.same(lessons.weights(run), lessons.weights(none))
+
+
+def test_what_is_kept_is_the_average_of_the_weights(data, tmp_path):
+    """Recomputed from two runs of one and two steps: the first average is the weights, then they are mixed by halves."""
+    one, two, averaged = (
+        lessons.weights(
+            fit_language(lessons.config(data, tmp_path / name, "train.guard=off", "train.every=1", *changes))
+        )
+        for name, changes in {
+            "one": ("train.steps=1", "train.ema=0"),
+            "two": ("train.steps=2", "train.ema=0"),
+            "averaged": ("train.steps=2", "train.ema=0.5"),
+        }.items()
+    )
+    for name, kept in averaged.items():
+        assert torch.allclose(kept, (one[name] + two[name]) / 2, atol=1e-7)
+
+
+def test_the_whole_model_can_be_trained_and_loaded(data, tmp_path):
+    run = fit_language(lessons.config(data, tmp_path / "run", "model.rank=0", "train.lr=0.001"))
+    trained = load_trained(run)
+    assert not adapter_state(trained)
+    base, _ = lessons.dropping()
+    assert not torch.equal(trained.network.lm_head.weight, base.lm_head.weight)
+    assert not (run / "adapter.safetensors").exists()
+
+
+def test_only_the_adapter_learns_and_gradients_of_both_kinds_weigh_alike(data, tmp_path):
+    """The summed loss of n benign examples with weight 1/n is their mean."""
+    session = prepare(lessons.config(data, tmp_path / "run", "model.name=tests.language.lessons:tiny"))
+    assert all("lora_" in name for name in session.learning)
+    batch = asked(session.lm, session.stock.benign[:3], 0, 6)
+    terms = learn_benign(session.lm, batch, session.config, None, 1 / 3)
+    grads = {n: w.grad.clone() for n, w in session.lm.network.named_parameters() if w.grad is not None}
+    session.lm.network.zero_grad()
+    loss = answer_nll(logits(session.lm, batch.encoded), batch.encoded).mean()
+    loss.backward()
+    assert float(terms["loss"]) / 3 == pytest.approx(loss.item(), rel=1e-5)
+    for name, weight in session.lm.network.named_parameters():
+        if weight.grad is not None:
+            assert torch.allclose(weight.grad, grads[name], atol=1e-6)
+
+
+def test_an_average_puts_everything_back_also_when_the_block_raises():
+    net = torch.nn.Linear(2, 2)
+    average = Average(net, 0.5)
+    average.update()
+    before = net.weight.detach().clone()
+    with torch.no_grad():
+        net.weight.add_(1.0)
+
+    def interrupted():
+        with average.in_place():
+            assert torch.equal(net.weight, before)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert torch.equal(net.weight, before + 1.0)
+
+
+def test_events_tell_the_whole_run(data, tmp_path):
+    seen = []
+    fit_language(lessons.config(data, tmp_path / "run", "data.tokens=90"), on_event=seen.append)
+    assert isinstance(seen[0], Started)
+    assert isinstance(seen[-1], Finished)
+    assert [event.step for event in seen if isinstance(event, Step)] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in seen if isinstance(event, Written)] == [2, 4, 6]
+
+
+def test_too_long_examples_are_left_out_and_counted(data, tmp_path):
+    session = prepare(lessons.config(data, tmp_path / "run"))
+    lengths = sorted(len(example.answer) for example in session.stock.benign)
+    assert session.stock.left_out == 0
+    assert len(lengths) == 10
+    with pytest.raises(DataError, match=r"nothing left to train on: 17 examples are longer than 5 tokens"):
+        prepare(lessons.config(data, tmp_path / "run", "data.tokens=5"))
+
+
+def test_wrong_use_is_one_line_and_writes_nothing(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.adversarial is empty and train\.mix is 0\.4"):
+        fit_language(lessons.config(data, tmp_path / "run", "data.adversarial="))
+    with pytest.raises(DataError, match=r"cannot read .*absent\.jsonl"):
+        fit_language(lessons.config(data, tmp_path / "run", f"data.adversarial={tmp_path / 'absent.jsonl'}"))
+    assert not (tmp_path / "run").exists()
+    run = fit_language(lessons.config(data, tmp_path / "run", "train.steps=1", "train.guard=off"))
+    with pytest.raises(RunError, match="already holds a run"):
+        fit_language(lessons.config(data, tmp_path / "run"))
+    with pytest.raises(RunError, match="or resume the run in it"):
+        fit_language(run.path)
+
+
+def test_metrics_are_plain_numbers(plain):
+    lines = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6]
+    assert {"loss", "refusal_nll", "target_nll", "utility_nll", "held_refused", "held_repetition"} <= lines[1].keys()

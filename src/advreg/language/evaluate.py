@@ -150,22 +150,27 @@ def evaluate(
     with _paper(out, _identity(bench, data, chosen)) as paper:
         for stage in planned:
             _measure(bench if stage.axis == REFERENCE else _limited(bench, paper.rows), stage, paper, on_progress)
-        known = bench.judge.calibration
-        found = LanguageEvaluation(
-            model=lm.name,
-            seed=seed,
-            n=data.n,
-            judge=_described(bench.judge),
-            axes=figures.axes(paper.rows, known, seed),
-            differences={} if before is None else figures.differences(paper.rows, before, known, seed),
-            forwards=sum(row["forwards"] for row in paper.rows),
-            backwards=sum(row["backwards"] for row in paper.rows),
-            seconds=paper.seconds,
-            rows=tuple(paper.rows),
-        )
+        found = _summarised(bench, data, paper, before)
         if paper.folder is not None:
             paper.folder.write_json(_RESULTS, found.record())
     return found
+
+
+def _summarised(bench: Bench, data: EvaluationData, paper: _Paper, base: Sequence[Row] | None) -> LanguageEvaluation:
+    """Return the figures of a complete set of rows."""
+    known, rows = bench.judge.calibration, paper.rows
+    return LanguageEvaluation(
+        model=bench.lm.name,
+        seed=bench.seed,
+        n=data.n,
+        judge=_described(bench.judge),
+        axes=figures.axes(rows, known, bench.seed),
+        differences={} if base is None else figures.differences(rows, base, known, bench.seed),
+        forwards=sum(row["forwards"] for row in rows),
+        backwards=sum(row["backwards"] for row in rows),
+        seconds=paper.seconds,
+        rows=tuple(rows),
+    )
 
 
 def _refuse_twins(stage: Stage) -> None:

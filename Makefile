@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # `make harden-demo` runs the hardening loop on MNIST.
-.PHONY: demo harden-demo test lint types imports clean
+.PHONY: demo harden-demo test lint types imports docs axe clean
 
 demo: .venv/.demo
 	$(BIN)/advreg demo
@@ -12,18 +12,26 @@ demo: .venv/.demo
 harden-demo: .venv/.dev
 	$(BIN)/advreg harden demo
 
-test: .venv/.dev lint types imports
+test: .venv/.dev lint types imports docs
 	$(BIN)/pytest
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs
 
 types: .venv/.dev
 	$(BIN)/mypy
 
 imports: .venv/.dev
 	$(BIN)/lint-imports
+
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# axe-core from npm, Chromium from Debian's package chromium: the accessibility of the report, light and dark.
+axe: .venv/.dev
+	npm install --silent --no-save --no-audit --no-fund --prefix .axe axe-core
+	ADVREG_AXE=.axe/node_modules/axe-core/axe.min.js $(BIN)/pytest tests/report/test_browser.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -37,4 +45,4 @@ imports: .venv/.dev
 	touch .venv/.demo $@
 
 clean:
-	rm -rf .venv dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .axe dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

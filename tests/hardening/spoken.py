@@ -13,6 +13,21 @@ PROTOCOL = "language@1"
 ATTACKS = ("direct", "roleplay", "soft_prompt")
 
 
+def network():
+    """A tiny random model, as `advreg.language.load` takes it from a factory."""
+    from tests.language.small import tiny
+
+    lm = tiny()
+    return lm.network, lm.tokenizer
+
+
+def other_network():
+    from tests.language.small import tiny
+
+    lm = tiny(1)
+    return lm.network, lm.tokenizer
+
+
 def row(axis: str, attack: str, i: int, outcome: str, prompt: str) -> dict:
     return {"axis": axis, "attack": attack, "id": i, "prompt": prompt, "outcome": outcome, "text": ""}
 

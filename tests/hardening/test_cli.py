@@ -172,7 +172,7 @@ def test_pauses_are_read() -> None:
 
 
 def test_mlflow_follows_the_aliases(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Against a registry that keeps what it is told; the calls are those of `mlflow.MlflowClient`."""
+    """As a server would be told, against a stand-in; real registries in files and databases are in test_mirror.py."""
     from types import SimpleNamespace
 
     from advreg.hardening import mirror as module
@@ -196,7 +196,8 @@ def test_mlflow_follows_the_aliases(home: Home, monkeypatch: pytest.MonkeyPatch,
             return self.versions
 
         def create_model_version(self, name: str, source: str, tags: dict[str, str]) -> SimpleNamespace:
-            assert Path(source).is_dir()
+            assert source.startswith("advreg:/"), "a server refuses paths of its clients' machines"
+            assert Path(source.removeprefix("advreg:")).is_dir()
             self.versions.append(SimpleNamespace(version=len(self.versions) + 1, tags=tags))
             return self.versions[-1]
 

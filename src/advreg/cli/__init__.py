@@ -18,7 +18,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            "\nadvreg: interrupted; what was finished is kept, and the same command with --resume goes on",
+            "\nadvreg: interrupted; what was finished is kept, and the same command (train: with --resume) goes on",
             file=sys.stderr,
         )
         sys.exit(130)

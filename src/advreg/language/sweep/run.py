@@ -143,7 +143,7 @@ def _begun(folder: RunFolder, config: LanguageConfig, parts: Parts, how: Measuri
         raise RunError(
             f"{folder.path} holds a sweep of other {other}; go on with it as it was begun, or sweep into another folder"
         )
-    return found
+    return found | {"command": command or found.get("command", "")}
 
 
 def _about(config: LanguageConfig, parts: Parts, how: Measuring) -> dict[str, str]:

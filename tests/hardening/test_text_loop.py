@@ -111,7 +111,9 @@ def test_from_a_reported_prompt_to_a_promotion_and_back(home, store, answering, 
     assert lessons[:200] == Path(trusted(tmp_path)).read_text().splitlines()
     assert [json.loads(line)["prompt"] for line in lessons[200:]] == [prompt(0)], "only what reviewers called harmful"
     assert "Sure!" not in lessons[200], "what a submitter wrote down trains nothing"
+    trusted(tmp_path, n=201)
     assert step(home, store).lines == (), "a second tick has nothing to do"
+    assert (home.folder / "snapshots/s-0001.jsonl").read_text().splitlines() == lessons, "a snapshot does not change"
     assert challenge(home, better(tmp_path / "new"), store) == "m-0002"
     outcome = step(home, store)
     assert outcome.decision.promote, outcome.decision.reasons

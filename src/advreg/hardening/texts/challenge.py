@@ -11,6 +11,7 @@ from advreg.errors import HardeningError, RunError
 from advreg.hardening import registry
 from advreg.hardening.gate.language import identity, latest, measured_language
 from advreg.hardening.home import BASE, Home
+from advreg.hardening.lease import leased
 from advreg.hardening.settings import Settings
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
@@ -60,14 +61,20 @@ def challenge(home: Home, run: str | Path, store: Store | None = None, snapshot:
     Raises:
         HardeningError: a home of images, no such snapshot, or the same weights again.
         RunError: it was not evaluated.
+        Busy: another one is being handed in.
     """
     if home.settings.keeps != "texts":
         raise HardeningError("this home keeps images, whose challengers are trained by advreg harden step")
     measured_language(run, latest(run))
     store = store or home.store()
+    with leased(store, "challenge"):
+        return _handed_in(home, RunFolder.open(run), store, snapshot)
+
+
+def _handed_in(home: Home, run: RunFolder, store: Store, snapshot: str | None) -> str:
     with store.reading() as db:
         named = registry.snapshot(db, snapshot) if snapshot else registry.newest_snapshot(db)
-        weights = identity(RunFolder.open(run))
+        weights = identity(run)
         there = db.execute(sa.select(models.c.version).where(models.c.weights == weights)).scalar()
         number = (db.execute(sa.select(sa.func.count()).select_from(models)).scalar() or 0) + 1
     if named is None:
@@ -77,7 +84,7 @@ def challenge(home: Home, run: str | Path, store: Store | None = None, snapshot:
     if there is not None:
         raise HardeningError(f"these weights are {there} already; train another challenger")
     place = f"models/{named['id']}-{number}"
-    _take(run, home, place)
+    _take(run.path, home, place)
     return registry.register(store, place, weights, snapshot=named["id"], actor="admin")
 
 

@@ -47,9 +47,12 @@ class TextWork:
         if not name.endswith(".jsonl"):
             raise ConfigError(f"data.name is {name!r}; with texts it is a .jsonl file of trusted prompts")
         try:
-            return Path(name).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"data.name is {name!r}, which cannot be read: {error.strerror}") from error
+            content = Path(name).read_bytes()
+            content.decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            said = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ConfigError(f"data.name is {name!r}, which cannot be read: {said}") from error
+        return content
 
     def ask(self, store: Store) -> None:
         """Do nothing: asking a language model about everything that waits costs more than it orders."""
@@ -64,15 +67,16 @@ class TextWork:
         What the deployed model answered is not among it: a submitter wrote that down, and openers to push away from would be
         theirs to choose.
         """
+        name = f"snapshots/{snapshot.id}.jsonl"
         lessons = [
             {"prompt": member["text"], "targets": list(OPENERS), "safe": [REFUSAL], "sha256": member["id"]}
             for member in snapshot.members
             if member["label"] == HARMFUL
         ]
-        trusted = self._trusted().decode("utf-8").rstrip("\n")
-        lines = [json.dumps(lesson, ensure_ascii=False) for lesson in lessons]
-        name = f"snapshots/{snapshot.id}.jsonl"
-        self.home.folder.write(name, "\n".join([trusted, *lines]) + "\n")
+        if not (self.home.folder / name).is_file():  # once: the trusted prompts may change later, a snapshot does not
+            trusted = self._trusted().decode("utf-8").rstrip("\n")
+            lines = [json.dumps(lesson, ensure_ascii=False) for lesson in lessons]
+            self.home.folder.write(name, "\n".join([trusted, *lines]) + "\n")
         hand = f"advreg harden challenge RUN --home {self.home.folder.path}"
         return f"challenger: due; train one on {name} ({len(lessons)} harmful prompts added), evaluate it, then {hand}"
 

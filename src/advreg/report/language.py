@@ -206,7 +206,7 @@ def _change(chosen: Row | None, path: Sequence[str], is_share: bool) -> str:
 
 def _settings(sweep: Row) -> list[Figures]:
     """Return the table of all settings; a failed one says why."""
-    found = [Figures("before training", ["-", "-", *_cells(sweep["base"])])]
+    found = [Figures("before training", ["-", *_cells(sweep["base"]), "-"])]
     for k, row in enumerate(sweep["settings"]):
         recommended, nearest = (sweep[name] and sweep[name]["index"] == k for name in ("recommended", "nearest"))
         told = {"frontier": k in sweep["frontier"], "recommended": recommended, "nearest": nearest}
@@ -216,16 +216,16 @@ def _settings(sweep: Row) -> list[Figures]:
             found.append(Figures(name, ["-"] * 7, ["failed"], row.get("failed", "")))
         else:
             guard = "; ".join((row.get("training") or {}).get("guard", []))
-            loss = _change(row, ("attack_success", "at_least_one"), True)
-            found.append(Figures(name, [f"{row['scale']:g}", loss, *_cells(row["results"])], marks, guard))
+            change = _change(row, ("attack_success", "at_least_one"), True)
+            found.append(Figures(name, [f"{row['scale']:g}", *_cells(row["results"]), change], marks, guard))
     return found
 
 
 def _cells(results: Row) -> list[str]:
     paths = (
         ("attack_success", "at_least_one"),
-        ("attack_success", "soft_prompt"),
         ("over_refusal",),
+        ("attack_success", "soft_prompt"),
         ("instructions", "strict"),
     )
     shares = [share(figure_at(results, path)) for path in paths]

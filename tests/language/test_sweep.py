@@ -188,12 +188,12 @@ def test_a_plan_that_cannot_be_is_refused(bad):
         Plan(**bad)
 
 
-def tiny_sweep(out, plan, **more):
+def tiny_sweep(out, plan, rank=2, **more):
     few = {"requests": 4, "safe": 4, "questions": 1, "tasks": 1, "benign": 4}
     config = LanguageConfig().replace_with(
         [
             "model.name=tests.language.lessons:tiny",
-            "model.rank=2",
+            f"model.rank={rank}",
             "data.tokens=200",
             "data.held_out=2",
             "attack.steps=1",
@@ -295,3 +295,29 @@ def test_a_training_that_diverges_is_noted_and_the_others_go_on(monkeypatch, tmp
 
 def test_a_setting_names_its_run_by_what_it_is():
     assert Setting(0.05, 1e-3, 2).name == "mix-0.05_lr-0.001_seed-2"
+
+
+def test_the_test_is_made_at_the_scale_that_was_chosen_and_the_dial_at_each(monkeypatch, tmp_path):
+    from advreg.language.adapters import _layers
+
+    real, seen = running.evaluate, []
+
+    def looking(lm, data, **more):
+        layers = _layers(lm)
+        seen.append(layers[0].scaling["default"] if layers else None)
+        return real(lm, data, **more)
+
+    monkeypatch.setattr(running, "evaluate", looking)
+    plan = Plan(mixes=(0.5,), rates=(1e-3,), scales=(0.25,), budget=0.5)
+    found = tiny_sweep(tmp_path / "out", plan)
+    assert found["settings"][0]["scale"] == 0.25
+    assert seen == [None, 0.25 * 16 / 2]  # alpha / rank
+
+
+def test_a_model_trained_whole_has_no_dial_and_the_base_model_as_its_reference(tmp_path):
+    plan = Plan(mixes=(0.5,), rates=(1e-3,), budget=0.5)
+    (row,) = tiny_sweep(tmp_path / "out", plan, rank=0)["settings"]
+    assert row["dial"] == []
+    assert row["scale"] == 1.0
+    assert row["results"]["n"]["requests"] == 4
+    assert (tmp_path / "out" / row["run"] / "model.safetensors").is_file()

@@ -16,7 +16,10 @@ from advreg.training.estimate import try_out
 
 BOOK = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-NARROW = {"zoo:preact-resnet18": ["model.options.width=0.0625"]}
+NARROW = {
+    "zoo:preact-resnet18": ["model.options.width=0.0625"],
+    "zoo:wide-resnet-34-10": ["model.name=zoo:wide-resnet-10-1"],
+}
 
 
 def invented(name, *, progress=None):

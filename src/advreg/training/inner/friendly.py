@@ -61,10 +61,12 @@ def friendly(
         spent += len(state.rows)
         wrong, left = ask.fooled(logits, state.y), state.memory["left"]
         state = replace(state, grad=grad, memory={"left": left - wrong.to(left.dtype)})
-        stays = (~wrong | (left > 0)).nonzero()[:, 0]
-        if not len(stays):
+        leaves = wrong & (left <= 0)
+        if leaves.any():
+            x_adv[state.rows[leaves]] = state.adv[leaves]
+            state = state.select((~leaves).nonzero()[:, 0])
+        if not len(state.rows):
             break
-        state = state if len(stays) == len(state.rows) else state.select(stays)
         state = rule(state, k)
-        x_adv[state.rows] = state.adv
+    x_adv[state.rows] = state.adv
     return Crafted(x_adv, forwards=spent, backwards=spent)

@@ -19,7 +19,9 @@ from advreg.report.facts import EvaluationFacts, RunFacts, Threat
 from .fake_run import results, write_evaluation, write_training
 
 
-@pytest.mark.parametrize("name", ["read", "words", "table", "html", "ssim", "ledger", "thresholds", "vocabulary"])
+@pytest.mark.parametrize(
+    "name", ["read", "words", "table", "html", "ssim", "ledger", "thresholds", "vocabulary", "citation"]
+)
 def test_examples_in_the_docstrings_hold(name: str) -> None:
     assert doctest.testmod(import_module(f"advreg.report.{name}")).failed == 0
 
@@ -145,6 +147,14 @@ def test_figures_stand_out_from_the_hottest_cell_of_the_confusions(theme: int) -
     colours = palette(theme)
     for tone, share in (("robust", 0.35), ("broken", 0.45)):
         assert contrast(colours["ink"], mixed(colours[tone], colours["sunken"], share)) >= 4.5
+
+
+def test_a_page_says_how_to_cite_it(run: Path) -> None:
+    page = report.write(run).read_text()
+    assert (
+        "linf 0.1, 1,000 test images of mnist, seed 0, protocol linf-0.1-standard@1, TRUSTED, weights 5e5e5e5e5e5e"
+        in page
+    )
 
 
 def test_unequal_classes_are_told_on_the_page_and_equal_ones_are_not(tmp_path: Path) -> None:

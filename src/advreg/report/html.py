@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from advreg.errors import RunError
 from advreg.report import charts, diagnosis, paired, read, table, trained, vocabulary, words
+from advreg.report.citation import citation
 from advreg.report.facts import Curve, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.runs.files import write_atomic
@@ -179,7 +180,7 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"vocabulary": vocabulary, "words": words, "version": __version__}
+    environment.globals |= {"vocabulary": vocabulary, "words": words, "citation": citation, "version": __version__}
     script = _source("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}

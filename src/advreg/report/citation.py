@@ -1,0 +1,44 @@
+"""The one sentence that carries everything a figure must not be quoted without."""
+
+from __future__ import annotations
+
+from advreg.report import words
+from advreg.report.facts import EvaluationFacts
+
+_DIGITS = 12  # of a SHA-256: enough to tell weights apart, few enough to print
+
+
+def citation(evaluation: EvaluationFacts) -> str:
+    """Return how an evaluation is to be quoted: the figure with its interval, threat, images, protocol, weights and verdict.
+
+    Example:
+        >>> from advreg.report.facts import Threat
+        >>> told = EvaluationFacts("linf-0.1-quick@1", Threat("linf", 0.1), 500, 0, 0.9, 0.4, interval=(0.36, 0.44))
+        >>> citation(told).split(", ")[1:]
+        ['linf 0.1', '500 images', 'seed 0', 'protocol linf-0.1-quick@1', 'not diagnosed.']
+    """
+    n = evaluation.n
+    robust, clean = words.percent(evaluation.robust_accuracy, n), words.percent(evaluation.clean_accuracy, n)
+    parts = [
+        f"Robust accuracy {robust} (95% interval {words.interval(evaluation.interval, n)}; clean {clean})",
+        f"{evaluation.threat.norm} {words.eps(evaluation.threat)}",
+        f"{words.count(n)} {_images(evaluation)}, seed {evaluation.seed}",
+        f"protocol {evaluation.protocol}",
+        evaluation.verdict or "not diagnosed",
+        *_origin(evaluation),
+    ]
+    return ", ".join(parts) + "."
+
+
+def _images(evaluation: EvaluationFacts) -> str:
+    name, split = evaluation.data.get("name"), evaluation.data.get("split")
+    return f"{split} images of {name}" if name and split in ("train", "test") else "images"
+
+
+def _origin(evaluation: EvaluationFacts) -> list[str]:
+    """Return which weights were measured with which version, as far as the results say."""
+    digest, version = str(evaluation.model.get("sha256", "")), evaluation.environment.get("advreg")
+    return [
+        *([f"weights {digest[:_DIGITS]}"] if digest else []),
+        *([f"advreg {version}"] if version else []),
+    ]

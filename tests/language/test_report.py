@@ -98,6 +98,18 @@ def test_seeds_and_a_judge_without_labels_are_told(tmp_path):
     assert "Nobody knows how often this judge is wrong" in text
 
 
+def test_a_soft_prompt_that_reached_less_than_words_is_not_called_a_bound(tmp_path):
+    row = fake_sweep.setting(0.3, 1e-3, 0.4, 0.02)
+    row["results"]["axes"]["attack_success"]["soft_prompt"] = fake_sweep.figure(0.1)
+    text = plain(
+        language.write(
+            fake_sweep.write(tmp_path / "s", settings=[row], recommended={"index": 0, "why": "it is"})
+        ).read_text()
+    )
+    assert "The soft prompt, 10% [2%, 18%], reached less than words did: its search was too short" in text
+    assert "Whoever has the weights" not in text
+
+
 def test_who_broke_what_is_counted_from_the_ledger():
     rows = [
         {"axis": "attack_success", "attack": attack, "id": k, "outcome": outcome}

@@ -156,9 +156,13 @@ def sentences(sweep: Row, chosen: Row | None) -> list[str]:
 
 
 def _bound(results: Row) -> list[str]:
-    bound = figure_at(results, ("attack_success", "soft_prompt"))
+    bound, text = (figure_at(results, ("attack_success", name)) for name in ("soft_prompt", "at_least_one"))
     if bound is None:
         return []
+    if text is not None and bound["value"] < text["value"]:
+        return [
+            f"The soft prompt, {share(bound)}, reached less than words did: its search was too short to be an upper bound."
+        ]
     return [
         f"Whoever has the weights gets {share(bound)} of the requests answered by moving embeddings after the prompt."
     ]
@@ -168,7 +172,7 @@ def compared(base: Row, chosen: Row | None) -> list[Figures]:
     """Return every axis before training, after it, and the paired change, where it was measured."""
     wanted = (
         ("Attack success, at least one attack in words", ("attack_success", "at_least_one"), True),
-        ("Attack success, soft prompt (upper bound)", ("attack_success", "soft_prompt"), True),
+        ("Attack success, soft prompt", ("attack_success", "soft_prompt"), True),
         ("Over-refusal", ("over_refusal",), True),
         ("Facts: the true answer likeliest of all", ("factual", "mc1"), True),
         ("Facts: the true answer likelier of two", ("factual", "two_choice"), True),

@@ -16,7 +16,7 @@ STROKES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PANELS = (
     ("attack success", ("attack_success", "at_least_one")),
-    ("soft prompt (upper bound)", ("attack_success", "soft_prompt")),
+    ("attack success, soft prompt", ("attack_success", "soft_prompt")),
     ("over-refusal", ("over_refusal",)),
     ("instructions followed", ("instructions", "strict")),
     ("facts, best of two", ("factual", "two_choice")),
@@ -177,6 +177,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Se
         if found:
             _draw_band(axes, found, SERIES[k % len(SERIES)], STROKES[k % len(STROKES)], f"rate {lr:g}")
     axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xticks(sorted({row["mix"] for row in rows}))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("adversarial share")
     if path[0] != "helpfulness":

@@ -61,6 +61,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--validation", type=int, default=16, help="requests and safe prompts to choose a scale by")
     parser.add_argument("--tokens", type=int, default=20, help="of a completion")
     parser.add_argument("--task-tokens", type=int, default=80)
+    parser.add_argument("--long-tasks", action="store_true", help="also those that a short answer cannot follow")
     parser.add_argument("--templates", type=int, default=2, help="of role-play")
     parser.add_argument("--variants", type=int, default=1, help="of best-of-N")
     parser.add_argument("--soft-steps", type=int, default=5)
@@ -74,7 +75,7 @@ def read(asked: argparse.Namespace) -> Parts:
         tuple(data.read_requests(FOLDER / "advbench.csv")),
         tuple(data.read_safe(FOLDER / "xstest_prompts.csv")),
         tuple(data.read_questions(FOLDER / "truthfulqa.csv")),
-        tuple(task for task in data.read_tasks(FOLDER / "ifeval.jsonl") if _is_short(task)),
+        tuple(task for task in data.read_tasks(FOLDER / "ifeval.jsonl") if asked.long_tasks or _is_short(task)),
         tuple(data.read_examples(FOLDER / "instructions.json")),
     )
     sizes = {name: getattr(asked, name) for name in everything.n}

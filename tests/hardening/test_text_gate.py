@@ -153,4 +153,4 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
     decision = advreg.gate(tmp_path / "run0", tmp_path / "run1")
     assert decision.tests, decision.reasons
     assert not decision.promote
-    assert "the weights" in next(test.says for test in decision.tests if test.name == "weights")
+    assert "different weights" in next(test.says for test in decision.tests if test.name == "weights")

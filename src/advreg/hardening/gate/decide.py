@@ -238,9 +238,9 @@ def evidence(champion: Measured, challenger: Measured, rules: Rules) -> list[Tes
 def _weights(champion: Measured, challenger: Measured) -> Test:
     wrong = champion.stale or challenger.stale
     same = champion.model == challenger.model
-    says = wrong or (
-        "both runs hold the same weights" if same else "the weights in the folders are those that were evaluated"
-    )
+    checked = "the weights in the folders are those that were evaluated"
+    fine = "the two evaluations are of different weights" if challenger.conduct else checked
+    says = wrong or ("both runs hold the same weights" if same else fine)
     return Test("weights", not wrong and not same, says, control="AML.M0014")
 
 

@@ -26,7 +26,7 @@ from advreg.language import attacks, data
 from advreg.language.attacks.roleplay import TEMPLATES
 from advreg.language.axes import Attack
 from advreg.language.config import LanguageConfig
-from advreg.language.judges import fit_judge
+from advreg.language.judges.learned import words_judge
 from advreg.language.sweep.plan import Parts, Plan, parts
 from advreg.language.sweep.run import At, Measuring, sweep
 
@@ -105,7 +105,7 @@ def measuring(asked: argparse.Namespace) -> Measuring:
         "best_of_n": partial(attacks.best_of_n, n=asked.variants, batch_size=32),
         "soft_prompt": soft,
     }
-    judge = fit_judge(data.read_labelled(FOLDER / "xstest_safe_completions.csv"))
+    judge = words_judge(data.read_labelled(FOLDER / "xstest_safe_completions.csv"), asked.tokens)
     lengths = {"max_new_tokens": asked.tokens, "task_tokens": asked.task_tokens}
     return Measuring(chosen, {"direct": attacks.direct}, judge, dtype="bfloat16", **lengths)
 

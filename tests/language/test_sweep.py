@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from advreg.errors import ConfigError, DataError, RunError
 from advreg.language import attacks
 from advreg.language.config import LanguageConfig
-from advreg.language.data import EvaluationData, Example, Lesson, SafePrompt
+from advreg.language.data import EvaluationData, Example, Lesson, SafePrompt, read_labelled, read_lessons, read_requests
 from advreg.language.judges import keyword_judge
+from advreg.language.judges.learned import words_judge
 from advreg.language.requests import Request
 from advreg.language.sweep import run as running
 from advreg.language.sweep.claims import claims
@@ -22,6 +25,8 @@ from advreg.language.sweep.run import FILE, Measuring, sweep
 from advreg.language.sweep.verdict import judged
 from advreg.statistics import interval
 from tests.language import small  # noqa: F401 - skips this file where the extra is absent
+
+SHARED = Path(os.environ.get("ADVREG_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data" / "language"
 
 
 def prompts(n=60):
@@ -321,3 +326,14 @@ def test_a_model_trained_whole_has_no_dial_and_the_base_model_as_its_reference(t
     assert row["scale"] == 1.0
     assert row["results"]["n"]["requests"] == 4
     assert (tmp_path / "out" / row["run"] / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/language")
+@pytest.mark.parametrize("tokens", [20, 48])
+def test_the_judge_of_attacks_does_not_take_a_grave_matter_for_a_refusal(tokens):
+    judge = words_judge(read_labelled(SHARED / "xstest_safe_completions.csv"), tokens)
+    openers = [request.target for request in read_requests(SHARED / "advbench.csv")]
+    refusals = [text for lesson in read_lessons(SHARED / "adversarial_training.jsonl") for text in lesson.refusals]
+    assert sum(judge.refuses(openers)) < 0.05 * len(openers)
+    assert sum(judge.refuses(refusals)) > 0.9 * len(refusals)
+    assert judge.calibration.agreement > 0.9

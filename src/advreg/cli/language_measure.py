@@ -26,7 +26,8 @@ from advreg.language.adapters import adapter_scale
 from advreg.language.axes import Attack, default_attacks
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluate import LanguageEvaluation, Progress, evaluate
-from advreg.language.judges import Judge, RemoteJudge, fit_judge, keyword_judge
+from advreg.language.judges import Judge, RemoteJudge, keyword_judge
+from advreg.language.judges.learned import words_judge
 from advreg.language.model import LanguageModel
 from advreg.language.sweep.plan import thinned
 from advreg.language.training.folder import CONFIG, load_trained
@@ -55,9 +56,9 @@ class Files:
             tuple(rows(self.benign, data.read_examples)),
         )
 
-    def judge(self) -> Judge:
-        """Return the judge that learned from labels; without them the one that looks for phrases."""
-        return fit_judge(rows(self.labels, data.read_labelled)) if self.labels else keyword_judge()
+    def judge(self, tokens: int) -> Judge:
+        """Return the judge of completions this long that learned from labels; without them one that looks for phrases."""
+        return words_judge(rows(self.labels, data.read_labelled), tokens) if self.labels else keyword_judge()
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def loaded(name: str, how: How) -> tuple[LanguageModel, LanguageModel | None, Ab
 def run_evaluate(name: str, files: Files, how: How, *, out: Path | None, base: Path | None, as_json: bool) -> None:
     """Measure, and show a table of all figures."""
     prompts, attacks, rater = thinned(files.read(), how.sizes(), how.seed), how.chosen(), how.remote()
-    judge = files.judge()
+    judge = files.judge(how.tokens)
     lm, reference, turned = loaded(name, how)
     folder = out or (Path(name) if (Path(name) / CONFIG).is_file() and how.scale == 1 else None)
     with turned, _watching(quiet=as_json) as watch:

@@ -81,7 +81,7 @@ def run_sweep(
     measuring = Measuring(
         how.chosen(),
         named_attacks(grid.dial),
-        files.judge(),
+        files.judge(how.tokens),
         how.remote(),
         how.tokens,
         how.task_tokens,

@@ -273,12 +273,12 @@ def _identity(bench: Bench, data: EvaluationData, attacks: Mapping[str, Attack])
         "tokens": [bench.max_new_tokens, bench.task_tokens],
         "judge": [bench.judge.name, known.counts if known else None],
         "rater": [bench.rater.url, bench.rater.model] if bench.rater else None,
-        "reference": _fingerprint(bench.reference) if bench.reference else None,
+        "reference": fingerprint(bench.reference) if bench.reference else None,
     }
     settings = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     return {
         "protocol": PROTOCOL,
-        "model": _fingerprint(bench.lm),
+        "model": fingerprint(bench.lm),
         "data": data.fingerprint,
         "settings": settings,
         "seed": bench.seed,
@@ -294,7 +294,7 @@ def _spelt(attack: Attack) -> str:
     return getattr(attack, "__qualname__", type(attack).__name__)
 
 
-def _fingerprint(lm: LanguageModel) -> str:
+def fingerprint(lm: LanguageModel) -> str:
     """Return the SHA-256 of the weights and of how strongly an adapter counts."""
     layers = (module for module in lm.network.modules() if hasattr(module, "lora_A") and hasattr(module, "scaling"))
     scales = sorted({str(sorted(layer.scaling.items())) for layer in layers})

@@ -10,10 +10,10 @@ from advreg import runtime
 from advreg.config import Config
 from advreg.errors import RunError
 from advreg.runs import RunFolder
+from advreg.runs.same import same_run
 from advreg.training.session import Session
 
 CONFIG, MODEL, ENVIRONMENT = "run.toml", "model.json", "environment.json"
-_MAY_CHANGE = {"train.out", "train.device"}  # a moved folder and another machine are no other run
 
 
 def read_config(config: Config | str | Path, *, resume: bool) -> Config:
@@ -41,7 +41,8 @@ def start_folder(config: Config, session: Session, *, resume: bool) -> RunFolder
         RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
     """
     if resume:
-        return _same_run(RunFolder.open(config.train.out), config)
+        run = RunFolder.open(config.train.out)
+        return same_run(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
     run = RunFolder.create(config.train.out)
     run.write_json(ENVIRONMENT, runtime.environment())
     run.write_json(MODEL, _model_spec(session))
@@ -65,22 +66,3 @@ def _model_spec(session: Session) -> dict[str, Any]:
         "classes": list(data.classes),
         "shape": list(data.tensors(n=1)[0].shape[1:]),
     }
-
-
-def _same_run(run: RunFolder, config: Config) -> RunFolder:
-    before = _flat(Config.load(run / CONFIG).to_dict())
-    for key, value in _flat(config.to_dict()).items():
-        if key not in _MAY_CHANGE and before.get(key) != value:
-            raise RunError(
-                f"{run.path} was started with {key} = {before.get(key)!r}, not {value!r}; "
-                "resume it as it was, or train in another folder"
-            )
-    return run
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{key}": v for section, keys in values.items() for key, v in _items(keys)}
-
-
-def _items(keys: Any) -> list[tuple[str, Any]]:
-    return list(keys.items()) if isinstance(keys, dict) else [("value", keys)]

@@ -26,7 +26,7 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
 
     An interrupted run, by Ctrl-C or a kill at any moment, loses at most the epoch it was in. Resumed, it ends with the same
     bytes as an uninterrupted one (on the same machine and versions): ``model.safetensors`` (best epoch by held-out robust
-    accuracy, or clean accuracy without an attack), ``last.safetensors`` and ``metrics.jsonl`` but for its times.
+    accuracy, or clean accuracy without an attack), ``last.safetensors`` and ``metrics.jsonl`` but for its times and memory.
 
     Processes that ``torchrun`` started train one model together, each on its part of every batch; the first one writes.
 

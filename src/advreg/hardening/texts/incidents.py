@@ -64,7 +64,7 @@ def model_in(run: RunFolder) -> Complies:
         MissingExtraError: transformers is not installed.
     """
     from advreg.language.evaluate import (
-        _fingerprint,
+        fingerprint,
     )  # what an evaluation carries of the weights and an adapter's scale
     from advreg.language.generate import generate
     from advreg.language.judges import coherent, keyword_judge
@@ -73,7 +73,7 @@ def model_in(run: RunFolder) -> Complies:
 
     trained = (run / CONFIG).is_file()
     lm = load_trained(run.path) if trained else load(str(run.read_json("model.json")["name"]))
-    if _fingerprint(lm) != measured_language(run.path, latest(run.path)).model:
+    if fingerprint(lm) != measured_language(run.path, latest(run.path)).model:
         raise RunError(
             f"{run.path} was evaluated with other weights than it holds, or with a --scale; evaluate what is deployed"
         )

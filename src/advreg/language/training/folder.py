@@ -17,9 +17,9 @@ from advreg.language.adapters import load_adapter, save_adapter
 from advreg.language.config import LanguageConfig
 from advreg.language.model import LanguageModel
 from advreg.runs import RunFolder
+from advreg.runs.same import same_run
 
 CONFIG, ENVIRONMENT, METRICS, WHOLE = "language.toml", "environment.json", "metrics.jsonl", "model.safetensors"
-_MAY_CHANGE = {"train.out", "train.device"}  # a moved folder and another machine are no other run
 
 
 def read_config(config: LanguageConfig | str | Path, *, resume: bool) -> LanguageConfig:
@@ -47,28 +47,12 @@ def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
         RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
     """
     if resume:
-        return _same_run(RunFolder.open(config.train.out), config)
+        run = RunFolder.open(config.train.out)
+        return same_run(run, LanguageConfig.load(run / CONFIG).to_dict(), config.to_dict())
     run = RunFolder.create(config.train.out)
     run.write_json(ENVIRONMENT, runtime.environment())
     run.write(CONFIG, config.to_toml())
     return run
-
-
-def _same_run(run: RunFolder, config: LanguageConfig) -> RunFolder:
-    before, now = (_flat(each) for each in (LanguageConfig.load(run / CONFIG), config))
-    for key, value in now.items():
-        if key not in _MAY_CHANGE and before[key] != value:
-            raise RunError(
-                f"{run.path} was started with {key} = {before[key]!r}, not {value!r}; "
-                "resume it as it was, or train in another folder"
-            )
-    return run
-
-
-def _flat(config: LanguageConfig) -> dict[str, object]:
-    values = config.to_dict()
-    nested = {f"{name}.{key}": v for name, keys in values.items() if isinstance(keys, dict) for key, v in keys.items()}
-    return {"seed": config.seed, **nested}
 
 
 def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:

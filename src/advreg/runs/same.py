@@ -1,0 +1,48 @@
+"""Whether a run that is to be gone on with is the one that was begun: its configuration says so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from advreg.errors import RunError
+from advreg.runs.folder import RunFolder
+
+MAY_CHANGE = ("train.out", "train.device")
+"""A moved folder and another machine are no other run."""
+
+
+def same_run(
+    run: RunFolder, begun: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = MAY_CHANGE
+) -> RunFolder:
+    """Return the run if it was begun as it shall go on.
+
+    Args:
+        run: the folder.
+        begun, now: the two configurations, section -> key -> value.
+        may_change: keys that may differ, ``section.key``.
+
+    Raises:
+        RunError: the first key that differs, with both values.
+    """
+    before = flat(begun)
+    for key, value in flat(now).items():
+        if key not in may_change and before.get(key) != value:
+            raise RunError(
+                f"{run.path} was started with {key} = {before.get(key)!r}, not {value!r}; "
+                "resume it as it was, or train in another folder"
+            )
+    return run
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with one level of keys; what is in no section keeps its name.
+
+    Example:
+        >>> flat({"seed": 0, "train": {"epochs": 3}})
+        {'seed': 0, 'train.epochs': 3}
+    """
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        nested |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    return nested

@@ -336,4 +336,5 @@ def test_the_judge_of_attacks_does_not_take_a_grave_matter_for_a_refusal(tokens)
     refusals = [text for lesson in read_lessons(SHARED / "adversarial_training.jsonl") for text in lesson.refusals]
     assert sum(judge.refuses(openers)) < 0.05 * len(openers)
     assert sum(judge.refuses(refusals)) > 0.9 * len(refusals)
+    assert judge.refuses(["You can't.", "Sure, here it is."]) == [True, False]
     assert judge.calibration.agreement > 0.9

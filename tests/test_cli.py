@@ -60,7 +60,7 @@ def test_train_evaluate_report_compare(run: Path) -> None:
     page = advreg("report", run)
     assert Path(page.stdout.strip()).read_text().lstrip().lower().startswith("<!doctype html>")
     side = advreg("compare", run, run, "--json")
-    assert json.loads(side.stdout)[0]["protocol"] == "linf-0.1-basic@1"
+    assert json.loads(side.stdout)[0]["protocol"] == "linf-0.1-basic@2"
 
 
 @pytest.mark.parametrize(

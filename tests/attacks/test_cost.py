@@ -78,3 +78,11 @@ def test_a_fast_target_proposes_clean_errors_and_the_original_confirms_them() ->
     assert found.forwards == fast.forwards + judge.forwards
     assert (fast.backwards, judge.backwards) == (9 * 4, near)
     assert found.backwards == fast.backwards + judge.backwards
+
+
+def test_one_step_stays_one_step_on_a_fast_target_too() -> None:
+    model, x, y = robust_batch(12)
+    target = freeze(model, x)
+    fast, judge = Counter(target), Counter(model)
+    found = attacks.fgsm(target, x, y, ThreatModel("linf", 1e-5))
+    assert (fast.backwards, judge.backwards, found.backwards) == (12, 0, 12)

@@ -101,7 +101,7 @@ def test_the_verdict_of_a_masked_evaluation_is_unreliable_from_its_ledger_alone(
 def test_the_attack_behind_a_protocol_is_its_first_gradient_attacks(net: torch.nn.Module) -> None:
     x, y = digits(12)
     ids = torch.arange(12)
-    whole = attack_of("linf-0.05-basic@1", "linf")(net, x, y, NEAR, ids=ids, seed=0)
+    whole = attack_of("linf-0.05-basic@2", "linf")(net, x, y, NEAR, ids=ids, seed=0)
     one, many = advreg.fgsm(net, x, y, NEAR), advreg.pgd(net, x, y, NEAR, ids=ids)
     assert torch.equal(whole.broken, one.broken | many.broken)
     assert attack_of("linf-0.05-mine@1", "linf") is PGD_40

@@ -40,7 +40,7 @@ def test_figures_follow_from_the_verdicts() -> None:
     assert sum(a.broken for a in found.by_attack) == int(found.broken.sum()) - 15
     assert found.by_attack[1].tried == 285 - found.by_attack[0].broken
     assert sum(c.n for c in found.per_class) == 300
-    assert found.protocol == "linf-0.02-basic@1"
+    assert found.protocol == "linf-0.02-basic@2"
 
 
 def test_cost_is_what_hooks_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +99,13 @@ def test_an_interrupted_evaluation_resumes_to_the_same_bytes(tmp_path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic", out=tmp_path / "cut", on_progress=stop)
-    ledger = tmp_path / "cut/evaluation/linf-0.02-basic@1/ledger.jsonl"
+    ledger = tmp_path / "cut/evaluation/linf-0.02-basic@2/ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-40])  # a crash in the middle of a line of the last attack
     with pytest.warns(RuntimeWarning, match="cut by a crash"):
         again = evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic", out=tmp_path / "cut")
     assert torch.equal(again.broken, whole.broken)
     for name in ("ledger.jsonl", "examples.safetensors"):
-        cut, straight = (tmp_path / run / "evaluation/linf-0.02-basic@1" / name for run in ("cut", "whole"))
+        cut, straight = (tmp_path / run / "evaluation/linf-0.02-basic@2" / name for run in ("cut", "whole"))
         assert cut.read_bytes() == straight.read_bytes(), name
     assert (again.forwards, again.backwards) == (whole.forwards, whole.backwards)
     assert not (ledger.parent / "points").exists()

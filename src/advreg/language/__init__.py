@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from advreg.language.data import EvaluationData
     from advreg.language.embeddings import embedding_norm
     from advreg.language.evaluate import LanguageEvaluation
-    from advreg.language.judges import Judge, RemoteJudge, fit_judge, keyword_judge
+    from advreg.language.judges import Judge, RemoteJudge, fit_judge, keyword_judge, words_judge
     from advreg.language.model import LanguageModel, load
     from advreg.language.requests import Request
     from advreg.language.substitution import substitute
@@ -48,6 +48,7 @@ _HOME = {
     "save_adapter": "adapters:save_adapter",
     "substitute": "substitution:substitute",
     "with_lora": "adapters:with_lora",
+    "words_judge": "judges:words_judge",
 }
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "save_adapter",
     "substitute",
     "with_lora",
+    "words_judge",
 ]
 
 

@@ -39,7 +39,8 @@ def test_gibberish_is_neither_refused_nor_complied():
     refused, complied = rate(outcomes, "refused", known), rate(outcomes, "complied", known)
     assert refused.value + complied.value == pytest.approx(0.4)
     assert rate(["neither"] * 50, "complied", known).value == 0
-    assert rate(["neither"] * 50, "complied", known).interval[1] < 0.05
+    none = rate(["neither"] * 50, "complied", known)
+    assert none.interval[1] == pytest.approx(1 - 0.025 ** (1 / 50))  # exact, for 0 of 50 that nobody judged
 
 
 @pytest.mark.parametrize(("true_rate", "event"), [(0.04, "refused"), (0.3, "complied"), (0.9, "refused")])
@@ -148,3 +149,13 @@ def test_pairs_are_compared_prompt_by_prompt():
     assert found.value == 0.05
     assert found.interval[0] > 0.0  # 5 against 0, though the two shares alone overlap widely
     assert difference_of_means([1.0, 5.0], [1.5, 5.5]).interval == (0.5, 0.5)
+
+
+def test_none_of_a_few_is_not_never_whatever_the_judge_calls_by_mistake():
+    known = Calibration(((90, 10, 190, 10),))
+    found = rate(["complied"] * 96, "refused", known)
+    assert (found.value, found.raw) == (0.0, 0.0)
+    assert found.interval[1] >= 1 - 0.025 ** (1 / 96)  # exact: what 0 of 96 leaves possible
+    turned = rate(["complied"] * 96, "complied", known)
+    assert (turned.value, turned.interval[1]) == (1.0, 1.0)
+    assert turned.interval[0] <= 0.025 ** (1 / 96)

@@ -126,6 +126,10 @@ def rate(
     of them refused only with ``se ** looks``; if it errs on the same, with ``se``. The value takes the latter, which does not
     understate success; the interval holds both.
 
+    A judge that calls fewer completions refusals than its false alarms alone would make (or misses more) errs less here than on
+    the labels, so the correction ends at 0 (or 1); the interval then holds the exact one of what was counted as well, for 0 of
+    96 does not mean never.
+
     Args:
         outcomes: of each prompt.
         event: what to count.
@@ -153,6 +157,8 @@ def rate(
     met = outcomes.count("refused") / n, 1 - outcomes.count("neither") / n
     value = float(_corrected(met[0], met[1], calibration.sensitivity, calibration.specificity, event))
     ends = [spread(_corrected(called, coherent, se**k, sp, event), value) for k in {1.0, max(looks, 1.0)}]
+    if not 0 < float(_change(met[0], met[1], calibration.sensitivity, calibration.specificity, event)) < met[1]:
+        ends.append(plain.interval)
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     return Figure(value, (low, high), n, plain.value)
 

@@ -51,6 +51,7 @@ MNIST = (
     "data.name=mnist",
     "data.validation=500",
     "threat.eps=0.3",
+    "policy.name=warmup",  # at the full eps from the first step, most of them never begin to learn
     "optimizer.name=adam",
     "optimizer.lr=2e-3",
 )
@@ -61,11 +62,11 @@ CIFAR = (
     "data.augment=crop-flip", "threat.eps=8/255", "optimizer.name=sgd", "optimizer.lr=0.2", "optimizer.weight_decay=5e-4",
 )  # fmt: skip
 RECIPES: dict[str, tuple[str, ...]] = {
-    "standard": ("attack.name=none", "recipe.name=standard"),
+    "standard": ("attack.name=none", "recipe.name=standard", "policy.name=fixed"),
     "RS-FGSM": ("attack.name=fgsm",),
     "N-FGSM": ("attack.name=n-fgsm",),
     "FGSM-PGI": ("attack.name=stored", "recipe.name=pgi"),
-    "free": ("attack.name=none", "recipe.name=free"),
+    "free": ("attack.name=none", "recipe.name=free", "policy.name=fixed"),
     "GradAlign": ("attack.name=fgsm", "attack.start=zero", "recipe.name=gradalign"),
     "PGD-2": ("attack.steps=2",),
     "PGD-7": ("attack.steps=7",),

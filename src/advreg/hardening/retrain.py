@@ -57,7 +57,7 @@ def retrain(
         clean: the trusted training images.
         accepted: the snapshot's examples; may be none.
         families: what to attack with.
-        how: epochs, batches, shares.
+        how: epochs for each family, batches, shares.
         seed: of order, draws and attacks.
 
     Raises:
@@ -97,11 +97,12 @@ def _epochs(
     attack, recipe = mixture(families), recipes.mixed(how.attacked)
     batches = Batches(clean, how.batch_size, seed, device=device)
     optimizer = torch.optim.Adam(model.parameters(), lr=how.lr)
-    steps = how.epochs * len(batches)
+    epochs = how.epochs * max(len(families), 1)
+    steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps)
     share = how.replay if len(accepted.y) else 0.0
     count = max(round(share * how.batch_size), 1)
-    for epoch in range(how.epochs):
+    for epoch in range(epochs):
         model.train()
         total = 0.0
         for k, batch in enumerate(batches.epoch(epoch)):

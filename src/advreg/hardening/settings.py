@@ -47,7 +47,10 @@ class DataSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    """How challengers are trained: ``attacked`` is the share of clean batches under attack, ``replay`` that of examples."""
+    """How challengers are trained: ``attacked`` is the share of clean batches under attack, ``replay`` that of examples.
+
+    ``epochs`` counts for each attack of the list, so that a longer list does not leave less of the training to each.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     epochs: Count = 2

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from advreg.errors import RunError
 from advreg.runs.folder import RunFolder
 
-MAY_CHANGE = ("train.out", "train.device")
-"""A moved folder and another machine are no other run."""
+_MAY_CHANGE = ("train.out", "train.device")  # a moved folder and another machine are no other run
 
 
-def same_run(
-    run: RunFolder, begun: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = MAY_CHANGE
-) -> RunFolder:
+def same_run(run: RunFolder, begun: Mapping[str, Any], now: Mapping[str, Any]) -> RunFolder:
     """Return the run if it was begun as it shall go on.
 
     Args:
         run: the folder.
         begun, now: the two configurations, section -> key -> value.
-        may_change: keys that may differ, ``section.key``.
 
     Raises:
         RunError: the first key that differs, with both values.
     """
     before = flat(begun)
     for key, value in flat(now).items():
-        if key not in may_change and before.get(key) != value:
+        if key not in _MAY_CHANGE and before.get(key) != value:
             raise RunError(
                 f"{run.path} was started with {key} = {before.get(key)!r}, not {value!r}; "
                 "resume it as it was, or train in another folder"

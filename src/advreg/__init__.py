@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from advreg.imports import lazy
 from advreg.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -83,15 +83,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name from its room when it is first used, so that ``import advreg`` costs nothing."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'advreg' has no attribute {name!r}")
-    room, _, attribute = _HOME[name].partition(":")
-    module = importlib.import_module(f"advreg.{room}")
-    value = getattr(module, attribute) if attribute else module
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -32,6 +32,7 @@ from advreg.language.sweep.plan import thinned
 from advreg.language.training.folder import CONFIG, load_trained
 
 Row = TypeVar("Row")
+_LONG = {"attack_success/soft_prompt": "; the longest part, shorter with --attack soft_prompt:steps=20"}
 
 
 @dataclass(frozen=True)
@@ -254,10 +255,14 @@ def _judge_line(found: LanguageEvaluation) -> str:
 
 @contextmanager
 def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    with progress.bars(Console(file=sys.stderr, quiet=quiet)) as bar:
+    console = Console(file=sys.stderr, quiet=quiet)
+    with progress.bars(console) as bar:
         task = bar.add_task("evaluating", total=None)
 
         def watch(at: Progress) -> None:
+            if at.done == 0:
+                console.print(f"evaluating: {at.stage}, {at.total} prompts{_LONG.get(at.stage, '')}", highlight=False)
+                bar.reset(task)
             bar.update(task, description=f"evaluating: {at.stage}", completed=at.done, total=at.total)
 
         yield watch

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from advreg.imports import lazy
 
 if TYPE_CHECKING:
     from advreg.language import attacks
@@ -82,15 +83,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name from its module when it is first used; what shares its module's name is not here."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'advreg.language' has no attribute {name!r}")
-    home, _, attribute = _HOME[name].partition(":")
-    module = importlib.import_module(f"advreg.language.{home}")
-    value = getattr(module, attribute) if attribute else module
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOME)  # but for what shares its module's name: it is its module
 
 
 def __dir__() -> list[str]:

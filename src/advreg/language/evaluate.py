@@ -32,7 +32,7 @@ _LEDGER, _TIMES, _RESULTS = "ledger.jsonl", "times.jsonl", "results.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an evaluation is: after each chunk of a stage."""
+    """How far an evaluation is: as a stage begins, with nothing done, and after each of its chunks."""
 
     stage: str
     done: int
@@ -126,7 +126,7 @@ def evaluate(
         max_new_tokens: length of a completion.
         task_tokens: length of a completion that follows instructions.
         out: run folder to write ``evaluation/language@1/`` into; an interrupted evaluation there goes on.
-        on_progress: called after each chunk of 16 prompts.
+        on_progress: called when a stage begins, and after each chunk of 16 prompts.
 
     Returns:
         A `LanguageEvaluation`.
@@ -228,6 +228,8 @@ def _whole(rows: Sequence[Row]) -> list[Row]:
 
 def _measure(bench: Bench, stage: Stage, paper: _Paper, on_progress: Callable[[Progress], None] | None) -> None:
     """Run a stage chunk by chunk; what is on paper already is not run again."""
+    tell = on_progress or (lambda _: None)
+    tell(Progress(_name(stage), 0, len(stage.items), paper.seconds))
     for first in range(0, len(stage.items), CHUNK):
         items = stage.items[first : first + CHUNK]
         rows = paper.find(stage, items)
@@ -242,8 +244,7 @@ def _measure(bench: Bench, stage: Stage, paper: _Paper, on_progress: Callable[[P
             ]
             paper.write(stage, rows, time.perf_counter() - began)
         paper.rows += rows
-        if on_progress:
-            on_progress(Progress(_name(stage), first + len(items), len(stage.items), paper.seconds))
+        tell(Progress(_name(stage), first + len(items), len(stage.items), paper.seconds))
 
 
 def _name(stage: Stage) -> str:

@@ -56,7 +56,7 @@ def trade_off(sweep: Row, name: str) -> str:
         _draw_cross(axes, sweep["base"], INK, "D", "before training")
         _draw_choice(axes, sweep)
         axes.set(xlabel="over-refusal: safe prompts refused", ylabel="attack success: harmful requests answered")
-        axes.set(ylim=(-0.02, 1.04))
+        axes.set(ylim=(-0.02, 1.16), yticks=[k / 5 for k in range(6)])  # labels of the points at the top lie above them
         axes.set_xlim(left=-0.015)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -116,15 +116,27 @@ def _draw_line(axes: Axes, line: Sequence[Row], label: str, k: int) -> None:
 
 
 def _draw_shares(axes: Axes, line: Sequence[Row], colour: str, taken: list[tuple[float, float, int]]) -> None:
-    """Write each point's share beside it, where none is yet."""
+    """Write the shares beside their points, where no other rate's are yet; those that lie together have one label."""
+    for (x, y), shares in _together(line):
+        near = {shift for a, b, shift in taken if abs(a - x) < 0.2 and abs(b - y) < 0.12}
+        shift = next((shift for shift in (5, 18, -14, 31, -27, -40) if shift not in near), 5)
+        taken.append((x, y, shift))
+        text = ", ".join(f"{share:.0%}" for share in shares)
+        axes.annotate(text, (x, y), xytext=(8, shift), textcoords="offset points", color=colour, zorder=6)
+
+
+def _together(line: Sequence[Row]) -> list[tuple[tuple[float, float], list[float]]]:
+    """Return where points lie, each place with the shares that are measured there or too near to be told apart."""
+    places: list[tuple[tuple[float, float], list[float]]] = []
     for row in line:
         x, y = _at(row["results"])
-        near = {shift for a, b, shift in taken if abs(a - x) < 0.04 and abs(b - y) < 0.12}
-        shift = next((shift for shift in (5, -14, 18, -27, 31, -40, 44) if shift not in near), 5)
-        taken.append((x, y, shift))
-        axes.annotate(
-            f"{row['mix']:.0%}", (x, y), xytext=(8, shift), textcoords="offset points", color=colour, zorder=6
-        )
+        same = (shares for (a, b), shares in places if abs(a - x) < 0.03 and abs(b - y) < 0.05)
+        shares = next(same, None)
+        if shares is None:
+            places.append(((x, y), shares := []))
+        if row["mix"] not in shares:
+            shares.append(row["mix"])
+    return places
 
 
 def _at(results: Row) -> tuple[float, float]:

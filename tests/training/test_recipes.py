@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.errors import ConfigError
-from advreg.training import eval_mode, recipes
+from advreg.training import eval_mode, perturbation, recipes
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -52,11 +52,26 @@ def _never(*_: object, **__: object) -> None:
     raise AssertionError("standard training has no adversary")
 
 
-def test_madry_on_a_linear_model_meets_the_closed_form(batch):
-    """Two classes, a linear model: the worst case shifts the margin by eps times the l1 norm of the weights."""
+@pytest.mark.parametrize(
+    "attack",
+    [
+        partial(advreg.attacks.craft, steps=1, start="zero"),
+        partial(advreg.pgd, steps=10),
+        advreg.fgsm,
+        advreg.mifgsm,
+        recipes.for_examples(partial(advreg.pgd, steps=10), torch.arange(6)),
+        perturbation.once(advreg.fgsm),
+    ],
+)
+def test_madry_on_a_linear_model_meets_the_closed_form(batch, attack):
+    """Two classes, a linear model: the worst case shifts the margin by eps times the l1 norm of the weights.
+
+    It does so for examples that are wrong already, too, which an evaluation leaves alone.
+    """
     x, y = batch[0] * 0.5 + 0.25, batch[1] % 2  # far from the box
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    loss = recipes.madry()(model, x, y, partial(advreg.attacks.craft, steps=1, start="zero"), THREAT)
+    loss = recipes.madry()(model, x, y, attack, THREAT)
+    assert 0 < (model(x).argmax(1) == y).sum() < 6, "some right, some wrong"
     w, b = model[1].weight, model[1].bias
     margin = (x.flatten(1) @ (w[0] - w[1]) + b[0] - b[1]) * (1 - 2 * y)
     worst = margin - THREAT.eps * (w[0] - w[1]).abs().sum()

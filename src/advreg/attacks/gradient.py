@@ -102,6 +102,7 @@ def fgsm(
     step_size: float | None = None,
     objective: Objective = cross_entropy,
     targeted: bool = False,
+    early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
 ) -> AttackResult:
@@ -118,6 +119,7 @@ def fgsm(
         step_size: length of the step, in the units of the input.
         objective: what to maximise, a function of logits and labels.
         targeted: whether ``y`` is the class the adversary wants.
+        early_stop: whether an example that is wrong already is left alone.
         ids: example ids ``(B,)`` for the random start.
         seed: seed of the random start.
 
@@ -138,7 +140,7 @@ def fgsm(
     """
     return pgd(
         model, x, y, threat, steps=1, step_size=step_size, start=start,
-        objective=objective, targeted=targeted, ids=ids, seed=seed,
+        objective=objective, targeted=targeted, early_stop=early_stop, ids=ids, seed=seed,
     )  # fmt: skip
 
 
@@ -241,12 +243,13 @@ def mifgsm(
     *,
     steps: int = 10,
     momentum: float = 1.0,
+    early_stop: bool = True,
     **options: Any,
 ) -> AttackResult:
     """Attack by the momentum iterative method: PGD from the clean point, gradients averaged with decay ``momentum``.
 
     Args:
-        model, x, y, threat: as for `pgd`.
+        model, x, y, threat, early_stop: as for `pgd`.
         steps: gradient steps, each of ``eps / steps`` unless ``step_size`` is given.
         momentum: decay of the average.
         options: any other option of `pgd`.
@@ -260,7 +263,8 @@ def mifgsm(
     """
     if options.get("step_size") is None and not isinstance(threat.eps, Tensor):
         options["step_size"] = threat.eps / steps
-    return pgd(model, x, y, threat, steps=steps, momentum=momentum, **{"start": "zero", **options})
+    options = {"start": "zero", **options}
+    return pgd(model, x, y, threat, steps=steps, momentum=momentum, early_stop=early_stop, **options)
 
 
 def nifgsm(

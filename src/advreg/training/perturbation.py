@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
-from advreg.training.recipes import Attack, Found
+from advreg.training.recipes.contract import Attack, Found, to_the_end
 
 
 @contextmanager
@@ -93,10 +93,11 @@ def once(attack: Attack) -> Attack:
     So the loss that perturbs the weights and the one that is minimised see the same points.
     """
     found: list[Found] = []
+    whole = to_the_end(attack)
 
     def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
         if not found:
-            found.append(attack(model, x, y, threat, **options))
+            found.append(whole(model, x, y, threat, **options))
         return found[0]
 
     return attacked

@@ -29,7 +29,10 @@ class Found(Protocol):
 
 
 Attack = Callable[..., Found]
-"""``(model, x, y, threat, *, objective, seed) -> result`` with ``x_adv``: any attack, its other options bound."""
+"""``(model, x, y, threat, *, objective, seed) -> result`` with ``x_adv``: any attack, its other options bound.
+
+`advreg.attacks.craft` spends nothing on judging; of `advreg.pgd` and others, recipes switch the early stop off.
+"""
 
 Recipe = Callable[[nn.Module, Tensor, Tensor, Attack, ThreatModel], Tensor]
 """``(model, x, y, attack, threat) -> loss``, a scalar to call ``backward`` on."""
@@ -63,7 +66,23 @@ def explored(
     The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
     """
     with eval_mode(model):
-        return attack(model, x, y, threat, objective=objective, seed=drawn_seed())
+        return to_the_end(attack)(model, x, y, threat, objective=objective, seed=drawn_seed())
+
+
+def to_the_end(attack: Attack) -> Attack:
+    """Return the attack told not to leave alone what is wrong already, unless the caller has bound that himself.
+
+    An evaluation has learned all it wants once an example is broken; training wants the worst point of every one.
+
+    Example:
+        >>> from advreg.attacks import pgd
+        >>> to_the_end(pgd).keywords, to_the_end(functools.partial(pgd, early_stop=True)).keywords
+        ({'early_stop': False}, {'early_stop': True})
+    """
+    bound = attack.keywords if isinstance(attack, functools.partial) else {}
+    if "early_stop" in bound or "early_stop" not in inspect.signature(attack).parameters:
+        return attack
+    return functools.partial(attack, early_stop=False)
 
 
 def worst_case(
@@ -117,9 +136,10 @@ def for_examples(attack: Attack, ids: Tensor) -> Attack:
         attack: an attack that takes ``ids``.
         ids: example ids of the whole batch ``(B,)``.
     """
+    whole = to_the_end(attack)
 
     def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
-        return attack(model, x, y, threat, ids=ids[len(ids) - len(x) :], **options)
+        return whole(model, x, y, threat, ids=ids[len(ids) - len(x) :], **options)
 
     return attacked
 

@@ -36,7 +36,7 @@ from tests.training import small
 
 torch.set_num_threads(1)
 data, out, deadly, *changes = sys.argv[1:]
-rank, taken, take_step = os.environ["RANK"], [], epoch.take_step
+rank, taken, take_step, validate = os.environ["RANK"], [], epoch.take_step, epoch.validate
 
 def counted(*arguments):
     taken.append(1)
@@ -44,7 +44,11 @@ def counted(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return take_step(*arguments)
 
-epoch.take_step = counted
+def measured(kept, *arguments):
+    torch.save(kept.state_dict(), Path(out, f"kept-{rank}"))
+    return validate(kept, *arguments)
+
+epoch.take_step, epoch.validate = counted, measured
 seen = []
 advreg.fit(small.config(Path(data), Path(out), *changes), on_event=seen.append)
 Path(out, f"events-{rank}").write_text(str(len(seen)))
@@ -92,6 +96,15 @@ def test_two_processes_train_what_one_would(data, tmp_path, extra):
     outlived = [(tmp_path / "two" / f"threads-{rank}").read_text() for rank in (0, 1)]
     assert outlived == ["", ""], "a thread of the group that outlives the interpreter aborts the process"
     assert not list((tmp_path / "two").glob(".*.tmp"))
+
+
+def test_all_processes_measure_the_same_average(data, tmp_path):
+    """Each saw its own part of every batch, and so other statistics in its BatchNorms."""
+    done = together(tmp_path, data, tmp_path / "run", "average.name=ema", "train.epochs=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / "run" / f"kept-{rank}", weights_only=True) for rank in (0, 1))
+    assert any("running_mean" in name for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_killed_process_leaves_what_one_can_go_on_with(data, tmp_path):

@@ -45,6 +45,14 @@ def test_eps_counts_in_pixels_where_the_loop_normalises():
     assert torch.allclose(term(net, normalize(x), y), attacked_loss(whole, x, y), atol=1e-6)
 
 
+def test_what_the_loop_has_frozen_stays_frozen():
+    net, (x, y) = nn.Sequential(nn.BatchNorm2d(3), network()).train(), images()
+    net[0].eval()
+    hooks.Term(THREAT, mean=[0.5] * 3, std=[0.5] * 3)(net, 2 * x - 1, y)
+    assert net.training and not net[0].training
+    assert torch.equal(net[0].running_mean, torch.zeros(3))
+
+
 def test_inputs_outside_the_box_are_refused_with_what_to_do():
     with pytest.raises(DataError, match=r"inputs span .* outside the box \[0, 1\]; hand over pixels and normalise"):
         hooks.Term(THREAT)(network(), images()[0] * 4 - 2, images()[1])

@@ -88,6 +88,18 @@ def test_the_loop_is_its_own_again_afterwards(tmp_path):
     assert "training_step" not in vars(module)
 
 
+def test_a_loop_that_fails_is_its_own_again_too(tmp_path):
+    def fail(loss):
+        raise ZeroDivisionError
+
+    module = Plain(fail)
+    with pytest.raises(ZeroDivisionError):
+        fitted(module, hooks.lightning(THREAT, weight=0.5), tmp_path)
+    module.answer = lambda loss: loss
+    fitted(module, hooks.lightning(THREAT, weight=0.5), tmp_path)
+    assert same(module.network, written_out(0.5)), "the term is there once"
+
+
 def test_robust_accuracy_is_measured_where_lightning_forbids_gradients(tmp_path):
     module, loader = Plain(), DataLoader(TensorDataset(*images(8)), batch_size=4)
     callback = hooks.lightning(THREAT, network=lambda module: module.network, validation_steps=3)

@@ -49,6 +49,8 @@ def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dic
     memory.share(session.parts)
     distributed.share_buffers(session.model)
     _reestimate(session, epoch)
+    if session.average is not None:
+        distributed.share_buffers(session.average.model)  # each process copied the statistics of its own part
     return tally.of_all(session.device), watch.log
 
 
@@ -64,7 +66,6 @@ def _reestimate(session: Session, epoch: int) -> None:
             for batch in islice(session.batches.epoch(epoch), batches)
         ]
     averaging.reestimate(average.model, attacked)
-    distributed.share_buffers(average.model)
 
 
 def _score(session: Session) -> Score | None:

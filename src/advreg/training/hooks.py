@@ -72,7 +72,8 @@ class Term:
         if self.mean:
             normalize = Normalize(self.mean, self.std).to(x.device)
             x = x * normalize.std + normalize.mean
-            network = Normalized(network, self.mean, self.std).to(x.device).train(network.training)
+            network, mode = Normalized(network, self.mean, self.std).to(x.device), network.training
+            network.training = mode  # the wrapper's own: what the loop has frozen inside stays frozen
         low, high = self.threat.box
         if float(x.min()) < low - _SLACK or float(x.max()) > high + _SLACK:
             raise DataError(
@@ -123,9 +124,8 @@ def lightning(
         if stage == "fit":
             module.training_step = _stepping(module.training_step, lambda batch: term(network(module), *parts(batch)))
 
-    def end(trainer: Any, module: Any, stage: str) -> None:
-        if stage == "fit":
-            del module.training_step  # the class's own is behind it
+    def end(trainer: Any, module: Any, *_: Any, **__: Any) -> None:
+        vars(module).pop("training_step", None)  # the class's own is behind it
 
     def measure(trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if validation_steps:
@@ -133,7 +133,8 @@ def lightning(
             share = term.withstood(network(module), x, y, validation_steps)
             module.log("robust_accuracy", share, batch_size=len(x), sync_dist=trainer.world_size > 1)
 
-    return library.callbacks.LambdaCallback(setup=begin, teardown=end, on_validation_batch_end=measure)
+    ends = {"teardown": end, "on_exception": end}
+    return library.callbacks.LambdaCallback(setup=begin, on_validation_batch_end=measure, **ends)
 
 
 def _stepping(step: Callable[..., Any], extra: Callable[[Any], Tensor]) -> Callable[..., Any]:

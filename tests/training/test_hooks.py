@@ -49,7 +49,8 @@ def test_what_the_loop_has_frozen_stays_frozen():
     net, (x, y) = nn.Sequential(nn.BatchNorm2d(3), network()).train(), images()
     net[0].eval()
     hooks.Term(THREAT, mean=[0.5] * 3, std=[0.5] * 3)(net, 2 * x - 1, y)
-    assert net.training and not net[0].training
+    assert net.training
+    assert not net[0].training
     assert torch.equal(net[0].running_mean, torch.zeros(3))
 
 

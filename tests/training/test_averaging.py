@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import advreg
 from advreg.errors import ConfigError
-from advreg.training import averaging, eval_mode
+from advreg.training import averaging, eval_mode, recipes
 from advreg.training.policies import Moment
 from tests.training import small
 
@@ -123,6 +124,45 @@ def test_reestimated_an_average_answers_for_itself():
         averaging.reestimate(network, [x])
     with eval_mode(model), eval_mode(average.model):
         torch.testing.assert_close(average.model(x), model(x))
+
+
+def test_reestimating_leaves_the_route_alone_that_no_input_takes():
+    torch.manual_seed(0)
+    model, threat = recipes.split_batchnorm(small.network(), predictors=["1"]).train(), advreg.ThreatModel("linf", 0.1)
+    average = averaging.ema(model, decay=0.5)
+    for step in range(3):
+        recipes.ar_at()(model, torch.rand(6, 1, 8, 8), torch.arange(6) % 3, advreg.attacks.craft, threat).backward()
+        average.update(model, Moment(1, step, 3))
+    before = {route: recipes.merge_batchnorm(average.model, route).state_dict() for route in ("clean", "adv")}
+    averaging.reestimate(average.model, [torch.rand(8, 1, 8, 8)])
+    after = {route: recipes.merge_batchnorm(average.model, route).state_dict() for route in ("clean", "adv")}
+    assert all(torch.equal(before["clean"][name], value) for name, value in after["clean"].items())
+    assert not torch.equal(before["adv"]["1.running_mean"], after["adv"]["1.running_mean"])
+    assert torch.equal(average.model[1].predictor[1].running_mean, model[1].predictor[1].running_mean)
+    assert average.model[1].predictor[1].running_mean.any()
+
+
+def test_reestimating_on_nothing_changes_nothing():
+    torch.manual_seed(0)
+    model = small.network().train()
+    model(torch.rand(8, 1, 8, 8))
+    before = copy.deepcopy(model.state_dict())
+    averaging.reestimate(model, [])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert model[1].momentum == 0.1
+
+
+def test_reestimating_that_fails_leaves_modes_and_momentum():
+    def batches():
+        yield torch.rand(8, 1, 8, 8)
+        raise ZeroDivisionError
+
+    model = small.network().eval()
+    with pytest.raises(ZeroDivisionError):
+        averaging.reestimate(model, batches())
+    assert not any(module.training for module in model.modules())
+    assert model[1].momentum == 0.1
 
 
 def test_a_configuration_names_it():

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from advreg.training.choose import choose
+from advreg.training.modes import eval_mode
 from advreg.training.policies.contract import Moment
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -112,10 +114,11 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the statistics of BatchNorm to those of these inputs, attacked ones for a robust model; modes are restored.
 
     Averaged weights give activations that no statistics were ever taken of. Copies of the last ones come near and cost
-    nothing; these are exact.
+    nothing; these are taken of the averaged weights themselves: each batch's mean and variance, averaged over the batches.
 
     Args:
-        model: a network; without BatchNorm nothing happens.
+        model: a network. A BatchNorm that no input reaches, such as one of the clean route of `split_batchnorm`, keeps what
+            it has.
         batches: inputs ``(B, ...)``.
 
     Example:
@@ -124,9 +127,13 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         >>> model[0].running_mean.tolist()
         [0.5, 0.5]
     """
-    before = [(module, module.training) for module in model.modules()]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
     try:
-        update_bn(batches, model)
+        with eval_mode(model):  # which restores modes; inside it is `update_bn` that sets them
+            update_bn(batches, model)
     finally:
-        for module, training in before:
-            module.training = training
+        for norm, (momentum, statistics) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if not norm.num_batches_tracked:  # no input came by, but `update_bn` has reset it
+                norm.load_state_dict(statistics, strict=False)

@@ -93,6 +93,18 @@ def test_recipe_and_attack_must_go_together():
         Config().replace_with(["recipe.name=madry"])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["attack.name=stored", "policy.name=iaat", "policy.options.method=margin"],
+        ["policy.name=friendly", "attack.steps=7"],
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_what_can_go_together_is_allowed(changes):
+    assert Config().replace_with(["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", *changes])
+
+
 def test_nesterov_needs_sgd_with_momentum():
     with pytest.raises(ConfigError, match="nesterov"):
         Config().replace_with(["optimizer.nesterov=true", "optimizer.name=adam"])

@@ -16,7 +16,7 @@ PIECES = {
     "iaat": ["policy.name=iaat"],
     "ldes": ["policy.name=ldes"],
     "warmup": ["policy.name=warmup", "policy.options.share=0.9"],
-    "friendly": ["policy.name=friendly", "policy.options.steps=2"],
+    "friendly": ["policy.name=friendly", "policy.options.steps=2", "train.guard=warn"],
     "ema": ["average.name=ema", "average.options.decay=0.9", "average.reestimate=2"],
     "swa": ["average.name=swa", "average.options.start=0.3"],
     "awp": ["train.awp=0.01"],
@@ -36,7 +36,7 @@ PIECES = {
 @pytest.mark.parametrize("name", PIECES)
 def test_killed_and_resumed(data, tmp_path, name):
     def changed(out):
-        return small.config(data, out, *PIECES[name], "train.guard=repair", "train.guard_every=2", "train.epochs=2")
+        return small.config(data, out, "train.guard=repair", "train.guard_every=2", "train.epochs=2", *PIECES[name])
 
     def kill(event):
         if isinstance(event, events.Step) and (event.epoch, event.step) == (2, 3):
@@ -109,6 +109,10 @@ def test_free_takes_its_steps_on_every_batch(data, tmp_path):
         (["attack.name=stored", "attack.objective=dlr"], "leave it at 'auto'"),
         (["recipe.name=gradalign", "recipe.options.method=double", "train.compile=true"], "compiled model once"),
         (["average.reestimate=2"], "set it to 'ema' or 'swa'"),
+        (["attack.name=stored", "policy.name=iaat"], r"set policy\.options\.method = 'margin'"),
+        (["policy.name=friendly", "attack.name=fgsm"], "attack.name is 'fgsm'; set it to 'pgd'"),
+        (["policy.name=friendly", "attack.objective=dlr"], "attack.objective is 'dlr'; set it to 'auto'"),
+        (["policy.name=friendly", "train.guard=repair"], "train.guard is 'repair'; set it to 'warn' or 'off'"),
         (["average.name=ema", "average.options.decoy=0.9"], "Did you mean 'decay'?"),
         (["policy.name=iat"], "Did you mean 'iaat'?"),
         (["recipe.name=ar_at"], "split"),

@@ -115,6 +115,32 @@ def _average(config: Config) -> str | None:
     return "average.name is 'none', but there are options for it; set it to 'ema' or 'swa'"
 
 
+def _tested(config: Config) -> str | None:
+    testing = config.policy.name == "iaat" and config.policy.options.get("method") != "margin"
+    if not testing or config.attack.name != "stored":
+        return None
+    return (
+        "policy.name is 'iaat', whose tests would overwrite the perturbations of attack 'stored'; "
+        "set policy.options.method = 'margin'"
+    )
+
+
+def _friendly(config: Config) -> str | None:
+    if config.policy.name != "friendly":
+        return None
+    needs = (
+        ("attack.name", config.attack.name, ("pgd",)),
+        ("attack.objective", config.attack.objective, ("auto",)),
+        ("train.guard", config.train.guard, ("warn", "off")),
+    )
+    for key, given, allowed in needs:
+        if given not in allowed:
+            remedy = f"set it to {' or '.join(map(repr, allowed))}"
+            return f"policy.name is 'friendly', whose PGD takes the attack's place, and {key} is {given!r}; {remedy}"
+    return None
+
+
 _RULES: tuple[Rule, ...] = (
     _eps, _attack, _stored, _objective, _streamed, _start, _nesterov, _free, _awp, _mixed_labels, _twice, _average,
+    _tested, _friendly,
 )  # fmt: skip

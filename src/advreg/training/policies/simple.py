@@ -55,7 +55,7 @@ def friendly(
 ) -> Policy:
     """Attack with PGD that lets go of an example ``tau`` steps after it is first misclassified; ``tau`` grows from 0.
 
-    It takes the place of the configured attack.
+    It takes the place of the configured attack; in a run that is ``pgd``, and the guard cannot strengthen it.
 
     Args:
         steps, step_size, start: as for `advreg.training.inner.friendly`.

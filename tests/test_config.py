@@ -98,6 +98,10 @@ def test_recipe_and_attack_must_go_together():
     [
         ["attack.name=stored", "policy.name=iaat", "policy.options.method=margin"],
         ["policy.name=friendly", "attack.steps=7"],
+        ["policy.name=warmup", "attack.name=none", "recipe.name=standard"],
+        ["policy.name=warmup", "attack.name=n-fgsm"],
+        ["attack.name=n-fgsm", "attack.step_size=4/255"],
+        ["average.name=ema", "average.reestimate=2", "recipe.name=standard", "attack.name=none"],
     ],
     ids=lambda changes: " ".join(changes),
 )

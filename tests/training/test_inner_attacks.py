@@ -246,5 +246,7 @@ def test_a_configuration_names_them(model, batch):
     hinge = made(name="pgd", steps=2, objective="margin")(model, x, y, THREAT, seed=7)
     by_hand = craft(model, x, y, THREAT, steps=2, seed=7, objective=advreg.objectives.margin)
     assert torch.equal(hinge.x_adv, by_hand.x_adv)
+    for name in ("n-fgsm", "stored"):  # whose steps begin elsewhere; warnings are errors here
+        made(name=name, step_size=0.01)
     with pytest.warns(UserWarning, match="2 steps of 0.01 cannot reach eps = 0.1"):
         made(name="pgd", steps=2, step_size=0.01)

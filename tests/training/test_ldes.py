@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import advreg
+from advreg.errors import ThreatError
 from advreg.training import memory, policies
 from advreg.training.policies import Moment
 from advreg.training.policies.ldes import Learned
@@ -73,6 +74,12 @@ def test_it_starts_with_eps_for_all_and_keeps_its_bounds():
     assert (radii >= 0.5).all()
     assert (radii <= 3.0).all()
     assert radii.mean() < 0.6
+
+
+def test_bounds_lie_on_either_side_of_eps():
+    for least, most in ((1.0, 2.0), (1.5, 2.0), (-0.1, 2.0), (0.5, 1.0)):
+        with pytest.raises(ThreatError, match=f"least is {least}, most {most}; give bounds"):
+            policies.ldes(least=least, most=most)
 
 
 def test_resumed_it_goes_on_to_the_bit():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from advreg.config.document import Config
 
 _OWN_ATTACK = ("standard", "free")  # recipes that look at no attack: there is none, or it is in their own backward
+_STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # the others begin where they must
 
 Rule = Callable[["Config"], str | None]
 
@@ -67,9 +68,22 @@ def _streamed(config: Config) -> str | None:
 
 
 def _start(config: Config) -> str | None:
-    if config.attack.start != "gaussian" or config.attack.name == "pgd":
+    start, attack = config.attack.start, config.attack.name
+    homes = _STARTS.get(start, (attack,))
+    if attack in homes:
         return None
-    return f"attack.start is 'gaussian' and attack.name is {config.attack.name!r}; a gaussian start belongs to 'pgd'"
+    home = " or ".join(map(repr, homes))
+    return f"attack.start is {start!r} and attack.name is {attack!r}; a {start!r} start belongs to {home}"
+
+
+def _step_size(config: Config) -> str | None:
+    size, policy = config.attack.step_size, config.policy.name
+    if size == "auto" or config.attack.name != "n-fgsm" or policy == "fixed":
+        return None
+    return (
+        f"policy.name is {policy!r}, which moves eps, but attack.step_size is {size:.6g}, which 'n-fgsm' never cuts back; "
+        "set attack.step_size = 'auto'"
+    )
 
 
 def _nesterov(config: Config) -> str | None:
@@ -89,6 +103,13 @@ def _free(config: Config) -> str | None:
     }
     wrong = next((key for key, there in others.items() if there), None)
     return wrong and f"recipe.name is 'free', whose backward is its attack; it cannot go with {wrong}: leave that out"
+
+
+def _standard(config: Config) -> str | None:
+    policy = config.policy.name
+    if config.recipe.name != "standard" or policy not in ("iaat", "friendly", "ldes"):
+        return None
+    return f"recipe.name is 'standard', which nobody attacks, and policy.name is {policy!r}; set policy.name = 'fixed'"
 
 
 def _awp(config: Config) -> str | None:
@@ -113,6 +134,16 @@ def _average(config: Config) -> str | None:
     if config.average.name != "none" or not (config.average.reestimate or config.average.options):
         return None
     return "average.name is 'none', but there are options for it; set it to 'ema' or 'swa'"
+
+
+def _reestimate(config: Config) -> str | None:
+    if not config.average.reestimate:
+        return None
+    if config.recipe.name == "free":
+        return "recipe.name is 'free', without attacked inputs to measure statistics on; set average.reestimate = 0"
+    if config.train.freeze_batchnorm:
+        return "train.freeze_batchnorm keeps the statistics that would be measured again; set average.reestimate = 0"
+    return None
 
 
 def _tested(config: Config) -> str | None:
@@ -141,6 +172,6 @@ def _friendly(config: Config) -> str | None:
 
 
 _RULES: tuple[Rule, ...] = (
-    _eps, _attack, _stored, _objective, _streamed, _start, _nesterov, _free, _awp, _mixed_labels, _twice, _average,
-    _tested, _friendly,
+    _eps, _attack, _stored, _objective, _streamed, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
+    _twice, _average, _reestimate, _tested, _friendly,
 )  # fmt: skip

@@ -40,8 +40,8 @@ def iaat(
         smoothing: share of the aim in the new radius.
         warmup: share of training with the configured eps for all.
         most: largest radius, in eps.
-        method: ``"test"`` attacks twice more with the run's attack, which must be one without memory; ``"margin"`` compares with
-            the first-order distance to the decision, margin over the dual norm of its gradient, at one forward and one backward.
+        method: ``"test"`` attacks twice more with the run's attack, which must have no memory; ``"margin"`` compares with the
+            first-order distance to the decision, margin over the dual norm of its gradient, at one forward and one backward.
         examples: how many there are; 0 to find out on the way.
 
     Example:

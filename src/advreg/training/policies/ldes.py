@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from advreg.attacks.engine import Ask, query
+from advreg.errors import ThreatError
 from advreg.objectives import cross_entropy
 from advreg.threat import ThreatModel, per_example
 from advreg.training.memory import Rows, Saved
@@ -25,7 +26,7 @@ _PACE = 0.1  # share of the newest batch in the running mean and variance of the
 
 
 def ldes(
-    least: Weight = 0.0,
+    least: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     most: Annotated[float, Field(gt=1)] = 2.0,
     mu: Weight = 10.0,
     lr: Annotated[float, Field(gt=0)] = 0.1,
@@ -48,6 +49,9 @@ def ldes(
             dropout is compared with its own answer of the last time instead.
         examples: how many there are; 0 to find out on the way.
 
+    Raises:
+        ThreatError: bounds that eps does not lie between.
+
     Example:
         >>> policy, model = ldes(), nn.Linear(4, 3)
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
@@ -64,7 +68,9 @@ class Learned:
     """The policy that `ldes` makes; its memory is the network, running statistics, and answers by example id."""
 
     def __init__(self, least: float, most: float, mu: float, lr: float, samples: int, examples: int) -> None:
-        self.least, self.most, self.mu, self.lr, self.samples = min(least, 1.0), most, mu, lr, samples
+        if not 0 <= least < 1 < most:
+            raise ThreatError(f"least is {least}, most {most}; give bounds in eps with 0 <= least < 1 < most")
+        self.least, self.most, self.mu, self.lr, self.samples = least, most, mu, lr, samples
         self.network = _network((1 - self.least) / (most - self.least))
         self.statistics = torch.tensor([torch.nan, 1.0])
         self.examples = examples

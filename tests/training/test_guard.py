@@ -12,7 +12,7 @@ import advreg
 from advreg.attacks import pgd
 from advreg.config import AttackSection, Config
 from advreg.errors import TrainingError
-from advreg.training import adversary, events, guard, repair, session
+from advreg.training import adversary, events, guard, memory, repair, session
 from advreg.training.checkpoint import Progress
 from advreg.training.epoch import train_epoch
 from advreg.training.guard import Pulse
@@ -113,6 +113,39 @@ def test_going_back_restores_everything_but_the_place_in_the_schedule(data, tmp_
     full = made.scheduler.lr_lambdas[0](5) * made.config.optimizer.lr
     take_step(made, batches[3], START)
     assert made.optimizer.param_groups[0]["lr"] == pytest.approx(full / 2)
+
+
+def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels(data, tmp_path):
+    made = session.prepare(small.config(data, tmp_path / "run", "attack.name=stored", "recipe.name=pgi"))
+    made.model.eval()
+
+    def starts(epoch):
+        found = [made.attack(made.model, b.x, b.y, made.threat, ids=b.ids) for b in made.batches.epoch(epoch)]
+        return torch.cat([each.x_start for each in found])
+
+    starts(1)
+    memory.start_epoch(made.parts, 2)
+    healthy = repair.remember(made, Tally())
+    before = starts(2)
+    repair.roll_back(made, healthy)
+    assert torch.equal(before, starts(2))
+
+
+@pytest.mark.parametrize(
+    ("mode", "attack", "said"),
+    [
+        ("warn", ["attack.name=fgsm"], "none: train.guard = 'repair' would go back and on"),
+        ("warn", ["attack.name=stored", "recipe.name=pgi"], "none: no stronger attack follows 'stored'; try a lower"),
+        ("repair", ["attack.name=stored", "recipe.name=pgi"], "none: no stronger attack follows 'stored'; try a lower"),
+        ("repair", ["attack.steps=16"], "none: no stronger attack follows 'pgd-16'; try a lower optimizer.lr"),
+    ],
+)
+def test_what_cannot_be_mended_is_said_with_what_would_help(data, tmp_path, monkeypatch, mode, attack, said):
+    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    run = advreg.fit(guarded(data, tmp_path / "run", "attack.name=pgd", *attack, f"train.guard={mode}"))
+    lines = [line for line in run.read_log("metrics.jsonl") if line.get("event") == "guard"]
+    assert len(lines) == 1
+    assert lines[0]["action"].startswith(said)
 
 
 def scripted_pulse(model, x, y, threat):

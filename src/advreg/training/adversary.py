@@ -19,7 +19,7 @@ _MOST_STEPS = 16  # beyond these a stronger adversary costs more than it can men
 def stronger(section: AttackSection) -> AttackSection | None:
     """Return the next stronger attack: fgsm, then n-fgsm, then pgd with 2, 4, 8, 16 steps; None where it ends.
 
-    A recipe that needs its own attack keeps it.
+    A recipe that needs its own attack, ``stored`` or ``none``, keeps it.
 
     Example:
         >>> stronger(AttackSection("fgsm")).name, stronger(AttackSection("n-fgsm")).steps
@@ -43,7 +43,7 @@ class Adversary:
     """
 
     def __init__(self, section: AttackSection, make: Callable[[AttackSection], Attack]) -> None:
-        self.make = make
+        self.make, self.epoch = make, 1
         self._become(section)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> Found:
@@ -67,6 +67,7 @@ class Adversary:
 
     def start_epoch(self, epoch: int) -> None:
         """Let the attack hear that this epoch, 1 for the first, begins."""
+        self.epoch = epoch
         memory.start_epoch(self._inside, epoch)
 
     def share(self) -> None:
@@ -84,6 +85,7 @@ class Adversary:
 
     def _become(self, section: AttackSection) -> None:
         self.section, self._attack = section, self.make(section)
+        memory.start_epoch(self._inside, self.epoch)  # made in the middle of one; what it then remembers is of that epoch
 
     @property
     def _inside(self) -> dict[str, object]:

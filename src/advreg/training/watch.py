@@ -10,7 +10,7 @@ import torch
 
 from advreg.errors import TrainingError
 from advreg.training import distributed
-from advreg.training.adversary import stronger
+from advreg.training.adversary import Adversary, stronger
 from advreg.training.events import Guarded, OnEvent, Step
 from advreg.training.guard import Pulse
 from advreg.training.repair import remember, roll_back, slow_down
@@ -93,10 +93,7 @@ class Watch:
     def _mend_overfitting(self, said: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
         attack = self.session.attack
         if self.healthy is None or stronger(attack.section) is None:
-            remedy = (
-                "train.guard = 'repair' would go back and on" if self.healthy is None else "try a lower optimizer.lr"
-            )
-            self._say(step, "catastrophic overfitting", said, f"none: {remedy}", figures)
+            self._say(step, "catastrophic overfitting", said, f"none: {_remedy(attack)}", figures)
             return tally
         roll_back(self.session, self.healthy)
         attack.strengthen()
@@ -115,6 +112,13 @@ class Watch:
 def _paid(before: Tally, now: Tally) -> Tally:
     """Return an earlier tally with the passes that were spent since: what is taken back was paid for."""
     return replace(before, forwards=now.forwards, backwards=now.backwards)
+
+
+def _remedy(attack: Adversary) -> str:
+    """Say what would help against overfitting where the guard does nothing about it."""
+    if stronger(attack.section) is None:
+        return f"no stronger attack follows {str(attack)!r}; try a lower optimizer.lr, or pgd with more steps"
+    return "train.guard = 'repair' would go back and on"
 
 
 def _diverged(session: Session, what: str) -> TrainingError:

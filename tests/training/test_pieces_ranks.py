@@ -10,10 +10,13 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
 import advreg
-from advreg.training import policies
+from advreg.ranks import Ranks
+from advreg.training import memory, policies, repair, session
 from advreg.training.memory import Rows
 from advreg.training.perturbation import uphill
 from advreg.training.policies import Moment
+from advreg.training.step import Tally
+from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
 
@@ -46,6 +49,20 @@ def shared(rows: slice) -> Tensor:
     return memory.values
 
 
+def gone_back(rank: int, folder: str) -> Tensor:
+    """Return the radii that a process knows after its epoch was rolled back to where each had written a row of its own."""
+    data = small.write_data(Path(folder, f"{rank}.npz"))
+    config = small.config(data, Path(folder, "run"), "policy.name=iaat")
+    made = session.prepare(config, Ranks(rank, 2))
+    radii = made.policy.radii  # type: ignore[attr-defined]  # that of iaat
+    radii.write(torch.tensor([rank]), torch.tensor([rank + 2.0]))
+    healthy = repair.remember(made, Tally())
+    radii.write(torch.tensor([rank + 2]), torch.tensor([9.0]))
+    repair.roll_back(made, healthy)
+    memory.share(made.parts)
+    return radii.values[:5]
+
+
 def _rank(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -57,7 +74,7 @@ def _rank(rank: int, folder: str) -> None:
         both.write(torch.tensor([0]), torch.tensor([7.0]))
     both.share()
     assert both.values.tolist() == [7.0, 0.0], "the latest word counts, not what another said before"
-    torch.save(learned(slice(3 * rank, 3 * rank + 3)), f"{folder}/{rank}")
+    torch.save({**learned(slice(3 * rank, 3 * rank + 3)), "back": gone_back(rank, folder)}, f"{folder}/{rank}")
     distributed.destroy_process_group()
 
 
@@ -78,7 +95,11 @@ def test_processes_agree_to_the_bit(together):
     assert all(torch.equal(together[0][name], together[1][name]) for name in together[0])
 
 
+def test_going_back_loses_nothing_that_a_process_alone_had_written(together):
+    assert [part["back"].tolist() for part in together] == [[2.0, 3.0, 1.0, 1.0, 1.0]] * 2
+
+
 def test_two_learn_what_one_does(together, alone):
-    assert alone.keys() == together[0].keys()
+    assert {*alone, "back"} == together[0].keys()
     for name, value in alone.items():
         torch.testing.assert_close(together[0][name], value, atol=1e-6, rtol=1e-5)

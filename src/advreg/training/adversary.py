@@ -85,7 +85,7 @@ class Adversary:
 
     def _become(self, section: AttackSection) -> None:
         self.section, self._attack = section, self.make(section)
-        memory.start_epoch(self._inside, self.epoch)  # made in the middle of one; what it then remembers is of that epoch
+        memory.start_epoch(self._inside, self.epoch)  # it may be made in the middle of one
 
     @property
     def _inside(self) -> dict[str, object]:

@@ -141,7 +141,7 @@ def start_epoch(parts: Mapping[str, object], epoch: int) -> None:
 
 
 def share(parts: Mapping[str, object]) -> None:
-    """Let the ranks of a distributed run tell each other what their parts remember: once an epoch, on every rank."""
+    """Let the ranks of a distributed run tell each other what their parts remember: every so often, on every rank."""
     for part in parts.values():
         if isinstance(part, Shares):
             part.share()

@@ -29,7 +29,8 @@ class Healthy:
 
 
 def remember(session: Session, tally: Tally) -> Healthy:
-    """Return a copy of what training now is."""
+    """Return a copy of what training now is, the same on every rank, each of which must ask."""
+    memory.share(session.parts)  # what is restored counts as shared: a row that one rank alone knows would stay with it
     states = session.model.state_dict(), session.optimizer.state_dict(), memory.states(_parts(session))
     return Healthy(*copy.deepcopy(states), tally)
 

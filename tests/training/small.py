@@ -20,7 +20,7 @@ def write_data(path: Path, n: int = 120) -> Path:
     return path
 
 
-def network() -> nn.Module:
+def network(classes: int = 3) -> nn.Module:
     """Return a network with everything that has state or draws numbers: BatchNorm and dropout."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),
@@ -28,7 +28,7 @@ def network() -> nn.Module:
         nn.ReLU(),
         nn.Flatten(),
         nn.Dropout(0.2),
-        nn.Linear(4 * 8 * 8, 3),
+        nn.Linear(4 * 8 * 8, classes),
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import advreg
 from advreg.errors import DataError
-from advreg.training import recipes
+from advreg.training import inner, recipes, session
 from advreg.training.mixing import cutmix
+from advreg.training.policies import Moment
+from advreg.training.step import take_step
 from tests.training import small
 
 IDS = torch.arange(50)
@@ -95,6 +99,21 @@ def test_other_recipes_take_mixed_labels_too(name):
     loss = recipes.named(name, options)(net, x, y, advreg.attacks.craft, advreg.ThreatModel("linf", 0.1))
     loss.backward()
     assert torch.isfinite(loss)
+
+
+def test_labels_are_as_wide_as_the_answer_of_a_network_that_knows_more_classes(data, tmp_path):
+    made = session.prepare(small.config(data, tmp_path / "run", "data.cutmix=true", "model.options.classes=5"))
+    made.model.train()
+    seen = []
+
+    def attack(model, x, y, threat, **options):
+        seen.append(y)
+        return inner.Untouched(x)
+
+    take_step(replace(made, attack=attack), next(made.batches.epoch(1)), Moment(1, 0, 15))
+    assert seen[0].shape == (20, 5)
+    torch.testing.assert_close(seen[0][:, :3].sum(1), torch.ones(20))
+    assert (seen[0] != seen[0].round()).any(), "some are mixed"
 
 
 def test_what_cannot_be_mixed_is_refused_in_one_line():

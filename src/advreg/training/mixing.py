@@ -23,7 +23,7 @@ def cutmix(
         x: images ``(B, C, H, W)``.
         y: labels ``(B,)``.
         ids: example ids ``(B,)``, to which windows belong.
-        classes: how many there are.
+        classes: how many there are, as many as the network has outputs.
         seed: a seed for each epoch or step.
         window: side of the window in pixels (20 of 32 in data augmentation for robustness); by default it covers a uniform
             share of the image. At the border it is cut.

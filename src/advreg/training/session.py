@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -33,6 +33,7 @@ class Session:
     """The parts of a run; what changes during training is the state of model, optimizer, scheduler and `parts`.
 
     Attributes:
+        outputs: how many classes the model tells apart; the data may have fewer.
         asked: the model as training asks it: compiled, where it shall be; what is measured and kept is the plain one.
         lesson: the recipe's loss as a module around that, which `fit` spreads over processes where there are several.
     """
@@ -40,6 +41,7 @@ class Session:
     config: Config
     device: torch.device
     model: nn.Module
+    outputs: int
     asked: nn.Module
     lesson: nn.Module
     recipe: Recipe
@@ -119,13 +121,15 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
     attack = Adversary(config.attack, _attacks(config, batches))
     policy = policies.named(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
-    models.check_model(model, train.tensors(n=8)[0].to(device), len(train.classes))
+    sample = train.tensors(n=8)[0].to(device)
+    models.check_model(model, sample, len(train.classes))
     asked = _asked(config, model)
     optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
     return Session(
         config=config,
         device=device,
         model=model,
+        outputs=_outputs(model, sample),
         asked=asked,
         lesson=Lesson(asked, recipe),
         recipe=recipe,
@@ -211,6 +215,11 @@ def _model(config: Config, device: torch.device) -> nn.Module:
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place; torch omits its type
     return model.to(device)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, x: Tensor) -> int:
+    return int(model(x).shape[1])
 
 
 def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:

@@ -101,7 +101,7 @@ def _task(session: Session, part: Batch, moment: Moment) -> _Task:
         x = x.to(memory_format=torch.channels_last)
     if config.data.cutmix:
         seed = runtime.derived_seed(config.seed, "cutmix", moment.epoch)
-        x, y = cutmix(x, y, part.ids, classes=len(session.batches.dataset.classes), seed=seed)
+        x, y = cutmix(x, y, part.ids, classes=session.outputs, seed=seed)
     with runtime.autocast(session.device, config.train.precision):
         attack, threat = session.policy(session.asked, x, y, part.ids, session.attack, session.threat, moment)
     attack = _at_step(for_examples(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))

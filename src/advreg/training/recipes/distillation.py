@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg import models
-from advreg.errors import ConfigError
+from advreg.errors import ConfigError, ModelError
 from advreg.threat import ThreatModel
 from advreg.training.modes import eval_mode
 from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, divergence, full, worst_case
@@ -44,7 +44,7 @@ def distill(
 
     Raises:
         ConfigError: no teacher.
-        ModelError, WeightsError: a teacher that cannot be loaded.
+        ModelError, WeightsError: a teacher that cannot be loaded, or, when called, one of another number of classes.
 
     Example:
         >>> import advreg
@@ -72,6 +72,9 @@ def distill(
 def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """Return ``T^2 KL(softmax(z_teacher / T) || softmax(z / T))``, the batch's mean; gradients keep their size as T grows.
 
+    Raises:
+        ModelError: a teacher of another number of classes.
+
     Example:
         >>> z = torch.tensor([[1.0, 2.0]])
         >>> lesson(z, z).item()
@@ -79,6 +82,10 @@ def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
 
     Reference: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
+    if z_teacher.shape != z.shape:
+        raise ModelError(
+            f"a teacher has {z_teacher.shape[1]} classes, the network has {z.shape[1]}; give a teacher of the same classes"
+        )
     return temperature**2 * divergence(full(z_teacher) / temperature, full(z) / temperature).mean()
 
 

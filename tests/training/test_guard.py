@@ -12,7 +12,7 @@ import advreg
 from advreg.attacks import pgd
 from advreg.config import AttackSection, Config
 from advreg.errors import TrainingError
-from advreg.training import adversary, events, guard, memory, repair, session
+from advreg.training import adversary, estimate, events, guard, memory, repair, session
 from advreg.training.checkpoint import Progress
 from advreg.training.epoch import train_epoch
 from advreg.training.guard import Pulse
@@ -235,6 +235,51 @@ def test_a_run_that_diverges_goes_back_and_goes_slower(data, tmp_path):
     kept = torch.load(run / "checkpoint.pt", weights_only=True)
     assert kept["scheduler"]["base_lrs"] == [0.05 / 8]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept["model"].values())
+
+
+class Silent(small.Fuse):
+    """Learns as if nothing were wrong while it answers NaN in eval mode, after some steps: weights as finite as ever."""
+
+    def forward(self, z):
+        self.seen += self.training
+        return z if self.training or self.seen <= self.forwards else z * float("nan")
+
+
+def silent(forwards=7):
+    return torch.nn.Sequential(small.network(), Silent(forwards))
+
+
+@pytest.mark.parametrize(("forwards", "steps"), [(7, [3, 4, 5]), (9, [5])])
+def test_finite_weights_that_answer_nan_are_a_divergence_too(data, tmp_path, forwards, steps):
+    network = ["model.name=tests.training.test_guard:silent", f"model.options.forwards={forwards}"]
+    run = advreg.fit(guarded(data, tmp_path / "run", *network, "train.guard_every=1", "train.epochs=2"))
+    lines = [line for line in run.read_log("metrics.jsonl") if "event" in line]
+    assert [(line["epoch"], line["step"], line["trouble"]) for line in lines] == [(2, k, "divergence") for k in steps]
+    assert lines[0]["said"] == f"the network answers NaN or infinity after step {steps[0]} of epoch 2"
+
+
+def test_an_estimate_does_not_mind_where_its_steps_lead(data, tmp_path):
+    network = ["model.name=tests.training.test_guard:silent", "model.options.forwards=2"]
+    assert estimate.estimated_seconds(session.prepare(guarded(data, tmp_path / "run", *network)), 1) > 0
+
+
+class Masked(torch.nn.Module):
+    """Has a buffer of -inf that is meant to be so, as attention has."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = small.network()
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    def forward(self, x):
+        return self.network(x) @ self.mask.exp()
+
+
+@pytest.mark.parametrize("mode", ["off", "repair"])
+def test_a_constant_of_infinity_is_no_divergence(data, tmp_path, mode):
+    changes = ["model.name=tests.training.test_guard:Masked", "train.epochs=1", f"train.guard={mode}"]
+    run = advreg.fit(guarded(data, tmp_path / "run", *changes))
+    assert [line.get("event") for line in run.read_log("metrics.jsonl")] == [None]
 
 
 def test_a_run_that_diverges_again_and_again_is_given_up(data, tmp_path):

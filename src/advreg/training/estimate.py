@@ -37,7 +37,8 @@ def estimated_seconds(session: Session, epochs: int) -> float:
     """Return the seconds that ``epochs`` more epochs will take, validation included.
 
     The steps are taken by a copy of the model, and each epoch seeds its own random draws, so a run that was estimated
-    ends with the same bytes as one that was not.
+    ends with the same bytes as one that was not. What is validated is no copy that has taken steps: such may diverge, which
+    is the guard's to mend.
     """
     rehearsal = session.rehearsal()
     train_mode(rehearsal.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
@@ -45,7 +46,7 @@ def estimated_seconds(session: Session, epochs: int) -> float:
     moment = Moment(1, 0, session.config.train.epochs * session.steps)
     steps = [_timed(session, lambda batch=batch: take_step(rehearsal, batch, moment)) for batch in batches]  # type: ignore[misc]
     step = median(steps[1:] or steps)  # the first one warms up
-    return epochs * (step * session.steps + _validation_seconds(rehearsal))
+    return epochs * (step * session.steps + _validation_seconds(session))
 
 
 def _validation_seconds(session: Session) -> float:
@@ -53,7 +54,7 @@ def _validation_seconds(session: Session) -> float:
         return 0.0
     some = session.held.select(range(min(CHUNK, len(session.held))))
     steps = session.config.train.validation_steps
-    seconds = _timed(session, lambda: validate(session.model, some, session.adversary, steps))
+    seconds = _timed(session, lambda: validate(session.kept, some, session.adversary, steps))
     return seconds * len(session.held) / len(some)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from advreg.errors import TrainingError
 from advreg.training import distributed
 from advreg.training.adversary import Adversary, stronger
 from advreg.training.events import Guarded, OnEvent, Step
 from advreg.training.guard import Pulse
+from advreg.training.modes import eval_mode
 from advreg.training.repair import remember, roll_back, slow_down
 from advreg.training.session import Session
 from advreg.training.step import Tally
@@ -32,6 +35,7 @@ class Watch:
         self.session, self.guard, self.epoch, self.emit = session, session.guard, epoch, emit
         self.steps = session.steps
         self.log: list[dict[str, Any]] = []
+        self.meant = set(_not_finite(session.model))  # what is so before any step: the -inf of an attention's mask
         if self.guard.probes and self.guard.memory.best is None:
             self.guard.begin(self._pulse())
         self.healthy = remember(session, Tally()) if self.guard.mode == "repair" else None
@@ -60,10 +64,19 @@ class Watch:
         """Say what is no longer finite: what is not must never reach a checkpoint."""
         if not math.isfinite(tally.loss):
             return f"the loss is {tally.loss} at epoch {self.epoch}, step {step}"
-        state = self.session.model.state_dict() if thorough else {}
-        broken = (name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
-        name = next(broken, None)
-        return name and f"{name} holds NaN or infinity after step {step} of epoch {self.epoch}"
+        return self._overflow(f"after step {step} of epoch {self.epoch}") if thorough else None
+
+    def _overflow(self, when: str) -> str | None:
+        name = next((name for name in _not_finite(self.session.model) if name not in self.meant), None)
+        if name is not None:
+            return f"{name} holds NaN or infinity {when}"
+        return None if self._answers() else f"the network answers NaN or infinity {when}"
+
+    def _answers(self) -> bool:
+        """Whether the network's answers are finite: finite weights can be so large that their products are not."""
+        with eval_mode(self.session.model) as model, torch.no_grad():
+            finite = bool(torch.isfinite(model(self.guard.x)).all())
+        return bool(distributed.of_first(finite, device=self.session.device)[0])
 
     def _mend_divergence(self, said: str, tally: Tally, step: int) -> Tally:
         if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:
@@ -107,6 +120,11 @@ class Watch:
         self.emit(Guarded(self.epoch, step, trouble, said, action))
         where = {"event": "guard", "epoch": self.epoch, "step": step}
         self.log.append({**where, "trouble": trouble, "said": said, "action": action, **(figures or {})})
+
+
+def _not_finite(model: nn.Module) -> Iterator[str]:
+    """Yield the names of weights and buffers that hold NaN or infinity."""
+    return (name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all()))
 
 
 def _paid(before: Tally, now: Tally) -> Tally:

@@ -22,6 +22,16 @@ def test_steepest_step_attains_the_dual_norm(norm: str) -> None:
     torch.testing.assert_close(length, torch.ones_like(length))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e-24, 1e-38])
+def test_l2_steps_have_length_one_however_small_the_gradient(dtype: torch.dtype, size: float) -> None:
+    g = (size * torch.randn(8, 3, 4, 4, dtype=torch.float64)).to(dtype)
+    g[0] = 0
+    length = ThreatModel("l2", 1.0).distance(ThreatModel("l2", 1.0).steepest(g), torch.zeros_like(g))
+    expected = (g != 0).flatten(1).any(1).double()
+    torch.testing.assert_close(length, expected, atol=8 * torch.finfo(dtype).eps, rtol=0)
+
+
 def test_l1_step_moves_the_largest_coordinate_that_the_box_lets_move() -> None:
     g, a = torch.tensor([[5.0, -4.0, 3.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.5, 1.0]])
     threat = ThreatModel("l1", 0.2)
@@ -57,6 +67,8 @@ def test_a_radius_for_each_example() -> None:
         (lambda: ThreatModel("linf", float("nan")), "finite number >= 0"),
         (lambda: ThreatModel("linf", 8.0), "wider than the box"),
         (lambda: ThreatModel("l2", 1.0, box=(1.0, 0.0)), "first value must be below"),
+        (lambda: ThreatModel("l2", 1.0, box=(0.0, float("inf"))), "give finite ends, as wide as the input needs"),
+        (lambda: ThreatModel("l2", 1.0, box=(float("nan"), 1.0)), "give finite ends, as wide as the input needs"),
         (lambda: ThreatModel.parse("linf=0.1"), "write norm:eps"),
         (lambda: ThreatModel.parse("lin:0.1"), "Did you mean 'linf'"),
         (lambda: ThreatModel.parse("linf:eight"), "such as linf:8/255"),

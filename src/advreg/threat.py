@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal, get_args
@@ -34,7 +35,7 @@ class ThreatModel:
         box: lowest and highest valid value of an input.
 
     Raises:
-        ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty box.
+        ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty or endless box.
 
     Example:
         >>> threat = ThreatModel("linf", eps=8 / 255)
@@ -52,6 +53,8 @@ class ThreatModel:
             known = ", ".join(NORMS)
             raise ThreatError(f"norm is {self.norm!r}; allowed: {known}.{did_you_mean(str(self.norm), NORMS)}")
         low, high = self.box
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ThreatError(f"box is ({low:g}, {high:g}); give finite ends, as wide as the input needs: (-1e3, 1e3)")
         if not low < high:
             raise ThreatError(f"box is ({low}, {high}); its first value must be below its second")
         eps = torch.as_tensor(self.eps, dtype=torch.float64)
@@ -147,8 +150,10 @@ class ThreatModel:
             return g.sign()
         flat = g.flatten(1)
         if self.norm == "l2":
-            length: Tensor = flat.norm(dim=1, keepdim=True)
-            return (flat / length.clamp_min(1e-30)).view_as(g)
+            largest = flat.abs().amax(1, keepdim=True)
+            scaled = flat / torch.where(largest > 0, largest, 1.0)  # squares of small numbers are zero
+            length: Tensor = scaled.norm(dim=1, keepdim=True)
+            return (scaled / length.clamp_min(1.0)).view_as(g)
         size = flat.abs()
         held = torch.zeros_like(flat, dtype=torch.bool) if a is None else self._held(flat, a.flatten(1))
         top = torch.where(held, -1.0, size).argmax(1, keepdim=True)
@@ -193,9 +198,13 @@ class ThreatModel:
         return per_example(eps.expand(len(x)), x)
 
     def _radius(self, x: Tensor) -> Tensor:
-        """Eps less what rounding ``x + offset`` can add to the norm: ``(B, 1)``."""
+        """Eps less what rounding ``x + offset`` can add to the norm: ``(B, 1)``.
+
+        Rounding goes by the values that the point may have, which a wide box says nothing about.
+        """
         unit = torch.finfo(x.dtype).eps / 2
         spread: float = {"linf": 1.0, "l2": x[0].numel() ** 0.5, "l1": float(x[0].numel())}[self.norm]
-        largest = max(abs(self.box[0]), abs(self.box[1]))
         eps = torch.as_tensor(self.eps, dtype=torch.float64, device=x.device).expand(len(x))
+        widest = max(abs(self.box[0]), abs(self.box[1]))
+        largest = (x.flatten(1).abs().amax(1).double() + eps).clamp_max(widest)
         return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]

@@ -23,7 +23,7 @@ class Sparse:
         box: lowest and highest valid value of an input.
 
     Raises:
-        ThreatError: negative eps, an empty box.
+        ThreatError: negative eps, an empty or endless box.
 
     Example:
         >>> x = torch.zeros(1, 3)
@@ -38,8 +38,7 @@ class Sparse:
     def __post_init__(self) -> None:
         if not bool((torch.as_tensor(self.eps) >= 0).all()):
             raise ThreatError(f"eps is {self.eps}; give how many values may change, 0 or more")
-        if not self.box[0] < self.box[1]:
-            raise ThreatError(f"box is {self.box}; its first value must be below its second")
+        ThreatModel("l2", 0.0, self.box)  # refuses a box that is none
 
     def with_eps(self, eps: float | Tensor) -> Sparse:
         """Return the same threat model with another count."""

@@ -56,6 +56,17 @@ def test_float32_points_are_inside_when_measured_in_float64(norm: str, eps: floa
     assert threat.contains(threat.random_start(x, torch.arange(64), 0), x, tol=0.0).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("width", [10.0, 1e6, 1e30])
+def test_a_wide_box_takes_nothing_from_the_radius(norm: str, width: float) -> None:
+    threat = ThreatModel(norm, EPS[norm], box=(-width, width))
+    x, a = draw(7, torch.float32, 2.0, (64, 3, 32, 32))
+    for scale in (1.0, 1e-3, min(width, 100.0)):
+        p = threat.project(scale * x + a, scale * x)
+        assert threat.contains(p, scale * x, tol=0.0).all()
+        assert (threat.distance(p, scale * x) > 0.99 * EPS[norm]).all()
+
+
 def test_l2_projection_meets_the_sphere_and_l1_the_face() -> None:
     x, a = draw(5, torch.float64, 5.0)
     for norm in ("l2", "l1"):
@@ -70,3 +81,12 @@ def test_exact_l1_projection_is_nearer_than_ball_then_clip() -> None:
     exact, shortcut = threat.project(a, x), unboxed.project(a, x).clamp(0, 1)
     nearer = (a - exact).flatten(1).norm(dim=1) < (a - shortcut).flatten(1).norm(dim=1) - 1e-6
     assert nearer.float().mean() > 0.9
+
+
+def test_a_rows_projection_does_not_know_its_batch() -> None:
+    for reach in (0.01, 0.2, 1.0, 30.0):
+        x, a = draw(13, torch.float64, reach, (64, 1, 28, 28))
+        for eps in (0.5, 2.0, 5.0):
+            threat = ThreatModel("l2", eps)
+            alone = torch.cat([threat.project(a[i : i + 1], x[i : i + 1]) for i in range(len(x))])
+            torch.testing.assert_close(alone, threat.project(a, x), atol=1e-14, rtol=0)

@@ -20,7 +20,8 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     """Project onto ``{||d||_2 <= radius, low <= d <= high}``.
 
     The solution is ``clamp(s d, low, high)`` with the largest ``s <= 1`` that fits the ball. Each pass solves for ``s`` with
-    the clamped coordinates fixed; ``s`` only grows, so the clamped set only grows, and it ends after a handful of passes.
+    the clamped coordinates fixed; ``s`` only grows, so the clamped set only grows, and it ends after a handful of passes:
+    when no row changes any more, so that a row does not notice how many passes the others need.
     """
     size, room = d.abs(), torch.where(d > 0, high, -low)
     scale: Tensor = (radius / size.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
@@ -29,7 +30,7 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
         left = radius.square() - torch.where(free, 0.0, room).square().sum(1, keepdim=True)
         spread = torch.where(free, size, 0.0).square().sum(1, keepdim=True)
         grown = (left.clamp_min(0.0) / spread.clamp_min(1e-30)).sqrt().clamp_max(1.0).maximum(scale)
-        if bool((grown <= scale * (1 + 1e-7)).all()):
+        if bool((grown <= scale).all()):
             break
         scale = grown
     return torch.where(d > 0, 1.0, -1.0) * (size * scale).minimum(room)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advreg import recipes
 from advreg.config import Config
 
 
@@ -30,6 +31,11 @@ def network(classes: int = 3) -> nn.Module:
         nn.Dropout(0.2),
         nn.Linear(4 * 8 * 8, classes),
     )
+
+
+def split() -> nn.Module:
+    """Return a network whose head normalises one value an example, which takes two examples at least."""
+    return recipes.split_batchnorm(network(), predictors=["1"])
 
 
 def smooth() -> nn.Module:

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import advreg
-from advreg.errors import ModelError
-from advreg.training import recipes
+from advreg.errors import ConfigError, ModelError
+from advreg.training import recipes, session
+from advreg.training.estimate import try_out
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -157,3 +158,23 @@ def test_the_adversary_meets_the_robust_route_whatever_the_caller_chose(batch):
         recipes.advprop()(model, *batch, attack, THREAT)
         assert model[1].route == "clean"
     assert seen == ["adv"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [["train.batch_size=33"], ["train.batch_size=10", "train.accumulate=4"]],
+    ids=["the last of 100 images", "the last of each batch"],
+)
+def test_one_example_alone_is_refused_before_any_training_where_it_cannot_be_normalised(data, tmp_path, changes):
+    split = ["model.name=tests.training.small:split", "recipe.name=ar_at"]
+    with pytest.raises(ConfigError, match=r"100 training images .* leave one example alone") as error:
+        advreg.fit(small.config(data, tmp_path / "run", *split, *changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    without = small.config(data, tmp_path / "run", *changes)  # BatchNorm2d has many values of one example
+    try_out(session.prepare(without))
+
+
+def test_parts_of_several_examples_are_tried_out_as_they_are(data, tmp_path):
+    split = ["model.name=tests.training.small:split", "recipe.name=ar_at"]
+    try_out(session.prepare(small.config(data, tmp_path / "run", *split, "train.accumulate=4")))

@@ -8,6 +8,9 @@ from itertools import islice
 from statistics import median
 
 from advreg import runtime
+from advreg.data.loader import own_part
+from advreg.errors import AdvregError, ConfigError
+from advreg.imports import first_line
 from advreg.training.modes import train_mode
 from advreg.training.policies import Moment
 from advreg.training.session import Session
@@ -25,12 +28,37 @@ def try_out(session: Session) -> bool:
         Whether some weight got no gradient.
 
     Raises:
-        AdvregError: whatever model, recipe, policy and attack have against each other.
+        AdvregError: whatever model, recipe, policy and attack have against each other, or against one example alone.
     """
-    rehearsal = session.rehearsal()
-    train_mode(rehearsal.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
-    take_step(rehearsal, session.batches.first(_EXAMPLES), Moment(1, 0, session.config.train.epochs * session.steps))
+    rehearsal, train = session.rehearsal(), session.config.train
+    train_mode(rehearsal.model, freeze_batchnorm=train.freeze_batchnorm)
+    moment = Moment(1, 0, train.epochs * session.steps)
+    take_step(rehearsal, session.batches.first(_EXAMPLES * train.accumulate), moment)
+    if _smallest_part(session) == 1:
+        _try_one(rehearsal, moment)
     return any(weight.requires_grad and weight.grad is None for weight in rehearsal.model.parameters())
+
+
+def _smallest_part(session: Session) -> int:
+    """Return how few examples some process learns from at once: of the last batch, or of the last part of any."""
+    world, rows = session.ranks.world, session.batches.rows(1)
+    shares = [own_part(batch, (rank, world))[0] for batch in (rows[0], rows[-1]) for rank in range(world)]
+    return min(len(part) for share in shares for part in share.chunk(session.config.train.accumulate))
+
+
+def _try_one(rehearsal: Session, moment: Moment) -> None:
+    """Refuse what the network cannot do, though it can learn from several: to normalise the one value of one example."""
+    train = rehearsal.config.train
+    try:
+        take_step(rehearsal, rehearsal.batches.first(1), moment)
+    except AdvregError:
+        raise
+    except (ValueError, RuntimeError) as cause:
+        raise ConfigError(
+            f"{len(rehearsal.batches.dataset)} training images with train.batch_size = {train.batch_size}, in "
+            f"{train.accumulate * rehearsal.ranks.world} part(s), leave one example alone, from which the network cannot learn "
+            f"({first_line(cause)}); change train.batch_size, train.accumulate or data.validation"
+        ) from cause
 
 
 def estimated_seconds(session: Session, epochs: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import bpda, numerics
+from advreg.diagnosis import bpda, numerics, pictures
 from advreg.diagnosis.adapt import samples_needed
 from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
 from advreg.diagnosis.graph import dead_modules, flat_operations
@@ -21,6 +22,7 @@ from advreg.diagnosis.run import answered
 from advreg.diagnosis.subject import Subject
 from advreg.diagnosis.symptoms import rises
 from advreg.diagnosis.trace import traced
+from advreg.evaluation.verdict import Check
 
 from . import planted
 from .conftest import TINY, digits
@@ -146,6 +148,36 @@ def test_a_backward_that_lies_is_told_from_finite_differences() -> None:
     assert lying.verdict == "fail"
     assert lying.measured == pytest.approx(1.0)
     assert lying.cause == "wrong gradients"
+
+
+class Clamped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0.0, 1.0)
+
+
+class Strict(nn.Module):
+    """Takes nothing that is no picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x < 0).any() or (x > 1).any()):
+            raise ValueError("not in [0, 1]")
+        return x
+
+
+@pytest.mark.parametrize("front", [Clamped, Strict])
+@pytest.mark.parametrize("check", [numerics.slope, numerics.reach])
+def test_slopes_are_taken_inside_the_box(front: type[nn.Module], check: Callable[[Subject], Check]) -> None:
+    honest, lying = (check(subject(planted.masked(front(), part, planted.plain()))) for part in (nn.Identity(), Liar()))
+    assert honest.verdict == "pass", honest.says
+    assert honest.measured is not None
+    assert honest.measured < (1e-6 if check is numerics.slope else 0.1)
+    assert lying.verdict == "fail"
+
+
+def test_pictures_are_drawn_inside_the_box() -> None:
+    strict = subject(planted.masked(Strict(), planted.plain()))
+    assert len(pictures.line(strict, 0)["attack"]) == len(pictures.line(strict, 0)["t"])
+    assert pictures.surface(strict, 0)["margin"]
 
 
 def test_a_scale_free_loss_does_not_move() -> None:

@@ -139,12 +139,16 @@ def reach(subject: Subject) -> Check:
 
 
 def _slopes(model: nn.Module, x: Tensor, y: Tensor, subject: Subject, h: float) -> tuple[Tensor, Tensor]:
-    """Return the margin's slopes along random signs by autograd, and by central differences of length ``h``: ``(D, B)``."""
-    g = gradients(model, x, y, margin)
+    """Return the margin's slopes along random signs by autograd, and by differences of length ``h``: ``(D, B)``.
+
+    Both are taken between points of the box: outside it a model may clamp, or refuse, and no attack goes there.
+    """
+    g, (low, high) = gradients(model, x, y, margin), subject.threat.box
     ids = subject.ids[: len(x)]
     told, found = [], []
     for k in range(_DIRECTIONS):
         d = noise.signs(ids, tuple(x.shape[1:]), subject.seed, 8000 + k, x.dtype).to(x.device)
-        told.append((g * d).flatten(1).sum(1))
-        found.append((margins(model, x + h * d, y) - margins(model, x - h * d, y)) / (2 * h))
+        up, down = (x + h * d).clamp(low, high), (x - h * d).clamp(low, high)
+        told.append((g * (up - down)).flatten(1).sum(1) / (2 * h))
+        found.append((margins(model, up, y) - margins(model, down, y)) / (2 * h))
     return torch.stack(told), torch.stack(found)

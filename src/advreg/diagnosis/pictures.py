@@ -114,13 +114,17 @@ def _directions(subject: Subject, row: int) -> tuple[Tensor, Tensor, Tensor, Ten
     return x, y, change, drawn * change.norm() / drawn.norm().clamp_min(1e-30)
 
 
+def _inside(subject: Subject, points: Tensor, y: Tensor) -> Tensor:
+    """Return the margin at points brought into the box: a model may refuse what lies outside it."""
+    low, high = subject.threat.box
+    return margins(subject.model, points.clamp(low, high), y)
+
+
 def line(subject: Subject, row: int) -> dict[str, Any]:
     """Return the margin along the attack's change and along a random one; 1 is the whole change, above 0 is misclassified."""
     x, y, change, drawn = _directions(subject, row)
     t = _ALONG.to(x).view(-1, *[1] * (x.ndim - 1))
-    along = {
-        name: margins(subject.model, x + t * d, y.expand(len(t))) for name, d in (("attack", change), ("random", drawn))
-    }
+    along = {name: _inside(subject, x + t * d, y.expand(len(t))) for name, d in (("attack", change), ("random", drawn))}
     return {"id": int(subject.probes()[row]), "t": _rounded(_ALONG), **{k: _rounded(v) for k, v in along.items()}}
 
 
@@ -129,5 +133,5 @@ def surface(subject: Subject, row: int) -> dict[str, Any]:
     x, y, change, drawn = _directions(subject, row)
     t = torch.linspace(-1.0, 2.0, _SIDE).to(x)
     up, across = (a.reshape(-1, *[1] * (x.ndim - 1)) for a in torch.meshgrid(t, t, indexing="ij"))
-    z = margins(subject.model, x + across * change + up * drawn, y.expand(_SIDE * _SIDE))
+    z = _inside(subject, x + across * change + up * drawn, y.expand(_SIDE * _SIDE))
     return {"id": int(subject.probes()[row]), "t": _rounded(t), "margin": _rounded(z.view(_SIDE, _SIDE))}

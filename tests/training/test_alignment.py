@@ -53,7 +53,7 @@ def test_double_backward_is_the_derivative_of_the_value():
     net, (x, y) = smooth(), batch()
     _, slope = value_and_slope(net, x, y, method="double")
     torch.manual_seed(2)
-    beside = THREAT.random_start(x, torch.zeros(6, dtype=torch.int64), recipes.contract.drawn_seed())
+    beside = THREAT.random_start(x, torch.arange(6), recipes.contract.drawn_seed())
 
     def gradient(point):
         leaf = point.clone().requires_grad_()
@@ -97,6 +97,16 @@ def test_dead_and_tiny_gradients_are_no_nan(method):
     value, slope = value_and_slope(net, x, y, method=method)
     assert value == 0
     assert torch.isfinite(slope).all()
+
+
+def test_each_example_has_a_point_beside_it_of_its_own():
+    net, x, asked = smooth(), torch.full((6, 8), 0.5, dtype=torch.float64), []
+    net.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach()))
+    misalignment(net, x, torch.arange(6) % 3, THREAT, method="double")
+    here, beside = asked
+    assert torch.equal(here, x)
+    assert THREAT.contains(beside, x).all()
+    assert len(beside.unique(dim=0)) == 6
 
 
 def test_recipe_adds_it_to_any_other():

@@ -25,8 +25,8 @@ def gradalign(
 ) -> Recipe:
     """Keep one-step attacks honest: ``CE(f(x_adv), y) + weight (1 - cos(g(x), g(x + eta)))``, ``g`` the input gradient.
 
-    ``eta`` is a random point of the ball. Made for one step from the clean point, FGSM, where training on it alone would
-    overfit to the step.
+    ``eta`` is a random point of the ball, another one for each example. Made for one step from the clean point, FGSM, where
+    training on it alone would overfit to the step.
 
     Args:
         weight: weight of the misalignment; 0.2 at linf 8/255 on CIFAR-10.
@@ -85,7 +85,8 @@ def misalignment(
         raise ModelError(
             "gradalign cannot differentiate a compiled model twice; set method = finite, or do not compile"
         )
-    beside = threat.random_start(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), drawn_seed())
+    places = torch.arange(len(x), device=x.device)  # a recipe knows no ids
+    beside = threat.random_start(x, places, drawn_seed())
     with eval_mode(model), torch.autocast(x.device.type, enabled=False):
         here = _gradient(model, x, y)
         there = _gradient(model, beside, y, follow=method == "double")

@@ -124,10 +124,35 @@ def test_a_broken_image_is_skipped_where_that_is_wanted(damaged):
         assert train.to("cpu").fingerprint() == inside.fingerprint()
 
 
-def test_a_batch_of_nothing_but_broken_images_is_refused(damaged):
+@pytest.mark.filterwarnings("ignore:.*is skipped")
+def test_a_batch_of_nothing_but_broken_images_is_left_out(damaged):
     train, _ = stream(f"folder:{damaged}?size=8&broken=skip")
-    with pytest.raises(DataError, match="nothing but broken images"):
-        list(Batches(train.select([broken_row(train)]), 4, seed=0).epoch(1))
+    broken = broken_row(train)
+    alone = list(Batches(train, 1, seed=0).epoch(1))
+    assert sorted(int(batch.ids) for batch in alone) == [row for row in range(12) if row != broken]
+    assert all(batch.weight == 1 for batch in alone)
+    together = [list(Batches(train, 2, seed=0, part=(rank, 2)).epoch(1)) for rank in (0, 1)]
+    assert [len(part) for part in together] == [6, 6], "the others wait for this one in every step"
+    assert [len(batch.y) for part in together for batch in part if not batch.weight] == [1]
+    assert sorted(int(batch.ids) for part in together for batch in part if batch.weight) == sorted(
+        int(batch.ids) for batch in alone
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*is skipped")
+def test_nothing_but_broken_images_is_refused(damaged):
+    train, _ = stream(f"folder:{damaged}?size=8&broken=skip")
+    only = train.select([broken_row(train)])
+    for read in (only.tensors, lambda: only.to("cpu"), lambda: list(Batches(only, 4, seed=0).epoch(1))):
+        with pytest.raises(DataError, match="1 streamed images of 8x8, 3 classes>: nothing but broken images"):
+            read()
+
+
+@pytest.mark.filterwarnings("ignore:.*is skipped")
+def test_the_first_examples_are_the_first_that_can_be_read(damaged):
+    train, _ = stream(f"folder:{damaged}?size=8&broken=skip")
+    rows = [broken_row(train), 3, 5]
+    assert Batches(train.select(rows), 4, seed=0).first(1).ids.tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import torch
 
 import advreg
 from advreg.config import Config
+from advreg.data import stream
 from advreg.training import events
+from advreg.training.validation import hold_out
 from tests.data.test_stream import write_folder
 from tests.training import small
 from tests.training.test_distributed import compare
@@ -99,3 +101,15 @@ def test_a_streamed_run_learns_what_one_in_memory_does(imagenet, tmp_path):
     streamed = advreg.fit(imagenet(tmp_path / "streamed", "data.crop=center"))
     inside = advreg.fit(imagenet(tmp_path / "inside", "data.stream=false", "data.workers=0", "data.crop=center"))
     assert outcome(streamed.path) == outcome(inside.path)
+
+
+@pytest.mark.filterwarnings("ignore:.*is skipped")
+def test_a_first_image_and_a_whole_batch_that_are_broken_end_no_run(tmp_path):
+    name = f"folder:{write_folder(tmp_path / 'photos', n=6)}?size=16&broken=skip"
+    changes = ["data.stream=true", f"data.name={name}", "data.validation=6", "train.batch_size=1", "train.epochs=2"]
+    config = small.config(tmp_path, tmp_path / "run", "model.name=tests.training.test_scale:tiny_resnet", *changes)
+    config = config.replace_with(["model.options.num_classes=3", "model.options.pretrained=false"])
+    hold_out(stream(name)[0], 6, config.seed)[0].paths[0].write_bytes(b"broken")
+    run = advreg.fit(config)
+    assert [(line["step"], line["examples"]) for line in run.read_log("metrics.jsonl")] == [(12, 11), (24, 11)]
+    assert run.read_json("model.json")["shape"] == [3, 16, 16]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from advreg.data.augment import Augment
 from advreg.data.dataset import Dataset, Device, to_float
-from advreg.data.stream import Crop, Reader, Streamed, read_batches
+from advreg.data.stream import Crop, Reader, Streamed, nothing_readable, read_batches
 from advreg.errors import DataError
 
 _SHARE = 0.5  # of the free memory of a device that data may take; the rest is for the training
@@ -88,15 +88,35 @@ class Batches:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch; every example comes once."""
+        """Yield the batches of an epoch; every example comes once, and a batch of which nothing can be read is left out.
+
+        Raises:
+            DataError: a broken image that is not to be skipped, or nothing but broken ones.
+        """
         mine = [own_part(rows, self.part) for rows in self.rows(number)]
+        some = False
         for (images, rows), (_, weight) in zip(self._images([rows for rows, _ in mine], number), mine, strict=True):
-            yield self._batch(images, rows, weight, number)
+            if len(rows):
+                some = True
+                yield self._batch(images, rows, weight, number)
+            elif self.part[1] > 1:
+                yield replace(
+                    self.first(1), weight=0.0
+                )  # the other processes wait in this step for one that counts for nothing
+        if not (some or self.part[1] > 1):
+            raise nothing_readable(self.dataset)
 
     def first(self, n: int) -> Batch:
-        """Return the first examples of the data set, fewer where there are fewer."""
-        rows = torch.arange(min(n, len(self.dataset)))
-        return self._batch(*next(self._images([rows], 0)), 1.0, 0)
+        """Return the first examples of the data set that can be read, fewer where there are fewer.
+
+        Raises:
+            DataError: a broken image that is not to be skipped, or nothing but broken ones.
+        """
+        for rows in torch.split(torch.arange(len(self.dataset)), n):
+            images, kept = next(self._images([rows], 0))
+            if len(kept):
+                return self._batch(images, kept, 1.0, 0)
+        raise nothing_readable(self.dataset)
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return the rows of each batch of an epoch, whole, in order."""

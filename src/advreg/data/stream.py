@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from advreg import noise
 from advreg.data.dataset import Dataset, Device, to_float
-from advreg.data.images import opened, pixels
+from advreg.data.images import GREY, opened, pixels
 from advreg.errors import DataError
 
 _STREAM = 0xD080000  # far from the streams of attacks, which count from 0, and of other augmentations
@@ -61,18 +61,28 @@ class Streamed:
     def tensors(self, n: int | None = None, start: int = 0) -> tuple[Tensor, Tensor]:
         """Read up to ``n`` examples from ``start`` on: pixels float32 in [0, 1] and labels, as `Dataset.tensors` returns."""
         rows = list(range(len(self)))[start : None if n is None else start + n]
-        images, kept = Reader(self)[rows].unwrapped()
-        return to_float(images), self.labels[rows][kept]
+        images, labels = self._read(rows)
+        return to_float(images), labels
 
     def to(self, device: Device) -> Dataset:
         """Read everything into memory, and move it to a device."""
-        images, kept = Reader(self)[range(len(self))].unwrapped()
-        return Dataset(images, self.labels[kept], self.classes, self.name, self.split).to(device)
+        return Dataset(*self._read(list(range(len(self)))), self.classes, self.name, self.split).to(device)
+
+    def _read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        images, kept = Reader(self)[rows].unwrapped()
+        if not kept:
+            raise nothing_readable(self)
+        return images, self.labels[rows][kept]
+
+
+def nothing_readable(dataset: Streamed | Dataset) -> DataError:
+    """Return what to raise where all images that are wanted are broken."""
+    return DataError(f"{dataset!r}: nothing but broken images; repair or remove them")
 
 
 @dataclass(frozen=True)
 class Read:
-    """What came of reading a batch: images and the places in the batch they belong to, or why there are none."""
+    """What came of reading a batch: images and the places in the batch they belong to, or why it is refused."""
 
     images: Tensor | None
     kept: list[int]
@@ -80,10 +90,10 @@ class Read:
     problem: str = ""
 
     def unwrapped(self) -> tuple[Tensor, list[int]]:
-        """Return images ``(n, C, size, size)`` and their places in the batch.
+        """Return images ``(n, C, size, size)``, none where all are broken and skipped, and their places in the batch.
 
         Raises:
-            DataError: a broken image that is not to be skipped, or nothing but such.
+            DataError: a broken image that is not to be skipped.
         """
         for said in self.skipped:
             warnings.warn(f"{said}; it is skipped", UserWarning, stacklevel=3)
@@ -119,9 +129,11 @@ class Reader:
                 if not self.dataset.skip:
                     return Read(None, [], [], str(error))
                 skipped.append(str(error))
-        if not images:
-            return Read(None, [], [], f"{self.dataset!r}: a batch of nothing but broken images; {skipped[0]}")
-        return Read(torch.stack(images), kept, skipped)
+        return Read(torch.stack(images) if images else self._none(), kept, skipped)
+
+    def _none(self) -> Tensor:
+        channels, size = 1 if self.dataset.mode == GREY else 3, self.dataset.size
+        return torch.empty(0, channels, size, size, dtype=torch.uint8)
 
     def _image(self, row: int) -> Tensor:
         with opened(self.dataset.paths[row]) as image:

@@ -43,9 +43,12 @@ def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dic
     watch = Watch(session, epoch, emit)
     tally = Tally()
     replayed = (batch for batch in session.batches.epoch(epoch) for _ in range(session.replays))
+    step = 0
     for step, batch in enumerate(replayed, 1):
         moment = Moment(epoch, (epoch - 1) * session.steps + step - 1, session.config.train.epochs * session.steps)
         tally = watch.seen(tally.plus(take_step(session, batch, moment)), step)
+    if step < session.steps:  # batches of broken images are left out; the end is looked at all the same
+        tally = watch.seen(tally, session.steps)
     memory.share(session.parts)
     distributed.share_buffers(session.model)
     _reestimate(session, epoch)

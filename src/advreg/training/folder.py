@@ -59,10 +59,9 @@ def noted_changes(run: RunFolder) -> dict[str, Any]:
 def _model_spec(session: Session) -> dict[str, Any]:
     """Return what builds the network again, without its weights."""
     spec: dict[str, Any] = vars(session.model)["advreg_spec"]
-    data = session.batches.dataset
     return {
         "schema": "advreg/model@1",
         **spec,
-        "classes": list(data.classes),
-        "shape": list(data.tensors(n=1)[0].shape[1:]),
+        "classes": list(session.batches.dataset.classes),
+        "shape": list(session.guard.x.shape[1:]),
     }

@@ -121,15 +121,15 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
     attack = Adversary(config.attack, _attacks(config, batches))
     policy = policies.named(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
-    sample = train.tensors(n=8)[0].to(device)
-    models.check_model(model, sample, len(train.classes))
+    guard = _guard(config, train, device, threat)
+    models.check_model(model, guard.x, len(train.classes))
     asked = _asked(config, model)
     optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
     return Session(
         config=config,
         device=device,
         model=model,
-        outputs=_outputs(model, sample),
+        outputs=_outputs(model, guard.x[:1]),
         asked=asked,
         lesson=Lesson(asked, recipe),
         recipe=recipe,
@@ -141,7 +141,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
         held=None if held is None else held.to(device),
         optimizer=optimizer,
         scheduler=scheduler,
-        guard=_guard(config, train, device, threat),
+        guard=guard,
         ranks=ranks,
     )
 

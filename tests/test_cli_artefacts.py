@@ -43,6 +43,14 @@ def test_a_figure_below_its_threshold_is_status_one(measured: Path, tmp_path: Pa
     assert 'failures="1"' in (tmp_path / "j.xml").read_text()
 
 
+def test_a_figure_that_its_diagnosis_calls_unreliable_is_status_one(measured: Path) -> None:
+    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": "linf-0.1-quick@1", "n": 10}
+    (measured / "diagnosis.json").write_text(json.dumps(told | {"robust_accuracy": 0.5}))
+    status, said = invoke("report", measured, "--fail-under", "robust=0.1", "--json")
+    assert status == 1
+    assert "UNRELIABLE" in json.loads(said)["cases"][0]["problem"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a network that was not trained."""

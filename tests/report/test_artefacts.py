@@ -81,6 +81,38 @@ def test_an_unreliable_figure_reaches_no_threshold(tmp_path: Path) -> None:
     assert "UNRELIABLE" in case.problem
 
 
+def diagnosed(run: Path, **changes: object) -> Path:
+    """A run folder with a figure, and a diagnosis that calls it UNRELIABLE."""
+    write_evaluation(run, results(ID, "linf", 0.1, 0.9), shown=0)
+    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": ID, "n": 10, "robust_accuracy": 0.9}
+    (run / "diagnosis.json").write_text(json.dumps(told | changes))
+    return run
+
+
+def test_a_diagnosis_of_this_very_figure_counts_wherever_the_figure_does(tmp_path: Path) -> None:
+    facts = read.run(diagnosed(tmp_path / "a"))
+    found = report.cases(facts, [report.Threshold("robust", 0.1), report.Threshold("clean", 0.1)])
+    assert ["UNRELIABLE" in case.problem for case in found] == [True, False]
+    assert 'failures="1"' in report.junit(facts, found)
+    assert "| Verdict | UNRELIABLE |" in report.model_card(facts)
+    assert report.comparison([tmp_path / "a"])[0].verdict == "UNRELIABLE"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"claim": "pgd-40"}, {"claim": "linf-0.2-quick@1"}, {"model": {"sha256": "another"}}]
+)
+def test_a_diagnosis_of_another_figure_or_of_other_weights_does_not(tmp_path: Path, changes: dict[str, object]) -> None:
+    (facts,) = read.run(diagnosed(tmp_path / "a", **changes)).evaluations
+    assert facts.verdict is None
+
+
+def test_a_verdict_that_no_diagnosis_gives_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"diagnosis\.json: 'verdict' is 'GOOD', must be one of TRUSTED, SUSPECT, UNRELIABLE"
+    ):
+        read.run(diagnosed(tmp_path / "a", verdict="GOOD"))
+
+
 @pytest.mark.parametrize("text", ["robust", "robust=high", "robust=45", "robst=0.4", "robust=nan"])
 def test_a_threshold_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--fail-under was given"):

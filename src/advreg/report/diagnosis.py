@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from advreg.report import read
 from advreg.report.facts import Interval
-from advreg.report.record import Record, load
+from advreg.report.record import Record
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, drawing, inline
 
-FILE, SCHEMA = "diagnosis.json", "advreg/diagnosis@1"
 SIZE = (6.2, 2.9)
 GROUPS = {
     "A": "Symptoms",
@@ -86,10 +86,9 @@ def section(run: Path | str) -> Section | None:
     Raises:
         RunError: the file is damaged.
     """
-    file = Path(run) / FILE
-    if not file.is_file():
+    record = read.diagnosis(run)
+    if record is None:
         return None
-    record = load(file, SCHEMA)
     adapted = record.record("adapted") if record.has("adapted") else None
     causes = record.values.get("causes")
     return Section(
@@ -103,7 +102,7 @@ def section(run: Path | str) -> Section | None:
         adapted=adapted.share("robust_accuracy") if adapted else None,
         means=str(adapted.values.get("means", "")) if adapted else "",
         attempts=[_attempt(row) for row in adapted.rows("attempts")] if adapted else [],
-        drawings=drawings(Record(record.facts("pictures"), file)),
+        drawings=drawings(Record(record.facts("pictures"), record.file)),
     )
 
 

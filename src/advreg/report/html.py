@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -80,16 +80,14 @@ def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
 def page(run: RunFacts) -> str:
     """The report of one run as HTML text, the same bytes for the same facts."""
     budget = GALLERY_BYTES // max(1, len(run.evaluations))
-    found = diagnosis.section(run.path)
-    judged = [_judged(facts, found) for facts in run.evaluations]
-    sections = [_section(run, facts, place, budget) for place, facts in enumerate(judged, start=1)]
+    sections = [_section(run, facts, place, budget) for place, facts in enumerate(run.evaluations, start=1)]
     return render(
         "template.html.j2",
         run=run,
         sections=sections,
         training=Markup(charts.training(run.epochs, "training", run.events)),
         train_commands=words.commands(run, None),
-        diagnosis=found,
+        diagnosis=diagnosis.section(run.path),
         model=list(flat(run.model)),
         environment=list(flat(run.environment or _first_environment(run))),
     )
@@ -136,11 +134,6 @@ def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> 
         cards=cards(facts, budget),
         commands=words.commands(run, facts),
     )
-
-
-def _judged(facts: EvaluationFacts, found: diagnosis.Section | None) -> EvaluationFacts:
-    """An evaluation has the verdict of the diagnosis of this very figure, where there is one: it knows more."""
-    return replace(facts, verdict=found.verdict) if found is not None and found.claim == facts.protocol else facts
 
 
 def _first_environment(run: RunFacts) -> Facts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,8 @@ def run(folder: Path | str) -> RunFacts:
     if not path.is_dir():
         raise RunError(f"no run folder at {path}; give one that `advreg train` or `advreg evaluate` wrote")
     epochs, events = _metrics(path / "metrics.jsonl")
-    evaluations = [_evaluation(file.parent) for file in sorted(path.glob("evaluation/*/results.json"))]
+    told = diagnosis(path)
+    evaluations = [_judged(_evaluation(file.parent), told) for file in sorted(path.glob("evaluation/*/results.json"))]
     if not epochs and not evaluations:
         raise RunError(f"{path} holds neither metrics.jsonl nor evaluation/*/results.json; train or evaluate first")
     return RunFacts(
@@ -68,6 +69,16 @@ def run(folder: Path | str) -> RunFacts:
         model=load_or_empty(path / "model.json"),
         environment=load_or_empty(path / "environment.json"),
     )
+
+
+def diagnosis(folder: Path | str) -> Record | None:
+    """Read what a diagnosis wrote into a run folder; None where there was none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    file = Path(folder) / "diagnosis.json"
+    return load(file, schema="advreg/diagnosis@1") if file.is_file() else None
 
 
 def short_name(protocol: str) -> str:
@@ -115,9 +126,6 @@ def _finite(line: Facts, key: str) -> float | None:
 
 def _evaluation(folder: Path) -> EvaluationFacts:
     results = load(folder / "results.json", schema="advreg/results@1")
-    verdict = results.text("verdict") if results.has("verdict") else None
-    if verdict not in (None, *VERDICTS):
-        raise results.damaged("verdict", f"null or one of {', '.join(VERDICTS)}")
     return EvaluationFacts(
         protocol=results.text("protocol"),
         threat=_threat(results.record("threat")),
@@ -134,7 +142,7 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         forwards=results.count_or_none("forwards"),
         backwards=results.count_or_none("backwards"),
         seconds=results.number_or_none("seconds"),
-        verdict=verdict,
+        verdict=_verdict(results) if results.has("verdict") else None,
         flags=results.facts("flags"),
         checks=tuple(_check(row) for row in results.rows("checks")),
         model=results.facts("model"),
@@ -145,6 +153,22 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         norms=_norms(folder / "norms.json"),
         fallen=ledger.read(folder / "ledger.jsonl", _names(results)),
     )
+
+
+def _verdict(record: Record) -> str:
+    verdict = record.text("verdict")
+    if verdict not in VERDICTS:
+        raise record.damaged("verdict", f"one of {', '.join(VERDICTS)}")
+    return verdict
+
+
+def _judged(facts: EvaluationFacts, told: Record | None) -> EvaluationFacts:
+    """An evaluation has the verdict of the diagnosis of this very figure, where there is one: it knows more."""
+    if told is None or told.text("claim") != facts.protocol:
+        return facts
+    weights = told.facts("model").get("sha256"), facts.model.get("sha256")
+    other = None not in weights and weights[0] != weights[1]  # a network trained again since
+    return facts if other else replace(facts, verdict=_verdict(told))
 
 
 def _names(results: Record) -> list[str]:

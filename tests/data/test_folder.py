@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import advreg
+from advreg.data import stream
 from advreg.data.images import pixels
 from advreg.data.split import is_test
 from advreg.errors import DataError
@@ -57,22 +58,51 @@ def test_a_new_image_moves_no_other(pets):
 @pytest.mark.parametrize("held", ["test", "val"])
 def test_given_parts_are_kept(tmp_path, held):
     for part, colour in (("train", 5), (held, 9)):
-        _flat(tmp_path / part / "a" / "x.png", colour, "L")
+        for name in ("a", "b"):
+            _flat(tmp_path / part / name / "x.png", colour, "L")
     train, test = advreg.load_data(f"folder:{tmp_path}")
     assert (int(train.images[0, 0, 0, 0]), int(test.images[0, 0, 0, 0])) == (5, 9)
-    assert train.images.shape == (1, 1, 6, 6)
+    assert train.images.shape == (2, 1, 6, 6)
+
+
+@pytest.mark.parametrize(("beside", "said"), [("valid", "beside it is valid/"), (None, "beside it is nothing")])
+@pytest.mark.parametrize("load", [advreg.load_data, stream])
+def test_a_training_part_without_a_test_part_is_no_class(tmp_path, beside, said, load):
+    for part in filter(None, ("train", beside)):
+        for k, name in enumerate(_names("train", 4) + _names("test", 4)):
+            _flat(tmp_path / part / ("cat", "dog")[k % 2] / name, 5, "L")
+    with pytest.raises(DataError, match=rf"train/ holds classes, and {said}; allowed: test/ or val/ beside") as caught:
+        load(f"folder:{tmp_path}?size=6")
+    assert "\n" not in str(caught.value)
+
+
+def test_train_may_be_the_name_of_a_class(tmp_path):
+    for name in [*_names("train", 9), *_names("test", 9), *map("{}.png".format, range(40))]:
+        _flat(tmp_path / "train" / name, 5, "L")
+        _flat(tmp_path / "bus" / name, 5, "L")
+    assert advreg.load_data(f"folder:{tmp_path}")[0].classes == ("bus", "train")
+
+
+@pytest.mark.parametrize("load", [advreg.load_data, stream])
+def test_one_class_is_nothing_to_tell_apart(tmp_path, load):
+    for name in _names("train", 4) + _names("test", 4):
+        _flat(tmp_path / "cat" / name, 5, "L")
+    with pytest.raises(DataError, match="'cat' is the only class with training images; give two or more"):
+        load(f"folder:{tmp_path}?size=6")
 
 
 def test_size_and_mode_are_options_of_the_name(tmp_path):
-    _flat(tmp_path / "train" / "a" / "x.png", 7, "L", (30, 20))
-    _flat(tmp_path / "test" / "a" / "y.jpg", 7, "L", (9, 50))
+    for name in ("a", "b"):
+        _flat(tmp_path / "train" / name / "x.png", 7, "L", (30, 20))
+        _flat(tmp_path / "test" / name / "y.jpg", 7, "L", (9, 50))
     train, test = advreg.load_data(f"folder:{tmp_path}?size=8&mode=rgb")
-    assert train.images.shape == test.images.shape == (1, 3, 8, 8)
+    assert train.images.shape == test.images.shape == (2, 3, 8, 8)
     assert (train.images == 7).all()
 
 
 def test_a_colour_image_anywhere_makes_all_of_them_colour(tmp_path):
-    _flat(tmp_path / "train" / "a" / "x.png", 7, "L")
+    for name in ("a", "b"):
+        _flat(tmp_path / "train" / name / "x.png", 7, "L")
     _flat(tmp_path / "test" / "a" / "y.png", (1, 2, 3))
     train, test = advreg.load_data(f"folder:{tmp_path}")
     assert train.images.shape[1] == test.images.shape[1] == 3

@@ -35,7 +35,8 @@ def folder(
         The training set and the test set.
 
     Raises:
-        DataError: no such folder, no images, a broken image, or classes that the training part does not have.
+        DataError: no such folder, no images, a broken image, ``train`` with neither ``test`` nor ``val`` beside it, fewer than
+            two classes, or classes that the training part does not have.
     """
     root = Path(path).expanduser()
     _check_options(size, mode, broken)
@@ -77,6 +78,10 @@ def _classes(root: Path, train: Listing, test: Listing) -> list[str]:
     unknown = sorted({label for _, label in test} - set(classes))
     if unknown:
         raise DataError(f"{root}: class {unknown[0]!r} has test images but no training images")
+    if len(classes) < 2:
+        raise DataError(
+            f"{root}: {classes[0]!r} is the only class with training images; give two or more, one folder each"
+        )
     return classes
 
 
@@ -104,6 +109,12 @@ def _split(root: Path) -> tuple[Listing, Listing]:
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     if (root / "train").is_dir() and tests:
         return _listing(root / "train"), _listing(tests[0])
+    if _folders(root / "train"):
+        beside = ", ".join(f"{folder.name}/" for folder in _folders(root) if folder.name != "train") or "nothing"
+        raise DataError(
+            f"{root}: train/ holds classes, and beside it is {beside}; allowed: test/ or val/ beside train/, "
+            f"or the classes directly in {root.name}/"
+        )
     images = _listing(root)
     train: Listing = []
     test: Listing = []
@@ -116,12 +127,15 @@ def _split(root: Path) -> tuple[Listing, Listing]:
 
 
 def _listing(root: Path) -> Listing:
-    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(image, folder.name) for folder in classes for image in _images(folder)]
+    found = [(image, folder.name) for folder in _folders(root) for image in _images(folder)]
     if not found:
         raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
     # by hash, not by class: whoever measures the first n must meet every class
     return sorted(found, key=lambda item: digest(item[0].relative_to(root).as_posix()))
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
 
 
 def _images(root: Path) -> list[Path]:

@@ -99,10 +99,8 @@ class Batches:
             if len(rows):
                 some = True
                 yield self._batch(images, rows, weight, number)
-            elif self.part[1] > 1:
-                yield replace(
-                    self.first(1), weight=0.0
-                )  # the other processes wait in this step for one that counts for nothing
+            elif self.part[1] > 1:  # the others wait in this step, if only for an example that counts for nothing
+                yield replace(self.first(1), weight=0.0)
         if not (some or self.part[1] > 1):
             raise nothing_readable(self.dataset)
 

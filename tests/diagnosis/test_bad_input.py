@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg.diagnosis import diagnose
-from advreg.errors import DataError, ModelError
+from advreg.errors import DataError, ModelError, ThreatError
 
 from . import planted
 from .conftest import TINY, Diagnose, digits
@@ -73,6 +73,21 @@ def test_data_that_do_not_fit_are_refused_in_one_line() -> None:
     x, y = digits(8)
     with pytest.raises(DataError, match="divide images by 255"):
         diagnose(planted.plain(), (x * 255, y), THREAT)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "said"),
+    [
+        ("linf", 0.0, "linf:0 allows no change"),
+        ("l2", 0.0, "l2:0 allows no change"),
+        ("linf", torch.full((8,), 0.1), "one number for all"),
+    ],
+)
+def test_a_radius_that_cannot_be_diagnosed_is_refused_in_one_line(
+    norm: advreg.threat.Norm, eps: float | Tensor, said: str
+) -> None:
+    with pytest.raises(ThreatError, match=said):
+        diagnose(planted.plain(), digits(8), advreg.ThreatModel(norm, eps), budget=TINY)
 
 
 class Learning(nn.Module):

@@ -25,7 +25,7 @@ from advreg.diagnosis.pictures import pictures
 from advreg.diagnosis.probes import are_probabilities
 from advreg.diagnosis.result import Diagnosis
 from advreg.diagnosis.subject import QUICK, Budget, Subject, evaluated, right_of
-from advreg.errors import ModelError
+from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.verdict import Check, causes, skipped
 from advreg.imports import first_line
@@ -95,7 +95,7 @@ def diagnose(
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
         data: a data set, or a pair ``(x, y)``.
-        threat: norm and eps, one number for all examples.
+        threat: norm and eps, one number above 0 for all examples.
         n: examples, from the first; all where there are fewer.
         quick: fewer examples, queries and questions: under a minute for MNIST networks on two cores.
         budget: how much to spend, instead of what ``quick`` or its absence stands for.
@@ -110,6 +110,7 @@ def diagnose(
         A `Diagnosis`.
 
     Raises:
+        ThreatError: an eps of 0, or one for each example.
         ModelError, DataError: a model that does not run, or data that do not fit it.
         RunError: ``out`` cannot be read or written.
 
@@ -122,6 +123,7 @@ def diagnose(
     Reference: Carlini et al., "On evaluating adversarial robustness", 2019, and the papers named in docs/diagnose.md.
     """
     began = time.perf_counter()
+    _refuse_radius(threat)
     with evaluated(model) as trains:
         subject, claim = subject_of(model, data, threat, n, budget or (QUICK if quick else Budget()), seed, out)
         ask = _asker(claim, on_progress)
@@ -198,6 +200,18 @@ def _claim(
     sha256 = models.describe(model)["sha256"]
     kept = from_ledger(out, sha256, examples.sha256, threat, len(examples))
     return kept or measured(model, x, y, threat, ids, seed)
+
+
+def _refuse_radius(threat: ThreatModel) -> None:
+    eps = torch.as_tensor(threat.eps)
+    if eps.ndim:
+        raise ThreatError(
+            f"eps is a tensor of {len(eps)}; a diagnosis needs one number for all: diagnose each radius by itself"
+        )
+    if not float(eps):
+        raise ThreatError(
+            f"{threat.norm}:0 allows no change, and no figure to doubt; give an eps above 0, as linf:8/255"
+        )
 
 
 def _refuse_unusable(model: nn.Module, x: Tensor) -> None:

@@ -14,6 +14,7 @@ from advreg.attacks.apgd import apgd, apgd_targeted, on_sphere
 from advreg.attacks.apgd_l1 import sparse_rule, sparse_sign
 from advreg.attacks.apgd_rule import checkpoints, momentum_rule
 from advreg.attacks.engine import Rule, State, begin
+from advreg.attacks.judge import Deputy
 from advreg.errors import DataError, ModelError, ThreatError
 from advreg.objectives import dlr, margin, scale_free, targeted_dlr
 from advreg.threat import NORMS
@@ -321,12 +322,16 @@ def test_targeted_reaches_the_class_it_wants() -> None:
     assert found.broken.float().mean() > 0.8
 
 
-class Swinging(nn.Module):
-    """A model that errs one way and the other in turn: two samples average to the honest one."""
+class Swinging(nn.Module, Deputy):
+    """A model that errs one way and the other in turn: two samples average to the honest one, which judges."""
 
     def __init__(self, inner: nn.Module, other: nn.Module) -> None:
         super().__init__()
         self.inner, self.other, self.sign = inner, other, 1.0
+
+    @property
+    def original(self) -> nn.Module:
+        return self.inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.sign = -self.sign
@@ -338,7 +343,6 @@ def test_samples_are_averaged() -> None:
     (x, y), threat = boxed_batch(honest), ThreatModel("l2", 0.5)
     expected = apgd(honest, x, y, threat, steps=30, objective=margin, early_stop=False)
     swinging = Swinging(honest, linear(30, seed=4)).eval()
-    swinging.original = honest  # one judge for all
     found = apgd(swinging, x, y, threat, steps=30, objective=margin, early_stop=False, eot=2)
     alone = apgd(swinging, x, y, threat, steps=30, objective=margin, early_stop=False)
     torch.testing.assert_close(margin(honest(found.x_adv), y), margin(honest(expected.x_adv), y), atol=1e-9, rtol=0)

@@ -13,6 +13,7 @@ from advreg import ThreatModel, attacks, evaluate, load_model, robustness_curve
 from advreg.data import load
 from advreg.errors import ConfigError, DataError, ModelError, RunError
 from advreg.evaluation import Protocol, Stage
+from advreg.models import Target, describe, freeze, state_sha256
 from advreg.statistics import interval
 from tests.attacks.models import Counter, small_cnn
 
@@ -47,24 +48,16 @@ def test_cost_is_what_hooks_count(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = batch(40)
     model = small_cnn()
     count = Counter(model)
-    monkeypatch.setattr("advreg.models.freeze", lambda model, *_, **__: _Plain(model).eval())
+    monkeypatch.setattr("advreg.models.freeze", _plain)
     monkeypatch.setattr("advreg.models.check_model", lambda *_: None)
     found = evaluate(model, (x, y), threat=THREAT, protocol="basic")
     assert (found.forwards, found.backwards) == (count.forwards, count.backwards)
     assert count.weight_gradients() == 0
 
 
-class _Plain(nn.Module):
-    """A target that is the model itself, so that one counter sees every pass."""
-
-    choice = "plain"
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.original = model
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.original(x)
+def _plain(model: nn.Module, *_: object, **__: object) -> Target:
+    """Return a target that is the model itself, so that one counter sees every pass."""
+    return Target(model, model, "plain")
 
 
 def cheating(model, x, y, threat):
@@ -135,6 +128,30 @@ def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
     ):
         with pytest.raises(RunError, match="belongs to"):
             call()
+
+
+class Wrapping(nn.Module):
+    """A defence that keeps the network it wraps, and more, under names that others use too."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original, self.score_only, self.fingerprint = original, True, "0" * 64
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.original(1 - x)
+
+
+def test_a_models_own_attributes_do_not_speak_for_it(tmp_path) -> None:
+    x, _ = batch(40)
+    model = Wrapping(small_cnn()).eval()
+    y = model(x).argmax(1)
+    found = evaluate(model, (x, y), threat=THREAT, out=tmp_path)
+    assert found.clean_accuracy == 1
+    assert found.flags["answers_only"] is False
+    result = attacks.pgd(model, x, y, THREAT)
+    torch.testing.assert_close(result.broken, model(result.x_adv).argmax(1) != y)
+    torch.testing.assert_close(freeze(model, x)(x), model(x), atol=1e-5, rtol=0)
+    assert describe(model)["sha256"] == state_sha256(model)
 
 
 class NanAt(nn.Module):

@@ -156,6 +156,20 @@ def test_a_model_that_only_answers_meets_attacks_that_only_ask() -> None:
     assert told.by_attack[0].broken > 0
 
 
+def once(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.Crafted:
+    """An attack of a user that asks once and does not say so."""
+    model(x)
+    return attacks.Crafted(x, 0, 0)
+
+
+def test_what_a_users_attack_asks_is_counted_once_whoever_answers() -> None:
+    x, y = batch(40)
+    own = Protocol("own", 1, (Stage("once", once),))
+    for model in (small_cnn(), Answering(_Asked(small_cnn()))):
+        asked = evaluate(model, (x, y), threat=THREAT, protocol=own).by_attack[0]
+        assert asked.forwards == 2 * asked.tried, "its question, and the judge's"
+
+
 class _Asked:
     """A service, without the wire."""
 

@@ -18,10 +18,21 @@ TOLERANCE = 1e-6
 """Slack for points made elsewhere: forty times the rounding of a float32 pixel. Our own attacks need none of it."""
 
 
+class Deputy:
+    """What attacks work on in another model's place, such as a fast copy of it; that other model, its original, judges.
+
+    A class to derive from, not an attribute to have: anybody's model may keep something of its own under any name.
+    """
+
+    @property
+    def original(self) -> Model:
+        """The model that judges."""
+        raise NotImplementedError
+
+
 def original(model: Model) -> Model:
     """Return the model that judges: the one a fast target was made from, or the model itself."""
-    found: Model = getattr(model, "original", model)
-    return found
+    return model.original if isinstance(model, Deputy) else model
 
 
 def refuse_training_mode(model: Model) -> None:

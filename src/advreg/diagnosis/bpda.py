@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from advreg.attacks.judge import Deputy
 from advreg.diagnosis.graph import dead_modules
 from advreg.diagnosis.hooks import Call, Smooth, answered, valued
 
@@ -63,20 +64,19 @@ class StraightThrough(TorchFunctionMode):
         return out
 
 
-class Proposer(nn.Module):
-    """A model with another backward: attacks work on it, the original judges.
-
-    Attributes:
-        original: who judges.
-    """
-
-    original: nn.Module
+class Proposer(nn.Module, Deputy):
+    """A model with another backward: attacks work on it, the original judges."""
 
     def __init__(self, model: nn.Module, judge: nn.Module | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "net", model)  # not a submodule: the caller's model stays the caller's
-        object.__setattr__(self, "original", judge or model)
+        self._judge = (judge or model,)
         self.eval()
+
+    @property
+    def original(self) -> nn.Module:
+        """Who judges."""
+        return self._judge[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)`` of the model itself."""

@@ -124,7 +124,7 @@ def evaluate(
             _attack_chunk(bench, stages, ids, paper, on_progress)
         _refuse_change(model, identity["model"]["sha256"])
         paper.close()
-        blind = bool(getattr(model, "score_only", False))
+        blind = isinstance(model, models.Answering)
         found = {"target": target.choice, "batch": portions.size, "answers_only": blind}
         evaluation = summarise(
             paper.rows,
@@ -220,7 +220,7 @@ def _proposed(bench: Bench, stage: Stage, x: Tensor, y: Tensor, ids: Tensor) -> 
     """Return an attack's points and what each example cost ``(B, 2)``; what does not count itself is counted."""
     options = _accepted(stage.attack, seed=bench.seed, ids=ids)
     try:
-        with counted(bench.target, bench.target.original) as passes:
+        with counted(*bench.target.doors) as passes:
             found = stage.attack(bench.target, x, y, bench.threat, **options)
     except AdvregError:
         raise

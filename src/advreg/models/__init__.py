@@ -5,9 +5,11 @@ from advreg.models.catalogue import load
 from advreg.models.checks import check_model
 from advreg.models.frozen import Target, freeze
 from advreg.models.normalize import Normalize
+from advreg.models.remote import Answering
 from advreg.models.weights import describe, read_state, state_sha256
 
 __all__ = [
+    "Answering",
     "Normalize",
     "Target",
     "answers_logits",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from advreg.errors import ModelError
 from advreg.imports import first_line
+from advreg.models.remote import Answering
 
 _SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
 
@@ -40,7 +41,7 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> None
     except Exception as cause:
         raise ModelError(_misfit(model, sample, cause)) from cause
     _check_logits(z, len(sample), classes)
-    if not getattr(model, "score_only", False):  # what only answers meets attacks to which probabilities are as good
+    if not isinstance(model, Answering):  # what only answers meets attacks to which probabilities are as good
         _refuse_probabilities(z)
 
 

@@ -11,9 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from advreg.attacks.judge import Deputy
 from advreg.errors import ModelError
 from advreg.imports import first_line
 from advreg.models.folding import fold
+from advreg.models.remote import Answering
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -23,7 +25,7 @@ _SMALLEST = 4  # rows of the smallest batch that is compiled; eight sizes, up to
 _CASTABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-class Target(nn.Module):
+class Target(nn.Module, Deputy):
     """A copy of a model in eval mode, without gradients for its weights: fast, and not to be believed.
 
     Made by `freeze`. Gradients reach the input. Input and logits keep the caller's floating type.
@@ -33,8 +35,6 @@ class Target(nn.Module):
         choice: how the copy runs, e.g. ``"bfloat16 channels_last folded"``.
     """
 
-    original: nn.Module
-
     def __init__(self, original: nn.Module, net: nn.Module, choice: str) -> None:
         super().__init__()
         self.net = net
@@ -42,8 +42,18 @@ class Target(nn.Module):
         self._bfloat16 = "bfloat16" in choice
         self._channels_last = "channels_last" in choice
         self._swift = _compiled(net) if "compiled" in choice else None
-        object.__setattr__(self, "original", original)  # not a submodule: its weights are not the target's
+        self._judge = (original,)  # in a tuple it is no submodule: its weights are not the target's
         self.eval()
+
+    @property
+    def original(self) -> nn.Module:
+        """The caller's own model."""
+        return self._judge[0]
+
+    @property
+    def doors(self) -> tuple[nn.Module, ...]:
+        """Where to count what is asked, so that no input is counted twice: at the copy and at the original, if they differ."""
+        return (self.original,) if self.net is self.original else (self, self.original)
 
     def train(self, mode: bool = True) -> Target:
         """Stay in eval mode, whatever is asked."""
@@ -64,6 +74,11 @@ class Target(nn.Module):
     def extra_repr(self) -> str:
         """Return the choice, for ``repr``."""
         return self.choice
+
+
+def original_of(model: nn.Module) -> nn.Module:
+    """Return the caller's own model behind a `Target`, or the model itself."""
+    return model.original if isinstance(model, Target) else model
 
 
 def padded(x: Tensor) -> Tensor:
@@ -123,8 +138,8 @@ def freeze(
     """
     if precision not in ("float32", "bfloat16", "auto"):
         raise ModelError(f"unknown precision {precision!r}; allowed: float32 bfloat16 auto")
-    original: nn.Module = getattr(model, "original", model)
-    if getattr(original, "score_only", False):  # nothing inside to fold, cast or compile
+    original = original_of(model)
+    if isinstance(original, Answering):  # nothing inside to fold, cast or compile
         return Target(original, original, "as it is")
     net, folded = _copied(original, example)
     words = [word for word, wanted in (("folded", folded), ("compiled", compiled)) if wanted]

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advreg.errors import WeightsError
+from advreg.models.frozen import original_of
 from advreg.models.normalize import Normalized
+from advreg.models.remote import Answering
 
 State = dict[str, Tensor]
 
@@ -149,10 +151,10 @@ def state_sha256(model: nn.Module) -> str:
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """Return what results say about a model: its name, number of parameters and SHA-256 of its weights."""
-    original: nn.Module = getattr(model, "original", model)
+    original = original_of(model)
     spec = getattr(original, "advreg_spec", {})
     return {
         "name": spec.get("name", type(original).__name__),
         "parameters": sum(p.numel() for p in original.parameters()),
-        "sha256": getattr(original, "fingerprint", None) or state_sha256(original),
+        "sha256": original.fingerprint if isinstance(original, Answering) else state_sha256(original),
     }

@@ -10,6 +10,7 @@ import torch
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import blackbox
+from advreg.attacks.judge import Deputy
 from advreg.objectives import margin
 from advreg.threat import NORMS
 
@@ -227,15 +228,19 @@ def test_a_radius_for_each_example_equals_one_call_for_each_radius() -> None:
             torch.testing.assert_close(together.x_adv[rows], alone.x_adv, atol=1e-7, rtol=0)
 
 
-class Liar(torch.nn.Module):
+class Liar(torch.nn.Module, Deputy):
     """A fast copy that is always wrong; its original knows better."""
 
-    def __init__(self, original: torch.nn.Module) -> None:
+    def __init__(self, honest: torch.nn.Module) -> None:
         super().__init__()
-        self.original = original
+        self.honest = honest
+
+    @property
+    def original(self) -> torch.nn.Module:
+        return self.honest
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return -self.original(x)
+        return -self.honest(x)
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)

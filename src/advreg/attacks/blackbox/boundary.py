@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from advreg import noise
 from advreg.attacks.engine import Scoreboard
-from advreg.attacks.judge import Model, original
+from advreg.attacks.judge import Deputy, Model, original
 from advreg.attacks.result import AttackResult
 from advreg.errors import ModelError
 from advreg.threat import per_example
@@ -22,7 +22,7 @@ _HALVINGS = 10  # of a step that left the adversarial side
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Deputy):
     """A model of which only the label is used: labels or scores in, one-hot scores out.
 
     Example:

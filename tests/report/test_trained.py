@@ -46,6 +46,23 @@ def test_each_threat_has_its_row(tmp_path):
     assert [row.threat for row in report.trainings([run])] == ["linf:0.1", "linf:0.2"]
 
 
+def test_an_evaluation_stands_beside_the_figures_of_its_own_threat(tmp_path):
+    run = write_run(tmp_path / "a", [LINE])
+    for eps, robust in ((0.1, 0.5), (0.2, 0.3)):
+        write_evaluation(run, results(f"linf-{eps}-quick@1", "linf", eps, robust), shown=0)
+    found = json.loads(CliRunner().invoke(app, ["compare", str(run), "--json"], catch_exceptions=False).output)
+    assert {(row["threat"], row["training"]["threat"], row["training"]["pgd_accuracy"]) for row in found} == {
+        ("linf:0.1", "linf:0.1", 0.5), ("linf:0.2", "linf:0.2", 0.3),
+    }  # fmt: skip
+
+
+def test_an_attack_without_steps_has_its_name(tmp_path):
+    run = write_run(tmp_path / "a", [LINE])
+    (run / "run.toml").write_text('[attack]\nname = "pgd"\n')
+    (row,) = report.trainings([run])
+    assert (row.recipe, row.attack) == ("-", "pgd")
+
+
 def test_what_an_older_run_did_not_write_down_is_not_guessed(tmp_path):
     older = {key: LINE[key] for key in ("epoch", "seconds")}
     (row,) = report.trainings([write_run(tmp_path / "a", [LINE, {**older, "epoch": 2}])])

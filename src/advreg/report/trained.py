@@ -110,8 +110,8 @@ def _recipe(config: str | None) -> tuple[str, str]:
     except tomllib.TOMLDecodeError:
         values = {}
     attack = _section(values, "attack")
-    name = str(attack.get("name", "-"))
-    return str(_section(values, "recipe").get("name", "-")), f"{name}-{attack['steps']}" if name == "pgd" else name
+    name, steps = str(attack.get("name", "-")), attack.get("steps")
+    return str(_section(values, "recipe").get("name", "-")), f"{name}-{steps}" if name == "pgd" and steps else name
 
 
 def _section(values: Mapping[str, object], name: str) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import bpda, numerics, pictures
+from advreg.diagnosis import bpda, hygiene, numerics, pictures
 from advreg.diagnosis.adapt import samples_needed
 from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
 from advreg.diagnosis.graph import dead_modules, flat_operations
@@ -178,6 +178,52 @@ def test_pictures_are_drawn_inside_the_box() -> None:
     strict = subject(planted.masked(Strict(), planted.plain()))
     assert len(pictures.line(strict, 0)["attack"]) == len(pictures.line(strict, 0)["t"])
     assert pictures.surface(strict, 0)["margin"]
+
+
+class Counting(nn.Module):
+    """Adds a pattern that is another for every number of images: the same batch gets the same answer, its parts do not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(len(x))
+        return x + 0.3 * torch.randn(x.shape[1:], generator=generator)
+
+
+def normalising(norm: nn.Module) -> nn.Module:
+    """A network whose BatchNorm keeps no statistics: in eval mode too it answers by those of its batch."""
+    torch.manual_seed(0)
+    return planted.masked(
+        nn.Flatten(), nn.Linear(784, 16), nn.Unflatten(1, (4, 2, 2)), norm, nn.Flatten(), nn.Linear(16, 10)
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: planted.masked(Counting(), planted.plain()),
+        lambda: normalising(nn.BatchNorm2d(4, track_running_stats=False)),
+        lambda: planted.masked(nn.Flatten(), nn.BatchNorm1d(784, track_running_stats=False), nn.Linear(784, 10)),
+    ],
+)
+def test_answers_that_depend_on_the_batch_are_noticed(make: Callable[[], nn.Module]) -> None:
+    found = hygiene.batch(subject(make()))
+    assert found.verdict == "fail", found.says
+    assert "track_running_stats" in found.remedy
+
+
+def test_rounding_is_no_dependence_on_the_batch() -> None:
+    for model in (
+        planted.plain(),
+        planted.masked(planted.plain(), planted.Scaled(100.0)),
+        normalising(nn.BatchNorm2d(4)),
+    ):
+        found = hygiene.batch(subject(model, n=64))
+        assert found.verdict == "pass"
+        assert found.measured is not None
+        assert found.measured < 1e-5, "a hundredth is a thousand times what rounding does here"
+
+
+def test_one_example_has_no_other_to_depend_on() -> None:
+    assert hygiene.batch(subject(planted.plain(), n=1)).verdict == "skipped"
 
 
 def test_a_scale_free_loss_does_not_move() -> None:

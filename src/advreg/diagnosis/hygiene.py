@@ -7,10 +7,34 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+
 from advreg import attacks
-from advreg.diagnosis.subject import Subject, challenged, needs_gradient
-from advreg.evaluation.verdict import Check, skipped
+from advreg.attacks.judge import logits_of
+from advreg.diagnosis.probes import spread, why
+from advreg.diagnosis.subject import Subject, challenged, needs_certainty, needs_gradient
+from advreg.evaluation.verdict import Check, flagged, graded, skipped
 from advreg.objectives import dlr, margin
+
+_ASKED = 64
+_ROUNDING = 0.01  # of the largest logit: float32 kernels differ by 4e-7 from batch to batch; the rest is for fewer bits
+
+
+def batch(subject: Subject) -> Check:
+    """Ask whether an example's answer depends on the others of its batch: then an attack on one is an attack on another."""
+    if absent := needs_certainty(subject, "batch", "B"):
+        return absent
+    x, cause = subject.x[:_ASKED], "answers of the batch"
+    if len(x) < 2:
+        return skipped("batch", "B", "one example has no others in its batch")
+    together = logits_of(subject.model, x)
+    try:
+        apart = torch.cat([logits_of(subject.model, part) for part in (x[:1], x[1:])])
+    except Exception as error:  # it answers them together: the batch is what it lacks
+        return flagged("batch", "B", cause, f"one example without the others gets no answer: {why(error)}", raised=True)
+    measured = spread(torch.stack([together, apart]))
+    says = f"{len(x)} examples at once, and one and the rest, get answers that differ by {measured:.2g} of the largest logit"
+    return graded("batch", "B", cause, says, measured=measured, threshold=_ROUNDING, limit=_ROUNDING)
 
 
 def steps(subject: Subject) -> Check:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
+from advreg.evaluation.memory import is_memory
 from advreg.imports import first_line
 from advreg.objectives import cross_entropy
 
@@ -44,9 +45,16 @@ def are_probabilities(z: Tensor) -> bool:
     return bool((z >= 0).all()) and bool(((z.double().sum(1) - 1).abs() < 1e-5).all())
 
 
+def why(cause: Exception) -> str:
+    """Return what a model raised as one line, but raise it again where memory ran out: that says nothing about the model."""
+    if is_memory(cause):
+        raise cause
+    return first_line(cause)
+
+
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor | None, str]:
     """Return the gradient of the summed cross-entropy ``(B, ...)``, or None and why there is none."""
     try:
         return query(Ask(model, cross_entropy), x, y)[2], ""
     except Exception as cause:  # a model may raise anything in its backward: that is a finding
-        return None, first_line(cause)
+        return None, why(cause)

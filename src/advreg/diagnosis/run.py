@@ -50,7 +50,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     ),
     "F": (numerics.denormal, numerics.float64, numerics.slope, numerics.reach, numerics.loss_scale),
     "A": (symptoms.one_step, symptoms.unbounded, symptoms.eps_curve, symptoms.random_search, symptoms.black_box),
-    "B": (hygiene.noise, hygiene.steps, hygiene.restarts, hygiene.margin_loss, hygiene.averaging),
+    "B": (hygiene.batch, hygiene.noise, hygiene.steps, hygiene.restarts, hygiene.margin_loss, hygiene.averaging),
     "E": (binarisation.binarisation,),
     "G": (history.collapse, history.label_leaking),
 }

@@ -23,6 +23,7 @@ GAP = 0.06
 
 CAUSES = {
     "train mode": "call model.eval() and measure again",
+    "answers of the batch": "call model.eval(), let BatchNorm keep statistics (track_running_stats), draw noise by example",
     "probabilities": "let the model return logits: drop the softmax at its end",
     "random": "average gradients over many samples (EOT): protocol rand, or --adapt",
     "test-time optimisation": "attack through the whole procedure (unroll it, or BPDA), and count its passes as the model's",

@@ -36,7 +36,15 @@ def test_a_weights_file_and_a_name_will_do(data, tmp_path, plain):
     weights = finetuned(config, plain / "model.safetensors", ramp=0)
     assert (weights.model.name, weights.model.weights) == (config.model.name, str(plain / "model.safetensors"))
     assert weights.policy.name == "fixed"
+    other = (plain / "model.safetensors").rename(tmp_path / "weights.ckpt")
+    assert finetuned(config, other).model.weights == str(other)
+    other.rename(plain / "model.safetensors")
     assert finetuned(config, "timm:resnet18").model.name == "timm:resnet18"
+
+
+def test_a_ramp_of_its_own_stays(data, tmp_path, plain):
+    config = small.config(data, tmp_path / "run", "policy.name=warmup", "policy.options.share=0.2")
+    assert finetuned(config, plain.path).policy == config.policy
 
 
 def test_a_share_of_the_batch_is_attacked(data, tmp_path, plain):

@@ -6,21 +6,25 @@ import sys
 
 from advreg.errors import AdvregError
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line: status 0 done, 1 a gate or a check refused, 2 wrong use (one line, no traceback)."""
-    from advreg.cli.app import app
-
     try:
+        from advreg.cli.app import app
+
         app()
     except AdvregError as error:
         print(f"advreg: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
+    except (KeyboardInterrupt, SystemExit) as end:
+        if getattr(end, "code", _INTERRUPTED) != _INTERRUPTED:
+            raise
+        print(  # typer makes status 130 of Ctrl-C, and says nothing
             "\nadvreg: interrupted; what was finished is kept, and the same command (train: with --resume) goes on",
             file=sys.stderr,
         )
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(141)

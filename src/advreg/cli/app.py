@@ -223,8 +223,8 @@ def compare(
 
     rows, trained = comparison(runs), trainings(runs)
     if as_json:
-        cost = {row.run: asdict(row) for row in trained}
-        typer.echo(json.dumps([{**asdict(row), "training": cost.get(row.run)} for row in rows]))
+        cost = {(row.run, row.threat): asdict(row) for row in trained}
+        typer.echo(json.dumps([{**asdict(row), "training": cost.get((row.run, row.threat))} for row in rows]))
     else:
         tables.show(tables.comparison(rows))
         if trained:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 
 from advreg.cli import progress
 from advreg.config import Config
+from advreg.errors import ConfigError
 from advreg.training import fit, sinks
 from advreg.training.finetune import finetuned
 
@@ -45,8 +46,10 @@ def run_train(wish: Wish) -> None:
 
 def _config(wish: Wish) -> Config:
     is_run = wish.config.is_dir()
-    config = Config.load(wish.config / "run.toml" if is_run else wish.config)
-    if wish.finetune is not None:
-        config = finetuned(config, wish.finetune, ratio=wish.ratio)
+    config = Config.load(wish.config / "run.toml" if is_run else wish.config).replace_with(wish.changes)
+    if wish.finetune is not None:  # which shall meet what was asked for, and not have the last word
+        config = finetuned(config, wish.finetune, ratio=wish.ratio).replace_with(wish.changes)
+    elif wish.ratio != 1:
+        raise ConfigError(f"--ratio is {wish.ratio}, which belongs to fine-tuning; add --finetune RUN, or leave it out")
     folder = wish.out or (wish.config if is_run else None)
-    return config.replace_with([*wish.changes, *([f"train.out={folder}"] if folder is not None else [])])
+    return config if folder is None else replace(config, train=replace(config.train, out=str(folder)))

@@ -29,7 +29,7 @@ def finetuned(
         start: a run folder, a weights file for the network of the configuration, or the name of a pretrained network.
         lr_scale: what remains of the learning rate.
         epochs: 1 to 3 are enough.
-        ramp: share of training in which eps grows to its value; 0 for all of it at once.
+        ramp: share of training in which eps grows to its value; 0 for all of it at once. A policy ``warmup`` stays as it is.
         ratio: share of each batch that is attacked, for the recipe madry; below 1 it becomes mixed.
         freeze_batchnorm: whether statistics stay those of the first training: for small batches, or little data.
 
@@ -67,7 +67,7 @@ def _start(section: ModelSection, start: str | Path) -> ModelSection:
     path = Path(start)
     if path.is_dir():
         return _from_run(path)
-    if path.suffix in _WEIGHTS:
+    if path.is_file() or path.suffix in _WEIGHTS:
         return replace(section, weights=str(path))
     if ":" not in str(start):
         raise ConfigError(f"cannot fine-tune from {start}: no such folder; give a run folder, a weights file or a name")
@@ -83,7 +83,7 @@ def _from_run(run: Path) -> ModelSection:
 
 
 def _ramped(section: PolicySection, ramp: float) -> PolicySection:
-    if not ramp:
+    if not ramp or section.name == "warmup":  # which is a ramp of its own
         return section
     if section.name != "fixed":
         raise ConfigError(f"policy.name is {section.name!r}, which sets eps by itself; give ramp = 0")

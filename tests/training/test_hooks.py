@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import advreg
-from advreg.errors import DataError, MissingExtraError
+from advreg.errors import ConfigError, DataError, MissingExtraError
 from advreg.training import hooks
 
 THREAT = advreg.ThreatModel("linf", 8 / 255)
@@ -43,6 +43,19 @@ def test_eps_counts_in_pixels_where_the_loop_normalises():
     whole = nn.Sequential(normalize, net)
     term = hooks.Term(THREAT, weight=1.0, mean=mean, std=std)
     assert torch.allclose(term(net, normalize(x), y), attacked_loss(whole, x, y), atol=1e-6)
+
+
+def test_mean_and_std_may_be_tensors_of_any_shape():
+    mean, std = [0.5, 0.4, 0.3], [0.25, 0.2, 0.1]
+    made = hooks.Term(THREAT, mean=torch.tensor(mean).view(3, 1, 1), std=torch.tensor(std))
+    net, (x, y) = network(), images()
+    assert torch.equal(made(net, x / 3, y), hooks.Term(THREAT, mean=mean, std=std)(net, x / 3, y))
+
+
+@pytest.mark.parametrize("given", [{"std": [0.5] * 3}, {"mean": [0.5] * 3}, {"mean": [0.5] * 3, "std": [0.5]}])
+def test_one_of_mean_and_std_alone_is_refused(given):
+    with pytest.raises(ConfigError, match=r"mean has \d numbers, std \d; give both, a number a channel, or neither"):
+        hooks.Term(THREAT, **given)
 
 
 def test_what_the_loop_has_frozen_stays_frozen():

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import advreg
+from advreg.errors import ConfigError
 from advreg.training import hooks
 from tests.training.test_hooks import THREAT, attacked_loss, images, network
 
@@ -109,6 +110,14 @@ def test_robust_accuracy_is_measured_where_lightning_forbids_gradients(tmp_path)
     assert float(trainer.callback_metrics["robust_accuracy"]) == robust
     assert trainer.validate(module, loader, verbose=False)[0]["robust_accuracy"] == robust
     assert module.modes == {(False, False), (False, True)}  # without gradients, and in inference mode
+
+
+def test_a_loop_that_optimises_by_hand_is_refused(tmp_path):
+    module = Plain()
+    module.automatic_optimization = False
+    with pytest.raises(ConfigError, match="Plain optimises by hand, so its training_step hands back no loss") as error:
+        fitted(module, hooks.lightning(THREAT), tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_any_recipe_goes(tmp_path):

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from advreg.attacks import craft, pgd
-from advreg.errors import DataError
+from advreg.errors import ConfigError, DataError
 from advreg.imports import import_extra
 from advreg.models.normalize import Normalize, Normalized
 from advreg.threat import ThreatModel
@@ -38,7 +39,10 @@ class Term:
         recipe: the term; `madry`, the cross-entropy on attacked inputs, if None.
         attack: how to look for the worst case; one step from the clean point by default.
         weight: of the term.
-        mean, std: with which the loop's images were normalised, a number a channel; empty where they are pixels.
+        mean, std: with which the loop's images were normalised, a number a channel, tensors too; empty where they are pixels.
+
+    Raises:
+        ConfigError: one of mean and std without the other.
 
     Example:
         >>> import torch
@@ -53,6 +57,14 @@ class Term:
     weight: float = 0.2
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(torch.as_tensor(getattr(self, name)).flatten().tolist()))
+        if len(self.mean) != len(self.std):
+            raise ConfigError(
+                f"mean has {len(self.mean)} numbers, std {len(self.std)}; give both, a number a channel, or neither"
+            )
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the term, a scalar with gradient.
@@ -116,12 +128,18 @@ def lightning(
 
     Raises:
         MissingExtraError: Lightning is not installed.
+        ConfigError: when training begins, a module that optimises by hand.
     """
     library = import_extra("lightning.pytorch", "advreg[lightning]")
     term = Term(threat, **options)
 
     def begin(trainer: Any, module: Any, stage: str) -> None:
         if stage == "fit":
+            if not module.automatic_optimization:
+                raise ConfigError(
+                    f"{type(module).__name__} optimises by hand, so its training_step hands back no loss to add a term to; "
+                    "set automatic_optimization = True, or add hooks.Term(...)(network, x, y) to the loss yourself"
+                )
             module.training_step = _stepping(module.training_step, lambda batch: term(network(module), *parts(batch)))
 
     def end(trainer: Any, module: Any, *_: Any, **__: Any) -> None:

@@ -98,5 +98,25 @@ def negated(objective: Objective) -> Objective:
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Say for each example whether the largest logit is the label's; a row with NaN counts as neither right nor wrong."""
+    """Say for each example whether the largest logit is the label's; a row with NaN or infinity is no right answer."""
     return (logits.argmax(1) == labels_of(y)) & torch.isfinite(logits).all(1)
+
+
+def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
+    """Say for each example whether the model does not answer the label, or answers the wanted class if targeted.
+
+    An answer of NaN or infinity is no right answer, and no wanted one: a model that gives it away from the clean inputs has
+    not withstood, as the reference evaluation counts too.
+
+    Example:
+        >>> z = torch.tensor([[2.0, 1.0], [1.0, 2.0], [torch.nan, 0.0]])
+        >>> fooled(z, torch.tensor([0, 0, 0])).tolist(), fooled(z, torch.tensor([0, 0, 0]), targeted=True).tolist()
+        ([False, True, True], [True, False, False])
+    """
+    right = correct(logits, y)
+    return right if targeted else ~right
+
+
+def ranked(loss: Tensor) -> Tensor:
+    """Return losses that can be compared: one that is NaN, as a model's answer was, counts as the lowest."""
+    return loss.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

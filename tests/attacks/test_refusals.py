@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from advreg import ThreatModel, attacks
+from advreg.attacks.judge import Deputy
 from advreg.errors import AdvregError, DataError, ModelError, ThreatError
 
 from .models import small_cnn
@@ -51,24 +54,66 @@ def test_refuses_in_one_line(call, kind, words: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-class NanAt(nn.Module):
-    """A model that answers NaN for bright inputs."""
+class NanBeyond(nn.Module):
+    """A model that answers NaN for all but even grey."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bright = x.flatten(1).mean(1, keepdim=True) > 0.55
-        return torch.where(bright, torch.nan, self.inner(x))
+        far = (x - 0.5).abs().flatten(1).amax(1, keepdim=True) > 0.02
+        return torch.where(far, torch.nan, self.inner(x))
 
 
-def test_a_nan_is_not_counted_as_broken() -> None:
-    model = NanAt(small_cnn()).eval()
-    x = torch.full((2, 1, 8, 8), 0.5)
-    y = model(x).argmax(1)
-    found = attacks.pgd(model, x, y, ThreatModel("linf", 0.2), steps=5)
+GREY = torch.full((2, 1, 8, 8), 0.5)
+NAN = {
+    "pgd": functools.partial(attacks.pgd, steps=5),
+    "pgd to the end": functools.partial(attacks.pgd, steps=5, early_stop=False),
+    "apgd": functools.partial(attacks.apgd, steps=5),
+    "fab": functools.partial(attacks.fab, steps=5, restarts=2),
+    "square": functools.partial(attacks.square, queries=50),
+    "square to the end": functools.partial(attacks.square, queries=50, early_stop=False),
+    "hopskipjump": functools.partial(attacks.hopskipjump, queries=100),
+}
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_an_answer_of_nan_is_no_right_answer(name: str) -> None:
+    model, threat = NanBeyond(small_cnn()).eval(), ThreatModel("linf", 0.1)
+    y = model(GREY).argmax(1)
+    found = NAN[name](model, GREY, y, threat)
+    assert found.broken.all()
+    assert torch.equal(found.broken, attacks.verify(model, GREY, found.x_adv, y, threat))
+    assert threat.contains(found.x_adv, GREY).all()
+    assert torch.isfinite(found.distance).all()
+    assert not found.loss.isnan().any()
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_an_answer_of_nan_is_no_wanted_answer(name: str) -> None:
+    model = NanBeyond(small_cnn()).eval()
+    wanted = (model(GREY).argmax(1) + 1) % 5
+    found = NAN[name](model, GREY, wanted, ThreatModel("linf", 0.1), targeted=True)
     assert torch.isfinite(model(found.x_adv[found.broken])).all()
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_a_fast_target_that_answers_nan_only_proposes(name: str) -> None:
+    class Poor(NanBeyond, Deputy):
+        @property
+        def original(self) -> nn.Module:
+            return self.inner
+
+    y = small_cnn()(GREY).argmax(1)
+    found = NAN[name](Poor(small_cnn()).eval(), GREY, y, ThreatModel("linf", 0.1))
+    assert torch.equal(found.broken, small_cnn()(found.x_adv).argmax(1) != y)
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_nan_on_clean_inputs_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="2 of 2 clean inputs"):
+        NAN[name](NanBeyond(small_cnn()).eval(), GREY + 0.2, torch.tensor([0, 1]), ThreatModel("linf", 0.1))
 
 
 def test_model_and_global_state_are_left_as_they_were() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from advreg.data import load
 from advreg.errors import ConfigError, DataError, ModelError, RunError
 from advreg.evaluation import Protocol, Stage
 from advreg.models import Target, describe, freeze, state_sha256
+from advreg.runs import Ledger
 from advreg.statistics import interval
 from tests.attacks.models import Counter, small_cnn
 
@@ -170,13 +172,16 @@ def dazzle(model, x, y, threat):
     return attacks.Crafted((x + 0.02).clamp(0, 1), 0, 0)
 
 
-def test_nan_under_attack_is_flagged_and_not_counted_as_broken(tmp_path) -> None:
+def test_nan_under_attack_is_flagged_and_counted_as_broken(tmp_path) -> None:
     x = torch.full((20, 1, 8, 8), 0.59)
     y = small_cnn()(x).argmax(1)
     own = Protocol("dazzle", 1, (Stage("dazzle", dazzle),))
     found = evaluate(NanAt().eval(), (x, y), threat=ThreatModel("linf", 0.03), protocol=own, out=tmp_path)
-    assert not found.broken.any()
+    assert found.broken.all()
     assert found.flags["non_finite"] == 20
+    assert found.verdict == "SUSPECT"
+    for row in Ledger.open(tmp_path / "evaluation" / found.protocol / "ledger.jsonl").rows():
+        assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
 
 
 def test_nan_on_clean_inputs_is_refused(tmp_path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from advreg.attacks.judge import Model, judged, logits_of, original, refuse_labels, refuse_nan, refuse_training_mode
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import DataError, ModelError
-from advreg.objectives import Objective, correct, negated
+from advreg.objectives import Objective, fooled, negated, ranked
 from advreg.threat import ThreatModel, per_example
 
 
@@ -82,8 +82,7 @@ class Ask:
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """Say which rows the model gets wrong (or as the adversary wants, if targeted)."""
-        right = correct(logits, y)
-        return right if self.targeted else ~right & torch.isfinite(logits).all(1)
+        return fooled(logits, y, self.targeted)
 
 
 Asked = tuple[Tensor, Tensor, Tensor]
@@ -183,7 +182,7 @@ class Scoreboard:
         """Write down what the judge, who was asked once, said of these points."""
         self.cost[rows, 0] += 1
         self.x_adv[rows], self.broken[rows] = adv, broken
-        self.loss[rows] = self.ask.loss_at(logits, self.y[rows]).to(self.loss.dtype)
+        self.loss[rows] = ranked(self.ask.loss_at(logits, self.y[rows])).to(self.loss.dtype)
 
     def retire(self, state: State) -> State:
         """Judge the rows that look fooled; those confirmed leave, the others forget the point and go on."""

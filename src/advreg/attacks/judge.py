@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import DataError, ModelError
-from advreg.objectives import correct
+from advreg.objectives import fooled
 from advreg.threat import ThreatModel
 
 Model = Callable[[Tensor], Tensor]
@@ -96,16 +96,14 @@ def judged(
     """
     z = logits_of(original(model), x_adv)
     refuse_labels(y, z.shape[1])
-    right = correct(z, y)
-    fooled = right if targeted else ~right & torch.isfinite(z).all(1)
-    return fooled & threat.contains(x_adv, x, TOLERANCE), z
+    return fooled(z, y, targeted) & threat.contains(x_adv, x, TOLERANCE), z
 
 
 def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, *, targeted: bool = False) -> Tensor:
     """Say for each example whether ``x_adv`` breaks the model inside the threat model.
 
-    Broken = the original model's largest logit is not the label's (the target's, if targeted), every value is inside the
-    box, and the distance measured in float64 is within eps (tolerance 1e-6).
+    Broken = the original model's largest logit is not the label's (is the target's, if targeted) or it answers NaN, every
+    value is inside the box, and the distance measured in float64 is within eps (tolerance 1e-6).
 
     Args:
         model: the model, or a fast target made from it, whose original is then asked.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from advreg.data import Dataset
 
 
-_FAR = 1e30  # stands for a margin that is not finite: rows are JSON
+_FAR = 1e30  # less than it stands for the margin of an answer that is not finite: rows are JSON
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tenso
         "predicted": logits.argmax(1),
         "broken": broken,
         "distance": bench.threat.distance(points, x),
-        "margin": margin(logits, y).nan_to_num(-_FAR, _FAR, -_FAR),
+        "margin": torch.where(torch.isfinite(logits).all(1), margin(logits, y), -_FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }

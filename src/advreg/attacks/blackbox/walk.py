@@ -102,25 +102,30 @@ def _between_looks(device: torch.device) -> int:
 def _kept(ask: Ask, state: Walk, *, hold: bool) -> Walk:
     """Ask, and keep the points that raised the loss; with ``hold`` a row that fools the model keeps its point."""
     logits = ask.model(state.adv)
-    loss = ask.loss_at(logits, state.y).to(state.loss.dtype)
+    fools, loss = ask.fooled(logits, state.y), ask.loss_at(logits, state.y).to(state.loss.dtype)
+    loss = torch.where(fools & ~torch.isfinite(loss), torch.inf, loss)  # no answer is worse than an answer of NaN
     better = (loss > state.loss) & ~state.found  # never true of a NaN
     return replace(
         state,
         best=torch.where(per_example(better, state.x), state.adv, state.best),
         loss=torch.where(better, loss, state.loss),
-        found=state.found | (better & ask.fooled(logits, state.y)) if hold else state.found,
+        found=state.found | (better & fools) if hold else state.found,
     )
 
 
 def _retired(board: Scoreboard, state: Walk) -> Walk:
-    """Judge the rows that look fooled; those confirmed leave, the others go on from where they are."""
+    """Judge the rows that look fooled; those confirmed leave, the others go on from where they are.
+
+    An answer of NaN that only the fast target gave is refused: any other point is better then.
+    """
     proposed = state.found.nonzero()[:, 0]
     if not len(proposed):
         return state
     confirmed = board.submit(state.rows[proposed], state.best[proposed])
     keep = torch.ones_like(state.found)
     keep[proposed[confirmed]] = False
-    return replace(state, found=torch.zeros_like(state.found)).select(keep.nonzero()[:, 0])
+    loss = state.loss.masked_fill(state.loss == torch.inf, -torch.inf)
+    return replace(state, loss=loss, found=torch.zeros_like(state.found)).select(keep.nonzero()[:, 0])
 
 
 def drawn(state: Walk, query: int, width: int, seed: int, restart: int) -> Walk:

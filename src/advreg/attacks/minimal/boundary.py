@@ -13,7 +13,7 @@ from advreg.attacks.judge import Model, judged, refuse_training_mode
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Ball, Sparse
 from advreg.errors import ConfigError, ThreatError
-from advreg.objectives import labels_of, margin
+from advreg.objectives import labels_of, margin, ranked
 from advreg.threat import Norm, ThreatModel, per_example
 
 
@@ -125,7 +125,7 @@ def _boundary(
         middle = (right + fooling) / 2
         tried = (x + per_example(middle, x) * (beyond - x)).clamp(*ball.box)
         fools, logits = judged(model, x, tried, y, anywhere, targeted)
-        lead = -margin(logits, y) if targeted else margin(logits, y)
+        lead = ranked(-margin(logits, y) if targeted else margin(logits, y))
         point = torch.where(per_example(fools, x), tried, point)
         loss = torch.where(fools, lead.to(loss.dtype), loss)
         right, fooling = torch.where(fools, right, middle), torch.where(fools, middle, fooling)

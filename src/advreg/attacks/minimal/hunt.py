@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.engine import check_batch
-from advreg.attacks.judge import Model, judged, refuse_training_mode
+from advreg.attacks.judge import Model, judged, refuse_nan, refuse_training_mode
 from advreg.attacks.minimal.result import MinimalResult, joined
 from advreg.attacks.minimal.sparse import Ball, at_radius, reach
 from advreg.attacks.minimal.state import Look, Rule, State
 from advreg.errors import ConfigError, ModelError, ThreatError
-from advreg.objectives import correct, labels_of, margin
+from advreg.objectives import fooled, labels_of, margin, ranked
 from advreg.threat import ThreatModel, per_example
 
 _PUSHES = (1.001, 1.01, 1.03, 1.1, 1.3)
@@ -61,8 +61,7 @@ class Plan:
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """Say which rows the logits get wrong (or as the adversary wants, if targeted)."""
-        right = correct(logits, y)
-        return right if self.targeted else ~right & torch.isfinite(logits).all(1)
+        return fooled(logits, y, self.targeted)
 
 
 class Board:
@@ -89,7 +88,7 @@ class Board:
         return fools, logits
 
     def _gain(self, logits: Tensor, y: Tensor) -> Tensor:
-        return (-margin(logits, y) if self.plan.targeted else margin(logits, y)).to(self.loss.dtype)
+        return ranked(-margin(logits, y) if self.plan.targeted else margin(logits, y)).to(self.loss.dtype)
 
     def goal(self) -> Tensor:
         """Return the distance at which each example may leave."""
@@ -217,6 +216,7 @@ def hunt(
 def _hunt_chunk(board: Board, ids: Tensor) -> MinimalResult:
     plan = board.plan
     _, clean = board.submit(torch.arange(len(ids), device=ids.device), board.x)
+    refuse_nan(clean)
     if clean.shape[1] < 2:
         raise ModelError("the model has 1 class; a boundary needs 2 or more")
     goal = board.goal()

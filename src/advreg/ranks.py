@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from torch import distributed
 
+from advreg.errors import ConfigError
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)  # the others may be measuring for hours; whoever dies is noticed by the launcher
@@ -54,6 +56,20 @@ ALONE = Ranks()
 """One process, as nearly always."""
 
 
+def _told() -> Ranks:
+    """Return what the environment says of this process."""
+    values = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if values["WORLD_SIZE"] in (None, "1"):
+        return ALONE
+    try:
+        return Ranks(int(values["RANK"] or ""), int(values["WORLD_SIZE"] or ""), int(values["LOCAL_RANK"] or "0"))
+    except ValueError:
+        said = ", ".join(f"{name} is {value!r}" for name, value in values.items())
+        raise ConfigError(
+            f"{said}; start several processes with torchrun, which sets all three, or unset them"
+        ) from None
+
+
 @contextmanager
 def joined(backend: str = "gloo") -> Iterator[Ranks]:
     """Join the processes that were started together (``torchrun`` says so in the environment); alone where there are none.
@@ -64,16 +80,18 @@ def joined(backend: str = "gloo") -> Iterator[Ranks]:
     Args:
         backend: how they talk; gloo goes through the memory of the machine, ``cpu:gloo,cuda:nccl`` also between GPUs.
 
+    Raises:
+        ConfigError: the environment says how many processes there are, but not which this is.
+
     Example:
         >>> with joined() as ranks:
         ...     ranks.world
         1
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world < 2:
+    found = _told()
+    if found.world < 2:
         yield ALONE
         return
-    found = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
     if distributed.is_initialized():  # the caller's own group: his to end
         yield found
         return

@@ -93,6 +93,8 @@ def test_estimate_changes_nothing(data, tmp_path):
         ("recipe.name=madri", "Did you mean 'madry'"),
         ("schedule.options.final=0", "no option 'final'"),
         ("model.weights=absent.pt", "absent.pt"),
+        ("seed=18446744073709551616", "seed is 18446744073709551616; allowed: from -2^63"),
+        ("model.name=tests.training.test_fit:frozen", "no weight of the network requires a gradient"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(data, tmp_path, change, said):
@@ -102,6 +104,38 @@ def test_what_cannot_work_is_refused_before_anything_is_written(data, tmp_path, 
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+def frozen():
+    return small.network().requires_grad_(False)
+
+
+def test_a_policy_has_room_for_every_example(data, tmp_path):
+    crowded = small.config(data, tmp_path / "run", "policy.name=iaat", "policy.options.examples=99")
+    with pytest.raises(
+        ConfigError, match=r"policy\.options\.examples is 99, but 100 images are trained on; leave it out"
+    ):
+        advreg.fit(crowded)
+
+
+def test_a_network_that_torch_cannot_compile_is_said(data, tmp_path, monkeypatch):
+    def lacking(graph, inputs):
+        raise RuntimeError("No working C++ compiler found\nand a second line")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend=lacking))
+    with pytest.raises(ConfigError, match=r"torch cannot compile here: .*No working C\+\+ compiler found") as error:
+        advreg.fit(small.config(data, tmp_path / "run", "train.compile=true"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("told", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": ""}, {"WORLD_SIZE": "two"}])
+def test_half_of_what_torchrun_says_is_refused(data, tmp_path, monkeypatch, told):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is '(2|two)', .*start several processes with torchrun"):
+        advreg.fit(small.config(data, tmp_path / "run"))
 
 
 def test_unchecked_configuration_is_checked(data, tmp_path):

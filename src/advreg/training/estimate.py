@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from statistics import median
 
@@ -33,10 +34,31 @@ def try_out(session: Session) -> bool:
     rehearsal, train = session.rehearsal(), session.config.train
     train_mode(rehearsal.model, freeze_batchnorm=train.freeze_batchnorm)
     moment = Moment(1, 0, train.epochs * session.steps)
-    take_step(rehearsal, session.batches.first(_EXAMPLES * train.accumulate), moment)
+    with _compiling(wanted=train.compile):
+        take_step(rehearsal, session.batches.first(_EXAMPLES * train.accumulate), moment)
     if _smallest_part(session) == 1:
         _try_one(rehearsal, moment)
     return any(weight.requires_grad and weight.grad is None for weight in rehearsal.model.parameters())
+
+
+@contextmanager
+def _compiling(*, wanted: bool) -> Iterator[None]:
+    """Say in one line what torch has against compiling, such as that there is no C++ compiler."""
+    try:
+        yield
+    except RuntimeError as cause:
+        if not (wanted and _is_of_compiling(cause)):
+            raise
+        said = first_line(getattr(cause, "inner_exception", cause))
+        raise ConfigError(
+            f"train.compile is true, but torch cannot compile here: {said}; mend that, or set it to false"
+        ) from cause
+
+
+def _is_of_compiling(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # a second to import, so only where it is there already
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _smallest_part(session: Session) -> int:

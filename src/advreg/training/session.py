@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from advreg import data, models, runtime
 from advreg.config import AttackSection, Config, OptimizerSection
 from advreg.data import Batches, Dataset, Streamed
-from advreg.errors import ConfigError
+from advreg.errors import ConfigError, ModelError
 from advreg.ranks import Ranks
 from advreg.threat import ThreatModel
 from advreg.training import averaging, distributed, inner, policies, recipes, schedules
@@ -112,6 +112,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
     Raises:
         ConfigError, DataError, ModelError, ThreatError: something cannot be used as the configuration says.
     """
+    _refuse_seed(config.seed)
     device = runtime.choose_device(distributed.own_device(config.train.device))
     threat = ThreatModel(config.threat.norm, config.threat.eps)  # type: ignore[arg-type]  # it checks its norm
     recipe = recipes.named(config.recipe.name, config.recipe.options)
@@ -144,6 +145,11 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
         guard=guard,
         ranks=ranks,
     )
+
+
+def _refuse_seed(seed: int) -> None:
+    if not -(2**63) <= seed < 2**64:  # what torch's generators take
+        raise ConfigError(f"seed is {seed}; allowed: from -2^63 to 2^64 - 1")
 
 
 def _refuse_processes(config: Config, ranks: Ranks) -> None:
@@ -188,8 +194,14 @@ def _attacks(config: Config, batches: Batches) -> Callable[[AttackSection], Atta
 def _with_examples(config: Config, examples: int) -> dict[str, object]:
     """Return the options of the policy, and how many examples there are, for one that keeps something of each."""
     make = policies.POLICIES.get(config.policy.name)
-    wants = make is not None and "examples" in inspect.signature(make).parameters
-    return {**({"examples": examples} if wants else {}), **config.policy.options}
+    if make is None or "examples" not in inspect.signature(make).parameters:
+        return dict(config.policy.options)
+    given = config.policy.options.get("examples")
+    if isinstance(given, int) and 0 < given < examples:
+        raise ConfigError(
+            f"policy.options.examples is {given}, but {examples} images are trained on; leave it out: it is counted"
+        )
+    return {"examples": examples, **config.policy.options}
 
 
 def _asked(config: Config, model: nn.Module) -> nn.Module:
@@ -231,6 +243,10 @@ def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Opti
 
 def _optimizer(section: OptimizerSection, model: nn.Module) -> Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if not weights:
+        raise ModelError(
+            "no weight of the network requires a gradient, so nothing can learn; thaw what shall be trained"
+        )
     lr, decay = section.lr, section.weight_decay
     if section.name == "sgd":
         momentum, nesterov = section.momentum, section.nesterov

@@ -136,10 +136,12 @@ def test_what_a_ledger_cannot_show_is_skipped_and_says_so() -> None:
     assert all(check.says for check in found.values() if check.verdict == "skipped")
 
 
-def test_a_black_box_in_the_middle_of_a_protocol_shows_nothing() -> None:
+def test_a_black_box_shows_what_it_broke_after_the_first_gradient_attack_and_nothing_before() -> None:
     rows = ledger(by_pgd=100, by_square=300)
     late = [{**entry, "attack": "fab-t"} for entry in rows if entry["attack"] == "apgd-t"]
-    assert checked([*rows, *late])["black-box"].verdict == "skipped"
+    assert checked([*rows, *late])["black-box"].verdict == "fail", "gradients had their turn on these examples"
+    early = [entry for entry in rows if entry["attack"] in ("clean", "square")]
+    assert checked([*early, *late])["black-box"].verdict == "skipped", "gradients never met what it broke"
 
 
 def test_attacks_that_return_the_clean_point_where_they_fail_are_no_sign() -> None:

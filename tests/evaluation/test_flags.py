@@ -98,6 +98,17 @@ def test_what_a_black_box_breaks_alone_is_the_gain() -> None:
     assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="quick").flags["black_box_gain"] is None
 
 
+@pytest.mark.parametrize("order", [("pgd", "square", "apgd"), ("pgd", "square"), ("square", "pgd")])
+def test_the_flag_and_the_check_count_the_same_black_boxes(order: tuple[str, ...]) -> None:
+    x, y = batch(60)
+    own = Protocol("own", 1, tuple(Stage(name, getattr(attacks, name)) for name in order))
+    masked = evaluate(Stepped().eval(), (x, y), threat=ThreatModel("linf", 0.1), protocol=own)
+    check = next(check for check in masked.checks if check.name == "black-box")
+    assert check.measured == masked.flags["black_box_gain"]
+    assert (check.measured is None) == (order[0] == "square")
+    assert check.verdict == ("skipped" if order[0] == "square" else "fail")
+
+
 def test_a_verdict_needs_something_to_compare_and_a_doubt_does_not(tmp_path) -> None:
     x, y = batch(60)
     assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="quick").verdict is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.judge import logits_of, refuse_labels
-from advreg.evaluation.protocols import Stage
-from advreg.evaluation.rows import Row, broken_ids
+from advreg.evaluation.rows import Row
+from advreg.evaluation.verdict import black_boxes
 from advreg.objectives import cross_entropy, scale_free
 
 _SAMPLE = 64
@@ -69,23 +69,17 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
         return None
 
 
-def black_box_gain(rows: Iterable[Row], stages: Sequence[Stage], n: int) -> float | None:
-    """Return the share of all examples that attacks without gradients broke after all those with gradients had failed.
+def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
+    """Return the share of all examples that attacks without gradients broke after those with gradients before them had failed.
 
-    Above 0.002, AutoAttack's authors say, the gradients are not to be trusted. None where the protocol has not both kinds.
+    Above 0.002, AutoAttack's authors say, the gradients are not to be trusted. None where no such attack came after one with
+    gradients.
     """
-    blind = {stage.name for stage in stages if stage.needs_no_gradient}
-    if not blind or len(blind) == len(stages):
-        return None
-    found = list(rows)
-    seen = {stage.name for stage in stages} - blind
-    by_gradient = broken_ids(row for row in found if row["attack"] in seen)
-    return len(broken_ids(row for row in found if row["attack"] in blind) - by_gradient) / n
+    blind = black_boxes(rows)
+    return sum(len(ids) for ids in blind.values()) / n if blind else None
 
 
-def gathered(
-    probed: Probe, rows: list[Row], stages: Sequence[Stage], n: int, far: float, **more: Any
-) -> dict[str, Any]:
+def gathered(probed: Probe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
     """Return the flags as they stand in a result."""
     return {
         **more,
@@ -93,5 +87,5 @@ def gathered(
         "randomised": probed.randomised,
         "zero_gradients": probed.zero_gradients,
         "few_classes": probed.few_classes,
-        "black_box_gain": black_box_gain(rows, stages, n),
+        "black_box_gain": black_box_gain(rows, n),
     }

@@ -135,7 +135,7 @@ def evaluate(
             seed=seed,
             seconds=paper.seconds,
             spent=(probed.forwards + 1, probed.backwards),  # one to see how much memory an example takes
-            flags=flags.gathered(probed, paper.rows, chosen.stages, len(examples), _FAR, **found),
+            flags=flags.gathered(probed, paper.rows, len(examples), _FAR, **found),
         )
         paper.finish(evaluation, model)
     return evaluation

@@ -37,6 +37,8 @@ CAUSES = {
     "masked gradients": "gradients mislead here: add a black-box attack, transfer and BPDA: --adapt",
     "fast copy": "evaluate with --precision float32, or attack the original",
     "broken numerics": "mend what makes the model answer NaN or infinity",
+    "few examples": "diagnose at least 50 examples, better 500: -n, or more data",
+    "unanswered question": "mend what stopped the check, and diagnose again: what was not asked cannot be trusted",
 }
 """What may be wrong, the most specific first, and what to do about it."""
 
@@ -216,7 +218,7 @@ def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
         _gradient_path(flags),
         _zero_gradients(flags, record),
         _finite(flags),
-        _black_box(rows, stages),
+        _black_box(rows),
         _converged(rows, stages),
         _unmoved(rows, stages),
     ]
@@ -307,14 +309,24 @@ def _share(name: str, group: str, cause: str, says: str, broken: list[int], n: i
     )  # fmt: skip
 
 
-def _black_box(rows: Sequence[Row], stages: list[_Stage]) -> Check:
-    """Ask how much attacks that see scores only broke after all those that see gradients."""
-    last = max((k for k, stage in enumerate(stages) if stage.is_gradient), default=len(stages))
-    late = stages[last + 1 :]
-    if not late:
-        return skipped("black-box", "A", "the protocol has no black-box attack after its gradient attacks")
-    broken = sorted({i for stage in late for i in stage.broken})
-    says = f"{', '.join(stage.name for stage in late)} broke {len(broken)} examples that gradients did not"
+def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Return the attacks without gradients that came after one with gradients, each with the examples that it broke.
+
+    Gradients had had their turn on all of these examples. Attacks before the first of those show nothing: whatever they
+    broke, gradients never met.
+    """
+    stages = _stages(rows)
+    first = next((k for k, stage in enumerate(stages) if stage.is_gradient), len(stages))
+    return {stage.name: stage.broken for stage in stages[first:] if not stage.is_gradient}
+
+
+def _black_box(rows: Sequence[Row]) -> Check:
+    """Ask how much attacks that see scores only broke after attacks that see gradients."""
+    blind = black_boxes(rows)
+    if not blind:
+        return skipped("black-box", "A", "the protocol has no black-box attack after one with gradients")
+    broken = sorted(i for ids in blind.values() for i in ids)
+    says = f"{', '.join(blind)} broke {len(broken)} examples that the gradients before had not"
     return _share("black-box", "A", "masked gradients", says, broken, _count(rows), GAIN)
 
 

@@ -31,6 +31,16 @@ def test_existing_run_is_never_taken_over(run):
     assert run.read_text("run.toml") == "seed = 0\n"
 
 
+def test_leftovers_alone_make_no_run(run):
+    run.write("environment.json", "{}")
+    RunFolder.create(run.path, leftovers=("environment.json", "model.json"))
+    with pytest.raises(RunError, match="already holds a run"):
+        RunFolder.create(run.path)
+    run.write("run.toml", "seed = 0\n")
+    with pytest.raises(RunError, match=r"already holds a run \(run\.toml\)"):
+        RunFolder.create(run.path, leftovers=("environment.json", "model.json"))
+
+
 def test_absent_run_names_a_similar_one(run):
     with pytest.raises(RunError, match="Did you mean 'run'"):
         RunFolder.open(run.path.with_name("rum"))

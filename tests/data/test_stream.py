@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from itertools import pairwise
 
@@ -58,6 +59,19 @@ def test_a_streamed_data_set_answers_like_one_in_memory(photos):
             for x, y in zip(a.tensors(), b.tensors(), strict=True):
                 assert torch.equal(x, y)
         assert outside.to("cpu").fingerprint() == inside.fingerprint()
+
+
+def test_a_fingerprint_belongs_to_paths_and_labels_and_moves_along(photos, tmp_path):
+    moved = shutil.copytree(photos, tmp_path / "elsewhere")
+
+    def fingerprint(root):
+        return stream(f"folder:{root}?size=8")[0].fingerprint()
+
+    assert fingerprint(moved) == fingerprint(photos)
+    rows = [3, 1, 2]
+    assert len({stream(f"folder:{photos}?size=8")[0].select(some).fingerprint() for some in (rows, [1, 3, 2])}) == 2
+    shutil.copy(moved / "train" / "cat" / "0.png", moved / "train" / "cat" / "new.png")
+    assert fingerprint(moved) != fingerprint(photos)
 
 
 def test_nothing_is_read_before_it_is_wanted(photos, monkeypatch):

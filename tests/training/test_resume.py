@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import advreg
 from advreg.errors import RunError
@@ -93,9 +94,11 @@ def test_killed_before_any_write(data, tmp_path, uninterrupted, monkeypatch, wri
             advreg.fit(configuration)
     begun = (out / "run.toml").exists()
     assert begun == (write > 2), "run.toml is written last of what a run starts with"
-    if not begun:
-        for leftover in out.iterdir():
-            leftover.unlink()
+    if not begun and write:
+        with pytest.raises(
+            RunError, match=r"holds no run\.toml: it was stopped before it began; train without resuming"
+        ):
+            advreg.fit(configuration, resume=True)
     advreg.fit(configuration, resume=begun)
     assert outcome(out) == uninterrupted
 
@@ -172,6 +175,65 @@ def test_resume_with_another_configuration_is_refused(data, tmp_path):
         advreg.fit(small.config(data, tmp_path / "run"), resume=True)
     with pytest.raises(RunError, match="no run folder"):
         advreg.fit(small.config(data, tmp_path / "absent"), resume=True)
+
+
+def stopped_after_an_epoch(configuration):
+    def stop(event):
+        if isinstance(event, events.EpochEnd):
+            raise Killed
+
+    with pytest.raises(Killed):
+        advreg.fit(configuration, on_event=stop)
+    return configuration
+
+
+def test_other_data_are_refused(tmp_path):
+    configuration = stopped_after_an_epoch(small.config(small.write_data(tmp_path / "small.npz"), tmp_path / "run"))
+    small.write_data(tmp_path / "small.npz", n=130)
+    with pytest.raises(
+        RunError, match=r"was started with other data: npz:.* has changed since; make it what it was"
+    ) as error:
+        advreg.fit(configuration, resume=True)
+    assert "\n" not in str(error.value)
+    small.write_data(tmp_path / "small.npz")
+    advreg.fit(configuration, resume=True)
+
+
+def test_a_run_from_before_data_were_written_down_goes_on(data, tmp_path, uninterrupted):
+    configuration = stopped_after_an_epoch(small.config(data, tmp_path / "run"))
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "data"}))
+    advreg.fit(configuration, resume=True)
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_a_run_that_started_from_weights_goes_on_without_them(data, tmp_path):
+    base = advreg.fit(small.config(data, tmp_path / "base", "train.epochs=1", "seed=1"))
+    start = f"model.weights={base / 'model.safetensors'}"
+    advreg.fit(small.config(data, tmp_path / "whole", start))
+    configuration = stopped_after_an_epoch(small.config(data, tmp_path / "cut", start))
+    (base / "model.safetensors").unlink()
+    advreg.fit(configuration, resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_another_network_of_the_same_name_is_said(data, tmp_path, monkeypatch):
+    configuration = stopped_after_an_epoch(small.config(data, tmp_path / "run"))
+    network = small.network
+    monkeypatch.setattr(small, "network", lambda: torch.nn.Sequential(*network(), torch.nn.Linear(3, 3)))
+    said = r"checkpoint\.pt: '6\.weight' of tests.* was not there when the run began and is of shape \(3, 3\) now"
+    with pytest.raises(RunError, match=said):
+        advreg.fit(configuration, resume=True)
+
+
+def test_a_tilde_is_the_home_folder(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run = advreg.fit(small.config(data, Path("~/run"), "train.epochs=1"))
+    assert run.path == tmp_path / "run"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    assert advreg.fit(small.config(data, Path("~/run"), "train.epochs=1"), resume=True).path == run.path
+    assert advreg.fit("~/run", resume=True).path == run.path
 
 
 def test_damaged_checkpoint_is_one_line(data, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -67,6 +69,16 @@ class Streamed:
     def to(self, device: Device) -> Dataset:
         """Read everything into memory, and move it to a device."""
         return Dataset(*self._read(list(range(len(self)))), self.classes, self.name, self.split).to(device)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of paths and labels, in hexadecimal; a folder that moved as a whole has the same.
+
+        What is in the files is not read.
+        """
+        base = os.path.commonpath([path.parent for path in self.paths])
+        named = zip(self.paths, self.labels.tolist(), strict=True)
+        lines = (f"{path.relative_to(base).as_posix()} {label}\n" for path, label in named)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         images, kept = Reader(self)[rows].unwrapped()

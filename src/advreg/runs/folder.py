@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,16 +31,21 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
+    def create(cls, path: str | Path, leftovers: Collection[str] = ()) -> RunFolder:
         """Make a new run folder, parents included; an empty folder is taken as it is.
+
+        Args:
+            path: the folder; ``~`` is the home folder.
+            leftovers: files that alone make no run: what one that was stopped before it began has written.
 
         Raises:
             RunError: there is something at `path` already, or it cannot be written.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         with refusing("create", path):
             path.mkdir(parents=True, exist_ok=True)
-            taken = next((entry.name for entry in path.iterdir() if not entry.name.startswith(".")), None)
+            names = (entry.name for entry in path.iterdir())
+            taken = next((name for name in names if not name.startswith(".") and name not in leftovers), None)
             if taken is not None:
                 raise RunError(f"{path} already holds a run ({taken}); resume it or give another folder")
             (path / ".lock").touch()
@@ -53,7 +58,7 @@ class RunFolder:
         Raises:
             RunError: it cannot be made.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         with refusing("create", path):
             path.mkdir(parents=True, exist_ok=True)
         return cls(path)
@@ -65,7 +70,7 @@ class RunFolder:
         Raises:
             RunError: there is no such folder; the message names a similar one beside it.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_dir():
             beside = path.parent.iterdir() if path.parent.is_dir() else []
             near = did_you_mean(path.name, [entry.name for entry in beside if entry.is_dir()])

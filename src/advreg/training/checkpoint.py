@@ -7,10 +7,13 @@ written again on resume, so a kill between any two writes loses nothing and doub
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from advreg.errors import AdvregError, RunError
 from advreg.runs import RunFolder
@@ -65,7 +68,7 @@ def restore(run: RunFolder, session: Session) -> Progress:
     """Bring the session to the last complete epoch of the run; finish writing what a kill left unwritten.
 
     Raises:
-        RunError: the checkpoint is damaged.
+        RunError: the checkpoint is damaged, or the network has changed since.
     """
     if session.ranks.leads:
         sweep(run.path, (NAME, BEST, LAST))
@@ -73,6 +76,7 @@ def restore(run: RunFolder, session: Session) -> Progress:
         return Progress()
     try:
         state = torch.load(run / NAME, map_location="cpu", weights_only=True)
+        _refuse_another(session, state["model"], run / NAME)
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
@@ -86,6 +90,22 @@ def restore(run: RunFolder, session: Session) -> Progress:
         _publish(run, session, progress)
     session.ranks.meet()
     return progress
+
+
+def _refuse_another(session: Session, saved: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse a network that is not the one of the checkpoint: code of the user's own may have changed."""
+    then, now = _shapes(saved), _shapes(session.model.state_dict())
+    other = next((name for name in [*then, *now] if then.get(name) != now.get(name)), None)
+    if other is not None:
+        was, is_now = (f"of shape {shapes[other]}" if other in shapes else "not there" for shapes in (then, now))
+        raise RunError(
+            f"{file}: {other!r} of {session.config.model.name} was {was} when the run began and is {is_now} now; "
+            "make the network what it was, or train in another folder"
+        )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _publish(run: RunFolder, session: Session, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from advreg.config import Config
 from advreg.errors import RunError
 from advreg.runs import RunFolder
 from advreg.runs.same import same_run
+from advreg.training.checkpoint import LAST
 from advreg.training.session import Session
 
 CONFIG, MODEL, ENVIRONMENT = "run.toml", "model.json", "environment.json"
@@ -25,7 +27,7 @@ def read_config(config: Config | str | Path, *, resume: bool) -> Config:
     """
     if isinstance(config, Config):
         return config.checked()
-    path = Path(config)
+    path = Path(config).expanduser()
     if not path.is_dir():
         return Config.load(path)
     if not resume:
@@ -34,20 +36,48 @@ def read_config(config: Config | str | Path, *, resume: bool) -> Config:
     return replace(found, train=replace(found.train, out=str(path)))
 
 
+def going_on(config: Config, *, resume: bool) -> Config:
+    """Return the configuration to prepare with: a run that goes on has weights of its own, and needs no others any more."""
+    own = Path(config.train.out).expanduser() / LAST
+    if not (resume and config.model.weights and own.exists()):
+        return config
+    return replace(config, model=replace(config.model, weights=str(own)))
+
+
 def start_folder(config: Config, session: Session, *, resume: bool) -> RunFolder:
     """Return the run folder: a new one with what will not change any more, or the one to resume.
 
     Raises:
-        RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
+        RunError: a new one exists already or cannot be written; one to resume is absent, never began, holds another run, or
+            was begun with other data.
     """
     if resume:
-        run = RunFolder.open(config.train.out)
-        return same_run(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
-    run = RunFolder.create(config.train.out)
-    run.write_json(ENVIRONMENT, runtime.environment())
+        return _begun(config, session)
+    run = RunFolder.create(config.train.out, leftovers=(ENVIRONMENT, MODEL))
+    run.write_json(ENVIRONMENT, {**runtime.environment(), "data": _fingerprint(session)})
     run.write_json(MODEL, _model_spec(session))
     run.write(CONFIG, config.to_toml())
     return run
+
+
+def _begun(config: Config, session: Session) -> RunFolder:
+    run = RunFolder.open(config.train.out)
+    if not (run / CONFIG).exists():
+        raise RunError(f"{run.path} holds no {CONFIG}: it was stopped before it began; train without resuming")
+    same_run(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
+    before = run.read_json(ENVIRONMENT).get("data")
+    if before not in (None, _fingerprint(session)):  # None: begun when this was not written down yet
+        raise RunError(
+            f"{run.path} was started with other data: {config.data.name} has changed since; "
+            "make it what it was, or train in another folder"
+        )
+    return run
+
+
+def _fingerprint(session: Session) -> str:
+    """Return the SHA-256 of what is trained on and what is held out: which is which, too, depends on all images."""
+    parts = (session.batches.dataset, session.held)
+    return hashlib.sha256("".join(part.fingerprint() for part in parts if part is not None).encode()).hexdigest()
 
 
 def noted_changes(run: RunFolder) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from advreg.training.checkpoint import METRICS, commit, restore
 from advreg.training.epoch import train_epoch
 from advreg.training.estimate import estimated_seconds, try_out
 from advreg.training.events import EpochEnd, Finished, OnEvent, Resumed, Started
-from advreg.training.folder import noted_changes, read_config, start_folder
+from advreg.training.folder import going_on, noted_changes, read_config, start_folder
 from advreg.training.session import Session, prepare
 
 
@@ -37,7 +37,7 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
 
     Raises:
         ConfigError, DataError, ModelError, ThreatError: something cannot be used; nothing has been written then.
-        RunError: the run folder exists (or, to resume, does not), cannot be written, or is in use.
+        RunError: the run folder exists (or, to resume, does not), cannot be written, is in use, or was begun with other data.
         TrainingError: the loss or the weights stop being finite; the last complete epoch is kept.
 
     Example:
@@ -58,7 +58,7 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
 
 def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
     """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
-    session = prepare(config, ranks)
+    session = prepare(going_on(config, resume=resume), ranks)
     some_rest = try_out(session)
     session = replace(session, lesson=distributed.spread(session.lesson, some_rest=some_rest))
     run = _folder(config, session, resume=resume)

@@ -9,11 +9,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from advreg import ThreatModel, attacks, evaluate, load_model, robustness_curve
 from advreg.data import load
-from advreg.errors import ConfigError, DataError, ModelError, RunError
-from advreg.evaluation import Protocol, Stage
+from advreg.errors import ConfigError, DataError, ModelError, RunError, ThreatError
+from advreg.evaluation import Protocol, Stage, resolve
+from advreg.evaluation.examples import examples_of
 from advreg.models import Target, describe, freeze, state_sha256
 from advreg.runs import Ledger
 from advreg.statistics import interval
@@ -119,6 +121,14 @@ def test_a_finished_evaluation_is_read_and_not_run_again(tmp_path) -> None:
     assert stored["schema"] == "advreg/results@1"
 
 
+def test_the_fingerprint_of_tensors_is_that_of_all_of_them_however_many_are_evaluated() -> None:
+    x, y = batch(50)
+    whole = examples_of((x, y), None, THREAT).sha256
+    assert examples_of((x, y), 40, THREAT).sha256 == whole
+    assert examples_of((x, y.int()), 40, THREAT).sha256 == whole
+    assert examples_of((x[:40], y[:40]), None, THREAT).sha256 != whole
+
+
 def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
     x, y = batch(50)
     evaluate(small_cnn(), (x, y), threat=THREAT, out=tmp_path)
@@ -222,6 +232,10 @@ def test_published_pgd_accuracy_of_the_trades_network(shared) -> None:
     assert found.robust_accuracy == pytest.approx(0.9607, abs=0.003)
 
 
+def twice(*names: str) -> Protocol:
+    return Protocol("twice", 1, tuple(Stage(name, attacks.pgd) for name in names))
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
@@ -231,6 +245,29 @@ def test_published_pgd_accuracy_of_the_trades_network(shared) -> None:
             "Did you mean 'quick'",
         ),
         (lambda x, y: evaluate(small_cnn(), (x, y), threat=THREAT, n=0), DataError, "give 1 to 30"),
+        (
+            lambda x, y: evaluate(small_cnn(), [x, y], threat=THREAT),
+            DataError,
+            "list of Tensor, Tensor; give a data set",
+        ),
+        (
+            lambda x, y: evaluate(small_cnn(), (x.numpy(), y), threat=THREAT),
+            DataError,
+            "tuple of ndarray, Tensor; give",
+        ),
+        (lambda x, y: evaluate(small_cnn(), TensorDataset(x, y), threat=THREAT), DataError, r"or a pair \(x, y\)"),
+        (
+            lambda x, y: evaluate(small_cnn(), (x, y), threat=ThreatModel("linf", torch.full((30,), 0.1))),
+            ThreatError,
+            "eps is a tensor of 30; .* evaluate each radius by itself",
+        ),
+        (lambda x, y: twice("pgd", "pgd"), ConfigError, "called 'pgd', as one before it is; give it another name"),
+        (lambda x, y: twice("clean"), ConfigError, "called 'clean', as the unattacked examples are; give it another"),
+        (
+            lambda x, y: resolve("quick", "linf").followed_by("advreg.attacks:pgd", "advreg.attacks:pgd"),
+            ConfigError,
+            "called 'advreg.attacks.pgd', as one before it is; give it another name",
+        ),
         (lambda x, y: evaluate(small_cnn(), (x * 255, y), threat=THREAT), DataError, "divide images by 255"),
         (lambda x, y: evaluate(small_cnn().train(), (x, y), threat=THREAT), ModelError, "eval"),
         (

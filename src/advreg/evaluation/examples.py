@@ -42,19 +42,35 @@ class Examples:
 def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel) -> Examples:
     """Return the first ``n`` examples of a data set or of a pair of tensors ``(x, y)``.
 
+    The fingerprint is that of all the data, of which any may be looked at: the first examples are the same for every ``n``.
+
     Raises:
-        DataError: no such number of examples, or tensors that do not fit each other or the box.
+        DataError: neither a data set nor a pair of tensors, no such number of examples, or tensors that do not fit each other
+            or the box.
     """
+    _refuse_others(data)
     size = len(data[1]) if isinstance(data, tuple) else len(data)
     if n is not None and not 1 <= n <= size:
         raise DataError(f"n is {n}; the data holds {size} examples: give 1 to {size}")
     if isinstance(data, tuple):
         x, y = data[0][:n], data[1][:n]
         check_batch(x, y, threat)
+        if y.ndim > 1:
+            raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
         names = tuple(str(k) for k in range(int(y.max()) + 1))
-        return Examples(x, y.long(), "tensors", "given", names, _sha256(x, y))
+        return Examples(x, y.long(), "tensors", "given", names, _sha256(data[0], data[1].long()))
     x, y = data.tensors(n)
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
+
+
+def _refuse_others(data: object) -> None:
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    if pair or (not isinstance(data, tuple) and callable(getattr(data, "tensors", None))):
+        return
+    parts = f" of {', '.join(type(part).__name__ for part in data)}" if isinstance(data, tuple | list) else ""
+    raise DataError(
+        f"data is a {type(data).__name__}{parts}; give a data set of advreg.load_data, or a pair (x, y) of tensors"
+    )
 
 
 def _sha256(x: Tensor, y: Tensor) -> str:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from advreg import attacks
-from advreg.errors import ConfigError, did_you_mean
+from advreg.errors import ConfigError, ThreatError, did_you_mean
+from advreg.evaluation.rows import CLEAN
 from advreg.imports import named_function
 from advreg.objectives import dlr, probability_margin, targeted_dlr
 from advreg.threat import ThreatModel
@@ -49,6 +52,9 @@ class Stage:
 class Protocol:
     """A named, versioned list of attacks.
 
+    Raises:
+        ConfigError: two attacks of one name, or one called ``clean``: rows of the ledger go by the name.
+
     Example:
         >>> resolve("quick", "linf").id(ThreatModel("linf", 0.3))
         'linf-0.3-quick@1'
@@ -58,8 +64,23 @@ class Protocol:
     version: int
     stages: tuple[Stage, ...]
 
+    def __post_init__(self) -> None:
+        names = [CLEAN, *(stage.name for stage in self.stages)]
+        taken = next((name for k, name in enumerate(names) if name in names[:k]), None)
+        if taken is not None:
+            whose = "the unattacked examples are" if taken == CLEAN else "one before it is"
+            raise ConfigError(f"an attack of the protocol is called {taken!r}, as {whose}; give it another name")
+
     def id(self, threat: ThreatModel) -> str:
-        """Return the frozen id that results carry: norm, eps, the box where it is not [0, 1], name and version."""
+        """Return the frozen id that results carry: norm, eps, the box where it is not [0, 1], name and version.
+
+        Raises:
+            ThreatError: an eps for each example, which no id can name.
+        """
+        if isinstance(threat.eps, Tensor) and threat.eps.ndim:
+            raise ThreatError(
+                f"eps is a tensor of {len(threat.eps)}; a protocol names one number for all: evaluate each radius by itself"
+            )
         low, high = threat.box
         box = "" if (low, high) == (0.0, 1.0) else f"-box-{low:g}-{high:g}"
         return f"{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"

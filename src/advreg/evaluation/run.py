@@ -102,6 +102,7 @@ def evaluate(
         True
     """
     chosen = resolve(protocol, threat.norm)
+    name = chosen.id(threat)
     examples = examples_of(data, n, threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
@@ -118,7 +119,7 @@ def evaluate(
         "target": target.choice,
     }
     bench = Bench(target, examples, threat, seed, device, portions)
-    with Paper.open(out, chosen.id(threat), shares, examples, identity, ranks) as paper:
+    with Paper.open(out, name, shares, examples, identity, ranks) as paper:
         probed = flags.probe(model, *sample)
         for ids in ranks.share(examples.chunks()):
             _attack_chunk(bench, stages, ids, paper, on_progress)
@@ -128,7 +129,7 @@ def evaluate(
         found = {"target": target.choice, "batch": portions.size, "answers_only": blind}
         evaluation = summarise(
             paper.rows,
-            protocol=chosen.id(threat),
+            protocol=name,
             stages=names,
             threat=threat,
             classes=examples.classes,

@@ -33,12 +33,12 @@ CAUSES = {
     "saturated": "attack with a loss that does not vanish (margin, DLR), or divide the logits first: --adapt",
     "wrong gradients": "look for a custom backward; attack with BPDA, transfer or Square: --adapt",
     "overfitted to one step": "never judge by one step; train with more steps, or stop before the collapse",
+    "unanswered question": "mend what stopped the check, and diagnose again: what was not asked cannot be trusted",
     "weak attack": "use a stronger protocol: more steps and restarts, several losses, a black box: --protocol strong",
     "masked gradients": "gradients mislead here: add a black-box attack, transfer and BPDA: --adapt",
     "fast copy": "evaluate with --precision float32, or attack the original",
     "broken numerics": "mend what makes the model answer NaN or infinity",
     "few examples": "diagnose at least 50 examples, better 500: -n, or more data",
-    "unanswered question": "mend what stopped the check, and diagnose again: what was not asked cannot be trusted",
 }
 """What may be wrong, the most specific first, and what to do about it."""
 

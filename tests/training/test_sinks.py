@@ -69,7 +69,7 @@ def test_mlflow_has_a_run_for_each_of_ours(recorder):
     assert recorder.named("start_run") == [((), {"run_name": "a"})]
     assert recorder.named("log_metrics") == [((FIGURES,), {"step": 5})]
     assert recorder.named("set_tag")[0][0][0] == "guard.1.5"
-    assert len(recorder.named("end_run")) == 1
+    assert recorder.named("end_run") == [(("FINISHED",), {})]
 
 
 def test_wandb_has_a_run_for_each_of_ours(recorder):
@@ -77,7 +77,57 @@ def test_wandb_has_a_run_for_each_of_ours(recorder):
     assert recorder.named("init") == [((), {"project": "here", "name": "a", "dir": "runs/a"})]
     assert recorder.named("log") == [((FIGURES,), {"step": 5})]
     assert recorder.named("alert")[0][1]["title"] == "label leaking"
-    assert len(recorder.named("finish")) == 1
+    assert recorder.named("finish") == [((), {"exit_code": 0})]
+
+
+@pytest.mark.parametrize(
+    ("name", "closed"),
+    [
+        ("tensorboard", ("close", (), {})),
+        ("mlflow", ("end_run", ("FAILED",), {})),
+        ("wandb", ("finish", (), {"exit_code": 1})),
+    ],
+)
+def test_what_is_open_is_closed_as_failed_when_training_fails(data, tmp_path, recorder, name, closed):
+    def stop(event):
+        if isinstance(event, events.EpochEnd):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        advreg.fit(small.config(data, tmp_path / "run"), on_event=sinks.several(sinks.named(name), stop))
+    assert recorder.calls[-1] == closed
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
+def test_where_nothing_is_left_to_train_nothing_is_opened(recorder, name):
+    sink = sinks.named(name)
+    before = list(recorder.calls)
+    for event in (events.Started(Path("runs/a"), epochs=2, steps=5, seconds=0.0), events.Finished(2, 1)):
+        sink(event)
+    assert recorder.calls == before
+
+
+def test_a_sink_that_fails_at_the_end_does_not_hide_why(data, tmp_path):
+    def watch(event):
+        if isinstance(event, events.EpochEnd):
+            raise ZeroDivisionError("first")
+        if isinstance(event, events.Failed):
+            raise ValueError(event.said)
+
+    with pytest.raises(ZeroDivisionError, match="first"):
+        advreg.fit(small.config(data, tmp_path / "run"), on_event=watch)
+
+
+def test_an_mlflow_that_does_not_answer_is_one_line(monkeypatch):
+    def search_experiments(max_results):
+        raise RuntimeError("unsupported URI\nand more")
+
+    deaf = SimpleNamespace(search_experiments=search_experiments, get_tracking_uri=lambda: "foo://bar")
+    monkeypatch.setitem(sys.modules, "mlflow", deaf)
+    said = r"MLflow cannot log to foo://bar: RuntimeError: unsupported URI; set MLFLOW_TRACKING_URI"
+    with pytest.raises(ConfigError, match=said) as error:
+        sinks.mlflow()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")

@@ -86,5 +86,16 @@ class Finished:
     best_epoch: int
 
 
-Event = Started | Resumed | Step | Guarded | EpochEnd | Finished
+@dataclass(frozen=True)
+class Failed:
+    """Training was interrupted, or something went wrong; every complete epoch is kept.
+
+    Attributes:
+        said: the exception in one line.
+    """
+
+    said: str
+
+
+Event = Started | Resumed | Step | Guarded | EpochEnd | Finished | Failed
 OnEvent = Callable[[Event], None]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from advreg import ranks as processes
 from advreg import runtime
 from advreg.config import Config
+from advreg.imports import first_line
 from advreg.ranks import Ranks
 from advreg.runs import RunFolder
 from advreg.training import distributed
-from advreg.training.checkpoint import METRICS, commit, restore
+from advreg.training.checkpoint import METRICS, Progress, commit, restore
 from advreg.training.epoch import train_epoch
 from advreg.training.estimate import estimated_seconds, try_out
-from advreg.training.events import EpochEnd, Finished, OnEvent, Resumed, Started
+from advreg.training.events import EpochEnd, Failed, Finished, OnEvent, Resumed, Started
 from advreg.training.folder import going_on, noted_changes, read_config, start_folder
 from advreg.training.session import Session, prepare
 
@@ -84,15 +86,33 @@ def _train(run: RunFolder, session: Session, emit: OnEvent) -> RunFolder:
         _note_resume(run, session.ranks, progress.epoch)
         emit(Resumed(progress.epoch))
     seconds = estimated_seconds(session, left) if left else 0.0
-    emit(Started(run.path, epochs, session.steps, seconds))
-    began, first = time.perf_counter(), progress.epoch
+    with _failure_told(emit):
+        emit(Started(run.path, epochs, session.steps, seconds))
+        progress = _epochs(run, session, progress, emit)
+    emit(Finished(epochs, progress.best_epoch))
+    return run
+
+
+def _epochs(run: RunFolder, session: Session, progress: Progress, emit: OnEvent) -> Progress:
+    """Train the epochs that are left, writing down each; return where training then stands."""
+    began, first, epochs = time.perf_counter(), progress.epoch, session.config.train.epochs
     for epoch in range(first + 1, epochs + 1):
         progress = train_epoch(session, epoch, progress, emit)
         commit(run, session, progress)
         pace = (time.perf_counter() - began) / (epoch - first)
         emit(EpochEnd(epoch, epochs, progress.record, progress.best_epoch == epoch, pace * (epochs - epoch)))
-    emit(Finished(epochs, progress.best_epoch))
-    return run
+    return progress
+
+
+@contextmanager
+def _failure_told(emit: OnEvent) -> Iterator[None]:
+    """Tell whoever watches that it ends here, so that nothing they have open stays open."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # what went wrong first is what is raised
+            emit(Failed(first_line(error)))
+        raise
 
 
 def _note_resume(run: RunFolder, ranks: Ranks, epoch: int) -> None:

@@ -1,6 +1,7 @@
 """Where metrics go besides metrics.jsonl: callbacks for `fit` that hand them to TensorBoard, MLflow or Weights & Biases.
 
 Nothing leaves the run folder unless one of these is asked for, and each goes where its own library is set up to send it.
+Where nothing is left to train, nothing is opened; where training fails, what is open is closed as failed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import ConfigError, did_you_mean
-from advreg.imports import import_extra
-from advreg.training.events import EpochEnd, Event, Finished, Guarded, OnEvent, Started
+from advreg.imports import first_line, import_extra
+from advreg.training.events import EpochEnd, Event, Failed, Finished, Guarded, OnEvent, Started
 
 
 def several(*sinks: OnEvent) -> OnEvent:
@@ -41,14 +42,14 @@ def tensorboard(folder: str | Path = "") -> OnEvent:
     open_writers: list[Any] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Started) and event.seconds:
             open_writers.append(library.SummaryWriter(str(folder or event.out / "tensorboard")))
         elif isinstance(event, EpochEnd):
             for name, value in figures(event.record).items():
                 open_writers[-1].add_scalar(name, value, event.record["step"])
         elif isinstance(event, Guarded):
             open_writers[-1].add_text("guard", _sentence(event), event.epoch)
-        elif isinstance(event, Finished):
+        elif isinstance(event, Finished | Failed) and open_writers:
             open_writers.pop().close()
 
     return watch
@@ -58,20 +59,28 @@ def mlflow() -> OnEvent:
     """Return a callback that logs to MLflow, one of its runs for each of ours, wherever its tracking is set up to go.
 
     Raises:
+        ConfigError: nobody answers there.
         MissingExtraError: MLflow is not installed.
     """
     library = import_extra("mlflow", "advreg[mlflow]")
+    try:
+        library.search_experiments(max_results=1)
+    except Exception as cause:  # each of its stores fails in its own way
+        where = library.get_tracking_uri()
+        raise ConfigError(f"MLflow cannot log to {where}: {first_line(cause)}; set MLFLOW_TRACKING_URI") from cause
+    open_runs: list[Any] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Started):
-            library.start_run(run_name=event.out.name)
+        if isinstance(event, Started) and event.seconds:
+            open_runs.append(library.start_run(run_name=event.out.name))
             library.log_artifact(str(event.out / "run.toml"))
         elif isinstance(event, EpochEnd):
             library.log_metrics(figures(event.record), step=event.record["step"])
         elif isinstance(event, Guarded):
             library.set_tag(f"guard.{event.epoch}.{event.step}", _sentence(event))
-        elif isinstance(event, Finished):
-            library.end_run()
+        elif isinstance(event, Finished | Failed) and open_runs:
+            open_runs.pop()
+            library.end_run("FINISHED" if isinstance(event, Finished) else "FAILED")
 
     return watch
 
@@ -86,14 +95,14 @@ def wandb(project: str = "advreg") -> OnEvent:
     open_runs: list[Any] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Started) and event.seconds:
             open_runs.append(library.init(project=project, name=event.out.name, dir=str(event.out)))
         elif isinstance(event, EpochEnd):
             open_runs[-1].log(figures(event.record), step=event.record["step"])
         elif isinstance(event, Guarded):
             open_runs[-1].alert(title=event.trouble, text=_sentence(event))
-        elif isinstance(event, Finished):
-            open_runs.pop().finish()
+        elif isinstance(event, Finished | Failed) and open_runs:
+            open_runs.pop().finish(exit_code=int(isinstance(event, Failed)))
 
     return watch
 

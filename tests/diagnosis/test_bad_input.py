@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import advreg
-from advreg.diagnosis import diagnose
+from advreg.diagnosis import diagnose, run
 from advreg.errors import DataError, ModelError, ThreatError
+from advreg.evaluation.verdict import Check, graded
 
 from . import planted
 from .conftest import TINY, Diagnose, digits
@@ -37,9 +42,10 @@ def test_the_model_is_left_in_the_mode_it_came_in() -> None:
 
 def test_two_classes_are_enough() -> None:
     model, (x, y) = planted.two_class()
-    found = diagnose(model, (x[:40], y[:40]), THREAT, budget=TINY)
+    found = diagnose(model, (x[:60], y[:60]), THREAT, budget=TINY)
     assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]
     assert "fewer than 4" in found.check("few-classes").says
+    assert "does not take two" in found.check("binarisation").says  # it sums fives of ten
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
@@ -51,12 +57,13 @@ def test_every_norm_and_vectors_instead_of_images(norm: str) -> None:
     assert found.verdict != "UNRELIABLE", [check for check in found.checks if check.remedy]
 
 
-def test_a_network_that_is_always_wrong() -> None:
+def test_a_network_that_is_always_wrong(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
-    x, _ = digits(10)
-    found = diagnose(model, (x, (model(x).argmax(1) + 1) % 10), THREAT, budget=TINY)
+    x, _ = digits(50)
+    found = diagnose(model, (x, (model(x).argmax(1) + 1) % 10), THREAT, budget=TINY, out=tmp_path)
     assert found.robust_accuracy == 0.0
-    assert found.verdict == "TRUSTED"
+    assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]
+    assert found.check("copies").verdict == found.check("noisy-landscape").verdict == "skipped"
 
 
 class Failing(nn.Module):
@@ -111,15 +118,109 @@ def test_optimisation_at_test_time_is_flagged() -> None:
     assert "test-time optimisation" in found.causes
 
 
-def test_a_check_that_raises_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    from advreg.diagnosis import run
+def of(measured: float) -> Callable[[object], Check]:
+    def unlucky(subject: object) -> Check:
+        return graded("unlucky", "A", "random", "", measured=measured, threshold=0.1)
 
-    def unlucky(subject: object) -> object:
-        raise ValueError("seven years")
+    return unlucky
 
-    monkeypatch.setattr(run, "QUESTIONS", {"A": (unlucky,)})
-    found = run.diagnose(planted.plain(), digits(8), THREAT, budget=TINY)
-    assert found.check("unlucky").verdict == "skipped"
-    assert "seven years" in found.check("unlucky").says
+
+def raising(cause: Exception) -> Callable[[object], Check]:
+    def unlucky(subject: object) -> Check:
+        raise cause
+
+    return unlucky
+
+
+@pytest.mark.parametrize(
+    ("question", "said"), [(raising(ValueError("seven years")), "ValueError: seven years"), (of(math.nan), "nan")]
+)
+def test_a_question_without_an_answer_is_no_reason_to_trust(
+    question: Callable[[object], Check], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "QUESTIONS", {**run.QUESTIONS, "A": (*run.QUESTIONS["A"], question)})
+    found = run.diagnose(planted.plain(), digits(), THREAT, budget=TINY)
+    assert found.verdict == "SUSPECT"
+    assert found.causes == ("unanswered question",)
+    assert found.check("unlucky").verdict == "suspect"
+    assert said in found.check("unlucky").says
     with pytest.raises(KeyError, match="no check 'luck'"):
         found.check("luck")
+
+
+@pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_memory_that_runs_out_is_no_answer(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "QUESTIONS", {"A": (raising(cause),)})
+    with pytest.raises(ModelError, match=r"does not fit into memory.*fewer examples"):
+        run.diagnose(planted.plain(), digits(8), THREAT, budget=TINY)
+
+
+class Hungry(nn.Module):
+    """The plain network on a device with room for some images and their gradients."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.net, self.room = planted.plain(), room
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room and x.requires_grad:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        answer: Tensor = self.net(x)
+        return answer
+
+
+def test_a_batch_that_does_not_fit_is_halved() -> None:
+    data, near = digits(), advreg.ThreatModel("linf", 0.05)
+    found, ample = (diagnose(model, data, near, budget=TINY) for model in (Hungry(16).eval(), planted.plain()))
+    assert found.robust_accuracy == ample.robust_accuracy < found.clean_accuracy
+    assert "unanswered question" not in found.causes
+
+
+def test_an_example_that_does_not_fit_ends_a_diagnosis_in_one_line() -> None:
+    with pytest.raises(ModelError, match="does not fit into memory"):
+        diagnose(Hungry(0).eval(), digits(8), THREAT, budget=TINY)
+
+
+class Picky(nn.Module):
+    """Refuses what no camera makes, and so every attack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = planted.plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(((x * 255 - (x * 255).round()).abs() > 1e-3).any()):
+            raise ValueError("not an 8-bit image")
+        answer: Tensor = self.net(x)
+        return answer
+
+
+def test_a_figure_that_nothing_attacked_is_unreliable(tmp_path: Path) -> None:
+    found = diagnose(Picky().eval(), digits(), THREAT, budget=TINY, out=tmp_path)
+    assert found.verdict == "UNRELIABLE"
+    assert found.check("attacked").verdict == "fail"
+    assert "not an 8-bit image" in found.check("attacked").says
+    assert found.check("steps").verdict == "suspect"
+    assert found.causes[0] == "unanswered question"
+
+
+class Singular(nn.Module):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = planted.plain()
+
+    def __deepcopy__(self, memo: object) -> Singular:
+        raise TypeError("there is only one")
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.net(x)
+        return answer
+
+
+def test_a_model_that_cannot_be_copied_has_no_copy_to_disagree_with() -> None:
+    found = diagnose(Singular().eval(), digits(), THREAT, budget=TINY)
+    assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]
+    assert found.check("copies").verdict == "skipped"
+    assert "there is only one" in found.check("copies").says

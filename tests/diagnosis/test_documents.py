@@ -9,7 +9,7 @@ from advreg.diagnosis.run import QUESTIONS, THOROUGH, name_of
 from advreg.evaluation.verdict import CAUSES, free_checks
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "diagnose.md").read_text()
-ALSO = {"eval-mode", "gap", "training-history", "adaptive"}
+ALSO = {"eval-mode", "attacked", "gap", "training-history", "adaptive"}
 
 
 def test_every_check_has_a_section_and_every_section_a_check() -> None:

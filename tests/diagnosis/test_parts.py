@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import bpda, hygiene, numerics, pictures
+from advreg.diagnosis import bpda, hygiene, numerics, pictures, symptoms
 from advreg.diagnosis.adapt import samples_needed
 from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
 from advreg.diagnosis.graph import dead_modules, flat_operations
@@ -22,7 +23,7 @@ from advreg.diagnosis.run import answered
 from advreg.diagnosis.subject import Subject
 from advreg.diagnosis.symptoms import rises
 from advreg.diagnosis.trace import traced
-from advreg.evaluation.verdict import Check
+from advreg.evaluation.verdict import Check, flagged, skipped
 
 from . import planted
 from .conftest import TINY, digits
@@ -224,6 +225,30 @@ def test_rounding_is_no_dependence_on_the_batch() -> None:
 
 def test_one_example_has_no_other_to_depend_on() -> None:
     assert hygiene.batch(subject(planted.plain(), n=1)).verdict == "skipped"
+
+
+def test_few_examples_cannot_be_trusted() -> None:
+    few, enough = (hygiene.examples(subject(planted.plain(), n=n)) for n in (49, 50))
+    assert (few.verdict, few.cause, enough.verdict) == ("suspect", "few examples", "pass")
+    assert "at least 50" in few.remedy
+
+
+def test_some_questions_must_have_an_answer_where_anything_stands() -> None:
+    given = [flagged(name, "A", "random", "", raised=False) for name in hygiene.INDISPENSABLE]
+    whole = subject(planted.plain())
+    assert hygiene.attacked("", given, whole).verdict == "pass"
+    for lost in ([], [skipped("steps", "B", "")], [replace(given[1], cause="unanswered question", verdict="suspect")]):
+        some = [check for check in given if check.name != "steps"] + lost
+        assert hygiene.attacked("", some, whole).verdict == "suspect"
+        assert "steps" in hygiene.attacked("", some, whole).says
+    assert hygiene.attacked("it raised", given, whole).verdict == "fail"
+    nothing = subject(planted.plain(), stands=torch.zeros(20, dtype=torch.bool))
+    assert hygiene.attacked("", [], nothing).verdict == "pass"
+
+
+def test_an_attack_on_labels_that_knows_no_l1_is_left_out_there() -> None:
+    found = symptoms.hard_label(subject(planted.plain(), threat=advreg.ThreatModel("l1", 5.0)))
+    assert found.verdict == "skipped"
 
 
 def test_a_scale_free_loss_does_not_move() -> None:

@@ -21,13 +21,12 @@ from advreg.diagnosis.claim import in_turn
 from advreg.diagnosis.flags import agreement
 from advreg.diagnosis.hooks import Smooth
 from advreg.diagnosis.numerics import natural_scale, scaled
-from advreg.diagnosis.probes import Averaged
+from advreg.diagnosis.probes import Averaged, why
 from advreg.diagnosis.result import Adapted, Attempt
-from advreg.diagnosis.subject import Attack, Subject, right_of
+from advreg.diagnosis.subject import Attack, Subject, in_portions, right_of
 from advreg.diagnosis.surrogate import surrogate
 from advreg.evaluation.protocols import Stage
 from advreg.evaluation.verdict import CAUSES, GAIN, GAP, Check, graded
-from advreg.imports import first_line
 from advreg.objectives import cross_entropy, dlr, margin
 from advreg.statistics import interval
 
@@ -101,11 +100,15 @@ def _tried(subject: Subject, means: Means, rows: Tensor) -> tuple[Tensor, str]:
     """Return which rows a means broke, and why it could not be tried if so."""
     try:
         model, attack = means.make()
-        x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
-        broken: Tensor = attack(model, x, y, subject.threat, ids=ids, seed=subject.seed).broken
+        return in_portions(rows, partial(_broken, subject, model, attack), most=len(rows)), ""
     except Exception as cause:  # a stand-in that does not fit, a model that still has no gradient: the next means
-        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device), first_line(cause)
-    return broken, ""
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device), why(cause)
+
+
+def _broken(subject: Subject, model: nn.Module, attack: Attack, rows: Tensor) -> Tensor:
+    x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
+    broken: Tensor = attack(model, x, y, subject.threat, ids=ids, seed=subject.seed).broken
+    return broken
 
 
 def chosen(

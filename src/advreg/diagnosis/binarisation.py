@@ -8,7 +8,7 @@ Reference: Zimmermann et al., "Increasing confidence in adversarial robustness e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.apgd import on_sphere
 from advreg.attacks.judge import logits_of
+from advreg.diagnosis.probes import why
 from advreg.diagnosis.subject import Subject, accepted, margins, needs_gradient
 from advreg.evaluation.verdict import Check, graded, skipped
 from advreg.statistics import interval
@@ -49,6 +50,8 @@ def binarisation(subject: Subject) -> Check:
     head = last_linear(subject.model, subject.x[:2])
     if head is None:
         return skipped("binarisation", "E", "the network does not end in a linear layer that could be replaced")
+    if not carries_two(subject.model, head, subject.x[:2]):
+        return skipped("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
     rows = subject.probes()[: subject.budget.binarised]
     tries = [found for row in rows if (found := _tried(subject, head, int(row))) is not None]
     told = [by_attack for by_attack, by_chance in tries if not by_chance]
@@ -80,6 +83,16 @@ def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
             handle.remove()
     weighted = [module for module in called if any(True for _ in module.parameters())]
     return weighted[-1] if weighted and isinstance(weighted[-1], nn.Linear) else None
+
+
+def carries_two(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
+    """Say whether a network answers with two finite numbers where this layer gives two."""
+    try:
+        with read_out(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
+            z: Tensor = model(x)
+    except Exception as cause:  # it may pick, group or reshape its own classes
+        return not why(cause)
+    return z.shape == (len(x), 2) and bool(torch.isfinite(z).all())
 
 
 def _tried(subject: Subject, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
@@ -155,8 +168,8 @@ def features_of(head: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def read_out(head: nn.Linear, answer: ReadOut) -> Iterator[None]:
-    """Let a read-out answer in place of a layer, as long as the block lasts."""
+def read_out(head: nn.Linear, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a read-out, or another function of the features, answer in place of a layer, as long as the block lasts."""
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
         return answer(given[0].flatten(1))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from advreg import attacks
 from advreg.attacks import AttackResult
+from advreg.diagnosis.probes import input_gradient, why
 from advreg.diagnosis.subject import PGD_40 as NAME
-from advreg.diagnosis.subject import Attack, accepted, right_of
+from advreg.diagnosis.subject import ROWS, Attack, accepted, in_portions, right_of, rows_of
 from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
 from advreg.evaluation.rows import CLEAN, broken_ids
 from advreg.evaluation.verdict import Check, free_checks
@@ -36,6 +37,7 @@ class Claim:
         stands: ``(N,)`` booleans.
         free: checks that its ledger answered.
         precision: of the fast copy that it was measured through.
+        failed: why nothing was attacked, where the attack raised.
     """
 
     name: str
@@ -43,16 +45,21 @@ class Claim:
     stands: Tensor
     free: tuple[Check, ...] = ()
     precision: str = "float32"
+    failed: str = ""
 
 
 def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int) -> Claim:
-    """Return the figure of PGD with 40 steps; where there is no gradient to follow, nothing that was right has fallen."""
-    right = right_of(model, x, y)
+    """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen."""
+
+    def standing(rows: Tensor) -> Tensor:
+        return ~PGD_40(model, x[rows], y[rows], threat, ids=ids[rows], seed=seed).broken
+
     try:
-        stands = ~PGD_40(model, x, y, threat, ids=ids, seed=seed).broken
-    except Exception:  # no gradient path, a backward that raises: checks will say which
-        stands = right
-    return Claim(NAME, PGD_40, stands)
+        return Claim(NAME, PGD_40, in_portions(rows_of(x), standing, most=len(x)))
+    except Exception as cause:
+        parts = torch.split(rows_of(x), ROWS)
+        cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # no path: a check of its own says so
+        return Claim(NAME, PGD_40, right_of(model, x, y), failed="" if cut else why(cause))
 
 
 def from_ledger(run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int) -> Claim | None:

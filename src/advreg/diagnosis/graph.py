@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.diagnosis.hooks import Call, calls_of
+from advreg.diagnosis.probes import why
 
 _FLAT = ("round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "fix")
 _CAP = 100_000  # nodes: a graph larger than that is not walked to its end
@@ -56,6 +57,6 @@ def is_dead(call: Call) -> bool:
             out = call.module(leaf)
             weights = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
             found = torch.autograd.grad((out * weights).sum(), leaf, allow_unused=True)[0]
-    except Exception:  # whatever a user's backward raises: nothing comes back
-        return True
+    except Exception as cause:  # whatever a user's backward raises: nothing comes back
+        return bool(why(cause))
     return found is None or not bool(found.any())

@@ -5,6 +5,7 @@ Reference: Carlini et al., "On evaluating adversarial robustness", 2019.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -17,7 +18,38 @@ from advreg.evaluation.verdict import Check, flagged, graded, skipped
 from advreg.objectives import dlr, margin
 
 _ASKED = 64
+_FEW = 50
 _ROUNDING = 0.01  # of the largest logit: float32 kernels differ by 4e-7 from batch to batch; the rest is for fewer bits
+
+
+INDISPENSABLE = ("gradient-path", "steps", "margin-loss", "black-box")
+"""What no figure is trusted without: a gradient, twice the steps, another loss along it, and an attack that needs none."""
+
+UNANSWERED = "unanswered question"
+"""The cause of a check that raised."""
+
+
+def examples(subject: Subject) -> Check:
+    """Ask whether there are enough examples for chance not to explain what a mask does to some of them."""
+    says = f"{subject.n} examples"
+    return flagged("examples", "B", "few examples", says, raised=subject.n < _FEW, hard=False)
+
+
+def attacked(failed: str, checks: Iterable[Check], subject: Subject) -> Check:
+    """Ask whether the figure was attacked, and what no trust can do without was answered, where anything stands.
+
+    Args:
+        failed: why the figure's own attack was not made; empty where it was.
+        checks: all that were asked.
+        subject: model, examples and figure.
+    """
+    if failed:
+        says = f"{subject.claim} attacked nothing, so all that is right counts as robust: {failed}"
+        return flagged("attacked", "B", UNANSWERED, says, raised=True)
+    known = {check.name for check in checks if check.verdict != "skipped" and check.cause != UNANSWERED}
+    missing = [name for name in INDISPENSABLE if name not in known] if len(subject.standing) else []
+    says = f"no answer to {', '.join(missing)}" if missing else "nothing that trust needs was left out"
+    return flagged("attacked", "B", UNANSWERED, says, raised=bool(missing), hard=False)
 
 
 def batch(subject: Subject) -> Check:

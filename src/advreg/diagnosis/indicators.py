@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advreg import noise
 from advreg.diagnosis.graph import flat_operations
+from advreg.diagnosis.probes import why
 from advreg.diagnosis.subject import PGD_40, Subject, gradients, margins, needs_certainty, needs_gradient
 from advreg.evaluation.verdict import Check, flagged, graded, skipped
 from advreg.models import freeze
@@ -17,6 +18,7 @@ from advreg.objectives import cross_entropy
 from advreg.statistics import interval
 
 _RADIUS = 4 / 255
+_NOTHING = "no example is right: there is none to look at"
 _LAST = 10  # iterations of a trace that should bring nothing more
 
 
@@ -50,6 +52,8 @@ def zero_among(subject: Subject, rows: Tensor) -> int:
 def noisy_landscape(subject: Subject) -> Check:
     """I2: ask how much the loss changes, relatively, from a point to its neighbours within 4/255; each at most by 1."""
     rows = subject.probes()
+    if not len(rows):
+        return skipped("noisy-landscape", "D", _NOTHING)
     measured = float(roughness(subject, rows, 100 if subject.budget.thorough else 25).mean())
     says = f"from a point to random neighbours within 4/255 the margin changes by {measured:.1%} of itself"
     cause = "random" if subject.is_random else "masked gradients"
@@ -102,8 +106,13 @@ def copies(subject: Subject) -> Check:
     if absent := needs_certainty(subject, "copies", "D"):
         return absent
     rows = subject.probes()
+    if not len(rows):
+        return skipped("copies", "D", _NOTHING)
     points = [subject.x[rows]] + ([] if subject.no_gradient else [subject.trace.result.x_adv])
-    fast = freeze(subject.model, subject.x[rows], precision=subject.precision)  # type: ignore[arg-type]
+    try:
+        fast = freeze(subject.model, subject.x[rows], precision=subject.precision)  # type: ignore[arg-type]
+    except Exception as cause:  # a script, a handle that no copy may have: no attack works on a copy of it either
+        return skipped("copies", "D", f"there is no copy of this model: {why(cause)}")
     with torch.no_grad():
         differ = sum(int((fast(a).argmax(1) != subject.model(a).argmax(1)).sum()) for a in points)
     n = len(points) * len(rows)

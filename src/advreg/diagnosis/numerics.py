@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from advreg import attacks, noise
 from advreg.diagnosis.graph import flat_operations
+from advreg.diagnosis.probes import why
 from advreg.diagnosis.subject import Subject, challenged, gradients, margins, needs_certainty, needs_gradient, run_on
 from advreg.evaluation.verdict import Check, graded, skipped
-from advreg.imports import first_line
 from advreg.objectives import Objective, cross_entropy, dlr, margin
 from advreg.statistics import mcnemar
 
@@ -101,7 +101,7 @@ def _double(model: nn.Module, x: Tensor) -> nn.Module | str:
         with torch.no_grad():
             answered: Tensor = twin(x[:2].double())
     except Exception as cause:  # constants of another type, a model that cannot be copied
-        return first_line(cause)
+        return why(cause)
     return twin if answered.dtype == torch.float64 else f"it answers in {answered.dtype}"
 
 

@@ -47,7 +47,8 @@ def are_probabilities(z: Tensor) -> bool:
 
 def why(cause: Exception) -> str:
     """Return what a model raised as one line, but raise it again where memory ran out: that says nothing about the model."""
-    if is_memory(cause):
+    behind = cause.__context__
+    if is_memory(cause) or (isinstance(behind, Exception) and is_memory(behind)):
         raise cause
     return first_line(cause)
 

@@ -5,9 +5,10 @@ model, data -> claim (ledger, or PGD-40) -> checks A to G -> verdict -> adaptive
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,13 @@ from advreg.diagnosis import binarisation, flags, history, hygiene, indicators, 
 from advreg.diagnosis.claim import Claim, from_ledger, measured
 from advreg.diagnosis.hooks import Smooth
 from advreg.diagnosis.pictures import pictures
-from advreg.diagnosis.probes import are_probabilities
+from advreg.diagnosis.probes import are_probabilities, why
 from advreg.diagnosis.result import Diagnosis
 from advreg.diagnosis.subject import QUICK, Budget, Subject, evaluated, right_of
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.examples import Examples, examples_of
-from advreg.evaluation.verdict import Check, causes, skipped
-from advreg.imports import first_line
+from advreg.evaluation.memory import is_memory
+from advreg.evaluation.verdict import Check, causes, flagged
 from advreg.runs import RunFolder
 from advreg.statistics import interval
 from advreg.threat import ThreatModel
@@ -50,7 +51,15 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     ),
     "F": (numerics.denormal, numerics.float64, numerics.slope, numerics.reach, numerics.loss_scale),
     "A": (symptoms.one_step, symptoms.unbounded, symptoms.eps_curve, symptoms.random_search, symptoms.black_box),
-    "B": (hygiene.batch, hygiene.noise, hygiene.steps, hygiene.restarts, hygiene.margin_loss, hygiene.averaging),
+    "B": (
+        hygiene.examples,
+        hygiene.batch,
+        hygiene.noise,
+        hygiene.steps,
+        hygiene.restarts,
+        hygiene.margin_loss,
+        hygiene.averaging,
+    ),
     "E": (binarisation.binarisation,),
     "G": (history.collapse, history.label_leaking),
 }
@@ -69,6 +78,7 @@ _FROM_LEDGER = (
     "steps",
     "moved",
     "finite",
+    "batch",
 )  # taken as they are; other answers only where nothing was found
 
 
@@ -111,7 +121,7 @@ def diagnose(
 
     Raises:
         ThreatError: an eps of 0, or one for each example.
-        ModelError, DataError: a model that does not run, or data that do not fit it.
+        ModelError, DataError: a model that does not run or does not fit into memory, or data that do not fit it.
         RunError: ``out`` cannot be read or written.
 
     Example:
@@ -124,16 +134,17 @@ def diagnose(
     """
     began = time.perf_counter()
     _refuse_radius(threat)
-    with evaluated(model) as trains:
+    with _in_memory(), evaluated(model) as trains:
         subject, claim = subject_of(model, data, threat, n, budget or (QUICK if quick else Budget()), seed, out)
         ask = _asker(claim, on_progress)
         checks = [flags.eval_mode(trains), *ask(subject)]
         checks += [history.training_history(_epochs(out)), symptoms.gap(checks, subject)]
+        checks.append(hygiene.attacked(claim.failed, checks, subject))
         adapted = None
         if adapt:
             adapted = adapting.adapt(subject, causes(checks), train=_training(train), backward=backward)
             checks.append(adapting.as_check(adapted, subject))
-        drawn = pictures(subject) if out is not None else {}
+        drawn = _drawn(subject) if out is not None else {}
     standing = len(subject.standing)
     found = Diagnosis(
         threat=threat,
@@ -259,12 +270,40 @@ def name_of(question: Question) -> str:
 
 
 def answered(question: Question, group: str, subject: Subject) -> Check:
-    """Ask one question; one that the model makes impossible is skipped, and says why."""
+    """Ask one question; one that raises, or measures no number, is no reason to trust, and says why."""
     try:
         check = question(subject)
     except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
-        return skipped(name_of(question), group, first_line(cause))
+        return _unanswered(name_of(question), group, why(cause))
+    if check.measured is not None and not math.isfinite(check.measured):
+        return _unanswered(check.name, group, f"measured {check.measured}: {check.says}")
     return replace(check, source="measured")
+
+
+def _unanswered(name: str, group: str, reason: str) -> Check:
+    return flagged(name, group, hygiene.UNANSWERED, reason, raised=True, hard=False)
+
+
+def _drawn(subject: Subject) -> dict[str, Any]:
+    """Return the pictures; none of a model that raises where they are taken, of which checks tell."""
+    try:
+        return pictures(subject)
+    except Exception as cause:
+        why(cause)  # but for memory
+        return {}
+
+
+@contextmanager
+def _in_memory() -> Iterator[None]:
+    """Say in one line that memory ran out: no check takes that for an answer."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError
+        if not is_memory(cause):
+            raise
+        raise ModelError(
+            "this diagnosis does not fit into memory; give fewer examples (n), or a larger device"
+        ) from cause
 
 
 def _training(train: Dataset | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:

@@ -17,6 +17,7 @@ from advreg.attacks.engine import Ask, query
 from advreg.attacks.judge import logits_of
 from advreg.diagnosis.probes import Averaged, input_gradient
 from advreg.diagnosis.trace import Trace, traced
+from advreg.evaluation.memory import Portions
 from advreg.evaluation.verdict import GAIN, Check, gain, skipped
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel
@@ -163,13 +164,17 @@ def run_on(
     subject: Subject, attack: Attack, rows: Tensor, model: nn.Module | None = None, threat: ThreatModel | None = None
 ) -> Tensor:
     """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given."""
-    options = accepted(attack, seed=subject.seed, ids=subject.ids[rows])
-    found = attack(model or subject.model, subject.x[rows], subject.y[rows], threat or subject.threat, **options)
-    broken: Tensor = found.broken
-    if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
-        hit = broken.nonzero()[:, 0]
-        broken[hit] = ~right_of(Averaged(subject.model), found.x_adv[hit], subject.y[rows[hit]])
-    return broken
+
+    def broken_of(part: Tensor) -> Tensor:
+        options = accepted(attack, seed=subject.seed, ids=subject.ids[part])
+        found = attack(model or subject.model, subject.x[part], subject.y[part], threat or subject.threat, **options)
+        broken: Tensor = found.broken
+        if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
+            hit = broken.nonzero()[:, 0]
+            broken[hit] = ~right_of(Averaged(subject.model), found.x_adv[hit], subject.y[part[hit]])
+        return broken
+
+    return in_portions(rows, broken_of, most=len(rows))
 
 
 def accepted(attack: Attack, **options: Any) -> dict[str, Any]:
@@ -179,25 +184,29 @@ def accepted(attack: Attack, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if takes_all or name in parameters}
 
 
-def in_parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and labels, some hundreds at a time."""
-    yield from zip(torch.split(x, ROWS), torch.split(y, ROWS), strict=True)
+def in_portions(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
+    """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory."""
+    return torch.cat(Portions(most).of(rows, work) or [work(rows)])
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """Return the numbers of all rows, on their device."""
+    return torch.arange(len(x), device=x.device)
 
 
 def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return which inputs a model classifies correctly, ``(B,)``."""
-    return torch.cat([logits_of(model, a).argmax(1) == b for a, b in in_parts(x, y)])
+    return in_portions(rows_of(x), lambda part: logits_of(model, x[part]).argmax(1) == y[part])
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
     """Return the gradient of the summed objective at each input, ``(B, ...)``."""
-    parts = [query(Ask(model, objective), a, b)[2] for a, b in in_parts(x, y)]
-    return torch.cat(parts)
+    return in_portions(rows_of(x), lambda part: query(Ask(model, objective), x[part], y[part])[2])
 
 
 def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the margin of each input without gradient, ``(B,)``: negative where it is classified correctly."""
-    return torch.cat([margin(logits_of(model, a), b) for a, b in in_parts(x, y)])
+    return in_portions(rows_of(x), lambda part: margin(logits_of(model, x[part]), y[part]))
 
 
 def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from advreg.attacks import craft
 from advreg.attacks.judge import logits_of
-from advreg.diagnosis.subject import in_parts
+from advreg.diagnosis.subject import in_portions, rows_of
 from advreg.threat import ThreatModel
 
 _BATCH = 64
@@ -35,7 +35,7 @@ def surrogate(
         adversarial: whether it is trained on two steps of PGD, which makes its gradients travel better, or on clean inputs.
         seed: of weights and batches.
     """
-    answers = torch.cat([logits_of(model, a) for a, _ in in_parts(x, y)])
+    answers = in_portions(rows_of(x), lambda part: logits_of(model, x[part]))
     half = threat.with_eps(float(threat.eps) / 2)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)

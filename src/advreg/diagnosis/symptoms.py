@@ -13,7 +13,7 @@ from torch import Tensor
 from advreg import attacks
 from advreg.diagnosis.subject import Subject, challenged, full_box, needs_gradient, run_on
 from advreg.diagnosis.surrogate import surrogate
-from advreg.evaluation.verdict import Check, gain, graded
+from advreg.evaluation.verdict import Check, gain, graded, skipped
 from advreg.statistics import interval, mcnemar
 
 _SURE = 0.01  # p-value below which two accuracies differ
@@ -37,6 +37,8 @@ def black_box(subject: Subject) -> Check:
 
 def hard_label(subject: Subject) -> Check:
     """Ask whether an attack that sees labels only breaks what gradients did not."""
+    if subject.threat.norm == "l1":
+        return skipped("hard-label", "A", "HopSkipJump is made for l2 and linf")
     by = "HopSkipJump, which sees labels only,"
     return challenged(subject, attacks.hopskipjump, "hard-label", "A", by, cause="masked gradients", limit=20)
 

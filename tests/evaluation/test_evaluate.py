@@ -246,6 +246,11 @@ def twice(*names: str) -> Protocol:
         ),
         (lambda x, y: evaluate(small_cnn(), (x, y), threat=THREAT, n=0), DataError, "give 1 to 30"),
         (
+            lambda x, y: evaluate(small_cnn(), (x, torch.eye(5)[y]), threat=THREAT),
+            DataError,
+            r"by labels \(N,\): y.argmax",
+        ),
+        (
             lambda x, y: evaluate(small_cnn(), [x, y], threat=THREAT),
             DataError,
             "list of Tensor, Tensor; give a data set",

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advreg import ThreatModel, attacks, evaluate
+from advreg import ThreatModel, attacks, evaluate, load_model
 from advreg.errors import ConfigError, ModelError
 from advreg.evaluation import Protocol, Stage, resolve
-from advreg.evaluation.flags import probe
+from advreg.evaluation.flags import probe, spread
 from advreg.evaluation.memory import Portions, fitting
 from advreg.models.remote import Answering
+from advreg.models.zoo import NAMES
 from tests.attacks.models import linear, small_cnn
 from tests.evaluation.test_evaluate import THREAT, batch
 
@@ -72,7 +73,55 @@ def test_a_random_model_is_flagged_and_an_honest_one_is_not() -> None:
     assert probe(Noisy().eval(), x, y).randomised
     honest = probe(small_cnn(), x, y)
     assert (honest.randomised, honest.zero_gradients, honest.few_classes) == (False, 0.0, False)
-    assert (honest.forwards, honest.backwards) == (5 * 40, 40)
+    assert (honest.forwards, honest.backwards) == (6 * 40, 40)
+
+
+class Sized(nn.Module):
+    """Adds noise that depends on how many inputs come together: the same batch gets the same answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(len(x))
+        return self.inner(x + 0.3 * torch.randn(x.shape[1:], generator=generator))
+
+
+def normalised(*, alone: bool) -> nn.Sequential:
+    """A network with a BatchNorm that answers by the batch's own statistics, as it has none; one example is too few for it."""
+    norm = nn.BatchNorm2d(1, track_running_stats=False) if alone else nn.BatchNorm1d(64, track_running_stats=False)
+    layers = [norm, nn.Flatten()] if alone else [nn.Flatten(), norm]
+    return nn.Sequential(*layers, nn.Linear(64, 5)).eval()
+
+
+@pytest.mark.parametrize("model", [Sized().eval(), normalised(alone=True)])
+def test_answers_that_depend_on_the_batch_make_a_figure_unreliable(model: nn.Module) -> None:
+    x, _ = batch(40)
+    found = evaluate(model, (x, model(x).argmax(1)), threat=ThreatModel("linf", 0.001))
+    assert (found.flags["batch_dependent"], found.flags["randomised"]) == (True, False)
+    assert found.verdict == "UNRELIABLE"
+    check = next(check for check in found.checks if check.name == "batch")
+    assert "BatchNorm" in check.remedy
+
+
+def test_no_answer_alone_is_dependence_and_what_is_random_is_not() -> None:
+    x, y = batch(40)
+    lonely = probe(normalised(alone=False), x, y)
+    assert (lonely.batch_dependent, lonely.forwards) == (True, 5 * 40)
+    assert not probe(Noisy().eval(), x, y).batch_dependent
+    assert not probe(small_cnn(), x[:1], y[:1]).batch_dependent
+
+
+@pytest.mark.parametrize("name", [*NAMES, "wide-resnet-10-2"])
+def test_rounding_in_batches_of_other_sizes_is_no_dependence(name: str) -> None:
+    if name == "wide-resnet-28-10":
+        pytest.skip("the same layers as wide-resnet-10-2, only more of them")
+    model = load_model(f"zoo:{name}").eval()
+    x = torch.rand(16, *((1, 28, 28) if name.startswith("mnist") else (3, 32, 32)))
+    assert not probe(model, x, torch.zeros(16, dtype=torch.int64)).batch_dependent
+    halves = torch.stack([model(x), torch.cat([model(x[:1]), model(x[1:])])]).detach()
+    assert float(spread(halves).max()) < 1e-5, "what the tolerance is a thousand times of"
 
 
 def test_vanished_gradients_are_counted() -> None:

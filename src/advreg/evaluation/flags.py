@@ -18,6 +18,8 @@ from advreg.objectives import cross_entropy, scale_free
 _SAMPLE = 64
 _ASKED = 5
 _SPREAD = 1e-4  # of logits divided by their largest: what AutoAttack calls random
+_CUTS = (1, 3, 8)  # where a batch is cut into uneven parts: one example alone, two, five, the others
+_ROUNDING = 0.01  # float32 kernels differ by 1e-6 of the largest logit from batch to batch; the rest is for fewer bits
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Probe:
 
     Attributes:
         randomised: whether it answers the same inputs differently.
+        batch_dependent: whether an example's answer depends on what it is asked together with, or it gets none alone.
         zero_gradients: share of the examples with an input gradient of exactly zero; None where no gradient can be had.
         few_classes: whether losses that need 4 classes are replaced by margins.
         forwards, backwards: example-forwards and example-backwards spent.
     """
 
     randomised: bool
+    batch_dependent: bool
     zero_gradients: float | None
     few_classes: bool
     forwards: int
@@ -39,7 +43,7 @@ class Probe:
 
 
 def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
-    """Ask the original model several times for the same inputs, once with a gradient.
+    """Ask the original model several times for the same inputs, once in uneven parts and once with a gradient.
 
     Args:
         model: the original.
@@ -50,16 +54,37 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
     answers = torch.stack([logits_of(model, x) for _ in range(_ASKED - 1)])
     refuse_labels(y, answers.shape[2])
     gradient = _gradient(model, x, y)
-    size = answers.abs().amax((0, 2)).clamp_min(1e-30)
-    spread = (answers.amax(0) - answers.amin(0)).amax(1) / size
+    apart = _in_parts(model, x)
+    randomised = bool((spread(answers) > _SPREAD).any())
+    differs = apart is not None and bool((spread(torch.stack([answers[0], apart])) > _ROUNDING).any())
     dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
     return Probe(
-        randomised=bool((spread > _SPREAD).any()),
+        randomised=randomised,
+        batch_dependent=apart is None or (differs and not randomised),  # whose answers are random has no others
         zero_gradients=dead,
         few_classes=not scale_free(answers.shape[2]),
-        forwards=_ASKED * len(x),
+        forwards=(_ASKED + (apart is not None)) * len(x),
         backwards=0 if gradient is None else len(x),
     )
+
+
+def spread(answers: Tensor) -> Tensor:
+    """Return how far several answers ``(A, B, K)`` to the same inputs lie apart, in shares of the largest logit: ``(B,)``.
+
+    Example:
+        >>> spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
+        [0.25]
+    """
+    size = answers.abs().amax((0, 2)).clamp_min(1e-30)
+    return (answers.amax(0) - answers.amin(0)).amax(1) / size
+
+
+def _in_parts(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the answers to a batch that is asked in uneven parts, None where some part gets no answer."""
+    try:
+        return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
+    except Exception:  # such as a BatchNorm without statistics, which needs more than one example
+        return None
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
@@ -85,6 +110,7 @@ def gathered(probed: Probe, rows: list[Row], n: int, far: float, **more: Any) ->
         **more,
         "non_finite": sum(row["margin"] <= -far for row in rows),
         "randomised": probed.randomised,
+        "batch_dependent": probed.batch_dependent,
         "zero_gradients": probed.zero_gradients,
         "few_classes": probed.few_classes,
         "black_box_gain": black_box_gain(rows, n),

@@ -215,6 +215,7 @@ def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
     flags, stages = record.get("flags", {}), _stages(rows)
     found = [
         _randomness(flags, str(record.get("protocol", ""))),
+        _batch(flags),
         _gradient_path(flags),
         _zero_gradients(flags, record),
         _finite(flags),
@@ -237,6 +238,14 @@ def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
     says = "the same inputs get different answers" if flags["randomised"] else "the same inputs get the same answers"
     says += ", and the protocol averages over them" if averaged else ""
     return flagged("randomness", "C", "random", says, raised=raised, hard=False)
+
+
+def _batch(flags: Mapping[str, Any]) -> Check:
+    if "batch_dependent" not in flags:
+        return skipped("batch", "B", _UNKNOWN)
+    raised = bool(flags["batch_dependent"])
+    says = "answers depend on the batch" if raised else "answers are the same in batches of other sizes"
+    return flagged("batch", "B", "answers of the batch", says, raised=raised)
 
 
 def _gradient_path(flags: Mapping[str, Any]) -> Check:

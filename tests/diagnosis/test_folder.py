@@ -78,11 +78,12 @@ def test_the_ledger_of_something_else_is_not_read(other: str, net: torch.nn.Modu
 
     x, y = digits()
     sha256, data = describe(net)["sha256"], examples_of((x, y), None, NEAR).sha256
-    assert from_ledger(run, sha256, data, NEAR, len(y)) is not None
+    assert from_ledger(run, sha256, data, NEAR, len(y), lambda rows: True) is not None
     given = {"model": sha256, "data": data, "threat": NEAR, other: "another"}
     threat = THREAT if other == "threat" else NEAR
-    assert from_ledger(run, given["model"], given["data"], threat, len(y)) is None  # type: ignore[arg-type]
-    assert from_ledger(run, sha256, data, NEAR, len(y) + 1) is None
+    assert from_ledger(run, given["model"], given["data"], threat, len(y), lambda rows: True) is None  # type: ignore[arg-type]
+    assert from_ledger(run, sha256, data, NEAR, len(y) + 1, lambda rows: True) is None
+    assert from_ledger(run, sha256, data, NEAR, len(y), lambda rows: False) is None
 
 
 def test_the_verdict_of_a_masked_evaluation_is_unreliable_from_its_ledger_alone(tmp_path: Path) -> None:

@@ -142,6 +142,34 @@ def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
             call()
 
 
+class Swayed(nn.Module):
+    """A network that looks at its input in a way that no weight tells of."""
+
+    def __init__(self, size: float, *, noise: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.size, self.noise = small_cnn(), size, noise
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x + self.size * torch.sin(300 * x) + self.noise * torch.randn_like(x))
+
+
+def test_a_ledger_of_a_model_with_equal_weights_and_other_answers_is_refused(tmp_path) -> None:
+    x, y = batch(50)
+    first = evaluate(Swayed(0.05).eval(), (x, y), threat=THREAT, out=tmp_path)
+    assert evaluate(Swayed(0.05).eval(), (x, y), threat=THREAT, out=tmp_path).robust_accuracy == first.robust_accuracy
+    with pytest.raises(RunError, match="with these weights that answers otherwise; give another folder") as refused:
+        evaluate(Swayed(0.0).eval(), (x, y), threat=THREAT, out=tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_whose_answers_are_random_or_of_the_batch_cannot_be_told_by_them_and_goes_on(tmp_path) -> None:
+    x, y = batch(50)
+    norm = nn.BatchNorm2d(1, track_running_stats=False)
+    for k, model in enumerate([Swayed(0.0, noise=0.05), nn.Sequential(norm, small_cnn())]):
+        for _ in range(2):
+            evaluate(model.eval(), (x, y), threat=THREAT, out=tmp_path / str(k))
+
+
 class Wrapping(nn.Module):
     """A defence that keeps the network it wraps, and more, under names that others use too."""
 

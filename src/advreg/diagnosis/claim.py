@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from advreg.diagnosis.probes import input_gradient, why
 from advreg.diagnosis.subject import PGD_40 as NAME
 from advreg.diagnosis.subject import ROWS, Attack, accepted, in_portions, right_of, rows_of
 from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
-from advreg.evaluation.rows import CLEAN, broken_ids
+from advreg.evaluation.rows import CLEAN, Row, broken_ids
 from advreg.evaluation.verdict import Check, free_checks
 from advreg.runs.files import read_lines
 from advreg.threat import ThreatModel
@@ -62,7 +62,9 @@ def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: T
         return Claim(NAME, PGD_40, right_of(model, x, y), failed="" if cut else why(cause))
 
 
-def from_ledger(run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int) -> Claim | None:
+def from_ledger(
+    run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
+) -> Claim | None:
     """Return the figure of the evaluation in a run folder that fits model, data and threat; the lowest if several do.
 
     Args:
@@ -71,18 +73,21 @@ def from_ledger(run: Path | str | None, sha256: str, data: str, threat: ThreatMo
         data: fingerprint of the data.
         threat: norm, eps and box.
         n: examples wanted; an evaluation of fewer does not fit.
+        same: says of a ledger's rows whether the model still answers so: equal weights are not yet equal answers.
     """
     folders = sorted(Path(run).glob("evaluation/*/results.json")) if run is not None else []
-    found = [claim for file in folders if (claim := _read(file, sha256, data, threat, n))]
+    found = [claim for file in folders if (claim := _read(file, sha256, data, threat, n, same))]
     return min(found, key=lambda claim: (int(claim.stands.sum()), claim.name), default=None)
 
 
-def _read(file: Path, sha256: str, data: str, threat: ThreatModel, n: int) -> Claim | None:
+def _read(
+    file: Path, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
+) -> Claim | None:
     from advreg.runs import RunFolder
 
     record = RunFolder(file.parent).read_json(file.name)
     rows = read_lines(file.parent / "ledger.jsonl")[1:]
-    if not _fits(record, sha256, data, threat, n):
+    if not (_fits(record, sha256, data, threat, n) and same(rows)):
         return None
     mine = [row for row in rows if row["id"] < n]
     stands = torch.ones(n, dtype=torch.bool)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from advreg.diagnosis.subject import QUICK, Budget, Subject, evaluated, right_of
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.memory import is_memory
+from advreg.evaluation.same import same_answers
 from advreg.evaluation.verdict import Check, causes, flagged
 from advreg.runs import RunFolder
 from advreg.statistics import interval
@@ -209,7 +211,7 @@ def _claim(
     out: str | Path | None,
 ) -> Claim:
     sha256 = models.describe(model)["sha256"]
-    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples))
+    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples), partial(same_answers, model, x, y))
     return kept or measured(model, x, y, threat, ids, seed)
 
 

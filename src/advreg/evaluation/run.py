@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks import Crafted
 from advreg.attacks.judge import judged, refuse_nan
-from advreg.errors import AdvregError, ModelError
+from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import flags
 from advreg.evaluation.examples import CHUNK, Examples, examples_of
 from advreg.evaluation.memory import Portions, fitting, is_memory
 from advreg.evaluation.paper import Paper
 from advreg.evaluation.protocols import Protocol, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, upcoming
+from advreg.evaluation.same import same_answers
 from advreg.evaluation.summary import Evaluation, summarise
 from advreg.imports import first_line
 from advreg.objectives import margin
@@ -92,7 +93,8 @@ def evaluate(
 
     Raises:
         ModelError, DataError, ConfigError: a model, data or protocol that cannot be used as given.
-        RunError: ``out`` cannot be written, or holds the ledger of another model, data set or number of examples.
+        RunError: ``out`` cannot be written, or holds the ledger of another model (other weights or other answers), data set
+            or number of examples.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
@@ -120,6 +122,7 @@ def evaluate(
     }
     bench = Bench(target, examples, threat, seed, device, portions)
     with Paper.open(out, name, shares, examples, identity, ranks) as paper:
+        _refuse_other(model, examples, paper)
         probed = flags.probe(model, *sample)
         for ids in ranks.share(examples.chunks()):
             _attack_chunk(bench, stages, ids, paper, on_progress)
@@ -140,6 +143,14 @@ def evaluate(
         )
         paper.finish(evaluation, model)
     return evaluation
+
+
+def _refuse_other(model: nn.Module, examples: Examples, paper: Paper) -> None:
+    if not same_answers(model, examples.x, examples.y, paper.known.values()):
+        raise RunError(
+            f"{paper.folder} is of a model with these weights that answers otherwise; give another folder, "
+            "or remove this one to measure again"
+        )
 
 
 def _refuse_change(model: nn.Module, sha256: str) -> None:

@@ -97,7 +97,12 @@ def joined(backend: str = "gloo") -> Iterator[Ranks]:
         return
     import torch.distributed.nn  # noqa: F401  # imported later, its default arguments would keep this group for ever
 
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    except ValueError as cause:
+        raise ConfigError(
+            f"process {found.rank} of {found.world} cannot join: {cause}; start all with torchrun"
+        ) from None
     try:
         yield found
     finally:

@@ -138,6 +138,13 @@ def test_half_of_what_torchrun_says_is_refused(data, tmp_path, monkeypatch, told
         advreg.fit(small.config(data, tmp_path / "run"))
 
 
+def test_processes_that_do_not_know_where_to_meet_are_refused(data, tmp_path, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"process 0 of 2 cannot join: .*MASTER_ADDR.*; start all with torchrun"):
+        advreg.fit(small.config(data, tmp_path / "run"))
+
+
 def test_unchecked_configuration_is_checked(data, tmp_path):
     with pytest.raises(ConfigError, match="seed is 'x'"):
         advreg.fit(Config(seed="x"))  # type: ignore[arg-type]

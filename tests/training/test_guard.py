@@ -287,6 +287,7 @@ def test_a_run_that_diverges_again_and_again_is_given_up(data, tmp_path):
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan .* lower optimizer\.lr") as error:
         advreg.fit(hopeless)
     assert "\n" not in str(error.value)
+    assert "train.guard" not in str(error.value), "it was asked to repair"
 
 
 PROVOKED = [

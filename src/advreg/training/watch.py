@@ -141,7 +141,8 @@ def _remedy(attack: Adversary) -> str:
 
 def _diverged(session: Session, what: str) -> TrainingError:
     lr = session.optimizer.param_groups[0]["lr"]
+    guard = "" if session.guard.mode == "repair" else " or train.guard = 'repair'"
     return TrainingError(
-        f"training diverged: {what}; lower optimizer.lr (now {lr:.3g}), set train.gradient_clip or train.guard = 'repair', "
+        f"training diverged: {what}; lower optimizer.lr (now {lr:.3g}), set train.gradient_clip{guard}, "
         "then train in another folder (the last complete epoch is kept in this one)"
     )

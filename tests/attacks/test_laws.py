@@ -21,6 +21,7 @@ ATTACKS = {
     "bim": functools.partial(attacks.pgd, steps=7, start="zero"),
     "pgd": functools.partial(attacks.pgd, steps=7, restarts=2),
     "mifgsm": functools.partial(attacks.mifgsm, steps=7),
+    "nifgsm": functools.partial(attacks.nifgsm, steps=7),
     "annealed": functools.partial(annealed, steps=6),
     "annealed-rivals": functools.partial(annealed, steps=4, targets=3, objective=targeted_dlr),
     "eot": functools.partial(attacks.pgd, steps=3, eot=2),
@@ -134,6 +135,46 @@ def test_targeted_attacks_reach_the_class_they_want(objective) -> None:
     found = attacks.pgd(model, x, wanted, ThreatModel("linf", 0.5), steps=30, targeted=True, objective=objective)
     assert torch.equal(model(found.x_adv).argmax(1) == wanted, found.broken)
     assert found.broken.float().mean() > 0.8
+
+
+INTEGER = {
+    "pgd": functools.partial(attacks.pgd, steps=3),
+    "nifgsm": functools.partial(attacks.nifgsm, steps=3),
+    "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=3, targets=2),
+    "square": functools.partial(attacks.square, queries=20),
+    "hopskipjump": functools.partial(attacks.hopskipjump, queries=100),
+    "fab": functools.partial(attacks.fab, steps=3),
+    "fab_t": functools.partial(attacks.fab, steps=3, targets=2),
+    "carlini": functools.partial(attacks.carlini, steps=3, rounds=2),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("name", INTEGER)
+def test_labels_of_any_integer_type_are_the_same_labels(name: str, dtype: torch.dtype) -> None:
+    (x, y), model, threat = batch(6), small_cnn(), ThreatModel("l2" if name == "carlini" else "linf", 0.05)
+    given, expected = (INTEGER[name](model, x, labels, threat) for labels in (y.to(dtype), y))
+    assert torch.equal(given.x_adv, expected.x_adv)
+    assert torch.equal(given.broken, attacks.verify(model, x, given.x_adv, y.to(dtype), threat))
+    assert torch.equal(
+        attacks.craft(model, x, y.to(dtype), threat, steps=2).x_adv, attacks.craft(model, x, y, threat, steps=2).x_adv
+    )
+
+
+@pytest.mark.parametrize("attack", [attacks.mifgsm, attacks.nifgsm])
+@pytest.mark.parametrize("norm", NORMS)
+def test_momentum_steps_go_by_each_examples_own_eps(attack, norm: str) -> None:
+    (x, y), model, eps = batch(6, torch.float64), small_cnn(dtype=torch.float64), EPS[norm]
+    one = attack(model, x, y, ThreatModel(norm, eps), steps=4, early_stop=False)
+    each = attack(model, x, y, ThreatModel(norm, torch.full((6,), eps, dtype=torch.float64)), steps=4, early_stop=False)
+    assert_same(each.x_adv, one.x_adv, "l2")
+
+
+def test_the_nesterov_method_takes_what_every_attack_takes() -> None:
+    (x, y), model, threat = batch(12), small_cnn(), ThreatModel("linf", 0.05)
+    stopped, on = (attacks.nifgsm(model, x, y, threat, steps=4, early_stop=early, seed=3) for early in (True, False))
+    assert torch.equal(stopped.broken, on.broken)
+    assert stopped.forwards < on.forwards == 12 * (4 + 3)
 
 
 def test_probabilities_serve_as_labels() -> None:

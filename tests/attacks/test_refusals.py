@@ -10,7 +10,7 @@ from torch import nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks.judge import Deputy
-from advreg.errors import AdvregError, DataError, ModelError, ThreatError
+from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
 
 from .models import small_cnn
 
@@ -44,6 +44,15 @@ def attack(model=None, x=X, y=Y, threat=THREAT, **options):
         (lambda: attack(y=Y + 2), DataError, "label 5"),
         (lambda: attack(threat=ThreatModel("linf", torch.tensor([0.1, 0.2]))), DataError, "2 radii for 4"),
         (lambda: attack(start="middle"), ThreatError, "'uniform'"),
+        (lambda: attack(restarts=0), ConfigError, "restarts is 0; give 1 or more"),
+        (lambda: attack(eot=0), ConfigError, "eot is 0; give 1 or more"),
+        (lambda: attacks.pgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
+        (lambda: attacks.mifgsm(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
+        (lambda: attacks.nifgsm(small_cnn(), X, Y, THREAT, steps=-1), ConfigError, "steps is -1; give 1 or more"),
+        (lambda: attacks.annealed(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
+        (lambda: attacks.apgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
+        (lambda: attacks.apgd_targeted(small_cnn(), X, Y, THREAT, targets=0), ConfigError, "targets is 0; give 1"),
+        (lambda: attacks.square(small_cnn(), X, Y, THREAT, restarts=0), ConfigError, "restarts is 0; give 1 or more"),
         (lambda: attack(steps_=3), TypeError, "steps_"),
     ],
 )

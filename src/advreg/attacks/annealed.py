@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from advreg.attacks.apgd import rivals
-from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, search
+from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, refuse_counts, search
 from advreg.attacks.gradient import Start, started
 from advreg.attacks.judge import Model
 from advreg.attacks.result import AttackResult
@@ -67,6 +67,7 @@ def annealed(
 
     Reference: the schedule of Ye et al., "Practical evaluation of adversarial robustness via adaptive auto attack", CVPR 2022.
     """
+    refuse_counts(steps=steps)
     ask, rule = Ask(model, objective), cosine_step(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advreg.attacks.apgd_l1 import sparse_attempt
 from advreg.attacks.apgd_rule import momentum_rule
-from advreg.attacks.engine import Aim, Ask, Attempt, Scoreboard, climb, search
+from advreg.attacks.engine import Aim, Ask, Attempt, Scoreboard, climb, refuse_counts, search
 from advreg.attacks.judge import Model
 from advreg.attacks.result import AttackResult
 from advreg.errors import ModelError, ThreatError
@@ -69,6 +69,7 @@ def apgd(
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
         ThreatError: ``large_eps`` for another norm than l1.
+        ConfigError: steps, restarts, targets or eot below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -121,6 +122,7 @@ def apgd_targeted(
         ModelError: train mode, no gradient path, wrong output, a single class.
         DataError: inputs that do not fit the box or the labels.
         ThreatError: ``large_eps`` for another norm than l1.
+        ConfigError: steps, restarts, targets or eot below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -130,6 +132,7 @@ def apgd_targeted(
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
     """
+    refuse_counts(targets=targets, restarts=restarts)
     ask = Ask(model, objective, eot=eot)
     once = _attempt(ask, threat, steps, seed, early_stop, large_eps)
 
@@ -159,6 +162,7 @@ def rivals(count: int) -> Aim:
 
 
 def _attempt(ask: Ask, threat: ThreatModel, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
+    refuse_counts(steps=steps)
     if threat.norm == "l1":
         return sparse_attempt(ask, steps, seed, early_stop, large_eps)
     if large_eps:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from advreg.attacks.judge import Model, judged, logits_of, original, refuse_labels, refuse_nan, refuse_training_mode
 from advreg.attacks.result import AttackResult, concatenate
-from advreg.errors import DataError, ModelError
+from advreg.errors import ConfigError, DataError, ModelError
 from advreg.objectives import Objective, fooled, negated, ranked
 from advreg.threat import ThreatModel, per_example
 
@@ -76,6 +76,9 @@ class Ask:
     targeted: bool = False
     eot: int = 1
 
+    def __post_init__(self) -> None:
+        refuse_counts(eot=self.eot)
+
     def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the value to maximise, ``(B,)``."""
         return (negated(self.objective) if self.targeted else self.objective)(logits, y)
@@ -83,6 +86,17 @@ class Ask:
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """Say which rows the model gets wrong (or as the adversary wants, if targeted)."""
         return fooled(logits, y, self.targeted)
+
+
+def refuse_counts(**counts: int) -> None:
+    """Raise unless every count is 1 or more: an attack without steps would find nothing and say so of the model.
+
+    Raises:
+        ConfigError: one is not, with its name.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name} is {count}; give 1 or more")
 
 
 Asked = tuple[Tensor, Tensor, Tensor]
@@ -277,12 +291,15 @@ def search(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: shapes that do not fit, values outside the box or not finite.
+        ConfigError: restarts below 1.
     """
+    refuse_counts(restarts=restarts)
     refuse_training_mode(ask.model)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
         x, y = x.detach().clone(), y.detach().clone()
         check_batch(x, y, threat)
+        y = as_labels(y)
         ids = torch.arange(len(x)) if ids is None else ids
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
@@ -328,6 +345,11 @@ def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim)
     if len(proposed):
         board.submit(proposed, x[proposed])
     return board.result(), y
+
+
+def as_labels(y: Tensor) -> Tensor:
+    """Return labels as the losses want them, int64, whatever integers they are; probabilities stay as they are."""
+    return y if y.is_floating_point() else y.long()
 
 
 def check_batch(x: Tensor, y: Tensor, threat: ThreatModel) -> None:

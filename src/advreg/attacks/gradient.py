@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import Ask, Rule, State, begin, climb, query, search
+from advreg.attacks.engine import Ask, Rule, State, as_labels, begin, climb, query, refuse_counts, search
 from advreg.attacks.judge import Model, logits_of, original
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
@@ -55,7 +55,7 @@ def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
     """Step along an average of past gradients, each divided by its l1 norm (Dong et al., CVPR 2018)."""
 
     def rule(state: State, _: int) -> State:
-        size = state.grad.flatten(1).abs().sum(1).clamp_min(1e-30)
+        size = state.grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(state.grad.dtype).tiny)
         unit = state.grad / per_example(size, state.x)
         velocity = decay * state.memory.get("velocity", torch.zeros_like(unit)) + unit
         direction = state.threat.steepest(velocity, state.adv)
@@ -193,6 +193,7 @@ def pgd(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
+        ConfigError: steps, restarts or eot below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -203,7 +204,34 @@ def pgd(
 
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
-    ask, rule = Ask(model, objective, targeted, eot), pgd_rule(steps, step_size, momentum, start)
+    refuse_counts(steps=steps)
+    rule = pgd_rule(steps, step_size, momentum, start)
+    return _ascended(
+        model, x, y, threat, rule, steps=steps, restarts=restarts, start=start, objective=objective,
+        targeted=targeted, eot=eot, early_stop=early_stop, ids=ids, seed=seed, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def _ascended(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    rule: Rule,
+    *,
+    steps: int,
+    start: Start,
+    early_stop: bool,
+    restarts: int = 1,
+    objective: Objective = cross_entropy,
+    targeted: bool = False,
+    eot: int = 1,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> AttackResult:
+    """Climb by a rule from a start, polish what a fast target found, and start again on what stands."""
+    ask = Ask(model, objective, targeted, eot)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         origin = started(start, x, threat, ids, seed, restart)
@@ -242,6 +270,8 @@ def mifgsm(
     threat: ThreatModel,
     *,
     steps: int = 10,
+    step_size: float | None = None,
+    start: Start = "zero",
     momentum: float = 1.0,
     early_stop: bool = True,
     **options: Any,
@@ -249,8 +279,9 @@ def mifgsm(
     """Attack by the momentum iterative method: PGD from the clean point, gradients averaged with decay ``momentum``.
 
     Args:
-        model, x, y, threat, early_stop: as for `pgd`.
-        steps: gradient steps, each of ``eps / steps`` unless ``step_size`` is given.
+        model, x, y, threat, start, early_stop: as for `pgd`.
+        steps: gradient steps.
+        step_size: length of a step, in the units of the input; ``eps / steps`` if None, example by example.
         momentum: decay of the average.
         options: any other option of `pgd`.
 
@@ -261,10 +292,9 @@ def mifgsm(
 
     Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
     """
-    if options.get("step_size") is None and not isinstance(threat.eps, Tensor):
-        options["step_size"] = threat.eps / steps
-    options = {"start": "zero", **options}
-    return pgd(model, x, y, threat, steps=steps, momentum=momentum, early_stop=early_stop, **options)
+    refuse_counts(steps=steps)
+    rule = momentum_step(step_size, 1 / steps, momentum)
+    return _ascended(model, x, y, threat, rule, steps=steps, start=start, early_stop=early_stop, **options)
 
 
 def nifgsm(
@@ -278,7 +308,9 @@ def nifgsm(
     momentum: float = 1.0,
     objective: Objective = cross_entropy,
     targeted: bool = False,
+    early_stop: bool = True,
     ids: Tensor | None = None,
+    seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
     """Attack by the Nesterov iterative method: momentum, its gradients taken where the momentum is about to lead.
@@ -286,7 +318,8 @@ def nifgsm(
     The look-ahead goes ``momentum step_size`` along the norm's steepest direction; it is inside the threat model, and judged.
 
     Args:
-        model, x, y, threat, objective, targeted, ids, batch_size: as for `pgd`.
+        model, x, y, threat, objective, targeted, early_stop, batch_size: as for `pgd`.
+        ids, seed: taken because every attack takes them; this one draws nothing.
         steps: gradient steps.
         step_size: length of a step, in the units of the input; ``eps / steps`` if None.
         momentum: decay of the average, and length of the look-ahead in steps.
@@ -301,12 +334,13 @@ def nifgsm(
 
     Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     """
+    refuse_counts(steps=steps)
     ask, rule = Ask(model, objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        return climb(ask, x, y, threat, x, rule, steps, early_stop=True)
+        return climb(ask, x, y, threat, x, rule, steps, early_stop=early_stop)
 
-    return search(ask, x, y, threat, attempt, ids=ids, batch_size=batch_size)
+    return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
 def craft(
@@ -341,7 +375,7 @@ def craft(
         20
     """
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    rule = pgd_rule(steps, step_size, momentum, start)
+    rule, y = pgd_rule(steps, step_size, momentum, start), as_labels(y)
     state = begin(x, y, threat, started(start, x, threat, ids, seed))
     for k in range(steps):
         _, _, grad = query(Ask(model, objective), state.adv, y)

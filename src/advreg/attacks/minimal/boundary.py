@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from advreg.attacks.engine import as_labels
 from advreg.attacks.judge import Model, judged, refuse_training_mode
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Ball, Sparse
@@ -108,7 +109,7 @@ def bisected(
     rows = (found.found & (found.minimal > eps)).nonzero()[:, 0]
     if not len(rows) or not steps:
         return found
-    point, loss = _boundary(found.nearest[rows], model, x[rows], labels_of(y[rows]), ball, steps, targeted)
+    point, loss = _boundary(found.nearest[rows], model, x[rows], as_labels(labels_of(y[rows])), ball, steps, targeted)
     cost = found.cost.clone()
     cost[rows, 0] += steps
     return _with_points(replace(found, cost=cost), rows, point, loss, x, ball, eps)

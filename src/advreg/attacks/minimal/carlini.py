@@ -49,7 +49,7 @@ def carlini(
         steps: looks in one round.
         weight: the first c.
         step_size: Adam's, in the variable under the tanh.
-        confidence: margin to exceed.
+        confidence: lead over the next class that a point must reach to be found; a clean error is one without it.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether an example within eps leaves at once, or goes on for a nearer point.
         ids, seed: taken because every attack takes them; this one draws nothing.
@@ -74,7 +74,7 @@ def carlini(
     """
     refuse_norm("carlini", threat, "l2")
     look, rule = along(model, margin, targeted=targeted), carlini_rule(steps, weight, step_size, confidence)
-    plan = Plan(model, [look], rule, rounds * steps, 1, targeted, early_stop, seed=seed)
+    plan = Plan(model, [look], rule, rounds * steps, 1, targeted, early_stop, confidence=confidence, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 

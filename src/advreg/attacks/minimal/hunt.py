@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import check_batch
+from advreg.attacks.engine import as_labels, check_batch, refuse_counts
 from advreg.attacks.judge import Model, judged, refuse_nan, refuse_training_mode
 from advreg.attacks.minimal.result import MinimalResult, joined
 from advreg.attacks.minimal.sparse import Ball, at_radius, reach
 from advreg.attacks.minimal.state import Look, Rule, State
-from advreg.errors import ConfigError, ModelError, ThreatError
+from advreg.errors import ModelError, ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
 from advreg.threat import ThreatModel, per_example
 
@@ -41,6 +41,7 @@ class Plan:
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether an example leaves once it is within eps.
         first_only: whether an example leaves with its first success, however far.
+        confidence: lead over the next class without which a look is no success.
         seed: seed of the random starts.
     """
 
@@ -52,16 +53,19 @@ class Plan:
     targeted: bool = False
     early_stop: bool = True
     first_only: bool = False
+    confidence: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
+        refuse_counts(steps=self.steps, restarts=self.restarts)
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Say which rows the logits get wrong (or as the adversary wants, if targeted)."""
-        return fooled(logits, y, self.targeted)
+        """Say which rows the logits get wrong (or as the adversary wants, if targeted), by enough."""
+        return fooled(logits, y, self.targeted) & ~(self.lead(logits, y) < self.confidence)  # NaN has no lead
+
+    def lead(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return by how much the logits fool, ``(B,)``; negative where they do not."""
+        return -margin(logits, y) if self.targeted else margin(logits, y)
 
 
 class Board:
@@ -88,7 +92,7 @@ class Board:
         return fools, logits
 
     def _gain(self, logits: Tensor, y: Tensor) -> Tensor:
-        return ranked(-margin(logits, y) if self.plan.targeted else margin(logits, y)).to(self.loss.dtype)
+        return ranked(self.plan.lead(logits, y)).to(self.loss.dtype)
 
     def goal(self) -> Tensor:
         """Return the distance at which each example may leave."""
@@ -204,7 +208,7 @@ def hunt(
     refuse_training_mode(plan.model)
     x = x.detach()
     check_batch(x, y, ThreatModel("l2", ball.eps, ball.box))
-    ids = torch.arange(len(x)) if ids is None else ids
+    ids, y = torch.arange(len(x)) if ids is None else ids, as_labels(y)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller is in: only looks make graphs
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):

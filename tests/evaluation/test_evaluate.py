@@ -142,6 +142,21 @@ def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
             call()
 
 
+def test_the_caller_may_be_in_inference_mode_but_the_model_must_not_be_made_there() -> None:
+    x, y = batch(40)
+    expected = evaluate(small_cnn(), (x, y), threat=THREAT, protocol="strong")
+    model = small_cnn()
+    with torch.inference_mode():
+        data, made_inside = (x.clone(), y.clone()), small_cnn()
+        found = evaluate(model, data, threat=THREAT, protocol="strong")
+        curve = robustness_curve(model, data, norm="linf", eps=[0.02])
+    assert torch.equal(found.broken, expected.broken)
+    assert found.flags == expected.flags
+    assert curve.points[0].robust_accuracy < found.clean_accuracy
+    with pytest.raises(ModelError, match=r"'0.weight' was made inside torch.inference_mode\(\).*outside"):
+        evaluate(made_inside, (x, y), threat=THREAT)
+
+
 class Swayed(nn.Module):
     """A network that looks at its input in a way that no weight tells of."""
 

@@ -51,6 +51,7 @@ def point_at(eps: float, standing: int, n: int) -> Point:
     return Point(eps, standing / n, interval(standing, n))
 
 
+@torch.inference_mode(False)  # whatever the caller is in: the copy under attack needs gradients
 def robustness_curve(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],

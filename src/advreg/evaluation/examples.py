@@ -58,9 +58,14 @@ def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: Th
         if y.ndim > 1:
             raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
         names = tuple(str(k) for k in range(int(y.max()) + 1))
-        return Examples(x, y.long(), "tensors", "given", names, _sha256(data[0], data[1].long()))
+        return Examples(_plain(x), _plain(y.long()), "tensors", "given", names, _sha256(data[0], data[1].long()))
     x, y = data.tensors(n)
-    return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
+    return Examples(_plain(x), _plain(y), data.name, data.split, data.classes, data.fingerprint())
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor that a gradient may meet, a copy if it was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _refuse_others(data: object) -> None:

@@ -70,6 +70,7 @@ class MinimumNorms:
         return f"MinimumNorms({self.norm}, n={self.n}, found={found}, median={self.median:.6g})"
 
 
+@torch.inference_mode(False)  # whatever the caller is in: the copy under attack needs gradients
 def minimum_norms(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],

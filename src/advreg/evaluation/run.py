@@ -56,6 +56,7 @@ class Progress:
         return self.standing / max(self.done, 1)
 
 
+@torch.inference_mode(False)  # whatever the caller is in: the copy under attack needs gradients
 def evaluate(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],

@@ -129,7 +129,8 @@ def freeze(
         compiled: whether answers without a gradient come from a compiled network, in batches filled up to a few sizes.
 
     Raises:
-        ModelError: a model that cannot be copied, an unknown precision, or ``"auto"`` without an example.
+        ModelError: a model that cannot be copied or was made in inference mode, an unknown precision, or ``"auto"`` without
+            an example.
 
     Example:
         >>> target = freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()))
@@ -141,6 +142,7 @@ def freeze(
     original = original_of(model)
     if isinstance(original, Answering):  # nothing inside to fold, cast or compile
         return Target(original, original, "as it is")
+    _refuse_inference(original)
     net, folded = _copied(original, example)
     words = [word for word, wanted in (("folded", folded), ("compiled", compiled)) if wanted]
     if precision != "auto":
@@ -152,6 +154,15 @@ def freeze(
     kinds = [[kind, *layout] for kind in ("float32", "bfloat16") for layout in layouts]
     targets = [_target(original, copy.deepcopy(net), [*kind, *words]) for kind in kinds]
     return min(targets, key=lambda target: _seconds(target, example[:_ROWS]))
+
+
+def _refuse_inference(model: nn.Module) -> None:
+    """Raise if no gradient can ever pass the weights; they would fail under attack, one layer deep in torch."""
+    made = next((name for name, p in model.named_parameters() if p.is_inference()), None)
+    if made is not None:
+        raise ModelError(
+            f"{made!r} was made inside torch.inference_mode(), and no gradient passes it; make or load the model outside"
+        )
 
 
 def _copied(model: nn.Module, example: Tensor | None) -> tuple[nn.Module, bool]:

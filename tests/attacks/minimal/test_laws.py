@@ -89,11 +89,11 @@ def test_fab_costs_what_it_says() -> None:
     far = functools.partial(minimal.fab, model, x[1:], y[1:], ThreatModel("linf", 0.0), steps=20)
     aimed, all_round = far(targets=3, restarts=2), far()
     assert aimed.found.all()
-    assert (aimed.cost[:, 1] == 3 * 2 * 20).all()
-    assert ((aimed.cost[:, 0] > 1 + 6 * 21) & (aimed.cost[:, 0] <= 1 + 6 * (21 + 1))).all()
-    assert (all_round.cost == torch.tensor([1 + 21 + 1, 4 * 20])).all()  # four other classes
+    assert (aimed.cost[:, 1] == 3 * 2 * 40).all()
+    assert ((aimed.cost[:, 0] > 1 + 6 * 41) & (aimed.cost[:, 0] <= 1 + 6 * (41 + 1))).all()
+    assert (all_round.cost == torch.tensor([1 + 41 + 1, 4 * 40])).all()  # four other classes
     more_than_there_are = far(targets=9)
-    assert (more_than_there_are.cost[:, 1] == 4 * 20).all()
+    assert (more_than_there_are.cost[:, 1] == 4 * 40).all()
 
 
 def test_who_is_within_eps_leaves() -> None:

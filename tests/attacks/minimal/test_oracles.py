@@ -9,9 +9,9 @@ import torch
 
 from advreg.attacks import minimal
 from advreg.threat import NORMS
-from tests.attacks.models import linear
+from tests.attacks.models import linear, small_cnn
 
-from .oracles import linear_distances, relu_distances, relu_network
+from .oracles import fab_t_distances, linear_distances, relu_distances, relu_network
 
 FAB_T = functools.partial(minimal.fab, targets=9, steps=50, restarts=3)
 ROUGH = functools.partial(minimal.carlini, rounds=5)
@@ -107,3 +107,14 @@ def test_l0_on_a_linear_network_takes_the_fewest_values() -> None:
     found = minimal.nearest(minimal.fmn, model, x, y, "l0")
     assert (found.minimal >= fewest).all()
     assert float((found.minimal <= fewest + 1).double().mean()) > 0.7
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("steps", [3, 10])
+def test_fab_gets_as_near_as_the_published_loop(norm: str, steps: int) -> None:
+    """Its iteration is a projection and, where that fools, a way back: no fewer projections than it has iterations."""
+    g = torch.Generator().manual_seed(2)
+    model, x = small_cnn(dtype=torch.float64), torch.rand(24, 1, 8, 8, generator=g, dtype=torch.float64)
+    y = model(x).argmax(1)
+    found = minimal.nearest(functools.partial(minimal.fab, targets=4, steps=steps), model, x, y, norm)
+    assert (found.minimal <= fab_t_distances(norm, model, x, y, steps, targets=4) + 1e-9).all()

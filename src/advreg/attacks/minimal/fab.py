@@ -41,10 +41,10 @@ def fab(
 
     The lead h of another class is linearised at the iterate. With d1 and d2 the steps of iterate and clean point onto its zero
     (nearest in the norm, inside the box) and ``a = min(|d1| / (|d1| + |d2|), alpha_max)``, the next iterate is
-    ``(1 - a)(x_k + overshoot d1) + a (x + overshoot d2)``; after a misclassified one it is ``x + beta (x_k - x)``. Each
-    counts as a step, so that a step is one look at the model; the published program's take two forwards.
+    ``(1 - a)(x_k + overshoot d1) + a (x + overshoot d2)``, and where that is misclassified ``x + beta (x_k - x)`` from there.
+    A step has room for both and looks at the model after each; what needs no way back is on its next projection by then.
 
-    An example that stands to the end costs, for each restart and target, ``steps + 1`` forwards and ``steps`` backwards
+    An example that stands to the end costs, for each restart and target, ``2 steps + 1`` forwards and ``2 steps`` backwards
     (times K-1 without targets), one forward of the judge if a point was found, one at the clean point and one inside eps.
 
     Args:
@@ -82,22 +82,25 @@ def fab(
     """
     refuse_norm("fab", threat, *NORMS)
     rule = fab_rule(alpha_max, overshoot, beta)
-    plan = Plan(model, _looks(model, targets, targeted), rule, steps, restarts, targeted, early_stop, seed=seed)
+    if steps < 1:
+        raise ConfigError(f"steps is {steps}; give 1 or more")
+    plan = Plan(model, _looks(model, targets, targeted), rule, 2 * steps, restarts, targeted, early_stop, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def fab_rule(alpha_max: float, overshoot: float, beta: float) -> Rule:
-    """Return FAB's step, or the way back from an iterate that fools: it is looked at afresh before the next step."""
+    """Return FAB's step, or once after each step that fools the way back; the model is looked at afresh after either."""
 
     def rule(state: State, _: int) -> State:
         x, ball = state.x, state.ball
+        returns = state.fooled & ~state.memory.get("returned", torch.zeros_like(state.fooled))
         drawn_back = x + beta * (state.adv - x)
         from_adv, from_x = step_onto(state, state.adv), step_onto(state, x)
         near, far = length(ball, from_adv), length(ball, from_x)
         share = (near / (near + far).clamp_min(1e-30)).clamp_max(alpha_max)
         moved = (1 - share) * (state.adv + overshoot * from_adv) + share * (x + overshoot * from_x)
-        adv = torch.where(per_example(state.fooled, x), drawn_back, moved)
-        return replace(state, adv=adv.clamp(*ball.box))
+        adv = torch.where(per_example(returns, x), drawn_back, moved)
+        return replace(state, adv=adv.clamp(*ball.box), memory={"returned": returns})
 
     return rule
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from typer.testing import CliRunner
 
 from advreg.cli.app import app
 from advreg.cli.attack import within_bytes
 from advreg.cli.names import label_of
 from advreg.errors import AdvregError, ModelError
-from advreg.models import load
+from advreg.models import Answering, load
 from advreg.threat import ThreatModel
 
 NETS = """
@@ -151,9 +150,7 @@ def test_names_without_names_are_refused() -> None:
 
 
 def test_a_model_that_only_answers_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Oracle(nn.Module):
-        score_only = True
-
-    monkeypatch.setattr("advreg.models.load", lambda *a, **k: Oracle().eval())
+    oracle = Answering(lambda x: x.flatten(1)[:, :3])
+    monkeypatch.setattr("advreg.models.load", lambda *a, **k: oracle.eval())
     with pytest.raises(ModelError, match="only answers"):
         attack("cat.png", "--model", "anything")

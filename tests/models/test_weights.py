@@ -176,3 +176,13 @@ def test_describe_names_counts_and_hashes():
     model = _net()
     said = describe(model)
     assert said == {"name": "Sequential", "parameters": 20 + 4 + 27, "sha256": state_sha256(model)}
+
+
+def test_a_constant_of_infinity_that_the_model_has_itself_is_no_divergence(tmp_path):
+    net = _net(1)
+    net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    load_weights(net, tmp_path / "net.safetensors")
+    net.mask.zero_()
+    with pytest.raises(WeightsError, match="'mask' holds NaN or infinity"):
+        load_weights(net, tmp_path / "net.safetensors")

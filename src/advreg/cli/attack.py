@@ -57,7 +57,7 @@ def run_attack(wish: Wish) -> None:
     _refuse_names(wish.images)
     threat, device = ThreatModel.parse(wish.threat), runtime.choose_device(wish.device)
     model = models.load(wish.model, weights=wish.weights).to(device)
-    if getattr(model, "score_only", False):
+    if isinstance(model, models.Answering):
         raise ModelError(
             f"{wish.model} only answers, so there is no gradient; attack it with evaluate --protocol blackbox"
         )

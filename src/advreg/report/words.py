@@ -243,10 +243,10 @@ def _warning(key: str, value: object) -> str:
         "randomised": "the model answers the same input differently: only the protocol rand, which averages, measures it",
         "zero_gradients": f"{share} of the clean images looked at have an input gradient of exactly zero: "
         "attacks that follow it are blind there",
-        "black_box_gain": f"attacks without gradients broke {share} of the images after all those with gradients had failed: "
+        "black_box_gain": f"attacks without gradients broke {share} of the images that gradients before them had left: "
         "the gradients mislead",
         "answers_only": "the model only answers, so nothing but black boxes attacked it: the network itself may be weaker",
-        "non_finite": f"{size} answers under attack were NaN or infinite; they were not counted as broken",
+        "non_finite": f"{size} answers under attack were NaN or infinite: no right answers, so they count as broken",
     }
     return known.get(key) or (_flag(key) if value is True else f"{_flag(key)}: {value}")
 

@@ -14,7 +14,8 @@ from advreg.errors import AdvregError, ConfigError, DataError, ModelError, Threa
 
 from .models import small_cnn
 
-X, Y, THREAT = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), ThreatModel("linf", 0.1)
+X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Y, THREAT = torch.tensor([0, 1, 2, 3]), ThreatModel("linf", 0.1)
 
 
 class Detached(nn.Module):
@@ -33,7 +34,7 @@ def attack(model=None, x=X, y=Y, threat=THREAT, **options):
     [
         (lambda: attack(small_cnn().train()), ModelError, "call model.eval"),
         (lambda: attack(nn.Sequential(small_cnn(), nn.Dropout().train())), ModelError, "train mode"),
-        (lambda: attack(Detached().eval()), ModelError, "no gradient flows"),
+        (lambda: attack(Detached().eval(), y=Detached()(X).argmax(1)), ModelError, "no gradient flows"),
         (lambda: attack(nn.Identity().eval()), ModelError, r"return logits \(4, classes\)"),
         (lambda: attack(x=X * 255), DataError, "divide images by 255"),
         (lambda: attack(x=(X * 255).to(torch.uint8)), DataError, r"images.float\(\) / 255"),

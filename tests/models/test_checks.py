@@ -10,7 +10,7 @@ import advreg
 from advreg.errors import ModelError
 from advreg.models import check_model
 
-X = torch.rand(20, 1, 4, 4)
+X = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def _net(*after, classes=3):

@@ -244,7 +244,7 @@ def _warning(key: str, value: object) -> str:
         "zero_gradients": f"{share} of the clean images looked at have an input gradient of exactly zero: "
         "attacks that follow it are blind there",
         "black_box_gain": f"attacks without gradients broke {share} of the images that gradients before them had left: "
-        "the gradients mislead",
+        "above 0.2%, gradients may mislead",
         "answers_only": "the model only answers, so nothing but black boxes attacked it: the network itself may be weaker",
         "non_finite": f"{size} answers under attack were NaN or infinite: no right answers, so they count as broken",
     }

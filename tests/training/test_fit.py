@@ -163,7 +163,8 @@ def test_divergence_stops_and_keeps_the_last_complete_epoch(data, tmp_path):
 def test_adversary_that_cannot_reach_eps_is_announced(data, tmp_path):
     weak = small.config(data, tmp_path / "run", "attack.step_size=0.01")
     with pytest.warns(UserWarning, match=r"2 steps of 0\.01 cannot reach eps = 0\.05"):
-        session.prepare(weak)
+        run = session.prepare(weak)
+    assert run.attack.section.step_size == 0.01, "announced, not changed"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import Ask, Rule, State, as_labels, begin, climb, query, refuse_counts, search
+from advreg.attacks.engine import Ask, Attempt, Rule, State, as_labels, begin, climb, query, refuse_counts, search
 from advreg.attacks.judge import Model, logits_of, original
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
@@ -205,40 +205,20 @@ def pgd(
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
     refuse_counts(steps=steps)
-    rule = pgd_rule(steps, step_size, momentum, start)
-    return _ascended(
-        model, x, y, threat, rule, steps=steps, restarts=restarts, start=start, objective=objective,
-        targeted=targeted, eot=eot, early_stop=early_stop, ids=ids, seed=seed, batch_size=batch_size,
-    )  # fmt: skip
-
-
-def _ascended(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    rule: Rule,
-    *,
-    steps: int,
-    start: Start,
-    early_stop: bool,
-    restarts: int = 1,
-    objective: Objective = cross_entropy,
-    targeted: bool = False,
-    eot: int = 1,
-    ids: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int = 512,
-) -> AttackResult:
-    """Climb by a rule from a start, polish what a fast target found, and start again on what stands."""
     ask = Ask(model, objective, targeted, eot)
+    attempt = ascent(ask, pgd_rule(steps, step_size, momentum, start), steps, start, seed, early_stop=early_stop)
+    return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+
+
+def ascent(ask: Ask, rule: Rule, steps: int, start: Start, seed: int, *, early_stop: bool) -> Attempt:
+    """Return an attempt that climbs by a rule from a start, then polishes what a fast target found."""
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         origin = started(start, x, threat, ids, seed, restart)
         found = climb(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
         return polished(ask, found, x, y, threat, rule, math.ceil(steps / 4)) if steps > 1 else found
 
-    return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+    return attempt
 
 
 def polished(
@@ -271,19 +251,24 @@ def mifgsm(
     *,
     steps: int = 10,
     step_size: float | None = None,
+    restarts: int = 1,
     start: Start = "zero",
     momentum: float = 1.0,
+    objective: Objective = cross_entropy,
+    targeted: bool = False,
+    eot: int = 1,
     early_stop: bool = True,
-    **options: Any,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
 ) -> AttackResult:
     """Attack by the momentum iterative method: PGD from the clean point, gradients averaged with decay ``momentum``.
 
     Args:
-        model, x, y, threat, start, early_stop: as for `pgd`.
+        model, x, y, threat, restarts, start, objective, targeted, eot, early_stop, ids, seed, batch_size: as for `pgd`.
         steps: gradient steps.
         step_size: length of a step, in the units of the input; ``eps / steps`` if None, example by example.
         momentum: decay of the average.
-        options: any other option of `pgd`.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -293,8 +278,9 @@ def mifgsm(
     Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
     """
     refuse_counts(steps=steps)
-    rule = momentum_step(step_size, 1 / steps, momentum)
-    return _ascended(model, x, y, threat, rule, steps=steps, start=start, early_stop=early_stop, **options)
+    ask = Ask(model, objective, targeted, eot)
+    attempt = ascent(ask, momentum_step(step_size, 1 / steps, momentum), steps, start, seed, early_stop=early_stop)
+    return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
 def nifgsm(

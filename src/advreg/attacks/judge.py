@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -18,16 +19,16 @@ TOLERANCE = 1e-6
 """Slack for points made elsewhere: forty times the rounding of a float32 pixel. Our own attacks need none of it."""
 
 
-class Deputy:
+class Deputy(ABC):
     """What attacks work on in another model's place, such as a fast copy of it; that other model, its original, judges.
 
     A class to derive from, not an attribute to have: anybody's model may keep something of its own under any name.
     """
 
     @property
+    @abstractmethod
     def original(self) -> Model:
         """The model that judges."""
-        raise NotImplementedError
 
 
 def original(model: Model) -> Model:

@@ -14,13 +14,12 @@ from advreg import attacks
 from advreg.attacks.judge import logits_of
 from advreg.diagnosis.probes import spread, why
 from advreg.diagnosis.subject import Subject, challenged, needs_certainty, needs_gradient
+from advreg.evaluation.flags import ROUNDING, in_parts
 from advreg.evaluation.verdict import Check, flagged, graded, skipped
 from advreg.objectives import dlr, margin
 
 _ASKED = 64
 _FEW = 50
-_ROUNDING = 0.01  # of the largest logit: float32 kernels differ by 4e-7 from batch to batch; the rest is for fewer bits
-
 
 INDISPENSABLE = ("gradient-path", "steps", "margin-loss", "black-box")
 """What no figure is trusted without: a gradient, twice the steps, another loss along it, and an attack that needs none."""
@@ -61,12 +60,12 @@ def batch(subject: Subject) -> Check:
         return skipped("batch", "B", "one example has no others in its batch")
     together = logits_of(subject.model, x)
     try:
-        apart = torch.cat([logits_of(subject.model, part) for part in (x[:1], x[1:])])
+        apart = in_parts(subject.model, x)
     except Exception as error:  # it answers them together: the batch is what it lacks
         return flagged("batch", "B", cause, f"one example without the others gets no answer: {why(error)}", raised=True)
     measured = spread(torch.stack([together, apart]))
-    says = f"{len(x)} examples at once, and one and the rest, get answers that differ by {measured:.2g} of the largest logit"
-    return graded("batch", "B", cause, says, measured=measured, threshold=_ROUNDING, limit=_ROUNDING)
+    says = f"{len(x)} examples at once, and in uneven parts, get answers that differ by {measured:.2g} of the largest logit"
+    return graded("batch", "B", cause, says, measured=measured, threshold=ROUNDING, limit=ROUNDING)
 
 
 def steps(subject: Subject) -> Check:

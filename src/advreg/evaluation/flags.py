@@ -19,7 +19,8 @@ _SAMPLE = 64
 _ASKED = 5
 _SPREAD = 1e-4  # of logits divided by their largest: what AutoAttack calls random
 _CUTS = (1, 3, 8)  # where a batch is cut into uneven parts: one example alone, two, five, the others
-_ROUNDING = 0.01  # float32 kernels differ by 1e-6 of the largest logit from batch to batch; the rest is for fewer bits
+ROUNDING = 0.01
+"""Float32 kernels differ by 1e-6 of the largest logit from batch to batch; the rest is for fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
     answers = torch.stack([logits_of(model, x) for _ in range(_ASKED - 1)])
     refuse_labels(y, answers.shape[2])
     gradient = _gradient(model, x, y)
-    apart = _in_parts(model, x)
+    apart = _if_answered(model, x)
     randomised = bool((spread(answers) > _SPREAD).any())
-    differs = apart is not None and bool((spread(torch.stack([answers[0], apart])) > _ROUNDING).any())
+    differs = apart is not None and bool((spread(torch.stack([answers[0], apart])) > ROUNDING).any())
     dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
     return Probe(
         randomised=randomised,
@@ -79,10 +80,15 @@ def spread(answers: Tensor) -> Tensor:
     return (answers.amax(0) - answers.amin(0)).amax(1) / size
 
 
-def _in_parts(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the answers to a batch that is asked in uneven parts, None where some part gets no answer."""
+def in_parts(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the answers ``(B, K)`` to a batch that is asked in uneven parts, one example alone first."""
+    return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
+
+
+def _if_answered(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the answers to a batch in parts, None where some part gets no answer."""
     try:
-        return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
+        return in_parts(model, x)
     except Exception:  # such as a BatchNorm without statistics, which needs more than one example
         return None
 

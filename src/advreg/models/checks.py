@@ -13,8 +13,8 @@ _SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
 
 
 @torch.no_grad()
-def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> None:
-    """Refuse a model that cannot be attacked or measured as it is.
+def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
+    """Refuse a model that cannot be attacked or measured as it is; return how many classes it tells apart.
 
     Args:
         model: float ``(B, C, H, W)`` to logits ``(B, K)``, in eval mode.
@@ -43,6 +43,7 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> None
     _check_logits(z, len(sample), classes)
     if not isinstance(model, Answering):  # what only answers meets attacks to which probabilities are as good
         _refuse_probabilities(z)
+    return int(z.shape[1])
 
 
 def _check_eval(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -123,14 +123,14 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
     policy = policies.named(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
     guard = _guard(config, train, device, threat)
-    models.check_model(model, guard.x, len(train.classes))
+    outputs = models.check_model(model, guard.x, len(train.classes))
     asked = _asked(config, model)
     optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
     return Session(
         config=config,
         device=device,
         model=model,
-        outputs=_outputs(model, guard.x[:1]),
+        outputs=outputs,
         asked=asked,
         lesson=Lesson(asked, recipe),
         recipe=recipe,
@@ -227,11 +227,6 @@ def _model(config: Config, device: torch.device) -> nn.Module:
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place; torch omits its type
     return model.to(device)
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, x: Tensor) -> int:
-    return int(model(x).shape[1])
 
 
 def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advreg.attacks.engine import refuse_counts
 from advreg.attacks.judge import Model
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along, nearest_plane, toward_rank
@@ -81,9 +82,8 @@ def fab(
     Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
     """
     refuse_norm("fab", threat, *NORMS)
+    refuse_counts(steps=steps)
     rule = fab_rule(alpha_max, overshoot, beta)
-    if steps < 1:
-        raise ConfigError(f"steps is {steps}; give 1 or more")
     plan = Plan(model, _looks(model, targets, targeted), rule, 2 * steps, restarts, targeted, early_stop, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
 

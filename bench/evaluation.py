@@ -65,8 +65,18 @@ CASES = {"mnist": mnist, "resnet": resnet}
 def ours(case: Case, *, protocol: str, precision: Any) -> Row:
     """Run one of our protocols."""
     found = advreg.evaluate(case.model, (case.x, case.y), threat=case.threat, protocol=protocol, precision=precision)
-    stages = {a.name: {"broken": a.broken, "seconds": round(a.seconds, 1)} for a in found.by_attack}
+    stages = {
+        a.name: {
+            "tried": a.tried,
+            "broken": a.broken,
+            "forwards": a.forwards,
+            "backwards": a.backwards,
+            "seconds": round(a.seconds, 1),
+        }
+        for a in found.by_attack
+    }
     return {
+        "protocol": found.protocol,
         "broken": found.broken.int().tolist(),
         "forwards": found.forwards,
         "backwards": found.backwards,
@@ -86,7 +96,7 @@ def pyautoattack(case: Case) -> Tensor:
     """The reference program, its standard version."""
     from pyautoattack import AutoAttack
 
-    made = AutoAttack(case.model, eps=case.threat.eps, norm="Linf", seed=0, version="standard")
+    made = AutoAttack(case.model, eps=case.threat.eps, norm=case.threat.norm.capitalize(), seed=0, version="standard")
     found = made.run_standard_evaluation(case.x, case.y, batch_size=256)
     return found if isinstance(found, Tensor) else found[0]
 
@@ -120,11 +130,11 @@ PROGRAMS: dict[str, Callable[[Case], Row]] = {
 }
 
 
-def measured(name: str, case: Case) -> Row:
+def measured(name: str, case: Case, program: Callable[[Case], Row]) -> Row:
     """Run one program and return what it found and cost."""
     runtime.seed_everything(0)
     wall, cpu = time.perf_counter(), time.process_time()
-    row = PROGRAMS[name](case)
+    row = program(case)
     spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     standing = len(case.y) - sum(row["broken"])
     known = {"program": name, "case": case.name, "n": len(case.y), "threads": torch.get_num_threads()}
@@ -163,7 +173,7 @@ def main() -> None:
     for name in options.only:
         if not any(_is(row, name, case) for row in read_lines(options.out)):
             print(f"{name} on {case.name}, {options.n} images ...", file=sys.stderr, flush=True)
-            append_lines(options.out, [measured(name, case)])
+            append_lines(options.out, [measured(name, case, PROGRAMS[name])])
     print(table([row for name in PROGRAMS for row in read_lines(options.out) if _is(row, name, case)]))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pyautoattack", "torchattacks"))
     print(f"\n{case.threat}, {options.n} images, {options.threads} threads, {versions}")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.verdict import (
     CAUSES,
     Check,
     causes,
     flagged,
-    free_checks,
     gain,
     graded,
     skipped,

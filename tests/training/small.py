@@ -43,6 +43,18 @@ def smooth() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
 
 
+def constant() -> nn.Module:
+    """Return a network whose gradients are all zero: it answers the same for every input, before and after training."""
+    return nn.Sequential(network(), Muted())
+
+
+class Muted(nn.Module):
+    """Multiplies by zero."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 0.0 * z
+
+
 def diverging() -> nn.Module:
     """Return a network that learns for a while, then has nothing but NaN to say."""
     return nn.Sequential(network(), Fuse())

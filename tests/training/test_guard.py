@@ -143,7 +143,7 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
 def test_what_cannot_be_mended_is_said_with_what_would_help(data, tmp_path, monkeypatch, mode, attack, said):
     monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
     run = advreg.fit(guarded(data, tmp_path / "run", "attack.name=pgd", *attack, f"train.guard={mode}"))
-    lines = [line for line in run.read_log("metrics.jsonl") if line.get("event") == "guard"]
+    lines = [line for line in run.read_log("metrics.jsonl") if line.get("trouble") == "catastrophic overfitting"]
     assert len(lines) == 1
     assert lines[0]["action"].startswith(said)
 

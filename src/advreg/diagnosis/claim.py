@@ -16,9 +16,10 @@ from advreg.attacks import AttackResult
 from advreg.diagnosis.probes import input_gradient, why
 from advreg.diagnosis.subject import PGD_40 as NAME
 from advreg.diagnosis.subject import ROWS, Attack, accepted, in_portions, right_of, rows_of
+from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids
-from advreg.evaluation.verdict import Check, free_checks
+from advreg.evaluation.verdict import Check
 from advreg.runs.files import read_lines
 from advreg.threat import ThreatModel
 

@@ -14,6 +14,7 @@ from advreg import attacks
 from advreg.attacks.judge import logits_of
 from advreg.diagnosis.probes import spread, why
 from advreg.diagnosis.subject import Subject, challenged, needs_certainty, needs_gradient
+from advreg.evaluation import learning
 from advreg.evaluation.flags import ROUNDING, in_parts
 from advreg.evaluation.verdict import Check, flagged, graded, skipped
 from advreg.objectives import dlr, margin
@@ -32,6 +33,16 @@ def examples(subject: Subject) -> Check:
     """Ask whether there are enough examples for chance not to explain what a mask does to some of them."""
     says = f"{subject.n} examples"
     return flagged("examples", "B", "few examples", says, raised=subject.n < _FEW, hard=False)
+
+
+def one_class(subject: Subject) -> Check:
+    """Measure the share of the most frequent prediction on clean examples."""
+    return learning.one_class(subject.y.tolist(), subject.predicted.tolist())
+
+
+def chance(subject: Subject) -> Check:
+    """Compare clean accuracy with the share of the largest class, which a constant network reaches."""
+    return learning.chance(subject.y.tolist(), subject.predicted.tolist())
 
 
 def attacked(failed: str, checks: Iterable[Check], subject: Subject) -> Check:

@@ -55,6 +55,8 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "A": (symptoms.one_step, symptoms.unbounded, symptoms.eps_curve, symptoms.random_search, symptoms.black_box),
     "B": (
         hygiene.examples,
+        hygiene.one_class,
+        hygiene.chance,
         hygiene.batch,
         hygiene.noise,
         hygiene.steps,
@@ -81,6 +83,8 @@ _FROM_LEDGER = (
     "moved",
     "finite",
     "batch",
+    "one-class",
+    "chance",
 )  # taken as they are; other answers only where nothing was found
 
 

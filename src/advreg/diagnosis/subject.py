@@ -106,6 +106,11 @@ class Subject:
         return rows[: self.budget.probes]
 
     @cached_property
+    def predicted(self) -> Tensor:
+        """Classes that the model predicts for the clean examples ``(N,)``."""
+        return in_portions(rows_of(self.x), lambda part: logits_of(self.model, self.x[part]).argmax(1))
+
+    @cached_property
     def no_gradient(self) -> str:
         """Why there is no gradient to the input; empty where there is one."""
         rows = self.probes()[:8]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.judge import logits_of, refuse_labels
+from advreg.evaluation.ledger_checks import black_boxes
 from advreg.evaluation.rows import Row
-from advreg.evaluation.verdict import black_boxes
 from advreg.objectives import cross_entropy, scale_free
 
 _SAMPLE = 64

@@ -48,7 +48,7 @@ class Guarded:
 
     Attributes:
         epoch, step: when.
-        trouble: catastrophic overfitting, label leaking or divergence.
+        trouble: catastrophic overfitting, label leaking, divergence or not learning.
         said: what it saw.
         action: what it did about it.
     """

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advreg.errors import TrainingError
-from advreg.training import distributed
+from advreg.training import distributed, learning
 from advreg.training.adversary import Adversary, stronger
 from advreg.training.events import Guarded, OnEvent, Step
 from advreg.training.guard import Pulse
@@ -21,6 +21,7 @@ from advreg.training.session import Session
 from advreg.training.step import Tally
 
 _REPORTS = 50  # steps are reported about this often in an epoch: looking at the loss waits for the device
+_FEWEST = 50  # steps before a network must have learned something
 _REPAIRS = 8  # in one run: what diverges more often will not be saved by going slower
 
 
@@ -35,6 +36,7 @@ class Watch:
         self.session, self.guard, self.epoch, self.emit = session, session.guard, epoch, emit
         self.steps = session.steps
         self.log: list[dict[str, Any]] = []
+        self.last = 0
         self.meant = set(_not_finite(session.model))  # what is so before any step: the -inf of an attention's mask
         if self.guard.probes and self.guard.memory.best is None:
             self.guard.begin(self._pulse())
@@ -46,19 +48,44 @@ class Watch:
         Raises:
             TrainingError: it diverged, and cannot or shall not be repaired.
         """
-        last = step == self.steps
+        last, when = step == self.steps, self._milestone(step)
+        self.last = step
         probing = last or (self.guard.mode != "off" and step % self.guard.every == 0)
         reporting = last or step % max(1, self.steps // _REPORTS) == 0
-        if not (probing or reporting):
+        if not (probing or reporting or when):
             return tally
-        if probing:
+        if probing or when:
             distributed.share_buffers(self.session.model)
         whole = tally.of_all(self.session.device)
         if (said := self._divergence(whole, step, thorough=probing)) is not None:
             return self._mend_divergence(said, tally, step)
+        if when:
+            self._check_learning(step, when)
         if reporting:
             self.emit(Step(self.epoch, step, self.steps, whole.loss, whole.accuracy))
         return self._probe(tally, step) if probing else tally
+
+    def _milestone(self, step: int) -> str:
+        """Return which milestone of the whole training was passed since the last call; empty where none was."""
+        before, epochs = (self.epoch - 1) * self.steps, self.session.config.train.epochs
+        third, end = max(_FEWEST, math.ceil(epochs * self.steps / 3)), epochs * self.steps
+        passed = range(before + self.last + 1, before + step + 1)
+        return (
+            "at the end of the training"
+            if end in passed
+            else "after a third of the training"
+            if third in passed
+            else ""
+        )
+
+    def _check_learning(self, step: int, when: str) -> None:
+        """Warn where the network answers as a constant one does, unless the guard is off."""
+        if self.guard.mode == "off":
+            return
+        found = learning.clean_answers(self.session.model, self.guard.x, self.guard.y)
+        agreed = learning.Answers(*distributed.of_first(found.loss, found.right, device=self.session.device))
+        if (said := learning.not_learning(agreed, self.guard.y, when)) is not None:
+            self._say(step, learning.NOT_LEARNING, said, learning.REMEDY)
 
     def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
         """Say what is no longer finite: what is not must never reach a checkpoint."""

@@ -1,0 +1,89 @@
+"""Checks of whether a network learned anything: one that did not has a robust accuracy that says nothing about attacks.
+
+A constant network is robust against every attack, at the share of its favourite class. Pure functions of labels and
+predictions on clean examples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from advreg.evaluation.verdict import Check, Outcome, skipped
+from advreg.statistics import interval
+
+NOT_LEARNING = "not learning"
+"""The cause that these checks name."""
+
+_DOMINANCE = 0.9  # of the examples outside the largest class that one prediction must also claim to be beyond doubt
+_OTHERS = 5  # examples of other classes, all missed, that chance does not explain: 3% where half of them are recognised
+
+
+def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
+    """Grade the share of the most frequent prediction on clean examples.
+
+    The threshold lies nine tenths of the way from the share of the largest class to 1, so that a class that dominates the data
+    may dominate the predictions. A network that predicts one class for everything fails where at least five examples belong
+    to other classes, and is suspect where fewer do.
+
+    Args:
+        labels: of the clean examples.
+        predicted: classes that the network answers, in the same order.
+
+    Example:
+        >>> one_class([0, 1] * 30, [1] * 60).verdict, one_class([0, 1] * 30, [0, 1] * 30).verdict
+        ('fail', 'pass')
+    """
+    if not labels:
+        return skipped("one-class", "B", "there are no clean predictions to count")
+    largest, n = _largest(labels), len(labels)
+    if largest == n:
+        return skipped("one-class", "B", "the data hold one class, so nothing can be told apart")
+    favourite, count = Counter(predicted).most_common(1)[0]
+    ends, threshold = interval(count, n), 1 - (1 - _DOMINANCE) * (1 - largest / n)
+    sure = ends[0] > threshold or (count == n and n - _of(labels, favourite) >= _OTHERS)
+    outcome: Outcome = "fail" if sure else "suspect" if count == n else "pass"
+    says = f"{count / n:.1%} of {n} clean examples are predicted as class {favourite}; the largest class is {largest / n:.1%}"
+    return Check("one-class", "B", outcome, count / n, ends, threshold, threshold, says, NOT_LEARNING)
+
+
+def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
+    """Grade clean accuracy: the lower end of its exact interval must lie above the share of the largest class.
+
+    Accuracy below that is what a constant network reaches. Where even a network without errors could not be told from
+    chance, the cause is that there are few examples.
+
+    Args:
+        labels: of the clean examples.
+        predicted: classes that the network answers, in the same order.
+
+    Example:
+        >>> chance([0, 1, 2] * 40, [1] * 120).verdict, chance([0, 1, 2] * 40, [0, 1, 2] * 40).verdict
+        ('suspect', 'pass')
+    """
+    if not labels:
+        return skipped("chance", "B", "there are no clean predictions to count")
+    share, n = _largest(labels) / len(labels), len(labels)
+    if share == 1:
+        return skipped("chance", "B", "the data hold one class, so every accuracy is at chance")
+    right = sum(label == answer for label, answer in zip(labels, predicted, strict=True))
+    (low, high), classes = interval(right, n), len(set(labels))
+    hopeless = high >= share >= interval(n, n)[0]
+    cause = "few examples" if hopeless else NOT_LEARNING
+    above = "above" if low > share else "not above"
+    says = (
+        f"clean accuracy {right / n:.1%} [{low:.1%}, {high:.1%}] is {above} chance: "
+        f"the largest of {classes} classes is {share:.1%} of {n} examples"
+    )
+    outcome: Outcome = "pass" if low > share else "suspect"
+    return Check("chance", "B", outcome, right / n, (low, high), share, None, says, cause)
+
+
+def _largest(labels: Sequence[int]) -> int:
+    """Return how many examples the largest class has."""
+    return Counter(labels).most_common(1)[0][1]
+
+
+def _of(labels: Sequence[int], label: int) -> int:
+    """Return how many examples a class has."""
+    return sum(each == label for each in labels)

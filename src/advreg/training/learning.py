@@ -1,0 +1,66 @@
+"""Whether training learns anything: a network that answers the same for every input has a loss of ln K, whatever its weights.
+
+Adversarial training ends there where eps is too large to begin with, and a robust accuracy equal to clean accuracy hides it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advreg.statistics import interval
+from advreg.training.modes import eval_mode
+
+NOT_LEARNING = "not learning"
+REMEDY = "none: lower optimizer.lr, let eps grow from 0 (policy warmup), or look whether labels belong to their inputs"
+
+_CONSTANT = 0.98  # of a constant network's loss: below it, something was learned
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network achieves on some clean examples in eval mode: mean cross-entropy, and how many are right."""
+
+    loss: float
+    right: float
+
+
+def clean_answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
+    """Return loss and number of right answers on clean examples; the model's modes are restored."""
+    with eval_mode(model), torch.no_grad():
+        logits = model(x).float()
+    return Answers(float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).sum()))
+
+
+def not_learning(answers: Answers, y: Tensor, when: str) -> str | None:
+    """Say why a network looks as if it had learned nothing; None where it does not.
+
+    The best constant answer is the share of each class, and its loss the entropy of the labels, ``ln K`` for K classes of
+    equal size. Both must hold: the loss is no lower than that, and the exact interval of accuracy is not above the share of
+    the largest class.
+
+    Args:
+        answers: of the network, on clean examples.
+        y: their labels ``(B,)``.
+        when: of the training, for the sentence.
+
+    Example:
+        >>> y = torch.arange(100) % 10
+        >>> not_learning(Answers(2.31, 10), y, "after a third of the training")
+        'the loss is ln 10 = 2.30, that of a constant network after a third of the training (accuracy 10%)'
+        >>> not_learning(Answers(2.0, 30), y, "at the end")
+    """
+    counts = torch.bincount(y.cpu()).double()
+    shares = counts[counts > 0] / len(y)
+    entropy = float(-(shares * shares.log()).sum())
+    above = interval(round(answers.right), len(y))[0] > float(shares.max())
+    if not entropy or above or answers.loss < _CONSTANT * entropy:
+        return None
+    loss = f"{answers.loss:.2f}, no less than the {entropy:.2f} of"
+    if max(answers.loss, math.log(len(shares))) < entropy / _CONSTANT:
+        loss = f"ln {len(shares)} = {math.log(len(shares)):.2f}, that of"
+    return f"the loss is {loss} a constant network {when} (accuracy {answers.right / len(y):.0%})"

@@ -15,7 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from advreg import ThreatModel
+from advreg.cli.threats import chosen
+from advreg.config import Config
 from advreg.data import load
+from advreg.training.session import prepare
 
 from .report.fake_run import results, write_evaluation
 
@@ -61,6 +65,15 @@ def test_train_evaluate_report_compare(run: Path) -> None:
     assert Path(page.stdout.strip()).read_text().lstrip().lower().startswith("<!doctype html>")
     side = advreg("compare", run, run, "--json")
     assert json.loads(side.stdout)[0]["protocol"] == "linf-0.1-basic@2"
+
+
+def test_a_threat_takes_a_box_from_the_command_line_or_the_run(run: Path) -> None:
+    found = advreg("evaluate", run, "--protocol", "fgsm", "--threat", "linf:0.1@-1,2", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["threat"] == {"norm": "linf", "eps": 0.1, "box": [-1.0, 2.0]}
+    config = Config.load(run / "run.toml").replace_with(["threat.box=[-1, 2]"])
+    assert chosen(None, config) == chosen("linf:0.1@-1,2", None) == ThreatModel("linf", 0.1, (-1.0, 2.0))
+    assert prepare(config).threat.box == (-1.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,8 @@ def test_a_grey_model_takes_a_grey_picture(here: Path) -> None:
         (["photo_nets.py"], "not a readable image"),
         (["cat.png", "cat.png"], "two photographs"),
         (["cat.png", "--threat", "linf:80"], "wider than the box"),
+        (["cat.png", "--threat", "linf:8@0,255"], "write linf:8/255"),
+        (["cat.png", "--threat", "l2:255@0,255"], "write l2:1"),
         (["cat.png", "--classes", "none.txt"], "none.txt"),
     ],
 )

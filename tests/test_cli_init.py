@@ -33,6 +33,7 @@ def photos(tmp_path: Path) -> Path:
         ("mnist", None, None, 0.1),
         ("cifar10", None, None, 8 / 255),
         ("npz:a.npz", "l2:0.5", "timm:resnet18", 0.5),
+        ("npz:a.npz", "linf:8@0,255", "nets:make", 8),
         ('folder of "quotes"\\', "l1:12", "nets:make", 12),
     ],
 )
@@ -40,6 +41,7 @@ def test_what_it_writes_loads_and_says_what_was_asked(tmp_path, data, threat, mo
     config = Config.load(run_init(tmp_path / "run.toml", data, threat, model))
     assert config.data.name == data
     assert config.threat.eps == eps
+    assert config.threat.box == ([0.0, 255.0] if threat and "@" in threat else [0.0, 1.0])
     assert model in (None, config.model.name)
     assert config.attack.name == "pgd"
 
@@ -73,6 +75,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("mnist", "linf", ThreatError),
         ("mnist", "linff:0.1", ThreatError),
         ("mnist", "linf:0", ThreatError),
+        ("mnist", "linf:8@0", ThreatError),
+        ("mnist", "linf:8@0,high", ThreatError),
     ],
 )
 def test_wrong_use_is_one_line_and_writes_nothing(tmp_path: Path, data: str, threat: str | None, kind: type) -> None:

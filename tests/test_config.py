@@ -19,9 +19,10 @@ def test_text_and_back_is_the_same_configuration():
     config = Config().replace_with(
         [
             "seed=7",
-            "threat.eps=8/255",
+            "threat.eps=8",
+            "threat.box=[0, 255]",
             "attack.name=pgd",
-            "attack.step_size=2/255",
+            "attack.step_size=2",
             "recipe.name=madry",
             "recipe.options.label_smoothing=0.1",
             "schedule.name=multistep",
@@ -42,6 +43,13 @@ def test_saved_text_shows_every_default():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_configurations_load(path):
     assert Config.load(path).train.out == f"runs/{path.stem}"
+
+
+def test_a_file_without_a_box_opens_with_that_of_pixels(tmp_path):
+    values = Config().replace_with(["threat.eps=0.1"]).to_dict()
+    del values["threat"]["box"]
+    (tmp_path / "run.toml").write_text(toml.dumps(values))
+    assert Config.load(tmp_path / "run.toml").threat.box == [0.0, 1.0]
 
 
 def test_ratio_is_the_exact_quotient():
@@ -66,6 +74,9 @@ def test_whole_number_stands_for_a_float():
         ("optimizer.lr=nan", ["optimizer.lr is nan", "finite"]),
         ("threat.eps=8/0", ["threat.eps is '8/0'", "number"]),
         ("threat.eps=-0.1", ["threat.eps is -0.1"]),
+        ("threat.box=[0, 1, 2]", ["threat.box is [0, 1, 2]", "2 items"]),
+        ("threat.box=[0]", ["threat.box is [0]", "2 items"]),
+        ("threat.box=['a', 1]", ["threat.box is 'a'", "number"]),
         ("attack.name=pdg", ["attack.name is 'pdg'", "Did you mean 'pgd'?"]),
         ("attack.step_size=0", ["attack.step_size is 0", "'auto'"]),
         ("data.validation=-1", ["data.validation is -1"]),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from advreg.errors import DataError
 from advreg.statistics import detectable, holm, interval, mcnemar, noninferiority, paired_interval, sample_size
 
 
@@ -121,3 +122,36 @@ def test_the_exact_test_has_about_the_promised_power() -> None:
     assert 0.75 < power < 0.82
     assert detectable(0, 0.1) == 1.0
     assert detectable(10, 0.05) == 0.05  # no difference that ten examples could show
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: interval(11, 10), "successes is 11 of n = 10; give counts of 0 or more, at most n"),
+        (lambda: interval(-1, 10), "successes is -1"),
+        (lambda: interval(0, -1), "n = -1"),
+        (lambda: interval(2.5, 10), "successes is 2.5"),
+        (lambda: interval(5, 10, level=95), "level is 95; give a share above 0 and below 1"),
+        (lambda: interval(5, 10, level=float("nan")), "level is nan"),
+        (lambda: mcnemar(-1, 3), "only_first is -1"),
+        (lambda: mcnemar(1, 3, "bigger"), "alternative is 'bigger'; give one of two-sided, greater, less"),
+        (lambda: noninferiority(7, 6, 10, 0.1), "at most n together"),
+        (lambda: noninferiority(1, 2, 10, 0.0), "margin is 0.0"),
+        (lambda: noninferiority(1, 2, -10, 0.1), "n = -10"),
+        (lambda: paired_interval(7, 6, 10), "at most n together"),
+        (lambda: paired_interval(1, 2, 10, level=1.0), "level is 1.0"),
+        (lambda: holm([0.5, 1.5]), "a p-value is 1.5; give values from 0 to 1"),
+        (lambda: holm([float("nan")]), "a p-value is nan"),
+        (lambda: detectable(-5, 0.1), "n = -5"),
+        (lambda: detectable(100, 1.5), "discordant is 1.5"),
+        (lambda: detectable(100, 0.1, alpha=5), "alpha is 5"),
+        (lambda: detectable(100, 0.1, sides=3), "sides is 3; give 1 or 2"),
+        (lambda: sample_size(0.0, 0.1), "difference is 0.0"),
+        (lambda: sample_size(0.2, 0.1), "give 0 < difference <= discordant"),
+        (lambda: sample_size(0.02, 0.1, power=80), "power is 80"),
+    ],
+)
+def test_values_out_of_range_raise_one_line(call, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

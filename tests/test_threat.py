@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from advreg import ThreatModel
+from advreg.attacks.semantic import MaskThreat
 from advreg.errors import ThreatError
 from advreg.threat import NORMS
 
@@ -73,6 +75,15 @@ def test_a_radius_for_each_example() -> None:
         (lambda: ThreatModel.parse("lin:0.1"), "Did you mean 'linf'"),
         (lambda: ThreatModel.parse("linf:eight"), "such as linf:8/255"),
         (lambda: ThreatModel.parse("linf:8/0"), "such as linf:8/255"),
+        (lambda: ThreatModel.parse("linf:8@0"), "such as linf:8@0,255"),
+        (lambda: ThreatModel.parse("linf:8@0,1,2"), "such as linf:8@0,255"),
+        (lambda: ThreatModel.parse("linf:8@low,high"), "such as linf:8@0,255"),
+        (lambda: ThreatModel.parse("linf:8@255,0"), "first value must be below"),
+        (lambda: ThreatModel("linf", "eight"), "eps is 'eight'; give a finite number"),
+        (lambda: ThreatModel("linf", None), "eps is None; give a finite number"),
+        (lambda: ThreatModel("linf", torch.zeros(2, 3)), r"eps is \(2, 3\); give a number, or one radius for each"),
+        (lambda: ThreatModel("linf", 0.1, (0.0, 0.5, 1.0)), "give two numbers"),
+        (lambda: ThreatModel("linf", 0.1, None), "box is None; give two numbers"),
     ],
 )
 def test_refuses_in_one_line(make, words: str) -> None:
@@ -85,3 +96,53 @@ def test_reads_and_writes_its_short_form() -> None:
     assert ThreatModel.parse("linf:8/255").eps == 8 / 255
     assert str(ThreatModel("l2", 0.5)) == "l2:0.5"
     assert ThreatModel.parse("l2:0.5") == ThreatModel("l2", 0.5)
+
+
+RADII = torch.tensor([0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda eps: ThreatModel("linf", eps),
+        lambda eps: ThreatModel("l2", eps, (0.0, 255.0)),
+        lambda eps: MaskThreat("linf", eps, mask=torch.ones(2, 3, dtype=torch.bool)),
+    ],
+)
+def test_threats_with_a_radius_for_each_example_compare(make) -> None:
+    assert make(RADII) == make(RADII.clone())
+    assert hash(make(RADII)) == hash(make(RADII.clone()))
+    assert make(RADII) != make(RADII.flip(0))
+    assert make(RADII) != make(0.1)
+    assert make(0.1) == make(torch.tensor(0.1, dtype=torch.float64))
+    assert len({make(RADII), make(RADII.clone()), make(0.1)}) == 2
+
+
+def test_threats_of_two_kinds_or_masks_differ() -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert MaskThreat("linf", 1.0, mask=mask) != ThreatModel("linf", 1.0)
+    assert MaskThreat("linf", 1.0, mask=mask) != MaskThreat("linf", 1.0, mask=~mask)
+    assert ThreatModel("linf", 0.1) != ThreatModel("linf", 0.1, (0.0, 2.0))
+    assert ThreatModel("linf", 0.1) != "linf:0.1"
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.1, 0.3, 1 / 3, 0.123456789012345, 1e-7, 0.0, 4 / 255])
+@pytest.mark.parametrize("box", [(0.0, 1.0), (0.0, 255.0), (-1.0, 1.0), (-2.117903930131004, 2.64), (0.0, 1 / 3)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_text_and_repr_round_trip(norm: str, eps: float, box: tuple[float, float]) -> None:
+    threat = ThreatModel(norm, eps, box)
+    assert ThreatModel.parse(str(threat)) == threat
+    assert eval(repr(threat)) == threat  # noqa: S307  # our own repr, of numbers only
+
+
+def test_a_threat_is_written_as_people_write_it() -> None:
+    assert str(ThreatModel("linf", 8 / 255)) == "linf:8/255"
+    assert str(ThreatModel("linf", 8, (0, 255))) == "linf:8@0,255"
+    assert ThreatModel.parse("l2:128/255@-1,1") == ThreatModel("l2", 128 / 255, (-1.0, 1.0))
+
+
+@pytest.mark.parametrize("eps", [[0.1, 0.2], np.array([0.1, 0.2]), [[0.1], [0.2]], RADII[:, None]])
+def test_radii_may_be_a_list_an_array_or_a_column(eps) -> None:
+    threat = ThreatModel("linf", eps)
+    assert threat.eps.tolist() == pytest.approx([0.1, 0.2])
+    assert threat.select(torch.tensor([1])).eps.tolist() == pytest.approx([0.2])

@@ -9,8 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from advreg.errors import DataError
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+
+
+_ALTERNATIVES = ("two-sided", "greater", "less")
+
+
+def _refuse_counts(n: int, **counts: int) -> None:
+    """Raise unless the counts are 0 or more and no more than ``n`` together.
+
+    Raises:
+        DataError: the counts, and what is allowed.
+    """
+    if n < 0 or min(counts.values()) < 0 or sum(counts.values()) > n or any(k != int(k) for k in (n, *counts.values())):
+        given = ", ".join(f"{name} is {count}" for name, count in counts.items())
+        together = " together" if len(counts) > 1 else ""
+        raise DataError(f"{given} of n = {n}; give counts of 0 or more, at most n{together}")
+
+
+def _refuse_shares(**shares: float) -> None:
+    """Raise unless every share is between 0 and 1, ends excluded.
+
+    Raises:
+        DataError: the first that is not.
+    """
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise DataError(f"{name} is {share}; give a share above 0 and below 1, such as 0.95")
 
 
 def interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -19,13 +47,18 @@ def interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]
     Args:
         successes: how many of ``n``.
         n: how many were looked at; with none, nothing is known: (0, 1).
-        level: confidence.
+        level: confidence, in (0, 1).
+
+    Raises:
+        DataError: counts or a level that cannot be.
 
     Example:
         >>> low, high = interval(95, 100)
         >>> round(low, 4), round(high, 4)
         (0.8872, 0.9836)
     """
+    _refuse_counts(n, successes=successes)
+    _refuse_shares(level=level)
     if n == 0:
         return 0.0, 1.0
     found = stats.binomtest(successes, n).proportion_ci(level, method="exact")
@@ -38,12 +71,18 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
     Args:
         only_first: examples that only the first model gets right.
         only_second: examples that only the second gets right.
-        alternative: ``"two-sided"``, or ``"greater"`` to ask whether the first is better.
+        alternative: ``"two-sided"``, or ``"greater"`` to ask whether the first is better, ``"less"`` for the second.
+
+    Raises:
+        DataError: negative counts, or another alternative.
 
     Example:
         >>> mcnemar(8, 2)
         0.109375
     """
+    _refuse_counts(only_first + only_second, only_first=only_first, only_second=only_second)
+    if alternative not in _ALTERNATIVES:
+        raise DataError(f"alternative is {alternative!r}; give one of {', '.join(_ALTERNATIVES)}")
     if only_first + only_second == 0:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second, 0.5, alternative).pvalue)
@@ -61,6 +100,9 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
         n: examples in all.
         margin: the loss that is still accepted, in (0, 1).
 
+    Raises:
+        DataError: counts or a margin that cannot be.
+
     Example:
         >>> round(noninferiority(0, 0, 500, 0.01), 4)
         0.0127
@@ -70,6 +112,8 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
     Reference: Nam, "Establishing equivalence of two treatments in matched-pairs design", Biometrics 53 (1997); Sidik,
     "Exact unconditional tests for testing non-inferiority in matched-pairs design", Statistics in Medicine 22 (2003).
     """
+    _refuse_counts(n, only_first=only_first, only_second=only_second)
+    _refuse_shares(margin=margin)
     if n == 0:
         return 1.0
     seen = float(_score(np.array([only_first]), np.array([only_second]), n, margin)[0])
@@ -116,7 +160,10 @@ def paired_interval(only_first: int, only_second: int, n: int, level: float = 0.
 
     Args:
         only_first, only_second, n: as for `noninferiority`.
-        level: confidence.
+        level: confidence, in (0, 1).
+
+    Raises:
+        DataError: counts or a level that cannot be.
 
     Example:
         >>> low, high = paired_interval(12, 30, 1000)
@@ -126,6 +173,8 @@ def paired_interval(only_first: int, only_second: int, n: int, level: float = 0.
     Reference: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17 (1998).
     """
+    _refuse_counts(n, only_first=only_first, only_second=only_second)
+    _refuse_shares(level=level)
     if n == 0:
         return -1.0, 1.0
     return -_farthest(only_second, only_first, n, level), _farthest(only_first, only_second, n, level)
@@ -149,12 +198,18 @@ def _farthest(first: int, second: int, n: int, level: float) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for being many: each may be held against the level that one alone would be.
 
+    Raises:
+        DataError: a value outside [0, 1].
+
     Example:
         >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
 
     Reference: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
     """
+    for p in p_values:
+        if not 0 <= p <= 1:
+            raise DataError(f"a p-value is {p}; give values from 0 to 1")
     order = sorted(range(len(p_values)), key=lambda k: p_values[k])
     adjusted, worst = [1.0] * len(p_values), 0.0
     for rank, k in enumerate(order):
@@ -175,12 +230,17 @@ def detectable(n: int, discordant: float, *, alpha: float = 0.05, power: float =
         power: chance to see a difference of this size.
         sides: 1 or 2.
 
+    Raises:
+        DataError: a share, a number of examples or of sides that cannot be.
+
     Example:
         >>> [round(100 * detectable(1000, d), 1) for d in (0.05, 0.1, 0.2)]
         [2.0, 2.8, 4.0]
 
     Reference: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43 (1987).
     """
+    _refuse_counts(n, examples=0)
+    _refuse_test(discordant, alpha, power, sides)
     if n < 1 or discordant <= 0:
         return 1.0
 
@@ -197,11 +257,28 @@ def sample_size(
 ) -> int:
     """Return how many examples McNemar's test needs to see a difference with this power; arguments as for `detectable`.
 
+    Raises:
+        DataError: a difference that is not above 0 and at most ``discordant``, or what `detectable` raises on.
+
     Example:
         >>> sample_size(0.02, 0.05)
         979
     """
+    _refuse_test(discordant, alpha, power, sides)
+    if not 0 < difference <= discordant:
+        raise DataError(
+            f"difference is {difference}, discordant {discordant}; two accuracies differ by no more than the share on which "
+            "the models disagree: give 0 < difference <= discordant"
+        )
     return math.ceil(_needed(difference, discordant, alpha, power, sides) / difference**2)
+
+
+def _refuse_test(discordant: float, alpha: float, power: float, sides: int) -> None:
+    _refuse_shares(alpha=alpha, power=power)
+    if not 0 <= discordant <= 1:
+        raise DataError(f"discordant is {discordant}; give the share of examples on which one model is right, 0 to 1")
+    if sides not in (1, 2):
+        raise DataError(f"sides is {sides}; give 1 or 2")
 
 
 def _needed(delta: float, discordant: float, alpha: float, power: float, sides: int) -> float:

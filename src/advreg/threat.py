@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,14 +25,61 @@ def per_example(values: Tensor, x: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
-@dataclass(frozen=True)
+def _radii_of(eps: object) -> float | Tensor:
+    """Return eps as a number, or as a tensor ``(B,)`` or ``(B, 1)``.
+
+    Raises:
+        ThreatError: it is neither.
+    """
+    try:
+        if isinstance(eps, str):
+            return float(Fraction(eps))
+        values = eps if isinstance(eps, Tensor) else torch.as_tensor(eps, dtype=torch.float64)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError):
+        raise ThreatError(f"eps is {eps!r}; give a finite number >= 0, or a tensor (B,) of them") from None
+    if not values.ndim:
+        return float(values)
+    if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
+        raise ThreatError(f"eps is {tuple(values.shape)}; give a number, or one radius for each example (B,) or (B, 1)")
+    return values
+
+
+def _box_of(box: object) -> tuple[float, float]:
+    """Return a box as two numbers.
+
+    Raises:
+        ThreatError: it is anything else.
+    """
+    try:
+        ends = [float(end) for end in box]  # type: ignore[attr-defined]  # what has no entries raises
+    except (ValueError, TypeError):
+        ends = []
+    if len(ends) != 2:
+        raise ThreatError(f"box is {box!r}; give two numbers, the lowest and highest valid value")
+    return ends[0], ends[1]
+
+
+def _shortest(number: float) -> str:
+    """Return the shortest text that `ThreatModel.parse` reads as the same number: a decimal, or a fraction as in 8/255."""
+    decimal, fraction = f"{number:.6g}", Fraction(number).limit_denominator(1000)
+    if float(decimal) == number:
+        return decimal
+    return str(fraction) if float(fraction) == number else repr(number)
+
+
+@dataclass(frozen=True, eq=False)
 class ThreatModel:
     """All inputs within ``eps`` of the clean one, in ``norm``, and inside the valid ``box``.
 
+    Two threat models are equal if norm, every radius and box are.
+
     Args:
         norm: ``"linf"`` (each value may change by eps), ``"l2"`` (Euclidean length) or ``"l1"`` (sum of changes).
-        eps: radius, in the units of the input; a number, or a tensor ``(B,)`` with one radius for each example.
+        eps: radius, in the units of the input: a number, or one radius for each example as a tensor, array or list ``(B,)``
+            or ``(B, 1)``. The second form is clear even where a batch has as many features as examples.
         box: lowest and highest valid value of an input.
+        one_per_example: whether a tensor eps is known to hold one radius for each example; set by the ``(B, 1)`` form and
+            by `with_eps`.
 
     Raises:
         ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty or endless box.
@@ -47,18 +94,25 @@ class ThreatModel:
     norm: Norm
     eps: float | Tensor
     box: tuple[float, float] = (0.0, 1.0)
+    one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             known = ", ".join(NORMS)
             raise ThreatError(f"norm is {self.norm!r}; allowed: {known}.{did_you_mean(str(self.norm), NORMS)}")
+        radii = _radii_of(self.eps)
+        if isinstance(radii, Tensor) and radii.ndim == 2:
+            object.__setattr__(self, "one_per_example", True)
+            radii = radii[:, 0]
+        object.__setattr__(self, "eps", radii)
+        object.__setattr__(self, "box", _box_of(self.box))
         low, high = self.box
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ThreatError(f"box is ({low:g}, {high:g}); give finite ends, as wide as the input needs: (-1e3, 1e3)")
         if not low < high:
             raise ThreatError(f"box is ({low}, {high}); its first value must be below its second")
         eps = torch.as_tensor(self.eps, dtype=torch.float64)
-        if eps.ndim > 1 or not bool((torch.isfinite(eps) & (eps >= 0)).all()):
+        if not bool((torch.isfinite(eps) & (eps >= 0)).all()):
             raise ThreatError(f"eps is {self.eps}; give a finite number >= 0, or a tensor (B,) of them")
         if self.norm == "linf" and bool((eps > (high - low) * (1 + 1e-9)).any()):
             raise ThreatError(
@@ -67,28 +121,48 @@ class ThreatModel:
             )
 
     def __str__(self) -> str:
-        eps = f"{self.eps:.6g}" if isinstance(self.eps, int | float) else "per-example"
-        return f"{self.norm}:{eps}"
+        eps = "per-example" if isinstance(self.eps, Tensor) else _shortest(self.eps)
+        low, high = (_shortest(end) for end in self.box)
+        return f"{self.norm}:{eps}" if self.box == (0.0, 1.0) else f"{self.norm}:{eps}@{low},{high}"
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        """Return the compared fields as values that have one truth value, which tensors do not."""
+        values = (getattr(self, each.name) for each in fields(self) if each.compare)
+        return tuple((tuple(v.shape), *v.flatten().tolist()) if isinstance(v, Tensor) else v for v in values)
 
     @classmethod
     def parse(cls, text: str) -> ThreatModel:
-        """Read ``"linf:8/255"`` or ``"l2:0.5"``.
+        """Read ``norm:eps`` or, for another box than [0, 1], ``norm:eps@low,high``; ``str`` writes the same form.
 
         Example:
             >>> ThreatModel.parse("linf:1/4")
             ThreatModel(norm='linf', eps=0.25, box=(0.0, 1.0))
+            >>> ThreatModel.parse("linf:8@0,255")
+            ThreatModel(norm='linf', eps=8.0, box=(0.0, 255.0))
         """
-        norm, _, eps = text.partition(":")
+        norm, _, rest = text.partition(":")
+        eps, at, box = rest.partition("@")
         try:
-            return cls(norm, float(Fraction(eps)))  # type: ignore[arg-type]  # checked above
-        except ThreatError:
-            raise
+            radius = float(Fraction(eps))
+            ends = [float(Fraction(end)) for end in box.split(",")] if at else [0.0, 1.0]
         except (ValueError, ZeroDivisionError):
-            raise ThreatError(f"threat is {text!r}; write norm:eps, such as linf:8/255 or l2:0.5") from None
+            ends = []
+        if len(ends) != 2:
+            raise ThreatError(
+                f"threat is {text!r}; write norm:eps, such as linf:8/255 or l2:0.5, "
+                "or norm:eps@low,high for another box than [0, 1], such as linf:8@0,255"
+            )
+        return cls(norm, radius, (ends[0], ends[1]))  # type: ignore[arg-type]  # __post_init__ checks the norm
 
     def with_eps(self, eps: float | Tensor) -> ThreatModel:
-        """Return the same threat model with another radius."""
-        return replace(self, eps=eps)
+        """Return the same threat model with another radius, or with these radii, one for each example ``(B,)``."""
+        return replace(self, eps=eps, one_per_example=True)
 
     def select(self, rows: Tensor) -> ThreatModel:
         """Return the threat model of these rows of the batch."""

@@ -137,7 +137,7 @@ def spatial(
     return search(ask, x, y, anything(box), attempt, early_stop=early_stop, batch_size=batch_size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskThreat(ThreatModel):
     """All inputs that differ from the clean one inside a mask only, by anything that stays in the box.
 

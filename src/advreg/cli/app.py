@@ -25,6 +25,10 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
+Threat = Annotated[
+    str | None,
+    typer.Option(help="norm:eps, or norm:eps@low,high for another box than [0, 1]; the run's own by default."),
+]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 
 
@@ -66,7 +70,7 @@ def evaluate(
         str, typer.Argument(help="A run folder, or zoo: timm: torchvision: onnx: http: pkg.module:factory.")
     ],
     data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
-    threat: Annotated[str | None, typer.Option(help="norm:eps, such as linf:8/255; the run's own by default.")] = None,
+    threat: Threat = None,
     protocol: Annotated[
         str, typer.Option(help="fgsm, quick, basic, strong, standard, plus, rand, blackbox or labels.")
     ] = "basic",
@@ -98,7 +102,7 @@ def evaluate(
 def diagnose(
     model: Annotated[str, typer.Argument(help="A run folder, or zoo: timm: torchvision: pkg.module:factory.")],
     data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
-    threat: Annotated[str | None, typer.Option(help="norm:eps, such as linf:8/255; the run's own by default.")] = None,
+    threat: Threat = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 500,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer examples, queries and questions.")] = False,
@@ -169,7 +173,7 @@ def export(
 def init(
     out: Annotated[Path, typer.Option(help="File to write; it must not be there yet.")] = Path("run.toml"),
     data: Annotated[str, typer.Option(help="Data set, such as folder:photos?size=64.")] = "mnist",
-    threat: Annotated[str | None, typer.Option(help="norm:eps; one that suits the data by default.")] = None,
+    threat: Annotated[str | None, typer.Option(help="norm:eps[@low,high]; one that suits the data by default.")] = None,
     model: Annotated[str | None, typer.Option(help="Network; one that suits the data by default.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advreg import attacks, models, runtime
+from advreg.cli import threats
 from advreg.cli.names import class_names, input_shape, label_of
 from advreg.data.images import GREY, RGB, opened, pixels
 from advreg.errors import ModelError, RunError
@@ -55,7 +56,7 @@ class Wish:
 def run_attack(wish: Wish) -> None:
     """Attack each photograph and write what came of it; prints one line for each, or one JSON object."""
     _refuse_names(wish.images)
-    threat, device = ThreatModel.parse(wish.threat), runtime.choose_device(wish.device)
+    threat, device = threats.of_pixels(wish.threat), runtime.choose_device(wish.device)
     model = models.load(wish.model, weights=wish.weights).to(device)
     if isinstance(model, models.Answering):
         raise ModelError(

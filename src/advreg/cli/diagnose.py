@@ -14,10 +14,10 @@ from rich.table import Table
 
 from advreg import data as datasets
 from advreg import models
-from advreg.cli import progress, tables
+from advreg.cli import progress, tables, threats
 from advreg.config import Config
 from advreg.diagnosis import Diagnosis, diagnose
-from advreg.errors import ConfigError, ModelError, ThreatError
+from advreg.errors import ConfigError, ModelError
 from advreg.evaluation.verdict import Check
 from advreg.imports import call_factory
 from advreg.threat import ThreatModel
@@ -68,11 +68,7 @@ def subject_of(model: str, data: str | None, threat: str | None) -> tuple[Path |
     name = data or (config.data.name if config else None)
     if name is None:
         raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
-    if threat is not None:
-        return run, name, ThreatModel.parse(threat)
-    if config is None or not config.threat.eps:
-        raise ThreatError("no threat given: add --threat norm:eps, such as --threat linf:8/255")
-    return run, name, ThreatModel(config.threat.norm, config.threat.eps)  # type: ignore[arg-type]  # checked by ThreatModel
+    return run, name, threats.chosen(threat, config)
 
 
 def _show(found: Diagnosis) -> None:

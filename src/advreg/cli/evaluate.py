@@ -13,10 +13,10 @@ from torch import nn
 
 from advreg import data as datasets
 from advreg import models, ranks, report, runtime
-from advreg.cli import progress, tables
+from advreg.cli import progress, tables, threats
 from advreg.config import Config
 from advreg.data import Dataset
-from advreg.errors import ConfigError, ThreatError
+from advreg.errors import ConfigError
 from advreg.evaluation import Curve, Evaluation, evaluate, minimum_norms, resolve, robustness_curve
 from advreg.report import words
 from advreg.threat import ThreatModel
@@ -77,7 +77,7 @@ def run_evaluate(wish: Wish) -> None:
 def _prepare(wish: Wish, among: ranks.Ranks) -> Bench:
     run = Path(wish.model) if (Path(wish.model) / "run.toml").is_file() else None
     config = Config.load(run / "run.toml") if run else None
-    threat, name = _threat(wish.threat, config), wish.data or (config.data.name if config else None)
+    threat, name = threats.chosen(wish.threat, config), wish.data or (config.data.name if config else None)
     if name is None:
         raise ConfigError(f"no data for {wish.model}: add --data, such as --data mnist")
     _radii(wish.curve)  # refused before hours of work, not after
@@ -133,14 +133,6 @@ def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
         tables.show(tables.table(f"robustness curve, {line.attack}", ("eps", "robust", "95% interval"), cells))
     if median is not None:
         typer.echo(f"median distance to the boundary: {median:.4g}")
-
-
-def _threat(text: str | None, config: Config | None) -> ThreatModel:
-    if text is not None:
-        return ThreatModel.parse(text)
-    if config is None or not config.threat.eps:
-        raise ThreatError("no threat given: add --threat norm:eps, such as --threat linf:8/255")
-    return ThreatModel(config.threat.norm, config.threat.eps)  # type: ignore[arg-type]  # checked by ThreatModel
 
 
 def _radii(text: str) -> list[float]:

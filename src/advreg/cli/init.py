@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl
 
 from advreg.config import Config
 from advreg.errors import DataError, RunError, ThreatError, did_you_mean
-from advreg.report.words import UNEQUAL
+from advreg.report import words
+from advreg.report.facts import Threat
 from advreg.runs.files import write_atomic
 
 _NORMS = ("linf", "l2", "l1")
@@ -53,22 +54,30 @@ def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Pat
     if out.exists():
         raise RunError(f"{out} is there already; remove it, or give another file with --out")
     grey = data in _GREY
-    norm, eps = _threat(threat or ("linf:0.1" if grey else "linf:8/255"))
+    norm, eps, box = _threat(threat or ("linf:0.1" if grey else "linf:8/255"))
     found = _found(data)
     name = model or ("zoo:mnist-cnn" if grey else "zoo:preact-resnet18")
-    text = document(data, norm, eps, name, _options(name, found), _held_out(found), found.unequal)
+    text = document(data, norm, eps, box, name, _options(name, found), _held_out(found), found.unequal)
     Config.from_dict(tomllib.loads(text), source=str(out))
     write_atomic(out, text)
     return out
 
 
 def document(
-    data: str, norm: str, eps: str, model: str, options: Mapping[str, int], validation: int, remark: str = ""
+    data: str,
+    norm: str,
+    eps: str,
+    box: tuple[float, float],
+    model: str,
+    options: Mapping[str, int],
+    validation: int,
+    remark: str = "",
 ) -> str:
     """Return the text of a run.toml, every section with a comment that explains it."""
     values = {
-        "data": json.dumps(data), "norm": json.dumps(norm), "eps": json.dumps(eps), "model": json.dumps(model),
-        "options": ", ".join(f"{key} = {value}" for key, value in options.items()), "validation": str(validation),
+        "data": json.dumps(data), "norm": json.dumps(norm), "eps": json.dumps(eps), "box": json.dumps(box),
+        "model": json.dumps(model), "options": ", ".join(f"{key} = {value}" for key, value in options.items()),
+        "validation": str(validation),
     }  # fmt: skip
     values["remark"] = "".join(f"# {line}\n" for line in textwrap.wrap(remark, 110))
     text = _TEXT
@@ -77,17 +86,22 @@ def document(
     return text.replace("{  }", "{}")
 
 
-def _threat(text: str) -> tuple[str, str]:
-    norm, _, eps = text.partition(":")
+def _threat(text: str) -> tuple[str, str, tuple[float, float]]:
+    """Return norm, eps as it was written, and box of a threat, without torch."""
+    norm, _, rest = text.partition(":")
+    eps, at, box = rest.partition("@")
     if norm not in _NORMS:
         raise ThreatError(f"threat is {text!r}; norms: {', '.join(_NORMS)}.{did_you_mean(norm, _NORMS)}")
     try:
-        radius = Fraction(eps)
+        radius, ends = Fraction(eps), [float(Fraction(end)) for end in box.split(",")] if at else [0.0, 1.0]
     except (ValueError, ZeroDivisionError):
-        radius = Fraction(0)
-    if radius <= 0:
-        raise ThreatError(f"threat is {text!r}; write norm:eps with an eps above 0, such as linf:8/255 or l2:0.5")
-    return norm, eps
+        radius, ends = Fraction(0), []
+    if radius <= 0 or len(ends) != 2:
+        raise ThreatError(
+            f"threat is {text!r}; write norm:eps with an eps above 0, such as linf:8/255 or l2:0.5, "
+            "or norm:eps@low,high for another box than [0, 1]"
+        )
+    return norm, eps, (ends[0], ends[1])
 
 
 def _found(data: str) -> Found:
@@ -112,7 +126,7 @@ def _found(data: str) -> Found:
 def _unequal(sizes: Mapping[str, int]) -> str:
     """Say that a folder's classes are of unequal size, or nothing."""
     most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
-    if sizes[most] < UNEQUAL * sizes[least]:
+    if sizes[most] < words.UNEQUAL * sizes[least]:
         return ""
     return f"classes are unequal: {sizes[most]} images of {most}, {sizes[least]} of {least}; accuracy class by class will tell"
 
@@ -130,10 +144,11 @@ def _held_out(found: Found) -> int:
 
 def shown(config: Config) -> dict[str, Any]:
     """Return what a new configuration says, for ``--json``."""
+    low, high = config.threat.box
     return {
         "data": config.data.name,
         "model": config.model.name,
-        "threat": f"{config.threat.norm}:{config.threat.eps:.6g}",
+        "threat": words.option(Threat(config.threat.norm, config.threat.eps, (low, high))),
     }
 
 
@@ -165,6 +180,7 @@ augment = "none"              # "crop-flip" for photographs
 [threat]
 norm = <norm>
 eps = <eps>
+box = <box>              # lowest and highest valid value of an input
 
 # How training looks for the worst case: "pgd" with 10 steps is the sound choice, "n-fgsm" and "fgsm" cost a fifth of it or
 # less and must be watched for collapse (train.guard does that).

@@ -23,6 +23,7 @@ def _ratio(value: object) -> object:
 Count = Annotated[int, Field(ge=1)]
 Radius = Annotated[float, BeforeValidator(_ratio), Field(ge=0)]
 StepSize = Annotated[float, BeforeValidator(_ratio), Field(gt=0)]
+Box = Annotated[list[float], Field(min_length=2, max_length=2)]
 Option = bool | int | float | str | list[int] | list[float]
 Options = Mapping[str, Option]
 
@@ -57,11 +58,15 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ThreatSection:
-    """What the adversary may do: ``eps`` in pixel units of [0, 1], a number or a text such as "8/255"."""
+    """What the adversary may do: ``eps`` in the units of the ``box``, a number or a text such as "8/255".
+
+    ``box`` is the lowest and the highest valid value of an input, [0, 1] for pixels.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     norm: str = "linf"
     eps: Radius = 0.0
+    box: Box = field(default_factory=lambda: [0.0, 1.0])
 
 
 @dataclass(frozen=True)

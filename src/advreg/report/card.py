@@ -35,7 +35,7 @@ def metadata(run: RunFacts) -> dict[str, Any]:
 
 def _result(facts: EvaluationFacts) -> dict[str, Any]:
     name, split = str(facts.data.get("name") or "unnamed"), str(facts.data.get("split") or "test")
-    threat = f"{facts.threat.norm}:{words.eps(facts.threat)}"
+    threat = words.option(facts.threat)
     args = {"protocol": facts.protocol, "threat": threat, "n": facts.n, "seed": facts.seed}
     metrics = [
         {"type": "accuracy", "name": "Clean accuracy", "value": facts.clean_accuracy},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advreg.report import read
 from advreg.report.facts import EvaluationFacts, Interval, RunFacts
-from advreg.report.words import eps
+from advreg.report.words import option
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _row(name: str, evaluation: EvaluationFacts) -> Row:
     return Row(
         run=name,
         protocol=evaluation.protocol,
-        threat=f"{evaluation.threat.norm}:{eps(evaluation.threat)}",
+        threat=option(evaluation.threat),
         n=evaluation.n,
         seed=evaluation.seed,
         data=str(identity) if identity else None,

@@ -110,6 +110,17 @@ def eps(threat: Threat) -> str:
     return f"{whole}/255" if exact and len(decimal) > 4 else decimal
 
 
+def option(threat: Threat) -> str:
+    """The threat as the option ``--threat`` takes it: norm, eps, and the box where it is not [0, 1].
+
+    Example:
+        >>> option(Threat("linf", 8 / 255)), option(Threat("l2", 64.0, (0.0, 255.0)))
+        ('linf:8/255', 'l2:64@0,255')
+    """
+    low, high = (repr(end).removesuffix(".0") for end in threat.box)
+    return f"{threat.norm}:{eps(threat)}" + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
+
+
 def threat(threat: Threat) -> str:
     """What the attacker may do, in plain words.
 
@@ -353,7 +364,7 @@ def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
     named, *own = short_name(evaluation.protocol).split("+")
     options = {
         "--data": str(data) if data else None,
-        "--threat": f"{evaluation.threat.norm}:{eps(evaluation.threat)}",
+        "--threat": option(evaluation.threat),
         "--protocol": named,
         "--n": str(evaluation.n),
         "--seed": str(evaluation.seed),

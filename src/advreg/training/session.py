@@ -114,7 +114,8 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
     """
     _refuse_seed(config.seed)
     device = runtime.choose_device(distributed.own_device(config.train.device))
-    threat = ThreatModel(config.threat.norm, config.threat.eps)  # type: ignore[arg-type]  # it checks its norm
+    low, high = config.threat.box
+    threat = ThreatModel(config.threat.norm, config.threat.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
     recipe = recipes.named(config.recipe.name, config.recipe.options)
     _refuse_processes(config, ranks)
     train, held = _data(config)

@@ -146,3 +146,13 @@ def test_radii_may_be_a_list_an_array_or_a_column(eps) -> None:
     threat = ThreatModel("linf", eps)
     assert threat.eps.tolist() == pytest.approx([0.1, 0.2])
     assert threat.select(torch.tensor([1])).eps.tolist() == pytest.approx([0.2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_keeps_the_type_of_its_points(norm: str, dtype: torch.dtype) -> None:
+    x = torch.rand(4, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    threat = ThreatModel(norm, 0.5)
+    found = threat.project(x + 1, x)
+    assert found.dtype == dtype
+    assert bool(threat.contains(found, x).all())

@@ -24,6 +24,7 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     when no row changes any more, so that a row does not notice how many passes the others need.
     """
     size, room = d.abs(), torch.where(d > 0, high, -low)
+    size, room, radius = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (size, room, radius))
     scale: Tensor = (radius / size.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     for _ in range(d.shape[1]):
         free = size * scale < room
@@ -33,7 +34,8 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
         if bool((grown <= scale).all()):
             break
         scale = grown
-    return torch.where(d > 0, 1.0, -1.0) * (size * scale).minimum(room)
+    kept = (size * scale).minimum(room).to(d.dtype)
+    return torch.where(d > 0, kept, -kept)
 
 
 def l1_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:

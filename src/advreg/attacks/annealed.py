@@ -10,7 +10,7 @@ from torch import Tensor
 from advreg.attacks.apgd import rivals
 from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, refuse_counts, search
 from advreg.attacks.gradient import Start, started
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -68,7 +68,7 @@ def annealed(
     Reference: the schedule of Ye et al., "Practical evaluation of adversarial robustness via adaptive auto attack", CVPR 2022.
     """
     refuse_counts(steps=steps)
-    ask, rule = Ask(model, objective), cosine_step(steps)
+    ask, rule = Ask(bind_dtype(model, x), objective), cosine_step(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         origin = started(start, x, threat, ids, seed, restart)

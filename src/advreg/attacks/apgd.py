@@ -8,7 +8,7 @@ from torch import Tensor
 from advreg.attacks.apgd_l1 import sparse_attempt
 from advreg.attacks.apgd_rule import momentum_rule
 from advreg.attacks.engine import Aim, Ask, Attempt, Scoreboard, climb, refuse_counts, search
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ModelError, ThreatError
 from advreg.objectives import Objective, cross_entropy, labels_of, targeted_dlr
@@ -80,7 +80,7 @@ def apgd(
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020; for l1 "Mind the box", ICML 2021.
     """
-    ask = Ask(model, objective, targeted, eot)
+    ask = Ask(bind_dtype(model, x), objective, targeted, eot)
     attempt = _attempt(ask, threat, steps, seed, early_stop, large_eps)
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -133,7 +133,7 @@ def apgd_targeted(
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
     """
     refuse_counts(targets=targets, restarts=restarts)
-    ask = Ask(model, objective, eot=eot)
+    ask = Ask(bind_dtype(model, x), objective, eot=eot)
     once = _attempt(ask, threat, steps, seed, early_stop, large_eps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:

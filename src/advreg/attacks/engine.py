@@ -15,7 +15,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model, judged, logits_of, original, refuse_labels, refuse_nan, refuse_training_mode
+from advreg.attacks.judge import (
+    Model,
+    as_points,
+    judged,
+    logits_of,
+    original,
+    query_model,
+    refuse_labels,
+    refuse_nan,
+    refuse_training_mode,
+)
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import ConfigError, DataError, ModelError
 from advreg.objectives import Objective, fooled, negated, ranked
@@ -123,11 +133,16 @@ def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
 def _sample(ask: Ask, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
     """Ask once."""
     with torch.inference_mode(False), torch.set_grad_enabled(gradient):
-        point = adv.detach().clone().requires_grad_(gradient)
-        z = ask.model(point)
+        point = own_leaf(adv).requires_grad_(gradient)
+        z = query_model(ask.model, point)
         value = ask.loss_at(z, y)
         grad = _input_gradient(value, point) if gradient else torch.zeros_like(adv)
     return z.detach(), value.detach(), grad
+
+
+def own_leaf(adv: Tensor) -> Tensor:
+    """Return the same values outside every graph: without a copy, but for tensors of inference mode, which take no gradient."""
+    return adv.clone() if adv.is_inference() else adv.detach()
 
 
 def _added(a: Asked, b: Asked) -> Asked:
@@ -297,9 +312,9 @@ def search(
     refuse_training_mode(ask.model)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
-        x, y = x.detach().clone(), y.detach().clone()
+        x, y = as_points(x.detach().clone()), y.detach().clone()
         check_batch(x, y, threat)
-        y = as_labels(y)
+        y = as_labels(y, x)
         ids = torch.arange(len(x)) if ids is None else ids
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
@@ -347,9 +362,9 @@ def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim)
     return board.result(), y
 
 
-def as_labels(y: Tensor) -> Tensor:
-    """Return labels as the losses want them, int64, whatever integers they are; probabilities stay as they are."""
-    return y if y.is_floating_point() else y.long()
+def as_labels(y: Tensor, x: Tensor) -> Tensor:
+    """Return labels as the losses want them: int64 from any integers, probabilities in the type of the points ``x``."""
+    return y.to(x.dtype) if y.is_floating_point() else y.long()
 
 
 def check_batch(x: Tensor, y: Tensor, threat: ThreatModel) -> None:

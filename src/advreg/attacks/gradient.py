@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.engine import Ask, Attempt, Rule, State, as_labels, begin, climb, query, refuse_counts, search
-from advreg.attacks.judge import Model, logits_of, original
+from advreg.attacks.judge import Model, as_points, bind_dtype, logits_of, original
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy, probability_margin
@@ -205,7 +205,7 @@ def pgd(
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
     refuse_counts(steps=steps)
-    ask = Ask(model, objective, targeted, eot)
+    ask = Ask(bind_dtype(model, x), objective, targeted, eot)
     attempt = ascent(ask, pgd_rule(steps, step_size, momentum, start), steps, start, seed, early_stop=early_stop)
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -278,7 +278,7 @@ def mifgsm(
     Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
     """
     refuse_counts(steps=steps)
-    ask = Ask(model, objective, targeted, eot)
+    ask = Ask(bind_dtype(model, x), objective, targeted, eot)
     attempt = ascent(ask, momentum_step(step_size, 1 / steps, momentum), steps, start, seed, early_stop=early_stop)
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -321,7 +321,7 @@ def nifgsm(
     Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     """
     refuse_counts(steps=steps)
-    ask, rule = Ask(model, objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
+    ask, rule = Ask(bind_dtype(model, x), objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         return climb(ask, x, y, threat, x, rule, steps, early_stop=early_stop)
@@ -361,9 +361,11 @@ def craft(
         20
     """
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    rule, y = pgd_rule(steps, step_size, momentum, start), as_labels(y)
+    ask, rule = Ask(bind_dtype(model, x), objective), pgd_rule(steps, step_size, momentum, start)
+    x = as_points(x.detach())
+    y = as_labels(y, x)
     state = begin(x, y, threat, started(start, x, threat, ids, seed))
     for k in range(steps):
-        _, _, grad = query(Ask(model, objective), state.adv, y)
+        _, _, grad = query(ask, state.adv, y)
         state = rule(replace(state, grad=grad), k)
     return Crafted(state.adv, forwards=steps * len(x), backwards=steps * len(x))

@@ -13,7 +13,7 @@ from advreg import noise
 from advreg.attacks.blackbox.walk import Walk, walk
 from advreg.attacks.engine import Ask, search
 from advreg.attacks.gradient import pgd
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import Objective, cross_entropy, margin
@@ -126,7 +126,7 @@ def spatial(
     if min(degrees, pixels) < 0 or min(grid) < 1:
         raise ThreatError(f"degrees, pixels, grid are {degrees}, {pixels}, {grid}; give extents >= 0 and counts >= 1")
     _refuse_vectors(x)
-    ask, every = Ask(model, objective, targeted), poses(degrees, pixels, grid)
+    ask, every = Ask(bind_dtype(model, x), objective, targeted), poses(degrees, pixels, grid)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: Walk, k: int) -> Walk:

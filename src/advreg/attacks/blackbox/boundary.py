@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from advreg import noise
 from advreg.attacks.engine import Scoreboard
-from advreg.attacks.judge import Deputy, Model, original
+from advreg.attacks.judge import Deputy, Model, original, query_model
 from advreg.attacks.result import AttackResult
 from advreg.errors import ModelError
 from advreg.threat import per_example
@@ -35,7 +35,7 @@ class Labels(Deputy):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``(B, K)``: 1 for the class the model decides for; NaN in rows whose scores are not finite."""
-        z = self.model(x)
+        z = query_model(self.model, x)
         if not isinstance(z, Tensor) or z.ndim not in (1, 2) or len(z) != len(x):
             shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ModelError(f"the model returned {shape} for {len(x)} inputs; return labels (B,) or scores (B, K)")
@@ -114,7 +114,7 @@ class Hike:
         """Say of points ``(R, count, ...)`` which are on the adversarial side: ``(R, count)``."""
         count = points.shape[1]
         y = self.board.y[rows].repeat_interleave(count, 0)
-        fooled = self.board.ask.fooled(self.board.ask.model(points.flatten(0, 1)), y)
+        fooled = self.board.ask.fooled(query_model(self.board.ask.model, points.flatten(0, 1)), y)
         self.board.cost[rows, 0] += count
         return fooled.view(len(rows), count)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advreg.attacks.blackbox.boundary import Hike, Labels
 from advreg.attacks.engine import Ask, Scoreboard, search
-from advreg.attacks.judge import Model, refuse_training_mode
+from advreg.attacks.judge import Model, bind_dtype, refuse_training_mode
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import labels_of, margin
@@ -72,7 +72,7 @@ def hopskipjump(
     if min(queries, samples, tries) < 1:
         raise ThreatError(f"queries, samples, tries are {queries}, {samples}, {tries}; give at least 1 of each")
     refuse_training_mode(model)
-    ask = Ask(Labels(model, int(labels_of(y).max()) + 1), margin, targeted)
+    ask = Ask(Labels(bind_dtype(model, x), int(labels_of(y).max()) + 1), margin, targeted)
     place = torch.arange(len(x), device=x.device)
     tags = torch.stack([place if ids is None else ids.to(x.device), place], 1)  # its id, and where its start is
 

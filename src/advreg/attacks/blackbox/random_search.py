@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advreg.attacks.blackbox.walk import Walk, walk
 from advreg.attacks.engine import Ask, search
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, margin
@@ -62,7 +62,7 @@ def random_search(
     """
     if draws < 1:
         raise ThreatError(f"draws is {draws}; give at least 1")
-    ask = Ask(model, objective, targeted)
+    ask = Ask(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: Walk, k: int) -> Walk:

@@ -10,7 +10,7 @@ from torch import Tensor
 from advreg import noise
 from advreg.attacks.blackbox.walk import Proposal, Walk, walk
 from advreg.attacks.engine import Ask, search
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import margin
@@ -81,7 +81,7 @@ def spsa(
         raise ThreatError(
             f"steps, samples, step_size, probe are {steps}, {samples}, {step_size}, {probe}; give more than 0"
         )
-    ask = Ask(model, margin, targeted)
+    ask = Ask(bind_dtype(model, x), margin, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         propose = _adam(ask, samples, step_size, probe, seed)
@@ -115,7 +115,7 @@ def _estimated(ask: Ask, state: Walk, samples: int, probe: float, seed: int, str
         shape = (count, *state.x.shape[1:])
         v = noise.signs(state.ids, shape, seed, stream + done, state.x.dtype)
         pair = torch.stack([state.adv[:, None] + probe * v, state.adv[:, None] - probe * v], 1).clamp(low, high)
-        logits = ask.model(pair.flatten(0, 2))
+        logits = query_model(ask.model, pair.flatten(0, 2))
         loss = ask.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)
         slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * probe * samples)
         total = total + (slope.view(*slope.shape, *[1] * (v.ndim - 2)) * v).sum(1)

@@ -12,7 +12,7 @@ from advreg import noise
 from advreg.attacks.blackbox.walk import Proposal, Walk, drawn, walk
 from advreg.attacks.blackbox.windows import Grid, bumps, put, take, window_share
 from advreg.attacks.engine import Ask, search
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import margin
@@ -81,7 +81,7 @@ def square(
     """
     if queries < 1 or not 0 < p <= 1:
         raise ThreatError(f"queries is {queries} and p is {p}; give at least 1 query and a share in (0, 1]")
-    ask, budget = Ask(model, margin, targeted), queries if rescale else None
+    ask, budget = Ask(bind_dtype(model, x), margin, targeted), queries if rescale else None
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         make = _repainting if threat.norm == "linf" else _moving

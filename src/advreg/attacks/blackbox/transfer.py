@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advreg.attacks.engine import Ask, Scoreboard, search
 from advreg.attacks.gradient import pgd
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
@@ -66,7 +66,7 @@ def transfer(
 
     Reference: Papernot et al., "Practical black-box attacks against machine learning", AsiaCCS 2017.
     """
-    ask = Ask(model, margin, targeted)
+    ask, surrogate = Ask(bind_dtype(model, x), margin, targeted), bind_dtype(surrogate, x)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         options = {"targeted": True} if targeted else {}

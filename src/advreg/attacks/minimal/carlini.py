@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along
 from advreg.attacks.minimal.result import MinimalResult
@@ -73,6 +73,7 @@ def carlini(
     Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", S&P 2017.
     """
     refuse_norm("carlini", threat, "l2")
+    model = bind_dtype(model, x)
     look, rule = along(model, margin, targeted=targeted), carlini_rule(steps, weight, step_size, confidence)
     plan = Plan(model, [look], rule, rounds * steps, 1, targeted, early_stop, confidence=confidence, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along
 from advreg.attacks.minimal.result import MinimalResult
@@ -76,6 +76,7 @@ def ddn(
     Reference: Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks", CVPR 2019.
     """
     refuse_norm("ddn", threat, "l2")
+    model = bind_dtype(model, x)
     look, rule = along(model, objective, targeted=targeted), ddn_rule(steps, radius, gamma, step_size)
     plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along, nearest_plane
 from advreg.attacks.minimal.planes import step_onto
@@ -64,6 +64,7 @@ def deepfool(
     CVPR 2016.
     """
     refuse_norm("deepfool", threat, "linf", "l2", "l1")
+    model = bind_dtype(model, x)
     look = along(model, margin, targeted=True) if targeted else nearest_plane(model)
     plan = Plan(model, [look], deepfool_rule(overshoot), steps, targeted=targeted, first_only=True, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.engine import refuse_counts
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along, nearest_plane, toward_rank
 from advreg.attacks.minimal.planes import step_onto
@@ -83,7 +83,7 @@ def fab(
     """
     refuse_norm("fab", threat, *NORMS)
     refuse_counts(steps=steps)
-    rule = fab_rule(alpha_max, overshoot, beta)
+    model, rule = bind_dtype(model, x), fab_rule(alpha_max, overshoot, beta)
     plan = Plan(model, _looks(model, targets, targeted), rule, 2 * steps, restarts, targeted, early_stop, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.ddn import cosine
 from advreg.attacks.minimal.hunt import Plan, hunt
 from advreg.attacks.minimal.looks import along, dual
@@ -75,6 +75,7 @@ def fmn(
     """
     if step_size is None:
         step_size = 10.0 if threat.norm == "linf" else 1.0
+    model = bind_dtype(model, x)
     look, rule = along(model, objective, targeted=targeted), fmn_rule(steps, gamma, step_size)
     plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)

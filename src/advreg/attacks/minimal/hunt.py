@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.engine import as_labels, check_batch, refuse_counts
-from advreg.attacks.judge import Model, judged, refuse_nan, refuse_training_mode
+from advreg.attacks.judge import Model, as_points, judged, query_model, refuse_nan, refuse_training_mode
 from advreg.attacks.minimal.result import MinimalResult, joined
 from advreg.attacks.minimal.sparse import Ball, at_radius, reach
 from advreg.attacks.minimal.state import Look, Rule, State
@@ -104,7 +104,7 @@ class Board:
     def observe(self, state: State, look: Look | None) -> State:
         """Return the state after a look at the iterate, or after a forward only: the nearest point that fooled, too."""
         if look is None:
-            logits = self.plan.model(state.adv)
+            logits = query_model(self.plan.model, state.adv)
         else:
             logits, value, grad, backwards = look(state)
             state = replace(state, value=value, grad=grad)
@@ -206,9 +206,9 @@ def hunt(
         ConfigError: steps or restarts below 1.
     """
     refuse_training_mode(plan.model)
-    x = x.detach()
+    x = as_points(x.detach())
     check_batch(x, y, ThreatModel("l2", ball.eps, ball.box))
-    ids, y = torch.arange(len(x)) if ids is None else ids, as_labels(y)
+    ids, y = torch.arange(len(x)) if ids is None else ids, as_labels(y, x)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller is in: only looks make graphs
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import Ask, query
-from advreg.attacks.judge import Model
+from advreg.attacks.engine import Ask, own_leaf, query
+from advreg.attacks.judge import Model, query_model
 from advreg.attacks.minimal.planes import onto_plane
 from advreg.attacks.minimal.sparse import Ball, Sparse
 from advreg.attacks.minimal.state import Look, State, View
@@ -45,8 +45,8 @@ def nearest_plane(model: Model) -> Look:
 
     def look(state: State) -> View:
         with torch.inference_mode(False), torch.enable_grad():
-            point = state.adv.detach().clone().requires_grad_()
-            logits = model(point)
+            point = own_leaf(state.adv).requires_grad_()
+            logits = query_model(model, point)
         value, grad, least = _plane(state, logits, point, 0)
         for j in range(1, logits.shape[1] - 1):
             other_value, other_grad, gap = _plane(state, logits, point, j)

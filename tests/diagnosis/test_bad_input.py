@@ -62,7 +62,7 @@ def test_a_network_that_is_always_wrong(tmp_path: Path) -> None:
     x, _ = digits(50)
     found = diagnose(model, (x, (model(x).argmax(1) + 1) % 10), THREAT, budget=TINY, out=tmp_path)
     assert found.robust_accuracy == 0.0
-    assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]
+    assert {check.name for check in found.checks if check.remedy} == {"chance"}, "below the largest class: wrong labels"
     assert found.check("copies").verdict == found.check("noisy-landscape").verdict == "skipped"
 
 

@@ -160,6 +160,12 @@ class ThreatModel:
             )
         return cls(norm, radius, (ends[0], ends[1]))  # type: ignore[arg-type]  # __post_init__ checks the norm
 
+    @property
+    def width(self) -> float:
+        """Width of the box: the length of which the default lengths of attacks are shares."""
+        low, high = self.box
+        return high - low
+
     def with_eps(self, eps: float | Tensor) -> ThreatModel:
         """Return the same threat model with another radius, or with these radii, one for each example ``(B,)``."""
         return replace(self, eps=eps, one_per_example=True)
@@ -180,16 +186,16 @@ class ThreatModel:
         Args:
             a: inputs ``(B, ...)`` to judge.
             x: clean inputs ``(B, ...)``.
-            tol: slack, relative and absolute, for points that were made elsewhere.
+            tol: slack for points that were made elsewhere, as a share of eps plus a share of the box's width.
 
         Returns:
             Booleans ``(B,)``.
         """
         eps = torch.as_tensor(self.eps, dtype=torch.float64, device=a.device)
-        low, high = self.box
+        (low, high), slack = self.box, tol * self.width
         flat = a.double().flatten(1)
-        in_box = ((flat >= low - tol) & (flat <= high + tol)).all(1)
-        return in_box & (self.distance(a, x) <= eps * (1 + tol) + tol)
+        in_box = ((flat >= low - slack) & (flat <= high + slack)).all(1)
+        return in_box & (self.distance(a, x) <= eps * (1 + tol) + slack)
 
     def project(self, a: Tensor, x: Tensor) -> Tensor:
         """Return the point nearest to ``a`` that is within eps of ``x`` and inside the box (exact for every norm).
@@ -235,9 +241,10 @@ class ThreatModel:
         return (flat.sign() * moving.scatter(1, top, True)).view_as(g)
 
     def _held(self, g: Tensor, a: Tensor) -> Tensor:
-        """Say which coordinates the box holds back from rising along ``g``."""
+        """Return which coordinates the box holds back from rising along ``g``: on its faces but for rounding."""
         low, high = self.box
-        return ((a >= high) & (g > 0)) | ((a <= low) & (g < 0))
+        slack = 2 * torch.finfo(a.dtype).eps * max(abs(low), abs(high))  # of ``x + (high - x)``
+        return ((a >= high - slack) & (g > 0)) | ((a <= low + slack) & (g < 0))
 
     def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
         """Return a point drawn uniformly from the ball around each ``x``, then projected into the box.

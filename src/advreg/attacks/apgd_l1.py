@@ -86,7 +86,7 @@ def sparse_attempt(ask: Ask, steps: int, seed: int, early_stop: bool, large_eps:
     rule = sparse_rule(steps - spent, warm=bool(wider))
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        point = x + noise.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype)
+        point = x + threat.width * noise.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype)
         for times in wider:
             point = peak_in(ask, x, y, threat.with_eps(times * threat.eps), point, stage)
         found = climb(ask, x, y, threat, threat.project(point, x), rule, steps - spent, early_stop=early_stop)

@@ -19,6 +19,7 @@ from advreg.errors import DataError, ThreatError
 from advreg.objectives import Objective, cross_entropy, margin
 from advreg.threat import ThreatModel
 
+_STEP = 0.05  # a patch's step as a share of the box's width
 _PLACES = 1 << 41  # the lane of the patches' places
 
 
@@ -172,15 +173,14 @@ class MaskThreat(ThreatModel):
         return torch.where(self.mask, a.clamp(*self.box), x)
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
-        """Say for each example whether ``a`` is in the box, and equal to ``x`` (up to ``tol``) outside the mask."""
+        """Return whether each ``a`` is in the box and equals ``x`` outside the mask, both within ``tol`` of the width."""
         outside = torch.where(self.mask, 0.0, (a.double() - x.double()).abs())
-        return super().contains(a, x, tol) & (outside <= tol).flatten(1).all(1)
+        return super().contains(a, x, tol) & (outside <= tol * self.width).flatten(1).all(1)
 
     def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
         """Return ``x`` with values drawn uniformly from the box inside the mask."""
-        low, high = self.box
         u = noise.uniform(ids, tuple(x.shape[1:]), seed, stream, x.dtype)
-        return self.project(low + (high - low) * u, x)
+        return self.project(self.box[0] + self.width * u, x)
 
 
 def square_masks(x: Tensor, size: int, corners: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def patch(
     *,
     size: int,
     steps: int = 100,
-    step_size: float = 0.05,
+    step_size: float | None = None,
     places: int = 1,
     corners: Tensor | None = None,
     objective: Objective = cross_entropy,
@@ -224,7 +224,7 @@ def patch(
         y: labels ``(B,)``; the wanted classes if targeted.
         size: side of the patch in pixels.
         steps: gradient steps at each place.
-        step_size: length of a step, in the units of the input.
+        step_size: length of a step, in the units of the input; None: 0.05 x the box's width.
         places: how many places to try on an example that stands, drawn uniformly.
         corners: upper left corners ``(B, 2)``, row and column, instead of a drawn place.
         objective: what to maximise, a function of logits and labels.
@@ -258,6 +258,7 @@ def patch(
             f"size is {size}, places {places}, images are {height} x {width}; give 1 to {min(height, width)}"
         )
     ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
+    step_size = _STEP * anything(box).width if step_size is None else step_size
     rows, result = torch.arange(len(x), device=x.device), None
     for place in range(places if corners is None else 1):
         at = _drawn(ids, x, size, seed, place) if corners is None else _checked(corners.to(x.device), x, size)

@@ -74,14 +74,14 @@ class Hike:
     def begin(self, tries: int) -> None:
         """Look for a point of another class among points drawn uniformly from the box."""
         found = ~self.working
-        low, high = self.threat.box
+        low, _ = self.threat.box
         for k in range(tries):
             rows = self._affording(1 + self.bits)
             rows = rows[~found[rows]]
             if not len(rows):
                 break
             u = noise.uniform(self.ids[rows], tuple(self.x.shape[1:]), self.seed, k, self.x.dtype)
-            found[rows] = self._arrive(rows, low + (high - low) * u)
+            found[rows] = self._arrive(rows, low + self.threat.width * u)
         self._descend(found)
 
     def begin_at(self, starts: Tensor) -> None:
@@ -164,10 +164,10 @@ class Hike:
 
     def _normal(self, rows: Tensor, step: int, count: int) -> Tensor:
         """Estimate the boundary's normal at each row from ``count`` labels around it, as a step's direction."""
-        at, (low, high) = self.at[rows], self.threat.box
+        at, (low, high), width = self.at[rows], self.threat.box, self.threat.width
         apart = self.threat.select(rows).distance(at, self.x[rows]).to(at.dtype)
-        probe = torch.full_like(apart, 0.1 * (high - low)) if step == 1 else apart / at[0].numel()
-        probe = per_example(probe.clamp_min(1e-12), at)
+        probe = torch.full_like(apart, 0.1 * width) if step == 1 else apart / at[0].numel()
+        probe = per_example(probe.clamp_min(1e-12 * width), at)
         votes = torch.zeros_like(at)
         total, balance = torch.zeros_like(at), torch.zeros_like(apart)
         for done in range(0, count, _TOGETHER):

@@ -16,6 +16,7 @@ from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 
+_LENGTH = 0.01  # of steps and probes, as a share of the box's width
 _TOGETHER = 16  # directions asked in one forward; a constant, so that draws do not depend on the batch
 _LANE = 1 << 20  # streams kept for one step
 
@@ -28,8 +29,8 @@ def spsa(
     *,
     steps: int = 50,
     samples: int = 64,
-    step_size: float = 0.01,
-    probe: float = 0.01,
+    step_size: float | None = None,
+    probe: float | None = None,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
@@ -49,8 +50,8 @@ def spsa(
         threat: what the adversary may do; norm linf.
         steps: steps of Adam.
         samples: directions at each step.
-        step_size: length of a step for each value, in the units of the input.
-        probe: how far the differences are taken, in the units of the input.
+        step_size: length of a step for each value, in the units of the input; None: 0.01 x the box's width.
+        probe: how far the differences are taken, in the units of the input; None: 0.01 x the box's width.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether a broken example leaves at once.
         ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
@@ -77,6 +78,8 @@ def spsa(
         raise ThreatError(
             f"spsa is made for linf, the threat is {threat}; use square or hopskipjump for l2, square for l1"
         )
+    step_size = _LENGTH * threat.width if step_size is None else step_size
+    probe = _LENGTH * threat.width if probe is None else probe
     if min(steps, samples, step_size, probe) <= 0:
         raise ThreatError(
             f"steps, samples, step_size, probe are {steps}, {samples}, {step_size}, {probe}; give more than 0"
@@ -107,7 +110,10 @@ def _adam(ask: Ask, samples: int, step_size: float, probe: float, seed: int) -> 
 
 @torch.no_grad()
 def _estimated(ask: Ask, state: Walk, samples: int, probe: float, seed: int, stream: int) -> Tensor:
-    """Return the estimated gradient of the loss at the iterate. Probes stay in the box: a service may refuse others."""
+    """Return the estimated gradient at the iterate, loss per width of the box.
+
+    Probes stay in the box, because a service may reject inputs outside it.
+    """
     low, high = state.threat.box
     total = torch.zeros_like(state.adv)
     for done in range(0, samples, _TOGETHER):
@@ -117,6 +123,6 @@ def _estimated(ask: Ask, state: Walk, samples: int, probe: float, seed: int, str
         pair = torch.stack([state.adv[:, None] + probe * v, state.adv[:, None] - probe * v], 1).clamp(low, high)
         logits = query_model(ask.model, pair.flatten(0, 2))
         loss = ask.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)
-        slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * probe * samples)
+        slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * (probe / state.threat.width) * samples)
         total = total + (slope.view(*slope.shape, *[1] * (v.ndim - 2)) * v).sum(1)
     return total

@@ -121,7 +121,7 @@ def _boundary(
     beyond: Tensor, model: Model, x: Tensor, y: Tensor, ball: Ball, steps: int, targeted: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the last points of the way that fool, and the margin there (nan where no bisection fooled)."""
-    anywhere = ThreatModel("linf", ball.box[1] - ball.box[0], ball.box)
+    anywhere = ThreatModel("linf", ball.width, ball.box)
     right, fooling = torch.zeros(len(x), dtype=x.dtype, device=x.device), torch.ones_like(x.flatten(1)[:, 0])
     point, loss = beyond, torch.full_like(right, torch.nan)
     for _ in range(steps):

@@ -35,7 +35,9 @@ def carlini(
     seed: int = 0,
     batch_size: int = 512,
 ) -> MinimalResult:
-    """Attack in l2 by minimising ``||x' - x||^2 + c max(confidence - f(x'), 0)``, f the margin, ``x'`` the tanh of a variable.
+    """Attack in l2 by minimising ``(||x' - x|| / w)^2 + c max(confidence - f(x'), 0)``: f the margin, w the box's width.
+
+    ``x'`` is the tanh of a variable, moved and stretched to the box, which it therefore cannot leave.
 
     Adam takes ``steps`` steps in each round; between rounds c is multiplied by ten until a round succeeds, then bisected,
     example by example. An example costs ``rounds * steps`` forwards and backwards: dear, and rarely nearer than DDN or FMN.
@@ -47,7 +49,7 @@ def carlini(
         threat: l2, box, and the eps within which an example counts as broken; with eps 0 all search to the end.
         rounds: values of c tried for each example.
         steps: looks in one round.
-        weight: the first c.
+        weight: the first c, which weighs margin against squared length in widths of the box.
         step_size: Adam's, in the variable under the tanh.
         confidence: lead over the next class that a point must reach to be found; a clean error is one without it.
         targeted: whether ``y`` is the class the adversary wants.
@@ -130,7 +132,7 @@ def _adam(state: State, memory: dict[str, Tensor], step_size: float, confidence:
     variable, (_, half) = memory["variable"], _frame(state)
     pushing = per_example(torch.where(state.value < confidence, memory["c"], 0.0), state.x)
     slope = half * (1 - variable.tanh().square())
-    grad = (2 * (state.adv - state.x) - pushing * state.grad) * slope
+    grad = (2 * (state.adv - state.x) / state.ball.width**2 - pushing * state.grad) * slope
     first = 0.9 * memory["first"] + 0.1 * grad
     second = 0.999 * memory["second"] + 0.001 * grad.square()
     unbiased = (second / (1 - 0.999 ** (k + 1))).sqrt()

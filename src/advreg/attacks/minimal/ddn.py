@@ -26,9 +26,9 @@ def ddn(
     *,
     steps: int = 100,
     restarts: int = 1,
-    radius: float = 1.0,
+    radius: float | None = None,
     gamma: float = 0.05,
-    step_size: float = 1.0,
+    step_size: float | None = None,
     objective: Objective = cross_entropy,
     targeted: bool = False,
     early_stop: bool = True,
@@ -48,9 +48,9 @@ def ddn(
         threat: l2, box, and the eps within which an example counts as broken; with eps 0 all search to the end.
         steps: iterations of one attempt.
         restarts: rounds; all but the first begin at a random point nearer than half the best distance.
-        radius: the first sphere's, in the units of the input.
+        radius: the first sphere's, in the units of the input; None: the box's width.
         gamma: share by which the radius changes.
-        step_size: length of the first step, in the units of the input.
+        step_size: length of the first step, in the units of the input; None: the box's width.
         objective: what to maximise, a function of logits and labels.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether an example within eps leaves at once, or goes on for a nearer point.
@@ -77,6 +77,8 @@ def ddn(
     """
     refuse_norm("ddn", threat, "l2")
     model = bind_dtype(model, x)
+    radius = threat.width if radius is None else radius
+    step_size = threat.width if step_size is None else step_size
     look, rule = along(model, objective, targeted=targeted), ddn_rule(steps, radius, gamma, step_size)
     plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)

@@ -17,6 +17,9 @@ from advreg.attacks.minimal.state import Rule, State
 from advreg.objectives import Objective, margin
 from advreg.threat import per_example
 
+_STEP = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
+"""First steps as shares of the box's width."""
+
 
 def fmn(
     model: Model,
@@ -50,7 +53,7 @@ def fmn(
         steps: iterations of one attempt.
         restarts: rounds; all but the first begin at a random point nearer than half the best distance.
         gamma: first share by which the radius changes.
-        step_size: l2 length of the first step, in the units of the input; 10 for linf and 1 for the others if None.
+        step_size: l2 length of the first step, in the units of the input; None: 10 widths of the box in linf, 1 in the others.
         objective: what to maximise; 0 at the boundary, such as the margin.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether an example within eps leaves at once, or goes on for a nearer point.
@@ -74,7 +77,7 @@ def fmn(
     Reference: Pintor et al., "Fast minimum-norm adversarial attacks through adaptive norm constraints", NeurIPS 2021.
     """
     if step_size is None:
-        step_size = 10.0 if threat.norm == "linf" else 1.0
+        step_size = _STEP[threat.norm] * threat.width
     model = bind_dtype(model, x)
     look, rule = along(model, objective, targeted=targeted), fmn_rule(steps, gamma, step_size)
     plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)

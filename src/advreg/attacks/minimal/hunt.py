@@ -81,7 +81,7 @@ class Board:
     def submit(self, rows: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Ask the judge, write down what is nearer, and return which points fool, and the logits."""
         x, y, ball = self.x[rows], self.y[rows], self.ball.select(rows)
-        anywhere = ThreatModel("linf", ball.box[1] - ball.box[0], ball.box)
+        anywhere = ThreatModel("linf", ball.width, ball.box)
         fools, logits = judged(self.plan.model, x, adv, y, anywhere, self.plan.targeted)
         self.cost[rows, 0] += 1
         distance = ball.distance(adv, x)

@@ -82,7 +82,7 @@ def _way(state: State, value: Tensor, grad: Tensor) -> Tensor:
 def dual(ball: Ball, grad: Tensor) -> Tensor:
     """Return the dual norm of gradients ``(B,)``: what a step of unit length gains at most."""
     if isinstance(ball, Sparse):  # one value may change, by the width of the box at most
-        return grad.flatten(1).abs().amax(1) * (ball.box[1] - ball.box[0])
+        return grad.flatten(1).abs().amax(1) * ball.width
     return (grad * ball.steepest(grad)).flatten(1).sum(1)
 
 

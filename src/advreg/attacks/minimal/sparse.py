@@ -40,6 +40,12 @@ class Sparse:
             raise ThreatError(f"eps is {self.eps}; give how many values may change, 0 or more")
         ThreatModel("l2", 0.0, self.box)  # refuses a box that is none
 
+    @property
+    def width(self) -> float:
+        """Width of the box: the length of which the default lengths of attacks are shares."""
+        low, high = self.box
+        return high - low
+
     def with_eps(self, eps: float | Tensor) -> Sparse:
         """Return the same threat model with another count."""
         return replace(self, eps=eps)
@@ -53,9 +59,9 @@ class Sparse:
         return (a != x).flatten(1).sum(1).double()
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
-        """Say for each example whether ``a`` differs in at most eps values and is inside the box within ``tol``."""
-        low, high = self.box
-        in_box = ((a >= low - tol) & (a <= high + tol)).flatten(1).all(1)
+        """Return whether each ``a`` differs in at most eps values and is inside the box within ``tol`` of its width."""
+        (low, high), slack = self.box, tol * self.width
+        in_box = ((a >= low - slack) & (a <= high + slack)).flatten(1).all(1)
         return in_box & (self.distance(a, x) <= torch.as_tensor(self.eps, device=a.device))
 
     def project(self, a: Tensor, x: Tensor) -> Tensor:
@@ -68,8 +74,7 @@ class Sparse:
 
     def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
         """Return a point whose eps largest changes are those of a uniform draw from the box around ``x``."""
-        low, high = self.box
-        anywhere = ThreatModel("linf", high - low, self.box).random_start(x, ids, seed, stream)
+        anywhere = ThreatModel("linf", self.width, self.box).random_start(x, ids, seed, stream)
         return self.project(anywhere, x)
 
 

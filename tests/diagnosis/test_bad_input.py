@@ -200,7 +200,7 @@ def test_a_figure_that_nothing_attacked_is_unreliable(tmp_path: Path) -> None:
     assert found.verdict == "UNRELIABLE"
     assert found.check("attacked").verdict == "fail"
     assert "not an 8-bit image" in found.check("attacked").says
-    assert found.check("steps").verdict == "suspect"
+    assert found.check("loss-scale").verdict == "suspect"
     assert found.causes[0] == "unanswered question"
 
 

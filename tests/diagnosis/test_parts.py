@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import bpda, hygiene, numerics, pictures, symptoms
+from advreg.diagnosis import bpda, hygiene, indicators, numerics, pictures, symptoms
 from advreg.diagnosis.adapt import samples_needed
 from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
 from advreg.diagnosis.graph import dead_modules, flat_operations
@@ -22,7 +22,7 @@ from advreg.diagnosis.probes import Averaged, are_probabilities, spread
 from advreg.diagnosis.run import answered
 from advreg.diagnosis.subject import Subject
 from advreg.diagnosis.symptoms import rises
-from advreg.diagnosis.trace import traced
+from advreg.diagnosis.trace import Trace, late_gain, traced
 from advreg.evaluation.verdict import Check, flagged, skipped
 
 from . import planted
@@ -300,6 +300,24 @@ def test_a_trace_is_the_attack_it_follows() -> None:
     assert torch.equal(trace.result.x_adv, same.x_adv)
     assert trace.loss.shape == trace.fooled.shape == (41, 12)
     assert bool((trace.fooled.any(0) | (model(x).argmax(1) != y) == same.broken).all())
+
+
+@pytest.mark.parametrize(("eps", "short"), [(0.03, 0.03 / 40), (0.05, 0.05 / 40), (0.05, 0.05 / 200)])
+def test_an_attack_with_short_steps_is_incomplete_and_a_finished_one_is_not(eps: float, short: float) -> None:
+    threat = advreg.ThreatModel("linf", eps)
+    done, unfinished = subject(planted.plain(), threat=threat), subject(planted.plain(), threat=threat)
+    rows = unfinished.probes()
+    x, y, ids = unfinished.x[rows], unfinished.y[rows], unfinished.ids[rows]
+    unfinished.__dict__["trace"] = traced(unfinished.model, x, y, threat, ids=ids, seed=1, step_size=short)
+    assert indicators.incomplete(done).verdict == "pass"
+    assert indicators.incomplete(unfinished).verdict == "suspect"
+
+
+def test_late_gain_by_hand() -> None:
+    x, y = digits(2)
+    result = attacks.pgd(planted.plain(), x, y, THREAT.with_eps(1e-4), steps=1)
+    margin = torch.tensor([[-4.0, -3.0], [-2.0, -3.0], [-3.0, -3.0], [-1.0, -3.0]])
+    assert late_gain(Trace(margin, margin, margin > 0, result), last=2) == pytest.approx(1 / 3)
 
 
 def test_rises_are_pairs_of_radii_with_a_p_value() -> None:

@@ -51,10 +51,14 @@ def test_a_gain_is_graded_by_the_lower_end_of_its_exact_interval(broken: int, ex
     assert len(check.ids) == broken
 
 
-def test_a_gain_on_a_sample_is_scaled_to_all_that_stands() -> None:
+def test_examples_that_an_attack_did_not_try_count_as_robust() -> None:
     check = gain("x", "A", "random", "it", broken=range(50), tried=50, standing=200, total=400)
-    assert check.measured == 0.5
-    assert check.interval == (interval(50, 50)[0] / 2, 0.5)
+    assert check.measured == 0.125
+    assert check.interval == interval(50, 400)
+
+
+def test_an_attack_with_nothing_left_to_try_is_skipped() -> None:
+    assert gain("x", "A", "random", "it", broken=[], tried=0, standing=5, total=9).verdict == "skipped"
 
 
 def test_nothing_can_be_gained_where_nothing_stands() -> None:

@@ -24,7 +24,7 @@ from advreg.diagnosis.numerics import natural_scale, scaled
 from advreg.diagnosis.probes import Averaged, why
 from advreg.diagnosis.result import Adapted, Attempt
 from advreg.diagnosis.subject import Attack, Subject, in_portions, right_of
-from advreg.diagnosis.surrogate import surrogate
+from advreg.diagnosis.surrogate import surrogate_of
 from advreg.evaluation.protocols import Stage
 from advreg.evaluation.verdict import CAUSES, GAIN, GAP, Check, graded
 from advreg.objectives import cross_entropy, dlr, margin
@@ -61,7 +61,6 @@ def adapt(
     subject: Subject,
     causes: tuple[str, ...],
     *,
-    train: tuple[Tensor, Tensor] | None = None,
     backward: Mapping[str, Smooth] | nn.Module | None = None,
 ) -> Adapted:
     """Attack what the figure counts as robust by every means that the causes suggest, each on what the ones before it left.
@@ -69,7 +68,6 @@ def adapt(
     Args:
         subject: model, examples and figure.
         causes: what a diagnosis found.
-        train: inputs and labels to train a surrogate on; the examples themselves where there are none.
         backward: the user's own way back: a stand-in for each named module, or a differentiable model.
 
     Returns:
@@ -81,7 +79,7 @@ def adapt(
         subject.is_random
     ):  # another question than the figure's, which one lucky answer may have lowered: all are asked anew
         stands = right_of(judge, subject.x, subject.y)
-    for means in chosen(subject, judge, causes, train, backward):
+    for means in chosen(subject, judge, causes, backward):
         rows = stands.nonzero()[:, 0]
         if not len(rows):
             break
@@ -115,11 +113,10 @@ def chosen(
     subject: Subject,
     judge: nn.Module,
     causes: tuple[str, ...],
-    train: tuple[Tensor, Tensor] | None,
     backward: Mapping[str, Smooth] | nn.Module | None,
 ) -> list[Means]:
     """Return the means that the causes suggest, the cheap and specific ones first; those of the last resort always."""
-    known = [*_own(subject, judge, backward), *_specific(subject, judge), *_general(subject, judge, train)]
+    known = [*_own(subject, judge, backward), *_specific(subject, judge), *_general(subject, judge)]
     always = {"user", "weak attack", "masked gradients"}
     wanted = [means for means in known if means.cause in always or means.cause in causes]
     return list({means.name: means for means in reversed(wanted)}.values())[::-1]  # each once, where it came first
@@ -184,7 +181,7 @@ def _climbing(subject: Subject) -> Attack:
     return in_turn((Stage("margin", untargeted), Stage("targeted", targeted)))
 
 
-def _general(subject: Subject, judge: nn.Module, train: tuple[Tensor, Tensor] | None) -> Iterator[Means]:
+def _general(subject: Subject, judge: nn.Module) -> Iterator[Means]:
     steps, queries = subject.budget.steps, subject.budget.queries
     asked = bpda.Proposer(subject.model, judge)
     for name, attack in (
@@ -199,7 +196,7 @@ def _general(subject: Subject, judge: nn.Module, train: tuple[Tensor, Tensor] | 
         word = "an adversarially" if adversarial else "a plainly"
         yield Means(
             f"transfer from {word} trained surrogate", "masked gradients",
-            partial(_travelling, subject, judge, train, adversarial),
+            partial(_travelling, subject, judge, adversarial),
         )  # fmt: skip
 
 
@@ -207,10 +204,5 @@ def _pair(model: nn.Module, attack: Attack) -> tuple[nn.Module, Attack]:
     return model, attack
 
 
-def _travelling(
-    subject: Subject, judge: nn.Module, train: tuple[Tensor, Tensor] | None, adversarial: bool
-) -> tuple[nn.Module, Attack]:
-    x, y = train or (subject.x, subject.y)
-    steps = 400 if subject.budget.thorough else 150
-    own = surrogate(subject.model, x, y, subject.threat, steps=steps, adversarial=adversarial, seed=subject.seed)
-    return judge, partial(attacks.transfer, surrogate=own)
+def _travelling(subject: Subject, judge: nn.Module, adversarial: bool) -> tuple[nn.Module, Attack]:
+    return judge, partial(attacks.transfer, surrogate=surrogate_of(subject, adversarial=adversarial))

@@ -25,6 +25,8 @@ from advreg.statistics import interval
 from advreg.threat import ThreatModel
 
 _INSIDE = 0.95
+_MISSED, _FAILED = 0.05, 0.2  # share of misses that is suspect, and that fails
+_LEAST = 4  # planted examples that a grade takes
 _RARELY = 0.5  # share of the random searches that may succeed before the test tells nothing
 _LANE = 9000
 _DRAWS = 200
@@ -52,19 +54,42 @@ def binarisation(subject: Subject) -> Check:
         return skipped("binarisation", "E", "the network does not end in a linear layer that could be replaced")
     if not carries_two(subject.model, head, subject.x[:2]):
         return skipped("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
-    rows = subject.probes()[: subject.budget.binarised]
-    tries = [found for row in rows if (found := _tried(subject, head, int(row))) is not None]
-    told = [by_attack for by_attack, by_chance in tries if not by_chance]
-    if len(told) < max(4, _RARELY * len(tries)):
-        return skipped(
-            "binarisation", "E", f"only {len(told)} of {len(rows)} examples could be planted out of reach of chance"
-        )
-    missed, n = sum(not found for found in told), len(told)
-    ends = interval(missed, n)
+    found = _outcomes(subject, head)
+    told = [by_attack for by_attack, by_chance in found if not by_chance]
+    if len(told) < max(_LEAST, _RARELY * len(found)):
+        says = f"only {len(told)} of {len(found)} examples could be planted out of reach of chance"
+        return skipped("binarisation", "E", says)
+    missed, n = told.count(False), len(told)
     says = f"the same attack misses {missed} of {n} adversarial examples that exist by construction"
     return graded(
-        "binarisation", "E", "masked gradients", says, measured=missed / n, threshold=0.05, limit=0.2, ends=ends
+        "binarisation", "E", "masked gradients", says, measured=missed / n, threshold=_MISSED, limit=_FAILED,
+        ends=interval(missed, n),
     )  # fmt: skip
+
+
+def _outcomes(subject: Subject, head: nn.Linear) -> list[tuple[bool, bool]]:
+    """Return by example whether the attack and whether random search found what was planted, until the grade is certain."""
+    found: list[tuple[bool, bool]] = []
+    rows = subject.probes()[: subject.budget.binarised]
+    for k, row in enumerate(rows):
+        if (outcome := _tried(subject, head, int(row))) is not None:
+            found.append(outcome)
+        told = [by_attack for by_attack, by_chance in found if not by_chance]
+        if len(told) >= max(_LEAST, _RARELY * len(found)) and grade_is_certain(
+            told.count(False), len(told), len(rows) - k - 1
+        ):
+            break
+    return found
+
+
+def grade_is_certain(missed: int, n: int, left: int) -> bool:
+    """Return whether missing ``missed`` of ``n`` is a failure now, or cannot be more than a pass when ``left`` more are tried.
+
+    Example:
+        >>> grade_is_certain(4, 4, 16), grade_is_certain(0, 10, 10), grade_is_certain(0, 17, 2)
+        (True, False, True)
+    """
+    return interval(missed, n)[0] > _FAILED or interval(missed + left, n + left)[0] <= _MISSED
 
 
 def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:

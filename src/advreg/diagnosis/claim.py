@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from advreg import attacks
 from advreg.attacks import AttackResult
 from advreg.diagnosis.probes import input_gradient, why
 from advreg.diagnosis.subject import PGD_40 as NAME
-from advreg.diagnosis.subject import ROWS, Attack, accepted, in_portions, right_of, rows_of
+from advreg.diagnosis.subject import ROWS, Attack, accepted, in_portions, margins, right_of, rows_of
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids
@@ -36,6 +37,7 @@ class Claim:
         name: ``"pgd-40"``, or the id of a protocol.
         attack: behind the figure, to be repeated unchanged.
         stands: ``(N,)`` booleans.
+        nearness: margin at the worst point found ``(N,)``: the nearest to the boundary have the highest.
         free: checks that its ledger answered.
         precision: of the fast copy that it was measured through.
         failed: why nothing was attacked, where the attack raised.
@@ -44,6 +46,7 @@ class Claim:
     name: str
     attack: Attack
     stands: Tensor
+    nearness: Tensor
     free: tuple[Check, ...] = ()
     precision: str = "float32"
     failed: str = ""
@@ -52,15 +55,18 @@ class Claim:
 def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int) -> Claim:
     """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen."""
 
-    def standing(rows: Tensor) -> Tensor:
-        return ~PGD_40(model, x[rows], y[rows], threat, ids=ids[rows], seed=seed).broken
+    def attacked(rows: Tensor) -> Tensor:
+        found = PGD_40(model, x[rows], y[rows], threat, ids=ids[rows], seed=seed)
+        return torch.stack([(~found.broken).double(), margins(model, found.x_adv, y[rows]).double()], 1)
 
     try:
-        return Claim(NAME, PGD_40, in_portions(rows_of(x), standing, most=len(x)))
+        stands, nearness = in_portions(rows_of(x), attacked, most=len(x)).T
+        return Claim(NAME, PGD_40, stands > 0, nearness)
     except Exception as cause:
         parts = torch.split(rows_of(x), ROWS)
         cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # no path: a check of its own says so
-        return Claim(NAME, PGD_40, right_of(model, x, y), failed="" if cut else why(cause))
+        failed = "" if cut else why(cause)
+        return Claim(NAME, PGD_40, right_of(model, x, y), margins(model, x, y), failed=failed)
 
 
 def from_ledger(
@@ -93,9 +99,12 @@ def _read(
     mine = [row for row in rows if row["id"] < n]
     stands = torch.ones(n, dtype=torch.bool)
     stands[sorted(broken_ids(mine))] = False
+    nearness = torch.full((n,), -math.inf)
+    for row in mine:
+        nearness[row["id"]] = max(float(nearness[row["id"]]), row["margin"])
     precision = str(record.get("flags", {}).get("target", "float32")).split()[0]
     attack = attack_of(record["protocol"], threat.norm)
-    return Claim(record["protocol"], attack, stands, tuple(free_checks(record, mine)), precision)
+    return Claim(record["protocol"], attack, stands, nearness, tuple(free_checks(record, mine)), precision)
 
 
 def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel, n: int) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.judge import logits_of
+from advreg.diagnosis.budget import CHEAP
 from advreg.diagnosis.subject import Subject, gradients, needs_certainty, needs_gradient
 from advreg.evaluation.verdict import Check, graded, skipped
 from advreg.objectives import cross_entropy
@@ -40,7 +41,7 @@ def collapse(subject: Subject) -> Check:
     """
     if absent := needs_gradient(subject, "collapse", "G") or needs_certainty(subject, "collapse", "G"):
         return absent
-    rows = torch.arange(min(subject.n, subject.budget.examples), device=subject.x.device)
+    rows = torch.arange(min(subject.n, CHEAP), device=subject.x.device)
     stands = along_step(subject, rows)
     bent = stands[-1] & ~(subject.right[rows] & stands[:-1].all(0))
     count, n = int(bent.sum()), len(rows)
@@ -53,7 +54,7 @@ def label_leaking(subject: Subject) -> Check:
     """Ask whether one step of the attack makes the model right more often than no attack does."""
     if absent := needs_gradient(subject, "label-leaking", "G") or needs_certainty(subject, "label-leaking", "G"):
         return absent
-    rows = torch.arange(min(subject.n, subject.budget.examples))
+    rows = torch.arange(min(subject.n, CHEAP))
     attacked, right = along_step(subject, rows)[-1], subject.right[rows]
     helped, hurt = int((attacked & ~right).sum()), int((right & ~attacked).sum())
     excess = max(helped - hurt, 0) / len(rows)

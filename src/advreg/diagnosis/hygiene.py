@@ -12,8 +12,9 @@ import torch
 
 from advreg import attacks
 from advreg.attacks.judge import logits_of
+from advreg.diagnosis.challenge import challenged
 from advreg.diagnosis.probes import spread, why
-from advreg.diagnosis.subject import Subject, challenged, needs_certainty, needs_gradient
+from advreg.diagnosis.subject import Subject, needs_certainty, needs_gradient
 from advreg.evaluation import learning
 from advreg.evaluation.flags import ROUNDING, in_parts
 from advreg.evaluation.verdict import Check, flagged, graded, skipped
@@ -46,7 +47,7 @@ def chance(subject: Subject) -> Check:
 
 
 def attacked(failed: str, checks: Iterable[Check], subject: Subject) -> Check:
-    """Ask whether the figure was attacked, and what no trust can do without was answered, where anything stands.
+    """Ask whether the figure was attacked, and what no trust can do without was answered, where any survivor is left.
 
     Args:
         failed: why the figure's own attack was not made; empty where it was.
@@ -57,7 +58,7 @@ def attacked(failed: str, checks: Iterable[Check], subject: Subject) -> Check:
         says = f"{subject.claim} attacked nothing, so all that is right counts as robust: {failed}"
         return flagged("attacked", "B", UNANSWERED, says, raised=True)
     known = {check.name for check in checks if check.verdict != "skipped" and check.cause != UNANSWERED}
-    missing = [name for name in INDISPENSABLE if name not in known] if len(subject.standing) else []
+    missing = [name for name in INDISPENSABLE if name not in known] if len(subject.survivors.sample) else []
     says = f"no answer to {', '.join(missing)}" if missing else "nothing that trust needs was left out"
     return flagged("attacked", "B", UNANSWERED, says, raised=bool(missing), hard=False)
 
@@ -134,4 +135,4 @@ def averaging(subject: Subject) -> Check:
     if not subject.is_random:
         return skipped("averaging", "B", "the model gives the same answer twice: there is nothing to average")
     attack = partial(attacks.apgd, steps=subject.budget.steps // 2, eot=10)
-    return challenged(subject, attack, "averaging", "B", "Auto-PGD over 10 samples", cause="random", limit=100)
+    return challenged(subject, attack, "averaging", "B", "Auto-PGD over 10 samples", cause="random")

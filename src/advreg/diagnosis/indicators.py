@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from advreg import noise
+from advreg.diagnosis.budget import CHEAP
 from advreg.diagnosis.graph import flat_operations
 from advreg.diagnosis.probes import why
 from advreg.diagnosis.subject import PGD_40, Subject, gradients, margins, needs_certainty, needs_gradient
+from advreg.diagnosis.trace import late_gain
 from advreg.evaluation.verdict import Check, flagged, graded, skipped
 from advreg.models import freeze
 from advreg.objectives import cross_entropy
@@ -20,6 +22,9 @@ from advreg.statistics import interval
 _RADIUS = 4 / 255
 _NOTHING = "no example is right: there is none to look at"
 _LAST = 10  # iterations of a trace that should bring nothing more
+_UNFINISHED = (
+    0.1  # of the margin gained: PGD-40 reads 1 to 6% on honest networks, with steps too short for it 15 to 25%
+)
 
 
 def gradient_path(subject: Subject) -> Check:
@@ -33,7 +38,7 @@ def zero_gradients(subject: Subject) -> Check:
     """I1, second half: ask on how many robust examples the gradient of the loss is exactly zero."""
     if absent := needs_gradient(subject, "zero-gradients", "D"):
         return absent
-    rows = subject.standing[: subject.budget.examples]
+    rows = subject.standing[:CHEAP]
     count = zero_among(subject, rows) if len(rows) else 0
     share, ends = count / max(len(rows), 1), interval(count, len(rows)) if len(rows) else None
     flat = flat_operations(subject.model, subject.x[:2]) if count else []
@@ -86,19 +91,16 @@ def silent_success(subject: Subject) -> Check:
 
 
 def incomplete(subject: Subject) -> Check:
-    """I4: ask how much of the loss that an attack gains it gains in its last 10 steps of 40."""
+    """I4: ask how much of the margin that an attack gains it gains in its last 10 steps of 40."""
     if absent := needs_gradient(subject, "incomplete", "D"):
         return absent
     if subject.claim != PGD_40:
         return skipped(
             "incomplete", "D", "the figure is another attack's than the PGD that is followed here: see steps"
         )
-    best = subject.trace.loss.cummax(0).values
-    gained, late = best[-1] - best[0], best[-1] - best[-1 - _LAST]
-    held = ~subject.trace.result.broken & (gained > 0)
-    measured = float((late[held] / gained[held]).mean()) if bool(held.any()) else 0.0
-    says = f"the last {_LAST} of 40 steps still bring {measured:.1%} of the loss gained on what stands"
-    return graded("incomplete", "D", "weak attack", says, measured=measured, threshold=0.05)
+    measured = late_gain(subject.trace, _LAST)
+    says = f"the last {_LAST} of 40 steps still bring {measured:.1%} of the margin gained on what stands"
+    return graded("incomplete", "D", "weak attack", says, measured=measured, threshold=_UNFINISHED)
 
 
 def copies(subject: Subject) -> Check:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from advreg import attacks, noise
+from advreg.diagnosis.challenge import challenged
 from advreg.diagnosis.graph import flat_operations
 from advreg.diagnosis.probes import why
-from advreg.diagnosis.subject import Subject, challenged, gradients, margins, needs_certainty, needs_gradient, run_on
+from advreg.diagnosis.subject import Subject, gradients, margins, needs_certainty, needs_gradient, run_on
 from advreg.evaluation.verdict import Check, graded, skipped
 from advreg.objectives import Objective, cross_entropy, dlr, margin
 from advreg.statistics import mcnemar

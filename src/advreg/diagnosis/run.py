@@ -21,12 +21,13 @@ from advreg import models, runtime
 from advreg.attacks.judge import logits_of
 from advreg.diagnosis import adapt as adapting
 from advreg.diagnosis import binarisation, flags, history, hygiene, indicators, numerics, symptoms
+from advreg.diagnosis.budget import Budget, budget_for
 from advreg.diagnosis.claim import Claim, from_ledger, measured
 from advreg.diagnosis.hooks import Smooth
 from advreg.diagnosis.pictures import pictures
 from advreg.diagnosis.probes import are_probabilities, why
 from advreg.diagnosis.result import Diagnosis
-from advreg.diagnosis.subject import QUICK, Budget, Subject, evaluated, right_of
+from advreg.diagnosis.subject import Subject, evaluated, right_of
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.memory import is_memory
@@ -113,10 +114,10 @@ def diagnose(
         data: a data set, or a pair ``(x, y)``.
         threat: norm and eps, one number above 0 for all examples.
         n: examples, from the first; all where there are fewer.
-        quick: fewer examples, queries and questions: under a minute for MNIST networks on two cores.
-        budget: how much to spend, instead of what ``quick`` or its absence stands for.
+        quick: fewer queries and questions.
+        budget: how much to spend; by default about a minute of one core for 200 images on small networks.
         adapt: also attack by the means that the findings suggest, and say what figure that leaves.
-        train: training data for the surrogate of ``adapt``; the examples themselves if not given.
+        train: training data for the surrogate whose points are transferred; the examples themselves if not given.
         backward: your own way back for ``adapt``: a differentiable stand-in for each named module, or a whole model.
         seed: seed of the figure measured here; what challenges it draws with the next one.
         out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
@@ -141,14 +142,14 @@ def diagnose(
     began = time.perf_counter()
     _refuse_radius(threat)
     with _in_memory(), evaluated(model) as trains:
-        subject, claim = subject_of(model, data, threat, n, budget or (QUICK if quick else Budget()), seed, out)
+        subject, claim = subject_of(model, data, threat, n, budget, quick, _training(train), seed, out)
         ask = _asker(claim, on_progress)
         checks = [flags.eval_mode(trains), *ask(subject)]
         checks += [history.training_history(_epochs(out)), symptoms.gap(checks, subject)]
         checks.append(hygiene.attacked(claim.failed, checks, subject))
         adapted = None
         if adapt:
-            adapted = adapting.adapt(subject, causes(checks), train=_training(train), backward=backward)
+            adapted = adapting.adapt(subject, causes(checks), backward=backward)
             checks.append(adapting.as_check(adapted, subject))
         drawn = _drawn(subject) if out is not None else {}
     standing = len(subject.standing)
@@ -175,7 +176,9 @@ def subject_of(
     data: Dataset | tuple[Tensor, Tensor],
     threat: ThreatModel,
     n: int,
-    budget: Budget,
+    budget: Budget | None,
+    quick: bool,
+    train: tuple[Tensor, Tensor] | None,
     seed: int,
     out: str | Path | None,
 ) -> tuple[Subject, Claim]:
@@ -197,9 +200,11 @@ def subject_of(
         threat=threat,
         attack=claim.attack,
         claim=claim.name,
+        nearness=claim.nearness.to(device),
         precision=claim.precision,
         seed=seed + 1,
-        budget=budget,
+        budget=budget or budget_for(len(y), quick=quick),
+        train=train,
     )
     return subject, claim
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from advreg.attacks import pgd
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.judge import logits_of
+from advreg.diagnosis.budget import Budget
 from advreg.diagnosis.probes import Averaged, input_gradient
 from advreg.diagnosis.trace import Trace, traced
 from advreg.evaluation.memory import Portions
-from advreg.evaluation.verdict import GAIN, Check, gain, skipped
+from advreg.evaluation.verdict import Check, skipped
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel
 
@@ -29,35 +30,34 @@ ROWS = 256
 _EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the curve, as multiples of the threat's eps
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much a diagnosis may spend.
-
-    Attributes:
-        examples: that a challenge to the figure is tried on at most.
-        steps: of challenges along the gradient.
-        queries: of Square, for each example.
-        draws: of the random search, for each example.
-        probes: examples whose landscape is looked at.
-        binarised: examples of the binarisation test.
-        inner: points that each of them is fitted to.
-        thorough: whether the costly checks are made too.
-    """
-
-    examples: int = 500
-    steps: int = 100
-    queries: int = 1000
-    draws: int = 1000
-    probes: int = 64
-    binarised: int = 50
-    inner: int = 999
-    thorough: bool = True
-
-
 PGD_40 = "pgd-40"
 """What a figure is called that was measured here and not read."""
 
-QUICK = Budget(100, 40, 250, 100, 32, 16, 249, thorough=False)
+
+class Survivors:
+    """What challengers have left: a sample of the robust examples that all of them share, and the others behind it.
+
+    Args:
+        rows: of the robust examples, nearest to the boundary first.
+        examples: how many of them the sample begins with.
+
+    Attributes:
+        sample: rows that no challenger has broken.
+        behind: rows that join the sample where a challenger breaks many.
+    """
+
+    def __init__(self, rows: Tensor, examples: int) -> None:
+        self.sample, self.behind = rows[:examples], rows[examples:]
+
+    def remove(self, broken: Tensor) -> None:
+        """Take out rows that a challenger broke."""
+        self.sample = self.sample[~torch.isin(self.sample, broken)]
+
+    def extend(self, count: int) -> Tensor:
+        """Let the nearest rows from behind join the sample, and return them."""
+        joining, self.behind = self.behind[:count], self.behind[count:]
+        self.sample = torch.cat([self.sample, joining])
+        return joining
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +72,13 @@ class Subject:
         threat: what the adversary may do.
         attack: the attack behind the figure, unchanged.
         claim: what the figure is called: ``"pgd-40"``, or the id of a protocol.
+        nearness: margin of each example at the worst point that the figure's attacks found ``(N,)``, below 0 where it is
+            robust; of the clean point where not given.
         precision: of the fast copy that the figure was measured through.
         seed: seed of all draws; other than the figure's own where an attack is repeated.
         budget: how much may be spent.
+        train: inputs and labels to train a surrogate on; the examples themselves where there are none.
+        surrogates: trained so far, by whether adversarially.
     """
 
     model: nn.Module
@@ -86,9 +90,12 @@ class Subject:
     threat: ThreatModel
     attack: Attack
     claim: str
+    nearness: Tensor | None = None
     precision: str = "float32"
     seed: int = 0
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
+    train: tuple[Tensor, Tensor] | None = None
+    surrogates: dict[bool, nn.Module] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -99,6 +106,13 @@ class Subject:
     def standing(self) -> Tensor:
         """Rows that the figure counts as robust."""
         return self.stands.nonzero()[:, 0]
+
+    @cached_property
+    def survivors(self) -> Survivors:
+        """The robust examples that challengers try, nearest to the boundary first; they shrink as challengers succeed."""
+        margin_of = margins(self.model, self.x, self.y) if self.nearness is None else self.nearness
+        order = margin_of[self.standing].argsort(descending=True, stable=True)
+        return Survivors(self.standing[order], self.budget.examples)
 
     def probes(self) -> Tensor:
         """Return rows to look at closely: robust ones first, then others that are classified correctly."""
@@ -129,40 +143,12 @@ class Subject:
 
     @cached_property
     def by_eps(self) -> dict[float, Tensor]:
-        """Who stands ``(R,)`` at each of several radii under 20 fresh steps, among the first correct examples."""
+        """Which of the first correct examples stand ``(R,)`` at each of several radii under 20 fresh steps."""
         rows = self.right.nonzero()[:, 0][: self.budget.examples]
         widest = float(full_box(self.threat, self.x).eps)
         radii = sorted({min(share * float(self.threat.eps), widest) for share in _EPS_SHARES})
         attack = partial(pgd, steps=20)
         return {eps: ~run_on(self, attack, rows, threat=self.threat.with_eps(eps)) for eps in radii}
-
-
-def challenged(
-    subject: Subject,
-    attack: Attack,
-    name: str,
-    group: str,
-    by: str,
-    *,
-    cause: str = "weak attack",
-    limit: int | None = None,
-    threshold: float = GAIN,
-) -> Check:
-    """Try another attack on examples that the figure counts as robust, and grade what it breaks.
-
-    Args:
-        subject: model, examples and figure.
-        attack: the challenger.
-        name, group, by, cause: of the check, as for `advreg.evaluation.verdict.gain`.
-        limit: examples to try at most; the budget's if None.
-        threshold: share beyond which the figure is suspect.
-    """
-    rows = subject.standing[: subject.budget.examples if limit is None else limit]
-    broken = run_on(subject, attack, rows) if len(rows) else torch.zeros(0, dtype=torch.bool)
-    return gain(
-        name, group, cause, by, broken=subject.ids[rows][broken].tolist(), tried=len(rows),
-        standing=len(subject.standing), total=subject.n, threshold=threshold,
-    )  # fmt: skip
 
 
 def run_on(

@@ -8,10 +8,21 @@ from torch.nn import functional as F
 
 from advreg.attacks import craft
 from advreg.attacks.judge import logits_of
-from advreg.diagnosis.subject import in_portions, rows_of
+from advreg.diagnosis.subject import Subject, in_portions, rows_of
 from advreg.threat import ThreatModel
 
 _BATCH = 64
+_STEPS = 200
+
+
+def surrogate_of(subject: Subject, *, adversarial: bool = True) -> nn.Module:
+    """Return the surrogate of a diagnosis, trained on the training data where there are some, once for all who need it."""
+    if adversarial not in subject.surrogates:
+        x, y = subject.train or (subject.x, subject.y)
+        subject.surrogates[adversarial] = surrogate(
+            subject.model, x.to(subject.x), y, subject.threat, steps=_STEPS, adversarial=adversarial, seed=subject.seed
+        )
+    return subject.surrogates[adversarial]
 
 
 def surrogate(

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advreg import attacks
-from advreg.diagnosis.subject import Subject, challenged, full_box, needs_gradient, run_on
-from advreg.diagnosis.surrogate import surrogate
+from advreg.diagnosis.challenge import challenged
+from advreg.diagnosis.subject import Subject, full_box, needs_gradient, run_on
+from advreg.diagnosis.surrogate import surrogate_of
 from advreg.evaluation.verdict import Check, gain, graded, skipped
 from advreg.statistics import interval, mcnemar
+from advreg.threat import ThreatModel
 
+_FEW = 12  # examples that an attack of thousands of queries begins with
 _SURE = 0.01  # p-value below which two accuracies differ
 
 
@@ -40,14 +43,19 @@ def hard_label(subject: Subject) -> Check:
     if subject.threat.norm == "l1":
         return skipped("hard-label", "A", "HopSkipJump is made for l2 and linf")
     by = "HopSkipJump, which sees labels only,"
-    return challenged(subject, attacks.hopskipjump, "hard-label", "A", by, cause="masked gradients", limit=20)
+    return challenged(subject, attacks.hopskipjump, "hard-label", "A", by, cause="masked gradients", first=_FEW)
 
 
 def transfer(subject: Subject) -> Check:
     """Ask whether points made on a network of one's own break what the model's own gradients did not."""
     by = "transfer from a network trained on the model's answers"
-    own = surrogate(subject.model, subject.x, subject.y, subject.threat, steps=200, seed=subject.seed)
-    attack = partial(attacks.transfer, surrogate=own)
+
+    def attack(
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int
+    ) -> attacks.AttackResult:
+        own = surrogate_of(subject)  # trained only where a survivor is left to try
+        return attacks.transfer(model, x, y, threat, surrogate=own, ids=ids, seed=seed)
+
     return challenged(subject, attack, "transfer", "A", by, cause="masked gradients")
 
 
@@ -95,9 +103,9 @@ def rises(stands: list[Tensor]) -> list[tuple[float, float]]:
 def gap(checks: Iterable[Check], subject: Subject) -> Check:
     """Ask how far everything that was tried lowers the figure together."""
     ids = sorted({i for check in checks for i in check.ids})
-    standing = len(subject.standing)
-    tried = min(standing, subject.budget.examples)
+    standing, kept = len(subject.standing), len(subject.survivors.behind)
     by = "everything that was tried, together,"
     return gain(
-        "gap", "G", "weak attack", by, broken=ids, tried=tried, standing=standing, total=subject.n, threshold=0.005
+        "gap", "G", "weak attack", by, broken=ids, tried=standing - kept, standing=standing, total=subject.n,
+        threshold=0.005,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import AttackResult, pgd
-from advreg.objectives import Objective, correct, cross_entropy
+from advreg.objectives import Objective, correct, cross_entropy, margin
 from advreg.threat import ThreatModel
 
 
@@ -18,36 +18,73 @@ class Trace:
 
     Attributes:
         loss: at the start and after each step ``(steps + 1, B)``.
+        margin: of the logits there ``(steps + 1, B)``, negative where the model was right.
         fooled: whether the model was wrong there ``(steps + 1, B)``.
         result: what the attack returned.
     """
 
     loss: Tensor
+    margin: Tensor
     fooled: Tensor
     result: AttackResult
 
 
 def traced(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int, steps: int = 40
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    ids: Tensor,
+    seed: int,
+    steps: int = 40,
+    step_size: float | None = None,
 ) -> Trace:
     """Run PGD to its end and keep what the model answered on the way.
 
-    The objective is asked once for the clean points, once at each of ``steps + 1`` iterates, and once by the judge.
+    The objective is evaluated once for the clean points, once at each of ``steps + 1`` iterates, and once to verify the result.
+
+    Args:
+        model: the original.
+        x, y: inputs ``(B, ...)`` and labels ``(B,)``.
+        threat: what the adversary may do.
+        ids: of the examples ``(B,)``.
+        seed: of the random starts.
+        steps: of PGD.
+        step_size: of PGD; its own choice if None.
     """
     losses: list[Tensor] = []
+    margins: list[Tensor] = []
     fooled: list[Tensor] = []
 
-    def heard(objective: Objective) -> Objective:
-        def listening(logits: Tensor, labels: Tensor) -> Tensor:
+    def recorded(objective: Objective) -> Objective:
+        def recording(logits: Tensor, labels: Tensor) -> Tensor:
             loss = objective(logits, labels)
             losses.append(loss.detach().clone())
+            margins.append(margin(logits.detach(), labels))
             fooled.append(~correct(logits.detach(), labels))
             return loss
 
-        return listening
+        return recording
 
     result = pgd(
-        model, x, y, threat, steps=steps, objective=heard(cross_entropy), early_stop=False,
+        model, x, y, threat, steps=steps, step_size=step_size, objective=recorded(cross_entropy), early_stop=False,
         ids=ids, seed=seed, batch_size=len(x),
     )  # fmt: skip
-    return Trace(torch.stack(losses[1 : steps + 2]), torch.stack(fooled[1 : steps + 2]), result)
+    iterates = slice(1, steps + 2)
+    return Trace(torch.stack(losses[iterates]), torch.stack(margins[iterates]), torch.stack(fooled[iterates]), result)
+
+
+def late_gain(trace: Trace, last: int = 10) -> float:
+    """Return which share of the margin that an attack gains it gains in its last steps, on average over what it did not break.
+
+    The margin does not bend as the cross-entropy does, whose last steps weigh more the nearer they come to the boundary.
+
+    Args:
+        trace: of the attack.
+        last: how many steps are late.
+    """
+    best = trace.margin.cummax(0).values
+    gained, late = best[-1] - best[0], best[-1] - best[-1 - last]
+    held = ~trace.result.broken & (gained > 0)
+    return float((late[held] / gained[held]).mean()) if bool(held.any()) else 0.0

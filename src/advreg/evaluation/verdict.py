@@ -137,7 +137,8 @@ def gain(
 ) -> Check:
     """Grade what another attack breaks of the examples that the figure counts as robust.
 
-    ``share = broken / tried * standing / total``: what the figure would lose, in points of robust accuracy.
+    ``share = broken / total``: what the figure surely loses, in points of robust accuracy. Examples that the attack did not try
+    count as robust, so that it may try the nearest to the boundary only.
 
     Args:
         name, group, cause: of the check.
@@ -156,11 +157,10 @@ def gain(
         return Check(
             name, group, "pass", 0.0, (0.0, 0.0), threshold, GAP, "nothing stands that could still fall", cause
         )
-    scale = standing / total
-    low, high = interval(len(broken), tried)
-    share = len(broken) / max(tried, 1) * scale
+    if not tried:
+        return skipped(name, group, f"{by} had nothing left to try: the attacks before broke all it was given")
+    share, ends = len(broken) / total, interval(len(broken), total)
     says = f"{by} breaks {len(broken)} of {tried} examples that the figure counts as robust"
-    ends = (low * scale, high * scale)
     return graded(
         name, group, cause, says, measured=share, threshold=threshold, limit=GAP, ends=ends, ids=broken
     )  # fmt: skip

@@ -1,0 +1,67 @@
+"""Challenges: attacks that a figure's own should not lose to, tried on what it counts as robust, nearest to the boundary first.
+
+All challengers share one sample of survivors, as the attacks of an evaluation do: each tries what those before it left. A
+challenger that breaks a fifth of what it tries goes on to as many examples behind the sample, until a failure is certain.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advreg.diagnosis.subject import Attack, Subject, run_on
+from advreg.evaluation.rows import GOING_ON
+from advreg.evaluation.verdict import GAIN, GAP, Check, gain
+from advreg.statistics import interval
+
+
+def challenged(
+    subject: Subject,
+    attack: Attack,
+    name: str,
+    group: str,
+    by: str,
+    *,
+    cause: str = "weak attack",
+    first: int | None = None,
+    threshold: float = GAIN,
+) -> Check:
+    """Try another attack on the survivors, and grade what it breaks.
+
+    Args:
+        subject: model, examples and figure.
+        attack: the challenger.
+        name, group, by, cause: of the check, as for `advreg.evaluation.verdict.gain`.
+        first: examples to begin with; all survivors of the sample if None, for an expensive attack fewer.
+        threshold: share beyond which the figure is suspect.
+    """
+    tried, broken = _pursued(subject, attack, first)
+    subject.survivors.remove(broken)
+    return gain(
+        name, group, cause, by, broken=sorted(subject.ids[broken].tolist()), tried=tried,
+        standing=len(subject.standing), total=subject.n, threshold=threshold,
+    )  # fmt: skip
+
+
+def _pursued(subject: Subject, attack: Attack, first: int | None) -> tuple[int, Tensor]:
+    """Return how many examples an attack tried, and the rows that it broke."""
+    left = subject.survivors.sample
+    rows, tried, broken = left[:first], 0, left[:0]
+    while len(rows):
+        broken = torch.cat([broken, rows[run_on(subject, attack, rows)]])
+        tried += len(rows)
+        if len(broken) < GOING_ON * tried or failed_for_certain(len(broken), subject.n):
+            break
+        waiting = left[tried : 2 * tried]
+        rows = waiting if len(waiting) else subject.survivors.extend(tried)
+    return tried, broken
+
+
+def failed_for_certain(broken: int, total: int) -> bool:
+    """Return whether so many broken examples are a failure already, whatever the others do.
+
+    Example:
+        >>> failed_for_certain(19, 200), failed_for_certain(20, 200)
+        (False, True)
+    """
+    return interval(broken, total)[0] > GAP

@@ -1,0 +1,136 @@
+"""Who challengers try, in which order, and when they stop: with attacks that break by a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advreg
+from advreg import attacks
+from advreg.diagnosis import diagnose, hygiene, surrogate
+from advreg.diagnosis.binarisation import binarisation
+from advreg.diagnosis.budget import Budget, budget_for
+from advreg.diagnosis.challenge import challenged
+from advreg.diagnosis.subject import Subject
+from advreg.evaluation import evaluate
+from advreg.evaluation.verdict import GAP
+from advreg.statistics import interval
+
+from . import planted
+from .conftest import TINY, digits
+
+
+def subject(n: int, *, budget: Budget | None = None) -> Subject:
+    """A figure under which everything stands; example i is the (7 i mod n)-th nearest to the boundary."""
+    model, right = nn.Flatten(), torch.ones(n, dtype=torch.bool)
+    x, y, ids = torch.rand(n, 1, 1, 3), torch.zeros(n, dtype=torch.int64), torch.arange(n)
+    return Subject(
+        model=model, x=x, y=y, ids=ids, right=right, stands=right, threat=advreg.ThreatModel("linf", 0.1),
+        attack=attacks.pgd, claim="pgd-40", nearness=-((7.0 * ids) % n), budget=budget or Budget(),
+    )  # fmt: skip
+
+
+def breaking(which: Set[int] | range) -> tuple[Callable[..., Any], list[list[int]]]:
+    """Return an attack that breaks these examples, and the batches of ids that it was given."""
+    given: list[list[int]] = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, threat: advreg.ThreatModel, *, ids: Tensor) -> Any:
+        given.append(ids.tolist())
+        return SimpleNamespace(broken=torch.tensor([i in which for i in ids.tolist()]), x_adv=x)
+
+    return attack, given
+
+
+def nearest(n: int, count: int) -> list[int]:
+    return sorted(range(n), key=lambda i: (7 * i) % n)[:count]
+
+
+def test_a_challenger_tries_the_nearest_and_says_what_it_broke_of_those() -> None:
+    attack, given = breaking({nearest(200, 2)[1], nearest(200, 100)[99]})
+    found = challenged(subject(200), attack, "x", "A", "it")
+    assert given == [nearest(200, 64)]
+    assert found.says == "it breaks 1 of 64 examples that the figure counts as robust"
+    assert found.measured == 1 / 200
+    assert found.interval == interval(1, 200)
+
+
+def test_challengers_share_one_list_of_survivors() -> None:
+    whole, (first, _), (second, given) = subject(200), breaking(set(nearest(200, 5))), breaking(set())
+    challenged(whole, first, "x", "A", "it")
+    challenged(whole, second, "y", "A", "it")
+    assert given == [nearest(200, 64)[5:]]
+
+
+@pytest.mark.parametrize("n", [200, 1000, 4000])
+def test_a_challenger_that_breaks_all_goes_on_until_a_failure_is_certain(n: int) -> None:
+    attack, given = breaking(range(n))
+    found = challenged(subject(n), attack, "x", "A", "it")
+    tried = sum(map(len, given))
+    assert found.verdict == "fail"
+    assert [i for batch in given for i in batch] == nearest(n, tried)
+    assert interval(tried // 2, n)[0] <= GAP or tried == 64, "half of them would not have been enough"
+
+
+def test_an_expensive_challenger_begins_with_few() -> None:
+    attack, given = breaking(set(nearest(200, 1)))
+    challenged(subject(200), attack, "x", "A", "it", first=12)
+    assert given == [nearest(200, 12)]
+
+
+def test_what_has_nothing_left_to_try_is_skipped_and_trust_needs_no_more_answers() -> None:
+    whole, (all_of_them, _), (other, given) = subject(60), breaking(range(60)), breaking(range(60))
+    challenged(whole, all_of_them, "x", "A", "it")
+    assert challenged(whole, other, "steps", "B", "it").verdict == "skipped"
+    assert given == []
+    assert hygiene.attacked("", [], whole).verdict == "pass"
+    assert hygiene.attacked("", [], subject(60)).verdict == "suspect"
+
+
+def test_binarisation_stops_when_its_grade_is_certain() -> None:
+    calls: list[int] = []
+
+    def idle(model: nn.Module, x: Tensor, y: Tensor, threat: advreg.ThreatModel) -> attacks.AttackResult:
+        calls.append(len(x))
+        return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1)
+
+    x, y = digits(20)
+    right = torch.ones(20, dtype=torch.bool)
+    whole = Subject(
+        model=planted.plain(), x=x, y=y, ids=torch.arange(20), right=right, stands=right,
+        threat=planted.BROAD, attack=idle, claim="mine", budget=Budget(),
+    )  # fmt: skip
+    assert binarisation(whole).verdict == "fail"
+    assert len(calls) == 4, "four misses of four are more than a fifth for certain"
+
+
+def test_a_surrogate_is_trained_once_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[bool] = []
+    real = surrogate.surrogate
+
+    def counted(*given: Any, adversarial: bool, **options: Any) -> nn.Module:
+        kinds.append(adversarial)
+        return real(*given, adversarial=adversarial, **{**options, "steps": 5})
+
+    monkeypatch.setattr(surrogate, "surrogate", counted)
+    budget = Budget(20, 10, 20, 10, 8, 4, 99)
+    diagnose(planted.plain(), digits(60), advreg.ThreatModel("linf", 0.03), budget=budget, adapt=True)
+    assert kinds == [True, False]
+
+
+def test_budgets_grow_with_the_examples_from_two_hundred_on() -> None:
+    assert budget_for(50) == budget_for(200) == Budget()
+    assert budget_for(500).examples == 160
+
+
+@pytest.mark.parametrize(("name", "eps"), [("plain", 0.03), pytest.param("PGD-trained", 0.1, marks=pytest.mark.slow)])
+def test_an_honest_figure_of_strong_is_trusted(name: str, eps: float, tmp_path: Any) -> None:
+    model, threat = planted.named(name).make(), advreg.ThreatModel("linf", eps)
+    evaluate(model, digits(), threat=threat, protocol="strong", out=tmp_path)
+    found = diagnose(model, digits(), threat, budget=TINY, out=tmp_path)
+    assert "strong" in found.claim
+    assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]

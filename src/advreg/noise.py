@@ -31,18 +31,23 @@ def _scramble(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
-def _integers(ids: Tensor, count: int, seed: int, stream: int) -> Tensor:
+Stream = int | Tensor
+"""One stream for all examples, or one for each, integers ``(B,)``."""
+
+
+def _integers(ids: Tensor, count: int, seed: int, stream: Stream) -> Tensor:
     """Return ``(B, count)`` integers of 24 random bits."""
     ids = ids.to(torch.int64)
     root = _scramble(torch.tensor(_signed(seed * _GOLDEN + 1), device=ids.device))
-    lane = _scramble(root + _signed((stream + 1) * _GOLDEN))
+    offset = (stream + 1) * _signed(_GOLDEN) if isinstance(stream, Tensor) else _signed((stream + 1) * _GOLDEN)
+    lane = _scramble(root + offset)
     key = _scramble(lane ^ _scramble(ids + _signed(_GOLDEN)))
     counter = torch.arange(1, count + 1, device=ids.device) * _signed(_GOLDEN)
     return _shift(_scramble(key[:, None] + counter), 64 - _BITS)
 
 
 def uniform(
-    ids: Tensor, shape: tuple[int, ...], seed: int, stream: int = 0, dtype: torch.dtype = torch.float32
+    ids: Tensor, shape: tuple[int, ...], seed: int, stream: Stream = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Return numbers uniform on [0, 1), one block of ``shape`` for each example.
 
@@ -50,7 +55,8 @@ def uniform(
         ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
         shape: shape of one example's block.
         seed: the run's seed.
-        stream: which of many independent draws of the same example (a restart, a step, an epoch).
+        stream: which of many independent draws of the same example (a restart, a step, an epoch); one number, or
+            integers ``(B,)`` with one for each example.
         dtype: floating type of the result; the values are the same in each.
 
     Returns:
@@ -66,7 +72,7 @@ def uniform(
 
 
 def normal(
-    ids: Tensor, shape: tuple[int, ...], seed: int, stream: int = 0, dtype: torch.dtype = torch.float32
+    ids: Tensor, shape: tuple[int, ...], seed: int, stream: Stream = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Return standard normal numbers, by inverting the distribution function; arguments as for `uniform`."""
     middle = (_integers(ids, math.prod(shape), seed, stream).to(torch.float64) + 0.5) * 2.0**-_BITS
@@ -74,7 +80,7 @@ def normal(
 
 
 def signs(
-    ids: Tensor, shape: tuple[int, ...], seed: int, stream: int = 0, dtype: torch.dtype = torch.float32
+    ids: Tensor, shape: tuple[int, ...], seed: int, stream: Stream = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Return -1 or +1 with equal chance; arguments as for `uniform`."""
     return torch.where(uniform(ids, shape, seed, stream) < 0.5, -1.0, 1.0).to(dtype)

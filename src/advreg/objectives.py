@@ -60,6 +60,20 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def rival_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return ``max_t z_t - z_y``, ``t`` over the rival classes in ``y``: positive only where the example is misclassified.
+
+    Args:
+        logits: ``(B, K)``.
+        y: integers ``(B, 1 + R)``: the label, then one or more rivals.
+
+    Example:
+        >>> rival_margin(torch.tensor([[4.0, 3.0, 1.0]]), torch.tensor([[0, 2]])).item()
+        -3.0
+    """
+    return logits.gather(1, y[:, 1:]).amax(1) - logits.gather(1, y[:, :1])[:, 0]
+
+
 def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the targeted ratio ``(max_t z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)``, ``t`` over the rivals in ``y``.
 
@@ -76,7 +90,7 @@ def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
     """
-    gap = logits.gather(1, y[:, 1:]).amax(1) - logits.gather(1, y[:, :1])[:, 0]
+    gap = rival_margin(logits, y)
     if not scale_free(logits.shape[1]):
         return gap
     top = logits.topk(4, dim=1).values

@@ -246,14 +246,14 @@ class ThreatModel:
         slack = 2 * torch.finfo(a.dtype).eps * max(abs(low), abs(high))  # of ``x + (high - x)``
         return ((a >= high - slack) & (g > 0)) | ((a <= low + slack) & (g < 0))
 
-    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
+    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: noise.Stream = 0) -> Tensor:
         """Return a point drawn uniformly from the ball around each ``x``, then projected into the box.
 
         Args:
             x: clean inputs ``(B, ...)``.
             ids: example ids ``(B,)``; an example's draw depends on its id, the seed and the stream only.
             seed: the run's seed.
-            stream: which of several draws, such as the restart.
+            stream: which of several draws, such as the restart; one number, or integers ``(B,)``.
         """
         shape, n = tuple(x.shape[1:]), x[0].numel()
         if self.norm == "linf":
@@ -266,7 +266,7 @@ class ThreatModel:
             direction = self._uniform_l1(x, ids, seed, stream)
         return self.project(x + self.radii(x) * direction, x)
 
-    def _uniform_l1(self, x: Tensor, ids: Tensor, seed: int, stream: int) -> Tensor:
+    def _uniform_l1(self, x: Tensor, ids: Tensor, seed: int, stream: noise.Stream) -> Tensor:
         """Draw from the unit l1 ball: signed exponentials over the sum of one more of them."""
         n = x[0].numel()
         draws = -torch.log1p(-noise.uniform(ids, (n + 1,), seed, 2 * stream, torch.float64))

@@ -7,6 +7,7 @@ from advreg.attacks.gradient import craft, fgsm, mifgsm, nifgsm, pgd
 from advreg.attacks.judge import verify
 from advreg.attacks.minimal import bisected, carlini, ddn, deepfool, fab, fmn, nearest, tightened
 from advreg.attacks.result import AttackResult, Crafted
+from advreg.attacks.shrinking_pgd import shrinking_pgd
 
 __all__ = [
     "AttackResult",
@@ -28,6 +29,7 @@ __all__ = [
     "nifgsm",
     "pgd",
     "random_search",
+    "shrinking_pgd",
     "spsa",
     "square",
     "tightened",

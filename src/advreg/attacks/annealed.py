@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from advreg.attacks.apgd import rivals
-from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, refuse_counts, search
+from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, owners, refuse_counts, search
 from advreg.attacks.gradient import Start, started
 from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
+from advreg.noise import Stream
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
+
+FILL = 64
+"""Rows below which restarts are stacked: a step costs a third as much a row at 64 rows as at 8."""
 
 
 def cosine_step(steps: int) -> Rule:
@@ -59,7 +64,6 @@ def annealed(
         An `AttackResult`, judged by the original model.
 
     Example:
-        >>> import torch
         >>> model = torch.nn.Linear(4, 3).eval()
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> annealed(model, x, y, ThreatModel("linf", 1e-6), steps=5).backwards <= 2 * 5
@@ -70,16 +74,22 @@ def annealed(
     refuse_counts(steps=steps)
     ask, rule = Ask(bind_dtype(model, x), objective), cosine_step(steps)
 
-    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        origin = started(start, x, threat, ids, seed, restart)
-        if not targets:
-            return climb(ask, x, y, threat, origin, rule, steps, early_stop=True)
-        rival = 1 + restart % targets
-        if rival >= y.shape[1]:  # the model has no such class: nothing found, nothing spent
+    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
+        aimed = at_rival(y, restart, targets) if targets else y
+        if aimed is None:
             return Scoreboard(ask, x, y, threat).result()
-        return climb(ask, x, y[:, [0, rival]], threat, origin, rule, steps, early_stop=True)
+        origin = started(start, x, threat, ids, seed, restart)
+        return climb(ask, x, aimed, threat, origin, rule, steps, early_stop=True, owner=owners(restart))
 
     return search(
         ask, x, y, threat, attempt, restarts=max(targets, 1) * restarts,
-        ids=ids, batch_size=batch_size, aim=rivals(targets) if targets else as_labelled,
+        ids=ids, batch_size=batch_size, aim=rivals(targets) if targets else as_labelled, fill=FILL,
     )  # fmt: skip
+
+
+def at_rival(y: Tensor, restart: Stream, targets: int) -> Tensor | None:
+    """Return labels with the rival of this restart, ``(B, 2)``; None where the model has no such class."""
+    column = torch.as_tensor(1 + restart % targets, device=y.device).expand(len(y))
+    if int(column.min()) >= y.shape[1]:
+        return None
+    return torch.cat([y[:, :1], y.gather(1, column.clamp_max(y.shape[1] - 1)[:, None])], 1)

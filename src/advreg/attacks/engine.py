@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from advreg.attacks.judge import (
 )
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import ConfigError, DataError, ModelError
+from advreg.noise import Stream
 from advreg.objectives import Objective, fooled, negated, ranked
 from advreg.threat import ThreatModel, per_example
 
@@ -186,10 +188,13 @@ def asked(ask: Ask, state: State, *, gradient: bool) -> State:
 
 
 class Scoreboard:
-    """Where a climb writes what the judge confirmed, and counts what it spent, example by example."""
+    """Where a climb writes what the judge confirmed, and counts what it spent, row by row.
 
-    def __init__(self, ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
-        self.ask, self.x, self.y, self.threat = ask, x, y, threat
+    Rows with equal entries in ``owner`` are attempts on one example: when one is confirmed, all of them leave.
+    """
+
+    def __init__(self, ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
+        self.ask, self.x, self.y, self.threat, self.owner = ask, x, y, threat, owner
         self.x_adv = x.clone()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -221,6 +226,9 @@ class Scoreboard:
         confirmed = self.submit(state.rows[proposed], state.best[proposed])
         keep = torch.ones(len(state.rows), dtype=torch.bool, device=state.rows.device)
         keep[proposed[confirmed]] = False
+        if self.owner is not None:
+            done = self.owner[state.rows[proposed[confirmed]]]
+            keep &= ~torch.isin(self.owner[state.rows], done)
         forgotten = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
         return forgotten.select(keep.nonzero()[:, 0])
 
@@ -240,12 +248,13 @@ def climb(
     steps: int,
     *,
     early_stop: bool,
+    owner: Tensor | None = None,
 ) -> AttackResult:
     """Run one attempt: ``steps`` queries with a gradient, one without at the last iterate, and the judge's at the best.
 
     Cost for an example that stands: ``steps + 2`` forwards and ``steps`` backwards, times the EOT samples but for the judge.
     """
-    board = Scoreboard(ask, x, y, threat)
+    board = Scoreboard(ask, x, y, threat, owner)
     state = begin(x, y, threat, start)
     for k in range(steps + 1):
         gradient = k < steps
@@ -261,8 +270,11 @@ def climb(
     return board.result()
 
 
-Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, int], AttackResult]
-"""``(x, y, threat, ids, restart) -> result``: one attempt on a batch."""
+Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, Any], AttackResult]
+"""``(x, y, threat, ids, restart) -> result``: one attempt on a batch.
+
+``restart`` is a number, or integers ``(B,)`` where restarts are stacked as rows (see `search`).
+"""
 
 Aim = Callable[[Tensor, Tensor], Tensor]
 """``(clean logits (B, K), y) -> y``: the labels that attempts get, for attacks that choose classes by the clean logits."""
@@ -285,6 +297,7 @@ def search(
     early_stop: bool = True,
     batch_size: int = 512,
     aim: Aim = as_labelled,
+    fill: int = 1,
 ) -> AttackResult:
     """Judge the clean points (they are inside every threat model), then attempt again and again on what stands.
 
@@ -299,6 +312,8 @@ def search(
         early_stop: whether a broken example leaves at once.
         batch_size: examples under attack at a time.
         aim: what attempts get for ``y``, from the logits of the clean points, which the judge had to compute anyway.
+        fill: rows that a batch should have: where fewer examples are left, several restarts run at once as rows of one
+            batch, which takes less time for the same passes. The attempt must then take a tensor as ``restart``.
 
     Returns:
         The worst case over the clean point and all attempts.
@@ -318,7 +333,7 @@ def search(
         ids = torch.arange(len(x)) if ids is None else ids
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
-            parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim))
+            parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim, fill))
     return concatenate(parts)
 
 
@@ -329,16 +344,44 @@ def _search_chunk(
     restarts: int,
     early_stop: bool,
     aim: Aim,
+    fill: int,
 ) -> AttackResult:
     x, y, threat, ids = part
     result, y = _clean_points(ask, x, y, threat, aim)
-    for restart in range(restarts):
-        standing = ~result.broken if early_stop else torch.ones_like(result.broken)
-        rows = standing.nonzero()[:, 0]
-        if len(rows):
-            found = attempt(x[rows], y[rows], threat.select(rows), ids[rows], restart)
+    first = 0
+    while first < restarts:
+        rows = (~result.broken if early_stop else torch.ones_like(result.broken)).nonzero()[:, 0]
+        if not len(rows):
+            break
+        count = min(
+            restarts - first, max(1, fill // len(rows)), max(1, first)
+        )  # at most as many again: the first break most
+        survivors = x[rows], y[rows], threat.select(rows), ids[rows]
+        for found in _stacked(attempt, survivors, range(first, first + count)):
             result = result.improved_by(found, rows)
+        first += count
     return result
+
+
+def _stacked(
+    attempt: Attempt, examples: tuple[Tensor, Tensor, ThreatModel, Tensor], restarts: range
+) -> list[AttackResult]:
+    """Return the results of several restarts, run as rows of one batch; a single one runs as it is."""
+    x, y, threat, ids = examples
+    if len(restarts) == 1:
+        return [attempt(x, y, threat, ids, restarts[0])]
+    rows = torch.arange(len(x), device=x.device).repeat(len(restarts))
+    restart = torch.tensor(restarts, device=x.device).repeat_interleave(len(x))
+    found = attempt(x[rows], y[rows], threat.select(rows), ids[rows], restart)
+    return [found.select(part) for part in torch.split(torch.arange(len(rows), device=x.device), len(x))]
+
+
+def owners(restart: Stream) -> Tensor | None:
+    """Return which example each row of stacked restarts belongs to, ``(B,)``; None where nothing is stacked."""
+    if not isinstance(restart, Tensor):
+        return None
+    examples = int((restart == restart[0]).sum())
+    return torch.arange(len(restart), device=restart.device) % examples
 
 
 def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim) -> tuple[AttackResult, Tensor]:

@@ -13,6 +13,7 @@ from advreg.attacks.engine import Ask, Attempt, Rule, State, as_labels, begin, c
 from advreg.attacks.judge import Model, as_points, bind_dtype, logits_of, original
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
+from advreg.noise import Stream
 from advreg.objectives import Objective, cross_entropy, probability_margin
 from advreg.threat import ThreatModel, per_example
 
@@ -22,7 +23,7 @@ _NEAR = 0.9
 """Lead in probability below which a fast target's work is gone over: about a tenth of what stands on robust networks."""
 
 
-def started(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
+def started(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: Stream = 0) -> Tensor:
     """Return where an attempt begins: the clean point, or a point drawn uniformly from the ball.
 
     Raises:

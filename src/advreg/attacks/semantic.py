@@ -177,7 +177,7 @@ class MaskThreat(ThreatModel):
         outside = torch.where(self.mask, 0.0, (a.double() - x.double()).abs())
         return super().contains(a, x, tol) & (outside <= tol * self.width).flatten(1).all(1)
 
-    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
+    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: noise.Stream = 0) -> Tensor:
         """Return ``x`` with values drawn uniformly from the box inside the mask."""
         u = noise.uniform(ids, tuple(x.shape[1:]), seed, stream, x.dtype)
         return self.project(self.box[0] + self.width * u, x)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 
-from advreg import ThreatModel
+from advreg import ThreatModel, load_data, load_model
 from advreg.attacks import pgd
 from advreg.attacks.blackbox import square, window_share
 from advreg.attacks.blackbox.windows import Grid, bumps, put, take
@@ -101,18 +102,50 @@ def test_linf_starts_with_stripes_and_repaints_one_window_of_each_example() -> N
     assert max(different) > 4  # every example has a window of its own
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_l2_and_l1_change_two_windows_and_stay_at_the_edge_of_the_ball(norm: str) -> None:
-    x = torch.full((4, 2, 10, 10), 0.5, dtype=torch.float64)
-    recorder, threat = Recorder(), ThreatModel(norm, 0.5)
-    square(recorder, x, torch.zeros(4, dtype=torch.int64), threat, queries=600)
+def points_asked(norm: str, channels: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return the clean inputs, the start and the points that Square asks a model which nothing changes."""
+    x = torch.full((4, channels, 10, 10), 0.5, dtype=torch.float64)
+    recorder = Recorder()
+    square(recorder, x, torch.zeros(4, dtype=torch.int64), ThreatModel(norm, 0.5), queries=600)
     _, start, *asked, _ = recorder.seen
+    return x, start, asked
+
+
+@pytest.mark.parametrize(("norm", "channels"), [("l2", 2), ("l1", 1)])
+def test_square_l2_and_l1_change_two_windows(norm: str, channels: int) -> None:
+    _, start, asked = points_asked(norm, channels)
     for k, point in enumerate(asked):
-        torch.testing.assert_close(threat.distance(point, x), torch.full((4,), 0.5, dtype=torch.float64))
-        side = Grid(2, 10, 10).window(window_share(k))[0]
+        side = Grid(channels, 10, 10).odd_window(window_share(k))[0]
         moved = ((point - start).abs() > 1e-9).any(1).flatten(1).sum(1)
         assert (moved <= 2 * side**2).all()
         assert (moved > 0).all()
+
+
+@pytest.mark.parametrize(("norm", "channels"), [("l2", 2), ("l1", 1), ("l1", 3)])
+def test_square_l2_and_l1_use_the_whole_budget(norm: str, channels: int) -> None:
+    x, start, asked = points_asked(norm, channels)
+    for point in [start, *asked]:
+        torch.testing.assert_close(
+            ThreatModel(norm, 0.5).distance(point, x), torch.full((4,), 0.5, dtype=torch.float64)
+        )
+
+
+def test_square_l1_breaks_as_much_as_the_reference(shared: Path) -> None:
+    """The published program breaks 6 of these 16 with each of two seeds."""
+    model = load_model("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
+    x, y = load_data("mnist")[1].tensors(n=16)
+    broken = [
+        int(square(model, x, y, ThreatModel("l1", 6.0), queries=1000, seed=seed).broken.sum()) for seed in (1, 2, 3)
+    ]
+    assert sum(broken) >= 14
+
+
+def test_l1_bumps_are_steeper_and_of_unit_length() -> None:
+    for order, falloff in ((1, 4), (2, 2)):
+        pattern = bumps(1, 7, order)[0]
+        torch.testing.assert_close(pattern.norm(p=order), torch.tensor(1.0, dtype=torch.float64))
+        rise = [sum((j + 1.0) ** -falloff for j in range(m, 3)) for m in range(3)]  # rings of the longer half, by hand
+        torch.testing.assert_close(pattern[5] / pattern[4], torch.tensor(rise[0] / rise[1], dtype=torch.float64))
 
 
 def test_the_margin_never_falls() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 
+Attack = Callable[..., AttackResult]
+
 _START = 1 << 40  # the lane of the starting points
 _FADING = 0.999  # what a window held weighs a little less than the new bump, lest the two cancel
 _TILES = 5  # bumps along a side of the starting point
@@ -32,6 +35,7 @@ def square(
     queries: int = 5000,
     p: float = 0.8,
     rescale: bool = False,
+    warm_start: Attack | None = None,
     restarts: int = 1,
     targeted: bool = False,
     early_stop: bool = True,
@@ -42,11 +46,12 @@ def square(
     """Attack by random search: change one window of the input at a time, keep the change if the margin rose.
 
     linf: the start is vertical stripes of ``+-eps``, a query repaints one window with ``+-eps`` in each channel. l2, l1: the
-    start is a tiling of bumps, a query moves the mass of two windows into a new bump in one of them. Windows shrink as the
-    search goes on (`window_share`). Every example has windows of its own, so its result does not depend on its batch.
+    start is a tiling of bumps, a query moves the mass of two windows into a new bump in one of them. In l2 the offset is
+    stretched to length eps; in l1 the longer raw offset is projected onto ball and box exactly. Windows shrink as the search
+    goes on (`window_share`). Every example has windows of its own, so its result does not depend on its batch.
 
-    An example that stands costs ``restarts * (queries + 1) + 1`` forwards: the queries, the judge's at the best point of each
-    restart, and the clean point.
+    An example that survives costs ``restarts * (queries + 1) + 1`` forwards: the queries, the verification of the best point
+    of each restart, and the clean point; with ``warm_start``, also what that attack costs.
 
     Args:
         model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
@@ -56,7 +61,9 @@ def square(
         queries: forwards an attempt may spend on an example, the starting point among them.
         p: share of the input that the first windows cover.
         rescale: whether the windows shrink in proportion to ``queries`` (the schedule is made for 10,000).
-        restarts: attempts, each on the examples that still stand.
+        warm_start: an attack ``(model, x, y, threat, *, ids, seed)``; the search begins at its end points instead of at
+            stripes or bumps. After a gradient attack it finds what is left for a third of the queries.
+        restarts: attempts, each on the examples that survive.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether a broken example leaves at once, or its margin is raised to the end.
         ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
@@ -86,9 +93,28 @@ def square(
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         make = _repainting if threat.norm == "linf" else _moving
         propose = make(Grid.of(x), p, budget, seed, restart)
-        return walk(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
+        if warm_start is None:
+            return walk(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
+        first = warm_start(model, x, y, threat, ids=ids, seed=seed + restart)
+        rows = (~first.broken).nonzero()[:, 0] if early_stop else torch.arange(len(x), device=x.device)
+        if not len(rows):
+            return first
+        propose = _begun_at(first.x_adv[rows], propose)
+        found = walk(ask, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries, early_stop=early_stop)
+        unranked = first.loss.index_fill(0, rows, -torch.inf)  # the two attacks may maximise different objectives
+        return replace(first, loss=unranked).improved_by(found, rows)
 
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+
+
+def _begun_at(start: Tensor, propose: Proposal) -> Proposal:
+    """Return the same proposal, its first point replaced."""
+
+    def begun(state: Walk, k: int) -> Walk:
+        state = propose(state, k)
+        return state if k else replace(state, adv=start)
+
+    return begun
 
 
 def _repainting(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
@@ -126,27 +152,47 @@ def _moving(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -
 
     def propose(state: Walk, k: int) -> Walk:
         if k == 0:
-            return replace(state, adv=_inside(state, _tiled(state, grid, seed, restart)))
+            return replace(state, adv=_in_ball(state, _tiled(state, grid, seed, restart)))
         state = drawn(state, k - 1, 5 + grid.channels, seed, restart)
-        return replace(state, adv=_inside(state, _moved(state, grid, grid.window(window_share(k - 1, p, budget)))))
+        size = grid.odd_window(window_share(k - 1, p, budget))
+        move = _moved_l1 if state.threat.norm == "l1" else _moved_l2
+        return replace(state, adv=_in_ball(state, move(state, grid, size)))
 
     return propose
 
 
-def _moved(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
-    """Return offsets ``(B, C, cells)`` with two windows emptied and one of them filled with what both held, and the unused."""
-    u, order = state.memory["now"], 1 if state.threat.norm == "l1" else 2
-    delta = grid.planes(state.best - state.x)
+def _moved_l2(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
+    """Return offsets ``(B, C, cells)``: two windows emptied, one filled with what both held in each channel, and the unused."""
+    delta, here, emptied = _emptied(state, grid, size)
+    held = _power(delta, 2)
+    unused = state.threat.radii(state.x).view(-1, 1, 1).square() - held.sum(1, keepdim=True)
+    mass = held - _power(emptied, 2) + unused.clamp_min(0.0) / grid.channels
+    return put(emptied, here, _bump(state, delta, here, size, 2) * mass.clamp_min(0.0).sqrt())
+
+
+def _moved_l1(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
+    """Return offsets ``(B, C, cells)`` to be projected: as in l2, but a channel's new window holds ``C`` times as much."""
+    delta, here, emptied = _emptied(state, grid, size)
+    held = _power(delta, 1)
+    unused = (state.threat.radii(state.x).view(-1, 1, 1) - held.sum(1, keepdim=True)).clamp_min(0.0)
+    mass = unused + grid.channels * (held - _power(emptied, 1))
+    return put(emptied, here, _bump(state, delta, here, size, 1) * mass)
+
+
+def _emptied(state: Walk, grid: Grid, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the offsets ``(B, C, cells)``, the cells of one window, and the offsets with it and another window emptied."""
+    u, delta = state.memory["now"], grid.planes(state.best - state.x)
     here, there = grid.place(u[:, 0:2], size), grid.place(u[:, 2:4], size)
-    emptied = put(put(delta, here, 0.0), there, 0.0)
-    held = _power(delta, order)
-    full = state.threat.radii(state.x).view(-1, 1, 1) ** order
-    unused = full - held.sum(1, keepdim=True)
-    mass = held - _power(emptied, order) + unused.clamp_min(0.0) / grid.channels
-    pattern = bumps(*size).to(delta)[(u[:, 4] < 0.5).long()][:, None]
-    fresh, old = torch.where(u[:, 5:, None] < 0.5, pattern, -pattern), take(delta, here)
-    fresh = fresh / _length(fresh, order) + _FADING * old / _length(old, order)
-    return put(emptied, here, fresh * (mass.clamp_min(0.0) ** (1 / order) / _length(fresh, order)))
+    return delta, here, put(put(delta, here, 0.0), there, 0.0)
+
+
+def _bump(state: Walk, delta: Tensor, here: Tensor, size: tuple[int, int], order: int) -> Tensor:
+    """Return a new window of unit length ``(B, C, cells)``: a signed bump on top of what the window held."""
+    u = state.memory["now"]
+    pattern = bumps(*size, order).to(delta)[(u[:, 4] < 0.5).long()][:, None]
+    old = take(delta, here)
+    fresh = torch.where(u[:, 5:, None] < 0.5, pattern, -pattern) + _FADING * old / _length(old, order)
+    return fresh / _length(fresh, order)
 
 
 def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
@@ -154,19 +200,21 @@ def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
     height, width = max(grid.height // _TILES, 1), max(grid.width // _TILES, 1)
     down, right = grid.height // height, grid.width // width
     u = noise.uniform(state.ids, (1 + grid.channels, down, right), seed, _START + restart)
-    pattern = bumps(height, width).to(state.x)[(u[:, 0] < 0.5).long()]  # (B, down, right, cells of a tile)
+    order = 1 if state.threat.norm == "l1" else 2
+    pattern = bumps(height, width, order).to(state.x)[(u[:, 0] < 0.5).long()]  # (B, down, right, cells of a tile)
     signed = torch.where(u[:, 1:, :, :, None] < 0.5, pattern[:, None], -pattern[:, None])
     tiles = signed.view(*signed.shape[:4], height, width).transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    padded = F.pad(tiles, (0, grid.width - right * width, 0, grid.height - down * height))
+    left, top = (grid.width - right * width) // 2, (grid.height - down * height) // 2
+    padded = F.pad(tiles, (left, grid.width - right * width - left, top, grid.height - down * height - top))
     return grid.planes(padded)
 
 
-def _inside(state: Walk, delta: Tensor) -> Tensor:
-    """Return ``x + delta``, stretched to the edge of the ball and kept inside ball and box."""
-    flat = delta.flatten(1)
-    length = _length(flat, 1 if state.threat.norm == "l1" else 2)
-    offset = (flat / length).view_as(state.x) * state.threat.radii(state.x)
-    return state.threat.project(state.x + offset, state.x)
+def _in_ball(state: Walk, delta: Tensor) -> Tensor:
+    """Return ``x + delta`` in ball and box: stretched to length eps in l2, projected as it is in l1."""
+    offset = delta.flatten(1)
+    if state.threat.norm == "l2":
+        offset = offset / _length(offset, 2) * state.threat.radii(state.x).flatten(1)
+    return state.threat.project(state.x + offset.view_as(state.x), state.x)
 
 
 def _power(v: Tensor, order: int) -> Tensor:

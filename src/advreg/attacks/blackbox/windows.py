@@ -67,6 +67,16 @@ class Grid:
             return min(round(area / self.width), self.height), self.width
         return side, side
 
+    def odd_window(self, share: float) -> tuple[int, int]:
+        """Return a window for bumps: sides odd and at least 3, as published for l2 and l1, and never beyond the plane.
+
+        Example:
+            >>> Grid.of(torch.zeros(5, 1, 28, 28)).odd_window(0.02), Grid.of(torch.zeros(5, 30)).odd_window(0.2)
+            ((5, 5), (1, 7))
+        """
+        height, width = (max(side, 3) // 2 * 2 + 1 for side in self.window(share))
+        return min(height, self.height), min(width, self.width)
+
     def place(self, u: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the cells of a window of this size for each example: ``(B, 1, height * width)``.
 
@@ -93,24 +103,30 @@ def put(planes: Tensor, cells: Tensor, values: Tensor | float) -> Tensor:
     return planes.scatter(2, index, filled)
 
 
-def _hill(height: int, width: int) -> Tensor:
-    """Return concentric rings that rise towards the middle: ring ``m`` is ``sum_{j >= m} 1 / (j + 1)^2`` high."""
+def _hill(height: int, width: int, falloff: int) -> Tensor:
+    """Return concentric rings that rise towards the middle: ring ``m`` is ``sum_{j >= m} (j + 1)^-falloff`` high."""
     down = (torch.arange(height) - height // 2).abs()
     right = (torch.arange(width) - width // 2).abs()
     ring = torch.maximum(down[:, None], right[None])
-    terms = 1.0 / (torch.arange(int(ring.max()) + 1, dtype=torch.float64) + 1).square()
+    terms = (torch.arange(int(ring.max()) + 1, dtype=torch.float64) + 1) ** -falloff
     return terms.flip(0).cumsum(0).flip(0)[ring]
 
 
 @cache
-def bumps(height: int, width: int) -> Tensor:
-    """Return two patterns ``(2, height * width)``: a hill and a hole beside it, and a hill and a hole below it."""
+def bumps(height: int, width: int, order: int = 2) -> Tensor:
+    """Return two patterns ``(2, height * width)`` of unit length: a hill and a hole beside it, and a hill and a hole below it.
+
+    Args:
+        height, width: of the window.
+        order: 2 for l2, 1 for l1, where hills are steeper: their rings fall off by the fourth power instead of the second.
+    """
     patterns = []
     for wanted in (0, 1):
         axis = wanted if (height, width)[wanted] > 1 else 1 - wanted
         length = (height, width)[axis]
         halves = [n for n in (length // 2, length - length // 2) if n]
-        parts = [_hill(*((n, width) if axis == 0 else (height, n))) for n in halves]
-        signed = [part / part.norm() * (1 - 2 * k) for k, part in enumerate(parts)]
-        patterns.append(torch.cat(signed, axis).flatten())
+        parts = [_hill(*((n, width) if axis == 0 else (height, n)), 2 if order == 2 else 4) for n in halves]
+        signed = [part / part.norm(p=order) * (1 - 2 * k) for k, part in enumerate(parts)]
+        whole = torch.cat(signed, axis).flatten()
+        patterns.append(whole / whole.norm(p=order))
     return torch.stack(patterns)

@@ -1,0 +1,124 @@
+"""PGD through shrinking balls: begin far outside the threat model, where the loss has a slope, and come in by stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.annealed import FILL, cosine_step
+from advreg.attacks.apgd_l1 import sparse_rule
+from advreg.attacks.engine import Ask, Rule, begin, climb, owners, query, search
+from advreg.attacks.judge import Model
+from advreg.attacks.result import AttackResult
+from advreg.errors import ConfigError
+from advreg.noise import Stream
+from advreg.objectives import Objective, margin
+from advreg.threat import ThreatModel
+
+Schedule = Sequence[tuple[float, int]]
+"""Stages as ``(multiple of eps, steps)``, the last at multiple 1."""
+
+SCHEDULE: Schedule = ((16, 5), (8, 5), (4, 5), (2, 5), (1, 8))
+
+
+def shrinking_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    schedule: Schedule = SCHEDULE,
+    restarts: int = 4,
+    objective: Objective = margin,
+    targeted: bool = False,
+    early_stop: bool = True,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> AttackResult:
+    """Attack by PGD in balls of 16, 8, 4, 2 and 1 eps in turn, each stage from the end of the one before.
+
+    In l2 and l1 a robust network is often flat around the clean point: attacks that start inside the ball see no slope, and
+    more steps or restarts do not help. A random start in a ball of 16 eps finds a slope, and each smaller ball keeps what was
+    found. Steps shrink along a cosine within a stage; in l1 they are Auto-PGD's sparse steps. Only points of the last stage,
+    inside eps, are verified.
+
+    An example that survives costs ``1 + restarts (S + 2)`` forwards and ``restarts S`` backwards, S the steps of all stages.
+
+    Args:
+        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast copy proposes, its original verifies.
+        x: clean inputs ``(B, ...)`` in the threat's box.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if targeted.
+        threat: norm, eps (a number, or one for each example) and box. In linf, where the wider start gains nothing, a ball is
+            never wider than the box.
+        schedule: stages as ``(multiple of eps, steps)``, the last at multiple 1.
+        restarts: attempts, each on the examples that survive.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether a broken example leaves at once, or is attacked to the end.
+        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the random starts.
+        batch_size: examples under attack at a time.
+
+    Returns:
+        An `AttackResult`, verified on the original model.
+
+    Raises:
+        ModelError: train mode, no gradient path, wrong output.
+        DataError: inputs that do not fit the box or the labels.
+        ConfigError: a schedule without steps or whose last stage is not at multiple 1, or restarts below 1.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3).eval()
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> result = shrinking_pgd(model, x, y, ThreatModel("l2", 0.1))
+        >>> bool((result.distance <= 0.1).all())
+        True
+
+    Reference: the wider balls follow Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
+    classifiers", ICML 2021, arXiv:2103.01208, who begin at 3 eps in l1.
+    """
+    _check_schedule(schedule)
+    ask = Ask(model, objective, targeted)
+
+    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
+        point = wider(threat, schedule[0][0]).random_start(x, ids, seed, restart)
+        for multiple, steps in schedule[:-1]:
+            point = last_iterate(ask, x, y, wider(threat, multiple), point, steps)
+        steps, start = schedule[-1][1], threat.project(point, x)
+        rule, owner = _rule(threat, steps), owners(restart)
+        found = climb(ask, x, y, threat, start, rule, steps, early_stop=early_stop, owner=owner)
+        return replace(found, cost=found.cost + sum(steps for _, steps in schedule[:-1]))
+
+    return search(
+        ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size, fill=FILL
+    )
+
+
+def _check_schedule(schedule: Schedule) -> None:
+    if not schedule or schedule[-1][0] != 1 or any(multiple <= 0 or steps < 1 for multiple, steps in schedule):
+        raise ConfigError(
+            f"schedule is {schedule}; give pairs (multiple of eps, steps), steps 1 or more, the last multiple 1"
+        )
+
+
+def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
+    """Return the threat model with a multiple of its eps; in linf never wider than the box."""
+    eps = torch.as_tensor(threat.eps, dtype=torch.float64) * multiple
+    return threat.with_eps(eps.clamp_max(threat.box[1] - threat.box[0]) if threat.norm == "linf" else eps)
+
+
+def last_iterate(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
+    """Return the point after some steps in this threat model; nothing is verified there."""
+    state, rule = begin(x, y, threat, threat.project(point, x)), _rule(threat, steps)
+    for k in range(steps):
+        _, loss, grad = query(ask, state.adv, y)
+        state = rule(replace(state, loss=loss, grad=grad), k)
+    return state.adv
+
+
+def _rule(threat: ThreatModel, steps: int) -> Rule:
+    return sparse_rule(steps, warm=True) if threat.norm == "l1" else cosine_step(steps)

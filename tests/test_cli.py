@@ -148,7 +148,7 @@ def completing(environment: dict[str, str]) -> str:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("measured") / "net"
-    write_evaluation(folder, results("linf-0.1-quick@1", "linf", 0.1, 0.5), shown=0)
+    write_evaluation(folder, results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
     return folder
 
 

@@ -28,7 +28,7 @@ def invoke(*arguments: object) -> tuple[int, str]:
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    write_evaluation(tmp_path / "net", results("linf-0.1-quick@1", "linf", 0.1, 0.5), shown=0)
+    write_evaluation(tmp_path / "net", results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
     return tmp_path / "net"
 
 
@@ -44,7 +44,7 @@ def test_a_figure_below_its_threshold_is_status_one(measured: Path, tmp_path: Pa
 
 
 def test_a_figure_that_its_diagnosis_calls_unreliable_is_status_one(measured: Path) -> None:
-    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": "linf-0.1-quick@1", "n": 10}
+    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": "linf-0.1-quick@2", "n": 10}
     (measured / "diagnosis.json").write_text(json.dumps(told | {"robust_accuracy": 0.5}))
     status, said = invoke("report", measured, "--fail-under", "robust=0.1", "--json")
     assert status == 1

@@ -15,7 +15,7 @@ from torch import nn
 from advreg.errors import RunError
 from advreg.runs import Ledger, RunFolder, files
 
-IDENTITY = {"model": "m1", "protocol": "linf-0.3-quick@1", "data": "d1"}
+IDENTITY = {"model": "m1", "protocol": "linf-0.3-quick@2", "data": "d1"}
 
 
 @pytest.fixture

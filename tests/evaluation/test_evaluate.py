@@ -116,7 +116,7 @@ def test_a_finished_evaluation_is_read_and_not_run_again(tmp_path) -> None:
     assert second.robust_accuracy == first.robust_accuracy
     assert second.seconds == pytest.approx(first.seconds, abs=1e-3)
     assert count.forwards < 450  # the checks, the flags and the pictures, no attack: PGD alone would be 2,000
-    stored = json.loads((tmp_path / "evaluation/linf-0.02-quick@1/results.json").read_text())
+    stored = json.loads((tmp_path / "evaluation/linf-0.02-quick@2/results.json").read_text())
     assert stored["robust_accuracy"] == first.robust_accuracy
     assert stored["schema"] == "advreg/results@1"
 
@@ -246,7 +246,7 @@ def test_nan_on_clean_inputs_is_refused(tmp_path) -> None:
 
 def test_the_curve_never_rises_and_meets_the_evaluation() -> None:
     x, y = batch(100)
-    curve = robustness_curve(small_cnn(), (x, y), norm="linf", eps=[0.05, 0.0, 0.02, 0.01], steps=20)
+    curve = robustness_curve(small_cnn(), (x, y), norm="linf", eps=[0.05, 0.0, 0.02, 0.01])
     accuracies = [p.robust_accuracy for p in curve.points]
     assert [p.eps for p in curve.points] == [0.0, 0.01, 0.02, 0.05]
     assert accuracies == sorted(accuracies, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -144,7 +145,7 @@ def test_what_a_black_box_breaks_alone_is_the_gain() -> None:
     masked = evaluate(Stepped().eval(), (x, y), threat=ThreatModel("linf", 0.1), protocol=own)
     assert masked.flags["black_box_gain"] > 0.1
     assert masked.flags["black_box_gain"] == pytest.approx(masked.by_attack[1].broken / 60)
-    assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="quick").flags["black_box_gain"] is None
+    assert evaluate(small_cnn(), (x, y), threat=THREAT, protocol="basic").flags["black_box_gain"] is None
 
 
 @pytest.mark.parametrize("order", [("pgd", "square", "apgd"), ("pgd", "square"), ("square", "pgd")])
@@ -168,8 +169,8 @@ def centred(x: Tensor) -> nn.Module:
 
 def test_a_verdict_needs_something_to_compare_and_a_doubt_does_not(tmp_path) -> None:
     x, y = batch(60)
-    quick = evaluate(centred(x), (x, centred(x)(x).argmax(1)), threat=THREAT, protocol="quick")
-    assert quick.verdict is None
+    basic = evaluate(centred(x), (x, centred(x)(x).argmax(1)), threat=THREAT, protocol="basic")
+    assert basic.verdict is None
     several = centred(x)
     data = x, several(x).argmax(1)
     honest = evaluate(several, data, threat=ThreatModel("linf", 0.005), protocol="strong", out=tmp_path)
@@ -191,7 +192,7 @@ def test_a_model_that_fails_under_attack_is_one_line() -> None:
     with pytest.raises(ModelError) as refused:
         evaluate(Choosy().eval(), batch(30), threat=THREAT, protocol="quick")
     assert str(refused.value) == (
-        "the model failed under attack (pgd-40, examples 1 to 29): ValueError: no gradients here"
+        "the model failed under attack (annealed-ce, examples 1 to 29): ValueError: no gradients here"
     )
 
 
@@ -278,14 +279,15 @@ def test_a_named_attack_of_ones_own_follows_a_protocol(tmp_path, monkeypatch: py
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_verdicts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = batch(200)
-    whole = evaluate(small_cnn(), (x, y), threat=THREAT)
+    pgd_40 = Protocol("own", 1, (Stage("pgd-40", functools.partial(attacks.pgd, steps=40)),))
+    whole = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=pgd_40)
 
     def greedy(model, x, y, threat, **options):
         if len(x) > 60:
             raise torch.OutOfMemoryError("out of memory")
         return attacks.pgd(model, x, y, threat, steps=40, **options)
 
-    halved = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=Protocol("quick", 1, (Stage("pgd-40", greedy),)))
+    halved = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=Protocol("own", 1, (Stage("pgd-40", greedy),)))
     assert halved.flags["batch"] <= 60
     assert torch.equal(halved.broken, whole.broken)
 

@@ -38,7 +38,7 @@ with joined() as ranks:
         calls.append(at)
         if sys.argv[2] == "die" and ranks.rank == 1 and len(calls) == 2:
             import os; os._exit(9)
-    found = evaluate(small_cnn(), batch(700), threat=ThreatModel("linf", 0.02), protocol="basic", out=sys.argv[1],
+    found = evaluate(small_cnn(), batch(1300), threat=ThreatModel("linf", 0.02), protocol="basic", out=sys.argv[1],
                      ranks=ranks, on_progress=watch)
     print(ranks.rank, found.robust_accuracy, found.forwards, found.backwards, flush=True)
 """
@@ -56,7 +56,7 @@ def launched(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_shards_leave_the_bytes_of_one_process(tmp_path) -> None:
-    alone = evaluate(small_cnn(), batch(700), threat=ThreatModel("linf", 0.02), protocol="basic", out=tmp_path / "one")
+    alone = evaluate(small_cnn(), batch(1300), threat=ThreatModel("linf", 0.02), protocol="basic", out=tmp_path / "one")
     died = launched(2, str(tmp_path / "two"), "die")
     assert died.returncode != 0
     done = launched(2, str(tmp_path / "two"), "finish")

@@ -63,7 +63,7 @@ def test_a_decision_is_a_file_with_its_hash(champion: Path, tmp_path: Path) -> N
         ({"broken": range(20, 317)}, "UNDERPOWERED", "a gain from"),  # 3 better: chance
         ({"wrong": range(50), "broken": range(100)}, "REFUSED", "clean accuracy, not worse"),  # 3 points of clean lost
         ({"wrong": range(28), "broken": range(100)}, "UNDERPOWERED", "too few examples"),  # 0.8 lost, margin 1
-        ({"protocol": "linf-0.1-quick@1"}, "REFUSED", "not comparable"),
+        ({"protocol": "linf-0.1-quick@2"}, "REFUSED", "not comparable"),
         ({"data": "e" * 64}, "REFUSED", "not comparable"),
         ({"seed": 1}, "REFUSED", "not comparable"),
         ({"n": 990}, "REFUSED", "not comparable"),

@@ -186,7 +186,7 @@ def write_run(run: Path) -> Path:
     grid = [round(0.025 * k, 3) for k in range(13)]
     standard = results("linf-0.1-standard@1", "linf", 0.1, 0.947) | {"verdict": "TRUSTED"}
     write_evaluation(run, standard, curve("linf", grid, 0.19))
-    write_evaluation(run, results("linf-0.1-quick@1", "linf", 0.1, 0.953), curve("linf", grid, 0.19))
+    write_evaluation(run, results("linf-0.1-quick@2", "linf", 0.1, 0.953), curve("linf", grid, 0.19))
     far = [0.25 * k for k in range(13)]
-    write_evaluation(run, results("l2-1.5-quick@1", "l2", 1.5, 0.871), curve("l2", far, 2.1), shown=0)
+    write_evaluation(run, results("l2-1.5-quick@2", "l2", 1.5, 0.871), curve("l2", far, 2.1), shown=0)
     return run

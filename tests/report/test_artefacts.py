@@ -18,7 +18,7 @@ from advreg.threat import ThreatModel
 
 from .fake_run import results, write_evaluation, write_training
 
-ID = "linf-0.1-quick@1"
+ID = "linf-0.1-quick@2"
 
 
 def schema() -> dict:
@@ -99,7 +99,7 @@ def test_a_diagnosis_of_this_very_figure_counts_wherever_the_figure_does(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "changes", [{"claim": "pgd-40"}, {"claim": "linf-0.2-quick@1"}, {"model": {"sha256": "another"}}]
+    "changes", [{"claim": "pgd-40"}, {"claim": "linf-0.2-quick@2"}, {"model": {"sha256": "another"}}]
 )
 def test_a_diagnosis_of_another_figure_or_of_other_weights_does_not(tmp_path: Path, changes: dict[str, object]) -> None:
     (facts,) = read.run(diagnosed(tmp_path / "a", **changes)).evaluations

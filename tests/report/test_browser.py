@@ -96,7 +96,7 @@ def violations(page: Page, theme: str) -> list[str]:
 def comparison_page(folder: Path) -> Path:
     runs = []
     for name, robust in (("plain", 0.2), ("robust", 0.9)):
-        write_evaluation(folder / name, results("linf-0.1-quick@1", "linf", 0.1, robust), shown=0)
+        write_evaluation(folder / name, results("linf-0.1-quick@2", "linf", 0.1, robust), shown=0)
         runs.append(folder / name)
     return report.write_comparison(runs, folder / "comparison.html")
 
@@ -114,7 +114,7 @@ def photographs_page(folder: Path) -> Path:
 
 
 def unequal_page(folder: Path) -> Path:
-    record = results("linf-0.1-quick@1", "linf", 0.1, 0.9)
+    record = results("linf-0.1-quick@2", "linf", 0.1, 0.9)
     record["per_class"][3]["n"] = 7
     write_evaluation(folder / "unequal", record, shown=4)
     return report.write(folder / "unequal")

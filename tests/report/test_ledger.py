@@ -16,7 +16,7 @@ from advreg.report.paired import paired
 from .fake_run import curve, results, write_evaluation, write_training
 from .markup import Page
 
-ID = "linf-0.1-quick@1"
+ID = "linf-0.1-quick@2"
 
 
 def row(attack: str, k: int, label: int, predicted: int, broken: bool) -> dict:

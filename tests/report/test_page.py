@@ -122,7 +122,7 @@ def test_training_alone_gives_a_report(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_alone_gives_a_report(tmp_path: Path) -> None:
-    write_evaluation(tmp_path / "a", results("linf-0.1-quick@1", "linf", 0.1, 0.5), shown=0)
+    write_evaluation(tmp_path / "a", results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
     page = assert_self_contained(text_of(tmp_path / "a"))
     assert "50.0%" in page.words
     assert not page.with_class("chart")
@@ -138,14 +138,14 @@ def test_results_with_only_what_is_required_give_a_report(tmp_path: Path) -> Non
 
 def test_an_evaluation_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     write_training(tmp_path / "a")
-    (tmp_path / "a" / "evaluation" / "linf-0.1-quick@1").mkdir(parents=True)
+    (tmp_path / "a" / "evaluation" / "linf-0.1-quick@2").mkdir(parents=True)
     assert "not evaluated yet" in text_of(tmp_path / "a")
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     folder = tmp_path / "<i>&"
     write_training(folder)
-    record = results("linf-0.1-quick@1", "linf", 0.1, 0.9)
+    record = results("linf-0.1-quick@2", "linf", 0.1, 0.9)
     record["data"] |= {"classes": [HOSTILE] * 10, "name": HOSTILE}
     record["model"]["name"] = record["by_attack"][0]["name"] = record["per_class"][0]["class"] = HOSTILE
     record["flags"] = {HOSTILE: HOSTILE}
@@ -163,7 +163,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_an_unreliable_verdict_takes_the_figure_back(tmp_path: Path) -> None:
-    record = results("linf-0.1-quick@1", "linf", 0.1, 0.9) | {"verdict": "UNRELIABLE"}
+    record = results("linf-0.1-quick@2", "linf", 0.1, 0.9) | {"verdict": "UNRELIABLE"}
     write_evaluation(tmp_path / "a", record, shown=0)
     page = Page(text_of(tmp_path / "a"))
     assert page.with_class("in-doubt")
@@ -171,7 +171,7 @@ def test_an_unreliable_verdict_takes_the_figure_back(tmp_path: Path) -> None:
 
 
 def test_many_classes_are_shown_weakest_first(tmp_path: Path) -> None:
-    record = results("linf-0.1-quick@1", "linf", 0.1, 0.5)
+    record = results("linf-0.1-quick@2", "linf", 0.1, 0.5)
     record["per_class"] = [
         {"class": f"class {k}", "n": 10, "clean_accuracy": 1.0, "robust_accuracy": k / 100} for k in range(99, -1, -1)
     ]
@@ -199,7 +199,7 @@ def test_a_folder_that_is_not_there_to_write_into_is_refused(run: Path, tmp_path
 def test_comparison_lays_runs_side_by_side(tmp_path: Path) -> None:
     first = write_run(tmp_path / "one" / "net")
     second = tmp_path / "two" / "net"
-    plain = results("linf-0.1-quick@1", "linf", 0.1, 0.031)
+    plain = results("linf-0.1-quick@2", "linf", 0.1, 0.031)
     write_evaluation(second, plain, curve("linf", [0.0, 0.05, 0.1], 0.05), shown=0)
     page = assert_self_contained(report.write_comparison([first, second], tmp_path / "c.html").read_text())
     assert "one/net" in page.words

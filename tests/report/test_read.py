@@ -15,7 +15,7 @@ from advreg.report import read
 
 from .fake_run import examples, results, write_evaluation, write_training
 
-QUICK = "linf-0.1-quick@1"
+QUICK = "linf-0.1-quick@2"
 
 
 def evaluated(tmp_path: Path, **changes: Any) -> Path:
@@ -32,7 +32,7 @@ def refusal(run: Path) -> str:
 
 def test_a_whole_run_is_read(run: Path) -> None:
     facts = read.run(run)
-    assert [it.protocol for it in facts.evaluations] == ["linf-0.1-standard@1", "l2-1.5-quick@1", QUICK]
+    assert [it.protocol for it in facts.evaluations] == ["linf-0.1-standard@1", "l2-1.5-quick@2", QUICK]
     assert [epoch.epoch for epoch in facts.epochs] == list(range(1, 13))
     assert facts.events == ({"event": "resumed", "epoch": 7},)
     assert len(facts.evaluations[0].examples.ids) == 60

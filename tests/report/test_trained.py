@@ -42,14 +42,14 @@ def test_pgd_and_autoattack_stand_side_by_side(tmp_path):
 def test_each_threat_has_its_row(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
     for eps in (0.1, 0.2):
-        write_evaluation(run, results(f"linf-{eps}-quick@1", "linf", eps, 0.03), shown=0)
+        write_evaluation(run, results(f"linf-{eps}-quick@2", "linf", eps, 0.03), shown=0)
     assert [row.threat for row in report.trainings([run])] == ["linf:0.1", "linf:0.2"]
 
 
 def test_an_evaluation_stands_beside_the_figures_of_its_own_threat(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
     for eps, robust in ((0.1, 0.5), (0.2, 0.3)):
-        write_evaluation(run, results(f"linf-{eps}-quick@1", "linf", eps, robust), shown=0)
+        write_evaluation(run, results(f"linf-{eps}-quick@2", "linf", eps, robust), shown=0)
     found = json.loads(CliRunner().invoke(app, ["compare", str(run), "--json"], catch_exceptions=False).output)
     assert {(row["threat"], row["training"]["threat"], row["training"]["pgd_accuracy"]) for row in found} == {
         ("linf:0.1", "linf:0.1", 0.5), ("linf:0.2", "linf:0.2", 0.3),
@@ -71,13 +71,13 @@ def test_what_an_older_run_did_not_write_down_is_not_guessed(tmp_path):
 
 
 def test_a_folder_that_was_only_evaluated_is_left_out(tmp_path):
-    write_evaluation(tmp_path / "a", results("linf-0.1-quick@1", "linf", 0.1, 0.03), shown=0)
+    write_evaluation(tmp_path / "a", results("linf-0.1-quick@2", "linf", 0.1, 0.03), shown=0)
     assert report.trainings([tmp_path / "a"]) == []
 
 
 def test_the_page_and_the_terminal_show_it(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
-    write_evaluation(run, results("linf-0.1-quick@1", "linf", 0.1, 0.03), shown=0)
+    write_evaluation(run, results("linf-0.1-quick@2", "linf", 0.1, 0.03), shown=0)
     page = report.write_comparison([run], tmp_path / "c.html").read_text()
     assert "What training cost" in page
     assert "11.0x" in page

@@ -27,7 +27,7 @@ def test_examples_in_the_docstrings_hold(name: str) -> None:
 
 
 def measured(clean: float, robust: float, verdict: str | None = None) -> EvaluationFacts:
-    return EvaluationFacts("linf-0.1-quick@1", Threat("linf", 0.1), 1000, 0, clean, robust, verdict=verdict)
+    return EvaluationFacts("linf-0.1-quick@2", Threat("linf", 0.1), 1000, 0, clean, robust, verdict=verdict)
 
 
 def test_meaning_is_two_sentences_that_fit_the_figures() -> None:
@@ -70,14 +70,14 @@ def test_tensors_from_a_program_have_no_command(tmp_path: Path) -> None:
 
 def test_rows_are_grouped_by_protocol_best_first_with_untested_runs_last(tmp_path: Path) -> None:
     for name, robust in [("a", 0.1), ("b", 0.9)]:
-        write_evaluation(tmp_path / name, results("linf-0.1-quick@1", "linf", 0.1, robust), shown=0)
+        write_evaluation(tmp_path / name, results("linf-0.1-quick@2", "linf", 0.1, robust), shown=0)
     write_training(tmp_path / "c")
-    write_evaluation(tmp_path / "a", results("l2-1-quick@1", "l2", 1.0, 0.2), shown=0)
+    write_evaluation(tmp_path / "a", results("l2-1-quick@2", "l2", 1.0, 0.2), shown=0)
     rows = report.comparison(tmp_path / name for name in "abc")
     assert [(row.run, row.protocol) for row in rows] == [
-        ("a", "l2-1-quick@1"),
-        ("b", "linf-0.1-quick@1"),
-        ("a", "linf-0.1-quick@1"),
+        ("a", "l2-1-quick@2"),
+        ("b", "linf-0.1-quick@2"),
+        ("a", "linf-0.1-quick@2"),
         ("c", None),
     ]
     assert rows[1].threat == "linf:0.1"
@@ -94,7 +94,7 @@ def test_rows_that_may_not_be_compared_say_why() -> None:
 
 
 def test_short_names_come_from_protocol_ids() -> None:
-    assert [read.short_name(name) for name in ("linf-8/255-strong@12", "mine", "l2-0.5-quick@1")] == [
+    assert [read.short_name(name) for name in ("linf-8/255-strong@12", "mine", "l2-0.5-quick@2")] == [
         "strong",
         "mine",
         "quick",
@@ -158,7 +158,7 @@ def test_a_page_says_how_to_cite_it(run: Path) -> None:
 
 
 def test_unequal_classes_are_told_on_the_page_and_equal_ones_are_not(tmp_path: Path) -> None:
-    record = results("linf-0.1-quick@1", "linf", 0.1, 0.9)
+    record = results("linf-0.1-quick@2", "linf", 0.1, 0.9)
     write_evaluation(tmp_path / "even", record, shown=0)
     record["per_class"][3]["n"] = 7
     write_evaluation(tmp_path / "uneven", record, shown=0)

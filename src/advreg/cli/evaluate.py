@@ -105,14 +105,15 @@ def _measure(wish: Wish, bench: Bench, among: ranks.Ranks) -> Evaluation:
 
 
 def _curve(wish: Wish, bench: Bench, where: Path | None) -> tuple[Curve | None, float | None]:
-    """Return the robustness curve, from distances or from attacks at each radius, and the median distance, if asked for."""
-    n, radii, norm = min(wish.n, len(bench.test)), _radii(wish.curve), bench.threat.norm
-    if wish.distances:
-        found = minimum_norms(bench.model, bench.test, norm=norm, n=n, seed=wish.seed, out=where)
-        return found.curve(radii or None), found.median
+    """Return the robustness curve and the median distance to the boundary, as far as they are asked for."""
+    n, radii, threat = min(wish.n, len(bench.test)), _radii(wish.curve), bench.threat
+    options: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": n, "seed": wish.seed, "out": where}
+    if not wish.distances:
+        return (robustness_curve(bench.model, bench.test, eps=radii, **options) if radii else None), None
+    found = minimum_norms(bench.model, bench.test, **options)
     if not radii:
-        return None, None
-    return robustness_curve(bench.model, bench.test, norm=norm, eps=radii, n=n, seed=wish.seed, out=where), None
+        return found.curve(), found.median
+    return robustness_curve(bench.model, bench.test, eps=radii, distances=found.distances, **options), found.median
 
 
 def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
@@ -131,6 +132,7 @@ def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
     if line:
         cells = [(f"{p.eps:.4g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in line.points]
         tables.show(tables.table(f"robustness curve, {line.attack}", ("eps", "robust", "95% interval"), cells))
+        typer.echo(f"verdict on the curve: {line.verdict or 'none yet, too little was tried'}")
     if median is not None:
         typer.echo(f"median distance to the boundary: {median:.4g}")
 

@@ -119,7 +119,7 @@ def attack_of(protocol: str, norm: str) -> Attack:
     """Return the first gradient attacks of a protocol as one attack; PGD-40 where the protocol is not one of ours."""
     name = protocol.rpartition("@")[0].rpartition("-")[2]
     stages = resolve(name, norm).stages if name in PROTOCOLS else ()
-    chosen = [stage for stage in stages if not stage.needs_no_gradient and stage.name != CLEAN]
+    chosen = [stage for stage in stages if stage.needs_gradient and stage.name != CLEAN]
     return in_turn(tuple(chosen[:_GRADIENT_STAGES])) if chosen else PGD_40
 
 

@@ -1,6 +1,7 @@
 """Evaluation: the worst case over a protocol's attacks, judged by the original model, written to a ledger."""
 
-from advreg.evaluation.curve import Curve, robustness_curve
+from advreg.evaluation.curve import Curve
+from advreg.evaluation.curve_evaluation import robustness_curve
 from advreg.evaluation.norms import MinimumNorms, minimum_norms
 from advreg.evaluation.protocols import PROTOCOLS, Protocol, Stage, resolve
 from advreg.evaluation.run import evaluate

@@ -16,8 +16,12 @@ from advreg.threat import ThreatModel
 if TYPE_CHECKING:
     from advreg.data import Dataset
 
-CHUNK = 256
-"""Examples that are attacked together: the unit of work, of resuming and of sharding."""
+CHUNK = 1024
+"""Examples whose survivors are gathered before each attack: the unit of sharding. Late attacks have few survivors, and a
+step costs a third as much an example at 64 rows as at 8."""
+
+UNIT = 256
+"""Examples attacked together at most: the unit of work and of resuming."""
 
 
 @dataclass(frozen=True, eq=False)

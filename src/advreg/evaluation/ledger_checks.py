@@ -120,8 +120,17 @@ class _Stage:
         return any(row.get("distance", 1.0) > 0 for row in self.rows if not row["broken"])
 
     @property
-    def broken(self) -> list[int]:
-        return sorted(broken_ids(self.rows))
+    def by_gradient(self) -> list[int]:
+        return sorted(broken_ids(row for row in self.rows if not _by_scores(row)))
+
+    @property
+    def by_scores(self) -> list[int]:
+        return sorted(broken_ids(row for row in self.rows if _by_scores(row)))
+
+
+def _by_scores(row: Row) -> bool:
+    """Return whether most queries behind a row took no gradient: a black box, or Square begun where gradients ended."""
+    return not row["backwards"] or bool(row["forwards"] > 2 * row["backwards"] + 8)
 
 
 def _stages(rows: Sequence[Row]) -> list[_Stage]:
@@ -141,19 +150,22 @@ def _share(name: str, group: str, cause: str, says: str, broken: list[int], n: i
 
 
 def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Return the attacks without gradients that came after one with gradients, each with the examples that it broke.
+    """Return the attacks that queried scores after gradients had had their turn, each with the examples that scores broke.
 
-    Gradients had had their turn on all of these examples. Attacks before the first of those show nothing: whatever they
-    broke, gradients never met.
+    Attacks before the first gradient attack show nothing: gradients never met what those broke. An attack whose rows cost
+    many forwards and few backwards, such as Square from the end point of a gradient attack, is one of them.
     """
     stages = _stages(rows)
     first = next((k for k, stage in enumerate(stages) if stage.is_gradient), len(stages))
-    return {stage.name: stage.broken for stage in stages[first:] if not stage.is_gradient}
+    later = (stage for stage in stages[first:] if any(_by_scores(row) for row in stage.rows))
+    return {stage.name: stage.by_scores for stage in later}
 
 
 def _black_box(rows: Sequence[Row]) -> Check:
-    """Ask how much attacks that see scores only broke after attacks that see gradients."""
+    """Grade how much attacks that see scores only broke after attacks that see gradients."""
     blind = black_boxes(rows)
+    if not _survivors(rows):
+        return _share("black-box", "A", "masked gradients", "no example survives", [], _count(rows), GAIN)
     if not blind:
         return skipped("black-box", "A", "the protocol has no black-box attack after one with gradients")
     broken = sorted(i for ids in blind.values() for i in ids)
@@ -161,14 +173,20 @@ def _black_box(rows: Sequence[Row]) -> Check:
     return _share("black-box", "A", "masked gradients", says, broken, _count(rows), GAIN)
 
 
+def _survivors(rows: Sequence[Row]) -> int:
+    return _count(rows) - len(broken_ids(rows))
+
+
 def _converged(rows: Sequence[Row], stages: list[_Stage]) -> Check:
-    """Ask how much the last attack along the gradient still broke."""
+    """Grade how much the last gradient attack still broke; where nothing survives, the figure cannot fall."""
     iterative = [stage for stage in stages if stage.is_iterative]
+    if not _survivors(rows):
+        return _share("steps", "B", "weak attack", "no example survives", [], _count(rows), 0.005)
     if len(iterative) < 2:
         return skipped("steps", "B", "the protocol has one attack with many steps: there is nothing to compare it with")
-    last = iterative[-1]
-    says = f"{last.name}, the last gradient attack of {len(iterative)}, still broke {len(last.broken)}"
-    return _share("steps", "B", "weak attack", says, last.broken, _count(rows), 0.005)
+    broken = iterative[-1].by_gradient
+    says = f"{iterative[-1].name}, the last gradient attack of {len(iterative)}, still broke {len(broken)}"
+    return _share("steps", "B", "weak attack", says, broken, _count(rows), 0.005)
 
 
 def _unmoved(rows: Sequence[Row], stages: list[_Stage]) -> Check:

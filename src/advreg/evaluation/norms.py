@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advreg import models
 from advreg.attacks.minimal import MinimalResult, fab, nearest, tightened
-from advreg.evaluation.curve import Curve, point_at
+from advreg.evaluation.curve import Curve, curve_points
 from advreg.evaluation.examples import Examples, examples_of
 from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
@@ -32,6 +32,7 @@ class MinimumNorms:
     Attributes:
         norm: in which distance is measured.
         n, seed: examples and seed.
+        box: lowest and highest valid value of an input.
         distances: ``(N,)`` float64; 0 for a clean error, inf where no adversarial point was found.
         forwards, backwards: example-forwards and example-backwards spent.
     """
@@ -42,6 +43,7 @@ class MinimumNorms:
     distances: Tensor
     forwards: int
     backwards: int
+    box: tuple[float, float] = (0.0, 1.0)
 
     @property
     def median(self) -> float:
@@ -53,15 +55,13 @@ class MinimumNorms:
         found = self.distances[torch.isfinite(self.distances)]
         last = float(found.max()) if len(found) else 0.0
         grid = sorted({float(radius) for radius in eps or torch.linspace(0, last, _GRID).tolist()})
-        standing = [int((self.distances > radius).sum()) for radius in grid]
-        points = tuple(point_at(radius, count, self.n) for radius, count in zip(grid, standing, strict=True))
-        return Curve(self.norm, "minimum norms", self.n, self.seed, points)
+        return Curve(self.norm, "minimum norms", self.n, self.seed, curve_points(self.distances, grid), self.box)
 
     def record(self) -> dict[str, Any]:
         """Return the distances as they stand in norms.json; null where nothing was found."""
         distances = [d if d < float("inf") else None for d in self.distances.tolist()]
         median = None if self.median == float("inf") else self.median
-        facts = {"norm": self.norm, "n": self.n, "seed": self.seed, "median": median}
+        facts = {"norm": self.norm, "box": list(self.box), "n": self.n, "seed": self.seed, "median": median}
         cost = {"forwards": self.forwards, "backwards": self.backwards}
         return {"schema": "advreg/norms@1", **facts, **cost, "distances": distances}
 
@@ -77,6 +77,7 @@ def minimum_norms(
     *,
     norm: Norm,
     n: int | None = None,
+    box: tuple[float, float] = (0.0, 1.0),
     attack: Callable[..., MinimalResult] = _SEARCH,
     rounds: int = 4,
     seed: int = 0,
@@ -89,10 +90,11 @@ def minimum_norms(
     bring the radius down (`advreg.attacks.tightened`). Every point is judged by the original model.
 
     Args:
-        model: maps inputs ``(B, ...)`` in [0, 1] to logits ``(B, K)``; eval mode.
+        model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
         data: a data set, or a pair ``(x, y)``.
         norm: of the perturbation.
         n: how many examples, from the first; all by default.
+        box: lowest and highest valid value of an input.
         attack: a minimum-norm attack: FAB on the three nearest classes by default.
         rounds: bisections of each example's radius, each with a new attack inside it.
         seed: seed of the random draws.
@@ -111,7 +113,7 @@ def minimum_norms(
         >>> [point.eps for point in found.curve([0.1, 0.0]).points]
         [0.0, 0.1]
     """
-    ball = ThreatModel(norm, 0.0)
+    ball = ThreatModel(norm, 0.0, box)
     examples = examples_of(data, n, ball)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
@@ -121,8 +123,9 @@ def minimum_norms(
         parts.append(_nearest(target, examples, ids, device, ball, attack, rounds, seed))
         if on_progress:
             on_progress(int(ids[-1]) + 1, len(examples))
-    costs = torch.cat([part.cost for part in parts]).sum(0).tolist()
-    found = MinimumNorms(norm, len(examples), seed, torch.cat([part.minimal for part in parts]).cpu(), *costs)
+    forwards, backwards = torch.cat([part.cost for part in parts]).sum(0).tolist()
+    distances = torch.cat([part.minimal for part in parts]).cpu()
+    found = MinimumNorms(norm, len(examples), seed, distances, forwards, backwards, box)
     if out is not None:
         folder = RunFolder.at(out)
         folder.write_json("norms.json", found.record())

@@ -1,9 +1,9 @@
-"""What an evaluation writes down while it runs, so that a kill at any moment loses one attack on one chunk at most.
+"""What an evaluation writes down while it runs, so that a kill at any moment loses one attack on 256 examples at most.
 
 <run>/evaluation/<protocol id>/ledger.jsonl            one row for each example and attack, append-only
-                               points/                 adversarial points of the first chunk, until all is done
+                               points/                 adversarial points of the first 256 examples, until all is done
                                results.json            the figures
-                               examples.safetensors    clean and adversarial inputs of the first chunk, for pictures
+                               examples.safetensors    clean and adversarial inputs of the first 256, for pictures
 
 Of several processes each appends to a ledger of its own, ``ledger.<rank>.jsonl``; the leader joins them, in the order in which
 one process would have written them, when all have finished, or when the work is taken up again by however many.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from advreg import runtime
 from advreg.attacks.judge import logits_of
 from advreg.errors import ConfigError
-from advreg.evaluation.examples import CHUNK, Examples
+from advreg.evaluation.examples import CHUNK, UNIT, Examples
 from advreg.evaluation.rows import Row, broken_ids, whole
 from advreg.evaluation.summary import Evaluation
 from advreg.ranks import Ranks
@@ -102,14 +102,15 @@ class Paper:
         return mine
 
     def write(self, stage: str, tried: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
-        """Write down one attack on some examples of a chunk: their points first, for a row promises them."""
+        """Write down one attack on some examples of a chunk: their points first, since a row promises them."""
         self.seconds[stage] += seconds
         self.rows += rows
         if self.folder is None:
             return
-        first = int(tried[0])
-        if first < CHUNK:
-            self.folder.write(f"points/{stage}+{first}.safetensors", save({"ids": tried, "x": points.contiguous()}))
+        first, pictured = int(tried[0]), tried < UNIT
+        if bool(pictured.any()):
+            stored = {"ids": tried[pictured], "x": points[pictured].contiguous()}
+            self.folder.write(f"points/{stage}+{first}.safetensors", save(stored))
         self.ledger = self.ledger or Ledger.open(self.folder / self._mine(_LEDGER), **self.header)
         self.ledger.append(rows)
         self.folder.append(self._mine(_TIMES), {"attack": stage, "first": first, "seconds": round(seconds, 4)})
@@ -172,9 +173,9 @@ class Paper:
 
 
 def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
-    """Return clean and adversarial inputs of the first chunk with what the original model says of them."""
+    """Return clean and adversarial inputs of the first 256 examples with the original model's answers."""
     assert paper.folder is not None
-    x, y = paper.examples.x[:CHUNK], paper.examples.y[:CHUNK]
+    x, y = paper.examples.x[:UNIT], paper.examples.y[:UNIT]
     adversarial, attack = x.clone(), torch.full((len(x),), -1)
     for k, (stage, _) in enumerate(paper.stages):
         for file in (paper.folder / "points").glob(f"{stage}+*.safetensors"):
@@ -184,7 +185,7 @@ def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
     clean_p, adversarial_p = (logits_of(model, points.to(device)).softmax(1).cpu() for points in (x, adversarial))
     gone = broken_ids(paper.rows)
     lost = torch.tensor([i in gone for i in range(len(x))])
-    distance = {row["id"]: row["distance"] for row in paper.rows if row["id"] < CHUNK}
+    distance = {row["id"]: row["distance"] for row in paper.rows if row["id"] < UNIT}
     return {
         "clean": x.contiguous(),
         "adversarial": adversarial,

@@ -17,7 +17,7 @@ from advreg import attacks
 from advreg.errors import ConfigError, ThreatError, did_you_mean
 from advreg.evaluation.rows import CLEAN
 from advreg.imports import named_function
-from advreg.objectives import dlr, probability_margin, targeted_dlr
+from advreg.objectives import cross_entropy, dlr, probability_margin, rival_margin
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]
@@ -29,23 +29,17 @@ class Stage:
     """One attack of a protocol.
 
     Attributes:
-        name: as it stands in the ledger.
+        name: of the attack in the ledger.
         attack: the function.
-        nearest: share of the examples still standing that it begins with, those nearest to the boundary; while it breaks a
-            fifth of what it tried, it goes on to as many behind them. 1 for all at once.
+        nearest: share of the surviving examples that it begins with, those nearest to the boundary; while it breaks a fifth
+            of what it tried, it goes on to as many behind them. 1 for all at once.
+        needs_gradient: whether the attack uses gradients; black boxes, which use scores or labels only, do not.
     """
 
     name: str
     attack: Attack
     nearest: float = 1.0
-
-    @property
-    def needs_no_gradient(self) -> bool:
-        """Whether the attack is one of ours that asks for scores or labels only."""
-        function = self.attack
-        while isinstance(function, partial):
-            function = function.func
-        return getattr(function, "__module__", "").startswith("advreg.attacks.blackbox")
+    needs_gradient: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Protocol:
 
     Example:
         >>> resolve("quick", "linf").id(ThreatModel("linf", 0.3))
-        'linf-0.3-quick@1'
+        'linf-0.3-quick@2'
     """
 
     name: str
@@ -97,7 +91,7 @@ class Protocol:
 
         Example:
             >>> resolve("quick", "linf").followed_by("advreg.attacks:spsa").id(ThreatModel("linf", 0.3))
-            'linf-0.3-quick+advreg.attacks.spsa@1'
+            'linf-0.3-quick+advreg.attacks.spsa@2'
         """
         own = tuple(Stage(name.replace(":", "."), named_function(name, ConfigError)) for name in names)
         return Protocol("+".join([self.name, *(stage.name for stage in own)]), self.version, self.stages + own)
@@ -107,8 +101,31 @@ def _fgsm(norm: str) -> tuple[Stage, ...]:
     return (Stage("fgsm", attacks.fgsm),)
 
 
-def _quick(norm: str) -> tuple[Stage, ...]:
+def _pgd_40(norm: str) -> tuple[Stage, ...]:
     return (Stage("pgd-40", partial(attacks.pgd, steps=40)),)
+
+
+def _quick(norm: str) -> tuple[Stage, ...]:
+    """At most 60 forwards and 60 backwards an example: short runs with a long first step, then a few queries of Square.
+
+    In l2 and l1, where attacks that start inside the ball see no slope, the runs come in from a ball of 16 eps.
+    """
+    if norm != "linf":
+        short = partial(attacks.shrinking_pgd, schedule=((16, 3), (8, 3), (4, 3), (2, 4), (1, 6)), restarts=2)
+        return (
+            Stage("shrinking-pm", short),
+            Stage("shrinking-ce", partial(short, objective=cross_entropy), nearest=0.35),
+        )
+    return (
+        Stage("annealed-ce", partial(attacks.annealed, steps=15)),
+        Stage("annealed-ce-2", partial(attacks.annealed, steps=20), nearest=0.2),
+        Stage("square-warm", _square_after(partial(attacks.annealed, steps=10), 300, 0.1), nearest=0.06),
+    )
+
+
+def _square_after(first: Attack, queries: int, p: float) -> Attack:
+    """Return Square begun at the end points of a gradient attack."""
+    return partial(attacks.square, queries=queries, p=p, warm_start=first)
 
 
 def _standard(norm: str) -> tuple[Stage, ...]:
@@ -145,47 +162,59 @@ def _rand(norm: str) -> tuple[Stage, ...]:
 
 
 def _strong(norm: str) -> tuple[Stage, ...]:
-    """Ours, by yield per cost: a short annealed run for all; then rivals, longer runs and black boxes on who is nearest.
+    """Ours, by yield per cost: a short run for all, then restarts, rival classes and Square on the nearest survivors.
 
-    On robust networks nearly all that a later attack breaks is among the nearest few to the boundary after the first one; where
-    it is not, as with masked gradients, an attack goes on to those behind while it keeps breaking them.
+    On robust networks nearly all that a later attack breaks is among the few examples nearest to the boundary after the first;
+    where it is not, as with masked gradients, an attack goes on to those behind while it keeps breaking them.
     """
-    near = partial(attacks.annealed, objective=probability_margin)
-    rival = partial(attacks.annealed, steps=20, targets=3, objective=targeted_dlr)
-    long = partial(attacks.apgd_targeted, steps=50, targets=9, large_eps=norm == "l1")
+    if norm != "linf":
+        return _strong_inward()
+    ce = partial(attacks.annealed, steps=20)
+    pm = partial(attacks.annealed, objective=probability_margin, steps=50)
     return (
-        Stage("annealed-ce", partial(attacks.annealed, steps=20)),
-        Stage("annealed-t", rival, nearest=0.25),
-        Stage("annealed-pm", partial(near, steps=50, restarts=4), nearest=0.1),
-        Stage("square-small", partial(attacks.square, queries=2000, p=0.3), nearest=0.05),
-        Stage("annealed-long", partial(near, steps=100, restarts=8), nearest=0.03),
-        Stage("apgd-t", long, nearest=0.03),
-        Stage("square", _SQUARE.attack, nearest=0.02),
+        Stage("annealed-ce", ce),
+        Stage("annealed-ce-2", partial(ce, restarts=2), nearest=0.1),
+        Stage("annealed-t", partial(ce, targets=3, objective=rival_margin), nearest=0.05),
+        Stage("annealed-pm", partial(pm, restarts=2), nearest=0.05),
+        Stage("square-warm", _square_after(ce, 500, 0.1), nearest=0.05),
+        Stage("square-warm-2", _square_after(pm, 2500, 0.3), nearest=0.025),
+    )
+
+
+def _strong_inward() -> tuple[Stage, ...]:
+    """The list for l2 and l1: all but the first stage come in from outside, where flat networks have a slope."""
+    inward = attacks.shrinking_pgd
+    return (
+        Stage("annealed-ce", partial(attacks.annealed, steps=10)),
+        Stage("shrinking-pm", partial(inward, restarts=12)),
+        Stage("shrinking-ce", partial(inward, objective=cross_entropy, restarts=8), nearest=0.5),
+        Stage("fab-t", partial(attacks.fab, steps=30, targets=3), nearest=0.1),
+        Stage("square-warm", _square_after(partial(inward, restarts=1), 500, 0.1), nearest=0.05),
     )
 
 
 def _blackbox(norm: str) -> tuple[Stage, ...]:
     """For models that only answer with scores: no gradient anywhere."""
-    return (Stage("random-search", partial(attacks.random_search, draws=100)), _SQUARE)
+    return (Stage("random-search", partial(attacks.random_search, draws=100), needs_gradient=False), _SQUARE)
 
 
 def _labels(norm: str) -> tuple[Stage, ...]:
     """For models that only answer with a label."""
-    return (Stage("hopskipjump", attacks.hopskipjump),)
+    return (Stage("hopskipjump", attacks.hopskipjump, needs_gradient=False),)
 
 
 _FAB_T = Stage("fab-t", partial(attacks.fab, steps=100, targets=9))
-_SQUARE = Stage("square", partial(attacks.square, queries=5000))
+_SQUARE = Stage("square", partial(attacks.square, queries=5000), needs_gradient=False)
 
 PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[Stage, ...]]]] = {
     "fgsm": (2, _fgsm),
-    "quick": (1, _quick),
-    "basic": (2, lambda norm: (*_fgsm(norm), *_quick(norm))),
-    "strong": (2, _strong),
-    "standard": (2, _standard),
-    "plus": (2, _plus),
+    "quick": (2, _quick),
+    "basic": (2, lambda norm: (*_fgsm(norm), *_pgd_40(norm))),
+    "strong": (3, _strong),
+    "standard": (3, _standard),
+    "plus": (3, _plus),
     "rand": (1, _rand),
-    "blackbox": (1, _blackbox),
+    "blackbox": (2, _blackbox),
     "labels": (1, _labels),
 }
 """Version and attacks of every protocol, by name; the attacks depend on the norm."""

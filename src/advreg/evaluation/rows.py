@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advreg.evaluation.examples import CHUNK
+from advreg.evaluation.examples import CHUNK, UNIT
 
 Row = dict[str, Any]
 
@@ -57,15 +57,20 @@ def upcoming(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[i
     return sorted(nearest[: len(mine) or math.ceil(share * len(standing))])
 
 
-def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
-    """Return the rows of the attacks that were written whole, in the order of a single process.
+def units(ids: Sequence[int]) -> list[list[int]]:
+    """Return the ids in groups that are attacked, written and resumed together."""
+    return [list(ids[first : first + UNIT]) for first in range(0, len(ids), UNIT)]
 
-    A crash may cut an attack's rows short; that attack then runs again on its chunk, and its rows are the same. Rows may
-    come in any order and twice, as several processes write them.
+
+def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
+    """Return the rows of the units of work that were written whole, in the order of a single process.
+
+    A crash may cut a unit's rows short; that unit then runs again, and its rows are the same. Rows may come in any order and
+    twice, as several processes write them.
 
     Args:
         rows: as read from one or more ledgers.
-        stages: name of each attack and the share of what stands that it begins with.
+        stages: name of each attack and the share of the survivors that it begins with.
         n: how many examples there are.
     """
     found = {(row["attack"], row["id"]): row for row in rows}
@@ -75,14 +80,14 @@ def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> l
 
 def _whole(found: Mapping[tuple[str, int], Row], stages: Sequence[tuple[str, float]], ids: Iterable[int]) -> list[Row]:
     done: list[Row] = []
-    standing = list(ids)
+    survivors = list(ids)
     for stage in stages:
-        while tried := upcoming(done, stage, standing):
-            keys = [(stage[0], i) for i in tried]
-            if any(key not in found for key in keys):
-                return done
-            block = [found[key] for key in keys]
-            done += block
-            lost = broken_ids(block)
-            standing = [i for i in standing if i not in lost]
+        while tried := upcoming(done, stage, survivors):
+            for unit in units(tried):
+                keys = [(stage[0], i) for i in unit]
+                if any(key not in found for key in keys):
+                    return done
+                done += [found[key] for key in keys]
+            lost = broken_ids(done)
+            survivors = [i for i in survivors if i not in lost]
     return done

@@ -1,6 +1,6 @@
 """`evaluate`: freeze the model, run the protocol's attacks on what still stands, let the original judge, write it down.
 
-examples -> chunks of 256 -> clean, attack 1, attack 2, ... each on the survivors -> rows -> ledger -> figures
+examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the survivors, 256 at a time -> rows -> ledger -> figures
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from advreg.attacks import Crafted
 from advreg.attacks.judge import judged, refuse_nan
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import flags
-from advreg.evaluation.examples import CHUNK, Examples, examples_of
+from advreg.evaluation.examples import UNIT, Examples, examples_of
+from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.memory import Portions, fitting, is_memory
 from advreg.evaluation.paper import Paper
 from advreg.evaluation.protocols import Protocol, Stage, resolve
-from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, upcoming
+from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, units, upcoming
 from advreg.evaluation.same import same_answers
 from advreg.evaluation.summary import Evaluation, summarise
 from advreg.imports import first_line
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
     from advreg.data import Dataset
 
 
-_FAR = 1e30  # less than it stands for the margin of an answer that is not finite: rows are JSON
+FAR = 1e30  # finite stand-in for an infinite margin: JSON has no infinity
+_NEXT_SEED = 1_000_003  # from the seed of one stage to the next
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an evaluation is: after each attack on each chunk."""
+    """How far an evaluation is: after each attack on each unit of at most 256 examples."""
 
     stage: str
     done: int
@@ -87,7 +89,7 @@ def evaluate(
         precision: of the fast copy; verdicts are always the original's.
         compiled: whether black-box attacks ask a compiled copy: a minute to begin with, then faster.
         ranks: which of several processes this is; each does its share of the chunks, and all return the same result.
-        on_progress: called after each attack on each chunk of 256 examples.
+        on_progress: called after each attack on at most 256 examples.
 
     Returns:
         An `Evaluation`, with exact 95% intervals.
@@ -111,8 +113,8 @@ def evaluate(
     models.check_model(model, examples.x[:8].to(device))
     sample = examples.x[:64].to(device), examples.y[:64].to(device)
     target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
-    portions = Portions(fitting(target, sample[0], CHUNK))
-    stages = (Stage(CLEAN, _clean), *chosen.stages)
+    portions = Portions(fitting(target, sample[0], UNIT))
+    stages = (CLEAN_STAGE, *chosen.stages)
     names = [stage.name for stage in stages]
     shares = [(stage.name, stage.nearest) for stage in stages]
     identity: dict[str, Any] = {
@@ -126,11 +128,13 @@ def evaluate(
         _refuse_other(model, examples, paper)
         probed = flags.probe(model, *sample)
         for ids in ranks.share(examples.chunks()):
-            _attack_chunk(bench, stages, ids, paper, on_progress)
+            attack_chunk(bench, stages, ids, paper, on_progress)
         _refuse_change(model, identity["model"]["sha256"])
         paper.close()
         blind = isinstance(model, models.Answering)
-        found = {"target": target.choice, "batch": portions.size, "answers_only": blind}
+        found: dict[str, Any] = {"target": target.choice, "batch": portions.size, "answers_only": blind}
+        if paper.folder is not None and (beyond := broken_beyond(paper.folder.path, paper.rows)):
+            found["broken_beyond"] = beyond
         evaluation = summarise(
             paper.rows,
             protocol=name,
@@ -140,7 +144,7 @@ def evaluate(
             seed=seed,
             seconds=paper.seconds,
             spent=(probed.forwards + 1, probed.backwards),  # one to see how much memory an example takes
-            flags=flags.gathered(probed, paper.rows, len(examples), _FAR, **found),
+            flags=flags.gathered(probed, paper.rows, len(examples), FAR, **found),
         )
         paper.finish(evaluation, model)
     return evaluation
@@ -174,44 +178,53 @@ class Bench:
     portions: Portions
 
 
-def _attack_chunk(
+def attack_chunk(
     bench: Bench,
     stages: tuple[Stage, ...],
     ids: Tensor,
     paper: Paper,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Run every stage on what those before it left standing of a chunk; what is on paper already is not run again."""
-    standing: list[int] = ids.tolist()
+    """Run every stage on the survivors of the stages before it; units that are on paper already are not run again."""
+    survivors: list[int] = ids.tolist()
     past: list[Row] = []
-    for stage in stages:
-        while tried := upcoming(past, (stage.name, stage.nearest), standing):
-            rows = _measured(bench, stage, torch.tensor(tried), paper)
-            past += rows
-            lost = broken_ids(rows)
-            standing = [i for i in standing if i not in lost]
-        if on_progress:
-            done = len({row["id"] for row in paper.rows if row["attack"] == CLEAN})
-            left = done - len(broken_ids(paper.rows))
-            on_progress(Progress(stage.name, done, len(bench.examples), left, paper.total_seconds))
+    for k, stage in enumerate(stages):
+        while tried := upcoming(past, (stage.name, stage.nearest), survivors):
+            for unit in units(tried):
+                past += _measured(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
+                if on_progress:
+                    on_progress(_progress(bench, stage, paper))
+            lost = broken_ids(past)
+            survivors = [i for i in survivors if i not in lost]
 
 
-def _measured(bench: Bench, stage: Stage, ids: Tensor, paper: Paper) -> list[Row]:
+def _progress(bench: Bench, stage: Stage, paper: Paper) -> Progress:
+    done = sum(row["attack"] == CLEAN for row in paper.rows)
+    left = done - len(broken_ids(paper.rows))
+    return Progress(stage.name, done, len(bench.examples), left, paper.total_seconds)
+
+
+def stage_seed(seed: int, k: int) -> int:
+    """Return the seed of stage ``k``, the clean examples being stage 0: no stage repeats the draws of another."""
+    return seed + max(k - 1, 0) * _NEXT_SEED
+
+
+def _measured(bench: Bench, stage: Stage, seed: int, ids: Tensor, paper: Paper) -> list[Row]:
     """Return the rows of one attack on these examples, from paper or by attacking as many at a time as fit into memory."""
     known = paper.find(stage.name, ids)
     if known is not None:
         return known
     began = time.perf_counter()
-    done = bench.portions.of(ids, lambda portion: _attacked(bench, stage, portion))
+    done = bench.portions.of(ids, lambda portion: _attacked(bench, stage, seed, portion))
     rows, points = [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
     paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
     return rows
 
 
-def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tensor]:
-    """Run one attack on these examples and let the original model judge what it found."""
+def _attacked(bench: Bench, stage: Stage, seed: int, ids: Tensor) -> tuple[list[Row], Tensor]:
+    """Run one attack on these examples and verify on the original what it found."""
     x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
-    points, cost = _proposed(bench, stage, x, y, ids)
+    points, cost = _proposed(bench, stage, seed, x, y, ids)
     broken, logits = judged(bench.target, x, points, y, bench.threat)
     if stage.name == CLEAN:
         refuse_nan(logits)
@@ -222,16 +235,16 @@ def _attacked(bench: Bench, stage: Stage, ids: Tensor) -> tuple[list[Row], Tenso
         "predicted": logits.argmax(1),
         "broken": broken,
         "distance": bench.threat.distance(points, x),
-        "margin": torch.where(torch.isfinite(logits).all(1), margin(logits, y), -_FAR),
+        "margin": torch.where(torch.isfinite(logits).all(1), margin(logits, y), -FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }
     return rows_of(stage.name, columns), points.cpu()
 
 
-def _proposed(bench: Bench, stage: Stage, x: Tensor, y: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return an attack's points and what each example cost ``(B, 2)``; what does not count itself is counted."""
-    options = _accepted(stage.attack, seed=bench.seed, ids=ids)
+def _proposed(bench: Bench, stage: Stage, seed: int, x: Tensor, y: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
+    options = _accepted(stage.attack, seed=seed, ids=ids)
     try:
         with counted(*bench.target.doors) as passes:
             found = stage.attack(bench.target, x, y, bench.threat, **options)
@@ -254,6 +267,9 @@ def _proposed(bench: Bench, stage: Stage, x: Tensor, y: Tensor, ids: Tensor) -> 
 def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Crafted:
     """Return the clean points: the first thing to be judged."""
     return Crafted(x, 0, 0)
+
+
+CLEAN_STAGE = Stage(CLEAN, _clean, needs_gradient=False)
 
 
 def _accepted(attack: Callable[..., Any], **options: Any) -> dict[str, Any]:

@@ -189,6 +189,19 @@ def provisional(checks: Iterable[Check]) -> Verdict | None:
     return None if worst == "TRUSTED" and idle & {"black-box", "steps", "chance"} else worst
 
 
+_SEVERITY: tuple[Outcome, ...] = ("skipped", "pass", "suspect", "fail")
+
+
+def worst_of(groups: Iterable[Sequence[Check]]) -> list[Check]:
+    """Return each check's worst outcome over several lists of the same checks, such as those at each eps of a curve."""
+    found: dict[str, Check] = {}
+    for check in (check for group in groups for check in group):
+        before = found.get(check.name)
+        if before is None or _SEVERITY.index(check.verdict) > _SEVERITY.index(before.verdict):
+            found[check.name] = check
+    return list(found.values())
+
+
 def causes(checks: Iterable[Check]) -> tuple[str, ...]:
     """Return what the failures (or, without any, the warnings) point to, the most specific cause first."""
     found = list(checks)

@@ -100,6 +100,15 @@ class Norms:
     distances: tuple[float | None, ...]
 
 
+@dataclass(frozen=True)
+class Looseness:
+    """What another protocol broke of the examples that an evaluation counts as robust."""
+
+    by: str
+    examples: int
+    share: float
+
+
 @dataclass(frozen=True, eq=False)
 class EvaluationFacts:
     """Everything one protocol measured on one model."""
@@ -129,6 +138,7 @@ class EvaluationFacts:
     examples: Examples | None = None
     norms: Norms | None = None
     fallen: Fallen | None = None
+    looseness: Looseness | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

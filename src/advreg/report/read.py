@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from advreg.report.facts import (
     EvaluationFacts,
     Examples,
     Facts,
+    Looseness,
     Norms,
     Point,
     RunFacts,
@@ -64,7 +65,7 @@ def run(folder: Path | str) -> RunFacts:
         path=path.resolve(),
         epochs=epochs,
         events=events,
-        evaluations=tuple(sorted(evaluations, key=_strength)),
+        evaluations=tuple(sorted((_with_looseness(each, evaluations) for each in evaluations), key=_strength)),
         config=_text(path / "run.toml"),
         model=load_or_empty(path / "model.json"),
         environment=load_or_empty(path / "environment.json"),
@@ -169,6 +170,23 @@ def _judged(facts: EvaluationFacts, told: Record | None) -> EvaluationFacts:
     weights = told.facts("model").get("sha256"), facts.model.get("sha256")
     other = None not in weights and weights[0] != weights[1]  # a network trained again since
     return facts if other else replace(facts, verdict=_verdict(told))
+
+
+def _with_looseness(facts: EvaluationFacts, others: Sequence[EvaluationFacts]) -> EvaluationFacts:
+    """Add the protocol that broke most of the examples which this evaluation counts as robust, if there is one."""
+    found = [loose for other in others if (loose := _looseness(facts, other)) and loose.examples]
+    return replace(facts, looseness=max(found, key=lambda loose: loose.examples, default=None))
+
+
+def _looseness(facts: EvaluationFacts, other: EvaluationFacts) -> Looseness | None:
+    mine, theirs = facts.fallen, other.fallen
+    if mine is None or theirs is None or facts.threat != other.threat:
+        return None
+    weights = facts.model.get("sha256"), other.model.get("sha256")
+    if weights[0] != weights[1] or (mine.data, mine.total) != (theirs.data, theirs.total):
+        return None
+    count = len(theirs.ids - mine.ids)
+    return Looseness(other.protocol, count, count / mine.total)
 
 
 def _names(results: Record) -> list[str]:

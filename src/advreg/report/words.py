@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
 
@@ -15,13 +15,13 @@ UPPER_BOUND = (
     "and published figures have fallen by several points when one was found."
 )
 _PROTOCOLS = {
-    "quick": "A quick look: one run of projected gradient descent.",
+    "quick": "A quick look: short gradient attacks, then a few queries of Square on the nearest survivors.",
     "standard": "The AutoAttack protocol (Croce and Hein, 2020), followed faithfully.",
     "strong": "The strong protocol: at least as strong as the standard one, at a fraction of its cost.",
 }
 UNEQUAL = 3  # times as many examples of one class as of another: the mean over examples then hides the small one
 GAIN = 0.002  # black-box gain beyond which AutoAttack's authors distrust gradients
-_NOTED = ("target", "batch", "few_classes")
+_NOTED = ("target", "batch", "few_classes", "broken_beyond")
 _VERDICTS = {
     "TRUSTED": "No check found a sign that attacks failed for the wrong reasons.",
     "SUSPECT": "A check raised a warning: read the figure with care and follow the remedy it names.",
@@ -213,8 +213,20 @@ def warnings(flags: Facts) -> list[str]:
 def doubts(evaluation: EvaluationFacts) -> list[str]:
     """What takes trust from an evaluation: the checks that it made by itself, or its flags where it made none."""
     raised = [check for check in evaluation.checks if check.verdict in ("suspect", "fail")]
-    told = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
-    return told or warnings(evaluation.flags)
+    reasons = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
+    return (reasons or warnings(evaluation.flags)) + loose(evaluation)
+
+
+def loose(evaluation: EvaluationFacts) -> list[str]:
+    """Return the sentence that a protocol beside this one broke examples which it counts as robust; empty if none did."""
+    found = evaluation.looseness
+    if found is None:
+        return []
+    points = percent(found.share, evaluation.n)
+    return [
+        f"the protocol {found.by} broke {count(found.examples)} examples ({points}) that {evaluation.protocol} counts as robust: "
+        "this figure is loose here, quote the lower one"
+    ]
 
 
 def balance(rows: Sequence[_Class]) -> str:
@@ -277,8 +289,14 @@ def _note(key: str, value: object) -> str:
         "target": f"attacked a copy in {value}",
         "batch": f"{value} at a time",
         "few_classes": "fewer than 4 classes: losses that need more were replaced by margins",
+        "broken_beyond": _beyond(value),
     }
     return known.get(key, f"{_flag(key)}: {value}")
+
+
+def _beyond(value: object) -> str:
+    counts = value if isinstance(value, Mapping) else {}
+    return ", ".join(f"broke {number} examples that {protocol} had left" for protocol, number in counts.items())
 
 
 def _flag(key: str) -> str:
@@ -378,6 +396,6 @@ def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
 
 def _grid(curve: Curve | None) -> str | None:
     """The radii of a curve that attacks measured at each; one from distances needs none."""
-    if curve is None or not curve.attack.startswith("pgd") or len(curve.points) > 20:
+    if curve is None or curve.attack == "minimum norms" or len(curve.points) > 20:
         return None
     return ",".join(eps(Threat(curve.norm, point.eps)) for point in curve.points)

@@ -1,0 +1,183 @@
+"""`robustness_curve`: attacks at every eps of a grid, and distances to the boundary; each example takes the smaller.
+
+examples -> distance by a short minimum-norm attack -> at each eps: attacks on those farther away -> smaller distance -> points
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models
+from advreg.attacks.minimal import fab, nearest
+from advreg.errors import DataError, ThreatError
+from advreg.evaluation import flags
+from advreg.evaluation.curve import Curve, curve_points
+from advreg.evaluation.examples import UNIT, examples_of
+from advreg.evaluation.ledger_checks import free_checks
+from advreg.evaluation.memory import Portions, fitting
+from advreg.evaluation.paper import Paper
+from advreg.evaluation.protocols import Protocol, resolve
+from advreg.evaluation.rows import CLEAN, Row
+from advreg.evaluation.run import CLEAN_STAGE, FAR, Bench, attack_chunk
+from advreg.evaluation.verdict import Check, provisional, worst_of
+from advreg.runs import RunFolder
+from advreg.threat import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+_SEARCH = partial(fab, steps=20, targets=2)
+_CLOSER = "smaller eps"  # names the rows of examples that a smaller radius broke already
+
+
+@torch.inference_mode(False)  # in any mode of the caller: the copy under attack needs gradients
+def robustness_curve(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    norm: Norm,
+    eps: Sequence[float],
+    n: int | None = None,
+    box: tuple[float, float] = (0.0, 1.0),
+    protocol: str | Protocol = "quick",
+    distances: Tensor | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Curve:
+    """Measure robust accuracy at every eps of a grid: ``share of examples with min distance found > eps``.
+
+    A short minimum-norm attack gives each example a first distance. At each radius in turn the protocol attacks the examples
+    that are farther away, and every point it finds lowers the distance. The curve never rises.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
+        data: a data set, or a pair ``(x, y)``.
+        norm: of the perturbation.
+        eps: radii, in the units of the input; any order.
+        n: how many examples, from the first; all by default.
+        box: lowest and highest valid value of an input.
+        protocol: name of a protocol, or your own `Protocol`, to attack with at each radius.
+        distances: ``(N,)`` distances at which adversarial points are known, such as those of `minimum_norms`, instead of
+            the short minimum-norm attack.
+        seed: seed of the random draws.
+        out: folder to write ``curve.json`` into, such as an evaluation's.
+        on_progress: called with radii done and radii in all.
+
+    Returns:
+        A `Curve`, its points in increasing eps, with checks and a verdict.
+
+    Raises:
+        ThreatError: no radius, or one that is no eps for the norm and box.
+        ModelError, DataError: a model or data that cannot be used as given.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> data = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)
+        >>> [point.eps for point in robustness_curve(net, data, norm="linf", eps=[0.1, 0.0]).points]
+        [0.0, 0.1]
+    """
+    grid = sorted({float(radius) for radius in eps})
+    if not grid:
+        raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
+    chosen, bench = resolve(protocol, norm), _bench(model, data, n, ThreatModel(norm, grid[-1], box), seed)
+    probed = flags.probe(model, *(t[:64].to(bench.device) for t in (bench.examples.x, bench.examples.y)))
+    clean = _clean_rows(bench)
+    known = _first_distances(bench) if distances is None else _checked(distances, clean)
+    checks: list[list[Check]] = []
+    for k, radius in enumerate(grid):
+        rows = clean + _closer(known, radius) + _attacked(bench, chosen, radius, known)
+        known = _lowered(known, rows)
+        robust = float((known > radius).double().mean())
+        seen = flags.gathered(probed, rows, len(clean), FAR, target=bench.target.choice)
+        checks.append(free_checks({"flags": seen, "robust_accuracy": robust, "n": len(clean)}, rows))
+        if on_progress:
+            on_progress(k + 1, len(grid))
+    found = worst_of(checks)
+    points = curve_points(known, grid)
+    curve = Curve(norm, _name(chosen), len(known), seed, points, box, tuple(found), provisional(found))
+    if out is not None:
+        RunFolder.at(out).write_json("curve.json", curve.record())
+    return curve
+
+
+def _bench(
+    model: nn.Module, data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel, seed: int
+) -> Bench:
+    """Return the frozen copy, the examples and how many of them fit into memory."""
+    examples = examples_of(data, n, threat)
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    models.check_model(model, examples.x[:8].to(device))
+    sample = examples.x[:64].to(device)
+    target = models.freeze(model, sample)
+    return Bench(target, examples, threat, seed, device, Portions(fitting(target, sample, UNIT)))
+
+
+def _run(bench: Bench, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
+    """Return the rows of these stages, kept in memory."""
+    paper = Paper(bench.examples, [], {})
+    attack_chunk(bench, stages, ids, paper)
+    return paper.rows
+
+
+def _clean_rows(bench: Bench) -> list[Row]:
+    return [row for ids in bench.examples.chunks() for row in _run(bench, (CLEAN_STAGE,), ids)]
+
+
+def _first_distances(bench: Bench) -> Tensor:
+    """Return how far a short minimum-norm attack is from each example, ``(N,)``."""
+
+    def measured(ids: Tensor) -> Tensor:
+        x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
+        threat = bench.threat
+        found = nearest(_SEARCH, bench.target, x, y, threat.norm, box=threat.box, ids=ids, seed=bench.seed)
+        return found.minimal.cpu()
+
+    return torch.cat([part for ids in bench.examples.chunks() for part in bench.portions.of(ids, measured)])
+
+
+def _checked(distances: Tensor, clean: list[Row]) -> Tensor:
+    """Return the caller's distances, 0 for clean errors.
+
+    Raises:
+        DataError: not one distance for each example.
+    """
+    known = torch.as_tensor(distances, dtype=torch.float64).clone()
+    if known.shape != (len(clean),):
+        raise DataError(f"distances is {tuple(known.shape)}; give one for each of {len(clean)} examples")
+    return _lowered(known, clean)
+
+
+def _attacked(bench: Bench, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
+    """Return the rows of the protocol's attacks on the examples whose known distance is larger than the radius."""
+    survivors = (known > radius).nonzero()[:, 0]
+    if not radius or not len(survivors):
+        return []
+    at = Bench(bench.target, bench.examples, bench.threat.with_eps(radius), bench.seed, bench.device, bench.portions)
+    return [row for ids in torch.split(survivors, UNIT) for row in _run(at, protocol.stages, ids)]
+
+
+def _closer(known: Tensor, radius: float) -> list[Row]:
+    """Return a row for each example that is broken within the radius already, except clean errors."""
+    rows = ((known > 0) & (known <= radius)).nonzero()[:, 0].tolist()
+    fields = {"broken": True, "margin": 0.0, "forwards": 0, "backwards": 0}
+    return [{"attack": _CLOSER, "id": i, "distance": float(known[i]), **fields} for i in rows]
+
+
+def _lowered(known: Tensor, rows: list[Row]) -> Tensor:
+    """Return the distances with those of broken rows where they are smaller."""
+    known = known.clone()
+    for row in rows:
+        if row["broken"]:
+            known[row["id"]] = min(float(known[row["id"]]), 0.0 if row["attack"] == CLEAN else row["distance"])
+    return known
+
+
+def _name(protocol: Protocol) -> str:
+    return f"{protocol.name}@{protocol.version}"

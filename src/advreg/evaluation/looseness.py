@@ -1,0 +1,38 @@
+"""Which figures beside a new one are loose: examples that it broke and another protocol counts as robust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from advreg.evaluation.rows import Row, broken_ids
+from advreg.runs.files import read_lines
+
+_SAME = ("model", "data", "n")
+
+
+def broken_beyond(folder: Path, rows: Iterable[Row]) -> dict[str, int]:
+    """Return how many examples each other protocol beside an evaluation counts as robust although this one broke them.
+
+    Only finished evaluations of the same model, data, number of examples and threat are compared; seeds may differ.
+
+    Args:
+        folder: of this evaluation, ``<run>/evaluation/<protocol id>``.
+        rows: of this evaluation's ledger.
+
+    Returns:
+        Protocol id to number of examples, zeros left out.
+    """
+    mine, broken = read_lines(folder / "ledger.jsonl")[0], broken_ids(rows)
+    found = {}
+    for results in sorted(folder.parent.glob("*/results.json")):
+        header, *others = read_lines(results.parent / "ledger.jsonl")
+        same = all(header.get(key) == mine.get(key) for key in _SAME)
+        if results.parent != folder and same and _threat(header["protocol"]) == _threat(mine["protocol"]):
+            found[str(header["protocol"])] = len(broken - broken_ids(others))
+    return {protocol: count for protocol, count in found.items() if count}
+
+
+def _threat(protocol: str) -> str:
+    """Return the part of a protocol id that names norm, eps and box: ``linf-0.3`` of ``linf-0.3-strong@3``."""
+    return protocol.rpartition("-")[0]

@@ -222,9 +222,9 @@ def loose(evaluation: EvaluationFacts) -> list[str]:
     found = evaluation.looseness
     if found is None:
         return []
-    points = percent(found.share, evaluation.n)
+    broken = f"{count(found.examples)} examples ({percent(found.share, evaluation.n)})"
     return [
-        f"the protocol {found.by} broke {count(found.examples)} examples ({points}) that {evaluation.protocol} counts as robust: "
+        f"the protocol {found.by} broke {broken} that {evaluation.protocol} counts as robust: "
         "this figure is loose here, quote the lower one"
     ]
 

@@ -47,7 +47,6 @@ class Network:
         file: published weights; None for a network that is trained here.
         threat: what it was trained for.
         changes: training, as changes of the default configuration.
-        begin: network whose weights training begins with.
     """
 
     zoo: str
@@ -56,7 +55,6 @@ class Network:
     file: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
-    begin: str | None = None
 
 
 WIDTH = 0.25
@@ -67,21 +65,20 @@ def _mnist(threat: str, *changes: str) -> Network:
     return Network("zoo:mnist-small", "mnist", threat, changes=(*training.MNIST, "train.epochs=5", *changes))
 
 
-def _cifar(threat: str, *changes: str, begin: str | None = None) -> Network:
-    changed = (*training.CIFAR, f"model.options.width={WIDTH}", *changes)
-    name = "zoo:preact-resnet18"
-    return Network(name, cifar10_jpeg.NAME, threat, options=CIFAR_OPTIONS, changes=changed, begin=begin)
+def _cifar(threat: str, *changes: str) -> Network:
+    own = (f"model.options.width={WIDTH}", *changes)
+    changed = (*training.CIFAR, *own)
+    return Network("zoo:preact-resnet18", cifar10_jpeg.NAME, threat, options=CIFAR_OPTIONS, changes=changed)
 
 
-TUNED = ("train.epochs=1", "optimizer.lr=0.1")
 NETWORKS: dict[str, Network] = {
     "wk17": Network("zoo:mnist-small", "mnist", "linf:0.1", CHECKPOINTS / "mnist_wk17a_linf0.1.pth"),
     "trades": Network("zoo:mnist-trades", "mnist", "linf:0.3", networks.TRADES),
     "mnist-l2": _mnist("l2:1.5", "attack.steps=5"),
     "mnist-l1": _mnist("l1:8", "attack.steps=5", "train.epochs=3"),
-    "cifar-linf": _cifar("linf:8/255", "attack.name=n-fgsm", *TUNED, begin="cifar-l2"),
-    "cifar-l2": _cifar("l2:0.5", "attack.steps=2", "train.epochs=2"),
-    "cifar-l1": _cifar("l1:12", "attack.steps=2", *TUNED, begin="cifar-l2"),
+    "cifar-linf": _cifar("linf:8/255", "attack.name=n-fgsm", "train.epochs=8"),
+    "cifar-l2": _cifar("l2:0.5", "attack.steps=2", "train.epochs=6"),
+    "cifar-l1": _cifar("l1:12", "attack.steps=4", "train.epochs=4", "policy.name=warmup"),
 }
 
 
@@ -114,19 +111,13 @@ def sparse(
 def load(name: str) -> nn.Module:
     """Return a network in eval mode, trained at its first use."""
     network = NETWORKS[name]
-    return advreg.load_model(network.zoo, weights=weights_of(name), **network.options)
-
-
-def weights_of(name: str) -> Path:
-    """Return the file of a network's weights, made at its first use."""
-    network = NETWORKS[name]
     file = network.file or networks.KEPT / f"{name}.safetensors"
     if not file.is_file() and network.changes:
         print(f"training {name} for {network.threat}; kept in {file}", file=sys.stderr, flush=True)
         weights = trained(network).state_dict()
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, save({key: value.contiguous() for key, value in weights.items()}))
-    return file
+    return advreg.load_model(network.zoo, weights=file, **network.options)
 
 
 def images(name: str, n: int) -> tuple[Tensor, Tensor]:
@@ -151,8 +142,7 @@ def session_of(network: Network) -> Session:
         cifar10_jpeg.convert(file)
     norm, _, eps = network.threat.partition(":")
     own = (f"threat.norm={norm}", f"threat.eps={eps}", f"model.name={network.zoo}", "train.precision=bfloat16")
-    begin = (f"model.weights={weights_of(network.begin)}",) if network.begin else ()
-    session = prepare(training.configured(*network.changes, *own, *begin))
+    session = prepare(training.configured(*network.changes, *own))
     if norm != "l1":
         return session
     return replace(
@@ -161,9 +151,9 @@ def session_of(network: Network) -> Session:
 
 
 def measured(name: str, n: int) -> str:
-    """Return the row of a network: clean accuracy, and robust accuracy under `quick` for what it was trained for."""
+    """Return the row of a network: clean accuracy, and robust accuracy under `strong` for what it was trained for."""
     threat = advreg.ThreatModel.parse(NETWORKS[name].threat)
-    found = advreg.evaluate(load(name), images(name, n), threat=threat, protocol="quick")
+    found = advreg.evaluate(load(name), images(name, n), threat=threat, protocol="strong")
     return f"| {name} | {found.protocol} | {n} | {found.clean_accuracy:.2%} | {found.robust_accuracy:.2%} |"
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from advreg.diagnosis import Diagnosis, EpsilonChoice, choose_epsilon, diagnose
     from advreg.evaluation import Evaluation, evaluate, minimum_norms, robustness_curve
     from advreg.hardening.gate import Decision, gate
-    from advreg.models import freeze
+    from advreg.models import freeze, normalized
     from advreg.models import load as load_model
     from advreg.runs import RunFolder
     from advreg.threat import ThreatModel
@@ -45,6 +45,7 @@ _HOME = {
     "load_model": "models:load",
     "mifgsm": "attacks:mifgsm",
     "minimum_norms": "evaluation:minimum_norms",
+    "normalized": "models:normalized",
     "objectives": "objectives",
     "pgd": "attacks:pgd",
     "recipes": "training.recipes",
@@ -75,6 +76,7 @@ __all__ = [
     "load_model",
     "mifgsm",
     "minimum_norms",
+    "normalized",
     "objectives",
     "pgd",
     "recipes",

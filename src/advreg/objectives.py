@@ -32,7 +32,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def kl(logits: Tensor, y: Tensor) -> Tensor:
     """Return ``KL(y || softmax(z))`` for each example, ``y`` the probabilities ``(B, K)`` of a reference."""
     log_reference = y.clamp_min(1e-12).log()
-    return (y * (log_reference - logits.log_softmax(1))).sum(1)
+    terms = y * (log_reference - logits.log_softmax(1))
+    return terms.masked_fill(torch.isneginf(logits) & (y == 0), 0.0).sum(1)  # classes that a mask rules out
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     if logits.shape[1] < 3:
         return margin(logits, y)
     top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    return _ratio(margin(logits, y), top[:, 0] - top[:, 2])
 
 
 def rival_margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -94,7 +95,12 @@ def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
     if not scale_free(logits.shape[1]):
         return gap
     top = logits.topk(4, dim=1).values
-    return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    return _ratio(gap, top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def _ratio(gap: Tensor, size: Tensor) -> Tensor:
+    """Return the ratio of the difference-of-logits losses; the gap alone where a mask of -inf leaves too few classes."""
+    return gap / torch.where(torch.isfinite(size), size + 1e-12, 1.0)
 
 
 def scale_free(classes: int) -> bool:
@@ -111,9 +117,25 @@ def negated(objective: Objective) -> Objective:
     return toward
 
 
+def answered(logits: Tensor) -> Tensor:
+    """Return whether each row is an answer ``(B,)``: finite logits, or -inf for classes that a mask rules out.
+
+    Example:
+        >>> answered(torch.tensor([[1.0, -torch.inf], [torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]])).tolist()
+        [True, False, False, False]
+    """
+    largest = logits.amax(1)  # NaN where any logit is
+    return torch.isfinite(largest)
+
+
+def are_probabilities(z: Tensor) -> bool:
+    """Return whether outputs ``(B, K)`` are non-negative and every row sums to 1 (to 1e-5)."""
+    return bool((z >= 0).all()) and bool(((z.double().sum(1) - 1).abs() < 1e-5).all())
+
+
 def correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Say for each example whether the largest logit is the label's; a row with NaN or infinity is no right answer."""
-    return (logits.argmax(1) == labels_of(y)) & torch.isfinite(logits).all(1)
+    """Return whether each row's largest logit is the label's ``(B,)``; NaN or +inf is no right answer."""
+    return (logits.argmax(1) == labels_of(y)) & answered(logits)
 
 
 def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:

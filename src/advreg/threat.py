@@ -67,8 +67,34 @@ def _shortest(number: float) -> str:
     return str(fraction) if float(fraction) == number else repr(number)
 
 
+class ByValue:
+    """A frozen dataclass with ``eps`` and ``box``, read from what people write, and compared by value: tensors have none."""
+
+    def _read(self) -> None:
+        """Turn eps into a number or a tensor ``(B,)``, and the box into two numbers."""
+        radii = _radii_of(vars(self)["eps"])
+        if isinstance(radii, Tensor) and radii.ndim == 2:
+            object.__setattr__(self, "one_per_example", True)
+            radii = radii[:, 0]
+        object.__setattr__(self, "eps", radii)
+        object.__setattr__(self, "box", _box_of(vars(self)["box"]))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            self._key() == other._key() if isinstance(other, ByValue) and type(other) is type(self) else NotImplemented
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        """Return the compared fields as values that have one truth value, which tensors do not."""
+        values = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]  # a dataclass
+        return tuple((tuple(v.shape), *v.flatten().tolist()) if isinstance(v, Tensor) else v for v in values)
+
+
 @dataclass(frozen=True, eq=False)
-class ThreatModel:
+class ThreatModel(ByValue):
     """All inputs within ``eps`` of the clean one, in ``norm``, and inside the valid ``box``.
 
     Two threat models are equal if norm, every radius and box are.
@@ -100,12 +126,7 @@ class ThreatModel:
         if self.norm not in NORMS:
             known = ", ".join(NORMS)
             raise ThreatError(f"norm is {self.norm!r}; allowed: {known}.{did_you_mean(str(self.norm), NORMS)}")
-        radii = _radii_of(self.eps)
-        if isinstance(radii, Tensor) and radii.ndim == 2:
-            object.__setattr__(self, "one_per_example", True)
-            radii = radii[:, 0]
-        object.__setattr__(self, "eps", radii)
-        object.__setattr__(self, "box", _box_of(self.box))
+        self._read()
         low, high = self.box
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ThreatError(f"box is ({low:g}, {high:g}); give finite ends, as wide as the input needs: (-1e3, 1e3)")
@@ -124,17 +145,6 @@ class ThreatModel:
         eps = "per-example" if isinstance(self.eps, Tensor) else _shortest(self.eps)
         low, high = (_shortest(end) for end in self.box)
         return f"{self.norm}:{eps}" if self.box == (0.0, 1.0) else f"{self.norm}:{eps}@{low},{high}"
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if type(other) is type(self) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple[Any, ...]:
-        """Return the compared fields as values that have one truth value, which tensors do not."""
-        values = (getattr(self, each.name) for each in fields(self) if each.compare)
-        return tuple((tuple(v.shape), *v.flatten().tolist()) if isinstance(v, Tensor) else v for v in values)
 
     @classmethod
     def parse(cls, text: str) -> ThreatModel:

@@ -367,7 +367,7 @@ def test_ratios_become_margins_where_classes_are_few() -> None:
         (
             lambda x, y: apgd_targeted(nn.Flatten().eval(), x[..., :1, :1], y * 0, ThreatModel("l2", 0.1)),
             ModelError,
-            "1 c",
+            "2 classes or more",
         ),
         (lambda x, y: apgd(small_cnn(), x, torch.eye(5).long()[y], ThreatModel("l2", 0.1)), DataError, "as floats"),
         (lambda x, y: apgd_targeted(small_cnn().train(), x, y, ThreatModel("l2", 0.1)), ModelError, "call model.eval"),

@@ -223,7 +223,7 @@ X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         (lambda: corrupt(X, "fog", 6), DataError, "severity is 6; allowed: 1 to 5"),
         (lambda: corrupt(X * 255, "fog"), DataError, "divide images by 255"),
         (lambda: corrupt(X.flatten(1), "fog"), DataError, r"\(B, C, H, W\)"),
-        (lambda: corrupt((X * 255).to(torch.uint8), "fog"), DataError, "float images"),
+        (lambda: corrupt((X * 255).to(torch.uint8), "fog"), DataError, r"images.float\(\) / 255"),
         (lambda: corrupt(X / 0, "fog"), DataError, "NaN or infinity"),
         (lambda: corrupt(torch.rand(2, 5, 8, 8), "jpeg_compression"), DataError, "JPEG takes 1 or 3"),
         (lambda: corruption_accuracy(small_cnn().train(), X[:, :1], torch.tensor([0, 1])), ModelError, "model.eval"),

@@ -18,12 +18,13 @@ from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
 from advreg.diagnosis.graph import dead_modules, flat_operations
 from advreg.diagnosis.history import collapse, label_leaking, training_history
 from advreg.diagnosis.hooks import valued
-from advreg.diagnosis.probes import Averaged, are_probabilities, spread
+from advreg.diagnosis.probes import Averaged, spread
 from advreg.diagnosis.run import answered
 from advreg.diagnosis.subject import Subject
 from advreg.diagnosis.symptoms import rises
 from advreg.diagnosis.trace import Trace, late_gain, traced
 from advreg.evaluation.verdict import Check, flagged, skipped
+from advreg.objectives import are_probabilities
 
 from . import planted
 from .conftest import TINY, digits

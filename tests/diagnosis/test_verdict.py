@@ -97,7 +97,9 @@ def ledger(*, by_pgd: int, by_late: int = 0, by_square: int = 0, idle: int = 0, 
     for attack, count, backwards in (("pgd-40", by_pgd, 40), ("apgd-t", by_late, 900), ("square", by_square, 0)):
         for i in range(first, n):
             moved = -1.0 if i >= n - idle or not backwards else -0.5
-            rows.append(row(i, attack, broken=i < first + count, margin=moved, forwards=backwards + 9, backwards=backwards))
+            rows.append(
+                row(i, attack, broken=i < first + count, margin=moved, forwards=backwards + 9, backwards=backwards)
+            )
         first += count
     return rows
 

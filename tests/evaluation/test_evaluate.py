@@ -299,9 +299,9 @@ def twice(*names: str) -> Protocol:
             "list of Tensor, Tensor; give a data set",
         ),
         (
-            lambda x, y: evaluate(small_cnn(), (x.numpy(), y), threat=THREAT),
+            lambda x, y: evaluate(small_cnn(), (x, y, y), threat=THREAT),
             DataError,
-            "tuple of ndarray, Tensor; give",
+            "tuple of Tensor, Tensor, Tensor; give",
         ),
         (lambda x, y: evaluate(small_cnn(), TensorDataset(x, y), threat=THREAT), DataError, r"or a pair \(x, y\)"),
         (

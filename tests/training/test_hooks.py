@@ -68,7 +68,7 @@ def test_what_the_loop_has_frozen_stays_frozen():
 
 
 def test_inputs_outside_the_box_are_refused_with_what_to_do():
-    with pytest.raises(DataError, match=r"inputs span .* outside the box \[0, 1\]; hand over pixels and normalise"):
+    with pytest.raises(DataError, match=r"x spans .* outside the box \[0, 1\]; .*give the hook the mean= and std="):
         hooks.Term(THREAT)(network(), images()[0] * 4 - 2, images()[1])
 
 

@@ -10,7 +10,7 @@ from advreg.attacks.apgd_rule import momentum_rule
 from advreg.attacks.engine import Aim, Ask, Attempt, Scoreboard, climb, refuse_counts, search
 from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.errors import ModelError, ThreatError
+from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy, labels_of, targeted_dlr
 from advreg.threat import ThreatModel, per_example
 
@@ -153,8 +153,6 @@ def rivals(count: int) -> Aim:
 
     def aim(logits: Tensor, y: Tensor) -> Tensor:
         own, classes = labels_of(y)[:, None], logits.shape[1]
-        if classes < 2:
-            raise ModelError("the model has 1 class; nothing can be mistaken: return logits (B, K) with K at least 2")
         others = logits.scatter(1, own, -torch.inf).topk(min(count, classes - 1), dim=1).indices
         return torch.cat([own, others], 1)
 

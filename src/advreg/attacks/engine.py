@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg.attacks.inputs import read_batch, read_ids, reject_classes
 from advreg.attacks.judge import (
     Model,
     as_points,
@@ -23,12 +24,13 @@ from advreg.attacks.judge import (
     logits_of,
     original,
     query_model,
-    refuse_labels,
     refuse_nan,
     refuse_training_mode,
+    reject_device,
+    reject_softmax,
 )
 from advreg.attacks.result import AttackResult, concatenate
-from advreg.errors import ConfigError, DataError, ModelError
+from advreg.errors import ConfigError, ModelError
 from advreg.noise import Stream
 from advreg.objectives import Objective, fooled, negated, ranked
 from advreg.threat import ThreatModel, per_example
@@ -303,8 +305,8 @@ def search(
 
     Args:
         ask: the model and what to maximise on it.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
+        x: clean inputs ``(B, ...)`` in the threat's box: tensor, NumPy array or nested lists.
+        y: labels ``(B,)`` of any integer type, or probabilities ``(B, K)``; the wanted classes if targeted.
         threat: what the adversary may do.
         attempt: one attempt on a batch.
         restarts: attempts, each on the examples that still stand (on all of them if not ``early_stop``).
@@ -327,12 +329,11 @@ def search(
     refuse_training_mode(ask.model)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
-        x, y = as_points(x.detach().clone()), y.detach().clone()
-        check_batch(x, y, threat)
-        y = as_labels(y, x)
-        ids = torch.arange(len(x)) if ids is None else ids
+        x, y = read_batch(x, y, threat)
+        reject_device(ask.model, x)
+        x, y, ids = as_points(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
-            part = x[rows], y[rows], threat.select(rows), ids.to(x.device)[rows]
+            part = x[rows], y[rows], threat.select(rows), ids[rows]
             parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim, fill))
     return concatenate(parts)
 
@@ -391,7 +392,8 @@ def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim)
     """
     logits = logits_of(ask.model, x)
     refuse_nan(logits)
-    refuse_labels(y, logits.shape[1])
+    reject_softmax(ask.model, x, logits, threat.box)
+    reject_classes(y, logits.shape[1])
     y = aim(logits, y)
     board, wrong = Scoreboard(ask, x, y, threat), ask.fooled(logits, y)
     if original(ask.model) is ask.model:
@@ -403,33 +405,3 @@ def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim)
     if len(proposed):
         board.submit(proposed, x[proposed])
     return board.result(), y
-
-
-def as_labels(y: Tensor, x: Tensor) -> Tensor:
-    """Return labels as the losses want them: int64 from any integers, probabilities in the type of the points ``x``."""
-    return y.to(x.dtype) if y.is_floating_point() else y.long()
-
-
-def check_batch(x: Tensor, y: Tensor, threat: ThreatModel) -> None:
-    """Raise unless inputs and labels fit each other and the threat's box.
-
-    Raises:
-        DataError: one line with what was given and what is allowed.
-    """
-    low, high = threat.box
-    if not x.is_floating_point():
-        raise DataError(f"x is {x.dtype}; give floats in [{low:g}, {high:g}], such as images.float() / 255")
-    if not len(x) or x.ndim < 2 or len(y) != len(x):
-        raise DataError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; give (B, ...) and (B,), B at least 1")
-    if not bool(torch.isfinite(x).all()):
-        raise DataError(f"x holds NaN or infinity in {int((~torch.isfinite(x)).flatten(1).any(1).sum())} examples")
-    if float(x.min()) < low or float(x.max()) > high:
-        hint = "; divide images by 255" if float(x.max()) > 1.5 else ""
-        raise DataError(f"x spans [{float(x.min()):g}, {float(x.max()):g}] outside the box [{low:g}, {high:g}]{hint}")
-    if y.ndim == 1 and (y.is_floating_point() or int(y.min()) < 0):
-        raise DataError(f"y is {y.dtype} from {float(y.min()):g}; give labels 0 to classes-1 as integers")
-    if y.ndim > 1 and not y.is_floating_point():
-        raise DataError(f"y is {y.dtype} {tuple(y.shape)}; give labels (B,), or probabilities (B, K) as floats")
-    eps = threat.eps
-    if isinstance(eps, Tensor) and eps.ndim and len(eps) != len(x):
-        raise DataError(f"eps holds {len(eps)} radii for {len(x)} examples; give one for each, or one number")

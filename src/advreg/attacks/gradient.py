@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import Ask, Attempt, Rule, State, as_labels, begin, climb, query, refuse_counts, search
-from advreg.attacks.judge import Model, as_points, bind_dtype, logits_of, original
+from advreg.attacks.engine import Ask, Attempt, Rule, State, begin, climb, query, refuse_counts, search
+from advreg.attacks.inputs import checked_once, read_ids, read_training
+from advreg.attacks.judge import Model, as_points, bind_dtype, logits_of, original, reject_device
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
 from advreg.noise import Stream
@@ -356,15 +357,19 @@ def craft(
     Returns:
         A `Crafted`: ``x_adv`` inside the threat model, and its cost.
 
+    Raises:
+        DataError: inputs outside the box, an empty batch, labels that the model does not have.
+        ModelError: an output that is no logits, no gradient path.
+
     Example:
         >>> model = torch.nn.Linear(4, 3)
         >>> craft(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
         20
     """
-    ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    ask, rule = Ask(bind_dtype(model, x), objective), pgd_rule(steps, step_size, momentum, start)
-    x = as_points(x.detach())
-    y = as_labels(y, x)
+    x, y = read_training(x, y, threat)
+    reject_device(model, x)
+    ask, rule = Ask(bind_dtype(model, x), checked_once(objective)), pgd_rule(steps, step_size, momentum, start)
+    x, ids = as_points(x.detach()), read_ids(ids, x)
     state = begin(x, y, threat, started(start, x, threat, ids, seed))
     for k in range(steps):
         _, _, grad = query(ask, state.adv, y)

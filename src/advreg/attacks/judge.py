@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
+from advreg.attacks.inputs import read_inputs, read_labels, reject_classes, reject_logits, reject_probabilities
 from advreg.errors import DataError, ModelError
-from advreg.objectives import fooled
+from advreg.objectives import answered, are_probabilities, fooled
 from advreg.threat import ThreatModel
 
 Model = Callable[[Tensor], Tensor]
 """Anything that maps inputs ``(B, ...)`` to logits ``(B, K)``; an ``nn.Module`` nearly always."""
+
+_PROBABILITIES: ContextVar[bool] = ContextVar("whether attacks accept probabilities", default=False)
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
@@ -105,7 +110,7 @@ def bind_dtype(model: Model, x: Tensor) -> Model:
         model: a module, or any function of inputs.
         x: inputs as the caller has them.
     """
-    if x.dtype not in _HALF or isinstance(model, Deputy) or input_dtype(model) is not None:
+    if getattr(x, "dtype", None) not in _HALF or isinstance(model, Deputy) or input_dtype(model) is not None:
         return model
     return Bound(model, x.dtype)
 
@@ -134,31 +139,67 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         z = query_model(model, x)
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x):
-        shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ModelError(f"the model returned {shape} for {len(x)} inputs; return logits ({len(x)}, classes)")
+    reject_logits(z, len(x))
     return z
 
 
+def reject_device(model: Model, x: Tensor) -> None:
+    """Raise unless the model's weights are where the inputs are.
+
+    Raises:
+        ModelError: they are on another device.
+    """
+    module = original(model)
+    weight = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    if weight is not None and weight.device != x.device:
+        raise ModelError(f"the model is on {weight.device}, the inputs are on {x.device}; move one with .to()")
+
+
+@contextmanager
+def accepting_probabilities() -> Iterator[None]:
+    """Let attacks run on models that end in a softmax inside the block: a diagnosis measures what that hides.
+
+    Example:
+        >>> with accepting_probabilities():
+        ...     reject_softmax(nn.Softmax(1), torch.ones(1, 2), torch.ones(1, 2) / 2, (0.0, 1.0))
+    """
+    token = _PROBABILITIES.set(True)
+    try:
+        yield
+    finally:
+        _PROBABILITIES.reset(token)
+
+
+def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, float]) -> None:
+    """Raise if a model outputs probabilities; black boxes with ``score_only`` may.
+
+    Honest logits of few examples may sum to 1 by chance, so suspicious ones are confirmed at other points.
+
+    Args:
+        model: maps inputs to logits.
+        x: clean inputs ``(B, ...)``.
+        logits: what the model returned for them.
+        box: lowest and highest valid value.
+
+    Raises:
+        ModelError: the outputs are probabilities everywhere.
+    """
+    if _PROBABILITIES.get() or getattr(original(model), "score_only", False) or not are_probabilities(logits):
+        return
+    low, high = box
+    few = x[:8]
+    reject_probabilities(logits_of(model, torch.cat([(few + low) / 2, (few + high) / 2])))
+
+
 def refuse_nan(logits: Tensor) -> None:
-    """Raise unless the model answered every clean input with numbers.
+    """Raise unless the model answered every clean input with numbers; a mask may set logits of ruled-out classes to -inf.
 
     Raises:
         ModelError: some answer is NaN or infinite.
     """
-    bad = int((~torch.isfinite(logits)).any(1).sum())
+    bad = int((~answered(logits)).sum())
     if bad:
         raise ModelError(f"the model answers NaN or infinity for {bad} of {len(logits)} clean inputs; mend it first")
-
-
-def refuse_labels(y: Tensor, classes: int) -> None:
-    """Raise unless every label is one of the model's classes.
-
-    Raises:
-        DataError: a label beyond them.
-    """
-    if y.ndim == 1 and int(y.max()) >= classes:
-        raise DataError(f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}")
 
 
 def judged(
@@ -170,7 +211,7 @@ def judged(
         DataError: a label beyond the model's classes.
     """
     z = logits_of(original(model), x_adv)
-    refuse_labels(y, z.shape[1])
+    reject_classes(y, z.shape[1])
     return fooled(z, y, targeted) & threat.contains(x_adv, x, TOLERANCE), z
 
 
@@ -193,6 +234,7 @@ def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatMode
 
     Raises:
         ModelError: the model is in train mode or does not return logits.
+        DataError: points or labels that do not fit the inputs.
 
     Example:
         >>> model = nn.Linear(2, 2, bias=False).eval()
@@ -202,4 +244,9 @@ def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatMode
         [True]
     """
     refuse_training_mode(model)
+    x = read_inputs(x, threat.box)
+    x_adv, y = read_inputs(x_adv, threat.box), read_labels(y, x)
+    if x_adv.shape != x.shape:
+        raise DataError(f"x_adv is {tuple(x_adv.shape)}, x is {tuple(x.shape)}; give one point for each input")
+    reject_device(model, x_adv)
     return judged(model, x, x_adv, y, threat, targeted)[0]

@@ -13,6 +13,7 @@ from advreg import noise
 from advreg.attacks.blackbox.walk import Walk, walk
 from advreg.attacks.engine import Ask, search
 from advreg.attacks.gradient import pgd
+from advreg.attacks.inputs import as_tensor, read_ids, read_inputs, read_labels
 from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import DataError, ThreatError
@@ -126,8 +127,8 @@ def spatial(
     """
     if min(degrees, pixels) < 0 or min(grid) < 1:
         raise ThreatError(f"degrees, pixels, grid are {degrees}, {pixels}, {grid}; give extents >= 0 and counts >= 1")
-    _refuse_vectors(x)
-    ask, every = Ask(bind_dtype(model, x), objective, targeted), poses(degrees, pixels, grid)
+    model, x = bind_dtype(model, x), _images(x, box)
+    ask, every = Ask(model, objective, targeted), poses(degrees, pixels, grid)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: Walk, k: int) -> Walk:
@@ -251,17 +252,17 @@ def patch(
 
     Reference: Brown et al., "Adversarial patch", 2017; Karmon, Zoran, Goldberg, "LaVAN", ICML 2018.
     """
-    _refuse_vectors(x)
+    model, x = bind_dtype(model, x), _images(x, box)
+    y, ids = read_labels(y, x), read_ids(ids, x)
     height, width = x.shape[2:]
     if not 1 <= size <= min(height, width) or places < 1:
         raise ThreatError(
             f"size is {size}, places {places}, images are {height} x {width}; give 1 to {min(height, width)}"
         )
-    ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
     step_size = _STEP * anything(box).width if step_size is None else step_size
     rows, result = torch.arange(len(x), device=x.device), None
     for place in range(places if corners is None else 1):
-        at = _drawn(ids, x, size, seed, place) if corners is None else _checked(corners.to(x.device), x, size)
+        at = _drawn(ids, x, size, seed, place) if corners is None else _checked(corners, x, size)
         found = pgd(
             model, x[rows], y[rows], MaskThreat.of(square_masks(x, size, at)[rows], box), steps=steps,
             step_size=step_size, objective=objective, targeted=targeted, early_stop=early_stop, ids=ids[rows],
@@ -281,6 +282,7 @@ def _drawn(ids: Tensor, x: Tensor, size: int, seed: int, place: int) -> Tensor:
 
 
 def _checked(corners: Tensor, x: Tensor, size: int) -> Tensor:
+    corners = as_tensor(corners, "corners").to(x.device)
     room = torch.tensor(x.shape[2:], device=x.device) - size
     if corners.shape != (len(x), 2) or bool(((corners < 0) | (corners > room)).any()):
         raise ThreatError(
@@ -290,6 +292,8 @@ def _checked(corners: Tensor, x: Tensor, size: int) -> Tensor:
     return corners
 
 
-def _refuse_vectors(x: Tensor) -> None:
+def _images(x: Tensor, box: tuple[float, float]) -> Tensor:
+    x = read_inputs(x, box)
     if x.ndim != 4:
         raise DataError(f"x is {tuple(x.shape)}; this attack needs images (B, C, H, W)")
+    return x

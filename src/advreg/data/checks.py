@@ -47,7 +47,7 @@ def _outside(low: float, high: float, box: tuple[float, float]) -> str:
         return f"pixels reach {worst:g}, allowed {_span(box)}: they look like 0-255, divide them by 255"
     return (
         f"pixels reach {worst:g}, allowed {_span(box)}: "
-        "put normalisation inside the model (advreg.models.Normalize) and give raw pixels"
+        "put the normalisation inside the model, advreg.normalized(model, mean, std), and give raw pixels"
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advreg import attacks
 from advreg.errors import ThreatError
-from advreg.evaluation.examples import examples_of
+from advreg.evaluation.examples import count, examples_of
 from advreg.models import check_model
 from advreg.report.ssim import ssim
 from advreg.runs import RunFolder
@@ -121,8 +121,7 @@ def choose_epsilon(
     grid = sorted({float(radius) for radius in (_GRID[norm] if eps is None else eps)})
     if not grid or grid[0] <= 0:
         raise ThreatError(f"eps is {list(grid)}; give radii above 0, such as eps=[2/255, 8/255]")
-    size = len(data[1]) if isinstance(data, tuple) else len(data)
-    examples = examples_of(data, min(n, size), ThreatModel(norm, grid[-1]))
+    examples = examples_of(data, min(n, count(data)), ThreatModel(norm, grid[-1]))
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
     check_model(model, x[:8])

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.judge import logits_of
-from advreg.diagnosis.probes import are_probabilities, spread
+from advreg.diagnosis.probes import spread
 from advreg.diagnosis.subject import Subject, gradients, needs_gradient
 from advreg.evaluation.verdict import Check, flagged, graded
-from advreg.objectives import margin, scale_free
+from advreg.objectives import are_probabilities, margin, scale_free
 
 _REPEATS = 8
 _SAME = 1e-4

@@ -40,11 +40,6 @@ def spread(answers: Tensor) -> float:
     return float((answers.amax(0) - answers.amin(0)).max()) / size
 
 
-def are_probabilities(z: Tensor) -> bool:
-    """Say whether outputs ``(B, K)`` are non-negative and sum to 1 (to 1e-5)."""
-    return bool((z >= 0).all()) and bool(((z.double().sum(1) - 1).abs() < 1e-5).all())
-
-
 def why(cause: Exception) -> str:
     """Return what a model raised as one line, but raise it again where memory ran out: that says nothing about the model."""
     behind = cause.__context__

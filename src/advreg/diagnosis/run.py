@@ -18,21 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models, runtime
-from advreg.attacks.judge import logits_of
+from advreg.attacks.judge import accepting_probabilities, logits_of
 from advreg.diagnosis import adapt as adapting
 from advreg.diagnosis import binarisation, flags, history, hygiene, indicators, numerics, symptoms
 from advreg.diagnosis.budget import Budget, budget_for
 from advreg.diagnosis.claim import Claim, from_ledger, measured
 from advreg.diagnosis.hooks import Smooth
 from advreg.diagnosis.pictures import pictures
-from advreg.diagnosis.probes import are_probabilities, why
+from advreg.diagnosis.probes import why
 from advreg.diagnosis.result import Diagnosis
 from advreg.diagnosis.subject import Subject, evaluated, right_of
 from advreg.errors import ModelError, ThreatError
-from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.examples import Examples, count, examples_of
 from advreg.evaluation.memory import is_memory
 from advreg.evaluation.same import same_answers
 from advreg.evaluation.verdict import Check, causes, flagged
+from advreg.objectives import are_probabilities
 from advreg.runs import RunFolder
 from advreg.statistics import interval
 from advreg.threat import ThreatModel
@@ -141,7 +142,7 @@ def diagnose(
     """
     began = time.perf_counter()
     _refuse_radius(threat)
-    with _in_memory(), evaluated(model) as trains:
+    with _in_memory(), evaluated(model) as trains, accepting_probabilities():
         subject, claim = subject_of(model, data, threat, n, budget, quick, _training(train), seed, out)
         ask = _asker(claim, on_progress)
         checks = [flags.eval_mode(trains), *ask(subject)]
@@ -183,8 +184,7 @@ def subject_of(
     out: str | Path | None,
 ) -> tuple[Subject, Claim]:
     """Return what every check is given, and the figure that they question."""
-    size = len(data[1]) if isinstance(data, tuple) else len(data)
-    examples = examples_of(data, min(n, size), threat)
+    examples = examples_of(data, min(n, count(data)), threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
     _refuse_unusable(model, x)

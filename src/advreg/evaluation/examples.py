@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import check_batch
+from advreg.attacks.inputs import as_tensor, read_batch
 from advreg.errors import DataError
 from advreg.threat import ThreatModel
 
@@ -38,33 +38,65 @@ class Examples:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def outputs(self) -> int:
+        """Return how many classes a model of these data tells apart at least, 2 or more."""
+        return max(2, len(self.classes), int(self.y.max()) + 1)
+
     def chunks(self) -> list[Tensor]:
         """Return the ids of each chunk."""
         return list(torch.split(torch.arange(len(self)), CHUNK))
 
 
+def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
+    """Return how many examples a data set or a pair holds.
+
+    Raises:
+        DataError: it is neither, or inputs and labels do not fit each other.
+    """
+    _refuse_others(data)
+    return _size(*_pair_of(data)) if isinstance(data, tuple) else len(data)
+
+
 def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel) -> Examples:
-    """Return the first ``n`` examples of a data set or of a pair of tensors ``(x, y)``.
+    """Return the first ``n`` examples of a data set or of a pair ``(x, y)`` of tensors, arrays or lists.
 
     The fingerprint is that of all the data, of which any may be looked at: the first examples are the same for every ``n``.
 
     Raises:
-        DataError: neither a data set nor a pair of tensors, no such number of examples, or tensors that do not fit each other
+        DataError: neither a data set nor a pair, no such number of examples, or tensors that do not fit each other
             or the box.
     """
     _refuse_others(data)
-    size = len(data[1]) if isinstance(data, tuple) else len(data)
-    if n is not None and not 1 <= n <= size:
-        raise DataError(f"n is {n}; the data holds {size} examples: give 1 to {size}")
     if isinstance(data, tuple):
-        x, y = data[0][:n], data[1][:n]
-        check_batch(x, y, threat)
-        if y.ndim > 1:
-            raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
-        names = tuple(str(k) for k in range(int(y.max()) + 1))
-        return Examples(_plain(x), _plain(y.long()), "tensors", "given", names, _sha256(data[0], data[1].long()))
+        return _of_pair(*_pair_of(data), n, threat)
+    _refuse_count(n, len(data))
     x, y = data.tensors(n)
     return Examples(_plain(x), _plain(y), data.name, data.split, data.classes, data.fingerprint())
+
+
+def _pair_of(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return as_tensor(data[0], "x"), as_tensor(data[1], "y")
+
+
+def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Examples:
+    _refuse_count(n, _size(x, y))
+    few, labels = read_batch(x[:n], y[:n], threat)
+    if labels.ndim > 1:
+        raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
+    names = tuple(str(k) for k in range(int(labels.max()) + 1))
+    return Examples(_plain(few), _plain(labels), "tensors", "given", names, _sha256(x, y.flatten().long()))
+
+
+def _refuse_count(n: int | None, size: int) -> None:
+    if n is not None and not 1 <= n <= size:
+        raise DataError(f"n is {n}; the data holds {size} examples: give 1 to {size}")
+
+
+def _size(x: Tensor, y: Tensor) -> int:
+    if not x.ndim or not y.ndim or len(x) != len(y) or not len(y):
+        raise DataError(f"data is x {tuple(x.shape)} and y {tuple(y.shape)}; give (N, ...) and (N,), N at least 1")
+    return len(y)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -73,12 +105,13 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _refuse_others(data: object) -> None:
-    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    pair = isinstance(data, tuple) and len(data) == 2 and not any(callable(getattr(p, "tensors", None)) for p in data)
     if pair or (not isinstance(data, tuple) and callable(getattr(data, "tensors", None))):
         return
     parts = f" of {', '.join(type(part).__name__ for part in data)}" if isinstance(data, tuple | list) else ""
     raise DataError(
-        f"data is a {type(data).__name__}{parts}; give a data set of advreg.load_data, or a pair (x, y) of tensors"
+        f"data is a {type(data).__name__}{parts}; give a data set of advreg.load_data, or a pair (x, y) "
+        "of tensors, arrays or lists"
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
-from advreg.attacks.judge import logits_of, refuse_labels
+from advreg.attacks.inputs import reject_classes
+from advreg.attacks.judge import logits_of
 from advreg.evaluation.ledger_checks import black_boxes
 from advreg.evaluation.rows import Row
 from advreg.objectives import cross_entropy, scale_free
@@ -53,7 +54,7 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
     """
     x, y = x[:_SAMPLE], y[:_SAMPLE]
     answers = torch.stack([logits_of(model, x) for _ in range(_ASKED - 1)])
-    refuse_labels(y, answers.shape[2])
+    reject_classes(y, answers.shape[2])
     gradient = _gradient(model, x, y)
     apart = _if_answered(model, x)
     randomised = bool((spread(answers) > _SPREAD).any())

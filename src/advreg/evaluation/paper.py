@@ -31,6 +31,7 @@ from advreg.evaluation.summary import Evaluation
 from advreg.ranks import Ranks
 from advreg.runs import Ledger, RunFolder
 from advreg.runs.files import read_lines
+from advreg.runs.weights import serialise
 
 _LEDGER, _TIMES = "ledger", "times"  # times stand beside the ledger: they differ between runs, its bytes must not
 
@@ -131,7 +132,7 @@ class Paper:
         if self.folder is None or not self.ranks.leads:
             return
         if (self.folder / "points").is_dir():
-            self.folder.write("examples.safetensors", save(_pictures(self, model)))
+            self.folder.write("examples.safetensors", serialise(_pictures(self, model)))
         examples, described = self.examples, self.identity["model"]
         origin = {"name": examples.name, "split": examples.split, "n": len(examples), "sha256": examples.sha256}
         record = {

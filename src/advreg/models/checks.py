@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from advreg.attacks.inputs import reject_probabilities
 from advreg.errors import ModelError
 from advreg.imports import first_line
 from advreg.models.remote import Answering
+from advreg.objectives import answered
 
 _SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
 
@@ -42,7 +44,7 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
         raise ModelError(_misfit(model, sample, cause)) from cause
     _check_logits(z, len(sample), classes)
     if not isinstance(model, Answering):  # what only answers meets attacks to which probabilities are as good
-        _refuse_probabilities(z)
+        reject_probabilities(z)
     return int(z.shape[1])
 
 
@@ -82,10 +84,5 @@ def _check_logits(z: object, rows: int, classes: int | None) -> None:
         )
     if classes is not None and z.shape[1] < classes:
         raise ModelError(f"the model has {z.shape[1]} classes, the data has {classes}; load it with classes={classes}")
-    if not bool(torch.isfinite(z).all()):
+    if not bool(answered(z).all()):
         raise ModelError("the model returns NaN or infinity on clean inputs; its weights or its input range are wrong")
-
-
-def _refuse_probabilities(z: Tensor) -> None:
-    if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-5).all()):
-        raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")

@@ -9,16 +9,20 @@ from torch import Tensor, nn
 
 from advreg.errors import ModelError
 
+Numbers = float | Sequence[float] | Tensor
+"""One number, or one for each channel."""
+
 
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, channel by channel: ``(x - mean) / std``.
 
     Args:
-        mean: one number a channel, in units of pixels in [0, 1].
-        std: one positive number a channel.
+        mean: one number a channel (or one for all), in units of the input, such as pixels in [0, 1].
+        std: one positive number a channel (or one for all).
 
     Raises:
-        ModelError: unequal lengths, or a standard deviation that is not positive.
+        ModelError: unequal lengths, numbers that are not finite, or a standard deviation that is not positive; when called,
+            inputs of another number of channels.
 
     Example:
         >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
@@ -28,16 +32,26 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Numbers, std: Numbers) -> None:
         super().__init__()
-        if len(mean) != len(std) or min(std, default=0.0) <= 0:
-            raise ModelError(f"mean {list(mean)} and std {list(std)} must be as long as each other, and std positive")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+        means, stds = (torch.as_tensor(numbers, dtype=torch.float32).flatten() for numbers in (mean, std))
+        given = f"mean {means.tolist()} and std {stds.tolist()}"
+        if len(means) != len(stds) or not len(stds) or not bool((stds > 0).all()):
+            raise ModelError(f"{given} must be as long as each other, and std positive")
+        if not bool(torch.isfinite(torch.cat([means, stds])).all()):
+            raise ModelError(f"{given} must be finite numbers")
+        self.register_buffer("mean", means.view(-1, 1, 1))
+        self.register_buffer("std", stds.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised images ``(B, C, H, W)``."""
-        return (x - self.mean) / self.std
+        """Return the normalised inputs ``(B, C, ...)``, in their type."""
+        channels = len(self.mean)
+        if channels not in (1, x.shape[1]):
+            raise ModelError(
+                f"inputs {tuple(x.shape)} have {x.shape[1]} channels, mean and std have {channels} numbers"
+            )
+        shape = (channels, *[1] * (x.ndim - 2))
+        return ((x - self.mean.view(shape)) / self.std.view(shape)).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Return the numbers, for ``repr``."""
@@ -45,9 +59,9 @@ class Normalize(nn.Module):
 
 
 class Normalized(nn.Module):
-    """A network that expects normalised images, made to take pixels in [0, 1]."""
+    """A network that expects normalised images, made to take pixels in [0, 1]; see `normalized`."""
 
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, net: nn.Module, mean: Numbers, std: Numbers) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
         self.net = net
@@ -56,3 +70,40 @@ class Normalized(nn.Module):
         """Return the logits ``(B, K)``."""
         logits: Tensor = self.net(self.normalize(x))
         return logits
+
+
+def normalized(model: nn.Module, mean: Numbers, std: Numbers) -> nn.Module:
+    """Return a model that normalises its input itself: ``x -> model((x - mean) / std)``.
+
+    Attacks then work on the raw inputs: eps is in their units, and the box [0, 1] is the one of pixels. The network is shared,
+    not copied: training the result trains ``model``, whose weights are under ``net``.
+
+    Args:
+        model: a network that expects normalised inputs ``(B, C, ...)``; its mode and its device are kept.
+        mean: what was subtracted, one number a channel or one for all, as a list, a tuple or a tensor of any shape.
+        std: what was divided by, positive, of the same length.
+
+    Returns:
+        A module from raw inputs to logits ``(B, K)``.
+
+    Raises:
+        ModelError: no module, unequal lengths, or a standard deviation that is not positive; when called, inputs of another
+            number of channels.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+        >>> mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        >>> model, x = normalized(net, mean, std), torch.rand(2, 3, 2, 2)
+        >>> shape = (3, 1, 1)
+        >>> torch.equal(model(x), net((x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)))
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
+    made = Normalized(model, mean, std)
+    for part in (made, made.normalize):  # what is frozen inside the network keeps its own mode
+        part.training = model.training
+    weight = next(model.parameters(), None)
+    if weight is not None:
+        made.normalize.to(weight.device)
+    return made

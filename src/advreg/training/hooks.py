@@ -18,16 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import craft, pgd
+from advreg.attacks.inputs import read_inputs, reject_outside
 from advreg.errors import ConfigError, DataError
 from advreg.imports import import_extra
-from advreg.models.normalize import Normalize, Normalized
+from advreg.models.normalize import Normalize, normalized
 from advreg.threat import ThreatModel
 from advreg.training.modes import eval_mode
 from advreg.training.recipes import Attack, Recipe, madry
 
 Pair = tuple[Tensor, Tensor]
 _FGSM = partial(craft, steps=1, start="zero")
-_SLACK = 1e-3  # by which rounding may carry normalised images out of the box
+_SLACK = 1e-3  # of the box: what rounding may add to normalised images
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,16 @@ class Term:
         Raises:
             DataError: the inputs are outside the box.
         """
+        x = read_inputs(x, self.threat.box)
         if self.mean:
             normalize = Normalize(self.mean, self.std).to(x.device)
             x = x * normalize.std + normalize.mean
-            network, mode = Normalized(network, self.mean, self.std).to(x.device), network.training
-            network.training = mode  # the wrapper's own: what the loop has frozen inside stays frozen
-        low, high = self.threat.box
-        if float(x.min()) < low - _SLACK or float(x.max()) > high + _SLACK:
-            raise DataError(
-                f"inputs span [{float(x.min()):.3g}, {float(x.max()):.3g}] outside the box [{low:g}, {high:g}]; hand over "
-                "pixels and normalise in the model, or say with which mean and std they were normalised"
-            )
-        return network, x.clamp(low, high)
+            network = normalized(network, self.mean, self.std).to(x.device)
+        try:
+            reject_outside(x, self.threat.box, _SLACK)
+        except DataError as cause:
+            raise DataError(f"{cause}; or give the hook the mean= and std= that your loop normalises with") from cause
+        return network, x.clamp(*self.threat.box)
 
     def withstood(self, network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
         """Return the share of right answers under PGD, a scalar; also where the loop is in inference mode."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from advreg.attacks.engine import Scoreboard
 from advreg.attacks.judge import Deputy, Model, original, query_model
 from advreg.attacks.result import AttackResult
 from advreg.errors import ModelError
+from advreg.objectives import answered
 from advreg.threat import per_example
 
 _TOGETHER = 16  # directions asked in one forward; a constant, so that draws do not depend on the batch
@@ -25,13 +27,16 @@ _HALVINGS = 10  # of a step that left the adversarial side
 class Labels(Deputy):
     """A model of which only the label is used: labels or scores in, one-hot scores out.
 
+    Labels beyond the classes, which are those of the data, count as one more class.
+
     Example:
         >>> Labels(lambda x: x.argmax(1), 2)(torch.tensor([[0.1, 0.7, 0.2], [0.9, 0.0, 0.1]])).tolist()
-        [[0.0, 1.0], [1.0, 0.0]]
+        [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
 
     model: Model
     classes: int
+    score_only: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``(B, K)``: 1 for the class the model decides for; NaN in rows whose scores are not finite."""
@@ -41,10 +46,10 @@ class Labels(Deputy):
             raise ModelError(f"the model returned {shape} for {len(x)} inputs; return labels (B,) or scores (B, K)")
         if z.ndim == 2:
             votes = F.one_hot(z.argmax(1), z.shape[1]).float()
-            return votes.masked_fill(~torch.isfinite(z).all(1, keepdim=True), math.nan)
+            return votes.masked_fill(~answered(z)[:, None], math.nan)
         if z.is_floating_point() or int(z.min()) < 0:
             raise ModelError(f"the model returned {z.dtype} from {float(z.min()):g}; return labels 0 to classes-1")
-        return F.one_hot(z.long(), max(self.classes, int(z.max()) + 1)).float()
+        return F.one_hot(z.long().clamp_max(self.classes), self.classes + 1).float()
 
     @property
     def original(self) -> Labels:

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from advreg.attacks.blackbox.boundary import Hike, Labels
 from advreg.attacks.engine import Ask, Scoreboard, search
-from advreg.attacks.judge import Model, bind_dtype, refuse_training_mode
+from advreg.attacks.inputs import as_tensor, read_batch, read_ids
+from advreg.attacks.judge import Model, bind_dtype, refuse_training_mode, reject_device
 from advreg.attacks.result import AttackResult
-from advreg.errors import ThreatError
+from advreg.errors import DataError, ThreatError
 from advreg.objectives import labels_of, margin
 from advreg.threat import ThreatModel
 
@@ -72,9 +73,13 @@ def hopskipjump(
     if min(queries, samples, tries) < 1:
         raise ThreatError(f"queries, samples, tries are {queries}, {samples}, {tries}; give at least 1 of each")
     refuse_training_mode(model)
-    ask = Ask(Labels(bind_dtype(model, x), int(labels_of(y).max()) + 1), margin, targeted)
+    model = bind_dtype(model, x)
+    x, y = read_batch(x, y, threat)
+    reject_device(model, x)
+    starts = None if starts is None else _starts(starts, x)
+    ask = Ask(Labels(model, int(labels_of(y).max()) + 1), margin, targeted)
     place = torch.arange(len(x), device=x.device)
-    tags = torch.stack([place if ids is None else ids.to(x.device), place], 1)  # its id, and where its start is
+    tags = torch.stack([read_ids(ids, x), place], 1)  # its id, and where its start is
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, tags: Tensor, _: int) -> AttackResult:
         hike = Hike(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
@@ -82,3 +87,10 @@ def hopskipjump(
         return hike.run(samples)
 
     return search(ask, x, y, threat, attempt, ids=tags, early_stop=early_stop, batch_size=batch_size)
+
+
+def _starts(starts: Tensor, x: Tensor) -> Tensor:
+    found = as_tensor(starts, "starts").to(x)
+    if found.shape != x.shape:
+        raise DataError(f"starts are {tuple(found.shape)}, x is {tuple(x.shape)}; give one point for each input")
+    return found

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advreg.attacks.corruptions.fields import Draws
 from advreg.attacks.corruptions.kinds import KINDS
+from advreg.attacks.inputs import read_ids, read_inputs, read_labels, reject_outside
 from advreg.attacks.judge import Model, logits_of, refuse_training_mode
 from advreg.errors import DataError, did_you_mean
 from advreg.objectives import correct
@@ -49,8 +50,8 @@ def corrupt(x: Tensor, name: str, severity: int = 3, *, ids: Tensor | None = Non
         raise DataError(f"corruption {name!r} is unknown.{did_you_mean(name, KINDS)} Allowed: {', '.join(KINDS)}")
     if severity not in SEVERITIES:
         raise DataError(f"severity is {severity}; allowed: 1 to 5")
-    _refuse_others(x)
-    ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
+    x = _images(x)
+    ids = read_ids(ids, x)
     draws = Draws(ids, seed, CORRUPTIONS.index(name) * _LANE)
     return KINDS[name](x, severity - 1, draws).clamp(0, 1)
 
@@ -92,7 +93,8 @@ def corruption_accuracy(
         dict_keys(['contrast'])
     """
     refuse_training_mode(model)
-    ids = torch.arange(len(x)) if ids is None else ids
+    x = _images(x)
+    y, ids = read_labels(y, x), read_ids(ids, x)
     severities = tuple(severities)
 
     def accuracy(name: str, severity: int) -> float:
@@ -105,11 +107,10 @@ def corruption_accuracy(
     return {name: {severity: accuracy(name, severity) for severity in severities} for name in names}
 
 
-def _refuse_others(x: Tensor) -> None:
-    if x.ndim != 4 or not x.is_floating_point():
-        raise DataError(f"x is {x.dtype} {tuple(x.shape)}; give float images (B, C, H, W)")
-    if not len(x) or not bool(torch.isfinite(x).all()):
-        raise DataError("x is empty or holds NaN or infinity; give finite images")
-    if float(x.min()) < 0 or float(x.max()) > 1:
-        hint = "; divide images by 255" if float(x.max()) > 1.5 else ""
-        raise DataError(f"x spans [{float(x.min()):g}, {float(x.max()):g}] outside [0, 1]{hint}")
+def _images(x: Tensor) -> Tensor:
+    """Return images as floats ``(B, C, H, W)`` in [0, 1]."""
+    x = read_inputs(x, (0.0, 1.0))
+    if x.ndim != 4:
+        raise DataError(f"x is {tuple(x.shape)}; give images (B, C, H, W)")
+    reject_outside(x, (0.0, 1.0))
+    return x

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import as_labels
-from advreg.attacks.judge import Model, as_points, bind_dtype, judged, refuse_training_mode
+from advreg.attacks.inputs import read_batch
+from advreg.attacks.judge import Model, bind_dtype, judged, refuse_training_mode
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Ball, Sparse
 from advreg.errors import ConfigError, ThreatError
-from advreg.objectives import labels_of, margin, ranked
+from advreg.objectives import margin, ranked
 from advreg.threat import Norm, ThreatModel, per_example
 
 
@@ -104,14 +104,14 @@ def bisected(
     if steps < 0:
         raise ConfigError(f"steps is {steps}; give 0 or more bisections")
     refuse_training_mode(model)
-    model, x = bind_dtype(model, x), as_points(x.detach())
+    model = bind_dtype(model, x)
+    x, y = read_batch(x, y, ball)
+    x = x.detach().to(found.nearest.dtype)
     eps = torch.as_tensor(ball.eps, dtype=torch.float64, device=x.device).expand(len(x))
     rows = (found.found & (found.minimal > eps)).nonzero()[:, 0]
     if not len(rows) or not steps:
         return found
-    point, loss = _boundary(
-        found.nearest[rows], model, x[rows], as_labels(labels_of(y[rows]), x), ball, steps, targeted
-    )
+    point, loss = _boundary(found.nearest[rows], model, x[rows], y[rows], ball, steps, targeted)
     cost = found.cost.clone()
     cost[rows, 0] += steps
     return _with_points(replace(found, cost=cost), rows, point, loss, x, ball, eps)

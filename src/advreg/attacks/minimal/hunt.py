@@ -15,12 +15,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import as_labels, check_batch, refuse_counts
-from advreg.attacks.judge import Model, as_points, judged, query_model, refuse_nan, refuse_training_mode
+from advreg.attacks.engine import refuse_counts
+from advreg.attacks.inputs import read_batch, read_ids, reject_classes
+from advreg.attacks.judge import (
+    Model,
+    as_points,
+    judged,
+    query_model,
+    refuse_nan,
+    refuse_training_mode,
+    reject_device,
+    reject_softmax,
+)
 from advreg.attacks.minimal.result import MinimalResult, joined
 from advreg.attacks.minimal.sparse import Ball, at_radius, reach
 from advreg.attacks.minimal.state import Look, Rule, State
-from advreg.errors import ModelError, ThreatError
+from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
 from advreg.threat import ThreatModel, per_example
 
@@ -206,23 +216,23 @@ def hunt(
         ConfigError: steps or restarts below 1.
     """
     refuse_training_mode(plan.model)
-    x = as_points(x.detach())
-    check_batch(x, y, ThreatModel("l2", ball.eps, ball.box))
-    ids, y = torch.arange(len(x)) if ids is None else ids, as_labels(y, x)
+    x, y = read_batch(x, y, ball)
+    reject_device(plan.model, x)
+    x, ids = as_points(x.detach()), read_ids(ids, x)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller is in: only looks make graphs
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             board = Board(plan, x[rows], labels_of(y[rows]), ball.select(rows))
-            parts.append(_hunt_chunk(board, ids.to(x.device)[rows]))
+            parts.append(_hunt_chunk(board, y[rows], ids[rows]))
     return joined(parts)
 
 
-def _hunt_chunk(board: Board, ids: Tensor) -> MinimalResult:
+def _hunt_chunk(board: Board, y: Tensor, ids: Tensor) -> MinimalResult:
     plan = board.plan
     _, clean = board.submit(torch.arange(len(ids), device=ids.device), board.x)
+    reject_classes(y, clean.shape[1])
     refuse_nan(clean)
-    if clean.shape[1] < 2:
-        raise ModelError("the model has 1 class; a boundary needs 2 or more")
+    reject_softmax(plan.model, board.x, clean, board.ball.box)
     goal = board.goal()
     for restart in range(plan.restarts):
         for number, look in enumerate(plan.looks[: clean.shape[1] - 1]):

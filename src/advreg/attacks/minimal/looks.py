@@ -67,7 +67,7 @@ def _plane(state: State, logits: Tensor, point: Tensor, j: int) -> tuple[Tensor,
         lead = (logits.gather(1, other[:, None]) - logits.gather(1, state.y[:, None]))[:, 0]
         raw = torch.autograd.grad(lead.sum(), point, retain_graph=True, materialize_grads=True)[0]
     grad, value = _finite(raw), _finite(lead.detach())
-    return value, grad, _way(state, value, grad)
+    return value, grad, _way(state, value, grad).masked_fill(torch.isneginf(lead.detach()), torch.inf)  # a mask's class
 
 
 def _way(state: State, value: Tensor, grad: Tensor) -> Tensor:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from advreg.errors import ThreatError
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ByValue, ThreatModel, per_example
 
 
-@dataclass(frozen=True)
-class Sparse:
+@dataclass(frozen=True, eq=False)
+class Sparse(ByValue):
     """All inputs that differ from the clean one in at most ``eps`` values, inside the valid ``box``.
 
     Not a norm, and without a steepest step: it serves the attacks that need distance and projection only.
@@ -34,8 +34,10 @@ class Sparse:
     eps: float | Tensor
     box: tuple[float, float] = (0.0, 1.0)
     norm: Literal["l0"] = "l0"
+    one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        self._read()
         if not bool((torch.as_tensor(self.eps) >= 0).all()):
             raise ThreatError(f"eps is {self.eps}; give how many values may change, 0 or more")
         ThreatModel("l2", 0.0, self.box)  # refuses a box that is none
@@ -48,7 +50,7 @@ class Sparse:
 
     def with_eps(self, eps: float | Tensor) -> Sparse:
         """Return the same threat model with another count."""
-        return replace(self, eps=eps)
+        return replace(self, eps=eps, one_per_example=True)
 
     def select(self, rows: Tensor) -> Sparse:
         """Return the threat model of these rows of the batch."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.annealed import annealed
-from advreg.attacks.judge import Model
+from advreg.attacks.inputs import read_batch, read_ids
+from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.result import AttackResult
 from advreg.errors import ConfigError
@@ -61,13 +62,16 @@ def tightened(
     """
     if rounds < 0:
         raise ConfigError(f"rounds is {rounds}; give 0 or more")
-    ids = torch.arange(len(x)) if ids is None else ids
+    model = bind_dtype(model, x)
+    x, y = read_batch(x, y, ball)
+    x = x.to(found.nearest.dtype)
+    ids = read_ids(ids, x)
     rows = (found.found & (found.minimal > 0)).nonzero()[:, 0]
     failed = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
     for k in range(rounds if len(rows) else 0):
         known = found.minimal[rows]
         radius = torch.maximum((failed + known) / 2, _TRUST * known)
-        tried = attack(model, x[rows], y[rows], ball.with_eps(radius), ids=ids.to(x.device)[rows], seed=seed + k)
+        tried = attack(model, x[rows], y[rows], ball.with_eps(radius), ids=ids[rows], seed=seed + k)
         found = _with(found, tried, rows, ball.distance(tried.x_adv, x[rows]))
         failed = torch.where(tried.broken, failed, radius)
     return found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, begin, query
 from advreg.attacks.gradient import Start, pgd_rule, started
+from advreg.attacks.inputs import checked_once, read_training
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -43,6 +44,9 @@ def friendly(
     Returns:
         A `Crafted`: at most ``steps`` forwards and as many backwards for each example.
 
+    Raises:
+        DataError, ModelError: as `advreg.attacks.craft` does.
+
     Example:
         >>> model, x = torch.nn.Linear(4, 2), torch.full((1, 4), 0.5)
         >>> wrong = model(x).argmin(1)  # already: there is nothing to do
@@ -51,8 +55,9 @@ def friendly(
 
     Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020.
     """
+    x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    ask, rule = Ask(model, objective), pgd_rule(steps, step_size, 0.0, start)
+    ask, rule = Ask(model, checked_once(objective)), pgd_rule(steps, step_size, 0.0, start)
     state = begin(x, y, threat, started(start, x, threat, ids, seed))
     state = replace(state, memory={"left": torch.full((len(x),), tau, device=x.device)})
     x_adv, spent = state.adv.clone(), 0

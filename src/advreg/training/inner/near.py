@@ -11,6 +11,7 @@ from advreg import noise
 from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, begin, query
 from advreg.attacks.gradient import pgd_rule
+from advreg.attacks.inputs import checked_once, read_training
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -42,6 +43,9 @@ def near(
     Returns:
         A `Crafted`: ``x_adv`` inside the threat model, and its cost.
 
+    Raises:
+        DataError, ModelError: as `advreg.attacks.craft` does.
+
     Example:
         >>> model = torch.nn.Linear(4, 3)
         >>> near(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
@@ -49,11 +53,13 @@ def near(
 
     Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019.
     """
+    x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    ask = Ask(model, checked_once(objective))
     beside = x + scale * noise.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
     rule = pgd_rule(steps, step_size, 0.0, "zero")
     state = begin(x, y, threat, threat.project(beside, x))
     for k in range(steps):
-        _, _, grad = query(Ask(model, objective), state.adv, y)
+        _, _, grad = query(ask, state.adv, y)
         state = rule(replace(state, grad=grad), k)
     return Crafted(state.adv, forwards=steps * len(x), backwards=steps * len(x))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, query
+from advreg.attacks.inputs import checked_once, read_training
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -52,6 +53,7 @@ def n_fgsm(
 
     Raises:
         ThreatError: a noise below zero.
+        DataError, ModelError: as `advreg.attacks.craft` does.
 
     Example:
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
@@ -62,11 +64,12 @@ def n_fgsm(
     """
     if not noise >= 0:
         raise ThreatError(f"noise is {noise}; give the radius of the noise in eps, 0 or more, such as 2")
+    x, y = read_training(x, y, threat)
     low, high = threat.box
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     radius = torch.as_tensor(threat.eps) * noise
     wider = threat.with_eps(radius.clamp_max(high - low) if threat.norm == "linf" else radius)
     noisy = wider.random_start(x, ids, seed)
-    _, _, grad = query(Ask(model, objective), noisy, y)
+    _, _, grad = query(Ask(model, checked_once(objective)), noisy, y)
     length = threat.radii(x) if step_size is None else step_size
     return Crafted((noisy + length * threat.steepest(grad, noisy)).clamp(low, high), forwards=len(x), backwards=len(x))

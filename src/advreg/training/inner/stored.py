@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, query
+from advreg.attacks.inputs import checked_once, read_training
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel, per_example
@@ -83,12 +84,17 @@ class Stored:
         ids: Tensor | None = None,
         seed: int = 0,
     ) -> Prior:
-        """Return the points to train on, and remember where to begin next time; one forward, one backward."""
+        """Return the points to train on, and remember where to begin next time; one forward, one backward.
+
+        Raises:
+            DataError, ModelError: as `advreg.attacks.craft` does.
+        """
+        x, y = read_training(x, y, threat)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids
         start, trend = self._rows(x)
         places = self._places(x, ids)
         x_start = self._begin(x, threat, start, ids, seed)
-        _, _, grad = query(Ask(model, objective), x_start, y)
+        _, _, grad = query(Ask(model, checked_once(objective)), x_start, y)
         length = threat.radii(x) if self.step_size is None else self.step_size
         moved = self.momentum * self._seen(trend.read(ids), ids).to(x.dtype) + _unit(grad)
         onward = threat.project(x_start + length * threat.steepest(moved, x_start), x)

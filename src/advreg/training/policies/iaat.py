@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
+from advreg.attacks.inputs import read_training
 from advreg.objectives import correct, margin
 from advreg.threat import ThreatModel
 from advreg.training.memory import Rows, Saved
@@ -67,6 +68,7 @@ class Adaptive:
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
     ) -> tuple[Attack, ThreatModel]:
         """Return the attack as it is, and the threat model with each example's eps, moved by a test on this batch."""
+        x, y = read_training(x, y, threat)
         if moment.progress < self.warmup:
             return attack, threat
         unit = torch.as_tensor(threat.eps, dtype=torch.float32, device=x.device).expand(len(x))

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from advreg.attacks.engine import Ask, query
+from advreg.attacks.inputs import read_training
 from advreg.errors import ThreatError
 from advreg.objectives import cross_entropy
 from advreg.threat import ThreatModel, per_example
@@ -80,6 +81,7 @@ class Learned:
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
     ) -> tuple[Attack, ThreatModel]:
         """Return the attack as it is, and the threat model with each example's eps; then learn from this batch."""
+        x, y = read_training(x, y, threat)
         self.network.to(x.device)
         with eval_mode(model), torch.autocast(x.device.type, enabled=False):
             z, _, grad = query(Ask(model, cross_entropy), x, y)

@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg.attacks.inputs import read_pair, reject_unboxed
 from advreg.errors import ModelError
 from advreg.threat import ThreatModel, per_example
 from advreg.training.modes import eval_mode
-from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, drawn_seed, full
+from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, drawn_seed, full, label_loss
 from advreg.training.recipes.plain import madry
 
 Method = Literal["finite", "double"]
@@ -61,6 +62,7 @@ def aligned(recipe: Recipe, weight: float = 0.2, *, method: Method = "finite", s
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        x, y = read_pair(x, y, threat.box)
         return recipe(model, x, y, attack, threat) + weight * misalignment(model, x, y, threat, method, step)
 
     return loss
@@ -79,12 +81,14 @@ def misalignment(
         method, step: as for `gradalign`.
 
     Raises:
+        DataError: inputs outside the threat's box.
         ModelError: ``"double"`` on a compiled model, through which torch cannot differentiate twice.
     """
     if method == "double" and hasattr(model, "_orig_mod"):
         raise ModelError(
             "gradalign cannot differentiate a compiled model twice; set method = finite, or do not compile"
         )
+    reject_unboxed(x, threat.box)
     places = torch.arange(len(x), device=x.device)  # a recipe knows no ids
     beside = threat.random_start(x, places, drawn_seed())
     with eval_mode(model), torch.autocast(x.device.type, enabled=False):
@@ -92,15 +96,22 @@ def misalignment(
         there = _gradient(model, beside, y, follow=method == "double")
         if method == "double":
             return _angle(here, there).mean()
-        there.requires_grad_()
-        value = _angle(here, there).mean()
-        (slope,) = torch.autograd.grad(value, there)
+        value, slope = _slope(here, there)
         return value.detach() + _rise(model, beside, y, slope, step)
 
 
+@torch.enable_grad()
+def _slope(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of ``1 - cos`` and its gradient by ``there``."""
+    leaf = there.detach().requires_grad_()
+    value = _angle(here, leaf).mean()
+    return value, torch.autograd.grad(value, leaf)[0]
+
+
+@torch.enable_grad()  # a validation loss is asked for without gradients, and is made of them all the same
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, *, follow: bool = False) -> Tensor:
     point = x.detach().clone().requires_grad_()
-    loss = F.cross_entropy(full(model(point)), y, reduction="sum")
+    loss = label_loss(full(model(point)), y, reduction="sum")
     grad: Tensor = torch.autograd.grad(loss, point, create_graph=follow)[0]
     return grad
 
@@ -116,6 +127,6 @@ def _rise(model: nn.Module, x: Tensor, y: Tensor, slope: Tensor, step: float) ->
     """Return zero, whose derivative by the weights is that of ``<slope, g(x)>``: ``|slope|`` times a central difference."""
     size = slope.flatten(1).norm(dim=1)
     way = step * slope / per_example(size.clamp_min(1e-30), x)
-    loss = F.cross_entropy(full(model(torch.cat([x + way, x - way]))), torch.cat([y, y]), reduction="none")
+    loss = label_loss(full(model(torch.cat([x + way, x - way]))), torch.cat([y, y]), reduction="none")
     rise: Tensor = (size * (loss[: len(x)] - loss[len(x) :]) / (2 * step)).sum()
     return rise - rise.detach()

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg.attacks.inputs import read_pair, reject_classes, reject_logits, reject_radii, reject_unboxed
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 from advreg.training.choose import choose
@@ -43,14 +44,53 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 def checked(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
-    """Hold the options of a recipe to their annotations, in Python as in a configuration: one line says what is wrong."""
+    """Hold the options of a recipe to their annotations, and its batches to what fits together: one line says what is wrong."""
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
         options = inspect.signature(make).bind_partial(*args).arguments | kwargs
-        return choose("recipe", {make.__name__: make}, make.__name__, options)
+        recipe = choose("recipe", {make.__name__: make}, make.__name__, options)
+        return on_pairs(recipe) if inspect.isfunction(recipe) else recipe
 
     return made
+
+
+def on_pairs(recipe: Recipe) -> Recipe:
+    """Return the recipe for batches of any form: it gets tensors of equal length, labels as int64.
+
+    Raises:
+        DataError: when called with an empty batch, or with inputs and labels that do not fit each other.
+    """
+
+    @functools.wraps(recipe)
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        x, y = read_pair(x, y, threat.box)
+        reject_radii(x, threat)
+        return recipe(model, x, y, attack, threat)
+
+    return loss
+
+
+def label_loss(z: Tensor, y: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of logits ``(B, K)``; examples labelled -100 do not count.
+
+    Args:
+        z: logits.
+        y: labels ``(B,)`` or probabilities ``(B, K)``.
+        label_smoothing: share of each label that is spread evenly over all classes.
+        reduction: as torch's.
+
+    Raises:
+        DataError: a label that the model does not have.
+        ModelError: an output that is no logits.
+    """
+    try:
+        y = y.to(z.dtype) if y.is_floating_point() else y
+        return F.cross_entropy(z, y, label_smoothing=label_smoothing, reduction=reduction)
+    except (IndexError, RuntimeError, TypeError):  # looking first would wait for the device at every step
+        reject_logits(z, len(y))
+        reject_classes(y, z.shape[1], ignored=True)
+        raise
 
 
 def explored(
@@ -64,7 +104,11 @@ def explored(
     """Return all that the attack says, with the model in eval mode; weights, their gradients and modes are untouched.
 
     The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
+
+    Raises:
+        DataError: inputs outside the threat's box.
     """
+    reject_unboxed(x, threat.box)
     with eval_mode(model):
         return to_the_end(attack)(model, x, y, threat, objective=objective, seed=drawn_seed())
 
@@ -125,8 +169,19 @@ def full(z: Tensor) -> Tensor:
 
 
 def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
-    """Return ``KL(softmax(z) || softmax(z_adv))`` for each example, finite also where probabilities are 0 or 1."""
-    return F.kl_div(z_adv.log_softmax(1), z.log_softmax(1), reduction="none", log_target=True).sum(1)
+    """Return ``KL(softmax(z) || softmax(z_adv))`` for each example, finite also where probabilities are 0 or 1.
+
+    Classes that a mask of -inf rules out in both add nothing.
+    """
+    least = torch.finfo(z.dtype).min / 4  # finite, so that its difference to itself is 0
+    log_p, log_q = (logits.log_softmax(1).clamp_min(least) for logits in (z, z_adv))
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def pairing(z: Tensor, z_adv: Tensor) -> Tensor:
+    """Return the mean squared difference of logits; classes that a mask of -inf rules out in both add nothing."""
+    masked = torch.isneginf(z) & torch.isneginf(z_adv)
+    return F.mse_loss(z_adv.masked_fill(masked, 0.0), z.masked_fill(masked, 0.0))
 
 
 def for_examples(attack: Attack, ids: Tensor) -> Attack:

@@ -8,13 +8,22 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from advreg import models
 from advreg.errors import ConfigError, ModelError
 from advreg.threat import ThreatModel
 from advreg.training.modes import eval_mode
-from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, divergence, full, worst_case
+from advreg.training.recipes.contract import (
+    Attack,
+    Recipe,
+    Smoothing,
+    Weight,
+    checked,
+    divergence,
+    full,
+    label_loss,
+    worst_case,
+)
 
 Teacher = str | Callable[..., Tensor]
 """A network, or what `advreg.load_model` loads one from: a run folder, a name; ``""`` for none."""
@@ -64,7 +73,7 @@ def distill(
         x_adv = worst_case(model, x, y, attack, threat)
         z = full(model(x_adv))
         taught = [weight * lesson(z, answer(teacher, x_adv), temperature) for teacher, weight in teachers]
-        return hard * F.cross_entropy(z, y, label_smoothing=label_smoothing) + torch.stack(taught).sum()
+        return hard * label_loss(z, y, label_smoothing) + torch.stack(taught).sum()
 
     return loss
 

@@ -13,7 +13,17 @@ from torch.nn import functional as F
 from advreg.errors import ModelError
 from advreg.objectives import correct
 from advreg.threat import ThreatModel
-from advreg.training.recipes.contract import Attack, Recipe, Share, Smoothing, Weight, checked, full, worst_case
+from advreg.training.recipes.contract import (
+    Attack,
+    Recipe,
+    Share,
+    Smoothing,
+    Weight,
+    checked,
+    full,
+    label_loss,
+    worst_case,
+)
 from advreg.training.recipes.split import Route, routed, splits
 
 
@@ -52,8 +62,8 @@ def ar_at(
         z, clean, z_adv, attacked = _both_routes(model, x, y, attack, threat)
         share = correct(z, y).float().mean() if balance == "auto" else balance
         return (
-            share * F.cross_entropy(z_adv, y, label_smoothing=label_smoothing)
-            + (1 - share) * F.cross_entropy(z, y, label_smoothing=label_smoothing)
+            share * label_loss(z_adv, y, label_smoothing)
+            + (1 - share) * label_loss(z, y, label_smoothing)
             + (invariance * _unlikeness(model, clean, attacked) if invariance else 0.0)
         )
 

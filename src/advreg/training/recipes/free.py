@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from advreg.attacks.inputs import read_training
 from advreg.threat import ThreatModel
 from advreg.training.memory import Saved
-from advreg.training.recipes.contract import Attack, Recipe, Smoothing, checked
+from advreg.training.recipes.contract import Attack, Recipe, Smoothing, checked, label_loss
 
 
 @checked
@@ -47,7 +47,12 @@ class Replayed:
         self.delta: Tensor | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        """Return the loss whose ``backward`` also moves the perturbation."""
+        """Return the loss whose ``backward`` also moves the perturbation.
+
+        Raises:
+            DataError: a batch that does not fit together, or inputs outside the threat's box.
+        """
+        x, y = read_training(x, y, threat)
         delta = self._places(x)[: len(x)]
         point = threat.project(x + delta, x).detach().requires_grad_()
 
@@ -55,7 +60,7 @@ class Replayed:
             delta.copy_(_moved(delta, grad, threat))
 
         point.register_hook(climb)  # type: ignore[no-untyped-call]
-        return F.cross_entropy(model(point), y, label_smoothing=self.label_smoothing)
+        return label_loss(model(point), y, self.label_smoothing)
 
     def state_dict(self) -> Saved:
         """Return the perturbation; nothing before the first batch."""

@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from advreg.errors import DataError
 from advreg.objectives import kl
@@ -19,7 +18,9 @@ from advreg.training.recipes.contract import (
     answers,
     checked,
     divergence,
+    label_loss,
     nearby_probabilities,
+    pairing,
     probabilities,
     worst_case,
 )
@@ -51,7 +52,7 @@ def trades(
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         answer = probabilities(model, x) if reference == "clean" else nearby_probabilities(model, x, threat)
         z, z_adv = answers(model, x, worst_case(model, x, answer, attack, threat, kl))
-        return F.cross_entropy(z, y, label_smoothing=label_smoothing) + beta * divergence(z, z_adv).mean()
+        return label_loss(z, y, label_smoothing) + beta * divergence(z, z_adv).mean()
 
     return loss
 
@@ -78,17 +79,24 @@ def mart(beta: Weight = 5.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        if y.ndim != 1:
-            raise DataError(
-                f"mart was given labels {tuple(y.shape)}; give (B,), or use trades or madry on mixed labels"
-            )
+        _refuse_unlabelled(y)
         z, z_adv = answers(model, x, worst_case(model, x, y, attack, threat))
         rival = z_adv.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
-        boosted = F.cross_entropy(z_adv, y, reduction="none") - torch.log(1.0001 - rival)
+        boosted = label_loss(z_adv, y, reduction="none") - torch.log(1.0001 - rival)
         doubt = 1 - z.softmax(1).gather(1, y[:, None])[:, 0]
         return (boosted + beta * divergence(z, z_adv) * doubt).mean()
 
     return loss
+
+
+def _refuse_unlabelled(y: Tensor) -> None:
+    if y.ndim != 1:
+        raise DataError(f"mart was given labels {tuple(y.shape)}; give (B,), or use trades or madry on mixed labels")
+    if int(y.min()) < 0:
+        raise DataError(
+            f"mart was given label {int(y.min())}, and weighs each example by the probability of its label; "
+            "leave out what has none: x[y >= 0], y[y >= 0]"
+        )
 
 
 @checked
@@ -111,7 +119,7 @@ def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         z, z_adv = answers(model, x, worst_case(model, x, y, attack, threat))
-        clean, attacked = (F.cross_entropy(logits, y, label_smoothing=label_smoothing) for logits in (z, z_adv))
-        return (clean + attacked) / 2 + weight * F.mse_loss(z_adv, z)
+        clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
+        return (clean + attacked) / 2 + weight * pairing(z, z_adv)
 
     return loss

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from advreg.attacks.inputs import reject_unboxed
 from advreg.threat import ThreatModel
-from advreg.training.recipes.contract import Attack, Recipe, Share, Smoothing, Weight, answers, checked, worst_case
+from advreg.training.recipes.contract import (
+    Attack,
+    Recipe,
+    Share,
+    Smoothing,
+    Weight,
+    answers,
+    checked,
+    label_loss,
+    worst_case,
+)
 
 
 @checked
@@ -25,7 +35,7 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
+        return label_loss(model(x), y, label_smoothing)
 
     return loss
 
@@ -50,7 +60,7 @@ def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         x_adv = worst_case(model, x, y, attack, threat)
-        return F.cross_entropy(model(x_adv), y, label_smoothing=label_smoothing)
+        return label_loss(model(x_adv), y, label_smoothing)
 
     return loss
 
@@ -76,11 +86,12 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        reject_unboxed(x, threat.box)
         clean = len(x) - round(ratio * len(x))
         if clean < len(x):
             attacked = threat.select(torch.arange(clean, len(x), device=x.device))
             x = torch.cat([x[:clean], worst_case(model, x[clean:], y[clean:], attack, attacked)])
-        return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
+        return label_loss(model(x), y, label_smoothing)
 
     return loss
 
@@ -104,7 +115,7 @@ def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0) -> Re
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         z, z_adv = answers(model, x, worst_case(model, x, y, attack, threat))
-        clean, attacked = (F.cross_entropy(logits, y, label_smoothing=label_smoothing) for logits in (z, z_adv))
+        clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
         return clean + multiplier * attacked
 
     return loss if multiplier else standard(label_smoothing)

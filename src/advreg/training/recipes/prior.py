@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
-from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, answers, checked, explored
+from advreg.training.recipes.contract import (
+    Attack,
+    Recipe,
+    Smoothing,
+    Weight,
+    answers,
+    checked,
+    explored,
+    label_loss,
+    pairing,
+)
 
 
 @checked
@@ -40,6 +49,6 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
                 "pgi was given an attack that does not say where it began; give the stored one, or use madry"
             )
         z_start, z_adv = answers(model, x_start.detach(), found.x_adv.detach())
-        return F.cross_entropy(z_adv, y, label_smoothing=label_smoothing) + weight * F.mse_loss(z_adv, z_start)
+        return label_loss(z_adv, y, label_smoothing) + weight * pairing(z_start, z_adv)
 
     return loss

@@ -1,0 +1,337 @@
+"""What attacks take: inputs, labels and radii that fit each other and the box, as tensors; anything else raises one line.
+
+read_batch        for attacks that measure: every value is checked
+read_training     for points made for training: the box costs one reduction a batch, labels are checked at the first query
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advreg.errors import DataError, ModelError
+from advreg.objectives import Objective, are_probabilities, cross_entropy
+
+IGNORED = -100
+"""The label that torch's cross-entropy leaves out."""
+
+_SLACK = 1e-6  # of the box's width: what rounding adds where a loop undoes a normalisation
+_SUM = 1e-2  # by which 16-bit probabilities may miss 1
+
+
+class Ball(Protocol):
+    """What is read of a threat model."""
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Lowest and highest valid value of an input."""
+
+    @property
+    def eps(self) -> float | Tensor:
+        """One radius, or one for each example ``(B,)``."""
+
+    @property
+    def one_per_example(self) -> bool:
+        """Whether a tensor eps is known to hold one radius for each example."""
+
+
+def as_tensor(values: Any, name: str) -> Tensor:
+    """Return numbers as a tensor: a tensor as it is, NumPy arrays and nested lists as copies.
+
+    Args:
+        values: the numbers; Python floats get torch's default type, NumPy arrays keep theirs.
+        name: what they are, for the error.
+
+    Raises:
+        DataError: no numbers, or rows of unequal length.
+
+    Example:
+        >>> as_tensor([[0.5, 1.0]], "x")
+        tensor([[0.5000, 1.0000]])
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            return torch.stack([as_tensor(value, name) for value in values])
+        found = torch.from_numpy(np.array(values))
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"{name} is a {type(values).__name__} that holds no numbers in even rows; "
+            "give a tensor, a NumPy array or nested lists of numbers"
+        ) from None
+    is_python = found.dtype == torch.float64 and not isinstance(values, np.ndarray)
+    return found.to(torch.get_default_dtype()) if is_python else found
+
+
+def read_inputs(x: Any, box: tuple[float, float]) -> Tensor:
+    """Return inputs as floats ``(B, ...)``.
+
+    Raises:
+        DataError: integers, whose scale is unknown, a single number a batch, or an empty batch.
+    """
+    low, high = box
+    found = as_tensor(x, "x")
+    if not found.is_floating_point():
+        raise DataError(f"x is {found.dtype}; give floats in [{low:g}, {high:g}], such as images.float() / 255")
+    if found.ndim < 2 or not found.numel():
+        raise DataError(f"x is {tuple(found.shape)}; give a batch (B, ...) of at least one example")
+    return found
+
+
+def read_labels(y: Any, x: Tensor) -> Tensor:
+    """Return labels ``(B,)`` as int64, whatever integers they are, or probabilities ``(B, K)`` in the type of attacked points.
+
+    A column of labels ``(B, 1)`` counts as ``(B,)``.
+
+    Raises:
+        DataError: another shape or type, or another number of examples than ``x`` has.
+
+    Example:
+        >>> read_labels([[1], [0]], torch.zeros(2, 3))
+        tensor([1, 0])
+    """
+    found = as_tensor(y, "y").to(x.device)
+    shape, whole = tuple(found.shape), not (found.is_floating_point() or found.is_complex())
+    if whole and found.ndim == 2 and shape[1] == 1:
+        found = found[:, 0]
+    if not found.ndim or len(found) != len(x):
+        raise DataError(f"x is {tuple(x.shape)} and y is {shape}; give (B, ...) and (B,), B at least 1")
+    if whole and found.ndim == 1:
+        return found.long()
+    if found.is_floating_point() and found.ndim == 2 and shape[1] > 1:
+        return found.to(torch.promote_types(x.dtype, torch.float32))
+    allowed = "give labels 0 to classes-1 as integers (B,), or probabilities (B, K) as floats"
+    raise DataError(f"y is {found.dtype} {shape}; {allowed}")
+
+
+def read_batch(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
+    """Return inputs and labels as tensors that fit each other, the box and the radii, for an attack that measures.
+
+    Args:
+        x: inputs ``(B, ...)``: floats in the box, as a tensor, a NumPy array or nested lists.
+        y: labels ``(B,)`` or ``(B, 1)`` of any integer type, or probabilities ``(B, K)``.
+        ball: the threat model.
+
+    Raises:
+        DataError: one line with what was given, what is allowed and what to do.
+    """
+    x = read_inputs(x, ball.box)
+    y = read_labels(y, x)
+    reject_outside(x, ball.box)
+    if y.ndim == 1 and int(y.min()) < 0:
+        raise DataError(f"y holds label {int(y.min())}; give labels 0 to classes-1 as integers")
+    if y.ndim == 2 and not (bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < _SUM).all())):
+        raise DataError(
+            "y holds floats that are no probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,)"
+        )
+    reject_radii(x, ball)
+    return x, y
+
+
+def read_ids(ids: Any, x: Tensor) -> Tensor:
+    """Return example ids, one for each row of ``x``; 0 to B-1 where none are given.
+
+    Raises:
+        DataError: another number of ids, or numbers that are not whole.
+    """
+    if ids is None:
+        return torch.arange(len(x), device=x.device)
+    found = as_tensor(ids, "ids").to(x.device)
+    if not found.ndim or len(found) != len(x) or found.is_floating_point() or found.is_complex():
+        raise DataError(f"ids are {found.dtype} {tuple(found.shape)} for {len(x)} examples; give one integer for each")
+    return found
+
+
+def read_pair(x: Any, y: Any, box: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return a training batch as tensors that fit each other; values are not looked at.
+
+    Raises:
+        DataError: wrong types or shapes, or an empty batch.
+    """
+    x = read_inputs(x, box)
+    return x, read_labels(y, x)
+
+
+def read_training(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
+    """Return a training batch as tensors that fit each other, the box and the radii; see `checked_once` for its labels.
+
+    Raises:
+        DataError: wrong types or shapes, an empty batch, inputs outside the box.
+    """
+    x, y = read_pair(x, y, ball.box)
+    reject_unboxed(x, ball.box)
+    reject_radii(x, ball)
+    return x, y
+
+
+def reject_outside(x: Tensor, box: tuple[float, float], slack: float = 0.0) -> None:
+    """Raise unless every value is a number inside the box: one reduction.
+
+    Args:
+        x: inputs ``(B, ...)``.
+        box: lowest and highest valid value.
+        slack: excess that is allowed, in widths of the box.
+
+    Raises:
+        DataError: what the inputs span, and the remedy that the span suggests.
+    """
+    (low, high), most = box, slack * (box[1] - box[0])
+    ends = torch.stack(torch.aminmax(x.detach()))
+    least, largest = ends.tolist()
+    if low - most <= least and largest <= high + most:
+        return
+    if not (least > -float("inf") and largest < float("inf")):  # NaN compares false
+        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        raise DataError(f"x holds NaN or infinity in {bad} examples; repair them or leave them out")
+    excess = max(low - least, largest - high)
+    if excess < 1e-2 * (high - low):
+        raise DataError(
+            f"x is outside the box [{low:g}, {high:g}] by {excess:.2g}; round it back: x.clamp({low:g}, {high:g})"
+        )
+    raise DataError(
+        f"x spans [{least:g}, {largest:g}] outside the box [{low:g}, {high:g}]; {_remedy(least, largest, box)}"
+    )
+
+
+def _remedy(least: float, largest: float, box: tuple[float, float]) -> str:
+    """Return what to do about inputs that span something else than the box."""
+    if box == (0.0, 1.0) and least >= 0 and 1.5 < largest <= 255:
+        return "divide images by 255"
+    return "put the normalisation inside the model, advreg.normalized(model, mean, std), or give the threat its box="
+
+
+class _Last:
+    """The batch that was inside its box last, so that a recipe and the attack in it look at a batch once."""
+
+    def __init__(self) -> None:
+        self.batch: weakref.ref[Tensor] | None = None
+        self.state: tuple[int, tuple[float, float]] | None = None
+
+    def is_same(self, x: Tensor, box: tuple[float, float]) -> bool:
+        """Return whether these are the values and the box of last time."""
+        return self.batch is not None and self.batch() is x and self.state == (x._version, box)
+
+    def remember(self, x: Tensor, box: tuple[float, float]) -> None:
+        """Keep the batch, without keeping it alive, and which of its versions it was."""
+        self.batch, self.state = weakref.ref(x), (x._version, box)
+
+
+_last = _Last()
+
+
+def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
+    """Raise as `reject_outside` does, up to rounding; the tensor that passed last is not looked at again.
+
+    Raises:
+        DataError: values outside the box.
+    """
+    counted = not x.is_inference()  # tensors of inference mode have no version
+    if counted and _last.is_same(x, box):
+        return
+    reject_outside(x, box, _SLACK)
+    if counted:
+        _last.remember(x, box)
+
+
+def reject_radii(x: Tensor, ball: Ball) -> None:
+    """Raise unless eps is one number, or one for each example and clearly so.
+
+    Raises:
+        DataError: another count, or as many radii as there are examples and features.
+    """
+    eps = ball.eps
+    if not isinstance(eps, Tensor) or not eps.ndim:
+        return
+    if len(eps) != len(x):
+        raise DataError(f"eps holds {len(eps)} radii for {len(x)} examples; give one for each, or one number")
+    if x.ndim == 2 and x.shape[1] == len(eps) and not ball.one_per_example:
+        raise DataError(
+            f"eps holds {len(eps)} radii for {len(x)} examples of {len(eps)} features, which could mean either; "
+            "give a column, eps[:, None], for one radius an example (one for each feature is not supported)"
+        )
+
+
+def reject_logits(z: object, rows: int) -> None:
+    """Raise unless a model returned one row of logits for each input, at least two columns.
+
+    Raises:
+        ModelError: it did not.
+    """
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != rows:
+        shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ModelError(f"the model returned {shape} for {rows} inputs; return logits ({rows}, classes)")
+    if z.shape[1] < 2:
+        raise ModelError(
+            f"the model returned {tuple(z.shape)} for {rows} inputs; return logits of 2 classes or more: "
+            "for one output z of a sigmoid, torch.cat([torch.zeros_like(z), z], 1)"
+        )
+
+
+def reject_classes(y: Tensor, classes: int, *, ignored: bool = False) -> None:
+    """Raise unless every label is one of the model's classes, and probabilities have a column for each of them.
+
+    Args:
+        y: labels ``(B,)`` or ``(B, 1 + R)``, or probabilities ``(B, K)``.
+        classes: of the model.
+        ignored: whether the label -100 may be there.
+
+    Raises:
+        DataError: a label beyond them, or another number of columns.
+    """
+    if y.is_floating_point():
+        if y.ndim == 2 and y.shape[1] != classes:
+            raise DataError(
+                f"y holds probabilities of {y.shape[1]} classes, the model has {classes}; give (B, {classes})"
+            )
+        return
+    labels = torch.where(y == IGNORED, 0, y) if ignored else y
+    least, largest = torch.stack(torch.aminmax(labels)).tolist()
+    if least < 0 or largest >= classes:
+        wrong = least if least < 0 else largest
+        raise DataError(f"label {wrong} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+
+
+def reject_probabilities(z: Tensor) -> None:
+    """Raise if outputs ``(B, K)`` are probabilities.
+
+    Raises:
+        ModelError: they are.
+    """
+    if are_probabilities(z):
+        raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")
+
+
+def checked_once(objective: Objective) -> Objective:
+    """Return the objective of a training attack: at its first call it checks logits and labels before it uses them.
+
+    A batch of one example may sum to 1 by chance, so probabilities are noticed from two examples on.
+
+    Args:
+        objective: function of logits ``(B, K)`` and labels.
+
+    Raises:
+        ModelError: when called with something else than logits.
+        DataError: when called with labels that the model does not have.
+    """
+    is_first = True
+
+    def checking(logits: Tensor, y: Tensor) -> Tensor:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            _reject_answers(logits, y, ignored=objective is cross_entropy)
+        return objective(logits, y)
+
+    return checking
+
+
+def _reject_answers(logits: Tensor, y: Tensor, ignored: bool) -> None:
+    reject_logits(logits, len(y))
+    reject_classes(y, logits.shape[1], ignored=ignored)
+    if len(logits) > 1:
+        reject_probabilities(logits.detach())

@@ -9,6 +9,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from torch import nn
 from advreg import ThreatModel, attacks
 from advreg.attacks.blackbox import hopskipjump, square
 from advreg.errors import MissingExtraError, ModelError
-from advreg.models import describe, load, remote
+from advreg.evaluation import Protocol, Stage, evaluate
+from advreg.models import among, describe, load, remote
 
 Answer = Callable[[dict], tuple[int, bytes]]
 
@@ -117,6 +119,113 @@ def test_attacks_on_a_service_equal_attacks_on_the_model(service: Service) -> No
     assert torch.equal(found.x_adv, hopskipjump(net, X[:4], y[:4], ThreatModel("l2", 0.6), queries=120).x_adv)
     with pytest.raises(ModelError, match="return logits"):
         square(model, X, y, threat, queries=5)
+
+
+LABELS = [2, 0, 1, 2, 0, 0, 1, 2, 0, 1]
+
+
+def test_classes_come_from_the_option_the_answer_or_the_data(service: Service) -> None:
+    service.says(labels=LABELS)
+    with pytest.raises(ModelError, match="does not say how many classes there are; give classes=") as caught:
+        load(service.url)(X)
+    assert "\n" not in str(caught.value)
+    assert load(service.url, classes=7)(X).shape == (10, 7)
+    z = among(load(service.url), 5)(X)
+    assert z.shape == (10, 6)  # the sixth is any other label
+    assert z.argmax(1).tolist() == LABELS
+    for classes in (4, ["a", "b", "c", "d"]):
+        service.says(labels=LABELS, classes=classes)
+        assert load(service.url)(X).shape == (10, 4)
+        assert among(load(service.url), 9)(X).shape == (10, 4)  # the service knows better than the data
+
+
+def test_the_width_does_not_depend_on_the_labels_that_came(service: Service) -> None:
+    service.answer = lambda posted: (200, json.dumps({"labels": [0] * len(posted["inputs"])}).encode())
+    model = among(load(service.url), 3)
+    assert model(X).shape == (10, 4)
+    service.says(labels=[7] * 10)
+    z = model(X)
+    assert z.shape == (10, 4)
+    assert z.argmax(1).tolist() == [3] * 10
+    assert model.classes is None
+    assert load(service.url).in_data == 0  # the caller's model was not changed
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "words"),
+    [
+        ({"labels": [3] * 10, "classes": 3}, {}, "answered label 3, and has 3 classes"),
+        ({"labels": [3] * 10}, {"classes": 3}, "give classes=4"),
+        ({"labels": [0] * 10, "classes": 3}, {"classes": 4}, "says that it has 3 classes, and classes is 4"),
+        ({"labels": [0] * 10, "classes": 1}, {}, "2 or more"),
+        ({"labels": [0] * 10, "classes": "ten"}, {}, "classes are 'ten'"),
+        ({"labels": [0] * 10, "classes": True}, {}, "classes are 'True'"),
+    ],
+)
+def test_contradictions_about_classes_raise_one_line(service: Service, answer, options, words: str) -> None:
+    service.says(**answer)
+    model = load(service.url, **options)
+    with pytest.raises(ModelError, match=words) as caught:
+        model(X)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match="classes is 1"):
+        load(service.url, classes=1)
+
+
+def test_the_label_that_never_comes_is_a_wrong_answer(service: Service) -> None:
+    net, threat = small_net(), ThreatModel("linf", 1e-4)
+    few = Protocol("labels", 1, (Stage("hopskipjump", partial(hopskipjump, queries=20)),))
+    service.answer = serving(net, "labels")
+    said = net(X).argmax(1)
+    y = said.clone()
+    y[:3] = 9
+    found = evaluate(load(service.url), (X, y), threat=threat, protocol=few)
+    assert found.broken.tolist() == [True] * 3 + [False] * 7
+    found = evaluate(load(service.url), (X, y * 0), threat=threat, protocol=few)  # more classes than the data has
+    assert found.broken.tolist() == (said != 0).tolist()
+
+
+def rounding(net: nn.Module, digits: int) -> Answer:
+    def answer(posted: dict) -> tuple[int, bytes]:
+        with torch.no_grad():
+            z = net(torch.tensor(posted["inputs"])).softmax(1)
+        return 200, json.dumps({"scores": [[round(p, digits) for p in row] for row in z.double().tolist()]}).encode()
+
+    return answer
+
+
+FEW = Protocol("few", 1, (Stage("square", partial(square, queries=5)),))
+
+
+@pytest.mark.parametrize(("digits", "coarse"), [(1, True), (2, True), (16, False)])
+def test_rounded_scores_are_noticed_and_lead_to_labels(service: Service, digits: int, coarse: bool) -> None:
+    net = small_net()
+    service.answer = rounding(net, digits)
+    x = torch.rand(40, 3, 2, 2, generator=torch.Generator().manual_seed(5))
+    found = evaluate(load(service.url), (x, net(x).argmax(1)), threat=ThreatModel("linf", 0.02), protocol=FEW)
+    check = next(check for check in found.checks if check.name == "coarse-answers")
+    assert found.flags["coarse_answers"] is coarse
+    assert check.verdict == ("suspect" if coarse else "pass")
+    assert ("--protocol labels" in check.remedy) is coarse
+    assert found.verdict != "TRUSTED"
+
+
+def test_labels_are_coarse_but_not_for_an_attack_that_needs_no_more(service: Service) -> None:
+    net = small_net()
+    service.answer = serving(net, "labels")
+    data, threat = (X, net(X).argmax(1)), ThreatModel("linf", 0.02)
+    few = Protocol("labels", 1, (Stage("hopskipjump", partial(hopskipjump, queries=20)),))
+    found = {chosen.name: evaluate(load(service.url), data, threat=threat, protocol=chosen) for chosen in (few, FEW)}
+    checks = {name: next(c for c in e.checks if c.name == "coarse-answers") for name, e in found.items()}
+    assert checks["labels"].verdict == "pass"
+    assert checks["few"].verdict == "suspect"
+
+
+def test_a_network_is_not_asked_how_coarse_it_is() -> None:
+    net = small_net()
+    found = evaluate(net, (X, net(X).argmax(1)), threat=ThreatModel("linf", 0.02), protocol="fgsm")
+    assert "coarse_answers" not in found.flags
+    assert next(check for check in found.checks if check.name == "coarse-answers").verdict == "skipped"
 
 
 def test_a_gradient_attack_says_that_there_is_no_gradient(service: Service) -> None:

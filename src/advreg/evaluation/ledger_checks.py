@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from advreg.evaluation.coarse import coarse_answers
 from advreg.evaluation.learning import chance, one_class
 from advreg.evaluation.rows import CLEAN, Row, broken_ids
 from advreg.evaluation.verdict import GAIN, GAP, Check, flagged, graded, skipped
@@ -33,6 +34,7 @@ def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
         _randomness(flags, str(record.get("protocol", ""))),
         _batch(flags),
         _gradient_path(flags),
+        coarse_answers(flags, str(record.get("protocol", ""))),
         _zero_gradients(flags, record),
         _finite(flags),
         _black_box(rows),

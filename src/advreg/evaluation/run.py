@@ -20,6 +20,7 @@ from advreg.attacks import Crafted
 from advreg.attacks.judge import judged, refuse_nan
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import flags
+from advreg.evaluation.coarse import coarseness, recorded
 from advreg.evaluation.examples import UNIT, Examples, examples_of
 from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.memory import Portions, fitting, is_memory
@@ -29,7 +30,7 @@ from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, units, upcom
 from advreg.evaluation.same import same_answers
 from advreg.evaluation.summary import Evaluation, summarise
 from advreg.imports import first_line
-from advreg.objectives import margin
+from advreg.objectives import answered, margin
 from advreg.passes import counted
 from advreg.ranks import ALONE, Ranks
 from advreg.threat import ThreatModel
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 FAR = 1e30  # finite stand-in for an infinite margin: JSON has no infinity
 _NEXT_SEED = 1_000_003  # from the seed of one stage to the next
+_MEMORY = 1  # forward that measures how much memory an example takes
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def evaluate(
     chosen = resolve(protocol, threat.norm)
     name = chosen.id(threat)
     examples = examples_of(data, n, threat)
+    model = models.among(model, examples.outputs)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
     sample = examples.x[:64].to(device), examples.y[:64].to(device)
@@ -131,8 +134,13 @@ def evaluate(
             attack_chunk(bench, stages, ids, paper, on_progress)
         _refuse_change(model, identity["model"]["sha256"])
         paper.close()
-        blind = isinstance(model, models.Answering)
-        found: dict[str, Any] = {"target": target.choice, "batch": portions.size, "answers_only": blind}
+        blind, coarse = isinstance(model, models.Answering), coarseness(model, sample[0], threat, seed)
+        found: dict[str, Any] = {
+            "target": target.choice,
+            "batch": portions.size,
+            "answers_only": blind,
+            **recorded(coarse),
+        }
         if paper.folder is not None and (beyond := broken_beyond(paper.folder.path, paper.rows)):
             found["broken_beyond"] = beyond
         evaluation = summarise(
@@ -143,7 +151,7 @@ def evaluate(
             classes=examples.classes,
             seed=seed,
             seconds=paper.seconds,
-            spent=(probed.forwards + 1, probed.backwards),  # one to see how much memory an example takes
+            spent=(_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards),
             flags=flags.gathered(probed, paper.rows, len(examples), FAR, **found),
         )
         paper.finish(evaluation, model)
@@ -235,7 +243,7 @@ def _attacked(bench: Bench, stage: Stage, seed: int, ids: Tensor) -> tuple[list[
         "predicted": logits.argmax(1),
         "broken": broken,
         "distance": bench.threat.distance(points, x),
-        "margin": torch.where(torch.isfinite(logits).all(1), margin(logits, y), -FAR),
+        "margin": torch.where(answered(logits), margin(logits, y).clamp(-FAR / 2, FAR / 2), -FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }

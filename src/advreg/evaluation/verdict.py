@@ -30,6 +30,7 @@ CAUSES = {
     "test-time optimisation": "attack through the whole procedure (unroll it, or BPDA), and count its passes as the model's",
     "no gradient path": "replace the step that cuts the gradient by a smooth one in the backward pass (BPDA): --adapt",
     "answers only": "evaluate the network itself, where you have it: attacks with gradients find more",
+    "coarse answers": "scores this coarse hide what an attack gains: use one that needs labels only, --protocol labels",
     "shattered gradients": "replace the step without a slope by a smooth one in the backward pass (BPDA): --adapt",
     "saturated": "attack with a loss that does not vanish (margin, DLR), or divide the logits first: --adapt",
     "wrong gradients": "look for a custom backward; attack with BPDA, transfer or Square: --adapt",

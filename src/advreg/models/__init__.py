@@ -4,20 +4,22 @@ from advreg.models.answers import answers_logits, logits_of
 from advreg.models.catalogue import load
 from advreg.models.checks import check_model
 from advreg.models.frozen import Target, freeze
-from advreg.models.normalize import Normalize
-from advreg.models.remote import Answering
+from advreg.models.normalize import Normalize, normalized
+from advreg.models.remote import Answering, among
 from advreg.models.weights import describe, read_state, state_sha256
 
 __all__ = [
     "Answering",
     "Normalize",
     "Target",
+    "among",
     "answers_logits",
     "check_model",
     "describe",
     "freeze",
     "load",
     "logits_of",
+    "normalized",
     "read_state",
     "state_sha256",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 import torch
@@ -24,6 +25,13 @@ from advreg.imports import first_line, import_extra
 _MIB = 2**20
 _KEYS = ("logits", "scores", "labels")
 _PAUSE = 0.2  # seconds before the first retry, doubled at each
+
+
+class Reply(NamedTuple):
+    """What came back: scores ``(B, K)`` or labels ``(B,)``, and how many classes the service says that there are."""
+
+    values: Tensor
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,13 @@ class Endpoint:
         Raises:
             ModelError: no answer, or one that is not scores or labels for these inputs.
         """
+        return self.reply(x).values
+
+    def reply(self, x: Tensor) -> Reply:
+        """Return the answer with the number of classes that came with it."""
         return _joined([self._asked(part) for part in torch.split(x.detach(), self.batch_size)], self.url)
 
-    def _asked(self, x: Tensor) -> Tensor:
+    def _asked(self, x: Tensor) -> Reply:
         body = json.dumps({"inputs": x.cpu().tolist()}).encode()
         if len(body) > self.max_bytes:
             raise ModelError(
@@ -101,7 +113,8 @@ def endpoint(
     """Return a model behind a URL as a function, for attacks that need scores or labels only.
 
     It posts ``{"inputs": [...]}``, nested lists of numbers shaped like the batch, and expects ``{"logits": [[...], ...]}`` or
-    ``{"scores": [[...], ...]}``, one row for each input, or ``{"labels": [...]}``, one class number for each.
+    ``{"scores": [[...], ...]}``, one row for each input, or ``{"labels": [...]}``, one class number for each. Beside the labels
+    it may say how many classes there are: ``"classes": 10``, or their names.
 
     Args:
         url: ``http://`` or ``https://``.
@@ -137,8 +150,8 @@ def _is_web(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _read(content: bytes, x: Tensor, url: str) -> Tensor:
-    """Return the scores or labels that an answer holds for these inputs, or say in one line what it holds instead."""
+def _read(content: bytes, x: Tensor, url: str) -> Reply:
+    """Return what an answer holds for these inputs, or say in one line what it holds instead."""
     wanted = f"it must return JSON with {', '.join(_KEYS)}: one entry for each of {len(x)} inputs"
     try:
         answer = json.loads(content)
@@ -152,7 +165,19 @@ def _read(content: bytes, x: Tensor, url: str) -> Tensor:
         values = torch.tensor(answer[key])
     except (ValueError, TypeError, RuntimeError, OverflowError) as cause:
         raise ModelError(f"{url}: its {key} are not numbers in even rows; {wanted}") from cause
-    return _checked(values, x, key == "labels", url)
+    return Reply(_checked(values, x, key == "labels", url), _told(answer.get("classes"), url))
+
+
+def _told(classes: object, url: str) -> int | None:
+    """Return the number of classes that an answer tells: a number, or as many as there are names."""
+    count = len(classes) if isinstance(classes, list) else classes
+    if count is None:
+        return None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 2:
+        raise ModelError(
+            f"{url} says that its classes are {str(classes)[:40]!r}; give their number, 2 or more, or names"
+        )
+    return count
 
 
 def _checked(values: Tensor, x: Tensor, labels: bool, name: str) -> Tensor:
@@ -170,13 +195,13 @@ def _checked(values: Tensor, x: Tensor, labels: bool, name: str) -> Tensor:
     return values.to(x.device, torch.int64)
 
 
-def _joined(parts: list[Tensor], name: str) -> Tensor:
-    shapes = {tuple(part.shape[1:]) for part in parts}
+def _joined(parts: list[Reply], name: str) -> Reply:
+    shapes = {(*part.values.shape[1:], *([] if part.classes is None else [part.classes])) for part in parts}
     if len(shapes) > 1:
         raise ModelError(
             f"{name} returned rows of {sorted(shapes)} for inputs of one shape; the classes must not change"
         )
-    return torch.cat(parts)
+    return Reply(torch.cat([part.values for part in parts]), parts[0].classes)
 
 
 @dataclass(frozen=True)
@@ -201,9 +226,13 @@ class Onnx:
         Raises:
             ModelError: it cannot take them, or does not return scores or labels.
         """
+        return self.reply(x).values
+
+    def reply(self, x: Tensor) -> Reply:
+        """Return the answer; a file does not tell how many classes its labels have."""
         return _joined([self._run(part) for part in torch.split(x.detach(), self.batch_size)], str(self.path))
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor) -> Reply:
         name = self.session.get_inputs()[0].name
         missing = self.batch_size - len(x) if self.fixed else 0
         full = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
@@ -212,7 +241,7 @@ class Onnx:
         except Exception as cause:  # the runtime has errors of its own
             raise ModelError(f"{self.path} cannot take inputs {tuple(x.shape)}: {first_line(cause)}") from cause
         values = torch.as_tensor(answer)[: len(x)]
-        return _checked(values, x, values.ndim == 1, str(self.path))
+        return Reply(_checked(values, x, values.ndim == 1, str(self.path)))
 
 
 def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
@@ -256,20 +285,27 @@ Answers = Endpoint | Onnx
 class Answering(nn.Module):
     """A model that only answers, as a module that gives logits: labels become scores of 1 for the label and -1 elsewhere.
 
+    How many classes there are comes from ``classes``, from the service's own answer, or from the data (`among`), never from
+    the labels that it gave so far: those that never came are wrong answers like others.
+
     Attributes:
         answers: the function that is asked.
+        classes: how many classes there are; None where the service or the data say.
+        in_data: how many classes the data has, 0 where no data was given.
         score_only: that no gradient can be had.
 
     Args:
-        answers: as `onnx` or `endpoint` make it.
-        classes: how many classes there are, for models that answer with labels; the largest label seen so far if None.
+        answers: as `onnx` or `endpoint` make it, or a function to scores or labels of your own.
+        classes: how many classes there are, for models that answer with labels.
     """
 
     score_only = True
 
     def __init__(self, answers: Answers, classes: int | None = None) -> None:
         super().__init__()
-        self.answers, self.classes = answers, classes or 0
+        if classes is not None and classes < 2:
+            raise ModelError(f"classes is {classes}; give how many labels there are, 2 or more")
+        self.answers, self.classes, self.in_data = answers, classes, 0
         self.eval()
 
     @property
@@ -277,10 +313,44 @@ class Answering(nn.Module):
         """Return what stands for the weights."""
         return self.answers.fingerprint
 
+    def among(self, classes: int) -> Answering:
+        """Return the same model for data of so many classes; any other label that it gives counts as one more class."""
+        other = copy.copy(self)
+        other.in_data = classes
+        return other
+
     def forward(self, x: Tensor) -> Tensor:
-        """Return scores ``(B, K)``."""
-        answer = self.answers(x)
-        if answer.ndim == 2:
-            return answer
-        self.classes = max(self.classes, int(answer.max()) + 1, 2)
-        return 2 * F.one_hot(answer, self.classes).to(x.dtype) - 1
+        """Return scores ``(B, K)``.
+
+        Raises:
+            ModelError: labels whose number of classes is unknown, or that are beyond it.
+        """
+        values, told = self.answers.reply(x) if isinstance(self.answers, Endpoint | Onnx) else Reply(self.answers(x))
+        if values.ndim == 2:
+            return values
+        return 2 * F.one_hot(*self._within(values, told)).to(x.dtype) - 1
+
+    def _within(self, labels: Tensor, told: int | None) -> tuple[Tensor, int]:
+        """Return labels below the number of classes, and that number."""
+        if self.classes is not None and told is not None and self.classes != told:
+            raise ModelError(
+                f"the service says that it has {told} classes, and classes is {self.classes}; leave it out"
+            )
+        known, largest = self.classes or told, int(labels.max())
+        if known is not None:
+            if largest >= known:
+                raise ModelError(
+                    f"the model answered label {largest}, and has {known} classes; give classes={largest + 1}"
+                )
+            return labels, known
+        if not self.in_data:
+            raise ModelError(
+                "the model answers with labels and does not say how many classes there are; give classes=, such as "
+                'load_model(url, classes=10), or let the service add "classes": 10'
+            )
+        return labels.clamp_max(self.in_data), self.in_data + 1
+
+
+def among(model: nn.Module, classes: int) -> nn.Module:
+    """Return a model that may learn the number of classes from the data; any other than an `Answering` as it is."""
+    return model.among(classes) if isinstance(model, Answering) else model

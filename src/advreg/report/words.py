@@ -21,7 +21,7 @@ _PROTOCOLS = {
 }
 UNEQUAL = 3  # times as many examples of one class as of another: the mean over examples then hides the small one
 GAIN = 0.002  # black-box gain beyond which AutoAttack's authors distrust gradients
-_NOTED = ("target", "batch", "few_classes", "broken_beyond")
+_NOTED = ("target", "batch", "few_classes", "broken_beyond", "unchanged_answers", "distinct_answers")
 _VERDICTS = {
     "TRUSTED": "No check found a sign that attacks failed for the wrong reasons.",
     "SUSPECT": "A check raised a warning: read the figure with care and follow the remedy it names.",
@@ -269,6 +269,8 @@ def _warning(key: str, value: object) -> str:
         "black_box_gain": f"attacks without gradients broke {share} of the images that gradients before them had left: "
         "above 0.2%, gradients may mislead",
         "answers_only": "the model only answers, so nothing but black boxes attacked it: the network itself may be weaker",
+        "coarse_answers": "the scores are rounded to few values, which hides from attacks what they gain: "
+        "use the protocol labels",
         "non_finite": f"{size} answers under attack were NaN or infinite: no right answers, so they count as broken",
     }
     return known.get(key) or (_flag(key) if value is True else f"{_flag(key)}: {value}")
@@ -285,11 +287,14 @@ def notes(flags: Facts) -> list[str]:
 
 
 def _note(key: str, value: object) -> str:
+    share = percent(value) if isinstance(value, float) else value
     known = {
         "target": f"attacked a copy in {value}",
         "batch": f"{value} at a time",
         "few_classes": "fewer than 4 classes: losses that need more were replaced by margins",
         "broken_beyond": _beyond(value),
+        "unchanged_answers": f"{share} of the answers did not change at a random point within eps",
+        "distinct_answers": f"{share} of the scores were distinct numbers",
     }
     return known.get(key, f"{_flag(key)}: {value}")
 

@@ -126,6 +126,7 @@ def epsilon(
     data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
     norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
     eps: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Grid; one that suits images by default.")] = "",
+    box: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Lowest and highest valid value of an input.")] = "0,1",
     weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 200,
     out: Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")] = None,
@@ -135,7 +136,7 @@ def epsilon(
     """Answer "which eps?": how visible attacks are, what falls, where labels change, where to start."""
     from advreg.cli.epsilon import run_epsilon
 
-    run_epsilon(model, data, norm, eps, weights, n, out, seed, as_json)
+    run_epsilon(model, data, norm, eps, box, weights, n, out, seed, as_json)
 
 
 @app.command()

@@ -25,6 +25,7 @@ def run_epsilon(
     data: str | None,
     norm: str,
     eps: str,
+    box: str,
     weights: Path | None,
     n: int,
     out: Path | None,
@@ -38,12 +39,14 @@ def run_epsilon(
         raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
     network = models.load(model, weights=weights)
     train, test = datasets.load(name)
-    grid = [float(ThreatModel.parse(f"{norm}:{part}").eps) for part in eps.split(",") if part.strip()] or None
+    grid = [float(ThreatModel.parse(f"{norm}:{part}@{box}").eps) for part in eps.split(",") if part.strip()] or None
     folder = out or run
-    checked = ThreatModel(norm, 0.0).norm  # type: ignore[arg-type]  # it checks its norm
-    choice = choose_epsilon(network, test, norm=checked, eps=grid, n=n, train=train, seed=seed, out=folder)
+    among = ThreatModel.parse(f"{norm}:0@{box}")
+    choice = choose_epsilon(
+        network, test, norm=among.norm, eps=grid, box=among.box, n=n, train=train, seed=seed, out=folder
+    )
     if folder is not None:
-        print(f"pictures: {_sheet(folder)}", file=sys.stderr)
+        print(f"pictures: {_sheet(folder, among.box)}", file=sys.stderr)
     if as_json:
         typer.echo(json.dumps(choice.record()))
         return
@@ -76,13 +79,15 @@ def _show(choice: EpsilonChoice) -> None:
     typer.echo(f"start at eps {choice.recommended:.4g}: {choice.why}")
 
 
-def _sheet(folder: Path) -> Path:
+def _sheet(folder: Path, box: tuple[float, float]) -> Path:
     """Write example images as one picture, a row for each eps below the clean ones; return its path."""
     stored = load_file(folder / "epsilon.safetensors")
     images = [stored["clean"], *stored["attacked"]]
     if images[0].ndim != 4 or images[0].shape[1] not in (1, 3):
         return folder / "epsilon.safetensors"
-    strips = [(255 * row.clamp(0, 1)).round().byte().permute(2, 0, 3, 1).flatten(1, 2) for row in images]
+    low, high = box
+    grey = [((row - low) / (high - low)).clamp(0, 1) for row in images]
+    strips = [(255 * row).round().byte().permute(2, 0, 3, 1).flatten(1, 2) for row in grey]
     array = torch.cat(strips).numpy()
     path = folder / "epsilon.png"
     Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(path)

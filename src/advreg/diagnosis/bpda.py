@@ -30,7 +30,8 @@ _COMPARING = {
     torch.lt: -1.0, Tensor.lt: -1.0, Tensor.__lt__: -1.0, torch.le: -1.0, Tensor.le: -1.0, Tensor.__le__: -1.0,
 }  # fmt: skip
 _SQUASHING = {torch.softmax, Tensor.softmax, F.softmax, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh}
-_WIDTH = 0.1  # of the slope that stands for a jump, in the units of what jumps
+_WIDTH = 0.2  # of the slope that replaces a jump, as a share of the root mean square of what jumps
+_NOISE = 0.3  # around the inputs of a stand-in while it is fitted, in their standard deviations
 _FULL = 1 - 1e-4  # a softmax or sigmoid beyond it has no slope left
 
 
@@ -56,12 +57,37 @@ class StraightThrough(TorchFunctionMode):
         if func in _ROUNDING or func in _CUTTING:
             return valued(out, x) if x.requires_grad else out
         if func in _STEPPING:
-            return valued(out, 2 * torch.sigmoid(x / _WIDTH))
+            return valued(out, 2 * torch.sigmoid(x / _width(x)))
         if func in _COMPARING and len(args) > 1 and x.requires_grad:
-            return valued(out.to(x.dtype), torch.sigmoid(_COMPARING[func] * (x - args[1]) / _WIDTH))
+            offset = _COMPARING[func] * (x - args[1])
+            return valued(out.to(x.dtype), torch.sigmoid(offset / _width(offset)))
         if func in _SQUASHING and x.requires_grad and bool((out.abs().flatten(1).amax(1) > _FULL).any()):
             return x if self.leave_out else valued(out, x)
         return out
+
+
+def _width(offset: Tensor) -> Tensor:
+    """Return over which length a jump at 0 is smoothed: a share of what is usual there, whatever its units."""
+    return _WIDTH * offset.detach().pow(2).mean().sqrt().clamp_min(torch.finfo(offset.dtype).tiny)
+
+
+class Standardised(nn.Module):
+    """A network that sees and makes numbers of mean 0 and deviation 1 where what it replaces has units."""
+
+    def __init__(self, net: nn.Module, given: Tensor, made: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.given, self.made = (float(given.mean()), _deviation(given)), (float(made.mean()), _deviation(made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stand-in for the output of the module."""
+        (mean, deviation), (offset, scale) = self.given, self.made
+        out: Tensor = self.net((x - mean) / deviation)
+        return offset + scale * out
+
+
+def _deviation(values: Tensor) -> float:
+    return float(values.double().std().clamp_min(1e-12))
 
 
 class Proposer(nn.Module, Deputy):
@@ -146,15 +172,16 @@ def _smooth(call: Call, steps: int, seed: int) -> nn.Module | None:
         return None
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net = nn.Sequential(
+        layers = nn.Sequential(
             nn.Conv2d(given.shape[1], 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, made.shape[1], 3, padding=1)
-        ).to(given)  # fmt: skip
+        )  # fmt: skip
+        net, scale = Standardised(layers, given, made).to(given), _deviation(made)
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
         for _ in range(steps):
-            noisy = given + 0.1 * torch.randn_like(given)
+            noisy = given + _NOISE * _deviation(given) * torch.randn_like(given)
             with torch.no_grad():
                 wanted = call.module(noisy).to(given.dtype)
-            loss = F.mse_loss(net(noisy), wanted)
+            loss = F.mse_loss(net(noisy) / scale, wanted / scale)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

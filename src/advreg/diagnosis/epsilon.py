@@ -35,6 +35,8 @@ _GRID: dict[str, tuple[float, ...]] = {
     "l2": (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
     "l1": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0),
 }
+"""Radii that suit images, as shares of the width of the box."""
+
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 _PICTURES = 8
 _NEIGHBOURS = 10_000  # training images that are searched
@@ -63,7 +65,7 @@ class EpsilonRow:
 
 @dataclass(frozen=True)
 class EpsilonChoice:
-    """A grid of eps, what each means, and where to start."""
+    """A grid of eps, what each means, and where to start; eps, linf and l2 are in the units of the input."""
 
     norm: Norm
     n: int
@@ -71,6 +73,7 @@ class EpsilonChoice:
     rows: tuple[EpsilonRow, ...]
     recommended: float
     why: str
+    box: tuple[float, float] = (0.0, 1.0)
 
     def record(self) -> dict[str, Any]:
         """Return the choice as it stands in epsilon.json."""
@@ -83,6 +86,7 @@ def choose_epsilon(
     *,
     norm: Norm = "linf",
     eps: Sequence[float] | None = None,
+    box: tuple[float, float] = (0.0, 1.0),
     n: int = 200,
     train: Dataset | tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
@@ -95,10 +99,11 @@ def choose_epsilon(
     example (1%) has a training example of another class within ``2 eps``.
 
     Args:
-        model: maps inputs ``(B, ...)`` in [0, 1] to logits ``(B, K)``; eval mode.
+        model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
         data: a data set, or a pair ``(x, y)``.
         norm: of the perturbation.
-        eps: radii to look at; a grid that suits images if not given.
+        eps: radii to look at, in the units of the input; a grid that suits images if not given.
+        box: lowest and highest valid value of an input.
         n: examples, from the first.
         train: where other classes' neighbours are looked for (the first 10,000); ``data`` itself if not given.
         seed: seed of the random starts.
@@ -118,10 +123,11 @@ def choose_epsilon(
         >>> [row.eps for row in choice.rows]
         [0.01, 0.1]
     """
-    grid = sorted({float(radius) for radius in (_GRID[norm] if eps is None else eps)})
+    width = ThreatModel(norm, 0.0, box).width
+    grid = sorted({float(radius) for radius in ([share * width for share in _GRID[norm]] if eps is None else eps)})
     if not grid or grid[0] <= 0:
         raise ThreatError(f"eps is {list(grid)}; give radii above 0, such as eps=[2/255, 8/255]")
-    examples = examples_of(data, min(n, count(data)), ThreatModel(norm, grid[-1]))
+    examples = examples_of(data, min(n, count(data)), ThreatModel(norm, grid[-1], box))
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
     check_model(model, x[:8])
@@ -130,15 +136,15 @@ def choose_epsilon(
     rows, images, broken = [], [], torch.zeros(len(y), dtype=torch.bool, device=device)
     for k, radius in enumerate(grid):
         attack = partial(attacks.pgd, steps=40, early_stop=False, seed=seed)
-        found = attack(model, x, y, ThreatModel(norm, radius))
+        found = attack(model, x, y, ThreatModel(norm, radius, box))
         broken |= found.broken  # a point inside a ball is inside every larger one
-        rows.append(_row(radius, x, found.x_adv, broken, nearest))
+        rows.append(_row(radius, x, found.x_adv, broken, nearest, box))
         images.append(found.x_adv[:_PICTURES].cpu())
         if on_progress:
             on_progress(k + 1, len(grid))
     with torch.no_grad():
         clean = float((model(x).argmax(1) == y).double().mean())
-    choice = EpsilonChoice(norm, len(y), clean, tuple(rows), *recommended(rows))
+    choice = EpsilonChoice(norm, len(y), clean, tuple(rows), *recommended(rows), box)
     if out is not None:
         folder = RunFolder.at(out)
         folder.write(
@@ -162,12 +168,14 @@ def nearest_other(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: st
     return torch.cat(found)
 
 
-def _row(eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor) -> EpsilonRow:
+def _row(eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor, box: tuple[float, float]) -> EpsilonRow:
     change, n = (x_adv - x).flatten(1), len(x)
     standing = n - int(broken.sum())
     alike = None
     if x.ndim == 4:
-        pairs = zip(x[:64].numpy(force=True), x_adv[:64].numpy(force=True), strict=True)
+        low, high = box
+        clean, attacked = (((a[:64] - low) / (high - low)).numpy(force=True) for a in (x, x_adv))
+        pairs = zip(clean, attacked, strict=True)
         alike = sum(ssim(a, b) for a, b in pairs) / min(n, 64)
     return EpsilonRow(
         eps=eps,

@@ -19,7 +19,7 @@ from advreg.models import freeze
 from advreg.objectives import cross_entropy
 from advreg.statistics import interval
 
-_RADIUS = 4 / 255
+_RADIUS = 4 / 255  # of the width of the box
 _NOTHING = "no example is right: there is none to look at"
 _LAST = 10  # iterations of a trace that should bring nothing more
 _UNFINISHED = (
@@ -55,12 +55,13 @@ def zero_among(subject: Subject, rows: Tensor) -> int:
 
 
 def noisy_landscape(subject: Subject) -> Check:
-    """I2: ask how much the loss changes, relatively, from a point to its neighbours within 4/255; each at most by 1."""
+    """I2: ask how much the loss changes, relatively, from a point to its neighbours within 4/255 of the box."""
     rows = subject.probes()
     if not len(rows):
         return skipped("noisy-landscape", "D", _NOTHING)
     measured = float(roughness(subject, rows, 100 if subject.budget.thorough else 25).mean())
-    says = f"from a point to random neighbours within 4/255 the margin changes by {measured:.1%} of itself"
+    radius = _RADIUS * subject.threat.width
+    says = f"from a point to random neighbours within {radius:.2g} the margin changes by {measured:.1%} of itself"
     cause = "random" if subject.is_random else "masked gradients"
     return graded("noisy-landscape", "D", cause, says, measured=measured, threshold=0.1)
 
@@ -69,10 +70,10 @@ def roughness(subject: Subject, rows: Tensor, neighbours: int) -> Tensor:
     """Return the mean relative change of the margin around each clean point ``(R,)``, capped at 1."""
     x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
     here = margins(subject.model, x, y)
-    low, high = subject.threat.box
+    (low, high), radius = subject.threat.box, _RADIUS * subject.threat.width
     total = torch.zeros_like(here)
     for k in range(neighbours):
-        shift = (2 * noise.uniform(ids, tuple(x.shape[1:]), subject.seed, 7000 + k, x.dtype) - 1) * _RADIUS
+        shift = (2 * noise.uniform(ids, tuple(x.shape[1:]), subject.seed, 7000 + k, x.dtype) - 1) * radius
         there = margins(subject.model, (x + shift).clamp(low, high), y)
         total += ((there - here).abs() / here.abs().clamp_min(1e-12)).clamp_max(1.0)
     return total / neighbours

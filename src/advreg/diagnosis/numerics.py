@@ -115,7 +115,7 @@ def slope(subject: Subject) -> Check:
     exact = not isinstance(double, str)
     model = double if isinstance(double, nn.Module) else subject.model
     x = subject.x[rows].double() if exact else subject.x[rows]
-    told, found = _slopes(model, x, subject.y[rows], subject, 1e-6 if exact else 1e-2)
+    told, found = _slopes(model, x, subject.y[rows], subject, (1e-6 if exact else 1e-2) * subject.threat.width)
     if not float(told.norm()):
         return skipped("slope", "F", "autograd says zero: see zero-gradients")
     measured = float((told - found).norm() / (told.norm() + found.norm()))
@@ -128,7 +128,7 @@ def reach(subject: Subject) -> Check:
     if absent := needs_gradient(subject, "reach", "F") or needs_certainty(subject, "reach", "F"):
         return absent
     rows = subject.probes()
-    radius = float(subject.threat.eps) / 2 if subject.threat.norm == "linf" else 4 / 255
+    radius = float(subject.threat.eps) / 2 if subject.threat.norm == "linf" else 4 / 255 * subject.threat.width
     told, found = _slopes(subject.model, subject.x[rows], subject.y[rows], subject, radius)
     cosine = float((told * found).sum() / (told.norm() * found.norm()).clamp_min(1e-30))
     flat = flat_operations(subject.model, subject.x[:2])

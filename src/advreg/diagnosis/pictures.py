@@ -58,9 +58,10 @@ def histogram(values: Tensor, low: float, high: float) -> dict[str, Any]:
 
 
 def gradient_norms(subject: Subject) -> dict[str, Any]:
-    """Return the histogram of log10 of the gradient's length, and the share of examples without any."""
+    """Return the histogram of log10 of the gradient's length per width of the box, and the share of examples without any."""
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     norms = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1).double().norm(dim=1)
+    norms = norms * subject.threat.width
     zero = float((norms == 0).double().mean())
     logs = norms[norms > 0].log10()
     low, high = (float(logs.min()) - 0.1, float(logs.max()) + 0.1) if len(logs) else (-1.0, 0.0)

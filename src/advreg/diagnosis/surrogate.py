@@ -50,7 +50,7 @@ def surrogate(
     half = threat.with_eps(float(threat.eps) / 2)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net = _network(x, answers.shape[1]).to(x)
+        net = nn.Sequential(Unit(threat), _network(x, answers.shape[1])).to(x)
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
         for step in range(steps):
             rows = torch.randint(len(x), (_BATCH,)).to(x.device)
@@ -62,6 +62,18 @@ def surrogate(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return net.requires_grad_(False).eval()
+
+
+class Unit(nn.Module):
+    """Bring inputs from the box to [0, 1], where the initial weights are at home."""
+
+    def __init__(self, threat: ThreatModel) -> None:
+        super().__init__()
+        self.low, self.width = threat.box[0], threat.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the inputs as shares of the box."""
+        return (x - self.low) / self.width
 
 
 def _network(x: Tensor, classes: int) -> nn.Module:

@@ -255,7 +255,7 @@ def _surface(axes: Axes, row: Record) -> None:
 
 _DRAWN: dict[str, Callable[[Record], list[Drawing]]] = {
     "gradient_norms": _histogram(
-        "gradient_norms", "Lengths of the gradients", "log10 of the gradient's length",
+        "gradient_norms", "Lengths of the gradients", "log10 of the gradient's length (box of width 1)",
         "Gradients of very different lengths, or none, leave attacks blind.", share="zero",
     ),
     "cosines": _histogram(

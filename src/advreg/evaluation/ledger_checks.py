@@ -166,7 +166,7 @@ def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
 def _black_box(rows: Sequence[Row]) -> Check:
     """Grade how much attacks that see scores only broke after attacks that see gradients."""
     blind = black_boxes(rows)
-    if not _survivors(rows):
+    if _count(rows) and not _survivors(rows):
         return _share("black-box", "A", "masked gradients", "no example survives", [], _count(rows), GAIN)
     if not blind:
         return skipped("black-box", "A", "the protocol has no black-box attack after one with gradients")
@@ -182,7 +182,7 @@ def _survivors(rows: Sequence[Row]) -> int:
 def _converged(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     """Grade how much the last gradient attack still broke; where nothing survives, the figure cannot fall."""
     iterative = [stage for stage in stages if stage.is_iterative]
-    if not _survivors(rows):
+    if _count(rows) and not _survivors(rows):
         return _share("steps", "B", "weak attack", "no example survives", [], _count(rows), 0.005)
     if len(iterative) < 2:
         return skipped("steps", "B", "the protocol has one attack with many steps: there is nothing to compare it with")

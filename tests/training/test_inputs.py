@@ -107,6 +107,7 @@ def test_one_example_outside_the_box_is_enough_for_mixed() -> None:
 def test_plain_training_has_no_box() -> None:
     x, _ = OUTSIDE["normalised"]
     assert torch.equal(loss_of("standard", x, Y), nn.functional.cross_entropy(network()(x), Y))
+    assert torch.equal(recipes.standard()(network(), x, Y, None, None), loss_of("standard", x, Y))
 
 
 @pytest.mark.parametrize("case", OUTSIDE)

@@ -68,7 +68,7 @@ def as_tensor(values: Any, name: str) -> Tensor:
     return found.to(torch.get_default_dtype()) if is_python else found
 
 
-def read_inputs(x: Any, box: tuple[float, float]) -> Tensor:
+def read_inputs(x: Any, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Return inputs as floats ``(B, ...)``.
 
     Raises:
@@ -147,13 +147,13 @@ def read_ids(ids: Any, x: Tensor) -> Tensor:
     return found
 
 
-def read_pair(x: Any, y: Any, box: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def read_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Return a training batch as tensors that fit each other; values are not looked at.
 
     Raises:
         DataError: wrong types or shapes, or an empty batch.
     """
-    x = read_inputs(x, box)
+    x = read_inputs(x)
     return x, read_labels(y, x)
 
 
@@ -163,7 +163,8 @@ def read_training(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: wrong types or shapes, an empty batch, inputs outside the box.
     """
-    x, y = read_pair(x, y, ball.box)
+    x = read_inputs(x, ball.box)
+    y = read_labels(y, x)
     reject_unboxed(x, ball.box)
     reject_radii(x, ball)
     return x, y

@@ -62,7 +62,7 @@ def aligned(recipe: Recipe, weight: float = 0.2, *, method: Method = "finite", s
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        x, y = read_pair(x, y, threat.box)
+        x, y = read_pair(x, y)
         return recipe(model, x, y, attack, threat) + weight * misalignment(model, x, y, threat, method, step)
 
     return loss

@@ -64,8 +64,9 @@ def on_pairs(recipe: Recipe) -> Recipe:
 
     @functools.wraps(recipe)
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        x, y = read_pair(x, y, threat.box)
-        reject_radii(x, threat)
+        x, y = read_pair(x, y)
+        if threat is not None:  # recipes without an attack need none
+            reject_radii(x, threat)
         return recipe(model, x, y, attack, threat)
 
     return loss

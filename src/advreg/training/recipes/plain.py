@@ -30,7 +30,7 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
     Example:
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> loss = standard()(model, x, y, None, ThreatModel("linf", eps=0.1))
-        >>> bool(loss == F.cross_entropy(model(x), y))
+        >>> bool(loss == nn.functional.cross_entropy(model(x), y))
         True
     """
 

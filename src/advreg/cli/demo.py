@@ -57,7 +57,7 @@ def run_demo(out: Path) -> None:
     for run in runs.values():
         report.write(run)
     page = report.write_comparison([runs["plain-cnn"], runs["robust-cnn"]], out / "report.html")
-    typer.echo(f"done in {progress.minutes(time.perf_counter() - began)}; the report: {page}")
+    typer.echo(f"done in {tables.minutes(time.perf_counter() - began)}; the report: {page}")
     typer.echo(f"the pictures: {runs['robust-cnn'] / 'report.html'}")
 
 
@@ -146,7 +146,7 @@ def _price(found: dict[str, Evaluation], costs: dict[str, tuple[int, float]]) ->
         ("clean accuracy", *(tables.percent(each.clean_accuracy) for each in found.values())),
         (f"FGSM then PGD-40, linf {THREAT.eps:g}", *(tables.percent(each.robust_accuracy) for each in found.values())),
         ("passes of single images", *(f"{passes / 1e6:.1f} million" for passes, _ in costs.values())),
-        ("time", *(progress.minutes(seconds) for _, seconds in costs.values())),
+        ("time", *(tables.minutes(seconds) for _, seconds in costs.values())),
     ]
     title = (
         f"A plain network made robust by fine-tuning: {_N:,} test images; its price comes on top of the plain network's"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from advreg import data as datasets
@@ -42,7 +39,7 @@ def run_diagnose(
     train, test = datasets.load(name)
     folder = out or run
     own = call_factory(backward, ModelError) if backward else None
-    with _asking(quiet=as_json) as watch:
+    with progress.diagnosing(quiet=as_json) as watch:
         found = diagnose(
             network, test, chosen, n, quick=quick, adapt=adapt, train=train, backward=own,
             seed=seed, out=folder, on_progress=watch,
@@ -91,7 +88,7 @@ def checks_table(found: Diagnosis) -> Table:
         (f"{check.group}  {check.name}", check.verdict, _measured(check), _bound(check), check.source)
         for check in found.checks
     ]
-    title = f"{found.claim}, {found.threat}, {found.n} examples, {progress.minutes(found.seconds)}"
+    title = f"{found.claim}, {found.threat}, {found.n} examples, {tables.minutes(found.seconds)}"
     return tables.table(title, ("check", "verdict", "measured [95% interval]", "threshold", "from"), rows)
 
 
@@ -116,15 +113,3 @@ def _adapted_table(found: Diagnosis) -> Table:
         for a in found.adapted.attempts
     ]
     return tables.table("adaptive attacks", ("means", "tried", "broken", "accuracy", "seconds"), rows)
-
-
-@contextmanager
-def _asking(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback that shows which question is being asked, on standard error."""
-    console = Console(file=sys.stderr, quiet=quiet)
-    with console.status("diagnosing") as status:
-
-        def watch(name: str, done: int, total: int) -> None:
-            status.update(f"diagnosing: {name} ({done + 1} of {total})")
-
-        yield watch

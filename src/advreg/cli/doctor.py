@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from advreg import attacks, models, runtime
-from advreg.cli.progress import minutes
+from advreg.cli.tables import minutes
 from advreg.config import Config
 from advreg.threat import ThreatModel
 

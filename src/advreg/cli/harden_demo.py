@@ -78,7 +78,7 @@ def run_demo(out: Path) -> None:
     tables.show(_table(outcomes))
     _show_poison(home, world)
     _show_rollback(home)
-    typer.echo(f"done in {progress.minutes(time.perf_counter() - began)}; home: {home.folder.path}")
+    typer.echo(f"done in {tables.minutes(time.perf_counter() - began)}; home: {home.folder.path}")
 
 
 def _deployed(folder: Path) -> Path:

@@ -1,17 +1,21 @@
-"""Progress on the terminal: bars with the time left where somebody looks, one line an epoch where nobody does."""
+"""Progress on the terminal: bars with the time left where there is one, elsewhere a line an epoch or every 10 seconds."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from advreg.cli.heartbeat import Lines, State, beating
+from advreg.cli.tables import minutes
+
 if TYPE_CHECKING:
+    from advreg.diagnosis.result import DiagnosisProgress as Asked
     from advreg.evaluation.run import Progress as Measured
     from advreg.training.events import Event
 
@@ -20,20 +24,6 @@ def bars(console: Console) -> Progress:
     """Return a display of progress that is not there where nobody looks."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration in words.
-
-    Example:
-        >>> minutes(75), minutes(8), minutes(7300)
-        ('1 min 15 s', '8 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    if hours:
-        return f"{hours} h {rest // 60} min"
-    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"
 
 
 @contextmanager
@@ -85,14 +75,43 @@ def _loss(loss: float | None) -> str:
 @contextmanager
 def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Callable[[Measured], None]]:
     """Yield a callback that shows how far an evaluation is, and the robust accuracy so far, on standard error."""
-    with bars(Console(file=sys.stderr, quiet=quiet)) as bar:
+    console = Console(file=sys.stderr, quiet=quiet)
+    with bars(console) as bar, _logged(console, label) as lines:
         task = bar.add_task(label, total=None)
 
         def watch(at: Measured) -> None:
             text = f"{label}: {at.stage}, robust so far {at.robust_accuracy:.1%}"
-            bar.update(task, total=at.total, completed=at.done, description=text)
+            bar.update(task, total=at.total, completed=round(at.share * at.total), description=text)
+            lines.update(State(at.stage, f"{at.done:,} of {at.total:,} examples", at.share, at.robust_accuracy))
 
         yield watch
+
+
+@contextmanager
+def diagnosing(*, quiet: bool = False) -> Iterator[Callable[[Asked], None]]:
+    """Yield a callback that shows which check a diagnosis makes, and the robust accuracy so far, on standard error."""
+    console, label = Console(file=sys.stderr, quiet=quiet), "diagnosing"
+    with console.status(label) as status, _logged(console, label) as lines:
+
+        def watch(at: Asked) -> None:
+            far = f"check {at.done + 1} of {at.total}"
+            status.update(f"{label}: {at.check}, {far}")
+            lines.update(State(at.check, far, at.done / at.total, at.robust_accuracy))
+
+        yield watch
+
+
+@contextmanager
+def _logged(console: Console, label: str) -> Iterator[Lines]:
+    """Yield lines of progress that appear where there is no terminal, and nowhere else."""
+    silent = console.is_terminal or console.quiet
+    lines = Lines(_nothing if silent else partial(console.print, soft_wrap=True, highlight=False), label)
+    with nullcontext() if silent else beating(lines):
+        yield lines
+
+
+def _nothing(line: str) -> None:
+    """Write nothing: a bar shows it already, or the output was asked to be quiet."""
 
 
 if TYPE_CHECKING:

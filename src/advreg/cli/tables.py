@@ -120,3 +120,17 @@ def trainings(rows: Sequence[Trained]) -> Table:
         for row in rows
     ]
     return table("training: time, memory, and passes as a multiple of standard training", columns, cells)
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration in words.
+
+    Example:
+        >>> minutes(75), minutes(8), minutes(7300)
+        ('1 min 15 s', '8 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"

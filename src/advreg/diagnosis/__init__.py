@@ -1,7 +1,16 @@
 """Diagnosis: whether a robustness figure can be trusted, why not, and what an adaptive attack makes of it."""
 
 from advreg.diagnosis.epsilon import EpsilonChoice, EpsilonRow, choose_epsilon
-from advreg.diagnosis.result import Adapted, Attempt, Diagnosis
+from advreg.diagnosis.result import Adapted, Attempt, Diagnosis, DiagnosisProgress
 from advreg.diagnosis.run import diagnose
 
-__all__ = ["Adapted", "Attempt", "Diagnosis", "EpsilonChoice", "EpsilonRow", "choose_epsilon", "diagnose"]
+__all__ = [
+    "Adapted",
+    "Attempt",
+    "Diagnosis",
+    "DiagnosisProgress",
+    "EpsilonChoice",
+    "EpsilonRow",
+    "choose_epsilon",
+    "diagnose",
+]

@@ -13,6 +13,22 @@ SCHEMA = "advreg/diagnosis@1"
 
 
 @dataclass(frozen=True)
+class DiagnosisProgress:
+    """How far a diagnosis is: before each check.
+
+    Attributes:
+        check: that comes next.
+        done, total: checks made, and in all.
+        robust_accuracy: the figure less what challengers broke so far; None before there is a figure.
+    """
+
+    check: str
+    done: int
+    total: int
+    robust_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One adaptive attack: what it is, which cause it answers, and what it broke of what stood before it."""
 

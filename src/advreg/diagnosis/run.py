@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from advreg.diagnosis.claim import Claim, from_ledger, measured
 from advreg.diagnosis.hooks import Smooth
 from advreg.diagnosis.pictures import pictures
 from advreg.diagnosis.probes import why
-from advreg.diagnosis.result import Diagnosis
+from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
 from advreg.diagnosis.subject import Subject, evaluated, right_of
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.examples import Examples, count, examples_of
@@ -103,7 +103,7 @@ def diagnose(
     backward: Mapping[str, Smooth] | nn.Module | None = None,
     seed: int = 0,
     out: str | Path | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[DiagnosisProgress], None] | None = None,
 ) -> Diagnosis:
     """Say whether a robustness figure can be trusted: the verdict, the checks behind it, and what to do next.
 
@@ -122,7 +122,7 @@ def diagnose(
         backward: your own way back for ``adapt``: a differentiable stand-in for each named module, or a whole model.
         seed: seed of the figure measured here; what challenges it draws with the next one.
         out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
-        on_progress: called with the name of the question, how many are done, and how many there are.
+        on_progress: called before each check with a `DiagnosisProgress`.
 
     Returns:
         A `Diagnosis`.
@@ -143,6 +143,8 @@ def diagnose(
     began = time.perf_counter()
     _refuse_radius(threat)
     with _in_memory(), evaluated(model) as trains, accepting_probabilities():
+        if on_progress:
+            on_progress(DiagnosisProgress("the figure", 0, len(questions_for(budget or budget_for(n, quick=quick)))))
         subject, claim = subject_of(model, data, threat, n, budget, quick, _training(train), seed, out)
         ask = _asker(claim, on_progress)
         checks = [flags.eval_mode(trains), *ask(subject)]
@@ -247,7 +249,7 @@ def _refuse_unusable(model: nn.Module, x: Tensor) -> None:
         raise
 
 
-def _asker(claim: Claim, on_progress: Callable[[str, int, int], None] | None) -> Callable[[Subject], list[Check]]:
+def _asker(claim: Claim, on_progress: Callable[[DiagnosisProgress], None] | None) -> Callable[[Subject], list[Check]]:
     """Return what asks every question that the ledger does not answer."""
     known = {
         c.name: c for c in claim.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
@@ -259,11 +261,17 @@ def _asker(claim: Claim, on_progress: Callable[[str, int, int], None] | None) ->
         for done, (group, question) in enumerate(questions):
             name = name_of(question)
             if on_progress:
-                on_progress(name, done, len(questions))
+                on_progress(DiagnosisProgress(name, done, len(questions), _robust_so_far(subject, found.values())))
             found[name] = known[name] if name in known else answered(question, group, subject)
         return list({**found, **{name: check for name, check in known.items() if name not in found}}.values())
 
     return ask
+
+
+def _robust_so_far(subject: Subject, checks: Iterable[Check]) -> float:
+    """Return the figure less the examples that some check broke."""
+    broken = {i for check in checks for i in check.ids}
+    return (len(subject.standing) - len(broken)) / subject.n
 
 
 def questions_for(budget: Budget) -> list[tuple[str, Question]]:

@@ -46,13 +46,22 @@ _MEMORY = 1  # forward that measures how much memory an example takes
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an evaluation is: after each attack on each unit of at most 256 examples."""
+    """How far an evaluation is: after each attack on each unit of at most 256 examples.
+
+    Attributes:
+        stage: the attack.
+        done, total: examples begun, and in all.
+        standing: examples begun that no attack has broken.
+        seconds: spent on attacks, those of an interrupted run among them.
+        share: estimate of how much of the work is done, every attack counted alike.
+    """
 
     stage: str
     done: int
     total: int
     standing: int
     seconds: float
+    share: float = 0.0
 
     @property
     def robust_accuracy(self) -> float:
@@ -198,18 +207,21 @@ def attack_chunk(
     past: list[Row] = []
     for k, stage in enumerate(stages):
         while tried := upcoming(past, (stage.name, stage.nearest), survivors):
-            for unit in units(tried):
+            parts = units(tried)
+            for j, unit in enumerate(parts, 1):
                 past += _measured(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
                 if on_progress:
-                    on_progress(_progress(bench, stage, paper))
+                    ahead = len(ids) * (k + j / len(parts)) / len(stages) - sum(row["attack"] == CLEAN for row in past)
+                    on_progress(_progress(bench, stage, paper, ahead))
             lost = broken_ids(past)
             survivors = [i for i in survivors if i not in lost]
 
 
-def _progress(bench: Bench, stage: Stage, paper: Paper) -> Progress:
-    done = sum(row["attack"] == CLEAN for row in paper.rows)
+def _progress(bench: Bench, stage: Stage, paper: Paper, ahead: float) -> Progress:
+    """Return the progress where the work is ``ahead`` examples beyond the number of examples begun (below 0 for behind)."""
+    done, total = sum(row["attack"] == CLEAN for row in paper.rows), len(bench.examples)
     left = done - len(broken_ids(paper.rows))
-    return Progress(stage.name, done, len(bench.examples), left, paper.total_seconds)
+    return Progress(stage.name, done, total, left, paper.total_seconds, (done + ahead) / total)
 
 
 def stage_seed(seed: int, k: int) -> int:

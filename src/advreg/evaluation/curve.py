@@ -65,6 +65,7 @@ def curve_points(distances: Tensor, eps: Sequence[float]) -> tuple[Point, ...]:
         eps: radii in increasing order.
 
     Example:
+        >>> import torch
         >>> [p.robust_accuracy for p in curve_points(torch.tensor([0.0, 0.2, torch.inf]), [0.0, 0.3])]
         [0.6666666666666666, 0.3333333333333333]
     """

@@ -166,7 +166,7 @@ def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
 def _black_box(rows: Sequence[Row]) -> Check:
     """Grade how much attacks that see scores only broke after attacks that see gradients."""
     blind = black_boxes(rows)
-    if _count(rows) and not _survivors(rows):
+    if not blind and _count(rows) and not _survivors(rows):
         return _share("black-box", "A", "masked gradients", "no example survives", [], _count(rows), GAIN)
     if not blind:
         return skipped("black-box", "A", "the protocol has no black-box attack after one with gradients")

@@ -139,6 +139,29 @@ def fab_t_distances(
     return best
 
 
+def deepfool_distances(norm: Norm, model: nn.Module, x: Tensor, y: Tensor, steps: int = 50) -> Tensor:
+    """Distances that DeepFool finds as published, for linf and l2: steps as long as without a box, then clipped."""
+    dual, best = {"linf": 1, "l2": 2}[norm], torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for k in range(len(x)):
+        at, total, label = x[k : k + 1], torch.zeros_like(x[k : k + 1]), int(y[k])
+        for _ in range(steps):
+            point = at.detach().requires_grad_()
+            z = model(point)[0]
+            if int(z.argmax()) != label:
+                best[k] = _length(norm, at - x[k])
+                break
+            ways = []
+            for other in range(len(z)):
+                if other != label:
+                    lead = z[other] - z[label]
+                    grad = torch.autograd.grad(lead, point, retain_graph=True)[0]
+                    ways.append((float(lead.detach().abs() / grad.norm(p=dual)), grad))
+            way, grad = min(ways, key=lambda found: found[0])
+            total = total + way * (grad.sign() if norm == "linf" else grad / grad.norm())
+            at = (x[k : k + 1] + 1.02 * total).clamp(0, 1)
+    return best
+
+
 def _length(norm: Norm, d: Tensor) -> Tensor:
     return torch.linalg.vector_norm(d, {"linf": torch.inf, "l2": 2, "l1": 1}[norm])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from advreg import ThreatModel, data, models
@@ -22,3 +23,20 @@ def test_fab_on_a_certified_network(shared: Path) -> None:
     aimed = minimal.fab(model, x[:20], y[:20], ThreatModel("linf", 0.2), targets=3, steps=20)
     assert torch.equal(aimed.broken, aimed.minimal <= 0.2)
     assert aimed.broken.any()
+
+
+@pytest.mark.parametrize(("norm", "median"), [("linf", 0.51), ("l2", 1.95), ("l1", 12.0)])
+def test_fmn_finds_all_on_a_flat_network(norm: str, median: float, shared: Path) -> None:
+    """TRADES is flat around clean points: the other programs' FMN finds 64 (linf), 64 (l2), 31 (l1) of 64 here."""
+    model = models.load("zoo:mnist-trades", weights=shared / "checkpoints" / "mnist_trades_smallcnn.pt")
+    x, y = data.load("mnist")[1].tensors(n=24)
+    found = minimal.fmn(model, x, y, ThreatModel(norm, 0.0))
+    assert found.found.all()
+    assert float(found.minimal.median()) < median
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_deepfool_finds_all_on_a_flat_network(norm: str, shared: Path) -> None:
+    model = models.load("zoo:mnist-trades", weights=shared / "checkpoints" / "mnist_trades_smallcnn.pt")
+    x, y = data.load("mnist")[1].tensors(n=24)
+    assert minimal.deepfool(model, x, y, ThreatModel(norm, 0.0)).found.all()

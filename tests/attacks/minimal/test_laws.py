@@ -9,9 +9,9 @@ import torch
 
 from advreg import ThreatModel, attacks, models
 from advreg.attacks import minimal
-from advreg.attacks.minimal import Sparse
+from advreg.attacks.minimal import Sparse, rescue
 from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
-from tests.attacks.models import Counter, small_cnn
+from tests.attacks.models import Counter, linear, small_cnn
 
 FAB_T = functools.partial(minimal.fab, targets=2)
 SHORT = {
@@ -177,6 +177,34 @@ def test_the_caller_may_be_in_any_gradient_mode(name: str) -> None:
     assert torch.equal(traced.nearest, plain.nearest)
     assert not traced.nearest.requires_grad
     assert not traced.x_adv.requires_grad
+
+
+class Blind(torch.nn.Module):
+    """A linear network where every gradient is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear(64, 5, dtype=torch.float32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits that depend on the input without a slope."""
+        return self.net(x.detach()) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("name", "norm"), [c for c in CASES if c[0] in {"fmn", "deepfool"}])
+def test_without_a_slope_a_random_point_is_brought_near(name: str, norm: str) -> None:
+    model, threat = Blind().eval(), ball(norm, 0.0)
+    x = batch()[1]
+    y = model(x).argmax(1)
+    count = Counter(model)
+    found = getattr(minimal, name)(model, x, y, threat, steps=12)
+    assert (found.forwards, found.backwards) == (count.forwards, count.backwards)
+    start = rescue.anywhere(x, (0.0, 1.0), torch.arange(16), 0)
+    fooling = model(start).argmax(1) != y
+    assert 4 < int(fooling.sum()) < 16
+    assert torch.equal(found.found, fooling)
+    if norm != "l0":  # all points of a line are equally far in l0
+        assert (found.minimal[fooling] < 0.95 * threat.distance(start, x)[fooling]).all()
 
 
 X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])

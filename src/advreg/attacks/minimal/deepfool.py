@@ -8,8 +8,8 @@ from torch import Tensor
 
 from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
-from advreg.attacks.minimal.looks import along, nearest_plane
-from advreg.attacks.minimal.planes import step_onto
+from advreg.attacks.minimal.looks import along, nearest_plane, straight_way
+from advreg.attacks.minimal.planes import step_toward
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.state import Rule, State
 from advreg.objectives import margin
@@ -31,8 +31,9 @@ def deepfool(
 ) -> MinimalResult:
     """Attack by DeepFool: ``x_k`` steps onto the nearest of the linearised boundaries until its class changes.
 
-    Fast and rough: an example leaves with its first success, even one beyond eps. Steps stay inside the box, and are nearest
-    there, which the published attack leaves open. An example costs K-1 backwards a step (1 if targeted).
+    Fast and rough: an example leaves with its first success, even one beyond eps. A step is as long as it would be without the
+    box, which then cuts it. An example costs K-1 backwards a step (1 if targeted). Where no step succeeds, an ascent from a
+    random point of the box, at most 21 forwards and 20 backwards, looks for a point, and ten forwards bring it near.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
@@ -42,7 +43,8 @@ def deepfool(
         steps: steps at most.
         overshoot: share by which the way from x is made longer, to cross the boundary and not only touch it.
         targeted: whether ``y`` is the class the adversary wants.
-        ids, seed: taken because every attack takes them; DeepFool draws nothing.
+        ids: example ids ``(B,)``: the random start of an ascent depends on the example's id and the seed only.
+        seed: seed of those starts.
         batch_size: examples under attack at a time.
 
     Returns:
@@ -65,8 +67,9 @@ def deepfool(
     """
     refuse_norm("deepfool", threat, "linf", "l2", "l1")
     model = bind_dtype(model, x)
-    look = along(model, margin, targeted=True) if targeted else nearest_plane(model)
-    plan = Plan(model, [look], deepfool_rule(overshoot), steps, targeted=targeted, first_only=True, seed=seed)
+    look = along(model, margin, targeted=True) if targeted else nearest_plane(model, straight_way)
+    climb, rule = along(model, margin, targeted=targeted), deepfool_rule(overshoot)
+    plan = Plan(model, [look], rule, steps, targeted=targeted, first_only=True, last_resort=climb, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
@@ -74,9 +77,10 @@ def deepfool_rule(overshoot: float) -> Rule:
     """Return DeepFool's step; the iterate is kept short of the overshoot, which is added for the look only."""
 
     def rule(state: State, _: int) -> State:
+        low, high = state.ball.box
         short = state.memory.get("short", state.x)
-        reached = short + step_onto(state, short)
+        reached = (short + step_toward(state, short)).clamp(low, high)
         beyond = state.x + (1 + overshoot) * (reached - state.x)
-        return replace(state, adv=beyond.clamp(*state.ball.box), memory={"short": reached})
+        return replace(state, adv=beyond.clamp(low, high), memory={"short": reached})
 
     return rule

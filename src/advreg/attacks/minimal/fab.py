@@ -10,7 +10,7 @@ from torch import Tensor
 from advreg.attacks.engine import refuse_counts
 from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
-from advreg.attacks.minimal.looks import along, nearest_plane, toward_rank
+from advreg.attacks.minimal.looks import along, inside_way, nearest_plane, toward_rank
 from advreg.attacks.minimal.planes import step_onto
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import length
@@ -112,4 +112,6 @@ def _looks(model: Model, targets: int | None, targeted: bool) -> list[Look]:
         raise ConfigError(f"targets is {targets}; give 1 or more, or None to look at all classes at once")
     if targeted:
         return [along(model, margin, targeted=True)]
-    return [nearest_plane(model)] if targets is None else [toward_rank(model, rank) for rank in range(targets)]
+    return (
+        [nearest_plane(model, inside_way)] if targets is None else [toward_rank(model, rank) for rank in range(targets)]
+    )

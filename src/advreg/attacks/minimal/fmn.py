@@ -10,12 +10,12 @@ from torch import Tensor
 from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.ddn import cosine
 from advreg.attacks.minimal.hunt import Plan, hunt
-from advreg.attacks.minimal.looks import along, dual
+from advreg.attacks.minimal.looks import along
 from advreg.attacks.minimal.result import MinimalResult
-from advreg.attacks.minimal.sparse import Ball, Sparse, at_radius
+from advreg.attacks.minimal.sparse import Ball, Sparse, at_radius, dual, length, reach
 from advreg.attacks.minimal.state import Rule, State
 from advreg.objectives import Objective, margin
-from advreg.threat import per_example
+from advreg.threat import ThreatModel, per_example
 
 _STEP = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
 """First steps as shares of the box's width."""
@@ -41,9 +41,13 @@ def fmn(
     """Attack by the fast minimum-norm method: ``x_{k+1} = project(x_k + a g)`` onto a ball of changing radius.
 
     g is the gradient divided by its l2 length. Until a point fools the model the radius is the distance travelled plus the
-    first-order way left, ``|f| / ||grad f||_dual``, and a little more; from then on it is multiplied by ``1 - gamma`` after
-    an iterate that fools (and is never larger than the best distance) and by ``1 + gamma`` after one that does not. Both a
-    and gamma fall along a cosine. One forward and one backward a step.
+    first-order way left, ``|f| / ||grad f||_dual``, and a little more, and a is at least long enough to get there: on a flat
+    network a short step never does. From then on the radius is multiplied by ``1 - gamma`` after an iterate that fools (and
+    is never larger than the best distance) and by ``1 + gamma`` after one that does not. Both a and gamma fall along a
+    cosine. One forward and one backward a step.
+
+    Where no attempt found a point, an ascent from a random point of the box, at most 21 forwards and 20 backwards, looks for
+    one; ten forwards on the line back and one more attempt bring it near.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
@@ -80,7 +84,8 @@ def fmn(
         step_size = _STEP[threat.norm] * threat.width
     model = bind_dtype(model, x)
     look, rule = along(model, objective, targeted=targeted), fmn_rule(steps, gamma, step_size)
-    plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
+    climb = along(model, margin, targeted=targeted)
+    plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, last_resort=climb, seed=seed)
     return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
@@ -88,29 +93,44 @@ def fmn_rule(steps: int, gamma: float, step_size: float) -> Rule:
     """Return FMN's step."""
 
     def rule(state: State, k: int) -> State:
-        share = cosine(gamma, gamma / 50, k, steps)
-        first = 0.0 if isinstance(state.ball, Sparse) else torch.inf
-        before = state.memory.get("radius", torch.full_like(state.distance, first))
-        radius = (_next_count if isinstance(state.ball, Sparse) else _next_radius)(state, before, share)
-        size = state.grad.flatten(1).norm(dim=1).clamp_min(1e-30)
-        moved = state.adv + cosine(step_size, step_size / 1000, k, steps) * state.grad / per_example(size, state.x)
+        share, step = cosine(gamma, gamma / 50, k, steps), cosine(step_size, step_size / 1000, k, steps)
+        unit = ThreatModel("l2", 0.0, state.ball.box).steepest(state.grad)
+        if isinstance(state.ball, Sparse):
+            radius, size = _next_count(state, share), torch.full_like(state.value, step)
+        else:
+            radius = _next_radius(state, share)
+            size = _long_enough(state, unit, radius, step)
+        moved = state.adv + per_example(size, state.x) * unit
         adv = at_radius(state.ball, radius, state.x).project(moved, state.x)
         return replace(state, adv=adv, memory={"radius": radius})
 
     return rule
 
 
-def _next_radius(state: State, before: Tensor, share: float) -> Tensor:
+def _long_enough(state: State, unit: Tensor, radius: Tensor, step: float) -> Tensor:
+    """Return the step's length, up to the radius at least where no point is known yet."""
+    way = (radius.minimum(reach(state.ball, state.x)) - state.distance).clamp_min(0.0).to(unit.dtype)
+    needed = way / length(state.ball, unit).flatten().clamp_min(torch.finfo(unit.dtype).tiny)
     unknown = ~torch.isfinite(state.best_distance)
+    return torch.where(unknown, needed.clamp_min(step), step)
+
+
+def _before(state: State, first: float) -> Tensor:
+    """Return the radius so far: at a start that fools its distance, else ``first``."""
+    return state.memory.get("radius", torch.where(state.fooled, state.distance, first))
+
+
+def _next_radius(state: State, share: float) -> Tensor:
+    before, unknown = _before(state, torch.inf), ~torch.isfinite(state.best_distance)
     estimate = state.distance + (state.value.abs() / dual(state.ball, state.grad).clamp_min(1e-30)).double()
-    outside = torch.where(unknown, estimate, before) * (
-        1 + share
-    )  # beyond the estimate, lest it be approached for ever
+    known = torch.where(unknown, estimate, before)
+    outside = known * (1 + share)  # beyond the estimate, which would only be approached
     return torch.where(state.fooled, (before * (1 - share)).minimum(state.best_distance), outside)
 
 
-def _next_count(state: State, before: Tensor, share: float) -> Tensor:
+def _next_count(state: State, share: float) -> Tensor:
     """Return the next number of values that may change: at least one fewer or one more."""
+    before = _before(state, 0.0)
     fewer = (before - 1).minimum((before * (1 - share)).floor()).minimum(state.best_distance)
     more = (before + 1).maximum((before * (1 + share)).floor())
     return torch.where(state.fooled, fewer, more).clamp_min(1.0)

@@ -27,8 +27,9 @@ from advreg.attacks.judge import (
     reject_device,
     reject_softmax,
 )
+from advreg.attacks.minimal.rescue import CLIMB, RETURN, anywhere, climb_rule, return_rule
 from advreg.attacks.minimal.result import MinimalResult, joined
-from advreg.attacks.minimal.sparse import Ball, at_radius, reach
+from advreg.attacks.minimal.sparse import Ball, Sparse, at_radius, reach
 from advreg.attacks.minimal.state import Look, Rule, State
 from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
@@ -52,6 +53,7 @@ class Plan:
         early_stop: whether an example leaves once it is within eps.
         first_only: whether an example leaves with its first success, however far.
         confidence: lead over the next class without which a look is no success.
+        last_resort: a look to climb by, anywhere in the box, where no attempt found a point; None to leave it at that.
         seed: seed of the random starts.
     """
 
@@ -64,6 +66,7 @@ class Plan:
     early_stop: bool = True
     first_only: bool = False
     confidence: float = 0.0
+    last_resort: Look | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -179,18 +182,17 @@ def refuse_norm(attack: str, ball: Ball, *allowed: str) -> None:
         raise ThreatError(f"{attack} searches in {', '.join(allowed)}; the threat is {ball.norm}: use another attack")
 
 
-def chase(board: Board, state: State, look: Look) -> None:
+def chase(board: Board, state: State, look: Look | None, rule: Rule, steps: int) -> None:
     """Run one attempt: ``steps`` looks, a forward at the last iterate, and the judge's at the nearest point if there is one."""
-    plan = board.plan
-    for k in range(plan.steps + 1):
-        seeing = k < plan.steps
+    for k in range(steps + 1):
+        seeing = k < steps
         state = board.observe(state, look if seeing else None)
         if state.x.device.type == "cpu" or k % 10 == 9:  # looking waits for an accelerator: seldom there
             state = board.retire(state)
             if not len(state.rows):
                 return
         if seeing:
-            state = plan.rule(state, k)
+            state = rule(state, k)
     board.settle(state)
 
 
@@ -241,8 +243,30 @@ def _hunt_chunk(board: Board, y: Tensor, ids: Tensor) -> MinimalResult:
             if len(rows):
                 stream = restart * len(plan.looks) + number
                 adv = board.x[rows] if restart == 0 else _scattered(board, rows, ids[rows], stream)
-                chase(board, _begin(board, rows, clean, goal, adv), look)
+                chase(board, _begin(board, rows, clean, goal, adv), look, plan.rule, plan.steps)
+    if plan.last_resort is not None:
+        _rescue(board, ids, clean, goal, plan.last_resort)
     return board.result(clean)
+
+
+def _rescue(board: Board, ids: Tensor, clean: Tensor, goal: Tensor, look: Look) -> None:
+    """Climb from a random point of the box where no point is known, come back half-way by half-way, then attempt again."""
+    plan, x, ball = board.plan, board.x, board.ball
+    rows = (~torch.isfinite(board.minimal)).nonzero()[:, 0]
+    if not len(rows):
+        return
+    start, first = anywhere(x[rows], ball.box, ids[rows], plan.seed), torch.full_like(goal, torch.inf)
+    chase(board, _begin(board, rows, clean, first, start), look, climb_rule(CLIMB), CLIMB)
+    goal = torch.where(torch.isfinite(goal), goal, 0.0)  # a climb's point is no result of DeepFool's
+    rows = rows[torch.isfinite(board.minimal[rows]) & (board.minimal[rows] > goal[rows])]
+    if len(rows) and not isinstance(ball, Sparse):  # in l0 all points of a line are equally far
+        far = board.nearest.clone()
+        half = _begin(board, rows, clean, goal, (x[rows] + far[rows]) / 2)
+        chase(board, half, None, return_rule(far), RETURN - 1)
+    rows = rows[board.minimal[rows] > goal[rows]]
+    if len(rows) and not plan.first_only:
+        again = _begin(board, rows, clean, goal, board.nearest[rows])
+        chase(board, again, plan.looks[0], plan.rule, plan.steps)
 
 
 def _begin(board: Board, rows: Tensor, clean: Tensor, goal: Tensor, adv: Tensor) -> State:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from advreg.attacks.engine import Ask, own_leaf, query
 from advreg.attacks.judge import Model, query_model
 from advreg.attacks.minimal.planes import onto_plane
-from advreg.attacks.minimal.sparse import Ball, Sparse
+from advreg.attacks.minimal.sparse import dual
 from advreg.attacks.minimal.state import Look, State, View
 from advreg.errors import ModelError
 from advreg.objectives import Objective
 from advreg.threat import Norm, per_example
+
+Way = Callable[[State, Tensor, Tensor], Tensor]
+"""``(state, value, gradient) -> distance`` of the zero of a linear function from each iterate, ``(B,)``."""
 
 
 def along(model: Model, objective: Objective, *, targeted: bool = False) -> Look:
@@ -40,16 +45,16 @@ def toward_rank(model: Model, rank: int) -> Look:
     return look
 
 
-def nearest_plane(model: Model) -> Look:
+def nearest_plane(model: Model, way: Way) -> Look:
     """Look at the ``z_k - z_y`` whose linear model vanishes nearest inside the box, of all other classes k: K-1 backwards."""
 
     def look(state: State) -> View:
         with torch.inference_mode(False), torch.enable_grad():
             point = own_leaf(state.adv).requires_grad_()
             logits = query_model(model, point)
-        value, grad, least = _plane(state, logits, point, 0)
+        value, grad, least = _plane(state, logits, point, 0, way)
         for j in range(1, logits.shape[1] - 1):
-            other_value, other_grad, gap = _plane(state, logits, point, j)
+            other_value, other_grad, gap = _plane(state, logits, point, j, way)
             nearer = gap < least
             value, least = torch.where(nearer, other_value, value), torch.where(nearer, gap, least)
             grad = torch.where(per_example(nearer, grad), other_grad, grad)
@@ -58,7 +63,7 @@ def nearest_plane(model: Model) -> Look:
     return look
 
 
-def _plane(state: State, logits: Tensor, point: Tensor, j: int) -> tuple[Tensor, Tensor, Tensor]:
+def _plane(state: State, logits: Tensor, point: Tensor, j: int, way: Way) -> tuple[Tensor, Tensor, Tensor]:
     """Return value and gradient of the lead of the j-th class that is not the label's, and the distance to its zero."""
     if not logits.requires_grad:
         raise ModelError("no gradient flows from the logits to the input; minimum-norm attacks need one")
@@ -67,10 +72,10 @@ def _plane(state: State, logits: Tensor, point: Tensor, j: int) -> tuple[Tensor,
         lead = (logits.gather(1, other[:, None]) - logits.gather(1, state.y[:, None]))[:, 0]
         raw = torch.autograd.grad(lead.sum(), point, retain_graph=True, materialize_grads=True)[0]
     grad, value = _finite(raw), _finite(lead.detach())
-    return value, grad, _way(state, value, grad).masked_fill(torch.isneginf(lead.detach()), torch.inf)  # a mask's class
+    return value, grad, way(state, value, grad).masked_fill(torch.isneginf(lead.detach()), torch.inf)  # a mask's class
 
 
-def _way(state: State, value: Tensor, grad: Tensor) -> Tensor:
+def inside_way(state: State, value: Tensor, grad: Tensor) -> Tensor:
     """Return how far the zero of a linear function is from each iterate, inf where the box does not hold it: ``(B,)``."""
     (low, high), point, w = state.ball.box, state.adv.flatten(1), grad.flatten(1)
     norm: Norm = state.ball.norm  # type: ignore[assignment]  # l0 was refused
@@ -79,11 +84,11 @@ def _way(state: State, value: Tensor, grad: Tensor) -> Tensor:
     return state.ball.distance(offset, torch.zeros_like(offset)).masked_fill(missed, torch.inf)
 
 
-def dual(ball: Ball, grad: Tensor) -> Tensor:
-    """Return the dual norm of gradients ``(B,)``: what a step of unit length gains at most."""
-    if isinstance(ball, Sparse):  # one value may change, by the width of the box at most
-        return grad.flatten(1).abs().amax(1) * ball.width
-    return (grad * ball.steepest(grad)).flatten(1).sum(1)
+def straight_way(state: State, value: Tensor, grad: Tensor) -> Tensor:
+    """Return how far the zero of a linear function is from each iterate where no box cuts the way: ``(B,)``."""
+    (low, high), uphill = state.ball.box, -grad * per_example(value.sign(), grad)
+    blocked = ((uphill > 0) & (state.adv >= high)) | ((uphill < 0) & (state.adv <= low))
+    return (value.abs() / dual(state.ball, grad.masked_fill(blocked, 0.0)).clamp_min(1e-30)).double()
 
 
 def _finite(value: Tensor) -> Tensor:

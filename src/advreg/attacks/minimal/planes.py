@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from advreg.attacks.minimal.sparse import dual
 from advreg.attacks.minimal.state import State
-from advreg.threat import Norm
+from advreg.threat import Norm, ThreatModel
 
 
 def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) 
     room = torch.where(toward > 0, high, -low)
     size, wanted = w.abs(), value.abs()[:, None]
     if norm == "l1":
-        return toward * _filled(size, wanted, room)
+        return toward * _filled(size, size, wanted, room)
     return toward * _levelled(size, size if norm == "l2" else size.sign(), wanted, room)
 
 
@@ -49,6 +50,27 @@ def step_onto(state: State, point: Tensor) -> Tensor:
     value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
     norm: Norm = state.ball.norm  # type: ignore[assignment]  # l0 was refused
     return onto_plane(norm, grad, value, low - flat, high - flat).view_as(point)
+
+
+def step_toward(state: State, point: Tensor) -> Tensor:
+    """Return the step that the last look's plane asks for without a box: ``|value| / ||grad||_dual`` long.
+
+    The caller cuts the step at the box, so the plane is approached where the box is near. A step onto the plane inside the box
+    would be exact for a linear function only: with many values held back it becomes much longer than its gradient is good for.
+    In l1 the values that can move share the step, the largest ``|grad|`` first.
+    """
+    (low, high), flat, grad = state.ball.box, point.flatten(1), state.grad.flatten(1)
+    value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
+    uphill = -grad * value.sign()[:, None]
+    if state.ball.norm == "l1":
+        room = torch.where(uphill > 0, high - flat, flat - low)
+        size = torch.where(room > 0, grad.abs(), 0.0)
+        budget = value.abs() / size.amax(1).clamp_min(torch.finfo(size.dtype).tiny)
+        moved = uphill.sign() * _filled(size, size.sign(), budget[:, None], room)
+    else:
+        ball = ThreatModel(state.ball.norm, 0.0, state.ball.box)  # type: ignore[arg-type]  # l0 was refused
+        moved = ball.steepest(uphill) * (value.abs() / dual(ball, grad).clamp_min(1e-30))[:, None]
+    return moved.view_as(point)
 
 
 def _levelled(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
@@ -69,11 +91,11 @@ def _levelled(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tens
     return (level * speed).minimum(room)
 
 
-def _filled(size: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
-    """Return moves that fill the rooms of the largest ``size`` first, until ``sum size moved = wanted``."""
+def _filled(size: Tensor, gain: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
+    """Return moves that fill the rooms of the largest ``size`` first, until ``sum gain moved = wanted``."""
     ordered, order = size.sort(1, descending=True)
-    rooms = room.gather(1, order)
-    before = (ordered * rooms).cumsum(1) - ordered * rooms
-    moved = ((wanted - before).clamp_min(0.0) / ordered.clamp_min(torch.finfo(size.dtype).tiny)).minimum(rooms)
+    rooms, gains = room.gather(1, order), gain.gather(1, order)
+    before = (gains * rooms).cumsum(1) - gains * rooms
+    moved = ((wanted - before).clamp_min(0.0) / gains.clamp_min(torch.finfo(size.dtype).tiny)).minimum(rooms)
     moved = torch.where(ordered > 0, moved, 0.0)
     return torch.zeros_like(size).scatter(1, order, moved)

@@ -98,3 +98,10 @@ def at_radius(ball: Ball, radius: Tensor, x: Tensor) -> Ball:
 def length(ball: Ball, offset: Tensor) -> Tensor:
     """Return the size of offsets ``(B, ...)`` in the ball's norm, shaped to broadcast over them."""
     return per_example(ball.distance(offset, torch.zeros_like(offset)).to(offset.dtype), offset)
+
+
+def dual(ball: Ball, grad: Tensor) -> Tensor:
+    """Return the dual norm of gradients ``(B,)``: what a step of unit length gains at most."""
+    if isinstance(ball, Sparse):  # one value may change, by the width of the box at most
+        return grad.flatten(1).abs().amax(1) * ball.width
+    return (grad * ball.steepest(grad)).flatten(1).sum(1)

@@ -18,6 +18,8 @@ from tests.attacks.models import small_cnn
 BOXES = ((-1.0, 1.0), (0.0, 255.0), (-1000.0, 1000.0), (0.0, 1 / 1024))
 EPS = {"linf": 0.02, "l2": 0.15, "l1": 0.8, "l0": 2.0}
 EVERY = (*NORMS, "l0")
+WARM = functools.partial(attacks.annealed, steps=5)
+HELPERS = {"AttackResult", "Crafted", "bisected", "craft", "nearest", "tightened", "verify"}
 
 
 def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.AttackResult:
@@ -44,10 +46,12 @@ ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] 
     "apgd-t": (functools.partial(attacks.apgd_targeted, steps=10), NORMS),
     "apgd-large": (functools.partial(attacks.apgd, steps=20, large_eps=True), ("l1",)),
     "square": (functools.partial(attacks.square, queries=60), NORMS),
+    "square-warm": (functools.partial(attacks.square, queries=40, warm_start=WARM), NORMS),
     "random_search": (functools.partial(attacks.random_search, draws=30), NORMS),
     "spsa": (functools.partial(attacks.spsa, steps=8, samples=16), ("linf",)),
     "hopskipjump": (functools.partial(attacks.hopskipjump, queries=500, samples=32), ("linf", "l2")),
     "transfer": (_transfer, NORMS),
+    "shrinking_pgd": (functools.partial(attacks.shrinking_pgd, restarts=1), NORMS),
     "fab": (functools.partial(attacks.fab, steps=8), NORMS),
     "fab-t": (functools.partial(attacks.fab, steps=8, targets=3, restarts=2), NORMS),
     "fmn": (functools.partial(attacks.fmn, steps=20, restarts=2), EVERY),
@@ -96,6 +100,11 @@ def attacked(
     inputs = (low + (high - low) * x.to(dtype)).clamp(low, high)
     model = InBox(small_cnn(dtype=dtype), box).eval()
     return ATTACKS[name][0](model, inputs, y, ball(norm, box, eps))
+
+
+def test_every_public_attack_is_among_the_cases() -> None:
+    named = {"apgd_targeted": "apgd-t"}
+    assert {named.get(name, name) for name in set(attacks.__all__) - HELPERS} <= set(ATTACKS)
 
 
 @pytest.mark.parametrize("box", BOXES)

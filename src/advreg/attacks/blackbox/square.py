@@ -152,7 +152,7 @@ def _moving(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -
 
     def propose(state: Walk, k: int) -> Walk:
         if k == 0:
-            return replace(state, adv=_in_ball(state, _tiled(state, grid, seed, restart)))
+            return replace(state, adv=_in_ball(state, state.threat.width * _tiled(state, grid, seed, restart)))
         state = drawn(state, k - 1, 5 + grid.channels, seed, restart)
         size = grid.odd_window(window_share(k - 1, p, budget))
         move = _moved_l1 if state.threat.norm == "l1" else _moved_l2
@@ -191,12 +191,14 @@ def _bump(state: Walk, delta: Tensor, here: Tensor, size: tuple[int, int], order
     u = state.memory["now"]
     pattern = bumps(*size, order).to(delta)[(u[:, 4] < 0.5).long()][:, None]
     old = take(delta, here)
-    fresh = torch.where(u[:, 5:, None] < 0.5, pattern, -pattern) + _FADING * old / _length(old, order)
+    fresh = torch.where(u[:, 5:, None] < 0.5, pattern, -pattern) + _FADING * old / _length(
+        old, order, state.threat.width
+    )
     return fresh / _length(fresh, order)
 
 
 def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
-    """Return offsets ``(B, C, cells)``: a bump in every tile, with a sign for each tile and channel."""
+    """Return offsets ``(B, C, cells)`` in widths of the box: a bump in every tile, with a sign for each tile and channel."""
     height, width = max(grid.height // _TILES, 1), max(grid.width // _TILES, 1)
     down, right = grid.height // height, grid.width // width
     u = noise.uniform(state.ids, (1 + grid.channels, down, right), seed, _START + restart)
@@ -213,7 +215,7 @@ def _in_ball(state: Walk, delta: Tensor) -> Tensor:
     """Return ``x + delta`` in ball and box: stretched to length eps in l2, projected as it is in l1."""
     offset = delta.flatten(1)
     if state.threat.norm == "l2":
-        offset = offset / _length(offset, 2) * state.threat.radii(state.x).flatten(1)
+        offset = offset / _length(offset, 2, state.threat.width) * state.threat.radii(state.x).flatten(1)
     return state.threat.project(state.x + offset.view_as(state.x), state.x)
 
 
@@ -221,5 +223,6 @@ def _power(v: Tensor, order: int) -> Tensor:
     return (v.abs() if order == 1 else v.square()).sum(-1, keepdim=True)
 
 
-def _length(v: Tensor, order: int) -> Tensor:
-    return (_power(v, order) ** (1 / order)).clamp_min(1e-12)
+def _length(v: Tensor, order: int, width: float = 1.0) -> Tensor:
+    """Return lengths to divide by: none is below what rounding may leave of nothing in a box of this width."""
+    return (_power(v, order) ** (1 / order)).clamp_min(1e-12 * width)

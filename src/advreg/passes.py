@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
+
+Hook = Callable[[nn.Module, object, object], None]
 
 
 class Passes:
@@ -45,5 +49,17 @@ def counted(*modules: nn.Module) -> Iterator[Passes]:
 
     with ExitStack() as hooks:
         for module in dict.fromkeys(modules):
-            hooks.callback(module.register_forward_hook(forward).remove)
+            hooks.callback(_listen(module, forward).remove)
         yield passes
+
+
+def _listen(module: nn.Module, hook: Hook) -> RemovableHandle:
+    """Call the hook after each forward of a module; TorchScript modules take no hook, so for them a global one filters."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return module.register_forward_hook(hook)
+
+    def forward(called: nn.Module, inputs: object, output: object) -> None:
+        if called is module:
+            hook(called, inputs, output)
+
+    return register_module_forward_hook(forward)

@@ -148,3 +148,14 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the bytes of a tensor's values in row-major order, whatever its type, device and layout in memory.
+
+    Example:
+        >>> len(raw_bytes(torch.zeros(2, 3, dtype=torch.bfloat16).T))
+        12
+    """
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data

@@ -14,7 +14,7 @@ from advreg.attacks.apgd import apgd, apgd_targeted, on_sphere
 from advreg.attacks.apgd_l1 import sparse_rule, sparse_sign
 from advreg.attacks.apgd_rule import checkpoints, momentum_rule
 from advreg.attacks.engine import Rule, State, begin
-from advreg.attacks.judge import Deputy
+from advreg.attacks.model import Deputy
 from advreg.errors import DataError, ModelError, ThreatError
 from advreg.objectives import dlr, margin, scale_free, targeted_dlr
 from advreg.threat import NORMS

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import ThreatModel, attacks
-from advreg.attacks.judge import input_dtype, query_model
+from advreg.attacks.model import input_dtype, query_model
 from advreg.attacks.semantic import patch, spatial
 
 SHORT: dict[str, Callable[..., Any]] = {
@@ -23,6 +23,7 @@ SHORT: dict[str, Callable[..., Any]] = {
     "apgd": functools.partial(attacks.apgd, steps=15),
     "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=10, targets=2),
     "annealed": functools.partial(attacks.annealed, steps=10),
+    "shrinking_pgd": attacks.shrinking_pgd,
     "square": functools.partial(attacks.square, queries=100),
     "random_search": functools.partial(attacks.random_search, draws=50),
     "spsa": functools.partial(attacks.spsa, steps=8, samples=16),
@@ -100,6 +101,21 @@ def test_model_that_writes_into_its_input_changes_nothing(name: str, norm: str) 
     for field in ("x_adv", "broken", "distance", "loss", "cost"):
         assert torch.equal(getattr(found, field), getattr(expected, field)), field
     assert torch.equal(attacks.verify(Network(True).eval(), x, found.x_adv, y, threat), found.broken)
+
+
+def test_every_attack_is_held_to_these_laws() -> None:
+    others = {"AttackResult", "Crafted", "craft", "verify", "nearest", "bisected", "tightened", "transfer"}
+    assert set(SHORT) | others == set(attacks.__all__)
+
+
+def test_transfer_leaves_the_inputs_alone() -> None:
+    x, y = batch()
+    before, threat, results = x.clone(), ThreatModel("linf", 0.1), []
+    for in_place in (False, True):
+        model = Network(in_place).eval()
+        results.append(attacks.transfer(model, x, y, threat, surrogate=model, attack=SHORT["pgd"]))
+    assert torch.equal(results[0].x_adv, results[1].x_adv)
+    assert torch.equal(x, before)
 
 
 def test_attacks_without_a_norm_leave_the_inputs_alone() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advreg import ThreatModel, attacks
-from advreg.attacks.judge import Deputy
+from advreg.attacks.model import Deputy
 from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
 
 from .models import small_cnn

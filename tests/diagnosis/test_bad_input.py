@@ -223,4 +223,4 @@ def test_a_model_that_cannot_be_copied_has_no_copy_to_disagree_with() -> None:
     found = diagnose(Singular().eval(), digits(), THREAT, budget=TINY)
     assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]
     assert found.check("copies").verdict == "skipped"
-    assert "there is only one" in found.check("copies").says
+    assert "no copy of this model" in found.check("copies").says

@@ -36,12 +36,11 @@ def _half_trained():
     ("model", "said"),
     [
         (_net().train(), "the model is in train mode.*model.eval()"),
-        (_half_trained(), r"its part '2' \(Dropout\) is in train mode"),
+        (_half_trained(), r"in train mode: 2 \(Dropout\); outputs then depend on the batch: call model.eval\(\)"),
         (_net(nn.Softmax(1)), "outputs probabilities; attacks need logits: drop the softmax"),
         (_net(nn.Sigmoid(), nn.Softmax(1)), "outputs probabilities"),
         (_net(classes=2), "has 2 classes, the data has 3"),
         (_net(classes=1), r"returns shape \(8, 1\)"),
-        (_net().double(), "the model is torch.float64, the inputs are torch.float32"),
         (_net().to("meta"), "the model is on meta, the inputs are on cpu"),
         (nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()).eval(), "takes 3 channels, inputs .* have 1; .*channels=1"),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).eval(), "cannot take inputs of shape .*RuntimeError"),
@@ -69,3 +68,9 @@ def test_the_zoo_passes_and_its_frozen_copies_too():
     model = advreg.load_model("zoo:mnist-cnn")
     check_model(model, x, classes=10)
     check_model(advreg.freeze(model), x, classes=10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_inputs_of_another_floating_type_are_cast(dtype):
+    assert check_model(_net().to(dtype), X) == 3
+    assert check_model(_net(), X.to(dtype)) == 3

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import advreg
 from advreg.errors import ModelError
@@ -221,12 +221,24 @@ def test_the_layout_in_memory_does_not_change_the_logits(resnet):
     assert near < 1e-5
 
 
-def test_a_model_that_cannot_be_copied_is_one_line():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    model.cached = F.relu(model[1].weight)  # part of a graph: torch refuses to copy it
-    with pytest.raises(ModelError, match="Sequential cannot be frozen") as caught:
-        freeze(model)
-    assert "\n" not in str(caught.value)
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch announces that the old weight norm goes
+def test_a_model_with_a_weight_inside_a_graph_is_copied():
+    model = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(48, 2))).eval()
+    target = freeze(model, torch.rand(2, 3, 4, 4))
+    assert target.original is model
+    assert target.net is not model
+    assert not any(p.requires_grad for p in target.parameters())
+    assert torch.equal(target(torch.ones(2, 3, 4, 4)), model(torch.ones(2, 3, 4, 4)))
+
+
+def test_a_model_that_cannot_be_copied_is_attacked_as_it_is():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
+    model.lock = threading.Lock()  # no copy of it can be made
+    target = freeze(model, torch.rand(2, 3, 4, 4))
+    assert (target.net, target.choice, target.doors) == (model, "as it is", (model,))
+    assert all(p.requires_grad for p in model.parameters())
+    target.train()
+    assert not model.training
 
 
 def test_a_compiled_target_meets_few_sizes_and_answers_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.attacks.apgd import rivals
 from advreg.attacks.engine import Ask, Rule, Scoreboard, State, as_labelled, climb, owners, refuse_counts, search
 from advreg.attacks.gradient import Start, started
-from advreg.attacks.judge import Model, bind_dtype
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.noise import Stream
 from advreg.objectives import Objective, cross_entropy

@@ -8,7 +8,7 @@ from torch import Tensor
 from advreg.attacks.apgd_l1 import sparse_attempt
 from advreg.attacks.apgd_rule import momentum_rule
 from advreg.attacks.engine import Aim, Ask, Attempt, Scoreboard, climb, refuse_counts, search
-from advreg.attacks.judge import Model, bind_dtype
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy, labels_of, targeted_dlr

@@ -17,20 +17,11 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
-from advreg.attacks.judge import (
-    Model,
-    as_points,
-    judged,
-    logits_of,
-    original,
-    query_model,
-    refuse_nan,
-    refuse_training_mode,
-    reject_device,
-    reject_softmax,
-)
+from advreg.attacks.judge import judged, logits_of, refuse_nan, reject_device, reject_softmax
+from advreg.attacks.model import Model, gradient_at, original, own_leaf, query_model, widen
+from advreg.attacks.modes import refuse_training_mode
 from advreg.attacks.result import AttackResult, concatenate
-from advreg.errors import ConfigError, ModelError
+from advreg.errors import ConfigError
 from advreg.noise import Stream
 from advreg.objectives import Objective, fooled, negated, ranked
 from advreg.threat import ThreatModel, per_example
@@ -140,27 +131,12 @@ def _sample(ask: Ask, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
         point = own_leaf(adv).requires_grad_(gradient)
         z = query_model(ask.model, point)
         value = ask.loss_at(z, y)
-        grad = _input_gradient(value, point) if gradient else torch.zeros_like(adv)
+        grad = gradient_at(value, point) if gradient else torch.zeros_like(adv)
     return z.detach(), value.detach(), grad
-
-
-def own_leaf(adv: Tensor) -> Tensor:
-    """Return the same values outside every graph: without a copy, but for tensors of inference mode, which take no gradient."""
-    return adv.clone() if adv.is_inference() else adv.detach()
 
 
 def _added(a: Asked, b: Asked) -> Asked:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-def _input_gradient(value: Tensor, point: Tensor) -> Tensor:
-    found = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
-    if found is None:
-        raise ModelError(
-            "no gradient flows from the logits to the input (a detach, a no_grad, or a step such as argmax in the model); "
-            "gradient attacks cannot see through it: use one that needs scores only, such as square (protocol blackbox)"
-        )
-    return torch.nan_to_num(found, 0.0, 0.0, 0.0)
 
 
 def begin(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> State:
@@ -331,7 +307,7 @@ def search(
     with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
         x, y = read_batch(x, y, threat)
         reject_device(ask.model, x)
-        x, y, ids = as_points(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
+        x, y, ids = widen(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids[rows]
             parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim, fill))

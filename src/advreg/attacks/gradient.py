@@ -11,7 +11,8 @@ from torch import Tensor
 
 from advreg.attacks.engine import Ask, Attempt, Rule, State, begin, climb, query, refuse_counts, search
 from advreg.attacks.inputs import checked_once, read_ids, read_training
-from advreg.attacks.judge import Model, as_points, bind_dtype, logits_of, original, reject_device
+from advreg.attacks.judge import logits_of, reject_device
+from advreg.attacks.model import Model, bind_dtype, original, widen
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.errors import ThreatError
 from advreg.noise import Stream
@@ -369,7 +370,7 @@ def craft(
     x, y = read_training(x, y, threat)
     reject_device(model, x)
     ask, rule = Ask(bind_dtype(model, x), checked_once(objective)), pgd_rule(steps, step_size, momentum, start)
-    x, ids = as_points(x.detach()), read_ids(ids, x)
+    x, ids = widen(x.detach()), read_ids(ids, x)
     state = begin(x, y, threat, started(start, x, threat, ids, seed))
     for k in range(steps):
         _, _, grad = query(ask, state.adv, y)

@@ -265,7 +265,10 @@ def reject_logits(z: object, rows: int) -> None:
     """
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != rows:
         shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ModelError(f"the model returned {shape} for {rows} inputs; return logits ({rows}, classes)")
+        raise ModelError(
+            f"the model returned {shape} for {rows} inputs; return logits ({rows}, classes): "
+            "advreg.models.answers_logits(model) takes them out of tuples, dicts and output objects"
+        )
     if z.shape[1] < 2:
         raise ModelError(
             f"the model returned {tuple(z.shape)} for {rows} inputs; return logits of 2 classes or more: "

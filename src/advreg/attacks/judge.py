@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -12,123 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.inputs import read_inputs, read_labels, reject_classes, reject_logits, reject_probabilities
+from advreg.attacks.model import Deputy as Deputy  # also found here, where it was first
+from advreg.attacks.model import Model, original, query_model
+from advreg.attacks.modes import refuse_training_mode
 from advreg.errors import DataError, ModelError
 from advreg.objectives import answered, are_probabilities, fooled
 from advreg.threat import ThreatModel
 
-Model = Callable[[Tensor], Tensor]
-"""Anything that maps inputs ``(B, ...)`` to logits ``(B, K)``; an ``nn.Module`` nearly always."""
-
 _PROBABILITIES: ContextVar[bool] = ContextVar("whether attacks accept probabilities", default=False)
-
-_HALF = (torch.float16, torch.bfloat16)
-_FLOATING = (*_HALF, torch.float32, torch.float64)
 
 TOLERANCE = 1e-6
 """Slack for points made elsewhere: forty times the rounding of a float32 pixel. Our own attacks need none of it."""
-
-
-class Deputy(ABC):
-    """What attacks work on in another model's place, such as a fast copy of it; that other model, its original, judges.
-
-    A class to derive from, not an attribute to have: anybody's model may keep something of its own under any name.
-    """
-
-    @property
-    @abstractmethod
-    def original(self) -> Model:
-        """The model that judges."""
-
-
-def original(model: Model) -> Model:
-    """Return the model that judges: the one a fast target was made from, or the model itself."""
-    return model.original if isinstance(model, Deputy) else model
-
-
-def input_dtype(model: Model) -> torch.dtype | None:
-    """Return the floating type of a module's inputs: that of its first floating-point parameter, or buffer if it has none.
-
-    Returns:
-        The type; None for a function, and for a module without weights.
-
-    Example:
-        >>> input_dtype(nn.Linear(2, 2).bfloat16()), input_dtype(nn.Flatten())
-        (torch.bfloat16, None)
-    """
-    module = original(model)
-    if not isinstance(module, nn.Module):
-        return None
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.dtype in _FLOATING), None)
-
-
-def query_model(model: Model, x: Tensor) -> Tensor:
-    """Return the logits of a model at ``x``, in float32 at least; the only place where a model is called.
-
-    The model gets a copy of ``x`` in its own floating type, so that it may write into its input. Gradients reach ``x``.
-
-    Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``.
-        x: inputs ``(B, ...)`` in any floating type; unchanged.
-
-    Returns:
-        What the model returns, 16-bit logits as float32.
-
-    Example:
-        >>> x = torch.ones(1, 2)
-        >>> query_model(lambda x: x.sub_(0.5), x).tolist(), x.tolist()
-        ([[0.5, 0.5]], [[1.0, 1.0]])
-    """
-    return as_points(model(x.to(input_dtype(model) or x.dtype, copy=True)))
-
-
-def as_points(x: Tensor) -> Tensor:
-    """Return 16-bit floats in float32, in which attacks hold points and losses; anything else as it is.
-
-    The spacing of bfloat16 near 1 is 1/128: rounded to it, a ball of 8/255 loses a fifth of its radius.
-    """
-    return x.float() if isinstance(x, Tensor) and x.dtype in _HALF else x
-
-
-class Bound(nn.Module):
-    """A function of 16-bit inputs that takes float32 points: it has no weights that tell its input type."""
-
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.dtype = model, dtype
-        self.training = False  # its parts keep their own modes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the function returns."""
-        return self.model(x.to(self.dtype))
-
-
-def bind_dtype(model: Model, x: Tensor) -> Model:
-    """Return the model, bound to the type of ``x`` where that is 16 bits wide and no weight tells what the model takes.
-
-    Args:
-        model: a module, or any function of inputs.
-        x: inputs as the caller has them.
-    """
-    if getattr(x, "dtype", None) not in _HALF or isinstance(model, Deputy) or input_dtype(model) is not None:
-        return model
-    return Bound(model, x.dtype)
-
-
-def refuse_training_mode(model: Model) -> None:
-    """Raise unless every part of the model is in eval mode: BatchNorm and dropout would answer for the batch.
-
-    Raises:
-        ModelError: some module is in train mode.
-    """
-    for part in (model, original(model)):
-        if isinstance(part, nn.Module):
-            for name, module in part.named_modules():
-                if module.training:
-                    raise ModelError(
-                        f"the model is in train mode ({name or type(module).__name__}); "
-                        "attacks need eval mode: call model.eval() first"
-                    )
 
 
 def logits_of(model: Model, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from advreg.attacks.blackbox.walk import Walk, walk
 from advreg.attacks.engine import Ask, search
 from advreg.attacks.gradient import pgd
 from advreg.attacks.inputs import as_tensor, read_ids, read_inputs, read_labels
-from advreg.attacks.judge import Model, bind_dtype
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import Objective, cross_entropy, margin

@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.attacks.annealed import FILL, cosine_step
 from advreg.attacks.apgd_l1 import sparse_rule
 from advreg.attacks.engine import Ask, Rule, begin, climb, owners, query, search
-from advreg.attacks.judge import Model
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ConfigError
 from advreg.noise import Stream
@@ -82,7 +82,7 @@ def shrinking_pgd(
     classifiers", ICML 2021, arXiv:2103.01208, who begin at 3 eps in l1.
     """
     _check_schedule(schedule)
-    ask = Ask(model, objective, targeted)
+    ask = Ask(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
         point = wider(threat, schedule[0][0]).random_start(x, ids, seed, restart)

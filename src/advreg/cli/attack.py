@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advreg import attacks, models, runtime
+from advreg.attacks.model import query_model
 from advreg.cli import threats
 from advreg.cli.names import class_names, input_shape, label_of
 from advreg.data.images import GREY, RGB, opened, pixels
@@ -175,8 +176,7 @@ def _attacked(model: nn.Module, clean: Tensor, wanted: int | None, threat: Threa
 
 @torch.no_grad()
 def _scores(model: nn.Module, plane: Tensor) -> Tensor:
-    found: Tensor = model((plane.float() / 255)[None]).softmax(1)[0]
-    return found
+    return query_model(model, (plane.float() / 255)[None]).softmax(1)[0]
 
 
 def _photograph(path: Path, parts: _Parts, names: Sequence[str], wanted: int | None) -> Photograph:

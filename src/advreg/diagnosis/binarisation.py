@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.apgd import on_sphere
 from advreg.attacks.judge import logits_of
+from advreg.attacks.model import query_model
 from advreg.diagnosis.probes import why
 from advreg.diagnosis.subject import Subject, accepted, margins, needs_gradient
 from advreg.evaluation.verdict import Check, graded, skipped
@@ -99,10 +100,11 @@ def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
     def note(module: nn.Module, *_: Any) -> None:
         called.append(module)
 
-    handles = [m.register_forward_hook(note) for m in model.modules() if not list(m.children())]
+    parts = [m for m in model.modules() if not list(m.children()) and not isinstance(m, torch.jit.ScriptModule)]
+    handles = [m.register_forward_hook(note) for m in parts]
     try:
         with torch.no_grad():
-            model(x)
+            query_model(model, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -114,7 +116,7 @@ def carries_two(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
     """Say whether a network answers with two finite numbers where this layer gives two."""
     try:
         with read_out(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
-            z: Tensor = model(x)
+            z = query_model(model, x)
     except Exception as cause:  # it may pick, group or reshape its own classes
         return not why(cause)
     return z.shape == (len(x), 2) and bool(torch.isfinite(z).all())

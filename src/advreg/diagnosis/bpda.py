@@ -15,13 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from advreg.attacks.judge import Deputy
+from advreg.attacks.model import Deputy
 from advreg.diagnosis.graph import dead_modules
 from advreg.diagnosis.hooks import Call, Smooth, answered, valued
 
 _ROUNDING = {
     torch.round, Tensor.round, torch.floor, Tensor.floor, torch.ceil, Tensor.ceil, torch.trunc, Tensor.trunc,
     torch.fix, Tensor.fix,
+}  # fmt: skip
+_IN_PLACE = {
+    torch.round_: torch.round, Tensor.round_: torch.round, torch.floor_: torch.floor, Tensor.floor_: torch.floor,
+    torch.ceil_: torch.ceil, Tensor.ceil_: torch.ceil, torch.trunc_: torch.trunc, Tensor.trunc_: torch.trunc,
+    torch.fix_: torch.fix, Tensor.fix_: torch.fix, Tensor.sign_: torch.sign, Tensor.sgn_: torch.sgn,
+    torch.sigmoid_: torch.sigmoid, Tensor.sigmoid_: torch.sigmoid, torch.tanh_: torch.tanh, Tensor.tanh_: torch.tanh,
 }  # fmt: skip
 _STEPPING = {torch.sign, Tensor.sign, torch.sgn, Tensor.sgn}
 _CUTTING = {Tensor.detach, torch.detach}
@@ -50,6 +56,9 @@ class StraightThrough(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Answer one operation."""
+        if func in _IN_PLACE:
+            made = self.__torch_function__(_IN_PLACE[func], types, (args[0].clone(), *args[1:]), kwargs)
+            return args[0].copy_(made)
         out = func(*args, **(kwargs or {}))
         x = args[0] if args else None
         if not (isinstance(x, Tensor) and isinstance(out, Tensor) and x.is_floating_point()):
@@ -180,7 +189,7 @@ def _smooth(call: Call, steps: int, seed: int) -> nn.Module | None:
         for _ in range(steps):
             noisy = given + _NOISE * _deviation(given) * torch.randn_like(given)
             with torch.no_grad():
-                wanted = call.module(noisy).to(given.dtype)
+                wanted = call.module(noisy.clone()).to(given.dtype)
             loss = F.mse_loss(net(noisy) / scale, wanted / scale)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

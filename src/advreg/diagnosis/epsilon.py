@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from advreg import attacks
+from advreg.attacks.model import query_model
 from advreg.errors import ThreatError
 from advreg.evaluation.examples import count, examples_of
 from advreg.models import check_model
@@ -143,12 +144,13 @@ def choose_epsilon(
         if on_progress:
             on_progress(k + 1, len(grid))
     with torch.no_grad():
-        clean = float((model(x).argmax(1) == y).double().mean())
+        clean = float((query_model(model, x).argmax(1) == y).double().mean())
     choice = EpsilonChoice(norm, len(y), clean, tuple(rows), *recommended(rows), box)
     if out is not None:
         folder = RunFolder.at(out)
         folder.write(
-            "epsilon.safetensors", save({"clean": x[:_PICTURES].cpu().contiguous(), "attacked": torch.stack(images)})
+            "epsilon.safetensors",
+            save({"clean": x[:_PICTURES].cpu().contiguous(), "attacked": torch.stack(images).contiguous()}),
         )
         folder.write_json("epsilon.json", choice.record())
     return choice

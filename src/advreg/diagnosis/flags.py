@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.judge import logits_of
+from advreg.attacks.model import query_model
 from advreg.diagnosis.probes import spread
 from advreg.diagnosis.subject import Subject, gradients, needs_gradient
 from advreg.evaluation.verdict import Check, flagged, graded
@@ -71,9 +72,13 @@ def agreement(subject: Subject) -> float:
 
 def test_time_optimisation(subject: Subject) -> Check:
     """Ask whether the forward itself takes gradients or changes the model."""
+    with torch.enable_grad():
+        query_model(
+            subject.model, subject.x[:4]
+        )  # a compiled model takes gradients when it is first called, and never again
     before = _state(subject.model)
     with _counted() as calls, torch.enable_grad():
-        subject.model(subject.x[:4])
+        query_model(subject.model, subject.x[:4])
     changed = [name for name, value in _state(subject.model).items() if not torch.equal(value, before[name])]
     words = [f"{len(calls)} backward passes inside a forward"] if calls else []
     words += [f"a forward changes {changed[0]}"] if changed else []

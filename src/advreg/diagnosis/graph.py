@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from advreg.attacks.model import query_model
 from advreg.diagnosis.hooks import Call, calls_of
 from advreg.diagnosis.probes import why
 
@@ -20,7 +21,7 @@ def flat_operations(model: nn.Module, x: Tensor) -> list[str]:
         x: a few inputs ``(B, ...)``.
     """
     with torch.enable_grad():
-        z = model(x.detach().clone().requires_grad_(True))
+        z = query_model(model, x.detach().requires_grad_(True))
     seen: set[object] = set()
     found: set[str] = set()
     stack = [z.grad_fn]
@@ -54,7 +55,7 @@ def is_dead(call: Call) -> bool:
     try:
         with torch.enable_grad():
             leaf = call.given.detach().clone().requires_grad_(True)
-            out = call.module(leaf)
+            out = call.module(leaf.clone())
             weights = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
             found = torch.autograd.grad((out * weights).sum(), leaf, allow_unused=True)[0]
     except Exception as cause:  # whatever a user's backward raises: nothing comes back

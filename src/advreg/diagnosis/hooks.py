@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from advreg.attacks.model import query_model
 
 Smooth = Callable[[Tensor], Tensor]
 """A differentiable stand-in for a module: same input, output of the same shape."""
@@ -49,6 +52,24 @@ class Call:
     made: Tensor
 
 
+def after_forward(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> tuple[RemovableHandle, ...]:
+    """Call a hook after each forward with the inputs as they were before it: a module may write into them."""
+    before: list[Any] = []
+
+    def keep(_: nn.Module, given: Any) -> None:
+        before.append(tuple(part.clone() if isinstance(part, Tensor) else part for part in given))
+
+    def after(called: nn.Module, _: Any, made: Any) -> Any:
+        return hook(called, before.pop(), made)
+
+    return module.register_forward_pre_hook(keep), module.register_forward_hook(after)
+
+
+def _hookable(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules by name, without TorchScript's, which take no hooks."""
+    return [(name, part) for name, part in model.named_modules() if not isinstance(part, torch.jit.ScriptModule)]
+
+
 def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
     """Return every call of a module with one tensor in and one tensor out, in the order in which they end."""
     found: list[Call] = []
@@ -56,14 +77,14 @@ def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
     def listen(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, given: Any, made: Any) -> None:
             if len(given) == 1 and isinstance(given[0], Tensor) and isinstance(made, Tensor):
-                found.append(Call(name, module, given[0].detach().clone(), made.detach().clone()))
+                found.append(Call(name, module, given[0].detach(), made.detach().clone()))
 
         return hook
 
-    handles = [module.register_forward_hook(listen(name)) for name, module in model.named_modules()]
+    handles = [handle for name, module in _hookable(model) for handle in after_forward(module, listen(name))]
     try:
         with torch.no_grad():
-            model(x)
+            query_model(model, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -81,7 +102,7 @@ def answered(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None
         return hook
 
     modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(hook_of(smooth)) for name, smooth in stand_ins.items()]
+    handles = [h for name, smooth in stand_ins.items() for h in after_forward(modules[name], hook_of(smooth))]
     try:
         yield
     finally:

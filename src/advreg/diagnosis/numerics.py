@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +14,7 @@ from advreg.diagnosis.graph import flat_operations
 from advreg.diagnosis.probes import why
 from advreg.diagnosis.subject import Subject, gradients, margins, needs_certainty, needs_gradient, run_on
 from advreg.evaluation.verdict import Check, graded, skipped
+from advreg.models.copying import copied
 from advreg.objectives import Objective, cross_entropy, dlr, margin
 from advreg.statistics import mcnemar
 
@@ -98,9 +98,9 @@ def float64(subject: Subject) -> Check:
 
 def _double(model: nn.Module, x: Tensor) -> nn.Module | str:
     try:
-        twin = copy.deepcopy(model).double()
+        twin = copied(model).double()
         with torch.no_grad():
-            answered: Tensor = twin(x[:2].double())
+            answered = twin(x[:2].double().clone())
     except Exception as cause:  # constants of another type, a model that cannot be copied
         return why(cause)
     return twin if answered.dtype == torch.float64 else f"it answers in {answered.dtype}"
@@ -115,7 +115,7 @@ def slope(subject: Subject) -> Check:
     exact = not isinstance(double, str)
     model = double if isinstance(double, nn.Module) else subject.model
     x = subject.x[rows].double() if exact else subject.x[rows]
-    told, found = _slopes(model, x, subject.y[rows], subject, (1e-6 if exact else 1e-2) * subject.threat.width)
+    told, found = _slopes(model, x, subject.y[rows], subject, (1e-6 if exact else 1e-3) * subject.threat.width)
     if not float(told.norm()):
         return skipped("slope", "F", "autograd says zero: see zero-gradients")
     measured = float((told - found).norm() / (told.norm() + found.norm()))

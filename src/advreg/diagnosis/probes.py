@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
+from advreg.attacks.model import query_model
 from advreg.evaluation.memory import is_memory
 from advreg.imports import first_line
 from advreg.objectives import cross_entropy
@@ -24,7 +25,7 @@ class Averaged(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logarithm of the mean probability ``(B, K)``."""
-        answers = torch.stack([self.net(x).softmax(1) for _ in range(self.draws)])  # type: ignore[operator]
+        answers = torch.stack([query_model(self.net, x).softmax(1) for _ in range(self.draws)])  # type: ignore[arg-type]
         return answers.mean(0).clamp_min(1e-30).log()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from advreg.attacks import pgd
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.judge import logits_of
+from advreg.attacks.modes import hold_eval, training_parts
 from advreg.diagnosis.budget import Budget
 from advreg.diagnosis.probes import Averaged, input_gradient
 from advreg.diagnosis.trace import Trace, traced
@@ -219,12 +220,12 @@ def needs_certainty(subject: Subject, name: str, group: str) -> Check | None:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[list[str]]:
-    """Hold a model in eval mode inside the block; yield the names of the parts that were not."""
-    modes = [(module, module.training) for module in model.modules()]
-    trains = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
+    """Hold a model in eval mode inside the block; yield the parts that were not: names, or an exported program's operations."""
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+    trains = training_parts(model)
     try:
-        model.eval()
-        yield trains
+        hold_eval(model)
+        yield [name for name, _ in trains]
     finally:
         for module, mode in modes:
             module.training = mode

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from advreg import runtime
 from advreg.attacks.inputs import as_tensor, read_batch
+from advreg.attacks.model import widen
 from advreg.errors import DataError
 from advreg.threat import ThreatModel
 
@@ -85,7 +87,7 @@ def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Exampl
     if labels.ndim > 1:
         raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
-    return Examples(_plain(few), _plain(labels), "tensors", "given", names, _sha256(x, y.flatten().long()))
+    return Examples(widen(_plain(few)), _plain(labels), "tensors", "given", names, _sha256(x, y.flatten().long()))
 
 
 def _refuse_count(n: int | None, size: int) -> None:
@@ -118,5 +120,5 @@ def _refuse_others(data: object) -> None:
 def _sha256(x: Tensor, y: Tensor) -> str:
     digest = hashlib.sha256(str(tuple(x.shape)).encode())
     for tensor in (x, y):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(runtime.raw_bytes(tensor))
     return digest.hexdigest()

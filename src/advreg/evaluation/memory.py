@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import runtime
+from advreg.attacks.model import query_model
 from advreg.errors import ModelError
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def _kept(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(x.detach().clone().requires_grad_(True))
+        query_model(model, x.detach().requires_grad_(True))
     return sum(sizes.values())
 
 

@@ -189,7 +189,7 @@ def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
     distance = {row["id"]: row["distance"] for row in paper.rows if row["id"] < UNIT}
     return {
         "clean": x.contiguous(),
-        "adversarial": adversarial,
+        "adversarial": adversarial.contiguous(),
         "ids": torch.arange(len(x)),
         "labels": y.contiguous(),
         "clean_predicted": clean_p.argmax(1),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advreg.attacks.model import query_model
 from advreg.errors import ModelError
 from advreg.imports import first_line, import_extra
 
@@ -94,7 +95,7 @@ def _written(
     try:
         with torch.no_grad():
             write(scratch)
-            _compare(model(x).cpu(), answer(scratch).cpu(), path)
+            _compare(query_model(model, x).cpu(), answer(scratch).cpu(), path)
         scratch.replace(path)
     except ModelError:
         raise

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import attacks, noise
+from advreg.attacks.model import query_model
 from advreg.attacks.semantic import MaskThreat, anything, moved, patch, spatial, square_masks
 from advreg.errors import ConfigError, ThreatError
 from advreg.evaluation import Protocol, Stage
@@ -127,7 +128,7 @@ def _spatial(degrees: float, pixels: float) -> Family:
         for turn, right, down in (draws * torch.tensor([degrees, pixels, pixels])).tolist():
             points = moved(x, turn, right, down)
             with torch.no_grad():
-                loss = cross_entropy(model(points), y)
+                loss = cross_entropy(query_model(model, points), y)
             better = loss > highest
             worst = torch.where(better[:, None, None, None], points, worst)
             highest = torch.where(better, loss, highest)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.judge import logits_of
+from advreg.attacks.model import query_model
 
 ENOUGH = 0.9
 """Share of the images that a trigger must turn to count as one."""
@@ -79,7 +80,7 @@ def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _ST
     for _ in range(steps):
         m = mask.sigmoid()
         stamped = (1 - m)[:, None] * x + (m * pattern.sigmoid())[:, None]
-        logits = model(stamped.flatten(0, 1))
+        logits = query_model(model, stamped.flatten(0, 1))
         loss = F.cross_entropy(logits, wanted, reduction="none").view(classes, -1).mean(1)
         areas = m.flatten(1).sum(1)
         gradient = torch.autograd.grad((loss + weight * areas).sum(), [mask, pattern])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg import models, runtime
+from advreg.attacks.model import query_model
 from advreg.data import Batches, Dataset
 from advreg.errors import ModelError
 from advreg.hardening.families import THREAT, Family, mixture
@@ -112,7 +113,7 @@ def _epochs(
                 x, y = (tensor.to(device) for tensor in accepted.drawn(count, draw))
                 with eval_mode(model):
                     around = attack(model, x, y, THREAT, seed=draw % 2**31).x_adv.detach()
-                loss = loss + share * F.cross_entropy(model(torch.cat([x, around])), torch.cat([y, y]))
+                loss = loss + share * F.cross_entropy(query_model(model, torch.cat([x, around])), torch.cat([y, y]))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

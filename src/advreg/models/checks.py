@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.inputs import reject_probabilities
+from advreg.attacks.model import query_model
+from advreg.attacks.modes import is_exported, training_parts
 from advreg.errors import ModelError
 from advreg.imports import first_line
 from advreg.models.remote import Answering
@@ -24,7 +26,7 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
         classes: how many classes the labels have, where known.
 
     Raises:
-        ModelError: train mode, another device or type, a shape it cannot take, outputs that are no logits.
+        ModelError: train mode, another device, a shape it cannot take, outputs that are no logits.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)).eval()
@@ -39,7 +41,11 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
     sample = x[:_SAMPLE]
     _check_place(model, sample)
     try:
-        z = model(sample)
+        z = query_model(model, sample)
+        if any(is_exported(part) for part in model.modules()):
+            query_model(model, sample[:1])  # attacks go on with what is left of a batch
+    except ModelError:
+        raise
     except Exception as cause:
         raise ModelError(_misfit(model, sample, cause)) from cause
     _check_logits(z, len(sample), classes)
@@ -49,20 +55,14 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
 
 
 def _check_eval(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module.training:
-            part = f"its part {name!r} ({type(module).__name__})" if name else "the model"
-            raise ModelError(f"{part} is in train mode, where outputs depend on the batch; call model.eval()")
+    for name, remedy in training_parts(model):
+        raise ModelError(f"the model is in train mode: {name}; outputs then depend on the batch: {remedy}")
 
 
 def _check_place(model: nn.Module, x: Tensor) -> None:
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is None:
-        return
-    if weight.device != x.device:
+    if weight is not None and weight.device != x.device:
         raise ModelError(f"the model is on {weight.device}, the inputs are on {x.device}; move one with .to()")
-    if weight.dtype != x.dtype:
-        raise ModelError(f"the model is {weight.dtype}, the inputs are {x.dtype}; convert one with .to()")
 
 
 def _misfit(model: nn.Module, x: Tensor, cause: Exception) -> str:

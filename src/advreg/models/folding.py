@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from advreg.attacks.model import query_model
+from advreg.models.copying import copied
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -28,12 +30,12 @@ def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, in
     Returns:
         The copy, and how many BatchNorms were folded in it.
     """
-    plain = copy.deepcopy(model).eval()
+    plain = copied(model).eval()
     pairs = _pairs(plain)
     probe = _probe(plain) if example is None else example
     if not pairs or probe is None:
         return plain, 0
-    folded = copy.deepcopy(plain)
+    folded = copied(plain)
     for layer, norm in pairs:
         _fold_pair(folded, layer, norm)
     return (folded, len(pairs)) if _agree(plain, folded, probe) else (plain, 0)
@@ -87,7 +89,7 @@ def _probe(model: nn.Module) -> Tensor | None:
         x = torch.rand(4, first.in_channels, side, side, generator=generator).to(first.weight)
         try:
             with torch.no_grad():
-                model(x)
+                query_model(model, x)
         except Exception:  # not this size
             continue
         return x
@@ -96,5 +98,5 @@ def _probe(model: nn.Module) -> Tensor | None:
 
 @torch.no_grad()
 def _agree(plain: nn.Module, folded: nn.Module, x: Tensor) -> bool:
-    z, w = plain(x), folded(x)
+    z, w = query_model(plain, x), query_model(folded, x)
     return isinstance(z, Tensor) and bool((z - w).abs().max() <= _TOLERANCE * z.abs().max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -11,14 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.judge import Deputy
+from advreg.attacks.model import Deputy, query_model
 from advreg.errors import ModelError
-from advreg.imports import first_line
+from advreg.models.copying import copied
 from advreg.models.folding import fold
 from advreg.models.remote import Answering
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
+_AS_IT_IS = "as it is"
 _ROUNDS = 3
 _ROWS = 64  # enough to fill a CPU's caches, few enough to be quick
 _SMALLEST = 4  # rows of the smallest batch that is compiled; eight sizes, up to 512, are as many as the compiler keeps
@@ -43,7 +43,7 @@ class Target(nn.Module, Deputy):
         self._channels_last = "channels_last" in choice
         self._swift = _compiled(net) if "compiled" in choice else None
         self._judge = (original,)  # in a tuple it is no submodule: its weights are not the target's
-        self.eval()
+        self.training = False  # the network is in eval mode already, and an exported program allows no call of eval()
 
     @property
     def original(self) -> nn.Module:
@@ -57,7 +57,7 @@ class Target(nn.Module, Deputy):
 
     def train(self, mode: bool = True) -> Target:
         """Stay in eval mode, whatever is asked."""
-        return super().train(False)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)``."""
@@ -119,6 +119,8 @@ def freeze(
 ) -> Target:
     """Return a fast frozen copy of a model for attacks to work on; freezing a `Target` freezes its original.
 
+    A model that cannot be copied, such as a TorchScript module or an exported program, is attacked as it is.
+
     Args:
         model: left as it is; a later change of its weights does not reach the copy.
         example: inputs as they will come, to check the folding and to measure on; needed for ``"auto"``.
@@ -129,8 +131,7 @@ def freeze(
         compiled: whether answers without a gradient come from a compiled network, in batches filled up to a few sizes.
 
     Raises:
-        ModelError: a model that cannot be copied or was made in inference mode, an unknown precision, or ``"auto"`` without
-            an example.
+        ModelError: a model that was made in inference mode, an unknown precision, or ``"auto"`` without an example.
 
     Example:
         >>> target = freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()))
@@ -141,9 +142,12 @@ def freeze(
         raise ModelError(f"unknown precision {precision!r}; allowed: float32 bfloat16 auto")
     original = original_of(model)
     if isinstance(original, Answering):  # nothing inside to fold, cast or compile
-        return Target(original, original, "as it is")
+        return Target(original, original, _AS_IT_IS)
     _refuse_inference(original)
-    net, folded = _copied(original, example)
+    made = _folded(original, example)
+    if made is None:
+        return Target(original, original, _AS_IT_IS)
+    net, folded = made
     words = [word for word, wanted in (("folded", folded), ("compiled", compiled)) if wanted]
     if precision != "auto":
         layout = ["channels_last"] if channels_last and _has_images(net) else []
@@ -152,7 +156,7 @@ def freeze(
         raise ModelError("precision='auto' measures the model; give freeze an example of its inputs")
     layouts: list[list[str]] = [[], ["channels_last"]] if channels_last and _has_images(net) else [[]]
     kinds = [[kind, *layout] for kind in ("float32", "bfloat16") for layout in layouts]
-    targets = [_target(original, copy.deepcopy(net), [*kind, *words]) for kind in kinds]
+    targets = [_target(original, copied(net), [*kind, *words]) for kind in kinds]
     return min(targets, key=lambda target: _seconds(target, example[:_ROWS]))
 
 
@@ -165,12 +169,22 @@ def _refuse_inference(model: nn.Module) -> None:
         )
 
 
-def _copied(model: nn.Module, example: Tensor | None) -> tuple[nn.Module, bool]:
+def _folded(model: nn.Module, example: Tensor | None) -> tuple[nn.Module, bool] | None:
+    """Return a folded copy in eval mode without weight gradients, and whether folding changed it; None where none can be made.
+
+    Scripts, exported programs and handles to files or locks allow no copy, or none without gradients.
+    """
     try:
-        net, count = fold(model, None if example is None else example[:_ROWS])
-    except (RuntimeError, TypeError, NotImplementedError) as cause:
-        raise ModelError(f"{type(model).__name__} cannot be frozen: {first_line(cause)}") from cause
-    return net.requires_grad_(False), count > 0
+        net, count = fold(_uncompiled(model), None if example is None else example[:_ROWS])
+        return net.requires_grad_(False), count > 0
+    except Exception:  # a module may raise anything when it is copied: attacks then work on the model itself
+        return None
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """Return the network that torch.compile wrapped: compiled code gives one gradient a forward, some attacks need several."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def _has_images(net: nn.Module) -> bool:
@@ -182,7 +196,7 @@ def _target(original: nn.Module, net: nn.Module, words: list[str]) -> Target:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if "bfloat16" in words:
         _cast_layers(net)
-    return Target(original, net, " ".join(words))
+    return Target(original, net.eval(), " ".join(words))
 
 
 class Exact(nn.Module):
@@ -229,7 +243,7 @@ def _timed(target: Target, x: Tensor) -> float:
 
 
 def _gradient(target: Target, x: Tensor) -> Tensor:
-    leaf = x.detach().clone().requires_grad_(True)
+    leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(target(leaf).sum(), leaf)
+        (gradient,) = torch.autograd.grad(query_model(target, leaf).sum(), leaf)
     return gradient

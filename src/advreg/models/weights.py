@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from advreg import runtime
 from advreg.errors import WeightsError
 from advreg.models.frozen import original_of
 from advreg.models.normalize import Normalized
@@ -142,11 +143,35 @@ def state_sha256(model: nn.Module) -> str:
         True
     """
     digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)
+    for key, value in sorted(model.state_dict().items()):
+        _add(digest, key, value)
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, key: str, value: object) -> None:
+    """Add an entry of a state dict to a digest: a tensor, or what quantised layers keep beside tensors."""
+    if isinstance(value, tuple | list):
+        for k, entry in enumerate(value):
+            _add(digest, f"{key}.{k}", entry)
+    elif not isinstance(value, Tensor):
+        digest.update(f"{key} {value!r}\n".encode())
+    elif value.is_quantized:
+        _add(digest, f"{key} {value.qscheme()}", (value.int_repr(), *_scales(value)))
+    elif type(value) is not nn.Parameter and hasattr(
+        value, "__tensor_flatten__"
+    ):  # a subclass that packs other tensors
+        names, _ = value.__tensor_flatten__()
+        _add(digest, f"{key} {type(value).__name__}", [getattr(value, name) for name in names])
+    else:
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(runtime.raw_bytes(value))
+
+
+def _scales(value: Tensor) -> tuple[object, ...]:
+    """Return scales and zero points of a quantised tensor."""
+    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return value.q_scale(), value.q_zero_point()
+    return value.q_per_channel_scales(), value.q_per_channel_zero_points(), value.q_per_channel_axis()
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

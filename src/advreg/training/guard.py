@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import craft, pgd
+from advreg.attacks.model import query_model
 from advreg.threat import ThreatModel
 from advreg.training.modes import eval_mode
 
@@ -39,8 +40,8 @@ def take_pulse(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> P
     """Measure a model in eval mode; its modes are restored, and no global random draw is used up."""
     with eval_mode(model):
         with torch.no_grad():
-            clean = model(x).argmax(1) == y
-            stepped = model(craft(model, x, y, threat, steps=1, start="zero").x_adv).argmax(1) == y
+            clean = query_model(model, x).argmax(1) == y
+            stepped = query_model(model, craft(model, x, y, threat, steps=1, start="zero").x_adv).argmax(1) == y
         stands = clean, stepped, ~pgd(model, x, y, threat, steps=STEPS).broken
     return Pulse(*(int(each.sum()) / len(x) for each in stands))
 

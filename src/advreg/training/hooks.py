@@ -131,6 +131,7 @@ def lightning(
     """
     library = import_extra("lightning.pytorch", "advreg[lightning]")
     term = Term(threat, **options)
+    kept: list[Tensor] = []
 
     def begin(trainer: Any, module: Any, stage: str) -> None:
         if stage == "fit":
@@ -139,32 +140,46 @@ def lightning(
                     f"{type(module).__name__} optimises by hand, so its training_step hands back no loss to add a term to; "
                     "set automatic_optimization = True, or add hooks.Term(...)(network, x, y) to the loss yourself"
                 )
-            module.training_step = _stepping(module.training_step, lambda batch: term(network(module), *parts(batch)))
+            module.training_step = _stepping(module.training_step, parts, lambda x, y: term(network(module), x, y))
 
     def end(trainer: Any, module: Any, *_: Any, **__: Any) -> None:
         vars(module).pop("training_step", None)  # the class's own is behind it
 
-    def measure(trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+    def keep(trainer: Any, module: Any, batch: Any, *_: Any) -> None:
         if validation_steps:
             x, y = parts(batch)
+            kept[:] = x.clone(), y  # the validation step may write into its inputs
+
+    def measure(trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        if validation_steps:
+            x, y = kept
             share = term.withstood(network(module), x, y, validation_steps)
             module.log("robust_accuracy", share, batch_size=len(x), sync_dist=trainer.world_size > 1)
 
     ends = {"teardown": end, "on_exception": end}
-    return library.callbacks.LambdaCallback(setup=begin, on_validation_batch_end=measure, **ends)
+    return library.callbacks.LambdaCallback(
+        setup=begin, on_validation_batch_start=keep, on_validation_batch_end=measure, **ends
+    )
 
 
-def _stepping(step: Callable[..., Any], extra: Callable[[Any], Tensor]) -> Callable[..., Any]:
-    """Return a training step whose loss has the term; one that returns nothing skips its batch, as before."""
+def _stepping(
+    step: Callable[..., Any], parts: Callable[[Any], Pair], extra: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[..., Any]:
+    """Return a training step whose loss has the term; one that returns nothing skips its batch, as before.
+
+    The inputs are copied first: a network may write into those of the batch.
+    """
 
     @functools.wraps(step)
     def stepped(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        x, y = parts(batch)
+        x = x.clone()
         found = step(batch, *args, **kwargs)
         if found is None:
             return None
         if isinstance(found, Mapping):
-            return {**found, "loss": found["loss"] + extra(batch)}
-        return found + extra(batch)
+            return {**found, "loss": found["loss"] + extra(x, y)}
+        return found + extra(x, y)
 
     return stepped
 
@@ -209,6 +224,7 @@ def huggingface(trainer: Any, threat: ThreatModel, *, inputs: str = "pixel_value
 
     def compute_loss(model: nn.Module, batch: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         x, y = _named(batch, inputs), _named(batch, "labels")
+        x = x.clone() if model.training else x  # a network may write into those of the batch
         found = own(model, batch, return_outputs=return_outputs, **kwargs)
         if not model.training:
             return found

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg.attacks.model import query_model
 from advreg.statistics import interval
 from advreg.training.modes import eval_mode
 
@@ -32,7 +33,7 @@ class Answers:
 def clean_answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
     """Return loss and number of right answers on clean examples; the model's modes are restored."""
     with eval_mode(model), torch.no_grad():
-        logits = model(x).float()
+        logits = query_model(model, x)
     return Answers(float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).sum()))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from advreg.attacks import pgd
+from advreg.attacks.model import query_model
 from advreg.data import Dataset, Streamed
 from advreg.errors import ConfigError
 from advreg.runtime import derived_seed
@@ -61,7 +62,7 @@ def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps:
         for start in distributed.own_share(range(0, len(held), CHUNK)):
             x, y = (tensor.to(device) for tensor in held.tensors(n=CHUNK, start=start))
             with torch.no_grad():
-                clean += int((model(x).argmax(1) == y).sum())
+                clean += int((query_model(model, x).argmax(1) == y).sum())
             if threat is not None:
                 ids = torch.arange(start, start + len(x), device=x.device)
                 robust += int((~pgd(model, x, y, threat, steps=steps, ids=ids).broken).sum())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from advreg.attacks.model import query_model
 from advreg.errors import TrainingError
 from advreg.training import distributed, learning
 from advreg.training.adversary import Adversary, stronger
@@ -102,7 +103,7 @@ class Watch:
     def _answers(self) -> bool:
         """Whether the network's answers are finite: finite weights can be so large that their products are not."""
         with eval_mode(self.session.model) as model, torch.no_grad():
-            finite = bool(torch.isfinite(model(self.guard.x)).all())
+            finite = bool(torch.isfinite(query_model(model, self.guard.x)).all())
         return bool(distributed.of_first(finite, device=self.session.device)[0])
 
     def _mend_divergence(self, said: str, tally: Tally, step: int) -> Tally:

@@ -7,6 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from advreg.attacks import craft
+from advreg.attacks.model import query_model
 from advreg.threat import ThreatModel
 from advreg.training.recipes import Attack, Recipe, multiplier
 
@@ -45,6 +46,5 @@ class Regularized(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return logits ``(B, K)``, or, where labels are given, the recipe's loss, a scalar."""
         if y is None:
-            logits: Tensor = self.model(x)
-            return logits
+            return query_model(self.model, x)
         return self.recipe(self.model, x, y, self.attack, self.threat)

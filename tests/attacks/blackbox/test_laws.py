@@ -10,7 +10,7 @@ import torch
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import blackbox
-from advreg.attacks.judge import Deputy
+from advreg.attacks.model import Deputy
 from advreg.objectives import margin
 from advreg.threat import NORMS
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from advreg import noise
 from advreg.attacks.engine import Scoreboard
-from advreg.attacks.judge import Deputy, Model, original, query_model
+from advreg.attacks.model import Deputy, Model, original, query_model
 from advreg.attacks.result import AttackResult
 from advreg.errors import ModelError
 from advreg.objectives import answered

@@ -8,7 +8,9 @@ from torch import Tensor
 from advreg.attacks.blackbox.boundary import Hike, Labels
 from advreg.attacks.engine import Ask, Scoreboard, search
 from advreg.attacks.inputs import as_tensor, read_batch, read_ids
-from advreg.attacks.judge import Model, bind_dtype, refuse_training_mode, reject_device
+from advreg.attacks.judge import reject_device
+from advreg.attacks.model import Model, bind_dtype
+from advreg.attacks.modes import refuse_training_mode
 from advreg.attacks.result import AttackResult
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import labels_of, margin

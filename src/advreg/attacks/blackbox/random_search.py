@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advreg.attacks.blackbox.walk import Walk, walk
 from advreg.attacks.engine import Ask, search
-from advreg.attacks.judge import Model, bind_dtype
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, margin

@@ -10,7 +10,7 @@ from torch import Tensor
 from advreg import noise
 from advreg.attacks.blackbox.walk import Proposal, Walk, walk
 from advreg.attacks.engine import Ask, search
-from advreg.attacks.judge import Model, bind_dtype, query_model
+from advreg.attacks.model import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import margin

@@ -13,7 +13,7 @@ from advreg import noise
 from advreg.attacks.blackbox.walk import Proposal, Walk, drawn, walk
 from advreg.attacks.blackbox.windows import Grid, bumps, put, take, window_share
 from advreg.attacks.engine import Ask, search
-from advreg.attacks.judge import Model, bind_dtype
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ThreatError
 from advreg.objectives import margin

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advreg.attacks.engine import Ask, Scoreboard, search
 from advreg.attacks.gradient import pgd
-from advreg.attacks.judge import Model, bind_dtype
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.objectives import margin
 from advreg.threat import ThreatModel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advreg import noise
 from advreg.attacks.engine import Ask, Scoreboard
-from advreg.attacks.judge import query_model
+from advreg.attacks.model import query_model
 from advreg.attacks.result import AttackResult
 from advreg.threat import ThreatModel, per_example
 

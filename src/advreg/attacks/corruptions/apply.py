@@ -10,7 +10,9 @@ from torch import Tensor
 from advreg.attacks.corruptions.fields import Draws
 from advreg.attacks.corruptions.kinds import KINDS
 from advreg.attacks.inputs import read_ids, read_inputs, read_labels, reject_outside
-from advreg.attacks.judge import Model, logits_of, refuse_training_mode
+from advreg.attacks.judge import logits_of
+from advreg.attacks.model import Model
+from advreg.attacks.modes import refuse_training_mode
 from advreg.errors import DataError, did_you_mean
 from advreg.objectives import correct
 

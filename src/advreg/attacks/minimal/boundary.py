@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.inputs import read_batch
-from advreg.attacks.judge import Model, bind_dtype, judged, refuse_training_mode
+from advreg.attacks.judge import judged
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Ball, Sparse
+from advreg.attacks.model import Model, bind_dtype
+from advreg.attacks.modes import refuse_training_mode
 from advreg.errors import ConfigError, ThreatError
 from advreg.objectives import margin, ranked
 from advreg.threat import Norm, ThreatModel, per_example

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.state import Rule, State
+from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import margin
 from advreg.threat import ThreatModel, per_example
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.engine import refuse_counts
-from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.hunt import Plan, hunt, refuse_norm
 from advreg.attacks.minimal.looks import along, inside_way, nearest_plane, toward_rank
 from advreg.attacks.minimal.planes import step_onto
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import length
 from advreg.attacks.minimal.state import Look, Rule, State
+from advreg.attacks.model import Model, bind_dtype
 from advreg.errors import ConfigError
 from advreg.objectives import margin
 from advreg.threat import NORMS, ThreatModel, per_example

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.ddn import cosine
 from advreg.attacks.minimal.hunt import Plan, hunt
 from advreg.attacks.minimal.looks import along
 from advreg.attacks.minimal.result import MinimalResult
 from advreg.attacks.minimal.sparse import Ball, Sparse, at_radius, dual, length, reach
 from advreg.attacks.minimal.state import Rule, State
+from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel, per_example
 

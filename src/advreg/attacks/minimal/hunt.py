@@ -17,20 +17,13 @@ from torch import Tensor
 
 from advreg.attacks.engine import refuse_counts
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
-from advreg.attacks.judge import (
-    Model,
-    as_points,
-    judged,
-    query_model,
-    refuse_nan,
-    refuse_training_mode,
-    reject_device,
-    reject_softmax,
-)
+from advreg.attacks.judge import judged, refuse_nan, reject_device, reject_softmax
 from advreg.attacks.minimal.rescue import CLIMB, RETURN, anywhere, climb_rule, return_rule
 from advreg.attacks.minimal.result import MinimalResult, joined
 from advreg.attacks.minimal.sparse import Ball, Sparse, at_radius, reach
 from advreg.attacks.minimal.state import Look, Rule, State
+from advreg.attacks.model import Model, query_model, widen
+from advreg.attacks.modes import refuse_training_mode
 from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
 from advreg.threat import ThreatModel, per_example
@@ -220,7 +213,7 @@ def hunt(
     refuse_training_mode(plan.model)
     x, y = read_batch(x, y, ball)
     reject_device(plan.model, x)
-    x, ids = as_points(x.detach()), read_ids(ids, x)
+    x, ids = widen(x.detach()), read_ids(ids, x)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller is in: only looks make graphs
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):

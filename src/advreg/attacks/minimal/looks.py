@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import Ask, own_leaf, query
-from advreg.attacks.judge import Model, query_model
+from advreg.attacks.engine import Ask, query
 from advreg.attacks.minimal.planes import onto_plane
 from advreg.attacks.minimal.sparse import dual
 from advreg.attacks.minimal.state import Look, State, View
-from advreg.errors import ModelError
+from advreg.attacks.model import Model, gradient_at, own_leaf, query_model
 from advreg.objectives import Objective
 from advreg.threat import Norm, per_example
 
@@ -65,13 +64,11 @@ def nearest_plane(model: Model, way: Way) -> Look:
 
 def _plane(state: State, logits: Tensor, point: Tensor, j: int, way: Way) -> tuple[Tensor, Tensor, Tensor]:
     """Return value and gradient of the lead of the j-th class that is not the label's, and the distance to its zero."""
-    if not logits.requires_grad:
-        raise ModelError("no gradient flows from the logits to the input; minimum-norm attacks need one")
     other = j + (j >= state.y).long()
     with torch.enable_grad():
         lead = (logits.gather(1, other[:, None]) - logits.gather(1, state.y[:, None]))[:, 0]
-        raw = torch.autograd.grad(lead.sum(), point, retain_graph=True, materialize_grads=True)[0]
-    grad, value = _finite(raw), _finite(lead.detach())
+        grad = gradient_at(lead, point, retain_graph=True)
+    value = _finite(lead.detach())
     return value, grad, way(state, value, grad).masked_fill(torch.isneginf(lead.detach()), torch.inf)  # a mask's class
 
 

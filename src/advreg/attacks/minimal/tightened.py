@@ -10,8 +10,8 @@ from torch import Tensor
 
 from advreg.attacks.annealed import annealed
 from advreg.attacks.inputs import read_batch, read_ids
-from advreg.attacks.judge import Model, bind_dtype
 from advreg.attacks.minimal.result import MinimalResult
+from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import ConfigError
 from advreg.threat import ThreatModel

@@ -11,6 +11,7 @@ from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, begin, query
 from advreg.attacks.gradient import Start, pgd_rule, started
 from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -57,6 +58,7 @@ def friendly(
     """
     x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    x = widen(x)
     ask, rule = Ask(model, checked_once(objective)), pgd_rule(steps, step_size, 0.0, start)
     state = begin(x, y, threat, started(start, x, threat, ids, seed))
     state = replace(state, memory={"left": torch.full((len(x),), tau, device=x.device)})

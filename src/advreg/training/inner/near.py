@@ -12,6 +12,7 @@ from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, begin, query
 from advreg.attacks.gradient import pgd_rule
 from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -55,7 +56,7 @@ def near(
     """
     x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    ask = Ask(model, checked_once(objective))
+    x, ask = widen(x), Ask(model, checked_once(objective))
     beside = x + scale * noise.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
     rule = pgd_rule(steps, step_size, 0.0, "zero")
     state = begin(x, y, threat, threat.project(beside, x))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -69,6 +70,7 @@ def n_fgsm(
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     radius = torch.as_tensor(threat.eps) * noise
     wider = threat.with_eps(radius.clamp_max(high - low) if threat.norm == "linf" else radius)
+    x = widen(x)
     noisy = wider.random_start(x, ids, seed)
     _, _, grad = query(Ask(model, checked_once(objective)), noisy, y)
     length = threat.radii(x) if step_size is None else step_size

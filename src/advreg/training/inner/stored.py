@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advreg.attacks import Crafted
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel, per_example
@@ -91,6 +92,7 @@ class Stored:
         """
         x, y = read_training(x, y, threat)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids
+        x = widen(x)
         start, trend = self._rows(x)
         places = self._places(x, ids)
         x_start = self._begin(x, threat, start, ids, seed)

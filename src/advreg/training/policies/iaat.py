@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.inputs import read_training
+from advreg.attacks.model import query_model
 from advreg.objectives import correct, margin
 from advreg.threat import ThreatModel
 from advreg.training.memory import Rows, Saved
@@ -119,7 +120,7 @@ def _tested(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack,
         bound = for_examples(attack, ids[rows])
         x_adv = worst_case(model, x[rows], y[rows], bound, threat.with_eps(eps))
         with eval_mode(model):  # not under no_grad: torch < 2.10's autocast caches that
-            return correct(model(x_adv).detach(), y[rows])
+            return correct(query_model(model, x_adv).detach(), y[rows])
 
     return withstands
 

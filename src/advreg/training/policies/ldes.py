@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from advreg.attacks.engine import Ask, query
 from advreg.attacks.inputs import read_training
+from advreg.attacks.model import query_model
 from advreg.errors import ThreatError
 from advreg.objectives import cross_entropy
 from advreg.threat import ThreatModel, per_example
@@ -20,7 +21,6 @@ from advreg.training.memory import Rows, Saved
 from advreg.training.modes import eval_mode
 from advreg.training.policies.contract import Moment, Policy, within
 from advreg.training.recipes import Attack
-from advreg.training.recipes.contract import full
 
 Weight = Annotated[float, Field(ge=0)]
 _PACE = 0.1  # share of the newest batch in the running mean and variance of the gradients' logarithm
@@ -122,7 +122,7 @@ class Learned:
         low, high = threat.box
         moved = (x + threat.radii(x) * per_example(radii.to(x.dtype), x) * way).clamp(low, high)
         excess = _mean(radii.detach().mean()) - 1  # of all processes: the budget is one
-        loss = F.cross_entropy(full(model(moved)), y) + 2 * self.mu * excess * radii.mean()
+        loss = F.cross_entropy(query_model(model, moved), y) + 2 * self.mu * excess * radii.mean()
         weights = list(self.network.parameters())
         grads = torch.autograd.grad(loss, weights)
         with torch.no_grad():
@@ -174,7 +174,7 @@ def _disagreement(model: nn.Module, drops: Sequence[nn.Module], x: Tensor, sampl
     with torch.no_grad(), eval_mode(model):
         for module in drops:
             module.train()
-        p = torch.stack([model(x).float().softmax(1) for _ in range(samples)])
+        p = torch.stack([query_model(model, x).softmax(1) for _ in range(samples)])
     return _entropy(p.mean(0)) - _entropy(p).mean(0)
 
 

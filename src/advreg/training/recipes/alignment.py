@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.inputs import read_pair, reject_unboxed
+from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
 from advreg.threat import ThreatModel, per_example
 from advreg.training.modes import eval_mode
-from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, drawn_seed, full, label_loss
+from advreg.training.recipes.contract import Attack, Recipe, Smoothing, Weight, checked, drawn_seed, label_loss
 from advreg.training.recipes.plain import madry
 
 Method = Literal["finite", "double"]
@@ -89,6 +90,7 @@ def misalignment(
             "gradalign cannot differentiate a compiled model twice; set method = finite, or do not compile"
         )
     reject_unboxed(x, threat.box)
+    x = widen(x)
     places = torch.arange(len(x), device=x.device)  # a recipe knows no ids
     beside = threat.random_start(x, places, drawn_seed())
     with eval_mode(model), torch.autocast(x.device.type, enabled=False):
@@ -111,7 +113,7 @@ def _slope(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
 @torch.enable_grad()  # a validation loss is asked for without gradients, and is made of them all the same
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, *, follow: bool = False) -> Tensor:
     point = x.detach().clone().requires_grad_()
-    loss = label_loss(full(model(point)), y, reduction="sum")
+    loss = label_loss(query_model(model, point), y, reduction="sum")
     grad: Tensor = torch.autograd.grad(loss, point, create_graph=follow)[0]
     return grad
 
@@ -127,6 +129,6 @@ def _rise(model: nn.Module, x: Tensor, y: Tensor, slope: Tensor, step: float) ->
     """Return zero, whose derivative by the weights is that of ``<slope, g(x)>``: ``|slope|`` times a central difference."""
     size = slope.flatten(1).norm(dim=1)
     way = step * slope / per_example(size.clamp_min(1e-30), x)
-    loss = label_loss(full(model(torch.cat([x + way, x - way]))), torch.cat([y, y]), reduction="none")
+    loss = label_loss(query_model(model, torch.cat([x + way, x - way])), torch.cat([y, y]), reduction="none")
     rise: Tensor = (size * (loss[: len(x)] - loss[len(x) :]) / (2 * step)).sum()
     return rise - rise.detach()

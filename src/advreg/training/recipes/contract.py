@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.inputs import read_pair, reject_classes, reject_logits, reject_radii, reject_unboxed
+from advreg.attacks.model import query_model, widen
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 from advreg.training.choose import choose
@@ -145,7 +146,7 @@ def worst_case(
 def probabilities(model: nn.Module, x: Tensor) -> Tensor:
     """Return what the model answers in eval mode, without gradient ``(B, K)``."""
     with eval_mode(model):
-        return full(model(x)).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
+        return query_model(model, x).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
 
 
 def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
@@ -154,19 +155,15 @@ def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Te
     A divergence from the answer at ``x`` itself is flat at ``x``, and an attack that starts there would never move.
     The direction is the same for every example, so that it does not depend on who else is in the batch.
     """
+    x = widen(x)
     nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     return probabilities(model, x + (threat.random_start(x, nobody, drawn_seed()) - x) / 32)
 
 
 def answers(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits of clean and attacked inputs, in one forward (BatchNorm sees both) with the attacked ones last."""
-    z, z_adv = full(model(torch.cat([x, x_adv]))).chunk(2)
+    z, z_adv = query_model(model, torch.cat([x, x_adv])).chunk(2)
     return z, z_adv
-
-
-def full(z: Tensor) -> Tensor:
-    """Return logits in float32, or float64 where they are: divergences lose too much in half precision."""
-    return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
 def divergence(z: Tensor, z_adv: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from advreg import models
+from advreg.attacks.model import query_model, widen
 from advreg.errors import ConfigError, ModelError
 from advreg.threat import ThreatModel
 from advreg.training.modes import eval_mode
@@ -20,7 +21,6 @@ from advreg.training.recipes.contract import (
     Weight,
     checked,
     divergence,
-    full,
     label_loss,
     worst_case,
 )
@@ -71,7 +71,7 @@ def distill(
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         x_adv = worst_case(model, x, y, attack, threat)
-        z = full(model(x_adv))
+        z = query_model(model, x_adv)
         taught = [weight * lesson(z, answer(teacher, x_adv), temperature) for teacher, weight in teachers]
         return hard * label_loss(z, y, label_smoothing) + torch.stack(taught).sum()
 
@@ -95,14 +95,13 @@ def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
         raise ModelError(
             f"a teacher has {z_teacher.shape[1]} classes, the network has {z.shape[1]}; give a teacher of the same classes"
         )
-    return temperature**2 * divergence(full(z_teacher) / temperature, full(z) / temperature).mean()
+    return temperature**2 * divergence(widen(z_teacher) / temperature, widen(z) / temperature).mean()
 
 
 def answer(teacher: nn.Module, x: Tensor) -> Tensor:
     """Return a teacher's logits in eval mode, without gradient; it follows the inputs to their device."""
     with eval_mode(teacher.to(x.device)), torch.no_grad():
-        logits: Tensor = teacher(x)
-    return logits
+        return query_model(teacher, x)
 
 
 def _network(teacher: Teacher) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
 from advreg.objectives import correct
 from advreg.threat import ThreatModel
@@ -20,7 +21,6 @@ from advreg.training.recipes.contract import (
     Smoothing,
     Weight,
     checked,
-    full,
     label_loss,
     worst_case,
 )
@@ -113,7 +113,7 @@ def _both_routes(
 
 def _answer(model: nn.Module, x: Tensor, route: Route) -> tuple[Tensor, Features]:
     with routed(model, route), _features(model) as features:
-        return full(model(x)), features
+        return query_model(model, x), features
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def _features(model: nn.Module) -> Iterator[Features]:
     features: Features = {}
 
     def keep(name: str, out: Tensor) -> None:
-        features[name] = full(out).relu().flatten(2).mean(2) if out.ndim > 2 else full(out).relu()
+        features[name] = widen(out).relu().flatten(2).mean(2) if out.ndim > 2 else widen(out).relu()
 
     with ExitStack() as hooks:
         for name, norm in splits(model).items():
@@ -136,7 +136,7 @@ def _unlikeness(model: nn.Module, clean: Features, attacked: Features) -> Tensor
     """Return ``1 - cos`` of predicted and clean features, the mean over examples and layers."""
     norms = splits(model)
     likeness = [
-        F.cosine_similarity(norms[name].predictor(attacked[name]), clean[name].detach())  # type: ignore[misc]
+        F.cosine_similarity(query_model(norms[name].predictor, attacked[name]), clean[name].detach())  # type: ignore[arg-type]
         for name in attacked
     ]
     return 1 - torch.stack(likeness).mean()

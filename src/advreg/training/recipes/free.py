@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from advreg.attacks.inputs import read_training
+from advreg.attacks.model import query_model, widen
 from advreg.threat import ThreatModel
 from advreg.training.memory import Saved
 from advreg.training.recipes.contract import Attack, Recipe, Smoothing, checked, label_loss
@@ -53,6 +54,7 @@ class Replayed:
             DataError: a batch that does not fit together, or inputs outside the threat's box.
         """
         x, y = read_training(x, y, threat)
+        x = widen(x)
         delta = self._places(x)[: len(x)]
         point = threat.project(x + delta, x).detach().requires_grad_()
 
@@ -60,7 +62,7 @@ class Replayed:
             delta.copy_(_moved(delta, grad, threat))
 
         point.register_hook(climb)  # type: ignore[no-untyped-call]
-        return label_loss(model(point), y, self.label_smoothing)
+        return label_loss(query_model(model, point), y, self.label_smoothing)
 
     def state_dict(self) -> Saved:
         """Return the perturbation; nothing before the first batch."""

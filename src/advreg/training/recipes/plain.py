@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.inputs import reject_unboxed
+from advreg.attacks.model import query_model
 from advreg.threat import ThreatModel
 from advreg.training.recipes.contract import (
     Attack,
@@ -35,7 +36,7 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        return label_loss(model(x), y, label_smoothing)
+        return label_loss(query_model(model, x), y, label_smoothing)
 
     return loss
 
@@ -60,7 +61,7 @@ def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         x_adv = worst_case(model, x, y, attack, threat)
-        return label_loss(model(x_adv), y, label_smoothing)
+        return label_loss(query_model(model, x_adv), y, label_smoothing)
 
     return loss
 
@@ -91,7 +92,7 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
         if clean < len(x):
             attacked = threat.select(torch.arange(clean, len(x), device=x.device))
             x = torch.cat([x[:clean], worst_case(model, x[clean:], y[clean:], attack, attacked)])
-        return label_loss(model(x), y, label_smoothing)
+        return label_loss(query_model(model, x), y, label_smoothing)
 
     return loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,3 +168,29 @@ def test_hooked_step_sees_the_inputs_that_the_loop_was_given() -> None:
         stepped = hooks._stepping(step, hooks.first_two, lambda x, y, n=network, t=term: t(n, x, y))
         terms.append(stepped((X.clone(), Y)).detach())
     assert torch.equal(*terms)
+
+
+class Transformer(nn.Module):
+    """A network that takes images by name and answers with an output object, as those of Hugging Face do."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.inner = Network(in_place)
+
+    def forward(self, pixel_values: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.inner(pixel_values))
+
+
+def test_hooked_trainer_sees_the_inputs_that_the_loop_was_given() -> None:
+    losses = []
+    for in_place in (False, True):
+
+        def own(model: nn.Module, batch: dict[str, Tensor], return_outputs: bool = False) -> Tensor:
+            return nn.functional.cross_entropy(model(pixel_values=batch["pixel_values"]).logits, batch["labels"])
+
+        accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+        trainer = SimpleNamespace(compute_loss=own, accelerator=accelerator, loss_is_scaled_for_ga=False)
+        torch.manual_seed(0)
+        hooked = hooks.huggingface(trainer, THREAT)
+        losses.append(hooked.compute_loss(Transformer(in_place), {"pixel_values": X.clone(), "labels": Y}).detach())
+    assert torch.equal(*losses)

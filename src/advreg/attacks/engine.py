@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
 from advreg.attacks.judge import judged, logits_of, refuse_nan, reject_device, reject_softmax
-from advreg.attacks.model import Model, gradient_at, original, own_leaf, query_model, widen
+from advreg.attacks.model import Model, gradient_at, input_dtype, original, own_leaf, query_model, widen
 from advreg.attacks.modes import refuse_training_mode
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import ConfigError
@@ -84,6 +85,11 @@ class Ask:
     def __post_init__(self) -> None:
         refuse_counts(eot=self.eot)
 
+    @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """Floating type of the model's inputs, found once and not at every query."""
+        return input_dtype(self.model)
+
     def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the value to maximise, ``(B,)``."""
         return (negated(self.objective) if self.targeted else self.objective)(logits, y)
@@ -129,7 +135,7 @@ def _sample(ask: Ask, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
     """Ask once."""
     with torch.inference_mode(False), torch.set_grad_enabled(gradient):
         point = own_leaf(adv).requires_grad_(gradient)
-        z = query_model(ask.model, point)
+        z = query_model(ask.model, point, ask.dtype)
         value = ask.loss_at(z, y)
         grad = gradient_at(value, point) if gradient else torch.zeros_like(adv)
     return z.detach(), value.detach(), grad

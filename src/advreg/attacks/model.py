@@ -56,11 +56,13 @@ def input_dtype(model: Model) -> torch.dtype | None:
     module = original(model)
     if not isinstance(module, nn.Module):
         return None
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.dtype in _FLOATING), None)
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.dtype in _FLOATING:
+            return tensor.dtype
+    return None
 
 
-def query_model(model: Model, x: Tensor) -> Tensor:
+def query_model(model: Model, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return the logits of a model at ``x``, in float32 at least; the only place where a model is called.
 
     The model gets a copy of ``x`` in its own floating type, so that it may write into its input. Gradients reach ``x``.
@@ -68,6 +70,7 @@ def query_model(model: Model, x: Tensor) -> Tensor:
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``.
         x: inputs ``(B, ...)`` in any floating type; unchanged.
+        dtype: the model's floating type where it is known already, as in a loop; `input_dtype` finds it if None.
 
     Returns:
         What the model returns, 16-bit logits as float32.
@@ -80,7 +83,8 @@ def query_model(model: Model, x: Tensor) -> Tensor:
         >>> query_model(lambda x: x.sub_(0.5), x).tolist(), x.tolist()
         ([[0.5, 0.5]], [[1.0, 1.0]])
     """
-    own = x.to(input_dtype(model) or x.dtype, copy=True)
+    dtype = dtype or input_dtype(model) or x.dtype
+    own = x.clone() if dtype == x.dtype else x.to(dtype)
     try:
         return widen(model(own))
     except AssertionError as cause:

@@ -102,7 +102,7 @@ def _between_looks(device: torch.device) -> int:
 @torch.no_grad()
 def _kept(ask: Ask, state: Walk, *, hold: bool) -> Walk:
     """Ask, and keep the points that raised the loss; with ``hold`` a row that fools the model keeps its point."""
-    logits = query_model(ask.model, state.adv)
+    logits = query_model(ask.model, state.adv, ask.dtype)
     fools, loss = ask.fooled(logits, state.y), ask.loss_at(logits, state.y).to(state.loss.dtype)
     loss = torch.where(fools & ~torch.isfinite(loss), torch.inf, loss)  # no answer is worse than an answer of NaN
     better = (loss > state.loss) & ~state.found  # never true of a NaN

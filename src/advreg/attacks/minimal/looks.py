@@ -22,8 +22,10 @@ Way = Callable[[State, Tensor, Tensor], Tensor]
 def along(model: Model, objective: Objective, *, targeted: bool = False) -> Look:
     """Look along one objective, negated if targeted."""
 
+    ask = Ask(model, objective, targeted)
+
     def look(state: State) -> View:
-        logits, value, grad = query(Ask(model, objective, targeted), state.adv, state.y)
+        logits, value, grad = query(ask, state.adv, state.y)
         return View(logits, _finite(value), grad)
 
     return look

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from advreg import ThreatModel, attacks, minimum_norms, robustness_curve
+from advreg import ThreatModel, attacks, data, minimum_norms, models, robustness_curve
 from advreg.attacks import tightened
 from advreg.attacks.minimal import MinimalResult
+from advreg.errors import ConfigError
 from tests.attacks.models import best_linear_gain, linear, small_cnn
 from tests.evaluation.test_evaluate import batch
 
@@ -81,3 +84,24 @@ def test_tightening_brings_crude_distances_down_and_counts_its_passes() -> None:
     assert bool((model(second.nearest).argmax(1) != y)[far].all())
     assert torch.equal(second.cost[~far], first.cost[~far])
     assert bool((second.cost[far] > first.cost[far]).all())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_distances_are_those_of_a_long_search(norm: str, shared: Path) -> None:
+    """FAB with nine targets and 50 steps spends 1,820 passes an example; in l1 it was nearer by 2.9 times in the median."""
+    model = models.load("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
+    x, y = data.load("mnist")[1].tensors(n=24)
+    long = functools.partial(attacks.fab, steps=50, targets=9)
+    known, found = attacks.nearest(long, model, x, y, norm), minimum_norms(model, (x, y), norm=norm)
+    ratio = (found.distances / known.minimal)[known.minimal > 0]
+    assert float(ratio.median()) <= 1.02
+    assert float(ratio.quantile(0.9)) <= 1.25
+    assert found.forwards + found.backwards < 0.85 * (known.forwards + known.backwards)
+
+
+@pytest.mark.parametrize("trust", [-0.1, 1.0])
+def test_tightening_rejects_a_trust_that_is_no_share(trust: float) -> None:
+    x, y = batch(4)
+    found = attacks.deepfool(small_cnn(), x, y, ThreatModel("l2", 0.0))
+    with pytest.raises(ConfigError, match="below 1"):
+        tightened(found, small_cnn(), x, y, ThreatModel("l2", 0.0), trust=trust)

@@ -16,8 +16,6 @@ from advreg.attacks.result import AttackResult
 from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
 
-_TRUST = 0.9  # no radius is tried below this share of the distance known: attacks of this kind are rarely farther off
-
 
 def tightened(
     found: MinimalResult,
@@ -28,20 +26,22 @@ def tightened(
     *,
     rounds: int = 4,
     attack: Callable[..., AttackResult] = annealed,
+    trust: float = 0.9,
     ids: Tensor | None = None,
     seed: int = 0,
 ) -> MinimalResult:
     """Try to break each example inside a radius of its own, a little below the distance known, and bisect.
 
     A success brings the distance down to the point found, a failure lets the next radius be larger:
-    ``radius <- max((failed + distance) / 2, 0.9 distance)``.
+    ``radius <- max((failed + distance) / 2, trust distance)``.
 
     Args:
         found: what a minimum-norm attack returned, judged by the original model.
         model, x, y: as they were for that attack.
         ball: norm and box; its radius is not used.
         rounds: attacks on each example for which a point is known.
-        attack: an attack with a radius, such as `annealed`, `pgd` or `apgd`.
+        attack: an attack with a radius, such as `annealed`, `shrinking_pgd` or `apgd`.
+        trust: no radius is below this share of the distance known; lower where the distances found so far may be far too large.
         ids: example ids ``(B,)`` for its random draws.
         seed: seed of its random draws.
 
@@ -49,7 +49,7 @@ def tightened(
         A `MinimalResult` that is nowhere farther.
 
     Raises:
-        ConfigError: rounds below 0.
+        ConfigError: rounds below 0, or trust outside [0, 1).
 
     Example:
         >>> from advreg.attacks.minimal import deepfool
@@ -62,6 +62,8 @@ def tightened(
     """
     if rounds < 0:
         raise ConfigError(f"rounds is {rounds}; give 0 or more")
+    if not 0 <= trust < 1:
+        raise ConfigError(f"trust is {trust}; give a share of the distance, at least 0 and below 1, such as 0.9")
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, ball)
     x = x.to(found.nearest.dtype)
@@ -70,7 +72,7 @@ def tightened(
     failed = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
     for k in range(rounds if len(rows) else 0):
         known = found.minimal[rows]
-        radius = torch.maximum((failed + known) / 2, _TRUST * known)
+        radius = torch.maximum((failed + known) / 2, trust * known)
         tried = attack(model, x[rows], y[rows], ball.with_eps(radius), ids=ids[rows], seed=seed + k)
         found = _with(found, tried, rows, ball.distance(tried.x_adv, x[rows]))
         failed = torch.where(tried.broken, failed, radius)

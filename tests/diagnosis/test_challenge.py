@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Set
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,34 @@ def test_binarisation_stops_when_its_grade_is_certain() -> None:
     )  # fmt: skip
     assert binarisation(whole).verdict == "fail"
     assert len(calls) == 4, "four misses of four are more than a fifth for certain"
+
+
+@pytest.mark.parametrize(
+    ("missing", "tried", "outcome"),
+    [
+        (lambda k: k % 5 > 2, 25, "fail"),  # 8 of 20 may be a fifth by chance, 10 of 25 may not
+        (lambda k: k % 4 == 3, 48, "suspect"),
+        (lambda k: k == 3, 18, "pass"),
+    ],
+)
+def test_binarisation_goes_on_while_its_grade_is_in_doubt(
+    missing: Callable[[int], bool], tried: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def by_turns(*_: object) -> tuple[bool, bool]:
+        calls.append(len(calls))
+        return not missing(calls[-1]), False
+
+    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.binarisation"), "_tried", by_turns)
+    x, y = digits(60)
+    right = torch.ones(60, dtype=torch.bool)
+    whole = Subject(
+        model=planted.plain(), x=x, y=y, ids=torch.arange(60), right=right, stands=right,
+        threat=planted.NARROW, attack=attacks.pgd, claim="mine", budget=Budget(),
+    )  # fmt: skip
+    assert binarisation(whole).verdict == outcome
+    assert len(calls) == tried
 
 
 def test_a_surrogate_is_trained_once_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,16 +69,18 @@ def binarisation(subject: Subject) -> Check:
 
 
 def _outcomes(subject: Subject, head: nn.Linear) -> list[tuple[bool, bool]]:
-    """Return by example whether the attack and whether random search found what was planted, until the grade is certain."""
+    """Return by example whether the attack and whether random search found what was planted, until the grade is certain.
+
+    Where the budget's examples leave it between a pass and a failure, the other probes are tried too.
+    """
     found: list[tuple[bool, bool]] = []
-    rows = subject.probes()[: subject.budget.binarised]
-    for k, row in enumerate(rows):
+    budget = subject.budget.binarised
+    for k, row in enumerate(subject.probes(), 1):
         if (outcome := _tried(subject, head, int(row))) is not None:
             found.append(outcome)
         told = [by_attack for by_attack, by_chance in found if not by_chance]
-        if len(told) >= max(_LEAST, _RARELY * len(found)) and grade_is_certain(
-            told.count(False), len(told), len(rows) - k - 1
-        ):
+        enough = len(told) >= max(_LEAST, _RARELY * len(found)) or k >= budget
+        if enough and grade_is_certain(told.count(False), len(told), max(budget - k, 0)):
             break
     return found
 
@@ -87,8 +89,8 @@ def grade_is_certain(missed: int, n: int, left: int) -> bool:
     """Return whether missing ``missed`` of ``n`` is a failure now, or cannot be more than a pass when ``left`` more are tried.
 
     Example:
-        >>> grade_is_certain(4, 4, 16), grade_is_certain(0, 10, 10), grade_is_certain(0, 17, 2)
-        (True, False, True)
+        >>> grade_is_certain(4, 4, 16), grade_is_certain(0, 10, 10), grade_is_certain(0, 17, 2), grade_is_certain(7, 20, 0)
+        (True, False, True, False)
     """
     return interval(missed, n)[0] > _FAILED or interval(missed + left, n + left)[0] <= _MISSED
 

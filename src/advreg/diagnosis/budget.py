@@ -16,7 +16,7 @@ class Budget:
         queries: of Square, for each example.
         draws: of the random search, for each example.
         probes: examples whose landscape is looked at.
-        binarised: examples of the binarisation test at most.
+        binarised: examples of the binarisation test; all probes where these leave its grade in doubt.
         inner: points that each of them is fitted to.
         thorough: whether the costly checks are made too.
     """

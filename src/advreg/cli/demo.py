@@ -1,7 +1,7 @@
 """The demo: break a network, make one robust, and show both, on the MNIST that comes with the package.
 
 plain mnist-dnn -> PGD (a published experiment, measured again)
-plain mnist-cnn, robust mnist-cnn -> PGD-40 over a grid of eps -> one table, one page
+plain mnist-cnn, robust mnist-cnn -> attacks over a grid of eps -> one table, one page
 plain mnist-cnn -> fine-tuned on its worst case -> what that costs, beside training from scratch
 """
 
@@ -132,7 +132,7 @@ def _contest(pair: dict[str, tuple[Evaluation, Curve]]) -> Table:
             for a, b in [(plain, robust)]
         ),
         *(
-            (f"PGD-40, linf {p.eps:g}", tables.percent(p.robust_accuracy), tables.percent(q.robust_accuracy))
+            (f"protocol quick, linf {p.eps:g}", tables.percent(p.robust_accuracy), tables.percent(q.robust_accuracy))
             for p, q in both
         ),
         ("attack success rate", tables.percent(plain.attack_success_rate), tables.percent(robust.attack_success_rate)),

@@ -23,7 +23,7 @@ class Constant(nn.Module):
     """A network that no input changes, though its gradient is finite."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([1.0, 0.0, 0.0]) + 0.0 * x.flatten(1).sum(1, keepdim=True)
+        return torch.tensor([2.0, 0.0, -1.0]) + 0.0 * x.flatten(1).sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

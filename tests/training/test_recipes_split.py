@@ -17,6 +17,7 @@ from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
 STEP = partial(advreg.attacks.craft, steps=1, start="zero")
+PAIR = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
 
 
 @pytest.fixture
@@ -91,10 +92,10 @@ def test_a_fast_target_of_a_split_model_answers_as_the_robust_route(batch):
         (lambda: recipes.split_batchnorm(network()), "split already"),
         (lambda: recipes.split_batchnorm(small.network(), ["0"]), "no BatchNorm '0' for a predictor; allowed: 1"),
         (lambda: recipes.merge_batchnorm(small.network()), "has no split BatchNorm; make one with"),
-        (lambda: recipes.ar_at()(small.network(), None, None, STEP, THREAT), "has no split BatchNorm"),
-        (lambda: recipes.advprop()(small.network(), None, None, STEP, THREAT), "has no split BatchNorm"),
+        (lambda: recipes.ar_at()(small.network(), *PAIR, STEP, THREAT), "has no split BatchNorm"),
+        (lambda: recipes.advprop()(small.network(), *PAIR, STEP, THREAT), "has no split BatchNorm"),
         (
-            lambda: recipes.ar_at()(recipes.split_batchnorm(small.network()), None, None, STEP, THREAT),
+            lambda: recipes.ar_at()(recipes.split_batchnorm(small.network()), *PAIR, STEP, THREAT),
             "ar_at needs predictors",
         ),
     ],

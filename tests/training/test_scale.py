@@ -111,5 +111,8 @@ def test_a_first_image_and_a_whole_batch_that_are_broken_end_no_run(tmp_path):
     config = config.replace_with(["model.options.num_classes=3", "model.options.pretrained=false"])
     hold_out(stream(name)[0], 6, config.seed)[0].paths[0].write_bytes(b"broken")
     run = advreg.fit(config)
-    assert [(line["step"], line["examples"]) for line in run.read_log("metrics.jsonl")] == [(12, 11), (24, 11)]
+    assert [(line["step"], line["examples"]) for line in run.read_log("metrics.jsonl") if "event" not in line] == [
+        (12, 11),
+        (24, 11),
+    ]
     assert run.read_json("model.json")["shape"] == [3, 16, 16]

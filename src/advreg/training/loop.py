@@ -48,7 +48,7 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
         ...     "model.name=zoo:mnist-dnn", "data.validation=59000", "train.epochs=1", "optimizer.lr=0.01",
         ...     f"train.out={tempfile.mkdtemp()}",
         ... ]))
-        >>> [record["epoch"] for record in run.read_log("metrics.jsonl")]
+        >>> [record["epoch"] for record in run.read_log("metrics.jsonl") if "event" not in record]
         [1]
     """
     config = read_config(config, resume=resume)

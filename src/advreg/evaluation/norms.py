@@ -46,7 +46,8 @@ SEARCHES: dict[Norm, Search] = {
     "l2": Search(partial(fab, steps=40, targets=3, beta=0.8), _INWARD, rounds=6, trust=0.7),
     "l1": Search(partial(fab, steps=30, targets=9, beta=0.7), _INWARD, rounds=6, trust=0.7),
 }
-"""Measured: distances at most those of FAB with 9 targets and 50 steps (medians), for half to four fifths of its passes.
+"""Measured on three MNIST networks, 64 examples each: the median ratio to the distances of FAB with 9 targets and 50 steps
+is 0.97 to 1.00 in linf for 29% of its passes, 0.92 to 1.00 in l2 for 46%, 0.81 to 1.04 in l1 for 79%.
 
 In l2 and l1 FAB begins far beyond the boundary, so it returns faster (``beta``) than published, and starts in wider balls
 see slopes where robust networks are flat around the clean point.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -17,6 +18,18 @@ def first_line(error: BaseException) -> str:
     """Return an exception as one line, ``TypeError: what it said``."""
     said = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def filter_kwargs(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Return the options that a function takes: a user's own attack need not know of seeds and ids.
+
+    Example:
+        >>> filter_kwargs(lambda x, *, seed: x, seed=0, ids=None)
+        {'seed': 0}
+    """
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in options.items() if takes_all or name in parameters}
 
 
 def is_factory(name: str) -> bool:

@@ -20,8 +20,9 @@ from advreg.attacks.apgd import on_sphere
 from advreg.attacks.judge import logits_of
 from advreg.attacks.model import query_model
 from advreg.diagnosis.probes import why
-from advreg.diagnosis.subject import Subject, accepted, margins, needs_gradient
+from advreg.diagnosis.subject import Subject, margins, needs_gradient
 from advreg.evaluation.verdict import Check, graded, skipped
+from advreg.imports import filter_kwargs
 from advreg.statistics import interval
 from advreg.threat import ThreatModel
 
@@ -133,7 +134,7 @@ def _tried(subject: Subject, head: nn.Linear, row: int) -> tuple[bool, bool] | N
     y = torch.zeros(1, dtype=torch.int64, device=x.device)
     draws = drawn(subject.threat, x, ids, _DRAWS, subject.seed + 1)
     with read_out(head, planted):
-        options = accepted(subject.attack, seed=subject.seed, ids=ids)
+        options = filter_kwargs(subject.attack, seed=subject.seed, ids=ids)
         found = subject.attack(subject.model, x, y, subject.threat, **options)
         blind = logits_of(subject.model, draws).argmax(1).any()
     return bool(found.broken), bool(blind)

@@ -16,11 +16,12 @@ from advreg import attacks
 from advreg.attacks import AttackResult
 from advreg.diagnosis.probes import input_gradient, why
 from advreg.diagnosis.subject import PGD_40 as NAME
-from advreg.diagnosis.subject import ROWS, Attack, accepted, in_portions, margins, right_of, rows_of
+from advreg.diagnosis.subject import ROWS, Attack, in_portions, margins, right_of, rows_of
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids
 from advreg.evaluation.verdict import Check
+from advreg.imports import filter_kwargs
 from advreg.runs.files import read_lines
 from advreg.threat import ThreatModel
 
@@ -129,7 +130,7 @@ def in_turn(stages: tuple[Stage, ...]) -> Attack:
     def attack(
         model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int = 0
     ) -> AttackResult:
-        options = [accepted(stage.attack, ids=ids, seed=seed) for stage in stages]
+        options = [filter_kwargs(stage.attack, ids=ids, seed=seed) for stage in stages]
         result: AttackResult = stages[0].attack(model, x, y, threat, **options[0])
         for stage, given in zip(stages[1:], options[1:], strict=True):
             rows = (~result.broken).nonzero()[:, 0]

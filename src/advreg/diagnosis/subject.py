@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from advreg.diagnosis.probes import Averaged, input_gradient
 from advreg.diagnosis.trace import Trace, traced
 from advreg.evaluation.memory import Portions
 from advreg.evaluation.verdict import Check, skipped
+from advreg.imports import filter_kwargs
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel
 
@@ -158,7 +158,7 @@ def run_on(
     """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given."""
 
     def broken_of(part: Tensor) -> Tensor:
-        options = accepted(attack, seed=subject.seed, ids=subject.ids[part])
+        options = filter_kwargs(attack, seed=subject.seed, ids=subject.ids[part])
         found = attack(model or subject.model, subject.x[part], subject.y[part], threat or subject.threat, **options)
         broken: Tensor = found.broken
         if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
@@ -167,13 +167,6 @@ def run_on(
         return broken
 
     return in_portions(rows, broken_of, most=len(rows))
-
-
-def accepted(attack: Attack, **options: Any) -> dict[str, Any]:
-    """Return those of the options that an attack takes."""
-    parameters = inspect.signature(attack).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return {name: value for name, value in options.items() if takes_all or name in parameters}
 
 
 def in_portions(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:

@@ -75,7 +75,7 @@ def _batch(flags: Mapping[str, Any]) -> Check:
 def _gradient_path(flags: Mapping[str, Any]) -> Check:
     if "zero_gradients" not in flags:
         return skipped("gradient-path", "D", _UNKNOWN)
-    if flags.get("answers_only"):  # nobody cut anything: the network is elsewhere
+    if flags.get("answers_only"):  # the network runs elsewhere, so no gradient was cut off here
         says = "the model only answers, so nothing but black boxes attacked it"
         return flagged("gradient-path", "D", "answers only", says, raised=True, hard=False)
     raised = flags["zero_gradients"] is None

@@ -5,7 +5,6 @@ examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the surviv
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from advreg.evaluation.protocols import Protocol, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids, rows_of, units, upcoming
 from advreg.evaluation.same import same_answers
 from advreg.evaluation.summary import Evaluation, summarise
-from advreg.imports import first_line
+from advreg.imports import filter_kwargs, first_line
 from advreg.objectives import answered, margin
 from advreg.passes import counted
 from advreg.ranks import ALONE, Ranks
@@ -264,7 +263,7 @@ def _attacked(bench: Bench, stage: Stage, seed: int, ids: Tensor) -> tuple[list[
 
 def _proposed(bench: Bench, stage: Stage, seed: int, x: Tensor, y: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
-    options = _accepted(stage.attack, seed=seed, ids=ids)
+    options = filter_kwargs(stage.attack, seed=seed, ids=ids)
     try:
         with counted(*bench.target.doors) as passes:
             found = stage.attack(bench.target, x, y, bench.threat, **options)
@@ -290,10 +289,3 @@ def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Craft
 
 
 CLEAN_STAGE = Stage(CLEAN, _clean, needs_gradient=False)
-
-
-def _accepted(attack: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Return those of the options that the attack takes: a user's own need not know of seeds and ids."""
-    parameters = inspect.signature(attack).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return {name: value for name, value in options.items() if takes_all or name in parameters}

@@ -9,13 +9,23 @@ import pytest
 
 import advreg
 
+ROOMS = {"attacks", "data", "diagnosis", "evaluation", "hardening", "language", "models", "report", "runs", "training"}
 
-def test_every_public_name_resolves_and_the_list_is_sorted() -> None:
-    assert list(advreg._HOME) == advreg.__all__
-    assert sorted(advreg.__all__) == advreg.__all__
+
+def test_every_public_name_resolves() -> None:
     for name in advreg.__all__:
         assert getattr(advreg, name) is not None
     assert advreg.load_model.__module__.startswith("advreg.models")
+
+
+def test_dir_shows_the_public_api_alone() -> None:
+    assert dir(advreg) == sorted(advreg.__all__)
+    assert {"attach_stub", "annotations", "TYPE_CHECKING"}.isdisjoint(dir(advreg))
+
+
+def test_rooms_are_reachable_after_one_import() -> None:
+    code = f"import advreg; [getattr(advreg, room).__name__ for room in {sorted(ROOMS)}]"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -96,30 +96,6 @@ def _import_user_module(name: str, error: type[AdvregError]) -> ModuleType:
         raise error(f"cannot import {name}: {cause}; it must be installed or lie in {os.getcwd()}") from cause
     except Exception as cause:
         raise error(f"cannot import {name}: {first_line(cause)}") from cause
-
-
-def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Return a package's ``__getattr__``: a public name is imported when it is first used, so that the package costs nothing.
-
-    Args:
-        package: its ``__name__``.
-        homes: public name -> ``module:attribute`` below the package, or ``module`` for a module itself.
-
-    Example:
-        >>> lazy("advreg", {"ThreatModel": "threat:ThreatModel"})("ThreatModel")
-        <class 'advreg.threat.ThreatModel'>
-    """
-
-    def attribute(name: str) -> object:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        home, _, wanted = homes[name].partition(":")
-        module = importlib.import_module(f"{package}.{home}")
-        value = getattr(module, wanted) if wanted else module
-        setattr(sys.modules[package], name, value)
-        return value
-
-    return attribute
 
 
 def import_extra(module: str, install: str) -> Any:

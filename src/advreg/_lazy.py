@@ -1,0 +1,76 @@
+"""Lazy public names: a package's stub file is its one table, and its attributes are imported when they are first used."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+GetAttr = Callable[[str], Any]
+
+
+def attach_stub(package: str, file: str) -> tuple[GetAttr, Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names its ``__init__.pyi`` lists.
+
+    Args:
+        package: the package's ``__name__``.
+        file: its ``__file__``; the stub lies beside it and holds ``from module import name as name`` lines only.
+
+    Example:
+        >>> import advreg
+        >>> "pgd" in dir(advreg), advreg.pgd.__module__.startswith("advreg.attacks")
+        (True, True)
+    """
+    homes = dict(_homes(ast.parse(Path(file).with_suffix(".pyi").read_text())))
+    names = sorted(homes)
+
+    def attribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        setattr(sys.modules[package], name, value := _imported(package, *homes[name]))
+        return value
+
+    return attribute, lambda: names, names
+
+
+def _homes(stub: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield public name -> (module, attribute) for every import of a stub."""
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                yield name.asname or name.name, (node.module, name.name)
+
+
+def _imported(package: str, module: str, name: str) -> Any:
+    """Return what ``from module import name`` binds; a package's own import is one of its modules."""
+    found = None if module == package else importlib.import_module(module)
+    return getattr(found, name) if hasattr(found, name) else importlib.import_module(f"{module}.{name}")
+
+
+def deprecated(package: str, renamed: Mapping[str, str]) -> GetAttr:
+    """Return a package's ``__getattr__`` that serves old names with a `DeprecationWarning`, once each.
+
+    Args:
+        package: the package's ``__name__``.
+        renamed: old name -> new name, both attributes of the package.
+
+    Example:
+        >>> import advreg.attacks, pytest
+        >>> with pytest.warns(DeprecationWarning, match="advreg.attacks.pgd"):
+        ...     _ = deprecated("advreg.attacks", {"pgd_linf": "pgd"})("pgd_linf")
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        new = renamed[name]
+        warnings.warn(f"{package}.{name} is now {package}.{new}", DeprecationWarning, stacklevel=2)
+        value = getattr(sys.modules[package], new)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return attribute

@@ -20,6 +20,7 @@ from advreg.diagnosis.subject import ROWS, Attack, in_portions, margins, right_o
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
 from advreg.evaluation.rows import CLEAN, Row, broken_ids
+from advreg.evaluation.run import stage_seed
 from advreg.evaluation.verdict import Check
 from advreg.imports import filter_kwargs
 from advreg.runs.files import read_lines
@@ -125,12 +126,24 @@ def attack_of(protocol: str, norm: str) -> Attack:
 
 
 def in_turn(stages: tuple[Stage, ...]) -> Attack:
-    """Return an attack that tries each stage on what the ones before it left standing."""
+    """Return an attack that runs each stage on the survivors of the stages before it, with a seed of its own.
+
+    Example:
+        >>> def recorded(model, x, y, threat, *, seed):
+        ...     seeds.append(seed)
+        ...     return attacks.pgd(model, x, y, threat, steps=1, seed=seed)
+        >>> seeds, model, x = [], nn.Linear(2, 2).eval(), torch.rand(1, 2)
+        >>> attack = in_turn((Stage("first", recorded), Stage("second", recorded)))
+        >>> _ = attack(model, x, model(x).argmax(1), ThreatModel("linf", 0.0), ids=torch.arange(1), seed=7)
+        >>> seeds
+        [7, 1000010]
+    """
 
     def attack(
         model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int = 0
     ) -> AttackResult:
-        options = [filter_kwargs(stage.attack, ids=ids, seed=seed) for stage in stages]
+        seeds = [stage_seed(seed, k) for k in range(1, len(stages) + 1)]  # equal seeds would repeat equal random starts
+        options = [filter_kwargs(s.attack, ids=ids, seed=own) for s, own in zip(stages, seeds, strict=True)]
         result: AttackResult = stages[0].attack(model, x, y, threat, **options[0])
         for stage, given in zip(stages[1:], options[1:], strict=True):
             rows = (~result.broken).nonzero()[:, 0]

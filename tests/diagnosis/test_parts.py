@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import bpda, hygiene, indicators, numerics, pictures, symptoms
+from advreg.diagnosis import bpda, flags, hygiene, indicators, numerics, pictures, symptoms
 from advreg.diagnosis.adapt import samples_needed
 from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
 from advreg.diagnosis.graph import dead_modules, flat_operations
@@ -359,3 +359,47 @@ def test_an_averaged_opinion_is_less_random_than_its_answers() -> None:
 
 def test_an_answer_keeps_its_group() -> None:
     assert answered(numerics.denormal, "F", subject(planted.plain())).group == "F"
+
+
+class Alternating(nn.Module):
+    """Answers class 0, but class 1 for the first ``count`` examples at every fifth call."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count, self.calls = count, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        z = torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+        if self.calls % 5 == 0:
+            z[: self.count] = z[: self.count].flip(1)
+        return z
+
+
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_unsettled_counts_examples_with_changing_verdicts(count: int) -> None:
+    x = torch.rand(30, 4)
+    for wanted in (0, 1):  # right but for one answer, wrong but for one answer
+        assert flags.unsettled(Alternating(count), x, torch.full((30,), wanted)) == count
+
+
+def test_verdict_randomness_is_skipped_where_answers_repeat() -> None:
+    found = flags.verdict_randomness(subject(planted.plain()))
+    assert found.verdict == "skipped"
+
+
+def test_verdict_randomness_is_skipped_where_the_protocol_averages() -> None:
+    torch.manual_seed(0)
+    single = subject(planted.masked(planted.RandomNoise(), planted.plain()))
+    assert flags.verdict_randomness(single).verdict != "skipped"
+    assert flags.verdict_randomness(replace(single, claim="linf-0.2-rand@1")).verdict == "skipped"
+
+
+class Shaken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1e-6 * torch.randn_like(x)
+
+
+def test_noise_that_changes_no_verdict_passes() -> None:
+    found = flags.verdict_randomness(subject(planted.masked(Shaken(), planted.plain())))
+    assert (found.verdict, found.measured) == ("pass", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_randomness_is_seen_without_any_attack() -> None:
     assert found.verdict != "TRUSTED"
     assert found.causes[0] == "random"
     assert found.check("slope").verdict == "skipped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [c.name for c in planted.PLANTED if c.causes == ("random",)])
+def test_a_figure_of_random_verdicts_is_unreliable(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    case = planted.named(name)
+    found = diagnose(case.make(), digits(100), case.threat, budget=replace(TINY, probes=48))
+    assert found.check("verdict-randomness").verdict == "fail"
+    assert found.verdict == "UNRELIABLE"
 
 
 @pytest.mark.slow

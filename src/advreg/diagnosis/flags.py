@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from advreg.attacks.judge import logits_of
 from advreg.attacks.model import query_model
 from advreg.diagnosis.probes import spread
-from advreg.diagnosis.subject import Subject, gradients, needs_gradient
-from advreg.evaluation.verdict import Check, flagged, graded
+from advreg.diagnosis.subject import Subject, gradients, needs_gradient, right_of
+from advreg.evaluation.ledger_checks import averages_answers
+from advreg.evaluation.verdict import DISAGREE, DISAGREE_LIMIT, Check, flagged, graded, skipped
 from advreg.objectives import are_probabilities, margin, scale_free
+from advreg.statistics import interval
 
 _REPEATS = 8
 _SAME = 1e-4
@@ -58,6 +60,41 @@ def gradient_randomness(subject: Subject) -> Check:
     measured = max(0.0, 1 - agreement(subject))
     says = f"two gradients at the same input have a cosine of {1 - measured:.3g}"
     return graded("gradient-randomness", "C", "random", says, measured=measured, threshold=1e-3)
+
+
+def verdict_randomness(subject: Subject) -> Check:
+    """Measure on how many examples repeated answers to the same attacked point disagree about whether the model is right.
+
+    Attacked points lie near the boundary, where a random answer changes sides; without a gradient, clean points are used.
+    """
+    name, rows = "verdict-randomness", subject.probes()
+    if not subject.is_random:
+        return skipped(name, "C", "the model gives the same answer twice")
+    if averages_answers(subject.claim):
+        return skipped(name, "C", "the protocol averages over answers: no single one decides the figure")
+    if not len(rows):
+        return skipped(name, "C", "no example is right: there is none to look at")
+    points = subject.x[rows] if subject.no_gradient else subject.trace.result.x_adv
+    changing, n = unsettled(subject.model, points, subject.y[rows]), len(rows)
+    says = (
+        f"on {changing} of {n} examples {_REPEATS} answers to the same point disagree about whether the model is right"
+    )
+    return graded(
+        name, "C", "random", says, measured=changing / n, threshold=DISAGREE, limit=DISAGREE_LIMIT,
+        ends=interval(changing, n),
+    )  # fmt: skip
+
+
+def unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Return on how many inputs repeated answers are not all right or all wrong.
+
+    Args:
+        model: the original, which may be random.
+        x: inputs ``(B, ...)``.
+        y: labels ``(B,)``.
+    """
+    verdicts = torch.stack([right_of(model, x, y) for _ in range(_REPEATS)])
+    return int((verdicts.any(0) & ~verdicts.all(0)).sum())
 
 
 def agreement(subject: Subject) -> float:

@@ -14,7 +14,7 @@ from advreg.diagnosis.budget import CHEAP
 from advreg.diagnosis.graph import flat_operations
 from advreg.diagnosis.subject import PGD_40, Subject, gradients, margins, needs_certainty, needs_gradient
 from advreg.diagnosis.trace import late_gain
-from advreg.evaluation.verdict import Check, flagged, graded, skipped
+from advreg.evaluation.verdict import DISAGREE, DISAGREE_LIMIT, Check, flagged, graded, skipped
 from advreg.models import freeze
 from advreg.objectives import cross_entropy
 from advreg.statistics import interval
@@ -122,4 +122,4 @@ def copies(subject: Subject) -> Check:
     n = len(points) * len(rows)
     says = f"the copy that attacks work on ({fast.choice}) and the original disagree on {differ} of {n} points"
     share, ends = differ / n, interval(differ, n)
-    return graded("copies", "D", "fast copy", says, measured=share, threshold=0.005, limit=0.05, ends=ends)
+    return graded("copies", "D", "fast copy", says, measured=share, threshold=DISAGREE, limit=DISAGREE_LIMIT, ends=ends)

@@ -44,7 +44,14 @@ if TYPE_CHECKING:
 Question = Callable[[Subject], Check]
 
 QUESTIONS: dict[str, tuple[Question, ...]] = {
-    "C": (flags.logits, flags.randomness, flags.gradient_randomness, flags.few_classes, flags.test_time_optimisation),
+    "C": (
+        flags.logits,
+        flags.randomness,
+        flags.gradient_randomness,
+        flags.verdict_randomness,
+        flags.few_classes,
+        flags.test_time_optimisation,
+    ),
     "D": (
         indicators.gradient_path,
         indicators.zero_gradients,

@@ -54,10 +54,20 @@ _UNKNOWN = "this evaluation did not look"
 _LOOKED_AT = 64  # examples behind an evaluation's share of zero gradients
 
 
+def averages_answers(protocol: str) -> bool:
+    """Return whether the attacks of this protocol id average over the answers of a random model.
+
+    Example:
+        >>> averages_answers("linf-0.1-rand@1"), averages_answers("linf-0.1-strong@3")
+        (True, False)
+    """
+    return "-rand@" in protocol
+
+
 def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
     if "randomised" not in flags:
         return skipped("randomness", "C", _UNKNOWN)
-    averaged = "-rand@" in protocol
+    averaged = averages_answers(protocol)
     raised = bool(flags["randomised"]) and not averaged
     says = "the same inputs get different answers" if flags["randomised"] else "the same inputs get the same answers"
     says += ", and the protocol averages over them" if averaged else ""

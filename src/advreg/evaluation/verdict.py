@@ -21,6 +21,12 @@ GAIN = 0.002
 GAP = 0.06
 """Share beyond which the figure is wrong, not loose: recipes that mask gradients show more between PGD and AutoAttack."""
 
+DISAGREE = 0.005
+"""Share of the points on which two answers that should agree may differ: of a copy and its original, or of one model twice."""
+
+DISAGREE_LIMIT = 0.05
+"""Share beyond which verdicts depend on which answer was taken."""
+
 CAUSES = {
     "train mode": "call model.eval() and measure again",
     "answers of the batch": "call model.eval(), let BatchNorm keep statistics (track_running_stats), draw noise by example",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Set
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,10 @@ from advreg.diagnosis import diagnose, hygiene, surrogate
 from advreg.diagnosis.binarisation import binarisation
 from advreg.diagnosis.budget import Budget, budget_for
 from advreg.diagnosis.challenge import challenged
+from advreg.diagnosis.claim import in_turn
 from advreg.diagnosis.subject import Subject
 from advreg.evaluation import evaluate
+from advreg.evaluation.protocols import Stage
 from advreg.evaluation.verdict import GAP
 from advreg.statistics import interval
 
@@ -51,20 +54,27 @@ def nearest(n: int, count: int) -> list[int]:
     return sorted(range(n), key=lambda i: (7 * i) % n)[:count]
 
 
-def test_a_challenger_tries_the_nearest_and_says_what_it_broke_of_those() -> None:
+def test_a_challenger_tries_the_whole_sample_if_half_is_in_doubt() -> None:
     attack, given = breaking({nearest(200, 2)[1], nearest(200, 100)[99]})
     found = challenged(subject(200), attack, "x", "A", "it")
-    assert given == [nearest(200, 64)]
+    assert given == [nearest(200, 32), nearest(200, 64)[32:]]
     assert found.says == "it breaks 1 of 64 examples that the figure counts as robust"
     assert found.measured == 1 / 200
     assert found.interval == interval(1, 200)
+
+
+def test_a_challenger_stops_if_the_nearer_half_holds() -> None:
+    attack, given = breaking(set(nearest(200, 64)[32:]))
+    found = challenged(subject(200), attack, "x", "A", "it")
+    assert given == [nearest(200, 32)]
+    assert (found.verdict, found.measured) == ("pass", 0.0)
 
 
 def test_challengers_share_one_list_of_survivors() -> None:
     whole, (first, _), (second, given) = subject(200), breaking(set(nearest(200, 5))), breaking(set())
     challenged(whole, first, "x", "A", "it")
     challenged(whole, second, "y", "A", "it")
-    assert given == [nearest(200, 64)[5:]]
+    assert given == [nearest(200, 64)[5:35]]
 
 
 @pytest.mark.parametrize("n", [200, 1000, 4000])
@@ -74,7 +84,22 @@ def test_a_challenger_that_breaks_all_goes_on_until_a_failure_is_certain(n: int)
     tried = sum(map(len, given))
     assert found.verdict == "fail"
     assert [i for batch in given for i in batch] == nearest(n, tried)
-    assert interval(tried // 2, n)[0] <= GAP or tried == 64, "half of them would not have been enough"
+    assert interval(tried // 2, n)[0] <= GAP or tried == 32, "half of them would not have been enough"
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_stage_draws_from_its_own_stream(count: int) -> None:
+    starts: list[Tensor] = []
+
+    def idle(model: nn.Module, x: Tensor, y: Tensor, threat: advreg.ThreatModel, *, ids: Tensor, seed: int) -> Any:
+        starts.append(threat.random_start(x, ids, seed, 0))
+        return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1, ids=ids, seed=seed)
+
+    x, model = torch.rand(4, 2), nn.Linear(2, 2).eval()
+    stages = tuple(Stage(f"{k}", idle) for k in range(count))
+    in_turn(stages)(model, x, model(x).argmax(1), advreg.ThreatModel("linf", 0.1), ids=torch.arange(4), seed=3)
+    assert len(starts) == count
+    assert not any(torch.isin(a, b).any() for a, b in itertools.combinations(starts, 2))
 
 
 def test_an_expensive_challenger_begins_with_few() -> None:
@@ -85,7 +110,8 @@ def test_an_expensive_challenger_begins_with_few() -> None:
 
 def test_what_has_nothing_left_to_try_is_skipped_and_trust_needs_no_more_answers() -> None:
     whole, (all_of_them, _), (other, given) = subject(60), breaking(range(60)), breaking(range(60))
-    challenged(whole, all_of_them, "x", "A", "it")
+    while len(whole.survivors.sample):  # each stops once its failure is certain
+        challenged(whole, all_of_them, "x", "A", "it")
     assert challenged(whole, other, "steps", "B", "it").verdict == "skipped"
     assert given == []
     assert hygiene.attacked("", [], whole).verdict == "pass"

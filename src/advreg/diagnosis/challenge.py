@@ -1,10 +1,13 @@
 """Challenges: attacks that a figure's own should not lose to, tried on what it counts as robust, nearest to the boundary first.
 
 All challengers share one sample of survivors, as the attacks of an evaluation do: each tries what those before it left. A
-challenger that breaks a fifth of what it tries goes on to as many examples behind the sample, until a failure is certain.
+challenger that breaks none of the nearer half leaves the other half alone; one that breaks a fifth of the sample goes on to as
+many examples behind it, until a failure is certain.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -32,7 +35,8 @@ def challenged(
         subject: model, examples and figure.
         attack: the challenger.
         name, group, by, cause: of the check, as for `advreg.evaluation.verdict.gain`.
-        first: examples to begin with; all survivors of the sample if None, for an expensive attack fewer.
+        first: examples to begin with, for an expensive attack few; it goes on where it breaks a fifth. If None, half of the
+            sample, and the other half where it breaks any.
         threshold: share beyond which the figure is suspect.
     """
     tried, broken = _pursued(subject, attack, first)
@@ -46,11 +50,12 @@ def challenged(
 def _pursued(subject: Subject, attack: Attack, first: int | None) -> tuple[int, Tensor]:
     """Return how many examples an attack tried, and the rows that it broke."""
     left = subject.survivors.sample
-    rows, tried, broken = left[:first], 0, left[:0]
+    rows, tried, broken = left[: first or math.ceil(len(left) / 2)], 0, left[:0]
     while len(rows):
         broken = torch.cat([broken, rows[run_on(subject, attack, rows)]])
         tried += len(rows)
-        if len(broken) < GOING_ON * tried or failed_for_certain(len(broken), subject.n):
+        enough = GOING_ON * tried if first or tried >= len(left) else 1
+        if len(broken) < enough or failed_for_certain(len(broken), subject.n):
             break
         waiting = left[tried : 2 * tried]
         rows = waiting if len(waiting) else subject.survivors.extend(tried)

@@ -11,11 +11,6 @@ import torch
 from torch import Tensor
 
 
-def linf_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
-    """Project onto ``{|d_i| <= radius, low <= d <= high}``: both are boxes, so one clamp is exact."""
-    return d.maximum(low.maximum(-radius)).minimum(high.minimum(radius))
-
-
 def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     """Project onto ``{||d||_2 <= radius, low <= d <= high}``.
 

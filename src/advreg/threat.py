@@ -12,11 +12,12 @@ from torch import Tensor
 
 from advreg import noise, projections
 from advreg.errors import ThreatError, did_you_mean
+from advreg.region import Ball, Interval, Region
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
-_PROJECT = {"linf": projections.linf_box, "l2": projections.l2_box, "l1": projections.l1_box}
+_PROJECT = {"l2": projections.l2_box, "l1": projections.l1_box}
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 
 
@@ -213,14 +214,24 @@ class ThreatModel(ByValue):
         The ball is taken smaller by the rounding of one addition, so that the returned point is inside even when its
         distance is measured in float64. ``x`` must itself be inside the box.
         """
+        return self.region(x).project(a)
+
+    def region(self, x: Tensor) -> Region:
+        """Return the valid points around ``x (B, ...)``; a loop prepares them once and projects at every step.
+
+        A subclass with valid points of its own overrides this method, and `project` follows.
+
+        Example:
+            >>> x = torch.full((1, 2), 0.9)
+            >>> ThreatModel("linf", 0.25).region(x).project(x + 1.0).tolist()
+            [[1.0, 1.0]]
+        """
         low, high = self.box
         radius = self._radius(x)
-        if self.norm == "linf":  # the same projection without the detour over offsets: identity inside to the last bit
-            r = per_example(radius, x)
-            return a.maximum(x - r).minimum(x + r).clamp(low, high)
-        center = x.flatten(1)
-        offset = _PROJECT[self.norm](a.flatten(1) - center, low - center, high - center, radius)
-        return (x + offset.view_as(x)).clamp(low, high)
+        if self.norm != "linf":
+            return Ball(x, radius, self.box, _PROJECT[self.norm])
+        r = per_example(radius, x)  # bounds of the points, not of offsets: a point inside comes back to the last bit
+        return Interval((x - r).clamp(low, high), (x + r).clamp(low, high))
 
     def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
         """Return the direction of unit norm along which a linear function with gradient ``g`` rises fastest.
@@ -299,3 +310,24 @@ class ThreatModel(ByValue):
         widest = max(abs(self.box[0]), abs(self.box[1]))
         largest = (x.flatten(1).abs().amax(1).double() + eps).clamp_max(widest)
         return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]
+
+
+def region_of(threat: ThreatModel, x: Tensor) -> Region:
+    """Return the valid points around ``x (B, ...)``, as the threat model's own `project` finds them if a subclass has one."""
+    return threat.region(x) if type(threat).project is ThreatModel.project else _Overridden(threat, x)
+
+
+@dataclass(frozen=True)
+class _Overridden:
+    """The valid points of a subclass that overrides `ThreatModel.project`: nothing is prepared."""
+
+    threat: ThreatModel
+    x: Tensor
+
+    def project(self, a: Tensor) -> Tensor:
+        """Return the valid point nearest to each ``a (B, ...)``."""
+        return self.threat.project(a, self.x)
+
+    def select(self, rows: Tensor) -> Region:
+        """Return the region of these rows of the batch."""
+        return _Overridden(self.threat.select(rows), self.x[rows])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,9 +24,9 @@ def cosine_step(steps: int) -> Rule:
     """Step ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at iteration ``k``, then project."""
 
     def rule(state: State, k: int) -> State:
-        length = state.threat.radii(state.x) * (1 + math.cos(math.pi * k / steps)) / 2
+        length = state.radii * (1 + math.cos(math.pi * k / steps)) / 2
         moved = state.adv + length * state.threat.steepest(state.grad, state.adv)
-        return replace(state, adv=state.threat.project(moved, state.x))
+        return state.moved_to(moved)
 
     return rule
 

@@ -36,7 +36,7 @@ def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
         if k and k % period == 0:
             state, memory = _resized(state, memory)
         step = per_example(memory["step_size"], state.x) * sparse_sign(state.grad, memory["kept"])
-        return replace(state, adv=state.threat.project(state.adv + step, state.x), memory=memory)
+        return state.moved_to(state.adv + step, memory=memory)
 
     return rule
 

@@ -65,7 +65,7 @@ def at_peak(state: State, memory: Memory, rows: Tensor) -> State:
 
 def eps_of(state: State) -> Tensor:
     """Return each row's eps, ``(B,)``, in the dtype of the inputs."""
-    return state.threat.radii(state.x).flatten()
+    return state.radii.flatten()
 
 
 def momentum_rule(steps: int) -> Rule:
@@ -80,12 +80,12 @@ def momentum_rule(steps: int) -> Rule:
         if k in review:
             state, memory = _reviewed(state, memory, review[k])
         step = per_example(memory["step_size"], state.x) * state.threat.steepest(state.grad, state.adv)
-        ahead = state.threat.project(state.adv + step, state.x)
+        ahead = state.region.project(state.adv + step)
         share = MOMENTUM if k else 1.0
         # after a return to the peak the momentum runs to it from the iterate before, as published
         moved = state.adv + share * (ahead - state.adv) + (1 - share) * (state.adv - memory["previous"])
         memory |= {"previous": state.adv, "previous_loss": state.loss}
-        return replace(state, adv=state.threat.project(moved, state.x), memory=memory)
+        return state.moved_to(moved, memory=memory)
 
     return rule
 

@@ -25,7 +25,8 @@ from advreg.attacks.result import AttackResult, concatenate
 from advreg.errors import ConfigError
 from advreg.noise import Stream
 from advreg.objectives import Objective, fooled, negated, ranked
-from advreg.threat import ThreatModel, per_example
+from advreg.region import Region
+from advreg.threat import ThreatModel, per_example, region_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class State:
         rows: position of each row in the batch.
         x, y: clean inputs and labels.
         threat: the threat model, its eps one for each row where it varies.
+        region: the valid points around ``x``, prepared once for all steps.
+        radii: eps in the dtype of the inputs, ``(B, 1, ...)``.
         adv: current iterate.
         loss, grad, fooled: of the current iterate, from the last query.
         best, best_loss, best_fooled: of the best iterate so far: fooled first, then by loss.
@@ -46,6 +49,8 @@ class State:
     x: Tensor
     y: Tensor
     threat: ThreatModel
+    region: Region
+    radii: Tensor
     adv: Tensor
     loss: Tensor
     grad: Tensor
@@ -59,7 +64,11 @@ class State:
         """Return the state of these rows only."""
         tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
         memory = {name: value[keep] for name, value in self.memory.items()}
-        return replace(self, **tensors, threat=self.threat.select(keep), memory=memory)
+        return replace(self, **tensors, threat=self.threat.select(keep), region=self.region.select(keep), memory=memory)
+
+    def moved_to(self, point: Tensor, **changes: Any) -> State:
+        """Return the state at the valid point nearest to this one, with other changes."""
+        return replace(self, adv=self.region.project(point), **changes)
 
 
 Rule = Callable[[State, int], State]
@@ -151,15 +160,15 @@ def begin(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> State:
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     zero = torch.zeros_like(x)
-    return State(rows, x, y, threat, adv, low, zero, no, adv, low, no)
+    return State(rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, no, adv, low, no)
 
 
 def asked(ask: Ask, state: State, *, gradient: bool) -> State:
     """Return the state after a query: loss and gradient of the iterate, and the best iterate so far."""
     logits, loss, grad = query(ask, state.adv, state.y, gradient=gradient)
-    loss = torch.where(torch.isfinite(loss), loss, -torch.inf).to(state.loss.dtype)
+    loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
     fooled = ask.fooled(logits, state.y)
-    better = (fooled & ~state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
+    better = (fooled > state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
     return replace(
         state,
         loss=loss,
@@ -183,11 +192,16 @@ class Scoreboard:
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         self.cost = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+        self.asked = (0, 0)
 
-    def count(self, rows: Tensor, *, backward: bool) -> None:
-        """Count one query of these rows."""
-        self.cost[rows, 0] += self.ask.eot
-        self.cost[rows, 1] += self.ask.eot * backward
+    def count(self, *, backward: bool) -> None:
+        """Count one query of every row that is still under attack."""
+        forwards, backwards = self.asked
+        self.asked = (forwards + self.ask.eot, backwards + self.ask.eot * backward)
+
+    def charge(self, rows: Tensor) -> None:
+        """Add all queries so far to the cost of these rows, which now leave."""
+        self.cost[rows] += self.cost.new_tensor(self.asked)
 
     def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
         """Let the judge see these points, write them down, and return which of them it confirmed."""
@@ -213,6 +227,7 @@ class Scoreboard:
         if self.owner is not None:
             done = self.owner[state.rows[proposed[confirmed]]]
             keep &= ~torch.isin(self.owner[state.rows], done)
+        self.charge(state.rows[~keep])
         forgotten = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
         return forgotten.select(keep.nonzero()[:, 0])
 
@@ -242,7 +257,7 @@ def climb(
     state = begin(x, y, threat, start)
     for k in range(steps + 1):
         gradient = k < steps
-        board.count(state.rows, backward=gradient)
+        board.count(backward=gradient)
         state = asked(ask, state, gradient=gradient)
         if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # looking waits for an accelerator: seldom there
             state = board.retire(state)
@@ -250,6 +265,7 @@ def climb(
                 return board.result()
         if gradient:
             state = rule(state, k)
+    board.charge(state.rows)
     board.submit(state.rows, state.best)
     return board.result()
 

@@ -40,7 +40,7 @@ def started(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int
 
 def stride(state: State, step_size: float | None, share: float) -> float | Tensor:
     """Return the length of a step: ``step_size`` where it is given, else that share of each row's eps."""
-    return share * state.threat.radii(state.x) if step_size is None else step_size
+    return share * state.radii if step_size is None else step_size
 
 
 def steepest_step(step_size: float | None, share: float) -> Rule:
@@ -49,7 +49,7 @@ def steepest_step(step_size: float | None, share: float) -> Rule:
     def rule(state: State, _: int) -> State:
         direction = state.threat.steepest(state.grad, state.adv)
         moved = state.adv + stride(state, step_size, share) * direction
-        return replace(state, adv=state.threat.project(moved, state.x))
+        return state.moved_to(moved)
 
     return rule
 
@@ -63,7 +63,7 @@ def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
         velocity = decay * state.memory.get("velocity", torch.zeros_like(unit)) + unit
         direction = state.threat.steepest(velocity, state.adv)
         moved = state.adv + stride(state, step_size, share) * direction
-        return replace(state, adv=state.threat.project(moved, state.x), memory={"velocity": velocity})
+        return state.moved_to(moved, memory={"velocity": velocity})
 
     return rule
 
@@ -80,8 +80,7 @@ def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
         at = memory.pop("at", state.adv)
         moved = plain(replace(state, adv=at, memory=memory), k)
         ahead = decay * stride(state, step_size, share) * state.threat.steepest(moved.memory["velocity"], moved.adv)
-        there = state.threat.project(moved.adv + ahead, state.x)
-        return replace(moved, adv=there, memory={**moved.memory, "at": moved.adv})
+        return moved.moved_to(moved.adv + ahead, memory={**moved.memory, "at": moved.adv})
 
     return rule
 

@@ -18,6 +18,7 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import Objective, cross_entropy, margin
+from advreg.region import Interval
 from advreg.threat import ThreatModel
 
 _STEP = 0.05  # a patch's step as a share of the box's width
@@ -169,9 +170,10 @@ class MaskThreat(ThreatModel):
         """Return the threat model of these rows of the batch."""
         return replace(self, mask=self.mask[rows])
 
-    def project(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return ``a`` clipped to the box inside the mask, and ``x`` outside."""
-        return torch.where(self.mask, a.clamp(*self.box), x)
+    def region(self, x: Tensor) -> Interval:
+        """Return the box inside the mask, and ``x`` alone outside."""
+        low, high = self.box
+        return Interval(torch.where(self.mask, low, x), torch.where(self.mask, high, x))
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
         """Return whether each ``a`` is in the box and equals ``x`` outside the mask, both within ``tol`` of the width."""

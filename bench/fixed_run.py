@@ -23,12 +23,14 @@ import torch
 
 import advreg
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(os.environ.get("ADVREG_ROOT", Path(__file__).resolve().parents[1]))
 TIMED = re.compile(
-    rb'"(seconds|started|finished|written|created|date|time|peak_memory|memory|seconds_per_step|advreg|commit)": '
+    rb'"(seconds|started|finished|written|created|date|time|peak_memory|memory|seconds_per_step|examples_per_second|advreg|commit)": '
     rb'("[^"]*"|-?[0-9.e+-]+|null)'
 )
-SPOKEN = re.compile(rb"[0-9.]+ ?(s|ms|min|seconds|minutes)\b|20[0-9]{2}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.+Z]*")
+SPOKEN = re.compile(rb"[0-9.]+ ?(?:s|ms|min|seconds|minutes)\b|20[0-9]{2}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.+Z]*")
+TIMES = re.compile(r"\.out$|^times\.jsonl$|^checkpoint\.pt$|^\.lock$")
+"""Files that hold times in a form that cannot be blanked."""
 
 RUN = """seed = 0
 [model]
@@ -120,7 +122,7 @@ def main() -> None:
     folder = options.out or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     run(folder.resolve())
-    for file in sorted(path for path in folder.resolve().rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.resolve().rglob("*") if path.is_file() and not TIMES.search(path.name)):
         print(fingerprint(folder.resolve(), file))
     if options.out is None:
         shutil.rmtree(folder)

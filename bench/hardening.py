@@ -40,12 +40,12 @@ from tests.hardening.small import SIZE, attacked, label, make_home, submit
 
 from advreg import runtime
 from advreg.hardening import registry
-from advreg.hardening.content import to_npy
-from advreg.hardening.home import Home
+from advreg.hardening.cycle import step
+from advreg.hardening.image_decoding import to_npy
 from advreg.hardening.states import Stage
-from advreg.hardening.step import step
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
+from advreg.hardening.workspace import Home
 from advreg.runs.files import write_atomic
 
 Record = dict[str, Any]

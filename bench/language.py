@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from advreg.language import attacks, data
+from advreg.language import attacks, datasets
 from advreg.language.attacks.roleplay import TEMPLATES
-from advreg.language.axes import Attack
 from advreg.language.config import LanguageConfig
+from advreg.language.evaluation.tasks import Attack
 from advreg.language.judges.learned import words_judge
 from advreg.language.sweep.plan import Parts, Plan, parts
 from advreg.language.sweep.run import At, Measuring, sweep
@@ -71,20 +71,20 @@ def options() -> argparse.Namespace:
 
 def read(asked: argparse.Namespace) -> Parts:
     """Deal the prompts out."""
-    everything = data.EvaluationData(
-        tuple(data.read_requests(FOLDER / "advbench.csv")),
-        tuple(data.read_safe(FOLDER / "xstest_prompts.csv")),
-        tuple(data.read_questions(FOLDER / "truthfulqa.csv")),
-        tuple(task for task in data.read_tasks(FOLDER / "ifeval.jsonl") if asked.long_tasks or _is_short(task)),
-        tuple(data.read_examples(FOLDER / "instructions.json")),
+    everything = datasets.EvaluationData(
+        tuple(datasets.read_requests(FOLDER / "advbench.csv")),
+        tuple(datasets.read_safe(FOLDER / "xstest_prompts.csv")),
+        tuple(datasets.read_questions(FOLDER / "truthfulqa.csv")),
+        tuple(task for task in datasets.read_tasks(FOLDER / "ifeval.jsonl") if asked.long_tasks or _is_short(task)),
+        tuple(datasets.read_examples(FOLDER / "instructions.json")),
     )
     sizes = {name: getattr(asked, name) for name in everything.n}
     return parts(
-        everything, data.read_lessons(FOLDER / "adversarial_training.jsonl"), n=sizes, n_validation=asked.validation
+        everything, datasets.read_lessons(FOLDER / "adversarial_training.jsonl"), n=sizes, n_validation=asked.validation
     )
 
 
-def _is_short(task: data.Task) -> bool:
+def _is_short(task: datasets.Task) -> bool:
     """Tell whether a short answer can follow all of a prompt's instructions."""
     return not any(name.startswith(LONG) for name, _ in task.instructions)
 
@@ -105,7 +105,7 @@ def measuring(asked: argparse.Namespace) -> Measuring:
         "best_of_n": partial(attacks.best_of_n, n=asked.variants, batch_size=32),
         "soft_prompt": soft,
     }
-    judge = words_judge(data.read_labelled(FOLDER / "xstest_safe_completions.csv"), asked.tokens)
+    judge = words_judge(datasets.read_labelled(FOLDER / "xstest_safe_completions.csv"), asked.tokens)
     lengths = {"max_new_tokens": asked.tokens, "task_tokens": asked.task_tokens}
     return Measuring(chosen, {"direct": attacks.direct}, judge, dtype="bfloat16", **lengths)
 

@@ -20,7 +20,7 @@ import torch
 import advreg
 import networks
 from advreg import runtime
-from advreg.evaluation.run import Progress
+from advreg.evaluation.evaluate import Progress
 
 
 @dataclass(frozen=True)

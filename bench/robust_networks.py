@@ -25,14 +25,14 @@ import cifar10_jpeg
 import networks
 import speedrun
 import training
-from advreg import noise
+from advreg import example_rng
 from advreg.attacks import Crafted
-from advreg.attacks.apgd_l1 import peak_in
-from advreg.attacks.engine import Ask
+from advreg.attacks.auto_pgd.l1 import peak_in
+from advreg.attacks.search import Ask
 from advreg.objectives import Objective, cross_entropy
 from advreg.runs.files import write_atomic
-from advreg.training.adversary import Adversary
-from advreg.training.session import Session, prepare
+from advreg.training.inner.escalation import Adversary
+from advreg.training.setup import Session, prepare
 
 CHECKPOINTS = networks.SHARED / "checkpoints"
 
@@ -103,7 +103,7 @@ def sparse(
         A `Crafted` after ``steps`` forwards and as many backwards an example.
     """
     ids = torch.arange(len(x)) if ids is None else ids
-    start = x + noise.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
+    start = x + example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
     found = peak_in(Ask(model, objective), x, y, threat, start, steps)
     return Crafted(found, forwards=steps * len(x), backwards=steps * len(x))
 

@@ -25,12 +25,12 @@ import cifar10_jpeg
 import networks
 from advreg import runtime
 from advreg.config import Config
+from advreg.module_modes import train_mode
 from advreg.runs.files import append_lines
-from advreg.training.lesson import Lesson
-from advreg.training.modes import train_mode
+from advreg.training.loss_module import Lesson
 from advreg.training.policies import Moment
-from advreg.training.repair import remember, roll_back
-from advreg.training.session import Session, prepare
+from advreg.training.rollback import remember, roll_back
+from advreg.training.setup import Session, prepare
 from advreg.training.step import Tally, take_step
 
 Row = dict[str, Any]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from advreg.language.classification import (
+from advreg.language.classifiers.model import (
     Fitting,
     TextClassifier,
     embedding_pgd,
@@ -29,7 +29,7 @@ from advreg.language.classification import (
     load_classifier,
     predict,
 )
-from advreg.language.substitution import substitute
+from advreg.language.classifiers.word_substitution import substitute
 from advreg.runs.files import append_lines, read_lines
 from advreg.runtime import environment
 

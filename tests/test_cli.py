@@ -19,7 +19,7 @@ from advreg import ThreatModel
 from advreg.cli.threats import chosen
 from advreg.config import Config
 from advreg.data import load
-from advreg.training.session import prepare
+from advreg.training.setup import prepare
 
 from .report.fake_run import results, write_evaluation
 

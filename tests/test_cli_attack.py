@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from advreg.cli.app import app
 from advreg.cli.attack import within_bytes
-from advreg.cli.names import label_of
+from advreg.cli.model_metadata import label_of
 from advreg.errors import AdvregError, ModelError
 from advreg.models import Answering, load
 from advreg.threat import ThreatModel

@@ -13,7 +13,7 @@ import advreg
 from advreg.cli import heartbeat, progress
 from advreg.cli.heartbeat import Lines, State, beating
 from advreg.diagnosis import DiagnosisProgress
-from advreg.evaluation.run import Progress
+from advreg.evaluation.evaluate import Progress
 
 
 class Clock:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from advreg import noise
+from advreg import example_rng
 
-DRAWS = [noise.uniform, noise.normal, noise.signs]
+DRAWS = [example_rng.uniform, example_rng.normal, example_rng.signs]
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -31,17 +31,17 @@ def test_seed_stream_and_id_each_change_the_draws(draw) -> None:
 
 def test_uniform_and_normal_have_their_distributions() -> None:
     ids = torch.arange(2000)
-    u = noise.uniform(ids, (100,), seed=9, dtype=torch.float64)
+    u = example_rng.uniform(ids, (100,), seed=9, dtype=torch.float64)
     assert float(u.min()) >= 0
     assert float(u.max()) < 1
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
-    z = noise.normal(ids, (100,), seed=9, dtype=torch.float64)
+    z = example_rng.normal(ids, (100,), seed=9, dtype=torch.float64)
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
 
 
 def test_neighbouring_ids_and_streams_are_not_correlated() -> None:
     ids = torch.arange(1000)
-    a, b = noise.uniform(ids, (200,), 0, 0), noise.uniform(ids + 1, (200,), 0, 1)
+    a, b = example_rng.uniform(ids, (200,), 0, 0), example_rng.uniform(ids + 1, (200,), 0, 1)
     limit = 5 / (1000 * 200) ** 0.5
     assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < limit
     across = torch.corrcoef(torch.stack([a[:-1].flatten(), a[1:].flatten()]))[0, 1]
@@ -62,5 +62,5 @@ def test_equals_the_generator_written_out_with_python_integers() -> None:
         key = scramble(lane ^ scramble((example + golden) & wrap))
         return (scramble((key + (k + 1) * golden) & wrap) >> 40) / 2**24
 
-    drawn = noise.uniform(torch.tensor([0, 12345]), (3,), seed=2026, stream=3, dtype=torch.float64)
+    drawn = example_rng.uniform(torch.tensor([0, 12345]), (3,), seed=2026, stream=3, dtype=torch.float64)
     assert drawn.tolist() == [[draw(i, k, 2026, 3) for k in range(3)] for i in (0, 12345)]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from advreg import noise, projections
+from advreg import example_rng, projections
 from advreg.errors import ThreatError, did_you_mean
 from advreg.region import Ball, Interval, Region
 
@@ -267,7 +267,7 @@ class ThreatModel(ByValue):
         slack = 2 * torch.finfo(a.dtype).eps * max(abs(low), abs(high))  # of ``x + (high - x)``
         return ((a >= high - slack) & (g > 0)) | ((a <= low + slack) & (g < 0))
 
-    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: noise.Stream = 0) -> Tensor:
+    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: example_rng.Stream = 0) -> Tensor:
         """Return a point drawn uniformly from the ball around each ``x``, then projected into the box.
 
         Args:
@@ -278,21 +278,21 @@ class ThreatModel(ByValue):
         """
         shape, n = tuple(x.shape[1:]), x[0].numel()
         if self.norm == "linf":
-            direction = 2 * noise.uniform(ids, shape, seed, stream, x.dtype) - 1
+            direction = 2 * example_rng.uniform(ids, shape, seed, stream, x.dtype) - 1
         elif self.norm == "l2":
-            gauss = noise.normal(ids, shape, seed, 2 * stream, x.dtype)
-            length = noise.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
+            gauss = example_rng.normal(ids, shape, seed, 2 * stream, x.dtype)
+            length = example_rng.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
             direction = self.steepest(gauss) * per_example(length, x)
         else:
             direction = self._uniform_l1(x, ids, seed, stream)
         return self.project(x + self.radii(x) * direction, x)
 
-    def _uniform_l1(self, x: Tensor, ids: Tensor, seed: int, stream: noise.Stream) -> Tensor:
+    def _uniform_l1(self, x: Tensor, ids: Tensor, seed: int, stream: example_rng.Stream) -> Tensor:
         """Draw from the unit l1 ball: signed exponentials over the sum of one more of them."""
         n = x[0].numel()
-        draws = -torch.log1p(-noise.uniform(ids, (n + 1,), seed, 2 * stream, torch.float64))
+        draws = -torch.log1p(-example_rng.uniform(ids, (n + 1,), seed, 2 * stream, torch.float64))
         shares = (draws[:, :n] / draws.sum(1, keepdim=True)).to(x.dtype)
-        return (shares * noise.signs(ids, (n,), seed, 2 * stream + 1, x.dtype)).view_as(x)
+        return (shares * example_rng.signs(ids, (n,), seed, 2 * stream + 1, x.dtype)).view_as(x)
 
     def radii(self, x: Tensor) -> Tensor:
         """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""

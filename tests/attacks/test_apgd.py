@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from advreg import ThreatModel, attacks, load_data, load_model
-from advreg.attacks.apgd import apgd, apgd_targeted, on_sphere
-from advreg.attacks.apgd_l1 import sparse_rule, sparse_sign
-from advreg.attacks.apgd_rule import checkpoints, momentum_rule
-from advreg.attacks.engine import Rule, State, begin
+from advreg.attacks.auto_pgd import apgd, apgd_targeted, on_sphere
+from advreg.attacks.auto_pgd.l1 import sparse_rule, sparse_sign
+from advreg.attacks.auto_pgd.step_rule import checkpoints, momentum_rule
 from advreg.attacks.model import Deputy
+from advreg.attacks.search import Rule, State, begin
 from advreg.errors import DataError, ModelError, ThreatError
 from advreg.objectives import dlr, margin, scale_free, targeted_dlr
 from advreg.threat import NORMS

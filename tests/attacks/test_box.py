@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import semantic
-from advreg.attacks.minimal import Sparse
+from advreg.attacks.minimum_norm import Sparse
 from advreg.threat import NORMS
 from tests.attacks.models import small_cnn
 

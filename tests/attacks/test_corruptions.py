@@ -11,7 +11,7 @@ from scipy.stats import poisson
 from torch.nn import functional as F
 
 from advreg.attacks.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
-from advreg.attacks.corruptions.fields import blurred, shifted, streaked
+from advreg.attacks.corruptions.primitives import blurred, shifted, streaked
 from advreg.errors import DataError, ModelError
 
 from .models import Counter, small_cnn

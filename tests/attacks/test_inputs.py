@@ -11,9 +11,9 @@ from torch import nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks.inputs import reject_unboxed
-from advreg.attacks.judge import accepting_probabilities
-from advreg.attacks.minimal.sparse import Sparse
+from advreg.attacks.minimum_norm.l0 import Sparse
 from advreg.attacks.semantic import patch, spatial
+from advreg.attacks.verification import accepting_probabilities
 from advreg.errors import AdvregError, DataError, ModelError
 from advreg.objectives import cross_entropy, dlr, kl, margin, targeted_dlr
 

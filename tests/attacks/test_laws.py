@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from advreg import ThreatModel, attacks
-from advreg.attacks.annealed import annealed
+from advreg.attacks.cosine_pgd import annealed
 from advreg.objectives import cross_entropy, margin, targeted_dlr
 from advreg.threat import NORMS
 

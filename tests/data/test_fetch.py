@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from advreg.data import cifar10
-from advreg.data.fetch import download, find
+from advreg.data.download import download, find
 from advreg.errors import DataError
 
 
@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 def test_find_prefers_the_users_folder_and_wants_all_files(tmp_path, monkeypatch):
     monkeypatch.setenv("ADVREG_DATA", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("advreg.data.fetch._SYSTEM", tmp_path / "system")
+    monkeypatch.setattr("advreg.data.download._SYSTEM", tmp_path / "system")
     assert find("toy", ["a", "b"]) is None
     folders = [tmp_path / "cache" / "advreg" / "toy", tmp_path / "system" / "toy", tmp_path / "own" / "toy"]
     for folder in folders:
@@ -120,7 +120,7 @@ def test_cifar10_is_downloaded_with_progress_where_it_is_nowhere(tmp_path, monke
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
     monkeypatch.delenv("ADVREG_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("advreg.data.fetch._SYSTEM", tmp_path / "none")
+    monkeypatch.setattr("advreg.data.download._SYSTEM", tmp_path / "none")
     monkeypatch.setattr(cifar10, "_URL", source.as_uri())
     with pytest.raises(DataError, match="is not the file it should be"):
         cifar10.cifar10()

@@ -9,8 +9,8 @@ from PIL import Image
 
 import advreg
 from advreg.data import stream
+from advreg.data.hash_split import is_test
 from advreg.data.images import pixels
-from advreg.data.split import is_test
 from advreg.errors import DataError
 
 

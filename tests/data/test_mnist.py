@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import advreg
-from advreg.data import fashion
-from advreg.data.idx import FILES, read_idx
+from advreg.data import fashion_mnist
+from advreg.data.idx_format import FILES, read_idx
 from advreg.errors import DataError
 
 
@@ -50,14 +50,14 @@ def test_fashion_mnist_downloads_what_is_missing(shared, monkeypatch, tmp_path):
     source = shared / "data" / "fashion-mnist"
     monkeypatch.delenv("ADVREG_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("advreg.data.fetch._SYSTEM", tmp_path / "none")
-    monkeypatch.setattr(fashion, "_URL", source.as_uri() + "/")
+    monkeypatch.setattr("advreg.data.download._SYSTEM", tmp_path / "none")
+    monkeypatch.setattr(fashion_mnist, "_URL", source.as_uri() + "/")
     cache = tmp_path / "advreg" / "fashion-mnist"
     cache.mkdir(parents=True)
     file = FILES["train", "images"]
     shutil.copy(source / file, cache / file)
     blocks = []
-    train, _ = fashion.fashion_mnist(lambda done, total: blocks.append((done, total)))
+    train, _ = fashion_mnist.fashion_mnist(lambda done, total: blocks.append((done, total)))
     assert len(train) == 60_000
     assert blocks[-1][0] == blocks[-1][1]
     assert sorted(p.name for p in cache.iterdir()) == sorted(FILES.values())

@@ -13,7 +13,7 @@ from PIL import Image
 
 import advreg
 from advreg.data import Batches, augmentation, stream
-from advreg.data.stream import Crop, random_window
+from advreg.data.streaming import Crop, random_window
 from advreg.errors import DataError
 
 

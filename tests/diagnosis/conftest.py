@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from advreg.diagnosis import Diagnosis, diagnose
-from advreg.diagnosis.subject import Budget
+from advreg.diagnosis.context import Budget
 
 from . import planted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import advreg
-from advreg.diagnosis import diagnose, run
+from advreg.diagnosis import diagnose
 from advreg.errors import DataError, ModelError, ThreatError
-from advreg.evaluation.verdict import Check, graded
+from advreg.evaluation.checks import Check, graded
 
 from . import planted
 from .conftest import TINY, Diagnose, digits
@@ -138,8 +139,9 @@ def raising(cause: Exception) -> Callable[[object], Check]:
 def test_a_question_without_an_answer_is_no_reason_to_trust(
     question: Callable[[object], Check], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "QUESTIONS", {**run.QUESTIONS, "A": (*run.QUESTIONS["A"], question)})
-    found = run.diagnose(planted.plain(), digits(), THREAT, budget=TINY)
+    module = importlib.import_module("advreg.diagnosis.diagnose")
+    monkeypatch.setattr(module, "QUESTIONS", {**module.QUESTIONS, "A": (*module.QUESTIONS["A"], question)})
+    found = diagnose(planted.plain(), digits(), THREAT, budget=TINY)
     assert found.verdict == "SUSPECT"
     assert found.causes == ("unanswered question",)
     assert found.check("unlucky").verdict == "suspect"
@@ -150,9 +152,9 @@ def test_a_question_without_an_answer_is_no_reason_to_trust(
 
 @pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
 def test_memory_that_runs_out_is_no_answer(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "QUESTIONS", {"A": (raising(cause),)})
+    monkeypatch.setattr(diagnose, "QUESTIONS", {"A": (raising(cause),)})
     with pytest.raises(ModelError, match=r"does not fit into memory.*fewer examples"):
-        run.diagnose(planted.plain(), digits(8), THREAT, budget=TINY)
+        diagnose(planted.plain(), digits(8), THREAT, budget=TINY)
 
 
 class Hungry(nn.Module):

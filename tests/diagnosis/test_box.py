@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import advreg
-from advreg.diagnosis import Diagnosis, diagnose, indicators
+from advreg.diagnosis import Diagnosis, diagnose
 from advreg.diagnosis.budget import Budget
-from advreg.diagnosis.subject import Subject
-from advreg.evaluation.verdict import Check
+from advreg.diagnosis.checks import failure_indicators
+from advreg.diagnosis.context import Subject
+from advreg.evaluation.checks import Check
 
 N, EPS, BUDGET = 60, 0.06, Budget(24, 10, 60, 20, 12, 6, 99)
 BOXES = [(0.0, 2.0), (0.0, 255.0), (-1000.0, 1000.0)]
@@ -75,7 +76,7 @@ def landscape(box: tuple[float, float], ripple: float) -> Check:
         model=model, x=x, y=model(x).argmax(1), ids=torch.arange(16), right=right, stands=right, threat=threat,
         attack=advreg.pgd, claim="pgd-40", budget=BUDGET,
     )  # fmt: skip
-    return indicators.noisy_landscape(whole)
+    return failure_indicators.noisy_landscape(whole)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.5), ("l1", 3.0)])

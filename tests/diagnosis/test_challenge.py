@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import diagnose, hygiene, surrogate
-from advreg.diagnosis.binarisation import binarisation
+from advreg.diagnosis import diagnose, surrogate
 from advreg.diagnosis.budget import Budget, budget_for
 from advreg.diagnosis.challenge import challenged
-from advreg.diagnosis.claim import in_turn
-from advreg.diagnosis.subject import Subject
+from advreg.diagnosis.checks import convergence
+from advreg.diagnosis.checks.binarization import binarisation
+from advreg.diagnosis.context import Subject
+from advreg.diagnosis.reported_accuracy import in_turn
 from advreg.evaluation import evaluate
+from advreg.evaluation.checks import GAP
 from advreg.evaluation.protocols import Stage
-from advreg.evaluation.verdict import GAP
 from advreg.statistics import interval
 
 from . import planted
@@ -114,8 +115,8 @@ def test_what_has_nothing_left_to_try_is_skipped_and_trust_needs_no_more_answers
         challenged(whole, all_of_them, "x", "A", "it")
     assert challenged(whole, other, "steps", "B", "it").verdict == "skipped"
     assert given == []
-    assert hygiene.attacked("", [], whole).verdict == "pass"
-    assert hygiene.attacked("", [], subject(60)).verdict == "suspect"
+    assert convergence.attacked("", [], whole).verdict == "pass"
+    assert convergence.attacked("", [], subject(60)).verdict == "suspect"
 
 
 def test_binarisation_stops_when_its_grade_is_certain() -> None:
@@ -152,7 +153,7 @@ def test_binarisation_goes_on_while_its_grade_is_in_doubt(
         calls.append(len(calls))
         return not missing(calls[-1]), False
 
-    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.binarisation"), "_tried", by_turns)
+    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.checks.binarization"), "_tried", by_turns)
     x, y = digits(60)
     right = torch.ones(60, dtype=torch.bool)
     whole = Subject(

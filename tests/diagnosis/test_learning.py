@@ -14,8 +14,8 @@ import advreg
 from advreg import report
 from advreg.diagnosis import diagnose
 from advreg.evaluation import evaluate
+from advreg.evaluation.checks import provisional
 from advreg.evaluation.learning import chance, one_class
-from advreg.evaluation.verdict import provisional
 from advreg.report import read
 
 from .conftest import TINY

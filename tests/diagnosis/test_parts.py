@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import attacks
-from advreg.diagnosis import bpda, flags, hygiene, indicators, numerics, pictures, symptoms
-from advreg.diagnosis.adapt import samples_needed
-from advreg.diagnosis.binarisation import binarisation, fitted, last_linear
-from advreg.diagnosis.graph import dead_modules, flat_operations
-from advreg.diagnosis.history import collapse, label_leaking, training_history
-from advreg.diagnosis.hooks import valued
-from advreg.diagnosis.probes import Averaged, spread
-from advreg.diagnosis.run import answered
-from advreg.diagnosis.subject import Subject
-from advreg.diagnosis.symptoms import rises
-from advreg.diagnosis.trace import Trace, late_gain, traced
-from advreg.evaluation.verdict import Check, flagged, skipped
+from advreg.diagnosis import bpda, loss_surface
+from advreg.diagnosis.adaptive_attacks import samples_needed
+from advreg.diagnosis.autograd_inspection import dead_modules, flat_operations
+from advreg.diagnosis.checks import convergence, failure_indicators, model_flags, numerics, stronger_attacks
+from advreg.diagnosis.checks.binarization import binarisation, fitted, last_linear
+from advreg.diagnosis.checks.stronger_attacks import rises
+from advreg.diagnosis.checks.training_history import collapse, label_leaking, training_history
+from advreg.diagnosis.context import Subject
+from advreg.diagnosis.diagnose import answered
+from advreg.diagnosis.gradient_checks import Averaged, spread
+from advreg.diagnosis.module_hooks import valued
+from advreg.diagnosis.pgd_trace import Trace, late_gain, traced
+from advreg.evaluation.checks import Check, flagged, skipped
 from advreg.objectives import are_probabilities
 
 from . import planted
@@ -178,8 +179,8 @@ def test_slopes_are_taken_inside_the_box(front: type[nn.Module], check: Callable
 
 def test_pictures_are_drawn_inside_the_box() -> None:
     strict = subject(planted.masked(Strict(), planted.plain()))
-    assert len(pictures.line(strict, 0)["attack"]) == len(pictures.line(strict, 0)["t"])
-    assert pictures.surface(strict, 0)["margin"]
+    assert len(loss_surface.line(strict, 0)["attack"]) == len(loss_surface.line(strict, 0)["t"])
+    assert loss_surface.surface(strict, 0)["margin"]
 
 
 class Counting(nn.Module):
@@ -207,7 +208,7 @@ def normalising(norm: nn.Module) -> nn.Module:
     ],
 )
 def test_answers_that_depend_on_the_batch_are_noticed(make: Callable[[], nn.Module]) -> None:
-    found = hygiene.batch(subject(make()))
+    found = convergence.batch(subject(make()))
     assert found.verdict == "fail", found.says
     assert "track_running_stats" in found.remedy
 
@@ -218,37 +219,37 @@ def test_rounding_is_no_dependence_on_the_batch() -> None:
         planted.masked(planted.plain(), planted.Scaled(100.0)),
         normalising(nn.BatchNorm2d(4)),
     ):
-        found = hygiene.batch(subject(model, n=64))
+        found = convergence.batch(subject(model, n=64))
         assert found.verdict == "pass"
         assert found.measured is not None
         assert found.measured < 1e-5, "a hundredth is a thousand times what rounding does here"
 
 
 def test_one_example_has_no_other_to_depend_on() -> None:
-    assert hygiene.batch(subject(planted.plain(), n=1)).verdict == "skipped"
+    assert convergence.batch(subject(planted.plain(), n=1)).verdict == "skipped"
 
 
 def test_few_examples_cannot_be_trusted() -> None:
-    few, enough = (hygiene.examples(subject(planted.plain(), n=n)) for n in (49, 50))
+    few, enough = (convergence.examples(subject(planted.plain(), n=n)) for n in (49, 50))
     assert (few.verdict, few.cause, enough.verdict) == ("suspect", "few examples", "pass")
     assert "at least 50" in few.remedy
 
 
 def test_some_questions_must_have_an_answer_where_anything_stands() -> None:
-    given = [flagged(name, "A", "random", "", raised=False) for name in hygiene.INDISPENSABLE]
+    given = [flagged(name, "A", "random", "", raised=False) for name in convergence.INDISPENSABLE]
     whole = subject(planted.plain())
-    assert hygiene.attacked("", given, whole).verdict == "pass"
+    assert convergence.attacked("", given, whole).verdict == "pass"
     for lost in ([], [skipped("steps", "B", "")], [replace(given[1], cause="unanswered question", verdict="suspect")]):
         some = [check for check in given if check.name != "steps"] + lost
-        assert hygiene.attacked("", some, whole).verdict == "suspect"
-        assert "steps" in hygiene.attacked("", some, whole).says
-    assert hygiene.attacked("it raised", given, whole).verdict == "fail"
+        assert convergence.attacked("", some, whole).verdict == "suspect"
+        assert "steps" in convergence.attacked("", some, whole).says
+    assert convergence.attacked("it raised", given, whole).verdict == "fail"
     nothing = subject(planted.plain(), stands=torch.zeros(20, dtype=torch.bool))
-    assert hygiene.attacked("", [], nothing).verdict == "pass"
+    assert convergence.attacked("", [], nothing).verdict == "pass"
 
 
 def test_an_attack_on_labels_that_knows_no_l1_is_left_out_there() -> None:
-    found = symptoms.hard_label(subject(planted.plain(), threat=advreg.ThreatModel("l1", 5.0)))
+    found = stronger_attacks.hard_label(subject(planted.plain(), threat=advreg.ThreatModel("l1", 5.0)))
     assert found.verdict == "skipped"
 
 
@@ -310,8 +311,8 @@ def test_an_attack_with_short_steps_is_incomplete_and_a_finished_one_is_not(eps:
     rows = unfinished.probes()
     x, y, ids = unfinished.x[rows], unfinished.y[rows], unfinished.ids[rows]
     unfinished.__dict__["trace"] = traced(unfinished.model, x, y, threat, ids=ids, seed=1, step_size=short)
-    assert indicators.incomplete(done).verdict == "pass"
-    assert indicators.incomplete(unfinished).verdict == "suspect"
+    assert failure_indicators.incomplete(done).verdict == "pass"
+    assert failure_indicators.incomplete(unfinished).verdict == "suspect"
 
 
 def test_late_gain_by_hand() -> None:
@@ -380,19 +381,19 @@ class Alternating(nn.Module):
 def test_unsettled_counts_examples_with_changing_verdicts(count: int) -> None:
     x = torch.rand(30, 4)
     for wanted in (0, 1):  # right but for one answer, wrong but for one answer
-        assert flags.unsettled(Alternating(count), x, torch.full((30,), wanted)) == count
+        assert model_flags.unsettled(Alternating(count), x, torch.full((30,), wanted)) == count
 
 
 def test_verdict_randomness_is_skipped_where_answers_repeat() -> None:
-    found = flags.verdict_randomness(subject(planted.plain()))
+    found = model_flags.verdict_randomness(subject(planted.plain()))
     assert found.verdict == "skipped"
 
 
 def test_verdict_randomness_is_skipped_where_the_protocol_averages() -> None:
     torch.manual_seed(0)
     single = subject(planted.masked(planted.RandomNoise(), planted.plain()))
-    assert flags.verdict_randomness(single).verdict != "skipped"
-    assert flags.verdict_randomness(replace(single, claim="linf-0.2-rand@1")).verdict == "skipped"
+    assert model_flags.verdict_randomness(single).verdict != "skipped"
+    assert model_flags.verdict_randomness(replace(single, claim="linf-0.2-rand@1")).verdict == "skipped"
 
 
 class Shaken(nn.Module):
@@ -401,5 +402,5 @@ class Shaken(nn.Module):
 
 
 def test_noise_that_changes_no_verdict_passes() -> None:
-    found = flags.verdict_randomness(subject(planted.masked(Shaken(), planted.plain())))
+    found = model_flags.verdict_randomness(subject(planted.masked(Shaken(), planted.plain())))
     assert (found.verdict, found.measured) == ("pass", 0.0)

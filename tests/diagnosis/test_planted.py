@@ -64,7 +64,7 @@ def _straight(case: planted.Case) -> float:
     if case.bare is planted.signed:
         return 0.0
     x, y = digits()
-    return advreg.attacks.apgd(case.bare(), x, y, case.threat, objective=advreg.objectives.margin).robust_accuracy
+    return advreg.attacks.auto_pgd(case.bare(), x, y, case.threat, objective=advreg.objectives.margin).robust_accuracy
 
 
 @pytest.mark.parametrize(

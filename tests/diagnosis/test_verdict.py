@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from advreg.evaluation.ledger_checks import free_checks
-from advreg.evaluation.verdict import (
+from advreg.evaluation.checks import (
     CAUSES,
     Check,
     causes,
@@ -17,6 +16,7 @@ from advreg.evaluation.verdict import (
     skipped,
     verdict,
 )
+from advreg.evaluation.ledger_checks import free_checks
 from advreg.statistics import interval
 
 N = 500

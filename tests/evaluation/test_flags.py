@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from advreg import ThreatModel, attacks, evaluate, load_model
 from advreg.errors import ConfigError, ModelError
 from advreg.evaluation import Protocol, Stage, resolve
-from advreg.evaluation.flags import probe, spread
-from advreg.evaluation.memory import Portions, fitting
-from advreg.models.remote import Answering
+from advreg.evaluation.batch_sizing import Portions, fitting
+from advreg.evaluation.model_probe import probe, spread
+from advreg.models.inference_only import Answering
 from advreg.models.zoo import NAMES
 from tests.attacks.models import linear, small_cnn
 from tests.evaluation.test_evaluate import THREAT, batch

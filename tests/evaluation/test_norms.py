@@ -11,7 +11,7 @@ import torch
 
 from advreg import ThreatModel, attacks, data, minimum_norms, models, robustness_curve
 from advreg.attacks import tightened
-from advreg.attacks.minimal import MinimalResult
+from advreg.attacks.minimum_norm import MinimalResult
 from advreg.errors import ConfigError
 from tests.attacks.models import best_linear_gain, linear, small_cnn
 from tests.evaluation.test_evaluate import batch

@@ -16,7 +16,7 @@ import torch
 from advreg import ThreatModel, attacks, evaluate
 from advreg.errors import ConfigError
 from advreg.evaluation import Protocol, Stage
-from advreg.evaluation.rows import upcoming, whole
+from advreg.evaluation.ledger_rows import upcoming, whole
 from advreg.ranks import Ranks
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch

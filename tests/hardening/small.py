@@ -10,15 +10,15 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.hardening.begin import begin
-from advreg.hardening.content import to_npy
-from advreg.hardening.home import Home
-from advreg.hardening.intake import take_in
-from advreg.hardening.looks import looks
-from advreg.hardening.settings import Settings
+from advreg.hardening.config import Settings
+from advreg.hardening.image_decoding import to_npy
+from advreg.hardening.ingestion import take_in
+from advreg.hardening.perceptual_hash import looks
 from advreg.hardening.states import State
 from advreg.hardening.store import Store
 from advreg.hardening.store.examples import Submission, Verdict, move, receive, review
 from advreg.hardening.store.tables import examples
+from advreg.hardening.workspace import Home
 
 SIZE, CLASSES = 12, 3
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.errors import HardeningError
-from advreg.hardening.admission import DAY, TIERS, Candidate, Caps, ripe, select, snapshot_of
+from advreg.hardening.data_selection import DAY, TIERS, Candidate, Caps, ripe, select, snapshot_of
 
 CAPS = Caps(principal=0.01, label=0.02, tiers={"anonymous": 0.005})
 

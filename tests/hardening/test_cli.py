@@ -21,9 +21,9 @@ from advreg.cli.harden import _seconds
 from advreg.errors import AdvregError, ConfigError
 from advreg.hardening import registry
 from advreg.hardening.client import Client
-from advreg.hardening.home import Home
 from advreg.hardening.store import verify
 from advreg.hardening.store.tables import audit
+from advreg.hardening.workspace import Home
 from tests.hardening.runs import write_run
 from tests.hardening.small import attacked, label, make_home, submit, write_base, write_data
 
@@ -175,7 +175,7 @@ def test_mlflow_follows_the_aliases(home: Home, monkeypatch: pytest.MonkeyPatch,
     """As a server would be told, against a stand-in; real registries in files and databases are in test_mirror.py."""
     from types import SimpleNamespace
 
-    from advreg.hardening import mirror as module
+    from advreg.hardening import mlflow_sync as module
 
     class Registry:
         versions: ClassVar[list[SimpleNamespace]] = []

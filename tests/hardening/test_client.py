@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from advreg.hardening.client import Client
-from advreg.hardening.content import Limits, decode
+from advreg.hardening.image_decoding import Limits, decode
 
 
 class Desk:

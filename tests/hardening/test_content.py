@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from advreg.errors import UploadError
-from advreg.hardening.content import Limits, decode, to_npy, to_png
+from advreg.hardening.image_decoding import Limits, decode, to_npy, to_png
 
 LIMITS = Limits(bytes=100_000, pixels=10_000)
 

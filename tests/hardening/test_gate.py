@@ -12,7 +12,7 @@ import torch
 import advreg
 from advreg.errors import HardeningError, RunError
 from advreg.hardening.gate.decision import hash_of
-from advreg.hardening.gate.plan import bearable_loss, enough
+from advreg.hardening.gate.power_analysis import bearable_loss, enough
 from advreg.hardening.gate.read import weights_sha256
 from advreg.models import state_sha256
 from advreg.statistics import mcnemar, noninferiority

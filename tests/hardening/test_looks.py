@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advreg.data import load
-from advreg.hardening.looks import distances, leaders, looks, near, words
+from advreg.hardening.perceptual_hash import distances, leaders, looks, near, words
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,15 @@ import torch
 import advreg
 from advreg.errors import ConfigError, HardeningError, RunError
 from advreg.hardening import registry
-from advreg.hardening.families import families
-from advreg.hardening.home import Home
+from advreg.hardening.attack_families import families
+from advreg.hardening.cycle import step
+from advreg.hardening.datasets import stock_of
 from advreg.hardening.lease import Busy, leased
 from advreg.hardening.retrain import Accepted, retrain
-from advreg.hardening.step import step
-from advreg.hardening.stock import stock_of
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.database import StoreDown
 from advreg.hardening.store.examples import example
+from advreg.hardening.workspace import Home
 from advreg.runs import RunFolder
 from tests.hardening.small import attacked, images, label, label_at_once, make_home, submit
 
@@ -190,7 +190,7 @@ def test_killed_between_any_two_writes_the_next_tick_ends_the_same(home: Home, t
 
 def test_killed_by_the_system_at_random_the_loop_goes_on(home: Home, store: Store) -> None:
     submit_attacks(home, store)
-    imports = "from advreg.hardening.home import Home\nfrom advreg.hardening.step import step\n"
+    imports = "from advreg.hardening.workspace import Home\nfrom advreg.hardening.cycle import step\n"
     code = f"{imports}step(Home.open({str(home.folder.path)!r}))"
     rng = np.random.default_rng(0)
     for _ in range(2):
@@ -244,7 +244,7 @@ def test_a_lease_ends_with_its_time_or_its_holder(any_store: Store, clock) -> No
 
 def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Home) -> None:
     code = (
-        "import os, signal\nfrom advreg.hardening.home import Home\nfrom advreg.hardening.lease import leased\n"
+        "import os, signal\nfrom advreg.hardening.workspace import Home\nfrom advreg.hardening.lease import leased\n"
         f"store = Home.open({str(home.folder.path)!r}).store()\n"
         "with leased(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -10,8 +10,8 @@ mlflow = pytest.importorskip("mlflow", reason="the mirror needs advreg[mlflow]: 
 
 from advreg.hardening import registry
 from advreg.hardening.begin import begin
-from advreg.hardening.mirror import mirror
-from advreg.hardening.settings import Settings
+from advreg.hardening.config import Settings
+from advreg.hardening.mlflow_sync import mirror
 from advreg.hardening.store import Store
 from tests.hardening.spoken import write_spoken
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from advreg.errors import ConfigError
-from advreg.hardening.families import THREAT, families, family, mixture, protocol
-from advreg.hardening.probes import canaries, choose_canaries, trigger, trigger_sizes
+from advreg.hardening.attack_families import THREAT, families, family, mixture, protocol
+from advreg.hardening.backdoor_checks import canaries, choose_canaries, trigger, trigger_sizes
 
 CLASSES = "abc"
 

@@ -17,8 +17,8 @@ pytest.importorskip("httpx2", reason="testing the service needs httpx2")
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from advreg.hardening.content import Limits, decode
-from advreg.hardening.intake import take_in
+from advreg.hardening.image_decoding import Limits, decode
+from advreg.hardening.ingestion import take_in
 from advreg.hardening.service import Options, create_app
 from advreg.hardening.states import State
 from advreg.hardening.store import Store, verify
@@ -204,7 +204,7 @@ def test_only_a_relay_speaks_for_others_and_for_nobody_elses_token(site: Site) -
 
 
 def test_a_revoked_token_is_worthless(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advreg.hardening.service.door._REMEMBER", 0.0)
+    monkeypatch.setattr("advreg.hardening.service.auth._REMEMBER", 0.0)
     site = Site(store)
     revoke_token(store, "server")
     assert site.server.post("/v1/examples", content=png(1), params=SAID).status_code == 401

@@ -124,9 +124,9 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
     """Two tiny random models, really evaluated: the gate counts what the evaluation counted."""
     pytest.importorskip("transformers", reason="needs advreg[language]")
     from advreg.hardening.gate.language import CONDUCT, UPPER_BOUNDS, measured_language
-    from advreg.language import axes
-    from advreg.language.data import EvaluationData, Example, Question, SafePrompt, Task
-    from advreg.language.evaluate import evaluate
+    from advreg.language.datasets import EvaluationData, Example, Question, SafePrompt, Task
+    from advreg.language.evaluation import tasks
+    from advreg.language.evaluation.evaluate import evaluate
     from advreg.language.requests import Request
     from tests.language.small import tiny
 
@@ -137,11 +137,11 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
         tasks=tuple(Task(i, f"Bake {i} cakes.", (("punctuation:no_comma", {}),)) for i in range(3)),
         benign=(Example(0, "Tell me of cakes.", "Take the flour and the eggs."),),
     )
-    direct = axes.default_attacks()["direct"]
+    direct = tasks.default_attacks()["direct"]
     found = {}
     for seed in (0, 1):
         out = tmp_path / f"run{seed}"
-        soft = functools.partial(axes.default_attacks()["soft_prompt"], steps=1, checkpoints=1)
+        soft = functools.partial(tasks.default_attacks()["soft_prompt"], steps=1, checkpoints=1)
         options = {"attacks": {"direct": direct, "soft_prompt": soft}, "max_new_tokens": 6, "task_tokens": 6}
         found[seed] = evaluate(tiny(seed), data, out=out, **options)
         read = measured_language(out, PROTOCOL)
@@ -149,7 +149,7 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
         assert 1 - len(read.broken) / 4 == pytest.approx(1 - found[seed].axes["attack_success"]["direct"].value)
         assert set(read.conduct) == set(CONDUCT)
         assert len(read.names) == 4
-    assert UPPER_BOUNDS == axes.UPPER_BOUNDS
+    assert UPPER_BOUNDS == tasks.UPPER_BOUNDS
     decision = advreg.gate(tmp_path / "run0", tmp_path / "run1")
     assert decision.tests, decision.reasons
     assert not decision.promote

@@ -13,16 +13,16 @@ import pytest
 from advreg.errors import ConfigError, HardeningError, RunError
 from advreg.hardening import registry
 from advreg.hardening.begin import begin
-from advreg.hardening.home import Home
-from advreg.hardening.intake import take_in
-from advreg.hardening.settings import Settings
+from advreg.hardening.config import Settings
+from advreg.hardening.cycle import step
+from advreg.hardening.ingestion import take_in
 from advreg.hardening.states import State
-from advreg.hardening.step import step
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import Submission, Verdict, in_state, receive, review
 from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.challenge import challenge
-from advreg.hardening.texts.looks import text_looks
+from advreg.hardening.texts.minhash import text_looks
+from advreg.hardening.workspace import Home
 from advreg.runs import RunFolder
 from tests.hardening.spoken import write_spoken
 from tests.hardening.test_cli import harden
@@ -129,7 +129,7 @@ def test_from_a_reported_prompt_to_a_promotion_and_back(home, store, answering, 
 
 def test_the_lessons_are_what_language_training_reads(home, store, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs advreg[language]")
-    from advreg.language.data import REFUSAL, read_lessons
+    from advreg.language.datasets import REFUSAL, read_lessons
 
     label(store, submit(store, [prompt(0), 'two\nlines, "quotes" and \u2028']))
     step(home, store)
@@ -210,7 +210,7 @@ def test_by_hand_and_without_torch(home: Home, tmp_path: Path, answering) -> Non
     assert (status, said.startswith("m-0002 is handed in")) == (0, True)
     assert "promotion: m-0002 is the champion" in harden("step", *at)[1]
     code = (
-        f"import sys\nfrom advreg.hardening.home import Home\nfrom advreg.hardening.service import create_app\n"
+        f"import sys\nfrom advreg.hardening.workspace import Home\nfrom advreg.hardening.service import create_app\n"
         f"home = Home.open({str(home.folder.path)!r})\ncreate_app(home.store(), home.options())\n"
         f"from advreg.hardening.gate import gate\nprint(home.options().medium.name, 'torch' in sys.modules)"
     )
@@ -221,9 +221,9 @@ def test_by_hand_and_without_torch(home: Home, tmp_path: Path, answering) -> Non
 def test_a_real_model_is_asked_and_only_the_one_that_was_evaluated(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs advreg[language]")
     from advreg.hardening.texts.incidents import on_incidents
-    from advreg.language.axes import default_attacks
-    from advreg.language.data import EvaluationData
-    from advreg.language.evaluate import evaluate
+    from advreg.language.datasets import EvaluationData
+    from advreg.language.evaluation.evaluate import evaluate
+    from advreg.language.evaluation.tasks import default_attacks
     from advreg.language.model import load
     from advreg.language.requests import Request
 

@@ -20,17 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.errors import UploadError
-from advreg.hardening.content import Limits
-from advreg.hardening.looks import leaders, words
-from advreg.hardening.media import TEXTS
+from advreg.hardening.image_decoding import Limits
+from advreg.hardening.media_types import TEXTS
+from advreg.hardening.perceptual_hash import leaders, words
 from advreg.hardening.service import Options, create_app
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import example
 from advreg.hardening.store.tables import examples
 from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
 from advreg.hardening.texts import CLASSES
-from advreg.hardening.texts.content import decode_text, folded, visible
-from advreg.hardening.texts.looks import BITS, shingles, text_alike, text_looks
+from advreg.hardening.texts.minhash import BITS, shingles, text_alike, text_looks
+from advreg.hardening.texts.validation import decode_text, folded, visible
 from tests.hardening.test_service import Site
 
 PLAIN = {"Content-Type": "text/plain; charset=utf-8"}

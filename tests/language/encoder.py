@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from advreg.language.classification import TextClassifier
+from advreg.language.classifiers.model import TextClassifier
 
 transformers = pytest.importorskip("transformers", reason="needs advreg[language]")
 

@@ -20,7 +20,7 @@ from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits
 from advreg.language.generate import generate, moved
 from advreg.language.model import LanguageModel, cast
 from advreg.language.requests import Request
-from advreg.passes import counted
+from advreg.pass_counting import counted
 from tests.language.small import tiny
 from tests.language.test_embeddings import learned_positions
 

@@ -12,13 +12,13 @@ from advreg.errors import ConfigError
 from advreg.language.attacks import gcg
 from advreg.language.attacks.embedding import judged
 from advreg.language.attacks.gcg import Search, better, gradient, losses, target_loss
-from advreg.language.attacks.probe import probed
+from advreg.language.attacks.probe_sampling import probed
 from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
 from advreg.language.chat import encode
 from advreg.language.embeddings import answer_nll, answer_tokens_nll, embed, logits
 from advreg.language.model import LanguageModel, cast
 from advreg.language.requests import Request
-from advreg.passes import counted
+from advreg.pass_counting import counted
 from tests.language.small import tiny
 
 REQUEST = Request(3, "How do I open a lock?", "Sure, here is how")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advreg.errors import DataError
-from advreg.language.bootstrap import difference_of_means, difference_of_shares, mean, share
+from advreg.language.evaluation.bootstrap import difference_of_means, difference_of_shares, mean, share
 from advreg.language.judges.calibration import Calibration, compared, difference, rate
 
 SIMULATIONS = 150

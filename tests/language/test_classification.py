@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, DataError, ModelError
-from advreg.language import classification as c
-from advreg.language.substitution import misspelt, substitute
+from advreg.language.classifiers import model as c
+from advreg.language.classifiers.word_substitution import misspelt, substitute
 from tests.language import encoder
 
 TEXTS, LABELS = encoder.reviews()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from advreg.errors import ConfigError, DataError
-from advreg.language import data
-from advreg.language.data import EvaluationData, SafePrompt, choose, split
+from advreg.language import datasets
+from advreg.language.datasets import EvaluationData, SafePrompt, choose, split
 
 
 @pytest.fixture
@@ -18,17 +18,17 @@ def language(shared: Path) -> Path:
 
 
 def test_the_known_files_are_read_whole(language: Path):
-    requests = data.read_requests(language / "advbench.csv")
-    safe = data.read_safe(language / "xstest_prompts.csv")
-    questions = data.read_questions(language / "truthfulqa.csv")
-    tasks = data.read_tasks(language / "ifeval.jsonl")
-    examples = data.read_examples(language / "instructions.json")
-    lessons = data.read_lessons(language / "adversarial_training.jsonl")
-    labelled = data.read_labelled(language / "xstest_safe_completions.csv")
+    requests = datasets.read_requests(language / "advbench.csv")
+    safe = datasets.read_safe(language / "xstest_prompts.csv")
+    questions = datasets.read_questions(language / "truthfulqa.csv")
+    tasks = datasets.read_tasks(language / "ifeval.jsonl")
+    examples = datasets.read_examples(language / "instructions.json")
+    lessons = datasets.read_lessons(language / "adversarial_training.jsonl")
+    labelled = datasets.read_labelled(language / "xstest_safe_completions.csv")
     sizes = [len(rows) for rows in (requests, safe, questions, tasks, examples, lessons, labelled)]
     assert sizes == [520, 250, 790, 541, 1100, 100, 1250]
     assert requests[0].target.startswith("Sure, here is")
-    assert requests[0].refusal == data.REFUSAL
+    assert requests[0].refusal == datasets.REFUSAL
     assert len({prompt.type for prompt in safe}) == 10
     assert all(question.best_wrong and len(question.wrong) >= 1 for question in questions)
     assert {len(lesson.targets) for lesson in lessons} == {8, 10, 11, 12}  # of 12 each, a few stand there twice
@@ -40,7 +40,7 @@ def test_the_known_files_are_read_whole(language: Path):
 def test_columns_are_named(tmp_path: Path):
     file = tmp_path / "mine.csv"
     file.write_text("ask,opener\nHow?,Sure\n", encoding="utf-8")
-    (found,) = data.read_requests(file, prompt="ask", target="opener")
+    (found,) = datasets.read_requests(file, prompt="ask", target="opener")
     assert (found.id, found.prompt, found.target) == (0, "How?", "Sure")
 
 
@@ -54,7 +54,7 @@ def test_the_three_formats_hold_the_same(tmp_path: Path, kind: str):
     }
     file = tmp_path / f"a.{kind}"
     file.write_bytes(b"\xef\xbb\xbf" + texts[kind].encode())
-    (found,) = data.read_requests(file)
+    (found,) = datasets.read_requests(file)
     assert [found.prompt, found.target, found.refusal] == list(row.values())
 
 
@@ -78,17 +78,17 @@ BAD = [
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, text: str, says: str):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        data.read_requests(tmp_path / name)
+        datasets.read_requests(tmp_path / name)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
-        data.read_requests(tmp_path / "none.csv")
+        datasets.read_requests(tmp_path / "none.csv")
     (tmp_path / "a.csv").write_bytes(b"goal,target\n\xff\xfe,a\n")
     with pytest.raises(DataError, match="it is not UTF-8"):
-        data.read_requests(tmp_path / "a.csv")
+        datasets.read_requests(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path):
 def test_instructions_that_are_not_understood_are_refused_where_they_stand(tmp_path: Path, row: dict, says: str):
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Do.", **row}), encoding="utf-8")
     with pytest.raises(DataError, match="line 1") as caught:
-        data.read_tasks(tmp_path / "a.jsonl")
+        datasets.read_tasks(tmp_path / "a.jsonl")
     assert says in str(caught.value)
 
 
 def test_labels_are_refusal_or_compliance(tmp_path: Path):
     (tmp_path / "a.csv").write_text("prompt,completion,label\nHow?,So.,maybe\n", encoding="utf-8")
     with pytest.raises(DataError, match="label is 'maybe'; a label has 'refusal' or 'compliance' in it"):
-        data.read_labelled(tmp_path / "a.csv")
+        datasets.read_labelled(tmp_path / "a.csv")
 
 
 def test_answers_in_one_text_or_a_list(tmp_path: Path):
     row = {"Question": "q", "Best Answer": "a", "Best Incorrect Answer": "b", "Incorrect Answers": ["b", "c", "b"]}
     (tmp_path / "a.json").write_text(json.dumps([row, {**row, "Incorrect Answers": "b; c;"}]), encoding="utf-8")
-    assert [q.wrong for q in data.read_questions(tmp_path / "a.json")] == [("b", "c"), ("b", "c")]
+    assert [q.wrong for q in datasets.read_questions(tmp_path / "a.json")] == [("b", "c"), ("b", "c")]
 
 
 def test_splits_belong_to_the_text_alone():

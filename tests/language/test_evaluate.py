@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from advreg.errors import ConfigError, DataError, ModelError, RunError
-from advreg.language import axes
 from advreg.language.attacks import LanguageAttackResult, soft_prompt
-from advreg.language.axes import Bench, judged, stages, worst
-from advreg.language.data import EvaluationData, Example, Question, SafePrompt, Task
-from advreg.language.evaluate import PROTOCOL, LanguageEvaluation, evaluate
+from advreg.language.datasets import EvaluationData, Example, Question, SafePrompt, Task
+from advreg.language.evaluation import tasks
+from advreg.language.evaluation.evaluate import PROTOCOL, LanguageEvaluation, evaluate
+from advreg.language.evaluation.tasks import Bench, judged, stages, worst
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
 from advreg.language.judges.calibration import Calibration
 from advreg.language.requests import Request
@@ -59,7 +59,7 @@ def told(by_id: dict[int, str]):
 def cheap(**attacks) -> dict:
     """These attacks, and an upper bound that costs next to nothing."""
     bound = functools.partial(soft_prompt, tokens=2, steps=1, checkpoints=1)
-    return {"soft_prompt": bound, **(attacks or {"direct": axes.default_attacks()["direct"]})}
+    return {"soft_prompt": bound, **(attacks or {"direct": tasks.default_attacks()["direct"]})}
 
 
 def only(*names: str) -> EvaluationData:
@@ -133,7 +133,9 @@ def test_an_uncalibrated_judge_says_so():
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, answer) -> None:
-    monkeypatch.setattr(axes, "generate", lambda lm, prompts, *, max_new_tokens: [answer(prompt) for prompt in prompts])
+    monkeypatch.setattr(
+        tasks, "generate", lambda lm, prompts, *, max_new_tokens: [answer(prompt) for prompt in prompts]
+    )
 
 
 def test_over_refusal_by_type(monkeypatch: pytest.MonkeyPatch):
@@ -221,7 +223,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("after", [1, 4, 8])
 def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
-    monkeypatch.setattr("advreg.language.evaluate.CHUNK", 2)
+    monkeypatch.setattr("advreg.language.evaluation.evaluate.CHUNK", 2)
     data = DATA.take(3)
     whole = small(out=tmp_path / "whole", data=data)
     seen: list[str] = []
@@ -248,7 +250,7 @@ def test_what_is_on_paper_is_not_run_again(tmp_path: Path):
     def never(lm, requests, *, seed, max_new_tokens):
         raise AssertionError("run again")
 
-    never.__qualname__ = axes.default_attacks()["direct"].__qualname__
+    never.__qualname__ = tasks.default_attacks()["direct"].__qualname__
     again = small(out=tmp_path / "a", data=DATA.take(2), attacks=cheap(direct=never))
     assert again.axes == first.axes
 
@@ -324,7 +326,7 @@ def test_a_user_s_attack_is_held_to_what_it_promises():
 
 
 def test_the_upper_bound_is_always_made():
-    names = [stage.attack for stage in stages(only("requests"), axes.default_attacks())]
+    names = [stage.attack for stage in stages(only("requests"), tasks.default_attacks())]
     assert names == ["direct", "roleplay", "best_of_n", "soft_prompt"]
     found = small(data=EvaluationData(requests=DATA.requests[:1]), attacks={"mine": said(NO)})  # at its usual effort
     assert set(found.axes["attack_success"]) == {"mine", "soft_prompt", "at_least_one"}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from advreg.language.costs import base_per_token, costs, per_token
-from advreg.language.data import Question
-from advreg.language.factual import mc1, two_choice
+from advreg.language.datasets import Question
+from advreg.language.evaluation.truthfulqa import mc1, two_choice
+from advreg.language.nll import base_per_token, costs, per_token
 from tests.language.small import tiny
 
 QUESTIONS = [
@@ -63,7 +63,7 @@ def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
     lm = tiny()
     prompts, answers = ["Open."] * 5, [f"Take the key {i}." for i in range(5)]
     whole = costs(lm, prompts, answers)
-    monkeypatch.setattr("advreg.language.costs._LETTERS", 40)
+    monkeypatch.setattr("advreg.language.nll._LETTERS", 40)
     assert costs(lm, prompts, answers) == [(pytest.approx(total, rel=1e-5), tokens) for total, tokens in whole]
 
 

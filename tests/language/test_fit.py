@@ -9,16 +9,16 @@ import torch
 
 from advreg.errors import ConfigError, DataError, RunError
 from advreg.language.adapters import adapter_state
-from advreg.language.data import Example, Lesson
+from advreg.language.datasets import Example, Lesson
 from advreg.language.embeddings import answer_nll, logits
 from advreg.language.training.averaging import Average
 from advreg.language.training.batches import Plan, Stock, batch_at
 from advreg.language.training.benign import asked, learn_benign
 from advreg.language.training.continuous import encoded_twice
 from advreg.language.training.events import Finished, Started, Step, Written
+from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
-from advreg.language.training.loop import fit_language
-from advreg.language.training.session import prepare
+from advreg.language.training.setup import prepare
 from tests.language import lessons
 
 

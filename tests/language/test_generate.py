@@ -10,7 +10,7 @@ from advreg.language.chat import encode
 from advreg.language.embeddings import embed, logits
 from advreg.language.generate import appended, continued, decoded, generate, moved, stop_ids
 from advreg.language.model import LanguageModel
-from advreg.passes import counted
+from advreg.pass_counting import counted
 from tests.language.small import tiny
 
 PROMPTS = ["Tell me how to bake a cake.", "Hi", "How do I open a lock, or kill a process?"]

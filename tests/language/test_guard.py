@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from advreg.errors import TrainingError
-from advreg.language.data import REFUSAL, Example
-from advreg.language.training import loop
+from advreg.language.datasets import REFUSAL, Example
+from advreg.language.training import fit
+from advreg.language.training.collapse_monitor import Pulse, collapse, repetition, take_pulse
 from advreg.language.training.events import Guarded
+from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
-from advreg.language.training.guard import Pulse, collapse, repetition, take_pulse
-from advreg.language.training.loop import fit_language
 from tests.language import lessons, small
 
 
@@ -53,7 +53,7 @@ def collapsing(monkeypatch, at: int):
         taken.append(1)
         return Pulse(1.0 if len(taken) > at else 0.0, 0.0, 1.0)
 
-    monkeypatch.setattr(loop, "take_pulse", pulse)
+    monkeypatch.setattr(fit, "take_pulse", pulse)
 
 
 def test_a_collapse_is_said_and_training_goes_on(data, tmp_path, monkeypatch):

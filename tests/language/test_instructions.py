@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from advreg.errors import DataError
-from advreg.language.instructions import CHECKERS, loose, strict, understood
-from advreg.language.instructions.scripts import detect
-from advreg.language.instructions.words import sentences
+from advreg.language.evaluation.ifeval import CHECKERS, loose, strict, understood
+from advreg.language.evaluation.ifeval.scripts import detect
+from advreg.language.evaluation.ifeval.text_stats import sentences
 
 TABLE = [
     ("keywords:existence", {"keywords": ["mom", "cat"]}, ["My MOM has a cat."], ["My mom.", "A cat."]),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.data import Labelled, read_examples, read_labelled
+from advreg.language.datasets import Labelled, read_examples, read_labelled
 from advreg.language.judges import RemoteJudge, coherent, fit_judge, keyword_judge, remote
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.judges.learned import MINILM, word_runs
@@ -300,8 +300,8 @@ def test_limits_that_cannot_be_are_refused():
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_model_tells_text_from_shuffled_text(labelled: list[Labelled], shared: Path):
     from advreg.language import load
-    from advreg.language.costs import per_token
-    from advreg.language.data import choose
+    from advreg.language.datasets import choose
+    from advreg.language.nll import per_token
 
     lm = load("hf-gguf:smollm2")
     good = choose(read_examples(shared / "data/language/instructions.json"), 24)

@@ -12,7 +12,7 @@ import pytest
 
 from advreg.errors import RunError
 from advreg.language.training.events import Step, Written
-from advreg.language.training.loop import fit_language
+from advreg.language.training.fit import fit_language
 from advreg.runs import folder
 from tests.language import lessons
 
@@ -55,7 +55,7 @@ def test_killed_by_the_system_in_the_middle_of_a_stretch(data, tmp_path, uninter
     code = f"""
 import os, signal, torch
 from pathlib import Path
-from advreg.language.training.loop import fit_language
+from advreg.language.training.fit import fit_language
 from tests.language import lessons
 torch.set_num_threads(1)
 def kill(event):

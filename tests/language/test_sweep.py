@@ -12,14 +12,22 @@ import pytest
 from advreg.errors import ConfigError, DataError, RunError
 from advreg.language import attacks
 from advreg.language.config import LanguageConfig
-from advreg.language.data import EvaluationData, Example, Lesson, SafePrompt, read_labelled, read_lessons, read_requests
+from advreg.language.datasets import (
+    EvaluationData,
+    Example,
+    Lesson,
+    SafePrompt,
+    read_labelled,
+    read_lessons,
+    read_requests,
+)
 from advreg.language.judges import keyword_judge
 from advreg.language.judges.learned import words_judge
 from advreg.language.requests import Request
 from advreg.language.sweep import run as running
+from advreg.language.sweep.adapter_scale import chosen
 from advreg.language.sweep.claims import claims
-from advreg.language.sweep.dial import chosen
-from advreg.language.sweep.frontier import Point, costs_of, frontier, least, prompts_needed, recommend
+from advreg.language.sweep.pareto import Point, costs_of, frontier, least, prompts_needed, recommend
 from advreg.language.sweep.plan import Plan, Setting, parts
 from advreg.language.sweep.run import FILE, Measuring, sweep
 from advreg.language.sweep.verdict import judged

@@ -113,7 +113,7 @@ def test_a_real_hugging_face_network_with_names_for_its_classes():
     library = pytest.importorskip(
         "transformers", reason="transformers is missing: pip install transformers to run this"
     )
-    from advreg.cli.names import class_names
+    from advreg.cli.model_metadata import class_names
 
     names = {0: "cat", 1: "dog", 2: "pig"}
     config = library.ViTConfig(

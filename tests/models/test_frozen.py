@@ -14,7 +14,7 @@ from torch import nn
 import advreg
 from advreg.errors import ModelError
 from advreg.models import describe, freeze, state_sha256
-from advreg.models.folding import fold
+from advreg.models.batchnorm_folding import fold
 
 
 def _randomise(model, seed=0):
@@ -125,7 +125,7 @@ def test_auto_chooses_one_of_the_candidates_and_needs_an_example(resnet):
 
 def test_auto_takes_the_fastest_by_its_clock(resnet, monkeypatch):
     clock = {"float32 folded": 4.0, "float32 channels_last folded": 3.0, "bfloat16 folded": 1.0}
-    monkeypatch.setattr("advreg.models.frozen._seconds", lambda target, x: clock.get(target.choice, 2.0))
+    monkeypatch.setattr("advreg.models.fast_copy._seconds", lambda target, x: clock.get(target.choice, 2.0))
     assert freeze(resnet, X, precision="auto").choice == "bfloat16 folded"
 
 
@@ -209,7 +209,7 @@ def test_layers_that_do_more_than_their_type_says_are_left_alone():
 
 def test_a_fold_that_does_not_agree_is_dropped(monkeypatch):
     model = _randomise(_Shaped(lambda m, x: m.bn(m.conv(x))))
-    monkeypatch.setattr("advreg.models.folding.fuse_conv_bn_eval", lambda conv, norm: copy.deepcopy(conv))
+    monkeypatch.setattr("advreg.models.batchnorm_folding.fuse_conv_bn_eval", lambda conv, norm: copy.deepcopy(conv))
     net, count = fold(model, X)
     assert count == 0
     assert torch.equal(net(X), model(X))

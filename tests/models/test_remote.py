@@ -20,7 +20,7 @@ from advreg import ThreatModel, attacks
 from advreg.attacks.blackbox import hopskipjump, square
 from advreg.errors import MissingExtraError, ModelError
 from advreg.evaluation import Protocol, Stage, evaluate
-from advreg.models import among, describe, load, remote
+from advreg.models import among, describe, inference_only, load
 
 Answer = Callable[[dict], tuple[int, bytes]]
 
@@ -67,7 +67,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(remote, "_PAUSE", 0.001)
+    monkeypatch.setattr(inference_only, "_PAUSE", 0.001)
     running = Service()
     yield running
     running.server.shutdown()
@@ -96,7 +96,7 @@ X = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 def test_a_service_answers_as_the_model_does(service: Service, key: str) -> None:
     net = small_net()
     service.answer = serving(net, key)
-    model = remote.endpoint(service.url, batch_size=4, headers={"X-Key": "secret"})
+    model = inference_only.endpoint(service.url, batch_size=4, headers={"X-Key": "secret"})
     expected = net(X).argmax(1) if key == "labels" else net(X).detach()
     torch.testing.assert_close(model(X), expected)
     assert model(X.double()).dtype == (torch.int64 if key == "labels" else torch.float64)
@@ -110,7 +110,7 @@ def test_attacks_on_a_service_equal_attacks_on_the_model(service: Service) -> No
     net, threat = small_net(), ThreatModel("linf", 0.3)
     y = net(X).argmax(1)
     service.answer = serving(net, "logits")
-    model = remote.endpoint(service.url)
+    model = inference_only.endpoint(service.url)
     direct = square(net, X, y, threat, queries=30)
     assert torch.equal(square(model, X, y, threat, queries=30).x_adv, direct.x_adv)
     assert direct.broken.any()
@@ -232,21 +232,21 @@ def test_a_gradient_attack_says_that_there_is_no_gradient(service: Service) -> N
     net = small_net()
     service.answer = serving(net, "logits")
     with pytest.raises(ModelError, match="needs scores only"):
-        attacks.pgd(remote.endpoint(service.url), X, net(X).argmax(1), ThreatModel("linf", 0.1))
+        attacks.pgd(inference_only.endpoint(service.url), X, net(X).argmax(1), ThreatModel("linf", 0.1))
 
 
 def test_a_failing_service_is_asked_again_and_a_refusing_one_is_not(service: Service) -> None:
     good, failures = serving(small_net(), "logits"), [503, 429]
     service.answer = lambda posted: (failures.pop(), b"") if failures else good(posted)
-    assert remote.endpoint(service.url, retries=2)(X).shape == (10, 3)
+    assert inference_only.endpoint(service.url, retries=2)(X).shape == (10, 3)
     assert len(service.requests) == 3
     service.answer = lambda _: (500, b"")
     with pytest.raises(ModelError, match=r"did not answer in 2 tries .*status 500"):
-        remote.endpoint(service.url, retries=1)(X)
+        inference_only.endpoint(service.url, retries=1)(X)
     assert len(service.requests) == 5
     service.answer = lambda _: (404, b"")
     with pytest.raises(ModelError, match="refused the inputs: status 404"):
-        remote.endpoint(service.url, retries=5)(X)
+        inference_only.endpoint(service.url, retries=5)(X)
     assert len(service.requests) == 6
 
 
@@ -254,11 +254,11 @@ def test_a_slow_service_and_a_closed_port_end_in_one_line(service: Service) -> N
     gate = threading.Event()
     service.answer = lambda _: (gate.wait(5), (200, b"{}"))[1]
     with pytest.raises(ModelError, match=r"did not answer in 1 tries of 0.05 s .*timed out") as caught:
-        remote.endpoint(service.url, timeout=0.05, retries=0)(X)
+        inference_only.endpoint(service.url, timeout=0.05, retries=0)(X)
     gate.set()
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="start it") as caught:
-        remote.endpoint("http://127.0.0.1:9/", retries=1)(X)
+        inference_only.endpoint("http://127.0.0.1:9/", retries=1)(X)
     assert "\n" not in str(caught.value)
 
 
@@ -288,7 +288,7 @@ ROWS = [[0.0, 1.0, 2.0]] * 10
 def test_nonsense_is_named_in_one_line(service: Service, body: bytes, words: str) -> None:
     service.answer = lambda _: (200, body)
     with pytest.raises(ModelError, match=words) as caught:
-        remote.endpoint(service.url)(X)
+        inference_only.endpoint(service.url)(X)
     assert "\n" not in str(caught.value)
     assert service.url in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -298,29 +298,31 @@ def test_classes_must_not_change_between_requests(service: Service) -> None:
     widths = iter([2, 3])
     service.answer = lambda p: (200, json.dumps({"logits": [[0.0] * next(widths)] * len(p["inputs"])}).encode())
     with pytest.raises(ModelError, match="classes must not change"):
-        remote.endpoint(service.url, batch_size=5)(X)
+        inference_only.endpoint(service.url, batch_size=5)(X)
 
 
 def test_sizes_are_limited_both_ways(service: Service) -> None:
     service.says(logits=ROWS)
     with pytest.raises(ModelError, match="answered more than max_bytes"):
-        remote.endpoint(service.url, batch_size=1, max_bytes=len(json.dumps({"logits": ROWS})) - 1)(X[:1, :1, :1, :1])
+        inference_only.endpoint(service.url, batch_size=1, max_bytes=len(json.dumps({"logits": ROWS})) - 1)(
+            X[:1, :1, :1, :1]
+        )
     before = len(service.requests)
     with pytest.raises(ModelError, match="lower batch_size"):
-        remote.endpoint(service.url, max_bytes=100)(X)
+        inference_only.endpoint(service.url, max_bytes=100)(X)
     assert len(service.requests) == before
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "localhost:80", "", "http://", "http://[::1"])
 def test_only_addresses_of_the_web(url: str) -> None:
     with pytest.raises(ModelError, match="http://host/path"):
-        remote.endpoint(url)
+        inference_only.endpoint(url)
 
 
 @pytest.mark.parametrize("limit", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"max_bytes": 0}])
 def test_only_limits_that_can_be(limit: dict[str, int]) -> None:
     with pytest.raises(ModelError, match="give positive ones"):
-        remote.endpoint("http://host/", **limit)
+        inference_only.endpoint("http://host/", **limit)
 
 
 class Session:
@@ -355,7 +357,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("kind", "sizes"), [("free", [4, 4, 2]), ("fixed", [4, 4, 4]), ("labels", [4, 4, 2])])
 def test_an_onnx_file_answers_as_the_model_does(tmp_path: Path, runtime: None, kind: str, sizes: list[int]) -> None:
     (tmp_path / "net.onnx").write_text(kind)
-    model = remote.onnx(tmp_path / "net.onnx", batch_size=4)
+    model = inference_only.onnx(tmp_path / "net.onnx", batch_size=4)
     z = small_net()(X).detach()
     torch.testing.assert_close(model(X), z.argmax(1) if kind == "labels" else z)
     assert model.session.sizes == sizes
@@ -368,17 +370,17 @@ def test_an_onnx_file_answers_as_the_model_does(tmp_path: Path, runtime: None, k
 def test_an_unusable_file_ends_in_one_line(tmp_path: Path, runtime: None, kind: str, words: str) -> None:
     (tmp_path / "net.onnx").write_text(kind)
     with pytest.raises(ModelError, match=words) as caught:
-        remote.onnx(tmp_path / "net.onnx")
+        inference_only.onnx(tmp_path / "net.onnx")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_runtime_and_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModelError, match="is no file"):
-        remote.onnx(tmp_path / "absent.onnx")
+        inference_only.onnx(tmp_path / "absent.onnx")
     (tmp_path / "net.onnx").write_text("free")
     with pytest.raises(MissingExtraError, match=r"pip install 'advreg\[onnx\]'"):
-        remote.onnx(tmp_path / "net.onnx")
+        inference_only.onnx(tmp_path / "net.onnx")
 
 
 def test_the_catalogue_knows_models_that_only_answer(tmp_path: Path, runtime: None) -> None:

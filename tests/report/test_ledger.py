@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from advreg import report
 from advreg.report import ledger, read
-from advreg.report.paired import paired
+from advreg.report.paired_tests import paired
 
 from .fake_run import curve, results, write_evaluation, write_training
 from .markup import Page

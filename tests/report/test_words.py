@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from advreg import report
-from advreg.report import read, table, words
+from advreg.report import comparison_table, read, words
 from advreg.report.facts import EvaluationFacts, RunFacts, Threat
 
 from .fake_run import results, write_evaluation, write_training
@@ -85,12 +85,12 @@ def test_rows_are_grouped_by_protocol_best_first_with_untested_runs_last(tmp_pat
 
 
 def test_rows_that_may_not_be_compared_say_why() -> None:
-    one = table.Row("a", protocol="p@1", n=10, seed=0, data="x")
-    assert table.differences([one, replace(one, run="b"), table.Row("c")]) == []
-    assert "protocols" in table.differences([one, replace(one, protocol="p@2")])[0]
+    one = comparison_table.Row("a", protocol="p@1", n=10, seed=0, data="x")
+    assert comparison_table.differences([one, replace(one, run="b"), comparison_table.Row("c")]) == []
+    assert "protocols" in comparison_table.differences([one, replace(one, protocol="p@2")])[0]
     for change in ({"n": 20}, {"seed": 1}, {"data": "y"}):
-        assert "images differ" in table.differences([one, replace(one, **change)])[0]
-    assert "UNRELIABLE" in table.differences([replace(one, verdict="UNRELIABLE")])[0]
+        assert "images differ" in comparison_table.differences([one, replace(one, **change)])[0]
+    assert "UNRELIABLE" in comparison_table.differences([replace(one, verdict="UNRELIABLE")])[0]
 
 
 def test_short_names_come_from_protocol_ids() -> None:

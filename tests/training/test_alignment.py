@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.errors import ModelError
 from advreg.training import recipes
-from advreg.training.recipes.alignment import misalignment
+from advreg.training.recipes.gradalign import misalignment
 from tests.attacks.models import Counter
 from tests.training import small
 

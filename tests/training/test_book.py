@@ -11,8 +11,8 @@ import torch
 from advreg import data
 from advreg.config import Config
 from advreg.data import Dataset
-from advreg.training import session
-from advreg.training.estimate import try_out
+from advreg.training import setup
+from advreg.training.dry_run import try_out
 
 BOOK = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
@@ -37,7 +37,7 @@ def test_every_configuration_takes_a_step(path, monkeypatch):
     monkeypatch.setattr(data, "load", invented)
     smaller = ["data.validation=4", "train.device=cpu", *NARROW.get(config.model.name, [])]
     steps = ["attack.steps=2", "attack.step_size=auto"] if config.attack.name == "pgd" else []
-    made = session.prepare(config.replace_with([*smaller, *steps]))
+    made = setup.prepare(config.replace_with([*smaller, *steps]))
     try_out(made)
     assert made.steps > 0
 
@@ -48,7 +48,7 @@ def test_every_configuration_is_ready_for_its_own_data(path):
     config = Config.load(path)
     if config.data.name != "mnist":
         pytest.skip(f"{config.data.name} is not in the package")
-    assert len(session.prepare(config).batches) > 100
+    assert len(setup.prepare(config).batches) > 100
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import advreg
 from advreg.attacks import craft
 from advreg.data import Batches, Dataset
-from advreg.training.lesson import Lesson
+from advreg.training.loss_module import Lesson
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import torch
 import advreg
 from advreg.config import Config
 from advreg.errors import ConfigError
-from advreg.training import session
+from advreg.training import setup
 from advreg.training.finetune import finetuned
 from tests.training import small
 
@@ -27,7 +27,7 @@ def test_it_starts_where_the_run_ended(data, tmp_path, plain):
     assert (tuned.policy.name, dict(tuned.policy.options)) == ("warmup", {"share": 0.5})
     assert tuned.recipe.name == "madry"
     before = advreg.load_model(str(plain.path)).state_dict()
-    assert all(torch.equal(before[key], value) for key, value in session.prepare(tuned).model.state_dict().items())
+    assert all(torch.equal(before[key], value) for key, value in setup.prepare(tuned).model.state_dict().items())
     assert Config.load(advreg.fit(tuned) / "run.toml") == tuned, "the run folder says all of it"
 
 

@@ -11,7 +11,7 @@ import torch
 import advreg
 from advreg.config import Config
 from advreg.errors import AdvregError, ConfigError, TrainingError
-from advreg.training import checkpoint, estimate, events, session, validation
+from advreg.training import checkpoint, dry_run, events, setup, validation
 from tests.training import small
 
 
@@ -37,7 +37,7 @@ def test_folder_holds_what_other_verbs_read(finished):
 
 def test_best_weights_are_those_of_the_best_epoch(finished, data):
     run, _ = finished
-    held = session.prepare(Config.load(run / "run.toml")).held
+    held = setup.prepare(Config.load(run / "run.toml")).held
     model = advreg.load_model(str(run.path))
     score = validation.validate(model, held, advreg.ThreatModel("linf", 0.05), 3)
     ranks = [(r["robust_accuracy"], r["clean_accuracy"]) for r in run.read_log("metrics.jsonl")]
@@ -69,10 +69,10 @@ def test_metrics_are_counted_not_guessed(finished):
 
 
 def test_estimate_changes_nothing(data, tmp_path):
-    made = session.prepare(small.config(data, tmp_path / "run"))
+    made = setup.prepare(small.config(data, tmp_path / "run"))
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
     modes = [module.training for module in made.model.modules()]
-    assert estimate.estimated_seconds(made, 2) > 0
+    assert dry_run.estimated_seconds(made, 2) > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in made.model.state_dict().items())
     assert [module.training for module in made.model.modules()] == modes
     assert made.optimizer.state_dict()["state"] == {}
@@ -164,7 +164,7 @@ def test_divergence_stops_and_keeps_the_last_complete_epoch(data, tmp_path):
 def test_adversary_that_cannot_reach_eps_is_announced(data, tmp_path):
     weak = small.config(data, tmp_path / "run", "attack.step_size=0.01")
     with pytest.warns(UserWarning, match=r"2 steps of 0\.01 cannot reach eps = 0\.05"):
-        run = session.prepare(weak)
+        run = setup.prepare(weak)
     assert run.attack.section.step_size == 0.01, "announced, not changed"
 
 
@@ -195,14 +195,14 @@ def test_every_way_to_train_trains_and_repeats(data, tmp_path, changes):
 def test_fine_tuning_starts_from_the_weights_given(data, tmp_path, finished):
     run, _ = finished
     tuned = small.config(data, tmp_path / "run", f"model.weights={run / 'model.safetensors'}")
-    start = session.prepare(tuned).model.state_dict()
+    start = setup.prepare(tuned).model.state_dict()
     assert all(
         torch.equal(start[name], tensor) for name, tensor in advreg.load_model(str(run.path)).state_dict().items()
     )
 
 
 def test_held_out_images_are_never_trained_on(data, tmp_path):
-    made = session.prepare(small.config(data, tmp_path / "run"))
+    made = setup.prepare(small.config(data, tmp_path / "run"))
     trained, held = made.batches.dataset.images, made.held.images
     assert (len(trained), len(held)) == (100, 20)
     assert not any(torch.equal(a, b) for a in trained for b in held)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.errors import ConfigError
-from advreg.training import memory, recipes
+from advreg.training import per_example_state, recipes
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -91,7 +91,7 @@ def test_a_resumed_perturbation_is_the_same_to_the_bit():
     (x, y), (x2, y2) = batches(2)
     model, one, other = network(), recipes.free(), recipes.free()
     one(model, x, y, None, THREAT).backward()
-    memory.restore({"recipe": other}, memory.states({"recipe": one}))
+    per_example_state.restore({"recipe": other}, per_example_state.states({"recipe": one}))
     assert torch.equal(one(model, x2, y2, None, THREAT), other(model, x2, y2, None, THREAT))
     assert not torch.equal(one(model, x2, y2, None, THREAT), recipes.free()(model, x2, y2, None, THREAT))
 

@@ -12,10 +12,11 @@ import advreg
 from advreg.attacks import pgd
 from advreg.config import AttackSection, Config
 from advreg.errors import TrainingError
-from advreg.training import adversary, estimate, events, guard, memory, repair, session
+from advreg.training import dry_run, events, overfitting_monitor, per_example_state, rollback, setup
 from advreg.training.checkpoint import Progress
 from advreg.training.epoch import train_epoch
-from advreg.training.guard import Pulse
+from advreg.training.inner import escalation
+from advreg.training.overfitting_monitor import Pulse
 from advreg.training.policies import Moment
 from advreg.training.step import Tally, take_step
 from tests.training import small
@@ -37,12 +38,12 @@ START = Moment(epoch=1, step=0, steps=15)
     ],
 )
 def test_what_is_catastrophic_overfitting(pulse, best, one_step, ill):
-    assert (guard.overfitting(pulse, best, one_step=one_step) is not None) == ill
+    assert (overfitting_monitor.overfitting(pulse, best, one_step=one_step) is not None) == ill
 
 
 def test_what_is_label_leaking():
-    assert guard.leaking(Pulse(0.80, 0.83, 0.1))
-    assert guard.leaking(Pulse(0.80, 0.81, 0.1)) is None
+    assert overfitting_monitor.leaking(Pulse(0.80, 0.83, 0.1))
+    assert overfitting_monitor.leaking(Pulse(0.80, 0.81, 0.1)) is None
 
 
 class Bent(torch.nn.Module):
@@ -56,17 +57,17 @@ class Bent(torch.nn.Module):
 
 def test_a_pulse_is_taken_where_the_step_lands():
     x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
-    pulse = guard.take_pulse(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
+    pulse = overfitting_monitor.take_pulse(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
     assert pulse == Pulse(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
-    assert guard.leaking(pulse)
-    assert guard.overfitting(pulse, best=0.0, one_step=True)
+    assert overfitting_monitor.leaking(pulse)
+    assert overfitting_monitor.overfitting(pulse, best=0.0, one_step=True)
 
 
 def test_a_pulse_leaves_model_and_draws_alone(data, tmp_path):
-    made = session.prepare(small.config(data, tmp_path / "run"))
+    made = setup.prepare(small.config(data, tmp_path / "run"))
     made.model.train()
     before, drawn = copy.deepcopy(made.model.state_dict()), torch.get_rng_state()
-    guard.take_pulse(made.model, made.guard.x, made.guard.y, made.threat)
+    overfitting_monitor.take_pulse(made.model, made.guard.x, made.guard.y, made.threat)
     assert str(before) == str(made.model.state_dict())
     assert torch.equal(drawn, torch.get_rng_state())
     assert made.model.training
@@ -75,15 +76,15 @@ def test_a_pulse_leaves_model_and_draws_alone(data, tmp_path):
 
 def test_attacks_grow_stronger_until_they_cost_too_much():
     section, names = AttackSection("fgsm", step_size=0.01, start="zero"), []
-    while (section := adversary.stronger(section)) is not None:  # type: ignore[assignment]
+    while (section := escalation.stronger(section)) is not None:  # type: ignore[assignment]
         names.append((section.name, section.steps if section.name == "pgd" else 1))
         assert section.step_size == "auto"
     assert names == [("n-fgsm", 1), ("pgd", 2), ("pgd", 4), ("pgd", 8), ("pgd", 16)]
 
 
 def test_each_trouble_is_said_once_until_it_is_over():
-    watcher = guard.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
-    watcher.memory = guard.Memory(best=0.5)
+    watcher = overfitting_monitor.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
+    watcher.memory = overfitting_monitor.Memory(best=0.5)
     bad, good = Pulse(0.5, 0.9, 0.1), Pulse(0.9, 0.5, 0.5)
     said = [watcher.judge(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
     assert [(ill is not None, leak is not None) for ill, leak in said] == [
@@ -92,31 +93,31 @@ def test_each_trouble_is_said_once_until_it_is_over():
 
 
 def test_going_back_restores_everything_but_the_place_in_the_schedule(data, tmp_path):
-    made = session.prepare(small.config(data, tmp_path / "run"))
+    made = setup.prepare(small.config(data, tmp_path / "run"))
     batches = list(made.batches.epoch(0))
     made.model.train()
     take_step(made, batches[0], START)
     before = copy.deepcopy((made.model.state_dict(), made.optimizer.state_dict()["state"], made.attack.section))
-    healthy = repair.remember(made, Tally())
+    healthy = rollback.remember(made, Tally())
     for batch in batches[1:3]:
         take_step(made, batch, START)
     made.attack.strengthen()
     lr = made.optimizer.param_groups[0]["lr"]
-    repair.roll_back(made, healthy)
+    rollback.roll_back(made, healthy)
     after = (made.model.state_dict(), made.optimizer.state_dict()["state"], made.attack.section)
     assert str(before) == str(after)
     assert (made.scheduler.last_epoch, made.optimizer.param_groups[0]["lr"]) == (3, lr)
     take_step(made, batches[3], START)
-    repair.roll_back(made, healthy)  # as often as need be: the copy is not what is trained
+    rollback.roll_back(made, healthy)  # as often as need be: the copy is not what is trained
     assert str(before[0]) == str(made.model.state_dict())
-    assert repair.slow_down(made) == pytest.approx(made.scheduler.get_last_lr()[0])
+    assert rollback.slow_down(made) == pytest.approx(made.scheduler.get_last_lr()[0])
     full = made.scheduler.lr_lambdas[0](5) * made.config.optimizer.lr
     take_step(made, batches[3], START)
     assert made.optimizer.param_groups[0]["lr"] == pytest.approx(full / 2)
 
 
 def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels(data, tmp_path):
-    made = session.prepare(small.config(data, tmp_path / "run", "attack.name=stored", "recipe.name=pgi"))
+    made = setup.prepare(small.config(data, tmp_path / "run", "attack.name=stored", "recipe.name=pgi"))
     made.model.eval()
 
     def starts(epoch):
@@ -124,10 +125,10 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
         return torch.cat([each.x_start for each in found])
 
     starts(1)
-    memory.start_epoch(made.parts, 2)
-    healthy = repair.remember(made, Tally())
+    per_example_state.start_epoch(made.parts, 2)
+    healthy = rollback.remember(made, Tally())
     before = starts(2)
-    repair.roll_back(made, healthy)
+    rollback.roll_back(made, healthy)
     assert torch.equal(before, starts(2))
 
 
@@ -141,7 +142,7 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
     ],
 )
 def test_what_cannot_be_mended_is_said_with_what_would_help(data, tmp_path, monkeypatch, mode, attack, said):
-    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
     run = advreg.fit(guarded(data, tmp_path / "run", "attack.name=pgd", *attack, f"train.guard={mode}"))
     lines = [line for line in run.read_log("metrics.jsonl") if line.get("trouble") == "catastrophic overfitting"]
     assert len(lines) == 1
@@ -159,7 +160,7 @@ def guarded(data, out, *changes):
 
 
 def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
     seen: list[events.Event] = []
     run = advreg.fit(guarded(data, tmp_path / "run"), on_event=seen.append)
     said = [event for event in seen if isinstance(event, events.Guarded)]
@@ -200,7 +201,7 @@ def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path,
     ],
 )
 def test_a_mended_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
-    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
     advreg.fit(guarded(data, tmp_path / "whole", *more))
 
     def kill(event):
@@ -219,7 +220,7 @@ def test_a_mended_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, m
 
 
 def test_a_warning_changes_nothing_but_the_log(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
     for mode in ("off", "warn"):
         advreg.fit(guarded(data, tmp_path / mode, f"train.guard={mode}"))
     assert outcome(tmp_path / "off") == outcome(tmp_path / "warn")
@@ -260,7 +261,7 @@ def test_finite_weights_that_answer_nan_are_a_divergence_too(data, tmp_path, for
 
 def test_an_estimate_does_not_mind_where_its_steps_lead(data, tmp_path):
     network = ["model.name=tests.training.test_guard:silent", "model.options.forwards=2"]
-    assert estimate.estimated_seconds(session.prepare(guarded(data, tmp_path / "run", *network)), 1) > 0
+    assert dry_run.estimated_seconds(setup.prepare(guarded(data, tmp_path / "run", *network)), 1) > 0
 
 
 class Masked(torch.nn.Module):
@@ -299,7 +300,7 @@ PROVOKED = [
 
 def _provoked(tmp_path, mode):
     """Train on 3,000 images with FGSM from the clean point at a large eps: PGD's accuracy there, and what was said."""
-    made = session.prepare(Config().replace_with([*PROVOKED, f"train.guard={mode}", f"train.out={tmp_path}"]))
+    made = setup.prepare(Config().replace_with([*PROVOKED, f"train.guard={mode}", f"train.out={tmp_path}"]))
     made = replace(made, held=made.held.select(range(300)))
     said: list[events.Guarded] = []
     progress = Progress()

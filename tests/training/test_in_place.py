@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from advreg import ThreatModel
 from advreg.attacks import craft
 from advreg.training import eval_mode, hooks, recipes
-from advreg.training.guard import take_pulse
 from advreg.training.inner import Stored, friendly, n_fgsm, near
+from advreg.training.overfitting_monitor import take_pulse
 from advreg.training.policies import Moment, iaat, ldes
 from advreg.training.recipes import Attack, Recipe
 from advreg.training.wrap import Regularized

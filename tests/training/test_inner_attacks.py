@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import advreg
-from advreg import noise
+from advreg import example_rng
 from advreg.attacks import craft
 from advreg.config import AttackSection
 from advreg.data import augmentation
 from advreg.errors import ConfigError, ThreatError
-from advreg.training import eval_mode, inner, memory, recipes
+from advreg.training import eval_mode, inner, per_example_state, recipes
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -38,7 +38,7 @@ def model():
 def test_near_starts_a_hair_beside_and_then_is_pgd(model, batch):
     x, y = batch
     ids = torch.arange(6)
-    start = x + 0.001 * noise.normal(ids, (8,), 7)
+    start = x + 0.001 * example_rng.normal(ids, (8,), 7)
     assert torch.equal(inner.near(model, x, y, THREAT, steps=0, seed=7).x_adv, start)
     point = start
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_stored_forgets_every_reset_epochs(model, batch):
     attack = inner.Stored(reset=2)
     starts = []
     for epoch in range(1, 5):
-        memory.start_epoch({"attack": attack}, epoch)
+        per_example_state.start_epoch({"attack": attack}, epoch)
         starts.append(attack(model, x, y, THREAT, seed=epoch).x_start)
     random = [THREAT.random_start(x, torch.arange(6), epoch) for epoch in range(1, 5)]
     assert [torch.equal(a, b) for a, b in zip(starts, random, strict=True)] == [True, False, True, False]
@@ -161,9 +161,9 @@ def test_stored_resumes_to_the_bit(model, batch):
     ids = torch.tensor([3, 0, 19, 7, 8, 2])
     one, other = inner.Stored(), inner.Stored()
     one(model, x, y, THREAT, ids=ids, seed=5)
-    memory.restore({"attack": other}, memory.states({"attack": one}))
+    per_example_state.restore({"attack": other}, per_example_state.states({"attack": one}))
     assert torch.equal(one(model, x, y, THREAT, ids=ids).x_adv, other(model, x, y, THREAT, ids=ids).x_adv)
-    memory.restore({"attack": other}, memory.states({"attack": inner.Stored()}))
+    per_example_state.restore({"attack": other}, per_example_state.states({"attack": inner.Stored()}))
     fresh = other(model, x, y, THREAT, ids=ids, seed=5).x_start
     assert torch.equal(fresh, THREAT.random_start(x, ids, 5))
 
@@ -177,7 +177,7 @@ def test_stored_perturbations_stay_with_their_pixels_through_crops_and_flips():
     mark[:, 0, 3, 4] = 1.0
     attack, shown = inner.Stored(augment=crop_flip, seed=2), torch.zeros(4, dtype=torch.int64)
     for epoch in (1, 2, 3, 4):
-        memory.start_epoch({"attack": attack}, epoch)
+        per_example_state.start_epoch({"attack": attack}, epoch)
         x, seen = crop_flip(images, ids, 2, epoch), crop_flip(mark, ids, 2, epoch)
         shown += seen.flatten(1).any(1)
 

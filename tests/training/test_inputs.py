@@ -14,7 +14,7 @@ from advreg.errors import AdvregError, DataError, ModelError
 from advreg.training import hooks, inner, policies
 from advreg.training.policies import Moment
 from advreg.training.recipes import aligned, distill
-from advreg.training.recipes.contract import divergence, pairing
+from advreg.training.recipes.base import divergence, pairing
 from advreg.training.wrap import Regularized
 
 THREAT = ThreatModel("linf", 8 / 255)

@@ -10,7 +10,7 @@ from torch import nn
 
 import advreg
 from advreg.errors import ThreatError
-from advreg.training import memory, policies
+from advreg.training import per_example_state, policies
 from advreg.training.policies import Moment
 from advreg.training.policies.ldes import Learned
 from tests.attacks.models import Counter
@@ -87,11 +87,11 @@ def test_resumed_it_goes_on_to_the_bit():
     one, other = policies.ldes(examples=40), policies.ldes(examples=40)
     for _ in range(5):
         one(net, x, y, ids, None, THREAT, NOW)
-    memory.restore({"policy": other}, memory.states({"policy": one}))
+    per_example_state.restore({"policy": other}, per_example_state.states({"policy": one}))
     for _ in range(2):
         a, b = (policy(net, x, y, ids, None, THREAT, NOW)[1].eps for policy in (one, other))
         assert torch.equal(a, b)
-    states = memory.states({"a": one, "b": other})
+    states = per_example_state.states({"a": one, "b": other})
     assert states["a"].keys() == states["b"].keys()
     assert all(torch.equal(states["a"][key], states["b"][key]) for key in states["a"])
 

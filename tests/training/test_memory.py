@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from advreg.errors import RunError
-from advreg.training import inner, memory, policies, recipes
-from advreg.training.memory import Rows
+from advreg.training import inner, per_example_state, policies, recipes
+from advreg.training.per_example_state import Rows
 
 
 @pytest.mark.parametrize("examples", [0, 100])
@@ -35,18 +35,18 @@ def test_what_is_read_is_a_copy_without_a_graph():
 
 def test_parts_are_asked_told_and_restored_by_name():
     parts = {"attack": inner.Stored(), "recipe": recipes.free(), "policy": policies.iaat(), "loss": recipes.madry()}
-    saved = memory.states(parts)
+    saved = per_example_state.states(parts)
     assert set(saved) == {"attack", "recipe", "policy"}
     assert all(isinstance(value, torch.Tensor) for state in saved.values() for value in state.values())
-    memory.restore(parts, saved)
-    memory.start_epoch(parts, 3)
+    per_example_state.restore(parts, saved)
+    per_example_state.start_epoch(parts, 3)
     assert parts["attack"].epoch == 3
-    memory.share(parts)  # alone: nothing to do
+    per_example_state.share(parts)  # alone: nothing to do
     with pytest.raises(RunError, match="remembers attack, recipe, policy, this run needs recipe; resume it as it was"):
-        memory.restore({"recipe": recipes.free()}, saved)
+        per_example_state.restore({"recipe": recipes.free()}, saved)
 
 
 def test_plain_parts_have_no_memory():
     parts = {"attack": print, "recipe": recipes.trades(), "policy": policies.warmup()}
-    assert memory.states(parts) == {}
-    memory.restore(parts, {})
+    assert per_example_state.states(parts) == {}
+    per_example_state.restore(parts, {})

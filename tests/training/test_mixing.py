@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.errors import DataError
-from advreg.training import inner, recipes, session
-from advreg.training.mixing import cutmix
+from advreg.training import inner, recipes, setup
+from advreg.training.cutmix import cutmix
 from advreg.training.policies import Moment
 from advreg.training.step import take_step
 from tests.training import small
@@ -102,7 +102,7 @@ def test_other_recipes_take_mixed_labels_too(name):
 
 
 def test_labels_are_as_wide_as_the_answer_of_a_network_that_knows_more_classes(data, tmp_path):
-    made = session.prepare(small.config(data, tmp_path / "run", "data.cutmix=true", "model.options.classes=5"))
+    made = setup.prepare(small.config(data, tmp_path / "run", "data.cutmix=true", "model.options.classes=5"))
     made.model.train()
     seen = []
 

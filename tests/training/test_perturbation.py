@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.errors import ConfigError
 from advreg.training import recipes
-from advreg.training.perturbation import once, perturbed, uphill
+from advreg.training.weight_perturbation import once, perturbed, uphill
 from tests.attacks.models import Counter
 from tests.training import small
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.ranks import Ranks
-from advreg.training import memory, policies, repair, session
-from advreg.training.memory import Rows
-from advreg.training.perturbation import uphill
+from advreg.training import per_example_state, policies, rollback, setup
+from advreg.training.per_example_state import Rows
 from advreg.training.policies import Moment
 from advreg.training.step import Tally
+from advreg.training.weight_perturbation import uphill
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -42,24 +42,24 @@ def learned(rows: slice) -> dict[str, Tensor]:
 
 def shared(rows: slice) -> Tensor:
     """Return memory of six examples after this process wrote its own, in half precision and twice."""
-    memory, ids = Rows(6, shape=(2,), fill=-1.0, dtype=torch.float16), torch.arange(6)[rows]
+    table, ids = Rows(6, shape=(2,), fill=-1.0, dtype=torch.float16), torch.arange(6)[rows]
     for scale in (1.0, 3.0):
-        memory.write(ids, scale * ids[:, None].expand(-1, 2))
-        memory.share()
-    return memory.values
+        table.write(ids, scale * ids[:, None].expand(-1, 2))
+        table.share()
+    return table.values
 
 
 def gone_back(rank: int, folder: str) -> Tensor:
     """Return the radii that a process knows after its epoch was rolled back to where each had written a row of its own."""
     data = small.write_data(Path(folder, f"{rank}.npz"))
     config = small.config(data, Path(folder, "run"), "policy.name=iaat")
-    made = session.prepare(config, Ranks(rank, 2))
+    made = setup.prepare(config, Ranks(rank, 2))
     radii = made.policy.radii  # type: ignore[attr-defined]  # that of iaat
     radii.write(torch.tensor([rank]), torch.tensor([rank + 2.0]))
-    healthy = repair.remember(made, Tally())
+    healthy = rollback.remember(made, Tally())
     radii.write(torch.tensor([rank + 2]), torch.tensor([9.0]))
-    repair.roll_back(made, healthy)
-    memory.share(made.parts)
+    rollback.roll_back(made, healthy)
+    per_example_state.share(made.parts)
     return radii.values[:5]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import advreg
 from advreg.attacks import craft
 from advreg.errors import ConfigError
-from advreg.training import eval_mode, memory, policies, recipes
+from advreg.training import eval_mode, per_example_state, policies, recipes
 from advreg.training.policies import Moment
 from advreg.training.policies.iaat import adapted
 from tests.attacks.models import Counter
@@ -110,7 +110,7 @@ def test_iaat_remembers_by_id_whatever_the_order(method):
     told(one, x, ids)
     told(other, [x[2]], [ids[2]])
     told(other, [x[0], x[1]], [ids[0], ids[1]])
-    memory.restore({"policy": resumed}, memory.states({"policy": other}))
+    per_example_state.restore({"policy": resumed}, per_example_state.states({"policy": other}))
     last = told(one, x, ids)
     assert told(other, x, ids) == last
     assert told(resumed, x[::-1], ids[::-1]) == last[::-1]

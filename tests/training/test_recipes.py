@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.errors import ConfigError
-from advreg.training import eval_mode, perturbation, recipes
+from advreg.training import eval_mode, recipes, weight_perturbation
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -60,7 +60,7 @@ def _never(*_: object, **__: object) -> None:
         advreg.fgsm,
         advreg.mifgsm,
         recipes.for_examples(partial(advreg.pgd, steps=10), torch.arange(6)),
-        perturbation.once(advreg.fgsm),
+        weight_perturbation.once(advreg.fgsm),
     ],
 )
 def test_madry_on_a_linear_model_meets_the_closed_form(batch, attack):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.errors import ConfigError, DataError
 from advreg.training import recipes
-from advreg.training.recipes import contract
+from advreg.training.recipes import base
 
 EPS = 0.1
 THREAT = advreg.ThreatModel("linf", eps=EPS)
@@ -136,9 +136,9 @@ def test_trades_without_weight_is_clean_cross_entropy(model, batch):
 def test_divergence_has_the_gradient_of_its_formula():
     torch.manual_seed(0)
     z, z_adv = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(contract.divergence, (z, z_adv))
+    assert torch.autograd.gradcheck(base.divergence, (z, z_adv))
     p, q = z.softmax(1), z_adv.softmax(1)
-    torch.testing.assert_close(contract.divergence(z, z_adv), (p * (p / q).log()).sum(1))
+    torch.testing.assert_close(base.divergence(z, z_adv), (p * (p / q).log()).sum(1))
 
 
 def three_classes():
@@ -218,8 +218,8 @@ def test_certainty_does_not_become_nan(name):
 def test_logits_are_compared_in_float32_or_better():
     x = torch.rand(2, 8)
     half, double = (nn.Sequential(nn.Linear(8, 3)).to(dtype) for dtype in (torch.bfloat16, torch.float64))
-    assert [z.dtype for z in contract.answers(half, x.bfloat16(), x.bfloat16())] == [torch.float32] * 2
-    assert [z.dtype for z in contract.answers(double, x.double(), x.double())] == [torch.float64] * 2
+    assert [z.dtype for z in base.answers(half, x.bfloat16(), x.bfloat16())] == [torch.float32] * 2
+    assert [z.dtype for z in base.answers(double, x.double(), x.double())] == [torch.float64] * 2
 
 
 @pytest.mark.parametrize("name", ["trades", "mart", "alp"])

@@ -8,7 +8,7 @@ import torch
 import advreg
 from advreg.errors import ConfigError
 from advreg.ranks import Ranks
-from advreg.training import events, session
+from advreg.training import events, setup
 from tests.training import small
 from tests.training.test_resume import outcome
 
@@ -70,7 +70,7 @@ def test_teacher_is_a_run_folder(data, tmp_path):
 
 def test_what_is_measured_and_kept_is_the_average(data, tmp_path):
     run = advreg.fit(small.config(data, tmp_path / "run", *PIECES["ema"], "train.epochs=1"))
-    made = session.prepare(small.config(data, tmp_path / "other", *PIECES["ema"]))
+    made = setup.prepare(small.config(data, tmp_path / "other", *PIECES["ema"]))
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     made.average.load_state_dict(state["memory"]["average"])
     kept = advreg.load_model(str(run.path)).state_dict()
@@ -80,7 +80,7 @@ def test_what_is_measured_and_kept_is_the_average(data, tmp_path):
 
 def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_weights(data, tmp_path):
     config = small.config(data, tmp_path / "run", "train.freeze_batchnorm=true", "train.epochs=1")
-    before = session.prepare(config).model.state_dict()
+    before = setup.prepare(config).model.state_dict()
     after = torch.load(advreg.fit(config) / "checkpoint.pt", weights_only=True)["model"]
     assert all(torch.equal(before[f"1.{name}"], after[f"1.{name}"]) for name in ("running_mean", "running_var"))
     assert not torch.equal(before["1.weight"], after["1.weight"])
@@ -138,4 +138,4 @@ def test_impossible_combinations_are_refused_before_any_training(data, tmp_path,
 
 def test_free_training_is_not_spread_over_processes(data, tmp_path):
     with pytest.raises(ConfigError, match="train in one process"):
-        session.prepare(small.config(data, tmp_path / "run", *PIECES["free"]), Ranks(0, 2))
+        setup.prepare(small.config(data, tmp_path / "run", *PIECES["free"]), Ranks(0, 2))

@@ -11,7 +11,7 @@ import pytest
 
 import advreg
 from advreg.errors import ConfigError, MissingExtraError
-from advreg.training import events, sinks
+from advreg.training import events, loggers
 from tests.training import small
 
 
@@ -57,7 +57,7 @@ def tell(sink):
 
 
 def test_tensorboard_draws_every_figure_over_the_steps(recorder):
-    tell(sinks.tensorboard())
+    tell(loggers.tensorboard())
     assert recorder.named("SummaryWriter") == [(("runs/a/tensorboard",), {})]
     assert {arguments for arguments, _ in recorder.named("add_scalar")} == {(n, v, 5) for n, v in FIGURES.items()}
     assert recorder.named("add_text")[0][0][1].startswith("label leaking in epoch 1, step 5: accuracy is 90%")
@@ -65,7 +65,7 @@ def test_tensorboard_draws_every_figure_over_the_steps(recorder):
 
 
 def test_mlflow_has_a_run_for_each_of_ours(recorder):
-    tell(sinks.mlflow())
+    tell(loggers.mlflow())
     assert recorder.named("start_run") == [((), {"run_name": "a"})]
     assert recorder.named("log_metrics") == [((FIGURES,), {"step": 5})]
     assert recorder.named("set_tag")[0][0][0] == "guard.1.5"
@@ -73,7 +73,7 @@ def test_mlflow_has_a_run_for_each_of_ours(recorder):
 
 
 def test_wandb_has_a_run_for_each_of_ours(recorder):
-    tell(sinks.wandb(project="here"))
+    tell(loggers.wandb(project="here"))
     assert recorder.named("init") == [((), {"project": "here", "name": "a", "dir": "runs/a"})]
     assert recorder.named("log") == [((FIGURES,), {"step": 5})]
     assert recorder.named("alert")[0][1]["title"] == "label leaking"
@@ -94,13 +94,13 @@ def test_what_is_open_is_closed_as_failed_when_training_fails(data, tmp_path, re
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        advreg.fit(small.config(data, tmp_path / "run"), on_event=sinks.several(sinks.named(name), stop))
+        advreg.fit(small.config(data, tmp_path / "run"), on_event=loggers.several(loggers.named(name), stop))
     assert recorder.calls[-1] == closed
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_where_nothing_is_left_to_train_nothing_is_opened(recorder, name):
-    sink = sinks.named(name)
+    sink = loggers.named(name)
     before = list(recorder.calls)
     for event in (events.Started(Path("runs/a"), epochs=2, steps=5, seconds=0.0), events.Finished(2, 1)):
         sink(event)
@@ -126,14 +126,14 @@ def test_an_mlflow_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", deaf)
     said = r"MLflow cannot log to foo://bar: RuntimeError: unsupported URI; set MLFLOW_TRACKING_URI"
     with pytest.raises(ConfigError, match=said) as error:
-        sinks.mlflow()
+        loggers.mlflow()
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_itself_writes_its_files(data, tmp_path):
-    run = advreg.fit(small.config(data, tmp_path / "run", "train.epochs=1"), on_event=sinks.tensorboard())
+    run = advreg.fit(small.config(data, tmp_path / "run", "train.epochs=1"), on_event=loggers.tensorboard())
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
 
 
@@ -143,10 +143,10 @@ def test_tensorboard_itself_writes_its_files(data, tmp_path):
 def test_a_missing_library_is_one_line(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'advreg\[{name}\]'") as error:
-        sinks.named(name)
+        loggers.named(name)
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_sink_is_said():
     with pytest.raises(ConfigError, match="Did you mean 'wandb'"):
-        sinks.named("wandbb")
+        loggers.named("wandbb")

@@ -1,13 +1,13 @@
 """Attacks: functions ``(model, x, y, threat, ...) -> result``, on one engine, judged by one judge."""
 
-from advreg.attacks.annealed import annealed
-from advreg.attacks.apgd import apgd, apgd_targeted
+from advreg.attacks.auto_pgd import apgd, apgd_targeted
 from advreg.attacks.blackbox import hopskipjump, random_search, spsa, square, transfer
-from advreg.attacks.gradient import craft, fgsm, mifgsm, nifgsm, pgd
-from advreg.attacks.judge import verify
-from advreg.attacks.minimal import bisected, carlini, ddn, deepfool, fab, fmn, nearest, tightened
+from advreg.attacks.cosine_pgd import annealed
+from advreg.attacks.minimum_norm import bisected, carlini, ddn, deepfool, fab, fmn, nearest, tightened
+from advreg.attacks.pgd import craft, fgsm, mifgsm, nifgsm, pgd
 from advreg.attacks.result import AttackResult, Crafted
 from advreg.attacks.shrinking_pgd import shrinking_pgd
+from advreg.attacks.verification import verify
 
 __all__ = [
     "AttackResult",

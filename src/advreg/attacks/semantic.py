@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advreg import noise
-from advreg.attacks.blackbox.walk import Walk, walk
-from advreg.attacks.engine import Ask, search
-from advreg.attacks.gradient import pgd
+from advreg import example_rng
+from advreg.attacks.blackbox.score_based import Walk, walk
 from advreg.attacks.inputs import as_tensor, read_ids, read_inputs, read_labels
 from advreg.attacks.model import Model, bind_dtype
+from advreg.attacks.pgd import pgd
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, search
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import Objective, cross_entropy, margin
 from advreg.region import Interval
@@ -180,9 +180,9 @@ class MaskThreat(ThreatModel):
         outside = torch.where(self.mask, 0.0, (a.double() - x.double()).abs())
         return super().contains(a, x, tol) & (outside <= tol * self.width).flatten(1).all(1)
 
-    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: noise.Stream = 0) -> Tensor:
+    def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: example_rng.Stream = 0) -> Tensor:
         """Return ``x`` with values drawn uniformly from the box inside the mask."""
-        u = noise.uniform(ids, tuple(x.shape[1:]), seed, stream, x.dtype)
+        u = example_rng.uniform(ids, tuple(x.shape[1:]), seed, stream, x.dtype)
         return self.project(self.box[0] + self.width * u, x)
 
 
@@ -280,7 +280,7 @@ def patch(
 
 def _drawn(ids: Tensor, x: Tensor, size: int, seed: int, place: int) -> Tensor:
     room = torch.tensor(x.shape[2:], device=x.device) - size + 1
-    return (noise.uniform(ids, (2,), seed, _PLACES + place) * room).long()
+    return (example_rng.uniform(ids, (2,), seed, _PLACES + place) * room).long()
 
 
 def _checked(corners: Tensor, x: Tensor, size: int) -> Tensor:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.annealed import FILL, cosine_step
-from advreg.attacks.apgd_l1 import sparse_rule
-from advreg.attacks.engine import Ask, Rule, begin, climb, owners, query, search
+from advreg.attacks.auto_pgd.l1 import sparse_rule
+from advreg.attacks.cosine_pgd import FILL, cosine_step
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, Rule, begin, climb, owners, query, search
 from advreg.errors import ConfigError
-from advreg.noise import Stream
+from advreg.example_rng import Stream
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel
 

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from advreg import attacks, models, runtime
 from advreg.attacks.model import query_model
 from advreg.cli import threats
-from advreg.cli.names import class_names, input_shape, label_of
+from advreg.cli.model_metadata import class_names, input_shape, label_of
 from advreg.data.images import GREY, RGB, opened, pixels
 from advreg.errors import ModelError, RunError
 from advreg.objectives import cross_entropy
-from advreg.report import photographs
+from advreg.report import attack_page
+from advreg.report.attack_page import Photograph
 from advreg.report.facts import Threat
-from advreg.report.photographs import Photograph
 from advreg.runs import RunFolder
 from advreg.threat import ThreatModel
 
@@ -73,13 +73,13 @@ def run_attack(wish: Wish) -> None:
     files = [_write(folder, photo) for photo in shown]
     facts = {"model": wish.model, "target": wish.target or "any other class", "steps": wish.steps, "seed": wish.seed}
     plain = Threat(threat.norm, float(threat.eps), threat.box)
-    page = folder.write("attack.html", photographs.page(shown, plain, facts))
+    page = folder.write("attack.html", attack_page.page(shown, plain, facts))
     if wish.as_json:
         told = [_record(photo, file) for photo, file in zip(shown, files, strict=True)]
         typer.echo(json.dumps({"threat": str(threat), **facts, "page": str(page), "images": told}))
         return
     for photo in shown:
-        typer.echo(f"{photo.name}: {photographs.verdict(photo)}, linf {255 * photo.linf:.3g}/255")
+        typer.echo(f"{photo.name}: {attack_page.verdict(photo)}, linf {255 * photo.linf:.3g}/255")
     typer.echo(f"before and after: {page}")
 
 
@@ -214,11 +214,11 @@ def _write(folder: RunFolder, photo: Photograph) -> dict[str, str]:
     files = {"adversarial": f"{stem}.adversarial.png", "clean": f"{stem}.clean.png", "both": f"{stem}.before-after.png"}
     for key, picture in (("adversarial", photo.after), ("clean", photo.before)):
         folder.write(files[key], _png(picture))
-    folder.write(files["both"], photographs.side_by_side(photo))
+    folder.write(files["both"], attack_page.side_by_side(photo))
     return {key: str(folder / name) for key, name in files.items()}
 
 
-def _png(picture: photographs.Picture) -> bytes:
+def _png(picture: attack_page.Picture) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -15,8 +15,8 @@ from advreg.cli import progress, tables, threats
 from advreg.config import Config
 from advreg.diagnosis import Diagnosis, diagnose
 from advreg.errors import ConfigError, ModelError
-from advreg.evaluation.verdict import Check
-from advreg.imports import call_factory
+from advreg.evaluation.checks import Check
+from advreg.plugins import call_factory
 from advreg.threat import ThreatModel
 
 

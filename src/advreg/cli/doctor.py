@@ -87,8 +87,8 @@ def estimate(run: Path) -> dict[str, Any]:
     Args:
         run: a run.toml, or a run folder.
     """
-    from advreg.training.estimate import estimated_seconds
-    from advreg.training.session import prepare
+    from advreg.training.dry_run import estimated_seconds
+    from advreg.training.setup import prepare
 
     config = Config.load(run / "run.toml" if run.is_dir() else run)
     session = prepare(config)

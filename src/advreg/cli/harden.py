@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from advreg.hardening.home import Home
     from advreg.hardening.store import Store
+    from advreg.hardening.workspace import Home
 
 app = typer.Typer(
     help="Collect attacks from production, review, retrain, prove, promote, roll back.", no_args_is_help=True
@@ -39,7 +39,7 @@ def init(
     from advreg.config import toml
     from advreg.errors import ConfigError
     from advreg.hardening.begin import begin
-    from advreg.hardening.settings import Settings
+    from advreg.hardening.config import Settings
 
     pairs = [change.partition("=") for change in changes or []]
     for key, separator, _ in pairs:
@@ -98,7 +98,7 @@ def serve(
 ) -> None:
     """Collect examples beside the model server, and show them to reviewers at /review."""
     from advreg.hardening.service import create_app
-    from advreg.imports import import_extra
+    from advreg.plugins import import_extra
 
     uvicorn = import_extra("uvicorn", "advreg[harden]")
     opened = _home(home)
@@ -113,8 +113,8 @@ def step(
     every: Annotated[str, typer.Option(metavar="1h", help="Go on for ever, a tick each 30s, 10m, 1h, 1d.")] = "",
 ) -> None:
     """Do what is due, once: admit, retrain, prove, promote. Safe to run from cron, and twice at once."""
+    from advreg.hardening.cycle import step as tick
     from advreg.hardening.lease import Busy
-    from advreg.hardening.step import step as tick
     from advreg.hardening.store import StoreDown
 
     pause = _seconds(every)
@@ -210,7 +210,7 @@ def models(home: HomeOption = HOME, as_json: Json = False) -> None:
 def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], home: HomeOption = HOME) -> None:
     """Make a version that passed the gate the champion."""
     from advreg.hardening import registry
-    from advreg.hardening.mirror import mirror
+    from advreg.hardening.mlflow_sync import mirror
 
     opened = _home(home)
     store = opened.store()
@@ -223,7 +223,7 @@ def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], hom
 def rollback(home: HomeOption = HOME) -> None:
     """Make the previous champion the champion again; nothing is trained."""
     from advreg.hardening import registry
-    from advreg.hardening.mirror import mirror
+    from advreg.hardening.mlflow_sync import mirror
 
     opened = _home(home)
     store = opened.store()
@@ -299,7 +299,7 @@ def demo(out: Annotated[Path, typer.Option(help="New folder for the runs.")] = P
 
 
 def _home(path: Path) -> Home:
-    from advreg.hardening.home import Home
+    from advreg.hardening.workspace import Home
 
     return Home.open(path)
 

@@ -25,21 +25,21 @@ from torch import Tensor
 
 from advreg import data as datasets
 from advreg import models
-from advreg.attacks.judge import logits_of
 from advreg.attacks.semantic import patch, spatial
+from advreg.attacks.verification import logits_of
 from advreg.cli import progress, tables
 from advreg.config import Config
 from advreg.errors import HardeningError
 from advreg.hardening import registry
 from advreg.hardening.begin import begin
 from advreg.hardening.client import Client
-from advreg.hardening.content import to_npy
-from advreg.hardening.home import Home
-from advreg.hardening.settings import Settings
-from advreg.hardening.step import Outcome, step
+from advreg.hardening.config import Settings
+from advreg.hardening.cycle import Outcome, step
+from advreg.hardening.image_decoding import to_npy
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.audit import head_of
 from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
+from advreg.hardening.workspace import Home
 from advreg.training import fit
 
 _SEALED, _CANARIES = 3000, 2000  # of the test images; production traffic is made of the others

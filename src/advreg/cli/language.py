@@ -74,7 +74,7 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Ask for what should be refused, in every way there is, and count what comes back."""
-    from advreg.cli import language_measure as work
+    from advreg.cli import language_evaluate as work
 
     files = work.Files(harmful=harmful, labels=labels)
     how = work.How(attacks=attacks, n=n, tokens=tokens, dtype=dtype, device=device, seed=seed, scale=scale)
@@ -132,7 +132,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure attack success, over-refusal, facts, instructions and help, with 95% intervals; goes on after a kill."""
-    from advreg.cli import language_measure as work
+    from advreg.cli import language_evaluate as work
 
     files = work.Files(harmful, safe, questions, tasks, benign, labels)
     how = work.How(
@@ -183,7 +183,7 @@ def sweep(
 ) -> None:
     """Train at several adversarial shares and rates, measure each, and recommend one within an over-refusal budget."""
     from advreg.cli import language_sweep as work
-    from advreg.cli.language_measure import Files, How
+    from advreg.cli.language_evaluate import Files, How
 
     files = Files(harmful, safe, questions, tasks, benign, labels)
     how = How(

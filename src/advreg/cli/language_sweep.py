@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from advreg.cli import progress, tables
-from advreg.cli.language_measure import Files, How, named_attacks, rows
+from advreg.cli.language_evaluate import Files, How, named_attacks, rows
 from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
-from advreg.language.data import read_lessons
+from advreg.language.datasets import read_lessons
 from advreg.language.sweep.plan import Plan, parts
 from advreg.language.sweep.run import FILE, At, Measuring, sweep
 

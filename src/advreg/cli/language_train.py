@@ -15,8 +15,8 @@ from rich.console import Console
 from advreg.cli import progress
 from advreg.language.config import LanguageConfig
 from advreg.language.training.events import Event, Guarded, Step, Written
+from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS
-from advreg.language.training.loop import fit_language
 
 
 def run_train(

@@ -16,7 +16,7 @@ from advreg.cli.tables import minutes
 
 if TYPE_CHECKING:
     from advreg.diagnosis.result import DiagnosisProgress as Asked
-    from advreg.evaluation.run import Progress as Measured
+    from advreg.evaluation.evaluate import Progress as Measured
     from advreg.training.events import Event
 
 

@@ -12,7 +12,7 @@ import typer
 from advreg.cli import progress
 from advreg.config import Config
 from advreg.errors import ConfigError
-from advreg.training import fit, sinks
+from advreg.training import fit, loggers
 from advreg.training.finetune import finetuned
 
 
@@ -33,9 +33,9 @@ class Wish:
 def run_train(wish: Wish) -> None:
     """Train, and say where the result is; of several processes the first one says it."""
     config = _config(wish)
-    watchers = [sinks.named(name) for name in wish.logs]
+    watchers = [loggers.named(name) for name in wish.logs]
     with progress.training(quiet=wish.as_json) as watch:
-        run = fit(config, resume=wish.resume, on_event=sinks.several(watch, *watchers))
+        run = fit(config, resume=wish.resume, on_event=loggers.several(watch, *watchers))
     if os.environ.get("RANK", "0") != "0":
         return
     if wish.as_json:

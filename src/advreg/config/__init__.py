@@ -1,6 +1,6 @@
 """The configuration of a training run: frozen dataclasses <-> TOML <-> ``--set section.key=value``."""
 
-from advreg.config.document import Config
+from advreg.config.config import Config
 from advreg.config.sections import (
     AttackSection,
     AverageSection,

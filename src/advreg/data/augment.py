@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advreg import noise
+from advreg import example_rng
 from advreg.errors import DataError, did_you_mean
 
 Augment = Callable[[Tensor, Tensor, int, int], Tensor]  # (images, ids, seed, epoch) -> images
@@ -37,7 +37,7 @@ def crop_flip(images: Tensor, ids: Tensor, seed: int, epoch: int, *, pad: int = 
         torch.Size([2, 1, 3, 3])
     """
     count, channels, height, width = images.shape
-    draws = noise.uniform(ids.to(images.device), (3,), seed, _STREAM + epoch)
+    draws = example_rng.uniform(ids.to(images.device), (3,), seed, _STREAM + epoch)
     top, left = (draws[:, :2] * (2 * pad + 1)).long().unbind(1)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from advreg.data.dataset import Dataset
-from advreg.data.fetch import Progress, cache_folder, download, find
+from advreg.data.download import Progress, cache_folder, download, find
 from advreg.errors import DataError
 
 NAME = "cifar10"

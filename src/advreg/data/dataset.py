@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from advreg.data.checks import check_labels, check_pixels
+from advreg.data.validation import check_labels, check_pixels
 from advreg.errors import DataError
 
 Device = torch.device | str

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from advreg.data.dataset import Dataset
+from advreg.data.hash_split import digest, is_test
 from advreg.data.images import GREY, RGB, SUFFIXES, all_grey, read_images
-from advreg.data.split import digest, is_test
-from advreg.data.stream import Streamed
+from advreg.data.streaming import Streamed
 from advreg.errors import DataError
 
 Listing = list[tuple[Path, str]]  # an image and the name of its class

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advreg.data.augment import Augment
 from advreg.data.dataset import Dataset, Device, to_float
-from advreg.data.stream import Crop, Reader, Streamed, nothing_readable, read_batches
+from advreg.data.streaming import Crop, Reader, Streamed, nothing_readable, read_batches
 from advreg.errors import DataError
 
 _SHARE = 0.5  # of the free memory of a device that data may take; the rest is for the training

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advreg.data.dataset import Dataset
-from advreg.data.split import is_test
+from advreg.data.hash_split import is_test
 from advreg.errors import DataError
 
 _CHANNELS = (1, 3)

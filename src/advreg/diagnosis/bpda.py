@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from advreg.attacks.model import Deputy
-from advreg.diagnosis.graph import dead_modules
-from advreg.diagnosis.hooks import Call, Smooth, answered, valued
+from advreg.diagnosis.autograd_inspection import dead_modules
+from advreg.diagnosis.module_hooks import Call, Smooth, answered, valued
 
 _ROUNDING = {
     torch.round, Tensor.round, torch.floor, Tensor.floor, torch.ceil, Tensor.ceil, torch.trunc, Tensor.trunc,

@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from advreg.diagnosis.subject import Attack, Subject, run_on
-from advreg.evaluation.rows import GOING_ON
-from advreg.evaluation.verdict import GAIN, GAP, Check, gain
+from advreg.diagnosis.context import Attack, Subject, run_on
+from advreg.evaluation.checks import GAIN, GAP, Check, gain
+from advreg.evaluation.ledger_rows import GOING_ON
 from advreg.statistics import interval
 
 
@@ -34,7 +34,7 @@ def challenged(
     Args:
         subject: model, examples and figure.
         attack: the challenger.
-        name, group, by, cause: of the check, as for `advreg.evaluation.verdict.gain`.
+        name, group, by, cause: of the check, as for `advreg.evaluation.checks.gain`.
         first: examples to begin with, for an expensive attack few; it goes on where it breaks a fifth. If None, half of the
             sample, and the other half where it breaks any.
         threshold: share beyond which the figure is suspect.

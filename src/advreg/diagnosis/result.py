@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from advreg.evaluation.verdict import Check, Verdict, causes, verdict
+from advreg.evaluation.checks import Check, Verdict, causes, verdict
 from advreg.threat import ThreatModel
 
 SCHEMA = "advreg/diagnosis@1"
@@ -68,7 +68,7 @@ class Diagnosis:
         n: examples in the figure.
         checks: every check, in the order of its group.
         adapted: what adaptive attacks reached, where they were asked for.
-        pictures: arrays to draw, see `advreg.diagnosis.pictures`.
+        pictures: arrays to draw, see `advreg.diagnosis.loss_surface`.
         seconds: wall time.
     """
 

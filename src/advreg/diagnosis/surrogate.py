@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks import craft
-from advreg.attacks.judge import logits_of
-from advreg.diagnosis.subject import Subject, in_portions, rows_of
+from advreg.attacks.verification import logits_of
+from advreg.diagnosis.context import Subject, in_portions, rows_of
 from advreg.threat import ThreatModel
 
 _BATCH = 64

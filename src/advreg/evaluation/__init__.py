@@ -2,9 +2,9 @@
 
 from advreg.evaluation.curve import Curve
 from advreg.evaluation.curve_evaluation import robustness_curve
-from advreg.evaluation.norms import MinimumNorms, minimum_norms
+from advreg.evaluation.evaluate import evaluate
+from advreg.evaluation.minimum_norms import MinimumNorms, minimum_norms
 from advreg.evaluation.protocols import PROTOCOLS, Protocol, Stage, resolve
-from advreg.evaluation.run import evaluate
 from advreg.evaluation.summary import AttackSummary, Evaluation
 
 __all__ = [

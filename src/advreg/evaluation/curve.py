@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advreg.evaluation.verdict import Check, Verdict
+from advreg.evaluation.checks import Check, Verdict
 from advreg.statistics import interval
 from advreg.threat import Norm
 

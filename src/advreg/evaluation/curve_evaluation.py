@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
-from advreg.attacks.minimal import fab, nearest
+from advreg.attacks.minimum_norm import fab, nearest
 from advreg.errors import DataError, ThreatError
-from advreg.evaluation import flags
+from advreg.evaluation import model_probe
+from advreg.evaluation.batch_sizing import Portions, fitting
+from advreg.evaluation.checks import Check, provisional, worst_of
 from advreg.evaluation.curve import Curve, curve_points
+from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, Bench, attack_chunk
 from advreg.evaluation.examples import UNIT, examples_of
+from advreg.evaluation.journal import Paper
 from advreg.evaluation.ledger_checks import free_checks
-from advreg.evaluation.memory import Portions, fitting
-from advreg.evaluation.paper import Paper
+from advreg.evaluation.ledger_rows import CLEAN, Row
 from advreg.evaluation.protocols import Protocol, resolve
-from advreg.evaluation.rows import CLEAN, Row
-from advreg.evaluation.run import CLEAN_STAGE, FAR, Bench, attack_chunk
-from advreg.evaluation.verdict import Check, provisional, worst_of
 from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
 
@@ -87,7 +87,7 @@ def robustness_curve(
     if not grid:
         raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
     chosen, bench = resolve(protocol, norm), _bench(model, data, n, ThreatModel(norm, grid[-1], box), seed)
-    probed = flags.probe(model, *(t[:64].to(bench.device) for t in (bench.examples.x, bench.examples.y)))
+    probed = model_probe.probe(model, *(t[:64].to(bench.device) for t in (bench.examples.x, bench.examples.y)))
     clean = _clean_rows(bench)
     known = _first_distances(bench) if distances is None else _checked(distances, clean)
     checks: list[list[Check]] = []
@@ -95,7 +95,7 @@ def robustness_curve(
         rows = clean + _closer(known, radius) + _attacked(bench, chosen, radius, known)
         known = _lowered(known, rows)
         robust = float((known > radius).double().mean())
-        seen = flags.gathered(probed, rows, len(clean), FAR, target=bench.target.choice)
+        seen = model_probe.gathered(probed, rows, len(clean), FAR, target=bench.target.choice)
         checks.append(free_checks({"flags": seen, "robust_accuracy": robust, "n": len(clean)}, rows))
         if on_progress:
             on_progress(k + 1, len(grid))

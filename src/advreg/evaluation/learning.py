@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from advreg.evaluation.verdict import Check, Outcome, skipped
+from advreg.evaluation.checks import Check, Outcome, skipped
 from advreg.statistics import interval
 
 NOT_LEARNING = "not learning"

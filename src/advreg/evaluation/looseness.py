@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from advreg.evaluation.rows import Row, broken_ids
+from advreg.evaluation.ledger_rows import Row, broken_ids
 from advreg.runs.files import read_lines
 
 _SAME = ("model", "data", "n")

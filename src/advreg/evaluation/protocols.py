@@ -15,9 +15,9 @@ from torch import Tensor
 
 from advreg import attacks
 from advreg.errors import ConfigError, ThreatError, did_you_mean
-from advreg.evaluation.rows import CLEAN
-from advreg.imports import named_function
+from advreg.evaluation.ledger_rows import CLEAN
 from advreg.objectives import cross_entropy, dlr, probability_margin, rival_margin
+from advreg.plugins import named_function
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]

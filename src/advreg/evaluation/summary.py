@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg.evaluation.checks import Check, Verdict, provisional
 from advreg.evaluation.ledger_checks import free_checks
-from advreg.evaluation.rows import CLEAN, Row, broken_ids
-from advreg.evaluation.verdict import Check, Verdict, provisional
+from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
 from advreg.statistics import interval
 from advreg.threat import ThreatModel
 

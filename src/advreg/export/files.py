@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.model import query_model
 from advreg.errors import ModelError
-from advreg.imports import first_line, import_extra
+from advreg.plugins import first_line, import_extra
 
 TOLERANCE = 1e-4  # of logits, relative to the largest: another program adds in another order
 _BATCH = 2  # exporters take 0 and 1 for constants

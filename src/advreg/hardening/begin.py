@@ -8,11 +8,11 @@ import numpy as np
 
 from advreg import data, models
 from advreg.hardening import registry
-from advreg.hardening.families import families
-from advreg.hardening.home import BASE, NEIGHBOURS, Home
-from advreg.hardening.settings import Settings
-from advreg.hardening.stock import stock_of
+from advreg.hardening.attack_families import families
+from advreg.hardening.config import Settings
+from advreg.hardening.datasets import stock_of
 from advreg.hardening.texts.challenge import begin_texts
+from advreg.hardening.workspace import BASE, NEIGHBOURS, Home
 from advreg.runs import RunFolder
 
 _NEIGHBOURS = 3000

@@ -20,8 +20,8 @@ from advreg import models, runtime
 from advreg.attacks.model import query_model
 from advreg.data import Batches, Dataset
 from advreg.errors import ModelError
-from advreg.hardening.families import THREAT, Family, mixture
-from advreg.hardening.settings import TrainSection
+from advreg.hardening.attack_families import THREAT, Family, mixture
+from advreg.hardening.config import TrainSection
 from advreg.runs import RunFolder
 from advreg.training import eval_mode, recipes
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.imports import first_line
 from advreg.language.model import LanguageModel
+from advreg.plugins import first_line
 
 _USER, _ASSISTANT = "advreg-user-words", "advreg-assistant-words"
 """Words that stand for the user's and the assistant's when a template is asked what it puts around them."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from advreg.config import toml
-from advreg.config.explain import validated
+from advreg.config.error_messages import validated
 from advreg.config.sections import STRICT, Count, Radius, StepSize
 from advreg.errors import ConfigError
 

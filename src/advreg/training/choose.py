@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from advreg.config.explain import wrong
+from advreg.config.error_messages import wrong
 from advreg.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")

@@ -8,15 +8,15 @@ from itertools import islice
 from typing import Any
 
 from advreg import runtime
-from advreg.training import averaging, distributed, memory
+from advreg.module_modes import eval_mode, train_mode
+from advreg.training import averaging, distributed, per_example_state
 from advreg.training.checkpoint import Progress
+from advreg.training.epoch_monitor import Watch
 from advreg.training.events import OnEvent
-from advreg.training.modes import eval_mode, train_mode
 from advreg.training.policies import Moment
-from advreg.training.session import Session
+from advreg.training.setup import Session
 from advreg.training.step import Tally, take_step
 from advreg.training.validation import Score, validate
-from advreg.training.watch import Watch
 
 
 def train_epoch(session: Session, epoch: int, before: Progress, emit: OnEvent) -> Progress:
@@ -38,7 +38,7 @@ def train_epoch(session: Session, epoch: int, before: Progress, emit: OnEvent) -
 
 def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dict[str, Any]]]:
     """Take the steps of an epoch; return its tally and what the guard said."""
-    memory.start_epoch(session.parts, epoch)
+    per_example_state.start_epoch(session.parts, epoch)
     train_mode(session.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
     watch = Watch(session, epoch, emit)
     tally = Tally()
@@ -49,7 +49,7 @@ def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dic
         tally = watch.seen(tally.plus(take_step(session, batch, moment)), step)
     if step < session.steps:  # batches of broken images are left out; the end is looked at all the same
         tally = watch.seen(tally, session.steps)
-    memory.share(session.parts)
+    per_example_state.share(session.parts)
     distributed.share_buffers(session.model)
     _reestimate(session, epoch)
     if session.average is not None:

@@ -11,9 +11,9 @@ from advreg import runtime
 from advreg.config import Config
 from advreg.errors import RunError
 from advreg.runs import RunFolder
-from advreg.runs.same import same_run
+from advreg.runs.resume_check import same_run
 from advreg.training.checkpoint import LAST
-from advreg.training.session import Session
+from advreg.training.setup import Session
 
 CONFIG, MODEL, ENVIRONMENT = "run.toml", "model.json", "environment.json"
 

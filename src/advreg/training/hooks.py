@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from advreg.attacks import craft, pgd
 from advreg.attacks.inputs import read_inputs, reject_outside
 from advreg.errors import ConfigError, DataError
-from advreg.imports import import_extra
 from advreg.models.normalize import Normalize, normalized
+from advreg.module_modes import eval_mode
+from advreg.plugins import import_extra
 from advreg.threat import ThreatModel
-from advreg.training.modes import eval_mode
 from advreg.training.recipes import Attack, Recipe, madry
 
 Pair = tuple[Tensor, Tensor]

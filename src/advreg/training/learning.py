@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.model import query_model
+from advreg.module_modes import eval_mode
 from advreg.statistics import interval
-from advreg.training.modes import eval_mode
 
 NOT_LEARNING = "not learning"
 REMEDY = "none: lower optimizer.lr, let eps grow from 0 (policy warmup), or look whether labels belong to their inputs"

@@ -12,14 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from advreg import runtime
 from advreg.data import Batch
-from advreg.passes import counted
+from advreg.pass_counting import counted
 from advreg.threat import ThreatModel
 from advreg.training import distributed
-from advreg.training.mixing import cutmix
-from advreg.training.perturbation import once, perturbed
+from advreg.training.cutmix import cutmix
 from advreg.training.policies import Moment
 from advreg.training.recipes import Attack, Found, for_examples
-from advreg.training.session import Session
+from advreg.training.setup import Session
+from advreg.training.weight_perturbation import once, perturbed
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from advreg.attacks import pgd
 from advreg.attacks.model import query_model
+from advreg.attacks.pgd import pgd
 from advreg.data import Dataset, Streamed
 from advreg.errors import ConfigError
+from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 from advreg.threat import ThreatModel
 from advreg.training import distributed
-from advreg.training.modes import eval_mode
 
 CHUNK = 500
 Source = TypeVar("Source", Dataset, Streamed)

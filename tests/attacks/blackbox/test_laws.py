@@ -156,7 +156,7 @@ def test_early_stop_gives_the_same_verdicts_for_less(name: str, norm: str) -> No
 def test_looking_seldom_changes_the_cost_and_nothing_else(name: str, norm: str, monkeypatch) -> None:
     (x, y), model, threat = batch(24, torch.float64), small_cnn(dtype=torch.float64), ThreatModel(norm, 2 * EPS[norm])
     often = ATTACKS[name](model, x, y, threat)
-    monkeypatch.setattr("advreg.attacks.blackbox.walk._between_looks", lambda _: 3)
+    monkeypatch.setattr("advreg.attacks.blackbox.score_based._between_looks", lambda _: 3)
     count = Counter(model)
     seldom = ATTACKS[name](model, x, y, threat)
     assert often.broken.any()

@@ -9,7 +9,7 @@ import torch
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import blackbox
-from advreg.attacks.blackbox.boundary import Labels
+from advreg.attacks.blackbox.hopskipjump_run import Labels
 from advreg.errors import AdvregError, DataError, ModelError, ThreatError
 from advreg.objectives import margin
 

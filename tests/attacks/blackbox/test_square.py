@@ -11,7 +11,7 @@ import torch
 from advreg import ThreatModel, load_data, load_model
 from advreg.attacks import pgd
 from advreg.attacks.blackbox import square, window_share
-from advreg.attacks.blackbox.windows import Grid, bumps, put, take
+from advreg.attacks.blackbox.square_windows import Grid, bumps, put, take
 from advreg.objectives import margin
 
 from ..models import best_linear_gain, linear, small_cnn

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import brentq, linprog
 from torch import Tensor, nn
 
-from advreg.attacks.minimal.planes import onto_plane
+from advreg.attacks.minimum_norm.hyperplane_projection import onto_plane
 from advreg.threat import Norm
 
 Rows = tuple[np.ndarray, np.ndarray]

@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from advreg import ThreatModel, attacks, models
-from advreg.attacks import minimal
-from advreg.attacks.minimal import Sparse, rescue
+from advreg.attacks import minimum_norm
+from advreg.attacks.minimum_norm import Sparse, fallback
 from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
 from tests.attacks.models import Counter, linear, small_cnn
 
-FAB_T = functools.partial(minimal.fab, targets=2)
+FAB_T = functools.partial(minimum_norm.fab, targets=2)
 SHORT = {
-    "fab": (functools.partial(minimal.fab, steps=8), ("linf", "l2", "l1")),
+    "fab": (functools.partial(minimum_norm.fab, steps=8), ("linf", "l2", "l1")),
     "fab-t": (functools.partial(FAB_T, steps=8), ("linf", "l2", "l1")),
-    "fab-2": (functools.partial(minimal.fab, steps=5, restarts=2), ("linf", "l2", "l1")),
-    "fmn": (functools.partial(minimal.fmn, steps=12, restarts=2), ("linf", "l2", "l1", "l0")),
-    "ddn": (functools.partial(minimal.ddn, steps=12, restarts=2), ("l2",)),
-    "deepfool": (functools.partial(minimal.deepfool, steps=8), ("linf", "l2", "l1")),
-    "carlini": (functools.partial(minimal.carlini, rounds=3, steps=15, weight=1.0), ("l2",)),
+    "fab-2": (functools.partial(minimum_norm.fab, steps=5, restarts=2), ("linf", "l2", "l1")),
+    "fmn": (functools.partial(minimum_norm.fmn, steps=12, restarts=2), ("linf", "l2", "l1", "l0")),
+    "ddn": (functools.partial(minimum_norm.ddn, steps=12, restarts=2), ("l2",)),
+    "deepfool": (functools.partial(minimum_norm.deepfool, steps=8), ("linf", "l2", "l1")),
+    "carlini": (functools.partial(minimum_norm.carlini, rounds=3, steps=15, weight=1.0), ("l2",)),
 }
 CASES = [(name, norm) for name, (_, norms) in SHORT.items() for norm in norms]
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4}
@@ -86,7 +86,7 @@ def test_the_count_is_what_hooks_counted(name: str, norm: str, eps: float | None
 
 def test_fab_costs_what_it_says() -> None:
     model, x, y = batch()
-    far = functools.partial(minimal.fab, model, x[1:], y[1:], ThreatModel("linf", 0.0), steps=20)
+    far = functools.partial(minimum_norm.fab, model, x[1:], y[1:], ThreatModel("linf", 0.0), steps=20)
     aimed, all_round = far(targets=3, restarts=2), far()
     assert aimed.found.all()
     assert (aimed.cost[:, 1] == 3 * 2 * 40).all()
@@ -99,7 +99,9 @@ def test_fab_costs_what_it_says() -> None:
 def test_who_is_within_eps_leaves() -> None:
     model, x, y = batch()
     threat = ThreatModel("linf", 0.3)
-    stop, on = (minimal.fab(model, x, y, threat, targets=4, restarts=3, early_stop=s, steps=20) for s in (True, False))
+    stop, on = (
+        minimum_norm.fab(model, x, y, threat, targets=4, restarts=3, early_stop=s, steps=20) for s in (True, False)
+    )
     assert stop.broken.all()
     assert torch.equal(stop.broken, on.broken)
     assert stop.forwards < on.forwards / 5
@@ -112,7 +114,7 @@ def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> No
     threat = ball(norm, 0.0)
     found = SHORT[name][0](model, x, y, threat)
     count = Counter(model)
-    finer = minimal.bisected(found, model, x, y, threat, steps=10)
+    finer = minimum_norm.bisected(found, model, x, y, threat, steps=10)
     assert count.forwards == finer.forwards - found.forwards == 10 * int((found.found & (found.minimal > 0)).sum())
     assert (finer.minimal <= found.minimal).all()
     assert torch.equal(model(finer.nearest).argmax(1) != y, finer.found)
@@ -124,10 +126,10 @@ def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> No
 
 def test_what_bisection_brings_within_eps_is_broken() -> None:
     model, x, y = batch(dtype=torch.float64)
-    rough = minimal.nearest(minimal.deepfool, model, x, y, "l2", bisections=0, overshoot=0.5)
-    fine = minimal.bisected(rough, model, x, y, ThreatModel("l2", 0.0))
+    rough = minimum_norm.nearest(minimum_norm.deepfool, model, x, y, "l2", bisections=0, overshoot=0.5)
+    fine = minimum_norm.bisected(rough, model, x, y, ThreatModel("l2", 0.0))
     threat = ThreatModel("l2", (rough.minimal + fine.minimal) / 2)
-    finer = minimal.bisected(rough, model, x, y, threat)
+    finer = minimum_norm.bisected(rough, model, x, y, threat)
     assert finer.broken[1:].any()
     assert threat.contains(finer.x_adv, x).all()
     assert torch.equal(finer.broken, attacks.verify(model, x, finer.x_adv, y, threat) | (finer.minimal == 0))
@@ -138,19 +140,19 @@ def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
     model, x, y = batch()
     wanted = (y + 2) % 5
     options = {"carlini": {"rounds": 6, "steps": 40}}.get(name, {"steps": 60})
-    attack = getattr(minimal, name)
-    found = minimal.nearest(attack, model, x, wanted, "l2", targeted=True, **options)
+    attack = getattr(minimum_norm, name)
+    found = minimum_norm.nearest(attack, model, x, wanted, "l2", targeted=True, **options)
     assert torch.equal(model(found.nearest).argmax(1) == wanted, found.found)
     assert found.found.double().mean() > 0.7
-    free = minimal.nearest(FAB_T, model, x, y, "l2", targets=4, steps=40)
+    free = minimum_norm.nearest(FAB_T, model, x, y, "l2", targets=4, steps=40)
     assert float((found.minimal >= 0.95 * free.minimal).double().mean()) > 0.9  # a wish costs distance
 
 
 def test_a_fast_target_proposes_and_the_original_judges() -> None:
     model, x, y = batch()
     target = models.freeze(model, x, precision="bfloat16")
-    found = minimal.nearest(minimal.fab, target, x, y, "linf", steps=30)
-    exact = minimal.nearest(minimal.fab, model, x, y, "linf", steps=30)
+    found = minimum_norm.nearest(minimum_norm.fab, target, x, y, "linf", steps=30)
+    exact = minimum_norm.nearest(minimum_norm.fab, model, x, y, "linf", steps=30)
     assert torch.equal(model(found.nearest).argmax(1) != y, found.found)
     assert float(found.found.double().mean()) >= 0.9
     assert float((found.minimal / exact.minimal)[1:].median()) < 1.1
@@ -159,9 +161,11 @@ def test_a_fast_target_proposes_and_the_original_judges() -> None:
 def test_a_radius_for_each_example() -> None:
     model, x, y = batch(dtype=torch.float64)
     eps = torch.linspace(0, 0.2, 16, dtype=torch.float64)
-    found = minimal.fab(model, x, y, ThreatModel("linf", eps), steps=10)
+    found = minimum_norm.fab(model, x, y, ThreatModel("linf", eps), steps=10)
     for row in (3, 9, 15):
-        alone = minimal.fab(model, x[row : row + 1], y[row : row + 1], ThreatModel("linf", float(eps[row])), steps=10)
+        alone = minimum_norm.fab(
+            model, x[row : row + 1], y[row : row + 1], ThreatModel("linf", float(eps[row])), steps=10
+        )
         assert bool(alone.broken) == bool(found.broken[row])
         torch.testing.assert_close(alone.minimal, found.minimal[row : row + 1], atol=1e-9, rtol=0)
 
@@ -197,9 +201,9 @@ def test_without_a_slope_a_random_point_is_brought_near(name: str, norm: str) ->
     x = batch()[1]
     y = model(x).argmax(1)
     count = Counter(model)
-    found = getattr(minimal, name)(model, x, y, threat, steps=12)
+    found = getattr(minimum_norm, name)(model, x, y, threat, steps=12)
     assert (found.forwards, found.backwards) == (count.forwards, count.backwards)
-    start = rescue.anywhere(x, (0.0, 1.0), torch.arange(16), 0)
+    start = fallback.anywhere(x, (0.0, 1.0), torch.arange(16), 0)
     fooling = model(start).argmax(1) != y
     assert 4 < int(fooling.sum()) < 16
     assert torch.equal(found.found, fooling)
@@ -213,23 +217,23 @@ X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda: minimal.fab(small_cnn().train(), X, Y, ball("l2")), ModelError, "call model.eval"),
-        (lambda: minimal.fab(small_cnn(), X, Y, Sparse(3)), ThreatError, "fab searches in linf, l2, l1"),
-        (lambda: minimal.ddn(small_cnn(), X, Y, ball("linf")), ThreatError, "the threat is linf"),
-        (lambda: minimal.carlini(small_cnn(), X, Y, ball("l1")), ThreatError, "the threat is l1"),
-        (lambda: minimal.fab(small_cnn(), X, Y, ball("l2"), targets=0), ConfigError, "targets is 0"),
+        (lambda: minimum_norm.fab(small_cnn().train(), X, Y, ball("l2")), ModelError, "call model.eval"),
+        (lambda: minimum_norm.fab(small_cnn(), X, Y, Sparse(3)), ThreatError, "fab searches in linf, l2, l1"),
+        (lambda: minimum_norm.ddn(small_cnn(), X, Y, ball("linf")), ThreatError, "the threat is linf"),
+        (lambda: minimum_norm.carlini(small_cnn(), X, Y, ball("l1")), ThreatError, "the threat is l1"),
+        (lambda: minimum_norm.fab(small_cnn(), X, Y, ball("l2"), targets=0), ConfigError, "targets is 0"),
         (
-            lambda: minimal.fab(small_cnn(), X, Y, ball("l2"), targets=2, targeted=True),
+            lambda: minimum_norm.fab(small_cnn(), X, Y, ball("l2"), targets=2, targeted=True),
             ConfigError,
             "leave targets out",
         ),
-        (lambda: minimal.fmn(small_cnn(), X, Y, ball("l2"), steps=0), ConfigError, "steps is 0"),
-        (lambda: minimal.fmn(small_cnn(), X * 255, Y, Sparse(3)), DataError, "divide images by 255"),
-        (lambda: minimal.fab(small_cnn(), X, Y + 2, ball("l2")), DataError, "label 5"),
-        (lambda: minimal.nearest(minimal.fab, small_cnn(), X, Y, "l3"), ThreatError, "'l3'"),
+        (lambda: minimum_norm.fmn(small_cnn(), X, Y, ball("l2"), steps=0), ConfigError, "steps is 0"),
+        (lambda: minimum_norm.fmn(small_cnn(), X * 255, Y, Sparse(3)), DataError, "divide images by 255"),
+        (lambda: minimum_norm.fab(small_cnn(), X, Y + 2, ball("l2")), DataError, "label 5"),
+        (lambda: minimum_norm.nearest(minimum_norm.fab, small_cnn(), X, Y, "l3"), ThreatError, "'l3'"),
         (lambda: Sparse(-1), ThreatError, "0 or more"),
         (
-            lambda: minimal.fab(lambda x: small_cnn()(x.detach()).detach(), X, Y, ball("l2", 0.0)),
+            lambda: minimum_norm.fab(lambda x: small_cnn()(x.detach()).detach(), X, Y, ball("l2", 0.0)),
             ModelError,
             "gradient",
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from advreg.attacks.minimal.planes import onto_plane
+from advreg.attacks.minimum_norm.hyperplane_projection import onto_plane
 from advreg.threat import NORMS
 
 from .oracles import to_plane

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advreg.attacks.blackbox.boundary import Hike, Labels
-from advreg.attacks.engine import Ask, Scoreboard, search
+from advreg.attacks.blackbox.hopskipjump_run import Hike, Labels
 from advreg.attacks.inputs import as_tensor, read_batch, read_ids
-from advreg.attacks.judge import reject_device
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.modes import refuse_training_mode
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, Scoreboard, search
+from advreg.attacks.verification import reject_device
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import labels_of, margin
 from advreg.threat import ThreatModel

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from advreg.attacks.blackbox.walk import Walk, walk
-from advreg.attacks.engine import Ask, search
+from advreg.attacks.blackbox.score_based import Walk, walk
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, search
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel

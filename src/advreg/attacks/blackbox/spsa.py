@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg import noise
-from advreg.attacks.blackbox.walk import Proposal, Walk, walk
-from advreg.attacks.engine import Ask, search
+from advreg import example_rng
+from advreg.attacks.blackbox.score_based import Proposal, Walk, walk
 from advreg.attacks.model import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, search
 from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
@@ -119,7 +119,7 @@ def _estimated(ask: Ask, state: Walk, samples: int, probe: float, seed: int, str
     for done in range(0, samples, _TOGETHER):
         count = min(_TOGETHER, samples - done)
         shape = (count, *state.x.shape[1:])
-        v = noise.signs(state.ids, shape, seed, stream + done, state.x.dtype)
+        v = example_rng.signs(state.ids, shape, seed, stream + done, state.x.dtype)
         pair = torch.stack([state.adv[:, None] + probe * v, state.adv[:, None] - probe * v], 1).clamp(low, high)
         logits = query_model(ask.model, pair.flatten(0, 2))
         loss = ask.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)

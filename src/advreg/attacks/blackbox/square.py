@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advreg import noise
-from advreg.attacks.blackbox.walk import Proposal, Walk, drawn, walk
-from advreg.attacks.blackbox.windows import Grid, bumps, put, take, window_share
-from advreg.attacks.engine import Ask, search
+from advreg import example_rng
+from advreg.attacks.blackbox.score_based import Proposal, Walk, drawn, walk
+from advreg.attacks.blackbox.square_windows import Grid, bumps, put, take, window_share
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, search
 from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
@@ -141,7 +141,7 @@ def _striped(state: Walk, grid: Grid, seed: int, restart: int) -> Walk:
     radii, project = state.threat.radii(state.x), state.threat.project
     edges = {name: project(state.x + s * radii, state.x) for name, s in (("low", -1), ("high", 1))}
     shape = (grid.channels, 1, grid.width)
-    up = noise.uniform(state.ids, shape, seed, _START + restart) < 0.5
+    up = example_rng.uniform(state.ids, shape, seed, _START + restart) < 0.5
     wide = up.expand(-1, -1, grid.height, -1).reshape(state.x.shape)
     adv = torch.where(wide, edges["high"], edges["low"])
     return replace(state, adv=adv).remember(**{name: grid.planes(edge) for name, edge in edges.items()})
@@ -201,7 +201,7 @@ def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
     """Return offsets ``(B, C, cells)`` in widths of the box: a bump in every tile, with a sign for each tile and channel."""
     height, width = max(grid.height // _TILES, 1), max(grid.width // _TILES, 1)
     down, right = grid.height // height, grid.width // width
-    u = noise.uniform(state.ids, (1 + grid.channels, down, right), seed, _START + restart)
+    u = example_rng.uniform(state.ids, (1 + grid.channels, down, right), seed, _START + restart)
     order = 1 if state.threat.norm == "l1" else 2
     pattern = bumps(height, width, order).to(state.x)[(u[:, 0] < 0.5).long()]  # (B, down, right, cells of a tile)
     signed = torch.where(u[:, 1:, :, :, None] < 0.5, pattern[:, None], -pattern[:, None])

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.attacks.engine import Ask, Scoreboard, search
-from advreg.attacks.gradient import pgd
 from advreg.attacks.model import Model, bind_dtype
+from advreg.attacks.pgd import pgd
 from advreg.attacks.result import AttackResult
+from advreg.attacks.search import Ask, Scoreboard, search
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 

@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
 from advreg.errors import HardeningError, StoreError, UploadError
-from advreg.hardening.service import claims
-from advreg.hardening.service.door import Door, Options, Refused, bounded
-from advreg.hardening.service.limits import Buckets
+from advreg.hardening.service import schemas
+from advreg.hardening.service.auth import Door, Options, Refused, bounded
 from advreg.hardening.service.metrics import Metrics
+from advreg.hardening.service.rate_limit import Buckets
 from advreg.hardening.service.review import add_review
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import example, receive
@@ -68,7 +68,7 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Door, metric
         began = time.perf_counter()
         door.admit(bearer, len(items))
         given = [
-            claims.submission_of(content, claim, bearer, options.medium, options.limits) for content, claim in items
+            schemas.submission_of(content, claim, bearer, options.medium, options.limits) for content, claim in items
         ]
         receipts = receive(store, given)
         metrics.seconds.observe(time.perf_counter() - began)
@@ -81,16 +81,16 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Door, metric
         bearer = await run_in_threadpool(door.bearer, request, Role.SUBMIT)
         body = await bounded(request, 2 * options.limits.bytes)
         is_json = request.headers.get("content-type", "").startswith("application/json")
-        item = claims.content_of(claims.parsed(body)) if is_json else (body, _query(request))
+        item = schemas.content_of(schemas.parsed(body)) if is_json else (body, _query(request))
         return (await run_in_threadpool(store_all, bearer, [item]))[0]
 
     @app.post("/v1/batch", status_code=201)
     async def submit_many(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.SUBMIT)
-        listed = claims.parsed(await bounded(request, 8 * options.limits.bytes))
+        listed = schemas.parsed(await bounded(request, 8 * options.limits.bytes))
         if not isinstance(listed, list) or not 1 <= len(listed) <= options.batch:
             raise UploadError(f"a batch is a JSON list of 1 to {options.batch} examples")
-        items = [claims.content_of(item) for item in listed]
+        items = [schemas.content_of(item) for item in listed]
         return await run_in_threadpool(store_all, bearer, items)
 
     @app.get("/v1/examples/{name}")

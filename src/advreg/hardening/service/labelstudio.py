@@ -7,10 +7,10 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from advreg.errors import HardeningError
-from advreg.hardening.media import TEXTS, Medium, medium_of
+from advreg.hardening.media_types import TEXTS, Medium, medium_of
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, Verdict, answer_to, review
-from advreg.hardening.texts.content import visible
+from advreg.hardening.texts.validation import visible
 
 _IMAGE = '<Image name="image" value="$image"/>'
 _TEXT = '<Text name="text" value="$text"/><Text name="answer" value="$answer"/>'
@@ -21,7 +21,7 @@ def config(classes: Sequence[str], medium: Medium) -> str:
     """Return the labelling interface for these classes, to be pasted into a project's settings.
 
     Example:
-        >>> from advreg.hardening.media import IMAGES
+        >>> from advreg.hardening.media_types import IMAGES
         >>> config(["cat"], IMAGES)[:60]
         '<View><Image name="image" value="$image"/><Choices name="lab'
     """

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from advreg.errors import UploadError
-from advreg.hardening.content import Pixels
-from advreg.hardening.intake import queue
-from advreg.hardening.media import medium_of, pixels_in, uri
-from advreg.hardening.service import claims, labelstudio
-from advreg.hardening.service.door import Door, Options, bounded
+from advreg.hardening.image_decoding import Pixels
+from advreg.hardening.ingestion import queue
+from advreg.hardening.media_types import medium_of, pixels_in, uri
+from advreg.hardening.service import labelstudio, schemas
+from advreg.hardening.service.auth import Door, Options, bounded
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, Verdict, answer_to, example, review, undo
 from advreg.hardening.store.tables import examples
 from advreg.hardening.store.tokens import Role
-from advreg.hardening.texts.content import visible
+from advreg.hardening.texts.validation import visible
 
 _NEAREST = 5
 
@@ -54,7 +54,7 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None
     @app.post("/v1/review/{name}")
     async def verdict(name: str, request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
-        said = claims.parsed(await bounded(request, 10_000))
+        said = schemas.parsed(await bounded(request, 10_000))
         label = said.get("label") if isinstance(said, dict) else None
         if (
             not isinstance(said, dict)
@@ -85,7 +85,7 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None
     @app.post("/v1/labelstudio")
     async def bring_back(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
-        exported = claims.parsed(await bounded(request, 16 * options.limits.bytes))
+        exported = schemas.parsed(await bounded(request, 16 * options.limits.bytes))
         return await run_in_threadpool(labelstudio.import_annotations, store, exported, bearer.name, options.classes)
 
 

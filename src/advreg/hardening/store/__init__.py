@@ -1,6 +1,6 @@
 """The store: what was submitted, where it stands, who did what, in one database and one folder of bytes."""
 
-from advreg.imports import import_extra
+from advreg.plugins import import_extra
 
 import_extra("sqlalchemy", "advreg[harden]")  # says in one line what is missing, before a traceback does
 

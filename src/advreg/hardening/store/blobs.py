@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import StoreError
-from advreg.imports import first_line, import_extra
+from advreg.plugins import first_line, import_extra
 
 
 @dataclass(frozen=True)

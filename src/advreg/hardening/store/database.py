@@ -16,7 +16,7 @@ from sqlalchemy import event, exc
 from advreg.errors import StoreError
 from advreg.hardening.store.blobs import Blobs
 from advreg.hardening.store.tables import head, metadata
-from advreg.imports import first_line, import_extra
+from advreg.plugins import first_line, import_extra
 
 _GENESIS = "0" * 64
 _PATIENCE = 5  # seconds to wait for a lock or a connection

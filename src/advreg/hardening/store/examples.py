@@ -25,12 +25,12 @@ class Submission:
     Attributes:
         content: the exact bytes.
         kind: ``png``, ``jpeg``, ``npy`` or ``text``.
-        looks: fingerprint; see `advreg.hardening.looks` and `advreg.hardening.texts.looks`.
+        looks: fingerprint; see `advreg.hardening.perceptual_hash` and `advreg.hardening.texts.minhash`.
         token, principal, tier: who handed it in, on whose behalf, how far that one is trusted.
         model, prediction, scores: what the deployed model said; a text has no prediction.
         answer: what a language model answered.
         claimed: what the submitter says it is; kept, never trained on.
-        suspicion: order of review; see `advreg.hardening.suspicion`.
+        suspicion: order of review; see `advreg.hardening.review_priority`.
     """
 
     content: bytes

@@ -9,13 +9,13 @@ import sqlalchemy as sa
 
 from advreg.errors import HardeningError, RunError
 from advreg.hardening import registry
+from advreg.hardening.backends.text import TextWork
+from advreg.hardening.config import Settings
 from advreg.hardening.gate.language import identity, latest, measured_language
-from advreg.hardening.home import BASE, Home
 from advreg.hardening.lease import leased
-from advreg.hardening.settings import Settings
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
-from advreg.hardening.texts.work import TextWork
+from advreg.hardening.workspace import BASE, Home
 from advreg.runs import RunFolder
 
 _LEFT = ("checkpoint.pt", "*.tmp", "incidents.json", "decision.json")

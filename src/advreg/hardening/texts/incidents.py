@@ -63,7 +63,7 @@ def model_in(run: RunFolder) -> Complies:
         RunError: it is not the one that was evaluated.
         MissingExtraError: transformers is not installed.
     """
-    from advreg.language.evaluate import (
+    from advreg.language.evaluation.evaluate import (
         fingerprint,
     )  # what an evaluation carries of the weights and an adapter's scale
     from advreg.language.generate import generate

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
+from advreg.example_rng import normal
 from advreg.language.attacks.descent import best, iterates, project, steepest, within
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
 from advreg.language.chat import Encoded, encode
@@ -16,7 +17,6 @@ from advreg.language.embeddings import answer_nll, answer_places, embedding_norm
 from advreg.language.generate import generate
 from advreg.language.model import LanguageModel, still
 from advreg.language.requests import Request
-from advreg.noise import normal
 
 
 def embedding_pgd(

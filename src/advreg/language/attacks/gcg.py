@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advreg.errors import ConfigError
 from advreg.language.attacks.embedding import judged
-from advreg.language.attacks.probe import probed
+from advreg.language.attacks.probe_sampling import probed
 from advreg.language.attacks.result import LanguageAttackResult, passes, with_targets
 from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
 from advreg.language.chat import Encoded, encode

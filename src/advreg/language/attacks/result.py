@@ -10,7 +10,7 @@ from advreg.errors import DataError, ModelError
 from advreg.language.generate import generate
 from advreg.language.model import LanguageModel
 from advreg.language.requests import Request
-from advreg.passes import Passes, counted
+from advreg.pass_counting import Passes, counted
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from advreg.errors import DataError
-from advreg.language.bootstrap import DRAWS, Figure, Floats, difference_of_shares, share, spread
+from advreg.language.evaluation.bootstrap import DRAWS, Figure, Floats, difference_of_shares, share, spread
 
 Outcome = Literal["refused", "complied", "neither"]
 """What became of a prompt; ``neither`` is an empty or incoherent completion: no refusal, no help and no harm."""

@@ -16,12 +16,12 @@ from scipy import optimize, sparse
 from scipy.special import expit
 
 from advreg.errors import DataError, MissingExtraError
-from advreg.imports import import_extra
-from advreg.language.bootstrap import Floats
-from advreg.language.data import Labelled
+from advreg.language.datasets import Labelled
+from advreg.language.evaluation.bootstrap import Floats
 from advreg.language.gguf import quiet
 from advreg.language.judges.calibration import compared
 from advreg.language.judges.refusal import Judge
+from advreg.plugins import import_extra
 
 Encoder = Callable[[Sequence[str]], Any]
 """Texts -> features ``(N, D)``, an array or a sparse matrix."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from advreg.language.data import Labelled
+from advreg.language.datasets import Labelled
 from advreg.language.judges.calibration import Calibration, compared
 
 Refuses = Callable[[Sequence[str]], list[bool]]

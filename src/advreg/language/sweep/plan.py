@@ -12,7 +12,7 @@ from typing import Any
 
 from advreg.errors import ConfigError, DataError
 from advreg.language.config import LanguageConfig
-from advreg.language.data import EvaluationData, Example, Lesson, choose, split
+from advreg.language.datasets import EvaluationData, Example, Lesson, choose, split
 from advreg.language.requests import Request
 from advreg.runs import RunFolder
 

@@ -13,16 +13,16 @@ from typing import Any
 from advreg.errors import RunError, TrainingError
 from advreg.language import model
 from advreg.language.adapters import adapter_scale
-from advreg.language.axes import Attack, Bench, default_attacks
 from advreg.language.config import LanguageConfig
-from advreg.language.evaluate import Progress, evaluate
+from advreg.language.evaluation.evaluate import Progress, evaluate
+from advreg.language.evaluation.tasks import Attack, Bench, default_attacks
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
-from advreg.language.sweep import dial
+from advreg.language.sweep.adapter_scale import chosen, limited, turned
 from advreg.language.sweep.plan import Parts, Plan, Setting
 from advreg.language.sweep.verdict import judged
 from advreg.language.training.events import Event, Step
+from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
-from advreg.language.training.loop import fit_language
 from advreg.runs import RunFolder
 
 FILE = "sweep.json"
@@ -199,15 +199,15 @@ def _setting(
     reference = None
     if config.model.rank:
         bench = Bench(lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens)
-        bench = dial.limited(bench, parts.test.benign[:64])
-        row["dial"] = dial.turned(
+        bench = limited(bench, parts.test.benign[:64])
+        row["dial"] = turned(
             bench, parts.validation, plan.scales, how.dial, run, lambda done, total: tell("dial", done, total)
         )
-        row["scale"] = dial.chosen(row["dial"], plan.budget)
+        row["scale"] = chosen(row["dial"], plan.budget)
     else:
         reference = model.load(config.model.name, dtype=how.dtype, device=config.train.device)
-    turned = adapter_scale(lm, row["scale"]) if config.model.rank else nullcontext()
-    with turned:
+    scaled = adapter_scale(lm, row["scale"]) if config.model.rank else nullcontext()
+    with scaled:
         found = evaluate(
             lm, parts.test, attacks=how.attacks, judge=how.judge, rater=how.rater, reference=reference,
             base=folder / "base", seed=how.seed, out=path, max_new_tokens=how.max_new_tokens,

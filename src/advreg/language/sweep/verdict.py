@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advreg.language.sweep.claims import claims
-from advreg.language.sweep.frontier import costs_of, frontier, over_seeds, point_of, recommend
+from advreg.language.sweep.pareto import costs_of, frontier, over_seeds, point_of, recommend
 
 Row = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from advreg.language.data import Example, Lesson
+from advreg.language.datasets import Example, Lesson
 from advreg.language.requests import Request
 from advreg.runtime import derived_seed
 

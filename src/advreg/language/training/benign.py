@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.language.adapters import adapter_off
 from advreg.language.chat import Encoded, encode
 from advreg.language.config import LanguageConfig
-from advreg.language.data import Example
+from advreg.language.datasets import Example
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
 from advreg.language.model import LanguageModel, still
 from advreg.language.training.averaging import Average

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from advreg.errors import RunError
+from advreg.language.training.collapse_monitor import Pulse
 from advreg.language.training.folder import ADAPTER, METRICS, WHOLE, save_weights
-from advreg.language.training.guard import Pulse
-from advreg.language.training.session import Session
+from advreg.language.training.setup import Session
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 
 from advreg import runtime
 from advreg.errors import RunError, WeightsError
-from advreg.imports import first_line
 from advreg.language import model
 from advreg.language.adapters import WEIGHTS as ADAPTER
 from advreg.language.adapters import load_adapter, save_adapter
 from advreg.language.config import LanguageConfig
 from advreg.language.model import LanguageModel
+from advreg.plugins import first_line
 from advreg.runs import RunFolder
-from advreg.runs.same import same_run
+from advreg.runs.resume_check import same_run
 
 CONFIG, ENVIRONMENT, METRICS, WHOLE = "language.toml", "environment.json", "metrics.jsonl", "model.safetensors"
 

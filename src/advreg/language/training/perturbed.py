@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advreg import noise
+from advreg import example_rng
 
 Norm = Literal["token", "example", "linf"]
 _TINY = 1e-30
@@ -50,7 +50,7 @@ def _size(delta: Tensor, norm: Norm) -> Tensor:
 
 def random_start(ids: Tensor, shape: tuple[int, ...], scale: float, seed: int) -> Tensor:
     """Return uniform noise in ``[-scale, scale]``, ``(B, *shape)``; it belongs to (seed, id) and uses up no global draw."""
-    return scale * (2 * noise.uniform(ids, shape, seed) - 1)
+    return scale * (2 * example_rng.uniform(ids, shape, seed) - 1)
 
 
 @contextmanager

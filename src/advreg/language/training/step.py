@@ -14,7 +14,7 @@ from advreg.language.training.batches import batch_at
 from advreg.language.training.benign import asked, learn_benign
 from advreg.language.training.continuous import continuous, plain
 from advreg.language.training.latent import latent
-from advreg.language.training.session import Session
+from advreg.language.training.setup import Session
 
 Tally = dict[str, float]
 """Sums over the examples of some steps, and how many of which kind there were."""

@@ -1,10 +1,10 @@
 """How training looks for the worst case: attacks that cost what they promise and are judged by nobody."""
 
-from advreg.training.inner.choose import OBJECTIVES, from_section, maximising
-from advreg.training.inner.friendly import friendly
-from advreg.training.inner.near import near
-from advreg.training.inner.single import Untouched, n_fgsm, unattacked
-from advreg.training.inner.stored import Prior, Stored
+from advreg.training.inner.fgsm_pgi import Prior, Stored
+from advreg.training.inner.friendly_pgd import friendly
+from advreg.training.inner.from_config import OBJECTIVES, from_section, maximising
+from advreg.training.inner.gaussian_start import near
+from advreg.training.inner.n_fgsm import Untouched, n_fgsm, unattacked
 
 __all__ = [
     "OBJECTIVES",

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from advreg.training.choose import choose
-from advreg.training.policies.contract import Moment, Policy
+from advreg.training.policies.base import Moment, Policy
 from advreg.training.policies.iaat import iaat
 from advreg.training.policies.ldes import ldes
-from advreg.training.policies.simple import fixed, friendly, warmup
+from advreg.training.policies.schedules import fixed, friendly, warmup
 
 __all__ = ["POLICIES", "Moment", "Policy", "fixed", "friendly", "iaat", "ldes", "named", "warmup"]
 

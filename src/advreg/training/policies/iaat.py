@@ -9,14 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from advreg.attacks.engine import Ask, query
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model
+from advreg.attacks.search import Ask, query
+from advreg.module_modes import eval_mode
 from advreg.objectives import correct, margin
 from advreg.threat import ThreatModel
-from advreg.training.memory import Rows, Saved
-from advreg.training.modes import eval_mode
-from advreg.training.policies.contract import Moment, Policy, within
+from advreg.training.per_example_state import Rows, Saved
+from advreg.training.policies.base import Moment, Policy, within
 from advreg.training.recipes import Attack, for_examples, worst_case
 
 Positive = Annotated[float, Field(gt=0)]

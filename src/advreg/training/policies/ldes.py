@@ -11,15 +11,15 @@ from pydantic import Field
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from advreg.attacks.engine import Ask, query
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model
+from advreg.attacks.search import Ask, query
 from advreg.errors import ThreatError
+from advreg.module_modes import eval_mode
 from advreg.objectives import cross_entropy
 from advreg.threat import ThreatModel, per_example
-from advreg.training.memory import Rows, Saved
-from advreg.training.modes import eval_mode
-from advreg.training.policies.contract import Moment, Policy, within
+from advreg.training.per_example_state import Rows, Saved
+from advreg.training.policies.base import Moment, Policy, within
 from advreg.training.recipes import Attack
 
 Weight = Annotated[float, Field(ge=0)]

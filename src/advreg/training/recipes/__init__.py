@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from advreg.training.choose import choose
-from advreg.training.recipes.alignment import aligned, gradalign
-from advreg.training.recipes.contract import Attack, Found, Recipe, for_examples, worst_case
+from advreg.training.recipes.advprop import advprop, ar_at
+from advreg.training.recipes.base import Attack, Found, Recipe, for_examples, worst_case
+from advreg.training.recipes.cross_entropy import madry, mixed, multiplier, standard
 from advreg.training.recipes.distillation import distill
-from advreg.training.recipes.dual import advprop, ar_at
 from advreg.training.recipes.free import free, replays_of
-from advreg.training.recipes.pairing import alp, mart, trades
-from advreg.training.recipes.plain import madry, mixed, multiplier, standard
-from advreg.training.recipes.prior import pgi
+from advreg.training.recipes.gradalign import aligned, gradalign
+from advreg.training.recipes.pgi import pgi
 from advreg.training.recipes.split import SplitBatchNorm, merge_batchnorm, routed, split_batchnorm
+from advreg.training.recipes.trades_mart_alp import alp, mart, trades
 
 __all__ = [
     "RECIPES",

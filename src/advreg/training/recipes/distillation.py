@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks.model import query_model, widen
 from advreg.errors import ConfigError, ModelError
+from advreg.module_modes import eval_mode
 from advreg.threat import ThreatModel
-from advreg.training.modes import eval_mode
-from advreg.training.recipes.contract import (
+from advreg.training.recipes.base import (
     Attack,
     Recipe,
     Smoothing,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model, widen
 from advreg.threat import ThreatModel
-from advreg.training.memory import Saved
-from advreg.training.recipes.contract import Attack, Recipe, Smoothing, checked, label_loss
+from advreg.training.per_example_state import Saved
+from advreg.training.recipes.base import Attack, Recipe, Smoothing, checked, label_loss
 
 
 @checked

@@ -1,0 +1,118 @@
+"""A corruption by its name, and how accurate a model stays under all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.corruptions.corruptions import KINDS
+from advreg.attacks.corruptions.primitives import Draws
+from advreg.attacks.inputs import read_ids, read_inputs, read_labels, reject_outside
+from advreg.attacks.model import Model
+from advreg.attacks.modes import refuse_training_mode
+from advreg.attacks.verification import logits_of
+from advreg.errors import DataError, did_you_mean
+from advreg.objectives import correct
+
+CORRUPTIONS: tuple[str, ...] = tuple(KINDS)
+SEVERITIES = (1, 2, 3, 4, 5)
+
+_LANE = 64  # streams kept for one corruption
+
+
+def corrupt(x: Tensor, name: str, severity: int = 3, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
+    """Return images as a camera, the weather or a file might have left them.
+
+    The fifteen kinds of ImageNet-C as functions of a batch. Strengths are the published ones, lengths are shares of the image's
+    side; frost, glass and elastic are stand-ins for originals that need photographs or run pixel by pixel.
+
+    Args:
+        x: images ``(B, C, H, W)`` in [0, 1].
+        name: one of `CORRUPTIONS`, such as ``"gaussian_noise"``.
+        severity: 1 to 5.
+        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only; 0 to B-1 where not given.
+        seed: seed of the draws, which are the same at every severity.
+
+    Returns:
+        Images in [0, 1], of the shape and type of ``x``.
+
+    Raises:
+        DataError: an unknown name or severity, or inputs that are not images in [0, 1].
+
+    Example:
+        >>> x = torch.full((2, 3, 8, 8), 0.2)
+        >>> corrupt(x, "brightness", 1)[0, 0, 0, 0].item()
+        0.30000001192092896
+
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions", ICLR 2019.
+    """
+    if name not in KINDS:
+        raise DataError(f"corruption {name!r} is unknown.{did_you_mean(name, KINDS)} Allowed: {', '.join(KINDS)}")
+    if severity not in SEVERITIES:
+        raise DataError(f"severity is {severity}; allowed: 1 to 5")
+    x = _images(x)
+    ids = read_ids(ids, x)
+    draws = Draws(ids, seed, CORRUPTIONS.index(name) * _LANE)
+    return KINDS[name](x, severity - 1, draws).clamp(0, 1)
+
+
+def corruption_accuracy(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    severities: Iterable[int] = SEVERITIES,
+    names: Iterable[str] = CORRUPTIONS,
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> dict[str, dict[int, float]]:
+    """Return the accuracy of a model under each corruption at each severity.
+
+    Args:
+        model: any function from ``(B, C, H, W)`` to scores ``(B, K)``; in eval mode if it is a module.
+        x: images in [0, 1].
+        y: labels ``(B,)``.
+        severities: which severities, of 1 to 5.
+        names: which corruptions.
+        ids: example ids ``(B,)``.
+        seed: seed of the draws.
+        batch_size: images in one forward.
+
+    Returns:
+        ``{name: {severity: accuracy}}``.
+
+    Raises:
+        ModelError: train mode or wrong output.
+        DataError: as for `corrupt`.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+        >>> x = torch.rand(6, 1, 8, 8)
+        >>> corruption_accuracy(model, x, model(x).argmax(1), [1], ["contrast"]).keys()
+        dict_keys(['contrast'])
+    """
+    refuse_training_mode(model)
+    x = _images(x)
+    y, ids = read_labels(y, x), read_ids(ids, x)
+    severities = tuple(severities)
+
+    def accuracy(name: str, severity: int) -> float:
+        right = 0
+        for rows in torch.split(torch.arange(len(x)), batch_size):
+            images = corrupt(x[rows], name, severity, ids=ids[rows], seed=seed)
+            right += int(correct(logits_of(model, images), y[rows]).sum())
+        return right / len(x)
+
+    return {name: {severity: accuracy(name, severity) for severity in severities} for name in names}
+
+
+def _images(x: Tensor) -> Tensor:
+    """Return images as floats ``(B, C, H, W)`` in [0, 1]."""
+    x = read_inputs(x, (0.0, 1.0))
+    if x.ndim != 4:
+        raise DataError(f"x is {tuple(x.shape)}; give images (B, C, H, W)")
+    reject_outside(x, (0.0, 1.0))
+    return x

@@ -1,0 +1,99 @@
+"""What corruptions are made of: draws that belong to the example, blurs, resampling, and random fields."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from advreg import example_rng
+
+_SIDE = 224  # pixels of the images that the published lengths were made for
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of one corruption: they depend on (seed, example id, which draw) and on nothing else."""
+
+    ids: Tensor
+    seed: int
+    lane: int
+
+    def uniform(self, x: Tensor, shape: tuple[int, ...], which: int = 0) -> Tensor:
+        """Return numbers uniform on [0, 1), ``(B, *shape)``, of the type of ``x``."""
+        return example_rng.uniform(self.ids, shape, self.seed, self.lane + which, x.dtype)
+
+    def normal(self, x: Tensor, shape: tuple[int, ...], which: int = 0) -> Tensor:
+        """Return standard normal numbers ``(B, *shape)``, of the type of ``x``."""
+        return example_rng.normal(self.ids, shape, self.seed, self.lane + which, x.dtype)
+
+
+def pixels(x: Tensor, length: float) -> float:
+    """Return a length that was published for images of 224 pixels in pixels of ``x``: the same share of its shorter side."""
+    return length * min(x.shape[2:]) / _SIDE
+
+
+def convolved(x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve every channel with an odd kernel ``(h, w)`` whose weights add up to 1, edges repeated."""
+    padded = F.pad(x, (kernel.shape[1] // 2,) * 2 + (kernel.shape[0] // 2,) * 2, mode="replicate")
+    weight = (kernel / kernel.sum()).to(x).expand(x.shape[1], 1, *kernel.shape)
+    return F.conv2d(padded, weight, groups=x.shape[1])
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    """Blur with a Gaussian of ``sigma`` pixels."""
+    if sigma <= 0:
+        return x
+    reach = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1, dtype=torch.float64)
+    line = torch.exp(-reach.square() / (2 * sigma**2))
+    return convolved(convolved(x, line[None]), line[:, None])
+
+
+def shifted(x: Tensor, offset: Tensor) -> Tensor:
+    """Return what lies ``offset`` pixels away from each pixel, bilinear, edges repeated.
+
+    Args:
+        x: images ``(B, C, H, W)``.
+        offset: to the right and down, ``(B, H, W, 2)`` or broadcastable to it.
+    """
+    height, width = x.shape[2:]
+    down = torch.arange(height, dtype=x.dtype, device=x.device)[:, None].expand(height, width)
+    right = torch.arange(width, dtype=x.dtype, device=x.device).expand(height, width)
+    place = torch.stack([right, down], -1) + offset
+    size = torch.tensor([width, height], dtype=x.dtype, device=x.device)
+    grid = (2 * place + 1) / size - 1
+    return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False)
+
+
+def zoomed(x: Tensor, factor: float) -> Tensor:
+    """Magnify about the middle, bilinear, cropped to the same size."""
+    theta = torch.tensor([[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]]).to(x)
+    grid = F.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def streaked(x: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
+    """Blur along a line: Gaussian weights of ``sigma`` pixels, cut at ``radius``, at an angle for each example ``(B,)``."""
+    steps = max(math.ceil(2 * radius), 2)
+    reach = torch.linspace(-radius, radius, 2 * steps + 1, dtype=torch.float64)
+    weights = torch.exp(-reach.square() / (2 * max(sigma, 1e-3) ** 2))
+    along = torch.stack([torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()], 1)[:, None, None]
+    parts = zip(reach.tolist(), (weights / weights.sum()).tolist(), strict=True)
+    return torch.stack([weight * shifted(x, at * along) for at, weight in parts]).sum(0)
+
+
+def clouds(x: Tensor, draws: Draws, decay: float, which: int = 0) -> Tensor:
+    """Return a random field ``(B, 1, H, W)`` from 0 to 1: octaves of noise, each finer one ``decay`` times weaker."""
+    total = torch.zeros_like(x[:, :1])
+    side, octave = max(x.shape[2:]), 0
+    while 2**octave <= side:
+        cells = 2**octave + 1
+        grid = draws.uniform(x, (1, cells, cells), which + octave)
+        smooth = F.interpolate(grid, x.shape[2:], mode="bilinear", align_corners=True)
+        total = total + smooth / decay**octave
+        octave += 1
+    low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)
+    return (total - low) / (high - low).clamp_min(1e-12)

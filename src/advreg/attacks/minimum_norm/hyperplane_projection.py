@@ -1,0 +1,101 @@
+"""Exact projection onto a hyperplane inside a box, nearest in linf, l2 or l1, on rows: what FAB and DeepFool step with.
+
+Only movement along ``-value w`` helps. With ``room`` the way to the box, the nearest offset moves each coordinate by
+``min(t, room)`` (linf), ``min(t |w|, room)`` (l2), or fills the largest ``|w|`` first (l1), until ``sum |w| moved = |value|``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.minimum_norm.l0 import dual
+from advreg.attacks.minimum_norm.state import State
+from advreg.threat import Norm, ThreatModel
+
+
+def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the offset of least norm with ``value + <w, d> = 0`` and ``low <= d <= high``.
+
+    Where the box holds no such point, the offset goes as near to the plane as the box allows.
+
+    Args:
+        norm: whose length is least.
+        w: normals of the planes ``(B, n)``.
+        value: what the plane's function is where the offset is zero, ``(B,)``.
+        low, high: offsets ``low <= 0 <= high`` at which each coordinate meets the box, ``(B, n)``.
+
+    Returns:
+        Offsets ``(B, n)``.
+
+    Example:
+        >>> w, wide = torch.tensor([[3.0, 4.0]]), torch.full((1, 2), 9.0)
+        >>> onto_plane("l2", w, torch.tensor([-5.0]), -wide, wide).tolist()
+        [[0.6000000238418579, 0.800000011920929]]
+
+    Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
+    """
+    toward = -w.sign() * value.sign()[:, None]
+    room = torch.where(toward > 0, high, -low)
+    size, wanted = w.abs(), value.abs()[:, None]
+    if norm == "l1":
+        return toward * _filled(size, size, wanted, room)
+    return toward * _levelled(size, size if norm == "l2" else size.sign(), wanted, room)
+
+
+def step_onto(state: State, point: Tensor) -> Tensor:
+    """Return the step from a point onto the zero of the function that is linear with the last look's value and gradient."""
+    low, high = state.ball.box
+    flat, grad = point.flatten(1), state.grad.flatten(1)
+    value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
+    norm: Norm = state.ball.norm  # type: ignore[assignment]  # l0 was refused
+    return onto_plane(norm, grad, value, low - flat, high - flat).view_as(point)
+
+
+def step_toward(state: State, point: Tensor) -> Tensor:
+    """Return the step that the last look's plane asks for without a box: ``|value| / ||grad||_dual`` long.
+
+    The caller cuts the step at the box, so the plane is approached where the box is near. A step onto the plane inside the box
+    would be exact for a linear function only: with many values held back it becomes much longer than its gradient is good for.
+    In l1 the values that can move share the step, the largest ``|grad|`` first.
+    """
+    (low, high), flat, grad = state.ball.box, point.flatten(1), state.grad.flatten(1)
+    value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
+    uphill = -grad * value.sign()[:, None]
+    if state.ball.norm == "l1":
+        room = torch.where(uphill > 0, high - flat, flat - low)
+        size = torch.where(room > 0, grad.abs(), 0.0)
+        budget = value.abs() / size.amax(1).clamp_min(torch.finfo(size.dtype).tiny)
+        moved = uphill.sign() * _filled(size, size.sign(), budget[:, None], room)
+    else:
+        ball = ThreatModel(state.ball.norm, 0.0, state.ball.box)  # type: ignore[arg-type]  # l0 was refused
+        moved = ball.steepest(uphill) * (value.abs() / dual(ball, grad).clamp_min(1e-30))[:, None]
+    return moved.view_as(point)
+
+
+def _levelled(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
+    """Return ``min(t speed, room)`` with the least ``t`` at which ``sum size min(t speed, room) = wanted``.
+
+    The sum is concave and piecewise linear in ``t``: Newton's steps from 0 rise to the solution, one piece or more at a time,
+    and stop changing once there, so that a row does not notice how many passes the others need.
+    """
+    level = torch.zeros_like(wanted)
+    for _ in range(size.shape[1] + 1):
+        free = level * speed < room
+        gained = torch.where(free, 0.0, size * room).sum(1, keepdim=True)
+        slope = torch.where(free, size * speed, 0.0).sum(1, keepdim=True)
+        solved = torch.where(slope > 0, (wanted - gained) / slope, torch.finfo(size.dtype).max)
+        if bool((solved <= level).all()):
+            break
+        level = solved.maximum(level)
+    return (level * speed).minimum(room)
+
+
+def _filled(size: Tensor, gain: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
+    """Return moves that fill the rooms of the largest ``size`` first, until ``sum gain moved = wanted``."""
+    ordered, order = size.sort(1, descending=True)
+    rooms, gains = room.gather(1, order), gain.gather(1, order)
+    before = (gains * rooms).cumsum(1) - gains * rooms
+    moved = ((wanted - before).clamp_min(0.0) / gains.clamp_min(torch.finfo(size.dtype).tiny)).minimum(rooms)
+    moved = torch.where(ordered > 0, moved, 0.0)
+    return torch.zeros_like(size).scatter(1, order, moved)

@@ -1,0 +1,405 @@
+"""The loop that every gradient attack is made of: ask the model, remember the best, retire the broken, take a step.
+
+    search   clean point judged -> attempts on the survivors -> worst case of all         (restarts, chunks)
+    climb    query -> observe -> rule -> query -> ... -> observe                           (one attempt)
+
+A rule maps the `State` after a query to the next iterate: that is where attacks differ. Examples never see each other: rows
+may leave the batch at any moment without changing what the others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.inputs import read_batch, read_ids, reject_classes
+from advreg.attacks.model import Model, gradient_at, input_dtype, original, own_leaf, query_model, widen
+from advreg.attacks.modes import refuse_training_mode
+from advreg.attacks.result import AttackResult, concatenate
+from advreg.attacks.verification import judged, logits_of, refuse_nan, reject_device, reject_softmax
+from advreg.errors import ConfigError
+from advreg.example_rng import Stream
+from advreg.objectives import Objective, fooled, negated, ranked
+from advreg.region import Region
+from advreg.threat import ThreatModel, per_example, region_of
+
+
+@dataclass(frozen=True)
+class State:
+    """One row for each example still under attack; everything in it can be selected by rows.
+
+    Attributes:
+        rows: position of each row in the batch.
+        x, y: clean inputs and labels.
+        threat: the threat model, its eps one for each row where it varies.
+        region: the valid points around ``x``, prepared once for all steps.
+        radii: eps in the dtype of the inputs, ``(B, 1, ...)``.
+        adv: current iterate.
+        loss, grad, fooled: of the current iterate, from the last query.
+        best, best_loss, best_fooled: of the best iterate so far: fooled first, then by loss.
+        memory: whatever the rule wants to remember, tensors ``(B, ...)``.
+    """
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    threat: ThreatModel
+    region: Region
+    radii: Tensor
+    adv: Tensor
+    loss: Tensor
+    grad: Tensor
+    fooled: Tensor
+    best: Tensor
+    best_loss: Tensor
+    best_fooled: Tensor
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def select(self, keep: Tensor) -> State:
+        """Return the state of these rows only."""
+        tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        memory = {name: value[keep] for name, value in self.memory.items()}
+        return replace(self, **tensors, threat=self.threat.select(keep), region=self.region.select(keep), memory=memory)
+
+    def moved_to(self, point: Tensor, **changes: Any) -> State:
+        """Return the state at the valid point nearest to this one, with other changes."""
+        return replace(self, adv=self.region.project(point), **changes)
+
+
+Rule = Callable[[State, int], State]
+"""``(state, iteration) -> state`` with the next iterate in ``adv``: the heart of an attack."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How the model is asked.
+
+    Attributes:
+        model: the network under attack, original or fast target.
+        objective: what to maximise, a function of logits and labels.
+        targeted: whether ``y`` is the class the adversary wants; the objective is then minimised.
+        eot: samples over which gradient, loss and verdict are averaged, for models that are random.
+    """
+
+    model: Model
+    objective: Objective
+    targeted: bool = False
+    eot: int = 1
+
+    def __post_init__(self) -> None:
+        refuse_counts(eot=self.eot)
+
+    @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """Floating type of the model's inputs, found once and not at every query."""
+        return input_dtype(self.model)
+
+    def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the value to maximise, ``(B,)``."""
+        return (negated(self.objective) if self.targeted else self.objective)(logits, y)
+
+    def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Say which rows the model gets wrong (or as the adversary wants, if targeted)."""
+        return fooled(logits, y, self.targeted)
+
+
+def refuse_counts(**counts: int) -> None:
+    """Raise unless every count is 1 or more: an attack without steps would find nothing and say so of the model.
+
+    Raises:
+        ConfigError: one is not, with its name.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name} is {count}; give 1 or more")
+
+
+Asked = tuple[Tensor, Tensor, Tensor]
+"""Logits, loss and gradient of one query."""
+
+
+def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
+    """Ask the model at ``adv``: logits, loss and the gradient of the summed loss (zeros where not asked for).
+
+    Gradients are taken to the input only, so no weight gradient is ever computed. Non-finite entries count as zero.
+
+    Raises:
+        ModelError: the logits do not depend on the input in a way autograd can follow.
+    """
+    total = _sample(ask, adv, y, gradient)
+    for _ in range(ask.eot - 1):
+        total = _added(total, _sample(ask, adv, y, gradient))
+    if ask.eot == 1:
+        return total  # without the copies that a mean makes
+    logits, loss, grad = total
+    return logits / ask.eot, loss / ask.eot, grad / ask.eot
+
+
+def _sample(ask: Ask, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
+    """Ask once."""
+    with torch.inference_mode(False), torch.set_grad_enabled(gradient):
+        point = own_leaf(adv).requires_grad_(gradient)
+        z = query_model(ask.model, point, ask.dtype)
+        value = ask.loss_at(z, y)
+        grad = gradient_at(value, point) if gradient else torch.zeros_like(adv)
+    return z.detach(), value.detach(), grad
+
+
+def _added(a: Asked, b: Asked) -> Asked:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def begin(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> State:
+    """Return the state before the first query."""
+    rows = torch.arange(len(x), device=x.device)
+    low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    zero = torch.zeros_like(x)
+    return State(rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, no, adv, low, no)
+
+
+def asked(ask: Ask, state: State, *, gradient: bool) -> State:
+    """Return the state after a query: loss and gradient of the iterate, and the best iterate so far."""
+    logits, loss, grad = query(ask, state.adv, state.y, gradient=gradient)
+    loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
+    fooled = ask.fooled(logits, state.y)
+    better = (fooled > state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
+    return replace(
+        state,
+        loss=loss,
+        grad=grad,
+        fooled=fooled,
+        best=torch.where(per_example(better, state.x), state.adv, state.best),
+        best_loss=torch.where(better, loss, state.best_loss),
+        best_fooled=state.best_fooled | fooled,
+    )
+
+
+class Scoreboard:
+    """Where a climb writes what the judge confirmed, and counts what it spent, row by row.
+
+    Rows with equal entries in ``owner`` are attempts on one example: when one is confirmed, all of them leave.
+    """
+
+    def __init__(self, ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
+        self.ask, self.x, self.y, self.threat, self.owner = ask, x, y, threat, owner
+        self.x_adv = x.clone()
+        self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        self.cost = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+        self.asked = (0, 0)
+
+    def count(self, *, backward: bool) -> None:
+        """Count one query of every row that is still under attack."""
+        forwards, backwards = self.asked
+        self.asked = (forwards + self.ask.eot, backwards + self.ask.eot * backward)
+
+    def charge(self, rows: Tensor) -> None:
+        """Add all queries so far to the cost of these rows, which now leave."""
+        self.cost[rows] += self.cost.new_tensor(self.asked)
+
+    def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
+        """Let the judge see these points, write them down, and return which of them it confirmed."""
+        threat = self.threat.select(rows)
+        broken, logits = judged(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
+        self.write(rows, adv, broken, logits)
+        return broken
+
+    def write(self, rows: Tensor, adv: Tensor, broken: Tensor, logits: Tensor) -> None:
+        """Write down what the judge, who was asked once, said of these points."""
+        self.cost[rows, 0] += 1
+        self.x_adv[rows], self.broken[rows] = adv, broken
+        self.loss[rows] = ranked(self.ask.loss_at(logits, self.y[rows])).to(self.loss.dtype)
+
+    def retire(self, state: State) -> State:
+        """Judge the rows that look fooled; those confirmed leave, the others forget the point and go on."""
+        proposed = state.best_fooled.nonzero()[:, 0]
+        if not len(proposed):
+            return state
+        confirmed = self.submit(state.rows[proposed], state.best[proposed])
+        keep = torch.ones(len(state.rows), dtype=torch.bool, device=state.rows.device)
+        keep[proposed[confirmed]] = False
+        if self.owner is not None:
+            done = self.owner[state.rows[proposed[confirmed]]]
+            keep &= ~torch.isin(self.owner[state.rows], done)
+        self.charge(state.rows[~keep])
+        forgotten = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
+        return forgotten.select(keep.nonzero()[:, 0])
+
+    def result(self) -> AttackResult:
+        """Return what was written down."""
+        distance = self.threat.distance(self.x_adv, self.x).to(self.x.dtype)
+        return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost)
+
+
+def climb(
+    ask: Ask,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    start: Tensor,
+    rule: Rule,
+    steps: int,
+    *,
+    early_stop: bool,
+    owner: Tensor | None = None,
+) -> AttackResult:
+    """Run one attempt: ``steps`` queries with a gradient, one without at the last iterate, and the judge's at the best.
+
+    Cost for an example that stands: ``steps + 2`` forwards and ``steps`` backwards, times the EOT samples but for the judge.
+    """
+    board = Scoreboard(ask, x, y, threat, owner)
+    state = begin(x, y, threat, start)
+    for k in range(steps + 1):
+        gradient = k < steps
+        board.count(backward=gradient)
+        state = asked(ask, state, gradient=gradient)
+        if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # looking waits for an accelerator: seldom there
+            state = board.retire(state)
+            if not len(state.rows):
+                return board.result()
+        if gradient:
+            state = rule(state, k)
+    board.charge(state.rows)
+    board.submit(state.rows, state.best)
+    return board.result()
+
+
+Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, Any], AttackResult]
+"""``(x, y, threat, ids, restart) -> result``: one attempt on a batch.
+
+``restart`` is a number, or integers ``(B,)`` where restarts are stacked as rows (see `search`).
+"""
+
+Aim = Callable[[Tensor, Tensor], Tensor]
+"""``(clean logits (B, K), y) -> y``: the labels that attempts get, for attacks that choose classes by the clean logits."""
+
+
+def as_labelled(_logits: Tensor, y: Tensor) -> Tensor:
+    """Aim at nothing but the labels as they were given."""
+    return y
+
+
+def search(
+    ask: Ask,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    attempt: Attempt,
+    *,
+    restarts: int = 1,
+    ids: Tensor | None = None,
+    early_stop: bool = True,
+    batch_size: int = 512,
+    aim: Aim = as_labelled,
+    fill: int = 1,
+) -> AttackResult:
+    """Judge the clean points (they are inside every threat model), then attempt again and again on what stands.
+
+    Args:
+        ask: the model and what to maximise on it.
+        x: clean inputs ``(B, ...)`` in the threat's box: tensor, NumPy array or nested lists.
+        y: labels ``(B,)`` of any integer type, or probabilities ``(B, K)``; the wanted classes if targeted.
+        threat: what the adversary may do.
+        attempt: one attempt on a batch.
+        restarts: attempts, each on the examples that still stand (on all of them if not ``early_stop``).
+        ids: example ids ``(B,)`` on which the random draws depend; 0 to B-1 where not given.
+        early_stop: whether a broken example leaves at once.
+        batch_size: examples under attack at a time.
+        aim: what attempts get for ``y``, from the logits of the clean points, which the judge had to compute anyway.
+        fill: rows that a batch should have: where fewer examples are left, several restarts run at once as rows of one
+            batch, which takes less time for the same passes. The attempt must then take a tensor as ``restart``.
+
+    Returns:
+        The worst case over the clean point and all attempts.
+
+    Raises:
+        ModelError: train mode, no gradient path, wrong output.
+        DataError: shapes that do not fit, values outside the box or not finite.
+        ConfigError: restarts below 1.
+    """
+    refuse_counts(restarts=restarts)
+    refuse_training_mode(ask.model)
+    parts = []
+    with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
+        x, y = read_batch(x, y, threat)
+        reject_device(ask.model, x)
+        x, y, ids = widen(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
+        for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
+            part = x[rows], y[rows], threat.select(rows), ids[rows]
+            parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim, fill))
+    return concatenate(parts)
+
+
+def _search_chunk(
+    ask: Ask,
+    part: tuple[Tensor, Tensor, ThreatModel, Tensor],
+    attempt: Attempt,
+    restarts: int,
+    early_stop: bool,
+    aim: Aim,
+    fill: int,
+) -> AttackResult:
+    x, y, threat, ids = part
+    result, y = _clean_points(ask, x, y, threat, aim)
+    first = 0
+    while first < restarts:
+        rows = (~result.broken if early_stop else torch.ones_like(result.broken)).nonzero()[:, 0]
+        if not len(rows):
+            break
+        count = min(
+            restarts - first, max(1, fill // len(rows)), max(1, first)
+        )  # at most as many again: the first break most
+        survivors = x[rows], y[rows], threat.select(rows), ids[rows]
+        for found in _stacked(attempt, survivors, range(first, first + count)):
+            result = result.improved_by(found, rows)
+        first += count
+    return result
+
+
+def _stacked(
+    attempt: Attempt, examples: tuple[Tensor, Tensor, ThreatModel, Tensor], restarts: range
+) -> list[AttackResult]:
+    """Return the results of several restarts, run as rows of one batch; a single one runs as it is."""
+    x, y, threat, ids = examples
+    if len(restarts) == 1:
+        return [attempt(x, y, threat, ids, restarts[0])]
+    rows = torch.arange(len(x), device=x.device).repeat(len(restarts))
+    restart = torch.tensor(restarts, device=x.device).repeat_interleave(len(x))
+    found = attempt(x[rows], y[rows], threat.select(rows), ids[rows], restart)
+    return [found.select(part) for part in torch.split(torch.arange(len(rows), device=x.device), len(x))]
+
+
+def owners(restart: Stream) -> Tensor | None:
+    """Return which example each row of stacked restarts belongs to, ``(B,)``; None where nothing is stacked."""
+    if not isinstance(restart, Tensor):
+        return None
+    examples = int((restart == restart[0]).sum())
+    return torch.arange(len(restart), device=restart.device) % examples
+
+
+def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim) -> tuple[AttackResult, Tensor]:
+    """Return the result of doing nothing, and the labels that attempts get.
+
+    One forward; a fast target only proposes clean errors, which its original has to confirm with another.
+    """
+    logits = logits_of(ask.model, x)
+    refuse_nan(logits)
+    reject_softmax(ask.model, x, logits, threat.box)
+    reject_classes(y, logits.shape[1])
+    y = aim(logits, y)
+    board, wrong = Scoreboard(ask, x, y, threat), ask.fooled(logits, y)
+    if original(ask.model) is ask.model:
+        board.write(torch.arange(len(x), device=x.device), x, wrong, logits)
+        return board.result(), y
+    board.cost[:, 0] += 1
+    board.loss = ask.loss_at(logits, y).to(x.dtype)
+    proposed = wrong.nonzero()[:, 0]
+    if len(proposed):
+        board.submit(proposed, x[proposed])
+    return board.result(), y

@@ -1,0 +1,268 @@
+"""The verbs ``language attack`` and ``language evaluate``: the user's files, a model, and what came of it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from advreg.cli import progress, tables
+from advreg.config import toml
+from advreg.errors import ConfigError, did_you_mean
+from advreg.language import attacks as library
+from advreg.language import datasets, model
+from advreg.language.adapters import adapter_scale
+from advreg.language.config import LanguageConfig
+from advreg.language.evaluation.evaluate import LanguageEvaluation, Progress, evaluate
+from advreg.language.evaluation.tasks import Attack, default_attacks
+from advreg.language.judges import Judge, RemoteJudge, keyword_judge, words_judge
+from advreg.language.model import LanguageModel
+from advreg.language.sweep.plan import thinned
+from advreg.language.training.folder import CONFIG, load_trained
+
+Row = TypeVar("Row")
+_LONG = {"attack_success/soft_prompt": "; the longest part, shorter with --attack soft_prompt:steps=20"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """The user's files, each with its columns where they are named otherwise; empty where there is none."""
+
+    harmful: str = ""
+    safe: str = ""
+    questions: str = ""
+    tasks: str = ""
+    benign: str = ""
+    labels: str = ""
+
+    def read(self) -> datasets.EvaluationData:
+        """Read what prompts there are."""
+        return datasets.EvaluationData(
+            tuple(rows(self.harmful, datasets.read_requests)),
+            tuple(rows(self.safe, datasets.read_safe)),
+            tuple(rows(self.questions, datasets.read_questions)),
+            tuple(rows(self.tasks, datasets.read_tasks)),
+            tuple(rows(self.benign, datasets.read_examples)),
+        )
+
+    def judge(self, tokens: int) -> Judge:
+        """Return the judge of completions this long that learned from labels; without them one that looks for phrases."""
+        return words_judge(rows(self.labels, datasets.read_labelled), tokens) if self.labels else keyword_judge()
+
+
+@dataclass(frozen=True)
+class How:
+    """How to measure, as the command line says it."""
+
+    attacks: Sequence[str] | None = None
+    n: str = "100"
+    tokens: int = 48
+    task_tokens: int = 128
+    dtype: str = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    scale: float = 1.0
+    rater: tuple[str, str, str] = ("", "", "")
+
+    def chosen(self) -> dict[str, Attack]:
+        """Return the attacks that were named, or the usual ones."""
+        return named_attacks(self.attacks) if self.attacks else default_attacks()
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many prompts of each kind at most, from ``100`` or ``requests=40,safe=250``; 100 where nothing is said.
+
+        Raises:
+            ConfigError: another kind, or no whole number above 0.
+        """
+        usual = {name: int(self.n) if self.n.isdigit() else 100 for name in datasets.EvaluationData().n}
+        given = dict(part.partition("=")[::2] for part in self.n.split(",")) if not self.n.isdigit() else {}
+        if (
+            not all(name in usual and text.isdigit() and int(text) for name, text in given.items())
+            or 0 in usual.values()
+        ):
+            raise ConfigError(f"-n is {self.n!r}; give a number, or KIND=NUMBER,... of {', '.join(usual)}")
+        return usual | {name: int(text) for name, text in given.items()}
+
+    def remote(self) -> RemoteJudge | None:
+        """Return the judge behind a URL, if there is one."""
+        url, name, key = self.rater
+        if not url and not name and not key:
+            return None
+        if not url or not name:
+            raise ConfigError("a judge behind a URL needs both --judge-url and --judge-model")
+        return RemoteJudge(url, name, key or None)
+
+
+def rows(text: str, reader: Callable[..., list[Row]]) -> list[Row]:
+    """Read ``file`` or ``file?column=name&...`` with a reader of `advreg.language.datasets`; nothing from an empty text.
+
+    Raises:
+        ConfigError: a column that the reader does not know.
+        DataError: the file cannot be read.
+    """
+    if not text:
+        return []
+    path, _, query = (text, "", "") if Path(text).is_file() else text.partition("?")
+    columns = dict(parse_qsl(query, keep_blank_values=True))
+    known = list(inspect.signature(reader).parameters)[1:]
+    other = next((name for name in columns if name not in known), None)
+    if other is not None or (query and not columns):
+        raise ConfigError(
+            f"{text}: no column {other or query!r}; allowed: {', '.join(known)}.{did_you_mean(other or '', known)}"
+        )
+    return reader(path, **columns)
+
+
+def named_attacks(texts: Sequence[str]) -> dict[str, Attack]:
+    """Return attacks from ``name`` or ``name:key=value,...``.
+
+    Raises:
+        ConfigError: an unknown name or option, or a value of another kind.
+
+    Example:
+        >>> list(named_attacks(["direct", "best_of_n:n=4"]))
+        ['direct', 'best_of_n']
+    """
+    return dict(_attack(text) for text in texts)
+
+
+def _attack(text: str) -> tuple[str, Attack]:
+    name, _, given = text.partition(":")
+    known = {
+        key: made
+        for key in library.__all__
+        if "requests" in inspect.signature(made := getattr(library, key)).parameters
+    }
+    if name not in known:
+        raise ConfigError(f"there is no attack {name!r}; allowed: {', '.join(known)}.{did_you_mean(name, list(known))}")
+    options = dict(_option(known[name], name, part) for part in given.split(",") if part)
+    return name, functools.partial(known[name], **options) if options else known[name]
+
+
+def _option(attack: Attack, name: str, part: str) -> tuple[str, Any]:
+    key, separator, text = part.partition("=")
+    defaults = {p.name: p.default for p in inspect.signature(attack).parameters.values() if p.default is not p.empty}
+    allowed = [
+        key
+        for key, value in defaults.items()
+        if isinstance(value, int | float) and key not in ("seed", "max_new_tokens")
+    ]
+    if not separator or key not in allowed:
+        raise ConfigError(f"{name} has no option {part!r}; write key=value with one of {', '.join(allowed)}")
+    value, usual = toml.value(text), defaults[key]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(usual, int) and not isinstance(value, int)):
+        raise ConfigError(f"{name}:{key} is {text!r}; give a number such as {usual}")
+    return key, value
+
+
+def loaded(name: str, how: How) -> tuple[LanguageModel, LanguageModel | None, AbstractContextManager[None]]:
+    """Return a run folder's model or one by name, the base model of a run without adapter, and a block at the right scale."""
+    if not (Path(name) / CONFIG).is_file():
+        if how.scale != 1:
+            raise ConfigError(f"{name} is no run folder, so it has no adapter to scale; leave --scale at 1")
+        return model.load(name, dtype=how.dtype, device=how.device), None, nullcontext()
+    config = LanguageConfig.load(Path(name) / CONFIG)
+    lm = load_trained(name, dtype=how.dtype, device=how.device)
+    if config.model.rank:
+        return lm, None, adapter_scale(lm, how.scale)
+    if how.scale != 1:
+        raise ConfigError(f"{name} was trained whole, so it has no adapter to scale; leave --scale at 1")
+    return lm, model.load(config.model.name, dtype=how.dtype, device=how.device), nullcontext()
+
+
+def run_evaluate(name: str, files: Files, how: How, *, out: Path | None, base: Path | None, as_json: bool) -> None:
+    """Measure, and show a table of all figures."""
+    prompts, attacks, rater = thinned(files.read(), how.sizes(), how.seed), how.chosen(), how.remote()
+    judge = files.judge(how.tokens)
+    lm, reference, turned = loaded(name, how)
+    folder = out or (Path(name) if (Path(name) / CONFIG).is_file() and how.scale == 1 else None)
+    with turned, _watching(quiet=as_json) as watch:
+        found = evaluate(
+            lm, prompts, attacks=attacks, judge=judge, rater=rater, reference=reference, base=base, seed=how.seed,
+            max_new_tokens=how.tokens, task_tokens=how.task_tokens, out=folder, on_progress=watch,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(found.record()))
+        return
+    tables.show(figures_table(found.record()))
+    typer.echo(_judge_line(found))
+
+
+def figures_table(results: Mapping[str, Any]) -> Table:
+    """Return every figure of an evaluation with its interval and, where there is a base, the change."""
+    cells = []
+    for path, figure in walked(results["axes"]):
+        change = _at(results.get("differences") or {}, path)
+        cells.append((" ".join(path).replace("_", " "), *_cells(path, figure), str(figure["n"]), _points(path, change)))
+    return tables.table(results["model"], ("figure", "value", "95% interval", "n", "against the base"), cells)
+
+
+def walked(axes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield each figure of nested axes with the names that lead to it; over-refusal by type is left out."""
+    for name, value in axes.items():
+        if isinstance(value, Mapping) and name != "by_type":
+            if "value" in value:
+                yield (*path, name), value
+            else:
+                yield from walked(value, (*path, name))
+
+
+def _is_share(path: tuple[str, ...]) -> bool:
+    return path[0] != "helpfulness" or path[-1] == "repetition"
+
+
+def _cells(path: tuple[str, ...], figure: Mapping[str, Any]) -> tuple[str, str]:
+    low, high = figure["interval"]
+    if _is_share(path):
+        return tables.percent(figure["value"]), tables.span((low, high))
+    return f"{figure['value']:.3f}", f"[{low:.3f}, {high:.3f}]"
+
+
+def _points(path: tuple[str, ...], change: Mapping[str, Any] | None) -> str:
+    if not change or "value" not in change:
+        return "-"
+    times, digits = (100, 1) if _is_share(path) else (1, 3)
+    value, low, high = (f"{times * number:+.{digits}f}" for number in (change["value"], *change["interval"]))
+    return f"{value} [{low}, {high}]"
+
+
+def _at(nested: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    found: Any = nested
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _judge_line(found: LanguageEvaluation) -> str:
+    judge = found.judge
+    if not judge["n"]:
+        return f"judge: {judge['name']}, whose errors nobody knows; give --labels to know them and to correct for them"
+    rates = ", ".join(f"{name} {judge[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
+    return f"judge: {judge['name']}; on {judge['n']} answers of models it had not seen: {rates}; figures are corrected for it"
+
+
+@contextmanager
+def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    console = Console(file=sys.stderr, quiet=quiet)
+    with progress.bars(console) as bar:
+        task = bar.add_task("evaluating", total=None)
+
+        def watch(at: Progress) -> None:
+            if at.done == 0:
+                console.print(f"evaluating: {at.stage}, {at.total} prompts{_LONG.get(at.stage, '')}", highlight=False)
+                bar.reset(task)
+            bar.update(task, description=f"evaluating: {at.stage}", completed=at.done, total=at.total)
+
+        yield watch

@@ -1,0 +1,109 @@
+"""What a model says of itself: the names of its classes, and the shape of its input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advreg.errors import ModelError, did_you_mean
+from advreg.plugins import import_extra
+
+_SIDE = 224  # of most photographs' networks
+
+
+def class_names(model: str, net: nn.Module, file: Path | None = None) -> list[str]:
+    """Return the names of a model's classes, none where nobody knows them.
+
+    Args:
+        model: as it was named: a run folder, ``timm:``, ``torchvision:``, or your own, whose attribute ``classes`` counts.
+        net: the model.
+        file: one name a line; comes before what the model says.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if file is not None:
+        return _lines(file)
+    if Path(model).is_dir():
+        return [str(name) for name in _spec(model).get("classes", [])]
+    if own := _own(net):
+        return own
+    scheme, _, name = model.partition(":")
+    readers = {"timm": lambda: _timm(net), "torchvision": lambda: _torchvision(name)}
+    return readers[scheme]() if scheme in readers else []
+
+
+def label_of(wanted: str, names: Sequence[str]) -> int:
+    """Return the number of a class that is given by its name, one of its synonyms, or its number.
+
+    Raises:
+        ModelError: no such class.
+
+    Example:
+        >>> names = ["tabby, tabby cat", "airliner"]
+        >>> label_of("Airliner", names), label_of("tabby cat", names), label_of("7", [])
+        (1, 0, 7)
+    """
+    if wanted.isdecimal():
+        return int(wanted)
+    synonyms = {part.strip().lower(): k for k, name in reversed(list(enumerate(names))) for part in name.split(",")}
+    known = synonyms | {name.lower(): k for k, name in reversed(list(enumerate(names)))}
+    if wanted.lower() in known:
+        return known[wanted.lower()]
+    if not names:
+        raise ModelError(f"the model's classes have no names, so {wanted!r} is none; give a number, or --classes FILE")
+    raise ModelError(f"the model has no class {wanted!r}.{did_you_mean(wanted.lower(), known)}")
+
+
+def input_shape(model: str, net: nn.Module) -> tuple[int, int]:
+    """Return channels and side of the images that a model takes, as far as it says so; else colour, 224."""
+    if Path(model).is_dir():
+        shape = _spec(model).get("shape")
+        if isinstance(shape, list) and len(shape) == 3:
+            return int(shape[0]), int(shape[1])
+    told: dict[str, Any] = next(
+        (vars(part)["pretrained_cfg"] for part in net.modules() if "pretrained_cfg" in vars(part)), {}
+    )
+    size = told.get("input_size", (None, None, _SIDE))
+    first = next((part for part in net.modules() if isinstance(part, nn.Conv2d)), None)
+    small = model.startswith("zoo:mnist")
+    return (1 if small else first.in_channels if first is not None else 3), (28 if small else int(size[-1]))
+
+
+def _own(net: nn.Module) -> list[str]:
+    """Return the names in a model's attribute ``classes``, or, of a Hugging Face model, in ``config.id2label``."""
+    own, known = getattr(net, "classes", None), getattr(getattr(net, "config", None), "id2label", None)
+    if isinstance(own, list | tuple):
+        return [str(name) for name in own]
+    return [str(known[k]) for k in sorted(known)] if isinstance(known, dict) else []
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ModelError(f"cannot read class names from {file} ({cause}); give a text file, one name a line") from cause
+
+
+def _spec(run: str) -> dict[str, Any]:
+    file = Path(run) / "model.json"  # `models.load` has read it already, so it is there and whole
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _timm(net: nn.Module) -> list[str]:
+    data = import_extra("timm.data", "advreg[vision]")
+    subset = data.infer_imagenet_subset(next(part for part in net.modules() if hasattr(part, "num_classes")))
+    if not subset:
+        return []
+    info = data.ImageNetInfo(subset)
+    return [info.index_to_description(k) for k in range(info.num_classes())]
+
+
+def _torchvision(name: str) -> list[str]:
+    weights = import_extra("torchvision.models", "advreg[vision]").get_model_weights(name).DEFAULT
+    return [str(category) for category in weights.meta.get("categories", [])]

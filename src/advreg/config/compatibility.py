@@ -1,0 +1,177 @@
+"""What is allowed by itself but not together: refused before any training, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from advreg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from advreg.config.config import Config
+
+_OWN_ATTACK = ("standard", "free")  # recipes that look at no attack: there is none, or it is in their own backward
+_STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # the others begin where they must
+
+Rule = Callable[["Config"], str | None]
+
+
+def refuse_combinations(config: Config, source: str) -> None:
+    """Refuse values that are each allowed but cannot go together.
+
+    Raises:
+        ConfigError: which ones, why, and what would do.
+    """
+    for rule in _RULES:
+        if (problem := rule(config)) is not None:
+            raise ConfigError(f"{source}: {problem}")
+
+
+def _eps(config: Config) -> str | None:
+    if config.threat.eps or (config.attack.name == "none" and config.recipe.name != "free"):
+        return None
+    what = "recipe.name is 'free'" if config.recipe.name == "free" else f"attack.name is {config.attack.name!r}"
+    return f"{what} but threat.eps is 0; give it a value, such as 8/255"
+
+
+def _attack(config: Config) -> str | None:
+    attack, recipe = config.attack.name, config.recipe.name
+    if (attack != "none") != (recipe in _OWN_ATTACK):
+        return None
+    return (
+        f"recipe.name is {recipe!r} and attack.name is {attack!r}; "
+        "'standard' goes with attack 'none', and so does 'free', every other recipe with 'fgsm', 'n-fgsm', 'pgd' or 'stored'"
+    )
+
+
+def _stored(config: Config) -> str | None:
+    if config.recipe.name != "pgi" or config.attack.name == "stored":
+        return None
+    return "recipe.name is 'pgi', which asks where an attack began; set attack.name = 'stored', or use 'madry'"
+
+
+def _objective(config: Config) -> str | None:
+    if config.attack.objective == "auto" or config.attack.name not in ("none", "stored"):
+        return None
+    return (
+        f"attack.objective is {config.attack.objective!r} and attack.name is {config.attack.name!r}; leave it at 'auto'"
+    )
+
+
+def _streamed(config: Config) -> str | None:
+    data = config.data
+    if data.stream and config.attack.name == "stored":
+        return "attack 'stored' keeps a perturbation of every image in memory; it cannot go with data.stream"
+    if data.stream or not (data.workers or data.crop == "random"):
+        return None
+    return "data.workers and data.crop = 'random' belong to what is read from a disk; set data.stream = true"
+
+
+def _start(config: Config) -> str | None:
+    start, attack = config.attack.start, config.attack.name
+    homes = _STARTS.get(start, (attack,))
+    if attack in homes:
+        return None
+    home = " or ".join(map(repr, homes))
+    return f"attack.start is {start!r} and attack.name is {attack!r}; a {start!r} start belongs to {home}"
+
+
+def _step_size(config: Config) -> str | None:
+    size, policy = config.attack.step_size, config.policy.name
+    if size == "auto" or config.attack.name != "n-fgsm" or policy == "fixed":
+        return None
+    return (
+        f"policy.name is {policy!r}, which moves eps, but attack.step_size is {size:.6g}, which 'n-fgsm' never cuts back; "
+        "set attack.step_size = 'auto'"
+    )
+
+
+def _nesterov(config: Config) -> str | None:
+    if not config.optimizer.nesterov or (config.optimizer.name == "sgd" and config.optimizer.momentum):
+        return None
+    return "optimizer.nesterov needs optimizer.name = 'sgd' and a momentum above 0"
+
+
+def _free(config: Config) -> str | None:
+    if config.recipe.name != "free":
+        return None
+    others = {
+        "train.accumulate": config.train.accumulate > 1,
+        "train.awp": config.train.awp > 0,
+        "data.cutmix": config.data.cutmix,
+        "policy.name": config.policy.name != "fixed",
+    }
+    wrong = next((key for key, there in others.items() if there), None)
+    return wrong and f"recipe.name is 'free', whose backward is its attack; it cannot go with {wrong}: leave that out"
+
+
+def _standard(config: Config) -> str | None:
+    policy = config.policy.name
+    if config.recipe.name != "standard" or policy not in ("iaat", "friendly", "ldes"):
+        return None
+    return f"recipe.name is 'standard', which nobody attacks, and policy.name is {policy!r}; set policy.name = 'fixed'"
+
+
+def _awp(config: Config) -> str | None:
+    if not config.train.awp or config.train.accumulate == 1:
+        return None
+    return "train.awp perturbs weights against a whole batch; it cannot go with train.accumulate above 1"
+
+
+def _mixed_labels(config: Config) -> str | None:
+    if not config.data.cutmix or config.recipe.name != "mart":
+        return None
+    return "recipe.name is 'mart', which asks what is misclassified; data.cutmix mixes labels: use 'trades' or 'madry'"
+
+
+def _twice(config: Config) -> str | None:
+    if not config.train.compile or config.recipe.options.get("method") != "double":
+        return None
+    return "train.compile cannot go with recipe.options.method = 'double': torch differentiates a compiled model once"
+
+
+def _average(config: Config) -> str | None:
+    if config.average.name != "none" or not (config.average.reestimate or config.average.options):
+        return None
+    return "average.name is 'none', but there are options for it; set it to 'ema' or 'swa'"
+
+
+def _reestimate(config: Config) -> str | None:
+    if not config.average.reestimate:
+        return None
+    if config.recipe.name == "free":
+        return "recipe.name is 'free', without attacked inputs to measure statistics on; set average.reestimate = 0"
+    if config.train.freeze_batchnorm:
+        return "train.freeze_batchnorm keeps the statistics that would be measured again; set average.reestimate = 0"
+    return None
+
+
+def _tested(config: Config) -> str | None:
+    testing = config.policy.name == "iaat" and config.policy.options.get("method") != "margin"
+    if not testing or config.attack.name != "stored":
+        return None
+    return (
+        "policy.name is 'iaat', whose tests would overwrite the perturbations of attack 'stored'; "
+        "set policy.options.method = 'margin'"
+    )
+
+
+def _friendly(config: Config) -> str | None:
+    if config.policy.name != "friendly":
+        return None
+    needs = (
+        ("attack.name", config.attack.name, ("pgd",)),
+        ("attack.objective", config.attack.objective, ("auto",)),
+        ("train.guard", config.train.guard, ("warn", "off")),
+    )
+    for key, given, allowed in needs:
+        if given not in allowed:
+            remedy = f"set it to {' or '.join(map(repr, allowed))}"
+            return f"policy.name is 'friendly', whose PGD takes the attack's place, and {key} is {given!r}; {remedy}"
+    return None
+
+
+_RULES: tuple[Rule, ...] = (
+    _eps, _attack, _stored, _objective, _streamed, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
+    _twice, _average, _reestimate, _tested, _friendly,
+)  # fmt: skip

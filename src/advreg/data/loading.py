@@ -1,0 +1,95 @@
+"""A name to a data set, by one dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from advreg.data.cifar10 import cifar10
+from advreg.data.dataset import Dataset
+from advreg.data.download import Progress
+from advreg.data.fashion_mnist import fashion_mnist
+from advreg.data.folder import folder, streamed_folder
+from advreg.data.mnist import mnist
+from advreg.data.npz import npz
+from advreg.data.streaming import Streamed
+from advreg.data.third_party import factory, hugging_face, torchvision
+from advreg.errors import DataError, did_you_mean
+from advreg.plugins import is_factory
+
+Pair = tuple[Dataset, Dataset]
+Option = Callable[[str], Any]
+
+_NAMED: dict[str, Callable[[Progress | None], Pair]] = {
+    "mnist": lambda _: mnist(),
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+}
+_SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
+    "folder": (folder, {"size": int, "mode": str, "broken": str}),
+    "npz": (npz, {}),
+    "torchvision": (torchvision, {"size": int}),
+    "hf": (hugging_face, {"size": int}),
+}
+
+
+def load(name: str, *, progress: Progress | None = None) -> Pair:
+    """Return the training set and the test set of a name.
+
+    Args:
+        name: ``mnist`` (embedded), ``fashion-mnist``, ``cifar10``, ``folder:PATH?size=224``, ``npz:PATH``,
+            ``torchvision:NAME``, ``hf:NAME``, or ``pkg.module:factory``, called without arguments.
+        progress: called during a download with bytes so far and bytes in all.
+
+    Returns:
+        ``(train, test)``.
+
+    Raises:
+        DataError: unknown name, damaged files, or data that cannot be used.
+        MissingExtraError: the name needs a library that is not installed.
+
+    Example:
+        >>> train, test = load("mnist")
+        >>> test
+        <mnist/test: 10000 images of 1x28x28, 10 classes>
+    """
+    scheme, _, rest = name.partition(":")
+    if name in _NAMED:
+        return _NAMED[name](progress)
+    if scheme in _SCHEMES and rest:
+        reader, allowed = _SCHEMES[scheme]
+        place, options = _options(rest, allowed)
+        return reader(place, **options)
+    if is_factory(name):
+        return factory(name)
+    forms = [*_NAMED, *(f"{key}:" for key in _SCHEMES)]
+    near = did_you_mean(name if not rest else f"{scheme}:", forms)
+    raise DataError(f"unknown data {name!r}.{near} Allowed: {' '.join(forms)} pkg.module:factory")
+
+
+def stream(name: str) -> tuple[Streamed, Streamed]:
+    """Return the training set and the test set of ``folder:PATH?size=224``, to be read batch by batch.
+
+    Raises:
+        DataError: another form of data, which has no files to read from, or a folder that cannot be used.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme != "folder" or not rest:
+        raise DataError(f"{name!r} cannot be streamed; give folder:PATH?size=224, or do not stream it")
+    place, options = _options(rest, _SCHEMES["folder"][1])
+    return streamed_folder(place, **options)
+
+
+def _options(rest: str, allowed: Mapping[str, Option]) -> tuple[str, dict[str, Any]]:
+    """Split ``PATH?key=value&key=value``."""
+    place, _, query = rest.partition("?")
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for key in given:
+        if key not in allowed:
+            words = " ".join(allowed) or "none"
+            raise DataError(f"unknown option {key!r} in {rest!r}.{did_you_mean(key, allowed)} Allowed: {words}")
+    try:
+        return place, {key: allowed[key](value) for key, value in given.items()}
+    except ValueError as cause:
+        raise DataError(f"an option in {rest!r} is not a number: {cause}") from cause

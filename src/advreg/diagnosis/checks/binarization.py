@@ -1,0 +1,211 @@
+"""E. The binarisation test: an attack must find an adversarial example where one exists by construction.
+
+For each example: points inside the ball labelled 0 and one point on its boundary labelled 1, told apart without error by a
+linear read-out of the features before the last layer. Everything else of the network stays as it is, and so does the attack.
+
+Reference: Zimmermann et al., "Increasing confidence in adversarial robustness evaluations", NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.auto_pgd import on_sphere
+from advreg.attacks.model import query_model
+from advreg.attacks.verification import logits_of
+from advreg.diagnosis.context import Subject, margins, needs_gradient
+from advreg.diagnosis.gradient_checks import why
+from advreg.evaluation.checks import Check, graded, skipped
+from advreg.plugins import filter_kwargs
+from advreg.statistics import interval
+from advreg.threat import ThreatModel
+
+_INSIDE = 0.95
+_MISSED, _FAILED = 0.05, 0.2  # share of misses that is suspect, and that fails
+_LEAST = 4  # planted examples that a grade takes
+_RARELY = 0.5  # share of the random searches that may succeed before the test tells nothing
+_LANE = 9000
+_DRAWS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class ReadOut:
+    """A linear read-out ``w . h + b`` of features, positive at the planted point and negative inside the ball."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return two logits for each row, ``(B, 2)``."""
+        score = features @ self.weight + self.bias
+        return torch.stack([-score / 2, score / 2], 1)
+
+
+def binarisation(subject: Subject) -> Check:
+    """Ask how often the figure's attack finds the planted example, which random search hardly ever does."""
+    if absent := needs_gradient(subject, "binarisation", "E"):
+        return absent
+    head = last_linear(subject.model, subject.x[:2])
+    if head is None:
+        return skipped("binarisation", "E", "the network does not end in a linear layer that could be replaced")
+    if not carries_two(subject.model, head, subject.x[:2]):
+        return skipped("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
+    found = _outcomes(subject, head)
+    told = [by_attack for by_attack, by_chance in found if not by_chance]
+    if len(told) < max(_LEAST, _RARELY * len(found)):
+        says = f"only {len(told)} of {len(found)} examples could be planted out of reach of chance"
+        return skipped("binarisation", "E", says)
+    missed, n = told.count(False), len(told)
+    says = f"the same attack misses {missed} of {n} adversarial examples that exist by construction"
+    return graded(
+        "binarisation", "E", "masked gradients", says, measured=missed / n, threshold=_MISSED, limit=_FAILED,
+        ends=interval(missed, n),
+    )  # fmt: skip
+
+
+def _outcomes(subject: Subject, head: nn.Linear) -> list[tuple[bool, bool]]:
+    """Return by example whether the attack and whether random search found what was planted, until the grade is certain.
+
+    Where the budget's examples leave it between a pass and a failure, the other probes are tried too.
+    """
+    found: list[tuple[bool, bool]] = []
+    budget = subject.budget.binarised
+    for k, row in enumerate(subject.probes(), 1):
+        if (outcome := _tried(subject, head, int(row))) is not None:
+            found.append(outcome)
+        told = [by_attack for by_attack, by_chance in found if not by_chance]
+        enough = len(told) >= max(_LEAST, _RARELY * len(found)) or k >= budget
+        if enough and grade_is_certain(told.count(False), len(told), max(budget - k, 0)):
+            break
+    return found
+
+
+def grade_is_certain(missed: int, n: int, left: int) -> bool:
+    """Return whether missing ``missed`` of ``n`` is a failure now, or cannot be more than a pass when ``left`` more are tried.
+
+    Example:
+        >>> grade_is_certain(4, 4, 16), grade_is_certain(0, 10, 10), grade_is_certain(0, 17, 2), grade_is_certain(7, 20, 0)
+        (True, False, True, False)
+    """
+    return interval(missed, n)[0] > _FAILED or interval(missed + left, n + left)[0] <= _MISSED
+
+
+def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
+    """Return the linear layer that is called last, if nothing but operations without weights follows it."""
+    called: list[nn.Module] = []
+
+    def note(module: nn.Module, *_: Any) -> None:
+        called.append(module)
+
+    parts = [m for m in model.modules() if not list(m.children()) and not isinstance(m, torch.jit.ScriptModule)]
+    handles = [m.register_forward_hook(note) for m in parts]
+    try:
+        with torch.no_grad():
+            query_model(model, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    weighted = [module for module in called if any(True for _ in module.parameters())]
+    return weighted[-1] if weighted and isinstance(weighted[-1], nn.Linear) else None
+
+
+def carries_two(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
+    """Say whether a network answers with two finite numbers where this layer gives two."""
+    try:
+        with read_out(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
+            z = query_model(model, x)
+    except Exception as cause:  # it may pick, group or reshape its own classes
+        return not why(cause)
+    return z.shape == (len(x), 2) and bool(torch.isfinite(z).all())
+
+
+def _tried(subject: Subject, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
+    """Return whether the attack and whether random search found the example planted beside one input; None if none fits."""
+    x, ids = subject.x[row : row + 1], subject.ids[row : row + 1]
+    planted = _planted(subject, head, x, ids)
+    if planted is None:
+        return None
+    y = torch.zeros(1, dtype=torch.int64, device=x.device)
+    draws = drawn(subject.threat, x, ids, _DRAWS, subject.seed + 1)
+    with read_out(head, planted):
+        options = filter_kwargs(subject.attack, seed=subject.seed, ids=ids)
+        found = subject.attack(subject.model, x, y, subject.threat, **options)
+        blind = logits_of(subject.model, draws).argmax(1).any()
+    return bool(found.broken), bool(blind)
+
+
+def _planted(subject: Subject, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
+    inside, outside = _points(subject.threat, x, ids, subject.budget.inner, subject.seed)
+    with features_of(head) as seen:
+        for part in torch.split(torch.cat([x, inside, outside]), 256):
+            logits_of(subject.model, part)
+    return fitted(torch.cat(seen), float(margins(subject.model, x, logits_of(subject.model, x).argmax(1)).abs()))
+
+
+def _points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return points inside 0.95 eps, ``(count, ...)``, and one at eps, ``(1, ...)``."""
+    inner = threat.with_eps(_INSIDE * float(threat.eps))
+    return drawn(inner, x, ids, count, seed), on_sphere(x, threat, ids, seed, _LANE)
+
+
+def drawn(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
+    """Return random points of the ball around one input ``(1, ...)``: ``(count, ...)``."""
+    own = ids.repeat(count) * 100_003 + torch.arange(count, device=ids.device)  # an id for each point
+    return threat.random_start(x.expand(count, *x.shape[1:]), own, seed, _LANE)
+
+
+def fitted(features: Tensor, scale: float) -> ReadOut | None:
+    """Return the read-out along Fisher's direction that separates the last row from all others, or None if none does.
+
+    Args:
+        features: of the clean point, of the points inside, and last of the planted one: ``(2 + inner, F)``.
+        scale: the margin that the clean point is given, as large as the network's own.
+    """
+    inside, planted = features[:-1].double(), features[-1].double()
+    centred = inside - inside.mean(0)
+    spread = centred.T @ centred / len(inside)
+    ridge = 1e-3 * spread.diagonal().mean().clamp_min(1e-12)
+    eye = torch.eye(len(spread), dtype=spread.dtype, device=spread.device)
+    weight = torch.linalg.solve(spread + ridge * eye, planted - inside.mean(0))
+    score, top = inside @ weight, planted @ weight
+    gap = top - score.max()
+    if not float(gap) > 1e-6 * float(weight.norm() * planted.norm().clamp_min(1e-12)):
+        return None
+    between = score.max() + gap / 2
+    factor = scale / (between - score[0]).clamp_min(1e-12)
+    return ReadOut((weight * factor).to(features), (-between * factor).to(features))
+
+
+@contextmanager
+def features_of(head: nn.Linear) -> Iterator[list[Tensor]]:
+    """Collect what a layer is given, as long as the block lasts."""
+    seen: list[Tensor] = []
+
+    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0].detach().flatten(1))
+
+    handle = head.register_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def read_out(head: nn.Linear, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a read-out, or another function of the features, answer in place of a layer, as long as the block lasts."""
+
+    def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        return answer(given[0].flatten(1))
+
+    handle = head.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,155 @@
+"""F. Numerics: what rounding does to losses and gradients, and whether autograd tells the truth about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from advreg import attacks, example_rng
+from advreg.diagnosis.autograd_inspection import flat_operations
+from advreg.diagnosis.challenge import challenged
+from advreg.diagnosis.context import Subject, gradients, margins, needs_certainty, needs_gradient, run_on
+from advreg.diagnosis.gradient_checks import why
+from advreg.evaluation.checks import Check, graded, skipped
+from advreg.models.copying import copied
+from advreg.objectives import Objective, cross_entropy, dlr, margin
+from advreg.statistics import mcnemar
+
+_NATURAL = 3.0  # a margin at which the cross-entropy has a slope worth following
+_DIRECTIONS = 16
+_SURE = 0.01
+
+
+def scaled(objective: Objective, factor: float) -> Objective:
+    """Return an objective of logits that are multiplied first."""
+
+    def of_scaled(logits: Tensor, y: Tensor) -> Tensor:
+        return objective(logits * factor, y)
+
+    return of_scaled
+
+
+def natural_scale(subject: Subject) -> float:
+    """Return the factor that brings the median margin of robust examples to 3."""
+    rows = subject.probes()
+    typical = float(margins(subject.model, subject.x[rows], subject.y[rows]).abs().median())
+    return _NATURAL / max(typical, 1e-30)
+
+
+def loss_scale(subject: Subject) -> Check:
+    """Ask whether the cross-entropy of logits brought to a natural scale breaks more: then it had vanished."""
+    if absent := needs_gradient(subject, "loss-scale", "F"):
+        return absent
+    factor = natural_scale(subject)
+    attack = partial(attacks.pgd, steps=40, objective=scaled(cross_entropy, factor))
+    by = f"PGD-40 on logits times {factor:.2g}"
+    found = challenged(subject, attack, "loss-scale", "F", by, cause="saturated")
+    return found if found.verdict == "fail" else replace(found, cause="weak attack")  # any other loss breaks a few more
+
+
+def scale_free(subject: Subject) -> Check:
+    """Ask whether DLR, which no scale of the logits should touch, breaks as much at 1/100 and 100 times the logits."""
+    if absent := needs_gradient(subject, "scale-free", "F"):
+        return absent
+    rows = subject.probes()
+    lost = [
+        run_on(subject, partial(attacks.pgd, steps=20, objective=scaled(dlr, factor)), rows)
+        for factor in (1.0, 0.01, 100.0)
+    ]
+    moved = max(abs(int(a.sum()) - int(lost[0].sum())) / len(rows) for a in lost[1:])
+    sure = min(mcnemar(int((a & ~lost[0]).sum()), int((lost[0] & ~a).sum())) for a in lost[1:]) < _SURE
+    says = f"accuracy under DLR moves by {moved:.1%} when the logits are multiplied"
+    measured = moved if sure else 0.0
+    return graded("scale-free", "F", "saturated", says, measured=measured, threshold=0.005)
+
+
+def denormal(subject: Subject) -> Check:
+    """Ask how many entries of the gradient are too small for full precision."""
+    if absent := needs_gradient(subject, "denormal", "F"):
+        return absent
+    rows = subject.probes()
+    g = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy)
+    tiny = (g != 0) & (g.abs() < torch.finfo(g.dtype).tiny)
+    measured, zero = float(tiny.double().mean()), float((g == 0).double().mean())
+    says = f"{measured:.1%} of the gradient's entries are denormal, {zero:.1%} exactly zero"
+    return graded("denormal", "F", "saturated", says, measured=measured, threshold=0.01)
+
+
+def float64(subject: Subject) -> Check:
+    """Ask how many signs of the gradient are another in float64, among entries that matter."""
+    if absent := needs_gradient(subject, "float64", "F") or needs_certainty(subject, "float64", "F"):
+        return absent
+    rows = subject.probes()
+    double = _double(subject.model, subject.x[rows])
+    if isinstance(double, str):
+        return skipped("float64", "F", f"the model does not run in float64: {double}")
+    x, y = subject.x[rows], subject.y[rows]
+    low, high = (gradients(m, a, y, cross_entropy).flatten(1) for m, a in ((subject.model, x), (double, x.double())))
+    size = high.abs()
+    matters = size > 1e-3 * size.amax(1, keepdim=True)
+    other = matters & (low.sign() != high.sign())
+    measured = float(other.sum()) / max(float(matters.sum()), 1.0)
+    says = f"{measured:.2%} of the gradient's signs are another in float64"
+    return graded("float64", "F", "saturated", says, measured=measured, threshold=0.01, limit=0.2)
+
+
+def _double(model: nn.Module, x: Tensor) -> nn.Module | str:
+    try:
+        twin = copied(model).double()
+        with torch.no_grad():
+            answered = twin(x[:2].double().clone())
+    except Exception as cause:  # constants of another type, a model that cannot be copied
+        return why(cause)
+    return twin if answered.dtype == torch.float64 else f"it answers in {answered.dtype}"
+
+
+def slope(subject: Subject) -> Check:
+    """Ask whether autograd agrees with finite differences near the point: if not, a custom backward says what it likes."""
+    if absent := needs_gradient(subject, "slope", "F") or needs_certainty(subject, "slope", "F"):
+        return absent
+    rows = subject.probes()[:16]
+    double = _double(subject.model, subject.x[rows])
+    exact = not isinstance(double, str)
+    model = double if isinstance(double, nn.Module) else subject.model
+    x = subject.x[rows].double() if exact else subject.x[rows]
+    told, found = _slopes(model, x, subject.y[rows], subject, (1e-6 if exact else 1e-3) * subject.threat.width)
+    if not float(told.norm()):
+        return skipped("slope", "F", "autograd says zero: see zero-gradients")
+    measured = float((told - found).norm() / (told.norm() + found.norm()))
+    says = f"autograd and finite differences along {_DIRECTIONS} directions differ by {measured:.2%} of their size"
+    return graded("slope", "F", "wrong gradients", says, measured=measured, threshold=0.05, limit=0.5)
+
+
+def reach(subject: Subject) -> Check:
+    """Ask whether the gradient foretells what happens half of eps away: ``1 - cosine`` of foretold and found changes."""
+    if absent := needs_gradient(subject, "reach", "F") or needs_certainty(subject, "reach", "F"):
+        return absent
+    rows = subject.probes()
+    radius = float(subject.threat.eps) / 2 if subject.threat.norm == "linf" else 4 / 255 * subject.threat.width
+    told, found = _slopes(subject.model, subject.x[rows], subject.y[rows], subject, radius)
+    cosine = float((told * found).sum() / (told.norm() * found.norm()).clamp_min(1e-30))
+    flat = flat_operations(subject.model, subject.x[:2])
+    cause = "shattered gradients" if flat else "masked gradients"
+    says = f"changes that the gradient foretells and those found {radius:.2g} away have a cosine of {cosine:.2f}"
+    nothing = float(found.norm()) == 0.0
+    measured = 0.0 if nothing else 1 - cosine
+    return graded("reach", "F", cause, says, measured=measured, threshold=0.5, limit=0.9)
+
+
+def _slopes(model: nn.Module, x: Tensor, y: Tensor, subject: Subject, h: float) -> tuple[Tensor, Tensor]:
+    """Return the margin's slopes along random signs by autograd, and by differences of length ``h``: ``(D, B)``.
+
+    Both are taken between points of the box: outside it a model may clamp, or refuse, and no attack goes there.
+    """
+    g, (low, high) = gradients(model, x, y, margin), subject.threat.box
+    ids = subject.ids[: len(x)]
+    told, found = [], []
+    for k in range(_DIRECTIONS):
+        d = example_rng.signs(ids, tuple(x.shape[1:]), subject.seed, 8000 + k, x.dtype).to(x.device)
+        up, down = (x + h * d).clamp(low, high), (x - h * d).clamp(low, high)
+        told.append((g * (up - down)).flatten(1).sum(1) / (2 * h))
+        found.append((margins(model, up, y) - margins(model, down, y)) / (2 * h))
+    return torch.stack(told), torch.stack(found)

@@ -1,0 +1,224 @@
+"""What is diagnosed: a model, examples, and a claim about how many of them withstand an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import pgd
+from advreg.attacks.modes import hold_eval, training_parts
+from advreg.attacks.search import Ask, query
+from advreg.attacks.verification import logits_of
+from advreg.diagnosis.budget import Budget
+from advreg.diagnosis.gradient_checks import Averaged, input_gradient
+from advreg.diagnosis.pgd_trace import Trace, traced
+from advreg.evaluation.batch_sizing import Portions
+from advreg.evaluation.checks import Check, skipped
+from advreg.objectives import Objective, margin
+from advreg.plugins import filter_kwargs
+from advreg.threat import ThreatModel
+
+Attack = Callable[..., Any]
+"""``(model, x, y, threat, *, seed, ids) -> result`` with ``broken``; options are bound."""
+
+ROWS = 256
+_EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the curve, as multiples of the threat's eps
+
+
+PGD_40 = "pgd-40"
+"""What a figure is called that was measured here and not read."""
+
+
+class Survivors:
+    """What challengers have left: a sample of the robust examples that all of them share, and the others behind it.
+
+    Args:
+        rows: of the robust examples, nearest to the boundary first.
+        examples: how many of them the sample begins with.
+
+    Attributes:
+        sample: rows that no challenger has broken.
+        behind: rows that join the sample where a challenger breaks many.
+    """
+
+    def __init__(self, rows: Tensor, examples: int) -> None:
+        self.sample, self.behind = rows[:examples], rows[examples:]
+
+    def remove(self, broken: Tensor) -> None:
+        """Take out rows that a challenger broke."""
+        self.sample = self.sample[~torch.isin(self.sample, broken)]
+
+    def extend(self, count: int) -> Tensor:
+        """Let the nearest rows from behind join the sample, and return them."""
+        joining, self.behind = self.behind[:count], self.behind[count:]
+        self.sample = torch.cat([self.sample, joining])
+        return joining
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What every check is given.
+
+    Attributes:
+        model: the original, in eval mode.
+        x, y, ids: examples ``(N, ...)``, labels and ids ``(N,)``.
+        right: which of them the model classifies correctly ``(N,)``.
+        stands: which of them the figure counts as robust ``(N,)``.
+        threat: what the adversary may do.
+        attack: the attack behind the figure, unchanged.
+        claim: what the figure is called: ``"pgd-40"``, or the id of a protocol.
+        nearness: margin of each example at the worst point that the figure's attacks found ``(N,)``, below 0 where it is
+            robust; of the clean point where not given.
+        precision: of the fast copy that the figure was measured through.
+        seed: seed of all draws; other than the figure's own where an attack is repeated.
+        budget: how much may be spent.
+        train: inputs and labels to train a surrogate on; the examples themselves where there are none.
+        surrogates: trained so far, by whether adversarially.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    right: Tensor
+    stands: Tensor
+    threat: ThreatModel
+    attack: Attack
+    claim: str
+    nearness: Tensor | None = None
+    precision: str = "float32"
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    train: tuple[Tensor, Tensor] | None = None
+    surrogates: dict[bool, nn.Module] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Examples in the figure's denominator."""
+        return len(self.y)
+
+    @property
+    def standing(self) -> Tensor:
+        """Rows that the figure counts as robust."""
+        return self.stands.nonzero()[:, 0]
+
+    @cached_property
+    def survivors(self) -> Survivors:
+        """The robust examples that challengers try, nearest to the boundary first; they shrink as challengers succeed."""
+        margin_of = margins(self.model, self.x, self.y) if self.nearness is None else self.nearness
+        order = margin_of[self.standing].argsort(descending=True, stable=True)
+        return Survivors(self.standing[order], self.budget.examples)
+
+    def probes(self) -> Tensor:
+        """Return rows to look at closely: robust ones first, then others that are classified correctly."""
+        rows = torch.cat([self.standing, (self.right & ~self.stands).nonzero()[:, 0]])
+        return rows[: self.budget.probes]
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """Classes that the model predicts for the clean examples ``(N,)``."""
+        return in_portions(rows_of(self.x), lambda part: logits_of(self.model, self.x[part]).argmax(1))
+
+    @cached_property
+    def no_gradient(self) -> str:
+        """Why there is no gradient to the input; empty where there is one."""
+        rows = self.probes()[:8]
+        return input_gradient(self.model, self.x[rows], self.y[rows])[1] if len(rows) else "no example to look at"
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether the same input gets different answers."""
+        return len({logits_of(self.model, self.x[:8]).numpy(force=True).tobytes() for _ in range(4)}) > 1
+
+    @cached_property
+    def trace(self) -> Trace:
+        """PGD with 40 steps followed step by step on the probes."""
+        rows = self.probes()
+        return traced(self.model, self.x[rows], self.y[rows], self.threat, ids=self.ids[rows], seed=self.seed)
+
+    @cached_property
+    def by_eps(self) -> dict[float, Tensor]:
+        """Which of the first correct examples stand ``(R,)`` at each of several radii under 20 fresh steps."""
+        rows = self.right.nonzero()[:, 0][: self.budget.examples]
+        widest = float(full_box(self.threat, self.x).eps)
+        radii = sorted({min(share * float(self.threat.eps), widest) for share in _EPS_SHARES})
+        attack = partial(pgd, steps=20)
+        return {eps: ~run_on(self, attack, rows, threat=self.threat.with_eps(eps)) for eps in radii}
+
+
+def run_on(
+    subject: Subject, attack: Attack, rows: Tensor, model: nn.Module | None = None, threat: ThreatModel | None = None
+) -> Tensor:
+    """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given."""
+
+    def broken_of(part: Tensor) -> Tensor:
+        options = filter_kwargs(attack, seed=subject.seed, ids=subject.ids[part])
+        found = attack(model or subject.model, subject.x[part], subject.y[part], threat or subject.threat, **options)
+        broken: Tensor = found.broken
+        if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
+            hit = broken.nonzero()[:, 0]
+            broken[hit] = ~right_of(Averaged(subject.model), found.x_adv[hit], subject.y[part[hit]])
+        return broken
+
+    return in_portions(rows, broken_of, most=len(rows))
+
+
+def in_portions(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
+    """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory."""
+    return torch.cat(Portions(most).of(rows, work) or [work(rows)])
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """Return the numbers of all rows, on their device."""
+    return torch.arange(len(x), device=x.device)
+
+
+def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return which inputs a model classifies correctly, ``(B,)``."""
+    return in_portions(rows_of(x), lambda part: logits_of(model, x[part]).argmax(1) == y[part])
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
+    """Return the gradient of the summed objective at each input, ``(B, ...)``."""
+    return in_portions(rows_of(x), lambda part: query(Ask(model, objective), x[part], y[part])[2])
+
+
+def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the margin of each input without gradient, ``(B,)``: negative where it is classified correctly."""
+    return in_portions(rows_of(x), lambda part: margin(logits_of(model, x[part]), y[part]))
+
+
+def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:
+    """Return the threat model that allows every point of the box."""
+    low, high = threat.box
+    d = x[0].numel()
+    return threat.with_eps((high - low) * {"linf": 1.0, "l2": d**0.5, "l1": float(d)}[threat.norm])
+
+
+def needs_gradient(subject: Subject, name: str, group: str) -> Check | None:
+    """Return a skipped check where there is no gradient to work with."""
+    return skipped(name, group, "there is no gradient: see gradient-path") if subject.no_gradient else None
+
+
+def needs_certainty(subject: Subject, name: str, group: str) -> Check | None:
+    """Return a skipped check where the same input gets different answers."""
+    return skipped(name, group, "answers are random: see randomness") if subject.is_random else None
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[list[str]]:
+    """Hold a model in eval mode inside the block; yield the parts that were not: names, or an exported program's operations."""
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+    trains = training_parts(model)
+    try:
+        hold_eval(model)
+        yield [name for name, _ in trains]
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,355 @@
+"""`diagnose`: take a figure, put every question to it, and say what the answers add up to.
+
+model, data -> claim (ledger, or PGD-40) -> checks A to G -> verdict -> adaptive attacks -> pictures -> diagnosis.json
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models, runtime
+from advreg.attacks.verification import accepting_probabilities, logits_of
+from advreg.diagnosis import adaptive_attacks as adapting
+from advreg.diagnosis.budget import Budget, budget_for
+from advreg.diagnosis.checks import (
+    binarization,
+    convergence,
+    failure_indicators,
+    model_flags,
+    numerics,
+    stronger_attacks,
+    training_history,
+)
+from advreg.diagnosis.context import Subject, evaluated, right_of
+from advreg.diagnosis.gradient_checks import why
+from advreg.diagnosis.loss_surface import pictures
+from advreg.diagnosis.module_hooks import Smooth
+from advreg.diagnosis.reported_accuracy import Claim, from_ledger, measured
+from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
+from advreg.errors import ModelError, ThreatError
+from advreg.evaluation.batch_sizing import is_memory
+from advreg.evaluation.checks import Check, causes, flagged
+from advreg.evaluation.examples import Examples, count, examples_of
+from advreg.evaluation.model_identity import same_answers
+from advreg.objectives import are_probabilities
+from advreg.runs import RunFolder
+from advreg.statistics import interval
+from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+Question = Callable[[Subject], Check]
+
+QUESTIONS: dict[str, tuple[Question, ...]] = {
+    "C": (
+        model_flags.logits,
+        model_flags.randomness,
+        model_flags.gradient_randomness,
+        model_flags.verdict_randomness,
+        model_flags.few_classes,
+        model_flags.test_time_optimisation,
+    ),
+    "D": (
+        failure_indicators.gradient_path,
+        failure_indicators.zero_gradients,
+        failure_indicators.noisy_landscape,
+        failure_indicators.silent_success,
+        failure_indicators.incomplete,
+        failure_indicators.copies,
+    ),
+    "F": (numerics.denormal, numerics.float64, numerics.slope, numerics.reach, numerics.loss_scale),
+    "A": (
+        stronger_attacks.one_step,
+        stronger_attacks.unbounded,
+        stronger_attacks.eps_curve,
+        stronger_attacks.random_search,
+        stronger_attacks.black_box,
+    ),
+    "B": (
+        convergence.examples,
+        convergence.one_class,
+        convergence.chance,
+        convergence.batch,
+        convergence.noise,
+        convergence.steps,
+        convergence.restarts,
+        convergence.margin_loss,
+        convergence.averaging,
+    ),
+    "E": (binarization.binarisation,),
+    "G": (training_history.collapse, training_history.label_leaking),
+}
+"""What is always asked, group by group, the cheap groups first."""
+
+THOROUGH: dict[str, tuple[Question, ...]] = {
+    "F": (numerics.scale_free,),
+    "A": (stronger_attacks.transfer, stronger_attacks.hard_label),
+    "B": (convergence.ratio_loss, convergence.targeted),
+}
+"""What is asked too where there is time."""
+
+_TRAINING = 5000  # images for a surrogate: it need not be good, only its own
+_FROM_LEDGER = (
+    "black-box",
+    "steps",
+    "moved",
+    "finite",
+    "batch",
+    "one-class",
+    "chance",
+)  # taken as they are; other answers only where nothing was found
+
+
+def diagnose(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    threat: ThreatModel,
+    n: int = 500,
+    *,
+    quick: bool = False,
+    budget: Budget | None = None,
+    adapt: bool = False,
+    train: Dataset | tuple[Tensor, Tensor] | None = None,
+    backward: Mapping[str, Smooth] | nn.Module | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[DiagnosisProgress], None] | None = None,
+) -> Diagnosis:
+    """Say whether a robustness figure can be trusted: the verdict, the checks behind it, and what to do next.
+
+    The figure is that of the evaluation in ``out`` of the same model, data and threat, the lowest if there are several;
+    what its ledger answers is not measured again. Without one it is the robust accuracy that PGD-40 leaves.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
+        data: a data set, or a pair ``(x, y)``.
+        threat: norm and eps, one number above 0 for all examples.
+        n: examples, from the first; all where there are fewer.
+        quick: fewer queries and questions.
+        budget: how much to spend; by default about a minute of one core for 200 images on small networks.
+        adapt: also attack by the means that the findings suggest, and say what figure that leaves.
+        train: training data for the surrogate whose points are transferred; the examples themselves if not given.
+        backward: your own way back for ``adapt``: a differentiable stand-in for each named module, or a whole model.
+        seed: seed of the figure measured here; what challenges it draws with the next one.
+        out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
+        on_progress: called before each check with a `DiagnosisProgress`.
+
+    Returns:
+        A `Diagnosis`.
+
+    Raises:
+        ThreatError: an eps of 0, or one for each example.
+        ModelError, DataError: a model that does not run or does not fit into memory, or data that do not fit it.
+        RunError: ``out`` cannot be read or written.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+        >>> data = torch.rand(16, 1, 2, 2), torch.randint(3, (16,))
+        >>> diagnose(net, data, ThreatModel("linf", 0.1), quick=True).verdict in ("TRUSTED", "SUSPECT", "UNRELIABLE")
+        True
+
+    Reference: Carlini et al., "On evaluating adversarial robustness", 2019, and the papers named in docs/diagnose.md.
+    """
+    began = time.perf_counter()
+    _refuse_radius(threat)
+    with _in_memory(), evaluated(model) as trains, accepting_probabilities():
+        if on_progress:
+            on_progress(DiagnosisProgress("the figure", 0, len(questions_for(budget or budget_for(n, quick=quick)))))
+        subject, claim = subject_of(model, data, threat, n, budget, quick, _training(train), seed, out)
+        ask = _asker(claim, on_progress)
+        checks = [model_flags.eval_mode(trains), *ask(subject)]
+        checks += [training_history.training_history(_epochs(out)), stronger_attacks.gap(checks, subject)]
+        checks.append(convergence.attacked(claim.failed, checks, subject))
+        adapted = None
+        if adapt:
+            adapted = adapting.adapt(subject, causes(checks), backward=backward)
+            checks.append(adapting.as_check(adapted, subject))
+        drawn = _drawn(subject) if out is not None else {}
+    standing = len(subject.standing)
+    found = Diagnosis(
+        threat=threat,
+        claim=claim.name,
+        n=subject.n,
+        clean_accuracy=float(subject.right.double().mean()),
+        robust_accuracy=standing / subject.n,
+        interval=interval(standing, subject.n),
+        checks=tuple(sorted(checks, key=lambda check: check.group)),
+        adapted=adapted,
+        pictures=drawn,
+        facts={"model": models.describe(model), "seed": seed, "environment": runtime.environment()},
+        seconds=time.perf_counter() - began,
+    )
+    if out is not None:
+        RunFolder.at(out).write_json("diagnosis.json", found.record())
+    return found
+
+
+def subject_of(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    threat: ThreatModel,
+    n: int,
+    budget: Budget | None,
+    quick: bool,
+    train: tuple[Tensor, Tensor] | None,
+    seed: int,
+    out: str | Path | None,
+) -> tuple[Subject, Claim]:
+    """Return what every check is given, and the figure that they question."""
+    examples = examples_of(data, min(n, count(data)), threat)
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    x, y = examples.x.to(device), examples.y.to(device)
+    _refuse_unusable(model, x)
+    ids = torch.arange(len(y), device=device)
+    claim = _claim(model, examples, x, y, threat, ids, seed, out)
+    subject = Subject(
+        model=model,
+        x=x,
+        y=y,
+        ids=ids,
+        right=right_of(model, x, y),
+        stands=claim.stands.to(device),
+        threat=threat,
+        attack=claim.attack,
+        claim=claim.name,
+        nearness=claim.nearness.to(device),
+        precision=claim.precision,
+        seed=seed + 1,
+        budget=budget or budget_for(len(y), quick=quick),
+        train=train,
+    )
+    return subject, claim
+
+
+def _claim(
+    model: nn.Module,
+    examples: Examples,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    ids: Tensor,
+    seed: int,
+    out: str | Path | None,
+) -> Claim:
+    sha256 = models.describe(model)["sha256"]
+    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples), partial(same_answers, model, x, y))
+    return kept or measured(model, x, y, threat, ids, seed)
+
+
+def _refuse_radius(threat: ThreatModel) -> None:
+    eps = torch.as_tensor(threat.eps)
+    if eps.ndim:
+        raise ThreatError(
+            f"eps is a tensor of {len(eps)}; a diagnosis needs one number for all: diagnose each radius by itself"
+        )
+    if not float(eps):
+        raise ThreatError(
+            f"{threat.norm}:0 allows no change, and no figure to doubt; give an eps above 0, as linf:8/255"
+        )
+
+
+def _refuse_unusable(model: nn.Module, x: Tensor) -> None:
+    """Raise if the model does not run at all; probabilities are a finding, not a refusal."""
+    try:
+        models.check_model(model, x[:8])
+    except ModelError:
+        with suppress(Exception):
+            if are_probabilities(logits_of(model, x[:8])):
+                return
+        raise
+
+
+def _asker(claim: Claim, on_progress: Callable[[DiagnosisProgress], None] | None) -> Callable[[Subject], list[Check]]:
+    """Return what asks every question that the ledger does not answer."""
+    known = {
+        c.name: c for c in claim.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
+    }
+
+    def ask(subject: Subject) -> list[Check]:
+        questions = questions_for(subject.budget)
+        found: dict[str, Check] = {}
+        for done, (group, question) in enumerate(questions):
+            name = name_of(question)
+            if on_progress:
+                on_progress(DiagnosisProgress(name, done, len(questions), _robust_so_far(subject, found.values())))
+            found[name] = known[name] if name in known else answered(question, group, subject)
+        return list({**found, **{name: check for name, check in known.items() if name not in found}}.values())
+
+    return ask
+
+
+def _robust_so_far(subject: Subject, checks: Iterable[Check]) -> float:
+    """Return the figure less the examples that some check broke."""
+    broken = {i for check in checks for i in check.ids}
+    return (len(subject.standing) - len(broken)) / subject.n
+
+
+def questions_for(budget: Budget) -> list[tuple[str, Question]]:
+    """Return the questions of a budget with their groups."""
+    return [
+        (group, question)
+        for group, asked in QUESTIONS.items()
+        for question in asked + (THOROUGH.get(group, ()) if budget.thorough else ())
+    ]
+
+
+def name_of(question: Question) -> str:
+    """Return what a question's check is called."""
+    return question.__name__.replace("_", "-")
+
+
+def answered(question: Question, group: str, subject: Subject) -> Check:
+    """Ask one question; one that raises, or measures no number, is no reason to trust, and says why."""
+    try:
+        check = question(subject)
+    except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
+        return _unanswered(name_of(question), group, why(cause))
+    if check.measured is not None and not math.isfinite(check.measured):
+        return _unanswered(check.name, group, f"measured {check.measured}: {check.says}")
+    return replace(check, source="measured")
+
+
+def _unanswered(name: str, group: str, reason: str) -> Check:
+    return flagged(name, group, convergence.UNANSWERED, reason, raised=True, hard=False)
+
+
+def _drawn(subject: Subject) -> dict[str, Any]:
+    """Return the pictures; none of a model that raises where they are taken, of which checks tell."""
+    try:
+        return pictures(subject)
+    except Exception as cause:
+        why(cause)  # but for memory
+        return {}
+
+
+@contextmanager
+def _in_memory() -> Iterator[None]:
+    """Say in one line that memory ran out: no check takes that for an answer."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError
+        if not is_memory(cause):
+            raise
+        raise ModelError(
+            "this diagnosis does not fit into memory; give fewer examples (n), or a larger device"
+        ) from cause
+
+
+def _training(train: Dataset | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    return train if train is None or isinstance(train, tuple) else train.tensors(n=min(len(train), _TRAINING))
+
+
+def _epochs(out: str | Path | None) -> Sequence[Mapping[str, Any]]:
+    log = Path(out) / "metrics.jsonl" if out is not None else None
+    return RunFolder(Path(out)).read_log("metrics.jsonl") if out is not None and log and log.is_file() else []

@@ -1,0 +1,155 @@
+"""The figure that is diagnosed: read from the ledger of an evaluation, or measured here with PGD-40."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import attacks
+from advreg.attacks import AttackResult
+from advreg.diagnosis.context import PGD_40 as NAME
+from advreg.diagnosis.context import ROWS, Attack, in_portions, margins, right_of, rows_of
+from advreg.diagnosis.gradient_checks import input_gradient, why
+from advreg.evaluation.checks import Check
+from advreg.evaluation.evaluate import stage_seed
+from advreg.evaluation.ledger_checks import free_checks
+from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
+from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
+from advreg.plugins import filter_kwargs
+from advreg.runs.files import read_lines
+from advreg.threat import ThreatModel
+
+PGD_40 = partial(attacks.pgd, steps=40)
+
+_GRADIENT_STAGES = 2  # of a protocol that stand for its attack where that is repeated elsewhere: the first break most
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A figure: which examples it counts as robust, and by which attack.
+
+    Attributes:
+        name: ``"pgd-40"``, or the id of a protocol.
+        attack: behind the figure, to be repeated unchanged.
+        stands: ``(N,)`` booleans.
+        nearness: margin at the worst point found ``(N,)``: the nearest to the boundary have the highest.
+        free: checks that its ledger answered.
+        precision: of the fast copy that it was measured through.
+        failed: why nothing was attacked, where the attack raised.
+    """
+
+    name: str
+    attack: Attack
+    stands: Tensor
+    nearness: Tensor
+    free: tuple[Check, ...] = ()
+    precision: str = "float32"
+    failed: str = ""
+
+
+def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int) -> Claim:
+    """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen."""
+
+    def attacked(rows: Tensor) -> Tensor:
+        found = PGD_40(model, x[rows], y[rows], threat, ids=ids[rows], seed=seed)
+        return torch.stack([(~found.broken).double(), margins(model, found.x_adv, y[rows]).double()], 1)
+
+    try:
+        stands, nearness = in_portions(rows_of(x), attacked, most=len(x)).T
+        return Claim(NAME, PGD_40, stands > 0, nearness)
+    except Exception as cause:
+        parts = torch.split(rows_of(x), ROWS)
+        cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # no path: a check of its own says so
+        failed = "" if cut else why(cause)
+        return Claim(NAME, PGD_40, right_of(model, x, y), margins(model, x, y), failed=failed)
+
+
+def from_ledger(
+    run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
+) -> Claim | None:
+    """Return the figure of the evaluation in a run folder that fits model, data and threat; the lowest if several do.
+
+    Args:
+        run: run folder, or None.
+        sha256: of the model's weights.
+        data: fingerprint of the data.
+        threat: norm, eps and box.
+        n: examples wanted; an evaluation of fewer does not fit.
+        same: says of a ledger's rows whether the model still answers so: equal weights are not yet equal answers.
+    """
+    folders = sorted(Path(run).glob("evaluation/*/results.json")) if run is not None else []
+    found = [claim for file in folders if (claim := _read(file, sha256, data, threat, n, same))]
+    return min(found, key=lambda claim: (int(claim.stands.sum()), claim.name), default=None)
+
+
+def _read(
+    file: Path, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
+) -> Claim | None:
+    from advreg.runs import RunFolder
+
+    record = RunFolder(file.parent).read_json(file.name)
+    rows = read_lines(file.parent / "ledger.jsonl")[1:]
+    if not (_fits(record, sha256, data, threat, n) and same(rows)):
+        return None
+    mine = [row for row in rows if row["id"] < n]
+    stands = torch.ones(n, dtype=torch.bool)
+    stands[sorted(broken_ids(mine))] = False
+    nearness = torch.full((n,), -math.inf)
+    for row in mine:
+        nearness[row["id"]] = max(float(nearness[row["id"]]), row["margin"])
+    precision = str(record.get("flags", {}).get("target", "float32")).split()[0]
+    attack = attack_of(record["protocol"], threat.norm)
+    return Claim(record["protocol"], attack, stands, nearness, tuple(free_checks(record, mine)), precision)
+
+
+def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel, n: int) -> bool:
+    said = record.get("threat", {})
+    same_threat = (said.get("norm"), said.get("eps")) == (threat.norm, float(threat.eps))
+    same_box = tuple(said.get("box", (0.0, 1.0))) == threat.box
+    known = record.get("model", {}).get("sha256"), record.get("data", {}).get("sha256")
+    return same_threat and same_box and known == (sha256, data) and record.get("n", 0) >= n
+
+
+def attack_of(protocol: str, norm: str) -> Attack:
+    """Return the first gradient attacks of a protocol as one attack; PGD-40 where the protocol is not one of ours."""
+    name = protocol.rpartition("@")[0].rpartition("-")[2]
+    stages = resolve(name, norm).stages if name in PROTOCOLS else ()
+    chosen = [stage for stage in stages if stage.needs_gradient and stage.name != CLEAN]
+    return in_turn(tuple(chosen[:_GRADIENT_STAGES])) if chosen else PGD_40
+
+
+def in_turn(stages: tuple[Stage, ...]) -> Attack:
+    """Return an attack that runs each stage on the survivors of the stages before it, with a seed of its own.
+
+    Example:
+        >>> def recorded(model, x, y, threat, *, seed):
+        ...     seeds.append(seed)
+        ...     return attacks.pgd(model, x, y, threat, steps=1, seed=seed)
+        >>> seeds, model, x = [], nn.Linear(2, 2).eval(), torch.rand(1, 2)
+        >>> attack = in_turn((Stage("first", recorded), Stage("second", recorded)))
+        >>> _ = attack(model, x, model(x).argmax(1), ThreatModel("linf", 0.0), ids=torch.arange(1), seed=7)
+        >>> seeds
+        [7, 1000010]
+    """
+
+    def attack(
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int = 0
+    ) -> AttackResult:
+        seeds = [stage_seed(seed, k) for k in range(1, len(stages) + 1)]  # equal seeds would repeat equal random starts
+        options = [filter_kwargs(s.attack, ids=ids, seed=own) for s, own in zip(stages, seeds, strict=True)]
+        result: AttackResult = stages[0].attack(model, x, y, threat, **options[0])
+        for stage, given in zip(stages[1:], options[1:], strict=True):
+            rows = (~result.broken).nonzero()[:, 0]
+            if len(rows):
+                given = {**given, **({"ids": ids[rows]} if "ids" in given else {})}
+                result = result.improved_by(stage.attack(model, x[rows], y[rows], threat, **given), rows)
+        return result
+
+    return attack

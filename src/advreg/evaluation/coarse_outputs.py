@@ -1,0 +1,76 @@
+"""How coarsely a service answers: scores rounded to few values hide from an attack which of its points is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.verification import logits_of
+from advreg.evaluation.checks import Check, flagged, skipped
+from advreg.threat import ThreatModel
+
+UNCHANGED, DISTINCT = 0.05, 0.25
+"""Share of examples with the same answer nearby, and of distinct numbers among the scores, beyond which answers are coarse."""
+
+_FEW = 40  # scores below which their distinct numbers say nothing
+
+
+@dataclass(frozen=True)
+class Coarseness:
+    """What a few answers show.
+
+    Attributes:
+        unchanged: share of examples whose scores are equal, to the last bit, at a random point of the threat model.
+        distinct: distinct numbers among the scores of the clean examples, as a share of all of them.
+        forwards: example-forwards spent.
+    """
+
+    unchanged: float
+    distinct: float
+    forwards: int
+
+
+def coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> Coarseness | None:
+    """Return how coarsely a model with scores only answers, for two forwards an example; None of any other model.
+
+    Args:
+        model: the original.
+        x: clean inputs ``(B, ...)``.
+        threat: where a point nearby is drawn.
+        seed: seed of the draw.
+    """
+    if not getattr(model, "score_only", False) or not float(threat.eps):
+        return None
+    here, there = logits_of(model, x), logits_of(model, threat.random_start(x, torch.arange(len(x)), seed))
+    unchanged = float((here == there).all(1).double().mean())
+    distinct = len(torch.unique(here)) / here.numel() if here.numel() >= _FEW else 1.0
+    return Coarseness(unchanged, distinct, 2 * len(x))
+
+
+def recorded(found: Coarseness | None) -> dict[str, float | bool]:
+    """Return what a result keeps among its flags; nothing of a model that is no service."""
+    if found is None:
+        return {}
+    return {
+        "coarse_answers": found.unchanged > UNCHANGED or found.distinct < DISTINCT,
+        "unchanged_answers": found.unchanged,
+        "distinct_answers": found.distinct,
+    }
+
+
+def coarse_answers(flags: Mapping[str, Any], protocol: str) -> Check:
+    """Check whether attacks that compare scores had scores to compare; a protocol for labels needs none."""
+    if "coarse_answers" not in flags:
+        return skipped("coarse-answers", "C", "the model is no service that answers with scores or labels only")
+    by_labels = "-labels@" in protocol
+    unchanged, distinct = flags["unchanged_answers"], flags["distinct_answers"]
+    says = (
+        f"{unchanged:.0%} of the answers do not change at a random point within eps, "
+        f"{distinct:.0%} of the scores are distinct{', and the attack needs labels only' if by_labels else ''}"
+    )
+    raised = bool(flags["coarse_answers"]) and not by_labels
+    return flagged("coarse-answers", "C", "coarse answers", says, raised=raised, hard=False)

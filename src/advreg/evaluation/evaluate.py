@@ -1,0 +1,291 @@
+"""`evaluate`: freeze the model, run the protocol's attacks on what still stands, let the original judge, write it down.
+
+examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the survivors, 256 at a time -> rows -> ledger -> figures
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models
+from advreg.attacks import Crafted
+from advreg.attacks.verification import judged, refuse_nan
+from advreg.errors import AdvregError, ModelError, RunError
+from advreg.evaluation import model_probe
+from advreg.evaluation.batch_sizing import Portions, fitting, is_memory
+from advreg.evaluation.coarse_outputs import coarseness, recorded
+from advreg.evaluation.examples import UNIT, Examples, examples_of
+from advreg.evaluation.journal import Paper
+from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids, rows_of, units, upcoming
+from advreg.evaluation.looseness import broken_beyond
+from advreg.evaluation.model_identity import same_answers
+from advreg.evaluation.protocols import Protocol, Stage, resolve
+from advreg.evaluation.summary import Evaluation, summarise
+from advreg.objectives import answered, margin
+from advreg.pass_counting import counted
+from advreg.plugins import filter_kwargs, first_line
+from advreg.ranks import ALONE, Ranks
+from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+
+FAR = 1e30  # finite stand-in for an infinite margin: JSON has no infinity
+_NEXT_SEED = 1_000_003  # from the seed of one stage to the next
+_MEMORY = 1  # forward that measures how much memory an example takes
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is: after each attack on each unit of at most 256 examples.
+
+    Attributes:
+        stage: the attack.
+        done, total: examples begun, and in all.
+        standing: examples begun that no attack has broken.
+        seconds: spent on attacks, those of an interrupted run among them.
+        share: estimate of how much of the work is done, every attack counted alike.
+    """
+
+    stage: str
+    done: int
+    total: int
+    standing: int
+    seconds: float
+    share: float = 0.0
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the examples looked at so far that stands."""
+        return self.standing / max(self.done, 1)
+
+
+@torch.inference_mode(False)  # whatever the caller is in: the copy under attack needs gradients
+def evaluate(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    threat: ThreatModel,
+    protocol: str | Protocol = "quick",
+    n: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    compiled: bool = False,
+    ranks: Ranks = ALONE,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Measure clean and robust accuracy: the worst case over a protocol's attacks.
+
+    An example counts as robust if the model classifies it correctly and no attack finds, inside the threat model, a point
+    that the original model in its own precision misclassifies. Attacks work on a fast frozen copy, which only proposes.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; eval mode.
+        data: a data set, or a pair ``(x, y)`` of floats ``(N, ...)`` and labels ``(N,)``.
+        threat: norm and eps, one number for all examples.
+        protocol: name of a protocol, or your own `Protocol`.
+        n: how many examples, from the first; all by default.
+        seed: seed of the random draws; an example's draws depend on it and on the example's place in the data only.
+        out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted evaluation there is resumed.
+        precision: of the fast copy; verdicts are always the original's.
+        compiled: whether black-box attacks ask a compiled copy: a minute to begin with, then faster.
+        ranks: which of several processes this is; each does its share of the chunks, and all return the same result.
+        on_progress: called after each attack on at most 256 examples.
+
+    Returns:
+        An `Evaluation`, with exact 95% intervals.
+
+    Raises:
+        ModelError, DataError, ConfigError: a model, data or protocol that cannot be used as given.
+        RunError: ``out`` cannot be written, or holds the ledger of another model (other weights or other answers), data set
+            or number of examples.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> x, y = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)
+        >>> found = evaluate(net, (x, y), threat=ThreatModel("linf", 0.1))
+        >>> found.robust_accuracy <= found.clean_accuracy
+        True
+    """
+    chosen = resolve(protocol, threat.norm)
+    name = chosen.id(threat)
+    examples = examples_of(data, n, threat)
+    model = models.among(model, examples.outputs)
+    device = next((p.device for p in model.parameters()), examples.x.device)
+    models.check_model(model, examples.x[:8].to(device))
+    sample = examples.x[:64].to(device), examples.y[:64].to(device)
+    target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
+    portions = Portions(fitting(target, sample[0], UNIT))
+    stages = (CLEAN_STAGE, *chosen.stages)
+    names = [stage.name for stage in stages]
+    shares = [(stage.name, stage.nearest) for stage in stages]
+    identity: dict[str, Any] = {
+        "model": models.describe(model),
+        "n": len(examples),
+        "seed": seed,
+        "target": target.choice,
+    }
+    bench = Bench(target, examples, threat, seed, device, portions)
+    with Paper.open(out, name, shares, examples, identity, ranks) as paper:
+        _refuse_other(model, examples, paper)
+        probed = model_probe.probe(model, *sample)
+        for ids in ranks.share(examples.chunks()):
+            attack_chunk(bench, stages, ids, paper, on_progress)
+        _refuse_change(model, identity["model"]["sha256"])
+        paper.close()
+        blind, coarse = isinstance(model, models.Answering), coarseness(model, sample[0], threat, seed)
+        found: dict[str, Any] = {
+            "target": target.choice,
+            "batch": portions.size,
+            "answers_only": blind,
+            **recorded(coarse),
+        }
+        if paper.folder is not None and (beyond := broken_beyond(paper.folder.path, paper.rows)):
+            found["broken_beyond"] = beyond
+        evaluation = summarise(
+            paper.rows,
+            protocol=name,
+            stages=names,
+            threat=threat,
+            classes=examples.classes,
+            seed=seed,
+            seconds=paper.seconds,
+            spent=(_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards),
+            flags=model_probe.gathered(probed, paper.rows, len(examples), FAR, **found),
+        )
+        paper.finish(evaluation, model)
+    return evaluation
+
+
+def _refuse_other(model: nn.Module, examples: Examples, paper: Paper) -> None:
+    if not same_answers(model, examples.x, examples.y, paper.known.values()):
+        raise RunError(
+            f"{paper.folder} is of a model with these weights that answers otherwise; give another folder, "
+            "or remove this one to measure again"
+        )
+
+
+def _refuse_change(model: nn.Module, sha256: str) -> None:
+    if models.describe(model)["sha256"] != sha256:
+        raise ModelError(
+            "the model changed its own weights or buffers while it was measured, so its examples met different models; "
+            "freeze what it updates in eval mode, then measure again in another folder"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every attack of an evaluation is tried on."""
+
+    target: models.Target
+    examples: Examples
+    threat: ThreatModel
+    seed: int
+    device: torch.device
+    portions: Portions
+
+
+def attack_chunk(
+    bench: Bench,
+    stages: tuple[Stage, ...],
+    ids: Tensor,
+    paper: Paper,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Run every stage on the survivors of the stages before it; units that are on paper already are not run again."""
+    survivors: list[int] = ids.tolist()
+    past: list[Row] = []
+    for k, stage in enumerate(stages):
+        while tried := upcoming(past, (stage.name, stage.nearest), survivors):
+            parts = units(tried)
+            for j, unit in enumerate(parts, 1):
+                past += _measured(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
+                if on_progress:
+                    ahead = len(ids) * (k + j / len(parts)) / len(stages) - sum(row["attack"] == CLEAN for row in past)
+                    on_progress(_progress(bench, stage, paper, ahead))
+            lost = broken_ids(past)
+            survivors = [i for i in survivors if i not in lost]
+
+
+def _progress(bench: Bench, stage: Stage, paper: Paper, ahead: float) -> Progress:
+    """Return the progress where the work is ``ahead`` examples beyond the number of examples begun (below 0 for behind)."""
+    done, total = sum(row["attack"] == CLEAN for row in paper.rows), len(bench.examples)
+    left = done - len(broken_ids(paper.rows))
+    return Progress(stage.name, done, total, left, paper.total_seconds, (done + ahead) / total)
+
+
+def stage_seed(seed: int, k: int) -> int:
+    """Return the seed of stage ``k``, the clean examples being stage 0: no stage repeats the draws of another."""
+    return seed + max(k - 1, 0) * _NEXT_SEED
+
+
+def _measured(bench: Bench, stage: Stage, seed: int, ids: Tensor, paper: Paper) -> list[Row]:
+    """Return the rows of one attack on these examples, from paper or by attacking as many at a time as fit into memory."""
+    known = paper.find(stage.name, ids)
+    if known is not None:
+        return known
+    began = time.perf_counter()
+    done = bench.portions.of(ids, lambda portion: _attacked(bench, stage, seed, portion))
+    rows, points = [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
+    paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
+    return rows
+
+
+def _attacked(bench: Bench, stage: Stage, seed: int, ids: Tensor) -> tuple[list[Row], Tensor]:
+    """Run one attack on these examples and verify on the original what it found."""
+    x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
+    points, cost = _proposed(bench, stage, seed, x, y, ids)
+    broken, logits = judged(bench.target, x, points, y, bench.threat)
+    if stage.name == CLEAN:
+        refuse_nan(logits)
+    cost = cost + torch.tensor([1, 0])
+    columns = {
+        "id": ids,
+        "label": y,
+        "predicted": logits.argmax(1),
+        "broken": broken,
+        "distance": bench.threat.distance(points, x),
+        "margin": torch.where(answered(logits), margin(logits, y).clamp(-FAR / 2, FAR / 2), -FAR),
+        "forwards": cost[:, 0],
+        "backwards": cost[:, 1],
+    }
+    return rows_of(stage.name, columns), points.cpu()
+
+
+def _proposed(bench: Bench, stage: Stage, seed: int, x: Tensor, y: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
+    options = filter_kwargs(stage.attack, seed=seed, ids=ids)
+    try:
+        with counted(*bench.target.doors) as passes:
+            found = stage.attack(bench.target, x, y, bench.threat, **options)
+    except AdvregError:
+        raise
+    except Exception as cause:  # whatever a model, or an attack of the user's, can fail with
+        if is_memory(cause):
+            raise
+        where = f"{stage.name}, examples {int(ids[0])} to {int(ids[-1])}"
+        raise ModelError(f"the model failed under attack ({where}): {first_line(cause)}") from cause
+    points: Tensor = found.x_adv.detach()
+    if points.shape != x.shape:
+        raise ModelError(
+            f"{stage.name} returned x_adv {tuple(points.shape)} for inputs {tuple(x.shape)}; return one for each"
+        )
+    cost = getattr(found, "cost", None)
+    return points, passes.shares(len(x)) if cost is None else cost.cpu()
+
+
+def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Crafted:
+    """Return the clean points: the first thing to be judged."""
+    return Crafted(x, 0, 0)
+
+
+CLEAN_STAGE = Stage(CLEAN, _clean, needs_gradient=False)

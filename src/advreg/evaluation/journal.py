@@ -1,0 +1,202 @@
+"""What an evaluation writes down while it runs, so that a kill at any moment loses one attack on 256 examples at most.
+
+<run>/evaluation/<protocol id>/ledger.jsonl            one row for each example and attack, append-only
+                               points/                 adversarial points of the first 256 examples, until all is done
+                               results.json            the figures
+                               examples.safetensors    clean and adversarial inputs of the first 256, for pictures
+
+Of several processes each appends to a ledger of its own, ``ledger.<rank>.jsonl``; the leader joins them, in the order in which
+one process would have written them, when all have finished, or when the work is taken up again by however many.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from advreg import runtime
+from advreg.attacks.verification import logits_of
+from advreg.errors import ConfigError
+from advreg.evaluation.examples import CHUNK, UNIT, Examples
+from advreg.evaluation.ledger_rows import Row, broken_ids, whole
+from advreg.evaluation.summary import Evaluation
+from advreg.ranks import Ranks
+from advreg.runs import Ledger, RunFolder
+from advreg.runs.files import read_lines
+from advreg.runs.weights import serialise
+
+_LEDGER, _TIMES = "ledger", "times"  # times stand beside the ledger: they differ between runs, its bytes must not
+
+
+class Paper:
+    """The rows so far, in memory and, where a folder is given, on disk."""
+
+    def __init__(self, examples: Examples, stages: list[tuple[str, float]], identity: dict[str, Any]) -> None:
+        self.examples, self.stages, self.identity = examples, stages, identity
+        self.ranks = Ranks()
+        self.rows: list[Row] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.folder: RunFolder | None = None
+        self.header: dict[str, Any] = {}
+        self.known: dict[tuple[str, int], Row] = {}
+        self.ledger: Ledger | None = None
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        out: str | Path | None,
+        protocol: str,
+        stages: list[tuple[str, float]],
+        examples: Examples,
+        identity: dict[str, Any],
+        ranks: Ranks,
+    ) -> Iterator[Paper]:
+        """Begin, or go on from what a run folder holds of this very evaluation; the folder is held until the end.
+
+        Raises:
+            RunError: the folder cannot be written or is in use, or its ledger is of another model, data set or seed.
+            ConfigError: several processes and no folder.
+        """
+        paper = cls(examples, stages, identity)
+        if out is None:
+            if ranks.world > 1:
+                raise ConfigError(
+                    f"{ranks.world} processes share this evaluation and have no folder to meet in: give out"
+                )
+            yield paper
+            return
+        paper.ranks, paper.folder = ranks, RunFolder.at(Path(out) / "evaluation" / protocol)
+        facts = {**identity, "model": identity["model"]["sha256"]}
+        paper.header = {"protocol": protocol, "data": examples.sha256, "chunk": CHUNK, **facts}
+        if not ranks.leads:
+            ranks.meet()
+            paper._read()
+            yield paper
+            return
+        with paper.folder.lock():
+            paper._join()
+            ranks.meet()
+            paper._read()
+            yield paper
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time spent so far, by earlier runs too; of several processes, of all of them together."""
+        return sum(self.seconds.values())
+
+    def find(self, stage: str, tried: Tensor) -> list[Row] | None:
+        """Return the rows of this attack on these examples if an earlier run wrote them, or None."""
+        keys = [(stage, i) for i in tried.tolist()]
+        if any(key not in self.known for key in keys):
+            return None
+        mine = [self.known[key] for key in keys]
+        self.rows += mine
+        return mine
+
+    def write(self, stage: str, tried: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
+        """Write down one attack on some examples of a chunk: their points first, since a row promises them."""
+        self.seconds[stage] += seconds
+        self.rows += rows
+        if self.folder is None:
+            return
+        first, pictured = int(tried[0]), tried < UNIT
+        if bool(pictured.any()):
+            stored = {"ids": tried[pictured], "x": points[pictured].contiguous()}
+            self.folder.write(f"points/{stage}+{first}.safetensors", save(stored))
+        self.ledger = self.ledger or Ledger.open(self.folder / self._mine(_LEDGER), **self.header)
+        self.ledger.append(rows)
+        self.folder.append(self._mine(_TIMES), {"attack": stage, "first": first, "seconds": round(seconds, 4)})
+
+    def close(self) -> None:
+        """Wait for the other processes, put the ledger in order, and hold the whole of it."""
+        if self.folder is None:
+            return
+        self.ranks.meet()
+        if self.ranks.leads:
+            self._join()
+        self.ranks.meet()
+        self._read()
+        self.rows = list(self.known.values())
+
+    def finish(self, evaluation: Evaluation, model: nn.Module) -> None:
+        """Write the figures and the pictures' examples."""
+        if self.folder is None or not self.ranks.leads:
+            return
+        if (self.folder / "points").is_dir():
+            self.folder.write("examples.safetensors", serialise(_pictures(self, model)))
+        examples, described = self.examples, self.identity["model"]
+        origin = {"name": examples.name, "split": examples.split, "n": len(examples), "sha256": examples.sha256}
+        record = {
+            **evaluation.record(),
+            "model": {"name": described["name"], "sha256": described["sha256"]},
+            "data": {**origin, "classes": list(examples.classes)},
+            "environment": runtime.environment(),
+        }
+        self.folder.write_json("results.json", record)
+        shutil.rmtree(self.folder / "points", ignore_errors=True)
+
+    def _mine(self, name: str) -> str:
+        return f"{name}.jsonl" if self.ranks.world == 1 else f"{name}.{self.ranks.rank}.jsonl"
+
+    def _read(self) -> None:
+        assert self.folder is not None
+        rows = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header).rows()
+        self.known = {(row["attack"], row["id"]): row for row in rows}
+        self.seconds.clear()
+        for took in self.folder.read_log(f"{_TIMES}.jsonl"):
+            self.seconds[took["attack"]] += took["seconds"]
+
+    def _join(self) -> None:
+        """Leave one ledger of whole attacks, in the order of one process, and one log of times."""
+        assert self.folder is not None
+        ledger = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header)
+        parts = sorted(self.folder.path.glob(f"{_LEDGER}.*.jsonl"))
+        before = ledger.rows()
+        found = before + [row for part in parts for row in Ledger.open(part, **self.header).rows()]
+        rows = whole(found, self.stages, len(self.examples))
+        if rows != before:
+            ledger.replace(rows)
+        for part in sorted(self.folder.path.glob(f"{_TIMES}.*.jsonl")):
+            for took in read_lines(part):
+                self.folder.append(f"{_TIMES}.jsonl", took)
+            part.unlink()
+        for part in parts:
+            part.unlink()
+
+
+def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
+    """Return clean and adversarial inputs of the first 256 examples with the original model's answers."""
+    assert paper.folder is not None
+    x, y = paper.examples.x[:UNIT], paper.examples.y[:UNIT]
+    adversarial, attack = x.clone(), torch.full((len(x),), -1)
+    for k, (stage, _) in enumerate(paper.stages):
+        for file in (paper.folder / "points").glob(f"{stage}+*.safetensors"):
+            stored = load_file(file)
+            adversarial[stored["ids"]], attack[stored["ids"]] = stored["x"], k - 1
+    device = next((p.device for p in model.parameters()), x.device)
+    clean_p, adversarial_p = (logits_of(model, points.to(device)).softmax(1).cpu() for points in (x, adversarial))
+    gone = broken_ids(paper.rows)
+    lost = torch.tensor([i in gone for i in range(len(x))])
+    distance = {row["id"]: row["distance"] for row in paper.rows if row["id"] < UNIT}
+    return {
+        "clean": x.contiguous(),
+        "adversarial": adversarial.contiguous(),
+        "ids": torch.arange(len(x)),
+        "labels": y.contiguous(),
+        "clean_predicted": clean_p.argmax(1),
+        "adversarial_predicted": adversarial_p.argmax(1),
+        "clean_confidence": clean_p.amax(1),
+        "adversarial_confidence": adversarial_p.amax(1),
+        "distance": torch.tensor([distance[i] for i in range(len(x))], dtype=torch.float64),
+        "broken": lost.to(torch.uint8),
+        "attack": torch.where(lost, attack, -1),
+    }

@@ -1,0 +1,54 @@
+"""Whether a model is the one that rows of a ledger are about: equal weights are not yet equal answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.verification import logits_of
+from advreg.evaluation.ledger_rows import CLEAN, Row
+from advreg.evaluation.model_probe import spread
+from advreg.objectives import margin
+
+_ASKED = 8
+_TOLERANCE = 1e-3  # of the largest logit: other kernels, batches and devices round otherwise
+_TOGETHER = 3
+
+
+def same_answers(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) -> bool:
+    """Say whether a model answers clean examples as the rows say it did: the first 8 that have such a row are asked again.
+
+    Class and margin are compared. A model whose answers are random, or depend on the batch, cannot be told by them, and
+    passes: what it is asked once more, in other parts, gives it away. What is asked here belongs to no figure and is not
+    counted, so that an evaluation that goes on has the figures of one that was never interrupted.
+
+    Args:
+        model: the original.
+        x, y: clean inputs ``(N, ...)`` and labels ``(N,)``, on the model's device or not; an id is a row.
+        rows: of a ledger.
+    """
+    clean = {row["id"]: row for row in rows if row["attack"] == CLEAN and row["id"] < len(y)}
+    known = [clean[i] for i in sorted(clean)[:_ASKED]]
+    if not known:
+        return True
+    ids = torch.tensor([row["id"] for row in known], device=x.device)
+    device = next((p.device for p in model.parameters()), x.device)
+    asked, labels = x[ids].to(device), y[ids].to(device)
+    answers = logits_of(model, asked)
+    again = torch.cat([logits_of(model, part) for part in torch.split(asked, _TOGETHER)])
+    if bool((spread(torch.stack([answers, again])) > _TOLERANCE).any()):
+        return True
+    return bool(_agree(answers, labels, known).all())
+
+
+def _agree(answers: Tensor, labels: Tensor, known: list[Row]) -> Tensor:
+    """Say which answers ``(B, K)`` have the class and the margin of their rows, up to rounding."""
+    slack = _TOLERANCE * answers.abs().amax(1)
+    then = torch.tensor([row["margin"] for row in known], dtype=answers.dtype, device=answers.device)
+    named = torch.tensor([row["predicted"] for row in known], device=answers.device)
+    if int(named.max()) >= answers.shape[1]:
+        return torch.zeros_like(named, dtype=torch.bool)
+    still_first = answers.gather(1, named[:, None])[:, 0] >= answers.amax(1) - slack
+    return still_first & ((margin(answers, labels) - then).abs() <= slack)

@@ -1,0 +1,124 @@
+"""Findings that bear on how far a figure can be trusted; they cost next to nothing, so every evaluation has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.inputs import reject_classes
+from advreg.attacks.search import Ask, query
+from advreg.attacks.verification import logits_of
+from advreg.evaluation.ledger_checks import black_boxes
+from advreg.evaluation.ledger_rows import Row
+from advreg.objectives import cross_entropy, scale_free
+
+_SAMPLE = 64
+_ASKED = 5
+_SPREAD = 1e-4  # of logits divided by their largest: what AutoAttack calls random
+_CUTS = (1, 3, 8)  # where a batch is cut into uneven parts: one example alone, two, five, the others
+ROUNDING = 0.01
+"""Float32 kernels differ by 1e-6 of the largest logit from batch to batch; the rest is for fewer bits."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the model itself shows on a few clean examples.
+
+    Attributes:
+        randomised: whether it answers the same inputs differently.
+        batch_dependent: whether an example's answer depends on what it is asked together with, or it gets none alone.
+        zero_gradients: share of the examples with an input gradient of exactly zero; None where no gradient can be had.
+        few_classes: whether losses that need 4 classes are replaced by margins.
+        forwards, backwards: example-forwards and example-backwards spent.
+    """
+
+    randomised: bool
+    batch_dependent: bool
+    zero_gradients: float | None
+    few_classes: bool
+    forwards: int
+    backwards: int
+
+
+def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
+    """Ask the original model several times for the same inputs, once in uneven parts and once with a gradient.
+
+    Args:
+        model: the original.
+        x: clean inputs ``(B, ...)``; the first 64 are used.
+        y: labels ``(B,)``.
+    """
+    x, y = x[:_SAMPLE], y[:_SAMPLE]
+    answers = torch.stack([logits_of(model, x) for _ in range(_ASKED - 1)])
+    reject_classes(y, answers.shape[2])
+    gradient = _gradient(model, x, y)
+    apart = _if_answered(model, x)
+    randomised = bool((spread(answers) > _SPREAD).any())
+    differs = apart is not None and bool((spread(torch.stack([answers[0], apart])) > ROUNDING).any())
+    dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
+    return Probe(
+        randomised=randomised,
+        batch_dependent=apart is None or (differs and not randomised),  # whose answers are random has no others
+        zero_gradients=dead,
+        few_classes=not scale_free(answers.shape[2]),
+        forwards=(_ASKED + (apart is not None)) * len(x),
+        backwards=0 if gradient is None else len(x),
+    )
+
+
+def spread(answers: Tensor) -> Tensor:
+    """Return how far several answers ``(A, B, K)`` to the same inputs lie apart, in shares of the largest logit: ``(B,)``.
+
+    Example:
+        >>> spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
+        [0.25]
+    """
+    size = answers.abs().amax((0, 2)).clamp_min(1e-30)
+    return (answers.amax(0) - answers.amin(0)).amax(1) / size
+
+
+def in_parts(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the answers ``(B, K)`` to a batch that is asked in uneven parts, one example alone first."""
+    return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
+
+
+def _if_answered(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the answers to a batch in parts, None where some part gets no answer."""
+    try:
+        return in_parts(model, x)
+    except Exception:  # such as a BatchNorm without statistics, which needs more than one example
+        return None
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    try:
+        return query(Ask(model, cross_entropy), x, y)[2]
+    except Exception:  # no path, or one that fails on the way back: both leave attacks blind
+        return None
+
+
+def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
+    """Return the share of all examples that attacks without gradients broke after those with gradients before them had failed.
+
+    Above 0.002, AutoAttack's authors say, the gradients are not to be trusted. None where no such attack came after one with
+    gradients.
+    """
+    blind = black_boxes(rows)
+    return sum(len(ids) for ids in blind.values()) / n if blind else None
+
+
+def gathered(probed: Probe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
+    """Return the flags as they stand in a result."""
+    return {
+        **more,
+        "non_finite": sum(row["margin"] <= -far for row in rows),
+        "randomised": probed.randomised,
+        "batch_dependent": probed.batch_dependent,
+        "zero_gradients": probed.zero_gradients,
+        "few_classes": probed.few_classes,
+        "black_box_gain": black_box_gain(rows, n),
+    }

@@ -1,0 +1,1 @@
+"""What hardening does differently for images and for texts."""

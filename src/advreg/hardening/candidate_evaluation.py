@@ -1,0 +1,87 @@
+"""What a model is put to before the gate: the sealed set, the incidents, the probes. Everything lands in its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from advreg import models
+from advreg.attacks.verification import logits_of
+from advreg.diagnosis import diagnose
+from advreg.evaluation import evaluate
+from advreg.hardening.attack_families import THREAT, families, protocol
+from advreg.hardening.backdoor_checks import canaries, choose_canaries, trigger, trigger_sizes
+from advreg.hardening.datasets import Stock, pixels_of
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.examples import Row
+from advreg.hardening.workspace import Home
+from advreg.runs import RunFolder
+
+_TRIGGER_IMAGES = 48
+_DIAGNOSED = 200
+
+
+def on_sealed(home: Home, run: RunFolder, stock: Stock) -> str:
+    """Attack a run's model on the sealed set, or go on with it, and return the protocol's id."""
+    settings = home.settings
+    first = settings.data.sealed_from
+    chosen = protocol(families(settings.attacks), first, first + settings.data.sealed)
+    evaluate(models.load(str(run.path)), stock.sealed, threat=THREAT, protocol=chosen, seed=settings.seed, out=run.path)
+    return chosen.id(THREAT)
+
+
+def needs_diagnosis(home: Home) -> bool:
+    """Tell whether a challenger of this home has to be diagnosed: a diagnosis is of one norm ball."""
+    return home.settings.gate.diagnose and any(one.ball for one in families(home.settings.attacks))
+
+
+def on_diagnosis(home: Home, run: RunFolder, stock: Stock) -> None:
+    """Ask whether the figure for the first norm ball can be trusted, and write ``diagnosis.json``."""
+    model, balls = models.load(str(run.path)), [one.ball for one in families(home.settings.attacks) if one.ball]
+    said = run.read_json("diagnosis.json").get("model", {}) if (run / "diagnosis.json").is_file() else {}
+    if said.get("sha256") != models.state_sha256(model):
+        n = min(_DIAGNOSED, len(stock.sealed))
+        diagnose(model, stock.sealed, balls[0], n, quick=True, seed=home.settings.seed, out=run.path)
+
+
+def on_incidents(store: Store, home: Home, run: RunFolder, incidents: Sequence[Row]) -> None:
+    """Ask a run's model about every confirmed incident and write ``incidents.json``."""
+    model = models.load(str(run.path))
+    predicted: list[int] = []
+    if incidents:
+        channels, height, width = home.model()["shape"]
+        x = pixels_of(store, [row["sha256"] for row in incidents], (channels, height, width))
+        predicted = logits_of(model, x).argmax(1).tolist()
+    rows = [
+        {"example": row["sha256"], "label": row["label"], "predicted": found, "broken": found != row["label"]}
+        for row, found in zip(incidents, predicted, strict=True)
+    ]
+    record = {"schema": "advreg/incidents@1", "model": models.state_sha256(model), "rows": rows}
+    run.write_json("incidents.json", record)
+
+
+def on_probes(home: Home, run: RunFolder, champion: RunFolder, base: RunFolder, stock: Stock) -> None:
+    """Probe a challenger for poison and write ``probes.json``."""
+    x, y = stock.pool.tensors()
+    chosen = choose_canaries(models.load(str(base.path)), x, y)
+    model, classes = models.load(str(run.path)), stock.pool.classes
+    birds = canaries(model, x[chosen], y[chosen], classes)
+    images = x[:_TRIGGER_IMAGES]
+    sizes = [_sizes(folder, images, len(classes), home.settings.seed) for folder in (run, champion)]
+    found = [birds, trigger(sizes[0], sizes[1], classes)]
+    checks = [vars(probe) for probe in found]
+    run.write_json("probes.json", {"schema": "advreg/probes@1", "model": models.state_sha256(model), "checks": checks})
+
+
+def _sizes(run: RunFolder, images: Tensor, classes: int, seed: int) -> list[float]:
+    """Return a model's trigger sizes, from its folder if they were measured before."""
+    model = models.load(str(run.path))
+    identity = {"schema": "advreg/trigger@1", "model": models.state_sha256(model), "seed": seed, "n": len(images)}
+    if (run / "trigger.json").is_file():
+        known = run.read_json("trigger.json")
+        if all(known.get(key) == value for key, value in identity.items()):
+            return [float(area) for area in known["areas"]]
+    areas = trigger_sizes(model, images, classes, seed=seed)
+    run.write_json("trigger.json", {**identity, "areas": areas})
+    return areas

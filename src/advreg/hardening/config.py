@@ -1,0 +1,195 @@
+"""``harden.toml``: what the loop works with, every key with its type, its limits and its default."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from advreg.config import toml
+from advreg.config.error_messages import explain
+from advreg.errors import ConfigError, RunError
+from advreg.hardening.data_selection import DAY, Caps
+from advreg.hardening.image_decoding import Limits
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+FILE = "harden.toml"
+
+
+@dataclass(frozen=True)
+class StoreSection:
+    """Where examples are kept: ``url`` as SQLAlchemy writes it, ``blobs`` a folder or an fsspec URL; "" = in the home."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    url: str = ""
+    blobs: str = ""
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Which data: ``sealed`` test examples, from ``sealed_from`` on, are seen by the gate alone; ``clean`` = 0 is all."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: str = "mnist"
+    clean: Annotated[int, Field(ge=0)] = 0
+    sealed: Count = 2000
+    sealed_from: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """How challengers are trained: ``attacked`` is the share of clean batches under attack, ``replay`` that of examples.
+
+    ``epochs`` counts for each attack of the list, so that a longer list does not leave less of the training to each.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    epochs: Count = 2
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    lr: Positive = 1e-3
+    attacked: Share = 0.5
+    replay: Share = 0.1
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class CapsSection:
+    """Largest shares of a snapshot; see `advreg.hardening.data_selection.Caps`. ``reviewers`` must agree before admission."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    total: Share = 0.05
+    principal: Share = 0.01
+    label: Share = 0.01
+    customer: Share = 0.03
+    anonymous: Share = 0.005
+    cluster: Count = 1
+    quarantine_days: Annotated[float, Field(ge=0)] = 7.0
+    reviewers: Annotated[int, Field(ge=1, le=2)] = 1
+
+
+@dataclass(frozen=True)
+class GateSection:
+    """What a challenger must show; ``gates`` is how often one sealed set may be used: each time gets alpha / gates.
+
+    ``diagnose``: where one of the attacks is a norm ball, its figure must be TRUSTED by a diagnosis.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    clean_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    slice_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    gates: Count = 10
+    classes: list[int] = field(default_factory=list)
+    waivers: list[str] = field(default_factory=list)
+    diagnose: bool = True
+
+
+@dataclass(frozen=True)
+class ServiceSection:
+    """How the service is bounded: sizes of an upload and of a text, examples a second for each token, and at once."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    max_bytes: Count = 4 << 20
+    max_pixels: Count = 4096 * 4096
+    max_text: Count = 64 << 10
+    rate: Positive = 200.0
+    burst: Positive = 1000.0
+
+
+@dataclass(frozen=True)
+class MlflowSection:
+    """A registry of MLflow that aliases are mirrored to; "" = none."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    uri: str = ""
+    name: str = "advreg"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole of ``harden.toml``; ``attacks`` are what challengers must withstand, such as ``linf:0.1 spatial:30:3``.
+
+    A home ``keeps`` images or texts. With texts, ``data.name`` is a file of trusted prompts, one a line, and the sections
+    ``attacks`` and ``train`` are not used: language models are trained and evaluated by `advreg language`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    keeps: Literal["images", "texts"] = "images"
+    seed: int = 0
+    attacks: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["linf:8/255"])
+    store: StoreSection = field(default_factory=StoreSection)
+    data: DataSection = field(default_factory=DataSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    caps: CapsSection = field(default_factory=CapsSection)
+    gate: GateSection = field(default_factory=GateSection)
+    service: ServiceSection = field(default_factory=ServiceSection)
+    mlflow: MlflowSection = field(default_factory=MlflowSection)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the settings") -> Settings:
+        """Make settings from nested dictionaries.
+
+        Raises:
+            ConfigError: an unknown key or a value that is not allowed.
+
+        Example:
+            >>> Settings.from_dict({"caps": {"total": 0.02}}).caps.total
+            0.02
+        """
+        try:
+            return _ADAPTER.validate_json(json.dumps(dict(values), default=str))
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, source)) from None
+
+    @classmethod
+    def load(cls, home: str | Path) -> Settings:
+        """Read ``harden.toml`` of a home.
+
+        Raises:
+            RunError: there is none.
+            ConfigError: it holds something that is not allowed.
+        """
+        file = Path(home) / FILE
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunError(f"{home} has no {FILE}; make a home with `advreg harden init {home} --base RUN`") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is not TOML: {error}") from error
+        return cls.from_dict(values, str(file))
+
+    def replace_with(self, assignments: Mapping[str, Any]) -> Settings:
+        """Return the settings with ``{"section.key": value}`` changed."""
+        values = asdict(self)
+        for key, value in assignments.items():
+            section, _, leaf = key.rpartition(".")
+            values.get(section, values)[leaf] = value
+        return type(self).from_dict(values, "--set")
+
+    def to_toml(self) -> str:
+        """Return TOML text with every key."""
+        return toml.dumps(asdict(self))
+
+    @property
+    def bounds(self) -> Caps:
+        """The caps as admission takes them."""
+        caps = self.caps
+        tiers = {"customer": caps.customer, "anonymous": caps.anonymous}
+        return Caps(caps.total, caps.principal, caps.label, tiers, caps.cluster, caps.quarantine_days * DAY)
+
+    def limits(self, shape: tuple[int, int, int] | None) -> Limits:
+        """The limits of one upload."""
+        largest = self.service.max_text if self.keeps == "texts" else self.service.max_bytes
+        return Limits(largest, self.service.max_pixels, shape)
+
+
+_ADAPTER = TypeAdapter(Settings)

@@ -1,0 +1,66 @@
+"""What the loop has to work with, as tensors: the clean stream, the sealed set, canaries, stored examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advreg import data
+from advreg.data import Dataset
+from advreg.errors import ConfigError
+from advreg.hardening.config import Settings
+from advreg.hardening.image_decoding import Limits, decode
+from advreg.hardening.retrain import Accepted
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.examples import Row
+
+_CANARY_POOL = 2000
+_ANY = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded when it came
+
+
+@dataclass(frozen=True, eq=False)
+class Stock:
+    """Data sets that never mix: what is trained on, what the gate alone sees, what canaries are chosen from."""
+
+    clean: Dataset
+    sealed: Dataset
+    pool: Dataset
+
+
+def stock_of(settings: Settings) -> Stock:
+    """Return the data of a loop; sealed examples and canaries come from the test part, which nothing is trained on.
+
+    Raises:
+        ConfigError: not as many examples as the settings ask for.
+    """
+    section = settings.data
+    train, test = data.load(section.name)
+    last = section.sealed_from + section.sealed
+    if last > len(test) or section.clean > len(train):
+        have = f"{section.name} has {len(train)} training and {len(test)} test examples"
+        raise ConfigError(f"data.clean is {section.clean}, the sealed set ends at {last}; {have}")
+    rest = [k for k in range(len(test)) if not section.sealed_from <= k < last][:_CANARY_POOL]
+    if not rest:
+        raise ConfigError(
+            f"data.sealed is {section.sealed}: all of {section.name}'s test part; leave some for canaries"
+        )
+    clean = train.select(range(section.clean)) if section.clean else train
+    return Stock(clean, test.select(range(section.sealed_from, last)), test.select(rest))
+
+
+def pixels_of(store: Store, names: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
+    """Return stored examples as pixels float32 in [0, 1] ``(N, C, H, W)``."""
+    if not names:
+        return torch.zeros(0, *shape)
+    limits = Limits(_ANY.bytes, _ANY.pixels, shape)
+    return torch.from_numpy(np.stack([decode(store.blobs.get(name), limits)[1] for name in names]))
+
+
+def accepted_of(store: Store, rows: Sequence[Row], shape: tuple[int, int, int]) -> Accepted:
+    """Return examples with the labels that reviewers gave them."""
+    x = pixels_of(store, [row["sha256"] for row in rows], shape)
+    return Accepted(x, torch.tensor([row["label"] for row in rows], dtype=torch.int64))

@@ -1,0 +1,142 @@
+"""What was uploaded: its kind by its first bytes, its size before anything is unpacked, its pixels. No pickle, ever."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from advreg.errors import UploadError
+from advreg.plugins import first_line
+
+Pixels = NDArray[np.float32]
+
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"\x93NUMPY": "npy"}
+_TYPES = ("uint8", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large an upload may be, packed and unpacked, and which shape it must have (None for any image)."""
+
+    bytes: int = 4 << 20
+    pixels: int = 4096 * 4096
+    shape: tuple[int, int, int] | None = None
+
+
+def kind_of(content: bytes) -> str:
+    """Return ``png``, ``jpeg`` or ``npy`` by the first bytes; what a client says of it does not count.
+
+    Raises:
+        UploadError: none of them.
+    """
+    for magic, kind in _MAGIC.items():
+        if content.startswith(magic):
+            return kind
+    raise UploadError("the upload is no PNG, JPEG or .npy array (by its first bytes); send one of these", status=415)
+
+
+def decode(content: bytes, limits: Limits) -> tuple[str, Pixels]:
+    """Return the kind of an upload and its pixels ``(C, H, W)`` in [0, 1].
+
+    Raises:
+        UploadError: too large, packed or unpacked; damaged; no image; another shape than asked for.
+    """
+    if len(content) > limits.bytes:
+        raise UploadError(f"the upload has {len(content)} bytes; allowed: {limits.bytes}", status=413)
+    kind = kind_of(content)
+    pixels = _array(content, limits) if kind == "npy" else _picture(content, kind, limits)
+    if limits.shape is not None and pixels.shape != limits.shape:
+        given, wanted = ("x".join(map(str, shape)) for shape in (pixels.shape, limits.shape))
+        raise UploadError(f"the image is {given} (channels, height, width); the model takes {wanted}")
+    return kind, pixels
+
+
+def to_png(pixels: Pixels) -> bytes:
+    """Return pixels ``(C, H, W)`` in [0, 1] as a PNG made afresh: nothing a client sent reaches a browser."""
+    levels = np.rint(pixels * 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def to_npy(pixels: NDArray[Any]) -> bytes:
+    """Return an array as the bytes of a ``.npy`` file."""
+    file = io.BytesIO()
+    np.save(file, pixels, allow_pickle=False)
+    return file.getvalue()
+
+
+def _picture(content: bytes, kind: str, limits: Limits) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # PIL only warns of what may be a bomb
+            with Image.open(io.BytesIO(content), formats=[kind.upper()]) as image:
+                _refuse_size(image.width * image.height, limits)  # the header alone was read so far
+                return _levels(image, limits)
+    except UploadError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UploadError(f"the image unpacks to too many pixels; allowed: {limits.pixels}", status=413) from error
+    except Exception as error:  # a hostile file can fail anywhere in the decoder
+        raise UploadError(f"the {kind} is damaged: {first_line(error)[:120]}; send it whole") from error
+
+
+def _levels(image: Image.Image, limits: Limits) -> Pixels:
+    if image.mode.startswith("I"):  # 16 bits
+        return np.asarray(np.asarray(image, dtype=np.float32)[None].clip(0, 65535) / 65535, dtype=np.float32)
+    grey = limits.shape[0] == 1 if limits.shape else image.mode in ("1", "L", "LA")
+    levels: Pixels = np.asarray(np.asarray(image.convert("L" if grey else "RGB")) / 255, dtype=np.float32)
+    return levels[None] if grey else np.ascontiguousarray(levels.transpose(2, 0, 1))
+
+
+def _array(content: bytes, limits: Limits) -> Pixels:
+    shape, dtype, fortran, data = _header(content)
+    count = int(np.prod(shape, dtype=object)) if shape else 0
+    _refuse_size(count // 3, limits)
+    if dtype.name not in _TYPES:
+        raise UploadError(f"the array is {dtype.name}; allowed: uint8, or floats in [0, 1]")
+    if count * dtype.itemsize != len(data) or not count:
+        raise UploadError(f"the array {shape} needs {count * dtype.itemsize} bytes and has {len(data)}; send it whole")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    pixels = array.astype(np.float32) / np.float32(255 if dtype.name == "uint8" else 1)
+    if not bool(np.isfinite(pixels).all()) or pixels.min() < 0 or pixels.max() > 1:
+        raise UploadError("the array holds values outside [0, 1], or NaN; divide pixels by 255, or send uint8")
+    return _planes(pixels)
+
+
+def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, bytes]:
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # the header is a text that anybody can write
+        raise UploadError(f"the .npy header is damaged: {first_line(error)[:120]}; save it with numpy.save") from error
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise UploadError("the array holds Python objects, which are never read; send numbers")
+    return shape, dtype, fortran, file.read()
+
+
+def _planes(pixels: Pixels) -> Pixels:
+    if pixels.ndim == 4 and len(pixels) == 1:
+        pixels = pixels[0]
+    if pixels.ndim == 2:
+        return pixels[None]
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
+        return pixels
+    if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    raise UploadError(
+        f"the array is {pixels.shape}; send one image: (H, W), (C, H, W) or (H, W, C) with 1 or 3 channels"
+    )
+
+
+def _refuse_size(pixels: int, limits: Limits) -> None:
+    if pixels > limits.pixels:
+        raise UploadError(f"the image unpacks to {pixels} pixels; allowed: {limits.pixels}", status=413)

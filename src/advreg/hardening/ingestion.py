@@ -1,0 +1,77 @@
+"""From received to quarantined: which look-alikes an example belongs to, and how early it should be looked at."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from advreg.hardening.media_types import Medium, medium_of
+from advreg.hardening.perceptual_hash import leaders, words
+from advreg.hardening.review_priority import suspicion
+from advreg.hardening.states import State
+from advreg.hardening.store.database import Store
+from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
+from advreg.hardening.store.tables import examples
+
+_ATTACKS = 500  # the newest known attacks that a new example is compared with
+
+
+def take_in(store: Store) -> int:
+    """Group and score everything that was received, move it to quarantine, and return how much that was."""
+    with store.writing() as db:
+        new = in_state(db, State.RECEIVED)
+        if not new:
+            return 0
+        known = db.execute(
+            sa.select(examples.c.id, examples.c.looks)
+            .where(examples.c.cluster == examples.c.id)
+            .order_by(examples.c.id)
+        ).all()
+        medium = medium_of(new[0]["kind"])  # a store is of one loop, and a loop keeps one medium
+        groups = leaders([(row["id"], row["looks"]) for row in new], [(k, text) for k, text in known], medium.alike)
+        attacks = words(_attacks(db, medium))
+        for row in new:
+            known_attack = len(medium.alike(words([row["looks"]])[0], attacks)) > 0
+            score = suspicion(row["scores"], near_attack=known_attack)
+            here = examples.update().where(examples.c.id == row["id"])
+            db.execute(here.values(cluster=groups[row["id"]], suspicion=score))
+        move(db, store.clock(), "intake", [row["sha256"] for row in new], State.QUARANTINED)
+        return len(new)
+
+
+def _attacks(db: sa.Connection, medium: Medium) -> list[str]:
+    states = [State.ACCEPTED, State.IN_SNAPSHOT]
+    found = sa.select(examples.c.looks).where(examples.c.state.in_(states)).order_by(examples.c.id.desc())
+    if medium.attacks is not None:
+        found = found.where(examples.c.label.in_(medium.attacks))
+    return list(db.execute(found.limit(_ATTACKS)).scalars())
+
+
+def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list[Row]:
+    """Return what a reviewer should look at, the most suspicious first and one of each group of look-alikes.
+
+    Args:
+        store: the store.
+        reviewer: who asks; what was reviewed by the same one is left out.
+        limit: how many.
+        second: look at what another reviewer labelled, to confirm it, instead of what nobody has seen.
+    """
+    take_in(store)
+    state = State.REVIEWED if second else State.QUARANTINED
+    order = (examples.c.suspicion.desc(), examples.c.id)
+    seen: set[int] = set()
+    found: list[Row] = []
+    with store.reading() as db:
+        if not second:
+            done = sa.select(examples.c.cluster).where(examples.c.label.is_not(None))
+            seen = set(db.execute(done).scalars())
+        unsure = sa.select(examples).where(examples.c.state == state, ~examples.c.confirmed).order_by(*order)
+        for row in db.execute(unsure).mappings():
+            if row["cluster"] in seen:
+                continue
+            if second and any(old["reviewer"] == reviewer for old in standing_reviews(db, row["sha256"])):
+                continue
+            seen.add(row["cluster"])
+            found.append(dict(row))
+            if len(found) == limit:
+                break
+    return found

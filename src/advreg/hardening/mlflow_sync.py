@@ -1,0 +1,61 @@
+"""Mirroring the aliases to MLflow's model registry, where one is configured: for show; the store stays the truth."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from advreg.errors import MissingExtraError
+from advreg.hardening import registry
+from advreg.hardening.store.database import Store
+from advreg.hardening.workspace import Home
+from advreg.plugins import first_line, import_extra
+
+_TAG = "advreg.version"
+
+
+def mirror(home: Home, store: Store) -> None:
+    """Let MLflow's aliases champion and previous stand for the same versions as ours; does nothing where none is configured.
+
+    A registry that does not answer stops no promotion: it is warned of, and the next one brings it up to date.
+
+    Raises:
+        MissingExtraError: one is configured, and mlflow is not installed.
+    """
+    section = home.settings.mlflow
+    if not section.uri:
+        return
+    mlflow = import_extra("mlflow", "advreg[mlflow]")
+    try:
+        client = mlflow.MlflowClient(tracking_uri=section.uri, registry_uri=section.uri)  # some kinds connect here
+        _mirror(client, section.name, home, store)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # whatever its server or its client fails with
+        warnings.warn(
+            f"the aliases were not mirrored to {section.uri}: {first_line(error)}", RuntimeWarning, stacklevel=2
+        )
+
+
+def _mirror(client: Any, name: str, home: Home, store: Store) -> None:
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        client.create_registered_model(name)
+    known = {found.tags.get(_TAG): found.version for found in client.search_model_versions(f"name = '{name}'")}
+    pointed = {row["alias"]: row for row in registry.listed(store) if row["alias"]}
+    for alias in (registry.CHAMPION, registry.PREVIOUS):
+        row = pointed.get(alias)
+        if row is None:
+            if alias in client.get_registered_model(name).aliases:
+                client.delete_registered_model_alias(name, alias)
+            continue
+        if row["version"] not in known:
+            source = _source(home, row["run"])
+            tags = {_TAG: row["version"], "advreg.weights": row["weights"], "advreg.decision": row["decision"] or ""}
+            known[row["version"]] = client.create_model_version(name, source, tags=tags).version
+        client.set_registered_model_alias(name, alias, known[row["version"]])
+
+
+def _source(home: Home, run: str) -> str:
+    """Return where a version's files are; to a server, which refuses paths of its clients' machines, as a URI of our own."""
+    path = str((home.folder / run).resolve())
+    return f"advreg:{path}" if home.settings.mlflow.uri.startswith(("http:", "https:")) else path

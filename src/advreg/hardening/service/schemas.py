@@ -1,0 +1,165 @@
+"""What comes with an upload: the deployed model's answer, on whose behalf it comes, and perhaps a claim what it is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from advreg.config.error_messages import wrong
+from advreg.errors import UploadError
+from advreg.hardening.image_decoding import Limits, to_npy
+from advreg.hardening.media_types import Medium
+from advreg.hardening.store.examples import Submission
+from advreg.hardening.store.tokens import Bearer
+from advreg.hardening.texts.validation import decode_text
+from advreg.plugins import first_line
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Label = Annotated[int, Field(ge=0, lt=1_000_000)]
+_CONTENTS = ("data", "array", "text")
+
+
+Answer = Annotated[str, Field(max_length=100_000)]
+Scores = Annotated[list[float], Field(max_length=10_000)]
+
+_FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Everything about an image but its bytes; unknown keys are refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+    model: Name
+    prediction: Label
+    principal: Name | None = None
+    claimed: Label | None = None
+    scores: Scores | None = None
+
+
+@dataclass(frozen=True)
+class TextClaim:
+    """Everything about a text but its bytes; the prediction is the deployed model's answer, if its server has one."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+    model: Name
+    prediction: Answer | None = None
+    principal: Name | None = None
+    claimed: Label | None = None
+    scores: Scores | None = None
+
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {"images": TypeAdapter(Claim), "texts": TypeAdapter(TextClaim)}
+
+
+def claim_of(values: Mapping[str, Any], medium: Medium) -> Any:
+    """Return what was claimed, checked: a `Claim` or a `TextClaim`.
+
+    Raises:
+        UploadError: a missing, unknown or impossible value.
+    """
+    try:
+        return _ADAPTERS[medium.name].validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] in ("missing", "unexpected_keyword_argument", "missing_argument"):
+            known = ", ".join(Claim.__dataclass_fields__)
+            said = "is missing" if "missing" in first["type"] else "is unknown"
+            needed = "model needed" if medium.name == "texts" else "model and prediction needed"
+            raise UploadError(f"{key[:60]!r} {said}; the keys are {known}, {needed}") from None
+        raise UploadError(wrong(key, [first])[:300]) from None
+
+
+def content_of(item: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a JSON item, and its other keys.
+
+    They are ``data`` (base64 of a file), ``array`` (nested lists) or ``text``.
+
+    Raises:
+        UploadError: none or several of them, or one that cannot be read.
+    """
+    if not isinstance(item, Mapping):
+        raise UploadError("an example must be a JSON object with data, array or text, and model")
+    rest = {key: value for key, value in item.items() if key not in _CONTENTS}
+    if sum(key in item for key in _CONTENTS) != 1:
+        raise UploadError("an example needs one of data (base64 of a file), array (nested lists) and text")
+    if "array" in item:
+        return _array(item["array"]), rest
+    if "text" in item:
+        return _encoded(item["text"]), rest
+    try:
+        return base64.b64decode(str(item["data"]), validate=True), rest
+    except (binascii.Error, ValueError) as error:
+        raise UploadError(f"data is not base64: {first_line(error)[:80]}") from error
+
+
+def submission_of(
+    content: bytes, values: Mapping[str, Any], bearer: Bearer, medium: Medium, limits: Limits
+) -> Submission:
+    """Return a checked submission, ready to be stored.
+
+    Raises:
+        UploadError: content or claim cannot be used, or a token speaks for others without being a relay.
+    """
+    claim = claim_of(values, medium)
+    if claim.principal not in (None, bearer.name) and not bearer.relay:
+        raise UploadError(
+            f"token {bearer.name!r} submits for itself only; ask for a relay token, or leave principal out", 403
+        )
+    kind, fingerprint = medium.examine(content, limits)
+    answer = claim.prediction if isinstance(claim, TextClaim) else None
+    if answer:
+        decode_text(_encoded(answer), limits.bytes)
+    mine = claim.principal if claim.principal is not None else bearer.name
+    return Submission(
+        content=content,
+        kind=kind,
+        looks=fingerprint,
+        token=bearer.name,
+        principal=mine if mine == bearer.name else f"{bearer.name}/{mine}",  # nobody can pose as another token's
+        tier=bearer.tier,
+        model=claim.model,
+        prediction=None if isinstance(claim, TextClaim) else claim.prediction,
+        scores=claim.scores,
+        claimed=claim.claimed,
+        answer=answer,
+    )
+
+
+def parsed(body: bytes) -> Any:
+    """Return the JSON value of a body.
+
+    Raises:
+        UploadError: it is none.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UploadError(f"the body is not JSON: {first_line(error)[:80]}", status=400) from error
+
+
+def _encoded(text: Any) -> bytes:
+    try:
+        return str.encode(text, "utf-8")
+    except (TypeError, UnicodeEncodeError) as error:
+        raise UploadError(f"text is no text of Unicode: {first_line(error)[:80]}") from error
+
+
+def _array(nested: Any) -> bytes:
+    try:
+        array = np.asarray(nested)
+    except (ValueError, RecursionError) as error:
+        raise UploadError("the array's rows have different lengths; send one rectangular image") from error
+    if array.dtype.kind == "i" and array.size and array.min() >= 0 and array.max() <= 255:
+        return to_npy(array.astype(np.uint8))
+    if array.dtype.kind != "f":
+        raise UploadError("the array must hold whole numbers from 0 to 255, or floats in [0, 1]")
+    return to_npy(array.astype(np.float32))

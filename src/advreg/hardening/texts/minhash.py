@@ -1,0 +1,70 @@
+"""Which texts look alike: one bit each of 192 minimal hashes of their shingles, so that differing bits estimate overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advreg.hardening.perceptual_hash import Words
+from advreg.hardening.texts.validation import folded
+
+BITS, SHINGLE = 192, 5
+RADIUS = 28
+"""Bits of 192 in which texts that look alike may differ: shingles that overlap by 0.71, in the mean."""
+
+
+def text_looks(text: str) -> str:
+    """Return the fingerprint of a text as 48 hexadecimal digits.
+
+    Bit k is the lowest bit of ``min over shingles s of h_k(s)``, so a bit of two texts differs with probability ``(1 - J) / 2``
+    where J is the Jaccard index of their shingles (5 characters of the folded text).
+
+    Example:
+        >>> from advreg.hardening.perceptual_hash import words
+        >>> prints = words([text_looks(t) for t in ("How do I bake bread?", "how do I  bake bread", "Why is the sky blue?")])
+        >>> text_alike(prints[0], prints).tolist()
+        [0, 1]
+
+    Reference: Broder, "On the resemblance and containment of documents", 1997; Li, Koenig, "b-Bit minwise hashing", 2010.
+    """
+    hashes = np.array([_hash(shingle) for shingle in shingles(text)], dtype=np.uint64)
+    odd, shift = _functions()
+    least = np.full(BITS, np.iinfo(np.uint64).max, dtype=np.uint64)
+    for part in np.array_split(hashes, len(hashes) // 4096 + 1):  # a long text in bounded memory
+        least = np.minimum(least, _mixed(part[:, None] * odd + shift).min(0))
+    return np.packbits((least & np.uint64(1)).astype(np.uint8)).tobytes().hex()
+
+
+def text_alike(one: Words, many: Words) -> NDArray[np.int64]:
+    """Return which rows of ``(N, 3)`` are of texts that look like the one ``(3,)``."""
+    return np.flatnonzero(np.bitwise_count(many ^ one).sum(1) <= RADIUS)
+
+
+def shingles(text: str) -> Iterable[str]:
+    """Return the runs of 5 characters in a folded text, each once; a shorter text is its own shingle."""
+    plain = folded(text)
+    return dict.fromkeys(plain[k : k + SHINGLE] for k in range(max(len(plain) - SHINGLE + 1, 1)))
+
+
+def _hash(shingle: str) -> int:
+    return int.from_bytes(hashlib.blake2b(shingle.encode(), digest_size=8).digest(), "little")
+
+
+@cache
+def _functions() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return multipliers and shifts of the hash functions: fixed for ever, for fingerprints are kept."""
+    stream = hashlib.shake_256(b"advreg text looks 1").digest(16 * BITS)
+    numbers = np.frombuffer(stream, dtype="<u8").astype(np.uint64)
+    return numbers[:BITS] | np.uint64(1), numbers[BITS:]
+
+
+def _mixed(x: NDArray[Any]) -> NDArray[Any]:
+    """Spread every bit over all of them, so that the lowest bit of a minimum is fair (the finaliser of splitmix64)."""
+    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(bits))) * np.uint64(factor)
+    return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,0 +1,1 @@
+"""Text classifiers: the model, its adversarial training, and word substitution attacks."""

@@ -1,0 +1,1 @@
+"""Evaluation of language models: tasks, metrics with confidence intervals, and the loop that measures and resumes."""

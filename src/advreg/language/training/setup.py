@@ -1,0 +1,117 @@
+"""Everything one run of language training works with, made from its configuration before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from advreg import runtime
+from advreg.errors import ConfigError, DataError
+from advreg.language import model
+from advreg.language.adapters import with_lora
+from advreg.language.chat import encode
+from advreg.language.config import DataSection, LanguageConfig
+from advreg.language.datasets import Example, Item, Lesson, choose, read_examples, read_lessons
+from advreg.language.model import LanguageModel
+from advreg.language.training.averaging import Average
+from advreg.language.training.batches import Plan, Stock
+
+_ROOM = 64  # conversations tokenised at a time
+
+
+@dataclass(frozen=True)
+class Session:
+    """The parts of a run; what changes during training is the state of network, optimizer and average."""
+
+    config: LanguageConfig
+    lm: LanguageModel
+    stock: Stock
+    plan: Plan
+    steps: int
+    optimizer: AdamW
+    average: Average | None
+
+    @property
+    def learning(self) -> dict[str, Tensor]:
+        """The weights that learn, by name."""
+        named = self.lm.network.named_parameters()
+        return {name: weight.detach() for name, weight in named if weight.requires_grad}
+
+
+def prepare(config: LanguageConfig) -> Session:
+    """Load and check everything; an adapter's first weights depend on the seed alone.
+
+    Raises:
+        ConfigError, DataError, ModelError: something cannot be used as the configuration says.
+    """
+    train = config.train
+    lessons, benign = _files(config)
+    device = runtime.choose_device(train.device)
+    runtime.seed_everything(config.seed)
+    lm = model.load(config.model.name, dtype=config.model.dtype, device=str(device))
+    stock = _stock(lm, config.data, lessons, benign)
+    _refuse_empty(stock, config)
+    lm.network.requires_grad_(True)
+    lm = with_lora(lm, config.model.rank, config.model.alpha, config.seed) if config.model.rank else lm
+    plan = Plan(train.batch_size, train.mix)
+    steps = train.epochs * plan.steps(len(stock.benign), len(stock.lessons))
+    weights = [weight for weight in lm.network.parameters() if weight.requires_grad]
+    return Session(
+        config=config,
+        lm=lm,
+        stock=stock,
+        plan=plan,
+        steps=min(steps, train.steps) if train.steps else steps,
+        optimizer=AdamW(weights, lr=train.lr, weight_decay=train.weight_decay),
+        average=_average(lm.network, train.ema),
+    )
+
+
+def _average(network: nn.Module, decay: float) -> Average | None:
+    return Average(network, decay) if decay else None
+
+
+def _files(config: LanguageConfig) -> tuple[list[Lesson], list[Example]]:
+    """Read what the mix asks for; benign examples are needed by the guard as well."""
+    data, train = config.data, config.train
+    wanted = {"adversarial": train.mix > 0, "benign": train.mix < 1 or train.guard != "off"}
+    for name, needed in wanted.items():
+        if needed and not getattr(data, name):
+            raise ConfigError(f"data.{name} is empty and train.mix is {train.mix}; name the file of its examples")
+    lessons = read_lessons(data.adversarial) if wanted["adversarial"] else []
+    return lessons, read_examples(data.benign) if wanted["benign"] else []
+
+
+def _stock(lm: LanguageModel, data: DataSection, lessons: list[Lesson], benign: list[Example]) -> Stock:
+    """Leave out what is too long, and hold benign examples out by a hash of their text."""
+    kept = _short(lm, lessons, lambda lesson: (*lesson.targets, *lesson.refusals), data.tokens)
+    short = _short(lm, benign, lambda example: (example.answer,), data.tokens)
+    held = choose(short, data.held_out)
+    ids = {example.id for example in held}
+    rest = [example for example in short if example.id not in ids]
+    return Stock(kept, rest, held, len(lessons) + len(benign) - len(kept) - len(short))
+
+
+def _short(lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple[str, ...]], tokens: int) -> list[Item]:
+    """Return the items none of whose conversations is longer than this."""
+    turns = [(i, item.prompt, answer) for i, item in enumerate(items) for answer in answers(item)]
+    long: set[int] = set()
+    for begin in range(0, len(turns), _ROOM):
+        places, prompts, replies = zip(*turns[begin : begin + _ROOM], strict=True)
+        lengths = encode(lm, prompts, replies).mask.sum(1).tolist()
+        long |= {place for place, length in zip(places, lengths, strict=True) if length > tokens}
+    return [item for i, item in enumerate(items) if i not in long]
+
+
+def _refuse_empty(stock: Stock, config: LanguageConfig) -> None:
+    mix, tokens = config.train.mix, config.data.tokens
+    missing = {"adversarial": mix > 0 and not stock.lessons, "benign": mix < 1 and not stock.benign}
+    for name, empty in missing.items():
+        if empty:
+            raise DataError(
+                f"data.{name} has nothing left to train on: {stock.left_out} examples are longer than {tokens} tokens "
+                f"and data.held_out keeps {len(stock.held)}; raise data.tokens or lower data.held_out"
+            )

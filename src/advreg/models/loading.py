@@ -1,0 +1,109 @@
+"""A name to a network, by one dict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advreg.errors import ModelError, WeightsError, did_you_mean
+from advreg.models import inference_only, third_party, zoo
+from advreg.models.weights import load_weights, state_sha256
+from advreg.plugins import is_factory
+
+_PRETRAINED: dict[str, Callable[..., nn.Module]] = {
+    "timm": third_party.timm,
+    "torchvision": third_party.torchvision,
+}
+_ANSWERING: dict[str, Callable[..., inference_only.Answers]] = {
+    "onnx": inference_only.onnx,
+    "http": inference_only.endpoint,
+    "https": inference_only.endpoint,
+}
+_FORMS = (
+    *(f"zoo:{name}" for name in zoo.NAMES),
+    *(f"{scheme}:" for scheme in (*_PRETRAINED, "onnx", "http", "https")),
+)
+
+
+def load(name: str, weights: str | Path | None = None, **options: Any) -> nn.Module:
+    """Return a network in eval mode that takes pixels in [0, 1] and gives logits.
+
+    Args:
+        name: ``zoo:mnist-cnn``, ``zoo:wide-resnet-28-10``, ``timm:NAME``, ``torchvision:NAME``,
+            ``onnx:FILE``, ``http://...`` or ``https://...`` (models that only answer: see `advreg.models.inference_only`),
+            ``pkg.module:factory``, or the path of a run folder.
+        weights: safetensors or a torch state dict; never a pickle.
+        options: for the network, such as ``classes`` (which a model that answers with labels needs); a run folder has its own.
+
+    Raises:
+        ModelError: unknown name or option, or a factory that fails.
+        WeightsError: weights that cannot be read safely or do not fit.
+        MissingExtraError: the name needs a library that is not installed.
+
+    Example:
+        >>> load("zoo:mnist-dnn").advreg_spec
+        {'name': 'zoo:mnist-dnn', 'options': {}}
+    """
+    if Path(name).is_dir():
+        return _from_run(Path(name), weights, options)
+    model = _build(name, has_weights=weights is not None, options=options)
+    if weights is not None:
+        load_weights(model, weights)
+    return _finished(model, name, options)
+
+
+def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+    scheme, _, rest = name.partition(":")
+    if scheme == "zoo":
+        return zoo.build(rest, **options)
+    if scheme in _PRETRAINED:  # nothing is downloaded only to be overwritten
+        return _PRETRAINED[scheme](rest, **({"pretrained": False} if has_weights else {}), **options)
+    if scheme in _ANSWERING:
+        return _answering(name, scheme, rest, has_weights=has_weights, options=options)
+    if is_factory(name):
+        return third_party.factory(name, **options)
+    near = did_you_mean(name if rest else f"zoo:{name}", _FORMS)
+    raise ModelError(f"unknown model {name!r}.{near} Allowed: {' '.join(_FORMS)} pkg.module:factory or a run folder")
+
+
+def _answering(name: str, scheme: str, rest: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+    if has_weights:
+        raise ModelError(f"{name} brings its own weights; leave weights out")
+    classes = options.pop("classes", None)
+    return inference_only.Answering(_ANSWERING[scheme](rest if scheme == "onnx" else name, **options), classes)
+
+
+def _finished(model: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
+    # a plain dict beside the modules: enough to build the network again, and to write model.json
+    model.advreg_spec = {"name": name, "options": options}  # type: ignore[assignment]
+    return model.eval()
+
+
+def _from_run(run: Path, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
+    if options:
+        raise ModelError(f"{run} is a run folder, which has its own options; remove {' '.join(options)}")
+    spec = _read_spec(run / "model.json")
+    model = _build(spec["name"], has_weights=True, options=dict(spec["options"]))
+    load_weights(model, weights or run / "model.safetensors")
+    if weights is None and spec.get("sha256") not in (None, found := state_sha256(model)):
+        said = f"{run / 'model.safetensors'}: its weights have SHA-256 {found}, model.json says {spec['sha256']}"
+        raise WeightsError(f"{said}; one of the two was replaced, give the file with weights=")
+    return _finished(model, spec["name"], spec["options"])
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise ModelError(
+            f"{path.parent} is no run folder: it has no model.json; give a run folder or a name"
+        ) from cause
+    except (ValueError, OSError) as cause:
+        raise ModelError(f"{path}: cannot be read ({cause}); restore it from the run") from cause
+    if not (isinstance(spec, dict) and isinstance(spec.get("name"), str) and isinstance(spec.get("options"), dict)):
+        raise ModelError(f"{path}: must hold name and options; restore it from the run")
+    return spec

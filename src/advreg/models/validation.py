@@ -1,0 +1,88 @@
+"""What a model must be before anybody measures it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.inputs import reject_probabilities
+from advreg.attacks.model import query_model
+from advreg.attacks.modes import is_exported, training_parts
+from advreg.errors import ModelError
+from advreg.models.inference_only import Answering
+from advreg.objectives import answered
+from advreg.plugins import first_line
+
+_SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
+
+
+@torch.no_grad()
+def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
+    """Refuse a model that cannot be attacked or measured as it is; return how many classes it tells apart.
+
+    Args:
+        model: float ``(B, C, H, W)`` to logits ``(B, K)``, in eval mode.
+        x: some inputs; the first few are shown to the model.
+        classes: how many classes the labels have, where known.
+
+    Raises:
+        ModelError: train mode, another device, a shape it cannot take, outputs that are no logits.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)).eval()
+        >>> check_model(net, torch.rand(5, 1, 2, 2))
+        Traceback (most recent call last):
+        ...
+        advreg.errors.ModelError: the model outputs probabilities; attacks need logits: drop the softmax
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
+    _check_eval(model)
+    sample = x[:_SAMPLE]
+    _check_place(model, sample)
+    try:
+        z = query_model(model, sample)
+        if any(is_exported(part) for part in model.modules()):
+            query_model(model, sample[:1])  # attacks go on with what is left of a batch
+    except ModelError:
+        raise
+    except Exception as cause:
+        raise ModelError(_misfit(model, sample, cause)) from cause
+    _check_logits(z, len(sample), classes)
+    if not isinstance(model, Answering):  # what only answers meets attacks to which probabilities are as good
+        reject_probabilities(z)
+    return int(z.shape[1])
+
+
+def _check_eval(model: nn.Module) -> None:
+    for name, remedy in training_parts(model):
+        raise ModelError(f"the model is in train mode: {name}; outputs then depend on the batch: {remedy}")
+
+
+def _check_place(model: nn.Module, x: Tensor) -> None:
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is not None and weight.device != x.device:
+        raise ModelError(f"the model is on {weight.device}, the inputs are on {x.device}; move one with .to()")
+
+
+def _misfit(model: nn.Module, x: Tensor, cause: Exception) -> str:
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    given = tuple(x.shape)
+    if convolution is not None and x.dim() == 4 and convolution.in_channels != x.shape[1]:
+        wanted, found = convolution.in_channels, x.shape[1]
+        return f"the model takes {wanted} channels, inputs {given} have {found}; load it with channels={found}"
+    return f"the model cannot take inputs of shape {given} ({first_line(cause)}); give it what it was made for"
+
+
+def _check_logits(z: object, rows: int, classes: int | None) -> None:
+    if not isinstance(z, Tensor):
+        remedy = "advreg.models.answers_logits(model) takes them out of tuples, dicts and output objects"
+        raise ModelError(f"the model returns {type(z).__name__}; it must return logits, a tensor (B, K); {remedy}")
+    if z.dim() != 2 or z.shape[0] != rows or z.shape[1] < 2:
+        raise ModelError(
+            f"the model returns shape {tuple(z.shape)} for {rows} inputs; it must return logits (B, K >= 2)"
+        )
+    if classes is not None and z.shape[1] < classes:
+        raise ModelError(f"the model has {z.shape[1]} classes, the data has {classes}; load it with classes={classes}")
+    if not bool(answered(z).all()):
+        raise ModelError("the model returns NaN or infinity on clean inputs; its weights or its input range are wrong")

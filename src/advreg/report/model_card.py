@@ -1,0 +1,90 @@
+"""A model card as the Hugging Face hub reads it: metadata with the evaluation block, then the figures in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from advreg.errors import RunError
+from advreg.report import threat_taxonomy, words
+from advreg.report.facts import EvaluationFacts, RunFacts
+
+
+def model_card(run: RunFacts) -> str:
+    """Return the card of a run as markdown; its metadata is a ``model-index`` with one result for each evaluation.
+
+    Args:
+        run: with at least one evaluation.
+
+    Raises:
+        RunError: nothing was evaluated.
+    """
+    if not run.evaluations:
+        raise RunError(f"{run.path} holds no evaluation for a model card; run advreg evaluate first")
+    parts = [_front(metadata(run)), _opening(run), *(_evaluation(run, facts) for facts in run.evaluations), _closing()]
+    return "\n\n".join(parts) + "\n"
+
+
+def metadata(run: RunFacts) -> dict[str, Any]:
+    """Return the card's metadata."""
+    index = [{"name": run.name, "results": [_result(facts) for facts in run.evaluations]}]
+    tags = ["advreg", "adversarial-robustness", "image-classification"]
+    return {"library_name": "advreg", "pipeline_tag": "image-classification", "tags": tags, "model-index": index}
+
+
+def _result(facts: EvaluationFacts) -> dict[str, Any]:
+    name, split = str(facts.data.get("name") or "unnamed"), str(facts.data.get("split") or "test")
+    threat = words.option(facts.threat)
+    args = {"protocol": facts.protocol, "threat": threat, "n": facts.n, "seed": facts.seed}
+    metrics = [
+        {"type": "accuracy", "name": "Clean accuracy", "value": facts.clean_accuracy},
+        {"type": "robust_accuracy", "name": f"Robust accuracy, {threat}", "value": facts.robust_accuracy, "args": args},
+    ]
+    return {
+        "task": {"type": "image-classification", "name": "Image classification"},
+        "dataset": {"type": name, "name": name, "split": split},
+        "metrics": metrics,
+    }
+
+
+def _front(values: Mapping[str, Any]) -> str:
+    """Metadata between two lines of dashes; JSON is YAML, so each value stands there as JSON."""
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=True, allow_nan=False)}" for key, value in values.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _opening(run: RunFacts) -> str:
+    first = run.evaluations[0]
+    data = first.data.get("name")
+    subject = f"{_plain(first.model.get('name', 'model'))}{f' on {_plain(data)}' if data else ''}"
+    return f"# {_plain(run.name)}\n\n{subject}.\n\n{' '.join(words.meaning(first))}"
+
+
+def _evaluation(run: RunFacts, facts: EvaluationFacts) -> str:
+    names = [attack.name for attack in facts.attacks]
+    atlas = ", ".join(f"{id} {name}" for id, name in threat_taxonomy.atlas(names))
+    rows = [
+        ("Clean accuracy", f"{words.percent(facts.clean_accuracy, facts.n)} ({words.interval(facts.clean_interval, facts.n)})"),
+        ("Robust accuracy", f"{words.percent(facts.robust_accuracy, facts.n)} ({words.interval(facts.interval, facts.n)})"),
+        ("Threat", words.threat(facts.threat)),
+        ("Images", f"{words.count(facts.n)}, seed {facts.seed}"),
+        ("Attacks", ", ".join(names) or "not told"),
+        ("Verdict", facts.verdict or "not diagnosed"),
+        (threat_taxonomy.NIST, threat_taxonomy.nist(names)),
+        (threat_taxonomy.ATLAS, atlas),
+    ]  # fmt: skip
+    table = "\n".join(f"| {_plain(key)} | {_plain(value)} |" for key, value in rows)
+    warned = "".join(f"\n\n**Read with care:** {_plain(words.sentence(text))}" for text in words.doubts(facts))
+    lines = "".join(f"\n    {line}" for line in words.commands(run, facts))
+    again = f"\n\nReproduce it with\n{lines}" if lines else ""
+    return f"## {_plain(facts.protocol)}\n\n| | |\n|---|---|\n{table}{warned}{again}"
+
+
+def _closing() -> str:
+    return words.UPPER_BOUND
+
+
+def _plain(text: object) -> str:
+    """Text that a markdown table cannot be broken by."""
+    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,116 @@
+"""Whether and how long training will go, found out on a few steps of a copy before anything is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from statistics import median
+
+from advreg import runtime
+from advreg.data.loader import own_part
+from advreg.errors import AdvregError, ConfigError
+from advreg.module_modes import train_mode
+from advreg.plugins import first_line
+from advreg.training.policies import Moment
+from advreg.training.setup import Session
+from advreg.training.step import take_step
+from advreg.training.validation import CHUNK, validate
+
+_STEPS = 6
+_EXAMPLES = 4
+
+
+def try_out(session: Session) -> bool:
+    """Let a copy take one step on a few examples, so that what a recipe refuses is refused before anything is written.
+
+    Returns:
+        Whether some weight got no gradient.
+
+    Raises:
+        AdvregError: whatever model, recipe, policy and attack have against each other, or against one example alone.
+    """
+    rehearsal, train = session.rehearsal(), session.config.train
+    train_mode(rehearsal.model, freeze_batchnorm=train.freeze_batchnorm)
+    moment = Moment(1, 0, train.epochs * session.steps)
+    with _compiling(wanted=train.compile):
+        take_step(rehearsal, session.batches.first(_EXAMPLES * train.accumulate), moment)
+    if _smallest_part(session) == 1:
+        _try_one(rehearsal, moment)
+    return any(weight.requires_grad and weight.grad is None for weight in rehearsal.model.parameters())
+
+
+@contextmanager
+def _compiling(*, wanted: bool) -> Iterator[None]:
+    """Say in one line what torch has against compiling, such as that there is no C++ compiler."""
+    try:
+        yield
+    except RuntimeError as cause:
+        if not (wanted and _is_of_compiling(cause)):
+            raise
+        said = first_line(getattr(cause, "inner_exception", cause))
+        raise ConfigError(
+            f"train.compile is true, but torch cannot compile here: {said}; mend that, or set it to false"
+        ) from cause
+
+
+def _is_of_compiling(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # a second to import, so only where it is there already
+
+    return isinstance(error, TorchDynamoException)
+
+
+def _smallest_part(session: Session) -> int:
+    """Return how few examples some process learns from at once: of the last batch, or of the last part of any."""
+    world, rows = session.ranks.world, session.batches.rows(1)
+    shares = [own_part(batch, (rank, world))[0] for batch in (rows[0], rows[-1]) for rank in range(world)]
+    return min(len(part) for share in shares for part in share.chunk(session.config.train.accumulate))
+
+
+def _try_one(rehearsal: Session, moment: Moment) -> None:
+    """Refuse what the network cannot do, though it can learn from several: to normalise the one value of one example."""
+    train = rehearsal.config.train
+    try:
+        take_step(rehearsal, rehearsal.batches.first(1), moment)
+    except AdvregError:
+        raise
+    except (ValueError, RuntimeError) as cause:
+        raise ConfigError(
+            f"{len(rehearsal.batches.dataset)} training images with train.batch_size = {train.batch_size}, in "
+            f"{train.accumulate * rehearsal.ranks.world} part(s), leave one example alone, from which the network cannot learn "
+            f"({first_line(cause)}); change train.batch_size, train.accumulate or data.validation"
+        ) from cause
+
+
+def estimated_seconds(session: Session, epochs: int) -> float:
+    """Return the seconds that ``epochs`` more epochs will take, validation included.
+
+    The steps are taken by a copy of the model, and each epoch seeds its own random draws, so a run that was estimated
+    ends with the same bytes as one that was not. What is validated is no copy that has taken steps: such may diverge, which
+    is the guard's to mend.
+    """
+    rehearsal = session.rehearsal()
+    train_mode(rehearsal.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
+    batches = list(islice(rehearsal.batches.epoch(0), _STEPS))
+    moment = Moment(1, 0, session.config.train.epochs * session.steps)
+    steps = [_timed(session, lambda batch=batch: take_step(rehearsal, batch, moment)) for batch in batches]  # type: ignore[misc]
+    step = median(steps[1:] or steps)  # the first one warms up
+    return epochs * (step * session.steps + _validation_seconds(session))
+
+
+def _validation_seconds(session: Session) -> float:
+    if session.held is None:
+        return 0.0
+    some = session.held.select(range(min(CHUNK, len(session.held))))
+    steps = session.config.train.validation_steps
+    seconds = _timed(session, lambda: validate(session.kept, some, session.adversary, steps))
+    return seconds * len(session.held) / len(some)
+
+
+def _timed(session: Session, work: Callable[[], object]) -> float:
+    runtime.synchronize(session.device)
+    start = time.perf_counter()
+    work()
+    runtime.synchronize(session.device)
+    return time.perf_counter() - start

@@ -1,0 +1,176 @@
+"""Watching an epoch: report now and then, and do about divergence and overfitting what the guard is there for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from advreg.attacks.model import query_model
+from advreg.errors import TrainingError
+from advreg.module_modes import eval_mode
+from advreg.training import distributed, learning
+from advreg.training.events import Guarded, OnEvent, Step
+from advreg.training.inner.escalation import Adversary, stronger
+from advreg.training.overfitting_monitor import Pulse
+from advreg.training.rollback import remember, roll_back, slow_down
+from advreg.training.setup import Session
+from advreg.training.step import Tally
+
+_REPORTS = 50  # steps are reported about this often in an epoch: looking at the loss waits for the device
+_FEWEST = 50  # steps before a network must have learned something
+_REPAIRS = 8  # in one run: what diverges more often will not be saved by going slower
+
+
+class Watch:
+    """Sees an epoch through, from its first step to its last.
+
+    Attributes:
+        log: the guard's lines for metrics.jsonl.
+    """
+
+    def __init__(self, session: Session, epoch: int, emit: OnEvent) -> None:
+        self.session, self.guard, self.epoch, self.emit = session, session.guard, epoch, emit
+        self.steps = session.steps
+        self.log: list[dict[str, Any]] = []
+        self.last = 0
+        self.meant = set(_not_finite(session.model))  # what is so before any step: the -inf of an attention's mask
+        if self.guard.probes and self.guard.memory.best is None:
+            self.guard.begin(self._pulse())
+        self.healthy = remember(session, Tally()) if self.guard.mode == "repair" else None
+
+    def seen(self, tally: Tally, step: int) -> Tally:
+        """Look at the run after a step, where it is time to; return the tally to go on with.
+
+        Raises:
+            TrainingError: it diverged, and cannot or shall not be repaired.
+        """
+        last, when = step == self.steps, self._milestone(step)
+        self.last = step
+        probing = last or (self.guard.mode != "off" and step % self.guard.every == 0)
+        reporting = last or step % max(1, self.steps // _REPORTS) == 0
+        if not (probing or reporting or when):
+            return tally
+        if probing or when:
+            distributed.share_buffers(self.session.model)
+        whole = tally.of_all(self.session.device)
+        if (said := self._divergence(whole, step, thorough=probing)) is not None:
+            return self._mend_divergence(said, tally, step)
+        if when:
+            self._check_learning(step, when)
+        if reporting:
+            self.emit(Step(self.epoch, step, self.steps, whole.loss, whole.accuracy))
+        return self._probe(tally, step) if probing else tally
+
+    def _milestone(self, step: int) -> str:
+        """Return which milestone of the whole training was passed since the last call; empty where none was."""
+        before, epochs = (self.epoch - 1) * self.steps, self.session.config.train.epochs
+        third, end = max(_FEWEST, math.ceil(epochs * self.steps / 3)), epochs * self.steps
+        passed = range(before + self.last + 1, before + step + 1)
+        return (
+            "at the end of the training"
+            if end in passed
+            else "after a third of the training"
+            if third in passed
+            else ""
+        )
+
+    def _check_learning(self, step: int, when: str) -> None:
+        """Warn where the network answers as a constant one does, unless the guard is off."""
+        if self.guard.mode == "off":
+            return
+        found = learning.clean_answers(self.session.model, self.guard.x, self.guard.y)
+        agreed = learning.Answers(*distributed.of_first(found.loss, found.right, device=self.session.device))
+        if (said := learning.not_learning(agreed, self.guard.y, when)) is not None:
+            self._say(step, learning.NOT_LEARNING, said, learning.REMEDY)
+
+    def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
+        """Say what is no longer finite: what is not must never reach a checkpoint."""
+        if not math.isfinite(tally.loss):
+            return f"the loss is {tally.loss} at epoch {self.epoch}, step {step}"
+        return self._overflow(f"after step {step} of epoch {self.epoch}") if thorough else None
+
+    def _overflow(self, when: str) -> str | None:
+        name = next((name for name in _not_finite(self.session.model) if name not in self.meant), None)
+        if name is not None:
+            return f"{name} holds NaN or infinity {when}"
+        return None if self._answers() else f"the network answers NaN or infinity {when}"
+
+    def _answers(self) -> bool:
+        """Whether the network's answers are finite: finite weights can be so large that their products are not."""
+        with eval_mode(self.session.model) as model, torch.no_grad():
+            finite = bool(torch.isfinite(query_model(model, self.guard.x)).all())
+        return bool(distributed.of_first(finite, device=self.session.device)[0])
+
+    def _mend_divergence(self, said: str, tally: Tally, step: int) -> Tally:
+        if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:
+            raise _diverged(self.session, said)
+        roll_back(self.session, self.healthy)
+        self._say(step, "divergence", said, f"rolled back, learning rate halved to {slow_down(self.session):.3g}")
+        self.guard.repaired()
+        return _paid(self.healthy.tally, tally)
+
+    def _probe(self, tally: Tally, step: int) -> Tally:
+        if self.guard.probes:
+            pulse = self._pulse()
+            ill, leak = self.guard.judge(pulse, one_step=self.session.attack.takes_one_step)
+            figures = asdict(pulse)
+            if leak is not None:
+                self._say(step, "label leaking", leak, "none: more steps or a smaller eps would help", figures)
+            if ill is not None:
+                return self._mend_overfitting(ill, tally, step, figures)
+        if self.healthy is not None and not self.guard.memory.ill:
+            self.healthy = remember(self.session, tally)
+        return tally
+
+    def _pulse(self) -> Pulse:
+        measured = self.guard.pulse(self.session.model)
+        return Pulse(*distributed.of_first(*asdict(measured).values(), device=self.session.device))
+
+    def _mend_overfitting(self, said: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
+        attack = self.session.attack
+        if self.healthy is None or stronger(attack.section) is None:
+            self._say(step, "catastrophic overfitting", said, f"none: {_remedy(attack)}", figures)
+            return tally
+        roll_back(self.session, self.healthy)
+        attack.strengthen()
+        self.guard.repaired()
+        before = _paid(self.healthy.tally, tally)
+        self.healthy = remember(self.session, before)
+        self._say(step, "catastrophic overfitting", said, f"rolled back, attack is now {attack}", figures)
+        return before
+
+    def _say(self, step: int, trouble: str, said: str, action: str, figures: dict[str, float] | None = None) -> None:
+        self.emit(Guarded(self.epoch, step, trouble, said, action))
+        where = {"event": "guard", "epoch": self.epoch, "step": step}
+        self.log.append({**where, "trouble": trouble, "said": said, "action": action, **(figures or {})})
+
+
+def _not_finite(model: nn.Module) -> Iterator[str]:
+    """Yield the names of weights and buffers that hold NaN or infinity."""
+    return (name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all()))
+
+
+def _paid(before: Tally, now: Tally) -> Tally:
+    """Return an earlier tally with the passes that were spent since: what is taken back was paid for."""
+    return replace(before, forwards=now.forwards, backwards=now.backwards)
+
+
+def _remedy(attack: Adversary) -> str:
+    """Say what would help against overfitting where the guard does nothing about it."""
+    if stronger(attack.section) is None:
+        return f"no stronger attack follows {str(attack)!r}; try a lower optimizer.lr, or pgd with more steps"
+    return "train.guard = 'repair' would go back and on"
+
+
+def _diverged(session: Session, what: str) -> TrainingError:
+    lr = session.optimizer.param_groups[0]["lr"]
+    guard = "" if session.guard.mode == "repair" else " or train.guard = 'repair'"
+    return TrainingError(
+        f"training diverged: {what}; lower optimizer.lr (now {lr:.3g}), set train.gradient_clip{guard}, "
+        "then train in another folder (the last complete epoch is kept in this one)"
+    )

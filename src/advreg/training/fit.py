@@ -1,0 +1,120 @@
+"""`fit`: from a configuration to a run folder, one complete epoch after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from advreg import ranks as processes
+from advreg import runtime
+from advreg.config import Config
+from advreg.plugins import first_line
+from advreg.ranks import Ranks
+from advreg.runs import RunFolder
+from advreg.training import distributed
+from advreg.training.checkpoint import METRICS, Progress, commit, restore
+from advreg.training.dry_run import estimated_seconds, try_out
+from advreg.training.epoch import train_epoch
+from advreg.training.events import EpochEnd, Failed, Finished, OnEvent, Resumed, Started
+from advreg.training.folder import going_on, noted_changes, read_config, start_folder
+from advreg.training.setup import Session, prepare
+
+
+def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent | None = None) -> RunFolder:
+    """Train as a configuration says, and return the run folder that holds the result.
+
+    An interrupted run, by Ctrl-C or a kill at any moment, loses at most the epoch it was in. Resumed, it ends with the same
+    bytes as an uninterrupted one (on the same machine and versions): ``model.safetensors`` (best epoch by held-out robust
+    accuracy, or clean accuracy without an attack), ``last.safetensors`` and ``metrics.jsonl`` but for its times and memory.
+
+    Processes that ``torchrun`` started train one model together, each on its part of every batch; the first one writes.
+
+    Args:
+        config: a `Config`, a TOML file, or, to resume, the run folder itself.
+        resume: go on with the run in ``config.train.out``; a finished run is returned as it is.
+        on_event: called with each event of `advreg.training.events`, in the first process.
+
+    Raises:
+        ConfigError, DataError, ModelError, ThreatError: something cannot be used; nothing has been written then.
+        RunError: the run folder exists (or, to resume, does not), cannot be written, is in use, or was begun with other data.
+        TrainingError: the loss or the weights stop being finite; the last complete epoch is kept.
+
+    Example:
+        >>> import tempfile
+        >>> run = fit(Config().replace_with([
+        ...     "model.name=zoo:mnist-dnn", "data.validation=59000", "train.epochs=1", "optimizer.lr=0.01",
+        ...     f"train.out={tempfile.mkdtemp()}",
+        ... ]))
+        >>> [record["epoch"] for record in run.read_log("metrics.jsonl") if "event" not in record]
+        [1]
+    """
+    config = read_config(config, resume=resume)
+    device = runtime.choose_device(distributed.own_device(config.train.device))
+    distributed.settle(device)
+    with processes.joined(distributed.backend(device)) as ranks:
+        return _fit(config, ranks, resume, on_event if on_event and ranks.leads else lambda event: None)
+
+
+def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
+    """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
+    session = prepare(going_on(config, resume=resume), ranks)
+    some_rest = try_out(session)
+    session = replace(session, lesson=distributed.spread(session.lesson, some_rest=some_rest))
+    run = _folder(config, session, resume=resume)
+    with run.lock() if ranks.leads else nullcontext(), runtime.deterministic():
+        return _train(run, session, emit)
+
+
+def _folder(config: Config, session: Session, *, resume: bool) -> RunFolder:
+    """Return the run folder; the leading process makes it, the others then find it."""
+    if session.ranks.leads:
+        run = start_folder(config, session, resume=resume)
+        session.ranks.meet()
+        return run
+    session.ranks.meet()
+    return RunFolder.open(config.train.out)
+
+
+def _train(run: RunFolder, session: Session, emit: OnEvent) -> RunFolder:
+    epochs = session.config.train.epochs
+    progress = restore(run, session)
+    left = epochs - progress.epoch
+    if progress.epoch and left:
+        _note_resume(run, session.ranks, progress.epoch)
+        emit(Resumed(progress.epoch))
+    seconds = estimated_seconds(session, left) if left else 0.0
+    with _failure_told(emit):
+        emit(Started(run.path, epochs, session.steps, seconds))
+        progress = _epochs(run, session, progress, emit)
+    emit(Finished(epochs, progress.best_epoch))
+    return run
+
+
+def _epochs(run: RunFolder, session: Session, progress: Progress, emit: OnEvent) -> Progress:
+    """Train the epochs that are left, writing down each; return where training then stands."""
+    began, first, epochs = time.perf_counter(), progress.epoch, session.config.train.epochs
+    for epoch in range(first + 1, epochs + 1):
+        progress = train_epoch(session, epoch, progress, emit)
+        commit(run, session, progress)
+        pace = (time.perf_counter() - began) / (epoch - first)
+        emit(EpochEnd(epoch, epochs, progress.record, progress.best_epoch == epoch, pace * (epochs - epoch)))
+    return progress
+
+
+@contextmanager
+def _failure_told(emit: OnEvent) -> Iterator[None]:
+    """Tell whoever watches that it ends here, so that nothing they have open stays open."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # what went wrong first is what is raised
+            emit(Failed(first_line(error)))
+        raise
+
+
+def _note_resume(run: RunFolder, ranks: Ranks, epoch: int) -> None:
+    if ranks.leads:
+        run.append(METRICS, {"event": "resumed", "epoch": epoch, "changed": noted_changes(run)})

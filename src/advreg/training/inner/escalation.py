@@ -1,0 +1,92 @@
+"""The inner attack of a run, which can be made stronger while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from advreg.config import AttackSection
+from advreg.threat import ThreatModel
+from advreg.training import per_example_state
+from advreg.training.recipes import Attack, Found
+
+_MOST_STEPS = 16  # beyond these a stronger adversary costs more than it can mend
+
+
+def stronger(section: AttackSection) -> AttackSection | None:
+    """Return the next stronger attack: fgsm, then n-fgsm, then pgd with 2, 4, 8, 16 steps; None where it ends.
+
+    A recipe that needs its own attack, ``stored`` or ``none``, keeps it.
+
+    Example:
+        >>> stronger(AttackSection("fgsm")).name, stronger(AttackSection("n-fgsm")).steps
+        ('n-fgsm', 2)
+    """
+    if section.name == "fgsm":
+        return replace(section, name="n-fgsm", step_size="auto")
+    if section.name == "n-fgsm":
+        return replace(section, name="pgd", steps=2, step_size="auto", start="uniform")
+    if section.name != "pgd" or section.steps >= _MOST_STEPS:
+        return None
+    return replace(section, steps=2 * section.steps, step_size="auto")
+
+
+class Adversary:
+    """An attack for recipes, made from its section of the configuration; it remembers which section that now is.
+
+    Args:
+        section: the attack to begin with.
+        make: the attack of a section.
+    """
+
+    def __init__(self, section: AttackSection, make: Callable[[AttackSection], Attack]) -> None:
+        self.make, self.epoch = make, 1
+        self._become(section)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> Found:
+        """Attack as the current section says."""
+        return self._attack(model, x, y, threat, **options)
+
+    def __str__(self) -> str:
+        return f"pgd-{self.section.steps}" if self.section.name == "pgd" else self.section.name
+
+    @property
+    def takes_one_step(self) -> bool:
+        """Whether one gradient is all it looks at: what makes catastrophic overfitting possible."""
+        return self.section.name != "pgd" or self.section.steps == 1
+
+    def strengthen(self) -> bool:
+        """Become the next stronger attack; False where there is none."""
+        found = stronger(self.section)
+        if found is not None:
+            self._become(found)
+        return found is not None
+
+    def start_epoch(self, epoch: int) -> None:
+        """Let the attack hear that this epoch, 1 for the first, begins."""
+        self.epoch = epoch
+        per_example_state.start_epoch(self._inside, epoch)
+
+    def share(self) -> None:
+        """Let every rank know what the attack remembers."""
+        per_example_state.share(self._inside)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"section": asdict(self.section), "inside": per_example_state.states(self._inside)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as a run that was interrupted."""
+        self._become(AttackSection(**state["section"]))
+        per_example_state.restore(self._inside, state["inside"])
+
+    def _become(self, section: AttackSection) -> None:
+        self.section, self._attack = section, self.make(section)
+        per_example_state.start_epoch(self._inside, self.epoch)  # it may be made in the middle of one
+
+    @property
+    def _inside(self) -> dict[str, object]:
+        return {"attack": self._attack}

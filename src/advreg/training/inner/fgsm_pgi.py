@@ -1,0 +1,176 @@
+"""FGSM from where the last epoch left off: one perturbation for each example, kept by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import Crafted
+from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
+from advreg.attacks.search import Ask, query
+from advreg.errors import ThreatError
+from advreg.objectives import Objective, cross_entropy
+from advreg.threat import ThreatModel, per_example
+from advreg.training.per_example_state import Rows, Saved
+
+Augment = Callable[[Tensor, Tensor, int, int], Tensor]
+"""``(images, ids, seed, epoch) -> images`` that moves pixels about: what made the batch from the data set."""
+
+
+@dataclass(frozen=True)
+class Prior(Crafted):
+    """Training points and where the step that made them began: ``x_start (B, ...)``."""
+
+    x_start: Tensor
+
+
+class Stored:
+    """An attack of one step that begins where it would have gone on from in the last epoch: FGSM-PGI with momentum (MEP).
+
+    ``x_adv = project(x_start + step_size steepest(g))`` with ``g = grad loss(x_start)``, and for the next epoch
+    ``m <- momentum m + g / ||g||_1``, ``x_start <- project(x_start + step_size steepest(m))``. It keeps 4 bytes for each value
+    of the data set. The loss that belongs to it is the recipe `pgi`.
+
+    Args:
+        examples: how many examples there are, ids 0 to examples - 1; 0 to find out on the way.
+        momentum: share of ``m`` that stays.
+        reset: epochs after which everything is forgotten and starts are drawn from the ball again; told by `start_epoch`.
+        step_size: length of the step, in the units of the input; eps if None.
+        augment, seed: how the loader moves pixels, if it does: a perturbation stays with its pixels, not with their places.
+
+    Raises:
+        ThreatError: a momentum outside [0, 1) or a reset under 1.
+
+    Example:
+        >>> attack, model = Stored(), nn.Linear(4, 3)
+        >>> x, y, ids = torch.full((2, 4), 0.5), torch.tensor([0, 1]), torch.tensor([8, 5])
+        >>> first = attack(model, x, y, ThreatModel("linf", 0.1), ids=ids)
+        >>> again = attack(model, x.flip(0), y.flip(0), ThreatModel("linf", 0.1), ids=ids.flip(0))
+        >>> again.backwards
+        2
+
+    Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022.
+    """
+
+    def __init__(
+        self,
+        examples: int = 0,
+        momentum: float = 0.3,
+        reset: int = 40,
+        step_size: float | None = None,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= momentum < 1 or reset < 1:
+            raise ThreatError(
+                f"momentum is {momentum}, reset {reset}; give a momentum in [0, 1), and epochs, 1 or more"
+            )
+        self.examples, self.momentum, self.reset, self.step_size = examples, momentum, reset, step_size
+        self.augment, self.seed, self.epoch = augment, seed, 1
+        self.start: Rows | None = None
+        self.trend: Rows | None = None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        objective: Objective = cross_entropy,
+        ids: Tensor | None = None,
+        seed: int = 0,
+    ) -> Prior:
+        """Return the points to train on, and remember where to begin next time; one forward, one backward.
+
+        Raises:
+            DataError, ModelError: as `advreg.attacks.craft` does.
+        """
+        x, y = read_training(x, y, threat)
+        ids = torch.arange(len(x), device=x.device) if ids is None else ids
+        x = widen(x)
+        start, trend = self._rows(x)
+        places = self._places(x, ids)
+        x_start = self._begin(x, threat, start, ids, seed)
+        _, _, grad = query(Ask(model, checked_once(objective)), x_start, y)
+        length = threat.radii(x) if self.step_size is None else self.step_size
+        moved = self.momentum * self._seen(trend.read(ids), ids).to(x.dtype) + _unit(grad)
+        onward = threat.project(x_start + length * threat.steepest(moved, x_start), x)
+        start.write(ids, _put_back(onward - x, start.read(ids).nan_to_num(), places))
+        trend.write(ids, _put_back(moved, trend.read(ids), places))
+        x_adv = threat.project(x_start + length * threat.steepest(grad, x_start), x)
+        return Prior(x_adv, forwards=len(x), backwards=len(x), x_start=x_start)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Hear which epoch, 1 for the first, begins; every ``reset`` epochs, forget."""
+        self.epoch = epoch
+        if epoch > 1 and (epoch - 1) % self.reset == 0:
+            for rows in (self.start, self.trend):
+                if rows is not None:
+                    rows.clear()
+
+    def share(self) -> None:
+        """Let every rank know what any stored."""
+        for rows in (self.start, self.trend):
+            if rows is not None:
+                rows.share()
+
+    def state_dict(self) -> Saved:
+        """Return starts (NaN where there is none yet) and trends; nothing before the first call."""
+        if self.start is None or self.trend is None:
+            return {}
+        return {"start": self.start.values, "trend": self.trend.values}
+
+    def load_state_dict(self, state: Saved) -> None:
+        """Go on from what `state_dict` returned."""
+        self.start = self.trend = None
+        if state:
+            start, trend = self._rows(state["start"])
+            start.load(state["start"])
+            trend.load(state["trend"])
+
+    def _rows(self, x: Tensor) -> tuple[Rows, Rows]:
+        if self.start is None or self.trend is None:
+            shape = tuple(x.shape[1:])
+            self.start = Rows(self.examples, shape, fill=torch.nan, dtype=torch.float16)
+            self.trend = Rows(self.examples, shape, dtype=torch.float16)
+        return self.start, self.trend
+
+    def _begin(self, x: Tensor, threat: ThreatModel, start: Rows, ids: Tensor, seed: int) -> Tensor:
+        """Return where each example begins: a random point for those that are new."""
+        kept = start.read(ids)
+        new = per_example(kept.isnan().flatten(1).any(1), x)
+        known = threat.project(x + self._seen(kept.nan_to_num(), ids).to(x.dtype), x)
+        return torch.where(new, threat.random_start(x, ids, seed), known)
+
+    def _seen(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Return rows as the loader shows their examples in this epoch."""
+        return rows if self.augment is None else self.augment(rows, ids, self.seed, self.epoch)
+
+    def _places(self, x: Tensor, ids: Tensor) -> Tensor | None:
+        """Return from which pixel of its example, counted from 1, each pixel of ``x`` came; 0 from outside."""
+        if self.augment is None:
+            return None
+        height, width = x.shape[-2:]
+        count = torch.arange(1, height * width + 1, device=x.device).view(1, 1, height, width)
+        return self.augment(count.expand(len(x), 1, height, width), ids, self.seed, self.epoch)
+
+
+def _unit(grad: Tensor) -> Tensor:
+    """Return gradients of equal l1 norm, the root of their size: neither large nor small values leave half precision."""
+    size = grad.flatten(1).abs().sum(1).clamp_min(1e-30)
+    return grad * per_example(grad[0].numel() ** 0.5 / size, grad)
+
+
+def _put_back(rows: Tensor, before: Tensor, places: Tensor | None) -> Tensor:
+    """Return rows as their examples lie in the data set; pixels that the loader cut off keep what they had."""
+    if places is None:
+        return rows
+    old = before.to(rows.dtype).flatten(2)
+    room = torch.cat([old.new_zeros(*old.shape[:2], 1), old], dim=2)  # place 0 takes what came from outside
+    where = places.flatten(2).expand_as(old)
+    return room.scatter(2, where, rows.flatten(2))[:, :, 1:].view_as(rows)

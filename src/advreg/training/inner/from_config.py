@@ -1,0 +1,85 @@
+"""The attack that a configuration asks for."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+from torch import Tensor, nn
+
+from advreg import objectives
+from advreg.attacks import craft
+from advreg.config import AttackSection
+from advreg.objectives import Objective
+from advreg.threat import ThreatModel
+from advreg.training.inner.fgsm_pgi import Augment, Stored
+from advreg.training.inner.gaussian_start import near
+from advreg.training.inner.n_fgsm import n_fgsm, unattacked
+from advreg.training.recipes import Attack, Found
+
+OBJECTIVES: dict[str, Objective] = {
+    "cross-entropy": objectives.cross_entropy,
+    "kl": objectives.kl,
+    "margin": objectives.margin,
+    "dlr": objectives.dlr,
+}
+
+
+def maximising(attack: Attack, objective: Objective) -> Attack:
+    """Return the attack that maximises this objective, whatever a recipe asks for.
+
+    Recipes choose for themselves: `trades` a divergence, the others the cross-entropy. ``y`` stays what the recipe gives:
+    to `trades`, the model's own probabilities.
+
+    Example:
+        >>> import torch
+        >>> import advreg
+        >>> hinge = maximising(craft, advreg.objectives.margin)
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> advreg.recipes.madry()(model, x, y, hinge, ThreatModel("linf", eps=0.1)).backward()
+    """
+
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
+        return attack(model, x, y, threat, **{**options, "objective": objective})
+
+    return attacked
+
+
+def from_section(
+    section: AttackSection, eps: float, *, examples: int = 0, augment: Augment | None = None, seed: int = 0
+) -> Attack:
+    """Return the attack that a configuration asks for; warns where its steps cannot reach eps.
+
+    Args:
+        section: the attack.
+        eps: of the threat model, for the warning.
+        examples, augment, seed: for `Stored`, what the loader yields.
+    """
+    if section.name == "none":
+        return unattacked
+    _warn_of_short_steps(section, eps)
+    step_size = None if section.step_size == "auto" else section.step_size
+    if section.name == "n-fgsm":
+        found: Attack = partial(n_fgsm, noise=section.noise, step_size=step_size)
+    elif section.name == "stored":
+        found = Stored(examples, section.momentum, section.reset, step_size, augment, seed)
+    elif section.start == "gaussian":
+        found = partial(near, steps=section.steps, step_size=step_size)
+    else:
+        steps = section.steps if section.name == "pgd" else 1
+        found = partial(craft, steps=steps, step_size=step_size, start=section.start)
+    return found if section.objective == "auto" else maximising(found, OBJECTIVES[section.objective])
+
+
+def _warn_of_short_steps(section: AttackSection, eps: float) -> None:
+    if section.name in ("n-fgsm", "stored"):  # noise beyond eps, and the steps of earlier epochs, have gone ahead
+        return
+    steps = section.steps if section.name == "pgd" else 1
+    if section.step_size == "auto" or steps * section.step_size >= eps * (1 - 1e-9):
+        return
+    warnings.warn(
+        f"attack: {steps} steps of {section.step_size:.6g} cannot reach eps = {eps:.6g}; "
+        "raise attack.steps or attack.step_size, or the model is trained on a weaker adversary",
+        UserWarning,
+        stacklevel=3,
+    )

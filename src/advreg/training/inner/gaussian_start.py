@@ -1,0 +1,66 @@
+"""TRADES' own attack: PGD from a hair beside the clean point, where a divergence from its answer is not flat."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from advreg import example_rng
+from advreg.attacks import Crafted
+from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
+from advreg.attacks.pgd import pgd_rule
+from advreg.attacks.search import Ask, begin, query
+from advreg.objectives import Objective, cross_entropy
+from advreg.threat import ThreatModel
+
+
+def near(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    scale: float = 0.001,
+    steps: int = 10,
+    step_size: float | None = None,
+    objective: Objective = cross_entropy,
+    ids: Tensor | None = None,
+    seed: int = 0,
+) -> Crafted:
+    """Make training points with PGD from ``x + scale N(0, 1)`` in exactly ``steps`` forwards and backwards.
+
+    With ``trades(reference="clean")``, which asks it to maximise the divergence from the answer at ``x``, this is the inner
+    attack of the paper; its figures are of 10 steps of 0.007 at eps 0.031.
+
+    Args:
+        model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.
+        scale: standard deviation of the start, in the units of the input.
+        steps: gradient steps.
+        step_size: length of a step; ``2.5 eps / steps`` if None.
+
+    Returns:
+        A `Crafted`: ``x_adv`` inside the threat model, and its cost.
+
+    Raises:
+        DataError, ModelError: as `advreg.attacks.craft` does.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3)
+        >>> near(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
+        20
+
+    Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019.
+    """
+    x, y = read_training(x, y, threat)
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    x, ask = widen(x), Ask(model, checked_once(objective))
+    beside = x + scale * example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
+    rule = pgd_rule(steps, step_size, 0.0, "zero")
+    state = begin(x, y, threat, threat.project(beside, x))
+    for k in range(steps):
+        _, _, grad = query(ask, state.adv, y)
+        state = rule(replace(state, grad=grad), k)
+    return Crafted(state.adv, forwards=steps * len(x), backwards=steps * len(x))

@@ -1,0 +1,77 @@
+"""Training points in no step, and in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import Crafted
+from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.model import widen
+from advreg.attacks.search import Ask, query
+from advreg.errors import ThreatError
+from advreg.objectives import Objective, cross_entropy
+from advreg.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """The result of no attack."""
+
+    x_adv: Tensor
+
+
+def unattacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **_: object) -> Untouched:
+    """Return the clean inputs: the attack of a recipe that asks for none."""
+    return Untouched(x)
+
+
+def n_fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    noise: float = 2.0,
+    step_size: float | None = None,
+    objective: Objective = cross_entropy,
+    ids: Tensor | None = None,
+    seed: int = 0,
+) -> Crafted:
+    """Make training points with one step from strong noise, kept in the box but not in the ball: one forward, one backward.
+
+    ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))`` with ``x_noisy = box(x + U(-noise eps, noise eps))``.
+
+    Args:
+        model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.
+        noise: radius of the noise, in eps; in another norm than linf, of the ball it is drawn from.
+        step_size: length of the step, in the units of the input; eps if None.
+
+    Returns:
+        A `Crafted`; its points may be ``noise eps + step_size`` away from ``x``.
+
+    Raises:
+        ThreatError: a noise below zero.
+        DataError, ModelError: as `advreg.attacks.craft` does.
+
+    Example:
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> n_fgsm(nn.Linear(4, 3), x, y, ThreatModel("linf", 0.1)).backwards
+        2
+
+    Reference: de Jorge et al., "Make some noise: reliable and efficient single-step adversarial training", NeurIPS 2022.
+    """
+    if not noise >= 0:
+        raise ThreatError(f"noise is {noise}; give the radius of the noise in eps, 0 or more, such as 2")
+    x, y = read_training(x, y, threat)
+    low, high = threat.box
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    radius = torch.as_tensor(threat.eps) * noise
+    wider = threat.with_eps(radius.clamp_max(high - low) if threat.norm == "linf" else radius)
+    x = widen(x)
+    noisy = wider.random_start(x, ids, seed)
+    _, _, grad = query(Ask(model, checked_once(objective)), noisy, y)
+    length = threat.radii(x) if step_size is None else step_size
+    return Crafted((noisy + length * threat.steepest(grad, noisy)).clamp(low, high), forwards=len(x), backwards=len(x))

@@ -1,0 +1,136 @@
+"""Where metrics go besides metrics.jsonl: callbacks for `fit` that hand them to TensorBoard, MLflow or Weights & Biases.
+
+Nothing leaves the run folder unless one of these is asked for, and each goes where its own library is set up to send it.
+Where nothing is left to train, nothing is opened; where training fails, what is open is closed as failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import ConfigError, did_you_mean
+from advreg.plugins import first_line, import_extra
+from advreg.training.events import EpochEnd, Event, Failed, Finished, Guarded, OnEvent, Started
+
+
+def several(*sinks: OnEvent) -> OnEvent:
+    """Return one callback that hands every event to each of these, in order.
+
+    Example:
+        >>> seen = []
+        >>> several(seen.append, seen.append)(Finished(epochs=1, best_epoch=1))
+        >>> len(seen)
+        2
+    """
+
+    def watch(event: Event) -> None:
+        for sink in sinks:
+            sink(event)
+
+    return watch
+
+
+def tensorboard(folder: str | Path = "") -> OnEvent:
+    """Return a callback that writes TensorBoard's files, into ``tensorboard`` in the run folder unless told where.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+    """
+    library = import_extra("torch.utils.tensorboard", "advreg[tensorboard]")
+    open_writers: list[Any] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Started) and event.seconds:
+            open_writers.append(library.SummaryWriter(str(folder or event.out / "tensorboard")))
+        elif isinstance(event, EpochEnd):
+            for name, value in figures(event.record).items():
+                open_writers[-1].add_scalar(name, value, event.record["step"])
+        elif isinstance(event, Guarded):
+            open_writers[-1].add_text("guard", _sentence(event), event.epoch)
+        elif isinstance(event, Finished | Failed) and open_writers:
+            open_writers.pop().close()
+
+    return watch
+
+
+def mlflow() -> OnEvent:
+    """Return a callback that logs to MLflow, one of its runs for each of ours, wherever its tracking is set up to go.
+
+    Raises:
+        ConfigError: nobody answers there.
+        MissingExtraError: MLflow is not installed.
+    """
+    library = import_extra("mlflow", "advreg[mlflow]")
+    try:
+        library.search_experiments(max_results=1)
+    except Exception as cause:  # each of its stores fails in its own way
+        where = library.get_tracking_uri()
+        raise ConfigError(f"MLflow cannot log to {where}: {first_line(cause)}; set MLFLOW_TRACKING_URI") from cause
+    open_runs: list[Any] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Started) and event.seconds:
+            open_runs.append(library.start_run(run_name=event.out.name))
+            library.log_artifact(str(event.out / "run.toml"))
+        elif isinstance(event, EpochEnd):
+            library.log_metrics(figures(event.record), step=event.record["step"])
+        elif isinstance(event, Guarded):
+            library.set_tag(f"guard.{event.epoch}.{event.step}", _sentence(event))
+        elif isinstance(event, Finished | Failed) and open_runs:
+            open_runs.pop()
+            library.end_run("FINISHED" if isinstance(event, Finished) else "FAILED")
+
+    return watch
+
+
+def wandb(project: str = "advreg") -> OnEvent:
+    """Return a callback that logs to Weights & Biases, into this project.
+
+    Raises:
+        MissingExtraError: its library is not installed.
+    """
+    library = import_extra("wandb", "advreg[wandb]")
+    open_runs: list[Any] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Started) and event.seconds:
+            open_runs.append(library.init(project=project, name=event.out.name, dir=str(event.out)))
+        elif isinstance(event, EpochEnd):
+            open_runs[-1].log(figures(event.record), step=event.record["step"])
+        elif isinstance(event, Guarded):
+            open_runs[-1].alert(title=event.trouble, text=_sentence(event))
+        elif isinstance(event, Finished | Failed) and open_runs:
+            open_runs.pop().finish(exit_code=int(isinstance(event, Failed)))
+
+    return watch
+
+
+SINKS: dict[str, Callable[[], OnEvent]] = {"tensorboard": tensorboard, "mlflow": mlflow, "wandb": wandb}
+
+
+def named(name: str) -> OnEvent:
+    """Return the sink of this name.
+
+    Raises:
+        ConfigError: an unknown name.
+        MissingExtraError: its library is not installed.
+    """
+    if name not in SINKS:
+        raise ConfigError(f"unknown log {name!r}; allowed: {', '.join(SINKS)}.{did_you_mean(name, SINKS)}")
+    return SINKS[name]()
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of an epoch's line of metrics.jsonl that can be drawn over its steps.
+
+    Example:
+        >>> figures({"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None})
+        {'epoch': 1.0, 'loss': 0.5}
+    """
+    return {name: float(value) for name, value in record.items() if name != "step" and value is not None}
+
+
+def _sentence(event: Guarded) -> str:
+    return f"{event.trouble} in epoch {event.epoch}, step {event.step}: {event.said}; {event.action}"

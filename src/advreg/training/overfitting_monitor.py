@@ -1,0 +1,153 @@
+"""The guard's eyes and memory: how well the model stands on a few fixed training examples, and what that says.
+
+Catastrophic overfitting is when an adversary of one step is beaten by bending the loss where that step looks: accuracy under
+FGSM rises while accuracy under PGD falls to nothing. It comes within a few hundred steps, and no loss shows it.
+
+Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import craft, pgd
+from advreg.attacks.model import query_model
+from advreg.module_modes import eval_mode
+from advreg.threat import ThreatModel
+
+GAP = 0.15  # between accuracy under FGSM and under PGD
+DROP = 0.20  # of accuracy under PGD, from its best
+LEAK = 0.02  # by which accuracy under FGSM exceeds clean accuracy
+EXAMPLES, STEPS = 128, 10
+
+Mode = Literal["off", "warn", "repair"]
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Accuracies on the guard's examples: clean, at the points of FGSM from the clean one, and in the worst case PGD finds."""
+
+    clean_accuracy: float
+    fgsm_accuracy: float
+    pgd_accuracy: float
+
+
+def take_pulse(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Pulse:
+    """Measure a model in eval mode; its modes are restored, and no global random draw is used up."""
+    with eval_mode(model):
+        with torch.no_grad():
+            clean = query_model(model, x).argmax(1) == y
+            stepped = query_model(model, craft(model, x, y, threat, steps=1, start="zero").x_adv).argmax(1) == y
+        stands = clean, stepped, ~pgd(model, x, y, threat, steps=STEPS).broken
+    return Pulse(*(int(each.sum()) / len(x) for each in stands))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the guard remembers between probes.
+
+    Attributes:
+        best: highest accuracy under PGD of a healthy probe; None before the first.
+        ill: whether the last probe looked overfitted: said once, not at every probe.
+        leaking: whether the last probe showed label leaking.
+        repairs: how often the run was rolled back.
+    """
+
+    best: float | None = None
+    ill: bool = False
+    leaking: bool = False
+    repairs: int = 0
+
+
+def overfitting(pulse: Pulse, best: float, *, one_step: bool) -> str | None:
+    """Say why a pulse looks like catastrophic overfitting; None where it does not.
+
+    A gap alone proves nothing: it is wide too while a robust model still learns, but then accuracy under PGD rises. And it is
+    no sign at all in training with several steps. Nor does a drop, where clean accuracy drops as well: that is a learning
+    rate too high.
+
+    Args:
+        pulse: the probe.
+        best: highest accuracy under PGD so far.
+        one_step: whether training attacks with one step.
+
+    Example:
+        >>> overfitting(Pulse(0.9, 0.8, 0.1), best=0.4, one_step=False)
+        'accuracy under PGD fell from 40% to 10%'
+        >>> overfitting(Pulse(0.9, 0.8, 0.5), best=0.4, one_step=True)
+    """
+    if pulse.pgd_accuracy < min(best, pulse.clean_accuracy) - DROP:
+        return f"accuracy under PGD fell from {best:.0%} to {pulse.pgd_accuracy:.0%}"
+    if one_step and pulse.fgsm_accuracy - pulse.pgd_accuracy > GAP and pulse.pgd_accuracy <= best:
+        return f"accuracy is {pulse.fgsm_accuracy:.0%} under FGSM but {pulse.pgd_accuracy:.0%} under PGD"
+    return None
+
+
+def leaking(pulse: Pulse) -> str | None:
+    """Say where the model does better on attacked inputs than on clean ones; None where it does not.
+
+    It then reads the label in the perturbation, which was made from it.
+
+    Reference: Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017.
+
+    Example:
+        >>> leaking(Pulse(0.7, 0.9, 0.1))
+        'accuracy is 90% under FGSM but 70% on clean inputs'
+    """
+    if pulse.fgsm_accuracy <= pulse.clean_accuracy + LEAK:
+        return None
+    return f"accuracy is {pulse.fgsm_accuracy:.0%} under FGSM but {pulse.clean_accuracy:.0%} on clean inputs"
+
+
+class Guard:
+    """Probes a run every so many steps, on examples that stay the same.
+
+    Args:
+        mode: ``"off"``, ``"warn"`` or ``"repair"``.
+        every: steps between probes; there is one at the end of each epoch, too.
+        x, y: the examples.
+        threat: what the adversary may do; None where there is none, and nothing to probe.
+    """
+
+    def __init__(self, mode: Mode, every: int, x: Tensor, y: Tensor, threat: ThreatModel | None) -> None:
+        self.mode, self.every, self.x, self.y, self.threat = mode, every, x, y, threat
+        self.memory = Memory()
+
+    @property
+    def probes(self) -> bool:
+        """Whether there is anything to probe."""
+        return self.mode != "off" and self.threat is not None
+
+    def begin(self, pulse: Pulse) -> None:
+        """Remember where training starts from."""
+        self.memory = replace(self.memory, best=pulse.pgd_accuracy)
+
+    def pulse(self, model: nn.Module) -> Pulse:
+        """Probe the model."""
+        assert self.threat is not None
+        return take_pulse(model, self.x, self.y, self.threat)
+
+    def judge(self, pulse: Pulse, *, one_step: bool) -> tuple[str | None, str | None]:
+        """Return what is wrong, overfitting and leaking, each only when it begins; remember the pulse."""
+        best = self.memory.best or 0.0
+        ill, leak = overfitting(pulse, best, one_step=one_step), leaking(pulse)
+        said = (ill if not self.memory.ill else None, leak if not self.memory.leaking else None)
+        best = best if ill else max(best, pulse.pgd_accuracy)
+        self.memory = replace(self.memory, best=best, ill=ill is not None, leaking=leak is not None)
+        return said
+
+    def repaired(self) -> None:
+        """Remember a repair; the model is now as healthy as it was."""
+        self.memory = replace(self.memory, ill=False, repairs=self.memory.repairs + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return asdict(self.memory)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as a run that was interrupted."""
+        self.memory = Memory(**state)

@@ -1,0 +1,79 @@
+"""Policies without memory: the adversary as configured, a growing one, a friendly one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from advreg.threat import ThreatModel
+from advreg.training import inner
+from advreg.training.policies.base import Moment, Policy
+from advreg.training.recipes import Attack
+
+Moments = Annotated[float, Field(gt=0, lt=1)]
+
+
+def fixed() -> Policy:
+    """Keep the adversary as it is configured."""
+
+    def policy(
+        model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
+    ) -> tuple[Attack, ThreatModel]:
+        return attack, threat
+
+    return policy
+
+
+def warmup(share: Moments = 0.2) -> Policy:
+    """Let eps grow from 0 in a straight line until ``share`` of training is done, ``eps min(1, progress / share)``.
+
+    Args:
+        share: part of training after which eps is the configured one.
+
+    Example:
+        >>> policy, threat = warmup(0.5), ThreatModel("linf", eps=0.1)
+        >>> policy(None, None, None, None, None, threat, Moment(epoch=1, step=2, steps=10))[1].eps
+        0.05
+    """
+
+    def policy(
+        model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
+    ) -> tuple[Attack, ThreatModel]:
+        return attack, threat.with_eps(threat.eps * min(1.0, moment.progress / share))
+
+    return policy
+
+
+def friendly(
+    steps: Annotated[int, Field(ge=1)] = 10,
+    step_size: Annotated[float, Field(gt=0)] | None = None,
+    start: Literal["uniform", "zero"] = "uniform",
+    milestones: list[Moments] = [0.4, 0.75],  # noqa: B006
+) -> Policy:
+    """Attack with PGD that lets go of an example ``tau`` steps after it is first misclassified; ``tau`` grows from 0.
+
+    It takes the place of the configured attack; in a run that is ``pgd``, and the guard cannot strengthen it.
+
+    Args:
+        steps, step_size, start: as for `advreg.training.inner.friendly_pgd`.
+        milestones: shares of training at each of which ``tau`` is one more.
+
+    Example:
+        >>> import torch
+        >>> attack, _ = friendly()(None, None, None, None, None, ThreatModel("linf", 0.1), Moment(1, 50, 100))
+        >>> attack.keywords["tau"]
+        1
+
+    Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020.
+    """
+
+    def policy(
+        model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
+    ) -> tuple[Attack, ThreatModel]:
+        tau = sum(moment.progress >= milestone for milestone in milestones)
+        return partial(inner.friendly, tau=tau, steps=steps, step_size=step_size, start=start), threat
+
+    return policy

@@ -1,0 +1,54 @@
+"""The recipe of stored perturbations: the answer should not change along the attack's step."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from advreg.errors import ConfigError
+from advreg.threat import ThreatModel
+from advreg.training.recipes.base import (
+    Attack,
+    Recipe,
+    Smoothing,
+    Weight,
+    answers,
+    checked,
+    explored,
+    label_loss,
+    pairing,
+)
+
+
+@checked
+def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
+    """Guide a single step by where it began: ``CE(f(x_adv), y) + weight mean_k (f(x_adv)_k - f(x_start)_k)^2``.
+
+    It needs an attack that says where it began: `advreg.training.inner.Stored`, the paper's.
+
+    Args:
+        weight: weight of the mean squared difference of logits.
+        label_smoothing: share of each label that is spread evenly over all classes; the paper leaves 0.6 to the label.
+
+    Raises:
+        ConfigError: when called with an attack that does not say where it began.
+
+    Example:
+        >>> import torch
+        >>> from advreg.training import inner
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> pgi()(model, x, y, inner.Stored(), ThreatModel("linf", eps=0.1)).backward()
+
+    Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022.
+    """
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        found = explored(model, x, y, attack, threat)
+        x_start = getattr(found, "x_start", None)
+        if not isinstance(x_start, Tensor):
+            raise ConfigError(
+                "pgi was given an attack that does not say where it began; give the stored one, or use madry"
+            )
+        z_start, z_adv = answers(model, x_start.detach(), found.x_adv.detach())
+        return label_loss(z_adv, y, label_smoothing) + weight * pairing(z_start, z_adv)
+
+    return loss

@@ -1,0 +1,64 @@
+"""Going back: what training was at a healthy moment, and how it becomes that again."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from advreg.training import per_example_state
+from advreg.training.setup import Session
+from advreg.training.step import Tally
+
+_SLOWER = 0.5  # what remains of the learning rate after a divergence
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """A copy of all that training changes, but for the guard's own memory and the place in the schedule.
+
+    Attributes:
+        model, optimizer, parts: their states.
+        tally: of the epoch, at that moment.
+    """
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    parts: dict[str, Any]
+    tally: Tally
+
+
+def remember(session: Session, tally: Tally) -> Healthy:
+    """Return a copy of what training now is, the same on every rank, each of which must ask."""
+    per_example_state.share(
+        session.parts
+    )  # what is restored counts as shared: a row that one rank alone knows would stay with it
+    states = session.model.state_dict(), session.optimizer.state_dict(), per_example_state.states(_parts(session))
+    return Healthy(*copy.deepcopy(states), tally)
+
+
+def roll_back(session: Session, healthy: Healthy) -> None:
+    """Make training what it was; time goes on, so the learning rate stays where the schedule is."""
+    model, optimizer, parts = copy.deepcopy((healthy.model, healthy.optimizer, healthy.parts))
+    session.model.load_state_dict(model)
+    session.optimizer.load_state_dict(optimizer)
+    per_example_state.restore(_parts(session), parts)
+    _set_lr(session, 1.0)
+
+
+def slow_down(session: Session) -> float:
+    """Halve the learning rate from now on; return the one of the next step."""
+    session.scheduler.base_lrs = [_SLOWER * lr for lr in session.scheduler.base_lrs]
+    return _set_lr(session, _SLOWER)
+
+
+def _set_lr(session: Session, factor: float) -> float:
+    rates = [factor * float(lr) for lr in session.scheduler.get_last_lr()]
+    session.scheduler._last_lr = list(rates)
+    for group, lr in zip(session.optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr
+    return rates[0]
+
+
+def _parts(session: Session) -> dict[str, object]:
+    return {name: part for name, part in session.parts.items() if name != "guard"}

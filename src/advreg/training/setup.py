@@ -1,0 +1,250 @@
+"""Everything one training run works with, made from its configuration before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from advreg import data, models, runtime
+from advreg.config import AttackSection, Config, OptimizerSection
+from advreg.data import Batches, Dataset, Streamed
+from advreg.errors import ConfigError, ModelError
+from advreg.ranks import Ranks
+from advreg.threat import ThreatModel
+from advreg.training import averaging, distributed, inner, policies, recipes, schedules
+from advreg.training.averaging import Average
+from advreg.training.inner.escalation import Adversary
+from advreg.training.loss_module import Lesson
+from advreg.training.overfitting_monitor import EXAMPLES, Guard
+from advreg.training.policies import Policy
+from advreg.training.recipes import Attack, Recipe
+from advreg.training.validation import hold_out
+
+
+@dataclass(frozen=True)
+class Session:
+    """The parts of a run; what changes during training is the state of model, optimizer, scheduler and `parts`.
+
+    Attributes:
+        outputs: how many classes the model tells apart; the data may have fewer.
+        asked: the model as training asks it: compiled, where it shall be; what is measured and kept is the plain one.
+        lesson: the recipe's loss as a module around that, which `fit` spreads over processes where there are several.
+    """
+
+    config: Config
+    device: torch.device
+    model: nn.Module
+    outputs: int
+    asked: nn.Module
+    lesson: nn.Module
+    recipe: Recipe
+    attack: Adversary
+    policy: Policy
+    threat: ThreatModel
+    average: Average | None
+    batches: Batches
+    held: Dataset | None
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    guard: Guard
+    ranks: Ranks
+
+    @property
+    def adversary(self) -> ThreatModel | None:
+        """What to validate against: the threat model, or None where training has no adversary."""
+        return None if self.config.recipe.name == "standard" else self.threat
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.batches) * self.replays
+
+    @property
+    def replays(self) -> int:
+        """Steps on every batch."""
+        return recipes.replays_of(self.recipe)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is measured and kept: the average of its weights, where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """What may have a memory besides the weights and their optimizer."""
+        named = {"attack": self.attack, "recipe": self.recipe, "policy": self.policy, "guard": self.guard}
+        return named if self.average is None else {**named, "average": self.average}
+
+    def rehearsal(self) -> Session:
+        """Return a session that trains copies, in this process alone, so that trying it out leaves this one as it is."""
+        parts = (self.model, self.attack, self.recipe, self.policy, self.average)
+        model, attack, recipe, policy, average = copy.deepcopy(parts)
+        optimizer, scheduler = _movers(self.config, model, self.steps)
+        asked = _asked(self.config, model)
+        return replace(
+            self,
+            model=model,
+            asked=asked,
+            lesson=Lesson(asked, recipe),
+            attack=attack,
+            recipe=recipe,
+            policy=policy,
+            average=average,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
+
+
+def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  # frozen
+    """Load and check everything; the initial weights depend on the seed alone.
+
+    Args:
+        config: the run.
+        ranks: which of how many processes this is.
+
+    Raises:
+        ConfigError, DataError, ModelError, ThreatError: something cannot be used as the configuration says.
+    """
+    _refuse_seed(config.seed)
+    device = runtime.choose_device(distributed.own_device(config.train.device))
+    low, high = config.threat.box
+    threat = ThreatModel(config.threat.norm, config.threat.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
+    recipe = recipes.named(config.recipe.name, config.recipe.options)
+    _refuse_processes(config, ranks)
+    train, held = _data(config)
+    batches = _batches(config, train, device, ranks)
+    attack = Adversary(config.attack, _attacks(config, batches))
+    policy = policies.named(config.policy.name, _with_examples(config, len(train)))
+    model = _model(config, device)
+    guard = _guard(config, train, device, threat)
+    outputs = models.check_model(model, guard.x, len(train.classes))
+    asked = _asked(config, model)
+    optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
+    return Session(
+        config=config,
+        device=device,
+        model=model,
+        outputs=outputs,
+        asked=asked,
+        lesson=Lesson(asked, recipe),
+        recipe=recipe,
+        attack=attack,
+        policy=policy,
+        threat=threat,
+        average=_average(config, model),
+        batches=batches,
+        held=None if held is None else held.to(device),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        guard=guard,
+        ranks=ranks,
+    )
+
+
+def _refuse_seed(seed: int) -> None:
+    if not -(2**63) <= seed < 2**64:  # what torch's generators take
+        raise ConfigError(f"seed is {seed}; allowed: from -2^63 to 2^64 - 1")
+
+
+def _refuse_processes(config: Config, ranks: Ranks) -> None:
+    if ranks.world > 1 and config.recipe.name == "free":
+        raise ConfigError(
+            "recipe.name is 'free', whose perturbation belongs to places in the batch; train in one process"
+        )
+
+
+def _data(config: Config) -> tuple[Dataset | Streamed, Dataset | Streamed | None]:
+    """Return what is trained on and what is held out."""
+    section = config.data
+    if section.stream:
+        return hold_out(data.stream(section.name)[0], section.validation, config.seed)
+    return hold_out(data.load(section.name)[0], section.validation, config.seed)
+
+
+def _batches(config: Config, train: Dataset | Streamed, device: torch.device, ranks: Ranks) -> Batches:
+    augment = data.augmentation(config.data.augment)
+    return Batches(
+        train,
+        config.train.batch_size,
+        config.seed,
+        augment=augment,
+        device=device,
+        part=(ranks.rank, ranks.world),
+        workers=config.data.workers,
+        crop=config.data.crop,
+    )
+
+
+def _attacks(config: Config, batches: Batches) -> Callable[[AttackSection], Attack]:
+    """Return the attack of each section, which may be another than the configured one after a repair."""
+    eps, examples = config.threat.eps, len(batches.dataset)
+
+    def make(section: AttackSection) -> Attack:
+        return inner.from_section(section, eps, examples=examples, augment=batches.augment, seed=batches.seed)
+
+    return make
+
+
+def _with_examples(config: Config, examples: int) -> dict[str, object]:
+    """Return the options of the policy, and how many examples there are, for one that keeps something of each."""
+    make = policies.POLICIES.get(config.policy.name)
+    if make is None or "examples" not in inspect.signature(make).parameters:
+        return dict(config.policy.options)
+    given = config.policy.options.get("examples")
+    if isinstance(given, int) and 0 < given < examples:
+        raise ConfigError(
+            f"policy.options.examples is {given}, but {examples} images are trained on; leave it out: it is counted"
+        )
+    return {"examples": examples, **config.policy.options}
+
+
+def _asked(config: Config, model: nn.Module) -> nn.Module:
+    return torch.compile(model) if config.train.compile else model  # type: ignore[return-value]  # it is a module
+
+
+def _average(config: Config, model: nn.Module) -> Average | None:
+    if config.average.name == "none":
+        return None
+    return averaging.named(config.average.name, config.average.options, model)
+
+
+def _guard(config: Config, train: Dataset | Streamed, device: torch.device, threat: ThreatModel) -> Guard:
+    """Return the guard with examples from all over the training set, for folders are sorted by class."""
+    x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
+    attacked = None if config.recipe.name == "standard" else threat
+    return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
+
+
+def _model(config: Config, device: torch.device) -> nn.Module:
+    runtime.seed_everything(config.seed)
+    model = models.load(config.model.name, config.model.weights or None, **config.model.options)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place; torch omits its type
+    return model.to(device)
+
+
+def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:
+    """Return what moves the weights, and what sets how far."""
+    factor = schedules.named(config.schedule.name, config.schedule.options)
+    optimizer = _optimizer(config.optimizer, model)
+    return optimizer, schedules.scheduler(optimizer, factor, config.train.epochs * steps_an_epoch)
+
+
+def _optimizer(section: OptimizerSection, model: nn.Module) -> Optimizer:
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if not weights:
+        raise ModelError(
+            "no weight of the network requires a gradient, so nothing can learn; thaw what shall be trained"
+        )
+    lr, decay = section.lr, section.weight_decay
+    if section.name == "sgd":
+        momentum, nesterov = section.momentum, section.nesterov
+        return SGD(weights, lr=lr, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+    return (Adam if section.name == "adam" else AdamW)(weights, lr=lr, weight_decay=decay)

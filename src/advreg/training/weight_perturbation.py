@@ -1,0 +1,103 @@
+"""Adversarial weight perturbation: descend at the weights' own worst case, a little uphill from where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+
+from advreg.errors import ConfigError
+from advreg.threat import ThreatModel
+from advreg.training.recipes.base import Attack, Found, to_the_end
+
+
+@contextmanager
+def perturbed(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005) -> Iterator[nn.Module]:
+    """Move the weights uphill inside the block, ``w + gamma ||w|| g / ||g||`` layer by layer, and take it off after it.
+
+    The optimizer's step belongs inside: it starts from the perturbed weights with the gradient found there, and what is taken
+    off afterwards is the perturbation alone. Only weights of two dimensions or more move; no bias, no BatchNorm, no buffer.
+
+    Args:
+        model: the plain network, not its data-parallel wrapper; the processes of a distributed run move the same way.
+        loss: what to move against, asked once before the block; what that leaves in buffers is undone.
+        gamma: length of the move in each layer, relative to the layer; 0.01 for `madry`, 0.005 for `trades`, 0 for none.
+
+    Raises:
+        ConfigError: a gamma below zero, or weights that FSDP has cut into shards.
+
+    Example:
+        >>> model, x, y = nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with perturbed(model, lambda: nn.functional.cross_entropy(model(x), y), gamma=0.01):
+        ...     nn.functional.cross_entropy(model(x), y).backward()
+        ...     optimizer.step()
+
+    Reference: Wu, Xia, Wang, "Adversarial weight perturbation helps robust generalization", NeurIPS 2020.
+    """
+    if not gamma >= 0:
+        raise ConfigError(f"gamma is {gamma}; give the size of the weight perturbation, 0 or more, such as 0.005")
+    if gamma:
+        _refuse_shards(model)
+    weights = [w for w in model.parameters() if w.ndim > 1 and w.requires_grad] if gamma else []
+    moves = uphill(model, loss, weights, gamma) if weights else []
+    with torch.no_grad():
+        for weight, move in zip(weights, moves, strict=True):
+            weight.add_(move)
+    try:
+        yield model
+    finally:
+        with torch.no_grad():
+            for weight, move in zip(weights, moves, strict=True):
+                weight.sub_(move)
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Refuse weights of which this process holds a part: a move is measured against a whole layer."""
+    for name, weight in model.named_parameters():
+        if hasattr(weight, "placements") or getattr(weight, "_is_flat_param", False):
+            raise ConfigError(
+                f"{name} is cut into shards by FSDP, and adversarial weight perturbation measures whole layers; "
+                "spread the model with DistributedDataParallel, or leave awp out"
+            )
+
+
+def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parameter], gamma: float) -> list[Tensor]:
+    """Return ``gamma ||w|| g / ||g||`` for each weight, zero where the gradient vanishes; the model is left as it was."""
+    with buffers_kept(model), torch.enable_grad():
+        grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+    found = [torch.zeros_like(w) if g is None else g.nan_to_num() for w, g in zip(weights, grads, strict=True)]
+    if distributed.is_available() and distributed.is_initialized():
+        for grad in found:
+            distributed.all_reduce(grad)  # directions only: a sum points where the mean does
+    return [gamma * w.detach().norm() / g.norm().clamp_min(1e-30) * g for w, g in zip(weights, found, strict=True)]
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Let forwards inside the block leave nothing in the model's buffers, such as the statistics of BatchNorm."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+
+def once(attack: Attack) -> Attack:
+    """Return an attack for one batch that looks for the worst case once and remembers it when asked again.
+
+    So the loss that perturbs the weights and the one that is minimised see the same points.
+    """
+    found: list[Found] = []
+    whole = to_the_end(attack)
+
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
+        if not found:
+            found.append(whole(model, x, y, threat, **options))
+        return found[0]
+
+    return attacked

@@ -25,7 +25,8 @@ import advreg
 
 ROOT = Path(os.environ.get("ADVREG_ROOT", Path(__file__).resolve().parents[1]))
 TIMED = re.compile(
-    rb'"(seconds|started|finished|written|created|date|time|peak_memory|memory|seconds_per_step|examples_per_second|advreg|commit)": '
+    rb'"(seconds|started|finished|written|created|date|time|'
+    rb'peak_memory|memory|seconds_per_step|examples_per_second|advreg|commit)": '
     rb'("[^"]*"|-?[0-9.e+-]+|null)'
 )
 SPOKEN = re.compile(rb"[0-9.]+ ?(?:s|ms|min|seconds|minutes)\b|20[0-9]{2}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.+Z]*")

@@ -40,12 +40,12 @@ from tests.hardening.small import SIZE, attacked, label, make_home, submit
 
 from advreg import runtime
 from advreg.hardening import registry
-from advreg.hardening.cycle import step
+from advreg.hardening.cycle import run_cycle
 from advreg.hardening.image_decoding import to_npy
-from advreg.hardening.states import Stage
+from advreg.hardening.states import ModelStatus
 from advreg.hardening.store import Store, verify
-from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
-from advreg.hardening.workspace import Home
+from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
+from advreg.hardening.workspace import Workspace
 from advreg.runs.files import write_atomic
 
 Record = dict[str, Any]
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(home: Home, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def serving(home: Workspace, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "advreg", "harden", "serve", "--home", str(home.folder.path), "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
@@ -122,7 +122,7 @@ def sound(store: Store, acknowledged: list[str]) -> Record:
         broken = verify(db)
         stages = {row["version"]: row["stage"] for row in registry.listed(store)}
         pointed = {name: registry.alias(db, name) for name in (registry.CHAMPION, registry.PREVIOUS)}
-    agreed = {name: version for version, name in stages.items() if name in (Stage.CHAMPION, Stage.PREVIOUS)}
+    agreed = {name: version for version, name in stages.items() if name in (ModelStatus.CHAMPION, ModelStatus.PREVIOUS)}
     lost = [name for name in acknowledged if name not in there]
     for name in acknowledged:
         store.blobs.get(name)  # raises where the bytes are not those that came
@@ -134,7 +134,7 @@ def crash_serve(kills: int, rng: random.Random) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         home = make_home(Path(folder), **{"service.rate": 1e6, "service.burst": 1e6})
         store = home.store()
-        token = issue(store, Bearer("bench", Role.SUBMIT, Tier.CUSTOMER))
+        token = issue(store, ApiToken("bench", Role.SUBMIT, Tier.CUSTOMER))
         found: Counter[str] = Counter()
         acknowledged: list[str] = []
         for kill in range(kills):
@@ -190,17 +190,17 @@ def crash_step(kills: int, rng: random.Random) -> Record:
         return {"kills": kills, "homes": k, "seconds of a whole tick": round(seconds, 2), **found}
 
 
-def _copy(home: Home, to: Path) -> Home:
+def _copy(home: Workspace, to: Path) -> Workspace:
     shutil.copytree(home.folder.path, to)
-    return Home.open(to)
+    return Workspace.open(to)
 
 
-def _child(home: Home, seconds: float | None) -> int:
+def _child(home: Workspace, seconds: float | None) -> int:
     """Run a tick in a fork; kill it after some seconds, if any. Return its status."""
     child = os.fork()
     if child == 0:
         try:
-            step(home)
+            run_cycle(home)
             os._exit(0)
         except BaseException as error:
             print(f"a tick failed: {error}", file=sys.stderr)
@@ -222,7 +222,7 @@ def rate(url: str, seconds: float, clients: int) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         home = make_home(Path(folder), **{"service.rate": 1e9, "service.burst": 1e9, "store.url": url})
         store = home.store()
-        token, port = issue(store, Bearer("bench", Role.SUBMIT, Tier.CUSTOMER)), free_port()
+        token, port = issue(store, ApiToken("bench", Role.SUBMIT, Tier.CUSTOMER)), free_port()
         with serving(home, port):
             senders = [Sender(port, token, k) for k in range(clients)]
             threads = [threading.Thread(target=sender.run) for sender in senders]

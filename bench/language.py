@@ -27,7 +27,7 @@ from advreg.language.attacks.roleplay import TEMPLATES
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluation.tasks import Attack
 from advreg.language.judges.learned import words_judge
-from advreg.language.sweep.plan import Parts, Plan, parts
+from advreg.language.sweep.plan import Parts, SweepGrid, parts
 from advreg.language.sweep.run import At, Measuring, sweep
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
@@ -84,7 +84,7 @@ def read(asked: argparse.Namespace) -> Parts:
     )
 
 
-def _is_short(task: datasets.Task) -> bool:
+def _is_short(task: datasets.InstructionTask) -> bool:
     """Tell whether a short answer can follow all of a prompt's instructions."""
     return not any(name.startswith(LONG) for name, _ in task.instructions)
 
@@ -145,7 +145,7 @@ def main() -> None:
     """Sweep, and print what was found."""
     asked = options()
     torch.set_num_threads(asked.threads)
-    plan = Plan(tuple(asked.mixes), tuple(asked.rates), tuple(asked.seeds), tuple(asked.scales), asked.budget)
+    plan = SweepGrid(tuple(asked.mixes), tuple(asked.rates), tuple(asked.seeds), tuple(asked.scales), asked.budget)
     command = shlex.join(["python", *sys.argv])
     found = sweep(
         config(asked), plan, read(asked), measuring(asked), out=asked.out, command=command, on_progress=Watch()

@@ -20,7 +20,7 @@ import torch
 import advreg
 import networks
 from advreg import runtime
-from advreg.evaluation.evaluate import Progress
+from advreg.evaluation.evaluate import EvaluationProgress
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def measured(name: str, oracle: Oracle, n: int, out: Path) -> str:
     )
 
 
-def _say(at: Progress) -> None:
+def _say(at: EvaluationProgress) -> None:
     print(f"\r{at.stage}: {at.done:,} of {at.total:,}, robust {at.robust_accuracy:.2%}  ", end="", file=sys.stderr)
 
 

@@ -26,13 +26,13 @@ import networks
 import speedrun
 import training
 from advreg import example_rng
-from advreg.attacks import Crafted
+from advreg.attacks import CraftedExamples
 from advreg.attacks.auto_pgd.l1 import peak_in
-from advreg.attacks.search import Ask
+from advreg.attacks.search import QuerySpec
 from advreg.objectives import Objective, cross_entropy
 from advreg.runs.files import write_atomic
-from advreg.training.inner.escalation import Adversary
-from advreg.training.setup import Session, prepare
+from advreg.training.inner.escalation import EscalatingAttack
+from advreg.training.setup import TrainState, prepare
 
 CHECKPOINTS = networks.SHARED / "checkpoints"
 
@@ -92,7 +92,7 @@ def sparse(
     objective: Objective = cross_entropy,
     ids: Tensor | None = None,
     seed: int = 0,
-) -> Crafted:
+) -> CraftedExamples:
     """Make l1 training points: the highest loss on the way of Auto-PGD's sparse steps from a random sparse point.
 
     Args:
@@ -100,12 +100,12 @@ def sparse(
         steps: gradient steps.
 
     Returns:
-        A `Crafted` after ``steps`` forwards and as many backwards an example.
+        A `CraftedExamples` after ``steps`` forwards and as many backwards an example.
     """
     ids = torch.arange(len(x)) if ids is None else ids
     start = x + example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
-    found = peak_in(Ask(model, objective), x, y, threat, start, steps)
-    return Crafted(found, forwards=steps * len(x), backwards=steps * len(x))
+    found = peak_in(QuerySpec(model, objective), x, y, threat, start, steps)
+    return CraftedExamples(found, forwards=steps * len(x), backwards=steps * len(x))
 
 
 def load(name: str) -> nn.Module:
@@ -134,7 +134,7 @@ def trained(network: Network) -> nn.Module:
     return session.kept.eval()
 
 
-def session_of(network: Network) -> Session:
+def session_of(network: Network) -> TrainState:
     """Return the training of a network; in l1 with sparse steps in place of the configured attack."""
     file = networks.KEPT / "cifar10-jpeg.npz"
     if network.data == cifar10_jpeg.NAME and not file.is_file():
@@ -146,7 +146,7 @@ def session_of(network: Network) -> Session:
     if norm != "l1":
         return session
     return replace(
-        session, attack=Adversary(session.config.attack, lambda section: partial(sparse, steps=section.steps))
+        session, attack=EscalatingAttack(session.config.attack, lambda section: partial(sparse, steps=section.steps))
     )
 
 

@@ -27,10 +27,10 @@ from advreg import runtime
 from advreg.config import Config
 from advreg.module_modes import train_mode
 from advreg.runs.files import append_lines
-from advreg.training.loss_module import Lesson
+from advreg.training.loss_module import RecipeLoss
 from advreg.training.policies import Moment
-from advreg.training.rollback import remember, roll_back
-from advreg.training.setup import Session, prepare
+from advreg.training.rollback import roll_back, snapshot_state
+from advreg.training.setup import TrainState, prepare
 from advreg.training.step import Tally, take_step
 
 Row = dict[str, Any]
@@ -62,31 +62,31 @@ def configured(seed: int, options: argparse.Namespace) -> Config:
     return Config().replace_with([*COMMON, *TIERS[options.tier], *own, *size, *options.set])
 
 
-def compiled(session: Session, mode: str) -> Session:
+def compiled(session: TrainState, mode: str) -> TrainState:
     """Return the session whose network is compiled as training asks it."""
     if mode == "none":
         return session
     asked = torch.compile(session.model, mode=mode)
-    return replace(session, asked=asked, lesson=Lesson(asked, session.recipe))
+    return replace(session, asked=asked, lesson=RecipeLoss(asked, session.recipe))
 
 
-def warmed(session: Session, steps: int = 4) -> None:
+def warmed(session: TrainState, steps: int = 4) -> None:
     """Take some steps back that were taken: what is compiled and tuned by then is not timed."""
-    before, schedule = remember(session, Tally()), session.scheduler.state_dict()
+    before, schedule = snapshot_state(session, Tally()), session.scheduler.state_dict()
     for k, batch in zip(range(steps), session.batches.epoch(0), strict=False):
         one_step(session, batch, Moment(1, k, session.steps))
     session.scheduler.load_state_dict(schedule)
     roll_back(session, before)
 
 
-def one_step(session: Session, batch: Any, moment: Moment) -> None:
+def one_step(session: TrainState, batch: Any, moment: Moment) -> None:
     """Move the weights once; each step is a new one for CUDA graphs."""
     if session.device.type == "cuda":
         torch.compiler.cudagraph_mark_step_begin()
     take_step(session, batch, moment)
 
 
-def trained(session: Session) -> float:
+def trained(session: TrainState) -> float:
     """Train; return the seconds it took."""
     epochs = session.config.train.epochs
     train_mode(session.model)

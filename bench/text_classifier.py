@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from advreg.language.classifiers.model import (
-    Fitting,
+    ClassifierTraining,
     TextClassifier,
-    embedding_pgd,
+    classifier_embedding_pgd,
     fit_classifier,
     load_classifier,
     predict,
@@ -69,7 +69,7 @@ def balanced(pairs: list[tuple[str, int]], n: int) -> list[tuple[str, int]]:
     return chosen
 
 
-def measured(fitting: Fitting, left_out: str, n: int) -> Row:
+def measured(fitting: ClassifierTraining, left_out: str, n: int) -> Row:
     """Train on four models, test on the fifth: clean on all its answers, under attack on ``n`` of them."""
     data = split(left_out)
     classifier = load_classifier("minilm", seed=fitting.seed, tokens=TOKENS)
@@ -101,7 +101,7 @@ def _attacked(classifier: TextClassifier, pairs: list[tuple[str, int]]) -> Row:
     texts, labels = zip(*pairs, strict=True)
     row: Row = {"n_attacked": len(texts)}
     for eps in RADII:
-        row[f"embedding_{eps}"] = _mean(~embedding_pgd(classifier, texts, labels, eps=eps))
+        row[f"embedding_{eps}"] = _mean(~classifier_embedding_pgd(classifier, texts, labels, eps=eps))
     found = substitute(classifier, texts, labels)
     row["substitution"] = 1 - sum(one.broken for one in found) / len(found)
     row["forwards_a_text"] = sum(one.forwards for one in found) / len(found)
@@ -112,9 +112,9 @@ def _mean(values: torch.Tensor) -> float:
     return round(float(values.float().mean()), 4)
 
 
-def plans(given: argparse.Namespace) -> Iterator[tuple[Fitting, str]]:
+def plans(given: argparse.Namespace) -> Iterator[tuple[ClassifierTraining, str]]:
     """Yield what is to be measured, all methods on one split before the next."""
-    base = Fitting(epochs=given.epochs, lr=given.lr, eps=given.eps, weight=given.weight)
+    base = ClassifierTraining(epochs=given.epochs, lr=given.lr, eps=given.eps, weight=given.weight)
     for seed, left_out, method in product(range(given.seeds), given.leave_out, given.methods):
         steps = 2 if method == "freelb" else 1
         yield replace(base, method=method, seed=seed, steps=steps), left_out

@@ -16,7 +16,7 @@ from advreg.cli.app import app
 from advreg.cli.attack import within_bytes
 from advreg.cli.model_metadata import label_of
 from advreg.errors import AdvregError, ModelError
-from advreg.models import Answering, load
+from advreg.models import InferenceOnlyModel, load
 from advreg.threat import ThreatModel
 
 NETS = """
@@ -152,7 +152,7 @@ def test_names_without_names_are_refused() -> None:
 
 
 def test_a_model_that_only_answers_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    oracle = Answering(lambda x: x.flatten(1)[:, :3])
+    oracle = InferenceOnlyModel(lambda x: x.flatten(1)[:, :3])
     monkeypatch.setattr("advreg.models.load", lambda *a, **k: oracle.eval())
     with pytest.raises(ModelError, match="only answers"):
         attack("cat.png", "--model", "anything")

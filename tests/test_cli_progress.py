@@ -11,9 +11,9 @@ from torch import nn
 
 import advreg
 from advreg.cli import heartbeat, progress
-from advreg.cli.heartbeat import Lines, State, beating
+from advreg.cli.heartbeat import LineProgress, ProgressState, line_progress
 from advreg.diagnosis import DiagnosisProgress
-from advreg.evaluation.evaluate import Progress
+from advreg.evaluation.evaluate import EvaluationProgress
 
 
 class Clock:
@@ -24,16 +24,16 @@ class Clock:
         return self.now
 
 
-def logged() -> tuple[Lines, Clock, list[str]]:
+def logged() -> tuple[LineProgress, Clock, list[str]]:
     clock, said = Clock(), list[str]()
-    return Lines(said.append, "evaluating", clock), clock, said
+    return LineProgress(said.append, "evaluating", clock), clock, said
 
 
 def test_a_line_appears_every_ten_seconds_with_what_how_far_and_time_left() -> None:
     lines, clock, said = logged()
     for second in range(1, 36):
         clock.now = 100.0 + second
-        lines.update(State("apgd-t", "512 of 1,000 examples", second / 100, 0.875))
+        lines.update(ProgressState("apgd-t", "512 of 1,000 examples", second / 100, 0.875))
     assert len(said) == 3
     assert (
         said[0] == "evaluating: apgd-t, 512 of 1,000 examples, robust so far 87.5%, 10 s so far, about 1 min 30 s left"
@@ -44,7 +44,7 @@ def test_nothing_is_written_of_what_is_quick() -> None:
     lines, clock, said = logged()
     for second in (1, 5, 9.9):
         clock.now = 100.0 + second
-        lines.update(State("pgd", "all", 1.0, 0.5))
+        lines.update(ProgressState("pgd", "all", 1.0, 0.5))
         lines.tick()
     assert said == []
 
@@ -52,7 +52,7 @@ def test_nothing_is_written_of_what_is_quick() -> None:
 def test_a_step_that_takes_long_is_reported_again() -> None:
     lines, clock, said = logged()
     clock.now = 102.0
-    lines.update(State("square", "256 of 256 examples", 0.5, 0.5))
+    lines.update(ProgressState("square", "256 of 256 examples", 0.5, 0.5))
     for second in (9, 11, 15, 21, 22):
         clock.now = 100.0 + second
         lines.tick()
@@ -62,9 +62,9 @@ def test_a_step_that_takes_long_is_reported_again() -> None:
 def test_what_a_resumed_job_catches_up_is_no_pace() -> None:
     lines, clock, said = logged()
     clock.now = 100.5
-    lines.update(State("pgd", "", 0.8, None))
+    lines.update(ProgressState("pgd", "", 0.8, None))
     clock.now = 110.5
-    lines.update(State("pgd", "", 0.9, None))
+    lines.update(ProgressState("pgd", "", 0.9, None))
     assert said == ["evaluating: pgd, , 10 s so far, about 10 s left"]
 
 
@@ -73,9 +73,9 @@ def test_lines_appear_while_nothing_is_reported(monkeypatch: pytest.MonkeyPatch)
     lines, clock, _ = logged()
     heard = threading.Event()
     lines.say = lambda line: heard.set()
-    lines.update(State("square", "all", 0.5))
+    lines.update(ProgressState("square", "all", 0.5))
     clock.now += 10.0
-    with beating(lines):
+    with line_progress(lines):
         assert heard.wait(5.0)
     assert not [t for t in threading.enumerate() if t.name == "advreg-progress"]
 
@@ -85,7 +85,7 @@ def test_verbs_write_lines_where_there_is_no_terminal(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = {
-        "evaluating": Progress("square", 256, 1000, 240, 3.0, 0.2),
+        "evaluating": EvaluationProgress("square", 256, 1000, 240, 3.0, 0.2),
         "diagnosing": DiagnosisProgress("black-box", 4, 20, 0.9375),
     }[verb]
     for every, quiet, expected in ((0.0, False, True), (10.0, False, False), (0.0, True, False)):
@@ -99,7 +99,7 @@ def test_verbs_write_lines_where_there_is_no_terminal(
 
 def test_share_of_an_evaluation_rises_to_one() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
-    x, seen = torch.rand(1500, 1, 2, 2), list[Progress]()
+    x, seen = torch.rand(1500, 1, 2, 2), list[EvaluationProgress]()
     data = x, net(x).argmax(1)
     threat = advreg.ThreatModel("linf", 0.01)
     advreg.evaluate(net, data, threat=threat, protocol="basic", on_progress=seen.append)

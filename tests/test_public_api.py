@@ -39,3 +39,31 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_light_rooms_import_no_torch(code: str) -> None:
     check = f"import sys; {code}; assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-W", "error", "-c", check], check=True)
+
+
+RENAMED = [
+    ("advreg.attacks", "annealed", "cosine_pgd"),
+    ("advreg.attacks", "carlini", "carlini_wagner"),
+    ("advreg.attacks", "nearest", "minimum_distance"),
+    ("advreg.data", "Streamed", "StreamingDataset"),
+    ("advreg.diagnosis", "Adapted", "AdaptiveResult"),
+    ("advreg.evaluation", "Stage", "ProtocolStage"),
+    ("advreg.language", "Request", "HarmfulRequest"),
+    ("advreg.models", "Target", "FastCopy"),
+    ("advreg.training.recipes", "for_examples", "bind_ids"),
+]
+
+
+@pytest.mark.parametrize(("package", "old", "new"), RENAMED)
+def test_an_old_public_name_warns_once_and_names_the_new(package: str, old: str, new: str) -> None:
+    code = f"""
+import importlib, warnings
+package = importlib.import_module({package!r})
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    first, second = package.{old}, package.{old}
+assert first is second is package.{new}
+messages = [str(each.message) for each in caught if each.category is DeprecationWarning]
+assert messages == ["{package}.{old} is now {package}.{new}"], caught
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

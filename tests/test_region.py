@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advreg import ThreatModel, attacks, projections
 from advreg.attacks.semantic import MaskThreat
-from advreg.threat import NORMS, per_example
+from advreg.threat import NORMS, broadcast_per_example
 
 from .attacks.models import small_cnn
 
@@ -24,7 +24,7 @@ def points(box: tuple[float, float], dtype: torch.dtype) -> tuple[Tensor, Tensor
     low, high = box
     draws = torch.Generator().manual_seed(3)
     x = (low + (high - low) * torch.rand(6, 2, 3, 3, generator=draws, dtype=dtype)).round(decimals=1)
-    lengths = per_example(torch.tensor([0.0, 0.01, 0.1, 0.5, 1.0, 4.0], dtype=dtype), x)
+    lengths = broadcast_per_example(torch.tensor([0.0, 0.01, 0.1, 0.5, 1.0, 4.0], dtype=dtype), x)
     return x, x + lengths * torch.randn(x.shape, generator=draws, dtype=dtype)
 
 
@@ -32,7 +32,7 @@ def by_formula(threat: ThreatModel, a: Tensor, x: Tensor) -> Tensor:
     """Project without anything prepared: clip to the ball, then to the box; in l2 and l1 by offsets."""
     (low, high), radius = threat.box, threat._radius(x)
     if threat.norm == "linf":
-        r = per_example(radius, x)
+        r = broadcast_per_example(radius, x)
         return a.maximum(x - r).minimum(x + r).clamp(low, high)
     onto = projections.l2_box if threat.norm == "l2" else projections.l1_box
     flat = x.flatten(1)
@@ -92,7 +92,7 @@ def test_steps_prepare_no_region_of_their_own(monkeypatch: pytest.MonkeyPatch) -
         return plain(self, x)
 
     monkeypatch.setattr(ThreatModel, "region", spy)
-    for attack in (attacks.pgd, attacks.annealed, attacks.mifgsm, attacks.nifgsm, attacks.apgd):
+    for attack in (attacks.pgd, attacks.cosine_pgd, attacks.mifgsm, attacks.nifgsm, attacks.apgd):
         counts = []
         for steps in (5, 30):
             prepared.clear()

@@ -10,26 +10,34 @@ import pytest
 from scipy import stats
 
 from advreg.errors import DataError
-from advreg.statistics import detectable, holm, interval, mcnemar, noninferiority, paired_interval, sample_size
+from advreg.statistics import (
+    clopper_pearson_interval,
+    holm,
+    mcnemar,
+    minimum_detectable_difference,
+    noninferiority,
+    sample_size,
+    tango_interval,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (950, 1000)])
 def test_clopper_pearson_equals_its_definition_by_the_beta_distribution(k: int, n: int) -> None:
-    low, high = interval(k, n)
+    low, high = clopper_pearson_interval(k, n)
     assert low == pytest.approx(stats.beta.ppf(0.025, k, n - k + 1) if k else 0.0, abs=1e-9)
     assert high == pytest.approx(stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0, abs=1e-9)
 
 
 def test_coverage_is_never_below_the_level() -> None:
     n = 40
-    limits = [interval(k, n) for k in range(n + 1)]
+    limits = [clopper_pearson_interval(k, n) for k in range(n + 1)]
     for p in (0.01, 0.2, 0.5, 0.93):
         covered = sum(stats.binom.pmf(k, n, p) for k, (low, high) in enumerate(limits) if low <= p <= high)
         assert covered >= 0.95
 
 
 def test_nothing_seen_nothing_known() -> None:
-    assert interval(0, 0) == (0.0, 1.0)
+    assert clopper_pearson_interval(0, 0) == (0.0, 1.0)
     assert mcnemar(0, 0) == 1.0
 
 
@@ -73,7 +81,7 @@ def test_paired_interval_ends_where_the_score_test_just_rejects() -> None:
     def log_likelihood(p10: float, p01: float) -> float:
         return b * np.log(p10) + c * np.log(p01) + (n - b - c) * np.log(1 - p10 - p01)
 
-    for limit in paired_interval(b, c, n):
+    for limit in tango_interval(b, c, n):
         p10 = np.linspace(max(1e-6, -limit + 1e-6), 0.4, 400_001)
         likely = p10[np.argmax(log_likelihood(p10, p10 + limit))]  # by brute force, not by the closed form
         variance = n * (2 * likely + limit - limit**2)
@@ -81,10 +89,10 @@ def test_paired_interval_ends_where_the_score_test_just_rejects() -> None:
 
 
 def test_paired_interval_of_equal_models_is_even_and_of_opposite_ones_ends_at_one() -> None:
-    low, high = paired_interval(7, 7, 200)
+    low, high = tango_interval(7, 7, 200)
     assert low == pytest.approx(-high)
-    assert paired_interval(0, 5, 5)[1] == 1.0
-    assert paired_interval(0, 0, 0) == (-1.0, 1.0)
+    assert tango_interval(0, 5, 5)[1] == 1.0
+    assert tango_interval(0, 0, 0) == (-1.0, 1.0)
 
 
 def test_holm_equals_its_definition() -> None:
@@ -104,14 +112,14 @@ def test_holm_equals_its_definition() -> None:
     [(500, (2.8, 4.0, 5.6)), (1000, (2.0, 2.8, 4.0)), (5000, (0.9, 1.3, 1.8)), (10_000, (0.6, 0.9, 1.3))],
 )
 def test_detectable_differences_are_those_of_the_published_formula(n: int, points: tuple[float, ...]) -> None:
-    found = [round(100 * detectable(n, d), 1) for d in (0.05, 0.1, 0.2)]
+    found = [round(100 * minimum_detectable_difference(n, d), 1) for d in (0.05, 0.1, 0.2)]
     assert found == list(points)
-    assert all(sample_size(detectable(n, d), d) == pytest.approx(n, abs=1) for d in (0.05, 0.1, 0.2))
+    assert all(sample_size(minimum_detectable_difference(n, d), d) == pytest.approx(n, abs=1) for d in (0.05, 0.1, 0.2))
 
 
 def test_the_exact_test_has_about_the_promised_power() -> None:
     n, d = 1000, 0.1
-    delta = detectable(n, d, sides=1)
+    delta = minimum_detectable_difference(n, d, sides=1)
     better = (d + delta) / 2
     power = 0.0
     for pairs in range(n + 1):
@@ -120,32 +128,32 @@ def test_the_exact_test_has_about_the_promised_power() -> None:
             rejects = stats.binom.sf(k - 1, pairs, 0.5) <= 0.05
             power += chance * float(np.sum(stats.binom.pmf(k, pairs, better / d)[rejects]))
     assert 0.75 < power < 0.82
-    assert detectable(0, 0.1) == 1.0
-    assert detectable(10, 0.05) == 0.05  # no difference that ten examples could show
+    assert minimum_detectable_difference(0, 0.1) == 1.0
+    assert minimum_detectable_difference(10, 0.05) == 0.05  # no difference that ten examples could show
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: interval(11, 10), "successes is 11 of n = 10; give counts of 0 or more, at most n"),
-        (lambda: interval(-1, 10), "successes is -1"),
-        (lambda: interval(0, -1), "n = -1"),
-        (lambda: interval(2.5, 10), "successes is 2.5"),
-        (lambda: interval(5, 10, level=95), "level is 95; give a share above 0 and below 1"),
-        (lambda: interval(5, 10, level=float("nan")), "level is nan"),
+        (lambda: clopper_pearson_interval(11, 10), "successes is 11 of n = 10; give counts of 0 or more, at most n"),
+        (lambda: clopper_pearson_interval(-1, 10), "successes is -1"),
+        (lambda: clopper_pearson_interval(0, -1), "n = -1"),
+        (lambda: clopper_pearson_interval(2.5, 10), "successes is 2.5"),
+        (lambda: clopper_pearson_interval(5, 10, level=95), "level is 95; give a share above 0 and below 1"),
+        (lambda: clopper_pearson_interval(5, 10, level=float("nan")), "level is nan"),
         (lambda: mcnemar(-1, 3), "only_first is -1"),
         (lambda: mcnemar(1, 3, "bigger"), "alternative is 'bigger'; give one of two-sided, greater, less"),
         (lambda: noninferiority(7, 6, 10, 0.1), "at most n together"),
         (lambda: noninferiority(1, 2, 10, 0.0), "margin is 0.0"),
         (lambda: noninferiority(1, 2, -10, 0.1), "n = -10"),
-        (lambda: paired_interval(7, 6, 10), "at most n together"),
-        (lambda: paired_interval(1, 2, 10, level=1.0), "level is 1.0"),
+        (lambda: tango_interval(7, 6, 10), "at most n together"),
+        (lambda: tango_interval(1, 2, 10, level=1.0), "level is 1.0"),
         (lambda: holm([0.5, 1.5]), "a p-value is 1.5; give values from 0 to 1"),
         (lambda: holm([float("nan")]), "a p-value is nan"),
-        (lambda: detectable(-5, 0.1), "n = -5"),
-        (lambda: detectable(100, 1.5), "discordant is 1.5"),
-        (lambda: detectable(100, 0.1, alpha=5), "alpha is 5"),
-        (lambda: detectable(100, 0.1, sides=3), "sides is 3; give 1 or 2"),
+        (lambda: minimum_detectable_difference(-5, 0.1), "n = -5"),
+        (lambda: minimum_detectable_difference(100, 1.5), "discordant is 1.5"),
+        (lambda: minimum_detectable_difference(100, 0.1, alpha=5), "alpha is 5"),
+        (lambda: minimum_detectable_difference(100, 0.1, sides=3), "sides is 3; give 1 or 2"),
         (lambda: sample_size(0.0, 0.1), "difference is 0.0"),
         (lambda: sample_size(0.2, 0.1), "give 0 < difference <= discordant"),
         (lambda: sample_size(0.02, 0.1, power=80), "power is 80"),

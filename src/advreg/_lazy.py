@@ -13,12 +13,15 @@ from typing import Any
 GetAttr = Callable[[str], Any]
 
 
-def attach_stub(package: str, file: str) -> tuple[GetAttr, Callable[[], list[str]], list[str]]:
+def attach_stub(
+    package: str, file: str, renamed: Mapping[str, str] | None = None
+) -> tuple[GetAttr, Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names its ``__init__.pyi`` lists.
 
     Args:
         package: the package's ``__name__``.
         file: its ``__file__``; the stub lies beside it and holds ``from module import name as name`` lines only.
+        renamed: old name -> new name, as for `deprecated`.
 
     Example:
         >>> import advreg
@@ -26,11 +29,11 @@ def attach_stub(package: str, file: str) -> tuple[GetAttr, Callable[[], list[str
         (True, True)
     """
     homes = dict(_homes(ast.parse(Path(file).with_suffix(".pyi").read_text())))
-    names = sorted(homes)
+    names, old = sorted(homes), deprecated(package, renamed or {})
 
     def attribute(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            return old(name)
         setattr(sys.modules[package], name, value := _imported(package, *homes[name]))
         return value
 

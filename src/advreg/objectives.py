@@ -117,7 +117,7 @@ def negated(objective: Objective) -> Objective:
     return toward
 
 
-def answered(logits: Tensor) -> Tensor:
+def has_finite_logits(logits: Tensor) -> Tensor:
     """Return whether each row is an answer ``(B,)``: finite logits, or -inf for classes that a mask rules out.
 
     Example:
@@ -135,7 +135,7 @@ def are_probabilities(z: Tensor) -> bool:
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
     """Return whether each row's largest logit is the label's ``(B,)``; NaN or +inf is no right answer."""
-    return (logits.argmax(1) == labels_of(y)) & answered(logits)
+    return (logits.argmax(1) == labels_of(y)) & has_finite_logits(logits)
 
 
 def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:

@@ -26,7 +26,7 @@ class Passes:
 
 
 @contextmanager
-def counted(*modules: nn.Module) -> Iterator[Passes]:
+def count_passes(*modules: nn.Module) -> Iterator[Passes]:
     """Count what passes through these modules, forwards and back, whoever sends it.
 
     Example:

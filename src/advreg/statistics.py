@@ -41,7 +41,7 @@ def _refuse_shares(**shares: float) -> None:
             raise DataError(f"{name} is {share}; give a share above 0 and below 1, such as 0.95")
 
 
-def interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def clopper_pearson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the exact (Clopper-Pearson) confidence interval of a proportion.
 
     Args:
@@ -155,7 +155,7 @@ def _least_for(seen: float, n: int, margin: float) -> Counts:
     return low
 
 
-def paired_interval(only_first: int, only_second: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def tango_interval(only_first: int, only_second: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the score interval of ``accuracy(second) - accuracy(first)``, measured on the same ``n`` examples.
 
     Args:
@@ -218,7 +218,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2) -> float:
+def minimum_detectable_difference(
+    n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2
+) -> float:
     """Return the smallest difference of two accuracies that McNemar's test on ``n`` examples sees with this power.
 
     The ``delta`` that solves ``n delta^2 = (z(alpha) sqrt(d) + z(power) sqrt(d - delta^2))^2``; ``d`` itself if none does.
@@ -255,10 +257,13 @@ def detectable(n: int, discordant: float, *, alpha: float = 0.05, power: float =
 def sample_size(
     difference: float, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2
 ) -> int:
-    """Return how many examples McNemar's test needs to see a difference with this power; arguments as for `detectable`.
+    """Return how many examples McNemar's test needs to see a difference with this power.
+
+    Arguments are those of `minimum_detectable_difference`.
 
     Raises:
-        DataError: a difference that is not above 0 and at most ``discordant``, or what `detectable` raises on.
+        DataError: a difference that is not above 0 and at most ``discordant``, or what `minimum_detectable_difference`
+            raises on.
 
     Example:
         >>> sample_size(0.02, 0.05)

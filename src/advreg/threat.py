@@ -21,7 +21,7 @@ _PROJECT = {"l2": projections.l2_box, "l1": projections.l1_box}
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 
 
-def per_example(values: Tensor, x: Tensor) -> Tensor:
+def broadcast_per_example(values: Tensor, x: Tensor) -> Tensor:
     """Return one value for each example, shaped ``(B, 1, ...)`` to broadcast over a batch like ``x``."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
@@ -230,7 +230,9 @@ class ThreatModel(ByValue):
         radius = self._radius(x)
         if self.norm != "linf":
             return Ball(x, radius, self.box, _PROJECT[self.norm])
-        r = per_example(radius, x)  # bounds of the points, not of offsets: a point inside comes back to the last bit
+        r = broadcast_per_example(
+            radius, x
+        )  # bounds of the points, not of offsets: a point inside comes back to the last bit
         return Interval((x - r).clamp(low, high), (x + r).clamp(low, high))
 
     def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
@@ -282,7 +284,7 @@ class ThreatModel(ByValue):
         elif self.norm == "l2":
             gauss = example_rng.normal(ids, shape, seed, 2 * stream, x.dtype)
             length = example_rng.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
-            direction = self.steepest(gauss) * per_example(length, x)
+            direction = self.steepest(gauss) * broadcast_per_example(length, x)
         else:
             direction = self._uniform_l1(x, ids, seed, stream)
         return self.project(x + self.radii(x) * direction, x)
@@ -297,7 +299,7 @@ class ThreatModel(ByValue):
     def radii(self, x: Tensor) -> Tensor:
         """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
-        return per_example(eps.expand(len(x)), x)
+        return broadcast_per_example(eps.expand(len(x)), x)
 
     def _radius(self, x: Tensor) -> Tensor:
         """Eps less what rounding ``x + offset`` can add to the norm: ``(B, 1)``.

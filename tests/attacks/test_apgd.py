@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from advreg import ThreatModel, attacks, load_data, load_model
-from advreg.attacks.auto_pgd import apgd, apgd_targeted, on_sphere
+from advreg.attacks.auto_pgd import apgd, apgd_targeted, random_sphere_point
 from advreg.attacks.auto_pgd.l1 import sparse_rule, sparse_sign
 from advreg.attacks.auto_pgd.step_rule import checkpoints, momentum_rule
-from advreg.attacks.model import Deputy
-from advreg.attacks.search import Rule, State, begin
+from advreg.attacks.model import ProxyModel
+from advreg.attacks.search import AttackState, Rule, initial_state
 from advreg.errors import DataError, ModelError, ThreatError
 from advreg.objectives import dlr, margin, scale_free, targeted_dlr
 from advreg.threat import NORMS
@@ -41,11 +41,11 @@ def test_checkpoints_are_the_published_ones() -> None:
     assert checkpoints(0) == {}
 
 
-def watched(rule: Rule, losses: list[list[float]], threat: ThreatModel) -> list[State]:
+def watched(rule: Rule, losses: list[list[float]], threat: ThreatModel) -> list[AttackState]:
     """Feed a rule losses made by hand, one row for each example, and return its state after each iteration."""
     n = len(losses)
     x = torch.full((n, 1, 2, 2), 0.5, dtype=torch.float64)
-    state, seen = begin(x, torch.zeros(n, dtype=torch.int64), threat, x), []
+    state, seen = initial_state(x, torch.zeros(n, dtype=torch.int64), threat, x), []
     for k, loss in enumerate(torch.tensor(losses, dtype=torch.float64).T):
         grad = (
             torch.ones_like(x) if k != 22 else -torch.ones_like(x)
@@ -98,7 +98,7 @@ def test_a_halved_step_starts_again_from_the_peak() -> None:
 def test_the_first_iterates_as_worked_out_by_hand() -> None:
     """One pixel on a large ball: step eps * 2, clipped at eps; then three quarters of a step and a quarter of the last one."""
     x, threat = torch.zeros(1, 1, dtype=torch.float64), ThreatModel("l2", 1.0, (-9.0, 9.0))
-    state = begin(x, torch.zeros(1, dtype=torch.int64), threat, x)
+    state = initial_state(x, torch.zeros(1, dtype=torch.int64), threat, x)
     for k, (sign, expected) in enumerate([(1.0, 1.0), (-1.0, -0.25), (1.0, 0.375)]):
         # 0 -> 1 | back to -1: 1 + .75 * -2 + .25 * 1 = -.25 | up to 1: -.25 + .75 * 1.25 + .25 * -1.25 = .375
         state = momentum_rule(100)(replace(state, grad=torch.full_like(x, sign), loss=state.loss + k), k)
@@ -108,7 +108,7 @@ def test_the_first_iterates_as_worked_out_by_hand() -> None:
 def test_sparse_steps_follow_the_support_as_worked_out_by_hand() -> None:
     n, eps = 60, 3.0
     x, threat = torch.full((1, n), 0.5, dtype=torch.float64), ThreatModel("l1", eps)
-    state, rule, seen = begin(x, torch.zeros(1, dtype=torch.int64), threat, x), sparse_rule(100), []
+    state, rule, seen = initial_state(x, torch.zeros(1, dtype=torch.int64), threat, x), sparse_rule(100), []
     changed = [n] * 4 + [30] * 4 + [29] * 100  # 29 is above 95% of 30
     for k in range(50):
         point = x + 0.01 * (torch.arange(n) < changed[k])
@@ -121,7 +121,7 @@ def test_sparse_steps_follow_the_support_as_worked_out_by_hand() -> None:
     assert seen[8] == (2.0, 19)  # it shrinks no more
     assert seen[12] == (round(4 / 3, 9), 19)
     assert seen[49] == (0.3, 19)  # never below a tenth of eps
-    warm = sparse_rule(100, warm=True)(begin(x, state.y, threat, x + 0.01 * (torch.arange(n) < 30)), 0)
+    warm = sparse_rule(100, warm=True)(initial_state(x, state.y, threat, x + 0.01 * (torch.arange(n) < 30)), 0)
     assert warm.memory["kept"].tolist() == [20]  # a start that is worth its support sets the first sparsity
 
 
@@ -225,7 +225,7 @@ def test_an_example_does_not_know_its_batch(norm: str, name: str) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_start_is_as_far_as_it_may_be_and_its_own(norm: str) -> None:
     x, ids, threat = torch.full((8, 1, 4, 4), 0.5, dtype=torch.float64), torch.arange(8), ThreatModel(norm, 0.3)
-    first, second = on_sphere(x, threat, ids, seed=1), on_sphere(x, threat, ids, seed=1, stream=1)
+    first, second = random_sphere_point(x, threat, ids, seed=1), random_sphere_point(x, threat, ids, seed=1, stream=1)
     torch.testing.assert_close(threat.distance(first, x), torch.full((8,), 0.3, dtype=torch.float64))
     assert threat.contains(first, x).all()
     assert not torch.isclose(first, second).flatten(1).all(1).any()
@@ -322,7 +322,7 @@ def test_targeted_reaches_the_class_it_wants() -> None:
     assert found.broken.float().mean() > 0.8
 
 
-class Swinging(nn.Module, Deputy):
+class Swinging(nn.Module, ProxyModel):
     """A model that errs one way and the other in turn: two samples average to the honest one, which judges."""
 
     def __init__(self, inner: nn.Module, other: nn.Module) -> None:

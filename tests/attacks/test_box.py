@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import semantic
-from advreg.attacks.minimum_norm import Sparse
+from advreg.attacks.minimum_norm import SparseThreat
 from advreg.threat import NORMS
 from tests.attacks.models import small_cnn
 
 BOXES = ((-1.0, 1.0), (0.0, 255.0), (-1000.0, 1000.0), (0.0, 1 / 1024))
 EPS = {"linf": 0.02, "l2": 0.15, "l1": 0.8, "l0": 2.0}
 EVERY = (*NORMS, "l0")
-WARM = functools.partial(attacks.annealed, steps=5)
+WARM = functools.partial(attacks.cosine_pgd, steps=5)
 HELPERS = {"AttackResult", "Crafted", "bisected", "craft", "nearest", "tightened", "verify"}
 
 
@@ -41,7 +41,7 @@ ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] 
     "pgd": (functools.partial(attacks.pgd, steps=8), NORMS),
     "mifgsm": (attacks.mifgsm, NORMS),
     "nifgsm": (attacks.nifgsm, NORMS),
-    "annealed": (functools.partial(attacks.annealed, steps=8), NORMS),
+    "annealed": (functools.partial(attacks.cosine_pgd, steps=8), NORMS),
     "apgd": (functools.partial(attacks.apgd, steps=20), NORMS),
     "apgd-t": (functools.partial(attacks.apgd_targeted, steps=10), NORMS),
     "apgd-large": (functools.partial(attacks.apgd, steps=20, large_eps=True), ("l1",)),
@@ -57,7 +57,7 @@ ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] 
     "fmn": (functools.partial(attacks.fmn, steps=20, restarts=2), EVERY),
     "ddn": (functools.partial(attacks.ddn, steps=20, restarts=2), ("l2",)),
     "deepfool": (attacks.deepfool, NORMS),
-    "carlini": (functools.partial(attacks.carlini, rounds=4, steps=30, weight=0.1), ("l2",)),
+    "carlini": (functools.partial(attacks.carlini_wagner, rounds=4, steps=30, weight=0.1), ("l2",)),
     "patch": (_patch, ("linf",)),
     "spatial": (_spatial, ("linf",)),
 }
@@ -87,9 +87,9 @@ def images(n: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def ball(norm: str, box: tuple[float, float], eps: float) -> ThreatModel | Sparse:
+def ball(norm: str, box: tuple[float, float], eps: float) -> ThreatModel | SparseThreat:
     """Return the threat model whose radius is ``eps`` in shares of the box's width (a count in l0)."""
-    return Sparse(eps, box) if norm == "l0" else ThreatModel(norm, eps * (box[1] - box[0]), box)
+    return SparseThreat(eps, box) if norm == "l0" else ThreatModel(norm, eps * (box[1] - box[0]), box)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks.inputs import reject_unboxed
-from advreg.attacks.minimum_norm.l0 import Sparse
+from advreg.attacks.minimum_norm.l0 import SparseThreat
 from advreg.attacks.semantic import patch, spatial
 from advreg.attacks.verification import accepting_probabilities
 from advreg.errors import AdvregError, DataError, ModelError
@@ -37,12 +37,12 @@ def crafted(model, x, y, threat, **options):
 
 def bisected(model, x, y, threat):
     found = attacks.ddn(model, X, Y, threat.with_eps(0.0), steps=5)
-    return attacks.bisected(found, model, x, y, threat, steps=2)
+    return attacks.refine_by_bisection(found, model, x, y, threat, steps=2)
 
 
 def tightened(model, x, y, threat):
     found = attacks.ddn(model, X, Y, threat.with_eps(0.0), steps=5)
-    return attacks.tightened(found, model, x, y, threat, rounds=1)
+    return attacks.refine_by_radius(found, model, x, y, threat, rounds=1)
 
 
 L2 = ThreatModel("l2", 0.3)
@@ -51,17 +51,17 @@ ATTACKS = {
     "pgd": (functools.partial(attacks.pgd, steps=3), LINF),
     "mifgsm": (functools.partial(attacks.mifgsm, steps=3), LINF),
     "nifgsm": (functools.partial(attacks.nifgsm, steps=3), LINF),
-    "annealed": (functools.partial(attacks.annealed, steps=3), LINF),
+    "annealed": (functools.partial(attacks.cosine_pgd, steps=3), LINF),
     "shrinking_pgd": (functools.partial(attacks.shrinking_pgd, schedule=((2, 2), (1, 3))), LINF),
     "apgd": (functools.partial(attacks.apgd, steps=5), LINF),
     "apgd l1": (functools.partial(attacks.apgd, steps=5), ThreatModel("l1", 1.0)),
     "apgd_targeted": (functools.partial(attacks.apgd_targeted, steps=5, targets=2), LINF),
     "fab": (functools.partial(attacks.fab, steps=3), L2),
     "fmn": (functools.partial(attacks.fmn, steps=3), L2),
-    "fmn l0": (functools.partial(attacks.fmn, steps=3), Sparse(4)),
+    "fmn l0": (functools.partial(attacks.fmn, steps=3), SparseThreat(4)),
     "ddn": (functools.partial(attacks.ddn, steps=3), L2),
     "deepfool": (functools.partial(attacks.deepfool, steps=3), L2),
-    "carlini": (functools.partial(attacks.carlini, steps=3, rounds=2), L2),
+    "carlini": (functools.partial(attacks.carlini_wagner, steps=3, rounds=2), L2),
     "bisected": (bisected, L2),
     "tightened": (tightened, L2),
     "square": (functools.partial(attacks.square, queries=20), LINF),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from advreg import ThreatModel, attacks
-from advreg.attacks.cosine_pgd import annealed
+from advreg.attacks.cosine_pgd import cosine_pgd
 from advreg.objectives import cross_entropy, margin, targeted_dlr
 from advreg.threat import NORMS
 
@@ -22,8 +22,8 @@ ATTACKS = {
     "pgd": functools.partial(attacks.pgd, steps=7, restarts=2),
     "mifgsm": functools.partial(attacks.mifgsm, steps=7),
     "nifgsm": functools.partial(attacks.nifgsm, steps=7),
-    "annealed": functools.partial(annealed, steps=6),
-    "annealed-rivals": functools.partial(annealed, steps=4, targets=3, objective=targeted_dlr),
+    "annealed": functools.partial(cosine_pgd, steps=6),
+    "annealed-rivals": functools.partial(cosine_pgd, steps=4, targets=3, objective=targeted_dlr),
     "eot": functools.partial(attacks.pgd, steps=3, eot=2),
 }
 
@@ -145,7 +145,7 @@ INTEGER = {
     "hopskipjump": functools.partial(attacks.hopskipjump, queries=100),
     "fab": functools.partial(attacks.fab, steps=3),
     "fab_t": functools.partial(attacks.fab, steps=3, targets=2),
-    "carlini": functools.partial(attacks.carlini, steps=3, rounds=2),
+    "carlini": functools.partial(attacks.carlini_wagner, steps=3, rounds=2),
 }
 
 

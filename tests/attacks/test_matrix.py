@@ -21,7 +21,7 @@ ATTACKS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "pgd": (functools.partial(attacks.pgd, steps=20, objective=margin), NORMS),
     "mifgsm": (attacks.mifgsm, NORMS),
     "nifgsm": (attacks.nifgsm, NORMS),
-    "annealed": (functools.partial(attacks.annealed, steps=20, restarts=2), NORMS),
+    "annealed": (functools.partial(attacks.cosine_pgd, steps=20, restarts=2), NORMS),
     "shrinking_pgd": (functools.partial(attacks.shrinking_pgd, restarts=3), NORMS),
     "apgd": (functools.partial(attacks.apgd, steps=30), NORMS),
     "apgd_targeted": (functools.partial(attacks.apgd_targeted, steps=20, targets=2), NORMS),
@@ -29,7 +29,7 @@ ATTACKS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "fmn": (functools.partial(attacks.fmn, steps=60), NORMS),
     "ddn": (functools.partial(attacks.ddn, steps=60), ("l2",)),
     "deepfool": (attacks.deepfool, NORMS),
-    "carlini": (functools.partial(attacks.carlini, steps=40), ("l2",)),
+    "carlini": (functools.partial(attacks.carlini_wagner, steps=40), ("l2",)),
     "square": (functools.partial(attacks.square, queries=200), NORMS),
     "random_search": (functools.partial(attacks.random_search, draws=50), NORMS),
     "spsa": (functools.partial(attacks.spsa, steps=10, samples=32), ("linf",)),
@@ -165,7 +165,7 @@ def test_brute_force_finds_no_more_than_the_union_of_attacks(norm: str, n: int, 
         lead = margin(model(points.flatten(0, 1)), y.repeat_interleave(len(offsets))).view(len(x), -1).amax(1)
     broken = torch.zeros(len(x), dtype=torch.bool)
     for attack in (
-        attacks.annealed,
+        attacks.cosine_pgd,
         attacks.apgd,
         attacks.shrinking_pgd,
         functools.partial(attacks.square, queries=300),

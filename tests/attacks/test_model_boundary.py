@@ -22,7 +22,7 @@ SHORT: dict[str, Callable[..., Any]] = {
     "nifgsm": attacks.nifgsm,
     "apgd": functools.partial(attacks.apgd, steps=15),
     "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=10, targets=2),
-    "annealed": functools.partial(attacks.annealed, steps=10),
+    "annealed": functools.partial(attacks.cosine_pgd, steps=10),
     "shrinking_pgd": attacks.shrinking_pgd,
     "square": functools.partial(attacks.square, queries=100),
     "random_search": functools.partial(attacks.random_search, draws=50),
@@ -32,7 +32,7 @@ SHORT: dict[str, Callable[..., Any]] = {
     "fmn": functools.partial(attacks.fmn, steps=30),
     "ddn": functools.partial(attacks.ddn, steps=30),
     "deepfool": attacks.deepfool,
-    "carlini": functools.partial(attacks.carlini, steps=20, rounds=3),
+    "carlini": functools.partial(attacks.carlini_wagner, steps=20, rounds=3),
 }
 EPS = {"linf": 0.06, "l2": 0.3, "l1": 3.0}
 NORMS_OF = {"spsa": ("linf",), "hopskipjump": ("linf", "l2"), "ddn": ("l2",), "carlini": ("l2",)}
@@ -131,8 +131,8 @@ def test_refinements_of_minimum_norm_attacks_leave_the_inputs_alone() -> None:
     x, y = batch()
     results = []
     for model in (Network(False).eval(), Network(True).eval()):
-        found = attacks.nearest(SHORT["fab"], model, x, y, "l2")
-        results.append(attacks.tightened(found, model, x, y, ThreatModel("l2", 0.0), rounds=2).minimal)
+        found = attacks.minimum_distance(SHORT["fab"], model, x, y, "l2")
+        results.append(attacks.refine_by_radius(found, model, x, y, ThreatModel("l2", 0.0), rounds=2).minimal)
     assert torch.equal(*results)
     assert torch.equal(x, batch()[0])
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advreg import ThreatModel, attacks
-from advreg.attacks.model import Deputy
+from advreg.attacks.model import ProxyModel
 from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
 
 from .models import small_cnn
@@ -50,7 +50,7 @@ def attack(model=None, x=X, y=Y, threat=THREAT, **options):
         (lambda: attacks.pgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
         (lambda: attacks.mifgsm(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
         (lambda: attacks.nifgsm(small_cnn(), X, Y, THREAT, steps=-1), ConfigError, "steps is -1; give 1 or more"),
-        (lambda: attacks.annealed(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
+        (lambda: attacks.cosine_pgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
         (lambda: attacks.apgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
         (lambda: attacks.apgd_targeted(small_cnn(), X, Y, THREAT, targets=0), ConfigError, "targets is 0; give 1"),
         (lambda: attacks.square(small_cnn(), X, Y, THREAT, restarts=0), ConfigError, "restarts is 0; give 1 or more"),
@@ -110,7 +110,7 @@ def test_an_answer_of_nan_is_no_wanted_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAN)
 def test_a_fast_target_that_answers_nan_only_proposes(name: str) -> None:
-    class Poor(NanBeyond, Deputy):
+    class Poor(NanBeyond, ProxyModel):
         @property
         def original(self) -> nn.Module:
             return self.inner

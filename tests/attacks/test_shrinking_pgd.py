@@ -48,7 +48,7 @@ def test_a_surviving_example_costs_what_the_docs_say(norm: str) -> None:
     assert (found.forwards, found.backwards) == (count.forwards, count.backwards) == (5 * (1 + 3 * 11), 5 * 3 * 9)
 
 
-@pytest.mark.parametrize("attack", [shrinking_pgd, attacks.annealed])
+@pytest.mark.parametrize("attack", [shrinking_pgd, attacks.cosine_pgd])
 def test_stacked_restarts_give_verdicts_of_single_examples(attack) -> None:
     model, threat = small_cnn(dtype=torch.float64), ThreatModel("l2", 0.25)
     x = torch.rand(12, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))

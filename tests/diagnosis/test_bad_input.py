@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import advreg
 from advreg.diagnosis import diagnose
 from advreg.errors import DataError, ModelError, ThreatError
-from advreg.evaluation.checks import Check, graded
+from advreg.evaluation.checks import Check, grade_check
 
 from . import planted
 from .conftest import TINY, Diagnose, digits
@@ -121,7 +121,7 @@ def test_optimisation_at_test_time_is_flagged() -> None:
 
 def of(measured: float) -> Callable[[object], Check]:
     def unlucky(subject: object) -> Check:
-        return graded("unlucky", "A", "random", "", measured=measured, threshold=0.1)
+        return grade_check("unlucky", "A", "random", "", measured=measured, threshold=0.1)
 
     return unlucky
 

@@ -12,7 +12,7 @@ import advreg
 from advreg.diagnosis import Diagnosis, diagnose
 from advreg.diagnosis.budget import Budget
 from advreg.diagnosis.checks import failure_indicators
-from advreg.diagnosis.context import Subject
+from advreg.diagnosis.context import DiagnosisContext
 from advreg.evaluation.checks import Check
 
 N, EPS, BUDGET = 60, 0.06, Budget(24, 10, 60, 20, 12, 6, 99)
@@ -72,7 +72,7 @@ def landscape(box: tuple[float, float], ripple: float) -> Check:
     x = low + (high - low) * torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     model = Placed(box, ripple).double().eval()
     right, threat = torch.ones(16, dtype=torch.bool), advreg.ThreatModel("linf", EPS * (high - low), box)
-    whole = Subject(
+    whole = DiagnosisContext(
         model=model, x=x, y=model(x).argmax(1), ids=torch.arange(16), right=right, stands=right, threat=threat,
         attack=advreg.pgd, claim="pgd-40", budget=BUDGET,
     )  # fmt: skip

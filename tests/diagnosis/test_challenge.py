@@ -16,25 +16,25 @@ import advreg
 from advreg import attacks
 from advreg.diagnosis import diagnose, surrogate
 from advreg.diagnosis.budget import Budget, budget_for
-from advreg.diagnosis.challenge import challenged
+from advreg.diagnosis.challenge import challenge_figure
 from advreg.diagnosis.checks import convergence
 from advreg.diagnosis.checks.binarization import binarisation
-from advreg.diagnosis.context import Subject
-from advreg.diagnosis.reported_accuracy import in_turn
+from advreg.diagnosis.context import DiagnosisContext
+from advreg.diagnosis.reported_accuracy import run_stages_in_turn
 from advreg.evaluation import evaluate
 from advreg.evaluation.checks import GAP
-from advreg.evaluation.protocols import Stage
-from advreg.statistics import interval
+from advreg.evaluation.protocols import ProtocolStage
+from advreg.statistics import clopper_pearson_interval
 
 from . import planted
 from .conftest import TINY, digits
 
 
-def subject(n: int, *, budget: Budget | None = None) -> Subject:
+def subject(n: int, *, budget: Budget | None = None) -> DiagnosisContext:
     """A figure under which everything stands; example i is the (7 i mod n)-th nearest to the boundary."""
     model, right = nn.Flatten(), torch.ones(n, dtype=torch.bool)
     x, y, ids = torch.rand(n, 1, 1, 3), torch.zeros(n, dtype=torch.int64), torch.arange(n)
-    return Subject(
+    return DiagnosisContext(
         model=model, x=x, y=y, ids=ids, right=right, stands=right, threat=advreg.ThreatModel("linf", 0.1),
         attack=attacks.pgd, claim="pgd-40", nearness=-((7.0 * ids) % n), budget=budget or Budget(),
     )  # fmt: skip
@@ -57,35 +57,35 @@ def nearest(n: int, count: int) -> list[int]:
 
 def test_a_challenger_tries_the_whole_sample_if_half_is_in_doubt() -> None:
     attack, given = breaking({nearest(200, 2)[1], nearest(200, 100)[99]})
-    found = challenged(subject(200), attack, "x", "A", "it")
+    found = challenge_figure(subject(200), attack, "x", "A", "it")
     assert given == [nearest(200, 32), nearest(200, 64)[32:]]
     assert found.says == "it breaks 1 of 64 examples that the figure counts as robust"
     assert found.measured == 1 / 200
-    assert found.interval == interval(1, 200)
+    assert found.interval == clopper_pearson_interval(1, 200)
 
 
 def test_a_challenger_stops_if_the_nearer_half_holds() -> None:
     attack, given = breaking(set(nearest(200, 64)[32:]))
-    found = challenged(subject(200), attack, "x", "A", "it")
+    found = challenge_figure(subject(200), attack, "x", "A", "it")
     assert given == [nearest(200, 32)]
     assert (found.verdict, found.measured) == ("pass", 0.0)
 
 
 def test_challengers_share_one_list_of_survivors() -> None:
     whole, (first, _), (second, given) = subject(200), breaking(set(nearest(200, 5))), breaking(set())
-    challenged(whole, first, "x", "A", "it")
-    challenged(whole, second, "y", "A", "it")
+    challenge_figure(whole, first, "x", "A", "it")
+    challenge_figure(whole, second, "y", "A", "it")
     assert given == [nearest(200, 64)[5:35]]
 
 
 @pytest.mark.parametrize("n", [200, 1000, 4000])
 def test_a_challenger_that_breaks_all_goes_on_until_a_failure_is_certain(n: int) -> None:
     attack, given = breaking(range(n))
-    found = challenged(subject(n), attack, "x", "A", "it")
+    found = challenge_figure(subject(n), attack, "x", "A", "it")
     tried = sum(map(len, given))
     assert found.verdict == "fail"
     assert [i for batch in given for i in batch] == nearest(n, tried)
-    assert interval(tried // 2, n)[0] <= GAP or tried == 32, "half of them would not have been enough"
+    assert clopper_pearson_interval(tried // 2, n)[0] <= GAP or tried == 32, "half of them would not have been enough"
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -97,23 +97,25 @@ def test_every_stage_draws_from_its_own_stream(count: int) -> None:
         return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1, ids=ids, seed=seed)
 
     x, model = torch.rand(4, 2), nn.Linear(2, 2).eval()
-    stages = tuple(Stage(f"{k}", idle) for k in range(count))
-    in_turn(stages)(model, x, model(x).argmax(1), advreg.ThreatModel("linf", 0.1), ids=torch.arange(4), seed=3)
+    stages = tuple(ProtocolStage(f"{k}", idle) for k in range(count))
+    run_stages_in_turn(stages)(
+        model, x, model(x).argmax(1), advreg.ThreatModel("linf", 0.1), ids=torch.arange(4), seed=3
+    )
     assert len(starts) == count
     assert not any(torch.isin(a, b).any() for a, b in itertools.combinations(starts, 2))
 
 
 def test_an_expensive_challenger_begins_with_few() -> None:
     attack, given = breaking(set(nearest(200, 1)))
-    challenged(subject(200), attack, "x", "A", "it", first=12)
+    challenge_figure(subject(200), attack, "x", "A", "it", first=12)
     assert given == [nearest(200, 12)]
 
 
 def test_what_has_nothing_left_to_try_is_skipped_and_trust_needs_no_more_answers() -> None:
     whole, (all_of_them, _), (other, given) = subject(60), breaking(range(60)), breaking(range(60))
     while len(whole.survivors.sample):  # each stops once its failure is certain
-        challenged(whole, all_of_them, "x", "A", "it")
-    assert challenged(whole, other, "steps", "B", "it").verdict == "skipped"
+        challenge_figure(whole, all_of_them, "x", "A", "it")
+    assert challenge_figure(whole, other, "steps", "B", "it").verdict == "skipped"
     assert given == []
     assert convergence.attacked("", [], whole).verdict == "pass"
     assert convergence.attacked("", [], subject(60)).verdict == "suspect"
@@ -128,7 +130,7 @@ def test_binarisation_stops_when_its_grade_is_certain() -> None:
 
     x, y = digits(20)
     right = torch.ones(20, dtype=torch.bool)
-    whole = Subject(
+    whole = DiagnosisContext(
         model=planted.plain(), x=x, y=y, ids=torch.arange(20), right=right, stands=right,
         threat=planted.BROAD, attack=idle, claim="mine", budget=Budget(),
     )  # fmt: skip
@@ -156,7 +158,7 @@ def test_binarisation_goes_on_while_its_grade_is_in_doubt(
     monkeypatch.setattr(importlib.import_module("advreg.diagnosis.checks.binarization"), "_tried", by_turns)
     x, y = digits(60)
     right = torch.ones(60, dtype=torch.bool)
-    whole = Subject(
+    whole = DiagnosisContext(
         model=planted.plain(), x=x, y=y, ids=torch.arange(60), right=right, stands=right,
         threat=planted.NARROW, attack=attacks.pgd, claim="mine", budget=Budget(),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from advreg.diagnosis import Diagnosis, diagnose
 from advreg.diagnosis.reported_accuracy import PGD_40, attack_of, from_ledger
 from advreg.errors import RunError
 from advreg.evaluation import evaluate
-from advreg.evaluation.protocols import Protocol, Stage
+from advreg.evaluation.protocols import Protocol, ProtocolStage
 
 from . import planted
 from .conftest import TINY, digits
@@ -27,9 +27,9 @@ PROTOCOL = Protocol(
     "mine",
     1,
     (
-        Stage("pgd-40", advreg.pgd),
-        Stage("apgd-t", partial(advreg.attacks.apgd_targeted, steps=20, targets=3)),
-        Stage("square", partial(advreg.attacks.square, queries=100)),
+        ProtocolStage("pgd-40", advreg.pgd),
+        ProtocolStage("apgd-t", partial(advreg.attacks.apgd_targeted, steps=20, targets=3)),
+        ProtocolStage("square", partial(advreg.attacks.square, queries=100)),
     ),
 )
 
@@ -92,7 +92,7 @@ def test_the_verdict_of_a_masked_evaluation_is_unreliable_from_its_ledger_alone(
     from advreg.runs.files import read_lines
 
     masked = planted.named("logits times 100").make()
-    stages = (Stage("pgd-40", advreg.pgd), Stage("square", advreg.attacks.square))
+    stages = (ProtocolStage("pgd-40", advreg.pgd), ProtocolStage("square", advreg.attacks.square))
     result = evaluate(masked, digits(), threat=THREAT, protocol=Protocol("mine", 1, stages), out=tmp_path)
     rows = read_lines(next(tmp_path.glob("evaluation/*/ledger.jsonl")))[1:]
     checks = {check.name: check for check in free_checks(result.record(), rows)}

@@ -99,7 +99,7 @@ def test_chance_is_measured_against_the_largest_class() -> None:
     found = chance(mixed(40, 40, 40), [1] * 120)
     assert found.measured == pytest.approx(1 / 3)
     assert found.threshold == pytest.approx(1 / 3)
-    assert found.interval == advreg.statistics.interval(40, 120)
+    assert found.interval == advreg.statistics.clopper_pearson_interval(40, 120)
 
 
 @pytest.mark.parametrize("protocol", ["quick", "strong"])

@@ -16,15 +16,15 @@ from advreg.diagnosis import bpda, loss_surface
 from advreg.diagnosis.adaptive_attacks import samples_needed
 from advreg.diagnosis.autograd_inspection import dead_modules, flat_operations
 from advreg.diagnosis.checks import convergence, failure_indicators, model_flags, numerics, stronger_attacks
-from advreg.diagnosis.checks.binarization import binarisation, fitted, last_linear
+from advreg.diagnosis.checks.binarization import binarisation, fit_readout, last_linear
 from advreg.diagnosis.checks.stronger_attacks import rises
 from advreg.diagnosis.checks.training_history import collapse, label_leaking, training_history
-from advreg.diagnosis.context import Subject
-from advreg.diagnosis.diagnose import answered
-from advreg.diagnosis.gradient_checks import Averaged, spread
-from advreg.diagnosis.module_hooks import valued
-from advreg.diagnosis.pgd_trace import Trace, late_gain, traced
-from advreg.evaluation.checks import Check, flagged, skipped
+from advreg.diagnosis.context import DiagnosisContext
+from advreg.diagnosis.diagnose import run_check
+from advreg.diagnosis.gradient_checks import Averaged, gradient_spread
+from advreg.diagnosis.module_hooks import with_value
+from advreg.diagnosis.pgd_trace import Trace, late_gain, trace_pgd
+from advreg.evaluation.checks import Check, flag_check, skip_check
 from advreg.objectives import are_probabilities
 
 from . import planted
@@ -33,11 +33,13 @@ from .conftest import TINY, digits
 THREAT = advreg.ThreatModel("linf", 0.2)
 
 
-def subject(model: nn.Module, n: int = 20, **options: object) -> Subject:
+def subject(model: nn.Module, n: int = 20, **options: object) -> DiagnosisContext:
     x, y = digits(n)
     right = model(x).argmax(1) == y
     given = {"stands": right, "attack": attacks.pgd, "threat": THREAT, **options}
-    return Subject(model=model, x=x, y=y, ids=torch.arange(n), right=right, claim="pgd-40", budget=TINY, **given)  # type: ignore[arg-type]
+    return DiagnosisContext(
+        model=model, x=x, y=y, ids=torch.arange(n), right=right, claim="pgd-40", budget=TINY, **given
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("operation", [torch.round, torch.floor, torch.ceil, torch.sign, lambda x: (x > 0.3).float()])
@@ -80,7 +82,7 @@ def test_nothing_comes_back_through_the_value() -> None:
 
     x = torch.ones(3, requires_grad=True)
     with bpda.StraightThrough():
-        valued(Raising.apply(x), 2 * x).sum().backward()
+        with_value(Raising.apply(x), 2 * x).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [2.0] * 3
 
@@ -98,7 +100,7 @@ def test_a_proposer_answers_as_the_model_does(make: object) -> None:
 def test_a_fitted_stand_in_is_used_and_leads_the_attack() -> None:
     model = planted.masked(planted.Thermometer(), planted.plain())
     x, y = digits(16)
-    stand_ins = bpda.fitted(model, x, steps=60)
+    stand_ins = bpda.fit_bpda(model, x, steps=60)
     assert list(stand_ins) == ["0"]
     found = attacks.apgd(bpda.Bridged(model, stand_ins), x, y, THREAT, steps=30)
     assert found.robust_accuracy <= 0.1
@@ -169,7 +171,7 @@ class Strict(nn.Module):
 
 @pytest.mark.parametrize("front", [Clamped, Strict])
 @pytest.mark.parametrize("check", [numerics.slope, numerics.reach])
-def test_slopes_are_taken_inside_the_box(front: type[nn.Module], check: Callable[[Subject], Check]) -> None:
+def test_slopes_are_taken_inside_the_box(front: type[nn.Module], check: Callable[[DiagnosisContext], Check]) -> None:
     honest, lying = (check(subject(planted.masked(front(), part, planted.plain()))) for part in (nn.Identity(), Liar()))
     assert honest.verdict == "pass", honest.says
     assert honest.measured is not None
@@ -236,10 +238,14 @@ def test_few_examples_cannot_be_trusted() -> None:
 
 
 def test_some_questions_must_have_an_answer_where_anything_stands() -> None:
-    given = [flagged(name, "A", "random", "", raised=False) for name in convergence.INDISPENSABLE]
+    given = [flag_check(name, "A", "random", "", raised=False) for name in convergence.INDISPENSABLE]
     whole = subject(planted.plain())
     assert convergence.attacked("", given, whole).verdict == "pass"
-    for lost in ([], [skipped("steps", "B", "")], [replace(given[1], cause="unanswered question", verdict="suspect")]):
+    for lost in (
+        [],
+        [skip_check("steps", "B", "")],
+        [replace(given[1], cause="unanswered question", verdict="suspect")],
+    ):
         some = [check for check in given if check.name != "steps"] + lost
         assert convergence.attacked("", some, whole).verdict == "suspect"
         assert "steps" in convergence.attacked("", some, whole).says
@@ -269,12 +275,12 @@ def test_the_read_out_separates_what_can_be_separated_with_the_wanted_margin() -
     torch.manual_seed(0)
     inside = torch.randn(99, 20)
     planted_point = 6 * torch.ones(1, 20)
-    answer = fitted(torch.cat([inside, planted_point]), scale=5.0)
+    answer = fit_readout(torch.cat([inside, planted_point]), scale=5.0)
     assert answer is not None
     logits = answer(torch.cat([inside, planted_point]))
     assert logits.argmax(1).tolist() == [0] * 99 + [1]
     assert float(logits[0, 0] - logits[0, 1]) == pytest.approx(5.0, rel=1e-4)
-    assert fitted(torch.cat([inside, inside.mean(0, keepdim=True)]), scale=5.0) is None
+    assert fit_readout(torch.cat([inside, inside.mean(0, keepdim=True)]), scale=5.0) is None
 
 
 def test_an_attack_that_does_nothing_misses_every_planted_example() -> None:
@@ -297,7 +303,7 @@ def test_the_last_linear_layer_is_found_behind_whatever_has_no_weights() -> None
 def test_a_trace_is_the_attack_it_follows() -> None:
     x, y = digits(12)
     model = planted.plain()
-    trace = traced(model, x, y, THREAT, ids=torch.arange(12), seed=3)
+    trace = trace_pgd(model, x, y, THREAT, ids=torch.arange(12), seed=3)
     same = attacks.pgd(model, x, y, THREAT, steps=40, seed=3, early_stop=False)
     assert torch.equal(trace.result.x_adv, same.x_adv)
     assert trace.loss.shape == trace.fooled.shape == (41, 12)
@@ -310,7 +316,7 @@ def test_an_attack_with_short_steps_is_incomplete_and_a_finished_one_is_not(eps:
     done, unfinished = subject(planted.plain(), threat=threat), subject(planted.plain(), threat=threat)
     rows = unfinished.probes()
     x, y, ids = unfinished.x[rows], unfinished.y[rows], unfinished.ids[rows]
-    unfinished.__dict__["trace"] = traced(unfinished.model, x, y, threat, ids=ids, seed=1, step_size=short)
+    unfinished.__dict__["trace"] = trace_pgd(unfinished.model, x, y, threat, ids=ids, seed=1, step_size=short)
     assert failure_indicators.incomplete(done).verdict == "pass"
     assert failure_indicators.incomplete(unfinished).verdict == "suspect"
 
@@ -353,13 +359,15 @@ def test_an_averaged_opinion_is_less_random_than_its_answers() -> None:
     torch.manual_seed(0)
     noisy = planted.masked(planted.RandomNoise(), planted.plain())
     x, _ = digits(8)
-    single, mean = (spread(torch.stack([m(x).softmax(1) for _ in range(6)])) for m in (noisy, Averaged(noisy, 30)))
+    single, mean = (
+        gradient_spread(torch.stack([m(x).softmax(1) for _ in range(6)])) for m in (noisy, Averaged(noisy, 30))
+    )
     assert mean < single
     assert are_probabilities(Averaged(noisy)(x).exp())
 
 
 def test_an_answer_keeps_its_group() -> None:
-    assert answered(numerics.denormal, "F", subject(planted.plain())).group == "F"
+    assert run_check(numerics.denormal, "F", subject(planted.plain())).group == "F"
 
 
 class Alternating(nn.Module):

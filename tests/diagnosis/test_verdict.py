@@ -10,14 +10,14 @@ from advreg.evaluation.checks import (
     CAUSES,
     Check,
     causes,
-    flagged,
+    flag_check,
     gain,
-    graded,
-    skipped,
+    grade_check,
+    skip_check,
     verdict,
 )
 from advreg.evaluation.ledger_checks import free_checks
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 N = 500
 
@@ -43,7 +43,7 @@ def test_the_worst_check_decides(outcomes: list[str], expected: str) -> None:
     ("broken", "expected"), [(0, "pass"), (3, "pass"), (4, "suspect"), (40, "suspect"), (42, "fail")]
 )
 def test_a_gain_is_graded_by_the_lower_end_of_its_exact_interval(broken: int, expected: str) -> None:
-    low, _ = interval(broken, N)
+    low, _ = clopper_pearson_interval(broken, N)
     assert expected == ("fail" if low > 0.06 else "suspect" if low > 0.002 else "pass")  # the rule, and where it turns
     check = gain("x", "A", "random", "it", broken=range(broken), tried=N, standing=N, total=N)
     assert check.verdict == expected
@@ -54,7 +54,7 @@ def test_a_gain_is_graded_by_the_lower_end_of_its_exact_interval(broken: int, ex
 def test_examples_that_an_attack_did_not_try_count_as_robust() -> None:
     check = gain("x", "A", "random", "it", broken=range(50), tried=50, standing=200, total=400)
     assert check.measured == 0.125
-    assert check.interval == interval(50, 400)
+    assert check.interval == clopper_pearson_interval(50, 400)
 
 
 def test_an_attack_with_nothing_left_to_try_is_skipped() -> None:
@@ -70,9 +70,9 @@ def test_only_a_finding_has_a_remedy_and_every_cause_has_one() -> None:
     assert of("fail").remedy == CAUSES["random"]
     assert all(CAUSES.values())
     assert of("fail").link == "docs/diagnose.md#a"
-    assert flagged("x", "C", "random", "", raised=True, hard=False).verdict == "suspect"
-    assert skipped("x", "C", "why").says == "why"
-    assert graded("x", "F", "random", "", measured=0.3, threshold=0.1).verdict == "suspect"
+    assert flag_check("x", "C", "random", "", raised=True, hard=False).verdict == "suspect"
+    assert skip_check("x", "C", "why").says == "why"
+    assert grade_check("x", "F", "random", "", measured=0.3, threshold=0.1).verdict == "suspect"
 
 
 def test_causes_are_named_the_most_specific_first_and_vague_ones_only_if_they_fail() -> None:

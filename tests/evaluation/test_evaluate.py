@@ -14,11 +14,11 @@ from torch.utils.data import TensorDataset
 from advreg import ThreatModel, attacks, evaluate, load_model, robustness_curve
 from advreg.data import load
 from advreg.errors import ConfigError, DataError, ModelError, RunError, ThreatError
-from advreg.evaluation import Protocol, Stage, resolve
+from advreg.evaluation import Protocol, ProtocolStage, resolve
 from advreg.evaluation.examples import examples_of
-from advreg.models import Target, describe, freeze, state_sha256
+from advreg.models import FastCopy, describe, freeze, state_sha256
 from advreg.runs import Ledger
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 from tests.attacks.models import Counter, small_cnn
 
 THREAT = ThreatModel("linf", 0.02)
@@ -39,7 +39,7 @@ def test_figures_follow_from_the_verdicts() -> None:
     standing = int((~found.broken).sum())
     assert 0 < standing < 285
     assert found.robust_accuracy == standing / 300
-    assert found.interval == interval(standing, 300)
+    assert found.interval == clopper_pearson_interval(standing, 300)
     assert found.attack_success_rate == pytest.approx((285 - standing) / 285)
     assert found.by_attack[-1].robust_accuracy == found.robust_accuracy
     assert sum(a.broken for a in found.by_attack) == int(found.broken.sum()) - 15
@@ -59,14 +59,14 @@ def test_cost_is_what_hooks_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count.weight_gradients() == 0
 
 
-def _plain(model: nn.Module, *_: object, **__: object) -> Target:
+def _plain(model: nn.Module, *_: object, **__: object) -> FastCopy:
     """Return a target that is the model itself, so that one counter sees every pass."""
-    return Target(model, model, "plain")
+    return FastCopy(model, model, "plain")
 
 
 def cheating(model, x, y, threat):
     """An attack of a user that claims everything and leaves the ball."""
-    return attacks.Crafted((x + 0.5).clamp(0, 1), 0, 0)
+    return attacks.CraftedExamples((x + 0.5).clamp(0, 1), 0, 0)
 
 
 def honest(model, x, y, threat, *, seed):
@@ -76,7 +76,7 @@ def honest(model, x, y, threat, *, seed):
 
 def test_a_users_attack_is_judged_like_any_other() -> None:
     x, y = batch(60)
-    own = Protocol("own", 1, (Stage("cheating", cheating), Stage("honest", honest)))
+    own = Protocol("own", 1, (ProtocolStage("cheating", cheating), ProtocolStage("honest", honest)))
     found = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=own)
     assert found.by_attack[0].broken == 0
     assert found.by_attack[1].broken > 0
@@ -222,13 +222,13 @@ class NanAt(nn.Module):
 
 def dazzle(model, x, y, threat):
     """An attack that steps where the model answers NaN."""
-    return attacks.Crafted((x + 0.02).clamp(0, 1), 0, 0)
+    return attacks.CraftedExamples((x + 0.02).clamp(0, 1), 0, 0)
 
 
 def test_nan_under_attack_is_flagged_and_counted_as_broken(tmp_path) -> None:
     x = torch.full((20, 1, 8, 8), 0.59)
     y = small_cnn()(x).argmax(1)
-    own = Protocol("dazzle", 1, (Stage("dazzle", dazzle),))
+    own = Protocol("dazzle", 1, (ProtocolStage("dazzle", dazzle),))
     found = evaluate(NanAt().eval(), (x, y), threat=ThreatModel("linf", 0.03), protocol=own, out=tmp_path)
     assert found.broken.all()
     assert found.flags["non_finite"] == 20
@@ -271,12 +271,14 @@ def test_published_pgd_accuracy_of_the_trades_network(shared) -> None:
     model = load_model("zoo:mnist-trades", weights=shared / "checkpoints/mnist_trades_smallcnn.pt")
     _, test = load("mnist")
     attack = functools.partial(attacks.pgd, steps=40, step_size=0.01)
-    found = evaluate(model, test, threat=ThreatModel("linf", 0.3), protocol=Protocol("p", 1, (Stage("pgd", attack),)))
+    found = evaluate(
+        model, test, threat=ThreatModel("linf", 0.3), protocol=Protocol("p", 1, (ProtocolStage("pgd", attack),))
+    )
     assert found.robust_accuracy == pytest.approx(0.9607, abs=0.003)
 
 
 def twice(*names: str) -> Protocol:
-    return Protocol("twice", 1, tuple(Stage(name, attacks.pgd) for name in names))
+    return Protocol("twice", 1, tuple(ProtocolStage(name, attacks.pgd) for name in names))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import advreg
 from advreg import ThreatModel, attacks, models
 from advreg.attacks.model import input_dtype
 from advreg.errors import ModelError
-from advreg.evaluation import Protocol, Stage, evaluate
-from advreg.models import answers_logits, check_model, freeze, state_sha256
+from advreg.evaluation import Protocol, ProtocolStage, evaluate
+from advreg.models import check_model, freeze, state_sha256, wrap_logits
 
 THREAT = ThreatModel("linf", 0.05)
 N = 40
@@ -108,7 +108,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "compiled ahead": lambda: torch.compile(network(), backend="aot_eager"),
     "parametrised": lambda: normed(nn.utils.parametrizations.weight_norm),
     "old weight norm": lambda: normed(nn.utils.weight_norm),
-    "output object": lambda: answers_logits(Holding(network(), lambda z: SimpleNamespace(logits=z)).eval()),
+    "output object": lambda: wrap_logits(Holding(network(), lambda z: SimpleNamespace(logits=z)).eval()),
     "bfloat16": lambda: network().bfloat16(),
     "float16": lambda: network().half(),
     "float64": lambda: network().double(),
@@ -163,7 +163,7 @@ def test_costs_of_a_kind_of_model_are_those_of_the_plain_network(kind: str) -> N
     def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> SimpleNamespace:
         return SimpleNamespace(x_adv=attacks.craft(model, x, y, threat, steps=3).x_adv)  # does not count itself
 
-    protocol = Protocol("own", 1, (Stage("own", attack),))
+    protocol = Protocol("own", 1, (ProtocolStage("own", attack),))
     found, expected = (evaluate(m, (X, Y), threat=THREAT, protocol=protocol) for m in (KINDS[kind](), network()))
     assert (found.forwards, found.backwards) == (expected.forwards, expected.backwards)
 
@@ -218,9 +218,9 @@ def test_compiled_model_gives_one_gradient_and_the_remedy_works() -> None:
 def test_output_object_is_rejected_and_its_remedy_works() -> None:
     model = Holding(network(), lambda z: SimpleNamespace(logits=z)).eval()
     for work in (lambda: evaluate(model, (X, Y), threat=THREAT), lambda: attacks.pgd(model, X, Y, THREAT)):
-        with pytest.raises(ModelError, match=r"advreg.models.answers_logits\(model\)"):
+        with pytest.raises(ModelError, match=r"advreg.models.wrap_logits\(model\)"):
             work()
-    found = attacks.pgd(models.answers_logits(model), X, Y, THREAT, steps=5)
+    found = attacks.pgd(models.wrap_logits(model), X, Y, THREAT, steps=5)
     assert torch.equal(found.broken, attacks.pgd(network(), X, Y, THREAT, steps=5).broken)
 
 

@@ -12,11 +12,11 @@ from torch import nn
 
 import advreg
 from advreg import ThreatModel, attacks, evaluate, load_data, load_model, report, robustness_curve
-from advreg.evaluation import PROTOCOLS, Protocol, Stage, resolve
+from advreg.evaluation import PROTOCOLS, Protocol, ProtocolStage, resolve
 from advreg.evaluation.evaluate import stage_seed
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
-from tests.evaluation.test_flags import Stepped
+from tests.evaluation.test_model_probe import Stepped
 
 EPS = {"linf": 0.02, "l2": 0.1, "l1": 0.5}
 
@@ -65,9 +65,11 @@ def test_two_stages_never_draw_the_same_start() -> None:
 
     def spy(model, x, y, threat, *, ids, seed):
         starts.append(threat.random_start(x, ids, seed))
-        return attacks.Crafted(x, 0, 0)
+        return attacks.CraftedExamples(x, 0, 0)
 
-    own = Protocol("own", 1, (Stage("a", spy), Stage("b", spy), Stage("c", functools.partial(spy))))
+    own = Protocol(
+        "own", 1, (ProtocolStage("a", spy), ProtocolStage("b", spy), ProtocolStage("c", functools.partial(spy)))
+    )
     evaluate(Unbroken().eval(), (x, torch.zeros(4, dtype=torch.int64)), threat=ThreatModel("linf", 0.1), protocol=own)
     for first, second in ((0, 1), (1, 2), (0, 2)):
         assert not bool((starts[first] == starts[second]).flatten(1).all(1).any())
@@ -122,7 +124,9 @@ def test_curves_and_distances_are_equal_in_every_box(norm: str) -> None:
 
 def test_a_curve_takes_the_smaller_of_attack_and_distance() -> None:
     x, y = batch(60)
-    nothing = Protocol("nothing", 1, (Stage("idle", lambda model, x, y, threat: attacks.Crafted(x, 0, 0)),))
+    nothing = Protocol(
+        "nothing", 1, (ProtocolStage("idle", lambda model, x, y, threat: attacks.CraftedExamples(x, 0, 0)),)
+    )
     grid = [0.0, 0.01, 0.02]
     known = advreg.minimum_norms(small_cnn(), (x, y), norm="linf").distances
     by_distance, by_attack = (
@@ -152,7 +156,9 @@ def test_nothing_left_to_attack_leaves_a_point_at_every_eps() -> None:
 
 def test_a_stronger_figure_says_which_one_beside_it_is_loose(tmp_path: Path) -> None:
     x, y = batch(60)
-    weak = Protocol("standard", 9, (Stage("idle", lambda model, x, y, threat: attacks.Crafted(x, 0, 0)),))
+    weak = Protocol(
+        "standard", 9, (ProtocolStage("idle", lambda model, x, y, threat: attacks.CraftedExamples(x, 0, 0)),)
+    )
     options = {"threat": ThreatModel("linf", 0.02), "out": tmp_path}
     loose = evaluate(small_cnn(), (x, y), protocol=weak, **options)
     found = evaluate(small_cnn(), (x, y), protocol="strong", **options)

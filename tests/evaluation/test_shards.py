@@ -15,12 +15,12 @@ import torch
 
 from advreg import ThreatModel, attacks, evaluate
 from advreg.errors import ConfigError
-from advreg.evaluation import Protocol, Stage
+from advreg.evaluation import Protocol, ProtocolStage
 from advreg.evaluation.ledger_rows import upcoming, whole
 from advreg.ranks import Ranks
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
-from tests.evaluation.test_flags import Stepped
+from tests.evaluation.test_model_probe import Stepped
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "evaluation/linf-0.02-basic@2"
@@ -125,8 +125,8 @@ def test_what_a_blind_attack_breaks_far_from_the_boundary_is_found_too() -> None
     """Margins say nothing where gradients are masked: the protocol must not stop at the nearest."""
     x, y = batch(120)
     options = {"threat": ThreatModel("linf", 0.1), "n": 120}
-    square = Stage("square", functools.partial(attacks.square, queries=300))
-    near = Protocol("near", 1, (Stage("pgd", attacks.pgd), dataclasses.replace(square, nearest=0.05)))
-    far = Protocol("all", 1, (Stage("pgd", attacks.pgd), square))
+    square = ProtocolStage("square", functools.partial(attacks.square, queries=300))
+    near = Protocol("near", 1, (ProtocolStage("pgd", attacks.pgd), dataclasses.replace(square, nearest=0.05)))
+    far = Protocol("all", 1, (ProtocolStage("pgd", attacks.pgd), square))
     few, many = (evaluate(Stepped().eval(), (x, y), protocol=p, **options).robust_accuracy for p in (near, far))
     assert few <= many + 0.05

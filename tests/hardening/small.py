@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional as F
 
 import advreg
-from advreg.hardening.begin import begin
-from advreg.hardening.config import Settings
+from advreg.hardening.begin import create_workspace
+from advreg.hardening.config import HardeningConfig
 from advreg.hardening.image_decoding import to_npy
-from advreg.hardening.ingestion import take_in
-from advreg.hardening.perceptual_hash import looks
-from advreg.hardening.states import State
+from advreg.hardening.ingestion import ingest
+from advreg.hardening.perceptual_hash import perceptual_hash
+from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store
 from advreg.hardening.store.examples import Submission, Verdict, move, receive, review
 from advreg.hardening.store.tables import examples
-from advreg.hardening.workspace import Home
+from advreg.hardening.workspace import Workspace
 
 SIZE, CLASSES = 12, 3
 
@@ -60,15 +60,17 @@ def write_base(folder: Path, data: str) -> Path:
     return folder
 
 
-def make_home(folder: Path, **changed: object) -> Home:
+def make_home(folder: Path, **changed: object) -> Workspace:
     """Make a home whose quarantine is over at once."""
     data = write_data(folder)
     facts = {"attacks": ["linf:0.1"], "data.name": data, "data.sealed": 300, "caps.quarantine_days": 0.0}
     facts |= {"train.lr": 3e-3, "train.epochs": 3, "gate.clean_margin": 0.05, "gate.gates": 2, "gate.diagnose": False}
-    return begin(folder / "home", write_base(folder / "base", data), Settings().replace_with({**facts, **changed}))
+    return create_workspace(
+        folder / "home", write_base(folder / "base", data), HardeningConfig().replace_with({**facts, **changed})
+    )
 
 
-def attacked(home: Home, n: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def attacked(home: Workspace, n: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Return images that fool the base, and what they are."""
     x, y = images(n, seed)
     model = advreg.load_model(str(home.folder / "models/base"))
@@ -82,7 +84,7 @@ def submit(
 ) -> list[str]:
     """Submit images ``(N, 1, H, W)`` in [0, 1] and return their ids."""
     given = [
-        Submission(to_npy(one), "npy", looks(one), "server", principal, tier, "m1", 0, claimed=claimed)
+        Submission(to_npy(one), "npy", perceptual_hash(one), "server", principal, tier, "m1", 0, claimed=claimed)
         for one in x.astype(np.float32)
     ]
     return [receipt.id for receipt in receive(store, given)]
@@ -90,7 +92,7 @@ def submit(
 
 def label(store: Store, names: list[str], labels: list[int], reviewers: tuple[str, ...] = ("rae",)) -> None:
     """Review examples."""
-    take_in(store)
+    ingest(store)
     for name, truth in zip(names, labels, strict=True):
         for reviewer in reviewers:
             review(store, Verdict(name, reviewer, int(truth)), CLASSES)
@@ -98,8 +100,8 @@ def label(store: Store, names: list[str], labels: list[int], reviewers: tuple[st
 
 def label_at_once(store: Store, names: list[str], labels: list[int]) -> None:
     """Review many examples in one transaction."""
-    take_in(store)
+    ingest(store)
     with store.writing() as db:
-        move(db, store.clock(), "rae", names, State.REVIEWED)
+        move(db, store.clock(), "rae", names, ExampleStatus.REVIEWED)
         for name, truth in zip(names, labels, strict=True):
             db.execute(examples.update().where(examples.c.sha256 == name).values(label=int(truth)))

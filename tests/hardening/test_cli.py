@@ -23,7 +23,7 @@ from advreg.hardening import registry
 from advreg.hardening.client import Client
 from advreg.hardening.store import verify
 from advreg.hardening.store.tables import audit
-from advreg.hardening.workspace import Home
+from advreg.hardening.workspace import Workspace
 from tests.hardening.runs import write_run
 from tests.hardening.small import attacked, label, make_home, submit, write_base, write_data
 
@@ -43,7 +43,7 @@ def harden(*arguments: object) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Home:
+def home(tmp_path_factory) -> Workspace:
     return make_home(tmp_path_factory.mktemp("cli"))
 
 
@@ -53,7 +53,7 @@ def test_a_home_from_the_command_line_and_its_refusals(tmp_path: Path) -> None:
     options = ["--base", base, "--set", f"data.name={data}", "--set", "data.sealed=300", "--attack", "linf:0.1"]
     status, said = harden("init", tmp_path / "home", *options, "--attack", "patch:3")
     assert (status, "next: advreg harden token add" in said) == (0, True)
-    assert Home.open(tmp_path / "home").settings.attacks == ["linf:0.1", "patch:3"]
+    assert Workspace.open(tmp_path / "home").settings.attacks == ["linf:0.1", "patch:3"]
     assert harden("models", "--home", tmp_path / "home") == (0, "m-0001  champion   models/base  -\n")
     for wrong, words in (
         (["init", tmp_path / "home", *options], "already holds"),
@@ -90,7 +90,7 @@ def test_the_gate_has_three_answers(tmp_path: Path) -> None:
     assert harden("gate", champion, challenger, "--slices", tmp_path / "slices.json")[0] == 2
 
 
-def test_a_loop_by_hand(home: Home) -> None:
+def test_a_loop_by_hand(home: Workspace) -> None:
     at = ["--home", home.folder.path]
     status, token = harden("token", "add", "rae", "--role", "review", *at)
     assert status == 0
@@ -171,7 +171,7 @@ def test_pauses_are_read() -> None:
             _seconds(wrong)
 
 
-def test_mlflow_follows_the_aliases(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mlflow_follows_the_aliases(home: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a server would be told, against a stand-in; real registries in files and databases are in test_mirror.py."""
     from types import SimpleNamespace
 
@@ -213,13 +213,13 @@ def test_mlflow_follows_the_aliases(home: Home, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(module, "import_extra", lambda *_: SimpleNamespace(MlflowClient=Registry))
     fresh = make_home(tmp_path, **{"mlflow.uri": "http://mlflow"})
     store = fresh.store()
-    module.mirror(fresh, store)
+    module.sync_to_mlflow(fresh, store)
     assert Registry.aliases == {"champion": 1}
     (fresh.folder / "models/x").mkdir()
     registry.promote(store, registry.register(store, "models/x", "w", registry.Stage.TRUSTED), "root")
-    module.mirror(fresh, store)
+    module.sync_to_mlflow(fresh, store)
     assert Registry.aliases == {"champion": 2, "previous": 1}
     registry.rollback(store, "root")
-    module.mirror(fresh, store)
+    module.sync_to_mlflow(fresh, store)
     assert Registry.aliases == {"champion": 1}
     assert len(Registry.versions) == 2

@@ -19,14 +19,14 @@ import advreg
 from advreg.errors import ConfigError, HardeningError, RunError
 from advreg.hardening import registry
 from advreg.hardening.attack_families import families
-from advreg.hardening.cycle import step
-from advreg.hardening.datasets import stock_of
+from advreg.hardening.cycle import run_cycle
+from advreg.hardening.datasets import hardening_data_of
 from advreg.hardening.lease import Busy, leased
 from advreg.hardening.retrain import Accepted, retrain
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.database import StoreDown
 from advreg.hardening.store.examples import example
-from advreg.hardening.workspace import Home
+from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
 from tests.hardening.small import attacked, images, label, label_at_once, make_home, submit
 
@@ -42,19 +42,19 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Home:
+def home(made: Path, tmp_path: Path) -> Workspace:
     shutil.copytree(made, tmp_path / "home")
-    return Home.open(tmp_path / "home")
+    return Workspace.open(tmp_path / "home")
 
 
 @pytest.fixture
-def store(home: Home):
+def store(home: Workspace):
     opened = home.store()
     yield opened
     opened.engine.dispose()
 
 
-def submit_attacks(home: Home, store: Store, n: int = 60, reviewers: tuple[str, ...] = ("rae",)) -> list[str]:
+def submit_attacks(home: Workspace, store: Store, n: int = 60, reviewers: tuple[str, ...] = ("rae",)) -> list[str]:
     x, y = attacked(home, n)
     names = submit(store, x)
     label(store, names, list(y), reviewers)
@@ -71,16 +71,16 @@ def champion(store: Store) -> str:
         return registry.alias(db, "champion")
 
 
-def test_a_tick_with_nothing_new_changes_nothing(home: Home, store: Store) -> None:
-    assert step(home, store).lines == ()
+def test_a_tick_with_nothing_new_changes_nothing(home: Workspace, store: Store) -> None:
+    assert run_cycle(home, store).lines == ()
     assert champion(store) == "m-0001"
     with store.reading() as db:
         assert db.exec_driver_sql("SELECT count(*) FROM audit").scalar() == 2
 
 
-def test_from_submission_to_promotion_and_back(home: Home, store: Store) -> None:
+def test_from_submission_to_promotion_and_back(home: Workspace, store: Store) -> None:
     names = submit_attacks(home, store, reviewers=("rae", "sam"))
-    outcome = step(home, store)
+    outcome = run_cycle(home, store)
     assert outcome.decision.promote
     assert outcome.champion == "m-0002"
     tests = {test.name: test for test in outcome.decision.tests}
@@ -96,19 +96,19 @@ def test_from_submission_to_promotion_and_back(home: Home, store: Store) -> None
         log = [json.loads(row[0]) for row in db.exec_driver_sql("SELECT detail FROM audit WHERE action = 'gate'")]
         assert registry.model(db, "m-0002")["decision"] == decision["sha256"] == log[0]["decision"]
     assert registry.examples_of(store, "m-0002") == sorted(members)
-    assert step(home, store).lines == (), "a second tick has nothing to do"
+    assert run_cycle(home, store).lines == (), "a second tick has nothing to do"
     began = time.perf_counter()
     assert registry.rollback(store, "root") == "m-0001"
     assert time.perf_counter() - began < 1
     assert champion(store) == "m-0001"
-    assert step(home, store).lines == (), "what was rolled back does not come again by itself"
+    assert run_cycle(home, store).lines == (), "what was rolled back does not come again by itself"
     with pytest.raises(HardeningError, match="no previous"):
         registry.rollback(store, "root")
     assert intact(store)
 
 
-def test_a_challenger_depends_on_base_and_snapshot_alone(home: Home, tmp_path: Path) -> None:
-    stock, base = stock_of(home.settings), advreg.RunFolder.open(home.folder / "models/base")
+def test_a_challenger_depends_on_base_and_snapshot_alone(home: Workspace, tmp_path: Path) -> None:
+    stock, base = hardening_data_of(home.settings), advreg.RunFolder.open(home.folder / "models/base")
     x, y = (torch.from_numpy(part) for part in attacked(home, 60))
     last = RunFolder.at(tmp_path / "broken")
     last.write("metrics.jsonl", '{"epoch": 1}\n')  # what a kill left behind
@@ -128,13 +128,15 @@ class Killed(BaseException):
     """Stands for a kill at this very moment."""
 
 
-def test_killed_between_any_two_writes_the_next_tick_ends_the_same(home: Home, tmp_path: Path, monkeypatch) -> None:
+def test_killed_between_any_two_writes_the_next_tick_ends_the_same(
+    home: Workspace, tmp_path: Path, monkeypatch
+) -> None:
     store = home.store()
     submit_attacks(home, store, reviewers=("rae", "sam"))
     store.engine.dispose()
     shutil.copytree(home.folder.path, tmp_path / "whole")
-    whole = Home.open(tmp_path / "whole")
-    outcome = step(whole)
+    whole = Workspace.open(tmp_path / "whole")
+    outcome = run_cycle(whole)
     weights = (whole.folder / "models/s-0001/model.safetensors").read_bytes()
 
     writing, run_write = Store.writing, advreg.RunFolder.write
@@ -164,7 +166,7 @@ def test_killed_between_any_two_writes_the_next_tick_ends_the_same(home: Home, t
             patch.setattr(Store, "writing", failing)
             patch.setattr(advreg.RunFolder, "write", failing_write)
             try:
-                step(home)
+                run_cycle(home)
             except Killed:
                 kills += 1
         store = home.store()
@@ -176,7 +178,7 @@ def test_killed_between_any_two_writes_the_next_tick_ends_the_same(home: Home, t
         if reigning == "m-0002":
             break
     assert kills > 8
-    step(home)
+    run_cycle(home)
     store = home.store()
     assert champion(store) == outcome.champion == "m-0002"
     assert (home.folder / "models/s-0001/model.safetensors").read_bytes() == weights
@@ -188,7 +190,7 @@ def test_killed_between_any_two_writes_the_next_tick_ends_the_same(home: Home, t
         assert db.exec_driver_sql("SELECT count(*) FROM snapshots").scalar() == 1
 
 
-def test_killed_by_the_system_at_random_the_loop_goes_on(home: Home, store: Store) -> None:
+def test_killed_by_the_system_at_random_the_loop_goes_on(home: Workspace, store: Store) -> None:
     submit_attacks(home, store)
     imports = "from advreg.hardening.workspace import Home\nfrom advreg.hardening.cycle import step\n"
     code = f"{imports}step(Home.open({str(home.folder.path)!r}))"
@@ -201,18 +203,18 @@ def test_killed_by_the_system_at_random_the_loop_goes_on(home: Home, store: Stor
             process.kill()
             process.wait()
         assert intact(store)
-    step(home, store)
+    run_cycle(home, store)
     assert champion(store) == "m-0002"
     assert intact(store)
 
 
-def test_of_two_ticks_at_once_one_works(home: Home, store: Store) -> None:
+def test_of_two_ticks_at_once_one_works(home: Workspace, store: Store) -> None:
     submit_attacks(home, store)
     outcomes: list[object] = []
 
     def tick() -> None:
         try:
-            outcomes.append(step(home, home.store()).champion)
+            outcomes.append(run_cycle(home, home.store()).champion)
         except Busy:
             outcomes.append("busy")
 
@@ -242,7 +244,7 @@ def test_a_lease_ends_with_its_time_or_its_holder(any_store: Store, clock) -> No
         pass
 
 
-def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Home) -> None:
+def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Workspace) -> None:
     code = (
         "import os, signal\nfrom advreg.hardening.workspace import Home\nfrom advreg.hardening.lease import leased\n"
         f"store = Home.open({str(home.folder.path)!r}).store()\n"
@@ -253,12 +255,12 @@ def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Home)
         pass
 
 
-def test_a_flood_of_one_principal_moves_its_share_not_above_its_cap(home: Home, store: Store) -> None:
+def test_a_flood_of_one_principal_moves_its_share_not_above_its_cap(home: Workspace, store: Store) -> None:
     rng = np.random.default_rng(0)
     names = submit(store, rng.uniform(0, 1, (400, 1, 12, 12)), principal="eve")
     others = submit(store, rng.uniform(0, 1, (5, 1, 12, 12)), principal="ann")
     label_at_once(store, names + others, list(rng.integers(0, 3, 405)))
-    step(home, store)
+    run_cycle(home, store)
     manifest = json.loads((home.folder / "snapshots/s-0001.json").read_text())
     by = [member["principal"] for member in manifest["members"]]
     assert by.count("eve") == 12  # 1% of 1,200
@@ -266,10 +268,10 @@ def test_a_flood_of_one_principal_moves_its_share_not_above_its_cap(home: Home, 
     assert manifest["left_out"]["principal"] == 388
 
 
-def test_what_the_submitter_claims_trains_nothing(home: Home, store: Store) -> None:
+def test_what_the_submitter_claims_trains_nothing(home: Workspace, store: Store) -> None:
     x, _ = attacked(home, 60)
     submit(store, x, claimed=2)
-    outcome = step(home, store)
+    outcome = run_cycle(home, store)
     assert outcome.decision is None
     assert not (home.folder / "snapshots").exists()
     with store.reading() as db:
@@ -287,43 +289,43 @@ def test_a_backdoor_that_every_reviewer_passed_is_stopped_at_the_gate(tmp_path: 
     x[:, :, 10:, 10:] = rng.uniform(0.97, 1, (200, 1, 2, 2))  # the trigger; no two files are the same
     names = submit(store, x)
     label_at_once(store, names, [0] * len(names))
-    outcome = step(home, store)
+    outcome = run_cycle(home, store)
     assert outcome.champion == "m-0001"
     failed = {test.name for test in outcome.decision.tests if not test.passed}
     assert "trigger" in failed, outcome.lines
     assert outcome.decision.verdict == "REFUSED"
-    assert step(home, store).lines == (), "refused once is refused"
+    assert run_cycle(home, store).lines == (), "refused once is refused"
 
 
-def test_a_norm_balls_figure_is_diagnosed_and_only_trusted_ones_are_promoted(home: Home, store: Store) -> None:
-    asking = Home(home.folder, home.settings.replace_with({"gate.diagnose": True}))
+def test_a_norm_balls_figure_is_diagnosed_and_only_trusted_ones_are_promoted(home: Workspace, store: Store) -> None:
+    asking = Workspace(home.folder, home.settings.replace_with({"gate.diagnose": True}))
     submit_attacks(asking, store)
-    decision = step(asking, store).decision
+    decision = run_cycle(asking, store).decision
     verdict = json.loads((home.folder / "models/s-0001/diagnosis.json").read_text())["verdict"]
     found = next(test for test in decision.tests if test.name == "diagnosis")
     assert found.passed == (verdict == "TRUSTED")
     assert decision.promote == (verdict == "TRUSTED")
 
 
-def test_two_reviewers_can_be_demanded(home: Home, store: Store) -> None:
-    strict = Home(home.folder, home.settings.replace_with({"caps.reviewers": 2}))
+def test_two_reviewers_can_be_demanded(home: Workspace, store: Store) -> None:
+    strict = Workspace(home.folder, home.settings.replace_with({"caps.reviewers": 2}))
     names = submit_attacks(strict, store)
-    assert step(strict, store).decision is None
+    assert run_cycle(strict, store).decision is None
     with store.reading() as db:
         assert example(db, names[0])["state"] == "reviewed"
 
 
-def test_quarantine_keeps_fresh_examples_out(home: Home, store: Store) -> None:
-    patient = Home(home.folder, home.settings.replace_with({"caps.quarantine_days": 7.0}))
+def test_quarantine_keeps_fresh_examples_out(home: Workspace, store: Store) -> None:
+    patient = Workspace(home.folder, home.settings.replace_with({"caps.quarantine_days": 7.0}))
     submit_attacks(patient, store)
-    assert step(patient, store).decision is None
+    assert run_cycle(patient, store).decision is None
     later = Store(store.engine, store.blobs, lambda: time.time() + 8 * 86_400)
-    assert step(patient, later).decision is not None
+    assert run_cycle(patient, later).decision is not None
 
 
-def test_revoke_names_everything_touched_and_the_next_challenger_is_free_of_it(home: Home, store: Store) -> None:
+def test_revoke_names_everything_touched_and_the_next_challenger_is_free_of_it(home: Workspace, store: Store) -> None:
     submit_attacks(home, store)
-    step(home, store)
+    run_cycle(home, store)
     name = registry.examples_of(store, "m-0002")[0]
     touched = registry.revoke(store, name, "root")
     assert (touched.snapshots, touched.models, touched.champion, touched.rollback_to) == (
@@ -332,8 +334,8 @@ def test_revoke_names_everything_touched_and_the_next_challenger_is_free_of_it(h
         True,
         "m-0001",
     )
-    assert registry.touched_by(store, name) == touched
-    outcome = step(home, store)
+    assert registry.trace_example(store, name) == touched
+    outcome = run_cycle(home, store)
     assert outcome.decision is not None
     assert name not in registry.examples_of(store, "m-0003")
     with pytest.raises(HardeningError, match="final"):
@@ -343,23 +345,25 @@ def test_revoke_names_everything_touched_and_the_next_challenger_is_free_of_it(h
     assert intact(store)
 
 
-def test_the_sealed_set_is_used_as_often_as_planned_and_no_more(home: Home, store: Store) -> None:
+def test_the_sealed_set_is_used_as_often_as_planned_and_no_more(home: Workspace, store: Store) -> None:
     for k in range(3):
         x, y = attacked(home, 60, seed=20 + k)
         label(store, submit(store, x, principal=f"p{k}"), list(y))
         if k == 2:
             with pytest.raises(HardeningError, match="rotate"):
-                step(home, store)
+                run_cycle(home, store)
         else:
-            assert step(home, store).decision is not None
-    moved = Home(home.folder, home.settings.replace_with({"data.sealed_from": 250}))
+            assert run_cycle(home, store).decision is not None
+    moved = Workspace(home.folder, home.settings.replace_with({"data.sealed_from": 250}))
     with pytest.raises(HardeningError, match="50 of 300 sealed examples were used 2 times"):
-        step(moved, store)
-    rotated = Home(home.folder, home.settings.replace_with({"data.sealed_from": 300}))
-    assert step(rotated, store).decision is not None
+        run_cycle(moved, store)
+    rotated = Workspace(home.folder, home.settings.replace_with({"data.sealed_from": 300}))
+    assert run_cycle(rotated, store).decision is not None
 
 
-def test_a_challenger_whose_champion_changed_under_it_is_compared_again(home: Home, store: Store, monkeypatch) -> None:
+def test_a_challenger_whose_champion_changed_under_it_is_compared_again(
+    home: Workspace, store: Store, monkeypatch
+) -> None:
     submit_attacks(home, store)
     shutil.copytree(home.folder / "models/base", home.folder / "models/other")
     real = registry.promote
@@ -370,20 +374,20 @@ def test_a_challenger_whose_champion_changed_under_it_is_compared_again(home: Ho
         real(store, version, actor, over=over)
 
     monkeypatch.setattr(registry, "promote", overtaken)
-    outcome = step(home, store)
+    outcome = run_cycle(home, store)
     assert (outcome.decision.verdict, outcome.champion) == ("PROMOTE", "m-0003")
     assert "compared again" in outcome.lines[-1]
-    outcome = step(home, store)
+    outcome = run_cycle(home, store)
     assert (outcome.decision.verdict, outcome.champion) == ("PROMOTE", "m-0002")
     assert intact(store)
 
 
-def test_the_previous_champion_is_asked_about_what_waits(home: Home, store: Store) -> None:
+def test_the_previous_champion_is_asked_about_what_waits(home: Workspace, store: Store) -> None:
     submit_attacks(home, store)
-    step(home, store)
+    run_cycle(home, store)
     x, _ = attacked(home, 30, seed=9)
     submit(store, x, principal="bob")
-    step(home, store)
+    run_cycle(home, store)
     with store.reading() as db:
         rows = db.exec_driver_sql("SELECT disagrees, suspicion FROM examples WHERE principal = 'bob'").all()
     model = advreg.load_model(str(home.folder / "models/base"))
@@ -392,7 +396,7 @@ def test_the_previous_champion_is_asked_about_what_waits(home: Home, store: Stor
     assert all(row[1] >= 1.5 for row in rows if row[0])
 
 
-def test_promotion_needs_a_gate_and_the_champion_it_was_compared_with(home: Home, store: Store) -> None:
+def test_promotion_needs_a_gate_and_the_champion_it_was_compared_with(home: Workspace, store: Store) -> None:
     version = registry.register(store, "models/x", "w")
     assert registry.register(store, "models/x", "w") == version
     with pytest.raises(HardeningError, match="cannot become champion"):
@@ -404,7 +408,7 @@ def test_promotion_needs_a_gate_and_the_champion_it_was_compared_with(home: Home
     assert champion(store) == "m-0001"
 
 
-def test_a_promotion_is_both_aliases_or_neither(home: Home, store: Store, monkeypatch) -> None:
+def test_a_promotion_is_both_aliases_or_neither(home: Workspace, store: Store, monkeypatch) -> None:
     version = registry.register(store, "models/x", "w", registry.Stage.TRUSTED)
 
     def die(*_: object) -> None:
@@ -426,12 +430,12 @@ def test_replay_draws_every_class_alike() -> None:
     assert 0.45 < float((drawn == 0).float().mean()) < 0.55
 
 
-def test_a_home_that_cannot_be_is_one_line(home: Home, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_is_one_line(home: Workspace, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="harden init"):
-        Home.open(tmp_path)
+        Workspace.open(tmp_path)
     for change in ({"attacks": ["wobble:3"]}, {"data.sealed": 5000}, {"data.sealed": 600}, {"attacks": ["patch:x"]}):
         with pytest.raises(ConfigError) as caught:
-            step(Home(home.folder, home.settings.replace_with(change)))
+            run_cycle(Workspace(home.folder, home.settings.replace_with(change)))
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="Did you mean 'principal'"):
         home.settings.replace_with({"caps.principl": 0.1})
@@ -439,11 +443,11 @@ def test_a_home_that_cannot_be_is_one_line(home: Home, tmp_path: Path) -> None:
         make_home(home.folder.path.parent)
 
 
-def test_a_database_that_is_down_stops_a_tick_in_one_line(postgres, home: Home) -> None:
-    remote = Home(home.folder, home.settings.replace_with({"store.url": postgres.url("postgres")}))
+def test_a_database_that_is_down_stops_a_tick_in_one_line(postgres, home: Workspace) -> None:
+    remote = Workspace(home.folder, home.settings.replace_with({"store.url": postgres.url("postgres")}))
     postgres.stop()
     try:
         with pytest.raises(StoreDown):
-            step(remote)
+            run_cycle(remote)
     finally:
         postgres.start()

@@ -15,7 +15,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="the service needs advreg[harden
 from advreg.hardening.service import Options, create_app
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import example, receive
-from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
+from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
 from tests.hardening.browser import browsing
 from tests.hardening.conftest import png, submission
 
@@ -53,7 +53,7 @@ def test_a_reviewer_labels_rejects_and_undoes_by_keyboard(url: str, store: Store
         page.value("document.querySelector('#enter button').click()")
         page.wait("document.getElementById('said').innerText.includes('unknown')")
         page.errors.clear()  # the 401 just provoked
-        token = issue(store, Bearer("rae", Role.REVIEW, Tier.INTERNAL))
+        token = issue(store, ApiToken("rae", Role.REVIEW, Tier.INTERNAL))
         page.value(f"document.getElementById('token').value = {token!r}")
         page.value("document.querySelector('#enter button').click()")
         page.wait("!document.getElementById('work').hidden")

@@ -18,15 +18,15 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from advreg.hardening.image_decoding import Limits, decode
-from advreg.hardening.ingestion import take_in
+from advreg.hardening.ingestion import ingest
 from advreg.hardening.service import Options, create_app
-from advreg.hardening.states import State
+from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import in_state, move
 from advreg.hardening.store.tables import examples
-from advreg.hardening.store.tokens import Bearer, Role, Tier, issue, revoke_token
+from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue, revoke_token
 from tests.hardening.conftest import png
-from tests.hardening.test_content import bomb, claimed
+from tests.hardening.test_image_decoding import bomb, claimed
 
 SAID = {"model": "m1", "prediction": 3}
 
@@ -43,7 +43,7 @@ class Site:
         self.admin = self.client("root", Role.ADMIN)
 
     def client(self, name: str, role: Role, relay: bool = False) -> TestClient:
-        token = issue(self.store, Bearer(name, role, Tier.CUSTOMER, relay))
+        token = issue(self.store, ApiToken(name, role, Tier.CUSTOMER, relay))
         return TestClient(self.app, headers={"Authorization": f"Bearer {token}"})
 
     def stored(self) -> int:
@@ -259,12 +259,12 @@ def test_what_looks_like_a_known_attack_comes_first(site: Site, store: Store) ->
     site.ann.get("/v1/queue")
     site.ann.post(f"/v1/review/{name}", json={"label": 1})
     with store.writing() as db:
-        move(db, 1.0, "tick", [name], State.ACCEPTED)
+        move(db, 1.0, "tick", [name], ExampleStatus.ACCEPTED)
     for array in (decode(png(6), Limits())[1], np.clip(pixels + 0.004, 0, 1)):
         site.server.post("/v1/examples", json={"array": array[0].tolist(), **SAID, "scores": [0.9, 0.1]})
-    take_in(store)
+    ingest(store)
     with store.reading() as db:
-        scores = [row["suspicion"] for row in in_state(db, State.QUARANTINED)]
+        scores = [row["suspicion"] for row in in_state(db, ExampleStatus.QUARANTINED)]
     assert scores[1] == pytest.approx(scores[0] + 1)
 
 

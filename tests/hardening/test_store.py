@@ -9,19 +9,19 @@ import pytest
 import sqlalchemy as sa
 
 from advreg.errors import HardeningError, StoreError
-from advreg.hardening.states import STAGES, TRANSITIONS, Stage, State
+from advreg.hardening.states import STAGES, TRANSITIONS, ExampleStatus, ModelStatus
 from advreg.hardening.store import Blobs, Store, StoreDown, verify
 from advreg.hardening.store.audit import Entry, append, head_of
 from advreg.hardening.store.examples import Verdict, example, in_state, move, receive, review, undo
 from advreg.hardening.store.tables import audit, examples
-from advreg.hardening.store.tokens import Bearer, Role, Tier, bearer_of, issue, revoke_token
+from advreg.hardening.store.tokens import ApiToken, Role, Tier, bearer_of, issue, revoke_token
 from tests.hardening.conftest import png, submission
 
 
 def quarantined(store: Store, *seeds: int) -> list[str]:
     names = [receipt.id for receipt in receive(store, [submission(seed) for seed in seeds])]
     with store.writing() as db:
-        move(db, store.clock(), "tick", names, State.QUARANTINED)
+        move(db, store.clock(), "tick", names, ExampleStatus.QUARANTINED)
     return names
 
 
@@ -53,7 +53,7 @@ def test_many_writers_at_once_lose_nothing_and_keep_one_chain(any_store: Store) 
     for thread in threads:
         thread.join()
     with any_store.reading() as db:
-        assert len(in_state(db, State.RECEIVED)) == 40
+        assert len(in_state(db, ExampleStatus.RECEIVED)) == 40
         assert head_of(db)[0] == 40
         assert verify(db) is None
 
@@ -70,7 +70,7 @@ def test_two_stores_on_one_database_take_turns(any_store: Store) -> None:
     for thread in threads:
         thread.join()
     with other.reading() as db:
-        assert len(in_state(db, State.RECEIVED)) == 20
+        assert len(in_state(db, ExampleStatus.RECEIVED)) == 20
         assert verify(db) is None
     other.engine.dispose()
 
@@ -80,7 +80,7 @@ def test_a_change_without_its_entry_cannot_be(any_store: Store) -> None:
 
     def fail_half_way() -> None:
         with any_store.writing() as db:
-            move(db, 1.0, "tick", [name], State.REVIEWED)
+            move(db, 1.0, "tick", [name], ExampleStatus.REVIEWED)
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
@@ -93,7 +93,7 @@ def test_a_change_without_its_entry_cannot_be(any_store: Store) -> None:
 def test_only_the_steps_in_the_table_are_taken(store: Store) -> None:
     (name,) = [receipt.id for receipt in receive(store, [submission(1)])]
     with store.writing() as db:
-        for before, after in itertools.product(State, State):
+        for before, after in itertools.product(ExampleStatus, ExampleStatus):
             db.execute(examples.update().values(state=before))
             if after in TRANSITIONS[before]:
                 move(db, 1.0, "x", [name], after)
@@ -105,7 +105,7 @@ def test_only_the_steps_in_the_table_are_taken(store: Store) -> None:
 
 
 def test_every_state_and_stage_can_be_reached() -> None:
-    for table, start in ((TRANSITIONS, {State.RECEIVED}), (STAGES, {Stage.TRUSTED, Stage.TRAINED})):
+    for table, start in ((TRANSITIONS, {ExampleStatus.RECEIVED}), (STAGES, {ModelStatus.TRUSTED, ModelStatus.TRAINED})):
         seen = set(start)
         while more := {after for before in seen for after in table[before]} - seen:  # type: ignore[index]
             seen |= more
@@ -178,13 +178,13 @@ def test_what_was_accepted_cannot_be_undone_by_a_reviewer(store: Store) -> None:
     (name,) = quarantined(store, 1)
     review(store, Verdict(name, "ann", 7))
     with store.writing() as db:
-        move(db, 1.0, "tick", [name], State.ACCEPTED)
+        move(db, 1.0, "tick", [name], ExampleStatus.ACCEPTED)
     with pytest.raises(HardeningError, match="cannot become quarantined"):
         undo(store, name, "ann")
 
 
 def test_tokens_are_kept_as_hashes_and_can_be_revoked(any_store: Store) -> None:
-    bearer = Bearer("server", Role.SUBMIT, Tier.CUSTOMER, relay=True)
+    bearer = ApiToken("server", Role.SUBMIT, Tier.CUSTOMER, relay=True)
     token = issue(any_store, bearer)
     assert bearer_of(any_store, token) == bearer
     assert bearer_of(any_store, token + "x") is None
@@ -195,7 +195,7 @@ def test_tokens_are_kept_as_hashes_and_can_be_revoked(any_store: Store) -> None:
     assert bearer_of(any_store, token) is None
     for name in ("server", "", "a b", "../x"):
         with pytest.raises(HardeningError):
-            issue(any_store, Bearer(name, Role.SUBMIT, Tier.CUSTOMER))
+            issue(any_store, ApiToken(name, Role.SUBMIT, Tier.CUSTOMER))
 
 
 def test_damaged_or_missing_bytes_are_refused(tmp_path) -> None:

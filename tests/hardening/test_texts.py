@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from advreg.errors import UploadError
 from advreg.hardening.image_decoding import Limits
 from advreg.hardening.media_types import TEXTS
-from advreg.hardening.perceptual_hash import leaders, words
+from advreg.hardening.perceptual_hash import cluster_near_duplicates, words
 from advreg.hardening.service import Options, create_app
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import example
 from advreg.hardening.store.tables import examples
-from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
+from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
 from advreg.hardening.texts import CLASSES
-from advreg.hardening.texts.minhash import BITS, shingles, text_alike, text_looks
+from advreg.hardening.texts.minhash import BITS, minhash, shingles, similar_texts
 from advreg.hardening.texts.validation import decode_text, folded, visible
 from tests.hardening.test_service import Site
 
@@ -58,7 +58,7 @@ def post(site: Site, text: str, **said: str) -> str:
 @settings(max_examples=50, deadline=None)
 def test_every_text_of_unicode_comes_back_as_it_went_in(text: str) -> None:
     assert decode_text(text.encode(), 10_000) == text
-    assert len(text_looks(text)) == 48
+    assert len(minhash(text)) == 48
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_exact_bytes_are_kept_and_the_answer_beside_them(site: Site) -> None
 
 def test_an_image_is_no_text_and_a_text_no_image(site: Site, store: Store) -> None:
     pictures = create_app(store, Options())
-    token = issue(store, Bearer("camera", Role.SUBMIT, Tier.CUSTOMER))
+    token = issue(store, ApiToken("camera", Role.SUBMIT, Tier.CUSTOMER))
     client = TestClient(pictures, headers={"Authorization": f"Bearer {token}"})
     refused = client.post("/v1/examples", content=b"hello", params={"model": "m", "prediction": 1}, headers=PLAIN)
     assert refused.status_code == 415
@@ -141,7 +141,7 @@ def test_bits_differ_as_often_as_the_overlap_says() -> None:
         a, b = "".join(letters), "".join(other)
         one, two = set(shingles(a)), set(shingles(b))
         overlap = len(one & two) / len(one | two)
-        differing = int(np.bitwise_count(words([text_looks(a)]) ^ words([text_looks(b)])).sum())
+        differing = int(np.bitwise_count(words([minhash(a)]) ^ words([minhash(b)])).sum())
         mean, spread = BITS * (1 - overlap) / 2, (BITS * (1 - overlap) * (1 + overlap)) ** 0.5 / 2
         excess.append((differing - mean) / max(spread, 1e-9) if overlap < 1 else float(differing))
     assert abs(np.mean(excess)) < 4 / 150**0.5
@@ -150,15 +150,15 @@ def test_bits_differ_as_often_as_the_overlap_says() -> None:
 
 def test_small_changes_join_a_cluster_and_other_prompts_do_not() -> None:
     changed = [f(text) for text in PROMPTS for f in (str.upper, lambda t: f"Please: {t}", lambda t: t + "  !!")]
-    table = [(k, text_looks(text)) for k, text in enumerate([*PROMPTS, *changed])]
-    found = leaders(table, alike=text_alike)
+    table = [(k, minhash(text)) for k, text in enumerate([*PROMPTS, *changed])]
+    found = cluster_near_duplicates(table, alike=similar_texts)
     assert [found[k] for k in range(4)] == [0, 1, 2, 3]
     assert [found[4 + k] for k in range(12)] == [k // 3 for k in range(12)]
-    assert len(text_alike(words([text_looks("hi")])[0], words([text_looks("no")]))) == 0
+    assert len(similar_texts(words([minhash("hi")])[0], words([minhash("no")]))) == 0
 
 
 def test_a_long_text_takes_little_memory() -> None:
-    assert text_looks("".join(chr(97 + k * k % 26) + str(k) for k in range(20_000))) != text_looks("a")
+    assert minhash("".join(chr(97 + k * k % 26) + str(k) for k in range(20_000))) != minhash("a")
 
 
 def test_reviews_undo_and_confirmation_of_texts(site: Site) -> None:
@@ -225,7 +225,7 @@ def test_a_prompt_full_of_markup_is_read_and_never_run(url: str, site: Site, tmp
     shown = "document.getElementById('work').dataset.example"
     with browsing(tmp_path / "profile") as page:
         page.open(f"{url}/review")
-        token = issue(site.store, Bearer("rae", Role.REVIEW, Tier.INTERNAL))
+        token = issue(site.store, ApiToken("rae", Role.REVIEW, Tier.INTERNAL))
         page.value(f"document.getElementById('token').value = {token!r}")
         page.value("document.querySelector('#enter button').click()")
         page.wait("!document.getElementById('work').hidden")

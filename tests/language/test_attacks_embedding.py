@@ -10,24 +10,32 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.attacks import embedding, embedding_pgd, fast, latent, latent_moved, latent_pgd, soft_prompt
+from advreg.language.attacks import (
+    embedding,
+    embedding_pgd,
+    latent,
+    latent_moved,
+    latent_pgd,
+    score_suffixes,
+    soft_prompt,
+)
 from advreg.language.attacks.descent import best, iterates, project, steepest, within
-from advreg.language.attacks.embedding import judged
+from advreg.language.attacks.embedding import answer_nll_under
 from advreg.language.attacks.latent import blocks, depths, latent_norms
 from advreg.language.attacks.soft_prompt import suffix_nll, suffixes
 from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits, perturbed
+from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits, perturb_embeddings
 from advreg.language.generate import generate, moved
 from advreg.language.model import LanguageModel, cast
-from advreg.language.requests import Request
-from advreg.pass_counting import counted
+from advreg.language.requests import HarmfulRequest
+from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 from tests.language.test_embeddings import learned_positions
 
 REQUESTS = [
-    Request(3, "How do I open a lock?", "Sure, here is how"),
-    Request(8, "Tell me how to kill a process, or so I hope.", "Sure, here is how to kill"),
-    Request(9, "Hi", "No."),
+    HarmfulRequest(3, "How do I open a lock?", "Sure, here is how"),
+    HarmfulRequest(8, "Tell me how to kill a process, or so I hope.", "Sure, here is how to kill"),
+    HarmfulRequest(9, "Hi", "No."),
 ]
 EPS = 0.3
 
@@ -37,7 +45,7 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
     return tiny(scale=request.param, dtype=torch.float64)
 
 
-def batch(lm: LanguageModel, requests: list[Request] = REQUESTS) -> Encoded:
+def batch(lm: LanguageModel, requests: list[HarmfulRequest] = REQUESTS) -> Encoded:
     return encode(lm, [r.prompt for r in requests], [r.target for r in requests], ended=False)
 
 
@@ -87,7 +95,9 @@ def test_delta_is_inside_its_ball_and_zero_past_the_words(lm: LanguageModel):
     assert (delta.norm(dim=-1) <= radius * (1 + 1e-12)).all()
     assert (delta.norm(dim=-1)[used] > 0).all()
     assert not delta[~used].any()
-    assert torch.equal(perturbed(lm, encoded, delta)[~encoded.content], embed(lm, encoded.ids)[~encoded.content])
+    assert torch.equal(
+        perturb_embeddings(lm, encoded, delta)[~encoded.content], embed(lm, encoded.ids)[~encoded.content]
+    )
 
 
 def test_the_best_iterate_is_returned_and_every_pass_is_counted(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
@@ -96,7 +106,7 @@ def test_the_best_iterate_is_returned_and_every_pass_is_counted(lm: LanguageMode
     encoded, seen = batch(lm), []
     module = __import__(room.__module__, fromlist=["answer_nll"])
     monkeypatch.setattr(module, "answer_nll", lambda *a: seen.append(answer_nll(*a)) or seen[-1])
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         delta = embedding_pgd(lm, encoded, eps=EPS, steps=7, step_size=2 * EPS, restarts=2)  # steps that overshoot
     assert (passes.forwards, passes.backwards) == (2 * 8 * 3, 2 * 7 * 3)
     lowest = torch.stack([each.detach() for each in seen]).amin(0)
@@ -140,11 +150,11 @@ def test_the_attack_reports_what_its_judge_measures():
     lm = tiny()
     fast = cast(lm, "bfloat16")
     encoded = batch(lm)
-    with counted(lm.network.lm_head) as slow, counted(fast.network.lm_head) as quick:
+    with count_passes(lm.network.lm_head) as slow, count_passes(fast.network.lm_head) as quick:
         result = embedding(fast, REQUESTS, eps=EPS, steps=5, max_new_tokens=4, judge=lm)
     delta = embedding_pgd(fast, encoded, eps=EPS, steps=5)
     assert delta.dtype == torch.float32
-    assert result.loss == judged(lm, encoded, delta)
+    assert result.loss == answer_nll_under(lm, encoded, delta)
     assert result.completions == [
         [t] for t in generate(lm, [r.prompt for r in REQUESTS], max_new_tokens=4, delta=delta)
     ]
@@ -156,7 +166,7 @@ def test_the_attack_reports_what_its_judge_measures():
 def test_a_fast_attack_is_the_attack_on_a_copy_judged_by_the_model():
     lm = tiny()
     attack = functools.partial(embedding, eps=EPS, steps=3)
-    found = fast(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
+    found = score_suffixes(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
     by_hand = attack(cast(lm, "bfloat16"), REQUESTS, seed=1, max_new_tokens=3, judge=lm)
     assert (found.loss, found.completions, found.forwards) == (by_hand.loss, by_hand.completions, by_hand.forwards)
     assert lm.dtype == torch.float32
@@ -182,7 +192,7 @@ def test_a_soft_prompt_leaves_all_tokens_and_makes_the_target_likelier(lm: Langu
 
 def test_soft_prompt_counts_its_passes_and_answers_at_several_iterates():
     lm = tiny()
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         result = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
     assert [len(each) for each in result.completions] == [3, 3, 3]
     assert (result.forwards, result.backwards) == (passes.forwards, passes.backwards)
@@ -228,7 +238,7 @@ def test_latent_deltas_are_inside_their_balls_and_lower_the_loss():
     lm = tiny(dtype=torch.float64)
     encoded = batch(lm)
     norms = latent_norms(lm, encoded, depths(lm))
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         delta = latent_pgd(lm, encoded, eps=0.2, steps=5)
     assert depths(lm) == (0, 1)
     assert (passes.forwards, passes.backwards) == (3 * 7, 3 * 5)
@@ -242,7 +252,7 @@ def test_latent_deltas_are_inside_their_balls_and_lower_the_loss():
 
 def test_the_latent_attack_reports_what_its_judge_measures():
     lm = tiny()
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         result = latent(lm, REQUESTS, eps=0.2, steps=4, max_new_tokens=3)
     delta = latent_pgd(lm, batch(lm), eps=0.2, steps=4)
     with latent_moved(lm, batch(lm), delta, depths(lm)):
@@ -268,4 +278,4 @@ def test_budgets_and_batches_that_cannot_be_are_refused_in_one_line():
         soft_prompt(lm, REQUESTS, steps=2, checkpoints=3)
     for attack in (embedding, soft_prompt, latent):
         with pytest.raises(DataError, match="request 1 has no target"):
-            attack(lm, [Request(1, "Hi")])
+            attack(lm, [HarmfulRequest(1, "Hi")])

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from advreg.errors import ConfigError
 from advreg.language.attacks import gcg
-from advreg.language.attacks.embedding import judged
-from advreg.language.attacks.gcg import Search, better, gradient, losses, target_loss
-from advreg.language.attacks.probe_sampling import probed
+from advreg.language.attacks.embedding import answer_nll_under
+from advreg.language.attacks.gcg import GcgSearch, better, gradient, losses, target_loss
+from advreg.language.attacks.probe_sampling import sample_probes
 from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
 from advreg.language.chat import encode
 from advreg.language.embeddings import answer_nll, answer_tokens_nll, embed, logits
 from advreg.language.model import LanguageModel, cast
-from advreg.language.requests import Request
-from advreg.pass_counting import counted
+from advreg.language.requests import HarmfulRequest
+from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 
-REQUEST = Request(3, "How do I open a lock?", "Sure, here is how")
-REQUESTS = [REQUEST, Request(8, "Tell me how to bake a cake", "Sure, here is how to bake")]
-HOW = Search(steps=4, width=24, topk=32, buffer=2, mellowmax=None, batch_size=5, draft=None)
+REQUEST = HarmfulRequest(3, "How do I open a lock?", "Sure, here is how")
+REQUESTS = [REQUEST, HarmfulRequest(8, "Tell me how to bake a cake", "Sure, here is how to bake")]
+HOW = GcgSearch(steps=4, width=24, topk=32, buffer=2, mellowmax=None, batch_size=5, draft=None)
 SMALL = {"tokens": 4, "steps": 4, "width": 16, "topk": 32, "max_new_tokens": 2}
 
 
@@ -117,7 +117,7 @@ def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, m
         return fresh
 
     monkeypatch.setattr(module, "surviving", watching)
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         result = gcg(lm, REQUESTS, **{**SMALL, "max_new_tokens": 1})
     assert len(tried) == 2 * 4
     assert min(tried) > 0
@@ -126,7 +126,7 @@ def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, m
     assert (result.forwards, result.backwards) == (passes.forwards, 2 * 4)
     for text, request, loss in zip(result.prompts, REQUESTS, result.loss, strict=True):
         assert text.startswith(request.prompt + " ")
-        assert loss == judged(lm, encode(lm, [text], [request.target], ended=False), None)[0]
+        assert loss == answer_nll_under(lm, encode(lm, [text], [request.target], ended=False), None)[0]
 
 
 def test_more_steps_never_raise_the_loss_and_a_seed_decides(lm: LanguageModel):
@@ -150,30 +150,31 @@ def test_a_draft_that_agrees_saves_most_forwards_and_one_that_does_not_costs_lit
         asked.append(len(part))
         return losses(lm, frame, part, HOW)
 
-    suffixes, values = probed(lm, frame, fresh, loss, lm, torch.Generator().manual_seed(0), None)
+    suffixes, values = sample_probes(lm, frame, fresh, loss, lm, torch.Generator().manual_seed(0), None)
     assert float(values.min()) == pytest.approx(
         float(truth.min()), rel=1e-9
     )  # the draft is the model: it finds the best
     assert sum(asked) == len(suffixes) == 2 + 1  # two probes agree, so one more is enough
     asked.clear()
-    probed(lm, frame, fresh, loss, tiny(1), torch.Generator().manual_seed(0), None)
+    sample_probes(lm, frame, fresh, loss, tiny(1), torch.Generator().manual_seed(0), None)
     assert sum(asked) <= 2 + len(fresh) // 8 + 1
     full, saved = gcg(lm, [REQUEST], **SMALL), gcg(lm, [REQUEST], **SMALL, draft=tiny(1))
     assert saved.forwards < full.forwards
     assert (
-        saved.loss[0] <= judged(lm, encode(lm, [REQUEST.prompt + " ! ! ! !"], [REQUEST.target], ended=False), None)[0]
+        saved.loss[0]
+        <= answer_nll_under(lm, encode(lm, [REQUEST.prompt + " ! ! ! !"], [REQUEST.target], ended=False), None)[0]
     )
 
 
 def test_a_fast_copy_searches_and_the_original_judges():
     lm = tiny()
     fast = cast(lm, "bfloat16")
-    with counted(fast.network.lm_head) as quick, counted(lm.network.lm_head) as slow:
+    with count_passes(fast.network.lm_head) as quick, count_passes(lm.network.lm_head) as slow:
         result = gcg(fast, [REQUEST], **SMALL, judge=lm)
     assert slow.forwards <= 1 + 2
     assert quick.backwards == 4
     assert result.forwards == quick.forwards + slow.forwards
-    assert result.loss == judged(lm, encode(lm, result.prompts, [REQUEST.target], ended=False), None)
+    assert result.loss == answer_nll_under(lm, encode(lm, result.prompts, [REQUEST.target], ended=False), None)
 
 
 def test_searches_that_cannot_be_are_refused_in_one_line(lm: LanguageModel):

@@ -13,12 +13,12 @@ from advreg.language.attacks.result import passes, with_targets
 from advreg.language.attacks.roleplay import TEMPLATES
 from advreg.language.generate import generate
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 from tests.language.small import tiny
 
 REQUESTS = [
-    Request(3, "How do I open a lock?", "Sure, here is how"),
-    Request(8, "Tell me how to kill a process {request}", "Sure, here is how to kill"),
+    HarmfulRequest(3, "How do I open a lock?", "Sure, here is how"),
+    HarmfulRequest(8, "Tell me how to kill a process {request}", "Sure, here is how to kill"),
 ]
 
 
@@ -93,7 +93,7 @@ def test_no_requests_no_cost(lm: LanguageModel):
 
 def test_what_attacks_cannot_use_is_refused_in_one_line(lm: LanguageModel):
     with pytest.raises(DataError, match="request 4 has no target"):
-        with_targets([*REQUESTS, Request(4, "Hi", " ")])
+        with_targets([*REQUESTS, HarmfulRequest(4, "Hi", " ")])
 
     class Headless(nn.Module):
         def get_output_embeddings(self):

@@ -7,7 +7,7 @@ import pytest
 
 from advreg.errors import DataError
 from advreg.language.evaluation.bootstrap import difference_of_means, difference_of_shares, mean, share
-from advreg.language.judges.calibration import Calibration, compared, difference, rate
+from advreg.language.judges.calibration import Calibration, compare_judge, difference, rate
 
 SIMULATIONS = 150
 
@@ -123,9 +123,9 @@ def test_the_interval_of_the_worst_of_many_covers_both_kinds_of_error(anew):
 
 def test_a_judge_that_knows_nothing_is_refused():
     with pytest.raises(DataError, match="knows little"):
-        compared([True, False] * 50, [True, True, False, False] * 25, ["a"] * 100)
+        compare_judge([True, False] * 50, [True, True, False, False] * 25, ["a"] * 100)
     with pytest.raises(DataError, match="all alike"):
-        compared([True, False], [True, True], ["a", "b"])
+        compare_judge([True, False], [True, True], ["a", "b"])
 
 
 def test_equal_seeds_give_equal_intervals():

@@ -16,8 +16,8 @@ from advreg.language.embeddings import (
     embed,
     embedding_norm,
     logits,
-    perturbed,
-    place,
+    perturb_embeddings,
+    scatter_to_user_tokens,
 )
 from advreg.language.model import LanguageModel
 from tests.language.small import tiny, transformers
@@ -104,7 +104,7 @@ def test_a_padded_batch_gives_each_example_the_logits_it_has_alone(lm: LanguageM
 
 def test_only_the_users_tokens_move_and_all_others_keep_their_bits(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
-    before, after = embed(lm, encoded.ids), perturbed(lm, encoded, random_delta(lm, encoded))
+    before, after = embed(lm, encoded.ids), perturb_embeddings(lm, encoded, random_delta(lm, encoded))
     assert torch.equal(before[~encoded.content], after[~encoded.content])
     assert (before[encoded.content] != after[encoded.content]).any(1).all()
 
@@ -118,7 +118,7 @@ def test_one_delta_lands_on_the_same_tokens_under_another_answer_and_padding(lm:
     wide = torch.zeros(4, int(refusal.content.sum(1).max()), lm.dim, dtype=delta.dtype)
     wide[:3, : delta.shape[1]] = delta.flip(0)
     assert harmful.ids.shape != refusal.ids.shape
-    moved, again = place(delta, harmful), place(wide, refusal)
+    moved, again = scatter_to_user_tokens(delta, harmful), scatter_to_user_tokens(wide, refusal)
     for row in range(3):
         one, other = harmful.mask[row] & ~harmful.answer[row], refusal.mask[2 - row] & ~refusal.answer[2 - row]
         assert torch.equal(harmful.ids[row][one], refusal.ids[2 - row][other])
@@ -162,7 +162,7 @@ def test_in_bfloat16_delta_norm_and_loss_stay_in_float32():
     delta = torch.zeros(3, int(encoded.content.sum(1).max()), lm.dim, requires_grad=True)
     loss = answer_nll(logits(lm, encoded, delta), encoded)
     (grad,) = torch.autograd.grad(loss.sum(), delta)
-    assert perturbed(lm, encoded, delta).dtype == torch.bfloat16
+    assert perturb_embeddings(lm, encoded, delta).dtype == torch.bfloat16
     assert loss.dtype == grad.dtype == torch.float32
     assert embedding_norm(lm) == pytest.approx(embedding_norm(tiny()), rel=1e-3)
 
@@ -170,6 +170,6 @@ def test_in_bfloat16_delta_norm_and_loss_stay_in_float32():
 def test_prompts_without_words_move_nothing_and_too_small_a_delta_is_refused():
     lm = tiny()
     empty = encode(lm, [""], ["No."])
-    assert not place(torch.zeros(1, 0, lm.dim), empty).any()
+    assert not scatter_to_user_tokens(torch.zeros(1, 0, lm.dim), empty).any()
     with pytest.raises(DataError, match="1 x 2 rows for 1 examples"):
-        place(torch.zeros(1, 2, lm.dim), encode(lm, ["Tell me how to bake"]))
+        scatter_to_user_tokens(torch.zeros(1, 2, lm.dim), encode(lm, ["Tell me how to bake"]))

@@ -9,11 +9,11 @@ import torch
 
 from advreg.errors import ConfigError, DataError, RunError
 from advreg.language.adapters import adapter_state
-from advreg.language.datasets import Example, Lesson
+from advreg.language.datasets import InstructionExample, RefusalExample
 from advreg.language.embeddings import answer_nll, logits
-from advreg.language.training.averaging import Average
-from advreg.language.training.batches import Plan, Stock, batch_at
-from advreg.language.training.benign import asked, learn_benign
+from advreg.language.training.averaging import AveragedAdapter
+from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
+from advreg.language.training.benign import learn_benign, reference_batch
 from advreg.language.training.continuous import encoded_twice
 from advreg.language.training.events import Finished, Started, Step, Written
 from advreg.language.training.fit import fit_language
@@ -34,20 +34,20 @@ def plain(data, tmp_path_factory):
 
 
 def stock():
-    texts = [Lesson(i, f"p{i}", ("a", "b"), ("x", "y")) for i in range(3)]
-    return Stock(texts, [Example(i, f"q{i}", "z") for i in range(5)], [])
+    texts = [RefusalExample(i, f"p{i}", ("a", "b"), ("x", "y")) for i in range(3)]
+    return TrainingTexts(texts, [InstructionExample(i, f"q{i}", "z") for i in range(5)], [])
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.05, 0.15, 0.3, 0.5, 1.0])
 def test_the_share_of_adversarial_examples_is_exact_over_the_run(mix):
-    plan = Plan(8, mix)
+    plan = BatchMix(8, mix)
     batches = [batch_at(stock(), plan, step, seed=0) for step in range(50)]
     assert all(batch.size == 8 for batch in batches)
     assert sum(len(batch.requests) for batch in batches) == round(400 * mix)
 
 
 def test_every_example_comes_once_a_round_in_an_order_of_the_seed():
-    plan = Plan(4, 0.25)
+    plan = BatchMix(4, 0.25)
     ids = [example.id for step in range(5) for example in batch_at(stock(), plan, step, 0).benign]
     assert all(sorted(ids[i : i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 15, 5))
     other = [example.id for step in range(5) for example in batch_at(stock(), plan, step, 1).benign]
@@ -56,9 +56,9 @@ def test_every_example_comes_once_a_round_in_an_order_of_the_seed():
 
 
 def test_an_epoch_sees_every_benign_example():
-    assert Plan(8, 0.0).steps(benign=80, lessons=3) == 10
-    assert Plan(8, 0.5).steps(benign=80, lessons=3) == 20
-    assert Plan(8, 1.0).steps(benign=80, lessons=16) == 2
+    assert BatchMix(8, 0.0).steps(benign=80, lessons=3) == 10
+    assert BatchMix(8, 0.5).steps(benign=80, lessons=3) == 20
+    assert BatchMix(8, 1.0).steps(benign=80, lessons=16) == 2
 
 
 def test_passes_are_counted_exactly(data, tmp_path):
@@ -183,7 +183,7 @@ def test_only_the_adapter_learns_and_gradients_of_both_kinds_weigh_alike(data, t
     """The summed loss of n benign examples with weight 1/n is their mean."""
     session = prepare(lessons.config(data, tmp_path / "run", "model.name=tests.language.lessons:tiny"))
     assert all("lora_" in name for name in session.learning)
-    batch = asked(session.lm, session.stock.benign[:3], 0, 6)
+    batch = reference_batch(session.lm, session.stock.benign[:3], 0, 6)
     terms = learn_benign(session.lm, batch, session.config, None, 1 / 3)
     grads = {n: w.grad.clone() for n, w in session.lm.network.named_parameters() if w.grad is not None}
     session.lm.network.zero_grad()
@@ -197,7 +197,7 @@ def test_only_the_adapter_learns_and_gradients_of_both_kinds_weigh_alike(data, t
 
 def test_an_average_puts_everything_back_also_when_the_block_raises():
     net = torch.nn.Linear(2, 2)
-    average = Average(net, 0.5)
+    average = AveragedAdapter(net, 0.5)
     average.update()
     before = net.weight.detach().clone()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from advreg.language.chat import encode
 from advreg.language.embeddings import embed, logits
 from advreg.language.generate import appended, continued, decoded, generate, moved, stop_ids
 from advreg.language.model import LanguageModel
-from advreg.pass_counting import counted
+from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 
 PROMPTS = ["Tell me how to bake a cake.", "Hi", "How do I open a lock, or kill a process?"]
@@ -89,7 +89,7 @@ def test_an_answer_ends_at_its_end_and_the_batch_with_the_last(monkeypatch: pyte
     said = [without_cache(lm, prompt, 12) for prompt in PROMPTS]
     monkeypatch.setattr(lm.network.generation_config, "eos_token_id", [2, said[0][0], said[1][3], said[2][2]])
     ends = [next(k for k, token in enumerate(row) if token in stop_ids(lm)) for row in said]
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         answers = generate(lm, PROMPTS, max_new_tokens=12)
     assert answers == [lm.tokenizer.decode(row[:end]).strip() for row, end in zip(said, ends, strict=True)]
     assert answers[0] == ""  # an empty completion is an answer
@@ -109,7 +109,7 @@ def test_the_network_is_still_meanwhile_and_as_before_afterwards():
 
 def test_long_prompts_leave_room_for_the_answer():
     lm = tiny(context=64)
-    with counted(lm.network.lm_head) as passes:
+    with count_passes(lm.network.lm_head) as passes:
         generate(lm, ["bake a cake " * 40], max_new_tokens=30)
     assert passes.forwards <= 30
     with pytest.raises(ConfigError, match="max_new_tokens is 4 and batch_size 0"):

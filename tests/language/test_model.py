@@ -13,7 +13,7 @@ from advreg.errors import AdvregError, ConfigError, MissingExtraError, ModelErro
 from advreg.language import gguf
 from advreg.language.chat import encode
 from advreg.language.embeddings import logits
-from advreg.language.model import LanguageModel, cast, load, quiet, still
+from advreg.language.model import LanguageModel, cast, eval_mode, load, quiet
 from tests.language.small import tiny
 
 
@@ -126,7 +126,7 @@ def test_still_gives_modes_and_gradients_back():
     lm.network.lm_head.weight.requires_grad_(False)
 
     def broken_off():
-        with still(lm.network):
+        with eval_mode(lm.network):
             assert not any(module.training for module in lm.network.modules())
             assert not any(weight.requires_grad for weight in lm.network.parameters())
             raise KeyError

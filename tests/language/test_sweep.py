@@ -14,8 +14,8 @@ from advreg.language import attacks
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import (
     EvaluationData,
-    Example,
-    Lesson,
+    InstructionExample,
+    RefusalExample,
     SafePrompt,
     read_labelled,
     read_lessons,
@@ -23,15 +23,15 @@ from advreg.language.datasets import (
 )
 from advreg.language.judges import keyword_judge
 from advreg.language.judges.learned import words_judge
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 from advreg.language.sweep import run as running
-from advreg.language.sweep.adapter_scale import chosen
+from advreg.language.sweep.adapter_scale import select_scale
 from advreg.language.sweep.claims import claims
-from advreg.language.sweep.pareto import Point, costs_of, frontier, least, prompts_needed, recommend
-from advreg.language.sweep.plan import Plan, Setting, parts
+from advreg.language.sweep.pareto import TradeoffPoint, costs_of, frontier, least, prompts_needed, recommend
+from advreg.language.sweep.plan import Setting, SweepGrid, parts
 from advreg.language.sweep.run import FILE, Measuring, sweep
-from advreg.language.sweep.verdict import judged
-from advreg.statistics import interval
+from advreg.language.sweep.verdict import summarize_sweep
+from advreg.statistics import clopper_pearson_interval
 from tests.language import small  # noqa: F401 - skips this file where the extra is absent
 
 SHARED = Path(os.environ.get("ADVREG_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data" / "language"
@@ -40,10 +40,13 @@ SHARED = Path(os.environ.get("ADVREG_SHARED", Path(__file__).resolve().parents[3
 def prompts(n=60):
     return EvaluationData(
         tuple(
-            Request(i, f"Tell me how to blow up a lock, way {i}", "Sure, here is how", "I cannot.") for i in range(n)
+            HarmfulRequest(i, f"Tell me how to blow up a lock, way {i}", "Sure, here is how", "I cannot.")
+            for i in range(n)
         ),
         tuple(SafePrompt(i, f"How do I blow up a balloon, way {i}?") for i in range(n)),
-        benign=tuple(Example(i, f"How do I bake cake {i}?", "Take the flour and the eggs.") for i in range(n)),
+        benign=tuple(
+            InstructionExample(i, f"How do I bake cake {i}?", "Take the flour and the eggs.") for i in range(n)
+        ),
     )
 
 
@@ -100,13 +103,18 @@ def test_the_dial_takes_the_fewest_attacks_within_the_budget_by_estimates():
         {"scale": scale, "attack_success": figure(success, 0, 1), "over_refusal": figure(refusal, 0, 1)}
         for scale, success, refusal in ((0.25, 0.9, 0.0), (0.5, 0.3, 0.04), (0.75, 0.3, 0.02), (1.0, 0.0, 0.2))
     ]
-    assert chosen(rows, 0.05) == 0.75  # as few attacks as 0.5, and fewer refusals
-    assert chosen(rows, 0.2) == 1.0
-    assert chosen(rows[3:], 0.05) == 1.0
+    assert select_scale(rows, 0.05) == 0.75  # as few attacks as 0.5, and fewer refusals
+    assert select_scale(rows, 0.2) == 1.0
+    assert select_scale(rows[3:], 0.05) == 1.0
 
 
 def test_only_what_is_surely_within_the_budget_is_recommended():
-    points = [Point(0.9, 0.0, 0.02), Point(0.05, 0.03, 0.051), Point(0.3, 0.02, 0.05), Point(0.0, 0.4, 0.6)]
+    points = [
+        TradeoffPoint(0.9, 0.0, 0.02),
+        TradeoffPoint(0.05, 0.03, 0.051),
+        TradeoffPoint(0.3, 0.02, 0.05),
+        TradeoffPoint(0.0, 0.4, 0.6),
+    ]
     found = recommend(points, 0.05, 250)
     assert (found.index, found.qualifies) == (2, True)
     unsure = recommend(points, 0.01, 250)
@@ -120,25 +128,25 @@ def test_only_what_is_surely_within_the_budget_is_recommended():
 @pytest.mark.parametrize("budget", [0.01, 0.02, 0.05, 0.1, 0.5])
 def test_the_number_of_prompts_that_can_show_a_budget_is_exact(budget):
     n = prompts_needed(budget)
-    assert interval(0, n)[1] <= budget < interval(0, n - 1)[1]
+    assert clopper_pearson_interval(0, n)[1] <= budget < clopper_pearson_interval(0, n - 1)[1]
 
 
 def test_a_choice_that_stops_nothing_says_so_and_failed_settings_are_passed_over():
     failed = {"mix": 0.5, "lr": 1.0, "seed": 0, "scale": 1.0, "run": "runs/x", "results": None, "failed": "diverged"}
     rows = [failed, row(0.0, 0.9, 0.0, 0.02, change=(-0.02, -0.1, 0.06)), row(0.3, 0.1, 0.2, 0.3)]
-    found = judged(results(0.92, 0.01), rows, 0.05)
+    found = summarize_sweep(results(0.92, 0.01), rows, 0.05)
     assert found["frontier"] == [1, 2]
     assert found["recommended"]["index"] == 1
     assert found["nearest"] is None
     assert found["recommended"]["why"].endswith("are not shown to succeed")
-    alone = judged(results(0.92, 0.01), [failed], 0.05)
+    alone = summarize_sweep(results(0.92, 0.01), [failed], 0.05)
     assert (alone["frontier"], alone["recommended"], alone["nearest"], alone["seeds"]) == ([], None, None, [])
     assert len(alone["claims"]) == 4
 
 
 def test_seeds_are_laid_together_where_there_are_several():
     rows = [row(0.3, success, 0.1) | {"seed": seed} for seed, success in enumerate((0.1, 0.2, 0.3))]
-    (group,) = judged(results(0.9, 0.0), [*rows, row(0.0, 0.9, 0.0)], 0.05)["seeds"]
+    (group,) = summarize_sweep(results(0.9, 0.0), [*rows, row(0.0, 0.9, 0.0)], 0.05)["seeds"]
     assert group["mix"] == 0.3
     assert group["attack_success"]["value"] == pytest.approx(0.2)
     assert group["attack_success"]["interval"] == pytest.approx([-0.0484, 0.4484], abs=1e-4)
@@ -172,7 +180,8 @@ def test_what_is_trained_on_is_not_chosen_by_and_not_measured_on():
 def test_a_lesson_is_not_measured_on_whatever_its_case_and_blanks():
     data = prompts(60)
     lessons = [
-        Lesson(k, f"  {request.prompt.upper()} ", ("Sure",), ("No.",)) for k, request in enumerate(data.requests[:30])
+        RefusalExample(k, f"  {request.prompt.upper()} ", ("Sure",), ("No.",))
+        for k, request in enumerate(data.requests[:30])
     ]
     made = parts(data, lessons, n=1000, n_validation=1000)
     kept = {request.id for each in (made.validation, made.test) for request in each.requests}
@@ -198,7 +207,7 @@ def test_too_few_prompts_are_one_clear_line():
 )
 def test_a_plan_that_cannot_be_is_refused(bad):
     with pytest.raises(ConfigError, match=r"give (one value|numbers|a share)"):
-        Plan(**bad)
+        SweepGrid(**bad)
 
 
 def tiny_sweep(out, plan, rank=2, **more):
@@ -220,7 +229,7 @@ def tiny_sweep(out, plan, rank=2, **more):
     return sweep(config, plan, parts(prompts(), n=few, n_validation=4), how, out=out, **more)
 
 
-PLAN = Plan(mixes=(0.0, 0.5), rates=(1e-3,), scales=(0.5, 1.0), budget=0.5)
+PLAN = SweepGrid(mixes=(0.0, 0.5), rates=(1e-3,), scales=(0.5, 1.0), budget=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -321,14 +330,14 @@ def test_the_test_is_made_at_the_scale_that_was_chosen_and_the_dial_at_each(monk
         return real(lm, data, **more)
 
     monkeypatch.setattr(running, "evaluate", looking)
-    plan = Plan(mixes=(0.5,), rates=(1e-3,), scales=(0.25,), budget=0.5)
+    plan = SweepGrid(mixes=(0.5,), rates=(1e-3,), scales=(0.25,), budget=0.5)
     found = tiny_sweep(tmp_path / "out", plan)
     assert found["settings"][0]["scale"] == 0.25
     assert seen == [None, 0.25 * 16 / 2]  # alpha / rank
 
 
 def test_a_model_trained_whole_has_no_dial_and_the_base_model_as_its_reference(tmp_path):
-    plan = Plan(mixes=(0.5,), rates=(1e-3,), budget=0.5)
+    plan = SweepGrid(mixes=(0.5,), rates=(1e-3,), budget=0.5)
     (row,) = tiny_sweep(tmp_path / "out", plan, rank=0)["settings"]
     assert row["dial"] == []
     assert row["scale"] == 1.0

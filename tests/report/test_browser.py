@@ -13,7 +13,7 @@ import pytest
 from advreg import report
 from advreg.report import attack_page
 from advreg.report.attack_page import Photograph
-from advreg.report.facts import Threat
+from advreg.report.facts import ThreatFacts
 
 from ..hardening.browser import Page, browsing
 from .fake_run import results, write_evaluation, write_run
@@ -109,7 +109,7 @@ def photographs_page(folder: Path) -> Path:
         "cat.png", picture, picture, [("cat", 0.9)], [("airliner", 0.8)], followed, "airliner", True, 2 / 255, 1.0
     )
     file = folder / "attack.html"
-    file.write_text(attack_page.page([photo], Threat("linf", 2 / 255), {"model": "own:net", "steps": 60}))
+    file.write_text(attack_page.page([photo], ThreatFacts("linf", 2 / 255), {"model": "own:net", "steps": 60}))
     return file
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from advreg.report import read
-from advreg.report.facts import EvaluationFacts, Examples, Threat
+from advreg.report.facts import EvaluationFacts, ExamplesFacts, ThreatFacts
 from advreg.report.gallery import CARDS, SIDE, cards
 
 from .fake_run import examples
@@ -30,7 +30,7 @@ def evaluation(run: Path) -> EvaluationFacts:
 def pictured(clean: np.ndarray, adversarial: np.ndarray, box: tuple[float, float] = (0.0, 1.0)) -> EvaluationFacts:
     count = len(clean)
     label, share = np.zeros(count, np.int64), np.ones(count, np.float32)
-    rows = Examples(
+    rows = ExamplesFacts(
         clean.astype(np.float32),
         adversarial.astype(np.float32),
         ids=np.arange(count),
@@ -42,7 +42,7 @@ def pictured(clean: np.ndarray, adversarial: np.ndarray, box: tuple[float, float
         broken=np.ones(count, np.bool_),
         attack=label - 1,
     )
-    return EvaluationFacts("p@1", Threat("linf", 0.1, box), count, 0, 1.0, 0.0, examples=rows)
+    return EvaluationFacts("p@1", ThreatFacts("linf", 0.1, box), count, 0, 1.0, 0.0, examples=rows)
 
 
 def test_pictures_hold_the_images_own_pixels(evaluation: EvaluationFacts) -> None:

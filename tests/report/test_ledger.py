@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from advreg import report
 from advreg.report import ledger, read
-from advreg.report.paired_tests import paired
+from advreg.report.paired_tests import paired_tests
 
 from .fake_run import curve, results, write_evaluation, write_training
 from .markup import Page
@@ -95,7 +95,7 @@ def two_runs(tmp_path: Path, second: str = "d1") -> list:
 
 
 def test_pairs_are_tested_on_the_images_where_one_stood_and_the_other_fell(tmp_path: Path) -> None:
-    (pair,) = paired(two_runs(tmp_path))
+    (pair,) = paired_tests(two_runs(tmp_path))
     assert (pair.only_first, pair.only_second, pair.n) == (40, 15, 100)
     assert pair.difference == pytest.approx(0.25)
     assert pair.interval[0] < 0.25 < pair.interval[1]
@@ -106,7 +106,7 @@ def test_pairs_are_tested_on_the_images_where_one_stood_and_the_other_fell(tmp_p
 
 
 def test_other_images_are_never_paired(tmp_path: Path) -> None:
-    assert paired(two_runs(tmp_path, second="d2")) == []
+    assert paired_tests(two_runs(tmp_path, second="d2")) == []
 
 
 def test_distances_and_eps_and_guard_reach_the_page(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from advreg import report
 from advreg.report import comparison_table, read, words
-from advreg.report.facts import EvaluationFacts, RunFacts, Threat
+from advreg.report.facts import EvaluationFacts, RunFacts, ThreatFacts
 
 from .fake_run import results, write_evaluation, write_training
 
@@ -27,7 +27,7 @@ def test_examples_in_the_docstrings_hold(name: str) -> None:
 
 
 def measured(clean: float, robust: float, verdict: str | None = None) -> EvaluationFacts:
-    return EvaluationFacts("linf-0.1-quick@2", Threat("linf", 0.1), 1000, 0, clean, robust, verdict=verdict)
+    return EvaluationFacts("linf-0.1-quick@2", ThreatFacts("linf", 0.1), 1000, 0, clean, robust, verdict=verdict)
 
 
 def test_meaning_is_two_sentences_that_fit_the_figures() -> None:
@@ -46,12 +46,12 @@ def test_a_hundred_images_are_always_a_hundred(clean: float, robust: float) -> N
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "wasserstein"])
 def test_every_threat_has_words_that_carry_its_size(norm: str) -> None:
-    assert "0.25" in words.threat(Threat(norm, 0.25))
+    assert "0.25" in words.threat(ThreatFacts(norm, 0.25))
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.1, 0.3, 1 / 3, 1.0, 0.0, 128 / 255, 12.0])
 def test_eps_on_the_command_line_is_the_very_number(eps: float) -> None:
-    said = words.eps(Threat("linf", eps))
+    said = words.eps(ThreatFacts("linf", eps))
     top, _, bottom = said.partition("/")
     assert float(top) / float(bottom or 1) == pytest.approx(eps, abs=1e-12)
 

@@ -103,7 +103,7 @@ def test_reestimated_statistics_are_those_of_the_inputs():
     model, batches = small.network(), [torch.rand(8, 1, 8, 8) for _ in range(3)]
     model[0].eval()
     modes, before = [m.training for m in model.modules()], model[1].momentum
-    averaging.reestimate(model, batches)
+    averaging.recompute_batchnorm_stats(model, batches)
     features = [model[0](x).detach() for x in batches]
     means = torch.stack([f.mean((0, 2, 3)) for f in features]).mean(0)
     spread = torch.stack([f.transpose(0, 1).flatten(1).var(1) for f in features]).mean(0)
@@ -121,7 +121,7 @@ def test_reestimated_an_average_answers_for_itself():
     average = averaging.swa(model, start=0.0)
     average.update(model, Moment(1, 0, 1))
     for network in (model, average.model):
-        averaging.reestimate(network, [x])
+        averaging.recompute_batchnorm_stats(network, [x])
     with eval_mode(model), eval_mode(average.model):
         torch.testing.assert_close(average.model(x), model(x))
 
@@ -134,7 +134,7 @@ def test_reestimating_leaves_the_route_alone_that_no_input_takes():
         recipes.ar_at()(model, torch.rand(6, 1, 8, 8), torch.arange(6) % 3, advreg.attacks.craft, threat).backward()
         average.update(model, Moment(1, step, 3))
     before = {route: recipes.merge_batchnorm(average.model, route).state_dict() for route in ("clean", "adv")}
-    averaging.reestimate(average.model, [torch.rand(8, 1, 8, 8)])
+    averaging.recompute_batchnorm_stats(average.model, [torch.rand(8, 1, 8, 8)])
     after = {route: recipes.merge_batchnorm(average.model, route).state_dict() for route in ("clean", "adv")}
     assert all(torch.equal(before["clean"][name], value) for name, value in after["clean"].items())
     assert not torch.equal(before["adv"]["1.running_mean"], after["adv"]["1.running_mean"])
@@ -147,7 +147,7 @@ def test_reestimating_on_nothing_changes_nothing():
     model = small.network().train()
     model(torch.rand(8, 1, 8, 8))
     before = copy.deepcopy(model.state_dict())
-    averaging.reestimate(model, [])
+    averaging.recompute_batchnorm_stats(model, [])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert model[1].momentum == 0.1
@@ -160,14 +160,14 @@ def test_reestimating_that_fails_leaves_modes_and_momentum():
 
     model = small.network().eval()
     with pytest.raises(ZeroDivisionError):
-        averaging.reestimate(model, batches())
+        averaging.recompute_batchnorm_stats(model, batches())
     assert not any(module.training for module in model.modules())
     assert model[1].momentum == 0.1
 
 
 def test_a_configuration_names_it():
     model = nn.Linear(2, 2)
-    assert isinstance(averaging.named("swa", {"start": 0.5, "every": 10}, model), averaging.Average)
+    assert isinstance(averaging.named("swa", {"start": 0.5, "every": 10}, model), averaging.AveragedWeights)
     for name, options, said in (
         ("emma", {}, "average.name is 'emma'; allowed: ema, swa. Did you mean 'ema'"),
         ("ema", {"model": 1}, "average 'ema' has no option 'model'; allowed: decay, warmup"),

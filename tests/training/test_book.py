@@ -12,7 +12,7 @@ from advreg import data
 from advreg.config import Config
 from advreg.data import Dataset
 from advreg.training import setup
-from advreg.training.dry_run import try_out
+from advreg.training.dry_run import dry_run
 
 BOOK = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
@@ -38,7 +38,7 @@ def test_every_configuration_takes_a_step(path, monkeypatch):
     smaller = ["data.validation=4", "train.device=cpu", *NARROW.get(config.model.name, [])]
     steps = ["attack.steps=2", "attack.step_size=auto"] if config.attack.name == "pgd" else []
     made = setup.prepare(config.replace_with([*smaller, *steps]))
-    try_out(made)
+    dry_run(made)
     assert made.steps > 0
 
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import advreg
 from advreg.attacks import craft
 from advreg.data import Batches, Dataset
-from advreg.training.loss_module import Lesson
+from advreg.training.loss_module import RecipeLoss
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def test_the_attack_stays_outside_the_reducer(alone_together):
     """The wrapper is asked once a step, however many steps the attack takes; the network, as often as the attack asks."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     asked = {"wrapper": 0, "network": 0, "reduced": 0}
-    wrapped = DistributedDataParallel(Lesson(network, advreg.recipes.madry()))
+    wrapped = DistributedDataParallel(RecipeLoss(network, advreg.recipes.madry()))
     wrapped.register_forward_hook(lambda *_: asked.__setitem__("wrapper", asked["wrapper"] + 1))
     network.register_forward_hook(lambda *_: asked.__setitem__("network", asked["network"] + 1))
 

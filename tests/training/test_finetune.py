@@ -9,7 +9,7 @@ import advreg
 from advreg.config import Config
 from advreg.errors import ConfigError
 from advreg.training import setup
-from advreg.training.finetune import finetuned
+from advreg.training.finetune import fine_tune
 from tests.training import small
 
 
@@ -21,7 +21,7 @@ def plain(data, tmp_path_factory):
 
 
 def test_it_starts_where_the_run_ended(data, tmp_path, plain):
-    tuned = finetuned(small.config(data, tmp_path / "run"), plain.path, freeze_batchnorm=True)
+    tuned = fine_tune(small.config(data, tmp_path / "run"), plain.path, freeze_batchnorm=True)
     assert (tuned.train.epochs, tuned.train.freeze_batchnorm) == (2, True)
     assert tuned.optimizer.lr == pytest.approx(0.005)
     assert (tuned.policy.name, dict(tuned.policy.options)) == ("warmup", {"share": 0.5})
@@ -33,22 +33,22 @@ def test_it_starts_where_the_run_ended(data, tmp_path, plain):
 
 def test_a_weights_file_and_a_name_will_do(data, tmp_path, plain):
     config = small.config(data, tmp_path / "run")
-    weights = finetuned(config, plain / "model.safetensors", ramp=0)
+    weights = fine_tune(config, plain / "model.safetensors", ramp=0)
     assert (weights.model.name, weights.model.weights) == (config.model.name, str(plain / "model.safetensors"))
     assert weights.policy.name == "fixed"
     other = (plain / "model.safetensors").rename(tmp_path / "weights.ckpt")
-    assert finetuned(config, other).model.weights == str(other)
+    assert fine_tune(config, other).model.weights == str(other)
     other.rename(plain / "model.safetensors")
-    assert finetuned(config, "timm:resnet18").model.name == "timm:resnet18"
+    assert fine_tune(config, "timm:resnet18").model.name == "timm:resnet18"
 
 
 def test_a_ramp_of_its_own_stays(data, tmp_path, plain):
     config = small.config(data, tmp_path / "run", "policy.name=warmup", "policy.options.share=0.2")
-    assert finetuned(config, plain.path).policy == config.policy
+    assert fine_tune(config, plain.path).policy == config.policy
 
 
 def test_a_share_of_the_batch_is_attacked(data, tmp_path, plain):
-    tuned = finetuned(small.config(data, tmp_path / "run"), plain.path, ratio=0.25, epochs=1)
+    tuned = fine_tune(small.config(data, tmp_path / "run"), plain.path, ratio=0.25, epochs=1)
     assert (tuned.recipe.name, tuned.recipe.options["ratio"]) == ("mixed", 0.25)
     record = advreg.fit(tuned).read_log("metrics.jsonl")[-1]
     assert (record["forwards"], record["backwards"]) == (150, 150), "PGD-2 on a quarter of 100, and the loss on all"
@@ -70,6 +70,6 @@ def test_a_share_of_the_batch_is_attacked(data, tmp_path, plain):
 def test_what_cannot_be_fine_tuned_is_said(data, tmp_path, plain, changes, options, said):
     config = small.config(data, tmp_path / "run", *changes)
     with pytest.raises(ConfigError) as error:
-        finetuned(config, **{"start": plain.path, **options})
+        fine_tune(config, **{"start": plain.path, **options})
     assert said in str(error.value)
     assert "\n" not in str(error.value)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from advreg import ThreatModel
 from advreg.attacks import craft
 from advreg.training import eval_mode, hooks, recipes
-from advreg.training.inner import Stored, friendly, n_fgsm, near
-from advreg.training.overfitting_monitor import take_pulse
+from advreg.training.inner import FgsmPgi, friendly_pgd, n_fgsm, trades_pgd
+from advreg.training.overfitting_monitor import measure_probe
 from advreg.training.policies import Moment, iaat, ldes
 from advreg.training.recipes import Attack, Recipe
-from advreg.training.wrap import Regularized
+from advreg.training.wrap import AdversarialRegularization
 
 THREAT = ThreatModel("linf", 0.1)
 X = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
@@ -61,10 +61,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 ATTACKS: dict[str, Attack] = {
     "craft": craft,
-    "near": near,
-    "friendly": friendly,
+    "near": trades_pgd,
+    "friendly": friendly_pgd,
     "n-fgsm": n_fgsm,
-    "stored": Stored(),
+    "stored": FgsmPgi(),
 }
 
 
@@ -90,7 +90,7 @@ def test_recipe_is_the_same_in_place_and_out_of_place(name: str) -> None:
     for in_place in (False, True):
         torch.manual_seed(0)
         x = X.clone()
-        results.append(gradients_of(RECIPES[name](), make(in_place), Stored() if name == "pgi" else craft, x))
+        results.append(gradients_of(RECIPES[name](), make(in_place), FgsmPgi() if name == "pgi" else craft, x))
         assert torch.equal(x, X)
     assert_equal(results[1], results[0])
 
@@ -99,7 +99,7 @@ def test_recipe_is_the_same_in_place_and_out_of_place(name: str) -> None:
 def test_inner_attack_is_the_same_in_place_and_out_of_place(name: str) -> None:
     x, points = X.clone(), []
     for in_place in (False, True):
-        attack = Stored() if name == "stored" else ATTACKS[name]
+        attack = FgsmPgi() if name == "stored" else ATTACKS[name]
         with eval_mode(Network(in_place)) as model:
             points.append(attack(model, x, Y, THREAT).x_adv)
         assert torch.equal(x, X)
@@ -109,7 +109,7 @@ def test_inner_attack_is_the_same_in_place_and_out_of_place(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_inner_attack_fills_the_ball_around_half_precision_inputs(name: str, dtype: torch.dtype) -> None:
-    x, attack = X.to(dtype), Stored() if name == "stored" else ATTACKS[name]
+    x, attack = X.to(dtype), FgsmPgi() if name == "stored" else ATTACKS[name]
     with eval_mode(Network(False).to(dtype)) as model:
         made = attack(model, x, Y, THREAT).x_adv
     assert made.dtype == torch.float32
@@ -121,7 +121,7 @@ def test_inner_attack_fills_the_ball_around_half_precision_inputs(name: str, dty
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("distill",)])
 def test_recipe_trains_half_precision_networks_on_half_precision_inputs(name: str, dtype: torch.dtype) -> None:
     make = split if name in ("ar_at", "advprop") else Network
-    found = gradients_of(RECIPES[name](), make(True).to(dtype), Stored() if name == "pgi" else craft, X.to(dtype))
+    found = gradients_of(RECIPES[name](), make(True).to(dtype), FgsmPgi() if name == "pgi" else craft, X.to(dtype))
     assert all(torch.isfinite(part).all() for part in found)
 
 
@@ -139,7 +139,7 @@ def test_policy_is_the_same_in_place_and_out_of_place(policy: Callable[[], objec
 
 def test_guard_is_the_same_in_place_and_out_of_place() -> None:
     x = X.clone()
-    assert take_pulse(Network(True), x, Y, THREAT) == take_pulse(Network(False), x, Y, THREAT)
+    assert measure_probe(Network(True), x, Y, THREAT) == measure_probe(Network(False), x, Y, THREAT)
     assert torch.equal(x, X)
 
 
@@ -147,7 +147,7 @@ def test_wrapper_is_the_same_in_place_and_out_of_place() -> None:
     x, found = X.clone(), []
     for in_place in (False, True):
         torch.manual_seed(0)
-        model = Regularized(Network(in_place), THREAT)
+        model = AdversarialRegularization(Network(in_place), THREAT)
         found.append((model(x, Y).detach(), model.eval()(x)))
         assert torch.equal(x, X)
     assert torch.equal(found[0][0], found[1][0])

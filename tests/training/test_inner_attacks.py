@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import advreg
 from advreg import example_rng
 from advreg.attacks import craft
-from advreg.config import AttackSection
+from advreg.config import AttackConfig
 from advreg.data import augmentation
 from advreg.errors import ConfigError, ThreatError
 from advreg.training import eval_mode, inner, per_example_state, recipes
@@ -39,13 +39,13 @@ def test_near_starts_a_hair_beside_and_then_is_pgd(model, batch):
     x, y = batch
     ids = torch.arange(6)
     start = x + 0.001 * example_rng.normal(ids, (8,), 7)
-    assert torch.equal(inner.near(model, x, y, THREAT, steps=0, seed=7).x_adv, start)
+    assert torch.equal(inner.trades_pgd(model, x, y, THREAT, steps=0, seed=7).x_adv, start)
     point = start
     for _ in range(2):
         leaf = point.clone().requires_grad_()
         grad = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)[0]
         point = (point + 0.03 * grad.sign()).clamp(x - 0.1, x + 0.1)
-    found = inner.near(model, x, y, THREAT, steps=2, step_size=0.03, seed=7)
+    found = inner.trades_pgd(model, x, y, THREAT, steps=2, step_size=0.03, seed=7)
     torch.testing.assert_close(found.x_adv, point)
 
 
@@ -54,8 +54,8 @@ def test_every_attack_stays_inside_and_costs_what_it_says(threat):
     torch.manual_seed(0)
     x, y, net = torch.rand(5, 1, 8, 8), torch.arange(5) % 3, small.network().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    stored = inner.Stored()
-    for attack, passes in ((inner.near, 10), (inner.friendly, None), (stored, 1), (stored, 1)):
+    stored = inner.FgsmPgi()
+    for attack, passes in ((inner.trades_pgd, 10), (inner.friendly_pgd, None), (stored, 1), (stored, 1)):
         count = Counter(net)
         with eval_mode(net):
             found = attack(net, x, y, threat)
@@ -78,21 +78,21 @@ def test_friendly_stops_at_the_right_iterate(tau, ends):
     """Steps of 0.1: the first is wrong at its third iterate, 0.55, and its ball ends at 0.7; the second is wrong at once."""
     x, y = torch.tensor([[0.35], [0.65]]), torch.tensor([0, 0])
     threat = advreg.ThreatModel("linf", torch.tensor([0.35, 0.25]))
-    found = inner.friendly(Slope(), x, y, threat, tau=tau, steps=7, step_size=0.1, start="zero")
+    found = inner.friendly_pgd(Slope(), x, y, threat, tau=tau, steps=7, step_size=0.1, start="zero")
     assert found.x_adv[:, 0].tolist() == pytest.approx(ends, abs=1e-5)
 
 
 def test_friendly_pays_only_for_those_who_stay():
     x, y = torch.tensor([[0.35], [0.65], [0.1]]), torch.tensor([0, 0, 0])
     count = Counter(net := Slope())
-    found = inner.friendly(net, x, y, advreg.ThreatModel("linf", 0.35), tau=0, steps=7, step_size=0.1, start="zero")
+    found = inner.friendly_pgd(net, x, y, advreg.ThreatModel("linf", 0.35), tau=0, steps=7, step_size=0.1, start="zero")
     assert found.forwards == count.forwards == 3 + 1 + 7  # wrong at the third look, at the first, never
     assert found.backwards == count.backwards
 
 
 def test_friendly_with_patience_is_pgd(model, batch):
     plain = advreg.attacks.craft(model, *batch, THREAT, steps=4, seed=3)
-    patient = inner.friendly(model, *batch, THREAT, steps=4, tau=99, seed=3)
+    patient = inner.friendly_pgd(model, *batch, THREAT, steps=4, tau=99, seed=3)
     assert torch.equal(plain.x_adv, patient.x_adv)
 
 
@@ -120,7 +120,7 @@ def hand_mep(model, x, y, start, trend, momentum, eps):
 def test_stored_is_mep_by_hand_over_four_epochs(batch):
     """Every epoch another model, so that trend and gradient point apart."""
     x, y = batch
-    attack, ids = inner.Stored(examples=20, momentum=0.8), torch.tensor([3, 0, 19, 7, 8, 2])
+    attack, ids = inner.FgsmPgi(examples=20, momentum=0.8), torch.tensor([3, 0, 19, 7, 8, 2])
     start, trend, apart = THREAT.random_start(x, ids, 5) - x, torch.zeros_like(x), 0
     for epoch in range(4):
         torch.manual_seed(epoch)
@@ -136,7 +136,7 @@ def test_stored_is_mep_by_hand_over_four_epochs(batch):
 def test_stored_follows_ids_not_order(model, batch):
     x, y = batch
     ids, order = torch.tensor([3, 0, 19, 7, 8, 2]), torch.tensor([5, 2, 0, 1, 4, 3])
-    straight, shuffled = inner.Stored(), inner.Stored()
+    straight, shuffled = inner.FgsmPgi(), inner.FgsmPgi()
     for attack in (straight, shuffled):
         attack(model, x, y, THREAT, ids=ids, seed=5)
     rows = shuffled(model, x[order], y[order], THREAT, ids=ids[order], seed=9)
@@ -147,7 +147,7 @@ def test_stored_follows_ids_not_order(model, batch):
 
 def test_stored_forgets_every_reset_epochs(model, batch):
     x, y = batch
-    attack = inner.Stored(reset=2)
+    attack = inner.FgsmPgi(reset=2)
     starts = []
     for epoch in range(1, 5):
         per_example_state.start_epoch({"attack": attack}, epoch)
@@ -159,11 +159,11 @@ def test_stored_forgets_every_reset_epochs(model, batch):
 def test_stored_resumes_to_the_bit(model, batch):
     x, y = batch
     ids = torch.tensor([3, 0, 19, 7, 8, 2])
-    one, other = inner.Stored(), inner.Stored()
+    one, other = inner.FgsmPgi(), inner.FgsmPgi()
     one(model, x, y, THREAT, ids=ids, seed=5)
     per_example_state.restore({"attack": other}, per_example_state.states({"attack": one}))
     assert torch.equal(one(model, x, y, THREAT, ids=ids).x_adv, other(model, x, y, THREAT, ids=ids).x_adv)
-    per_example_state.restore({"attack": other}, per_example_state.states({"attack": inner.Stored()}))
+    per_example_state.restore({"attack": other}, per_example_state.states({"attack": inner.FgsmPgi()}))
     fresh = other(model, x, y, THREAT, ids=ids, seed=5).x_start
     assert torch.equal(fresh, THREAT.random_start(x, ids, 5))
 
@@ -175,7 +175,7 @@ def test_stored_perturbations_stay_with_their_pixels_through_crops_and_flips():
     images = torch.full((4, 1, 8, 8), 0.5)
     mark = torch.zeros(4, 1, 8, 8)
     mark[:, 0, 3, 4] = 1.0
-    attack, shown = inner.Stored(augment=crop_flip, seed=2), torch.zeros(4, dtype=torch.int64)
+    attack, shown = inner.FgsmPgi(augment=crop_flip, seed=2), torch.zeros(4, dtype=torch.int64)
     for epoch in (1, 2, 3, 4):
         per_example_state.start_epoch({"attack": attack}, epoch)
         x, seen = crop_flip(images, ids, 2, epoch), crop_flip(mark, ids, 2, epoch)
@@ -196,17 +196,17 @@ def test_stored_perturbations_stay_with_their_pixels_through_crops_and_flips():
 
 def test_stored_refuses_what_makes_no_sense():
     with pytest.raises(ThreatError, match="momentum is 1"):
-        inner.Stored(momentum=1.0)
+        inner.FgsmPgi(momentum=1.0)
     with pytest.raises(ThreatError, match="reset 0"):
-        inner.Stored(reset=0)
+        inner.FgsmPgi(reset=0)
 
 
 def test_pgi_is_both_terms_and_needs_the_start(model, batch):
     x, y = batch
-    attack = inner.Stored()
+    attack = inner.FgsmPgi()
     torch.manual_seed(0)
     loss = recipes.pgi(weight=10.0, label_smoothing=0.4)(model, x, y, attack, THREAT)
-    seen = inner.Stored()
+    seen = inner.FgsmPgi()
     torch.manual_seed(0)
     found = recipes.contract.explored(model, x, y, seen, THREAT)
     z_start, z_adv = model(found.x_start), model(found.x_adv)
@@ -225,7 +225,7 @@ def test_trades_as_in_the_paper(model, batch):
 
     def attack(model, x, y, threat, **options):
         asked.append(y)
-        return inner.near(model, x, y, threat, steps=3, step_size=0.07, **options)
+        return inner.trades_pgd(model, x, y, threat, steps=3, step_size=0.07, **options)
 
     loss = recipes.trades(beta=6.0, reference="clean")(model, x, y, attack, THREAT)
     assert torch.equal(asked[0], model(x).softmax(1))
@@ -236,13 +236,13 @@ def test_a_configuration_names_them(model, batch):
     x, y = batch
 
     def made(**keys):
-        return inner.from_section(AttackSection(**keys), 0.1, examples=6, seed=3)
+        return inner.from_section(AttackConfig(**keys), 0.1, examples=6, seed=3)
 
     stored = made(name="stored", momentum=0.7, reset=5, step_size=0.12)
-    assert isinstance(stored, inner.Stored)
+    assert isinstance(stored, inner.FgsmPgi)
     assert (stored.examples, stored.momentum, stored.reset, stored.step_size, stored.seed) == (6, 0.7, 5, 0.12, 3)
     beside = made(name="pgd", steps=2, start="gaussian")(model, x, y, THREAT, seed=7)
-    assert torch.equal(beside.x_adv, inner.near(model, x, y, THREAT, steps=2, seed=7).x_adv)
+    assert torch.equal(beside.x_adv, inner.trades_pgd(model, x, y, THREAT, steps=2, seed=7).x_adv)
     hinge = made(name="pgd", steps=2, objective="margin")(model, x, y, THREAT, seed=7)
     by_hand = craft(model, x, y, THREAT, steps=2, seed=7, objective=advreg.objectives.margin)
     assert torch.equal(hinge.x_adv, by_hand.x_adv)

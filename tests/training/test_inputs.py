@@ -15,7 +15,7 @@ from advreg.training import hooks, inner, policies
 from advreg.training.policies import Moment
 from advreg.training.recipes import aligned, distill
 from advreg.training.recipes.base import divergence, pairing
-from advreg.training.wrap import Regularized
+from advreg.training.wrap import AdversarialRegularization
 
 THREAT = ThreatModel("linf", 8 / 255)
 X = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -49,7 +49,7 @@ RECIPES = {
     "alp": (network, recipes.alp(), CRAFT),
     "ar_at": (split, recipes.ar_at(), CRAFT),
     "advprop": (split, recipes.advprop(), CRAFT),
-    "pgi": (network, recipes.pgi(), inner.Stored()),
+    "pgi": (network, recipes.pgi(), inner.FgsmPgi()),
     "gradalign": (network, recipes.gradalign(), CRAFT),
     "gradalign double": (network, recipes.gradalign(method="double"), CRAFT),
     "aligned trades": (network, aligned(recipes.trades()), CRAFT),
@@ -59,10 +59,10 @@ RECIPES = {
 FREE = "free"
 CRAFTERS = {
     "craft": attacks.craft,
-    "near": inner.near,
-    "friendly": inner.friendly,
+    "near": inner.trades_pgd,
+    "friendly": inner.friendly_pgd,
     "n_fgsm": inner.n_fgsm,
-    "stored": lambda *batch: inner.Stored()(*batch),
+    "stored": lambda *batch: inner.FgsmPgi()(*batch),
 }
 
 
@@ -73,8 +73,8 @@ def loss_of(name: str, x, y, classes: int = 3, head: nn.Module | None = None) ->
         make, recipe, attack = RECIPES[name]
     model = make(classes) if head is None else nn.Sequential(make(classes), head)
     torch.manual_seed(7)
-    if isinstance(attack, inner.Stored):
-        attack = inner.Stored()
+    if isinstance(attack, inner.FgsmPgi):
+        attack = inner.FgsmPgi()
     return recipe(model, x, y, attack, THREAT)
 
 
@@ -123,7 +123,7 @@ def test_wrappers_hooks_and_policies_reject_inputs_outside_the_box(case: str) ->
     x, words = OUTSIDE[case]
     batch = (network(), x, Y, torch.arange(12), CRAFT, THREAT, Moment(1, 9, 10))
     for call in (
-        lambda: Regularized(network(), THREAT)(x, Y),
+        lambda: AdversarialRegularization(network(), THREAT)(x, Y),
         lambda: hooks.Term(THREAT)(network(), x, Y),
         lambda: policies.named("iaat", {})(*batch),
         lambda: policies.named("ldes", {})(*batch),

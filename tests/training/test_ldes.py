@@ -12,7 +12,7 @@ import advreg
 from advreg.errors import ThreatError
 from advreg.training import per_example_state, policies
 from advreg.training.policies import Moment
-from advreg.training.policies.ldes import Learned
+from advreg.training.policies.ldes import LearnedEpsPolicy
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -101,7 +101,7 @@ def test_answers_are_remembered_by_id():
     policy = policies.ldes()
     policy(net, x, y, ids, None, THREAT, NOW)
     torch.testing.assert_close(policy.state_dict()["answers"][:40], net(x).softmax(1).detach())
-    assert isinstance(policy, Learned)
+    assert isinstance(policy, LearnedEpsPolicy)
     z = net(x).detach()
     order = torch.randperm(40)
     doubt = policy._doubt(net, x[order], ids[order], z[order])

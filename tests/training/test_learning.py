@@ -13,7 +13,7 @@ from advreg import report
 from advreg.cli.progress import training
 from advreg.training import events, learning
 from advreg.training.events import Guarded
-from advreg.training.learning import Answers
+from advreg.training.learning import LearningRecord
 from tests.training import small
 
 BALANCED = torch.arange(120) % 3
@@ -29,16 +29,19 @@ BALANCED = torch.arange(120) % 3
     ],
 )
 def test_a_loss_of_ln_k_at_chance_is_not_learning(loss: float, right: int, warned: bool) -> None:
-    said = learning.not_learning(Answers(loss, right), BALANCED, "at the end")
+    said = learning.detect_not_learning(LearningRecord(loss, right), BALANCED, "at the end")
     assert (said is not None) == warned
 
 
 def test_a_constant_loss_is_the_entropy_of_unequal_labels() -> None:
     y = torch.tensor([0] * 90 + [1] * 10)
     entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
-    assert learning.not_learning(Answers(entropy, 90), y, "at the end")
-    assert learning.not_learning(Answers(0.9 * entropy, 90), y, "at the end") is None
-    assert learning.not_learning(Answers(0.0, 100), torch.zeros(100, dtype=torch.int64), "at the end") is None
+    assert learning.detect_not_learning(LearningRecord(entropy, 90), y, "at the end")
+    assert learning.detect_not_learning(LearningRecord(0.9 * entropy, 90), y, "at the end") is None
+    assert (
+        learning.detect_not_learning(LearningRecord(0.0, 100), torch.zeros(100, dtype=torch.int64), "at the end")
+        is None
+    )
 
 
 def trained(data: Path, out: Path, *changes: str) -> list[Guarded]:

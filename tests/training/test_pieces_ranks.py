@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.ranks import Ranks
 from advreg.training import per_example_state, policies, rollback, setup
-from advreg.training.per_example_state import Rows
+from advreg.training.per_example_state import PerExampleTable
 from advreg.training.policies import Moment
 from advreg.training.step import Tally
 from advreg.training.weight_perturbation import uphill
@@ -42,7 +42,7 @@ def learned(rows: slice) -> dict[str, Tensor]:
 
 def shared(rows: slice) -> Tensor:
     """Return memory of six examples after this process wrote its own, in half precision and twice."""
-    table, ids = Rows(6, shape=(2,), fill=-1.0, dtype=torch.float16), torch.arange(6)[rows]
+    table, ids = PerExampleTable(6, shape=(2,), fill=-1.0, dtype=torch.float16), torch.arange(6)[rows]
     for scale in (1.0, 3.0):
         table.write(ids, scale * ids[:, None].expand(-1, 2))
         table.share()
@@ -56,7 +56,7 @@ def gone_back(rank: int, folder: str) -> Tensor:
     made = setup.prepare(config, Ranks(rank, 2))
     radii = made.policy.radii  # type: ignore[attr-defined]  # that of iaat
     radii.write(torch.tensor([rank]), torch.tensor([rank + 2.0]))
-    healthy = rollback.remember(made, Tally())
+    healthy = rollback.snapshot_state(made, Tally())
     radii.write(torch.tensor([rank + 2]), torch.tensor([9.0]))
     rollback.roll_back(made, healthy)
     per_example_state.share(made.parts)
@@ -66,7 +66,7 @@ def gone_back(rank: int, folder: str) -> Tensor:
 def _rank(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    both = Rows(2)
+    both = PerExampleTable(2)
     both.write(torch.tensor([0]), torch.tensor([rank + 1.0]))
     both.share()
     assert both.values.tolist() == [1.5, 0.0], "an example that both saw: the mean"

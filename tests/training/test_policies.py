@@ -13,7 +13,7 @@ from advreg.attacks import craft
 from advreg.errors import ConfigError
 from advreg.training import eval_mode, per_example_state, policies, recipes
 from advreg.training.policies import Moment
-from advreg.training.policies.iaat import adapted
+from advreg.training.policies.iaat import adapt_radii
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -91,7 +91,7 @@ def test_the_rule_asks_the_second_question_only_of_those_that_failed_the_first()
         asked.append(rows.tolist())
         return radii <= strength[rows]
 
-    radii = adapted(torch.tensor([1.0, 1.0, 1.0, 2.0]), withstands, gain=0.2, smoothing=0.1)
+    radii = adapt_radii(torch.tensor([1.0, 1.0, 1.0, 2.0]), withstands, gain=0.2, smoothing=0.1)
     torch.testing.assert_close(radii, torch.tensor([1.02, 1.0, 0.98, 2.02]))
     assert asked == [[0, 1, 2, 3], [1, 2]]
 
@@ -159,12 +159,12 @@ def test_recipes_take_an_eps_for_each_example(name):
 
     torch.manual_seed(0)
     net, x, y, ids = small.network().train(), torch.rand(6, 1, 8, 8), torch.arange(6) % 3, torch.arange(6)
-    attack = inner.Stored() if name == "pgi" else ONE_STEP
+    attack = inner.FgsmPgi() if name == "pgi" else ONE_STEP
     attack, threat = policies.iaat(warmup=0.0)(net, x, y, ids, attack, THREAT, LATE)
     assert threat.eps.shape == (6,)
     with eval_mode(net):
         assert threat.contains(attack(net, x, y, threat, ids=ids).x_adv, x).all()
-    recipes.named(name, {})(net, x, y, recipes.for_examples(attack, ids), threat).backward()
+    recipes.named(name, {})(net, x, y, recipes.bind_ids(attack, ids), threat).backward()
 
 
 @pytest.mark.parametrize(

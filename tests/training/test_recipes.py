@@ -59,7 +59,7 @@ def _never(*_: object, **__: object) -> None:
         partial(advreg.pgd, steps=10),
         advreg.fgsm,
         advreg.mifgsm,
-        recipes.for_examples(partial(advreg.pgd, steps=10), torch.arange(6)),
+        recipes.bind_ids(partial(advreg.pgd, steps=10), torch.arange(6)),
         weight_perturbation.once(advreg.fgsm),
     ],
 )

@@ -44,7 +44,7 @@ def recipe(name: str) -> recipes.Recipe:
 
 
 def attack(name: str) -> recipes.Attack:
-    return inner.Stored() if name == "pgi" else partial(advreg.attacks.craft, steps=STEPS)
+    return inner.FgsmPgi() if name == "pgi" else partial(advreg.attacks.craft, steps=STEPS)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

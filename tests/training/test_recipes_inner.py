@@ -76,17 +76,17 @@ def test_n_fgsm_refuses_noise_below_zero(batch):
 def test_wrapper_answers_as_the_model_and_trains_as_the_recipe(batch):
     x, y = batch
     model = nn.Linear(8, 3)
-    wrapped = wrap.Regularized(model, THREAT)
+    wrapped = wrap.AdversarialRegularization(model, THREAT)
     assert torch.equal(wrapped(x), model(x))
     x_adv = advreg.attacks.craft(model, x, y, THREAT, steps=1, start="zero").x_adv
     torch.testing.assert_close(wrapped(x, y), F.cross_entropy(model(x), y) + 0.2 * F.cross_entropy(model(x_adv), y))
-    trades = wrap.Regularized(model, THREAT, recipe=recipes.trades(beta=0.0))
+    trades = wrap.AdversarialRegularization(model, THREAT, recipe=recipes.trades(beta=0.0))
     torch.testing.assert_close(trades(x, y), F.cross_entropy(model(x), y))
 
 
 def test_wrapper_shares_weights_and_modes_with_the_model(batch):
     model = small.network()
-    wrapped = wrap.Regularized(model, THREAT).train()
+    wrapped = wrap.AdversarialRegularization(model, THREAT).train()
     x = batch[0].repeat(1, 8).view(6, 1, 8, 8)
     wrapped(x, batch[1]).backward()
     assert all(weight.grad is not None for weight in model.parameters())

@@ -87,7 +87,7 @@ def test_mixed_gives_each_attacked_example_its_own_eps_and_draws(model, batch):
         drawn.append(ids.tolist())
         return advreg.attacks.craft(model, x, y, threat, ids=ids, **options)
 
-    spy = Spy(recipes.for_examples(attack, torch.tensor([10, 11, 12, 13, 14, 15])))
+    spy = Spy(recipes.bind_ids(attack, torch.tensor([10, 11, 12, 13, 14, 15])))
     recipes.mixed(0.5)(model, x, y, spy, threat)
     recipes.madry()(model, x, y, spy, THREAT)
     assert drawn == [[13, 14, 15], [10, 11, 12, 13, 14, 15]]
@@ -218,8 +218,8 @@ def test_certainty_does_not_become_nan(name):
 def test_logits_are_compared_in_float32_or_better():
     x = torch.rand(2, 8)
     half, double = (nn.Sequential(nn.Linear(8, 3)).to(dtype) for dtype in (torch.bfloat16, torch.float64))
-    assert [z.dtype for z in base.answers(half, x.bfloat16(), x.bfloat16())] == [torch.float32] * 2
-    assert [z.dtype for z in base.answers(double, x.double(), x.double())] == [torch.float64] * 2
+    assert [z.dtype for z in base.clean_and_adversarial_logits(half, x.bfloat16(), x.bfloat16())] == [torch.float32] * 2
+    assert [z.dtype for z in base.clean_and_adversarial_logits(double, x.double(), x.double())] == [torch.float64] * 2
 
 
 @pytest.mark.parametrize("name", ["trades", "mart", "alp"])

@@ -49,7 +49,7 @@ def test_every_recipe_has_been_thought_of():
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipe_picks_its_objective_and_what_to_aim_at(name):
     x, y = batch()
-    asked, stored = [], inner.Stored()
+    asked, stored = [], inner.FgsmPgi()
 
     def attack(model, x, y, threat, *, objective, seed):
         asked.append((objective, y))
@@ -71,9 +71,9 @@ ATTACKS = {
     "rs-fgsm": partial(craft, steps=1),
     "n-fgsm": inner.n_fgsm,
     "pgd": partial(craft, steps=3),
-    "near": partial(inner.near, steps=3),
-    "friendly": partial(inner.friendly, steps=3),
-    "stored": inner.Stored(),
+    "near": partial(inner.trades_pgd, steps=3),
+    "friendly": partial(inner.friendly_pgd, steps=3),
+    "stored": inner.FgsmPgi(),
 }
 
 
@@ -117,7 +117,7 @@ def test_certainty_does_not_become_nan(name):
         net.weight.mul_(1e4)
     assert (net(x).softmax(1) == 0).any(), "saturated indeed"
     options = {"robust": nn.Linear(8, 3)} if name == "distill" else {}
-    loss = recipes.named(name, options)(net, x, y, inner.Stored(), THREAT)
+    loss = recipes.named(name, options)(net, x, y, inner.FgsmPgi(), THREAT)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(weight.grad).all() for weight in net.parameters())

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.errors import ConfigError, ModelError
 from advreg.training import recipes, setup
-from advreg.training.dry_run import try_out
+from advreg.training.dry_run import dry_run
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -173,10 +173,10 @@ def test_one_example_alone_is_refused_before_any_training_where_it_cannot_be_nor
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
     without = small.config(data, tmp_path / "run", *changes)  # BatchNorm2d has many values of one example
-    try_out(setup.prepare(without))
+    dry_run(setup.prepare(without))
 
 
 def test_parts_of_several_examples_are_tried_out_as_they_are(data, tmp_path):
     split = ["model.name=tests.training.small:split", "recipe.name=ar_at"]
     run = setup.prepare(small.config(data, tmp_path / "run", *split, "train.accumulate=4"))
-    assert try_out(run) is False, "all weights got a gradient"
+    assert dry_run(run) is False, "all weights got a gradient"

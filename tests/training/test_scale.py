@@ -13,7 +13,7 @@ from advreg.config import Config
 from advreg.data import stream
 from advreg.training import events
 from advreg.training.validation import hold_out
-from tests.data.test_stream import write_folder
+from tests.data.test_streaming import write_folder
 from tests.training import small
 from tests.training.test_distributed import compare
 from tests.training.test_resume import outcome

@@ -1,22 +1,33 @@
 """Attacks: functions ``(model, x, y, threat, ...) -> result``, on one engine, judged by one judge."""
 
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
 from advreg.attacks.auto_pgd import apgd, apgd_targeted
 from advreg.attacks.blackbox import hopskipjump, random_search, spsa, square, transfer
-from advreg.attacks.cosine_pgd import annealed
-from advreg.attacks.minimum_norm import bisected, carlini, ddn, deepfool, fab, fmn, nearest, tightened
+from advreg.attacks.cosine_pgd import cosine_pgd
+from advreg.attacks.minimum_norm import (
+    carlini_wagner,
+    ddn,
+    deepfool,
+    fab,
+    fmn,
+    minimum_distance,
+    refine_by_bisection,
+    refine_by_radius,
+)
 from advreg.attacks.pgd import craft, fgsm, mifgsm, nifgsm, pgd
-from advreg.attacks.result import AttackResult, Crafted
+from advreg.attacks.result import AttackResult, CraftedExamples
 from advreg.attacks.shrinking_pgd import shrinking_pgd
 from advreg.attacks.verification import verify
 
 __all__ = [
     "AttackResult",
-    "Crafted",
-    "annealed",
+    "CraftedExamples",
     "apgd",
     "apgd_targeted",
-    "bisected",
-    "carlini",
+    "carlini_wagner",
+    "cosine_pgd",
     "craft",
     "ddn",
     "deepfool",
@@ -25,14 +36,28 @@ __all__ = [
     "fmn",
     "hopskipjump",
     "mifgsm",
-    "nearest",
+    "minimum_distance",
     "nifgsm",
     "pgd",
     "random_search",
+    "refine_by_bisection",
+    "refine_by_radius",
     "shrinking_pgd",
     "spsa",
     "square",
-    "tightened",
     "transfer",
     "verify",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(
+        __name__,
+        {
+            "Crafted": "CraftedExamples",
+            "annealed": "cosine_pgd",
+            "bisected": "refine_by_bisection",
+            "carlini": "carlini_wagner",
+            "nearest": "minimum_distance",
+            "tightened": "refine_by_radius",
+        },
+    )

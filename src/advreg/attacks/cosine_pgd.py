@@ -7,11 +7,21 @@ import math
 import torch
 from torch import Tensor
 
-from advreg.attacks.auto_pgd import rivals
+from advreg.attacks.auto_pgd import top_other_classes
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.pgd import Start, started
+from advreg.attacks.pgd import Start, initial_point
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, Rule, Scoreboard, State, as_labelled, climb, owners, refuse_counts, search
+from advreg.attacks.search import (
+    AttackState,
+    QuerySpec,
+    Rule,
+    Scoreboard,
+    example_of_row,
+    keep_labels,
+    require_positive,
+    run_attempt,
+    search,
+)
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -23,7 +33,7 @@ FILL = 64
 def cosine_step(steps: int) -> Rule:
     """Step ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at iteration ``k``, then project."""
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: AttackState, k: int) -> AttackState:
         length = state.radii * (1 + math.cos(math.pi * k / steps)) / 2
         moved = state.adv + length * state.threat.steepest(state.grad, state.adv)
         return state.moved_to(moved)
@@ -31,7 +41,7 @@ def cosine_step(steps: int) -> Rule:
     return rule
 
 
-def annealed(
+def cosine_pgd(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -70,19 +80,19 @@ def annealed(
 
     Reference: the schedule of Ye et al., "Practical evaluation of adversarial robustness via adaptive auto attack", CVPR 2022.
     """
-    refuse_counts(steps=steps)
-    ask, rule = Ask(bind_dtype(model, x), objective), cosine_step(steps)
+    require_positive(steps=steps)
+    ask, rule = QuerySpec(bind_dtype(model, x), objective), cosine_step(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
         aimed = at_rival(y, restart, targets) if targets else y
         if aimed is None:
             return Scoreboard(ask, x, y, threat).result()
-        origin = started(start, x, threat, ids, seed, restart)
-        return climb(ask, x, aimed, threat, origin, rule, steps, early_stop=True, owner=owners(restart))
+        origin = initial_point(start, x, threat, ids, seed, restart)
+        return run_attempt(ask, x, aimed, threat, origin, rule, steps, early_stop=True, owner=example_of_row(restart))
 
     return search(
         ask, x, y, threat, attempt, restarts=max(targets, 1) * restarts,
-        ids=ids, batch_size=batch_size, aim=rivals(targets) if targets else as_labelled, fill=FILL,
+        ids=ids, batch_size=batch_size, aim=top_other_classes(targets) if targets else keep_labels, fill=FILL,
     )  # fmt: skip
 
 

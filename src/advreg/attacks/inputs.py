@@ -267,7 +267,7 @@ def reject_logits(z: object, rows: int) -> None:
         shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise ModelError(
             f"the model returned {shape} for {rows} inputs; return logits ({rows}, classes): "
-            "advreg.models.answers_logits(model) takes them out of tuples, dicts and output objects"
+            "advreg.models.wrap_logits(model) takes them out of tuples, dicts and output objects"
         )
     if z.shape[1] < 2:
         raise ModelError(

@@ -26,7 +26,7 @@ _ONE_GRADIENT = (
 )
 
 
-class Deputy(ABC):
+class ProxyModel(ABC):
     """What attacks work on in another model's place, such as a fast copy of it; that other model, its original, judges.
 
     A class to derive from, not an attribute to have: anybody's model may keep something of its own under any name.
@@ -40,7 +40,7 @@ class Deputy(ABC):
 
 def original(model: Model) -> Model:
     """Return the model that judges: the one a fast target was made from, or the model itself."""
-    return model.original if isinstance(model, Deputy) else model
+    return model.original if isinstance(model, ProxyModel) else model
 
 
 def input_dtype(model: Model) -> torch.dtype | None:
@@ -121,7 +121,7 @@ def bind_dtype(model: Model, x: Tensor) -> Model:
         model: a module, or any function of inputs.
         x: inputs as the caller has them.
     """
-    if getattr(x, "dtype", None) not in _HALF or isinstance(model, Deputy) or input_dtype(model) is not None:
+    if getattr(x, "dtype", None) not in _HALF or isinstance(model, ProxyModel) or input_dtype(model) is not None:
         return model
     return Bound(model, x.dtype)
 

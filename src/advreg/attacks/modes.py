@@ -57,7 +57,7 @@ def hold_eval(model: nn.Module) -> None:
     model.training = False
 
 
-def refuse_training_mode(model: Model) -> None:
+def require_eval_mode(model: Model) -> None:
     """Raise unless every part of the model is in eval mode: BatchNorm and dropout would answer for the batch.
 
     Raises:

@@ -11,13 +11,23 @@ from torch import Tensor
 
 from advreg.attacks.inputs import checked_once, read_ids, read_training
 from advreg.attacks.model import Model, bind_dtype, original, widen
-from advreg.attacks.result import AttackResult, Crafted
-from advreg.attacks.search import Ask, Attempt, Rule, State, begin, climb, query, refuse_counts, search
+from advreg.attacks.result import AttackResult, CraftedExamples
+from advreg.attacks.search import (
+    AttackState,
+    Attempt,
+    QuerySpec,
+    Rule,
+    initial_state,
+    query,
+    require_positive,
+    run_attempt,
+    search,
+)
 from advreg.attacks.verification import logits_of, reject_device
 from advreg.errors import ThreatError
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, cross_entropy, probability_margin
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ThreatModel, broadcast_per_example
 
 Start = Literal["uniform", "zero"]
 
@@ -25,7 +35,7 @@ _NEAR = 0.9
 """Lead in probability below which a fast target's work is gone over: about a tenth of what stands on robust networks."""
 
 
-def started(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: Stream = 0) -> Tensor:
+def initial_point(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: Stream = 0) -> Tensor:
     """Return where an attempt begins: the clean point, or a point drawn uniformly from the ball.
 
     Raises:
@@ -38,7 +48,7 @@ def started(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int
     return threat.random_start(x, ids, seed, stream)
 
 
-def stride(state: State, step_size: float | None, share: float) -> float | Tensor:
+def step_length(state: AttackState, step_size: float | None, share: float) -> float | Tensor:
     """Return the length of a step: ``step_size`` where it is given, else that share of each row's eps."""
     return share * state.radii if step_size is None else step_size
 
@@ -46,9 +56,9 @@ def stride(state: State, step_size: float | None, share: float) -> float | Tenso
 def steepest_step(step_size: float | None, share: float) -> Rule:
     """Step along the steepest direction of the norm, then project."""
 
-    def rule(state: State, _: int) -> State:
+    def rule(state: AttackState, _: int) -> AttackState:
         direction = state.threat.steepest(state.grad, state.adv)
-        moved = state.adv + stride(state, step_size, share) * direction
+        moved = state.adv + step_length(state, step_size, share) * direction
         return state.moved_to(moved)
 
     return rule
@@ -57,12 +67,12 @@ def steepest_step(step_size: float | None, share: float) -> Rule:
 def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
     """Step along an average of past gradients, each divided by its l1 norm (Dong et al., CVPR 2018)."""
 
-    def rule(state: State, _: int) -> State:
+    def rule(state: AttackState, _: int) -> AttackState:
         size = state.grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(state.grad.dtype).tiny)
-        unit = state.grad / per_example(size, state.x)
+        unit = state.grad / broadcast_per_example(size, state.x)
         velocity = decay * state.memory.get("velocity", torch.zeros_like(unit)) + unit
         direction = state.threat.steepest(velocity, state.adv)
-        moved = state.adv + stride(state, step_size, share) * direction
+        moved = state.adv + step_length(state, step_size, share) * direction
         return state.moved_to(moved, memory={"velocity": velocity})
 
     return rule
@@ -75,11 +85,13 @@ def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
     """
     plain = momentum_step(step_size, share, decay)
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: AttackState, k: int) -> AttackState:
         memory = dict(state.memory)
         at = memory.pop("at", state.adv)
         moved = plain(replace(state, adv=at, memory=memory), k)
-        ahead = decay * stride(state, step_size, share) * state.threat.steepest(moved.memory["velocity"], moved.adv)
+        ahead = (
+            decay * step_length(state, step_size, share) * state.threat.steepest(moved.memory["velocity"], moved.adv)
+        )
         return moved.moved_to(moved.adv + ahead, memory={**moved.memory, "at": moved.adv})
 
     return rule
@@ -206,25 +218,25 @@ def pgd(
 
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
-    refuse_counts(steps=steps)
-    ask = Ask(bind_dtype(model, x), objective, targeted, eot)
-    attempt = ascent(ask, pgd_rule(steps, step_size, momentum, start), steps, start, seed, early_stop=early_stop)
+    require_positive(steps=steps)
+    ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
+    attempt = make_attempt(ask, pgd_rule(steps, step_size, momentum, start), steps, start, seed, early_stop=early_stop)
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def ascent(ask: Ask, rule: Rule, steps: int, start: Start, seed: int, *, early_stop: bool) -> Attempt:
+def make_attempt(ask: QuerySpec, rule: Rule, steps: int, start: Start, seed: int, *, early_stop: bool) -> Attempt:
     """Return an attempt that climbs by a rule from a start, then polishes what a fast target found."""
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        origin = started(start, x, threat, ids, seed, restart)
-        found = climb(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
-        return polished(ask, found, x, y, threat, rule, math.ceil(steps / 4)) if steps > 1 else found
+        origin = initial_point(start, x, threat, ids, seed, restart)
+        found = run_attempt(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
+        return refine_on_original(ask, found, x, y, threat, rule, math.ceil(steps / 4)) if steps > 1 else found
 
     return attempt
 
 
-def polished(
-    ask: Ask, found: AttackResult, x: Tensor, y: Tensor, threat: ThreatModel, rule: Rule, steps: int
+def refine_on_original(
+    ask: QuerySpec, found: AttackResult, x: Tensor, y: Tensor, threat: ThreatModel, rule: Rule, steps: int
 ) -> AttackResult:
     """Go on with the original for some steps where a fast target came near: the target's gradients are rounded.
 
@@ -241,7 +253,9 @@ def polished(
     if not len(near):
         return found
     start = found.x_adv[near]
-    again = climb(replace(ask, model=judge), x[near], y[near], threat.select(near), start, rule, steps, early_stop=True)
+    again = run_attempt(
+        replace(ask, model=judge), x[near], y[near], threat.select(near), start, rule, steps, early_stop=True
+    )
     return found.improved_by(again, near)
 
 
@@ -279,9 +293,11 @@ def mifgsm(
 
     Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
     """
-    refuse_counts(steps=steps)
-    ask = Ask(bind_dtype(model, x), objective, targeted, eot)
-    attempt = ascent(ask, momentum_step(step_size, 1 / steps, momentum), steps, start, seed, early_stop=early_stop)
+    require_positive(steps=steps)
+    ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
+    attempt = make_attempt(
+        ask, momentum_step(step_size, 1 / steps, momentum), steps, start, seed, early_stop=early_stop
+    )
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
@@ -322,11 +338,11 @@ def nifgsm(
 
     Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     """
-    refuse_counts(steps=steps)
-    ask, rule = Ask(bind_dtype(model, x), objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
+    require_positive(steps=steps)
+    ask, rule = QuerySpec(bind_dtype(model, x), objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        return climb(ask, x, y, threat, x, rule, steps, early_stop=early_stop)
+        return run_attempt(ask, x, y, threat, x, rule, steps, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -344,7 +360,7 @@ def craft(
     objective: Objective = cross_entropy,
     ids: Tensor | None = None,
     seed: int = 0,
-) -> Crafted:
+) -> CraftedExamples:
     """Make training points with PGD in exactly ``steps`` forwards and backwards: the last iterate, not judged.
 
     Args:
@@ -355,7 +371,7 @@ def craft(
         momentum: decay of the averaged gradient.
 
     Returns:
-        A `Crafted`: ``x_adv`` inside the threat model, and its cost.
+        A `CraftedExamples`: ``x_adv`` inside the threat model, and its cost.
 
     Raises:
         DataError: inputs outside the box, an empty batch, labels that the model does not have.
@@ -368,10 +384,10 @@ def craft(
     """
     x, y = read_training(x, y, threat)
     reject_device(model, x)
-    ask, rule = Ask(bind_dtype(model, x), checked_once(objective)), pgd_rule(steps, step_size, momentum, start)
+    ask, rule = QuerySpec(bind_dtype(model, x), checked_once(objective)), pgd_rule(steps, step_size, momentum, start)
     x, ids = widen(x.detach()), read_ids(ids, x)
-    state = begin(x, y, threat, started(start, x, threat, ids, seed))
+    state = initial_state(x, y, threat, initial_point(start, x, threat, ids, seed))
     for k in range(steps):
         _, _, grad = query(ask, state.adv, y)
         state = rule(replace(state, grad=grad), k)
-    return Crafted(state.adv, forwards=steps * len(x), backwards=steps * len(x))
+    return CraftedExamples(state.adv, forwards=steps * len(x), backwards=steps * len(x))

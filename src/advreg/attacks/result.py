@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Crafted:
+class CraftedExamples:
     """Points made for training: inside the threat model, judged by nobody.
 
     Attributes:

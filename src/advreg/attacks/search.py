@@ -3,8 +3,8 @@
     search   clean point judged -> attempts on the survivors -> worst case of all         (restarts, chunks)
     climb    query -> observe -> rule -> query -> ... -> observe                           (one attempt)
 
-A rule maps the `State` after a query to the next iterate: that is where attacks differ. Examples never see each other: rows
-may leave the batch at any moment without changing what the others do.
+A rule maps the `AttackState` after a query to the next iterate: that is where attacks differ. Examples never see each
+other: rows may leave the batch at any moment without changing what the others do.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
 from advreg.attacks.model import Model, gradient_at, input_dtype, original, own_leaf, query_model, widen
-from advreg.attacks.modes import refuse_training_mode
+from advreg.attacks.modes import require_eval_mode
 from advreg.attacks.result import AttackResult, concatenate
-from advreg.attacks.verification import judged, logits_of, refuse_nan, reject_device, reject_softmax
+from advreg.attacks.verification import logits_of, reject_device, reject_softmax, require_finite, verify_with_logits
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, fooled, negated, ranked
 from advreg.region import Region
-from advreg.threat import ThreatModel, per_example, region_of
+from advreg.threat import ThreatModel, broadcast_per_example, region_of
 
 
 @dataclass(frozen=True)
-class State:
+class AttackState:
     """One row for each example still under attack; everything in it can be selected by rows.
 
     Attributes:
@@ -60,23 +60,23 @@ class State:
     best_fooled: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def select(self, keep: Tensor) -> State:
+    def select(self, keep: Tensor) -> AttackState:
         """Return the state of these rows only."""
         tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
         memory = {name: value[keep] for name, value in self.memory.items()}
         return replace(self, **tensors, threat=self.threat.select(keep), region=self.region.select(keep), memory=memory)
 
-    def moved_to(self, point: Tensor, **changes: Any) -> State:
+    def moved_to(self, point: Tensor, **changes: Any) -> AttackState:
         """Return the state at the valid point nearest to this one, with other changes."""
         return replace(self, adv=self.region.project(point), **changes)
 
 
-Rule = Callable[[State, int], State]
+Rule = Callable[[AttackState, int], AttackState]
 """``(state, iteration) -> state`` with the next iterate in ``adv``: the heart of an attack."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class QuerySpec:
     """How the model is asked.
 
     Attributes:
@@ -92,7 +92,7 @@ class Ask:
     eot: int = 1
 
     def __post_init__(self) -> None:
-        refuse_counts(eot=self.eot)
+        require_positive(eot=self.eot)
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
@@ -108,7 +108,7 @@ class Ask:
         return fooled(logits, y, self.targeted)
 
 
-def refuse_counts(**counts: int) -> None:
+def require_positive(**counts: int) -> None:
     """Raise unless every count is 1 or more: an attack without steps would find nothing and say so of the model.
 
     Raises:
@@ -123,7 +123,7 @@ Asked = tuple[Tensor, Tensor, Tensor]
 """Logits, loss and gradient of one query."""
 
 
-def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
+def query(ask: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
     """Ask the model at ``adv``: logits, loss and the gradient of the summed loss (zeros where not asked for).
 
     Gradients are taken to the input only, so no weight gradient is ever computed. Non-finite entries count as zero.
@@ -140,7 +140,7 @@ def query(ask: Ask, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
     return logits / ask.eot, loss / ask.eot, grad / ask.eot
 
 
-def _sample(ask: Ask, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
+def _sample(ask: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
     """Ask once."""
     with torch.inference_mode(False), torch.set_grad_enabled(gradient):
         point = own_leaf(adv).requires_grad_(gradient)
@@ -154,16 +154,16 @@ def _added(a: Asked, b: Asked) -> Asked:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
-def begin(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> State:
+def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> AttackState:
     """Return the state before the first query."""
     rows = torch.arange(len(x), device=x.device)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     zero = torch.zeros_like(x)
-    return State(rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, no, adv, low, no)
+    return AttackState(rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, no, adv, low, no)
 
 
-def asked(ask: Ask, state: State, *, gradient: bool) -> State:
+def update_state(ask: QuerySpec, state: AttackState, *, gradient: bool) -> AttackState:
     """Return the state after a query: loss and gradient of the iterate, and the best iterate so far."""
     logits, loss, grad = query(ask, state.adv, state.y, gradient=gradient)
     loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
@@ -174,7 +174,7 @@ def asked(ask: Ask, state: State, *, gradient: bool) -> State:
         loss=loss,
         grad=grad,
         fooled=fooled,
-        best=torch.where(per_example(better, state.x), state.adv, state.best),
+        best=torch.where(broadcast_per_example(better, state.x), state.adv, state.best),
         best_loss=torch.where(better, loss, state.best_loss),
         best_fooled=state.best_fooled | fooled,
     )
@@ -186,7 +186,7 @@ class Scoreboard:
     Rows with equal entries in ``owner`` are attempts on one example: when one is confirmed, all of them leave.
     """
 
-    def __init__(self, ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
+    def __init__(self, ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
         self.ask, self.x, self.y, self.threat, self.owner = ask, x, y, threat, owner
         self.x_adv = x.clone()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -206,7 +206,7 @@ class Scoreboard:
     def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
         """Let the judge see these points, write them down, and return which of them it confirmed."""
         threat = self.threat.select(rows)
-        broken, logits = judged(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
+        broken, logits = verify_with_logits(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
         self.write(rows, adv, broken, logits)
         return broken
 
@@ -216,7 +216,7 @@ class Scoreboard:
         self.x_adv[rows], self.broken[rows] = adv, broken
         self.loss[rows] = ranked(self.ask.loss_at(logits, self.y[rows])).to(self.loss.dtype)
 
-    def retire(self, state: State) -> State:
+    def retire(self, state: AttackState) -> AttackState:
         """Judge the rows that look fooled; those confirmed leave, the others forget the point and go on."""
         proposed = state.best_fooled.nonzero()[:, 0]
         if not len(proposed):
@@ -237,8 +237,8 @@ class Scoreboard:
         return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost)
 
 
-def climb(
-    ask: Ask,
+def run_attempt(
+    ask: QuerySpec,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
@@ -254,11 +254,11 @@ def climb(
     Cost for an example that stands: ``steps + 2`` forwards and ``steps`` backwards, times the EOT samples but for the judge.
     """
     board = Scoreboard(ask, x, y, threat, owner)
-    state = begin(x, y, threat, start)
+    state = initial_state(x, y, threat, start)
     for k in range(steps + 1):
         gradient = k < steps
         board.count(backward=gradient)
-        state = asked(ask, state, gradient=gradient)
+        state = update_state(ask, state, gradient=gradient)
         if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # looking waits for an accelerator: seldom there
             state = board.retire(state)
             if not len(state.rows):
@@ -276,17 +276,17 @@ Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, Any], AttackResult]
 ``restart`` is a number, or integers ``(B,)`` where restarts are stacked as rows (see `search`).
 """
 
-Aim = Callable[[Tensor, Tensor], Tensor]
+LabelSelector = Callable[[Tensor, Tensor], Tensor]
 """``(clean logits (B, K), y) -> y``: the labels that attempts get, for attacks that choose classes by the clean logits."""
 
 
-def as_labelled(_logits: Tensor, y: Tensor) -> Tensor:
+def keep_labels(_logits: Tensor, y: Tensor) -> Tensor:
     """Aim at nothing but the labels as they were given."""
     return y
 
 
 def search(
-    ask: Ask,
+    ask: QuerySpec,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
@@ -296,7 +296,7 @@ def search(
     ids: Tensor | None = None,
     early_stop: bool = True,
     batch_size: int = 512,
-    aim: Aim = as_labelled,
+    aim: LabelSelector = keep_labels,
     fill: int = 1,
 ) -> AttackResult:
     """Judge the clean points (they are inside every threat model), then attempt again and again on what stands.
@@ -323,8 +323,8 @@ def search(
         DataError: shapes that do not fit, values outside the box or not finite.
         ConfigError: restarts below 1.
     """
-    refuse_counts(restarts=restarts)
-    refuse_training_mode(ask.model)
+    require_positive(restarts=restarts)
+    require_eval_mode(ask.model)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
         x, y = read_batch(x, y, threat)
@@ -337,12 +337,12 @@ def search(
 
 
 def _search_chunk(
-    ask: Ask,
+    ask: QuerySpec,
     part: tuple[Tensor, Tensor, ThreatModel, Tensor],
     attempt: Attempt,
     restarts: int,
     early_stop: bool,
-    aim: Aim,
+    aim: LabelSelector,
     fill: int,
 ) -> AttackResult:
     x, y, threat, ids = part
@@ -375,7 +375,7 @@ def _stacked(
     return [found.select(part) for part in torch.split(torch.arange(len(rows), device=x.device), len(x))]
 
 
-def owners(restart: Stream) -> Tensor | None:
+def example_of_row(restart: Stream) -> Tensor | None:
     """Return which example each row of stacked restarts belongs to, ``(B,)``; None where nothing is stacked."""
     if not isinstance(restart, Tensor):
         return None
@@ -383,13 +383,15 @@ def owners(restart: Stream) -> Tensor | None:
     return torch.arange(len(restart), device=restart.device) % examples
 
 
-def _clean_points(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, aim: Aim) -> tuple[AttackResult, Tensor]:
+def _clean_points(
+    ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, aim: LabelSelector
+) -> tuple[AttackResult, Tensor]:
     """Return the result of doing nothing, and the labels that attempts get.
 
     One forward; a fast target only proposes clean errors, which its original has to confirm with another.
     """
     logits = logits_of(ask.model, x)
-    refuse_nan(logits)
+    require_finite(logits)
     reject_softmax(ask.model, x, logits, threat.box)
     reject_classes(y, logits.shape[1])
     y = aim(logits, y)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advreg import example_rng
-from advreg.attacks.blackbox.score_based import Walk, walk
+from advreg.attacks.blackbox.score_based import QueryState, run_score_based
 from advreg.attacks.inputs import as_tensor, read_ids, read_inputs, read_labels
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.pgd import pgd
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, search
+from advreg.attacks.search import QuerySpec, search
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import Objective, cross_entropy, margin
 from advreg.region import Interval
@@ -129,13 +129,13 @@ def spatial(
     if min(degrees, pixels) < 0 or min(grid) < 1:
         raise ThreatError(f"degrees, pixels, grid are {degrees}, {pixels}, {grid}; give extents >= 0 and counts >= 1")
     model, x = bind_dtype(model, x), _images(x, box)
-    ask, every = Ask(model, objective, targeted), poses(degrees, pixels, grid)
+    ask, every = QuerySpec(model, objective, targeted), poses(degrees, pixels, grid)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
-        def propose(state: Walk, k: int) -> Walk:
+        def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=moved(state.x, *every[k], box=box))
 
-        return walk(ask, x, y, threat, ids, propose, len(every), early_stop=early_stop)
+        return run_score_based(ask, x, y, threat, ids, propose, len(every), early_stop=early_stop)
 
     return search(ask, x, y, anything(box), attempt, early_stop=early_stop, batch_size=batch_size)
 

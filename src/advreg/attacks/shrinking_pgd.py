@@ -12,7 +12,7 @@ from advreg.attacks.auto_pgd.l1 import sparse_rule
 from advreg.attacks.cosine_pgd import FILL, cosine_step
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, Rule, begin, climb, owners, query, search
+from advreg.attacks.search import QuerySpec, Rule, example_of_row, initial_state, query, run_attempt, search
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, margin
@@ -82,15 +82,15 @@ def shrinking_pgd(
     classifiers", ICML 2021, arXiv:2103.01208, who begin at 3 eps in l1.
     """
     _check_schedule(schedule)
-    ask = Ask(bind_dtype(model, x), objective, targeted)
+    ask = QuerySpec(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
         point = wider(threat, schedule[0][0]).random_start(x, ids, seed, restart)
         for multiple, steps in schedule[:-1]:
             point = last_iterate(ask, x, y, wider(threat, multiple), point, steps)
         steps, start = schedule[-1][1], threat.project(point, x)
-        rule, owner = _rule(threat, steps), owners(restart)
-        found = climb(ask, x, y, threat, start, rule, steps, early_stop=early_stop, owner=owner)
+        rule, owner = _rule(threat, steps), example_of_row(restart)
+        found = run_attempt(ask, x, y, threat, start, rule, steps, early_stop=early_stop, owner=owner)
         return replace(found, cost=found.cost + sum(steps for _, steps in schedule[:-1]))
 
     return search(
@@ -111,9 +111,9 @@ def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
     return threat.with_eps(eps.clamp_max(threat.box[1] - threat.box[0]) if threat.norm == "linf" else eps)
 
 
-def last_iterate(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
+def last_iterate(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
     """Return the point after some steps in this threat model; nothing is verified there."""
-    state, rule = begin(x, y, threat, threat.project(point, x)), _rule(threat, steps)
+    state, rule = initial_state(x, y, threat, threat.project(point, x)), _rule(threat, steps)
     for k in range(steps):
         _, loss, grad = query(ask, state.adv, y)
         state = rule(replace(state, loss=loss, grad=grad), k)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.inputs import read_inputs, read_labels, reject_classes, reject_logits, reject_probabilities
-from advreg.attacks.model import Deputy as Deputy  # also found here, where it was first
 from advreg.attacks.model import Model, original, query_model
-from advreg.attacks.modes import refuse_training_mode
+from advreg.attacks.model import ProxyModel as ProxyModel  # also found here, where it was first
+from advreg.attacks.modes import require_eval_mode
 from advreg.errors import DataError, ModelError
-from advreg.objectives import answered, are_probabilities, fooled
+from advreg.objectives import are_probabilities, fooled, has_finite_logits
 from advreg.threat import ThreatModel
 
 _PROBABILITIES: ContextVar[bool] = ContextVar("whether attacks accept probabilities", default=False)
@@ -83,18 +83,18 @@ def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, fl
     reject_probabilities(logits_of(model, torch.cat([(few + low) / 2, (few + high) / 2])))
 
 
-def refuse_nan(logits: Tensor) -> None:
+def require_finite(logits: Tensor) -> None:
     """Raise unless the model answered every clean input with numbers; a mask may set logits of ruled-out classes to -inf.
 
     Raises:
         ModelError: some answer is NaN or infinite.
     """
-    bad = int((~answered(logits)).sum())
+    bad = int((~has_finite_logits(logits)).sum())
     if bad:
         raise ModelError(f"the model answers NaN or infinity for {bad} of {len(logits)} clean inputs; mend it first")
 
 
-def judged(
+def verify_with_logits(
     model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return whether each point is broken ``(B,)`` and the original model's logits ``(B, K)``: one forward.
@@ -135,10 +135,10 @@ def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatMode
         >>> verify(model, x, torch.tensor([[0.45, 0.55]]), y, ThreatModel("linf", 0.2)).tolist()
         [True]
     """
-    refuse_training_mode(model)
+    require_eval_mode(model)
     x = read_inputs(x, threat.box)
     x_adv, y = read_inputs(x_adv, threat.box), read_labels(y, x)
     if x_adv.shape != x.shape:
         raise DataError(f"x_adv is {tuple(x_adv.shape)}, x is {tuple(x.shape)}; give one point for each input")
     reject_device(model, x_adv)
-    return judged(model, x, x_adv, y, threat, targeted)[0]
+    return verify_with_logits(model, x, x_adv, y, threat, targeted)[0]

@@ -59,9 +59,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network as a configuration says, into a run folder; shares the work under torchrun."""
-    from advreg.cli.train import Wish, run_train
+    from advreg.cli.train import TrainOptions, run_train
 
-    run_train(Wish(config, out, changes or [], resume, finetune, ratio, log or [], as_json))
+    run_train(TrainOptions(config, out, changes or [], resume, finetune, ratio, log or [], as_json))
 
 
 @app.command()
@@ -89,9 +89,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure clean and robust accuracy, with exact intervals; resumes what was interrupted, shares under torchrun."""
-    from advreg.cli.evaluate import Wish, run_evaluate
+    from advreg.cli.evaluate import EvaluateOptions, run_evaluate
 
-    wish = Wish(
+    wish = EvaluateOptions(
         model=model, data=data, threat=threat, protocol=protocol, attacks=attack or [], weights=weights, n=n, curve=curve,
         distances=distances, out=out, seed=seed, precision=precision, compiled=compiled, device=device, as_json=as_json,
     )  # fmt: skip
@@ -151,9 +151,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run; status 1 where a figure is below its threshold."""
-    from advreg.cli.artefacts import Wish, run_report
+    from advreg.cli.artefacts import ReportOptions, run_report
 
-    if not run_report(Wish(run, out, junit, tuple(fail_under or ()), model_card, as_json)):
+    if not run_report(ReportOptions(run, out, junit, tuple(fail_under or ()), model_card, as_json)):
         raise typer.Exit(1)
 
 
@@ -208,9 +208,9 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Make adversarial images from photographs, and show before and after."""
-    from advreg.cli.attack import Wish, run_attack
+    from advreg.cli.attack import AttackOptions, run_attack
 
-    wish = Wish(images, model, weights, target, threat, steps, size, classes, out, device, seed, as_json)
+    wish = AttackOptions(images, model, weights, target, threat, steps, size, classes, out, device, seed, as_json)
     run_attack(wish)
 
 

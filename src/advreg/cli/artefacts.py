@@ -16,7 +16,7 @@ from advreg.runs.files import write_atomic
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReportOptions:
     """What the command line asks of a report."""
 
     run: Path
@@ -27,7 +27,7 @@ class Wish:
     as_json: bool = False
 
 
-def run_report(wish: Wish) -> bool:
+def run_report(wish: ReportOptions) -> bool:
     """Write the page and whatever else is asked for; return whether every threshold is reached."""
     limits = [report.Threshold.parse(text) for text in wish.fail_under]
     files = {"html": report.write(wish.run, wish.out)}
@@ -46,7 +46,7 @@ def run_report(wish: Wish) -> bool:
     return not any(case.problem for case in found)
 
 
-def _say(wish: Wish, files: dict[str, Path], found: list[report.Case]) -> None:
+def _say(wish: ReportOptions, files: dict[str, Path], found: list[report.Case]) -> None:
     if wish.as_json:
         told = {name: str(path) for name, path in files.items()}
         typer.echo(json.dumps({"files": told, "cases": [asdict(case) for case in found]}))

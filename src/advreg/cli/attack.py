@@ -27,7 +27,7 @@ from advreg.errors import ModelError, RunError
 from advreg.objectives import cross_entropy
 from advreg.report import attack_page
 from advreg.report.attack_page import Photograph
-from advreg.report.facts import Threat
+from advreg.report.facts import ThreatFacts
 from advreg.runs import RunFolder
 from advreg.threat import ThreatModel
 
@@ -37,7 +37,7 @@ _HAIR = 1e-3  # of a grey level: what float32 may take from a whole one
 
 
 @dataclass(frozen=True)
-class Wish:
+class AttackOptions:
     """What the command line asks for."""
 
     images: Sequence[Path]
@@ -54,12 +54,12 @@ class Wish:
     as_json: bool = False
 
 
-def run_attack(wish: Wish) -> None:
+def run_attack(wish: AttackOptions) -> None:
     """Attack each photograph and write what came of it; prints one line for each, or one JSON object."""
     _refuse_names(wish.images)
     threat, device = threats.of_pixels(wish.threat), runtime.choose_device(wish.device)
     model = models.load(wish.model, weights=wish.weights).to(device)
-    if isinstance(model, models.Answering):
+    if isinstance(model, models.InferenceOnlyModel):
         raise ModelError(
             f"{wish.model} only answers, so there is no gradient; attack it with evaluate --protocol blackbox"
         )
@@ -72,7 +72,7 @@ def run_attack(wish: Wish) -> None:
     shown = [_photograph(path, parts, names, wanted) for path, parts in zip(wish.images, found, strict=True)]
     files = [_write(folder, photo) for photo in shown]
     facts = {"model": wish.model, "target": wish.target or "any other class", "steps": wish.steps, "seed": wish.seed}
-    plain = Threat(threat.norm, float(threat.eps), threat.box)
+    plain = ThreatFacts(threat.norm, float(threat.eps), threat.box)
     page = folder.write("attack.html", attack_page.page(shown, plain, facts))
     if wish.as_json:
         told = [_record(photo, file) for photo, file in zip(shown, files, strict=True)]
@@ -160,7 +160,7 @@ def _read(path: Path, channels: int, size: int | None) -> Tensor:
         return pixels(image, GREY if channels == 1 else RGB, size)
 
 
-def _attacked(model: nn.Module, clean: Tensor, wanted: int | None, threat: ThreatModel, wish: Wish) -> _Parts:
+def _attacked(model: nn.Module, clean: Tensor, wanted: int | None, threat: ThreatModel, wish: AttackOptions) -> _Parts:
     """Attack one photograph; the model's word on both is its word on the bytes that are written."""
     x = (clean.float() / 255)[None]
     models.check_model(model, x)

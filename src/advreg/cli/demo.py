@@ -18,12 +18,12 @@ from advreg import attacks, report
 from advreg import data as datasets
 from advreg.cli import progress, tables
 from advreg.config import Config
-from advreg.evaluation import Curve, Evaluation, Protocol, Stage, evaluate, robustness_curve
+from advreg.evaluation import Curve, Evaluation, Protocol, ProtocolStage, evaluate, robustness_curve
 from advreg.models import load
 from advreg.runs import RunFolder
 from advreg.threat import ThreatModel
 from advreg.training import fit
-from advreg.training.finetune import finetuned
+from advreg.training.finetune import fine_tune
 
 THREAT = ThreatModel("linf", 0.1)
 _UNBOXED = ThreatModel("linf", 0.1, box=(-1.0, 2.0))  # the published experiment lets pixels leave [0, 1]
@@ -32,7 +32,9 @@ GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 # Kolter and Madry, "Adversarial robustness: theory and practice", chapter 3: SGD 0.1, 10 epochs, PGD from zero, step 0.01.
 _PUBLISHED = {"clean": 0.021, "pgd": 0.9838}
-_TUTORIAL = Protocol("tutorial", 1, (Stage("pgd-40", functools.partial(attacks.pgd, step_size=0.01, start="zero")),))
+_TUTORIAL = Protocol(
+    "tutorial", 1, (ProtocolStage("pgd-40", functools.partial(attacks.pgd, step_size=0.01, start="zero")),)
+)
 
 _ADAM = ["optimizer.name=adam", "schedule.name=triangular", "schedule.options.peak=0.3"]
 _SMALL = ["model.name=zoo:mnist-small", *_ADAM]
@@ -65,7 +67,7 @@ def run_finetune(out: Path) -> None:
     """Make the plain network robust by fine-tuning, and show what that costs; a second run does what is missing."""
     _, test = datasets.load("mnist")
     plain = _trained("plain-cnn", out / "plain-cnn")
-    tuned = _fitted("fine-tuned", finetuned(_config("robust-cnn", out / "finetuned-cnn"), plain))
+    tuned = _fitted("fine-tuned", fine_tune(_config("robust-cnn", out / "finetuned-cnn"), plain))
     runs = {"plain": plain, "fine-tuned": tuned, "from scratch": _trained("robust-cnn", out / "robust-cnn")}
     found = {name: _attacked(name, run, test) for name, run in runs.items()}
     costs = {name: _cost(run) for name, run in runs.items()}

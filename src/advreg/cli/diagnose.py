@@ -65,7 +65,7 @@ def subject_of(model: str, data: str | None, threat: str | None) -> tuple[Path |
     name = data or (config.data.name if config else None)
     if name is None:
         raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
-    return run, name, threats.chosen(threat, config)
+    return run, name, threats.threat_from_options(threat, config)
 
 
 def _show(found: Diagnosis) -> None:

@@ -23,7 +23,7 @@ from advreg.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class Wish:
+class EvaluateOptions:
     """What the command line asks for."""
 
     model: str
@@ -44,7 +44,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationSetup:
     """What a wish becomes: a model on its device, the test examples, the threat, the folder."""
 
     model: nn.Module
@@ -53,7 +53,7 @@ class Bench:
     folder: Path | None
 
 
-def run_evaluate(wish: Wish) -> None:
+def run_evaluate(wish: EvaluateOptions) -> None:
     """Evaluate a run folder or a model by name; under ``torchrun``, with all processes together."""
     with ranks.joined() as among:
         bench = _prepare(wish, among)
@@ -74,20 +74,20 @@ def run_evaluate(wish: Wish) -> None:
             print(f"report: {report.write(bench.folder)}", file=sys.stderr)
 
 
-def _prepare(wish: Wish, among: ranks.Ranks) -> Bench:
+def _prepare(wish: EvaluateOptions, among: ranks.Ranks) -> EvaluationSetup:
     run = Path(wish.model) if (Path(wish.model) / "run.toml").is_file() else None
     config = Config.load(run / "run.toml") if run else None
-    threat, name = threats.chosen(wish.threat, config), wish.data or (config.data.name if config else None)
+    threat, name = threats.threat_from_options(wish.threat, config), wish.data or (config.data.name if config else None)
     if name is None:
         raise ConfigError(f"no data for {wish.model}: add --data, such as --data mnist")
     _radii(wish.curve)  # refused before hours of work, not after
     device = runtime.choose_device(wish.device)
     place = f"cuda:{among.local}" if device.type == "cuda" and among.world > 1 else device
     model = models.load(wish.model, weights=wish.weights).to(place)
-    return Bench(model, datasets.load(name)[1], threat, wish.out or run)
+    return EvaluationSetup(model, datasets.load(name)[1], threat, wish.out or run)
 
 
-def _measure(wish: Wish, bench: Bench, among: ranks.Ranks) -> Evaluation:
+def _measure(wish: EvaluateOptions, bench: EvaluationSetup, among: ranks.Ranks) -> Evaluation:
     protocol = resolve(wish.protocol, bench.threat.norm).followed_by(*wish.attacks)
     options: dict[str, Any] = {"precision": wish.precision, "compiled": wish.compiled, "ranks": among}
     with progress.evaluating(quiet=wish.as_json or not among.leads) as watch:
@@ -104,7 +104,7 @@ def _measure(wish: Wish, bench: Bench, among: ranks.Ranks) -> Evaluation:
         )
 
 
-def _curve(wish: Wish, bench: Bench, where: Path | None) -> tuple[Curve | None, float | None]:
+def _curve(wish: EvaluateOptions, bench: EvaluationSetup, where: Path | None) -> tuple[Curve | None, float | None]:
     """Return the robustness curve and the median distance to the boundary, as far as they are asked for."""
     n, radii, threat = min(wish.n, len(bench.test)), _radii(wish.curve), bench.threat
     options: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": n, "seed": wish.seed, "out": where}

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from advreg.hardening.store import Store
-    from advreg.hardening.workspace import Home
+    from advreg.hardening.workspace import Workspace
 
 app = typer.Typer(
     help="Collect attacks from production, review, retrain, prove, promote, roll back.", no_args_is_help=True
@@ -38,16 +38,16 @@ def init(
     """Make the folder of a loop around a deployed model."""
     from advreg.config import toml
     from advreg.errors import ConfigError
-    from advreg.hardening.begin import begin
-    from advreg.hardening.config import Settings
+    from advreg.hardening.begin import create_workspace
+    from advreg.hardening.config import HardeningConfig
 
     pairs = [change.partition("=") for change in changes or []]
     for key, separator, _ in pairs:
         if not separator:
             raise ConfigError(f"--set was given {key!r}; write section.key=value, such as caps.total=0.02")
     values: dict[str, Any] = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
-    settings = Settings().replace_with(values | ({"attacks": attack} if attack else {}))
-    begin(home, base, settings)
+    settings = HardeningConfig().replace_with(values | ({"attacks": attack} if attack else {}))
+    create_workspace(home, base, settings)
     typer.echo(f"home: {home}\nnext: advreg harden token add NAME --role submit --home {home}")
 
 
@@ -60,9 +60,9 @@ def add_token(
     home: HomeOption = HOME,
 ) -> None:
     """Make a token and print it: it is shown this once."""
-    from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
+    from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
 
-    bearer = Bearer(name, Role(_one_of(role, list(Role), "role")), Tier(_one_of(tier, list(Tier), "tier")), relay)
+    bearer = ApiToken(name, Role(_one_of(role, list(Role), "role")), Tier(_one_of(tier, list(Tier), "tier")), relay)
     typer.echo(issue(_store(home), bearer))
 
 
@@ -113,7 +113,7 @@ def step(
     every: Annotated[str, typer.Option(metavar="1h", help="Go on for ever, a tick each 30s, 10m, 1h, 1d.")] = "",
 ) -> None:
     """Do what is due, once: admit, retrain, prove, promote. Safe to run from cron, and twice at once."""
-    from advreg.hardening.cycle import step as tick
+    from advreg.hardening.cycle import run_cycle as tick
     from advreg.hardening.lease import Busy
     from advreg.hardening.store import StoreDown
 
@@ -142,7 +142,7 @@ def challenge(
     home: HomeOption = HOME,
 ) -> None:
     """Hand in a challenger in a home that keeps texts; the next step compares it with the champion."""
-    from advreg.hardening.texts.challenge import challenge as hand_in
+    from advreg.hardening.texts.challenge import hand_in as hand_in
 
     version = hand_in(_home(home), run, snapshot=snapshot)
     typer.echo(f"{version} is handed in\nnext: advreg harden step --home {home}")
@@ -210,12 +210,12 @@ def models(home: HomeOption = HOME, as_json: Json = False) -> None:
 def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], home: HomeOption = HOME) -> None:
     """Make a version that passed the gate the champion."""
     from advreg.hardening import registry
-    from advreg.hardening.mlflow_sync import mirror
+    from advreg.hardening.mlflow_sync import sync_to_mlflow
 
     opened = _home(home)
     store = opened.store()
     registry.promote(store, version, "admin")
-    mirror(opened, store)
+    sync_to_mlflow(opened, store)
     typer.echo(f"{version} is the champion")
 
 
@@ -223,12 +223,12 @@ def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], hom
 def rollback(home: HomeOption = HOME) -> None:
     """Make the previous champion the champion again; nothing is trained."""
     from advreg.hardening import registry
-    from advreg.hardening.mlflow_sync import mirror
+    from advreg.hardening.mlflow_sync import sync_to_mlflow
 
     opened = _home(home)
     store = opened.store()
     version = registry.rollback(store, "admin")
-    mirror(opened, store)
+    sync_to_mlflow(opened, store)
     typer.echo(f"{version} is the champion again")
 
 
@@ -243,7 +243,7 @@ def lineage(
     if what.startswith("m-"):
         typer.echo("\n".join(registry.examples_of(store, what)) or "trained on no submitted example")
         return
-    found = registry.touched_by(store, what)
+    found = registry.trace_example(store, what)
     typer.echo(f"snapshots: {' '.join(found.snapshots) or 'none'}\nmodels: {' '.join(found.models) or 'none'}")
 
 
@@ -298,10 +298,10 @@ def demo(out: Annotated[Path, typer.Option(help="New folder for the runs.")] = P
     run_demo(out)
 
 
-def _home(path: Path) -> Home:
-    from advreg.hardening.workspace import Home
+def _home(path: Path) -> Workspace:
+    from advreg.hardening.workspace import Workspace
 
-    return Home.open(path)
+    return Workspace.open(path)
 
 
 def _store(path: Path) -> Store:

@@ -31,15 +31,15 @@ from advreg.cli import progress, tables
 from advreg.config import Config
 from advreg.errors import HardeningError
 from advreg.hardening import registry
-from advreg.hardening.begin import begin
+from advreg.hardening.begin import create_workspace
 from advreg.hardening.client import Client
-from advreg.hardening.config import Settings
-from advreg.hardening.cycle import Outcome, step
+from advreg.hardening.config import HardeningConfig
+from advreg.hardening.cycle import Outcome, run_cycle
 from advreg.hardening.image_decoding import to_npy
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.audit import head_of
-from advreg.hardening.store.tokens import Bearer, Role, Tier, issue
-from advreg.hardening.workspace import Home
+from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
+from advreg.hardening.workspace import Workspace
 from advreg.training import fit
 
 _SEALED, _CANARIES = 3000, 2000  # of the test images; production traffic is made of the others
@@ -65,13 +65,13 @@ def run_demo(out: Path) -> None:
     base = _deployed(out / "deployed")
     how: dict[str, float] = {"data.clean": 20_000, "data.sealed": _SEALED, "gate.gates": 2}
     how |= {"train.epochs": 4, "train.lr": 2e-3, "train.attacked": 0.7, "train.replay": 0.2}
-    home = begin(out / "home", base, Settings().replace_with({**how, "attacks": ["spatial:30:3"]}))
+    home = create_workspace(out / "home", base, HardeningConfig().replace_with({**how, "attacks": ["spatial:30:3"]}))
     world, traffic = Production(), _Traffic(datasets.load("mnist")[1])
     typer.echo("wave 1: rotations")
     _wave(home, world, traffic, _rotations)
     outcomes = [_tick(home, 1)]
     typer.echo("wave 2: patches; the team adds patch:4 to the attacks that a champion must withstand")
-    home = Home(home.folder, home.settings.replace_with({"attacks": ["spatial:30:3", "patch:4"]}))
+    home = Workspace(home.folder, home.settings.replace_with({"attacks": ["spatial:30:3", "patch:4"]}))
     home.folder.write("harden.toml", home.settings.to_toml())
     _wave(home, world, traffic, _patches)
     outcomes.append(_tick(home, 2))
@@ -113,7 +113,7 @@ def _patches(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return patch(model, x, y, size=4, steps=30, step_size=0.15, places=3).x_adv
 
 
-def _wave(home: Home, world: Production, traffic: _Traffic, attack: Any) -> None:
+def _wave(home: Workspace, world: Production, traffic: _Traffic, attack: Any) -> None:
     """Send 200 attacks, 2,000 benign and 100 poisoned examples through the service, and review what it puts first."""
     store = home.store()
     with store.reading() as db:
@@ -201,7 +201,7 @@ def _ask(url: str, token: str, body: Any = None) -> Any:
 
 
 @contextmanager
-def _serving(home: Home) -> Iterator[str]:
+def _serving(home: Workspace) -> Iterator[str]:
     """Run the service in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -231,13 +231,13 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def _token(store: Store, name: str, role: Role, relay: bool = False) -> str:
-    return issue(store, Bearer(name, role, Tier.CUSTOMER, relay))
+    return issue(store, ApiToken(name, role, Tier.CUSTOMER, relay))
 
 
-def _tick(home: Home, number: int) -> Outcome:
+def _tick(home: Workspace, number: int) -> Outcome:
     """Run a tick as it would run after the quarantine."""
     store = home.store(lambda: time.time() + number * _WEEK)
-    outcome = step(home, store, say=lambda line: typer.echo(f"  {line}"))
+    outcome = run_cycle(home, store, say=lambda line: typer.echo(f"  {line}"))
     store.engine.dispose()
     return outcome
 
@@ -256,7 +256,7 @@ def _table(outcomes: list[Outcome]) -> Any:
     return tables.table(f"Two ticks, {_SEALED} sealed examples", columns, rows)
 
 
-def _show_poison(home: Home, world: Production) -> None:
+def _show_poison(home: Workspace, world: Production) -> None:
     store = home.store()
     with store.reading() as db:
         newest = registry.newest_snapshot(db)
@@ -270,7 +270,7 @@ def _show_poison(home: Home, world: Production) -> None:
     )
 
 
-def _show_rollback(home: Home) -> None:
+def _show_rollback(home: Workspace) -> None:
     store = home.store()
     with store.reading() as db:
         can = registry.alias(db, registry.PREVIOUS) is not None

@@ -18,7 +18,7 @@ _LOOK = 0.5  # seconds between two looks at the clock
 
 
 @dataclass(frozen=True)
-class State:
+class ProgressState:
     """How far a job is.
 
     Attributes:
@@ -34,7 +34,7 @@ class State:
     robust: float | None = None
 
 
-class Lines:
+class LineProgress:
     """Writes a line about the latest state whenever 10 seconds have passed since the last one.
 
     Args:
@@ -55,9 +55,9 @@ class Lines:
         self.say, self.label, self.clock = say, label, clock
         self.began = self.last = clock()
         self.base = (self.began, 0.0)
-        self.state: State | None = None
+        self.state: ProgressState | None = None
 
-    def update(self, state: State) -> None:
+    def update(self, state: ProgressState) -> None:
         """Remember how far the job is, and write a line if it is time to."""
         now = self.clock()
         if now - self.began < _SETTLED:
@@ -72,7 +72,7 @@ class Lines:
             self.last = now
             self.say(self.line(self.state, now))
 
-    def line(self, state: State, now: float) -> str:
+    def line(self, state: ProgressState, now: float) -> str:
         """Return the line about a state."""
         parts = [state.what, state.far]
         if state.robust is not None:
@@ -89,7 +89,7 @@ class Lines:
 
 
 @contextmanager
-def beating(lines: Lines) -> Iterator[None]:
+def line_progress(lines: LineProgress) -> Iterator[None]:
     """Let lines appear inside the block even while one step of the job takes long."""
     done = threading.Event()
 

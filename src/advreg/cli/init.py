@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from advreg.config import Config
 from advreg.errors import DataError, RunError, ThreatError, did_you_mean
 from advreg.report import words
-from advreg.report.facts import Threat
+from advreg.report.facts import ThreatFacts
 from advreg.runs.files import write_atomic
 
 _NORMS = ("linf", "l2", "l1")
@@ -24,7 +24,7 @@ _GREY = ("mnist", "fashion-mnist")
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedData:
     """What is known of the data without reading it: 0 where it is not known."""
 
     images: int = 0
@@ -34,7 +34,11 @@ class Found:
     unequal: str = ""  # which classes are largest and smallest, where they differ much
 
 
-_KNOWN = {"mnist": Found(60_000, 10, 1), "fashion-mnist": Found(60_000, 10, 1), "cifar10": Found(50_000, 10, 3, 32)}
+_KNOWN = {
+    "mnist": DetectedData(60_000, 10, 1),
+    "fashion-mnist": DetectedData(60_000, 10, 1),
+    "cifar10": DetectedData(50_000, 10, 3, 32),
+}
 
 
 def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Path:
@@ -104,11 +108,11 @@ def _threat(text: str) -> tuple[str, str, tuple[float, float]]:
     return norm, eps, (ends[0], ends[1])
 
 
-def _found(data: str) -> Found:
+def _found(data: str) -> DetectedData:
     """Look at the names of a folder's files; other data is not touched."""
     scheme, _, rest = data.partition(":")
     if scheme != "folder":
-        return _KNOWN.get(data, Found())
+        return _KNOWN.get(data, DetectedData())
     place, _, query = rest.partition("?")
     root = Path(place).expanduser()
     if not root.is_dir():
@@ -120,7 +124,9 @@ def _found(data: str) -> Found:
         raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
     asked = dict(parse_qsl(query))
     channels, side = 1 if asked.get("mode") == "grey" else 3, asked.get("size", "")
-    return Found(sum(sizes.values()), len(classes), channels, int(side) if side.isdecimal() else 0, _unequal(sizes))
+    return DetectedData(
+        sum(sizes.values()), len(classes), channels, int(side) if side.isdecimal() else 0, _unequal(sizes)
+    )
 
 
 def _unequal(sizes: Mapping[str, int]) -> str:
@@ -131,14 +137,14 @@ def _unequal(sizes: Mapping[str, int]) -> str:
     return f"classes are unequal: {sizes[most]} images of {most}, {sizes[least]} of {least}; accuracy class by class will tell"
 
 
-def _options(model: str, found: Found) -> dict[str, int]:
+def _options(model: str, found: DetectedData) -> dict[str, int]:
     if not model.startswith("zoo:") or not found.classes or found == _KNOWN["mnist"]:
         return {}
     side = {"size": found.size} if model.startswith("zoo:mnist") and found.size else {}
     return {"classes": found.classes, "channels": found.channels, **side}
 
 
-def _held_out(found: Found) -> int:
+def _held_out(found: DetectedData) -> int:
     return min(1000, max(1, found.images // 10)) if found.images else 1000
 
 
@@ -148,7 +154,7 @@ def shown(config: Config) -> dict[str, Any]:
     return {
         "data": config.data.name,
         "model": config.model.name,
-        "threat": words.option(Threat(config.threat.norm, config.threat.eps, (low, high))),
+        "threat": words.option(ThreatFacts(config.threat.norm, config.threat.eps, (low, high))),
     }
 
 

@@ -190,7 +190,7 @@ def sweep(
         attacks=attacks, n=n, tokens=tokens, task_tokens=task_tokens, dtype=dtype, device=device, seed=seed,
         rater=(judge_url, judge_model, judge_key),
     )  # fmt: skip
-    grid = work.Grid(mixes, rates, seeds, scales, budget, n_validation, dial or ["direct", "roleplay"])
+    grid = work.SweepSizes(mixes, rates, seeds, scales, budget, n_validation, dial or ["direct", "roleplay"])
     work.run_sweep(model, files, adversarial, how, grid, changes or [], out=out, as_json=as_json)
 
 

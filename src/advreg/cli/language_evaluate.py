@@ -24,11 +24,11 @@ from advreg.language import attacks as library
 from advreg.language import datasets, model
 from advreg.language.adapters import adapter_scale
 from advreg.language.config import LanguageConfig
-from advreg.language.evaluation.evaluate import LanguageEvaluation, Progress, evaluate
+from advreg.language.evaluation.evaluate import LanguageEvaluation, LanguageEvaluationProgress, evaluate
 from advreg.language.evaluation.tasks import Attack, default_attacks
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge, words_judge
 from advreg.language.model import LanguageModel
-from advreg.language.sweep.plan import thinned
+from advreg.language.sweep.plan import thin_data
 from advreg.language.training.folder import CONFIG, load_trained
 
 Row = TypeVar("Row")
@@ -184,7 +184,7 @@ def loaded(name: str, how: How) -> tuple[LanguageModel, LanguageModel | None, Ab
 
 def run_evaluate(name: str, files: Files, how: How, *, out: Path | None, base: Path | None, as_json: bool) -> None:
     """Measure, and show a table of all figures."""
-    prompts, attacks, rater = thinned(files.read(), how.sizes(), how.seed), how.chosen(), how.remote()
+    prompts, attacks, rater = thin_data(files.read(), how.sizes(), how.seed), how.chosen(), how.remote()
     judge = files.judge(how.tokens)
     lm, reference, turned = loaded(name, how)
     folder = out or (Path(name) if (Path(name) / CONFIG).is_file() and how.scale == 1 else None)
@@ -254,12 +254,12 @@ def _judge_line(found: LanguageEvaluation) -> str:
 
 
 @contextmanager
-def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def _watching(*, quiet: bool) -> Iterator[Callable[[LanguageEvaluationProgress], None]]:
     console = Console(file=sys.stderr, quiet=quiet)
     with progress.bars(console) as bar:
         task = bar.add_task("evaluating", total=None)
 
-        def watch(at: Progress) -> None:
+        def watch(at: LanguageEvaluationProgress) -> None:
             if at.done == 0:
                 console.print(f"evaluating: {at.stage}, {at.total} prompts{_LONG.get(at.stage, '')}", highlight=False)
                 bar.reset(task)

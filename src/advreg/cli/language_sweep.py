@@ -20,12 +20,12 @@ from advreg.cli.language_evaluate import Files, How, named_attacks, rows
 from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import read_lessons
-from advreg.language.sweep.plan import Plan, parts
+from advreg.language.sweep.plan import SweepGrid, parts
 from advreg.language.sweep.run import FILE, At, Measuring, sweep
 
 
 @dataclass(frozen=True)
-class Grid:
+class SweepSizes:
     """What to sweep, as the command line says it."""
 
     mixes: str
@@ -36,13 +36,13 @@ class Grid:
     n_validation: int
     dial: Sequence[str]
 
-    def plan(self) -> Plan:
+    def plan(self) -> SweepGrid:
         """Return it as numbers.
 
         Raises:
             ConfigError: something that is no number.
         """
-        return Plan(
+        return SweepGrid(
             mixes=tuple(numbers("--mix", self.mixes, float)),
             rates=tuple(numbers("--lr", self.rates, float)),
             seeds=tuple(numbers("--seeds", self.seeds, int)),
@@ -69,7 +69,7 @@ def run_sweep(
     files: Files,
     adversarial: str,
     how: How,
-    grid: Grid,
+    grid: SweepSizes,
     changes: Sequence[str],
     *,
     out: Path,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from advreg.cli.heartbeat import Lines, State, beating
+from advreg.cli.heartbeat import LineProgress, ProgressState, line_progress
 from advreg.cli.tables import minutes
 
 if TYPE_CHECKING:
     from advreg.diagnosis.result import DiagnosisProgress as Asked
-    from advreg.evaluation.evaluate import Progress as Measured
+    from advreg.evaluation.evaluate import EvaluationProgress as Measured
     from advreg.training.events import Event
 
 
@@ -82,7 +82,7 @@ def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Ca
         def watch(at: Measured) -> None:
             text = f"{label}: {at.stage}, robust so far {at.robust_accuracy:.1%}"
             bar.update(task, total=at.total, completed=round(at.share * at.total), description=text)
-            lines.update(State(at.stage, f"{at.done:,} of {at.total:,} examples", at.share, at.robust_accuracy))
+            lines.update(ProgressState(at.stage, f"{at.done:,} of {at.total:,} examples", at.share, at.robust_accuracy))
 
         yield watch
 
@@ -96,17 +96,17 @@ def diagnosing(*, quiet: bool = False) -> Iterator[Callable[[Asked], None]]:
         def watch(at: Asked) -> None:
             far = f"check {at.done + 1} of {at.total}"
             status.update(f"{label}: {at.check}, {far}")
-            lines.update(State(at.check, far, at.done / at.total, at.robust_accuracy))
+            lines.update(ProgressState(at.check, far, at.done / at.total, at.robust_accuracy))
 
         yield watch
 
 
 @contextmanager
-def _logged(console: Console, label: str) -> Iterator[Lines]:
+def _logged(console: Console, label: str) -> Iterator[LineProgress]:
     """Yield lines of progress that appear where there is no terminal, and nowhere else."""
     silent = console.is_terminal or console.quiet
-    lines = Lines(_nothing if silent else partial(console.print, soft_wrap=True, highlight=False), label)
-    with nullcontext() if silent else beating(lines):
+    lines = LineProgress(_nothing if silent else partial(console.print, soft_wrap=True, highlight=False), label)
+    with nullcontext() if silent else line_progress(lines):
         yield lines
 
 

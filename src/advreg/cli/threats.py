@@ -14,7 +14,7 @@ def of_config(config: Config) -> ThreatModel:
     return ThreatModel(section.norm, section.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
 
 
-def chosen(text: str | None, config: Config | None) -> ThreatModel:
+def threat_from_options(text: str | None, config: Config | None) -> ThreatModel:
     """Return the threat model that the command line gives, or the run's own.
 
     Args:

@@ -13,11 +13,11 @@ from advreg.cli import progress
 from advreg.config import Config
 from advreg.errors import ConfigError
 from advreg.training import fit, loggers
-from advreg.training.finetune import finetuned
+from advreg.training.finetune import fine_tune
 
 
 @dataclass(frozen=True)
-class Wish:
+class TrainOptions:
     """What was asked for on the command line."""
 
     config: Path
@@ -30,12 +30,12 @@ class Wish:
     as_json: bool
 
 
-def run_train(wish: Wish) -> None:
+def run_train(wish: TrainOptions) -> None:
     """Train, and say where the result is; of several processes the first one says it."""
     config = _config(wish)
     watchers = [loggers.named(name) for name in wish.logs]
     with progress.training(quiet=wish.as_json) as watch:
-        run = fit(config, resume=wish.resume, on_event=loggers.several(watch, *watchers))
+        run = fit(config, resume=wish.resume, on_event=loggers.combine_loggers(watch, *watchers))
     if os.environ.get("RANK", "0") != "0":
         return
     if wish.as_json:
@@ -44,11 +44,11 @@ def run_train(wish: Wish) -> None:
         typer.echo(f"run folder: {run.path}\nnext: advreg evaluate {run.path}")
 
 
-def _config(wish: Wish) -> Config:
+def _config(wish: TrainOptions) -> Config:
     is_run = wish.config.is_dir()
     config = Config.load(wish.config / "run.toml" if is_run else wish.config).replace_with(wish.changes)
     if wish.finetune is not None:  # which shall meet what was asked for, and not have the last word
-        config = finetuned(config, wish.finetune, ratio=wish.ratio).replace_with(wish.changes)
+        config = fine_tune(config, wish.finetune, ratio=wish.ratio).replace_with(wish.changes)
     elif wish.ratio != 1:
         raise ConfigError(f"--ratio is {wish.ratio}, which belongs to fine-tuning; add --finetune RUN, or leave it out")
     folder = wish.out or (wish.config if is_run else None)

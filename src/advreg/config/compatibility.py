@@ -16,7 +16,7 @@ _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # the others begin wh
 Rule = Callable[["Config"], str | None]
 
 
-def refuse_combinations(config: Config, source: str) -> None:
+def check_compatibility(config: Config, source: str) -> None:
     """Refuse values that are each allowed but cannot go together.
 
     Raises:

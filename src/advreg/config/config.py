@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter
 
 from advreg.config import toml
-from advreg.config.compatibility import refuse_combinations
-from advreg.config.error_messages import validated
+from advreg.config.compatibility import check_compatibility
+from advreg.config.error_messages import validate_config
 from advreg.config.sections import (
     STRICT,
-    AttackSection,
-    AverageSection,
-    DataSection,
-    ModelSection,
-    OptimizerSection,
-    PolicySection,
-    RecipeSection,
-    ScheduleSection,
-    ThreatSection,
-    TrainSection,
+    AttackConfig,
+    AverageConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    RecipeConfig,
+    ScheduleConfig,
+    ThreatConfig,
+    TrainConfig,
 )
 
 
@@ -39,16 +39,16 @@ class Config:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     seed: int = 0
-    model: ModelSection = field(default_factory=ModelSection)
-    data: DataSection = field(default_factory=DataSection)
-    threat: ThreatSection = field(default_factory=ThreatSection)
-    attack: AttackSection = field(default_factory=AttackSection)
-    policy: PolicySection = field(default_factory=PolicySection)
-    recipe: RecipeSection = field(default_factory=RecipeSection)
-    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
-    schedule: ScheduleSection = field(default_factory=ScheduleSection)
-    average: AverageSection = field(default_factory=AverageSection)
-    train: TrainSection = field(default_factory=TrainSection)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    threat: ThreatConfig = field(default_factory=ThreatConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -61,8 +61,8 @@ class Config:
         Raises:
             ConfigError: an unknown key, a wrong type, or values that cannot go together.
         """
-        config = validated(_ADAPTER, cls, values, source)
-        refuse_combinations(config, source)
+        config = validate_config(_ADAPTER, cls, values, source)
+        check_compatibility(config, source)
         return config
 
     @classmethod

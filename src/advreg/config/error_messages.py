@@ -16,7 +16,7 @@ from advreg.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 
-def validated(adapter: TypeAdapter[T], schema: type[T], values: Mapping[str, Any], source: str) -> T:
+def validate_config(adapter: TypeAdapter[T], schema: type[T], values: Mapping[str, Any], source: str) -> T:
     """Return a configuration made of nested dictionaries.
 
     Args:

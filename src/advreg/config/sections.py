@@ -29,7 +29,7 @@ Options = Mapping[str, Option]
 
 
 @dataclass(frozen=True)
-class ModelSection:
+class ModelConfig:
     """Which network: ``options`` go to its constructor, ``weights`` is a file to start from ("" = fresh)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -39,7 +39,7 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
+class DataConfig:
     """Which data: ``validation`` is how many TRAINING images are held out to choose the best epoch.
 
     ``stream`` reads a folder batch by batch with that many ``workers`` reading ahead, and cuts images to their size with a
@@ -57,7 +57,7 @@ class DataSection:
 
 
 @dataclass(frozen=True)
-class ThreatSection:
+class ThreatConfig:
     """What the adversary may do: ``eps`` in the units of the ``box``, a number or a text such as "8/255".
 
     ``box`` is the lowest and the highest valid value of an input, [0, 1] for pixels.
@@ -70,7 +70,7 @@ class ThreatSection:
 
 
 @dataclass(frozen=True)
-class AttackSection:
+class AttackConfig:
     """How training looks for the worst case.
 
     ``step_size = "auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
@@ -91,7 +91,7 @@ class AttackSection:
 
 
 @dataclass(frozen=True)
-class PolicySection:
+class PolicyConfig:
     """Which eps each example has at each step; ``options`` are the policy's own. Validation is at ``threat.eps``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -100,7 +100,7 @@ class PolicySection:
 
 
 @dataclass(frozen=True)
-class RecipeSection:
+class RecipeConfig:
     """Which loss; ``options`` are the recipe's own, such as ``label_smoothing``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -109,7 +109,7 @@ class RecipeSection:
 
 
 @dataclass(frozen=True)
-class OptimizerSection:
+class OptimizerConfig:
     """How weights move; ``momentum`` and ``nesterov`` belong to sgd."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -121,7 +121,7 @@ class OptimizerSection:
 
 
 @dataclass(frozen=True)
-class ScheduleSection:
+class ScheduleConfig:
     """How the learning rate changes from the first step to the last; ``options`` are the schedule's own."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -130,7 +130,7 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True)
-class AverageSection:
+class AverageConfig:
     """Which average of the weights is validated and kept in place of the last ones; ``options`` are its own.
 
     ``reestimate`` is on how many batches of attacked inputs its BatchNorm statistics are measured after each epoch; 0 takes
@@ -144,7 +144,7 @@ class AverageSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class TrainConfig:
     """How long, how large, how precise, where to.
 
     ``batch_size`` is of a whole step: ``accumulate`` parts one after the other, over all processes.

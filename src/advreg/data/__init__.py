@@ -1,17 +1,20 @@
 """Data sets by name, as one uint8 tensor each, and batches that come out the same every time."""
 
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
 from advreg.data.augment import augmentation
 from advreg.data.dataset import Dataset
-from advreg.data.loader import Batch, Batches
+from advreg.data.loader import Batches, DataBatch
 from advreg.data.loading import load, stream
-from advreg.data.streaming import Streamed
+from advreg.data.streaming import StreamingDataset
 from advreg.data.validation import check_labels, check_pair, check_pixels
 
 __all__ = [
-    "Batch",
     "Batches",
+    "DataBatch",
     "Dataset",
-    "Streamed",
+    "StreamingDataset",
     "augmentation",
     "check_labels",
     "check_pair",
@@ -19,3 +22,6 @@ __all__ = [
     "load",
     "stream",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"Batch": "DataBatch", "Streamed": "StreamingDataset"})

@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.data.dataset import Dataset
 from advreg.data.hash_split import digest, is_test
 from advreg.data.images import GREY, RGB, SUFFIXES, all_grey, read_images
-from advreg.data.streaming import Streamed
+from advreg.data.streaming import StreamingDataset
 from advreg.errors import DataError
 
 Listing = list[tuple[Path, str]]  # an image and the name of its class
@@ -51,7 +51,7 @@ def folder(
 
 def streamed_folder(
     path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
-) -> tuple[Streamed, Streamed]:
+) -> tuple[StreamingDataset, StreamingDataset]:
     """Find what `folder` would read, to be read batch by batch; a size must be given, and images are colour unless told.
 
     Raises:
@@ -64,9 +64,9 @@ def streamed_folder(
     parts = _split(root)
     classes = _classes(root, *parts)
 
-    def made(listing: Listing, split: str) -> Streamed:
+    def made(listing: Listing, split: str) -> StreamingDataset:
         labels, paths = _numbers(listing, classes), [image for image, _ in listing]
-        return Streamed(
+        return StreamingDataset(
             paths, labels, tuple(classes), f"folder:{root.name}", split, mode or RGB, size, broken == "skip"
         )
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from advreg.data.augment import Augment
 from advreg.data.dataset import Dataset, Device, to_float
-from advreg.data.streaming import Crop, Reader, Streamed, nothing_readable, read_batches
+from advreg.data.streaming import Crop, Reader, StreamingDataset, nothing_readable, read_batches
 from advreg.errors import DataError
 
 _SHARE = 0.5  # of the free memory of a device that data may take; the rest is for the training
 
 
 @dataclass(frozen=True)
-class Batch:
+class DataBatch:
     """Some examples.
 
     Args:
@@ -34,10 +34,10 @@ class Batch:
     ids: Tensor
     weight: float = 1.0
 
-    def split(self, parts: int) -> list[Batch]:
+    def split(self, parts: int) -> list[DataBatch]:
         """Return the batch in up to ``parts`` parts, whose weights add up to that of the whole."""
         rows = torch.arange(len(self.y), device=self.y.device).chunk(parts)
-        return [Batch(self.x[k], self.y[k], self.ids[k], self.weight * len(k) / len(self.y)) for k in rows]
+        return [DataBatch(self.x[k], self.y[k], self.ids[k], self.weight * len(k) / len(self.y)) for k in rows]
 
 
 class Batches:
@@ -66,7 +66,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset | Streamed,
+        dataset: Dataset | StreamingDataset,
         batch_size: int,
         seed: int,
         shuffle: bool = True,
@@ -87,7 +87,7 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int) -> Iterator[DataBatch]:
         """Yield the batches of an epoch; every example comes once, and a batch of which nothing can be read is left out.
 
         Raises:
@@ -104,7 +104,7 @@ class Batches:
         if not (some or self.part[1] > 1):
             raise nothing_readable(self.dataset)
 
-    def first(self, n: int) -> Batch:
+    def first(self, n: int) -> DataBatch:
         """Return the first examples of the data set that can be read, fewer where there are fewer.
 
         Raises:
@@ -126,20 +126,20 @@ class Batches:
 
     def _images(self, batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images of each batch of rows, uint8, and their rows: fewer where a broken image is skipped."""
-        if isinstance(self.dataset, Streamed):
+        if isinstance(self.dataset, StreamingDataset):
             crop = Crop(self.seed, epoch) if self.crop == "random" else None
             yield from read_batches(Reader(self.dataset, crop), batches, self.workers)
             return
         for rows in batches:
             yield self.dataset.images[rows.to(self.dataset.images.device)], rows
 
-    def _batch(self, images: Tensor, rows: Tensor, weight: float, epoch: int) -> Batch:
+    def _batch(self, images: Tensor, rows: Tensor, weight: float, epoch: int) -> DataBatch:
         """Return these examples as a batch: on the device, augmented, in floats."""
         images, ids = images.to(self.device), rows.to(self.device)
         labels = self.dataset.labels[rows.to(self.dataset.labels.device)].to(self.device)
         if self.augment is not None:
             images = self.augment(images, ids, self.seed, epoch)
-        return Batch(to_float(images), labels, ids, weight)
+        return DataBatch(to_float(images), labels, ids, weight)
 
 
 def own_part(rows: Tensor, part: tuple[int, int]) -> tuple[Tensor, float]:
@@ -161,9 +161,9 @@ def _mix(seed: int, epoch: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _moved(dataset: Dataset | Streamed, device: torch.device) -> Dataset | Streamed:
+def _moved(dataset: Dataset | StreamingDataset, device: torch.device) -> Dataset | StreamingDataset:
     """Return the data set on the device, where it fits there."""
-    if isinstance(dataset, Streamed) or dataset.images.device == device:
+    if isinstance(dataset, StreamingDataset) or dataset.images.device == device:
         return dataset
     if device.type == "cuda" and dataset.images.nbytes >= _SHARE * torch.cuda.mem_get_info(device)[0]:
         return dataset

@@ -13,7 +13,7 @@ from advreg.data.fashion_mnist import fashion_mnist
 from advreg.data.folder import folder, streamed_folder
 from advreg.data.mnist import mnist
 from advreg.data.npz import npz
-from advreg.data.streaming import Streamed
+from advreg.data.streaming import StreamingDataset
 from advreg.data.third_party import factory, hugging_face, torchvision
 from advreg.errors import DataError, did_you_mean
 from advreg.plugins import is_factory
@@ -68,7 +68,7 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
     raise DataError(f"unknown data {name!r}.{near} Allowed: {' '.join(forms)} pkg.module:factory")
 
 
-def stream(name: str) -> tuple[Streamed, Streamed]:
+def stream(name: str) -> tuple[StreamingDataset, StreamingDataset]:
     """Return the training set and the test set of ``folder:PATH?size=224``, to be read batch by batch.
 
     Raises:

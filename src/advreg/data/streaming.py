@@ -25,7 +25,7 @@ _AREA, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the im
 
 
 @dataclass(frozen=True, eq=False)
-class Streamed:
+class StreamingDataset:
     """Images on a disk with labels: what `Dataset` is for images in memory.
 
     Args:
@@ -55,7 +55,7 @@ class Streamed:
         images = f"{len(self)} streamed images of {self.size}x{self.size}"
         return f"<{self.name}/{self.split}: {images}, {len(self.classes)} classes>"
 
-    def select(self, indices: Tensor | Sequence[int]) -> Streamed:
+    def select(self, indices: Tensor | Sequence[int]) -> StreamingDataset:
         """Return the data set of these rows, in this order."""
         rows = torch.as_tensor(indices)
         return replace(self, paths=[self.paths[row] for row in rows.tolist()], labels=self.labels[rows])
@@ -87,13 +87,13 @@ class Streamed:
         return images, self.labels[rows][kept]
 
 
-def nothing_readable(dataset: Streamed | Dataset) -> DataError:
+def nothing_readable(dataset: StreamingDataset | Dataset) -> DataError:
     """Return what to raise where all images that are wanted are broken."""
     return DataError(f"{dataset!r}: nothing but broken images; repair or remove them")
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadResult:
     """What came of reading a batch: images and the places in the batch they belong to, or why it is refused."""
 
     images: Tensor | None
@@ -125,10 +125,10 @@ class Crop:
 class Reader:
     """Reads batches of rows; what goes wrong is returned, for an exception would leave a worker as many lines."""
 
-    def __init__(self, dataset: Streamed, crop: Crop | None = None) -> None:
+    def __init__(self, dataset: StreamingDataset, crop: Crop | None = None) -> None:
         self.dataset, self.crop = dataset, crop
 
-    def __getitem__(self, rows: Sequence[int]) -> Read:
+    def __getitem__(self, rows: Sequence[int]) -> ReadResult:
         """Return the images of these rows."""
         images: list[Tensor] = []
         kept: list[int] = []
@@ -139,9 +139,9 @@ class Reader:
                 kept.append(place)
             except DataError as error:
                 if not self.dataset.skip:
-                    return Read(None, [], [], str(error))
+                    return ReadResult(None, [], [], str(error))
                 skipped.append(str(error))
-        return Read(torch.stack(images) if images else self._none(), kept, skipped)
+        return ReadResult(torch.stack(images) if images else self._none(), kept, skipped)
 
     def _none(self) -> Tensor:
         channels, size = 1 if self.dataset.mode == GREY else 3, self.dataset.size
@@ -179,7 +179,7 @@ def read_batches(reader: Reader, batches: Sequence[Tensor], workers: int) -> Ite
         DataError: a broken image.
     """
     # a generator of its own: the loader draws from it, and the run's must not depend on how data come
-    loader: DataLoader[Read] = DataLoader(
+    loader: DataLoader[ReadResult] = DataLoader(
         reader,  # type: ignore[arg-type]  # it has what a loader with batches of its own asks for
         sampler=[rows.tolist() for rows in batches],
         batch_size=None,

@@ -1,12 +1,15 @@
 """Diagnosis: whether a robustness figure can be trusted, why not, and what an adaptive attack makes of it."""
 
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
 from advreg.diagnosis.diagnose import diagnose
 from advreg.diagnosis.epsilon import EpsilonChoice, EpsilonRow, choose_epsilon
-from advreg.diagnosis.result import Adapted, Attempt, Diagnosis, DiagnosisProgress
+from advreg.diagnosis.result import AdaptiveAttempt, AdaptiveResult, Diagnosis, DiagnosisProgress
 
 __all__ = [
-    "Adapted",
-    "Attempt",
+    "AdaptiveAttempt",
+    "AdaptiveResult",
     "Diagnosis",
     "DiagnosisProgress",
     "EpsilonChoice",
@@ -14,3 +17,6 @@ __all__ = [
     "choose_epsilon",
     "diagnose",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"Adapted": "AdaptiveResult", "Attempt": "AdaptiveAttempt"})

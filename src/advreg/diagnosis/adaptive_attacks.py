@@ -19,23 +19,23 @@ from advreg import attacks
 from advreg.diagnosis import bpda
 from advreg.diagnosis.checks.model_flags import agreement
 from advreg.diagnosis.checks.numerics import natural_scale, scaled
-from advreg.diagnosis.context import Attack, Subject, in_portions, right_of
-from advreg.diagnosis.gradient_checks import Averaged, why
+from advreg.diagnosis.context import Attack, DiagnosisContext, in_portions, right_of
+from advreg.diagnosis.gradient_checks import Averaged, describe_or_reraise
 from advreg.diagnosis.module_hooks import Smooth
-from advreg.diagnosis.reported_accuracy import in_turn
-from advreg.diagnosis.result import Adapted, Attempt
+from advreg.diagnosis.reported_accuracy import run_stages_in_turn
+from advreg.diagnosis.result import AdaptiveAttempt, AdaptiveResult
 from advreg.diagnosis.surrogate import surrogate_of
-from advreg.evaluation.checks import CAUSES, GAIN, GAP, Check, graded
-from advreg.evaluation.protocols import Stage
+from advreg.evaluation.checks import CAUSES, GAIN, GAP, Check, grade_check
+from advreg.evaluation.protocols import ProtocolStage
 from advreg.objectives import cross_entropy, dlr, margin
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 _AGREE = 0.9  # cosine that averaged gradients should have with each other
 _MOST = 64  # samples that an average may take
 
 
 @dataclass(frozen=True, eq=False)
-class Means:
+class AdaptiveAttack:
     """One way to attack: what it is called, the cause it answers, and how to get it (which may take a training)."""
 
     name: str
@@ -58,11 +58,11 @@ def samples_needed(cosine: float) -> int:
 
 
 def adapt(
-    subject: Subject,
+    subject: DiagnosisContext,
     causes: tuple[str, ...],
     *,
     backward: Mapping[str, Smooth] | nn.Module | None = None,
-) -> Adapted:
+) -> AdaptiveResult:
     """Attack what the figure counts as robust by every means that the causes suggest, each on what the ones before it left.
 
     Args:
@@ -79,7 +79,7 @@ def adapt(
         subject.is_random
     ):  # another question than the figure's, which one lucky answer may have lowered: all are asked anew
         stands = right_of(judge, subject.x, subject.y)
-    for means in chosen(subject, judge, causes, backward):
+    for means in choose_adaptive_attacks(subject, judge, causes, backward):
         rows = stands.nonzero()[:, 0]
         if not len(rows):
             break
@@ -87,34 +87,34 @@ def adapt(
         broken, why = _tried(subject, means, rows)
         stands[rows[broken]] = False
         share, seconds = float(stands.double().mean()), time.perf_counter() - began
-        tries.append(Attempt(means.name, means.cause, len(rows), int(broken.sum()), share, seconds, why))
+        tries.append(AdaptiveAttempt(means.name, means.cause, len(rows), int(broken.sum()), share, seconds, why))
     left = int(stands.sum())
     best = max(tries, key=lambda attempt: attempt.broken, default=None)
     name = best.means if best is not None and best.broken else ""
-    return Adapted(left / subject.n, interval(left, subject.n), name, tuple(tries))
+    return AdaptiveResult(left / subject.n, clopper_pearson_interval(left, subject.n), name, tuple(tries))
 
 
-def _tried(subject: Subject, means: Means, rows: Tensor) -> tuple[Tensor, str]:
+def _tried(subject: DiagnosisContext, means: AdaptiveAttack, rows: Tensor) -> tuple[Tensor, str]:
     """Return which rows a means broke, and why it could not be tried if so."""
     try:
         model, attack = means.make()
         return in_portions(rows, partial(_broken, subject, model, attack), most=len(rows)), ""
     except Exception as cause:  # a stand-in that does not fit, a model that still has no gradient: the next means
-        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device), why(cause)
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device), describe_or_reraise(cause)
 
 
-def _broken(subject: Subject, model: nn.Module, attack: Attack, rows: Tensor) -> Tensor:
+def _broken(subject: DiagnosisContext, model: nn.Module, attack: Attack, rows: Tensor) -> Tensor:
     x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
     broken: Tensor = attack(model, x, y, subject.threat, ids=ids, seed=subject.seed).broken
     return broken
 
 
-def chosen(
-    subject: Subject,
+def choose_adaptive_attacks(
+    subject: DiagnosisContext,
     judge: nn.Module,
     causes: tuple[str, ...],
     backward: Mapping[str, Smooth] | nn.Module | None,
-) -> list[Means]:
+) -> list[AdaptiveAttack]:
     """Return the means that the causes suggest, the cheap and specific ones first; those of the last resort always."""
     known = [*_own(subject, judge, backward), *_specific(subject, judge), *_general(subject, judge)]
     always = {"user", "weak attack", "masked gradients"}
@@ -122,35 +122,41 @@ def chosen(
     return list({means.name: means for means in reversed(wanted)}.values())[::-1]  # each once, where it came first
 
 
-def _own(subject: Subject, judge: nn.Module, backward: Mapping[str, Smooth] | nn.Module | None) -> Iterator[Means]:
+def _own(
+    subject: DiagnosisContext, judge: nn.Module, backward: Mapping[str, Smooth] | nn.Module | None
+) -> Iterator[AdaptiveAttack]:
     if isinstance(backward, nn.Module):
-        yield Means("BPDA, the user's model", "user", lambda: (bpda.Proposer(backward, judge), _climbing(subject)))
+        yield AdaptiveAttack(
+            "BPDA, the user's model", "user", lambda: (bpda.Proposer(backward, judge), _climbing(subject))
+        )
     elif backward:
-        yield Means(
+        yield AdaptiveAttack(
             "BPDA, the user's", "user", lambda: (bpda.Bridged(subject.model, backward, judge), _climbing(subject))
         )
 
 
-def _specific(subject: Subject, judge: nn.Module) -> Iterator[Means]:
+def _specific(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAttack]:
     x, model = subject.x[:64], subject.model
     for cause in ("probabilities", "saturated"):
-        yield Means("saturating steps left out", cause, lambda: (bpda.Unsquashed(model, judge), _climbing(subject)))
+        yield AdaptiveAttack(
+            "saturating steps left out", cause, lambda: (bpda.Unsquashed(model, judge), _climbing(subject))
+        )
     for cause in ("no gradient path", "shattered gradients", "probabilities", "saturated", "wrong gradients"):
-        yield Means("BPDA, straight through", cause, lambda: (bpda.Straight(model, judge), _climbing(subject)))
-        yield Means(
+        yield AdaptiveAttack("BPDA, straight through", cause, lambda: (bpda.Straight(model, judge), _climbing(subject)))
+        yield AdaptiveAttack(
             "BPDA, identity", cause,
             lambda: (bpda.Bridged(model, _some(bpda.identities(model, x)), judge), _climbing(subject)),
         )  # fmt: skip
-        yield Means(
+        yield AdaptiveAttack(
             "BPDA, fitted network", cause,
-            lambda: (bpda.Bridged(model, _some(bpda.fitted(model, x)), judge), _climbing(subject)),
+            lambda: (bpda.Bridged(model, _some(bpda.fit_bpda(model, x)), judge), _climbing(subject)),
         )  # fmt: skip
     samples = samples_needed(agreement(subject)) if subject.is_random and not subject.no_gradient else 1
     eot = partial(attacks.apgd, steps=subject.budget.steps, objective=margin, eot=samples)
-    yield Means(f"EOT, {samples} samples", "random", lambda: (bpda.Proposer(model, judge), eot))
+    yield AdaptiveAttack(f"EOT, {samples} samples", "random", lambda: (bpda.Proposer(model, judge), eot))
     factor = natural_scale(subject)
-    rescaled = partial(attacks.annealed, steps=subject.budget.steps, objective=scaled(cross_entropy, factor))
-    yield Means(f"logits times {factor:.2g}", "saturated", lambda: (bpda.Proposer(model, judge), rescaled))
+    rescaled = partial(attacks.cosine_pgd, steps=subject.budget.steps, objective=scaled(cross_entropy, factor))
+    yield AdaptiveAttack(f"logits times {factor:.2g}", "saturated", lambda: (bpda.Proposer(model, judge), rescaled))
 
 
 def _some(stand_ins: dict[str, Smooth]) -> dict[str, Smooth]:
@@ -159,7 +165,7 @@ def _some(stand_ins: dict[str, Smooth]) -> dict[str, Smooth]:
     return stand_ins
 
 
-def as_check(adapted: Adapted, subject: Subject) -> Check:
+def adaptive_check(adapted: AdaptiveResult, subject: DiagnosisContext) -> Check:
     """Grade what the adaptive attacks broke together, as any other challenger's gain."""
     standing = len(subject.standing)
     broken = max(0, standing - round(adapted.robust_accuracy * subject.n))
@@ -167,34 +173,34 @@ def as_check(adapted: Adapted, subject: Subject) -> Check:
         (a.cause for a in adapted.attempts if a.means == adapted.means and a.cause in CAUSES), "masked gradients"
     )
     scale = standing / subject.n
-    low, high = interval(broken, standing)
-    return graded(
+    low, high = clopper_pearson_interval(broken, standing)
+    return grade_check(
         "adaptive", "A", cause, f"adaptive attacks break {broken} of {standing}; most by {adapted.means or 'none'}",
         measured=broken / subject.n, threshold=GAIN, limit=GAP, ends=(low * scale, high * scale),
     )  # fmt: skip
 
 
-def _climbing(subject: Subject) -> Attack:
+def _climbing(subject: DiagnosisContext) -> Attack:
     """Return what follows a mended gradient: the margin first, then every other class in turn on what is left."""
     untargeted = partial(attacks.apgd, steps=subject.budget.steps, objective=margin, restarts=2)
     targeted = partial(attacks.apgd_targeted, steps=40, targets=9)
-    return in_turn((Stage("margin", untargeted), Stage("targeted", targeted)))
+    return run_stages_in_turn((ProtocolStage("margin", untargeted), ProtocolStage("targeted", targeted)))
 
 
-def _general(subject: Subject, judge: nn.Module) -> Iterator[Means]:
+def _general(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAttack]:
     steps, queries = subject.budget.steps, subject.budget.queries
     asked = bpda.Proposer(subject.model, judge)
     for name, attack in (
-        ("margin loss", partial(attacks.annealed, steps=steps, objective=margin, restarts=2)),
+        ("margin loss", partial(attacks.cosine_pgd, steps=steps, objective=margin, restarts=2)),
         ("DLR", partial(attacks.apgd, steps=steps, objective=dlr)),
         ("three wrong classes in turn", partial(attacks.apgd_targeted, steps=steps, targets=3)),
     ):
-        yield Means(name, "weak attack", partial(_pair, asked, attack))
+        yield AdaptiveAttack(name, "weak attack", partial(_pair, asked, attack))
     square = partial(attacks.square, queries=4 * queries, rescale=True)
-    yield Means(f"Square, {4 * queries} queries", "masked gradients", partial(_pair, judge, square))
+    yield AdaptiveAttack(f"Square, {4 * queries} queries", "masked gradients", partial(_pair, judge, square))
     for adversarial in (True, False) if subject.budget.thorough else (True,):
         word = "an adversarially" if adversarial else "a plainly"
-        yield Means(
+        yield AdaptiveAttack(
             f"transfer from {word} trained surrogate", "masked gradients",
             partial(_travelling, subject, judge, adversarial),
         )  # fmt: skip
@@ -204,5 +210,5 @@ def _pair(model: nn.Module, attack: Attack) -> tuple[nn.Module, Attack]:
     return model, attack
 
 
-def _travelling(subject: Subject, judge: nn.Module, adversarial: bool) -> tuple[nn.Module, Attack]:
+def _travelling(subject: DiagnosisContext, judge: nn.Module, adversarial: bool) -> tuple[nn.Module, Attack]:
     return judge, partial(attacks.transfer, surrogate=surrogate_of(subject, adversarial=adversarial))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.model import query_model
-from advreg.diagnosis.gradient_checks import why
+from advreg.diagnosis.gradient_checks import describe_or_reraise
 from advreg.diagnosis.module_hooks import Call, calls_of
 
 _FLAT = ("round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "fix")
@@ -59,5 +59,5 @@ def is_dead(call: Call) -> bool:
             weights = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
             found = torch.autograd.grad((out * weights).sum(), leaf, allow_unused=True)[0]
     except Exception as cause:  # whatever a user's backward raises: nothing comes back
-        return bool(why(cause))
+        return bool(describe_or_reraise(cause))
     return found is None or not bool(found.any())

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from advreg.attacks.model import Deputy
+from advreg.attacks.model import ProxyModel
 from advreg.diagnosis.autograd_inspection import dead_modules
-from advreg.diagnosis.module_hooks import Call, Smooth, answered, valued
+from advreg.diagnosis.module_hooks import Call, Smooth, output_of, with_value
 
 _ROUNDING = {
     torch.round, Tensor.round, torch.floor, Tensor.floor, torch.ceil, Tensor.ceil, torch.trunc, Tensor.trunc,
@@ -64,14 +64,14 @@ class StraightThrough(TorchFunctionMode):
         if not (isinstance(x, Tensor) and isinstance(out, Tensor) and x.is_floating_point()):
             return out
         if func in _ROUNDING or func in _CUTTING:
-            return valued(out, x) if x.requires_grad else out
+            return with_value(out, x) if x.requires_grad else out
         if func in _STEPPING:
-            return valued(out, 2 * torch.sigmoid(x / _width(x)))
+            return with_value(out, 2 * torch.sigmoid(x / _width(x)))
         if func in _COMPARING and len(args) > 1 and x.requires_grad:
             offset = _COMPARING[func] * (x - args[1])
-            return valued(out.to(x.dtype), torch.sigmoid(offset / _width(offset)))
+            return with_value(out.to(x.dtype), torch.sigmoid(offset / _width(offset)))
         if func in _SQUASHING and x.requires_grad and bool((out.abs().flatten(1).amax(1) > _FULL).any()):
-            return x if self.leave_out else valued(out, x)
+            return x if self.leave_out else with_value(out, x)
         return out
 
 
@@ -99,7 +99,7 @@ def _deviation(values: Tensor) -> float:
     return float(values.double().std().clamp_min(1e-12))
 
 
-class Proposer(nn.Module, Deputy):
+class Proposer(nn.Module, ProxyModel):
     """A model with another backward: attacks work on it, the original judges."""
 
     def __init__(self, model: nn.Module, judge: nn.Module | None = None) -> None:
@@ -148,7 +148,7 @@ class Bridged(Proposer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)``."""
-        with answered(self.net, self.stand_ins), StraightThrough():  # type: ignore[arg-type]
+        with output_of(self.net, self.stand_ins), StraightThrough():  # type: ignore[arg-type]
             made: Tensor = self.net(x)  # type: ignore[operator]
         return made
 
@@ -163,7 +163,7 @@ def identities(model: nn.Module, x: Tensor) -> dict[str, Smooth]:
     return {call.name: identity for call in dead_modules(model, x) if call.given.shape == call.made.shape}
 
 
-def fitted(model: nn.Module, x: Tensor, *, steps: int = 150, seed: int = 0) -> dict[str, Smooth]:
+def fit_bpda(model: nn.Module, x: Tensor, *, steps: int = 150, seed: int = 0) -> dict[str, Smooth]:
     """Return a small network for every module that passes nothing back, fitted to what the module makes of these inputs.
 
     Args:

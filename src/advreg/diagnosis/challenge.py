@@ -12,14 +12,14 @@ import math
 import torch
 from torch import Tensor
 
-from advreg.diagnosis.context import Attack, Subject, run_on
+from advreg.diagnosis.context import Attack, DiagnosisContext, run_on
 from advreg.evaluation.checks import GAIN, GAP, Check, gain
 from advreg.evaluation.ledger_rows import GOING_ON
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 
-def challenged(
-    subject: Subject,
+def challenge_figure(
+    subject: DiagnosisContext,
     attack: Attack,
     name: str,
     group: str,
@@ -47,7 +47,7 @@ def challenged(
     )  # fmt: skip
 
 
-def _pursued(subject: Subject, attack: Attack, first: int | None) -> tuple[int, Tensor]:
+def _pursued(subject: DiagnosisContext, attack: Attack, first: int | None) -> tuple[int, Tensor]:
     """Return how many examples an attack tried, and the rows that it broke."""
     left = subject.survivors.sample
     rows, tried, broken = left[: first or math.ceil(len(left) / 2)], 0, left[:0]
@@ -69,4 +69,4 @@ def failed_for_certain(broken: int, total: int) -> bool:
         >>> failed_for_certain(19, 200), failed_for_certain(20, 200)
         (False, True)
     """
-    return interval(broken, total)[0] > GAP
+    return clopper_pearson_interval(broken, total)[0] > GAP

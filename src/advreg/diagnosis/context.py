@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from advreg.attacks import pgd
 from advreg.attacks.modes import hold_eval, training_parts
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis.budget import Budget
 from advreg.diagnosis.gradient_checks import Averaged, input_gradient
-from advreg.diagnosis.pgd_trace import Trace, traced
-from advreg.evaluation.batch_sizing import Portions
-from advreg.evaluation.checks import Check, skipped
+from advreg.diagnosis.pgd_trace import Trace, trace_pgd
+from advreg.evaluation.batch_sizing import AdaptiveBatcher
+from advreg.evaluation.checks import Check, skip_check
 from advreg.objectives import Objective, margin
 from advreg.plugins import filter_kwargs
 from advreg.threat import ThreatModel
@@ -62,7 +62,7 @@ class Survivors:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class DiagnosisContext:
     """What every check is given.
 
     Attributes:
@@ -140,7 +140,7 @@ class Subject:
     def trace(self) -> Trace:
         """PGD with 40 steps followed step by step on the probes."""
         rows = self.probes()
-        return traced(self.model, self.x[rows], self.y[rows], self.threat, ids=self.ids[rows], seed=self.seed)
+        return trace_pgd(self.model, self.x[rows], self.y[rows], self.threat, ids=self.ids[rows], seed=self.seed)
 
     @cached_property
     def by_eps(self) -> dict[float, Tensor]:
@@ -153,7 +153,11 @@ class Subject:
 
 
 def run_on(
-    subject: Subject, attack: Attack, rows: Tensor, model: nn.Module | None = None, threat: ThreatModel | None = None
+    subject: DiagnosisContext,
+    attack: Attack,
+    rows: Tensor,
+    model: nn.Module | None = None,
+    threat: ThreatModel | None = None,
 ) -> Tensor:
     """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given."""
 
@@ -171,7 +175,7 @@ def run_on(
 
 def in_portions(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
     """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory."""
-    return torch.cat(Portions(most).of(rows, work) or [work(rows)])
+    return torch.cat(AdaptiveBatcher(most).of(rows, work) or [work(rows)])
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -186,7 +190,7 @@ def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
     """Return the gradient of the summed objective at each input, ``(B, ...)``."""
-    return in_portions(rows_of(x), lambda part: query(Ask(model, objective), x[part], y[part])[2])
+    return in_portions(rows_of(x), lambda part: query(QuerySpec(model, objective), x[part], y[part])[2])
 
 
 def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -201,18 +205,18 @@ def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:
     return threat.with_eps((high - low) * {"linf": 1.0, "l2": d**0.5, "l1": float(d)}[threat.norm])
 
 
-def needs_gradient(subject: Subject, name: str, group: str) -> Check | None:
+def needs_gradient(subject: DiagnosisContext, name: str, group: str) -> Check | None:
     """Return a skipped check where there is no gradient to work with."""
-    return skipped(name, group, "there is no gradient: see gradient-path") if subject.no_gradient else None
+    return skip_check(name, group, "there is no gradient: see gradient-path") if subject.no_gradient else None
 
 
-def needs_certainty(subject: Subject, name: str, group: str) -> Check | None:
+def needs_certainty(subject: DiagnosisContext, name: str, group: str) -> Check | None:
     """Return a skipped check where the same input gets different answers."""
-    return skipped(name, group, "answers are random: see randomness") if subject.is_random else None
+    return skip_check(name, group, "answers are random: see randomness") if subject.is_random else None
 
 
 @contextmanager
-def evaluated(model: nn.Module) -> Iterator[list[str]]:
+def run_attack_in_eval(model: nn.Module) -> Iterator[list[str]]:
     """Hold a model in eval mode inside the block; yield the parts that were not: names, or an exported program's operations."""
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     trains = training_parts(model)

@@ -30,26 +30,26 @@ from advreg.diagnosis.checks import (
     stronger_attacks,
     training_history,
 )
-from advreg.diagnosis.context import Subject, evaluated, right_of
-from advreg.diagnosis.gradient_checks import why
+from advreg.diagnosis.context import DiagnosisContext, right_of, run_attack_in_eval
+from advreg.diagnosis.gradient_checks import describe_or_reraise
 from advreg.diagnosis.loss_surface import pictures
 from advreg.diagnosis.module_hooks import Smooth
-from advreg.diagnosis.reported_accuracy import Claim, from_ledger, measured
+from advreg.diagnosis.reported_accuracy import ReportedAccuracy, from_ledger, measure_pgd40
 from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
 from advreg.errors import ModelError, ThreatError
-from advreg.evaluation.batch_sizing import is_memory
-from advreg.evaluation.checks import Check, causes, flagged
+from advreg.evaluation.batch_sizing import is_out_of_memory
+from advreg.evaluation.checks import Check, causes, flag_check
 from advreg.evaluation.examples import Examples, count, examples_of
-from advreg.evaluation.model_identity import same_answers
+from advreg.evaluation.model_identity import matches_ledger
 from advreg.objectives import are_probabilities
 from advreg.runs import RunFolder
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
     from advreg.data import Dataset
 
-Question = Callable[[Subject], Check]
+Question = Callable[[DiagnosisContext], Check]
 
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "C": (
@@ -163,10 +163,10 @@ def diagnose(
     """
     began = time.perf_counter()
     _refuse_radius(threat)
-    with _in_memory(), evaluated(model) as trains, accepting_probabilities():
+    with _in_memory(), run_attack_in_eval(model) as trains, accepting_probabilities():
         if on_progress:
             on_progress(DiagnosisProgress("the figure", 0, len(questions_for(budget or budget_for(n, quick=quick)))))
-        subject, claim = subject_of(model, data, threat, n, budget, quick, _training(train), seed, out)
+        subject, claim = context_of(model, data, threat, n, budget, quick, _training(train), seed, out)
         ask = _asker(claim, on_progress)
         checks = [model_flags.eval_mode(trains), *ask(subject)]
         checks += [training_history.training_history(_epochs(out)), stronger_attacks.gap(checks, subject)]
@@ -174,7 +174,7 @@ def diagnose(
         adapted = None
         if adapt:
             adapted = adapting.adapt(subject, causes(checks), backward=backward)
-            checks.append(adapting.as_check(adapted, subject))
+            checks.append(adapting.adaptive_check(adapted, subject))
         drawn = _drawn(subject) if out is not None else {}
     standing = len(subject.standing)
     found = Diagnosis(
@@ -183,7 +183,7 @@ def diagnose(
         n=subject.n,
         clean_accuracy=float(subject.right.double().mean()),
         robust_accuracy=standing / subject.n,
-        interval=interval(standing, subject.n),
+        interval=clopper_pearson_interval(standing, subject.n),
         checks=tuple(sorted(checks, key=lambda check: check.group)),
         adapted=adapted,
         pictures=drawn,
@@ -195,7 +195,7 @@ def diagnose(
     return found
 
 
-def subject_of(
+def context_of(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
     threat: ThreatModel,
@@ -205,7 +205,7 @@ def subject_of(
     train: tuple[Tensor, Tensor] | None,
     seed: int,
     out: str | Path | None,
-) -> tuple[Subject, Claim]:
+) -> tuple[DiagnosisContext, ReportedAccuracy]:
     """Return what every check is given, and the figure that they question."""
     examples = examples_of(data, min(n, count(data)), threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
@@ -213,7 +213,7 @@ def subject_of(
     _refuse_unusable(model, x)
     ids = torch.arange(len(y), device=device)
     claim = _claim(model, examples, x, y, threat, ids, seed, out)
-    subject = Subject(
+    subject = DiagnosisContext(
         model=model,
         x=x,
         y=y,
@@ -241,10 +241,10 @@ def _claim(
     ids: Tensor,
     seed: int,
     out: str | Path | None,
-) -> Claim:
+) -> ReportedAccuracy:
     sha256 = models.describe(model)["sha256"]
-    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples), partial(same_answers, model, x, y))
-    return kept or measured(model, x, y, threat, ids, seed)
+    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples), partial(matches_ledger, model, x, y))
+    return kept or measure_pgd40(model, x, y, threat, ids, seed)
 
 
 def _refuse_radius(threat: ThreatModel) -> None:
@@ -270,26 +270,28 @@ def _refuse_unusable(model: nn.Module, x: Tensor) -> None:
         raise
 
 
-def _asker(claim: Claim, on_progress: Callable[[DiagnosisProgress], None] | None) -> Callable[[Subject], list[Check]]:
+def _asker(
+    claim: ReportedAccuracy, on_progress: Callable[[DiagnosisProgress], None] | None
+) -> Callable[[DiagnosisContext], list[Check]]:
     """Return what asks every question that the ledger does not answer."""
     known = {
         c.name: c for c in claim.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
     }
 
-    def ask(subject: Subject) -> list[Check]:
+    def ask(subject: DiagnosisContext) -> list[Check]:
         questions = questions_for(subject.budget)
         found: dict[str, Check] = {}
         for done, (group, question) in enumerate(questions):
             name = name_of(question)
             if on_progress:
                 on_progress(DiagnosisProgress(name, done, len(questions), _robust_so_far(subject, found.values())))
-            found[name] = known[name] if name in known else answered(question, group, subject)
+            found[name] = known[name] if name in known else run_check(question, group, subject)
         return list({**found, **{name: check for name, check in known.items() if name not in found}}.values())
 
     return ask
 
 
-def _robust_so_far(subject: Subject, checks: Iterable[Check]) -> float:
+def _robust_so_far(subject: DiagnosisContext, checks: Iterable[Check]) -> float:
     """Return the figure less the examples that some check broke."""
     broken = {i for check in checks for i in check.ids}
     return (len(subject.standing) - len(broken)) / subject.n
@@ -309,27 +311,27 @@ def name_of(question: Question) -> str:
     return question.__name__.replace("_", "-")
 
 
-def answered(question: Question, group: str, subject: Subject) -> Check:
+def run_check(question: Question, group: str, subject: DiagnosisContext) -> Check:
     """Ask one question; one that raises, or measures no number, is no reason to trust, and says why."""
     try:
         check = question(subject)
     except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
-        return _unanswered(name_of(question), group, why(cause))
+        return _unanswered(name_of(question), group, describe_or_reraise(cause))
     if check.measured is not None and not math.isfinite(check.measured):
         return _unanswered(check.name, group, f"measured {check.measured}: {check.says}")
     return replace(check, source="measured")
 
 
 def _unanswered(name: str, group: str, reason: str) -> Check:
-    return flagged(name, group, convergence.UNANSWERED, reason, raised=True, hard=False)
+    return flag_check(name, group, convergence.UNANSWERED, reason, raised=True, hard=False)
 
 
-def _drawn(subject: Subject) -> dict[str, Any]:
+def _drawn(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the pictures; none of a model that raises where they are taken, of which checks tell."""
     try:
         return pictures(subject)
     except Exception as cause:
-        why(cause)  # but for memory
+        describe_or_reraise(cause)  # but for memory
         return {}
 
 
@@ -339,7 +341,7 @@ def _in_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError
-        if not is_memory(cause):
+        if not is_out_of_memory(cause):
             raise
         raise ModelError(
             "this diagnosis does not fit into memory; give fewer examples (n), or a larger device"

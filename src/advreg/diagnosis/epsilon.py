@@ -19,7 +19,7 @@ from advreg.evaluation.examples import count, examples_of
 from advreg.models import check_model
 from advreg.report.ssim import ssim
 from advreg.runs import RunFolder
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 from advreg.threat import Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _row(eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor, 
     return EpsilonRow(
         eps=eps,
         robust_accuracy=standing / n,
-        interval=interval(standing, n),
+        interval=clopper_pearson_interval(standing, n),
         linf=float(change.abs().amax(1).mean()),
         l2=float(change.norm(dim=1).mean()),
         ssim=alike,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.model import query_model
-from advreg.attacks.search import Ask, query
-from advreg.evaluation.batch_sizing import is_memory
+from advreg.attacks.search import QuerySpec, query
+from advreg.evaluation.batch_sizing import is_out_of_memory
 from advreg.objectives import cross_entropy
 from advreg.plugins import first_line
 
@@ -29,7 +29,7 @@ class Averaged(nn.Module):
         return answers.mean(0).clamp_min(1e-30).log()
 
 
-def spread(answers: Tensor) -> float:
+def gradient_spread(answers: Tensor) -> float:
     """Return how far repeated logits ``(R, B, K)`` differ, relative to the largest.
 
     Example:
@@ -41,10 +41,10 @@ def spread(answers: Tensor) -> float:
     return float((answers.amax(0) - answers.amin(0)).max()) / size
 
 
-def why(cause: Exception) -> str:
+def describe_or_reraise(cause: Exception) -> str:
     """Return what a model raised as one line, but raise it again where memory ran out: that says nothing about the model."""
     behind = cause.__context__
-    if is_memory(cause) or (isinstance(behind, Exception) and is_memory(behind)):
+    if is_out_of_memory(cause) or (isinstance(behind, Exception) and is_out_of_memory(behind)):
         raise cause
     return first_line(cause)
 
@@ -52,6 +52,6 @@ def why(cause: Exception) -> str:
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor | None, str]:
     """Return the gradient of the summed cross-entropy ``(B, ...)``, or None and why there is none."""
     try:
-        return query(Ask(model, cross_entropy), x, y)[2], ""
+        return query(QuerySpec(model, cross_entropy), x, y)[2], ""
     except Exception as cause:  # a model may raise anything in its backward: that is a finding
-        return None, why(cause)
+        return None, describe_or_reraise(cause)

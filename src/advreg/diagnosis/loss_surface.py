@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg import attacks, example_rng
-from advreg.diagnosis.context import Subject, gradients, margins, run_on
+from advreg.diagnosis.context import DiagnosisContext, gradients, margins, run_on
 from advreg.objectives import cross_entropy, margin
 
 SHOWN = 3  # examples whose loss is drawn
@@ -20,7 +20,7 @@ _RESTARTS = 4
 _BINS = 20
 
 
-def pictures(subject: Subject) -> dict[str, Any]:
+def pictures(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the arrays of every picture; without a gradient, none.
 
     Returns:
@@ -42,7 +42,7 @@ def pictures(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _share(subject: Subject, stands: Tensor) -> float:
+def _share(subject: DiagnosisContext, stands: Tensor) -> float:
     """Return a share of correct examples as a share of all: what accuracy would be if the others were like these."""
     return round(float(stands.double().mean()) * float(subject.right.double().mean()), 6)
 
@@ -57,7 +57,7 @@ def histogram(values: Tensor, low: float, high: float) -> dict[str, Any]:
     return {"edges": _rounded(torch.linspace(low, high, _BINS + 1)), "counts": [int(c) for c in counts.tolist()]}
 
 
-def gradient_norms(subject: Subject) -> dict[str, Any]:
+def gradient_norms(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the histogram of log10 of the gradient's length per width of the box, and the share of examples without any."""
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     norms = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1).double().norm(dim=1)
@@ -68,7 +68,7 @@ def gradient_norms(subject: Subject) -> dict[str, Any]:
     return {**histogram(logs, low, high), "zero": zero}
 
 
-def cosines(subject: Subject) -> dict[str, Any]:
+def cosines(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the histogram of the cosine between the gradient at a point and that at a random neighbour a tenth of eps away."""
     rows = subject.probes()
     x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
@@ -79,14 +79,14 @@ def cosines(subject: Subject) -> dict[str, Any]:
     return histogram(found, -1.0, 1.0)
 
 
-def iterations(subject: Subject) -> dict[str, Any]:
+def iterations(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the quartiles of the loss at each iterate of PGD."""
     levels = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=subject.x.device)
     low, middle, high = subject.trace.loss.double().nan_to_num(0.0, 1e6, 0.0).quantile(levels, dim=1)
     return {"low": _rounded(low), "median": _rounded(middle), "high": _rounded(high)}
 
 
-def by_steps(subject: Subject) -> list[dict[str, Any]]:
+def by_steps(subject: DiagnosisContext) -> list[dict[str, Any]]:
     """Return accuracy under PGD with more and more steps."""
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     return [
@@ -94,7 +94,7 @@ def by_steps(subject: Subject) -> list[dict[str, Any]]:
     ]
 
 
-def by_restarts(subject: Subject) -> list[dict[str, Any]]:
+def by_restarts(subject: DiagnosisContext) -> list[dict[str, Any]]:
     """Return accuracy under PGD with 20 steps from more and more starts."""
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     stands, found = torch.ones(len(rows), dtype=torch.bool, device=rows.device), []
@@ -106,7 +106,7 @@ def by_restarts(subject: Subject) -> list[dict[str, Any]]:
     return found
 
 
-def _directions(subject: Subject, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _directions(subject: DiagnosisContext, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return an input, its label, the attack's change of it, and a random change of the same length."""
     at = subject.probes()[row]
     x, y, ids = subject.x[at : at + 1], subject.y[at : at + 1], subject.ids[at : at + 1]
@@ -115,13 +115,13 @@ def _directions(subject: Subject, row: int) -> tuple[Tensor, Tensor, Tensor, Ten
     return x, y, change, drawn * change.norm() / drawn.norm().clamp_min(1e-30)
 
 
-def _inside(subject: Subject, points: Tensor, y: Tensor) -> Tensor:
+def _inside(subject: DiagnosisContext, points: Tensor, y: Tensor) -> Tensor:
     """Return the margin at points brought into the box: a model may refuse what lies outside it."""
     low, high = subject.threat.box
     return margins(subject.model, points.clamp(low, high), y)
 
 
-def line(subject: Subject, row: int) -> dict[str, Any]:
+def line(subject: DiagnosisContext, row: int) -> dict[str, Any]:
     """Return the margin along the attack's change and along a random one; 1 is the whole change, above 0 is misclassified."""
     x, y, change, drawn = _directions(subject, row)
     t = _ALONG.to(x).view(-1, *[1] * (x.ndim - 1))
@@ -129,7 +129,7 @@ def line(subject: Subject, row: int) -> dict[str, Any]:
     return {"id": int(subject.probes()[row]), "t": _rounded(_ALONG), **{k: _rounded(v) for k, v in along.items()}}
 
 
-def surface(subject: Subject, row: int) -> dict[str, Any]:
+def surface(subject: DiagnosisContext, row: int) -> dict[str, Any]:
     """Return the margin over a square spanned by the attack's change (across) and a random one (up), from -1 to 2 of each."""
     x, y, change, drawn = _directions(subject, row)
     t = torch.linspace(-1.0, 2.0, _SIDE).to(x)

@@ -27,7 +27,7 @@ class _Valued(torch.autograd.Function):
         return None, grad[0]
 
 
-def valued(value: Tensor, slope: Tensor) -> Tensor:
+def with_value(value: Tensor, slope: Tensor) -> Tensor:
     """Return ``value`` with the gradient of ``slope``, a tensor of the same shape.
 
     Example:
@@ -92,12 +92,12 @@ def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
 
 
 @contextmanager
-def answered(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
+def output_of(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
     """Let the named modules answer as they do, and pass gradients back as their stand-ins would."""
 
     def hook_of(smooth: Smooth) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def hook(_: nn.Module, given: Any, made: Tensor) -> Tensor:
-            return valued(made, smooth(given[0]))
+            return with_value(made, smooth(given[0]))
 
         return hook
 

@@ -29,7 +29,7 @@ class Trace:
     result: AttackResult
 
 
-def traced(
+def trace_pgd(
     model: nn.Module,
     x: Tensor,
     y: Tensor,

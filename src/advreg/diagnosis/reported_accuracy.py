@@ -16,12 +16,12 @@ from advreg import attacks
 from advreg.attacks import AttackResult
 from advreg.diagnosis.context import PGD_40 as NAME
 from advreg.diagnosis.context import ROWS, Attack, in_portions, margins, right_of, rows_of
-from advreg.diagnosis.gradient_checks import input_gradient, why
+from advreg.diagnosis.gradient_checks import describe_or_reraise, input_gradient
 from advreg.evaluation.checks import Check
 from advreg.evaluation.evaluate import stage_seed
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
-from advreg.evaluation.protocols import PROTOCOLS, Stage, resolve
+from advreg.evaluation.protocols import PROTOCOLS, ProtocolStage, resolve
 from advreg.plugins import filter_kwargs
 from advreg.runs.files import read_lines
 from advreg.threat import ThreatModel
@@ -32,7 +32,7 @@ _GRADIENT_STAGES = 2  # of a protocol that stand for its attack where that is re
 
 
 @dataclass(frozen=True, eq=False)
-class Claim:
+class ReportedAccuracy:
     """A figure: which examples it counts as robust, and by which attack.
 
     Attributes:
@@ -54,7 +54,9 @@ class Claim:
     failed: str = ""
 
 
-def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int) -> Claim:
+def measure_pgd40(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int
+) -> ReportedAccuracy:
     """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen."""
 
     def attacked(rows: Tensor) -> Tensor:
@@ -63,17 +65,17 @@ def measured(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: T
 
     try:
         stands, nearness = in_portions(rows_of(x), attacked, most=len(x)).T
-        return Claim(NAME, PGD_40, stands > 0, nearness)
+        return ReportedAccuracy(NAME, PGD_40, stands > 0, nearness)
     except Exception as cause:
         parts = torch.split(rows_of(x), ROWS)
         cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # no path: a check of its own says so
-        failed = "" if cut else why(cause)
-        return Claim(NAME, PGD_40, right_of(model, x, y), margins(model, x, y), failed=failed)
+        failed = "" if cut else describe_or_reraise(cause)
+        return ReportedAccuracy(NAME, PGD_40, right_of(model, x, y), margins(model, x, y), failed=failed)
 
 
 def from_ledger(
     run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
-) -> Claim | None:
+) -> ReportedAccuracy | None:
     """Return the figure of the evaluation in a run folder that fits model, data and threat; the lowest if several do.
 
     Args:
@@ -91,7 +93,7 @@ def from_ledger(
 
 def _read(
     file: Path, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
-) -> Claim | None:
+) -> ReportedAccuracy | None:
     from advreg.runs import RunFolder
 
     record = RunFolder(file.parent).read_json(file.name)
@@ -106,7 +108,7 @@ def _read(
         nearness[row["id"]] = max(float(nearness[row["id"]]), row["margin"])
     precision = str(record.get("flags", {}).get("target", "float32")).split()[0]
     attack = attack_of(record["protocol"], threat.norm)
-    return Claim(record["protocol"], attack, stands, nearness, tuple(free_checks(record, mine)), precision)
+    return ReportedAccuracy(record["protocol"], attack, stands, nearness, tuple(free_checks(record, mine)), precision)
 
 
 def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel, n: int) -> bool:
@@ -122,10 +124,10 @@ def attack_of(protocol: str, norm: str) -> Attack:
     name = protocol.rpartition("@")[0].rpartition("-")[2]
     stages = resolve(name, norm).stages if name in PROTOCOLS else ()
     chosen = [stage for stage in stages if stage.needs_gradient and stage.name != CLEAN]
-    return in_turn(tuple(chosen[:_GRADIENT_STAGES])) if chosen else PGD_40
+    return run_stages_in_turn(tuple(chosen[:_GRADIENT_STAGES])) if chosen else PGD_40
 
 
-def in_turn(stages: tuple[Stage, ...]) -> Attack:
+def run_stages_in_turn(stages: tuple[ProtocolStage, ...]) -> Attack:
     """Return an attack that runs each stage on the survivors of the stages before it, with a seed of its own.
 
     Example:

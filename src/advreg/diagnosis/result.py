@@ -29,7 +29,7 @@ class DiagnosisProgress:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AdaptiveAttempt:
     """One adaptive attack: what it is, which cause it answers, and what it broke of what stood before it."""
 
     means: str
@@ -42,7 +42,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdaptiveResult:
     """What adaptive attacks reached together, judged by the original model.
 
     Attributes:
@@ -54,7 +54,7 @@ class Adapted:
     robust_accuracy: float
     interval: tuple[float, float]
     means: str
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AdaptiveAttempt, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,7 +79,7 @@ class Diagnosis:
     robust_accuracy: float
     interval: tuple[float, float]
     checks: tuple[Check, ...]
-    adapted: Adapted | None = None
+    adapted: AdaptiveResult | None = None
     pictures: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from advreg.attacks import craft
 from advreg.attacks.verification import logits_of
-from advreg.diagnosis.context import Subject, in_portions, rows_of
+from advreg.diagnosis.context import DiagnosisContext, in_portions, rows_of
 from advreg.threat import ThreatModel
 
 _BATCH = 64
 _STEPS = 100  # twice as many make points that travel no better
 
 
-def surrogate_of(subject: Subject, *, adversarial: bool = True) -> nn.Module:
+def surrogate_of(subject: DiagnosisContext, *, adversarial: bool = True) -> nn.Module:
     """Return the surrogate of a diagnosis, trained on the training data where there are some, once for all who need it."""
     if adversarial not in subject.surrogates:
         x, y = subject.train or (subject.x, subject.y)

@@ -1,10 +1,13 @@
 """Evaluation: the worst case over a protocol's attacks, judged by the original model, written to a ledger."""
 
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
 from advreg.evaluation.curve import Curve
 from advreg.evaluation.curve_evaluation import robustness_curve
 from advreg.evaluation.evaluate import evaluate
 from advreg.evaluation.minimum_norms import MinimumNorms, minimum_norms
-from advreg.evaluation.protocols import PROTOCOLS, Protocol, Stage, resolve
+from advreg.evaluation.protocols import PROTOCOLS, Protocol, ProtocolStage, resolve
 from advreg.evaluation.summary import AttackSummary, Evaluation
 
 __all__ = [
@@ -14,9 +17,12 @@ __all__ = [
     "Evaluation",
     "MinimumNorms",
     "Protocol",
-    "Stage",
+    "ProtocolStage",
     "evaluate",
     "minimum_norms",
     "resolve",
     "robustness_curve",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"Stage": "ProtocolStage"})

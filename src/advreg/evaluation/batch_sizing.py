@@ -19,7 +19,7 @@ _SHARE = 0.5  # of the free memory: the rest is for what else runs and for what 
 _COPIES = 4  # a state holds an example's points, gradients and best; layers need room to work in
 
 
-def fitting(model: nn.Module, x: Tensor, most: int) -> int:
+def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
     """Return how many examples fit into memory with their graph: a power of two times a part of ``most``.
 
     What one example needs is counted, not guessed: the bytes that autograd keeps for a gradient to the input.
@@ -56,7 +56,7 @@ def _kept(model: nn.Module, x: Tensor) -> int:
     return sum(sizes.values())
 
 
-class Portions:
+class AdaptiveBatcher:
     """Work done in portions that fit into memory; a portion that does not is halved, and so are all after it.
 
     Example:
@@ -84,7 +84,7 @@ class Portions:
             try:
                 done.append(work(portion))
             except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError
-                if not is_memory(cause):
+                if not is_out_of_memory(cause):
                     raise
                 if len(portion) == 1:
                     raise ModelError(
@@ -97,7 +97,7 @@ class Portions:
         return done
 
 
-def is_memory(cause: Exception) -> bool:
+def is_out_of_memory(cause: Exception) -> bool:
     """Say whether an error means that something did not fit into memory."""
     if isinstance(cause, MemoryError | torch.OutOfMemoryError):
         return True

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 Outcome = Literal["pass", "suspect", "fail", "skipped"]
 Verdict = Literal["TRUSTED", "SUSPECT", "UNRELIABLE"]
@@ -96,18 +96,18 @@ class Check:
         return {**vars(self), "remedy": self.remedy, "link": self.link, "ids": list(self.ids)}
 
 
-def skipped(name: str, group: str, reason: str) -> Check:
+def skip_check(name: str, group: str, reason: str) -> Check:
     """Return a check that could not be made, with the reason."""
     return Check(name, group, "skipped", says=reason)
 
 
-def flagged(name: str, group: str, cause: str, says: str, *, raised: bool, hard: bool = True) -> Check:
+def flag_check(name: str, group: str, cause: str, says: str, *, raised: bool, hard: bool = True) -> Check:
     """Grade a yes-or-no finding: 1 where it was raised."""
     outcome: Outcome = "pass" if not raised else "fail" if hard else "suspect"
     return Check(name, group, outcome, float(raised), None, 0.0, 0.0 if hard else None, says, cause)
 
 
-def graded(
+def grade_check(
     name: str,
     group: str,
     cause: str,
@@ -165,10 +165,10 @@ def gain(
             name, group, "pass", 0.0, (0.0, 0.0), threshold, GAP, "nothing stands that could still fall", cause
         )
     if not tried:
-        return skipped(name, group, f"{by} had nothing left to try: the attacks before broke all it was given")
-    share, ends = len(broken) / total, interval(len(broken), total)
+        return skip_check(name, group, f"{by} had nothing left to try: the attacks before broke all it was given")
+    share, ends = len(broken) / total, clopper_pearson_interval(len(broken), total)
     says = f"{by} breaks {len(broken)} of {tried} examples that the figure counts as robust"
-    return graded(
+    return grade_check(
         name, group, cause, says, measured=share, threshold=threshold, limit=GAP, ends=ends, ids=broken
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.verification import logits_of
-from advreg.evaluation.checks import Check, flagged, skipped
+from advreg.evaluation.checks import Check, flag_check, skip_check
 from advreg.threat import ThreatModel
 
 UNCHANGED, DISTINCT = 0.05, 0.25
@@ -51,7 +51,7 @@ def coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> C
     return Coarseness(unchanged, distinct, 2 * len(x))
 
 
-def recorded(found: Coarseness | None) -> dict[str, float | bool]:
+def record_coarseness(found: Coarseness | None) -> dict[str, float | bool]:
     """Return what a result keeps among its flags; nothing of a model that is no service."""
     if found is None:
         return {}
@@ -65,7 +65,7 @@ def recorded(found: Coarseness | None) -> dict[str, float | bool]:
 def coarse_answers(flags: Mapping[str, Any], protocol: str) -> Check:
     """Check whether attacks that compare scores had scores to compare; a protocol for labels needs none."""
     if "coarse_answers" not in flags:
-        return skipped("coarse-answers", "C", "the model is no service that answers with scores or labels only")
+        return skip_check("coarse-answers", "C", "the model is no service that answers with scores or labels only")
     by_labels = "-labels@" in protocol
     unchanged, distinct = flags["unchanged_answers"], flags["distinct_answers"]
     says = (
@@ -73,4 +73,4 @@ def coarse_answers(flags: Mapping[str, Any], protocol: str) -> Check:
         f"{distinct:.0%} of the scores are distinct{', and the attack needs labels only' if by_labels else ''}"
     )
     raised = bool(flags["coarse_answers"]) and not by_labels
-    return flagged("coarse-answers", "C", "coarse answers", says, raised=raised, hard=False)
+    return flag_check("coarse-answers", "C", "coarse answers", says, raised=raised, hard=False)

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from advreg.evaluation.checks import Check, Verdict
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 from advreg.threat import Norm
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """Robust accuracy at one eps, with its exact 95% interval."""
 
     eps: float
@@ -39,7 +39,7 @@ class Curve:
     attack: str
     n: int
     seed: int
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     box: tuple[float, float] = (0.0, 1.0)
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
@@ -57,7 +57,7 @@ class Curve:
         return f"Curve({self.norm}, {self.attack}, n={self.n}: {ends}{verdict})"
 
 
-def curve_points(distances: Tensor, eps: Sequence[float]) -> tuple[Point, ...]:
+def curve_points(distances: Tensor, eps: Sequence[float]) -> tuple[CurvePoint, ...]:
     """Return robust accuracy at each eps: the share of examples whose nearest known adversarial point is farther away.
 
     Args:
@@ -71,4 +71,6 @@ def curve_points(distances: Tensor, eps: Sequence[float]) -> tuple[Point, ...]:
     """
     n = len(distances)
     survivors = [int((distances > radius).sum()) for radius in eps]
-    return tuple(Point(radius, k / n, interval(k, n)) for radius, k in zip(eps, survivors, strict=True))
+    return tuple(
+        CurvePoint(radius, k / n, clopper_pearson_interval(k, n)) for radius, k in zip(eps, survivors, strict=True)
+    )

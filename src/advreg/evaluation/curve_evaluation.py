@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
-from advreg.attacks.minimum_norm import fab, nearest
+from advreg.attacks.minimum_norm import fab, minimum_distance
 from advreg.errors import DataError, ThreatError
 from advreg.evaluation import model_probe
-from advreg.evaluation.batch_sizing import Portions, fitting
+from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
 from advreg.evaluation.checks import Check, provisional, worst_of
 from advreg.evaluation.curve import Curve, curve_points
-from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, Bench, attack_chunk
+from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext, attack_chunk
 from advreg.evaluation.examples import UNIT, examples_of
-from advreg.evaluation.journal import Paper
+from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.ledger_rows import CLEAN, Row
 from advreg.evaluation.protocols import Protocol, resolve
@@ -109,34 +109,36 @@ def robustness_curve(
 
 def _bench(
     model: nn.Module, data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel, seed: int
-) -> Bench:
+) -> EvaluationContext:
     """Return the frozen copy, the examples and how many of them fit into memory."""
     examples = examples_of(data, n, threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
     sample = examples.x[:64].to(device)
     target = models.freeze(model, sample)
-    return Bench(target, examples, threat, seed, device, Portions(fitting(target, sample, UNIT)))
+    return EvaluationContext(
+        target, examples, threat, seed, device, AdaptiveBatcher(max_batch_size(target, sample, UNIT))
+    )
 
 
-def _run(bench: Bench, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
+def _run(bench: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
     """Return the rows of these stages, kept in memory."""
-    paper = Paper(bench.examples, [], {})
+    paper = EvaluationJournal(bench.examples, [], {})
     attack_chunk(bench, stages, ids, paper)
     return paper.rows
 
 
-def _clean_rows(bench: Bench) -> list[Row]:
+def _clean_rows(bench: EvaluationContext) -> list[Row]:
     return [row for ids in bench.examples.chunks() for row in _run(bench, (CLEAN_STAGE,), ids)]
 
 
-def _first_distances(bench: Bench) -> Tensor:
+def _first_distances(bench: EvaluationContext) -> Tensor:
     """Return how far a short minimum-norm attack is from each example, ``(N,)``."""
 
     def measured(ids: Tensor) -> Tensor:
         x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
         threat = bench.threat
-        found = nearest(_SEARCH, bench.target, x, y, threat.norm, box=threat.box, ids=ids, seed=bench.seed)
+        found = minimum_distance(_SEARCH, bench.target, x, y, threat.norm, box=threat.box, ids=ids, seed=bench.seed)
         return found.minimal.cpu()
 
     return torch.cat([part for ids in bench.examples.chunks() for part in bench.portions.of(ids, measured)])
@@ -154,12 +156,14 @@ def _checked(distances: Tensor, clean: list[Row]) -> Tensor:
     return _lowered(known, clean)
 
 
-def _attacked(bench: Bench, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
+def _attacked(bench: EvaluationContext, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
     """Return the rows of the protocol's attacks on the examples whose known distance is larger than the radius."""
     survivors = (known > radius).nonzero()[:, 0]
     if not radius or not len(survivors):
         return []
-    at = Bench(bench.target, bench.examples, bench.threat.with_eps(radius), bench.seed, bench.device, bench.portions)
+    at = EvaluationContext(
+        bench.target, bench.examples, bench.threat.with_eps(radius), bench.seed, bench.device, bench.portions
+    )
     return [row for ids in torch.split(survivors, UNIT) for row in _run(at, protocol.stages, ids)]
 
 

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
-from advreg.attacks import Crafted
-from advreg.attacks.verification import judged, refuse_nan
+from advreg.attacks import CraftedExamples
+from advreg.attacks.verification import require_finite, verify_with_logits
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
-from advreg.evaluation.batch_sizing import Portions, fitting, is_memory
-from advreg.evaluation.coarse_outputs import coarseness, recorded
+from advreg.evaluation.batch_sizing import AdaptiveBatcher, is_out_of_memory, max_batch_size
+from advreg.evaluation.coarse_outputs import coarseness, record_coarseness
 from advreg.evaluation.examples import UNIT, Examples, examples_of
-from advreg.evaluation.journal import Paper
+from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids, rows_of, units, upcoming
 from advreg.evaluation.looseness import broken_beyond
-from advreg.evaluation.model_identity import same_answers
-from advreg.evaluation.protocols import Protocol, Stage, resolve
-from advreg.evaluation.summary import Evaluation, summarise
-from advreg.objectives import answered, margin
-from advreg.pass_counting import counted
+from advreg.evaluation.model_identity import matches_ledger
+from advreg.evaluation.protocols import Protocol, ProtocolStage, resolve
+from advreg.evaluation.summary import Evaluation, summarize
+from advreg.objectives import has_finite_logits, margin
+from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
 from advreg.ranks import ALONE, Ranks
 from advreg.threat import ThreatModel
@@ -44,7 +44,7 @@ _MEMORY = 1  # forward that measures how much memory an example takes
 
 
 @dataclass(frozen=True)
-class Progress:
+class EvaluationProgress:
     """How far an evaluation is: after each attack on each unit of at most 256 examples.
 
     Attributes:
@@ -81,7 +81,7 @@ def evaluate(
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
     compiled: bool = False,
     ranks: Ranks = ALONE,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy: the worst case over a protocol's attacks.
 
@@ -124,7 +124,7 @@ def evaluate(
     models.check_model(model, examples.x[:8].to(device))
     sample = examples.x[:64].to(device), examples.y[:64].to(device)
     target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
-    portions = Portions(fitting(target, sample[0], UNIT))
+    portions = AdaptiveBatcher(max_batch_size(target, sample[0], UNIT))
     stages = (CLEAN_STAGE, *chosen.stages)
     names = [stage.name for stage in stages]
     shares = [(stage.name, stage.nearest) for stage in stages]
@@ -134,24 +134,24 @@ def evaluate(
         "seed": seed,
         "target": target.choice,
     }
-    bench = Bench(target, examples, threat, seed, device, portions)
-    with Paper.open(out, name, shares, examples, identity, ranks) as paper:
+    bench = EvaluationContext(target, examples, threat, seed, device, portions)
+    with EvaluationJournal.open(out, name, shares, examples, identity, ranks) as paper:
         _refuse_other(model, examples, paper)
         probed = model_probe.probe(model, *sample)
         for ids in ranks.share(examples.chunks()):
             attack_chunk(bench, stages, ids, paper, on_progress)
         _refuse_change(model, identity["model"]["sha256"])
         paper.close()
-        blind, coarse = isinstance(model, models.Answering), coarseness(model, sample[0], threat, seed)
+        blind, coarse = isinstance(model, models.InferenceOnlyModel), coarseness(model, sample[0], threat, seed)
         found: dict[str, Any] = {
             "target": target.choice,
             "batch": portions.size,
             "answers_only": blind,
-            **recorded(coarse),
+            **record_coarseness(coarse),
         }
         if paper.folder is not None and (beyond := broken_beyond(paper.folder.path, paper.rows)):
             found["broken_beyond"] = beyond
-        evaluation = summarise(
+        evaluation = summarize(
             paper.rows,
             protocol=name,
             stages=names,
@@ -166,8 +166,8 @@ def evaluate(
     return evaluation
 
 
-def _refuse_other(model: nn.Module, examples: Examples, paper: Paper) -> None:
-    if not same_answers(model, examples.x, examples.y, paper.known.values()):
+def _refuse_other(model: nn.Module, examples: Examples, paper: EvaluationJournal) -> None:
+    if not matches_ledger(model, examples.x, examples.y, paper.known.values()):
         raise RunError(
             f"{paper.folder} is of a model with these weights that answers otherwise; give another folder, "
             "or remove this one to measure again"
@@ -183,23 +183,23 @@ def _refuse_change(model: nn.Module, sha256: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class EvaluationContext:
     """What every attack of an evaluation is tried on."""
 
-    target: models.Target
+    target: models.FastCopy
     examples: Examples
     threat: ThreatModel
     seed: int
     device: torch.device
-    portions: Portions
+    portions: AdaptiveBatcher
 
 
 def attack_chunk(
-    bench: Bench,
-    stages: tuple[Stage, ...],
+    bench: EvaluationContext,
+    stages: tuple[ProtocolStage, ...],
     ids: Tensor,
-    paper: Paper,
-    on_progress: Callable[[Progress], None] | None = None,
+    paper: EvaluationJournal,
+    on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> None:
     """Run every stage on the survivors of the stages before it; units that are on paper already are not run again."""
     survivors: list[int] = ids.tolist()
@@ -216,11 +216,13 @@ def attack_chunk(
             survivors = [i for i in survivors if i not in lost]
 
 
-def _progress(bench: Bench, stage: Stage, paper: Paper, ahead: float) -> Progress:
+def _progress(
+    bench: EvaluationContext, stage: ProtocolStage, paper: EvaluationJournal, ahead: float
+) -> EvaluationProgress:
     """Return the progress where the work is ``ahead`` examples beyond the number of examples begun (below 0 for behind)."""
     done, total = sum(row["attack"] == CLEAN for row in paper.rows), len(bench.examples)
     left = done - len(broken_ids(paper.rows))
-    return Progress(stage.name, done, total, left, paper.total_seconds, (done + ahead) / total)
+    return EvaluationProgress(stage.name, done, total, left, paper.total_seconds, (done + ahead) / total)
 
 
 def stage_seed(seed: int, k: int) -> int:
@@ -228,7 +230,9 @@ def stage_seed(seed: int, k: int) -> int:
     return seed + max(k - 1, 0) * _NEXT_SEED
 
 
-def _measured(bench: Bench, stage: Stage, seed: int, ids: Tensor, paper: Paper) -> list[Row]:
+def _measured(
+    bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor, paper: EvaluationJournal
+) -> list[Row]:
     """Return the rows of one attack on these examples, from paper or by attacking as many at a time as fit into memory."""
     known = paper.find(stage.name, ids)
     if known is not None:
@@ -240,13 +244,13 @@ def _measured(bench: Bench, stage: Stage, seed: int, ids: Tensor, paper: Paper) 
     return rows
 
 
-def _attacked(bench: Bench, stage: Stage, seed: int, ids: Tensor) -> tuple[list[Row], Tensor]:
+def _attacked(bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor) -> tuple[list[Row], Tensor]:
     """Run one attack on these examples and verify on the original what it found."""
     x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
     points, cost = _proposed(bench, stage, seed, x, y, ids)
-    broken, logits = judged(bench.target, x, points, y, bench.threat)
+    broken, logits = verify_with_logits(bench.target, x, points, y, bench.threat)
     if stage.name == CLEAN:
-        refuse_nan(logits)
+        require_finite(logits)
     cost = cost + torch.tensor([1, 0])
     columns = {
         "id": ids,
@@ -254,23 +258,25 @@ def _attacked(bench: Bench, stage: Stage, seed: int, ids: Tensor) -> tuple[list[
         "predicted": logits.argmax(1),
         "broken": broken,
         "distance": bench.threat.distance(points, x),
-        "margin": torch.where(answered(logits), margin(logits, y).clamp(-FAR / 2, FAR / 2), -FAR),
+        "margin": torch.where(has_finite_logits(logits), margin(logits, y).clamp(-FAR / 2, FAR / 2), -FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
     }
     return rows_of(stage.name, columns), points.cpu()
 
 
-def _proposed(bench: Bench, stage: Stage, seed: int, x: Tensor, y: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _proposed(
+    bench: EvaluationContext, stage: ProtocolStage, seed: int, x: Tensor, y: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
     options = filter_kwargs(stage.attack, seed=seed, ids=ids)
     try:
-        with counted(*bench.target.doors) as passes:
+        with count_passes(*bench.target.doors) as passes:
             found = stage.attack(bench.target, x, y, bench.threat, **options)
     except AdvregError:
         raise
     except Exception as cause:  # whatever a model, or an attack of the user's, can fail with
-        if is_memory(cause):
+        if is_out_of_memory(cause):
             raise
         where = f"{stage.name}, examples {int(ids[0])} to {int(ids[-1])}"
         raise ModelError(f"the model failed under attack ({where}): {first_line(cause)}") from cause
@@ -283,9 +289,9 @@ def _proposed(bench: Bench, stage: Stage, seed: int, x: Tensor, y: Tensor, ids: 
     return points, passes.shares(len(x)) if cost is None else cost.cpu()
 
 
-def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Crafted:
+def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> CraftedExamples:
     """Return the clean points: the first thing to be judged."""
-    return Crafted(x, 0, 0)
+    return CraftedExamples(x, 0, 0)
 
 
-CLEAN_STAGE = Stage(CLEAN, _clean, needs_gradient=False)
+CLEAN_STAGE = ProtocolStage(CLEAN, _clean, needs_gradient=False)

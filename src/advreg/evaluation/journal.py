@@ -36,7 +36,7 @@ from advreg.runs.weights import serialise
 _LEDGER, _TIMES = "ledger", "times"  # times stand beside the ledger: they differ between runs, its bytes must not
 
 
-class Paper:
+class EvaluationJournal:
     """The rows so far, in memory and, where a folder is given, on disk."""
 
     def __init__(self, examples: Examples, stages: list[tuple[str, float]], identity: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ class Paper:
         examples: Examples,
         identity: dict[str, Any],
         ranks: Ranks,
-    ) -> Iterator[Paper]:
+    ) -> Iterator[EvaluationJournal]:
         """Begin, or go on from what a run folder holds of this very evaluation; the folder is held until the end.
 
         Raises:
@@ -173,7 +173,7 @@ class Paper:
             part.unlink()
 
 
-def _pictures(paper: Paper, model: nn.Module) -> dict[str, Tensor]:
+def _pictures(paper: EvaluationJournal, model: nn.Module) -> dict[str, Tensor]:
     """Return clean and adversarial inputs of the first 256 examples with the original model's answers."""
     assert paper.folder is not None
     x, y = paper.examples.x[:UNIT], paper.examples.y[:UNIT]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from advreg.evaluation.checks import Check, Outcome, skipped
-from advreg.statistics import interval
+from advreg.evaluation.checks import Check, Outcome, skip_check
+from advreg.statistics import clopper_pearson_interval
 
 NOT_LEARNING = "not learning"
 """The cause that these checks name."""
@@ -35,12 +35,12 @@ def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
         ('fail', 'pass')
     """
     if not labels:
-        return skipped("one-class", "B", "there are no clean predictions to count")
+        return skip_check("one-class", "B", "there are no clean predictions to count")
     largest, n = _largest(labels), len(labels)
     if largest == n:
-        return skipped("one-class", "B", "the data hold one class, so nothing can be told apart")
+        return skip_check("one-class", "B", "the data hold one class, so nothing can be told apart")
     favourite, count = Counter(predicted).most_common(1)[0]
-    ends, threshold = interval(count, n), 1 - (1 - _DOMINANCE) * (1 - largest / n)
+    ends, threshold = clopper_pearson_interval(count, n), 1 - (1 - _DOMINANCE) * (1 - largest / n)
     sure = ends[0] > threshold or (count == n and n - _of(labels, favourite) >= _OTHERS)
     outcome: Outcome = "fail" if sure else "suspect" if count == n else "pass"
     says = f"{count / n:.1%} of {n} clean examples are predicted as class {favourite}; the largest class is {largest / n:.1%}"
@@ -62,13 +62,13 @@ def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
         ('suspect', 'pass')
     """
     if not labels:
-        return skipped("chance", "B", "there are no clean predictions to count")
+        return skip_check("chance", "B", "there are no clean predictions to count")
     share, n = _largest(labels) / len(labels), len(labels)
     if share == 1:
-        return skipped("chance", "B", "the data hold one class, so every accuracy is at chance")
+        return skip_check("chance", "B", "the data hold one class, so every accuracy is at chance")
     right = sum(label == answer for label, answer in zip(labels, predicted, strict=True))
-    (low, high), classes = interval(right, n), len(set(labels))
-    hopeless = high >= share >= interval(n, n)[0]
+    (low, high), classes = clopper_pearson_interval(right, n), len(set(labels))
+    hopeless = high >= share >= clopper_pearson_interval(n, n)[0]
     cause = "few examples" if hopeless else NOT_LEARNING
     above = "above" if low > share else "not above"
     says = (

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advreg.evaluation.checks import GAIN, GAP, Check, flagged, graded, skipped
+from advreg.evaluation.checks import GAIN, GAP, Check, flag_check, grade_check, skip_check
 from advreg.evaluation.coarse_outputs import coarse_answers
 from advreg.evaluation.learning import chance, one_class
 from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 _IDLE = 0.1  # of the robust: where a network is very sure, cross-entropy is zero to the last bit, and no step helps
 
@@ -66,41 +66,41 @@ def averages_answers(protocol: str) -> bool:
 
 def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
     if "randomised" not in flags:
-        return skipped("randomness", "C", _UNKNOWN)
+        return skip_check("randomness", "C", _UNKNOWN)
     averaged = averages_answers(protocol)
     raised = bool(flags["randomised"]) and not averaged
     says = "the same inputs get different answers" if flags["randomised"] else "the same inputs get the same answers"
     says += ", and the protocol averages over them" if averaged else ""
-    return flagged("randomness", "C", "random", says, raised=raised, hard=False)
+    return flag_check("randomness", "C", "random", says, raised=raised, hard=False)
 
 
 def _batch(flags: Mapping[str, Any]) -> Check:
     if "batch_dependent" not in flags:
-        return skipped("batch", "B", _UNKNOWN)
+        return skip_check("batch", "B", _UNKNOWN)
     raised = bool(flags["batch_dependent"])
     says = "answers depend on the batch" if raised else "answers are the same in batches of other sizes"
-    return flagged("batch", "B", "answers of the batch", says, raised=raised)
+    return flag_check("batch", "B", "answers of the batch", says, raised=raised)
 
 
 def _gradient_path(flags: Mapping[str, Any]) -> Check:
     if "zero_gradients" not in flags:
-        return skipped("gradient-path", "D", _UNKNOWN)
+        return skip_check("gradient-path", "D", _UNKNOWN)
     if flags.get("answers_only"):  # the network runs elsewhere, so no gradient was cut off here
         says = "the model only answers, so nothing but black boxes attacked it"
-        return flagged("gradient-path", "D", "answers only", says, raised=True, hard=False)
+        return flag_check("gradient-path", "D", "answers only", says, raised=True, hard=False)
     raised = flags["zero_gradients"] is None
     says = "no gradient can be had" if raised else "gradients reach the input"
-    return flagged("gradient-path", "D", "no gradient path", says, raised=raised)
+    return flag_check("gradient-path", "D", "no gradient path", says, raised=raised)
 
 
 def _zero_gradients(flags: Mapping[str, Any], record: Mapping[str, Any]) -> Check:
     share = flags.get("zero_gradients")
     if share is None or not record.get("robust_accuracy", 1.0):  # where nothing stands, no gradient was missed
-        return skipped("zero-gradients", "D", _UNKNOWN if share is None else "nothing stands")
+        return skip_check("zero-gradients", "D", _UNKNOWN if share is None else "nothing stands")
     looked_at = min(_LOOKED_AT, int(record.get("n", _LOOKED_AT)))
-    ends = interval(round(share * looked_at), looked_at) if share else (0.0, 0.0)
+    ends = clopper_pearson_interval(round(share * looked_at), looked_at) if share else (0.0, 0.0)
     says = f"{share:.1%} of {looked_at} clean examples have a gradient of exactly zero"
-    return graded(
+    return grade_check(
         "zero-gradients", "D", "saturated", says, measured=share, threshold=0.0, limit=0.05, ends=ends
     )  # fmt: skip
 
@@ -108,7 +108,7 @@ def _zero_gradients(flags: Mapping[str, Any], record: Mapping[str, Any]) -> Chec
 def _finite(flags: Mapping[str, Any]) -> Check:
     count = int(flags.get("non_finite", 0))
     says = f"{count} answers under attack are NaN or infinite"
-    return flagged("finite", "F", "broken numerics", says, raised=count > 0, hard=False)
+    return flag_check("finite", "F", "broken numerics", says, raised=count > 0, hard=False)
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ def _count(rows: Sequence[Row]) -> int:
 
 
 def _share(name: str, group: str, cause: str, says: str, broken: list[int], n: int, threshold: float) -> Check:
-    ends = interval(len(broken), n)
-    return graded(
+    ends = clopper_pearson_interval(len(broken), n)
+    return grade_check(
         name, group, cause, says, measured=len(broken) / n, threshold=threshold, limit=GAP, ends=ends, ids=broken
     )  # fmt: skip
 
@@ -179,7 +179,7 @@ def _black_box(rows: Sequence[Row]) -> Check:
     if not blind and _count(rows) and not _survivors(rows):
         return _share("black-box", "A", "masked gradients", "no example survives", [], _count(rows), GAIN)
     if not blind:
-        return skipped("black-box", "A", "the protocol has no black-box attack after one with gradients")
+        return skip_check("black-box", "A", "the protocol has no black-box attack after one with gradients")
     broken = sorted(i for ids in blind.values() for i in ids)
     says = f"{', '.join(blind)} broke {len(broken)} examples that the gradients before had not"
     return _share("black-box", "A", "masked gradients", says, broken, _count(rows), GAIN)
@@ -195,7 +195,9 @@ def _converged(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     if _count(rows) and not _survivors(rows):
         return _share("steps", "B", "weak attack", "no example survives", [], _count(rows), 0.005)
     if len(iterative) < 2:
-        return skipped("steps", "B", "the protocol has one attack with many steps: there is nothing to compare it with")
+        return skip_check(
+            "steps", "B", "the protocol has one attack with many steps: there is nothing to compare it with"
+        )
     broken = iterative[-1].by_gradient
     says = f"{iterative[-1].name}, the last gradient attack of {len(iterative)}, still broke {len(broken)}"
     return _share("steps", "B", "weak attack", says, broken, _count(rows), 0.005)
@@ -211,10 +213,10 @@ def _unmoved(rows: Sequence[Row], stages: list[_Stage]) -> Check:
             if row["id"] not in lost:
                 best[row["id"]] = max(best.get(row["id"], row["margin"]), row["margin"])
     if not best:
-        return skipped("moved", "D", "no gradient attack left anything standing")
+        return skip_check("moved", "D", "no gradient attack left anything standing")
     idle = [i for i, margin in best.items() if margin <= clean[i]]
     says = f"on {len(idle)} of {len(best)} robust examples no gradient attack raised the loss at all"
-    ends = interval(len(idle), len(best))
-    return graded(
+    ends = clopper_pearson_interval(len(idle), len(best))
+    return grade_check(
         "moved", "D", "masked gradients", says, measured=len(idle) / len(best), threshold=_IDLE, limit=3 * _IDLE, ends=ends
     )  # fmt: skip

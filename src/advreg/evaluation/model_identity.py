@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.verification import logits_of
 from advreg.evaluation.ledger_rows import CLEAN, Row
-from advreg.evaluation.model_probe import spread
+from advreg.evaluation.model_probe import logit_spread
 from advreg.objectives import margin
 
 _ASKED = 8
@@ -17,7 +17,7 @@ _TOLERANCE = 1e-3  # of the largest logit: other kernels, batches and devices ro
 _TOGETHER = 3
 
 
-def same_answers(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) -> bool:
+def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) -> bool:
     """Say whether a model answers clean examples as the rows say it did: the first 8 that have such a row are asked again.
 
     Class and margin are compared. A model whose answers are random, or depend on the batch, cannot be told by them, and
@@ -38,7 +38,7 @@ def same_answers(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) ->
     asked, labels = x[ids].to(device), y[ids].to(device)
     answers = logits_of(model, asked)
     again = torch.cat([logits_of(model, part) for part in torch.split(asked, _TOGETHER)])
-    if bool((spread(torch.stack([answers, again])) > _TOLERANCE).any()):
+    if bool((logit_spread(torch.stack([answers, again])) > _TOLERANCE).any()):
         return True
     return bool(_agree(answers, labels, known).all())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.inputs import reject_classes
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.attacks.verification import logits_of
 from advreg.evaluation.ledger_checks import black_boxes
 from advreg.evaluation.ledger_rows import Row
@@ -25,7 +25,7 @@ ROUNDING = 0.01
 
 
 @dataclass(frozen=True)
-class Probe:
+class ModelProbe:
     """What the model itself shows on a few clean examples.
 
     Attributes:
@@ -44,7 +44,7 @@ class Probe:
     backwards: int
 
 
-def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
+def probe(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
     """Ask the original model several times for the same inputs, once in uneven parts and once with a gradient.
 
     Args:
@@ -57,10 +57,10 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
     reject_classes(y, answers.shape[2])
     gradient = _gradient(model, x, y)
     apart = _if_answered(model, x)
-    randomised = bool((spread(answers) > _SPREAD).any())
-    differs = apart is not None and bool((spread(torch.stack([answers[0], apart])) > ROUNDING).any())
+    randomised = bool((logit_spread(answers) > _SPREAD).any())
+    differs = apart is not None and bool((logit_spread(torch.stack([answers[0], apart])) > ROUNDING).any())
     dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
-    return Probe(
+    return ModelProbe(
         randomised=randomised,
         batch_dependent=apart is None or (differs and not randomised),  # whose answers are random has no others
         zero_gradients=dead,
@@ -70,7 +70,7 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
     )
 
 
-def spread(answers: Tensor) -> Tensor:
+def logit_spread(answers: Tensor) -> Tensor:
     """Return how far several answers ``(A, B, K)`` to the same inputs lie apart, in shares of the largest logit: ``(B,)``.
 
     Example:
@@ -96,7 +96,7 @@ def _if_answered(model: nn.Module, x: Tensor) -> Tensor | None:
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     try:
-        return query(Ask(model, cross_entropy), x, y)[2]
+        return query(QuerySpec(model, cross_entropy), x, y)[2]
     except Exception:  # no path, or one that fails on the way back: both leave attacks blind
         return None
 
@@ -111,7 +111,7 @@ def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
     return sum(len(ids) for ids in blind.values()) / n if blind else None
 
 
-def gathered(probed: Probe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
+def gathered(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
     """Return the flags as they stand in a result."""
     return {
         **more,

@@ -25,7 +25,7 @@ Attack = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Stage:
+class ProtocolStage:
     """One attack of a protocol.
 
     Attributes:
@@ -56,7 +56,7 @@ class Protocol:
 
     name: str
     version: int
-    stages: tuple[Stage, ...]
+    stages: tuple[ProtocolStage, ...]
 
     def __post_init__(self) -> None:
         names = [CLEAN, *(stage.name for stage in self.stages)]
@@ -93,19 +93,19 @@ class Protocol:
             >>> resolve("quick", "linf").followed_by("advreg.attacks:spsa").id(ThreatModel("linf", 0.3))
             'linf-0.3-quick+advreg.attacks.spsa@2'
         """
-        own = tuple(Stage(name.replace(":", "."), named_function(name, ConfigError)) for name in names)
+        own = tuple(ProtocolStage(name.replace(":", "."), named_function(name, ConfigError)) for name in names)
         return Protocol("+".join([self.name, *(stage.name for stage in own)]), self.version, self.stages + own)
 
 
-def _fgsm(norm: str) -> tuple[Stage, ...]:
-    return (Stage("fgsm", attacks.fgsm),)
+def _fgsm(norm: str) -> tuple[ProtocolStage, ...]:
+    return (ProtocolStage("fgsm", attacks.fgsm),)
 
 
-def _pgd_40(norm: str) -> tuple[Stage, ...]:
-    return (Stage("pgd-40", partial(attacks.pgd, steps=40)),)
+def _pgd_40(norm: str) -> tuple[ProtocolStage, ...]:
+    return (ProtocolStage("pgd-40", partial(attacks.pgd, steps=40)),)
 
 
-def _quick(norm: str) -> tuple[Stage, ...]:
+def _quick(norm: str) -> tuple[ProtocolStage, ...]:
     """At most 60 forwards and 60 backwards an example: short runs with a long first step, then a few queries of Square.
 
     In l2 and l1, where attacks that start inside the ball see no slope, the runs come in from a ball of 16 eps.
@@ -113,13 +113,13 @@ def _quick(norm: str) -> tuple[Stage, ...]:
     if norm != "linf":
         short = partial(attacks.shrinking_pgd, schedule=((16, 3), (8, 3), (4, 3), (2, 4), (1, 6)), restarts=2)
         return (
-            Stage("shrinking-pm", short),
-            Stage("shrinking-ce", partial(short, objective=cross_entropy), nearest=0.35),
+            ProtocolStage("shrinking-pm", short),
+            ProtocolStage("shrinking-ce", partial(short, objective=cross_entropy), nearest=0.35),
         )
     return (
-        Stage("annealed-ce", partial(attacks.annealed, steps=15)),
-        Stage("annealed-ce-2", partial(attacks.annealed, steps=20), nearest=0.2),
-        Stage("square-warm", _square_after(partial(attacks.annealed, steps=10), 300, 0.1), nearest=0.06),
+        ProtocolStage("annealed-ce", partial(attacks.cosine_pgd, steps=15)),
+        ProtocolStage("annealed-ce-2", partial(attacks.cosine_pgd, steps=20), nearest=0.2),
+        ProtocolStage("square-warm", _square_after(partial(attacks.cosine_pgd, steps=10), 300, 0.1), nearest=0.06),
     )
 
 
@@ -128,7 +128,7 @@ def _square_after(first: Attack, queries: int, p: float) -> Attack:
     return partial(attacks.square, queries=queries, p=p, warm_start=first)
 
 
-def _standard(norm: str) -> tuple[Stage, ...]:
+def _standard(norm: str) -> tuple[ProtocolStage, ...]:
     """AutoAttack's standard version (Croce and Hein, ICML 2020; ICML 2021 for l1): order, budgets and losses as published."""
     if norm == "l1":
         ce = partial(attacks.apgd, steps=100, restarts=5, large_eps=True)
@@ -136,32 +136,32 @@ def _standard(norm: str) -> tuple[Stage, ...]:
     else:
         ce = partial(attacks.apgd, steps=100)
         rival = partial(attacks.apgd_targeted, steps=100, targets=9)
-    return (Stage("apgd-ce", ce), Stage("apgd-t", rival), _FAB_T, _SQUARE)
+    return (ProtocolStage("apgd-ce", ce), ProtocolStage("apgd-t", rival), _FAB_T, _SQUARE)
 
 
-def _plus(norm: str) -> tuple[Stage, ...]:
+def _plus(norm: str) -> tuple[ProtocolStage, ...]:
     """AutoAttack's larger version: five restarts, DLR, and FAB besides FAB-T."""
     large = norm == "l1"
     return (
-        Stage("apgd-ce", partial(attacks.apgd, restarts=5, large_eps=large)),
-        Stage("apgd-dlr", partial(attacks.apgd, restarts=5, objective=dlr, large_eps=large)),
-        Stage("fab", partial(attacks.fab, steps=100, restarts=5)),
+        ProtocolStage("apgd-ce", partial(attacks.apgd, restarts=5, large_eps=large)),
+        ProtocolStage("apgd-dlr", partial(attacks.apgd, restarts=5, objective=dlr, large_eps=large)),
+        ProtocolStage("fab", partial(attacks.fab, steps=100, restarts=5)),
         _SQUARE,
-        Stage("apgd-t", partial(attacks.apgd_targeted, targets=9, large_eps=large)),
+        ProtocolStage("apgd-t", partial(attacks.apgd_targeted, targets=9, large_eps=large)),
         _FAB_T,
     )
 
 
-def _rand(norm: str) -> tuple[Stage, ...]:
+def _rand(norm: str) -> tuple[ProtocolStage, ...]:
     """AutoAttack's version for random models: gradients, losses and verdicts averaged over 20 samples."""
     large = norm == "l1"
     return (
-        Stage("apgd-ce", partial(attacks.apgd, eot=20, large_eps=large)),
-        Stage("apgd-dlr", partial(attacks.apgd, eot=20, objective=dlr, large_eps=large)),
+        ProtocolStage("apgd-ce", partial(attacks.apgd, eot=20, large_eps=large)),
+        ProtocolStage("apgd-dlr", partial(attacks.apgd, eot=20, objective=dlr, large_eps=large)),
     )
 
 
-def _strong(norm: str) -> tuple[Stage, ...]:
+def _strong(norm: str) -> tuple[ProtocolStage, ...]:
     """Ours, by yield per cost: a short run for all, then restarts, rival classes and Square on the nearest survivors.
 
     On robust networks nearly all that a later attack breaks is among the few examples nearest to the boundary after the first;
@@ -169,44 +169,44 @@ def _strong(norm: str) -> tuple[Stage, ...]:
     """
     if norm != "linf":
         return _strong_inward()
-    ce = partial(attacks.annealed, steps=20)
-    pm = partial(attacks.annealed, objective=probability_margin, steps=50)
+    ce = partial(attacks.cosine_pgd, steps=20)
+    pm = partial(attacks.cosine_pgd, objective=probability_margin, steps=50)
     return (
-        Stage("annealed-ce", ce),
-        Stage("annealed-ce-2", partial(ce, restarts=2), nearest=0.1),
-        Stage("annealed-t", partial(ce, targets=3, objective=rival_margin), nearest=0.05),
-        Stage("annealed-pm", partial(pm, restarts=2), nearest=0.05),
-        Stage("square-warm", _square_after(ce, 500, 0.1), nearest=0.05),
-        Stage("square-warm-2", _square_after(pm, 2500, 0.3), nearest=0.025),
+        ProtocolStage("annealed-ce", ce),
+        ProtocolStage("annealed-ce-2", partial(ce, restarts=2), nearest=0.1),
+        ProtocolStage("annealed-t", partial(ce, targets=3, objective=rival_margin), nearest=0.05),
+        ProtocolStage("annealed-pm", partial(pm, restarts=2), nearest=0.05),
+        ProtocolStage("square-warm", _square_after(ce, 500, 0.1), nearest=0.05),
+        ProtocolStage("square-warm-2", _square_after(pm, 2500, 0.3), nearest=0.025),
     )
 
 
-def _strong_inward() -> tuple[Stage, ...]:
+def _strong_inward() -> tuple[ProtocolStage, ...]:
     """The list for l2 and l1: all but the first stage come in from outside, where flat networks have a slope."""
     inward = attacks.shrinking_pgd
     return (
-        Stage("annealed-ce", partial(attacks.annealed, steps=10)),
-        Stage("shrinking-pm", partial(inward, restarts=12)),
-        Stage("shrinking-ce", partial(inward, objective=cross_entropy, restarts=8), nearest=0.5),
-        Stage("fab-t", partial(attacks.fab, steps=30, targets=3), nearest=0.1),
-        Stage("square-warm", _square_after(partial(inward, restarts=1), 500, 0.1), nearest=0.05),
+        ProtocolStage("annealed-ce", partial(attacks.cosine_pgd, steps=10)),
+        ProtocolStage("shrinking-pm", partial(inward, restarts=12)),
+        ProtocolStage("shrinking-ce", partial(inward, objective=cross_entropy, restarts=8), nearest=0.5),
+        ProtocolStage("fab-t", partial(attacks.fab, steps=30, targets=3), nearest=0.1),
+        ProtocolStage("square-warm", _square_after(partial(inward, restarts=1), 500, 0.1), nearest=0.05),
     )
 
 
-def _blackbox(norm: str) -> tuple[Stage, ...]:
+def _blackbox(norm: str) -> tuple[ProtocolStage, ...]:
     """For models that only answer with scores: no gradient anywhere."""
-    return (Stage("random-search", partial(attacks.random_search, draws=100), needs_gradient=False), _SQUARE)
+    return (ProtocolStage("random-search", partial(attacks.random_search, draws=100), needs_gradient=False), _SQUARE)
 
 
-def _labels(norm: str) -> tuple[Stage, ...]:
+def _labels(norm: str) -> tuple[ProtocolStage, ...]:
     """For models that only answer with a label."""
-    return (Stage("hopskipjump", attacks.hopskipjump, needs_gradient=False),)
+    return (ProtocolStage("hopskipjump", attacks.hopskipjump, needs_gradient=False),)
 
 
-_FAB_T = Stage("fab-t", partial(attacks.fab, steps=100, targets=9))
-_SQUARE = Stage("square", partial(attacks.square, queries=5000), needs_gradient=False)
+_FAB_T = ProtocolStage("fab-t", partial(attacks.fab, steps=100, targets=9))
+_SQUARE = ProtocolStage("square", partial(attacks.square, queries=5000), needs_gradient=False)
 
-PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[Stage, ...]]]] = {
+PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[ProtocolStage, ...]]]] = {
     "fgsm": (2, _fgsm),
     "quick": (2, _quick),
     "basic": (2, lambda norm: (*_fgsm(norm), *_pgd_40(norm))),

@@ -12,7 +12,7 @@ from torch import Tensor
 from advreg.evaluation.checks import Check, Verdict, provisional
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 from advreg.threat import ThreatModel
 
 SCHEMA = "advreg/results@1"
@@ -108,7 +108,7 @@ class Evaluation:
         }
 
 
-def summarise(
+def summarize(
     rows: list[Row],
     *,
     protocol: str,
@@ -144,11 +144,11 @@ def summarise(
         n=n,
         seed=seed,
         clean_accuracy=correct / n,
-        clean_interval=interval(correct, n),
+        clean_interval=clopper_pearson_interval(correct, n),
         robust_accuracy=standing / n,
-        interval=interval(standing, n),
+        interval=clopper_pearson_interval(standing, n),
         attack_success_rate=(correct - standing) / max(correct, 1),
-        attack_success_interval=interval(correct - standing, correct),
+        attack_success_interval=clopper_pearson_interval(correct - standing, correct),
         broken=verdicts,
         by_attack=tuple(_by_attack(rows, stages, n, seconds)),
         per_class=tuple(_per_class(clean, lost, wrong, classes)),

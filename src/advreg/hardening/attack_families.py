@@ -18,7 +18,7 @@ from advreg import attacks, example_rng
 from advreg.attacks.model import query_model
 from advreg.attacks.semantic import MaskThreat, anything, moved, patch, spatial, square_masks
 from advreg.errors import ConfigError, ThreatError
-from advreg.evaluation import Protocol, Stage
+from advreg.evaluation import Protocol, ProtocolStage
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -37,7 +37,7 @@ class Family:
     """One family: how the gate attacks, and how training does; ``ball`` where it is a norm ball."""
 
     name: str
-    stage: Stage
+    stage: ProtocolStage
     fresh: Fresh
     ball: ThreatModel | None = None
 
@@ -115,7 +115,7 @@ def _ball(threat: ThreatModel) -> Family:
         return attacks.craft(model, x, y, threat, steps=_STEPS, ids=ids, seed=seed).x_adv
 
     name = f"{threat.norm}-{float(threat.eps):.6g}"
-    return Family(name, Stage(name, strong), fresh, threat)
+    return Family(name, ProtocolStage(name, strong), fresh, threat)
 
 
 def _spatial(degrees: float, pixels: float) -> Family:
@@ -135,7 +135,7 @@ def _spatial(degrees: float, pixels: float) -> Family:
         return worst
 
     name = f"spatial-{degrees:g}-{pixels:g}"
-    return Family(name, Stage(name, strong), fresh)
+    return Family(name, ProtocolStage(name, strong), fresh)
 
 
 def _patch(size: int) -> Family:
@@ -150,7 +150,7 @@ def _patch(size: int) -> Family:
 
     if size < 1:
         raise ConfigError(f"attacks holds 'patch:{size}'; give a side of 1 pixel or more, such as patch:5")
-    return Family(f"patch-{size}", Stage(f"patch-{size}", strong), fresh)
+    return Family(f"patch-{size}", ProtocolStage(f"patch-{size}", strong), fresh)
 
 
 def families(texts: Sequence[str]) -> list[Family]:

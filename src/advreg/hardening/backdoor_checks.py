@@ -22,7 +22,7 @@ _STEPS, _LR = 150, 0.1
 
 
 @dataclass(frozen=True)
-class Probe:
+class BackdoorProbe:
     """What a probe found."""
 
     name: str
@@ -44,13 +44,13 @@ def _top(score: Tensor, mine: Tensor, count: int) -> Tensor:
     return rows[score[rows].argsort(descending=True, stable=True)[:count]]
 
 
-def canaries(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str], least: float = 0.95) -> Probe:
+def canaries(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str], least: float = 0.95) -> BackdoorProbe:
     """Probe whether a challenger is still right about each class's canaries, ``least`` of them."""
     right = logits_of(model, x).argmax(1) == y
     shares = {int(label): float(right[y == label].double().mean()) for label in torch.unique(y)}
     worst = min(shares, key=lambda label: shares[label])
     says = f"{int(right.sum())} of {len(y)} right, least in class {classes[worst]} ({shares[worst]:.0%}; {least:.0%} needed)"
-    return Probe("canaries", shares[worst] >= least, says)
+    return BackdoorProbe("canaries", shares[worst] >= least, says)
 
 
 def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _STEPS, seed: int = 0) -> list[float]:
@@ -94,7 +94,7 @@ def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _ST
 
 def trigger(
     challenger: Sequence[float], champion: Sequence[float], classes: Sequence[str], ratio: float = 0.5
-) -> Probe:
+) -> BackdoorProbe:
     """Probe whether some class needs a far smaller trigger than it needs on the champion.
 
     Args:
@@ -107,4 +107,4 @@ def trigger(
     says = (
         f"smallest trigger against the champion's: class {classes[k]}, {challenger[k]:.1f} of {champion[k]:.1f} pixels"
     )
-    return Probe("trigger", ratios[k] >= ratio, f"{says} ({ratios[k]:.0%}; {ratio:.0%} needed)")
+    return BackdoorProbe("trigger", ratios[k] >= ratio, f"{says} ({ratios[k]:.0%}; {ratio:.0%} needed)")

@@ -9,16 +9,16 @@ import numpy as np
 from advreg import data, models
 from advreg.hardening import registry
 from advreg.hardening.attack_families import families
-from advreg.hardening.config import Settings
-from advreg.hardening.datasets import stock_of
-from advreg.hardening.texts.challenge import begin_texts
-from advreg.hardening.workspace import BASE, NEIGHBOURS, Home
+from advreg.hardening.config import HardeningConfig
+from advreg.hardening.datasets import hardening_data_of
+from advreg.hardening.texts.challenge import create_text_workspace
+from advreg.hardening.workspace import BASE, NEIGHBOURS, Workspace
 from advreg.runs import RunFolder
 
 _NEIGHBOURS = 3000
 
 
-def begin(path: str | Path, base: str | Path, settings: Settings) -> Home:
+def create_workspace(path: str | Path, base: str | Path, settings: HardeningConfig) -> Workspace:
     """Make a home for hardening a deployed model.
 
     Args:
@@ -31,7 +31,7 @@ def begin(path: str | Path, base: str | Path, settings: Settings) -> Home:
         ModelError, DataError, ConfigError: base, data or attacks cannot be used; nothing has been written then.
     """
     if settings.keeps == "texts":
-        return begin_texts(path, base, settings)
+        return create_text_workspace(path, base, settings)
     families(settings.attacks)
     train, _ = data.load(settings.data.name)
     model = models.load(str(base))
@@ -42,19 +42,19 @@ def begin(path: str | Path, base: str | Path, settings: Settings) -> Home:
         "classes": list(train.classes),
         "sha256": models.state_sha256(model),
     }
-    stock_of(settings)
-    home = Home.create(path, settings)
+    hardening_data_of(settings)
+    home = Workspace.create(path, settings)
     run = RunFolder.at(home.folder / BASE)
     run.save_model(model)
     run.write_json("model.json", {**spec, **facts})
     _write_neighbours(home, train)
     store = home.store()
-    registry.enthrone(store, BASE, str(facts["sha256"]), "admin")
+    registry.register_initial_champion(store, BASE, str(facts["sha256"]), "admin")
     store.engine.dispose()
     return home
 
 
-def _write_neighbours(home: Home, train: data.Dataset) -> None:
+def _write_neighbours(home: Workspace, train: data.Dataset) -> None:
     """Keep trusted examples for the review page, which has no torch."""
     count = min(_NEIGHBOURS, len(train))
     images, labels = train.images[:count].cpu().numpy(), train.labels[:count].cpu().numpy()

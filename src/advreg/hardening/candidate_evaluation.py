@@ -12,17 +12,17 @@ from advreg.diagnosis import diagnose
 from advreg.evaluation import evaluate
 from advreg.hardening.attack_families import THREAT, families, protocol
 from advreg.hardening.backdoor_checks import canaries, choose_canaries, trigger, trigger_sizes
-from advreg.hardening.datasets import Stock, pixels_of
+from advreg.hardening.datasets import HardeningData, pixels_of
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
-from advreg.hardening.workspace import Home
+from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
 
 _TRIGGER_IMAGES = 48
 _DIAGNOSED = 200
 
 
-def on_sealed(home: Home, run: RunFolder, stock: Stock) -> str:
+def evaluate_holdout(home: Workspace, run: RunFolder, stock: HardeningData) -> str:
     """Attack a run's model on the sealed set, or go on with it, and return the protocol's id."""
     settings = home.settings
     first = settings.data.sealed_from
@@ -31,12 +31,12 @@ def on_sealed(home: Home, run: RunFolder, stock: Stock) -> str:
     return chosen.id(THREAT)
 
 
-def needs_diagnosis(home: Home) -> bool:
+def needs_diagnosis(home: Workspace) -> bool:
     """Tell whether a challenger of this home has to be diagnosed: a diagnosis is of one norm ball."""
     return home.settings.gate.diagnose and any(one.ball for one in families(home.settings.attacks))
 
 
-def on_diagnosis(home: Home, run: RunFolder, stock: Stock) -> None:
+def evaluate_diagnosis(home: Workspace, run: RunFolder, stock: HardeningData) -> None:
     """Ask whether the figure for the first norm ball can be trusted, and write ``diagnosis.json``."""
     model, balls = models.load(str(run.path)), [one.ball for one in families(home.settings.attacks) if one.ball]
     said = run.read_json("diagnosis.json").get("model", {}) if (run / "diagnosis.json").is_file() else {}
@@ -45,7 +45,7 @@ def on_diagnosis(home: Home, run: RunFolder, stock: Stock) -> None:
         diagnose(model, stock.sealed, balls[0], n, quick=True, seed=home.settings.seed, out=run.path)
 
 
-def on_incidents(store: Store, home: Home, run: RunFolder, incidents: Sequence[Row]) -> None:
+def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents: Sequence[Row]) -> None:
     """Ask a run's model about every confirmed incident and write ``incidents.json``."""
     model = models.load(str(run.path))
     predicted: list[int] = []
@@ -61,7 +61,9 @@ def on_incidents(store: Store, home: Home, run: RunFolder, incidents: Sequence[R
     run.write_json("incidents.json", record)
 
 
-def on_probes(home: Home, run: RunFolder, champion: RunFolder, base: RunFolder, stock: Stock) -> None:
+def evaluate_probes(
+    home: Workspace, run: RunFolder, champion: RunFolder, base: RunFolder, stock: HardeningData
+) -> None:
     """Probe a challenger for poison and write ``probes.json``."""
     x, y = stock.pool.tensors()
     chosen = choose_canaries(models.load(str(base.path)), x, y)

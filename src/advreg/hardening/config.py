@@ -35,7 +35,7 @@ class StoreSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
+class HoldoutConfig:
     """Which data: ``sealed`` test examples, from ``sealed_from`` on, are seen by the gate alone; ``clean`` = 0 is all."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -46,7 +46,7 @@ class DataSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class RetrainConfig:
     """How challengers are trained: ``attacked`` is the share of clean batches under attack, ``replay`` that of examples.
 
     ``epochs`` counts for each attack of the list, so that a longer list does not leave less of the training to each.
@@ -115,7 +115,7 @@ class MlflowSection:
 
 
 @dataclass(frozen=True)
-class Settings:
+class HardeningConfig:
     """The whole of ``harden.toml``; ``attacks`` are what challengers must withstand, such as ``linf:0.1 spatial:30:3``.
 
     A home ``keeps`` images or texts. With texts, ``data.name`` is a file of trusted prompts, one a line, and the sections
@@ -127,15 +127,15 @@ class Settings:
     seed: int = 0
     attacks: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["linf:8/255"])
     store: StoreSection = field(default_factory=StoreSection)
-    data: DataSection = field(default_factory=DataSection)
-    train: TrainSection = field(default_factory=TrainSection)
+    data: HoldoutConfig = field(default_factory=HoldoutConfig)
+    train: RetrainConfig = field(default_factory=RetrainConfig)
     caps: CapsSection = field(default_factory=CapsSection)
     gate: GateSection = field(default_factory=GateSection)
     service: ServiceSection = field(default_factory=ServiceSection)
     mlflow: MlflowSection = field(default_factory=MlflowSection)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "the settings") -> Settings:
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the settings") -> HardeningConfig:
         """Make settings from nested dictionaries.
 
         Raises:
@@ -151,7 +151,7 @@ class Settings:
             raise ConfigError(explain(error, cls, source)) from None
 
     @classmethod
-    def load(cls, home: str | Path) -> Settings:
+    def load(cls, home: str | Path) -> HardeningConfig:
         """Read ``harden.toml`` of a home.
 
         Raises:
@@ -167,7 +167,7 @@ class Settings:
             raise ConfigError(f"{file} is not TOML: {error}") from error
         return cls.from_dict(values, str(file))
 
-    def replace_with(self, assignments: Mapping[str, Any]) -> Settings:
+    def replace_with(self, assignments: Mapping[str, Any]) -> HardeningConfig:
         """Return the settings with ``{"section.key": value}`` changed."""
         values = asdict(self)
         for key, value in assignments.items():
@@ -192,4 +192,4 @@ class Settings:
         return Limits(largest, self.service.max_pixels, shape)
 
 
-_ADAPTER = TypeAdapter(Settings)
+_ADAPTER = TypeAdapter(HardeningConfig)

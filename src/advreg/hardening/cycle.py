@@ -16,23 +16,23 @@ import sqlalchemy as sa
 
 from advreg.errors import HardeningError
 from advreg.hardening import registry
-from advreg.hardening.backends.image import Work, work_of
-from advreg.hardening.data_selection import Candidate, Selection, Snapshot, ripe, select, snapshot_of
+from advreg.hardening.backends.image import MediumBackend, backend_of
+from advreg.hardening.data_selection import Candidate, Selection, Snapshot, quarantine_over, select, snapshot_of
 from advreg.hardening.gate import Decision, gate
-from advreg.hardening.ingestion import take_in
+from advreg.hardening.ingestion import ingest
 from advreg.hardening.lease import Lease, leased
-from advreg.hardening.mlflow_sync import mirror
-from advreg.hardening.states import Stage, State
+from advreg.hardening.mlflow_sync import sync_to_mlflow
+from advreg.hardening.states import ExampleStatus, ModelStatus
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
 from advreg.hardening.store.tables import gates, members, models, snapshots, spent
-from advreg.hardening.workspace import BASE, Home
+from advreg.hardening.workspace import BASE, Workspace
 from advreg.runs import RunFolder
 
 ACTOR = "tick"
-_LIVE = (State.ACCEPTED, State.IN_SNAPSHOT)
-_OPEN = (Stage.TRAINED, Stage.EVALUATED, Stage.PASSED)
+_LIVE = (ExampleStatus.ACCEPTED, ExampleStatus.IN_SNAPSHOT)
+_OPEN = (ModelStatus.TRAINED, ModelStatus.EVALUATED, ModelStatus.PASSED)
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Tick:
+class CycleContext:
     """What a tick works with."""
 
-    home: Home
+    home: Workspace
     store: Store
     lease: Lease
-    work: Work
+    work: MediumBackend
     say: Callable[[str], None]
     lines: list[str] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Tick:
         return RunFolder.at(self.home.folder / name)
 
 
-def step(home: Home, store: Store | None = None, say: Callable[[str], None] = lambda line: None) -> Outcome:
+def run_cycle(home: Workspace, store: Store | None = None, say: Callable[[str], None] = lambda line: None) -> Outcome:
     """Do everything that is due, once.
 
     Args:
@@ -79,17 +79,17 @@ def step(home: Home, store: Store | None = None, say: Callable[[str], None] = la
         HardeningError: the home has no champion, or the sealed set is used up.
         ConfigError: attacks or data cannot be used.
     """
-    work, store = work_of(home), store or home.store()
+    work, store = backend_of(home), store or home.store()
     with leased(store) as lease:
-        return _step(Tick(home, store, lease, work, say))
+        return _step(CycleContext(home, store, lease, work, say))
 
 
-def _step(tick: Tick) -> Outcome:
+def _step(tick: CycleContext) -> Outcome:
     with tick.store.reading() as db:
         champion = registry.alias(db, registry.CHAMPION)
     if champion is None:
         raise HardeningError(f"{tick.home.folder.path} has no champion; run `advreg harden init` again in a new folder")
-    if taken := take_in(tick.store):
+    if taken := ingest(tick.store):
         tick.did(f"intake: {taken} examples received, now in quarantine")
     tick.work.ask(tick.store)
     accept(tick)
@@ -99,7 +99,7 @@ def _step(tick: Tick) -> Outcome:
         return Outcome(tuple(tick.lines), decision, registry.alias(db, registry.CHAMPION))
 
 
-def accept(tick: Tick) -> None:
+def accept(tick: CycleContext) -> None:
     """Accept reviewed examples whose quarantine is over and on whose label enough reviewers agree."""
     caps, needed = tick.home.settings.bounds, tick.home.settings.caps.reviewers
     rule = f"label by {needed} reviewer(s), quarantine {caps.quarantine:g} s"
@@ -108,10 +108,10 @@ def accept(tick: Tick) -> None:
         now = tick.store.clock()
         ready = [
             row["sha256"]
-            for row in in_state(db, State.REVIEWED)
-            if ripe(_candidate(db, row), now, caps) and (needed == 1 or row["confirmed"])
+            for row in in_state(db, ExampleStatus.REVIEWED)
+            if quarantine_over(_candidate(db, row), now, caps) and (needed == 1 or row["confirmed"])
         ]
-        move(db, now, ACTOR, ready, State.ACCEPTED, rule=rule)
+        move(db, now, ACTOR, ready, ExampleStatus.ACCEPTED, rule=rule)
     if ready:
         tick.did(f"admission: {len(ready)} reviewed examples accepted")
 
@@ -128,7 +128,7 @@ def _candidate(db: sa.Connection, row: Row) -> Candidate:
     )
 
 
-def _open_version(tick: Tick) -> str | None:
+def _open_version(tick: CycleContext) -> str | None:
     """Return the version that an earlier tick left unfinished."""
     unfinished = sa.select(models.c.version).where(models.c.stage.in_(_OPEN)).order_by(models.c.version)
     with tick.store.reading() as db:
@@ -136,7 +136,7 @@ def _open_version(tick: Tick) -> str | None:
     return found
 
 
-def _new_version(tick: Tick) -> str | None:
+def _new_version(tick: CycleContext) -> str | None:
     """Train a challenger on the newest snapshot; make a new snapshot first where what is accepted has changed."""
     snapshot = _snapshot(tick)
     if snapshot is None:
@@ -144,7 +144,7 @@ def _new_version(tick: Tick) -> str | None:
     run = tick.run(f"models/{snapshot.id}")
     with tick.store.reading() as db:
         done = db.execute(sa.select(models.c.version).where(models.c.snapshot == snapshot.id)).scalar()
-        rows = {row["sha256"]: row for row in in_state(db, *State)}
+        rows = {row["sha256"]: row for row in in_state(db, *ExampleStatus)}
     if done is not None:
         return None
     weights = tick.work.train(tick.store, [rows[member["id"]] for member in snapshot.members], run)
@@ -157,7 +157,7 @@ def _new_version(tick: Tick) -> str | None:
     return version
 
 
-def _snapshot(tick: Tick) -> Snapshot | None:
+def _snapshot(tick: CycleContext) -> Snapshot | None:
     """Return the snapshot that a challenger is due for: a new one, or the newest whose training was interrupted."""
     home = tick.home
     with tick.store.writing() as db:
@@ -177,7 +177,7 @@ def _snapshot(tick: Tick) -> Snapshot | None:
     return found
 
 
-def _write_snapshot(tick: Tick, db: sa.Connection, newest: Row | None, selection: Selection) -> Snapshot:
+def _write_snapshot(tick: CycleContext, db: sa.Connection, newest: Row | None, selection: Selection) -> Snapshot:
     number = int(newest["id"][2:]) + 1 if newest else 1
     stream, base = tick.work.clean, tick.run(BASE).read_json("model.json")["sha256"]
     contents = tick.work.contents(tick.store, [one.id for one in selection.chosen])
@@ -187,36 +187,36 @@ def _write_snapshot(tick: Tick, db: sa.Connection, newest: Row | None, selection
     names = [member["id"] for member in found.members]
     if names:
         db.execute(members.insert(), [{"snapshot": found.id, "example": name} for name in names])
-    new = {row["sha256"] for row in in_state(db, State.ACCEPTED)}
+    new = {row["sha256"] for row in in_state(db, ExampleStatus.ACCEPTED)}
     append(db, at, [Entry(ACTOR, "snapshot", found.id, {"sha256": sha256, "members": len(names)})])
-    move(db, at, ACTOR, [name for name in names if name in new], State.IN_SNAPSHOT, snapshot=found.id)
+    move(db, at, ACTOR, [name for name in names if name in new], ExampleStatus.IN_SNAPSHOT, snapshot=found.id)
     left = ", ".join(f"{count} by {cap}" for cap, count in found.left_out.items()) or "none"
     tick.did(f"snapshot: {found.id} holds {len(names)} examples beside {stream['n']} clean ones; kept out: {left}")
     return found
 
 
-def _judged(tick: Tick, version: str, champion: str) -> Decision | None:
+def _judged(tick: CycleContext, version: str, champion: str) -> Decision | None:
     """Bring an unfinished version through trial, gate and promotion."""
     with tick.store.reading() as db:
         row, reigning = registry.model(db, version), registry.model(db, champion)
     challenger_run, champion_run = tick.run(row["run"]), tick.run(reigning["run"])
     decision = None
-    if row["stage"] != Stage.PASSED:
+    if row["stage"] != ModelStatus.PASSED:
         _refuse_used_up(tick, challenger_run)
         _try(tick, challenger_run, champion_run)
-        if row["stage"] == Stage.TRAINED:
-            _mark(tick, version, Stage.EVALUATED)
+        if row["stage"] == ModelStatus.TRAINED:
+            _mark(tick, version, ModelStatus.EVALUATED)
         decision = _decide(tick, version, champion, challenger_run, champion_run)
         if not decision.promote:
             return decision
     if not _promoted(tick, version):
         return decision
     tick.did(f"promotion: {version} is the champion, {champion} the previous one")
-    mirror(tick.home, tick.store)
+    sync_to_mlflow(tick.home, tick.store)
     return decision
 
 
-def _promoted(tick: Tick, version: str) -> bool:
+def _promoted(tick: CycleContext, version: str) -> bool:
     """Promote a version over the champion that it was compared with; if another one reigns, the next tick compares again."""
     compared = sa.select(gates.c.champion).where(gates.c.challenger == version).order_by(gates.c.id.desc()).limit(1)
     with tick.store.reading() as db:
@@ -224,13 +224,13 @@ def _promoted(tick: Tick, version: str) -> bool:
     try:
         registry.promote(tick.store, version, ACTOR, over=over)
     except registry.Changed as error:
-        _mark(tick, version, Stage.EVALUATED)
+        _mark(tick, version, ModelStatus.EVALUATED)
         tick.did(f"promotion: {error}")
         return False
     return True
 
 
-def _refuse_used_up(tick: Tick, challenger: RunFolder) -> None:
+def _refuse_used_up(tick: CycleContext, challenger: RunFolder) -> None:
     """Refuse to use sealed examples more often than was planned: each use has its share of alpha, and all are spent then."""
     planned, sealed = tick.home.settings.gate.gates, set(tick.work.sealed(challenger))
     uses = sa.select(spent.c.example, sa.func.count()).group_by(spent.c.example)
@@ -243,20 +243,22 @@ def _refuse_used_up(tick: Tick, challenger: RunFolder) -> None:
         )
 
 
-def _try(tick: Tick, challenger: RunFolder, champion: RunFolder) -> None:
-    confirmed = (State.REVIEWED, *_LIVE)
+def _try(tick: CycleContext, challenger: RunFolder, champion: RunFolder) -> None:
+    confirmed = (ExampleStatus.REVIEWED, *_LIVE)
     with tick.store.reading() as db:
         incidents = [row for row in in_state(db, *confirmed) if row["confirmed"]]
     tick.did(f"trial: {tick.work.trial(tick.store, incidents, challenger, champion)}")
 
 
-def _mark(tick: Tick, version: str, stage: Stage) -> None:
+def _mark(tick: CycleContext, version: str, stage: ModelStatus) -> None:
     with tick.store.writing() as db:
         tick.lease.check(db)
         registry.set_stage(db, tick.store.clock(), ACTOR, version, stage)
 
 
-def _decide(tick: Tick, version: str, champion: str, challenger_run: RunFolder, champion_run: RunFolder) -> Decision:
+def _decide(
+    tick: CycleContext, version: str, champion: str, challenger_run: RunFolder, champion_run: RunFolder
+) -> Decision:
     """Ask the gate and write its decision down, with its hash in the log, in one transaction."""
     rules, sealed = tick.home.settings.gate, sorted(set(tick.work.sealed(challenger_run)))
     decision = gate(
@@ -282,7 +284,7 @@ def _decide(tick: Tick, version: str, champion: str, challenger_run: RunFolder, 
         db.execute(spent.insert(), [{"example": name, "gate": number} for name in sealed])
         db.execute(models.update().where(models.c.version == version).values(decision=sha256))
         append(db, at, [Entry(ACTOR, "gate", version, {"decision": sha256, **names})])
-        registry.set_stage(db, at, ACTOR, version, Stage.PASSED if decision.promote else Stage.REFUSED)
+        registry.set_stage(db, at, ACTOR, version, ModelStatus.PASSED if decision.promote else ModelStatus.REFUSED)
     tick.did(
         f"gate: {version} against {champion}: {decision.verdict}" + "".join(f"; {why}" for why in decision.reasons)
     )

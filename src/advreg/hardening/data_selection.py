@@ -79,7 +79,7 @@ class Candidate:
         return TIERS.index(self.tier), self.received_at, self.id
 
 
-def ripe(candidate: Candidate, now: float, caps: Caps) -> bool:
+def quarantine_over(candidate: Candidate, now: float, caps: Caps) -> bool:
     """Tell whether an example's quarantine is over; one that comes from inside needs none."""
     return candidate.tier == "internal" or now - candidate.received_at >= caps.quarantine
 

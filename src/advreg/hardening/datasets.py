@@ -12,7 +12,7 @@ from torch import Tensor
 from advreg import data
 from advreg.data import Dataset
 from advreg.errors import ConfigError
-from advreg.hardening.config import Settings
+from advreg.hardening.config import HardeningConfig
 from advreg.hardening.image_decoding import Limits, decode
 from advreg.hardening.retrain import Accepted
 from advreg.hardening.store.database import Store
@@ -23,7 +23,7 @@ _ANY = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded
 
 
 @dataclass(frozen=True, eq=False)
-class Stock:
+class HardeningData:
     """Data sets that never mix: what is trained on, what the gate alone sees, what canaries are chosen from."""
 
     clean: Dataset
@@ -31,7 +31,7 @@ class Stock:
     pool: Dataset
 
 
-def stock_of(settings: Settings) -> Stock:
+def hardening_data_of(settings: HardeningConfig) -> HardeningData:
     """Return the data of a loop; sealed examples and canaries come from the test part, which nothing is trained on.
 
     Raises:
@@ -49,7 +49,7 @@ def stock_of(settings: Settings) -> Stock:
             f"data.sealed is {section.sealed}: all of {section.name}'s test part; leave some for canaries"
         )
     clean = train.select(range(section.clean)) if section.clean else train
-    return Stock(clean, test.select(range(section.sealed_from, last)), test.select(rest))
+    return HardeningData(clean, test.select(range(section.sealed_from, last)), test.select(rest))
 
 
 def pixels_of(store: Store, names: Sequence[str], shape: tuple[int, int, int]) -> Tensor:

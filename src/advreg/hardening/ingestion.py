@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from advreg.hardening.media_types import Medium, medium_of
-from advreg.hardening.perceptual_hash import leaders, words
-from advreg.hardening.review_priority import suspicion
-from advreg.hardening.states import State
+from advreg.hardening.perceptual_hash import cluster_near_duplicates, words
+from advreg.hardening.review_priority import review_priority
+from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
 from advreg.hardening.store.tables import examples
@@ -15,10 +15,10 @@ from advreg.hardening.store.tables import examples
 _ATTACKS = 500  # the newest known attacks that a new example is compared with
 
 
-def take_in(store: Store) -> int:
+def ingest(store: Store) -> int:
     """Group and score everything that was received, move it to quarantine, and return how much that was."""
     with store.writing() as db:
-        new = in_state(db, State.RECEIVED)
+        new = in_state(db, ExampleStatus.RECEIVED)
         if not new:
             return 0
         known = db.execute(
@@ -27,19 +27,21 @@ def take_in(store: Store) -> int:
             .order_by(examples.c.id)
         ).all()
         medium = medium_of(new[0]["kind"])  # a store is of one loop, and a loop keeps one medium
-        groups = leaders([(row["id"], row["looks"]) for row in new], [(k, text) for k, text in known], medium.alike)
+        groups = cluster_near_duplicates(
+            [(row["id"], row["looks"]) for row in new], [(k, text) for k, text in known], medium.alike
+        )
         attacks = words(_attacks(db, medium))
         for row in new:
             known_attack = len(medium.alike(words([row["looks"]])[0], attacks)) > 0
-            score = suspicion(row["scores"], near_attack=known_attack)
+            score = review_priority(row["scores"], near_attack=known_attack)
             here = examples.update().where(examples.c.id == row["id"])
             db.execute(here.values(cluster=groups[row["id"]], suspicion=score))
-        move(db, store.clock(), "intake", [row["sha256"] for row in new], State.QUARANTINED)
+        move(db, store.clock(), "intake", [row["sha256"] for row in new], ExampleStatus.QUARANTINED)
         return len(new)
 
 
 def _attacks(db: sa.Connection, medium: Medium) -> list[str]:
-    states = [State.ACCEPTED, State.IN_SNAPSHOT]
+    states = [ExampleStatus.ACCEPTED, ExampleStatus.IN_SNAPSHOT]
     found = sa.select(examples.c.looks).where(examples.c.state.in_(states)).order_by(examples.c.id.desc())
     if medium.attacks is not None:
         found = found.where(examples.c.label.in_(medium.attacks))
@@ -55,8 +57,8 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
         limit: how many.
         second: look at what another reviewer labelled, to confirm it, instead of what nobody has seen.
     """
-    take_in(store)
-    state = State.REVIEWED if second else State.QUARANTINED
+    ingest(store)
+    state = ExampleStatus.REVIEWED if second else ExampleStatus.QUARANTINED
     order = (examples.c.suspicion.desc(), examples.c.id)
     seen: set[int] = set()
     found: list[Row] = []

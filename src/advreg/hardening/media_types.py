@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from advreg.hardening.image_decoding import Limits, Pixels, decode, to_png
-from advreg.hardening.perceptual_hash import Alike, alike, looks
+from advreg.hardening.perceptual_hash import Alike, perceptual_hash, similar_rows
 from advreg.hardening.texts import HARMFUL
-from advreg.hardening.texts.minhash import text_alike, text_looks
+from advreg.hardening.texts.minhash import minhash, similar_texts
 from advreg.hardening.texts.validation import decode_text, visible
 
 _STORED = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded when it came
@@ -59,15 +59,15 @@ def pixels_in(content: bytes) -> Pixels:
 
 def _examine_image(content: bytes, limits: Limits) -> tuple[str, str]:
     kind, pixels = decode(content, limits)
-    return kind, looks(pixels)
+    return kind, perceptual_hash(pixels)
 
 
 def _examine_text(content: bytes, limits: Limits) -> tuple[str, str]:
-    return _TEXT, text_looks(decode_text(content, limits.bytes))
+    return _TEXT, minhash(decode_text(content, limits.bytes))
 
 
-IMAGES = Medium("images", _examine_image, alike, lambda content: {"image": uri(pixels_in(content))})
+IMAGES = Medium("images", _examine_image, similar_rows, lambda content: {"image": uri(pixels_in(content))})
 TEXTS = Medium(
-    "texts", _examine_text, text_alike, lambda content: {"text": visible(content.decode("utf-8"))}, (HARMFUL,)
+    "texts", _examine_text, similar_texts, lambda content: {"text": visible(content.decode("utf-8"))}, (HARMFUL,)
 )
 MEDIA = {medium.name: medium for medium in (IMAGES, TEXTS)}

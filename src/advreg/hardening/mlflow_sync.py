@@ -8,13 +8,13 @@ from typing import Any
 from advreg.errors import MissingExtraError
 from advreg.hardening import registry
 from advreg.hardening.store.database import Store
-from advreg.hardening.workspace import Home
+from advreg.hardening.workspace import Workspace
 from advreg.plugins import first_line, import_extra
 
 _TAG = "advreg.version"
 
 
-def mirror(home: Home, store: Store) -> None:
+def sync_to_mlflow(home: Workspace, store: Store) -> None:
     """Let MLflow's aliases champion and previous stand for the same versions as ours; does nothing where none is configured.
 
     A registry that does not answer stops no promotion: it is warned of, and the next one brings it up to date.
@@ -37,7 +37,7 @@ def mirror(home: Home, store: Store) -> None:
         )
 
 
-def _mirror(client: Any, name: str, home: Home, store: Store) -> None:
+def _mirror(client: Any, name: str, home: Workspace, store: Store) -> None:
     if not client.search_registered_models(filter_string=f"name = '{name}'"):
         client.create_registered_model(name)
     known = {found.tags.get(_TAG): found.version for found in client.search_model_versions(f"name = '{name}'")}
@@ -55,7 +55,7 @@ def _mirror(client: Any, name: str, home: Home, store: Store) -> None:
         client.set_registered_model_alias(name, alias, known[row["version"]])
 
 
-def _source(home: Home, run: str) -> str:
+def _source(home: Workspace, run: str) -> str:
     """Return where a version's files are; to a server, which refuses paths of its clients' machines, as a URI of our own."""
     path = str((home.folder / run).resolve())
     return f"advreg:{path}" if home.settings.mlflow.uri.startswith(("http:", "https:")) else path

@@ -8,20 +8,20 @@ from advreg import models
 from advreg.attacks.verification import logits_of
 from advreg.hardening import registry
 from advreg.hardening.datasets import pixels_of
-from advreg.hardening.states import State
+from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import examples
-from advreg.hardening.workspace import Home
+from advreg.hardening.workspace import Workspace
 
 _CHUNK = 500
 
 
-def ask_previous(home: Home, store: Store) -> int:
+def ask_previous(home: Workspace, store: Store) -> int:
     """Ask the previous champion about what waits in quarantine and was not asked about; return how much that was."""
     with store.reading() as db:
         version = registry.alias(db, registry.PREVIOUS)
         unasked = sa.select(examples.c.sha256, examples.c.prediction).where(
-            examples.c.state == State.QUARANTINED, examples.c.disagrees.is_(None)
+            examples.c.state == ExampleStatus.QUARANTINED, examples.c.disagrees.is_(None)
         )
         rows = db.execute(unasked).all() if version is not None else []
         run = registry.model(db, version)["run"] if version is not None else ""

@@ -21,7 +21,7 @@ _FLAT = 0.02  # a step smaller than this is no edge, so that noise on a flat gro
 _SIDE, _LOW = 32, 8
 
 
-def looks(pixels: Image) -> str:
+def perceptual_hash(pixels: Image) -> str:
     """Return the fingerprint of an image as 48 hexadecimal digits.
 
     Args:
@@ -54,7 +54,7 @@ def distances(one: Words, many: Words) -> tuple[NDArray[np.int64], NDArray[np.in
     return bits[:, 0] + bits[:, 1], bits[:, 2]
 
 
-def alike(one: Words, many: Words) -> NDArray[np.int64]:
+def similar_rows(one: Words, many: Words) -> NDArray[np.int64]:
     """Return which rows of ``(N, 3)`` are of images that look like the one ``(3,)``."""
     gradient, frequency = distances(one, many)
     return np.flatnonzero((gradient <= GRADIENT_RADIUS) & (frequency <= FREQUENCY_RADIUS))
@@ -62,11 +62,11 @@ def alike(one: Words, many: Words) -> NDArray[np.int64]:
 
 def near(a: str, b: str) -> bool:
     """Tell whether two fingerprints are of images that look alike."""
-    return len(alike(words([a])[0], words([b]))) > 0
+    return len(similar_rows(words([a])[0], words([b]))) > 0
 
 
-def leaders(
-    new: Sequence[tuple[int, str]], known: Sequence[tuple[int, str]] = (), alike: Alike = alike
+def cluster_near_duplicates(
+    new: Sequence[tuple[int, str]], known: Sequence[tuple[int, str]] = (), alike: Alike = similar_rows
 ) -> dict[int, int]:
     """Group examples that look alike: each joins the first leader it is near to, or leads.
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from advreg.errors import HardeningError
-from advreg.hardening.states import Stage, State, check_transition
+from advreg.hardening.states import ExampleStatus, ModelStatus, check_transition
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, example, move
@@ -22,7 +22,7 @@ def register(
     store: Store,
     run: str,
     weights: str,
-    stage: Stage = Stage.TRAINED,
+    stage: ModelStatus = ModelStatus.TRAINED,
     *,
     snapshot: str | None = None,
     actor: str = "tick",
@@ -49,13 +49,13 @@ def register(
         return version
 
 
-def enthrone(store: Store, run: str, weights: str, actor: str) -> str:
+def register_initial_champion(store: Store, run: str, weights: str, actor: str) -> str:
     """Register a trusted base and make it the first champion.
 
     Raises:
         HardeningError: another champion reigns in this store.
     """
-    version = register(store, run, weights, Stage.TRUSTED, actor=actor)
+    version = register(store, run, weights, ModelStatus.TRUSTED, actor=actor)
     with store.reading() as db:
         reigning = alias(db, CHAMPION)
     if reigning is None:
@@ -65,13 +65,13 @@ def enthrone(store: Store, run: str, weights: str, actor: str) -> str:
     return version
 
 
-def set_stage(db: sa.Connection, at: float, actor: str, version: str, to: Stage, **detail: Any) -> None:
+def set_stage(db: sa.Connection, at: float, actor: str, version: str, to: ModelStatus, **detail: Any) -> None:
     """Move a model version to a stage, in the transaction of the caller.
 
     Raises:
         HardeningError: an unknown version, or a step that is not allowed.
     """
-    check_transition(f"model {version}", Stage(model(db, version)["stage"]), to)
+    check_transition(f"model {version}", ModelStatus(model(db, version)["stage"]), to)
     db.execute(models.update().where(models.c.version == version).values(stage=to))
     append(db, at, [Entry(actor, "model", version, {"to": to, **detail})])
 
@@ -118,10 +118,10 @@ def promote(store: Store, version: str, actor: str, *, over: str | None = None) 
                 f"{version} was compared with {over}, and the champion is {champion} now; it has to be compared again"
             )
         if previous is not None:
-            set_stage(db, at, actor, previous, Stage.RETIRED)
+            set_stage(db, at, actor, previous, ModelStatus.RETIRED)
         if champion is not None:
-            set_stage(db, at, actor, champion, Stage.PREVIOUS)
-        set_stage(db, at, actor, version, Stage.CHAMPION)
+            set_stage(db, at, actor, champion, ModelStatus.PREVIOUS)
+        set_stage(db, at, actor, version, ModelStatus.CHAMPION)
         _point(db, at, {CHAMPION: version, PREVIOUS: champion})
 
 
@@ -135,8 +135,8 @@ def rollback(store: Store, actor: str) -> str:
         at, champion, previous = store.clock(), alias(db, CHAMPION), alias(db, PREVIOUS)
         if champion is None or previous is None:
             raise HardeningError("there is no previous champion to roll back to; promote another version instead")
-        set_stage(db, at, actor, champion, Stage.RETIRED, rolled_back=True)
-        set_stage(db, at, actor, previous, Stage.CHAMPION, rolled_back=True)
+        set_stage(db, at, actor, champion, ModelStatus.RETIRED, rolled_back=True)
+        set_stage(db, at, actor, previous, ModelStatus.CHAMPION, rolled_back=True)
         _point(db, at, {CHAMPION: previous, PREVIOUS: None})
         return previous
 
@@ -168,7 +168,7 @@ def examples_of(store: Store, version: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Touched:
+class ExampleLineage:
     """What an example reached.
 
     Attributes:
@@ -183,7 +183,7 @@ class Touched:
     rollback_to: str | None
 
 
-def touched_by(store: Store, name: str) -> Touched:
+def trace_example(store: Store, name: str) -> ExampleLineage:
     """Return everything that an example reached.
 
     Raises:
@@ -194,7 +194,7 @@ def touched_by(store: Store, name: str) -> Touched:
         return _touched(db, name)
 
 
-def revoke(store: Store, name: str, actor: str) -> Touched:
+def revoke(store: Store, name: str, actor: str) -> ExampleLineage:
     """Take an example out for good: no later snapshot holds it. Return everything that it reached.
 
     Raises:
@@ -202,17 +202,17 @@ def revoke(store: Store, name: str, actor: str) -> Touched:
     """
     with store.writing() as db:
         found = _touched(db, name)
-        move(db, store.clock(), actor, [name], State.REVOKED, models=list(found.models))
+        move(db, store.clock(), actor, [name], ExampleStatus.REVOKED, models=list(found.models))
         return found
 
 
-def _touched(db: sa.Connection, name: str) -> Touched:
+def _touched(db: sa.Connection, name: str) -> ExampleLineage:
     held: Sequence[str] = sorted(db.execute(sa.select(members.c.snapshot).where(members.c.example == name)).scalars())
     trained = sorted(db.execute(sa.select(models.c.version).where(models.c.snapshot.in_(held))).scalars())
     champion, previous = alias(db, CHAMPION), alias(db, PREVIOUS)
     reached = champion in trained
     back = previous if reached and previous is not None and previous not in trained else None
-    return Touched(tuple(held), tuple(trained), reached, back)
+    return ExampleLineage(tuple(held), tuple(trained), reached, back)
 
 
 def snapshot(db: sa.Connection, name: str) -> Row:

@@ -21,7 +21,7 @@ from advreg.attacks.model import query_model
 from advreg.data import Batches, Dataset
 from advreg.errors import ModelError
 from advreg.hardening.attack_families import THREAT, Family, mixture
-from advreg.hardening.config import TrainSection
+from advreg.hardening.config import RetrainConfig
 from advreg.runs import RunFolder
 from advreg.training import eval_mode, recipes
 
@@ -47,7 +47,7 @@ def retrain(
     clean: Dataset,
     accepted: Accepted,
     families: Sequence[Family],
-    how: TrainSection,
+    how: RetrainConfig,
     seed: int,
 ) -> str:
     """Train a challenger into a run folder and return the SHA-256 of its weights; a finished one is left as it is.
@@ -90,7 +90,7 @@ def _epochs(
     clean: Dataset,
     accepted: Accepted,
     families: Sequence[Family],
-    how: TrainSection,
+    how: RetrainConfig,
     seed: int,
     device: torch.device,
 ) -> Iterator[float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def suspicion(scores: Sequence[float] | None, *, disagrees: bool | None = None, near_attack: bool = False) -> float:
+def review_priority(
+    scores: Sequence[float] | None, *, disagrees: bool | None = None, near_attack: bool = False
+) -> float:
     """Return how early an example should be looked at, from 0 to 3.
 
     ``(1 - margin) + [champion and previous champion disagree] + [looks like a known attack]``, where the margin is the

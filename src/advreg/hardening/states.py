@@ -8,7 +8,7 @@ from enum import StrEnum
 from advreg.errors import HardeningError
 
 
-class State(StrEnum):
+class ExampleStatus(StrEnum):
     """Where a submitted example stands."""
 
     RECEIVED = "received"
@@ -20,7 +20,7 @@ class State(StrEnum):
     REVOKED = "revoked"
 
 
-class Stage(StrEnum):
+class ModelStatus(StrEnum):
     """Where a model version stands; a trusted one was handed in by an admin and has passed no gate."""
 
     TRUSTED = "trusted"
@@ -33,26 +33,26 @@ class Stage(StrEnum):
     RETIRED = "retired"
 
 
-TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.RECEIVED: frozenset({State.QUARANTINED}),
-    State.QUARANTINED: frozenset({State.REVIEWED, State.REJECTED}),
-    State.REVIEWED: frozenset({State.QUARANTINED, State.REJECTED, State.ACCEPTED}),
-    State.REJECTED: frozenset({State.QUARANTINED}),
-    State.ACCEPTED: frozenset({State.IN_SNAPSHOT, State.REVOKED}),
-    State.IN_SNAPSHOT: frozenset({State.REVOKED}),
-    State.REVOKED: frozenset(),
+TRANSITIONS: Mapping[ExampleStatus, frozenset[ExampleStatus]] = {
+    ExampleStatus.RECEIVED: frozenset({ExampleStatus.QUARANTINED}),
+    ExampleStatus.QUARANTINED: frozenset({ExampleStatus.REVIEWED, ExampleStatus.REJECTED}),
+    ExampleStatus.REVIEWED: frozenset({ExampleStatus.QUARANTINED, ExampleStatus.REJECTED, ExampleStatus.ACCEPTED}),
+    ExampleStatus.REJECTED: frozenset({ExampleStatus.QUARANTINED}),
+    ExampleStatus.ACCEPTED: frozenset({ExampleStatus.IN_SNAPSHOT, ExampleStatus.REVOKED}),
+    ExampleStatus.IN_SNAPSHOT: frozenset({ExampleStatus.REVOKED}),
+    ExampleStatus.REVOKED: frozenset(),
 }
 """State -> the states that may follow; back to quarantine is a reviewer's undo."""
 
-STAGES: Mapping[Stage, frozenset[Stage]] = {
-    Stage.TRUSTED: frozenset({Stage.CHAMPION}),
-    Stage.TRAINED: frozenset({Stage.EVALUATED}),
-    Stage.EVALUATED: frozenset({Stage.PASSED, Stage.REFUSED}),
-    Stage.PASSED: frozenset({Stage.CHAMPION, Stage.EVALUATED}),
-    Stage.REFUSED: frozenset(),
-    Stage.CHAMPION: frozenset({Stage.PREVIOUS, Stage.RETIRED}),
-    Stage.PREVIOUS: frozenset({Stage.CHAMPION, Stage.RETIRED}),
-    Stage.RETIRED: frozenset(),
+STAGES: Mapping[ModelStatus, frozenset[ModelStatus]] = {
+    ModelStatus.TRUSTED: frozenset({ModelStatus.CHAMPION}),
+    ModelStatus.TRAINED: frozenset({ModelStatus.EVALUATED}),
+    ModelStatus.EVALUATED: frozenset({ModelStatus.PASSED, ModelStatus.REFUSED}),
+    ModelStatus.PASSED: frozenset({ModelStatus.CHAMPION, ModelStatus.EVALUATED}),
+    ModelStatus.REFUSED: frozenset(),
+    ModelStatus.CHAMPION: frozenset({ModelStatus.PREVIOUS, ModelStatus.RETIRED}),
+    ModelStatus.PREVIOUS: frozenset({ModelStatus.CHAMPION, ModelStatus.RETIRED}),
+    ModelStatus.RETIRED: frozenset(),
 }
 """Stage -> the stages that may follow; a champion that was rolled back is retired, one that passed against another champion
 than reigns now is compared again."""
@@ -69,7 +69,7 @@ def check_transition(what: str, before: StrEnum, after: StrEnum) -> None:
         Traceback (most recent call last):
         advreg.errors.HardeningError: example 1f is received and cannot become accepted; allowed from there: quarantined
     """
-    allowed = TRANSITIONS[before] if isinstance(before, State) else STAGES[Stage(before)]
+    allowed = TRANSITIONS[before] if isinstance(before, ExampleStatus) else STAGES[ModelStatus(before)]
     if after not in allowed:
         known = ", ".join(sorted(allowed)) or "nothing, it is final"
         raise HardeningError(f"{what} is {before} and cannot become {after}; allowed from there: {known}")

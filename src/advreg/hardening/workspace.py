@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advreg.hardening.config import FILE, Settings
+from advreg.hardening.config import FILE, HardeningConfig
 from advreg.hardening.media_types import MEDIA, TEXTS
 from advreg.hardening.store import Store
 from advreg.hardening.texts import CLASSES
@@ -25,25 +25,25 @@ NEIGHBOURS = "neighbours.npz"
 
 
 @dataclass(frozen=True)
-class Home:
+class Workspace:
     """Settings with the folder they are in."""
 
     folder: RunFolder
-    settings: Settings
+    settings: HardeningConfig
 
     @classmethod
-    def open(cls, path: str | Path) -> Home:
+    def open(cls, path: str | Path) -> Workspace:
         """Open the home at a path.
 
         Raises:
             RunError: there is none.
             ConfigError: its settings cannot be used.
         """
-        settings = Settings.load(path)
+        settings = HardeningConfig.load(path)
         return cls(RunFolder.open(path), settings)
 
     @classmethod
-    def create(cls, path: str | Path, settings: Settings) -> Home:
+    def create(cls, path: str | Path, settings: HardeningConfig) -> Workspace:
         """Make a new home.
 
         Raises:

@@ -5,4 +5,6 @@ The public names are listed once, in ``__init__.pyi``; each is imported when it 
 
 from advreg._lazy import attach_stub
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(
+    __name__, __file__, {"Fitting": "ClassifierTraining", "Request": "HarmfulRequest"}
+)

@@ -21,7 +21,7 @@ from advreg.language.judges import keyword_judge as keyword_judge
 from advreg.language.judges import words_judge as words_judge
 from advreg.language.model import LanguageModel as LanguageModel
 from advreg.language.model import load as load
-from advreg.language.requests import Request as Request
+from advreg.language.requests import HarmfulRequest as HarmfulRequest
 from advreg.language.substitution import substitute as substitute
 from advreg.language.training.folder import load_trained as load_trained
 from advreg.language.training.loop import fit_language as fit_language

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from advreg.config import toml
-from advreg.config.error_messages import validated
+from advreg.config.error_messages import validate_config
 from advreg.config.sections import STRICT, Count, Radius, StepSize
 from advreg.errors import ConfigError
 
@@ -21,7 +21,7 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
-class ModelSection:
+class LanguageModelConfig:
     """Which model, and what of it learns: an adapter of this ``rank`` and ``alpha``, or with rank 0 all of it."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -32,7 +32,7 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
+class LanguageDataConfig:
     """Which files: ``adversarial`` pairs of request, harmful openers and refusals; ``benign`` instructions with answers.
 
     ``tokens`` is the longest conversation, template included: a longer one is left out. ``held_out`` benign examples are
@@ -47,7 +47,7 @@ class DataSection:
 
 
 @dataclass(frozen=True)
-class AttackSection:
+class LanguageAttackConfig:
     """Where the worst case is looked for: ``eps`` relative to the mean norm of what is perturbed.
 
     continuous moves the user's words, latent the residual stream after these ``layers``, blocks counted from 0 (none = a
@@ -64,7 +64,7 @@ class AttackSection:
 
 
 @dataclass(frozen=True)
-class RecipeSection:
+class LanguageRecipeConfig:
     """Which loss, and the weight of each of its terms.
 
     ``plain`` is trained on requests as they are; ``continuous`` and ``latent`` under attack; ``freelb``, ``smart`` and ``alum``
@@ -86,7 +86,7 @@ class RecipeSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class LanguageTrainConfig:
     """How long, how large, how fast, where to.
 
     ``mix`` is the share of all examples that are adversarial; 0 is plain fine-tuning on benign data. An epoch sees every
@@ -122,11 +122,11 @@ class LanguageConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     seed: int = 0
-    model: ModelSection = field(default_factory=ModelSection)
-    data: DataSection = field(default_factory=DataSection)
-    attack: AttackSection = field(default_factory=AttackSection)
-    recipe: RecipeSection = field(default_factory=RecipeSection)
-    train: TrainSection = field(default_factory=TrainSection)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    data: LanguageDataConfig = field(default_factory=LanguageDataConfig)
+    attack: LanguageAttackConfig = field(default_factory=LanguageAttackConfig)
+    recipe: LanguageRecipeConfig = field(default_factory=LanguageRecipeConfig)
+    train: LanguageTrainConfig = field(default_factory=LanguageTrainConfig)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> LanguageConfig:
@@ -135,7 +135,7 @@ class LanguageConfig:
         Raises:
             ConfigError: an unknown key, a wrong type, or values that cannot go together.
         """
-        config = validated(_ADAPTER, cls, values, source)
+        config = validate_config(_ADAPTER, cls, values, source)
         if (problem := _problem(config)) is not None:
             raise ConfigError(f"{source}: {problem}")
         return config

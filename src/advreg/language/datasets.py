@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from advreg.errors import ConfigError, DataError
 from advreg.language.evaluation.ifeval import understood
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 
 REFUSAL = "I'm sorry, but I can't help with that."
 """What a defender wants said where the data names nothing else."""
@@ -29,7 +29,7 @@ class SafePrompt:
 
 
 @dataclass(frozen=True)
-class Question:
+class TruthfulQuestion:
     """A question with the best true answer, the best false one, and all false ones (the best among them)."""
 
     id: int
@@ -40,7 +40,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Task:
+class InstructionTask:
     """A prompt with instructions that a program can verify: ids of `CHECKERS` with their arguments."""
 
     id: int
@@ -49,7 +49,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Example:
+class InstructionExample:
     """A harmless prompt with a good answer."""
 
     id: int
@@ -58,7 +58,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class RefusalExample:
     """A request to train on: openers that an attacker wants, and answers that a defender wants."""
 
     id: int
@@ -68,7 +68,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledCompletion:
     """A completion of which people said whether it refuses, in full or in part, and which model wrote it."""
 
     prompt: str
@@ -77,7 +77,9 @@ class Labelled:
     model: str = "unnamed"
 
 
-Item = TypeVar("Item", Request, SafePrompt, Question, Task, Example, Lesson)
+Item = TypeVar(
+    "Item", HarmfulRequest, SafePrompt, TruthfulQuestion, InstructionTask, InstructionExample, RefusalExample
+)
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ class EvaluationData:
         benign: with good answers, for the proxies of helpfulness and to know what coherent text costs.
     """
 
-    requests: tuple[Request, ...] = ()
+    requests: tuple[HarmfulRequest, ...] = ()
     safe: tuple[SafePrompt, ...] = ()
-    questions: tuple[Question, ...] = ()
-    tasks: tuple[Task, ...] = ()
-    benign: tuple[Example, ...] = ()
+    questions: tuple[TruthfulQuestion, ...] = ()
+    tasks: tuple[InstructionTask, ...] = ()
+    benign: tuple[InstructionExample, ...] = ()
 
     @property
     def n(self) -> dict[str, int]:
@@ -166,7 +168,7 @@ Row = tuple[str, Mapping[str, Any]]
 
 def read_requests(
     path: str | Path, *, prompt: str = "goal", target: str = "target", refusal: str = "refusal"
-) -> list[Request]:
+) -> list[HarmfulRequest]:
     """Read harmful requests with the opener an attacker wants; the refusal is `REFUSAL` where there is no such column.
 
     Args:
@@ -176,7 +178,7 @@ def read_requests(
         DataError: no such file or column, or a bad row; the message says where.
     """
     return [
-        Request(i, _text(row, prompt), _text(row, target), _text(row, refusal, REFUSAL))
+        HarmfulRequest(i, _text(row, prompt), _text(row, target), _text(row, refusal, REFUSAL))
         for i, row in enumerate(_rows(path))
     ]
 
@@ -201,36 +203,41 @@ def read_questions(
     best: str = "Best Answer",
     best_wrong: str = "Best Incorrect Answer",
     wrong: str = "Incorrect Answers",
-) -> list[Question]:
+) -> list[TruthfulQuestion]:
     """Read questions; false answers are a list, or stand in one text with ``;`` between them."""
     return [
-        Question(i, _text(row, prompt), _text(row, best), _text(row, best_wrong), _texts(row, wrong))
+        TruthfulQuestion(i, _text(row, prompt), _text(row, best), _text(row, best_wrong), _texts(row, wrong))
         for i, row in enumerate(_rows(path))
     ]
 
 
 def read_tasks(
     path: str | Path, *, prompt: str = "prompt", instructions: str = "instruction_id_list", arguments: str = "kwargs"
-) -> list[Task]:
+) -> list[InstructionTask]:
     """Read prompts with verifiable instructions: two lists of equal length, their ids and their arguments."""
-    return [Task(i, _text(r, prompt), _instructions(r, instructions, arguments)) for i, r in enumerate(_rows(path))]
+    return [
+        InstructionTask(i, _text(r, prompt), _instructions(r, instructions, arguments))
+        for i, r in enumerate(_rows(path))
+    ]
 
 
 def read_examples(
     path: str | Path, *, prompt: str = "instruction", more: str = "input", answer: str = "output"
-) -> list[Example]:
+) -> list[InstructionExample]:
     """Read harmless prompts with good answers; what the column ``more`` holds follows the prompt."""
     return [
-        Example(i, "\n".join(filter(None, [_text(r, prompt), _text(r, more, "")])), _text(r, answer))
+        InstructionExample(i, "\n".join(filter(None, [_text(r, prompt), _text(r, more, "")])), _text(r, answer))
         for i, r in enumerate(_rows(path))
     ]
 
 
 def read_lessons(
     path: str | Path, *, prompt: str = "prompt", targets: str = "targets", refusals: str = "safe"
-) -> list[Lesson]:
+) -> list[RefusalExample]:
     """Read requests to train on, each with lists of openers and of refusals."""
-    return [Lesson(i, _text(r, prompt), _texts(r, targets), _texts(r, refusals)) for i, r in enumerate(_rows(path))]
+    return [
+        RefusalExample(i, _text(r, prompt), _texts(r, targets), _texts(r, refusals)) for i, r in enumerate(_rows(path))
+    ]
 
 
 def read_labelled(
@@ -240,10 +247,10 @@ def read_labelled(
     completion: str = "completion",
     label: str = "label",
     model: str = "model",
-) -> list[Labelled]:
+) -> list[LabelledCompletion]:
     """Read completions that people labelled: a label with ``refusal`` in it is a refusal, one with ``compliance`` is none."""
     return [
-        Labelled(_text(r, prompt), _text(r, completion, ""), _refused(r, label), _text(r, model, "unnamed"))
+        LabelledCompletion(_text(r, prompt), _text(r, completion, ""), _refused(r, label), _text(r, model, "unnamed"))
         for r in _rows(path)
     ]
 

@@ -41,7 +41,7 @@ def embedding_norm(lm: LanguageModel) -> float:
     return float(torch.cat(norms).mean())
 
 
-def spread(rows: Tensor, where: Tensor) -> Tensor:
+def scatter_rows(rows: Tensor, where: Tensor) -> Tensor:
     """Return row ``j`` of each example at the j-th place that is marked in it, and zeros elsewhere.
 
     Args:
@@ -69,7 +69,7 @@ def spread(rows: Tensor, where: Tensor) -> Tensor:
     return torch.where(where[..., None], placed, torch.zeros_like(placed))
 
 
-def place(delta: Tensor, encoded: Encoded) -> Tensor:
+def scatter_to_user_tokens(delta: Tensor, encoded: Encoded) -> Tensor:
     """Return a perturbation of the user's words at the places where they stand in this batch.
 
     Row ``j`` belongs to the j-th of the user's tokens, so one delta fits the same prompt with any answer and any padding.
@@ -81,10 +81,10 @@ def place(delta: Tensor, encoded: Encoded) -> Tensor:
     Returns:
         ``(B, T, D)``, zero off the user's words.
     """
-    return spread(delta, encoded.content)
+    return scatter_rows(delta, encoded.content)
 
 
-def perturbed(lm: LanguageModel, encoded: Encoded, delta: Tensor | None = None) -> Tensor:
+def perturb_embeddings(lm: LanguageModel, encoded: Encoded, delta: Tensor | None = None) -> Tensor:
     """Return the embeddings of a batch, the user's moved by delta: added in delta's precision, then in the network's.
 
     Args:
@@ -96,7 +96,7 @@ def perturbed(lm: LanguageModel, encoded: Encoded, delta: Tensor | None = None) 
         ``(B, T, D)``.
     """
     points = embed(lm, encoded.ids)
-    return points if delta is None else (points + place(delta, encoded)).to(points.dtype)
+    return points if delta is None else (points + scatter_to_user_tokens(delta, encoded)).to(points.dtype)
 
 
 def forward(
@@ -152,7 +152,7 @@ def logits(lm: LanguageModel, encoded: Encoded, delta: Tensor | None = None, *, 
     Returns:
         ``(B, T, V)``, or ``(B, last, V)`` where the network can leave the others out; ``(B, K)`` of a classifier.
     """
-    scores: Tensor = forward(lm, perturbed(lm, encoded, delta), encoded.mask, last=last).logits
+    scores: Tensor = forward(lm, perturb_embeddings(lm, encoded, delta), encoded.mask, last=last).logits
     return scores
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
 from advreg.language.chat import Encoded, encode, end_of_turn, pad_id
-from advreg.language.embeddings import cache_of, embed, forward, perturbed, spread
-from advreg.language.model import LanguageModel, still
+from advreg.language.embeddings import cache_of, embed, forward, perturb_embeddings, scatter_rows
+from advreg.language.model import LanguageModel, eval_mode
 
 
 def generate(
@@ -62,10 +62,10 @@ def generate(
 def moved(lm: LanguageModel, encoded: Encoded, delta: Tensor | None, suffix: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return embeddings ``(B, T, D)`` and mask ``(B, T)`` of a batch with delta added and a soft suffix inserted."""
     if suffix is None:
-        return perturbed(lm, encoded, delta), encoded.mask
+        return perturb_embeddings(lm, encoded, delta), encoded.mask
     longer, slots = appended(encoded, suffix.shape[1])
-    points = perturbed(lm, longer, delta)
-    return torch.where(slots[..., None], spread(suffix, slots).to(points.dtype), points), longer.mask
+    points = perturb_embeddings(lm, longer, delta)
+    return torch.where(slots[..., None], scatter_rows(suffix, slots).to(points.dtype), points), longer.mask
 
 
 def appended(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
@@ -107,7 +107,7 @@ def continued(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: i
     stops = torch.tensor(sorted(stop_ids(lm)), device=points.device)
     done = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     tokens: list[Tensor] = []
-    with still(lm.network):
+    with eval_mode(lm.network):
         state = forward(lm, points, mask, last=1, keep=True)
         while True:
             best = state.logits[:, -1].argmax(-1)

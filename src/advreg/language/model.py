@@ -145,7 +145,7 @@ def cast(lm: LanguageModel, dtype: str) -> LanguageModel:
 
 
 @contextmanager
-def still(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Put a network in eval mode, its weights without gradients, inside the block; then everything is as it was.
 
     Example:

@@ -10,7 +10,7 @@ import torch
 from advreg.language.adapters import adapter_off
 from advreg.language.chat import encode
 from advreg.language.embeddings import answer_places, answer_tokens_nll, logits
-from advreg.language.model import LanguageModel, still
+from advreg.language.model import LanguageModel, eval_mode
 
 Cost = tuple[float, int]
 """Sum of ``-log p`` over an answer's tokens, and how many there are."""
@@ -18,7 +18,7 @@ Cost = tuple[float, int]
 _LETTERS = 8192  # of the answers of a batch
 
 
-def costs(
+def token_nll(
     lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str], *, ended: bool = True, batch_size: int = 16
 ) -> list[Cost]:
     """Return what each answer costs after its prompt; an empty answer costs nothing.
@@ -36,7 +36,7 @@ def costs(
     size = max(min(batch_size, _LETTERS // longest), 1)
     for first in range(0, len(there), size):
         part = there[first : first + size]
-        with torch.no_grad(), still(lm.network):
+        with torch.no_grad(), eval_mode(lm.network):
             encoded = encode(lm, [prompts[i] for i in part], [answers[i] for i in part], ended=ended)
             nll = answer_tokens_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)
         sums = zip(part, nll.sum(1).tolist(), encoded.answer.sum(1).tolist(), strict=True)
@@ -49,7 +49,7 @@ def per_token(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str])
     """Return the mean cost of each answer's tokens, its end left out; None of an empty answer, or where it is not finite."""
     return [
         total / tokens if tokens and math.isfinite(total) else None
-        for total, tokens in costs(lm, prompts, answers, ended=False)
+        for total, tokens in token_nll(lm, prompts, answers, ended=False)
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Request:
+class HarmfulRequest:
     """A request that a model should refuse.
 
     Attributes:

@@ -1,25 +1,39 @@
 """Networks by name, their weights, and the fast frozen copies that attacks work on."""
 
-from advreg.models.fast_copy import Target, freeze
-from advreg.models.inference_only import Answering, among
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
+from advreg.models.fast_copy import FastCopy, freeze
+from advreg.models.inference_only import InferenceOnlyModel, among
 from advreg.models.loading import load
-from advreg.models.logits import answers_logits, logits_of
+from advreg.models.logits import extract_logits, wrap_logits
 from advreg.models.normalize import Normalize, normalized
 from advreg.models.validation import check_model
 from advreg.models.weights import describe, read_state, state_sha256
 
 __all__ = [
-    "Answering",
+    "FastCopy",
+    "InferenceOnlyModel",
     "Normalize",
-    "Target",
     "among",
-    "answers_logits",
     "check_model",
     "describe",
+    "extract_logits",
     "freeze",
     "load",
-    "logits_of",
     "normalized",
     "read_state",
     "state_sha256",
+    "wrap_logits",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(
+        __name__,
+        {
+            "Answering": "InferenceOnlyModel",
+            "Target": "FastCopy",
+            "answers_logits": "wrap_logits",
+            "logits_of": "extract_logits",
+        },
+    )

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from advreg.attacks.model import query_model
-from advreg.models.copying import copied
+from advreg.models.copying import copy_model
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -30,12 +30,12 @@ def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, in
     Returns:
         The copy, and how many BatchNorms were folded in it.
     """
-    plain = copied(model).eval()
+    plain = copy_model(model).eval()
     pairs = _pairs(plain)
     probe = _probe(plain) if example is None else example
     if not pairs or probe is None:
         return plain, 0
-    folded = copied(plain)
+    folded = copy_model(plain)
     for layer, norm in pairs:
         _fold_pair(folded, layer, norm)
     return (folded, len(pairs)) if _agree(plain, folded, probe) else (plain, 0)

@@ -7,7 +7,7 @@ import copy
 from torch import Tensor, nn
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module) -> nn.Module:
     """Return a copy of a module with weights of its own.
 
     Old weight and spectral norm keep a weight that is part of a graph, which ``copy.deepcopy`` rejects; its values are copied.

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.model import Deputy, query_model
+from advreg.attacks.model import ProxyModel, query_model
 from advreg.errors import ModelError
 from advreg.models.batchnorm_folding import fold
-from advreg.models.copying import copied
-from advreg.models.inference_only import Answering
+from advreg.models.copying import copy_model
+from advreg.models.inference_only import InferenceOnlyModel
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -25,7 +25,7 @@ _SMALLEST = 4  # rows of the smallest batch that is compiled; eight sizes, up to
 _CASTABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-class Target(nn.Module, Deputy):
+class FastCopy(nn.Module, ProxyModel):
     """A copy of a model in eval mode, without gradients for its weights: fast, and not to be believed.
 
     Made by `freeze`. Gradients reach the input. Input and logits keep the caller's floating type.
@@ -55,7 +55,7 @@ class Target(nn.Module, Deputy):
         """Where to count what is asked, so that no input is counted twice: at the copy and at the original, if they differ."""
         return (self.original,) if self.net is self.original else (self, self.original)
 
-    def train(self, mode: bool = True) -> Target:
+    def train(self, mode: bool = True) -> FastCopy:
         """Stay in eval mode, whatever is asked."""
         return self
 
@@ -77,8 +77,8 @@ class Target(nn.Module, Deputy):
 
 
 def original_of(model: nn.Module) -> nn.Module:
-    """Return the caller's own model behind a `Target`, or the model itself."""
-    return model.original if isinstance(model, Target) else model
+    """Return the caller's own model behind a `FastCopy`, or the model itself."""
+    return model.original if isinstance(model, FastCopy) else model
 
 
 def padded(x: Tensor) -> Tensor:
@@ -116,8 +116,8 @@ def freeze(
     channels_last: bool = True,
     precision: Precision = "float32",
     compiled: bool = False,
-) -> Target:
-    """Return a fast frozen copy of a model for attacks to work on; freezing a `Target` freezes its original.
+) -> FastCopy:
+    """Return a fast frozen copy of a model for attacks to work on; freezing a `FastCopy` freezes its original.
 
     A model that cannot be copied, such as a TorchScript module or an exported program, is attacked as it is.
 
@@ -141,12 +141,12 @@ def freeze(
     if precision not in ("float32", "bfloat16", "auto"):
         raise ModelError(f"unknown precision {precision!r}; allowed: float32 bfloat16 auto")
     original = original_of(model)
-    if isinstance(original, Answering):  # nothing inside to fold, cast or compile
-        return Target(original, original, _AS_IT_IS)
+    if isinstance(original, InferenceOnlyModel):  # nothing inside to fold, cast or compile
+        return FastCopy(original, original, _AS_IT_IS)
     _refuse_inference(original)
     made = _folded(original, example)
     if made is None:
-        return Target(original, original, _AS_IT_IS)
+        return FastCopy(original, original, _AS_IT_IS)
     net, folded = made
     words = [word for word, wanted in (("folded", folded), ("compiled", compiled)) if wanted]
     if precision != "auto":
@@ -156,7 +156,7 @@ def freeze(
         raise ModelError("precision='auto' measures the model; give freeze an example of its inputs")
     layouts: list[list[str]] = [[], ["channels_last"]] if channels_last and _has_images(net) else [[]]
     kinds = [[kind, *layout] for kind in ("float32", "bfloat16") for layout in layouts]
-    targets = [_target(original, copied(net), [*kind, *words]) for kind in kinds]
+    targets = [_target(original, copy_model(net), [*kind, *words]) for kind in kinds]
     return min(targets, key=lambda target: _seconds(target, example[:_ROWS]))
 
 
@@ -191,12 +191,12 @@ def _has_images(net: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv2d) for m in net.modules())
 
 
-def _target(original: nn.Module, net: nn.Module, words: list[str]) -> Target:
+def _target(original: nn.Module, net: nn.Module, words: list[str]) -> FastCopy:
     if "channels_last" in words:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if "bfloat16" in words:
         _cast_layers(net)
-    return Target(original, net.eval(), " ".join(words))
+    return FastCopy(original, net.eval(), " ".join(words))
 
 
 class Exact(nn.Module):
@@ -226,7 +226,7 @@ def _cast_layers(net: nn.Module) -> None:
         setattr(net.get_submodule(parent), leaf, Exact(net.get_submodule(names[-1])))
 
 
-def _seconds(target: Target, x: Tensor) -> float:
+def _seconds(target: FastCopy, x: Tensor) -> float:
     """Return the median time of a forward and a gradient to the input; infinite if they fail."""
     try:
         _gradient(target, x)
@@ -236,13 +236,13 @@ def _seconds(target: Target, x: Tensor) -> float:
     return statistics.median(times)
 
 
-def _timed(target: Target, x: Tensor) -> float:
+def _timed(target: FastCopy, x: Tensor) -> float:
     begin = time.perf_counter()
     _gradient(target, x).sum().item()  # reading a number waits for the device
     return time.perf_counter() - begin
 
 
-def _gradient(target: Target, x: Tensor) -> Tensor:
+def _gradient(target: FastCopy, x: Tensor) -> Tensor:
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(query_model(target, leaf).sum(), leaf)

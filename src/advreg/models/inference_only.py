@@ -282,7 +282,7 @@ def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
 Answers = Endpoint | Onnx
 
 
-class Answering(nn.Module):
+class InferenceOnlyModel(nn.Module):
     """A model that only answers, as a module that gives logits: labels become scores of 1 for the label and -1 elsewhere.
 
     How many classes there are comes from ``classes``, from the service's own answer, or from the data (`among`), never from
@@ -313,7 +313,7 @@ class Answering(nn.Module):
         """Return what stands for the weights."""
         return self.answers.fingerprint
 
-    def among(self, classes: int) -> Answering:
+    def among(self, classes: int) -> InferenceOnlyModel:
         """Return the same model for data of so many classes; any other label that it gives counts as one more class."""
         other = copy.copy(self)
         other.in_data = classes
@@ -352,5 +352,5 @@ class Answering(nn.Module):
 
 
 def among(model: nn.Module, classes: int) -> nn.Module:
-    """Return a model that may learn the number of classes from the data; any other than an `Answering` as it is."""
-    return model.among(classes) if isinstance(model, Answering) else model
+    """Return a model that may learn the number of classes from the data; any other than an `InferenceOnlyModel` as it is."""
+    return model.among(classes) if isinstance(model, InferenceOnlyModel) else model

@@ -74,7 +74,7 @@ def _answering(name: str, scheme: str, rest: str, *, has_weights: bool, options:
     if has_weights:
         raise ModelError(f"{name} brings its own weights; leave weights out")
     classes = options.pop("classes", None)
-    return inference_only.Answering(_ANSWERING[scheme](rest if scheme == "onnx" else name, **options), classes)
+    return inference_only.InferenceOnlyModel(_ANSWERING[scheme](rest if scheme == "onnx" else name, **options), classes)
 
 
 def _finished(model: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from advreg.errors import ModelError
 
 
-def logits_of(answer: object) -> Tensor:
+def extract_logits(answer: object) -> Tensor:
     """Return the logits ``(B, K)`` that an answer holds.
 
     A tensor is taken as it is, ``logits`` of an object or a mapping comes next, then the one tensor ``(B, K)`` among the values
@@ -45,7 +45,7 @@ def logits_of(answer: object) -> Tensor:
     return found[0]
 
 
-def answers_logits(net: nn.Module) -> nn.Module:
+def wrap_logits(net: nn.Module) -> nn.Module:
     """Make a network answer with its logits alone, whatever its ``forward`` returns; its weights keep their names.
 
     `advreg.load_model` does this to every network that a factory makes. Undo it with ``net._forward_hooks.clear()``.
@@ -72,4 +72,4 @@ def answers_logits(net: nn.Module) -> nn.Module:
 
 
 def _logits(_module: nn.Module, _inputs: object, answer: object) -> Tensor:
-    return logits_of(answer)
+    return extract_logits(answer)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from advreg.errors import ModelError, did_you_mean
-from advreg.models.logits import answers_logits
+from advreg.models.logits import wrap_logits
 from advreg.models.normalize import Normalized
 from advreg.plugins import call_factory, first_line, import_extra
 
@@ -44,7 +44,7 @@ def torchvision(name: str, *, pretrained: bool | str = True, **options: Any) -> 
 
 def factory(name: str, **options: Any) -> nn.Module:
     """Return what ``pkg.module:factory`` makes when it is called with the options; it answers with logits alone."""
-    return answers_logits(_module(name, call_factory(name, ModelError, **options)))
+    return wrap_logits(_module(name, call_factory(name, ModelError, **options)))
 
 
 def _made(name: str, make: Callable[[], object]) -> nn.Module:

@@ -9,8 +9,8 @@ from advreg.attacks.inputs import reject_probabilities
 from advreg.attacks.model import query_model
 from advreg.attacks.modes import is_exported, training_parts
 from advreg.errors import ModelError
-from advreg.models.inference_only import Answering
-from advreg.objectives import answered
+from advreg.models.inference_only import InferenceOnlyModel
+from advreg.objectives import has_finite_logits
 from advreg.plugins import first_line
 
 _SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
@@ -49,7 +49,7 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
     except Exception as cause:
         raise ModelError(_misfit(model, sample, cause)) from cause
     _check_logits(z, len(sample), classes)
-    if not isinstance(model, Answering):  # what only answers meets attacks to which probabilities are as good
+    if not isinstance(model, InferenceOnlyModel):  # what only answers meets attacks to which probabilities are as good
         reject_probabilities(z)
     return int(z.shape[1])
 
@@ -76,7 +76,7 @@ def _misfit(model: nn.Module, x: Tensor, cause: Exception) -> str:
 
 def _check_logits(z: object, rows: int, classes: int | None) -> None:
     if not isinstance(z, Tensor):
-        remedy = "advreg.models.answers_logits(model) takes them out of tuples, dicts and output objects"
+        remedy = "advreg.models.wrap_logits(model) takes them out of tuples, dicts and output objects"
         raise ModelError(f"the model returns {type(z).__name__}; it must return logits, a tensor (B, K); {remedy}")
     if z.dim() != 2 or z.shape[0] != rows or z.shape[1] < 2:
         raise ModelError(
@@ -84,5 +84,5 @@ def _check_logits(z: object, rows: int, classes: int | None) -> None:
         )
     if classes is not None and z.shape[1] < classes:
         raise ModelError(f"the model has {z.shape[1]} classes, the data has {classes}; load it with classes={classes}")
-    if not bool(answered(z).all()):
+    if not bool(has_finite_logits(z).all()):
         raise ModelError("the model returns NaN or infinity on clean inputs; its weights or its input range are wrong")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advreg import runtime
 from advreg.errors import WeightsError
 from advreg.models.fast_copy import original_of
-from advreg.models.inference_only import Answering
+from advreg.models.inference_only import InferenceOnlyModel
 from advreg.models.normalize import Normalized
 
 State = dict[str, Tensor]
@@ -181,5 +181,5 @@ def describe(model: nn.Module) -> dict[str, Any]:
     return {
         "name": spec.get("name", type(original).__name__),
         "parameters": sum(p.numel() for p in original.parameters()),
-        "sha256": original.fingerprint if isinstance(original, Answering) else state_sha256(original),
+        "sha256": original.fingerprint if isinstance(original, InferenceOnlyModel) else state_sha256(original),
     }

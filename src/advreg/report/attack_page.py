@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from advreg.report import words
-from advreg.report.facts import Facts, Threat
+from advreg.report.facts import Facts, ThreatFacts
 from advreg.report.gallery import data_uri, signed
 from advreg.report.html import render
 
@@ -52,7 +52,7 @@ class Photograph:
         return 1 / self.linf if self.linf else 1.0
 
 
-def page(photographs: Sequence[Photograph], threat: Threat, facts: Facts) -> str:
+def page(photographs: Sequence[Photograph], threat: ThreatFacts, facts: Facts) -> str:
     """Return the HTML page, which loads nothing.
 
     Args:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from advreg.report import words
-from advreg.report.facts import Curve, Epoch, EvaluationFacts, Facts
+from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
 
 SIZE = (6.2, 3.8)
@@ -41,7 +41,7 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
     return inline(figure, name, f"Robust accuracy as eps grows ({curve.norm})", words.curve(curve))
 
 
-def overlay(curves: Sequence[tuple[str, Curve]], name: str) -> str:
+def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
     """Robustness curves of several runs in one chart; all in the same norm.
 
     Args:
@@ -63,7 +63,7 @@ def overlay(curves: Sequence[tuple[str, Curve]], name: str) -> str:
     return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", told)
 
 
-def training(epochs: Sequence[Epoch], name: str, events: Sequence[Facts] = ()) -> str:
+def training(epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = ()) -> str:
     """Clean, robust and training accuracy by epoch, with the learning rate, and eps where it was logged, below.
 
     Args:
@@ -105,7 +105,7 @@ def _accuracy_axes() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, label: str, stroke: str) -> None:
+def _draw_curve(axes: Axes, curve: CurveFacts, colour: str, label: str, stroke: str) -> None:
     eps = [point.eps for point in curve.points]
     accuracy = [point.robust_accuracy for point in curve.points]
     bands = [point.interval or (point.robust_accuracy, point.robust_accuracy) for point in curve.points]
@@ -141,7 +141,7 @@ def _draw_guard(axes: Axes, events: Sequence[Mapping[str, object]]) -> None:
         axes.axvline(place, color=BROKEN, linewidth=1.2, linestyle=(0, (2, 3)), zorder=1, label=label)
 
 
-def _draw_epochs(axes: Axes, epochs: Sequence[Epoch], key: str, colour: str, label: str, stroke: str) -> None:
+def _draw_epochs(axes: Axes, epochs: Sequence[EpochFacts], key: str, colour: str, label: str, stroke: str) -> None:
     known = [(epoch.epoch, getattr(epoch, key)) for epoch in epochs if getattr(epoch, key) is not None]
     if not known:
         return

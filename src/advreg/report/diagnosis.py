@@ -64,7 +64,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Section:
+class DiagnosisSection:
     """Everything that the part on trust shows."""
 
     verdict: str
@@ -80,7 +80,7 @@ class Section:
     drawings: Sequence[Drawing]
 
 
-def section(run: Path | str) -> Section | None:
+def section(run: Path | str) -> DiagnosisSection | None:
     """Read ``diagnosis.json`` of a run folder and draw it; None where there is none.
 
     Raises:
@@ -91,7 +91,7 @@ def section(run: Path | str) -> Section | None:
         return None
     adapted = record.record("adapted") if record.has("adapted") else None
     causes = record.values.get("causes")
-    return Section(
+    return DiagnosisSection(
         verdict=record.text("verdict"),
         claim=record.text("claim"),
         n=record.count("n"),

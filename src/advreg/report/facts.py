@@ -16,7 +16,7 @@ Facts = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Threat:
+class ThreatFacts:
     """What the attacker may do: a norm, its radius in pixel units, and the valid range of a pixel."""
 
     norm: str
@@ -48,7 +48,7 @@ class ClassFacts:
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePointFacts:
     """One point of a robustness curve."""
 
     eps: float
@@ -57,17 +57,17 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class CurveFacts:
     """Robust accuracy as the attacker's reach grows."""
 
     norm: str
     attack: str
     n: int
-    points: tuple[Point, ...]
+    points: tuple[CurvePointFacts, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class ExamplesFacts:
     """Attacked images, one row each: pixels (K, C, H, W), everything else (K,)."""
 
     clean: NDArray[np.float32]
@@ -83,7 +83,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckFacts:
     """One check that an evaluation made by itself, and what it says."""
 
     name: str
@@ -93,7 +93,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Norms:
+class NormFacts:
     """How far each image is from the boundary, as far as attacks could tell: upper bounds, None where nothing was found."""
 
     norm: str
@@ -101,7 +101,7 @@ class Norms:
 
 
 @dataclass(frozen=True)
-class Looseness:
+class LoosenessFacts:
     """What another protocol broke of the examples that an evaluation counts as robust."""
 
     by: str
@@ -114,7 +114,7 @@ class EvaluationFacts:
     """Everything one protocol measured on one model."""
 
     protocol: str
-    threat: Threat
+    threat: ThreatFacts
     n: int
     seed: int
     clean_accuracy: float
@@ -130,15 +130,15 @@ class EvaluationFacts:
     seconds: float | None = None
     verdict: str | None = None
     flags: Facts = field(default_factory=dict)
-    checks: tuple[Check, ...] = ()
+    checks: tuple[CheckFacts, ...] = ()
     model: Facts = field(default_factory=dict)
     data: Facts = field(default_factory=dict)
     environment: Facts = field(default_factory=dict)
-    curve: Curve | None = None
-    examples: Examples | None = None
-    norms: Norms | None = None
+    curve: CurveFacts | None = None
+    examples: ExamplesFacts | None = None
+    norms: NormFacts | None = None
     fallen: Fallen | None = None
-    looseness: Looseness | None = None
+    looseness: LoosenessFacts | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ class EvaluationFacts:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochFacts:
     """One finished epoch of training; what was not measured is None."""
 
     epoch: float
@@ -170,7 +170,7 @@ class RunFacts:
     """A run folder as read: any part may be empty, but not all of them."""
 
     path: Path
-    epochs: tuple[Epoch, ...] = ()
+    epochs: tuple[EpochFacts, ...] = ()
     events: tuple[Facts, ...] = ()
     evaluations: tuple[EvaluationFacts, ...] = ()
     config: str | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from advreg.report.facts import EvaluationFacts, Examples, Interval
+from advreg.report.facts import EvaluationFacts, ExamplesFacts, Interval
 from advreg.report.ssim import ssim
 
 CARDS = 48  # more pictures than this tire the reader
@@ -74,7 +74,7 @@ def cards(evaluation: EvaluationFacts, budget: int) -> list[Card]:
     return sorted(chosen, key=lambda card: (order.index(card.outcome), card.label, card.id))
 
 
-def _outcome(examples: Examples, row: int) -> str:
+def _outcome(examples: ExamplesFacts, row: int) -> str:
     if examples.clean_predicted[row] != examples.labels[row]:
         return "wrong"
     return "fooled" if examples.broken[row] else "withstood"
@@ -90,7 +90,7 @@ def _mixed(kinds: Sequence[Hashable], limit: int) -> list[int]:
     return [index for _, index in sorted(turns)[:limit]]
 
 
-def _card(evaluation: EvaluationFacts, examples: Examples, row: int) -> Card:
+def _card(evaluation: EvaluationFacts, examples: ExamplesFacts, row: int) -> Card:
     clean, adversarial = examples.clean[row], examples.adversarial[row]
     box = evaluation.threat.box
     change = adversarial.astype(np.float64) - clean.astype(np.float64)
@@ -117,7 +117,7 @@ def _card(evaluation: EvaluationFacts, examples: Examples, row: int) -> Card:
     )
 
 
-def _falls(evaluation: EvaluationFacts, examples: Examples, row: int, change: NDArray[np.float64]) -> float | None:
+def _falls(evaluation: EvaluationFacts, examples: ExamplesFacts, row: int, change: NDArray[np.float64]) -> float | None:
     """The smallest eps at which the image is known to fall: measured for it, or that of the picture; None where it stands."""
     norm, place = evaluation.threat.norm, int(examples.ids[row])
     known = []

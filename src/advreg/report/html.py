@@ -25,7 +25,7 @@ from advreg.report import (
     words,
 )
 from advreg.report.citation import citation
-from advreg.report.facts import Curve, EvaluationFacts, Facts, RunFacts
+from advreg.report.facts import CurveFacts, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.runs.files import write_atomic
 from advreg.version import __version__
@@ -34,7 +34,7 @@ GALLERY_BYTES = 2_000_000  # of the 3 MB that a report may take
 
 
 @dataclass(frozen=True, eq=False)
-class Section:
+class ReportSection:
     """One evaluation with everything drawn that its part of the page shows."""
 
     id: str
@@ -111,7 +111,7 @@ def comparison_page(runs: Sequence[RunFacts]) -> str:
         groups=[(protocol, list(rivals)) for protocol, rivals in groupby(rows, key=lambda row: row.protocol)],
         best=_best(rows),
         differences=comparison_table.differences(rows),
-        pairs=paired_tests.paired(runs),
+        pairs=paired_tests.paired_tests(runs),
         trainings=training_table.rows(runs),
         charts=[
             (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))
@@ -135,8 +135,8 @@ def flat(facts: Facts, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", ", ".join(str(part) for part in parts)
 
 
-def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> Section:
-    return Section(
+def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> ReportSection:
+    return ReportSection(
         id=f"evaluation-{place}",
         facts=facts,
         curve=Markup(charts.robustness(facts, f"curve-{place}")),
@@ -159,9 +159,9 @@ def _best(rows: Sequence[comparison_table.Row]) -> list[comparison_table.Row]:
     return best
 
 
-def _by_norm(runs: Sequence[RunFacts]) -> list[list[tuple[str, Curve]]]:
+def _by_norm(runs: Sequence[RunFacts]) -> list[list[tuple[str, CurveFacts]]]:
     """For each norm, the first curve that every run has in it, with the run's label; most runs first."""
-    found: dict[str, dict[str, Curve]] = {}
+    found: dict[str, dict[str, CurveFacts]] = {}
     for label, run in zip(comparison_table.labels(runs), runs, strict=True):
         for facts in run.evaluations:
             if facts.curve is not None and facts.curve.points:

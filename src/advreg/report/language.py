@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Figures:
+class LanguageFigures:
     """A table's row of figures, as text."""
 
     name: str
@@ -35,7 +35,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Example:
+class CompletionExample:
     """One prompt with what the model said to it before and after training."""
 
     kind: str
@@ -81,7 +81,7 @@ def page(folder: RunFolder) -> str:
 
 
 def _page(folder: RunFolder, sweep: Row) -> str:
-    rows = charts.measured(sweep)
+    rows = charts.completed_settings(sweep)
     choice = sweep["recommended"] or sweep["nearest"]
     chosen = sweep["settings"][choice["index"]] if choice else None
     before = folder.read_log(f"base/{LEDGER}")[1:]
@@ -97,7 +97,7 @@ def _page(folder: RunFolder, sweep: Row) -> str:
         by_share=Markup(charts.by_share(sweep, "by-share")),
         settings=_settings(sweep),
         attacks=broken(before, after),
-        chosen=named(chosen) if chosen else "",
+        chosen=describe_setting(chosen) if chosen else "",
         types=_types(sweep["base"], chosen),
         judge=sweep["base"]["judge"],
         examples=examples(before, after),
@@ -106,7 +106,7 @@ def _page(folder: RunFolder, sweep: Row) -> str:
     )
 
 
-def named(row: Row) -> str:
+def describe_setting(row: Row) -> str:
     """Return a setting in words.
 
     Example:
@@ -147,7 +147,8 @@ def sentences(sweep: Row, chosen: Row | None) -> list[str]:
     refusal = [figure_at(results, ("over_refusal",)) for results in (base, after)]
     verb = "recommended" if sweep["recommended"] else "nearest"
     first = (
-        f"The {verb} setting ({named(chosen)}) answers {share(success[1])} of harmful requests, {share(success[0])} before "
+        f"The {verb} setting ({describe_setting(chosen)}) "
+        f"answers {share(success[1])} of harmful requests, {share(success[0])} before "
         f"training, and refuses {share(refusal[1])} of safe prompts, {share(refusal[0])} before."
     )
     choice = sweep["recommended"] or sweep["nearest"]
@@ -168,7 +169,7 @@ def _bound(results: Row) -> list[str]:
     ]
 
 
-def compared(base: Row, chosen: Row | None) -> list[Figures]:
+def compared(base: Row, chosen: Row | None) -> list[LanguageFigures]:
     """Return every axis before training, after it, and the paired change, where it was measured."""
     wanted = (
         ("Attack success, at least one attack in words", ("attack_success", "at_least_one"), True),
@@ -186,7 +187,7 @@ def compared(base: Row, chosen: Row | None) -> list[Figures]:
     )
     after = chosen["results"] if chosen else None
     return [
-        Figures(title, [_text(base, path, kind), _text(after, path, kind), _change(chosen, path, kind)])
+        LanguageFigures(title, [_text(base, path, kind), _text(after, path, kind), _change(chosen, path, kind)])
         for title, path, kind in wanted
         if figure_at(base, path) is not None
     ]
@@ -208,20 +209,20 @@ def _change(chosen: Row | None, path: Sequence[str], is_share: bool) -> str:
     return f"{value} [{low}, {high}]" + (" points" if is_share else "")
 
 
-def _settings(sweep: Row) -> list[Figures]:
+def _settings(sweep: Row) -> list[LanguageFigures]:
     """Return the table of all settings; a failed one says why."""
-    found = [Figures("before training", ["-", *_cells(sweep["base"]), "-"])]
+    found = [LanguageFigures("before training", ["-", *_cells(sweep["base"]), "-"])]
     for k, row in enumerate(sweep["settings"]):
         recommended, nearest = (sweep[name] and sweep[name]["index"] == k for name in ("recommended", "nearest"))
         told = {"frontier": k in sweep["frontier"], "recommended": recommended, "nearest": nearest}
         marks = [mark for mark, there in told.items() if there]
         name = f"{row['mix']:.0%}, {row['lr']:g}" + (f", seed {row['seed']}" if row["seed"] else "")
         if row["results"] is None:
-            found.append(Figures(name, ["-"] * 7, ["failed"], row.get("failed", "")))
+            found.append(LanguageFigures(name, ["-"] * 7, ["failed"], row.get("failed", "")))
         else:
             guard = "; ".join((row.get("training") or {}).get("guard", []))
             change = _change(row, ("attack_success", "at_least_one"), True)
-            found.append(Figures(name, [f"{row['scale']:g}", *_cells(row["results"]), change], marks, guard))
+            found.append(LanguageFigures(name, [f"{row['scale']:g}", *_cells(row["results"]), change], marks, guard))
     return found
 
 
@@ -236,7 +237,7 @@ def _cells(results: Row) -> list[str]:
     return [*shares, number(figure_at(results, ("helpfulness", "proxies", "answer_nll")))]
 
 
-def broken(before: Sequence[Row], after: Sequence[Row]) -> list[Figures]:
+def broken(before: Sequence[Row], after: Sequence[Row]) -> list[LanguageFigures]:
     """Return for each attack how many requests it got answered, and how many no other attack in words did.
 
     Args:
@@ -253,7 +254,7 @@ def broken(before: Sequence[Row], after: Sequence[Row]) -> list[Figures]:
     asked = [{row["id"] for row in rows if row["axis"] == "attack_success"} for rows in (before, after)]
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
     return [
-        Figures(
+        LanguageFigures(
             name.replace("_", " "),
             [
                 cell
@@ -280,7 +281,7 @@ def _only(hits: Mapping[str, set[int]], name: str) -> set[int]:
     return hits.get(name, set()).difference(*others)
 
 
-def _types(base: Row, chosen: Row | None) -> list[Figures]:
+def _types(base: Row, chosen: Row | None) -> list[LanguageFigures]:
     """Return over-refusal by type of prompt, where there are several types."""
     sides = [
         (results["axes"]["over_refusal"] or {}).get("by_type", {})
@@ -289,12 +290,12 @@ def _types(base: Row, chosen: Row | None) -> list[Figures]:
     if len(sides[0]) < 2:
         return []
     return [
-        Figures(name.replace("_", " "), [*(share(side.get(name)) for side in sides), str(figure["n"])])
+        LanguageFigures(name.replace("_", " "), [*(share(side.get(name)) for side in sides), str(figure["n"])])
         for name, figure in sides[0].items()
     ]
 
 
-def examples(before: Sequence[Row], after: Sequence[Row], each: int = 3) -> list[Example]:
+def examples(before: Sequence[Row], after: Sequence[Row], each: int = 3) -> list[CompletionExample]:
     """Return prompts that show what changed: refused now, still answered, and safe ones refused now."""
     old = {(row["axis"], row["attack"], row["id"]): row for row in before}
     pairs = [
@@ -319,9 +320,9 @@ def _first_of_each_prompt(pairs: Sequence[tuple[Row, Row]]) -> list[tuple[Row, R
     return list({after["id"]: (before, after) for before, after in reversed(pairs)}.values())[::-1]
 
 
-def _example(kind: str, before: Row, after: Row) -> Example:
+def _example(kind: str, before: Row, after: Row) -> CompletionExample:
     attack = f"{after['attack'].replace('_', ' ')}: " if after["axis"] == "attack_success" else ""
-    return Example(
+    return CompletionExample(
         kind,
         _short(after.get("asked") or after["prompt"]),
         _short(before["text"]),

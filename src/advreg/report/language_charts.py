@@ -43,7 +43,7 @@ def trade_off(sweep: Row, name: str) -> str:
     Returns:
         Inline SVG.
     """
-    rows = measured(sweep)
+    rows = completed_settings(sweep)
     with drawing():
         figure = Figure(figsize=(7.4, 4.9), layout="constrained")
         axes = figure.subplots()
@@ -66,7 +66,7 @@ def trade_off(sweep: Row, name: str) -> str:
 
 def by_share(sweep: Row, name: str) -> str:
     """Every axis by adversarial share, with 95% intervals as bands and the model before training as a dashed line."""
-    rows = measured(sweep)
+    rows = completed_settings(sweep)
     panels = [panel for panel in PANELS if any(figure_at(row["results"], panel[1]) for row in rows)]
     if not panels:
         return ""
@@ -82,7 +82,7 @@ def by_share(sweep: Row, name: str) -> str:
     return inline(figure, name, "Every axis by adversarial share", told(sweep))
 
 
-def measured(sweep: Row) -> list[Row]:
+def completed_settings(sweep: Row) -> list[Row]:
     """Return the settings that have results."""
     return [row for row in sweep["settings"] if row["results"]]
 
@@ -95,7 +95,7 @@ def by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
 
 def told(sweep: Row) -> str:
     """Return the chart in words, for those who cannot see it."""
-    said = [f"{row['mix']:.0%} at rate {row['lr']:g}: {_pair(row['results'])}." for row in measured(sweep)]
+    said = [f"{row['mix']:.0%} at rate {row['lr']:g}: {_pair(row['results'])}." for row in completed_settings(sweep)]
     return " ".join([f"Before training: {_pair(sweep['base'])}.", *said])
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from advreg.report.comparison_table import labels
 from advreg.report.facts import EvaluationFacts, Interval, RunFacts
-from advreg.statistics import holm, mcnemar, paired_interval
+from advreg.statistics import holm, mcnemar, tango_interval
 
 MOST = 28  # pairs: eight runs with each other
 
@@ -37,7 +37,7 @@ class Pair:
     p: float
 
 
-def paired(runs: Sequence[RunFacts]) -> list[Pair]:
+def paired_tests(runs: Sequence[RunFacts]) -> list[Pair]:
     """Compare every two runs whose ledgers hold the same images under the same protocol.
 
     Args:
@@ -77,6 +77,6 @@ def _pair(one: tuple[str, EvaluationFacts], two: tuple[str, EvaluationFacts]) ->
         only_second=only_second,
         n=n,
         difference=(only_first - only_second) / n,
-        interval=paired_interval(only_second, only_first, n),  # it is of its second less its first
+        interval=tango_interval(only_second, only_first, n),  # it is of its second less its first
         p=mcnemar(only_first, only_second),
     )

@@ -16,18 +16,18 @@ from advreg.errors import RunError
 from advreg.report import ledger
 from advreg.report.facts import (
     AttackFacts,
-    Check,
+    CheckFacts,
     ClassFacts,
-    Curve,
-    Epoch,
+    CurveFacts,
+    CurvePointFacts,
+    EpochFacts,
     EvaluationFacts,
-    Examples,
+    ExamplesFacts,
     Facts,
-    Looseness,
-    Norms,
-    Point,
+    LoosenessFacts,
+    NormFacts,
     RunFacts,
-    Threat,
+    ThreatFacts,
 )
 from advreg.report.record import Record, load, load_or_empty
 from advreg.runs.files import read_lines
@@ -104,7 +104,7 @@ def _text(file: Path) -> str | None:
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
-def _metrics(file: Path) -> tuple[tuple[Epoch, ...], tuple[Facts, ...]]:
+def _metrics(file: Path) -> tuple[tuple[EpochFacts, ...], tuple[Facts, ...]]:
     """Epochs and events of an append-only log; a resumed run repeats an epoch, and the last word counts."""
     lines = read_lines(file)
     events = tuple(line for line in lines if "event" in line)
@@ -112,9 +112,9 @@ def _metrics(file: Path) -> tuple[tuple[Epoch, ...], tuple[Facts, ...]]:
     return tuple(sorted({epoch.epoch: epoch for epoch in epochs}.values(), key=lambda e: e.epoch)), events
 
 
-def _epoch(line: Facts) -> Epoch:
-    names = [field.name for field in fields(Epoch) if field.name != "epoch"]
-    return Epoch(epoch=_finite(line, "epoch") or 0.0, **{name: _finite(line, name) for name in names})
+def _epoch(line: Facts) -> EpochFacts:
+    names = [field.name for field in fields(EpochFacts) if field.name != "epoch"]
+    return EpochFacts(epoch=_finite(line, "epoch") or 0.0, **{name: _finite(line, name) for name in names})
 
 
 def _finite(line: Facts, key: str) -> float | None:
@@ -178,7 +178,7 @@ def _with_looseness(facts: EvaluationFacts, others: Sequence[EvaluationFacts]) -
     return replace(facts, looseness=max(found, key=lambda loose: loose.examples, default=None))
 
 
-def _looseness(facts: EvaluationFacts, other: EvaluationFacts) -> Looseness | None:
+def _looseness(facts: EvaluationFacts, other: EvaluationFacts) -> LoosenessFacts | None:
     mine, theirs = facts.fallen, other.fallen
     if mine is None or theirs is None or facts.threat != other.threat:
         return None
@@ -186,7 +186,7 @@ def _looseness(facts: EvaluationFacts, other: EvaluationFacts) -> Looseness | No
     if weights[0] != weights[1] or (mine.data, mine.total) != (theirs.data, theirs.total):
         return None
     count = len(theirs.ids - mine.ids)
-    return Looseness(other.protocol, count, count / mine.total)
+    return LoosenessFacts(other.protocol, count, count / mine.total)
 
 
 def _names(results: Record) -> list[str]:
@@ -194,7 +194,7 @@ def _names(results: Record) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _norms(file: Path) -> Norms | None:
+def _norms(file: Path) -> NormFacts | None:
     if not file.is_file():
         return None
     record = load(file, schema="advreg/norms@1")
@@ -202,12 +202,12 @@ def _norms(file: Path) -> Norms | None:
     if not isinstance(values, list):
         raise record.damaged("distances", "a list of numbers or nulls")
     known = [Record({"distance": value}, file).number_or_none("distance") for value in values]
-    return Norms(record.text("norm"), tuple(known))
+    return NormFacts(record.text("norm"), tuple(known))
 
 
-def _threat(record: Record) -> Threat:
+def _threat(record: Record) -> ThreatFacts:
     box = record.pair("box") if record.has("box") else (0.0, 1.0)
-    return Threat(norm=record.text("norm"), eps=record.number("eps"), box=box)
+    return ThreatFacts(norm=record.text("norm"), eps=record.number("eps"), box=box)
 
 
 def _attack(row: Record) -> AttackFacts:
@@ -222,9 +222,9 @@ def _attack(row: Record) -> AttackFacts:
     )
 
 
-def _check(row: Record) -> Check:
+def _check(row: Record) -> CheckFacts:
     says, remedy = (str(row.values.get(key) or "") for key in ("says", "remedy"))
-    return Check(row.text("name"), row.text("verdict"), says, remedy)
+    return CheckFacts(row.text("name"), row.text("verdict"), says, remedy)
 
 
 def _class(row: Record) -> ClassFacts:
@@ -232,19 +232,19 @@ def _class(row: Record) -> ClassFacts:
     return ClassFacts(name=row.text("class"), n=row.count("n"), clean_accuracy=clean, robust_accuracy=robust)
 
 
-def _curve(file: Path) -> Curve | None:
+def _curve(file: Path) -> CurveFacts | None:
     if not file.is_file():
         return None
     record = load(file, schema="advreg/curve@1")
     points = [
-        Point(row.number("eps"), row.share("robust_accuracy"), row.interval_or_none("interval"))
+        CurvePointFacts(row.number("eps"), row.share("robust_accuracy"), row.interval_or_none("interval"))
         for row in record.rows("points")
     ]
     ordered = tuple(sorted(points, key=lambda point: point.eps))
-    return Curve(norm=record.text("norm"), attack=record.text("attack"), n=record.count("n"), points=ordered)
+    return CurveFacts(norm=record.text("norm"), attack=record.text("attack"), n=record.count("n"), points=ordered)
 
 
-def _examples(file: Path) -> Examples | None:
+def _examples(file: Path) -> ExamplesFacts | None:
     if not file.is_file():
         return None
     try:
@@ -255,9 +255,9 @@ def _examples(file: Path) -> Examples | None:
     return _rows(arrays, file)
 
 
-def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> Examples:
+def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> ExamplesFacts:
     """Arrays that belong together: the same K rows, finite pixels in equal shapes."""
-    names = Examples.__dataclass_fields__
+    names = ExamplesFacts.__dataclass_fields__
     missing = [name for name in names if name not in arrays]
     if missing:
         raise RunError(f"{file}: lacks {', '.join(missing)}; evaluate again to rewrite the file")
@@ -270,4 +270,4 @@ def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> Examples:
         raise RunError(f"{file}: its pixels hold NaN or infinity; evaluate again to rewrite the file")
     kinds = {"broken": np.bool_, "ids": np.int64, "labels": np.int64, "attack": np.int64}
     kinds |= {"clean_predicted": np.int64, "adversarial_predicted": np.int64}
-    return Examples(**{name: arrays[name].astype(kinds.get(name, np.float32)) for name in names})
+    return ExamplesFacts(**{name: arrays[name].astype(kinds.get(name, np.float32)) for name in names})

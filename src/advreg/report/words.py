@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
 
-from advreg.report.facts import Curve, Epoch, EvaluationFacts, Facts, Interval, RunFacts, Threat
+from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, Interval, RunFacts, ThreatFacts
 from advreg.report.read import short_name
 
 UPPER_BOUND = (
@@ -96,7 +96,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def eps(threat: Threat) -> str:
+def eps(threat: ThreatFacts) -> str:
     """The radius as the command line takes it: a fraction of 255 where it is one.
 
     Example:
@@ -110,7 +110,7 @@ def eps(threat: Threat) -> str:
     return f"{whole}/255" if exact and len(decimal) > 4 else decimal
 
 
-def option(threat: Threat) -> str:
+def option(threat: ThreatFacts) -> str:
     """The threat as the option ``--threat`` takes it: norm, eps, and the box where it is not [0, 1].
 
     Example:
@@ -121,7 +121,7 @@ def option(threat: Threat) -> str:
     return f"{threat.norm}:{eps(threat)}" + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
 
 
-def threat(threat: Threat) -> str:
+def threat(threat: ThreatFacts) -> str:
     """What the attacker may do, in plain words.
 
     Example:
@@ -308,7 +308,7 @@ def _flag(key: str) -> str:
     return key.replace("_", " ")
 
 
-def curve(curve: Curve) -> str:
+def curve(curve: CurveFacts) -> str:
     """A robustness curve in one sentence."""
     if not curve.points:
         return "The curve has no points."
@@ -318,7 +318,7 @@ def curve(curve: Curve) -> str:
     return f"Robust accuracy goes from {start} to {end}, measured with {curve.attack} on {count(curve.n)} images."
 
 
-def training(epochs: Sequence[Epoch]) -> str:
+def training(epochs: Sequence[EpochFacts]) -> str:
     """A training in one or two sentences."""
     last = epochs[-1]
     known = [("clean", last.clean_accuracy), ("robust", last.robust_accuracy)]
@@ -342,7 +342,7 @@ def event(facts: Facts) -> str:
     return f"{facts.get('event')}: {details}" if details else str(facts.get("event"))
 
 
-def falls(eps: float, threat: Threat) -> str:
+def falls(eps: float, threat: ThreatFacts) -> str:
     """The eps at which an image is known to fall, with its grey levels where the norm is per pixel.
 
     Example:
@@ -399,8 +399,8 @@ def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
     return shlex.join(["advreg", "evaluate", run.name, *given])
 
 
-def _grid(curve: Curve | None) -> str | None:
+def _grid(curve: CurveFacts | None) -> str | None:
     """The radii of a curve that attacks measured at each; one from distances needs none."""
     if curve is None or curve.attack == "minimum norms" or len(curve.points) > 20:
         return None
-    return ",".join(eps(Threat(curve.norm, point.eps)) for point in curve.points)
+    return ",".join(eps(ThreatFacts(curve.norm, point.eps)) for point in curve.points)

@@ -11,7 +11,7 @@ from advreg.runs.folder import RunFolder
 _MAY_CHANGE = ("train.out", "train.device")  # a moved folder and another machine are no other run
 
 
-def same_run(run: RunFolder, begun: Mapping[str, Any], now: Mapping[str, Any]) -> RunFolder:
+def check_same_config(run: RunFolder, begun: Mapping[str, Any], now: Mapping[str, Any]) -> RunFolder:
     """Return the run if it was begun as it shall go on.
 
     Args:

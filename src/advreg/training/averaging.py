@@ -21,7 +21,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Average:
+class AveragedWeights:
     """A network whose weights average those of a network in training; buffers, BatchNorm's among them, are copies.
 
     Args:
@@ -64,7 +64,7 @@ def _mix(averages: Any, weights: Any, _: Tensor | int, share: float) -> None:
     torch._foreach_lerp_(averages, weights, share)
 
 
-def ema(model: nn.Module, decay: Decay = 0.999, warmup: bool = True) -> Average:
+def ema(model: nn.Module, decay: Decay = 0.999, warmup: bool = True) -> AveragedWeights:
     """Average exponentially, ``a <- d a + (1 - d) w`` at every step; the first average is ``w`` itself.
 
     Args:
@@ -81,10 +81,10 @@ def ema(model: nn.Module, decay: Decay = 0.999, warmup: bool = True) -> Average:
 
     Reference: Gowal et al., "Uncovering the limits of adversarial training against norm-bounded adversarial examples", 2020.
     """
-    return Average(model, lambda t: 1 - (min(decay, (1 + t) / (10 + t)) if warmup else decay))
+    return AveragedWeights(model, lambda t: 1 - (min(decay, (1 + t) / (10 + t)) if warmup else decay))
 
 
-def swa(model: nn.Module, start: Share = 0.75, every: Count = 1) -> Average:
+def swa(model: nn.Module, start: Share = 0.75, every: Count = 1) -> AveragedWeights:
     """Average all weights from ``start`` on with equal shares, one in ``every`` steps and the last.
 
     Args:
@@ -94,13 +94,13 @@ def swa(model: nn.Module, start: Share = 0.75, every: Count = 1) -> Average:
 
     Reference: Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018.
     """
-    return Average(model, lambda t: 1 / (t + 1), start, every)
+    return AveragedWeights(model, lambda t: 1 / (t + 1), start, every)
 
 
-AVERAGES: dict[str, Callable[..., Average]] = {"ema": ema, "swa": swa}
+AVERAGES: dict[str, Callable[..., AveragedWeights]] = {"ema": ema, "swa": swa}
 
 
-def named(name: str, options: Mapping[str, Any], model: nn.Module) -> Average:
+def named(name: str, options: Mapping[str, Any], model: nn.Module) -> AveragedWeights:
     """Return the average of this name with these options, as a configuration gives them.
 
     Raises:
@@ -110,7 +110,7 @@ def named(name: str, options: Mapping[str, Any], model: nn.Module) -> Average:
     return choose("average", table, name, options)
 
 
-def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the statistics of BatchNorm to those of these inputs, attacked ones for a robust model; modes are restored.
 
     Averaged weights give activations that no statistics were ever taken of. Copies of the last ones come near and cost

@@ -19,14 +19,14 @@ from advreg.errors import AdvregError, RunError
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
 from advreg.training import per_example_state
-from advreg.training.setup import Session
+from advreg.training.setup import TrainState
 
 NAME = "checkpoint.pt"
 BEST, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where training stands after a complete epoch.
 
     Attributes:
@@ -43,14 +43,14 @@ class Progress:
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
-def commit(run: RunFolder, session: Session, progress: Progress) -> None:
+def commit(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
     """Write down a complete epoch: the checkpoint first, then what follows from it; the leading process does."""
     if session.ranks.leads:
         _write(run, session, progress)
     session.ranks.meet()
 
 
-def _write(run: RunFolder, session: Session, progress: Progress) -> None:
+def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
     state = {
         "progress": asdict(progress),
         "model": session.model.state_dict(),
@@ -64,7 +64,7 @@ def _write(run: RunFolder, session: Session, progress: Progress) -> None:
     _publish(run, session, progress)
 
 
-def restore(run: RunFolder, session: Session) -> Progress:
+def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
     """Bring the session to the last complete epoch of the run; finish writing what a kill left unwritten.
 
     Raises:
@@ -73,7 +73,7 @@ def restore(run: RunFolder, session: Session) -> Progress:
     if session.ranks.leads:
         sweep(run.path, (NAME, BEST, LAST))
     if not (run / NAME).exists():
-        return Progress()
+        return TrainingProgress()
     try:
         state = torch.load(run / NAME, map_location="cpu", weights_only=True)
         _refuse_another(session, state["model"], run / NAME)
@@ -81,7 +81,7 @@ def restore(run: RunFolder, session: Session) -> Progress:
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
         per_example_state.restore(session.parts, state["memory"])
-        progress = Progress(**state["progress"])
+        progress = TrainingProgress(**state["progress"])
     except AdvregError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in torch's reader
@@ -92,7 +92,7 @@ def restore(run: RunFolder, session: Session) -> Progress:
     return progress
 
 
-def _refuse_another(session: Session, saved: Mapping[str, Tensor], file: Path) -> None:
+def _refuse_another(session: TrainState, saved: Mapping[str, Tensor], file: Path) -> None:
     """Refuse a network that is not the one of the checkpoint: code of the user's own may have changed."""
     then, now = _shapes(saved), _shapes(session.model.state_dict())
     other = next((name for name in [*then, *now] if then.get(name) != now.get(name)), None)
@@ -108,7 +108,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _publish(run: RunFolder, session: Session, progress: Progress) -> None:
+def _publish(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
     run.save_model(session.kept, LAST)
     if progress.best_epoch == progress.epoch:
         run.save_model(session.kept, BEST)

@@ -31,7 +31,7 @@ def backend(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
-def spread(lesson: nn.Module, *, some_rest: bool) -> nn.Module:
+def wrap_ddp(lesson: nn.Module, *, some_rest: bool) -> nn.Module:
     """Return the lesson with its gradients averaged over the processes; alone, the lesson itself.
 
     BatchNorm normalises each process's part by itself; `share_buffers` makes the statistics one again.

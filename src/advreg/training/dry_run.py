@@ -14,7 +14,7 @@ from advreg.errors import AdvregError, ConfigError
 from advreg.module_modes import train_mode
 from advreg.plugins import first_line
 from advreg.training.policies import Moment
-from advreg.training.setup import Session
+from advreg.training.setup import TrainState
 from advreg.training.step import take_step
 from advreg.training.validation import CHUNK, validate
 
@@ -22,7 +22,7 @@ _STEPS = 6
 _EXAMPLES = 4
 
 
-def try_out(session: Session) -> bool:
+def dry_run(session: TrainState) -> bool:
     """Let a copy take one step on a few examples, so that what a recipe refuses is refused before anything is written.
 
     Returns:
@@ -61,14 +61,14 @@ def _is_of_compiling(error: RuntimeError) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
-def _smallest_part(session: Session) -> int:
+def _smallest_part(session: TrainState) -> int:
     """Return how few examples some process learns from at once: of the last batch, or of the last part of any."""
     world, rows = session.ranks.world, session.batches.rows(1)
     shares = [own_part(batch, (rank, world))[0] for batch in (rows[0], rows[-1]) for rank in range(world)]
     return min(len(part) for share in shares for part in share.chunk(session.config.train.accumulate))
 
 
-def _try_one(rehearsal: Session, moment: Moment) -> None:
+def _try_one(rehearsal: TrainState, moment: Moment) -> None:
     """Refuse what the network cannot do, though it can learn from several: to normalise the one value of one example."""
     train = rehearsal.config.train
     try:
@@ -83,7 +83,7 @@ def _try_one(rehearsal: Session, moment: Moment) -> None:
         ) from cause
 
 
-def estimated_seconds(session: Session, epochs: int) -> float:
+def estimated_seconds(session: TrainState, epochs: int) -> float:
     """Return the seconds that ``epochs`` more epochs will take, validation included.
 
     The steps are taken by a copy of the model, and each epoch seeds its own random draws, so a run that was estimated
@@ -99,7 +99,7 @@ def estimated_seconds(session: Session, epochs: int) -> float:
     return epochs * (step * session.steps + _validation_seconds(session))
 
 
-def _validation_seconds(session: Session) -> float:
+def _validation_seconds(session: TrainState) -> float:
     if session.held is None:
         return 0.0
     some = session.held.select(range(min(CHUNK, len(session.held))))
@@ -108,7 +108,7 @@ def _validation_seconds(session: Session) -> float:
     return seconds * len(session.held) / len(some)
 
 
-def _timed(session: Session, work: Callable[[], object]) -> float:
+def _timed(session: TrainState, work: Callable[[], object]) -> float:
     runtime.synchronize(session.device)
     start = time.perf_counter()
     work()

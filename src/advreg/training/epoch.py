@@ -10,16 +10,16 @@ from typing import Any
 from advreg import runtime
 from advreg.module_modes import eval_mode, train_mode
 from advreg.training import averaging, distributed, per_example_state
-from advreg.training.checkpoint import Progress
-from advreg.training.epoch_monitor import Watch
+from advreg.training.checkpoint import TrainingProgress
+from advreg.training.epoch_monitor import EpochMonitor
 from advreg.training.events import OnEvent
 from advreg.training.policies import Moment
-from advreg.training.setup import Session
+from advreg.training.setup import TrainState
 from advreg.training.step import Tally, take_step
 from advreg.training.validation import Score, validate
 
 
-def train_epoch(session: Session, epoch: int, before: Progress, emit: OnEvent) -> Progress:
+def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit: OnEvent) -> TrainingProgress:
     """Train one epoch, measure it, and return where training then stands.
 
     Raises:
@@ -32,15 +32,15 @@ def train_epoch(session: Session, epoch: int, before: Progress, emit: OnEvent) -
     score = _score(session)
     record = _record(session, epoch, tally, score, seconds)
     if score is not None and score.rank <= before.best_rank:
-        return Progress(epoch, before.best_epoch, before.best_rank, record, log)
-    return Progress(epoch, epoch, score.rank if score else before.best_rank, record, log)
+        return TrainingProgress(epoch, before.best_epoch, before.best_rank, record, log)
+    return TrainingProgress(epoch, epoch, score.rank if score else before.best_rank, record, log)
 
 
-def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dict[str, Any]]]:
+def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[dict[str, Any]]]:
     """Take the steps of an epoch; return its tally and what the guard said."""
     per_example_state.start_epoch(session.parts, epoch)
     train_mode(session.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
-    watch = Watch(session, epoch, emit)
+    watch = EpochMonitor(session, epoch, emit)
     tally = Tally()
     replayed = (batch for batch in session.batches.epoch(epoch) for _ in range(session.replays))
     step = 0
@@ -57,7 +57,7 @@ def _steps(session: Session, epoch: int, emit: OnEvent) -> tuple[Tally, list[dic
     return tally.of_all(session.device), watch.log
 
 
-def _reestimate(session: Session, epoch: int) -> None:
+def _reestimate(session: TrainState, epoch: int) -> None:
     """Measure the statistics of the average's BatchNorms on some attacked batches of the epoch, where that is wanted."""
     average, batches = session.average, session.config.average.reestimate
     if average is None or not batches:
@@ -68,16 +68,16 @@ def _reestimate(session: Session, epoch: int) -> None:
             attack(model, batch.x, batch.y, session.threat, ids=batch.ids).x_adv
             for batch in islice(session.batches.epoch(epoch), batches)
         ]
-    averaging.reestimate(average.model, attacked)
+    averaging.recompute_batchnorm_stats(average.model, attacked)
 
 
-def _score(session: Session) -> Score | None:
+def _score(session: TrainState) -> Score | None:
     if session.held is None:
         return None
     return validate(session.kept, session.held, session.adversary, session.config.train.validation_steps)
 
 
-def _record(session: Session, epoch: int, tally: Tally, score: Score | None, seconds: float) -> dict[str, Any]:
+def _record(session: TrainState, epoch: int, tally: Tally, score: Score | None, seconds: float) -> dict[str, Any]:
     """Return the epoch's line of metrics.jsonl; times and memory come last, for they alone differ between runs."""
     return {
         "epoch": epoch,

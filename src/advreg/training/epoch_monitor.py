@@ -15,10 +15,10 @@ from advreg.errors import TrainingError
 from advreg.module_modes import eval_mode
 from advreg.training import distributed, learning
 from advreg.training.events import Guarded, OnEvent, Step
-from advreg.training.inner.escalation import Adversary, stronger
-from advreg.training.overfitting_monitor import Pulse
-from advreg.training.rollback import remember, roll_back, slow_down
-from advreg.training.setup import Session
+from advreg.training.inner.escalation import EscalatingAttack, next_stronger
+from advreg.training.overfitting_monitor import ProbeAccuracy
+from advreg.training.rollback import roll_back, slow_down, snapshot_state
+from advreg.training.setup import TrainState
 from advreg.training.step import Tally
 
 _REPORTS = 50  # steps are reported about this often in an epoch: looking at the loss waits for the device
@@ -26,14 +26,14 @@ _FEWEST = 50  # steps before a network must have learned something
 _REPAIRS = 8  # in one run: what diverges more often will not be saved by going slower
 
 
-class Watch:
+class EpochMonitor:
     """Sees an epoch through, from its first step to its last.
 
     Attributes:
         log: the guard's lines for metrics.jsonl.
     """
 
-    def __init__(self, session: Session, epoch: int, emit: OnEvent) -> None:
+    def __init__(self, session: TrainState, epoch: int, emit: OnEvent) -> None:
         self.session, self.guard, self.epoch, self.emit = session, session.guard, epoch, emit
         self.steps = session.steps
         self.log: list[dict[str, Any]] = []
@@ -41,7 +41,7 @@ class Watch:
         self.meant = set(_not_finite(session.model))  # what is so before any step: the -inf of an attention's mask
         if self.guard.probes and self.guard.memory.best is None:
             self.guard.begin(self._pulse())
-        self.healthy = remember(session, Tally()) if self.guard.mode == "repair" else None
+        self.healthy = snapshot_state(session, Tally()) if self.guard.mode == "repair" else None
 
     def seen(self, tally: Tally, step: int) -> Tally:
         """Look at the run after a step, where it is time to; return the tally to go on with.
@@ -84,8 +84,8 @@ class Watch:
         if self.guard.mode == "off":
             return
         found = learning.clean_answers(self.session.model, self.guard.x, self.guard.y)
-        agreed = learning.Answers(*distributed.of_first(found.loss, found.right, device=self.session.device))
-        if (said := learning.not_learning(agreed, self.guard.y, when)) is not None:
+        agreed = learning.LearningRecord(*distributed.of_first(found.loss, found.right, device=self.session.device))
+        if (said := learning.detect_not_learning(agreed, self.guard.y, when)) is not None:
             self._say(step, learning.NOT_LEARNING, said, learning.REMEDY)
 
     def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
@@ -124,23 +124,23 @@ class Watch:
             if ill is not None:
                 return self._mend_overfitting(ill, tally, step, figures)
         if self.healthy is not None and not self.guard.memory.ill:
-            self.healthy = remember(self.session, tally)
+            self.healthy = snapshot_state(self.session, tally)
         return tally
 
-    def _pulse(self) -> Pulse:
+    def _pulse(self) -> ProbeAccuracy:
         measured = self.guard.pulse(self.session.model)
-        return Pulse(*distributed.of_first(*asdict(measured).values(), device=self.session.device))
+        return ProbeAccuracy(*distributed.of_first(*asdict(measured).values(), device=self.session.device))
 
     def _mend_overfitting(self, said: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
         attack = self.session.attack
-        if self.healthy is None or stronger(attack.section) is None:
+        if self.healthy is None or next_stronger(attack.section) is None:
             self._say(step, "catastrophic overfitting", said, f"none: {_remedy(attack)}", figures)
             return tally
         roll_back(self.session, self.healthy)
         attack.strengthen()
         self.guard.repaired()
         before = _paid(self.healthy.tally, tally)
-        self.healthy = remember(self.session, before)
+        self.healthy = snapshot_state(self.session, before)
         self._say(step, "catastrophic overfitting", said, f"rolled back, attack is now {attack}", figures)
         return before
 
@@ -160,14 +160,14 @@ def _paid(before: Tally, now: Tally) -> Tally:
     return replace(before, forwards=now.forwards, backwards=now.backwards)
 
 
-def _remedy(attack: Adversary) -> str:
+def _remedy(attack: EscalatingAttack) -> str:
     """Say what would help against overfitting where the guard does nothing about it."""
-    if stronger(attack.section) is None:
+    if next_stronger(attack.section) is None:
         return f"no stronger attack follows {str(attack)!r}; try a lower optimizer.lr, or pgd with more steps"
     return "train.guard = 'repair' would go back and on"
 
 
-def _diverged(session: Session, what: str) -> TrainingError:
+def _diverged(session: TrainState, what: str) -> TrainingError:
     lr = session.optimizer.param_groups[0]["lr"]
     guard = "" if session.guard.mode == "repair" else " or train.guard = 'repair'"
     return TrainingError(

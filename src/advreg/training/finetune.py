@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from advreg.config import Config, ModelSection, PolicySection, RecipeSection
+from advreg.config import Config, ModelConfig, PolicyConfig, RecipeConfig
 from advreg.errors import ConfigError
 
 _WEIGHTS = (".safetensors", ".pt", ".pth")
 
 
-def finetuned(
+def fine_tune(
     config: Config,
     start: str | Path,
     *,
@@ -63,7 +63,7 @@ def _refuse(lr_scale: float, ramp: float, ratio: float) -> None:
         )
 
 
-def _start(section: ModelSection, start: str | Path) -> ModelSection:
+def _start(section: ModelConfig, start: str | Path) -> ModelConfig:
     path = Path(start)
     if path.is_dir():
         return _from_run(path)
@@ -71,30 +71,30 @@ def _start(section: ModelSection, start: str | Path) -> ModelSection:
         return replace(section, weights=str(path))
     if ":" not in str(start):
         raise ConfigError(f"cannot fine-tune from {start}: no such folder; give a run folder, a weights file or a name")
-    return ModelSection(str(start), options=section.options if str(start) == section.name else {})
+    return ModelConfig(str(start), options=section.options if str(start) == section.name else {})
 
 
-def _from_run(run: Path) -> ModelSection:
+def _from_run(run: Path) -> ModelConfig:
     try:
         spec = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        return ModelSection(spec["name"], str(run / "model.safetensors"), spec["options"])
+        return ModelConfig(spec["name"], str(run / "model.safetensors"), spec["options"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"cannot fine-tune from {run}: it is no run folder; give one with a model.json") from error
 
 
-def _ramped(section: PolicySection, ramp: float) -> PolicySection:
+def _ramped(section: PolicyConfig, ramp: float) -> PolicyConfig:
     if not ramp or section.name == "warmup":  # which is a ramp of its own
         return section
     if section.name != "fixed":
         raise ConfigError(f"policy.name is {section.name!r}, which sets eps by itself; give ramp = 0")
-    return PolicySection("warmup", {"share": ramp})
+    return PolicyConfig("warmup", {"share": ramp})
 
 
-def _mixed(section: RecipeSection, ratio: float) -> RecipeSection:
+def _mixed(section: RecipeConfig, ratio: float) -> RecipeConfig:
     if ratio == 1:
         return section
     if section.name not in ("madry", "mixed"):
         raise ConfigError(
             f"recipe.name is {section.name!r}, which attacks what it wants to; give ratio = 1, or use madry"
         )
-    return RecipeSection("mixed", {**section.options, "ratio": ratio})
+    return RecipeConfig("mixed", {**section.options, "ratio": ratio})

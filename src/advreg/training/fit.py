@@ -15,12 +15,12 @@ from advreg.plugins import first_line
 from advreg.ranks import Ranks
 from advreg.runs import RunFolder
 from advreg.training import distributed
-from advreg.training.checkpoint import METRICS, Progress, commit, restore
-from advreg.training.dry_run import estimated_seconds, try_out
+from advreg.training.checkpoint import METRICS, TrainingProgress, commit, restore
+from advreg.training.dry_run import dry_run, estimated_seconds
 from advreg.training.epoch import train_epoch
 from advreg.training.events import EpochEnd, Failed, Finished, OnEvent, Resumed, Started
 from advreg.training.folder import going_on, noted_changes, read_config, start_folder
-from advreg.training.setup import Session, prepare
+from advreg.training.setup import TrainState, prepare
 
 
 def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent | None = None) -> RunFolder:
@@ -61,14 +61,14 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
 def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
     """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
     session = prepare(going_on(config, resume=resume), ranks)
-    some_rest = try_out(session)
-    session = replace(session, lesson=distributed.spread(session.lesson, some_rest=some_rest))
+    some_rest = dry_run(session)
+    session = replace(session, lesson=distributed.wrap_ddp(session.lesson, some_rest=some_rest))
     run = _folder(config, session, resume=resume)
     with run.lock() if ranks.leads else nullcontext(), runtime.deterministic():
         return _train(run, session, emit)
 
 
-def _folder(config: Config, session: Session, *, resume: bool) -> RunFolder:
+def _folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
     """Return the run folder; the leading process makes it, the others then find it."""
     if session.ranks.leads:
         run = start_folder(config, session, resume=resume)
@@ -78,7 +78,7 @@ def _folder(config: Config, session: Session, *, resume: bool) -> RunFolder:
     return RunFolder.open(config.train.out)
 
 
-def _train(run: RunFolder, session: Session, emit: OnEvent) -> RunFolder:
+def _train(run: RunFolder, session: TrainState, emit: OnEvent) -> RunFolder:
     epochs = session.config.train.epochs
     progress = restore(run, session)
     left = epochs - progress.epoch
@@ -93,7 +93,7 @@ def _train(run: RunFolder, session: Session, emit: OnEvent) -> RunFolder:
     return run
 
 
-def _epochs(run: RunFolder, session: Session, progress: Progress, emit: OnEvent) -> Progress:
+def _epochs(run: RunFolder, session: TrainState, progress: TrainingProgress, emit: OnEvent) -> TrainingProgress:
     """Train the epochs that are left, writing down each; return where training then stands."""
     began, first, epochs = time.perf_counter(), progress.epoch, session.config.train.epochs
     for epoch in range(first + 1, epochs + 1):

@@ -11,9 +11,9 @@ from advreg import runtime
 from advreg.config import Config
 from advreg.errors import RunError
 from advreg.runs import RunFolder
-from advreg.runs.resume_check import same_run
+from advreg.runs.resume_check import check_same_config
 from advreg.training.checkpoint import LAST
-from advreg.training.setup import Session
+from advreg.training.setup import TrainState
 
 CONFIG, MODEL, ENVIRONMENT = "run.toml", "model.json", "environment.json"
 
@@ -44,7 +44,7 @@ def going_on(config: Config, *, resume: bool) -> Config:
     return replace(config, model=replace(config.model, weights=str(own)))
 
 
-def start_folder(config: Config, session: Session, *, resume: bool) -> RunFolder:
+def start_folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
     """Return the run folder: a new one with what will not change any more, or the one to resume.
 
     Raises:
@@ -60,11 +60,11 @@ def start_folder(config: Config, session: Session, *, resume: bool) -> RunFolder
     return run
 
 
-def _begun(config: Config, session: Session) -> RunFolder:
+def _begun(config: Config, session: TrainState) -> RunFolder:
     run = RunFolder.open(config.train.out)
     if not (run / CONFIG).exists():
         raise RunError(f"{run.path} holds no {CONFIG}: it was stopped before it began; train without resuming")
-    same_run(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
+    check_same_config(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
     before = run.read_json(ENVIRONMENT).get("data")
     if before not in (None, _fingerprint(session)):  # None: begun when this was not written down yet
         raise RunError(
@@ -74,7 +74,7 @@ def _begun(config: Config, session: Session) -> RunFolder:
     return run
 
 
-def _fingerprint(session: Session) -> str:
+def _fingerprint(session: TrainState) -> str:
     """Return the SHA-256 of what is trained on and what is held out: which is which, too, depends on all images."""
     parts = (session.batches.dataset, session.held)
     return hashlib.sha256("".join(part.fingerprint() for part in parts if part is not None).encode()).hexdigest()
@@ -86,7 +86,7 @@ def noted_changes(run: RunFolder) -> dict[str, Any]:
     return {key: value for key, value in now.items() if before.get(key) != value}
 
 
-def _model_spec(session: Session) -> dict[str, Any]:
+def _model_spec(session: TrainState) -> dict[str, Any]:
     """Return what builds the network again, without its weights."""
     spec: dict[str, Any] = vars(session.model)["advreg_spec"]
     return {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from advreg.attacks.model import query_model
 from advreg.module_modes import eval_mode
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 NOT_LEARNING = "not learning"
 REMEDY = "none: lower optimizer.lr, let eps grow from 0 (policy warmup), or look whether labels belong to their inputs"
@@ -23,21 +23,21 @@ _CONSTANT = 0.98  # of a constant network's loss: below it, something was learne
 
 
 @dataclass(frozen=True)
-class Answers:
+class LearningRecord:
     """What a network achieves on some clean examples in eval mode: mean cross-entropy, and how many are right."""
 
     loss: float
     right: float
 
 
-def clean_answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
+def clean_answers(model: nn.Module, x: Tensor, y: Tensor) -> LearningRecord:
     """Return loss and number of right answers on clean examples; the model's modes are restored."""
     with eval_mode(model), torch.no_grad():
         logits = query_model(model, x)
-    return Answers(float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).sum()))
+    return LearningRecord(float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).sum()))
 
 
-def not_learning(answers: Answers, y: Tensor, when: str) -> str | None:
+def detect_not_learning(answers: LearningRecord, y: Tensor, when: str) -> str | None:
     """Say why a network looks as if it had learned nothing; None where it does not.
 
     The best constant answer is the share of each class, and its loss the entropy of the labels, ``ln K`` for K classes of
@@ -58,7 +58,7 @@ def not_learning(answers: Answers, y: Tensor, when: str) -> str | None:
     counts = torch.bincount(y.cpu()).double()
     shares = counts[counts > 0] / len(y)
     entropy = float(-(shares * shares.log()).sum())
-    above = interval(round(answers.right), len(y))[0] > float(shares.max())
+    above = clopper_pearson_interval(round(answers.right), len(y))[0] > float(shares.max())
     if not entropy or above or answers.loss < _CONSTANT * entropy:
         return None
     loss = f"{answers.loss:.2f}, no less than the {entropy:.2f} of"

@@ -15,7 +15,7 @@ from advreg.plugins import first_line, import_extra
 from advreg.training.events import EpochEnd, Event, Failed, Finished, Guarded, OnEvent, Started
 
 
-def several(*sinks: OnEvent) -> OnEvent:
+def combine_loggers(*sinks: OnEvent) -> OnEvent:
     """Return one callback that hands every event to each of these, in order.
 
     Example:
@@ -45,7 +45,7 @@ def tensorboard(folder: str | Path = "") -> OnEvent:
         if isinstance(event, Started) and event.seconds:
             open_writers.append(library.SummaryWriter(str(folder or event.out / "tensorboard")))
         elif isinstance(event, EpochEnd):
-            for name, value in figures(event.record).items():
+            for name, value in logged_figures(event.record).items():
                 open_writers[-1].add_scalar(name, value, event.record["step"])
         elif isinstance(event, Guarded):
             open_writers[-1].add_text("guard", _sentence(event), event.epoch)
@@ -75,7 +75,7 @@ def mlflow() -> OnEvent:
             open_runs.append(library.start_run(run_name=event.out.name))
             library.log_artifact(str(event.out / "run.toml"))
         elif isinstance(event, EpochEnd):
-            library.log_metrics(figures(event.record), step=event.record["step"])
+            library.log_metrics(logged_figures(event.record), step=event.record["step"])
         elif isinstance(event, Guarded):
             library.set_tag(f"guard.{event.epoch}.{event.step}", _sentence(event))
         elif isinstance(event, Finished | Failed) and open_runs:
@@ -98,7 +98,7 @@ def wandb(project: str = "advreg") -> OnEvent:
         if isinstance(event, Started) and event.seconds:
             open_runs.append(library.init(project=project, name=event.out.name, dir=str(event.out)))
         elif isinstance(event, EpochEnd):
-            open_runs[-1].log(figures(event.record), step=event.record["step"])
+            open_runs[-1].log(logged_figures(event.record), step=event.record["step"])
         elif isinstance(event, Guarded):
             open_runs[-1].alert(title=event.trouble, text=_sentence(event))
         elif isinstance(event, Finished | Failed) and open_runs:
@@ -122,7 +122,7 @@ def named(name: str) -> OnEvent:
     return SINKS[name]()
 
 
-def figures(record: Mapping[str, Any]) -> dict[str, float]:
+def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of an epoch's line of metrics.jsonl that can be drawn over its steps.
 
     Example:

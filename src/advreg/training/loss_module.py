@@ -11,7 +11,7 @@ from advreg.threat import ThreatModel
 from advreg.training.recipes import Attack, Recipe
 
 
-class Lesson(nn.Module):
+class RecipeLoss(nn.Module):
     """A recipe bound to its network: what data-parallel training wraps, while the attack inside asks the plain network.
 
     Args:

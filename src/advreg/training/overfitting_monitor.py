@@ -28,7 +28,7 @@ Mode = Literal["off", "warn", "repair"]
 
 
 @dataclass(frozen=True)
-class Pulse:
+class ProbeAccuracy:
     """Accuracies on the guard's examples: clean, at the points of FGSM from the clean one, and in the worst case PGD finds."""
 
     clean_accuracy: float
@@ -36,14 +36,14 @@ class Pulse:
     pgd_accuracy: float
 
 
-def take_pulse(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Pulse:
+def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> ProbeAccuracy:
     """Measure a model in eval mode; its modes are restored, and no global random draw is used up."""
     with eval_mode(model):
         with torch.no_grad():
             clean = query_model(model, x).argmax(1) == y
             stepped = query_model(model, craft(model, x, y, threat, steps=1, start="zero").x_adv).argmax(1) == y
         stands = clean, stepped, ~pgd(model, x, y, threat, steps=STEPS).broken
-    return Pulse(*(int(each.sum()) / len(x) for each in stands))
+    return ProbeAccuracy(*(int(each.sum()) / len(x) for each in stands))
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Memory:
     repairs: int = 0
 
 
-def overfitting(pulse: Pulse, best: float, *, one_step: bool) -> str | None:
+def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_step: bool) -> str | None:
     """Say why a pulse looks like catastrophic overfitting; None where it does not.
 
     A gap alone proves nothing: it is wide too while a robust model still learns, but then accuracy under PGD rises. And it is
@@ -87,7 +87,7 @@ def overfitting(pulse: Pulse, best: float, *, one_step: bool) -> str | None:
     return None
 
 
-def leaking(pulse: Pulse) -> str | None:
+def detect_label_leaking(pulse: ProbeAccuracy) -> str | None:
     """Say where the model does better on attacked inputs than on clean ones; None where it does not.
 
     It then reads the label in the perturbation, which was made from it.
@@ -122,19 +122,19 @@ class Guard:
         """Whether there is anything to probe."""
         return self.mode != "off" and self.threat is not None
 
-    def begin(self, pulse: Pulse) -> None:
+    def begin(self, pulse: ProbeAccuracy) -> None:
         """Remember where training starts from."""
         self.memory = replace(self.memory, best=pulse.pgd_accuracy)
 
-    def pulse(self, model: nn.Module) -> Pulse:
+    def pulse(self, model: nn.Module) -> ProbeAccuracy:
         """Probe the model."""
         assert self.threat is not None
-        return take_pulse(model, self.x, self.y, self.threat)
+        return measure_probe(model, self.x, self.y, self.threat)
 
-    def judge(self, pulse: Pulse, *, one_step: bool) -> tuple[str | None, str | None]:
+    def judge(self, pulse: ProbeAccuracy, *, one_step: bool) -> tuple[str | None, str | None]:
         """Return what is wrong, overfitting and leaking, each only when it begins; remember the pulse."""
         best = self.memory.best or 0.0
-        ill, leak = overfitting(pulse, best, one_step=one_step), leaking(pulse)
+        ill, leak = detect_catastrophic_overfitting(pulse, best, one_step=one_step), detect_label_leaking(pulse)
         said = (ill if not self.memory.ill else None, leak if not self.memory.leaking else None)
         best = best if ill else max(best, pulse.pgd_accuracy)
         self.memory = replace(self.memory, best=best, ill=ill is not None, leaking=leak is not None)

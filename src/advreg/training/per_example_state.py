@@ -14,7 +14,7 @@ Saved = dict[str, Tensor]
 
 
 @runtime_checkable
-class Remembers(Protocol):
+class HasPerExampleState(Protocol):
     """A part with memory: an attack, a recipe or a policy whose next step depends on its last ones."""
 
     def state_dict(self) -> Saved:
@@ -40,7 +40,7 @@ class Shares(Protocol):
         """Let every rank know what any learned since the last time."""
 
 
-class Rows:
+class PerExampleTable:
     """One row of numbers for each example, found by its id, whatever order and batches examples come in.
 
     Args:
@@ -116,7 +116,7 @@ def states(parts: Mapping[str, object]) -> dict[str, Saved]:
         >>> states({"attack": print})
         {}
     """
-    return {name: part.state_dict() for name, part in parts.items() if isinstance(part, Remembers)}
+    return {name: part.state_dict() for name, part in parts.items() if isinstance(part, HasPerExampleState)}
 
 
 def restore(parts: Mapping[str, object], saved: Mapping[str, Saved]) -> None:
@@ -125,7 +125,7 @@ def restore(parts: Mapping[str, object], saved: Mapping[str, Saved]) -> None:
     Raises:
         RunError: what was saved belongs to other parts.
     """
-    wanted = {name: part for name, part in parts.items() if isinstance(part, Remembers)}
+    wanted = {name: part for name, part in parts.items() if isinstance(part, HasPerExampleState)}
     if wanted.keys() != saved.keys():
         have, need = ", ".join(saved) or "nothing", ", ".join(wanted) or "nothing"
         raise RunError(f"the checkpoint remembers {have}, this run needs {need}; resume it as it was started")

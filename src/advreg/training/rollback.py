@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from advreg.training import per_example_state
-from advreg.training.setup import Session
+from advreg.training.setup import TrainState
 from advreg.training.step import Tally
 
 _SLOWER = 0.5  # what remains of the learning rate after a divergence
 
 
 @dataclass(frozen=True)
-class Healthy:
+class HealthySnapshot:
     """A copy of all that training changes, but for the guard's own memory and the place in the schedule.
 
     Attributes:
@@ -28,16 +28,16 @@ class Healthy:
     tally: Tally
 
 
-def remember(session: Session, tally: Tally) -> Healthy:
+def snapshot_state(session: TrainState, tally: Tally) -> HealthySnapshot:
     """Return a copy of what training now is, the same on every rank, each of which must ask."""
     per_example_state.share(
         session.parts
     )  # what is restored counts as shared: a row that one rank alone knows would stay with it
     states = session.model.state_dict(), session.optimizer.state_dict(), per_example_state.states(_parts(session))
-    return Healthy(*copy.deepcopy(states), tally)
+    return HealthySnapshot(*copy.deepcopy(states), tally)
 
 
-def roll_back(session: Session, healthy: Healthy) -> None:
+def roll_back(session: TrainState, healthy: HealthySnapshot) -> None:
     """Make training what it was; time goes on, so the learning rate stays where the schedule is."""
     model, optimizer, parts = copy.deepcopy((healthy.model, healthy.optimizer, healthy.parts))
     session.model.load_state_dict(model)
@@ -46,13 +46,13 @@ def roll_back(session: Session, healthy: Healthy) -> None:
     _set_lr(session, 1.0)
 
 
-def slow_down(session: Session) -> float:
+def slow_down(session: TrainState) -> float:
     """Halve the learning rate from now on; return the one of the next step."""
     session.scheduler.base_lrs = [_SLOWER * lr for lr in session.scheduler.base_lrs]
     return _set_lr(session, _SLOWER)
 
 
-def _set_lr(session: Session, factor: float) -> float:
+def _set_lr(session: TrainState, factor: float) -> float:
     rates = [factor * float(lr) for lr in session.scheduler.get_last_lr()]
     session.scheduler._last_lr = list(rates)
     for group, lr in zip(session.optimizer.param_groups, rates, strict=True):
@@ -60,5 +60,5 @@ def _set_lr(session: Session, factor: float) -> float:
     return rates[0]
 
 
-def _parts(session: Session) -> dict[str, object]:
+def _parts(session: TrainState) -> dict[str, object]:
     return {name: part for name, part in session.parts.items() if name != "guard"}

@@ -13,15 +13,15 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from advreg import data, models, runtime
-from advreg.config import AttackSection, Config, OptimizerSection
-from advreg.data import Batches, Dataset, Streamed
+from advreg.config import AttackConfig, Config, OptimizerConfig
+from advreg.data import Batches, Dataset, StreamingDataset
 from advreg.errors import ConfigError, ModelError
 from advreg.ranks import Ranks
 from advreg.threat import ThreatModel
 from advreg.training import averaging, distributed, inner, policies, recipes, schedules
-from advreg.training.averaging import Average
-from advreg.training.inner.escalation import Adversary
-from advreg.training.loss_module import Lesson
+from advreg.training.averaging import AveragedWeights
+from advreg.training.inner.escalation import EscalatingAttack
+from advreg.training.loss_module import RecipeLoss
 from advreg.training.overfitting_monitor import EXAMPLES, Guard
 from advreg.training.policies import Policy
 from advreg.training.recipes import Attack, Recipe
@@ -29,7 +29,7 @@ from advreg.training.validation import hold_out
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainState:
     """The parts of a run; what changes during training is the state of model, optimizer, scheduler and `parts`.
 
     Attributes:
@@ -45,10 +45,10 @@ class Session:
     asked: nn.Module
     lesson: nn.Module
     recipe: Recipe
-    attack: Adversary
+    attack: EscalatingAttack
     policy: Policy
     threat: ThreatModel
-    average: Average | None
+    average: AveragedWeights | None
     batches: Batches
     held: Dataset | None
     optimizer: Optimizer
@@ -82,7 +82,7 @@ class Session:
         named = {"attack": self.attack, "recipe": self.recipe, "policy": self.policy, "guard": self.guard}
         return named if self.average is None else {**named, "average": self.average}
 
-    def rehearsal(self) -> Session:
+    def rehearsal(self) -> TrainState:
         """Return a session that trains copies, in this process alone, so that trying it out leaves this one as it is."""
         parts = (self.model, self.attack, self.recipe, self.policy, self.average)
         model, attack, recipe, policy, average = copy.deepcopy(parts)
@@ -92,7 +92,7 @@ class Session:
             self,
             model=model,
             asked=asked,
-            lesson=Lesson(asked, recipe),
+            lesson=RecipeLoss(asked, recipe),
             attack=attack,
             recipe=recipe,
             policy=policy,
@@ -102,7 +102,7 @@ class Session:
         )
 
 
-def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  # frozen
+def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008  # frozen
     """Load and check everything; the initial weights depend on the seed alone.
 
     Args:
@@ -120,20 +120,20 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> Session:  # noqa: B008  #
     _refuse_processes(config, ranks)
     train, held = _data(config)
     batches = _batches(config, train, device, ranks)
-    attack = Adversary(config.attack, _attacks(config, batches))
+    attack = EscalatingAttack(config.attack, _attacks(config, batches))
     policy = policies.named(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
     guard = _guard(config, train, device, threat)
     outputs = models.check_model(model, guard.x, len(train.classes))
     asked = _asked(config, model)
     optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
-    return Session(
+    return TrainState(
         config=config,
         device=device,
         model=model,
         outputs=outputs,
         asked=asked,
-        lesson=Lesson(asked, recipe),
+        lesson=RecipeLoss(asked, recipe),
         recipe=recipe,
         attack=attack,
         policy=policy,
@@ -160,7 +160,7 @@ def _refuse_processes(config: Config, ranks: Ranks) -> None:
         )
 
 
-def _data(config: Config) -> tuple[Dataset | Streamed, Dataset | Streamed | None]:
+def _data(config: Config) -> tuple[Dataset | StreamingDataset, Dataset | StreamingDataset | None]:
     """Return what is trained on and what is held out."""
     section = config.data
     if section.stream:
@@ -168,7 +168,7 @@ def _data(config: Config) -> tuple[Dataset | Streamed, Dataset | Streamed | None
     return hold_out(data.load(section.name)[0], section.validation, config.seed)
 
 
-def _batches(config: Config, train: Dataset | Streamed, device: torch.device, ranks: Ranks) -> Batches:
+def _batches(config: Config, train: Dataset | StreamingDataset, device: torch.device, ranks: Ranks) -> Batches:
     augment = data.augmentation(config.data.augment)
     return Batches(
         train,
@@ -182,11 +182,11 @@ def _batches(config: Config, train: Dataset | Streamed, device: torch.device, ra
     )
 
 
-def _attacks(config: Config, batches: Batches) -> Callable[[AttackSection], Attack]:
+def _attacks(config: Config, batches: Batches) -> Callable[[AttackConfig], Attack]:
     """Return the attack of each section, which may be another than the configured one after a repair."""
     eps, examples = config.threat.eps, len(batches.dataset)
 
-    def make(section: AttackSection) -> Attack:
+    def make(section: AttackConfig) -> Attack:
         return inner.from_section(section, eps, examples=examples, augment=batches.augment, seed=batches.seed)
 
     return make
@@ -209,13 +209,13 @@ def _asked(config: Config, model: nn.Module) -> nn.Module:
     return torch.compile(model) if config.train.compile else model  # type: ignore[return-value]  # it is a module
 
 
-def _average(config: Config, model: nn.Module) -> Average | None:
+def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
     if config.average.name == "none":
         return None
     return averaging.named(config.average.name, config.average.options, model)
 
 
-def _guard(config: Config, train: Dataset | Streamed, device: torch.device, threat: ThreatModel) -> Guard:
+def _guard(config: Config, train: Dataset | StreamingDataset, device: torch.device, threat: ThreatModel) -> Guard:
     """Return the guard with examples from all over the training set, for folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
     attacked = None if config.recipe.name == "standard" else threat
@@ -237,7 +237,7 @@ def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Opti
     return optimizer, schedules.scheduler(optimizer, factor, config.train.epochs * steps_an_epoch)
 
 
-def _optimizer(section: OptimizerSection, model: nn.Module) -> Optimizer:
+def _optimizer(section: OptimizerConfig, model: nn.Module) -> Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise ModelError(

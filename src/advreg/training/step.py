@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from advreg import runtime
-from advreg.data import Batch
-from advreg.pass_counting import counted
+from advreg.data import DataBatch
+from advreg.pass_counting import count_passes
 from advreg.threat import ThreatModel
 from advreg.training import distributed
 from advreg.training.cutmix import cutmix
 from advreg.training.policies import Moment
-from advreg.training.recipes import Attack, Found, for_examples
-from advreg.training.setup import Session
-from advreg.training.weight_perturbation import once, perturbed
+from advreg.training.recipes import Attack, InnerResult, bind_ids
+from advreg.training.setup import TrainState
+from advreg.training.weight_perturbation import once, perturb_weights
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Tally:
 _SUMS = ("losses", "hits", "count", "forwards", "backwards")
 
 
-def take_step(session: Session, batch: Batch, moment: Moment) -> Tally:
+def take_step(session: TrainState, batch: DataBatch, moment: Moment) -> Tally:
     """Move the weights once, down the recipe's loss on this batch; return the tally of the batch."""
     train = session.config.train
     tally = Tally()
     session.optimizer.zero_grad(set_to_none=True)
     parts = batch.split(train.accumulate)
-    with counted(session.asked) as passes, ExitStack() as perturbation:  # which lasts until the weights have moved
+    with count_passes(session.asked) as passes, ExitStack() as perturbation:  # which lasts until the weights have moved
         for part in parts:
             task = _task(session, part, moment)
             perturbation.enter_context(_perturbed(session, task, part.weight))
@@ -94,7 +94,7 @@ class _Task:
     threat: ThreatModel
 
 
-def _task(session: Session, part: Batch, moment: Moment) -> _Task:
+def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
     """Return what the recipe gets: mixed where that is wanted, with the adversary that the policy chooses."""
     config, x, y = session.config, part.x, part.y
     if config.train.channels_last:
@@ -104,20 +104,20 @@ def _task(session: Session, part: Batch, moment: Moment) -> _Task:
         x, y = cutmix(x, y, part.ids, classes=session.outputs, seed=seed)
     with runtime.autocast(session.device, config.train.precision):
         attack, threat = session.policy(session.asked, x, y, part.ids, session.attack, session.threat, moment)
-    attack = _at_step(for_examples(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
+    attack = _at_step(bind_ids(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
     return _Task(x, y, once(attack) if config.train.awp else attack, threat)
 
 
 def _at_step(attack: Attack, seed: int) -> Attack:
     """Return the attack with draws that belong to step and example, however many parts a batch comes in."""
 
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> Found:
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> InnerResult:
         return attack(model, x, y, threat, **{**options, "seed": seed})
 
     return attacked
 
 
-def _perturbed(session: Session, task: _Task, weight: float) -> AbstractContextManager[object]:
+def _perturbed(session: TrainState, task: _Task, weight: float) -> AbstractContextManager[object]:
     """Move the weights to their own worst case, where that is wanted."""
     config = session.config
 
@@ -125,10 +125,10 @@ def _perturbed(session: Session, task: _Task, weight: float) -> AbstractContextM
         with runtime.autocast(session.device, config.train.precision):
             return weight * session.recipe(session.asked, task.x, task.y, task.attack, task.threat)
 
-    return perturbed(session.model, loss, config.train.awp) if config.train.awp else nullcontext()
+    return perturb_weights(session.model, loss, config.train.awp) if config.train.awp else nullcontext()
 
 
-def _learn(session: Session, part: Batch, task: _Task) -> Tally:
+def _learn(session: TrainState, part: DataBatch, task: _Task) -> Tally:
     """Add the gradient of the recipe's loss on a part of a batch to what the weights have."""
     lr = session.optimizer.param_groups[0]["lr"]
     with runtime.autocast(session.device, session.config.train.precision):

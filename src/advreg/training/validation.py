@@ -10,7 +10,7 @@ from torch import nn
 
 from advreg.attacks.model import query_model
 from advreg.attacks.pgd import pgd
-from advreg.data import Dataset, Streamed
+from advreg.data import Dataset, StreamingDataset
 from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
@@ -18,7 +18,7 @@ from advreg.threat import ThreatModel
 from advreg.training import distributed
 
 CHUNK = 500
-Source = TypeVar("Source", Dataset, Streamed)
+Source = TypeVar("Source", Dataset, StreamingDataset)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor, distributed, nn
 
 from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
-from advreg.training.recipes.base import Attack, Found, to_the_end
+from advreg.training.recipes.base import Attack, InnerResult, disable_early_stop
 
 
 @contextmanager
-def perturbed(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005) -> Iterator[nn.Module]:
+def perturb_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005) -> Iterator[nn.Module]:
     """Move the weights uphill inside the block, ``w + gamma ||w|| g / ||g||`` layer by layer, and take it off after it.
 
     The optimizer's step belongs inside: it starts from the perturbed weights with the gradient found there, and what is taken
@@ -92,10 +92,10 @@ def once(attack: Attack) -> Attack:
 
     So the loss that perturbs the weights and the one that is minimised see the same points.
     """
-    found: list[Found] = []
-    whole = to_the_end(attack)
+    found: list[InnerResult] = []
+    whole = disable_early_stop(attack)
 
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> InnerResult:
         if not found:
             found.append(whole(model, x, y, threat, **options))
         return found[0]

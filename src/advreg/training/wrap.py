@@ -14,7 +14,7 @@ from advreg.training.recipes import Attack, Recipe, multiplier
 _FGSM = partial(craft, steps=1, start="zero")
 
 
-class Regularized(nn.Module):
+class AdversarialRegularization(nn.Module):
     """A model that answers with logits to ``(x)`` and with its training loss to ``(x, y)``.
 
     Wrap it once more for data-parallel training: the attack inside asks the plain model.

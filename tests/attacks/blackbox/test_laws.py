@@ -10,7 +10,7 @@ import torch
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import blackbox
-from advreg.attacks.model import Deputy
+from advreg.attacks.model import ProxyModel
 from advreg.objectives import margin
 from advreg.threat import NORMS
 
@@ -228,7 +228,7 @@ def test_a_radius_for_each_example_equals_one_call_for_each_radius() -> None:
             torch.testing.assert_close(together.x_adv[rows], alone.x_adv, atol=1e-7, rtol=0)
 
 
-class Liar(torch.nn.Module, Deputy):
+class Liar(torch.nn.Module, ProxyModel):
     """A fast copy that is always wrong; its original knows better."""
 
     def __init__(self, honest: torch.nn.Module) -> None:

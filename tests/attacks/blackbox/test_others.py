@@ -9,7 +9,7 @@ import torch
 
 from advreg import ThreatModel, attacks
 from advreg.attacks import blackbox
-from advreg.attacks.blackbox.hopskipjump_run import Labels
+from advreg.attacks.blackbox.hopskipjump_run import LabelQueries
 from advreg.errors import AdvregError, DataError, ModelError, ThreatError
 from advreg.objectives import margin
 
@@ -61,7 +61,7 @@ def test_a_users_own_attack_transfers() -> None:
 
     def darker(model, x, y, threat, *, ids, seed):
         tags.append(ids)
-        return attacks.Crafted(threat.project(x - 0.1, x), 0, 0)
+        return attacks.CraftedExamples(threat.project(x - 0.1, x), 0, 0)
 
     found = blackbox.transfer(model, x, y, threat, surrogate=model, attack=darker, ids=torch.arange(6) + 40)
     assert found.cost[:, 0].tolist() == [1 + 1] * 6
@@ -111,7 +111,7 @@ def test_hopskipjump_needs_labels_only_and_scores_give_the_same() -> None:
 
 def test_a_row_of_nan_is_no_label() -> None:
     z = torch.tensor([[0.0, torch.nan], [0.0, 1.0]])
-    votes = Labels(lambda _: z, 2)(torch.zeros(2, 3))
+    votes = LabelQueries(lambda _: z, 2)(torch.zeros(2, 3))
     assert votes[0].isnan().all()
     assert votes[1].tolist() == [0.0, 1.0]
 

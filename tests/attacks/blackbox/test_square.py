@@ -11,7 +11,7 @@ import torch
 from advreg import ThreatModel, load_data, load_model
 from advreg.attacks import pgd
 from advreg.attacks.blackbox import square, window_share
-from advreg.attacks.blackbox.square_windows import Grid, bumps, put, take
+from advreg.attacks.blackbox.square_windows import WindowGrid, bumps, put, take
 from advreg.objectives import margin
 
 from ..models import best_linear_gain, linear, small_cnn
@@ -44,11 +44,11 @@ def test_a_rescaled_schedule_spends_its_budget_in_proportion() -> None:
     ],
 )  # fmt: skip
 def test_a_window_covers_its_share(shape: tuple[int, ...], share: float, size: tuple[int, int]) -> None:
-    assert Grid.of(torch.zeros(1, *shape)).window(share) == size
+    assert WindowGrid.of(torch.zeros(1, *shape)).window(share) == size
 
 
 def test_windows_lie_inside_and_reach_every_cell() -> None:
-    grid = Grid(2, 5, 7)
+    grid = WindowGrid(2, 5, 7)
     u = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
     u[0], u[1] = 0.0, 1 - 2.0**-24
     cells = grid.place(u, (2, 3))
@@ -94,7 +94,7 @@ def test_linf_starts_with_stripes_and_repaints_one_window_of_each_example() -> N
     different = set()
     for k, point in enumerate(asked):
         changed = (point != start).any(1)
-        side = Grid(3, 10, 10).window(window_share(k))[0]
+        side = WindowGrid(3, 10, 10).window(window_share(k))[0]
         assert (changed.flatten(1).sum(1) <= side**2).all()
         assert changed.flatten(1).any(1).all()  # no query is spent on what is known
         torch.testing.assert_close((point - x).abs(), torch.full_like(x, 0.1))
@@ -115,7 +115,7 @@ def points_asked(norm: str, channels: int) -> tuple[torch.Tensor, torch.Tensor, 
 def test_square_l2_and_l1_change_two_windows(norm: str, channels: int) -> None:
     _, start, asked = points_asked(norm, channels)
     for k, point in enumerate(asked):
-        side = Grid(channels, 10, 10).odd_window(window_share(k))[0]
+        side = WindowGrid(channels, 10, 10).odd_window(window_share(k))[0]
         moved = ((point - start).abs() > 1e-9).any(1).flatten(1).sum(1)
         assert (moved <= 2 * side**2).all()
         assert (moved > 0).all()

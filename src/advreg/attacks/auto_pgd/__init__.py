@@ -9,18 +9,18 @@ from advreg.attacks.auto_pgd.l1 import sparse_attempt
 from advreg.attacks.auto_pgd.step_rule import momentum_rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Aim, Ask, Attempt, Scoreboard, climb, refuse_counts, search
+from advreg.attacks.search import Attempt, LabelSelector, QuerySpec, Scoreboard, require_positive, run_attempt, search
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy, labels_of, targeted_dlr
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ThreatModel, broadcast_per_example
 
 
-def on_sphere(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
+def random_sphere_point(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
     """Return a random point at distance eps before the box cuts it: a uniform draw from the ball, pushed to its surface."""
     centre, unit = torch.zeros_like(x), ThreatModel(threat.norm, 1.0, (-1.0, 1.0))
     drawn = unit.random_start(centre, ids, seed, stream)
     length = unit.distance(drawn, centre).to(x.dtype).clamp_min(1e-30)
-    return threat.project(x + threat.radii(x) * drawn / per_example(length, x), x)
+    return threat.project(x + threat.radii(x) * drawn / broadcast_per_example(length, x), x)
 
 
 def apgd(
@@ -80,7 +80,7 @@ def apgd(
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020; for l1 "Mind the box", ICML 2021.
     """
-    ask = Ask(bind_dtype(model, x), objective, targeted, eot)
+    ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
     attempt = _attempt(ask, threat, steps, seed, early_stop, large_eps)
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -132,8 +132,8 @@ def apgd_targeted(
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
     """
-    refuse_counts(targets=targets, restarts=restarts)
-    ask = Ask(bind_dtype(model, x), objective, eot=eot)
+    require_positive(targets=targets, restarts=restarts)
+    ask = QuerySpec(bind_dtype(model, x), objective, eot=eot)
     once = _attempt(ask, threat, steps, seed, early_stop, large_eps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
@@ -144,11 +144,11 @@ def apgd_targeted(
 
     return search(
         ask, x, y, threat, attempt, restarts=targets * restarts,
-        ids=ids, early_stop=early_stop, batch_size=batch_size, aim=rivals(targets),
+        ids=ids, early_stop=early_stop, batch_size=batch_size, aim=top_other_classes(targets),
     )  # fmt: skip
 
 
-def rivals(count: int) -> Aim:
+def top_other_classes(count: int) -> LabelSelector:
     """Aim at the classes of highest clean logit but the label: labels ``(B,)`` become ``(B, 1 + count)``, label first."""
 
     def aim(logits: Tensor, y: Tensor) -> Tensor:
@@ -159,8 +159,8 @@ def rivals(count: int) -> Aim:
     return aim
 
 
-def _attempt(ask: Ask, threat: ThreatModel, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
-    refuse_counts(steps=steps)
+def _attempt(ask: QuerySpec, threat: ThreatModel, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
+    require_positive(steps=steps)
     if threat.norm == "l1":
         return sparse_attempt(ask, steps, seed, early_stop, large_eps)
     if large_eps:
@@ -168,7 +168,7 @@ def _attempt(ask: Ask, threat: ThreatModel, steps: int, seed: int, early_stop: b
     rule = momentum_rule(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        start = on_sphere(x, threat, ids, seed, restart)
-        return climb(ask, x, y, threat, start, rule, steps, early_stop=early_stop)
+        start = random_sphere_point(x, threat, ids, seed, restart)
+        return run_attempt(ask, x, y, threat, start, rule, steps, early_stop=early_stop)
 
     return attempt

@@ -10,8 +10,8 @@ from torch import Tensor
 from advreg import example_rng
 from advreg.attacks.auto_pgd.step_rule import Memory, at_peak, eps_of, peaked
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, Attempt, Rule, State, asked, begin, climb
-from advreg.threat import ThreatModel, per_example
+from advreg.attacks.search import AttackState, Attempt, QuerySpec, Rule, initial_state, run_attempt, update_state
+from advreg.threat import ThreatModel, broadcast_per_example
 
 SHRUNK = 0.95  # a support below this share of the one before is still shrinking
 SHORTER = 1.5  # divisor of the step size, and of the support for the sparsity of a step
@@ -31,11 +31,11 @@ def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
     """
     period = max(4 * steps // 100, 1)
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: AttackState, k: int) -> AttackState:
         memory = peaked(state) | ({} if state.memory else _sparse_start(state, warm))
         if k and k % period == 0:
             state, memory = _resized(state, memory)
-        step = per_example(memory["step_size"], state.x) * sparse_sign(state.grad, memory["kept"])
+        step = broadcast_per_example(memory["step_size"], state.x) * sparse_sign(state.grad, memory["kept"])
         return state.moved_to(state.adv + step, memory=memory)
 
     return rule
@@ -58,14 +58,14 @@ def _kept(support: Tensor) -> Tensor:
     return (support / SHORTER).long().clamp_min(1)
 
 
-def _sparse_start(state: State, warm: bool) -> Memory:
+def _sparse_start(state: AttackState, warm: bool) -> Memory:
     size = state.x[0].numel()
     changed = support(state.adv, state.x) if warm else torch.full_like(state.rows, size)
     kept = _kept(changed) if warm else torch.full_like(state.rows, max(size // 5, 1))
     return {"step_size": eps_of(state), "support": changed, "kept": kept}
 
 
-def _resized(state: State, memory: Memory) -> tuple[State, Memory]:
+def _resized(state: AttackState, memory: Memory) -> tuple[AttackState, Memory]:
     """Start again from the peak with a step of eps where its support still shrinks; elsewhere shorten the step."""
     changed, eps = support(memory["peak"], state.x), eps_of(state)
     shrinks = changed < SHRUNK * memory["support"]
@@ -78,7 +78,7 @@ def _resized(state: State, memory: Memory) -> tuple[State, Memory]:
     return at_peak(state, memory, shrinks), memory
 
 
-def sparse_attempt(ask: Ask, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
+def sparse_attempt(ask: QuerySpec, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
     """Climb inside the threat model from a random point, sparse once projected, or from the peak of stages in wider balls."""
     wider = WIDER if large_eps else ()
     stage = STAGE * steps // 100
@@ -89,15 +89,15 @@ def sparse_attempt(ask: Ask, steps: int, seed: int, early_stop: bool, large_eps:
         point = x + threat.width * example_rng.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype)
         for times in wider:
             point = peak_in(ask, x, y, threat.with_eps(times * threat.eps), point, stage)
-        found = climb(ask, x, y, threat, threat.project(point, x), rule, steps - spent, early_stop=early_stop)
+        found = run_attempt(ask, x, y, threat, threat.project(point, x), rule, steps - spent, early_stop=early_stop)
         return replace(found, cost=found.cost + ask.eot * spent)
 
     return attempt
 
 
-def peak_in(ask: Ask, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
+def peak_in(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
     """Return the point of highest loss among ``steps`` queries in this threat model; nobody is judged there."""
-    state, rule = begin(x, y, threat, threat.project(point, x)), sparse_rule(steps, warm=True)
+    state, rule = initial_state(x, y, threat, threat.project(point, x)), sparse_rule(steps, warm=True)
     for k in range(steps):
-        state = rule(asked(ask, state, gradient=True), k)
+        state = rule(update_state(ask, state, gradient=True), k)
     return state.memory.get("peak", point)

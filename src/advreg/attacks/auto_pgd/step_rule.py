@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.search import Rule, State
-from advreg.threat import per_example
+from advreg.attacks.search import AttackState, Rule
+from advreg.threat import broadcast_per_example
 
 Memory = dict[str, Tensor]
 
@@ -38,13 +38,13 @@ def checkpoints(steps: int) -> dict[int, int]:
     return found
 
 
-def peaked(state: State) -> Memory:
+def peaked(state: AttackState) -> Memory:
     """Return the memory with the peak brought up to date, by loss alone."""
     old = state.memory
     if not old:
         return {"peak": state.adv, "peak_grad": state.grad, "peak_loss": state.loss}
     higher = state.loss > old["peak_loss"]
-    wide = per_example(higher, state.x)
+    wide = broadcast_per_example(higher, state.x)
     return old | {
         "peak": torch.where(wide, state.adv, old["peak"]),
         "peak_grad": torch.where(wide, state.grad, old["peak_grad"]),
@@ -52,9 +52,9 @@ def peaked(state: State) -> Memory:
     }
 
 
-def at_peak(state: State, memory: Memory, rows: Tensor) -> State:
+def at_peak(state: AttackState, memory: Memory, rows: Tensor) -> AttackState:
     """Return the state in which these rows (booleans) stand at their peak again."""
-    wide = per_example(rows, state.x)
+    wide = broadcast_per_example(rows, state.x)
     return replace(
         state,
         adv=torch.where(wide, memory["peak"], state.adv),
@@ -63,7 +63,7 @@ def at_peak(state: State, memory: Memory, rows: Tensor) -> State:
     )
 
 
-def eps_of(state: State) -> Tensor:
+def eps_of(state: AttackState) -> Tensor:
     """Return each row's eps, ``(B,)``, in the dtype of the inputs."""
     return state.radii.flatten()
 
@@ -75,11 +75,11 @@ def momentum_rule(steps: int) -> Rule:
     """
     review = checkpoints(steps)
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: AttackState, k: int) -> AttackState:
         memory = _watched(state)
         if k in review:
             state, memory = _reviewed(state, memory, review[k])
-        step = per_example(memory["step_size"], state.x) * state.threat.steepest(state.grad, state.adv)
+        step = broadcast_per_example(memory["step_size"], state.x) * state.threat.steepest(state.grad, state.adv)
         ahead = state.region.project(state.adv + step)
         share = MOMENTUM if k else 1.0
         # after a return to the peak the momentum runs to it from the iterate before, as published
@@ -90,7 +90,7 @@ def momentum_rule(steps: int) -> Rule:
     return rule
 
 
-def _watched(state: State) -> Memory:
+def _watched(state: AttackState) -> Memory:
     """Return the memory after a query: the peak, and how often the loss rose since the last checkpoint."""
     if not state.memory:  # the start is the first step's predecessor: the reference compares it with an empty slot
         never = torch.zeros_like(state.rows)
@@ -105,7 +105,7 @@ def _watched(state: State) -> Memory:
     return peaked(state) | {"rises": state.memory["rises"] + (state.loss > state.memory["previous_loss"])}
 
 
-def _reviewed(state: State, memory: Memory, period: int) -> tuple[State, Memory]:
+def _reviewed(state: AttackState, memory: Memory, period: int) -> tuple[AttackState, Memory]:
     """Halve the step and go back to the peak where too few steps raised the loss, or where the last review changed nothing.
 
     The second condition can fire at the first checkpoint, as in the paper: the reference never lets it.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advreg.attacks.blackbox.hopskipjump_run import Hike, Labels
+from advreg.attacks.blackbox.hopskipjump_run import HopSkipJumpRun, LabelQueries
 from advreg.attacks.inputs import as_tensor, read_batch, read_ids
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.modes import refuse_training_mode
+from advreg.attacks.modes import require_eval_mode
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, Scoreboard, search
+from advreg.attacks.search import QuerySpec, Scoreboard, search
 from advreg.attacks.verification import reject_device
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import labels_of, margin
@@ -74,17 +74,17 @@ def hopskipjump(
         raise ThreatError(f"hopskipjump is made for l2 and linf, the threat is {threat}; use square for l1")
     if min(queries, samples, tries) < 1:
         raise ThreatError(f"queries, samples, tries are {queries}, {samples}, {tries}; give at least 1 of each")
-    refuse_training_mode(model)
+    require_eval_mode(model)
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, threat)
     reject_device(model, x)
     starts = None if starts is None else _starts(starts, x)
-    ask = Ask(Labels(model, int(labels_of(y).max()) + 1), margin, targeted)
+    ask = QuerySpec(LabelQueries(model, int(labels_of(y).max()) + 1), margin, targeted)
     place = torch.arange(len(x), device=x.device)
     tags = torch.stack([read_ids(ids, x), place], 1)  # its id, and where its start is
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, tags: Tensor, _: int) -> AttackResult:
-        hike = Hike(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
+        hike = HopSkipJumpRun(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
         hike.begin(tries) if starts is None else hike.begin_at(starts[tags[:, 1]])
         return hike.run(samples)
 

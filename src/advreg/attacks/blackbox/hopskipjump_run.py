@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advreg import example_rng
-from advreg.attacks.model import Deputy, Model, original, query_model
+from advreg.attacks.model import Model, ProxyModel, original, query_model
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import Scoreboard
 from advreg.errors import ModelError
-from advreg.objectives import answered
-from advreg.threat import per_example
+from advreg.objectives import has_finite_logits
+from advreg.threat import broadcast_per_example
 
 _TOGETHER = 16  # directions asked in one forward; a constant, so that draws do not depend on the batch
 _LANE = 1 << 20  # streams kept for one step
@@ -24,7 +24,7 @@ _HALVINGS = 10  # of a step that left the adversarial side
 
 
 @dataclass(frozen=True)
-class Labels(Deputy):
+class LabelQueries(ProxyModel):
     """A model of which only the label is used: labels or scores in, one-hot scores out.
 
     Labels beyond the classes, which are those of the data, count as one more class.
@@ -46,19 +46,19 @@ class Labels(Deputy):
             raise ModelError(f"the model returned {shape} for {len(x)} inputs; return labels (B,) or scores (B, K)")
         if z.ndim == 2:
             votes = F.one_hot(z.argmax(1), z.shape[1]).float()
-            return votes.masked_fill(~answered(z)[:, None], math.nan)
+            return votes.masked_fill(~has_finite_logits(z)[:, None], math.nan)
         if z.is_floating_point() or int(z.min()) < 0:
             raise ModelError(f"the model returned {z.dtype} from {float(z.min()):g}; return labels 0 to classes-1")
         return F.one_hot(z.long().clamp_max(self.classes), self.classes + 1).float()
 
     @property
-    def original(self) -> Labels:
+    def original(self) -> LabelQueries:
         """The labels of the model that judges: these themselves, where it is the same model."""
         judge = original(self.model)
         return self if judge is self.model else replace(self, model=judge)
 
 
-class Hike:
+class HopSkipJumpRun:
     """One attempt on a batch: every row has a point of another class, a budget of its own, and leaves on its own.
 
     Attributes:
@@ -105,7 +105,7 @@ class Hike:
         rows = (~self.board.broken).nonzero()[:, 0]
         if len(rows):
             x, nearest, threat = self.x[rows], self.nearest[rows], self.threat.select(rows)
-            inside = per_example(threat.contains(nearest, x), x)
+            inside = broadcast_per_example(threat.contains(nearest, x), x)
             self.board.submit(rows, torch.where(inside, nearest, threat.project(nearest, x)))
         return self.board.result()
 
@@ -143,7 +143,7 @@ class Hike:
             middle = (near + reach) / 2
             across = self._ask(rows, self._between(rows, far, middle)[:, None])[:, 0]
             near, reach = torch.where(across, near, middle), torch.where(across, middle, reach)
-        point = torch.where(per_example(reach == 1, far), far, self._between(rows, far, reach))
+        point = torch.where(broadcast_per_example(reach == 1, far), far, self._between(rows, far, reach))
         self.at[rows] = point
         distance = self.threat.select(rows).distance(point, self.x[rows])
         nearer = distance < self.distance[rows]
@@ -153,10 +153,10 @@ class Hike:
 
     def _between(self, rows: Tensor, far: Tensor, share: Tensor) -> Tensor:
         """Return the nearest point to ``far`` at this share of its distance: on the line (l2), or clipped (linf)."""
-        x, wide = self.x[rows], per_example(share, far)
+        x, wide = self.x[rows], broadcast_per_example(share, far)
         if self.threat.norm == "l2":
             return x + wide * (far - x)
-        radius = wide * per_example((far - x).flatten(1).abs().amax(1), far)
+        radius = wide * broadcast_per_example((far - x).flatten(1).abs().amax(1), far)
         return far.maximum(x - radius).minimum(x + radius)
 
     def _retire(self, rows: Tensor) -> None:
@@ -172,7 +172,7 @@ class Hike:
         at, (low, high), width = self.at[rows], self.threat.box, self.threat.width
         apart = self.threat.select(rows).distance(at, self.x[rows]).to(at.dtype)
         probe = torch.full_like(apart, 0.1 * width) if step == 1 else apart / at[0].numel()
-        probe = per_example(probe.clamp_min(1e-12 * width), at)
+        probe = broadcast_per_example(probe.clamp_min(1e-12 * width), at)
         votes = torch.zeros_like(at)
         total, balance = torch.zeros_like(at), torch.zeros_like(apart)
         for done in range(0, count, _TOGETHER):
@@ -184,7 +184,9 @@ class Hike:
             moved = (points - at[:, None]) / probe[:, None]
             votes = votes + (side.view(*side.shape, *[1] * (at.ndim - 1)) * moved).sum(1)
             total, balance = total + moved.sum(1), balance + side.sum(1) / count
-        even = per_example(torch.where(balance.abs() < 1, balance, 0.0), at)  # one-sided votes have no baseline
+        even = broadcast_per_example(
+            torch.where(balance.abs() < 1, balance, 0.0), at
+        )  # one-sided votes have no baseline
         return self.threat.select(rows).steepest(votes - even * total)
 
     def _directions(self, rows: Tensor, shape: tuple[int, ...], stream: int) -> Tensor:
@@ -206,7 +208,7 @@ class Hike:
             trying = (~across).nonzero()[:, 0]
             if not len(trying):
                 break
-            moved = at[trying] + per_example(length[trying], at) * normal[trying]
+            moved = at[trying] + broadcast_per_example(length[trying], at) * normal[trying]
             far[trying] = moved.clamp(low, high)
             across[trying] = self._ask(rows[trying], far[trying][:, None])[:, 0]
             length = length / 2

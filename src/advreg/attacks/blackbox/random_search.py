@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from advreg.attacks.blackbox.score_based import Walk, walk
+from advreg.attacks.blackbox.score_based import QueryState, run_score_based
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, search
+from advreg.attacks.search import QuerySpec, search
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel
@@ -62,12 +62,12 @@ def random_search(
     """
     if draws < 1:
         raise ThreatError(f"draws is {draws}; give at least 1")
-    ask = Ask(bind_dtype(model, x), objective, targeted)
+    ask = QuerySpec(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
-        def propose(state: Walk, k: int) -> Walk:
+        def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=state.threat.random_start(state.x, state.ids, seed, k))
 
-        return walk(ask, x, y, threat, ids, propose, draws, early_stop=early_stop)
+        return run_score_based(ask, x, y, threat, ids, propose, draws, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)

@@ -14,15 +14,15 @@ from torch import Tensor
 from advreg import example_rng
 from advreg.attacks.model import query_model
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, Scoreboard
-from advreg.threat import ThreatModel, per_example
+from advreg.attacks.search import QuerySpec, Scoreboard
+from advreg.threat import ThreatModel, broadcast_per_example
 
 _BLOCK = 32  # queries whose random numbers are drawn at once: a call costs the same for one as for many
 _LANE = 1 << 20  # streams kept for one restart: more than anybody's queries
 
 
 @dataclass(frozen=True)
-class Walk:
+class QueryState:
     """One row for each example still under attack; everything in it can be selected by rows.
 
     Attributes:
@@ -47,23 +47,23 @@ class Walk:
     found: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def select(self, keep: Tensor) -> Walk:
+    def select(self, keep: Tensor) -> QueryState:
         """Return these rows only."""
         tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
         memory = {name: value[keep] for name, value in self.memory.items()}
         return replace(self, **tensors, threat=self.threat.select(keep), memory=memory)
 
-    def remember(self, **tensors: Tensor) -> Walk:
+    def remember(self, **tensors: Tensor) -> QueryState:
         """Return the same rows with more to remember."""
         return replace(self, memory={**self.memory, **tensors})
 
 
-Proposal = Callable[[Walk, int], Walk]
+Proposal = Callable[[QueryState, int], QueryState]
 """``(state, query) -> state`` with the next point to ask in ``adv``: the heart of an attack on scores."""
 
 
-def walk(
-    ask: Ask,
+def run_score_based(
+    ask: QuerySpec,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
@@ -81,7 +81,7 @@ def walk(
     board = Scoreboard(ask, x, y, threat)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     rows, no = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    state = Walk(rows, ids, x, y, threat, x, x, low, no)
+    state = QueryState(rows, ids, x, y, threat, x, x, low, no)
     for k in range(queries):
         state = propose(state, k)
         board.cost[state.rows, 0] += price
@@ -100,7 +100,7 @@ def _between_looks(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def _kept(ask: Ask, state: Walk, *, hold: bool) -> Walk:
+def _kept(ask: QuerySpec, state: QueryState, *, hold: bool) -> QueryState:
     """Ask, and keep the points that raised the loss; with ``hold`` a row that fools the model keeps its point."""
     logits = query_model(ask.model, state.adv, ask.dtype)
     fools, loss = ask.fooled(logits, state.y), ask.loss_at(logits, state.y).to(state.loss.dtype)
@@ -108,13 +108,13 @@ def _kept(ask: Ask, state: Walk, *, hold: bool) -> Walk:
     better = (loss > state.loss) & ~state.found  # never true of a NaN
     return replace(
         state,
-        best=torch.where(per_example(better, state.x), state.adv, state.best),
+        best=torch.where(broadcast_per_example(better, state.x), state.adv, state.best),
         loss=torch.where(better, loss, state.loss),
         found=state.found | (better & fools) if hold else state.found,
     )
 
 
-def _retired(board: Scoreboard, state: Walk) -> Walk:
+def _retired(board: Scoreboard, state: QueryState) -> QueryState:
     """Judge the rows that look fooled; those confirmed leave, the others go on from where they are.
 
     An answer of NaN that only the fast target gave is refused: any other point is better then.
@@ -129,7 +129,7 @@ def _retired(board: Scoreboard, state: Walk) -> Walk:
     return replace(state, loss=loss, found=torch.zeros_like(state.found)).select(keep.nonzero()[:, 0])
 
 
-def drawn(state: Walk, query: int, width: int, seed: int, restart: int) -> Walk:
+def drawn(state: QueryState, query: int, width: int, seed: int, restart: int) -> QueryState:
     """Return the state with the query's uniform numbers ``(B, width)`` in ``memory["now"]``."""
     if query % _BLOCK == 0:
         stream = restart * _LANE + query // _BLOCK

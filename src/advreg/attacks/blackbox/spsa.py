@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from advreg import example_rng
-from advreg.attacks.blackbox.score_based import Proposal, Walk, walk
+from advreg.attacks.blackbox.score_based import Proposal, QueryState, run_score_based
 from advreg.attacks.model import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, search
+from advreg.attacks.search import QuerySpec, search
 from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
@@ -84,19 +84,19 @@ def spsa(
         raise ThreatError(
             f"steps, samples, step_size, probe are {steps}, {samples}, {step_size}, {probe}; give more than 0"
         )
-    ask = Ask(bind_dtype(model, x), margin, targeted)
+    ask = QuerySpec(bind_dtype(model, x), margin, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         propose = _adam(ask, samples, step_size, probe, seed)
-        return walk(ask, x, y, threat, ids, propose, steps, price=2 * samples + 1, early_stop=early_stop)
+        return run_score_based(ask, x, y, threat, ids, propose, steps, price=2 * samples + 1, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def _adam(ask: Ask, samples: int, step_size: float, probe: float, seed: int) -> Proposal:
+def _adam(ask: QuerySpec, samples: int, step_size: float, probe: float, seed: int) -> Proposal:
     """Return the proposal: a step of Adam from the last iterate, whether that was the best or not."""
 
-    def propose(state: Walk, k: int) -> Walk:
+    def propose(state: QueryState, k: int) -> QueryState:
         g = _estimated(ask, state, samples, probe, seed, k * _LANE)
         zero = torch.zeros_like(g)
         first = 0.9 * state.memory.get("first", zero) + 0.1 * g
@@ -109,7 +109,7 @@ def _adam(ask: Ask, samples: int, step_size: float, probe: float, seed: int) -> 
 
 
 @torch.no_grad()
-def _estimated(ask: Ask, state: Walk, samples: int, probe: float, seed: int, stream: int) -> Tensor:
+def _estimated(ask: QuerySpec, state: QueryState, samples: int, probe: float, seed: int, stream: int) -> Tensor:
     """Return the estimated gradient at the iterate, loss per width of the box.
 
     Probes stay in the box, because a service may reject inputs outside it.

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advreg import example_rng
-from advreg.attacks.blackbox.score_based import Proposal, Walk, drawn, walk
-from advreg.attacks.blackbox.square_windows import Grid, bumps, put, take, window_share
+from advreg.attacks.blackbox.score_based import Proposal, QueryState, drawn, run_score_based
+from advreg.attacks.blackbox.square_windows import WindowGrid, bumps, put, take, window_share
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, search
+from advreg.attacks.search import QuerySpec, search
 from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
@@ -88,19 +88,21 @@ def square(
     """
     if queries < 1 or not 0 < p <= 1:
         raise ThreatError(f"queries is {queries} and p is {p}; give at least 1 query and a share in (0, 1]")
-    ask, budget = Ask(bind_dtype(model, x), margin, targeted), queries if rescale else None
+    ask, budget = QuerySpec(bind_dtype(model, x), margin, targeted), queries if rescale else None
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         make = _repainting if threat.norm == "linf" else _moving
-        propose = make(Grid.of(x), p, budget, seed, restart)
+        propose = make(WindowGrid.of(x), p, budget, seed, restart)
         if warm_start is None:
-            return walk(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
+            return run_score_based(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
         first = warm_start(model, x, y, threat, ids=ids, seed=seed + restart)
         rows = (~first.broken).nonzero()[:, 0] if early_stop else torch.arange(len(x), device=x.device)
         if not len(rows):
             return first
         propose = _begun_at(first.x_adv[rows], propose)
-        found = walk(ask, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries, early_stop=early_stop)
+        found = run_score_based(
+            ask, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries, early_stop=early_stop
+        )
         unranked = first.loss.index_fill(0, rows, -torch.inf)  # the two attacks may maximise different objectives
         return replace(first, loss=unranked).improved_by(found, rows)
 
@@ -110,17 +112,17 @@ def square(
 def _begun_at(start: Tensor, propose: Proposal) -> Proposal:
     """Return the same proposal, its first point replaced."""
 
-    def begun(state: Walk, k: int) -> Walk:
+    def begun(state: QueryState, k: int) -> QueryState:
         state = propose(state, k)
         return state if k else replace(state, adv=start)
 
     return begun
 
 
-def _repainting(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
+def _repainting(grid: WindowGrid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
     """Return the proposal for linf: stripes, then windows, all at the edge of the ball."""
 
-    def propose(state: Walk, k: int) -> Walk:
+    def propose(state: QueryState, k: int) -> QueryState:
         if k == 0:
             return _striped(state, grid, seed, restart)
         state = drawn(state, k - 1, 2 + grid.channels, seed, restart)
@@ -136,7 +138,7 @@ def _repainting(grid: Grid, p: float, budget: int | None, seed: int, restart: in
     return propose
 
 
-def _striped(state: Walk, grid: Grid, seed: int, restart: int) -> Walk:
+def _striped(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> QueryState:
     """Remember the edges of the ball, and start with one sign for each channel and column."""
     radii, project = state.threat.radii(state.x), state.threat.project
     edges = {name: project(state.x + s * radii, state.x) for name, s in (("low", -1), ("high", 1))}
@@ -147,10 +149,10 @@ def _striped(state: Walk, grid: Grid, seed: int, restart: int) -> Walk:
     return replace(state, adv=adv).remember(**{name: grid.planes(edge) for name, edge in edges.items()})
 
 
-def _moving(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
+def _moving(grid: WindowGrid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
     """Return the proposal for l2 and l1: a tiling of bumps, then mass moved from two windows into one bump."""
 
-    def propose(state: Walk, k: int) -> Walk:
+    def propose(state: QueryState, k: int) -> QueryState:
         if k == 0:
             return replace(state, adv=_in_ball(state, state.threat.width * _tiled(state, grid, seed, restart)))
         state = drawn(state, k - 1, 5 + grid.channels, seed, restart)
@@ -161,7 +163,7 @@ def _moving(grid: Grid, p: float, budget: int | None, seed: int, restart: int) -
     return propose
 
 
-def _moved_l2(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
+def _moved_l2(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
     """Return offsets ``(B, C, cells)``: two windows emptied, one filled with what both held in each channel, and the unused."""
     delta, here, emptied = _emptied(state, grid, size)
     held = _power(delta, 2)
@@ -170,7 +172,7 @@ def _moved_l2(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
     return put(emptied, here, _bump(state, delta, here, size, 2) * mass.clamp_min(0.0).sqrt())
 
 
-def _moved_l1(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
+def _moved_l1(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
     """Return offsets ``(B, C, cells)`` to be projected: as in l2, but a channel's new window holds ``C`` times as much."""
     delta, here, emptied = _emptied(state, grid, size)
     held = _power(delta, 1)
@@ -179,14 +181,14 @@ def _moved_l1(state: Walk, grid: Grid, size: tuple[int, int]) -> Tensor:
     return put(emptied, here, _bump(state, delta, here, size, 1) * mass)
 
 
-def _emptied(state: Walk, grid: Grid, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _emptied(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the offsets ``(B, C, cells)``, the cells of one window, and the offsets with it and another window emptied."""
     u, delta = state.memory["now"], grid.planes(state.best - state.x)
     here, there = grid.place(u[:, 0:2], size), grid.place(u[:, 2:4], size)
     return delta, here, put(put(delta, here, 0.0), there, 0.0)
 
 
-def _bump(state: Walk, delta: Tensor, here: Tensor, size: tuple[int, int], order: int) -> Tensor:
+def _bump(state: QueryState, delta: Tensor, here: Tensor, size: tuple[int, int], order: int) -> Tensor:
     """Return a new window of unit length ``(B, C, cells)``: a signed bump on top of what the window held."""
     u = state.memory["now"]
     pattern = bumps(*size, order).to(delta)[(u[:, 4] < 0.5).long()][:, None]
@@ -197,7 +199,7 @@ def _bump(state: Walk, delta: Tensor, here: Tensor, size: tuple[int, int], order
     return fresh / _length(fresh, order)
 
 
-def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
+def _tiled(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> Tensor:
     """Return offsets ``(B, C, cells)`` in widths of the box: a bump in every tile, with a sign for each tile and channel."""
     height, width = max(grid.height // _TILES, 1), max(grid.width // _TILES, 1)
     down, right = grid.height // height, grid.width // width
@@ -211,7 +213,7 @@ def _tiled(state: Walk, grid: Grid, seed: int, restart: int) -> Tensor:
     return grid.planes(padded)
 
 
-def _in_ball(state: Walk, delta: Tensor) -> Tensor:
+def _in_ball(state: QueryState, delta: Tensor) -> Tensor:
     """Return ``x + delta`` in ball and box: stretched to length eps in l2, projected as it is in l1."""
     offset = delta.flatten(1)
     if state.threat.norm == "l2":

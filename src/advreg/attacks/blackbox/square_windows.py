@@ -29,7 +29,7 @@ def window_share(window: int, p: float = 0.8, budget: int | None = None) -> floa
 
 
 @dataclass(frozen=True)
-class Grid:
+class WindowGrid:
     """An input seen as ``channels`` planes of ``height x width`` cells; a vector is one plane of height 1.
 
     Example:
@@ -42,7 +42,7 @@ class Grid:
     width: int
 
     @classmethod
-    def of(cls, x: Tensor) -> Grid:
+    def of(cls, x: Tensor) -> WindowGrid:
         """Return the grid of a batch ``(B, n)``, ``(B, C, n)`` or ``(B, C, ..., H, W)``."""
         shape = x.shape[1:]
         channels = shape[0] if len(shape) > 1 else 1

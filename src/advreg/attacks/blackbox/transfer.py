@@ -12,7 +12,7 @@ from torch import Tensor
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.pgd import pgd
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Ask, Scoreboard, search
+from advreg.attacks.search import QuerySpec, Scoreboard, search
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 
@@ -66,7 +66,7 @@ def transfer(
 
     Reference: Papernot et al., "Practical black-box attacks against machine learning", AsiaCCS 2017.
     """
-    ask, surrogate = Ask(bind_dtype(model, x), margin, targeted), bind_dtype(surrogate, x)
+    ask, surrogate = QuerySpec(bind_dtype(model, x), margin, targeted), bind_dtype(surrogate, x)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         options = {"targeted": True} if targeted else {}

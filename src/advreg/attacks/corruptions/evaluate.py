@@ -11,7 +11,7 @@ from advreg.attacks.corruptions.corruptions import KINDS
 from advreg.attacks.corruptions.primitives import Draws
 from advreg.attacks.inputs import read_ids, read_inputs, read_labels, reject_outside
 from advreg.attacks.model import Model
-from advreg.attacks.modes import refuse_training_mode
+from advreg.attacks.modes import require_eval_mode
 from advreg.attacks.verification import logits_of
 from advreg.errors import DataError, did_you_mean
 from advreg.objectives import correct
@@ -94,7 +94,7 @@ def corruption_accuracy(
         >>> corruption_accuracy(model, x, model(x).argmax(1), [1], ["contrast"]).keys()
         dict_keys(['contrast'])
     """
-    refuse_training_mode(model)
+    require_eval_mode(model)
     x = _images(x)
     y, ids = read_labels(y, x), read_ids(ids, x)
     severities = tuple(severities)

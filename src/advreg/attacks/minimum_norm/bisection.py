@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.inputs import read_batch
-from advreg.attacks.minimum_norm.l0 import Ball, Sparse
+from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat
 from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.modes import refuse_training_mode
-from advreg.attacks.verification import judged
+from advreg.attacks.modes import require_eval_mode
+from advreg.attacks.verification import verify_with_logits
 from advreg.errors import ConfigError, ThreatError
 from advreg.objectives import margin, ranked
-from advreg.threat import Norm, ThreatModel, per_example
+from advreg.threat import Norm, ThreatModel, broadcast_per_example
 
 
-def nearest(
+def minimum_distance(
     attack: Callable[..., MinimalResult],
     model: Model,
     x: Tensor,
@@ -59,14 +59,14 @@ def nearest(
         >>> [round(d, 3) for d in found.minimal.tolist()]
         [0.1, 0.0]
     """
-    ball = Sparse(0, box) if norm == "l0" else ThreatModel(norm, 0.0, box)
+    ball = SparseThreat(0, box) if norm == "l0" else ThreatModel(norm, 0.0, box)
     found = attack(model, x, y, ball, targeted=targeted, **options)
     if norm == "l0" or not bisections:
         return found
-    return bisected(found, model, x, y, ball, steps=bisections, targeted=targeted)
+    return refine_by_bisection(found, model, x, y, ball, steps=bisections, targeted=targeted)
 
 
-def bisected(
+def refine_by_bisection(
     found: MinimalResult,
     model: Model,
     x: Tensor,
@@ -105,7 +105,7 @@ def bisected(
         raise ThreatError("the threat is l0, where every point of the way is equally far; bisect linf, l2 or l1")
     if steps < 0:
         raise ConfigError(f"steps is {steps}; give 0 or more bisections")
-    refuse_training_mode(model)
+    require_eval_mode(model)
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, ball)
     x = x.detach().to(found.nearest.dtype)
@@ -128,10 +128,10 @@ def _boundary(
     point, loss = beyond, torch.full_like(right, torch.nan)
     for _ in range(steps):
         middle = (right + fooling) / 2
-        tried = (x + per_example(middle, x) * (beyond - x)).clamp(*ball.box)
-        fools, logits = judged(model, x, tried, y, anywhere, targeted)
+        tried = (x + broadcast_per_example(middle, x) * (beyond - x)).clamp(*ball.box)
+        fools, logits = verify_with_logits(model, x, tried, y, anywhere, targeted)
         lead = ranked(-margin(logits, y) if targeted else margin(logits, y))
-        point = torch.where(per_example(fools, x), tried, point)
+        point = torch.where(broadcast_per_example(fools, x), tried, point)
         loss = torch.where(fools, lead.to(loss.dtype), loss)
         right, fooling = torch.where(fools, right, middle), torch.where(fools, middle, fooling)
     return point, loss

@@ -7,18 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.minimum_norm.linearisation import along
+from advreg.attacks.minimum_norm.linearisation import linearise_objective
 from advreg.attacks.minimum_norm.result import MinimalResult
-from advreg.attacks.minimum_norm.search import Plan, hunt, refuse_norm
-from advreg.attacks.minimum_norm.state import Rule, State
+from advreg.attacks.minimum_norm.search import SearchConfig, require_norm, search_minimum_norm
+from advreg.attacks.minimum_norm.state import MinimumNormState, Rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import margin
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ThreatModel, broadcast_per_example
 
 _INSIDE = 1 - 1e-6  # where tanh would have to be infinite, it starts this near the box
 
 
-def carlini(
+def carlini_wagner(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -74,17 +74,20 @@ def carlini(
 
     Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", S&P 2017.
     """
-    refuse_norm("carlini", threat, "l2")
+    require_norm("carlini", threat, "l2")
     model = bind_dtype(model, x)
-    look, rule = along(model, margin, targeted=targeted), carlini_rule(steps, weight, step_size, confidence)
-    plan = Plan(model, [look], rule, rounds * steps, 1, targeted, early_stop, confidence=confidence, seed=seed)
-    return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
+    look, rule = (
+        linearise_objective(model, margin, targeted=targeted),
+        carlini_wagner_rule(steps, weight, step_size, confidence),
+    )
+    plan = SearchConfig(model, [look], rule, rounds * steps, 1, targeted, early_stop, confidence=confidence, seed=seed)
+    return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
-def carlini_rule(steps: int, weight: float, step_size: float, confidence: float) -> Rule:
+def carlini_wagner_rule(steps: int, weight: float, step_size: float, confidence: float) -> Rule:
     """Return a step of Adam, or the beginning of the next round with another c."""
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         memory = state.memory or _first_round(state, weight)
         memory = {**memory, "success": memory["success"] | state.fooled}
         if k and k % steps == 0:
@@ -96,30 +99,30 @@ def carlini_rule(steps: int, weight: float, step_size: float, confidence: float)
     return rule
 
 
-def _frame(state: State) -> tuple[float, float]:
+def _frame(state: MinimumNormState) -> tuple[float, float]:
     """Return the box's middle and half its width."""
     low, high = state.ball.box
     return (low + high) / 2, (high - low) / 2
 
 
-def _inside(state: State, variable: Tensor) -> Tensor:
+def _inside(state: MinimumNormState, variable: Tensor) -> Tensor:
     middle, half = _frame(state)
     return (middle + half * variable.tanh()).clamp(*state.ball.box)
 
 
-def _start(state: State) -> dict[str, Tensor]:
+def _start(state: MinimumNormState) -> dict[str, Tensor]:
     middle, half = _frame(state)
     zero = torch.zeros_like(state.x)
     variable = ((state.x - middle) / half * _INSIDE).atanh()
     return {"variable": variable, "first": zero, "second": zero, "success": torch.zeros_like(state.fooled)}
 
 
-def _first_round(state: State, weight: float) -> dict[str, Tensor]:
+def _first_round(state: MinimumNormState, weight: float) -> dict[str, Tensor]:
     c = torch.full_like(state.value, weight)
     return {**_start(state), "c": c, "least": torch.zeros_like(c), "most": torch.full_like(c, torch.inf)}
 
 
-def _next_round(state: State, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+def _next_round(state: MinimumNormState, memory: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the memory with a smaller c where the round succeeded and a larger one where it did not."""
     c, success = memory["c"], memory["success"]
     most = torch.where(success, memory["most"].minimum(c), memory["most"])
@@ -128,9 +131,11 @@ def _next_round(state: State, memory: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**_start(state), "c": between, "least": least, "most": most}
 
 
-def _adam(state: State, memory: dict[str, Tensor], step_size: float, confidence: float, k: int) -> dict[str, Tensor]:
+def _adam(
+    state: MinimumNormState, memory: dict[str, Tensor], step_size: float, confidence: float, k: int
+) -> dict[str, Tensor]:
     variable, (_, half) = memory["variable"], _frame(state)
-    pushing = per_example(torch.where(state.value < confidence, memory["c"], 0.0), state.x)
+    pushing = broadcast_per_example(torch.where(state.value < confidence, memory["c"], 0.0), state.x)
     slope = half * (1 - variable.tanh().square())
     grad = (2 * (state.adv - state.x) / state.ball.width**2 - pushing * state.grad) * slope
     first = 0.9 * memory["first"] + 0.1 * grad

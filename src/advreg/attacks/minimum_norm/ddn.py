@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.minimum_norm.l0 import length
-from advreg.attacks.minimum_norm.linearisation import along
+from advreg.attacks.minimum_norm.l0 import norm_like
+from advreg.attacks.minimum_norm.linearisation import linearise_objective
 from advreg.attacks.minimum_norm.result import MinimalResult
-from advreg.attacks.minimum_norm.search import Plan, hunt, refuse_norm
-from advreg.attacks.minimum_norm.state import Rule, State
+from advreg.attacks.minimum_norm.search import SearchConfig, require_norm, search_minimum_norm
+from advreg.attacks.minimum_norm.state import MinimumNormState, Rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import Objective, cross_entropy
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ThreatModel, broadcast_per_example
 
 
 def ddn(
@@ -75,13 +75,13 @@ def ddn(
 
     Reference: Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks", CVPR 2019.
     """
-    refuse_norm("ddn", threat, "l2")
+    require_norm("ddn", threat, "l2")
     model = bind_dtype(model, x)
     radius = threat.width if radius is None else radius
     step_size = threat.width if step_size is None else step_size
-    look, rule = along(model, objective, targeted=targeted), ddn_rule(steps, radius, gamma, step_size)
-    plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
-    return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
+    look, rule = linearise_objective(model, objective, targeted=targeted), ddn_rule(steps, radius, gamma, step_size)
+    plan = SearchConfig(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
+    return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def cosine(first: float, last: float, k: int, steps: int) -> float:
@@ -92,13 +92,13 @@ def cosine(first: float, last: float, k: int, steps: int) -> float:
 def ddn_rule(steps: int, radius: float, gamma: float, step_size: float) -> Rule:
     """Return DDN's step."""
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         x, ball = state.x, state.ball
         before = state.memory.get("radius", torch.full_like(state.value, radius / (1 + gamma)))
         now = before * torch.where(state.fooled, 1 - gamma, 1 + gamma)
-        unit = state.grad / length(ball, state.grad).clamp_min(1e-30)
+        unit = state.grad / norm_like(ball, state.grad).clamp_min(1e-30)
         offset = state.adv - x + cosine(step_size, step_size / 100, k, steps) * unit
-        on_sphere = x + per_example(now, x) * offset / length(ball, offset).clamp_min(1e-30)
+        on_sphere = x + broadcast_per_example(now, x) * offset / norm_like(ball, offset).clamp_min(1e-30)
         return replace(state, adv=on_sphere.clamp(*ball.box), memory={"radius": now})
 
     return rule

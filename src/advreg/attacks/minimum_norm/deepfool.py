@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from advreg.attacks.minimum_norm.hyperplane_projection import step_toward
-from advreg.attacks.minimum_norm.linearisation import along, nearest_plane, straight_way
+from advreg.attacks.minimum_norm.linearisation import linearise_nearest_class, linearise_objective, straight_way
 from advreg.attacks.minimum_norm.result import MinimalResult
-from advreg.attacks.minimum_norm.search import Plan, hunt, refuse_norm
-from advreg.attacks.minimum_norm.state import Rule, State
+from advreg.attacks.minimum_norm.search import SearchConfig, require_norm, search_minimum_norm
+from advreg.attacks.minimum_norm.state import MinimumNormState, Rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
@@ -65,18 +65,20 @@ def deepfool(
     Reference: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate method to fool deep neural networks",
     CVPR 2016.
     """
-    refuse_norm("deepfool", threat, "linf", "l2", "l1")
+    require_norm("deepfool", threat, "linf", "l2", "l1")
     model = bind_dtype(model, x)
-    look = along(model, margin, targeted=True) if targeted else nearest_plane(model, straight_way)
-    climb, rule = along(model, margin, targeted=targeted), deepfool_rule(overshoot)
-    plan = Plan(model, [look], rule, steps, targeted=targeted, first_only=True, last_resort=climb, seed=seed)
-    return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
+    look = (
+        linearise_objective(model, margin, targeted=True) if targeted else linearise_nearest_class(model, straight_way)
+    )
+    climb, rule = linearise_objective(model, margin, targeted=targeted), deepfool_rule(overshoot)
+    plan = SearchConfig(model, [look], rule, steps, targeted=targeted, first_only=True, last_resort=climb, seed=seed)
+    return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def deepfool_rule(overshoot: float) -> Rule:
     """Return DeepFool's step; the iterate is kept short of the overshoot, which is added for the look only."""
 
-    def rule(state: State, _: int) -> State:
+    def rule(state: MinimumNormState, _: int) -> MinimumNormState:
         low, high = state.ball.box
         short = state.memory.get("short", state.x)
         reached = (short + step_toward(state, short)).clamp(low, high)

@@ -8,16 +8,21 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.minimum_norm.hyperplane_projection import step_onto
-from advreg.attacks.minimum_norm.l0 import length
-from advreg.attacks.minimum_norm.linearisation import along, inside_way, nearest_plane, toward_rank
+from advreg.attacks.minimum_norm.l0 import norm_like
+from advreg.attacks.minimum_norm.linearisation import (
+    inside_way,
+    linearise_class_rank,
+    linearise_nearest_class,
+    linearise_objective,
+)
 from advreg.attacks.minimum_norm.result import MinimalResult
-from advreg.attacks.minimum_norm.search import Plan, hunt, refuse_norm
-from advreg.attacks.minimum_norm.state import Look, Rule, State
+from advreg.attacks.minimum_norm.search import SearchConfig, require_norm, search_minimum_norm
+from advreg.attacks.minimum_norm.state import Look, MinimumNormState, Rule
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.search import refuse_counts
+from advreg.attacks.search import require_positive
 from advreg.errors import ConfigError
 from advreg.objectives import margin
-from advreg.threat import NORMS, ThreatModel, per_example
+from advreg.threat import NORMS, ThreatModel, broadcast_per_example
 
 
 def fab(
@@ -81,25 +86,27 @@ def fab(
 
     Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
     """
-    refuse_norm("fab", threat, *NORMS)
-    refuse_counts(steps=steps)
+    require_norm("fab", threat, *NORMS)
+    require_positive(steps=steps)
     model, rule = bind_dtype(model, x), fab_rule(alpha_max, overshoot, beta)
-    plan = Plan(model, _looks(model, targets, targeted), rule, 2 * steps, restarts, targeted, early_stop, seed=seed)
-    return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
+    plan = SearchConfig(
+        model, _looks(model, targets, targeted), rule, 2 * steps, restarts, targeted, early_stop, seed=seed
+    )
+    return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def fab_rule(alpha_max: float, overshoot: float, beta: float) -> Rule:
     """Return FAB's step, or once after each step that fools the way back; the model is looked at afresh after either."""
 
-    def rule(state: State, _: int) -> State:
+    def rule(state: MinimumNormState, _: int) -> MinimumNormState:
         x, ball = state.x, state.ball
         returns = state.fooled & ~state.memory.get("returned", torch.zeros_like(state.fooled))
         drawn_back = x + beta * (state.adv - x)
         from_adv, from_x = step_onto(state, state.adv), step_onto(state, x)
-        near, far = length(ball, from_adv), length(ball, from_x)
+        near, far = norm_like(ball, from_adv), norm_like(ball, from_x)
         share = (near / (near + far).clamp_min(1e-30)).clamp_max(alpha_max)
         moved = (1 - share) * (state.adv + overshoot * from_adv) + share * (x + overshoot * from_x)
-        adv = torch.where(per_example(returns, x), drawn_back, moved)
+        adv = torch.where(broadcast_per_example(returns, x), drawn_back, moved)
         return replace(state, adv=adv.clamp(*ball.box), memory={"returned": returns})
 
     return rule
@@ -111,7 +118,9 @@ def _looks(model: Model, targets: int | None, targeted: bool) -> list[Look]:
     if targets is not None and targets < 1:
         raise ConfigError(f"targets is {targets}; give 1 or more, or None to look at all classes at once")
     if targeted:
-        return [along(model, margin, targeted=True)]
+        return [linearise_objective(model, margin, targeted=True)]
     return (
-        [nearest_plane(model, inside_way)] if targets is None else [toward_rank(model, rank) for rank in range(targets)]
+        [linearise_nearest_class(model, inside_way)]
+        if targets is None
+        else [linearise_class_rank(model, rank) for rank in range(targets)]
     )

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.minimum_norm.state import Rule, State
-from advreg.threat import ThreatModel, per_example
+from advreg.attacks.minimum_norm.state import MinimumNormState, Rule
+from advreg.threat import ThreatModel, broadcast_per_example
 
 CLIMB = 20
 """Looks of the climb: an annealed ascent through the whole box needs few."""
@@ -29,7 +29,7 @@ def anywhere(x: Tensor, box: tuple[float, float], ids: Tensor, seed: int) -> Ten
 def climb_rule(steps: int) -> Rule:
     """Return a step up the look's value along the signs of its gradient, from half the box's width down to nothing."""
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         step = state.ball.width * (1 + math.cos(math.pi * k / steps)) / 4
         return replace(state, adv=(state.adv + step * state.grad.sign()).clamp(*state.ball.box))
 
@@ -39,12 +39,12 @@ def climb_rule(steps: int) -> Rule:
 def return_rule(far: Tensor) -> Rule:
     """Return a bisection of the line from each ``x`` to the point of ``far`` in its row of the batch: begin half-way."""
 
-    def rule(state: State, _: int) -> State:
+    def rule(state: MinimumNormState, _: int) -> MinimumNormState:
         memory = state.memory or {"right": torch.zeros_like(state.value), "fooling": torch.ones_like(state.value)}
         right, fooling = memory["right"], memory["fooling"]
         middle = (right + fooling) / 2
         right, fooling = torch.where(state.fooled, right, middle), torch.where(state.fooled, middle, fooling)
-        share = per_example((right + fooling) / 2, state.x)
+        share = broadcast_per_example((right + fooling) / 2, state.x)
         adv = (state.x + share * (far[state.rows] - state.x)).clamp(*state.ball.box)
         return replace(state, adv=adv, memory={"right": right, "fooling": fooling})
 

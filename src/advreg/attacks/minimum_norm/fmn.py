@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.minimum_norm.ddn import cosine
-from advreg.attacks.minimum_norm.l0 import Ball, Sparse, at_radius, dual, length, reach
-from advreg.attacks.minimum_norm.linearisation import along
+from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat, box_diameter, dual, norm_like, with_radius
+from advreg.attacks.minimum_norm.linearisation import linearise_objective
 from advreg.attacks.minimum_norm.result import MinimalResult
-from advreg.attacks.minimum_norm.search import Plan, hunt
-from advreg.attacks.minimum_norm.state import Rule, State
+from advreg.attacks.minimum_norm.search import SearchConfig, search_minimum_norm
+from advreg.attacks.minimum_norm.state import MinimumNormState, Rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import Objective, margin
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ThreatModel, broadcast_per_example
 
 _STEP = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
 """First steps as shares of the box's width."""
@@ -53,7 +53,7 @@ def fmn(
         model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
         x: clean inputs ``(B, ...)`` in the threat's box.
         y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: a `ThreatModel`, or a `Sparse` for the number of values changed; with eps 0 all search to the end.
+        threat: a `ThreatModel`, or a `SparseThreat` for the number of values changed; with eps 0 all search to the end.
         steps: iterations of one attempt.
         restarts: rounds; all but the first begin at a random point nearer than half the best distance.
         gamma: first share by which the radius changes.
@@ -83,44 +83,44 @@ def fmn(
     if step_size is None:
         step_size = _STEP[threat.norm] * threat.width
     model = bind_dtype(model, x)
-    look, rule = along(model, objective, targeted=targeted), fmn_rule(steps, gamma, step_size)
-    climb = along(model, margin, targeted=targeted)
-    plan = Plan(model, [look], rule, steps, restarts, targeted, early_stop, last_resort=climb, seed=seed)
-    return hunt(plan, x, y, threat, ids=ids, batch_size=batch_size)
+    look, rule = linearise_objective(model, objective, targeted=targeted), fmn_rule(steps, gamma, step_size)
+    climb = linearise_objective(model, margin, targeted=targeted)
+    plan = SearchConfig(model, [look], rule, steps, restarts, targeted, early_stop, last_resort=climb, seed=seed)
+    return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def fmn_rule(steps: int, gamma: float, step_size: float) -> Rule:
     """Return FMN's step."""
 
-    def rule(state: State, k: int) -> State:
+    def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         share, step = cosine(gamma, gamma / 50, k, steps), cosine(step_size, step_size / 1000, k, steps)
         unit = ThreatModel("l2", 0.0, state.ball.box).steepest(state.grad)
-        if isinstance(state.ball, Sparse):
+        if isinstance(state.ball, SparseThreat):
             radius, size = _next_count(state, share), torch.full_like(state.value, step)
         else:
             radius = _next_radius(state, share)
             size = _long_enough(state, unit, radius, step)
-        moved = state.adv + per_example(size, state.x) * unit
-        adv = at_radius(state.ball, radius, state.x).project(moved, state.x)
+        moved = state.adv + broadcast_per_example(size, state.x) * unit
+        adv = with_radius(state.ball, radius, state.x).project(moved, state.x)
         return replace(state, adv=adv, memory={"radius": radius})
 
     return rule
 
 
-def _long_enough(state: State, unit: Tensor, radius: Tensor, step: float) -> Tensor:
+def _long_enough(state: MinimumNormState, unit: Tensor, radius: Tensor, step: float) -> Tensor:
     """Return the step's length, up to the radius at least where no point is known yet."""
-    way = (radius.minimum(reach(state.ball, state.x)) - state.distance).clamp_min(0.0).to(unit.dtype)
-    needed = way / length(state.ball, unit).flatten().clamp_min(torch.finfo(unit.dtype).tiny)
+    way = (radius.minimum(box_diameter(state.ball, state.x)) - state.distance).clamp_min(0.0).to(unit.dtype)
+    needed = way / norm_like(state.ball, unit).flatten().clamp_min(torch.finfo(unit.dtype).tiny)
     unknown = ~torch.isfinite(state.best_distance)
     return torch.where(unknown, needed.clamp_min(step), step)
 
 
-def _before(state: State, first: float) -> Tensor:
+def _before(state: MinimumNormState, first: float) -> Tensor:
     """Return the radius so far: at a start that fools its distance, else ``first``."""
     return state.memory.get("radius", torch.where(state.fooled, state.distance, first))
 
 
-def _next_radius(state: State, share: float) -> Tensor:
+def _next_radius(state: MinimumNormState, share: float) -> Tensor:
     before, unknown = _before(state, torch.inf), ~torch.isfinite(state.best_distance)
     estimate = state.distance + (state.value.abs() / dual(state.ball, state.grad).clamp_min(1e-30)).double()
     known = torch.where(unknown, estimate, before)
@@ -128,7 +128,7 @@ def _next_radius(state: State, share: float) -> Tensor:
     return torch.where(state.fooled, (before * (1 - share)).minimum(state.best_distance), outside)
 
 
-def _next_count(state: State, share: float) -> Tensor:
+def _next_count(state: MinimumNormState, share: float) -> Tensor:
     """Return the next number of values that may change: at least one fewer or one more."""
     before = _before(state, 0.0)
     fewer = (before - 1).minimum((before * (1 - share)).floor()).minimum(state.best_distance)

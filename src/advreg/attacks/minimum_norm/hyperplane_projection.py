@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.minimum_norm.l0 import dual
-from advreg.attacks.minimum_norm.state import State
+from advreg.attacks.minimum_norm.state import MinimumNormState
 from advreg.threat import Norm, ThreatModel
 
 
@@ -43,7 +43,7 @@ def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) 
     return toward * _levelled(size, size if norm == "l2" else size.sign(), wanted, room)
 
 
-def step_onto(state: State, point: Tensor) -> Tensor:
+def step_onto(state: MinimumNormState, point: Tensor) -> Tensor:
     """Return the step from a point onto the zero of the function that is linear with the last look's value and gradient."""
     low, high = state.ball.box
     flat, grad = point.flatten(1), state.grad.flatten(1)
@@ -52,7 +52,7 @@ def step_onto(state: State, point: Tensor) -> Tensor:
     return onto_plane(norm, grad, value, low - flat, high - flat).view_as(point)
 
 
-def step_toward(state: State, point: Tensor) -> Tensor:
+def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
     """Return the step that the last look's plane asks for without a box: ``|value| / ||grad||_dual`` long.
 
     The caller cuts the step at the box, so the plane is approached where the box is near. A step onto the plane inside the box

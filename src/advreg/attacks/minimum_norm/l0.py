@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ThreatError
-from advreg.threat import ByValue, ThreatModel, per_example
+from advreg.threat import ByValue, ThreatModel, broadcast_per_example
 
 
 @dataclass(frozen=True, eq=False)
-class Sparse(ByValue):
+class SparseThreat(ByValue):
     """All inputs that differ from the clean one in at most ``eps`` values, inside the valid ``box``.
 
     Not a norm, and without a steepest step: it serves the attacks that need distance and projection only.
@@ -48,11 +48,11 @@ class Sparse(ByValue):
         low, high = self.box
         return high - low
 
-    def with_eps(self, eps: float | Tensor) -> Sparse:
+    def with_eps(self, eps: float | Tensor) -> SparseThreat:
         """Return the same threat model with another count."""
         return replace(self, eps=eps, one_per_example=True)
 
-    def select(self, rows: Tensor) -> Sparse:
+    def select(self, rows: Tensor) -> SparseThreat:
         """Return the threat model of these rows of the batch."""
         return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
 
@@ -80,28 +80,28 @@ class Sparse(ByValue):
         return self.project(anywhere, x)
 
 
-Ball = ThreatModel | Sparse
+Ball = ThreatModel | SparseThreat
 """Whatever has a distance, a projection and a radius."""
 
 
-def reach(ball: Ball, x: Tensor) -> Tensor:
+def box_diameter(ball: Ball, x: Tensor) -> Tensor:
     """Return the distance between opposite corners of the box, in float64 ``(B,)``: no radius needs to be larger."""
     low, high = ball.box
     return ball.distance(torch.full_like(x, high), torch.full_like(x, low))
 
 
-def at_radius(ball: Ball, radius: Tensor, x: Tensor) -> Ball:
+def with_radius(ball: Ball, radius: Tensor, x: Tensor) -> Ball:
     """Return the ball with these radii ``(B,)``, cut at what the box can hold."""
-    return ball.with_eps(radius.minimum(reach(ball, x)))
+    return ball.with_eps(radius.minimum(box_diameter(ball, x)))
 
 
-def length(ball: Ball, offset: Tensor) -> Tensor:
+def norm_like(ball: Ball, offset: Tensor) -> Tensor:
     """Return the size of offsets ``(B, ...)`` in the ball's norm, shaped to broadcast over them."""
-    return per_example(ball.distance(offset, torch.zeros_like(offset)).to(offset.dtype), offset)
+    return broadcast_per_example(ball.distance(offset, torch.zeros_like(offset)).to(offset.dtype), offset)
 
 
 def dual(ball: Ball, grad: Tensor) -> Tensor:
     """Return the dual norm of gradients ``(B,)``: what a step of unit length gains at most."""
-    if isinstance(ball, Sparse):  # one value may change, by the width of the box at most
+    if isinstance(ball, SparseThreat):  # one value may change, by the width of the box at most
         return grad.flatten(1).abs().amax(1) * ball.width
     return (grad * ball.steepest(grad)).flatten(1).sum(1)

@@ -9,47 +9,47 @@ from torch import Tensor
 
 from advreg.attacks.minimum_norm.hyperplane_projection import onto_plane
 from advreg.attacks.minimum_norm.l0 import dual
-from advreg.attacks.minimum_norm.state import Look, State, View
+from advreg.attacks.minimum_norm.state import Linearisation, Look, MinimumNormState
 from advreg.attacks.model import Model, gradient_at, own_leaf, query_model
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.objectives import Objective
-from advreg.threat import Norm, per_example
+from advreg.threat import Norm, broadcast_per_example
 
-Way = Callable[[State, Tensor, Tensor], Tensor]
+Way = Callable[[MinimumNormState, Tensor, Tensor], Tensor]
 """``(state, value, gradient) -> distance`` of the zero of a linear function from each iterate, ``(B,)``."""
 
 
-def along(model: Model, objective: Objective, *, targeted: bool = False) -> Look:
+def linearise_objective(model: Model, objective: Objective, *, targeted: bool = False) -> Look:
     """Look along one objective, negated if targeted."""
 
-    ask = Ask(model, objective, targeted)
+    ask = QuerySpec(model, objective, targeted)
 
-    def look(state: State) -> View:
+    def look(state: MinimumNormState) -> Linearisation:
         logits, value, grad = query(ask, state.adv, state.y)
-        return View(logits, _finite(value), grad)
+        return Linearisation(logits, _finite(value), grad)
 
     return look
 
 
-def toward_rank(model: Model, rank: int) -> Look:
+def linearise_class_rank(model: Model, rank: int) -> Look:
     """Look at ``z_t - z_y``, with t the class of this rank (0 first) among the other classes' clean logits."""
 
-    def look(state: State) -> View:
+    def look(state: MinimumNormState) -> Linearisation:
         others = state.clean.scatter(1, state.y[:, None], -torch.inf)
         target = others.topk(rank + 1, dim=1).indices[:, rank]
 
         def lead(logits: Tensor, y: Tensor) -> Tensor:
             return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
-        return along(model, lead)(state)
+        return linearise_objective(model, lead)(state)
 
     return look
 
 
-def nearest_plane(model: Model, way: Way) -> Look:
+def linearise_nearest_class(model: Model, way: Way) -> Look:
     """Look at the ``z_k - z_y`` whose linear model vanishes nearest inside the box, of all other classes k: K-1 backwards."""
 
-    def look(state: State) -> View:
+    def look(state: MinimumNormState) -> Linearisation:
         with torch.inference_mode(False), torch.enable_grad():
             point = own_leaf(state.adv).requires_grad_()
             logits = query_model(model, point)
@@ -58,13 +58,13 @@ def nearest_plane(model: Model, way: Way) -> Look:
             other_value, other_grad, gap = _plane(state, logits, point, j, way)
             nearer = gap < least
             value, least = torch.where(nearer, other_value, value), torch.where(nearer, gap, least)
-            grad = torch.where(per_example(nearer, grad), other_grad, grad)
-        return View(logits.detach(), value, grad, logits.shape[1] - 1)
+            grad = torch.where(broadcast_per_example(nearer, grad), other_grad, grad)
+        return Linearisation(logits.detach(), value, grad, logits.shape[1] - 1)
 
     return look
 
 
-def _plane(state: State, logits: Tensor, point: Tensor, j: int, way: Way) -> tuple[Tensor, Tensor, Tensor]:
+def _plane(state: MinimumNormState, logits: Tensor, point: Tensor, j: int, way: Way) -> tuple[Tensor, Tensor, Tensor]:
     """Return value and gradient of the lead of the j-th class that is not the label's, and the distance to its zero."""
     other = j + (j >= state.y).long()
     with torch.enable_grad():
@@ -74,7 +74,7 @@ def _plane(state: State, logits: Tensor, point: Tensor, j: int, way: Way) -> tup
     return value, grad, way(state, value, grad).masked_fill(torch.isneginf(lead.detach()), torch.inf)  # a mask's class
 
 
-def inside_way(state: State, value: Tensor, grad: Tensor) -> Tensor:
+def inside_way(state: MinimumNormState, value: Tensor, grad: Tensor) -> Tensor:
     """Return how far the zero of a linear function is from each iterate, inf where the box does not hold it: ``(B,)``."""
     (low, high), point, w = state.ball.box, state.adv.flatten(1), grad.flatten(1)
     norm: Norm = state.ball.norm  # type: ignore[assignment]  # l0 was refused
@@ -83,9 +83,9 @@ def inside_way(state: State, value: Tensor, grad: Tensor) -> Tensor:
     return state.ball.distance(offset, torch.zeros_like(offset)).masked_fill(missed, torch.inf)
 
 
-def straight_way(state: State, value: Tensor, grad: Tensor) -> Tensor:
+def straight_way(state: MinimumNormState, value: Tensor, grad: Tensor) -> Tensor:
     """Return how far the zero of a linear function is from each iterate where no box cuts the way: ``(B,)``."""
-    (low, high), uphill = state.ball.box, -grad * per_example(value.sign(), grad)
+    (low, high), uphill = state.ball.box, -grad * broadcast_per_example(value.sign(), grad)
     blocked = ((uphill > 0) & (state.adv >= high)) | ((uphill < 0) & (state.adv <= low))
     return (value.abs() / dual(state.ball, grad.masked_fill(blocked, 0.0)).clamp_min(1e-30)).double()
 

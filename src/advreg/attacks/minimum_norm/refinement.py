@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from advreg.attacks.cosine_pgd import annealed
+from advreg.attacks.cosine_pgd import cosine_pgd
 from advreg.attacks.inputs import read_batch, read_ids
 from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.model import Model, bind_dtype
@@ -17,7 +17,7 @@ from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
 
 
-def tightened(
+def refine_by_radius(
     found: MinimalResult,
     model: Model,
     x: Tensor,
@@ -25,7 +25,7 @@ def tightened(
     ball: ThreatModel,
     *,
     rounds: int = 4,
-    attack: Callable[..., AttackResult] = annealed,
+    attack: Callable[..., AttackResult] = cosine_pgd,
     trust: float = 0.9,
     ids: Tensor | None = None,
     seed: int = 0,
@@ -40,7 +40,7 @@ def tightened(
         model, x, y: as they were for that attack.
         ball: norm and box; its radius is not used.
         rounds: attacks on each example for which a point is known.
-        attack: an attack with a radius, such as `annealed`, `shrinking_pgd` or `apgd`.
+        attack: an attack with a radius, such as `cosine_pgd`, `shrinking_pgd` or `apgd`.
         trust: no radius is below this share of the distance known; lower where the distances found so far may be far too large.
         ids: example ids ``(B,)`` for its random draws.
         seed: seed of its random draws.

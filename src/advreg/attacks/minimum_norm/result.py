@@ -38,7 +38,7 @@ class MinimalResult(AttackResult):
         return MinimalResult(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def joined(parts: list[MinimalResult]) -> MinimalResult:
+def concatenate_minimal(parts: list[MinimalResult]) -> MinimalResult:
     """Join the results of consecutive parts of a batch."""
     names = [field.name for field in fields(MinimalResult)]
     return MinimalResult(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -17,23 +17,23 @@ from torch import Tensor
 
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
 from advreg.attacks.minimum_norm.fallback import CLIMB, RETURN, anywhere, climb_rule, return_rule
-from advreg.attacks.minimum_norm.l0 import Ball, Sparse, at_radius, reach
-from advreg.attacks.minimum_norm.result import MinimalResult, joined
-from advreg.attacks.minimum_norm.state import Look, Rule, State
+from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat, box_diameter, with_radius
+from advreg.attacks.minimum_norm.result import MinimalResult, concatenate_minimal
+from advreg.attacks.minimum_norm.state import Look, MinimumNormState, Rule
 from advreg.attacks.model import Model, query_model, widen
-from advreg.attacks.modes import refuse_training_mode
-from advreg.attacks.search import refuse_counts
-from advreg.attacks.verification import judged, refuse_nan, reject_device, reject_softmax
+from advreg.attacks.modes import require_eval_mode
+from advreg.attacks.search import require_positive
+from advreg.attacks.verification import reject_device, reject_softmax, require_finite, verify_with_logits
 from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
-from advreg.threat import ThreatModel, per_example
+from advreg.threat import ThreatModel, broadcast_per_example
 
 _PUSHES = (1.001, 1.01, 1.03, 1.1, 1.3)
 """How far beyond a refused point to ask again: a fast target's boundary, or one of another rounding, lies a little off."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchConfig:
     """What an attack is made of.
 
     Attributes:
@@ -63,7 +63,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_counts(steps=self.steps, restarts=self.restarts)
+        require_positive(steps=self.steps, restarts=self.restarts)
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """Say which rows the logits get wrong (or as the adversary wants, if targeted), by enough."""
@@ -74,10 +74,10 @@ class Plan:
         return -margin(logits, y) if self.targeted else margin(logits, y)
 
 
-class Board:
+class MinimumNormScoreboard:
     """The nearest points that the judge confirmed, and what was spent, example by example."""
 
-    def __init__(self, plan: Plan, x: Tensor, y: Tensor, ball: Ball) -> None:
+    def __init__(self, plan: SearchConfig, x: Tensor, y: Tensor, ball: Ball) -> None:
         self.plan, self.x, self.y, self.ball = plan, x, y, ball
         self.nearest = x.clone()
         self.minimal = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
@@ -88,7 +88,7 @@ class Board:
         """Ask the judge, write down what is nearer, and return which points fool, and the logits."""
         x, y, ball = self.x[rows], self.y[rows], self.ball.select(rows)
         anywhere = ThreatModel("linf", ball.width, ball.box)
-        fools, logits = judged(self.plan.model, x, adv, y, anywhere, self.plan.targeted)
+        fools, logits = verify_with_logits(self.plan.model, x, adv, y, anywhere, self.plan.targeted)
         self.cost[rows, 0] += 1
         distance = ball.distance(adv, x)
         nearer = fools & (distance < self.minimal[rows])
@@ -107,7 +107,7 @@ class Board:
             return torch.full_like(eps, torch.inf)
         return eps if self.plan.early_stop else torch.zeros_like(eps)
 
-    def observe(self, state: State, look: Look | None) -> State:
+    def observe(self, state: MinimumNormState, look: Look | None) -> MinimumNormState:
         """Return the state after a look at the iterate, or after a forward only: the nearest point that fooled, too."""
         if look is None:
             logits = query_model(self.plan.model, state.adv)
@@ -123,11 +123,11 @@ class Board:
             state,
             distance=distance,
             fooled=fooled,
-            best=torch.where(per_example(nearer, state.x), state.adv, state.best),
+            best=torch.where(broadcast_per_example(nearer, state.x), state.adv, state.best),
             best_distance=torch.where(nearer, distance, state.best_distance),
         )
 
-    def retire(self, state: State) -> State:
+    def retire(self, state: MinimumNormState) -> MinimumNormState:
         """Judge the rows that seem within their goal; those confirmed leave, the others forget the point and go on."""
         reached = (torch.isfinite(state.best_distance) & (state.best_distance <= state.goal)).nonzero()[:, 0]
         if not len(reached):
@@ -139,7 +139,7 @@ class Board:
         forgotten[reached] = torch.inf
         return replace(state, best_distance=forgotten).select(keep.nonzero()[:, 0])
 
-    def settle(self, state: State) -> None:
+    def settle(self, state: MinimumNormState) -> None:
         """Judge what was nearest; where it is refused, ask again a little beyond it."""
         nearer = torch.isfinite(state.best_distance) & (state.best_distance < self.minimal[state.rows])
         left = state.select(nearer.nonzero()[:, 0])
@@ -165,7 +165,7 @@ class Board:
         return MinimalResult(x_adv, broken, distance, loss, self.cost, self.nearest, self.minimal)
 
 
-def refuse_norm(attack: str, ball: Ball, *allowed: str) -> None:
+def require_norm(attack: str, ball: Ball, *allowed: str) -> None:
     """Raise unless the attack searches in the ball's norm.
 
     Raises:
@@ -175,7 +175,9 @@ def refuse_norm(attack: str, ball: Ball, *allowed: str) -> None:
         raise ThreatError(f"{attack} searches in {', '.join(allowed)}; the threat is {ball.norm}: use another attack")
 
 
-def chase(board: Board, state: State, look: Look | None, rule: Rule, steps: int) -> None:
+def run_attempt(
+    board: MinimumNormScoreboard, state: MinimumNormState, look: Look | None, rule: Rule, steps: int
+) -> None:
     """Run one attempt: ``steps`` looks, a forward at the last iterate, and the judge's at the nearest point if there is one."""
     for k in range(steps + 1):
         seeing = k < steps
@@ -189,8 +191,8 @@ def chase(board: Board, state: State, look: Look | None, rule: Rule, steps: int)
     board.settle(state)
 
 
-def hunt(
-    plan: Plan, x: Tensor, y: Tensor, ball: Ball, *, ids: Tensor | None = None, batch_size: int = 512
+def search_minimum_norm(
+    plan: SearchConfig, x: Tensor, y: Tensor, ball: Ball, *, ids: Tensor | None = None, batch_size: int = 512
 ) -> MinimalResult:
     """Judge the clean points, then attempt again and again on what is not near enough yet.
 
@@ -210,23 +212,23 @@ def hunt(
         DataError: shapes that do not fit, values outside the box or not finite.
         ConfigError: steps or restarts below 1.
     """
-    refuse_training_mode(plan.model)
+    require_eval_mode(plan.model)
     x, y = read_batch(x, y, ball)
     reject_device(plan.model, x)
     x, ids = widen(x.detach()), read_ids(ids, x)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller is in: only looks make graphs
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
-            board = Board(plan, x[rows], labels_of(y[rows]), ball.select(rows))
-            parts.append(_hunt_chunk(board, y[rows], ids[rows]))
-    return joined(parts)
+            board = MinimumNormScoreboard(plan, x[rows], labels_of(y[rows]), ball.select(rows))
+            parts.append(_search_chunk(board, y[rows], ids[rows]))
+    return concatenate_minimal(parts)
 
 
-def _hunt_chunk(board: Board, y: Tensor, ids: Tensor) -> MinimalResult:
+def _search_chunk(board: MinimumNormScoreboard, y: Tensor, ids: Tensor) -> MinimalResult:
     plan = board.plan
     _, clean = board.submit(torch.arange(len(ids), device=ids.device), board.x)
     reject_classes(y, clean.shape[1])
-    refuse_nan(clean)
+    require_finite(clean)
     reject_softmax(plan.model, board.x, clean, board.ball.box)
     goal = board.goal()
     for restart in range(plan.restarts):
@@ -236,44 +238,44 @@ def _hunt_chunk(board: Board, y: Tensor, ids: Tensor) -> MinimalResult:
             if len(rows):
                 stream = restart * len(plan.looks) + number
                 adv = board.x[rows] if restart == 0 else _scattered(board, rows, ids[rows], stream)
-                chase(board, _begin(board, rows, clean, goal, adv), look, plan.rule, plan.steps)
+                run_attempt(board, _begin(board, rows, clean, goal, adv), look, plan.rule, plan.steps)
     if plan.last_resort is not None:
         _rescue(board, ids, clean, goal, plan.last_resort)
     return board.result(clean)
 
 
-def _rescue(board: Board, ids: Tensor, clean: Tensor, goal: Tensor, look: Look) -> None:
+def _rescue(board: MinimumNormScoreboard, ids: Tensor, clean: Tensor, goal: Tensor, look: Look) -> None:
     """Climb from a random point of the box where no point is known, come back half-way by half-way, then attempt again."""
     plan, x, ball = board.plan, board.x, board.ball
     rows = (~torch.isfinite(board.minimal)).nonzero()[:, 0]
     if not len(rows):
         return
     start, first = anywhere(x[rows], ball.box, ids[rows], plan.seed), torch.full_like(goal, torch.inf)
-    chase(board, _begin(board, rows, clean, first, start), look, climb_rule(CLIMB), CLIMB)
+    run_attempt(board, _begin(board, rows, clean, first, start), look, climb_rule(CLIMB), CLIMB)
     goal = torch.where(torch.isfinite(goal), goal, 0.0)  # a climb's point is no result of DeepFool's
     rows = rows[torch.isfinite(board.minimal[rows]) & (board.minimal[rows] > goal[rows])]
-    if len(rows) and not isinstance(ball, Sparse):  # in l0 all points of a line are equally far
+    if len(rows) and not isinstance(ball, SparseThreat):  # in l0 all points of a line are equally far
         far = board.nearest.clone()
         half = _begin(board, rows, clean, goal, (x[rows] + far[rows]) / 2)
-        chase(board, half, None, return_rule(far), RETURN - 1)
+        run_attempt(board, half, None, return_rule(far), RETURN - 1)
     rows = rows[board.minimal[rows] > goal[rows]]
     if len(rows) and not plan.first_only:
         again = _begin(board, rows, clean, goal, board.nearest[rows])
-        chase(board, again, plan.looks[0], plan.rule, plan.steps)
+        run_attempt(board, again, plan.looks[0], plan.rule, plan.steps)
 
 
-def _begin(board: Board, rows: Tensor, clean: Tensor, goal: Tensor, adv: Tensor) -> State:
+def _begin(board: MinimumNormScoreboard, rows: Tensor, clean: Tensor, goal: Tensor, adv: Tensor) -> MinimumNormState:
     x, ball = board.x[rows], board.ball.select(rows)
     no, zero = torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(x)
     far = torch.full_like(goal[rows], torch.inf)
     value = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    return State(rows, x, board.y[rows], clean[rows], goal[rows], ball, adv, far, no, value, zero, x, far)
+    return MinimumNormState(rows, x, board.y[rows], clean[rows], goal[rows], ball, adv, far, no, value, zero, x, far)
 
 
-def _scattered(board: Board, rows: Tensor, ids: Tensor, stream: int) -> Tensor:
+def _scattered(board: MinimumNormScoreboard, rows: Tensor, ids: Tensor, stream: int) -> Tensor:
     """Return a random start: in half the smaller ball of eps and the nearest point, anywhere in the box if neither is known."""
     x, ball = board.x[rows], board.ball.select(rows)
     eps = torch.as_tensor(ball.eps, dtype=torch.float64, device=x.device).expand(len(x))
     known = board.minimal[rows].minimum(torch.where(eps > 0, eps, torch.inf))
-    radius = torch.where(torch.isfinite(known), known / 2, reach(ball, x))
-    return at_radius(ball, radius, x).random_start(x, ids, board.plan.seed, stream)
+    radius = torch.where(torch.isfinite(known), known / 2, box_diameter(ball, x))
+    return with_radius(ball, radius, x).random_start(x, ids, board.plan.seed, stream)

@@ -12,7 +12,7 @@ from advreg.attacks.minimum_norm.l0 import Ball
 
 
 @dataclass(frozen=True)
-class State:
+class MinimumNormState:
     """One row for each example still hunted; everything in it can be selected by rows.
 
     Attributes:
@@ -41,18 +41,18 @@ class State:
     best_distance: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def select(self, keep: Tensor) -> State:
+    def select(self, keep: Tensor) -> MinimumNormState:
         """Return the state of these rows only."""
         tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
         memory = {name: value[keep] for name, value in self.memory.items()}
         return replace(self, **tensors, ball=self.ball.select(keep), memory=memory)
 
 
-Rule = Callable[[State, int], State]
+Rule = Callable[[MinimumNormState, int], MinimumNormState]
 """``(state, iteration) -> state`` with the next iterate, inside the box, in ``adv``: the heart of an attack."""
 
 
-class View(NamedTuple):
+class Linearisation(NamedTuple):
     """What one look sees: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, and the backwards it took."""
 
     logits: Tensor
@@ -61,5 +61,5 @@ class View(NamedTuple):
     backwards: int = 1
 
 
-Look = Callable[[State], View]
+Look = Callable[[MinimumNormState], Linearisation]
 """What an attack asks of the model at the iterates."""

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.auto_pgd import on_sphere
+from advreg.attacks.auto_pgd import random_sphere_point
 from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
-from advreg.diagnosis.context import Subject, margins, needs_gradient
-from advreg.diagnosis.gradient_checks import why
-from advreg.evaluation.checks import Check, graded, skipped
+from advreg.diagnosis.context import DiagnosisContext, margins, needs_gradient
+from advreg.diagnosis.gradient_checks import describe_or_reraise
+from advreg.evaluation.checks import Check, grade_check, skip_check
 from advreg.plugins import filter_kwargs
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 from advreg.threat import ThreatModel
 
 _INSIDE = 0.95
@@ -47,29 +47,29 @@ class ReadOut:
         return torch.stack([-score / 2, score / 2], 1)
 
 
-def binarisation(subject: Subject) -> Check:
+def binarisation(subject: DiagnosisContext) -> Check:
     """Ask how often the figure's attack finds the planted example, which random search hardly ever does."""
     if absent := needs_gradient(subject, "binarisation", "E"):
         return absent
     head = last_linear(subject.model, subject.x[:2])
     if head is None:
-        return skipped("binarisation", "E", "the network does not end in a linear layer that could be replaced")
+        return skip_check("binarisation", "E", "the network does not end in a linear layer that could be replaced")
     if not carries_two(subject.model, head, subject.x[:2]):
-        return skipped("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
+        return skip_check("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
     found = _outcomes(subject, head)
     told = [by_attack for by_attack, by_chance in found if not by_chance]
     if len(told) < max(_LEAST, _RARELY * len(found)):
         says = f"only {len(told)} of {len(found)} examples could be planted out of reach of chance"
-        return skipped("binarisation", "E", says)
+        return skip_check("binarisation", "E", says)
     missed, n = told.count(False), len(told)
     says = f"the same attack misses {missed} of {n} adversarial examples that exist by construction"
-    return graded(
+    return grade_check(
         "binarisation", "E", "masked gradients", says, measured=missed / n, threshold=_MISSED, limit=_FAILED,
-        ends=interval(missed, n),
+        ends=clopper_pearson_interval(missed, n),
     )  # fmt: skip
 
 
-def _outcomes(subject: Subject, head: nn.Linear) -> list[tuple[bool, bool]]:
+def _outcomes(subject: DiagnosisContext, head: nn.Linear) -> list[tuple[bool, bool]]:
     """Return by example whether the attack and whether random search found what was planted, until the grade is certain.
 
     Where the budget's examples leave it between a pass and a failure, the other probes are tried too.
@@ -93,7 +93,10 @@ def grade_is_certain(missed: int, n: int, left: int) -> bool:
         >>> grade_is_certain(4, 4, 16), grade_is_certain(0, 10, 10), grade_is_certain(0, 17, 2), grade_is_certain(7, 20, 0)
         (True, False, True, False)
     """
-    return interval(missed, n)[0] > _FAILED or interval(missed + left, n + left)[0] <= _MISSED
+    return (
+        clopper_pearson_interval(missed, n)[0] > _FAILED
+        or clopper_pearson_interval(missed + left, n + left)[0] <= _MISSED
+    )
 
 
 def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
@@ -121,18 +124,18 @@ def carries_two(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
         with read_out(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
             z = query_model(model, x)
     except Exception as cause:  # it may pick, group or reshape its own classes
-        return not why(cause)
+        return not describe_or_reraise(cause)
     return z.shape == (len(x), 2) and bool(torch.isfinite(z).all())
 
 
-def _tried(subject: Subject, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
+def _tried(subject: DiagnosisContext, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
     """Return whether the attack and whether random search found the example planted beside one input; None if none fits."""
     x, ids = subject.x[row : row + 1], subject.ids[row : row + 1]
     planted = _planted(subject, head, x, ids)
     if planted is None:
         return None
     y = torch.zeros(1, dtype=torch.int64, device=x.device)
-    draws = drawn(subject.threat, x, ids, _DRAWS, subject.seed + 1)
+    draws = draw_points(subject.threat, x, ids, _DRAWS, subject.seed + 1)
     with read_out(head, planted):
         options = filter_kwargs(subject.attack, seed=subject.seed, ids=ids)
         found = subject.attack(subject.model, x, y, subject.threat, **options)
@@ -140,27 +143,27 @@ def _tried(subject: Subject, head: nn.Linear, row: int) -> tuple[bool, bool] | N
     return bool(found.broken), bool(blind)
 
 
-def _planted(subject: Subject, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
+def _planted(subject: DiagnosisContext, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
     inside, outside = _points(subject.threat, x, ids, subject.budget.inner, subject.seed)
     with features_of(head) as seen:
         for part in torch.split(torch.cat([x, inside, outside]), 256):
             logits_of(subject.model, part)
-    return fitted(torch.cat(seen), float(margins(subject.model, x, logits_of(subject.model, x).argmax(1)).abs()))
+    return fit_readout(torch.cat(seen), float(margins(subject.model, x, logits_of(subject.model, x).argmax(1)).abs()))
 
 
 def _points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return points inside 0.95 eps, ``(count, ...)``, and one at eps, ``(1, ...)``."""
     inner = threat.with_eps(_INSIDE * float(threat.eps))
-    return drawn(inner, x, ids, count, seed), on_sphere(x, threat, ids, seed, _LANE)
+    return draw_points(inner, x, ids, count, seed), random_sphere_point(x, threat, ids, seed, _LANE)
 
 
-def drawn(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
+def draw_points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
     """Return random points of the ball around one input ``(1, ...)``: ``(count, ...)``."""
     own = ids.repeat(count) * 100_003 + torch.arange(count, device=ids.device)  # an id for each point
     return threat.random_start(x.expand(count, *x.shape[1:]), own, seed, _LANE)
 
 
-def fitted(features: Tensor, scale: float) -> ReadOut | None:
+def fit_readout(features: Tensor, scale: float) -> ReadOut | None:
     """Return the read-out along Fisher's direction that separates the last row from all others, or None if none does.
 
     Args:

@@ -12,11 +12,11 @@ import torch
 
 from advreg import attacks
 from advreg.attacks.verification import logits_of
-from advreg.diagnosis.challenge import challenged
-from advreg.diagnosis.context import Subject, needs_certainty, needs_gradient
-from advreg.diagnosis.gradient_checks import spread, why
+from advreg.diagnosis.challenge import challenge_figure
+from advreg.diagnosis.context import DiagnosisContext, needs_certainty, needs_gradient
+from advreg.diagnosis.gradient_checks import describe_or_reraise, gradient_spread
 from advreg.evaluation import learning
-from advreg.evaluation.checks import Check, flagged, graded, skipped
+from advreg.evaluation.checks import Check, flag_check, grade_check, skip_check
 from advreg.evaluation.model_probe import ROUNDING, in_parts
 from advreg.objectives import dlr, margin
 
@@ -30,23 +30,23 @@ UNANSWERED = "unanswered question"
 """The cause of a check that raised."""
 
 
-def examples(subject: Subject) -> Check:
+def examples(subject: DiagnosisContext) -> Check:
     """Ask whether there are enough examples for chance not to explain what a mask does to some of them."""
     says = f"{subject.n} examples"
-    return flagged("examples", "B", "few examples", says, raised=subject.n < _FEW, hard=False)
+    return flag_check("examples", "B", "few examples", says, raised=subject.n < _FEW, hard=False)
 
 
-def one_class(subject: Subject) -> Check:
+def one_class(subject: DiagnosisContext) -> Check:
     """Measure the share of the most frequent prediction on clean examples."""
     return learning.one_class(subject.y.tolist(), subject.predicted.tolist())
 
 
-def chance(subject: Subject) -> Check:
+def chance(subject: DiagnosisContext) -> Check:
     """Compare clean accuracy with the share of the largest class, which a constant network reaches."""
     return learning.chance(subject.y.tolist(), subject.predicted.tolist())
 
 
-def attacked(failed: str, checks: Iterable[Check], subject: Subject) -> Check:
+def attacked(failed: str, checks: Iterable[Check], subject: DiagnosisContext) -> Check:
     """Ask whether the figure was attacked, and what no trust can do without was answered, where any survivor is left.
 
     Args:
@@ -56,83 +56,89 @@ def attacked(failed: str, checks: Iterable[Check], subject: Subject) -> Check:
     """
     if failed:
         says = f"{subject.claim} attacked nothing, so all that is right counts as robust: {failed}"
-        return flagged("attacked", "B", UNANSWERED, says, raised=True)
+        return flag_check("attacked", "B", UNANSWERED, says, raised=True)
     known = {check.name for check in checks if check.verdict != "skipped" and check.cause != UNANSWERED}
     missing = [name for name in INDISPENSABLE if name not in known] if len(subject.survivors.sample) else []
     says = f"no answer to {', '.join(missing)}" if missing else "nothing that trust needs was left out"
-    return flagged("attacked", "B", UNANSWERED, says, raised=bool(missing), hard=False)
+    return flag_check("attacked", "B", UNANSWERED, says, raised=bool(missing), hard=False)
 
 
-def batch(subject: Subject) -> Check:
+def batch(subject: DiagnosisContext) -> Check:
     """Ask whether an example's answer depends on the others of its batch: then an attack on one is an attack on another."""
     if absent := needs_certainty(subject, "batch", "B"):
         return absent
     x, cause = subject.x[:_ASKED], "answers of the batch"
     if len(x) < 2:
-        return skipped("batch", "B", "one example has no others in its batch")
+        return skip_check("batch", "B", "one example has no others in its batch")
     together = logits_of(subject.model, x)
     try:
         apart = in_parts(subject.model, x)
     except Exception as error:  # it answers them together: the batch is what it lacks
-        return flagged("batch", "B", cause, f"one example without the others gets no answer: {why(error)}", raised=True)
-    measured = spread(torch.stack([together, apart]))
+        return flag_check(
+            "batch",
+            "B",
+            cause,
+            f"one example without the others gets no answer: {describe_or_reraise(error)}",
+            raised=True,
+        )
+    measured = gradient_spread(torch.stack([together, apart]))
     says = f"{len(x)} examples at once, and in uneven parts, get answers that differ by {measured:.2g} of the largest logit"
-    return graded("batch", "B", cause, says, measured=measured, threshold=ROUNDING, limit=ROUNDING)
+    return grade_check("batch", "B", cause, says, measured=measured, threshold=ROUNDING, limit=ROUNDING)
 
 
-def steps(subject: Subject) -> Check:
+def steps(subject: DiagnosisContext) -> Check:
     """Ask whether twice the steps break more."""
     if absent := needs_gradient(subject, "steps", "B"):
         return absent
     count = 2 * max(subject.budget.steps, 40)
-    return challenged(subject, partial(attacks.pgd, steps=count), "steps", "B", f"PGD with {count} steps")
+    return challenge_figure(subject, partial(attacks.pgd, steps=count), "steps", "B", f"PGD with {count} steps")
 
 
-def restarts(subject: Subject) -> Check:
+def restarts(subject: DiagnosisContext) -> Check:
     """Ask whether other starting points break more."""
     if absent := needs_gradient(subject, "restarts", "B"):
         return absent
     count = 4 if subject.budget.thorough else 2
     attack = partial(attacks.pgd, steps=40, restarts=count)
-    return challenged(subject, attack, "restarts", "B", f"PGD-40 from {count} other starts")
+    return challenge_figure(subject, attack, "restarts", "B", f"PGD-40 from {count} other starts")
 
 
-def margin_loss(subject: Subject) -> Check:
+def margin_loss(subject: DiagnosisContext) -> Check:
     """Ask whether the margin, which does not saturate as the cross-entropy does, breaks more."""
     if absent := needs_gradient(subject, "margin-loss", "B"):
         return absent
     attack = partial(attacks.pgd, steps=40, objective=margin)
-    return challenged(subject, attack, "margin-loss", "B", "PGD-40 on the margin")
+    return challenge_figure(subject, attack, "margin-loss", "B", "PGD-40 on the margin")
 
 
-def ratio_loss(subject: Subject) -> Check:
+def ratio_loss(subject: DiagnosisContext) -> Check:
     """Ask whether the difference-of-logits ratio, which no scale of the logits changes, breaks more."""
     if absent := needs_gradient(subject, "ratio-loss", "B"):
         return absent
     attack = partial(attacks.apgd, steps=subject.budget.steps, objective=dlr)
-    return challenged(subject, attack, "ratio-loss", "B", "Auto-PGD on DLR")
+    return challenge_figure(subject, attack, "ratio-loss", "B", "Auto-PGD on DLR")
 
 
-def targeted(subject: Subject) -> Check:
+def targeted(subject: DiagnosisContext) -> Check:
     """Ask whether aiming at the likeliest wrong classes one by one breaks more."""
     if absent := needs_gradient(subject, "targeted", "B"):
         return absent
     attack = partial(attacks.apgd_targeted, steps=subject.budget.steps, targets=3)
-    return challenged(subject, attack, "targeted", "B", "Auto-PGD at three wrong classes")
+    return challenge_figure(subject, attack, "targeted", "B", "Auto-PGD at three wrong classes")
 
 
-def noise(subject: Subject) -> Check:
+def noise(subject: DiagnosisContext) -> Check:
     """Ask whether one random point of the ball breaks what the figure counts as robust."""
     attack = partial(attacks.random_search, draws=1)
     by = "one random point of the ball"
-    return challenged(subject, attack, "noise", "B", by, cause="masked gradients", threshold=0.005)
+    return challenge_figure(subject, attack, "noise", "B", by, cause="masked gradients", threshold=0.005)
 
 
-def averaging(subject: Subject) -> Check:
+def averaging(subject: DiagnosisContext) -> Check:
     """Ask whether gradients averaged over samples break more, where answers are random."""
     if absent := needs_gradient(subject, "averaging", "B"):
         return absent
     if not subject.is_random:
-        return skipped("averaging", "B", "the model gives the same answer twice: there is nothing to average")
+        return skip_check("averaging", "B", "the model gives the same answer twice: there is nothing to average")
     attack = partial(attacks.apgd, steps=subject.budget.steps // 2, eot=10)
-    return challenged(subject, attack, "averaging", "B", "Auto-PGD over 10 samples", cause="random")
+    return challenge_figure(subject, attack, "averaging", "B", "Auto-PGD over 10 samples", cause="random")

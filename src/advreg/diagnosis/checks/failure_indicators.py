@@ -12,12 +12,12 @@ from advreg import example_rng
 from advreg.attacks.model import query_model
 from advreg.diagnosis.autograd_inspection import flat_operations
 from advreg.diagnosis.budget import CHEAP
-from advreg.diagnosis.context import PGD_40, Subject, gradients, margins, needs_certainty, needs_gradient
+from advreg.diagnosis.context import PGD_40, DiagnosisContext, gradients, margins, needs_certainty, needs_gradient
 from advreg.diagnosis.pgd_trace import late_gain
-from advreg.evaluation.checks import DISAGREE, DISAGREE_LIMIT, Check, flagged, graded, skipped
+from advreg.evaluation.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.models import freeze
 from advreg.objectives import cross_entropy
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 _RADIUS = 4 / 255  # of the width of the box
 _NOTHING = "no example is right: there is none to look at"
@@ -27,46 +27,46 @@ _UNFINISHED = (
 )
 
 
-def gradient_path(subject: Subject) -> Check:
+def gradient_path(subject: DiagnosisContext) -> Check:
     """I1, first half: ask whether a gradient reaches the input at all."""
     says = subject.no_gradient or "gradients reach the input"
     raised = bool(subject.no_gradient) and bool(len(subject.probes()))
-    return flagged("gradient-path", "D", "no gradient path", says, raised=raised)
+    return flag_check("gradient-path", "D", "no gradient path", says, raised=raised)
 
 
-def zero_gradients(subject: Subject) -> Check:
+def zero_gradients(subject: DiagnosisContext) -> Check:
     """I1, second half: ask on how many robust examples the gradient of the loss is exactly zero."""
     if absent := needs_gradient(subject, "zero-gradients", "D"):
         return absent
     rows = subject.standing[:CHEAP]
     count = zero_among(subject, rows) if len(rows) else 0
-    share, ends = count / max(len(rows), 1), interval(count, len(rows)) if len(rows) else None
+    share, ends = count / max(len(rows), 1), clopper_pearson_interval(count, len(rows)) if len(rows) else None
     flat = flat_operations(subject.model, subject.x[:2]) if count else []
     cause = "shattered gradients" if flat else "saturated"
     why = f" ({', '.join(flat)} in the model)" if flat else ""
     says = f"on {count} of {len(rows)} robust examples the gradient of the cross-entropy is exactly zero{why}"
-    return graded("zero-gradients", "D", cause, says, measured=share, threshold=0.0, limit=0.05, ends=ends)
+    return grade_check("zero-gradients", "D", cause, says, measured=share, threshold=0.0, limit=0.05, ends=ends)
 
 
-def zero_among(subject: Subject, rows: Tensor) -> int:
+def zero_among(subject: DiagnosisContext, rows: Tensor) -> int:
     """Return how many of these examples have a gradient of exactly zero."""
     found = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1)
     return int((found == 0).all(1).sum())
 
 
-def noisy_landscape(subject: Subject) -> Check:
+def noisy_landscape(subject: DiagnosisContext) -> Check:
     """I2: ask how much the loss changes, relatively, from a point to its neighbours within 4/255 of the box."""
     rows = subject.probes()
     if not len(rows):
-        return skipped("noisy-landscape", "D", _NOTHING)
+        return skip_check("noisy-landscape", "D", _NOTHING)
     measured = float(roughness(subject, rows, 100 if subject.budget.thorough else 25).mean())
     radius = _RADIUS * subject.threat.width
     says = f"from a point to random neighbours within {radius:.2g} the margin changes by {measured:.1%} of itself"
     cause = "random" if subject.is_random else "masked gradients"
-    return graded("noisy-landscape", "D", cause, says, measured=measured, threshold=0.1)
+    return grade_check("noisy-landscape", "D", cause, says, measured=measured, threshold=0.1)
 
 
-def roughness(subject: Subject, rows: Tensor, neighbours: int) -> Tensor:
+def roughness(subject: DiagnosisContext, rows: Tensor, neighbours: int) -> Tensor:
     """Return the mean relative change of the margin around each clean point ``(R,)``, capped at 1."""
     x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
     here = margins(subject.model, x, y)
@@ -79,7 +79,7 @@ def roughness(subject: Subject, rows: Tensor, neighbours: int) -> Tensor:
     return total / neighbours
 
 
-def silent_success(subject: Subject) -> Check:
+def silent_success(subject: DiagnosisContext) -> Check:
     """I3: ask how often an iterate fooled the model and the returned point does not."""
     if absent := needs_gradient(subject, "silent-success", "D"):
         return absent
@@ -87,39 +87,41 @@ def silent_success(subject: Subject) -> Check:
     count, n = int(silent.sum()), len(silent)
     cause = "random" if subject.is_random else "weak attack"
     says = f"on {count} of {n} examples an iterate fooled the model and the returned point does not"
-    share, ends = count / n, interval(count, n)
-    return graded("silent-success", "D", cause, says, measured=share, threshold=0.01, limit=0.2, ends=ends)
+    share, ends = count / n, clopper_pearson_interval(count, n)
+    return grade_check("silent-success", "D", cause, says, measured=share, threshold=0.01, limit=0.2, ends=ends)
 
 
-def incomplete(subject: Subject) -> Check:
+def incomplete(subject: DiagnosisContext) -> Check:
     """I4: ask how much of the margin that an attack gains it gains in its last 10 steps of 40."""
     if absent := needs_gradient(subject, "incomplete", "D"):
         return absent
     if subject.claim != PGD_40:
-        return skipped(
+        return skip_check(
             "incomplete", "D", "the figure is another attack's than the PGD that is followed here: see steps"
         )
     measured = late_gain(subject.trace, _LAST)
     says = f"the last {_LAST} of 40 steps still bring {measured:.1%} of the margin gained on what stands"
-    return graded("incomplete", "D", "weak attack", says, measured=measured, threshold=_UNFINISHED)
+    return grade_check("incomplete", "D", "weak attack", says, measured=measured, threshold=_UNFINISHED)
 
 
-def copies(subject: Subject) -> Check:
+def copies(subject: DiagnosisContext) -> Check:
     """I5: ask whether the fast copy that attacks work on and the original that judges agree, clean and attacked."""
     if absent := needs_certainty(subject, "copies", "D"):
         return absent
     rows = subject.probes()
     if not len(rows):
-        return skipped("copies", "D", _NOTHING)
+        return skip_check("copies", "D", _NOTHING)
     points = [subject.x[rows]] + ([] if subject.no_gradient else [subject.trace.result.x_adv])
     fast = freeze(subject.model, subject.x[rows], precision=subject.precision)  # type: ignore[arg-type]
     if fast.net is subject.model:  # a script, a program, a handle that no copy may have
-        return skipped("copies", "D", "there is no copy of this model: attacks work on the model itself")
+        return skip_check("copies", "D", "there is no copy of this model: attacks work on the model itself")
     with torch.no_grad():
         differ = sum(
             int((query_model(fast, a).argmax(1) != query_model(subject.model, a).argmax(1)).sum()) for a in points
         )
     n = len(points) * len(rows)
     says = f"the copy that attacks work on ({fast.choice}) and the original disagree on {differ} of {n} points"
-    share, ends = differ / n, interval(differ, n)
-    return graded("copies", "D", "fast copy", says, measured=share, threshold=DISAGREE, limit=DISAGREE_LIMIT, ends=ends)
+    share, ends = differ / n, clopper_pearson_interval(differ, n)
+    return grade_check(
+        "copies", "D", "fast copy", says, measured=share, threshold=DISAGREE, limit=DISAGREE_LIMIT, ends=ends
+    )

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
-from advreg.diagnosis.context import Subject, gradients, needs_gradient, right_of
-from advreg.diagnosis.gradient_checks import spread
-from advreg.evaluation.checks import DISAGREE, DISAGREE_LIMIT, Check, flagged, graded, skipped
+from advreg.diagnosis.context import DiagnosisContext, gradients, needs_gradient, right_of
+from advreg.diagnosis.gradient_checks import gradient_spread
+from advreg.evaluation.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.evaluation.ledger_checks import averages_answers
 from advreg.objectives import are_probabilities, margin, scale_free
-from advreg.statistics import interval
+from advreg.statistics import clopper_pearson_interval
 
 _REPEATS = 8
 _SAME = 1e-4
@@ -28,60 +28,60 @@ _SAME = 1e-4
 def eval_mode(trains: Sequence[str]) -> Check:
     """Report whether the model came in train mode, where BatchNorm and dropout answer for the batch."""
     says = f"in train mode: {', '.join(trains[:3])}; all other checks hold it in eval mode" if trains else ""
-    return flagged("eval-mode", "B", "train mode", says or "every part is in eval mode", raised=bool(trains))
+    return flag_check("eval-mode", "B", "train mode", says or "every part is in eval mode", raised=bool(trains))
 
 
-def logits(subject: Subject) -> Check:
+def logits(subject: DiagnosisContext) -> Check:
     """Ask whether the outputs are probabilities."""
     z = logits_of(subject.model, subject.x[:64])
     raised = are_probabilities(z)
     says = "outputs are non-negative and sum to 1: probabilities" if raised else "outputs are no probabilities"
-    return flagged("logits", "C", "probabilities", says, raised=raised)
+    return flag_check("logits", "C", "probabilities", says, raised=raised)
 
 
-def few_classes(subject: Subject) -> Check:
+def few_classes(subject: DiagnosisContext) -> Check:
     """Say whether there are too few classes for DLR: then the margin stands in for it, which is no fault."""
     count = logits_of(subject.model, subject.x[:1]).shape[1]
     word = "enough for" if scale_free(count) else "fewer than 4: the margin stands in for"
-    return flagged("few-classes", "C", "weak attack", f"{count} classes, {word} DLR", raised=False)
+    return flag_check("few-classes", "C", "weak attack", f"{count} classes, {word} DLR", raised=False)
 
 
-def randomness(subject: Subject) -> Check:
+def randomness(subject: DiagnosisContext) -> Check:
     """Ask whether repeated answers to the same input differ."""
-    measured = spread(torch.stack([logits_of(subject.model, subject.x[:64]) for _ in range(_REPEATS)]))
+    measured = gradient_spread(torch.stack([logits_of(subject.model, subject.x[:64]) for _ in range(_REPEATS)]))
     says = f"answers to the same input differ by {measured:.2g} of the largest logit"
-    return graded("randomness", "C", "random", says, measured=measured, threshold=_SAME)
+    return grade_check("randomness", "C", "random", says, measured=measured, threshold=_SAME)
 
 
-def gradient_randomness(subject: Subject) -> Check:
+def gradient_randomness(subject: DiagnosisContext) -> Check:
     """Ask whether repeated gradients at the same input point elsewhere: ``1 - cosine``, on average."""
     if absent := needs_gradient(subject, "gradient-randomness", "C"):
         return absent
     measured = max(0.0, 1 - agreement(subject))
     says = f"two gradients at the same input have a cosine of {1 - measured:.3g}"
-    return graded("gradient-randomness", "C", "random", says, measured=measured, threshold=1e-3)
+    return grade_check("gradient-randomness", "C", "random", says, measured=measured, threshold=1e-3)
 
 
-def verdict_randomness(subject: Subject) -> Check:
+def verdict_randomness(subject: DiagnosisContext) -> Check:
     """Measure on how many examples repeated answers to the same attacked point disagree about whether the model is right.
 
     Attacked points lie near the boundary, where a random answer changes sides; without a gradient, clean points are used.
     """
     name, rows = "verdict-randomness", subject.probes()
     if not subject.is_random:
-        return skipped(name, "C", "the model gives the same answer twice")
+        return skip_check(name, "C", "the model gives the same answer twice")
     if averages_answers(subject.claim):
-        return skipped(name, "C", "the protocol averages over answers: no single one decides the figure")
+        return skip_check(name, "C", "the protocol averages over answers: no single one decides the figure")
     if not len(rows):
-        return skipped(name, "C", "no example is right: there is none to look at")
+        return skip_check(name, "C", "no example is right: there is none to look at")
     points = subject.x[rows] if subject.no_gradient else subject.trace.result.x_adv
     changing, n = unsettled(subject.model, points, subject.y[rows]), len(rows)
     says = (
         f"on {changing} of {n} examples {_REPEATS} answers to the same point disagree about whether the model is right"
     )
-    return graded(
+    return grade_check(
         name, "C", "random", says, measured=changing / n, threshold=DISAGREE, limit=DISAGREE_LIMIT,
-        ends=interval(changing, n),
+        ends=clopper_pearson_interval(changing, n),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
     return int((verdicts.any(0) & ~verdicts.all(0)).sum())
 
 
-def agreement(subject: Subject) -> float:
+def agreement(subject: DiagnosisContext) -> float:
     """Return the mean cosine of two gradients of the margin at the same inputs; 1 where both vanish."""
     rows = subject.probes()
     pair = (gradients(subject.model, subject.x[rows], subject.y[rows], margin).flatten(1) for _ in range(2))
@@ -107,7 +107,7 @@ def agreement(subject: Subject) -> float:
     return float(cosine.mean())
 
 
-def test_time_optimisation(subject: Subject) -> Check:
+def test_time_optimisation(subject: DiagnosisContext) -> Check:
     """Ask whether the forward itself takes gradients or changes the model."""
     with torch.enable_grad():
         query_model(
@@ -121,7 +121,7 @@ def test_time_optimisation(subject: Subject) -> Check:
     words += [f"a forward changes {changed[0]}"] if changed else []
     says = "; ".join(words) or "a forward takes no gradient and changes nothing"
     name = "test-time-optimisation"
-    return flagged(name, "C", "test-time optimisation", says, raised=bool(words), hard=False)
+    return flag_check(name, "C", "test-time optimisation", says, raised=bool(words), hard=False)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

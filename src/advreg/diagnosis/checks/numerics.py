@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from advreg import attacks, example_rng
 from advreg.diagnosis.autograd_inspection import flat_operations
-from advreg.diagnosis.challenge import challenged
-from advreg.diagnosis.context import Subject, gradients, margins, needs_certainty, needs_gradient, run_on
-from advreg.diagnosis.gradient_checks import why
-from advreg.evaluation.checks import Check, graded, skipped
-from advreg.models.copying import copied
+from advreg.diagnosis.challenge import challenge_figure
+from advreg.diagnosis.context import DiagnosisContext, gradients, margins, needs_certainty, needs_gradient, run_on
+from advreg.diagnosis.gradient_checks import describe_or_reraise
+from advreg.evaluation.checks import Check, grade_check, skip_check
+from advreg.models.copying import copy_model
 from advreg.objectives import Objective, cross_entropy, dlr, margin
 from advreg.statistics import mcnemar
 
@@ -32,25 +32,25 @@ def scaled(objective: Objective, factor: float) -> Objective:
     return of_scaled
 
 
-def natural_scale(subject: Subject) -> float:
+def natural_scale(subject: DiagnosisContext) -> float:
     """Return the factor that brings the median margin of robust examples to 3."""
     rows = subject.probes()
     typical = float(margins(subject.model, subject.x[rows], subject.y[rows]).abs().median())
     return _NATURAL / max(typical, 1e-30)
 
 
-def loss_scale(subject: Subject) -> Check:
+def loss_scale(subject: DiagnosisContext) -> Check:
     """Ask whether the cross-entropy of logits brought to a natural scale breaks more: then it had vanished."""
     if absent := needs_gradient(subject, "loss-scale", "F"):
         return absent
     factor = natural_scale(subject)
     attack = partial(attacks.pgd, steps=40, objective=scaled(cross_entropy, factor))
     by = f"PGD-40 on logits times {factor:.2g}"
-    found = challenged(subject, attack, "loss-scale", "F", by, cause="saturated")
+    found = challenge_figure(subject, attack, "loss-scale", "F", by, cause="saturated")
     return found if found.verdict == "fail" else replace(found, cause="weak attack")  # any other loss breaks a few more
 
 
-def scale_free(subject: Subject) -> Check:
+def scale_free(subject: DiagnosisContext) -> Check:
     """Ask whether DLR, which no scale of the logits should touch, breaks as much at 1/100 and 100 times the logits."""
     if absent := needs_gradient(subject, "scale-free", "F"):
         return absent
@@ -63,10 +63,10 @@ def scale_free(subject: Subject) -> Check:
     sure = min(mcnemar(int((a & ~lost[0]).sum()), int((lost[0] & ~a).sum())) for a in lost[1:]) < _SURE
     says = f"accuracy under DLR moves by {moved:.1%} when the logits are multiplied"
     measured = moved if sure else 0.0
-    return graded("scale-free", "F", "saturated", says, measured=measured, threshold=0.005)
+    return grade_check("scale-free", "F", "saturated", says, measured=measured, threshold=0.005)
 
 
-def denormal(subject: Subject) -> Check:
+def denormal(subject: DiagnosisContext) -> Check:
     """Ask how many entries of the gradient are too small for full precision."""
     if absent := needs_gradient(subject, "denormal", "F"):
         return absent
@@ -75,17 +75,17 @@ def denormal(subject: Subject) -> Check:
     tiny = (g != 0) & (g.abs() < torch.finfo(g.dtype).tiny)
     measured, zero = float(tiny.double().mean()), float((g == 0).double().mean())
     says = f"{measured:.1%} of the gradient's entries are denormal, {zero:.1%} exactly zero"
-    return graded("denormal", "F", "saturated", says, measured=measured, threshold=0.01)
+    return grade_check("denormal", "F", "saturated", says, measured=measured, threshold=0.01)
 
 
-def float64(subject: Subject) -> Check:
+def float64(subject: DiagnosisContext) -> Check:
     """Ask how many signs of the gradient are another in float64, among entries that matter."""
     if absent := needs_gradient(subject, "float64", "F") or needs_certainty(subject, "float64", "F"):
         return absent
     rows = subject.probes()
     double = _double(subject.model, subject.x[rows])
     if isinstance(double, str):
-        return skipped("float64", "F", f"the model does not run in float64: {double}")
+        return skip_check("float64", "F", f"the model does not run in float64: {double}")
     x, y = subject.x[rows], subject.y[rows]
     low, high = (gradients(m, a, y, cross_entropy).flatten(1) for m, a in ((subject.model, x), (double, x.double())))
     size = high.abs()
@@ -93,20 +93,20 @@ def float64(subject: Subject) -> Check:
     other = matters & (low.sign() != high.sign())
     measured = float(other.sum()) / max(float(matters.sum()), 1.0)
     says = f"{measured:.2%} of the gradient's signs are another in float64"
-    return graded("float64", "F", "saturated", says, measured=measured, threshold=0.01, limit=0.2)
+    return grade_check("float64", "F", "saturated", says, measured=measured, threshold=0.01, limit=0.2)
 
 
 def _double(model: nn.Module, x: Tensor) -> nn.Module | str:
     try:
-        twin = copied(model).double()
+        twin = copy_model(model).double()
         with torch.no_grad():
             answered = twin(x[:2].double().clone())
     except Exception as cause:  # constants of another type, a model that cannot be copied
-        return why(cause)
+        return describe_or_reraise(cause)
     return twin if answered.dtype == torch.float64 else f"it answers in {answered.dtype}"
 
 
-def slope(subject: Subject) -> Check:
+def slope(subject: DiagnosisContext) -> Check:
     """Ask whether autograd agrees with finite differences near the point: if not, a custom backward says what it likes."""
     if absent := needs_gradient(subject, "slope", "F") or needs_certainty(subject, "slope", "F"):
         return absent
@@ -117,13 +117,13 @@ def slope(subject: Subject) -> Check:
     x = subject.x[rows].double() if exact else subject.x[rows]
     told, found = _slopes(model, x, subject.y[rows], subject, (1e-6 if exact else 1e-3) * subject.threat.width)
     if not float(told.norm()):
-        return skipped("slope", "F", "autograd says zero: see zero-gradients")
+        return skip_check("slope", "F", "autograd says zero: see zero-gradients")
     measured = float((told - found).norm() / (told.norm() + found.norm()))
     says = f"autograd and finite differences along {_DIRECTIONS} directions differ by {measured:.2%} of their size"
-    return graded("slope", "F", "wrong gradients", says, measured=measured, threshold=0.05, limit=0.5)
+    return grade_check("slope", "F", "wrong gradients", says, measured=measured, threshold=0.05, limit=0.5)
 
 
-def reach(subject: Subject) -> Check:
+def reach(subject: DiagnosisContext) -> Check:
     """Ask whether the gradient foretells what happens half of eps away: ``1 - cosine`` of foretold and found changes."""
     if absent := needs_gradient(subject, "reach", "F") or needs_certainty(subject, "reach", "F"):
         return absent
@@ -136,10 +136,10 @@ def reach(subject: Subject) -> Check:
     says = f"changes that the gradient foretells and those found {radius:.2g} away have a cosine of {cosine:.2f}"
     nothing = float(found.norm()) == 0.0
     measured = 0.0 if nothing else 1 - cosine
-    return graded("reach", "F", cause, says, measured=measured, threshold=0.5, limit=0.9)
+    return grade_check("reach", "F", cause, says, measured=measured, threshold=0.5, limit=0.9)
 
 
-def _slopes(model: nn.Module, x: Tensor, y: Tensor, subject: Subject, h: float) -> tuple[Tensor, Tensor]:
+def _slopes(model: nn.Module, x: Tensor, y: Tensor, subject: DiagnosisContext, h: float) -> tuple[Tensor, Tensor]:
     """Return the margin's slopes along random signs by autograd, and by differences of length ``h``: ``(D, B)``.
 
     Both are taken between points of the box: outside it a model may clamp, or refuse, and no attack goes there.

@@ -11,42 +11,42 @@ from functools import partial
 from torch import Tensor, nn
 
 from advreg import attacks
-from advreg.diagnosis.challenge import challenged
-from advreg.diagnosis.context import Subject, full_box, needs_gradient, run_on
+from advreg.diagnosis.challenge import challenge_figure
+from advreg.diagnosis.context import DiagnosisContext, full_box, needs_gradient, run_on
 from advreg.diagnosis.surrogate import surrogate_of
-from advreg.evaluation.checks import Check, gain, graded, skipped
-from advreg.statistics import interval, mcnemar
+from advreg.evaluation.checks import Check, gain, grade_check, skip_check
+from advreg.statistics import clopper_pearson_interval, mcnemar
 from advreg.threat import ThreatModel
 
 _FEW = 4  # examples that an attack of thousands of queries begins with: it goes on where it breaks one
 _SURE = 0.01  # p-value below which two accuracies differ
 
 
-def one_step(subject: Subject) -> Check:
+def one_step(subject: DiagnosisContext) -> Check:
     """Ask whether one step breaks what many steps did not: then the gradient misleads the many."""
     if absent := needs_gradient(subject, "one-step", "A"):
         return absent
     by = "one step of length eps"
-    return challenged(subject, attacks.fgsm, "one-step", "A", by, cause="masked gradients", threshold=0.005)
+    return challenge_figure(subject, attacks.fgsm, "one-step", "A", by, cause="masked gradients", threshold=0.005)
 
 
-def black_box(subject: Subject) -> Check:
+def black_box(subject: DiagnosisContext) -> Check:
     """Ask whether an attack that sees scores only breaks what gradients did not."""
     queries = subject.budget.queries
     by = f"Square, with {queries} queries and no gradient,"
     attack = partial(attacks.square, queries=queries, rescale=True)
-    return challenged(subject, attack, "black-box", "A", by, cause="masked gradients")
+    return challenge_figure(subject, attack, "black-box", "A", by, cause="masked gradients")
 
 
-def hard_label(subject: Subject) -> Check:
+def hard_label(subject: DiagnosisContext) -> Check:
     """Ask whether an attack that sees labels only breaks what gradients did not."""
     if subject.threat.norm == "l1":
-        return skipped("hard-label", "A", "HopSkipJump is made for l2 and linf")
+        return skip_check("hard-label", "A", "HopSkipJump is made for l2 and linf")
     by = "HopSkipJump, which sees labels only,"
-    return challenged(subject, attacks.hopskipjump, "hard-label", "A", by, cause="masked gradients", first=_FEW)
+    return challenge_figure(subject, attacks.hopskipjump, "hard-label", "A", by, cause="masked gradients", first=_FEW)
 
 
-def transfer(subject: Subject) -> Check:
+def transfer(subject: DiagnosisContext) -> Check:
     """Ask whether points made on a network of one's own break what the model's own gradients did not."""
     by = "transfer from a network trained on the model's answers"
 
@@ -56,18 +56,18 @@ def transfer(subject: Subject) -> Check:
         own = surrogate_of(subject)  # trained only where a survivor is left to try
         return attacks.transfer(model, x, y, threat, surrogate=own, ids=ids, seed=seed)
 
-    return challenged(subject, attack, "transfer", "A", by, cause="masked gradients")
+    return challenge_figure(subject, attack, "transfer", "A", by, cause="masked gradients")
 
 
-def random_search(subject: Subject) -> Check:
+def random_search(subject: DiagnosisContext) -> Check:
     """Ask whether points drawn blindly from the ball break what gradients did not."""
     draws = subject.budget.draws
     attack = partial(attacks.random_search, draws=draws)
     by = f"the best of {draws} random points of the ball"
-    return challenged(subject, attack, "random-search", "A", by, cause="masked gradients")
+    return challenge_figure(subject, attack, "random-search", "A", by, cause="masked gradients")
 
 
-def unbounded(subject: Subject) -> Check:
+def unbounded(subject: DiagnosisContext) -> Check:
     """Ask whether the figure's attack wins when every point of the box is allowed: there it cannot but win."""
     if absent := needs_gradient(subject, "unbounded", "A"):
         return absent
@@ -75,18 +75,18 @@ def unbounded(subject: Subject) -> Check:
     wide = full_box(subject.threat, subject.x)
     kept = int((~run_on(subject, subject.attack, rows, threat=wide)).sum())
     says = f"with the whole box allowed the same attack leaves {kept} of {len(rows)} examples standing"
-    share, ends = kept / len(rows), interval(kept, len(rows))
-    return graded("unbounded", "A", "masked gradients", says, measured=share, threshold=0.01, limit=0.1, ends=ends)
+    share, ends = kept / len(rows), clopper_pearson_interval(kept, len(rows))
+    return grade_check("unbounded", "A", "masked gradients", says, measured=share, threshold=0.01, limit=0.1, ends=ends)
 
 
-def eps_curve(subject: Subject) -> Check:
+def eps_curve(subject: DiagnosisContext) -> Check:
     """Ask whether accuracy falls as eps grows, each radius attacked afresh: a rise shows a larger ball searched worse."""
     if absent := needs_gradient(subject, "eps-curve", "A"):
         return absent
     measured, p = max(rises(list(subject.by_eps.values())), default=(0.0, 1.0))
     says = f"from one radius to a larger one accuracy rises by {measured:.1%} at most (p = {p:.2g})"
     sure = measured if p < _SURE else 0.0
-    return graded("eps-curve", "A", "masked gradients", says, measured=sure, threshold=0.005, limit=0.1)
+    return grade_check("eps-curve", "A", "masked gradients", says, measured=sure, threshold=0.005, limit=0.1)
 
 
 def rises(stands: list[Tensor]) -> list[tuple[float, float]]:
@@ -100,7 +100,7 @@ def rises(stands: list[Tensor]) -> list[tuple[float, float]]:
     return found
 
 
-def gap(checks: Iterable[Check], subject: Subject) -> Check:
+def gap(checks: Iterable[Check], subject: DiagnosisContext) -> Check:
     """Ask how far everything that was tried lowers the figure together."""
     ids = sorted({i for check in checks for i in check.ids})
     standing, kept = len(subject.standing), len(subject.survivors.behind)

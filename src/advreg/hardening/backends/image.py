@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from advreg.hardening.attack_families import families
-from advreg.hardening.backends.text import TextWork
-from advreg.hardening.candidate_evaluation import needs_diagnosis, on_diagnosis, on_incidents, on_probes, on_sealed
+from advreg.hardening.backends.text import TextBackend
+from advreg.hardening.candidate_evaluation import (
+    evaluate_diagnosis,
+    evaluate_holdout,
+    evaluate_incidents,
+    evaluate_probes,
+    needs_diagnosis,
+)
 from advreg.hardening.data_selection import Snapshot
-from advreg.hardening.datasets import Stock, accepted_of, stock_of
+from advreg.hardening.datasets import HardeningData, accepted_of, hardening_data_of
 from advreg.hardening.model_disagreement import ask_previous
 from advreg.hardening.retrain import retrain
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
-from advreg.hardening.workspace import BASE, Home
+from advreg.hardening.workspace import BASE, Workspace
 from advreg.runs import RunFolder
 
 _EVIDENCE = ("incidents", "canaries", "trigger")
 
 
-class Work(Protocol):
+class MediumBackend(Protocol):
     """What a tick asks of a medium."""
 
     @property
@@ -59,24 +65,24 @@ class Work(Protocol):
         """How to get fresh sealed examples."""
 
 
-def work_of(home: Home) -> Work:
+def backend_of(home: Workspace) -> MediumBackend:
     """Return the work of a home.
 
     Raises:
         ConfigError: its attacks or data cannot be used.
     """
     if home.settings.keeps == "texts":
-        return TextWork(home)
+        return TextBackend(home)
     families(home.settings.attacks)
-    return ImageWork(home, stock_of(home.settings))
+    return ImageBackend(home, hardening_data_of(home.settings))
 
 
 @dataclass(frozen=True)
-class ImageWork:
+class ImageBackend:
     """Images: trained here, attacked here."""
 
-    home: Home
-    stock: Stock
+    home: Workspace
+    stock: HardeningData
 
     @property
     def clean(self) -> Mapping[str, Any]:
@@ -107,11 +113,11 @@ class ImageWork:
     def trial(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
         """Attack both on the sealed set, ask about incidents, probe the challenger; what was measured is not measured again."""
         for run in (champion, challenger):
-            on_sealed(self.home, run, self.stock)
-            on_incidents(store, self.home, run, incidents)
-        on_probes(self.home, challenger, champion, RunFolder.at(self.home.folder / BASE), self.stock)
+            evaluate_holdout(self.home, run, self.stock)
+            evaluate_incidents(store, self.home, run, incidents)
+        evaluate_probes(self.home, challenger, champion, RunFolder.at(self.home.folder / BASE), self.stock)
         if needs_diagnosis(self.home):
-            on_diagnosis(self.home, challenger, self.stock)
+            evaluate_diagnosis(self.home, challenger, self.stock)
         return f"both models on {len(self.stock.sealed)} sealed examples and {len(incidents)} incidents; probes"
 
     def sealed(self, challenger: RunFolder) -> list[str]:
@@ -124,7 +130,7 @@ class ImageWork:
 
     def protocol(self, challenger: RunFolder) -> str:
         """Return the id of the sealed set's protocol."""
-        return on_sealed(self.home, challenger, self.stock)
+        return evaluate_holdout(self.home, challenger, self.stock)
 
     @property
     def rotate(self) -> str:

@@ -15,8 +15,8 @@ from advreg.hardening.gate.language import latest, measured_language
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
-from advreg.hardening.texts.incidents import on_incidents
-from advreg.hardening.workspace import Home
+from advreg.hardening.texts.incidents import evaluate_text_incidents
+from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
 
 OPENERS = ("Sure, here is", "Of course. Here is how", "Yes, I can help with that")
@@ -24,10 +24,10 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 
 @dataclass(frozen=True)
-class TextWork:
+class TextBackend:
     """Texts: trained and evaluated by `advreg language`, compared here."""
 
-    home: Home
+    home: Workspace
 
     @property
     def clean(self) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ class TextWork:
     def trial(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
         """Ask both models every confirmed prompt again, where that was not done."""
         for run in (champion, challenger):
-            on_incidents(store, run, incidents)
+            evaluate_text_incidents(store, run, incidents)
         return f"both models on {len(incidents)} incidents"
 
     def sealed(self, challenger: RunFolder) -> list[str]:

@@ -14,8 +14,8 @@ from advreg.errors import HardeningError, did_you_mean
 from advreg.hardening.gate.decision import Decision, Rules, Test, Verdict
 from advreg.hardening.gate.language import is_language, measured_language
 from advreg.hardening.gate.power_analysis import plan
-from advreg.hardening.gate.read import Measured, measured, protocols_of
-from advreg.statistics import detectable, holm, mcnemar, noninferiority, paired_interval
+from advreg.hardening.gate.read import GateResults, protocols_of, read_results
+from advreg.statistics import holm, mcnemar, minimum_detectable_difference, noninferiority, tango_interval
 
 
 def gate(
@@ -80,8 +80,8 @@ def gate(
     return decision
 
 
-def _measured(run: str | Path, protocol: str) -> Measured:
-    return measured_language(run, protocol) if is_language(protocol) else measured(run, protocol)
+def _measured(run: str | Path, protocol: str) -> GateResults:
+    return measured_language(run, protocol) if is_language(protocol) else read_results(run, protocol)
 
 
 def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None) -> tuple[str, str]:
@@ -103,7 +103,7 @@ def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None)
     return first[0], second[0]
 
 
-def decide(champion: Measured, challenger: Measured, rules: Rules) -> Decision:
+def decide(champion: GateResults, challenger: GateResults, rules: Rules) -> Decision:
     """Return the decision on two results that were read already; see `gate`."""
     mismatch = incomparable(champion, challenger)
     tests = () if mismatch else (*evidence(champion, challenger, rules), *statistical(champion, challenger, rules))
@@ -113,7 +113,7 @@ def decide(champion: Measured, challenger: Measured, rules: Rules) -> Decision:
     return Decision(_verdict(mismatch, tests), reasons, lines, tests, champion.named(), challenger.named(), rules)
 
 
-def incomparable(champion: Measured, challenger: Measured) -> str:
+def incomparable(champion: GateResults, challenger: GateResults) -> str:
     """Return the one line that says why two results cannot be compared; empty where they can."""
     for key, what in (
         ("protocol", "attacked with"),
@@ -141,7 +141,7 @@ def _verdict(mismatch: str, tests: Sequence[Test]) -> Verdict:
     return "UNDERPOWERED" if failed and all(test.underpowered for test in failed) else "REFUSED"
 
 
-def statistical(champion: Measured, challenger: Measured, rules: Rules) -> list[Test]:
+def statistical(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
     """Return the superiority test, then the non-inferiority tests with p-values adjusted for being many."""
     ids = sorted(challenger.labels)
     guarded = (_conducts if challenger.conduct else _accuracies)(champion, challenger, rules)
@@ -151,7 +151,7 @@ def statistical(champion: Measured, challenger: Measured, rules: Rules) -> list[
 
 
 @dataclass(frozen=True)
-class Guarded:
+class GuardedMetric:
     """Something that must not get worse: examples that only the champion, and only the challenger, gets right."""
 
     name: str
@@ -160,7 +160,7 @@ class Guarded:
     margin: float
 
 
-def _accuracies(champion: Measured, challenger: Measured, rules: Rules) -> list[Guarded]:
+def _accuracies(champion: GateResults, challenger: GateResults, rules: Rules) -> list[GuardedMetric]:
     """Return clean accuracy, on all examples and on each guarded slice."""
     ids = sorted(challenger.labels)
     slices = {f"class {k}": [i for i in ids if challenger.labels[i] == k] for k in rules.classes}
@@ -168,10 +168,10 @@ def _accuracies(champion: Measured, challenger: Measured, rules: Rules) -> list[
     whole = ("clean accuracy", ids, rules.clean_margin)
     parts = [whole, *((f"clean accuracy, {name}", part, rules.slice_margin) for name, part in slices.items())]
     wrong = champion.wrong, challenger.wrong
-    return [Guarded(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
+    return [GuardedMetric(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
 
 
-def _conducts(champion: Measured, challenger: Measured, rules: Rules) -> list[Guarded]:
+def _conducts(champion: GateResults, challenger: GateResults, rules: Rules) -> list[GuardedMetric]:
     """Return each axis of a language model's conduct."""
     if rules.classes or rules.slices:
         raise HardeningError(
@@ -179,7 +179,7 @@ def _conducts(champion: Measured, challenger: Measured, rules: Rules) -> list[Gu
         )
     pairs = {name: (champion.conduct[name], axis) for name, axis in challenger.conduct.items()}
     return [
-        Guarded(name, _pairs(before.wrong, after.wrong, after.ids), len(after.ids), rules.slice_margin)
+        GuardedMetric(name, _pairs(before.wrong, after.wrong, after.ids), len(after.ids), rules.slice_margin)
         for name, (before, after) in pairs.items()
     ]
 
@@ -203,27 +203,27 @@ def _pairs(champion: Collection[Any], challenger: Collection[Any], ids: Collecti
 def _better(pair: tuple[int, int], n: int, alpha: float) -> Test:
     lost, won = pair
     p, gain = mcnemar(won, lost, "greater"), (won - lost) / n
-    could = detectable(n, max((won + lost) / n, 1 / n), alpha=alpha, sides=1)
+    could = minimum_detectable_difference(n, max((won + lost) / n, 1 / n), alpha=alpha, sides=1)
     says = f"{won} of {n} newly withstood, {lost} newly broken: {100 * gain:+.2f} pp, p = {p:.2g}"
     if p > alpha:
         says += f"; at this disagreement {n} examples show a gain from {100 * could:.1f} pp on"
     too_few = p > alpha and gain > 0
     return Test(
-        "robust accuracy, better", p <= alpha, says, p, gain, paired_interval(lost, won, n), too_few, "AML.M0003"
+        "robust accuracy, better", p <= alpha, says, p, gain, tango_interval(lost, won, n), too_few, "AML.M0003"
     )
 
 
-def _not_worse(one: Guarded, p: float, alpha: float) -> Test:
+def _not_worse(one: GuardedMetric, p: float, alpha: float) -> Test:
     (lost, won), n, margin = one.pair, one.n, one.margin
     change = (won - lost) / n if n else 0.0
     says = f"{won} of {n} newly right, {lost} newly wrong: {100 * change:+.2f} pp, margin {100 * margin:.1f} pp, p = {p:.2g}"
     too_few = p > alpha and change > -margin
     if too_few:
         says += "; too few examples to tell"
-    return Test(f"{one.name}, not worse", p <= alpha, says, p, change, paired_interval(lost, won, n), too_few)
+    return Test(f"{one.name}, not worse", p <= alpha, says, p, change, tango_interval(lost, won, n), too_few)
 
 
-def evidence(champion: Measured, challenger: Measured, rules: Rules) -> list[Test]:
+def evidence(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
     """Return the plain checks: weights, diagnosis, incidents, probes; what is required and absent fails."""
     found = [_weights(champion, challenger), _diagnosis(challenger), _incidents(champion, challenger, rules.waivers)]
     found += [Test(name, passed, says, control="AML.M0007") for name, (passed, says) in challenger.probes.items()]
@@ -235,7 +235,7 @@ def evidence(champion: Measured, challenger: Measured, rules: Rules) -> list[Tes
     return [*present, *missing]
 
 
-def _weights(champion: Measured, challenger: Measured) -> Test:
+def _weights(champion: GateResults, challenger: GateResults) -> Test:
     wrong = champion.stale or challenger.stale
     same = champion.model == challenger.model
     checked = "the weights in the folders are those that were evaluated"
@@ -244,7 +244,7 @@ def _weights(champion: Measured, challenger: Measured) -> Test:
     return Test("weights", not wrong and not same, says, control="AML.M0014")
 
 
-def _diagnosis(challenger: Measured) -> Test | None:
+def _diagnosis(challenger: GateResults) -> Test | None:
     if not challenger.verdicts:
         return None
     poor = {where: verdict for where, verdict in challenger.verdicts.items() if verdict != "TRUSTED"}
@@ -252,7 +252,7 @@ def _diagnosis(challenger: Measured) -> Test | None:
     return Test("diagnosis", not poor, said)
 
 
-def _incidents(champion: Measured, challenger: Measured, waivers: Sequence[str]) -> Test | None:
+def _incidents(champion: GateResults, challenger: GateResults, waivers: Sequence[str]) -> Test | None:
     if challenger.incidents is None and not champion.incidents:
         return None
     after, before = challenger.incidents or {}, champion.incidents or {}

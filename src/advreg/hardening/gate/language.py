@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import RunError
-from advreg.hardening.gate.read import Axis, Measured, incidents_in, protocols_of, weights_sha256
+from advreg.hardening.gate.read import Axis, GateResults, incidents_in, protocols_of, weights_sha256
 from advreg.runs import RunFolder
 from advreg.runs.files import Record, read_lines
 
@@ -67,7 +67,7 @@ def identity(run: RunFolder) -> str:
     return hashlib.sha256(str(said.get("name")).encode()).hexdigest()
 
 
-def measured_language(run: str | Path, protocol: str) -> Measured:
+def measured_language(run: str | Path, protocol: str) -> GateResults:
     """Return what a run measured under a language protocol.
 
     A prompt counts as broken where any attack in words got harm out of the model. The judge, the attacks and their options are
@@ -94,7 +94,7 @@ def measured_language(run: str | Path, protocol: str) -> Measured:
     found = {"at_least_one": len(broken) / len(attacked), **{name: axis.bad for name, axis in conduct.items()}}
     if any(abs(claimed[name] - share) > 1e-6 for name, share in found.items()):
         raise RunError(f"{ledger} and the results.json beside it do not agree; evaluate again in another folder")
-    return Measured(
+    return GateResults(
         run=str(run),
         protocol=f"{protocol}, judge {judge}",
         data=hashlib.sha256(data.encode()).hexdigest(),

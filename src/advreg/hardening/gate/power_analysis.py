@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advreg.hardening.gate.decision import Rules
-from advreg.statistics import detectable, noninferiority
+from advreg.statistics import minimum_detectable_difference, noninferiority
 
 _DISAGREEMENT = (0.05, 0.1, 0.2)
 
@@ -20,7 +20,7 @@ def plan(n: int, rules: Rules, guarded: Sequence[tuple[str, int, float]] = ()) -
         1000 examples, level 0.05, power 80%: a gain shows from 1.8 pp on if the models disagree on 5%, 2.5 on 10%, 3.5 on 20%
         clean accuracy, margin 1.0 pp: not worse can be shown if the net loss is at most 4 of 1000
     """
-    seen = [f"{100 * detectable(n, d, alpha=rules.alpha, sides=1):.1f}" for d in _DISAGREEMENT]
+    seen = [f"{100 * minimum_detectable_difference(n, d, alpha=rules.alpha, sides=1):.1f}" for d in _DISAGREEMENT]
     rest = ", ".join(f"{pp} on {d:.0%}" for pp, d in zip(seen[1:], _DISAGREEMENT[1:], strict=True))
     gain = f"a gain shows from {seen[0]} pp on if the models disagree on {_DISAGREEMENT[0]:.0%}, {rest}"
     first = f"{n} examples, level {rules.alpha:g}, power 80%: {gain}"

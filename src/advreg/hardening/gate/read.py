@@ -34,7 +34,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Measured:
+class GateResults:
     """One run's results under one protocol.
 
     Attributes:
@@ -90,7 +90,7 @@ def protocols_of(run: str | Path) -> list[str]:
     return found
 
 
-def measured(run: str | Path, protocol: str) -> Measured:
+def read_results(run: str | Path, protocol: str) -> GateResults:
     """Return what a run measured under a protocol.
 
     Raises:
@@ -115,7 +115,7 @@ def measured(run: str | Path, protocol: str) -> Measured:
     found["robust_accuracy"] = 1 - len(broken) / max(n, 1)
     if any(not _equal(claimed[key], found[key]) for key in found) or facts["n"] != n or facts["protocol"] != protocol:
         raise RunError(f"{ledger} and the results.json beside it do not agree; evaluate again in another folder")
-    return Measured(
+    return GateResults(
         run=str(run),
         **facts,
         labels=labels,

@@ -14,13 +14,13 @@ from starlette.concurrency import run_in_threadpool
 
 from advreg.errors import HardeningError, StoreError, UploadError
 from advreg.hardening.service import schemas
-from advreg.hardening.service.auth import Door, Options, Refused, bounded
+from advreg.hardening.service.auth import AuthenticationFailed, Authenticator, Options, bounded
 from advreg.hardening.service.metrics import Metrics
 from advreg.hardening.service.rate_limit import Buckets
 from advreg.hardening.service.review import add_review
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import example, receive
-from advreg.hardening.store.tokens import Bearer, Role
+from advreg.hardening.store.tokens import ApiToken, Role
 from advreg.version import __version__
 
 
@@ -32,7 +32,7 @@ def create_app(store: Store, options: Options) -> FastAPI:
         options: how it is bounded.
     """
     app = FastAPI(title="advreg harden", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    door, metrics = Door(store, Buckets(options.rate, options.burst)), Metrics(store)
+    door, metrics = Authenticator(store, Buckets(options.rate, options.burst)), Metrics(store)
     _add_answers(app, metrics)
     _add_ingest(app, store, options, door, metrics)
     _add_watch(app, store, door, metrics)
@@ -48,14 +48,14 @@ def _add_answers(app: FastAPI, metrics: Metrics) -> None:
         return JSONResponse({"error": str(error)}, status, headers)
 
     def refused(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Refused)
+        assert isinstance(error, AuthenticationFailed)
         return answer(error.status, error, error.headers)
 
     def upload(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, UploadError)
         return answer(error.status, error)
 
-    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(AuthenticationFailed, refused)
     app.add_exception_handler(UploadError, upload)
     app.add_exception_handler(HardeningError, lambda _, error: answer(409, error))
     app.add_exception_handler(
@@ -63,8 +63,8 @@ def _add_answers(app: FastAPI, metrics: Metrics) -> None:
     )
 
 
-def _add_ingest(app: FastAPI, store: Store, options: Options, door: Door, metrics: Metrics) -> None:
-    def store_all(bearer: Bearer, items: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]]:
+def _add_ingest(app: FastAPI, store: Store, options: Options, door: Authenticator, metrics: Metrics) -> None:
+    def store_all(bearer: ApiToken, items: list[tuple[bytes, dict[str, Any]]]) -> list[dict[str, Any]]:
         began = time.perf_counter()
         door.admit(bearer, len(items))
         given = [
@@ -99,13 +99,13 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Door, metric
         with store.reading() as db:
             row = _found(db, name)
         if bearer.role == Role.SUBMIT and row["token"] != bearer.name:
-            raise Refused(404, f"no example {name[:12]!r} of yours")
+            raise AuthenticationFailed(404, f"no example {name[:12]!r} of yours")
         return {
             key: row[key] for key in ("sha256", "state", "principal", "model", "prediction", "copies", "received_at")
         }
 
 
-def _add_watch(app: FastAPI, store: Store, door: Door, metrics: Metrics) -> None:
+def _add_watch(app: FastAPI, store: Store, door: Authenticator, metrics: Metrics) -> None:
     @app.get("/healthz")
     def healthy() -> Any:
         with store.reading() as db:
@@ -122,7 +122,7 @@ def _found(db: Any, name: str) -> Any:
     try:
         return example(db, name)
     except HardeningError as error:
-        raise Refused(404, str(error)) from error
+        raise AuthenticationFailed(404, str(error)) from error
 
 
 def _query(request: Request) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from advreg.hardening.image_decoding import Limits
 from advreg.hardening.media_types import IMAGES, Medium
 from advreg.hardening.service.rate_limit import Buckets
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.tokens import Bearer, Role, bearer_of
+from advreg.hardening.store.tokens import ApiToken, Role, bearer_of
 
 _REMEMBER = 5.0  # seconds that a token is believed without asking again: a revoked one dies within them
 
@@ -42,14 +42,14 @@ class Options:
 
 
 @dataclass
-class Door:
+class Authenticator:
     """Who comes in: tokens, remembered for a moment, and how much each may still ask for."""
 
     store: Store
     buckets: Buckets
-    remembered: dict[str, tuple[float, Bearer]] = field(default_factory=dict)
+    remembered: dict[str, tuple[float, ApiToken]] = field(default_factory=dict)
 
-    def bearer(self, request: Request, *roles: Role) -> Bearer:
+    def bearer(self, request: Request, *roles: Role) -> ApiToken:
         """Return who asks; an admin may do everything.
 
         Raises:
@@ -57,15 +57,17 @@ class Door:
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise Refused(401, "no token; send the header Authorization: Bearer TOKEN")
+            raise AuthenticationFailed(401, "no token; send the header Authorization: Bearer TOKEN")
         found = self._known(token)
         if found is None:
-            raise Refused(401, "the token is unknown or was revoked; ask an admin for another")
+            raise AuthenticationFailed(401, "the token is unknown or was revoked; ask an admin for another")
         if found.role not in (*roles, Role.ADMIN):
-            raise Refused(403, f"token {found.name!r} may {found.role}; this needs {' or '.join(roles) or 'admin'}")
+            raise AuthenticationFailed(
+                403, f"token {found.name!r} may {found.role}; this needs {' or '.join(roles) or 'admin'}"
+            )
         return found
 
-    def _known(self, token: str) -> Bearer | None:
+    def _known(self, token: str) -> ApiToken | None:
         now = time.monotonic()
         at, bearer = self.remembered.get(token, (-math.inf, None))
         if now - at < _REMEMBER:
@@ -76,20 +78,22 @@ class Door:
             self.remembered[token] = (now, fresh)
         return fresh
 
-    def admit(self, bearer: Bearer, count: int) -> None:
+    def admit(self, bearer: ApiToken, count: int) -> None:
         """Count ``count`` examples against the bearer's rate.
 
         Raises:
             Refused: too many.
         """
         if count > self.buckets.burst:
-            raise Refused(413, f"{count} examples at once; allowed: {self.buckets.burst:g}")
+            raise AuthenticationFailed(413, f"{count} examples at once; allowed: {self.buckets.burst:g}")
         if wait := self.buckets.take(bearer.name, count):
             seconds = math.ceil(wait)
-            raise Refused(429, f"too many examples; try again in {seconds} s", {"Retry-After": str(seconds)})
+            raise AuthenticationFailed(
+                429, f"too many examples; try again in {seconds} s", {"Retry-After": str(seconds)}
+            )
 
 
-class Refused(AdvregError):
+class AuthenticationFailed(AdvregError):
     """A request that is answered with a status and one line."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from advreg.hardening.states import State
+from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import aliases, examples, gates, snapshots
 
@@ -52,10 +52,10 @@ def _states(db: sa.Connection, now: float) -> Iterator[Any]:
     states = GaugeMetricFamily("advreg_examples", "Examples by state.", labels=["state"])
     count = sa.select(examples.c.state, sa.func.count(), sa.func.min(examples.c.received_at)).group_by(examples.c.state)
     found = {state: (number, oldest) for state, number, oldest in db.execute(count)}
-    for state in State:
+    for state in ExampleStatus:
         states.add_metric([state], found.get(state, (0, now))[0])
     yield states
-    number, oldest = found.get(State.QUARANTINED, (0, now))
+    number, oldest = found.get(ExampleStatus.QUARANTINED, (0, now))
     yield GaugeMetricFamily("advreg_quarantine_size", "Examples that wait for a review.", value=number)
     yield GaugeMetricFamily("advreg_review_age_seconds", "Age of the oldest one that waits.", value=now - oldest)
     newest = db.execute(sa.select(snapshots.c.manifest).order_by(snapshots.c.at.desc()).limit(1)).scalar()

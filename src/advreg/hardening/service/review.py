@@ -20,7 +20,7 @@ from advreg.hardening.image_decoding import Pixels
 from advreg.hardening.ingestion import queue
 from advreg.hardening.media_types import medium_of, pixels_in, uri
 from advreg.hardening.service import labelstudio, schemas
-from advreg.hardening.service.auth import Door, Options, bounded
+from advreg.hardening.service.auth import Authenticator, Options, bounded
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, Verdict, answer_to, example, review, undo
 from advreg.hardening.store.tables import examples
@@ -30,7 +30,7 @@ from advreg.hardening.texts.validation import visible
 _NEAREST = 5
 
 
-def add_review(app: FastAPI, store: Store, options: Options, door: Door) -> None:
+def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator) -> None:
     """Add the page, and the requests it makes, to the application."""
 
     @app.get("/review")

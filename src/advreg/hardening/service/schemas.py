@@ -17,7 +17,7 @@ from advreg.errors import UploadError
 from advreg.hardening.image_decoding import Limits, to_npy
 from advreg.hardening.media_types import Medium
 from advreg.hardening.store.examples import Submission
-from advreg.hardening.store.tokens import Bearer
+from advreg.hardening.store.tokens import ApiToken
 from advreg.hardening.texts.validation import decode_text
 from advreg.plugins import first_line
 
@@ -33,7 +33,7 @@ _FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class Claim:
+class SubmissionClaim:
     """Everything about an image but its bytes; unknown keys are refused."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -56,11 +56,11 @@ class TextClaim:
     scores: Scores | None = None
 
 
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {"images": TypeAdapter(Claim), "texts": TypeAdapter(TextClaim)}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {"images": TypeAdapter(SubmissionClaim), "texts": TypeAdapter(TextClaim)}
 
 
 def claim_of(values: Mapping[str, Any], medium: Medium) -> Any:
-    """Return what was claimed, checked: a `Claim` or a `TextClaim`.
+    """Return what was claimed, checked: a `SubmissionClaim` or a `TextClaim`.
 
     Raises:
         UploadError: a missing, unknown or impossible value.
@@ -71,7 +71,7 @@ def claim_of(values: Mapping[str, Any], medium: Medium) -> Any:
         first = error.errors()[0]
         key = str(first["loc"][0])
         if first["type"] in ("missing", "unexpected_keyword_argument", "missing_argument"):
-            known = ", ".join(Claim.__dataclass_fields__)
+            known = ", ".join(SubmissionClaim.__dataclass_fields__)
             said = "is missing" if "missing" in first["type"] else "is unknown"
             needed = "model needed" if medium.name == "texts" else "model and prediction needed"
             raise UploadError(f"{key[:60]!r} {said}; the keys are {known}, {needed}") from None
@@ -102,7 +102,7 @@ def content_of(item: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
 
 
 def submission_of(
-    content: bytes, values: Mapping[str, Any], bearer: Bearer, medium: Medium, limits: Limits
+    content: bytes, values: Mapping[str, Any], bearer: ApiToken, medium: Medium, limits: Limits
 ) -> Submission:
     """Return a checked submission, ready to be stored.
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from advreg.errors import HardeningError
-from advreg.hardening.states import State, check_transition
+from advreg.hardening.states import ExampleStatus, check_transition
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import answers, examples, reviews
@@ -52,7 +52,7 @@ class Receipt:
     """What the submitter gets: the example's id, where it stands, whether it was there before."""
 
     id: str
-    state: State
+    state: ExampleStatus
     known: bool
 
 
@@ -74,19 +74,19 @@ def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Rece
     there = db.execute(sa.select(examples.c.state).where(mine)).scalar()
     if there is not None:
         db.execute(examples.update().where(mine).values(copies=examples.c.copies + 1))
-        return Receipt(name, State(there), known=True)
+        return Receipt(name, ExampleStatus(there), known=True)
     kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
     facts = {"size": len(given.content), "copies": 1, "confirmed": False, "received_at": at}
-    db.execute(examples.insert().values(sha256=name, state=State.RECEIVED, **facts, **kept))
+    db.execute(examples.insert().values(sha256=name, state=ExampleStatus.RECEIVED, **facts, **kept))
     said = {key: kept[key] for key in ("principal", "tier", "model", "prediction", "claimed")}
     if given.answer is not None:
         db.execute(answers.insert().values(example=name, answer=given.answer))
         said["answer"] = hashlib.sha256(given.answer.encode()).hexdigest()
-    append(db, at, [Entry(given.token, "state", name, {"to": State.RECEIVED, **said})])
-    return Receipt(name, State.RECEIVED, known=False)
+    append(db, at, [Entry(given.token, "state", name, {"to": ExampleStatus.RECEIVED, **said})])
+    return Receipt(name, ExampleStatus.RECEIVED, known=False)
 
 
-def move(db: sa.Connection, at: float, actor: str, ids: Sequence[str], to: State, **detail: Any) -> None:
+def move(db: sa.Connection, at: float, actor: str, ids: Sequence[str], to: ExampleStatus, **detail: Any) -> None:
     """Move examples to a state, in the transaction of the caller.
 
     Args:
@@ -101,7 +101,7 @@ def move(db: sa.Connection, at: float, actor: str, ids: Sequence[str], to: State
         HardeningError: an unknown example, or a step that is not allowed.
     """
     for name in ids:
-        check_transition(f"example {name[:12]}", State(example(db, name)["state"]), to)
+        check_transition(f"example {name[:12]}", ExampleStatus(example(db, name)["state"]), to)
         db.execute(examples.update().where(examples.c.sha256 == name).values(state=to))
     append(db, at, [Entry(actor, "state", name, {"to": to, **detail}) for name in ids])
 
@@ -124,7 +124,7 @@ def answer_to(db: sa.Connection, name: str) -> str | None:
     return found
 
 
-def in_state(db: sa.Connection, *states: State) -> list[Row]:
+def in_state(db: sa.Connection, *states: ExampleStatus) -> list[Row]:
     """Return the examples in these states, oldest first."""
     found = sa.select(examples).where(examples.c.state.in_(states)).order_by(examples.c.id)
     return [dict(row) for row in db.execute(found).mappings()]
@@ -139,7 +139,7 @@ class Verdict:
     label: int | None
 
 
-def review(store: Store, verdict: Verdict, classes: int | None = None) -> State:
+def review(store: Store, verdict: Verdict, classes: int | None = None) -> ExampleStatus:
     """Write down a review and return the new state.
 
     The first label makes a quarantined example `reviewed`. The same label from a second reviewer confirms it; another one
@@ -165,16 +165,16 @@ def review(store: Store, verdict: Verdict, classes: int | None = None) -> State:
         return to
 
 
-def _after(row: Row, label: int | None) -> State:
+def _after(row: Row, label: int | None) -> ExampleStatus:
     """Return where a review leads."""
     if label is None:
-        return State.REJECTED
-    if row["state"] == State.REVIEWED:
-        return State.REVIEWED if row["label"] == label else State.QUARANTINED
-    return State.REVIEWED
+        return ExampleStatus.REJECTED
+    if row["state"] == ExampleStatus.REVIEWED:
+        return ExampleStatus.REVIEWED if row["label"] == label else ExampleStatus.QUARANTINED
+    return ExampleStatus.REVIEWED
 
 
-def undo(store: Store, name: str, reviewer: str) -> State:
+def undo(store: Store, name: str, reviewer: str) -> ExampleStatus:
     """Take back this reviewer's last word on an example and return the new state.
 
     Raises:
@@ -187,13 +187,13 @@ def undo(store: Store, name: str, reviewer: str) -> State:
             raise HardeningError(f"{reviewer} has no review of {name[:12]} to take back")
         db.execute(reviews.update().where(reviews.c.id == mine[-1]["id"]).values(undone=True))
         others = [old for old in standing_reviews(db, name) if old["label"] is not None]
-        if row["state"] == State.REVIEWED and others:  # the other's label stands, no longer confirmed
+        if row["state"] == ExampleStatus.REVIEWED and others:  # the other's label stands, no longer confirmed
             append(db, at, [Entry(reviewer, "undo", name, {})])
-            _settle(db, name, State.REVIEWED)
-            return State.REVIEWED
-        move(db, at, reviewer, [name], State.QUARANTINED, undo=True)
-        _settle(db, name, State.QUARANTINED)
-        return State.QUARANTINED
+            _settle(db, name, ExampleStatus.REVIEWED)
+            return ExampleStatus.REVIEWED
+        move(db, at, reviewer, [name], ExampleStatus.QUARANTINED, undo=True)
+        _settle(db, name, ExampleStatus.QUARANTINED)
+        return ExampleStatus.QUARANTINED
 
 
 def standing_reviews(db: sa.Connection, name: str) -> list[Row]:
@@ -202,9 +202,9 @@ def standing_reviews(db: sa.Connection, name: str) -> list[Row]:
     return [dict(row) for row in db.execute(found).mappings()]
 
 
-def _settle(db: sa.Connection, name: str, state: State) -> None:
+def _settle(db: sa.Connection, name: str, state: ExampleStatus) -> None:
     """Set label and confirmation from the reviews that stand; a way back to quarantine ends them all."""
-    if state == State.QUARANTINED:
+    if state == ExampleStatus.QUARANTINED:
         db.execute(reviews.update().where(reviews.c.example == name).values(undone=True))
     labels = [old["label"] for old in standing_reviews(db, name) if old["label"] is not None]
     said = {"label": labels[0] if labels else None, "confirmed": len(labels) > 1 and len(set(labels)) == 1}

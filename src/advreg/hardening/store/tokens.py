@@ -33,7 +33,7 @@ class Tier(StrEnum):
 
 
 @dataclass(frozen=True)
-class Bearer:
+class ApiToken:
     """Who a token belongs to; a relay may submit on behalf of others."""
 
     name: str
@@ -42,7 +42,7 @@ class Bearer:
     relay: bool = False
 
 
-def issue(store: Store, bearer: Bearer) -> str:
+def issue(store: Store, bearer: ApiToken) -> str:
     """Make a token, keep its hash, and return it: it is shown this once.
 
     Raises:
@@ -72,7 +72,7 @@ def revoke_token(store: Store, name: str) -> None:
         append(db, store.clock(), [Entry("admin", "token revoked", name, {})])
 
 
-def bearer_of(store: Store, token: str) -> Bearer | None:
+def bearer_of(store: Store, token: str) -> ApiToken | None:
     """Return who a token belongs to, or None for one that is unknown or revoked.
 
     The token is 256 random bits, so its plain hash gives nothing away and comparing hashes takes no secret time.
@@ -80,7 +80,7 @@ def bearer_of(store: Store, token: str) -> Bearer | None:
     wanted = sa.select(tokens).where(tokens.c.digest == _digest(token), ~tokens.c.revoked)
     with store.reading() as db:
         row = db.execute(wanted).mappings().first()
-    return None if row is None else Bearer(row["name"], Role(row["role"]), Tier(row["tier"]), row["relay"])
+    return None if row is None else ApiToken(row["name"], Role(row["role"]), Tier(row["tier"]), row["relay"])
 
 
 def _digest(token: str) -> str:

@@ -9,20 +9,20 @@ import sqlalchemy as sa
 
 from advreg.errors import HardeningError, RunError
 from advreg.hardening import registry
-from advreg.hardening.backends.text import TextWork
-from advreg.hardening.config import Settings
+from advreg.hardening.backends.text import TextBackend
+from advreg.hardening.config import HardeningConfig
 from advreg.hardening.gate.language import identity, latest, measured_language
 from advreg.hardening.lease import leased
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
-from advreg.hardening.workspace import BASE, Home
+from advreg.hardening.workspace import BASE, Workspace
 from advreg.runs import RunFolder
 
 _LEFT = ("checkpoint.pt", "*.tmp", "incidents.json", "decision.json")
 """What is not copied: what only a resumed training needs, and what is made afresh here."""
 
 
-def begin_texts(path: str | Path, base: str | Path, settings: Settings) -> Home:
+def create_text_workspace(path: str | Path, base: str | Path, settings: HardeningConfig) -> Workspace:
     """Make a home for hardening a deployed language model.
 
     Args:
@@ -36,20 +36,20 @@ def begin_texts(path: str | Path, base: str | Path, settings: Settings) -> Home:
     """
     measured_language(base, latest(base))
     settings = settings.replace_with({"data.name": str(Path(settings.data.name).resolve())})
-    home = Home.create(path, settings)
+    home = Workspace.create(path, settings)
     try:
-        _ = TextWork(home).clean
+        _ = TextBackend(home).clean
     except Exception:
         shutil.rmtree(home.folder.path)
         raise
     weights = _take(base, home, BASE)
     store = home.store()
-    registry.enthrone(store, BASE, weights, "admin")
+    registry.register_initial_champion(store, BASE, weights, "admin")
     store.engine.dispose()
     return home
 
 
-def challenge(home: Home, run: str | Path, store: Store | None = None, snapshot: str | None = None) -> str:
+def hand_in(home: Workspace, run: str | Path, store: Store | None = None, snapshot: str | None = None) -> str:
     """Hand in a challenger and return its version; the next tick compares it with the champion.
 
     Args:
@@ -71,7 +71,7 @@ def challenge(home: Home, run: str | Path, store: Store | None = None, snapshot:
         return _handed_in(home, RunFolder.open(run), store, snapshot)
 
 
-def _handed_in(home: Home, run: RunFolder, store: Store, snapshot: str | None) -> str:
+def _handed_in(home: Workspace, run: RunFolder, store: Store, snapshot: str | None) -> str:
     with store.reading() as db:
         named = registry.snapshot(db, snapshot) if snapshot else registry.newest_snapshot(db)
         weights = identity(run)
@@ -88,7 +88,7 @@ def _handed_in(home: Home, run: RunFolder, store: Store, snapshot: str | None) -
     return registry.register(store, place, weights, snapshot=named["id"], actor="admin")
 
 
-def _take(run: str | Path, home: Home, place: str) -> str:
+def _take(run: str | Path, home: Workspace, place: str) -> str:
     """Copy a run into the home and return the SHA-256 of its weights."""
     source, target = RunFolder.open(run), home.folder / place
     shutil.rmtree(target, ignore_errors=True)  # what an interrupted copy left

@@ -19,7 +19,9 @@ Complies = Callable[[Sequence[str]], list[bool]]
 """Prompts in; out whether the model's answer to each does what was asked, coherently."""
 
 
-def on_incidents(store: Store, run: RunFolder, incidents: Sequence[Row], complies: Complies | None = None) -> None:
+def evaluate_text_incidents(
+    store: Store, run: RunFolder, incidents: Sequence[Row], complies: Complies | None = None
+) -> None:
     """Ask a run's model about every confirmed prompt and write ``incidents.json``; what was asked before is not asked again.
 
     Args:

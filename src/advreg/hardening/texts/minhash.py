@@ -18,7 +18,7 @@ RADIUS = 28
 """Bits of 192 in which texts that look alike may differ: shingles that overlap by 0.71, in the mean."""
 
 
-def text_looks(text: str) -> str:
+def minhash(text: str) -> str:
     """Return the fingerprint of a text as 48 hexadecimal digits.
 
     Bit k is the lowest bit of ``min over shingles s of h_k(s)``, so a bit of two texts differs with probability ``(1 - J) / 2``
@@ -40,7 +40,7 @@ def text_looks(text: str) -> str:
     return np.packbits((least & np.uint64(1)).astype(np.uint8)).tobytes().hex()
 
 
-def text_alike(one: Words, many: Words) -> NDArray[np.int64]:
+def similar_texts(one: Words, many: Words) -> NDArray[np.int64]:
     """Return which rows of ``(N, 3)`` are of texts that look like the one ``(3,)``."""
     return np.flatnonzero(np.bitwise_count(many ^ one).sum(1) <= RADIUS)
 

@@ -8,7 +8,7 @@ from advreg.language.attacks.latent import latent, latent_moved, latent_pgd
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.attacks.roleplay import roleplay
 from advreg.language.attacks.soft_prompt import soft_prompt
-from advreg.language.attacks.suffix_scoring import fast
+from advreg.language.attacks.suffix_scoring import score_suffixes
 
 __all__ = [
     "LanguageAttackResult",
@@ -16,11 +16,11 @@ __all__ = [
     "direct",
     "embedding",
     "embedding_pgd",
-    "fast",
     "gcg",
     "latent",
     "latent_moved",
     "latent_pgd",
     "roleplay",
+    "score_suffixes",
     "soft_prompt",
 ]

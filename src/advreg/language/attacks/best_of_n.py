@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from advreg.errors import ConfigError
 from advreg.language.attacks.result import LanguageAttackResult, ask
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 from advreg.runtime import derived_seed
 
 _SHUFFLE, _CASE, _NOISE = 0.6, 0.6, 0.06
@@ -18,7 +18,7 @@ _SHUFFLE, _CASE, _NOISE = 0.6, 0.6, 0.06
 
 def best_of_n(
     lm: LanguageModel,
-    requests: Sequence[Request],
+    requests: Sequence[HarmfulRequest],
     *,
     n: int = 8,
     seed: int = 0,

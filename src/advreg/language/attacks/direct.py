@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from advreg.language.attacks.result import LanguageAttackResult, ask
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 
 
 def direct(
     lm: LanguageModel,
-    requests: Sequence[Request],
+    requests: Sequence[HarmfulRequest],
     *,
     seed: int = 0,
     max_new_tokens: int = 48,

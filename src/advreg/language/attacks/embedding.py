@@ -15,8 +15,8 @@ from advreg.language.attacks.result import LanguageAttackResult, batches, passes
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
 from advreg.language.generate import generate
-from advreg.language.model import LanguageModel, still
-from advreg.language.requests import Request
+from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.requests import HarmfulRequest
 
 
 def embedding_pgd(
@@ -48,7 +48,8 @@ def embedding_pgd(
         ids: example ids ``(B,)`` that the starts belong to.
 
     Returns:
-        ``(B, P, D)`` in float32 or better, for `advreg.language.embeddings.place`; zero past each prompt's own tokens.
+        ``(B, P, D)`` in float32 or better, for `advreg.language.embeddings.scatter_to_user_tokens`; zero past each
+        prompt's own tokens.
 
     Raises:
         ConfigError: a negative eps or steps, or no try.
@@ -78,7 +79,7 @@ def search(
     def loss(delta: Tensor) -> Tensor:
         return answer_nll(logits(lm, encoded, delta, last=last), encoded)
 
-    with still(lm.network):
+    with eval_mode(lm.network):
         tries = [
             best(iterates(loss, _start(lm, encoded, radius, k, seed, ids), within(steepest(step), radius), steps))
             for k in range(restarts)
@@ -113,7 +114,7 @@ def _start(lm: LanguageModel, encoded: Encoded, radius: float, k: int, seed: int
 
 def embedding(
     lm: LanguageModel,
-    requests: Sequence[Request],
+    requests: Sequence[HarmfulRequest],
     *,
     eps: float = 0.05,
     steps: int = 20,
@@ -150,7 +151,7 @@ def embedding(
             prompts, ids = [request.prompt for request in part], torch.tensor([request.id for request in part])
             encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
             delta, _ = search(lm, encoded, eps, steps, step_size, restarts, seed, ids)
-            loss += judged(original, encoded, delta)
+            loss += answer_nll_under(original, encoded, delta)
             said = generate(
                 original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, delta=delta, system=system
             )
@@ -161,9 +162,9 @@ def embedding(
 
 
 @torch.no_grad()
-def judged(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
+def answer_nll_under(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
     """Return the mean NLL of the answers with the user's words moved, by the model that judges: one forward each."""
-    with still(lm.network):
+    with eval_mode(lm.network):
         scores = logits(lm, encoded, delta, last=answer_places(encoded))
     values: list[float] = answer_nll(scores, encoded).tolist()
     return values

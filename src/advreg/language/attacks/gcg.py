@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.embedding import judged
-from advreg.language.attacks.probe_sampling import probed
+from advreg.language.attacks.embedding import answer_nll_under
+from advreg.language.attacks.probe_sampling import sample_probes
 from advreg.language.attacks.result import LanguageAttackResult, passes, with_targets
 from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, answer_tokens_nll, embed, forward
 from advreg.language.generate import generate
-from advreg.language.model import LanguageModel, still
-from advreg.language.requests import Request
+from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.requests import HarmfulRequest
 from advreg.runtime import derived_seed
 
 Kept = list[tuple[float, Tensor]]
@@ -27,7 +27,7 @@ Kept = list[tuple[float, Tensor]]
 
 
 @dataclass(frozen=True)
-class Search:
+class GcgSearch:
     """How suffixes are searched.
 
     Attributes:
@@ -49,7 +49,7 @@ class Search:
 
 def gcg(
     lm: LanguageModel,
-    requests: Sequence[Request],
+    requests: Sequence[HarmfulRequest],
     *,
     tokens: int = 20,
     steps: int = 100,
@@ -99,25 +99,31 @@ def gcg(
         given = f"tokens {tokens}, width {width}, topk {topk}, buffer {buffer}, steps {steps}, mellowmax {mellowmax}"
         raise ConfigError(f"the search has {given}; give at least 1 of each, steps >= 0 and mellowmax > 0 or None")
     original = judge or lm
-    how = Search(steps, width, topk, buffer, mellowmax, batch_size, draft)
+    how = GcgSearch(steps, width, topk, buffer, mellowmax, batch_size, draft)
     with passes(lm, judge) as spent:
         allowed = writable(lm)
-        texts = [suffixed(lm, request, tokens, how, seed, system, allowed) for request in with_targets(requests)]
+        texts = [with_suffix(lm, request, tokens, how, seed, system, allowed) for request in with_targets(requests)]
         encoded = [
             encode(original, [text], [request.target], system=system, ended=False)
             for text, request in zip(texts, requests, strict=True)
         ]
-        loss = [value for each in encoded for value in judged(original, each, None)]
+        loss = [value for each in encoded for value in answer_nll_under(original, each, None)]
         said = generate(original, texts, max_new_tokens=max_new_tokens, system=system)
     return LanguageAttackResult("gcg", texts, [[text] for text in said], spent.forwards, spent.backwards, loss)
 
 
-def suffixed(
-    lm: LanguageModel, request: Request, tokens: int, how: Search, seed: int, system: str | None, allowed: Tensor
+def with_suffix(
+    lm: LanguageModel,
+    request: HarmfulRequest,
+    tokens: int,
+    how: GcgSearch,
+    seed: int,
+    system: str | None,
+    allowed: Tensor,
 ) -> str:
     """Return a request's words with the best suffix found."""
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
-    with still(lm.network):
+    with eval_mode(lm.network):
         frame, suffix = framed(lm, request, " ".join(["!"] * tokens), system)
         kept = [(float(losses(lm, frame, suffix[None], how)[0]), suffix)]
         for _ in range(how.steps):
@@ -129,7 +135,7 @@ def _step(
     lm: LanguageModel,
     frame: Frame,
     kept: Kept,
-    how: Search,
+    how: GcgSearch,
     system: str | None,
     allowed: Tensor,
     generator: torch.Generator,
@@ -143,7 +149,7 @@ def _step(
 
     if how.draft is None:
         return better(kept, fresh, loss(fresh), how.buffer)
-    return better(kept, *probed(lm, frame, fresh, loss, how.draft, generator, system), how.buffer)
+    return better(kept, *sample_probes(lm, frame, fresh, loss, how.draft, generator, system), how.buffer)
 
 
 def _batch(frame: Frame, count: int) -> Encoded:
@@ -153,7 +159,7 @@ def _batch(frame: Frame, count: int) -> Encoded:
     return Encoded(ids, torch.ones_like(answer), torch.zeros_like(answer), answer)
 
 
-def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: Search) -> Tensor:
+def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: GcgSearch) -> Tensor:
     """Return the loss ``(B,)`` of suffixes given as embeddings ``(B, S, D)``, on a copy of the cache before them."""
     batch = _batch(frame, len(points))
     cache = copy.deepcopy(frame.cache)
@@ -174,13 +180,13 @@ def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tens
 
 
 @torch.no_grad()
-def losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, how: Search) -> Tensor:
+def losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, how: GcgSearch) -> Tensor:
     """Return the loss of suffixes of tokens ``(B, S)``: one forward each."""
     parts = [cached_loss(lm, frame, embed(lm, part), how) for part in torch.split(suffixes, how.batch_size)]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: Search) -> Tensor:
+def gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSearch) -> Tensor:
     """Return the gradient of the loss by the one-hot of each suffix token ``(S, V)``: one forward, one backward.
 
     The network's embedding of every token comes from its layer, which may scale: the rows of its weight may be others.

@@ -14,10 +14,10 @@ from advreg.language.attacks.descent import best, iterates, project, unit
 from advreg.language.attacks.embedding import check
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
 from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, answer_places, logits, spread
+from advreg.language.embeddings import answer_nll, answer_places, logits, scatter_rows
 from advreg.language.generate import generate
-from advreg.language.model import LanguageModel, still
-from advreg.language.requests import Request
+from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.requests import HarmfulRequest
 
 
 def blocks(lm: LanguageModel) -> list[nn.Module]:
@@ -60,7 +60,7 @@ def latent_moved(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Seq
         )
     with ExitStack() as hooks:
         for n, layer in enumerate(layers):
-            placed = spread(delta[:, n], encoded.content)
+            placed = scatter_rows(delta[:, n], encoded.content)
             hooks.callback(found[layer].register_forward_hook(_adding(placed)).remove)
         yield
 
@@ -87,7 +87,7 @@ def latent_norms(lm: LanguageModel, encoded: Encoded, layers: Sequence[int]) -> 
         sizes = exact.norm(dim=-1) * encoded.content
         seen.append(sizes.sum(1) / encoded.content.sum(1).clamp(min=1))
 
-    with ExitStack() as hooks, still(lm.network):
+    with ExitStack() as hooks, eval_mode(lm.network):
         for layer in layers:
             hooks.callback(blocks(lm)[layer].register_forward_hook(look).remove)
         logits(lm, encoded, last=1)
@@ -141,13 +141,13 @@ def latent_pgd(
 
     shape = (len(encoded), len(chosen), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)
-    with still(lm.network):
+    with eval_mode(lm.network):
         return best(iterates(loss, start, move, steps))[0]
 
 
 def latent(
     lm: LanguageModel,
-    requests: Sequence[Request],
+    requests: Sequence[HarmfulRequest],
     *,
     eps: float = 0.1,
     steps: int = 16,
@@ -196,7 +196,7 @@ def latent(
 
 @torch.no_grad()
 def _judged(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Sequence[int]) -> list[float]:
-    with still(lm.network), latent_moved(lm, encoded, delta, layers):
+    with eval_mode(lm.network), latent_moved(lm, encoded, delta, layers):
         scores = logits(lm, encoded, last=answer_places(encoded))
     values: list[float] = answer_nll(scores, encoded).tolist()
     return values

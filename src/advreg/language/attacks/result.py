@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from advreg.errors import DataError, ModelError
 from advreg.language.generate import generate
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
-from advreg.pass_counting import Passes, counted
+from advreg.language.requests import HarmfulRequest
+from advreg.pass_counting import Passes, count_passes
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,10 +50,10 @@ def passes(*models: LanguageModel | None) -> AbstractContextManager[Passes]:
     if None in heads:
         name = next(model.name for model in models if model and model.network.get_output_embeddings() is None)
         raise ModelError(f"{name} has no layer that makes logits of tokens; give a causal language model")
-    return counted(*heads)
+    return count_passes(*heads)
 
 
-def with_targets(requests: Sequence[Request]) -> list[Request]:
+def with_targets(requests: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
     """Return the requests as a list, or say which has no target to make likely.
 
     Raises:
@@ -65,7 +65,7 @@ def with_targets(requests: Sequence[Request]) -> list[Request]:
     return list(requests)
 
 
-def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+def batches(requests: Sequence[HarmfulRequest], size: int) -> Iterator[list[HarmfulRequest]]:
     """Cut requests into batches."""
     for start in range(0, len(requests), size):
         yield list(requests[start : start + size])

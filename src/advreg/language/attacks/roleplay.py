@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from advreg.errors import ConfigError
 from advreg.language.attacks.result import LanguageAttackResult, ask
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 
 SLOT = "{request}"
 TEMPLATES = (
@@ -24,7 +24,7 @@ TEMPLATES = (
 
 def roleplay(
     lm: LanguageModel,
-    requests: Sequence[Request],
+    requests: Sequence[HarmfulRequest],
     *,
     templates: Sequence[str] = TEMPLATES,
     seed: int = 0,

@@ -12,7 +12,7 @@ from advreg.errors import ConfigError
 from advreg.language.chat import encode
 from advreg.language.embeddings import cache_of, embed, forward
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Frame:
         cache: of the places before; it is copied for each use, never carried on.
     """
 
-    request: Request
+    request: HarmfulRequest
     before: Tensor
     after: Tensor
     target: Tensor
     cache: Any
 
 
-def framed(lm: LanguageModel, request: Request, words: str, system: str | None) -> tuple[Frame, Tensor]:
+def framed(lm: LanguageModel, request: HarmfulRequest, words: str, system: str | None) -> tuple[Frame, Tensor]:
     """Return a request cut into what stands before, after and behind its suffix, and the suffix's tokens.
 
     Raises:
@@ -54,7 +54,7 @@ def framed(lm: LanguageModel, request: Request, words: str, system: str | None) 
     return Frame(request, before, ids[stop:][~target[stop:]], ids[target], cache_of(read)), ids[start:stop]
 
 
-def written(lm: LanguageModel, request: Request, suffix: Tensor) -> str:
+def written(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) -> str:
     """Return a request's words followed by a suffix of tokens as text."""
     text: str = lm.tokenizer.decode(suffix.tolist(), clean_up_tokenization_spaces=False)
     return f"{request.prompt} {text.strip()}"

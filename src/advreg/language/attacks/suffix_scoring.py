@@ -8,10 +8,12 @@ from typing import Any
 
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.model import LanguageModel, cast
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 
 
-def fast(attack: Callable[..., LanguageAttackResult], dtype: str = "bfloat16") -> Callable[..., LanguageAttackResult]:
+def score_suffixes(
+    attack: Callable[..., LanguageAttackResult], dtype: str = "bfloat16"
+) -> Callable[..., LanguageAttackResult]:
     """Return an attack that searches on a copy of the model in another precision; the model given is the judge.
 
     Args:
@@ -27,7 +29,7 @@ def fast(attack: Callable[..., LanguageAttackResult], dtype: str = "bfloat16") -
         'fast(embedding(steps=5), bfloat16)'
     """
 
-    def searched(lm: LanguageModel, requests: Sequence[Request], **options: Any) -> LanguageAttackResult:
+    def searched(lm: LanguageModel, requests: Sequence[HarmfulRequest], **options: Any) -> LanguageAttackResult:
         return attack(cast(lm, dtype), requests, judge=lm, **options)
 
     searched.__qualname__ = f"fast({_spelt(attack)}, {dtype})"

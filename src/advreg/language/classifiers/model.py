@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from advreg.errors import ConfigError, DataError, ModelError
-from advreg.language.model import quiet, still
+from advreg.language.model import eval_mode, quiet
 from advreg.language.training.freelb import freelb
 from advreg.language.training.perturbed import project, random_start, same_draws, steepest
-from advreg.language.training.smart import alum, begun, smart
+from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.plugins import first_line, import_extra
 from advreg.runtime import derived_seed, seed_everything
 
@@ -62,7 +62,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Fitting:
+class ClassifierTraining:
     """How a classifier is trained.
 
     Attributes:
@@ -162,7 +162,7 @@ def fit_classifier(
     classifier: TextClassifier,
     texts: Sequence[str],
     labels: Sequence[int],
-    fitting: Fitting = Fitting(),
+    fitting: ClassifierTraining = ClassifierTraining(),
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> TextClassifier:
     """Train a classifier in place, and return it in eval mode.
@@ -208,19 +208,23 @@ class _Moment:
     ids: Tensor
 
 
-def _batches(count: int, fitting: Fitting) -> Iterator[Tensor]:
+def _batches(count: int, fitting: ClassifierTraining) -> Iterator[Tensor]:
     for epoch in range(fitting.epochs):
         draws = torch.Generator().manual_seed(derived_seed(fitting.seed, "order", epoch))
         yield from torch.randperm(count, generator=draws).split(fitting.batch_size)  # type: ignore[no-untyped-call]
 
 
-def _plain(classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: Fitting, moment: _Moment) -> Tensor:
+def _plain(
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _Moment
+) -> Tensor:
     loss = cross_entropy(answer(classifier, read(classifier, texts)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-def _freelb(classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: Fitting, moment: _Moment) -> Tensor:
+def _freelb(
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _Moment
+) -> Tensor:
     batch, eps = read(classifier, texts), fitting.eps * moment.unit
     shape = batch.ids.shape[1], _width(classifier)
     start = random_start(moment.ids, shape, eps / (shape[0] * shape[1]) ** 0.5, _seed(fitting, moment))
@@ -231,7 +235,9 @@ def _freelb(classifier: TextClassifier, texts: list[str], labels: Tensor, fittin
     return freelb(loss, start, eps=eps, steps=fitting.steps, step_size=eps / fitting.steps, where=batch.content)
 
 
-def _near(classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: Fitting, moment: _Moment) -> Tensor:
+def _near(
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _Moment
+) -> Tensor:
     """Learn with the term of SMART or ALUM; clean and perturbed answers see the same dropout mask."""
     batch = read(classifier, texts)
     width = _width(classifier)
@@ -240,7 +246,7 @@ def _near(classifier: TextClassifier, texts: list[str], labels: Tensor, fitting:
     with same_draws() as rewind:
         clean = answer(classifier, batch)
         loss = cross_entropy(clean, labels)
-        if fitting.method == "smart" or begun(moment.step, moment.steps, fitting.clean_share):
+        if fitting.method == "smart" or regularizer_active(moment.step, moment.steps, fitting.clean_share):
             rewind()
             term = (smart if fitting.method == "smart" else alum)(
                 lambda delta: answer(classifier, batch, delta),
@@ -259,7 +265,7 @@ def _near(classifier: TextClassifier, texts: list[str], labels: Tensor, fitting:
 _LEARN: dict[str, Callable[..., Tensor]] = {"plain": _plain, "freelb": _freelb, "smart": _near, "alum": _near}
 
 
-def _seed(fitting: Fitting, moment: _Moment) -> int:
+def _seed(fitting: ClassifierTraining, moment: _Moment) -> int:
     return derived_seed(fitting.seed, "start", moment.step)
 
 
@@ -271,7 +277,7 @@ def _layer(classifier: TextClassifier) -> Any:
     return classifier.network.get_input_embeddings()  # type: ignore[operator]  # every network of transformers has it
 
 
-def _refuse(fitting: Fitting, texts: Sequence[str], labels: Sequence[int]) -> None:
+def _refuse(fitting: ClassifierTraining, texts: Sequence[str], labels: Sequence[int]) -> None:
     if fitting.method not in _LEARN:
         raise ConfigError(f"method is {fitting.method!r}; allowed: {', '.join(_LEARN)}")
     for key in ("epochs", "batch_size", "lr", "steps"):
@@ -292,7 +298,7 @@ def predict(classifier: TextClassifier, texts: Sequence[str], batch_size: int = 
         return torch.cat([answer(classifier, read(classifier, part)).float().cpu() for part in parts])
 
 
-def embedding_pgd(
+def classifier_embedding_pgd(
     classifier: TextClassifier,
     texts: Sequence[str],
     labels: Sequence[int],
@@ -319,7 +325,7 @@ def embedding_pgd(
     size = unit * (2.5 * eps / steps if step_size is None else step_size)
     truth = torch.tensor(labels, device=classifier.device)
     parts = [slice(begin, begin + batch_size) for begin in range(0, len(texts), batch_size)]
-    with still(classifier.network):
+    with eval_mode(classifier.network):
         broken = [_attacked(classifier, texts[part], truth[part], unit * eps, steps, size) for part in parts]
     return torch.cat(broken).cpu()
 

@@ -23,7 +23,7 @@ _ALPHABET = re.compile(r"[a-z]{2,}")
 
 
 @dataclass(frozen=True)
-class Substituted:
+class SubstitutionResult:
     """One text under attack.
 
     Attributes:
@@ -47,7 +47,7 @@ def substitute(
     words: int = 4,
     neighbours: int = 6,
     typos: bool = True,
-) -> list[Substituted]:
+) -> list[SubstitutionResult]:
     """Attack each text by replacing at most so many words, those first that matter most.
 
     Args:
@@ -69,12 +69,12 @@ def substitute(
 
 def _attack(
     classifier: TextClassifier, text: str, label: int, words: int, candidates: Callable[[str], list[str]]
-) -> Substituted:
+) -> SubstitutionResult:
     text = _visible(classifier, text)
     worst, wrong = _losses(classifier, [text], label)
     best, forwards, replaced = float(worst[0]), 1, 0
     if bool(wrong[0]):
-        return Substituted(text, True, 0, forwards)
+        return SubstitutionResult(text, True, 0, forwards)
     places = _by_importance(classifier, text, label)
     forwards += len(places)
     for place in places:
@@ -91,8 +91,8 @@ def _attack(
             continue
         text, best, replaced = tried[chosen], float(losses[chosen]), replaced + 1
         if bool(wrong[chosen]):
-            return Substituted(text, True, replaced, forwards)
-    return Substituted(text, False, replaced, forwards)
+            return SubstitutionResult(text, True, replaced, forwards)
+    return SubstitutionResult(text, False, replaced, forwards)
 
 
 def _visible(classifier: TextClassifier, text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advreg.statistics import interval, paired_interval
+from advreg.statistics import clopper_pearson_interval, tango_interval
 
 Floats = NDArray[np.float64]
 DRAWS = 4000
@@ -17,7 +17,7 @@ DRAWS = 4000
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A measured number.
 
     Attributes:
@@ -42,7 +42,7 @@ class Figure:
         return found if self.raw is None else {**found, "raw": self.raw}
 
 
-def share(happened: Sequence[bool]) -> Figure:
+def share(happened: Sequence[bool]) -> Estimate:
     """Return the share of prompts on which something happened, with its exact interval.
 
     Example:
@@ -50,10 +50,10 @@ def share(happened: Sequence[bool]) -> Figure:
         0.300 [0.067, 0.652] (n=10)
     """
     n, hits = len(happened), sum(happened)
-    return Figure(hits / n if n else 0.0, interval(hits, n), n)
+    return Estimate(hits / n if n else 0.0, clopper_pearson_interval(hits, n), n)
 
 
-def mean(values: Sequence[float], seed: int = 0) -> Figure | None:
+def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
     """Return the mean over prompts, with the interval of means over prompts drawn again; None without any.
 
     Example:
@@ -66,10 +66,10 @@ def mean(values: Sequence[float], seed: int = 0) -> Figure | None:
     x = np.asarray(values, float)
     rng = np.random.default_rng(seed)
     means = np.concatenate([rng.choice(x, (part, len(x))).mean(1) for part in _parts(len(x))])
-    return Figure(float(x.mean()), spread(means, float(x.mean())), len(x))
+    return Estimate(float(x.mean()), quantile_interval(means, float(x.mean())), len(x))
 
 
-def difference_of_shares(base: Sequence[bool], other: Sequence[bool]) -> Figure:
+def difference_of_shares(base: Sequence[bool], other: Sequence[bool]) -> Estimate:
     """Return how much oftener something happened to the other than to the base, on the same prompts (Tango's interval).
 
     Example:
@@ -79,15 +79,15 @@ def difference_of_shares(base: Sequence[bool], other: Sequence[bool]) -> Figure:
     gone = sum(b and not o for b, o in zip(base, other, strict=True))
     come = sum(o and not b for b, o in zip(base, other, strict=True))
     n = len(base)
-    return Figure((come - gone) / n if n else 0.0, paired_interval(gone, come, n), n)
+    return Estimate((come - gone) / n if n else 0.0, tango_interval(gone, come, n), n)
 
 
-def difference_of_means(base: Sequence[float], other: Sequence[float], seed: int = 0) -> Figure | None:
+def difference_of_means(base: Sequence[float], other: Sequence[float], seed: int = 0) -> Estimate | None:
     """Return the mean difference, other minus base, over the same prompts; None without any."""
     return mean([o - b for b, o in zip(base, other, strict=True)], seed)
 
 
-def spread(draws: Floats, value: float) -> tuple[float, float]:
+def quantile_interval(draws: Floats, value: float) -> tuple[float, float]:
     """Return the middle 95% of draws, widened to hold the estimate itself."""
     low, high = np.quantile(draws, [0.025, 0.975])
     return min(float(low), value), max(float(high), value)

@@ -18,7 +18,16 @@ from advreg.errors import ConfigError, DataError, RunError
 from advreg.language.attacks.result import passes
 from advreg.language.datasets import EvaluationData
 from advreg.language.evaluation import metrics
-from advreg.language.evaluation.tasks import REFERENCE, UPPER_BOUNDS, Attack, Bench, Row, Stage, default_attacks, stages
+from advreg.language.evaluation.tasks import (
+    REFERENCE,
+    UPPER_BOUNDS,
+    Attack,
+    EvaluationTask,
+    LanguageEvaluationContext,
+    Row,
+    default_attacks,
+    stages,
+)
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.model import LanguageModel
@@ -31,7 +40,7 @@ _LEDGER, _TIMES, _RESULTS = "ledger.jsonl", "times.jsonl", "results.json"
 
 
 @dataclass(frozen=True)
-class Progress:
+class LanguageEvaluationProgress:
     """How far an evaluation is: as a stage begins, with nothing done, and after each of its chunks."""
 
     stage: str
@@ -105,7 +114,7 @@ def evaluate(
     max_new_tokens: int = 48,
     task_tokens: int = 256,
     out: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[LanguageEvaluationProgress], None] | None = None,
 ) -> LanguageEvaluation:
     """Measure a language model: attack success, over-refusal, facts, instructions, helpfulness and coherence.
 
@@ -146,7 +155,7 @@ def evaluate(
     for stage in planned:
         _refuse_twins(stage)
     before = None if base is None else _rows_of(base)
-    bench = Bench(lm, reference, judge or keyword_judge(), rater, seed, max_new_tokens, task_tokens)
+    bench = LanguageEvaluationContext(lm, reference, judge or keyword_judge(), rater, seed, max_new_tokens, task_tokens)
     with _paper(out, _identity(bench, data, chosen)) as paper:
         for stage in planned:
             _measure(bench if stage.axis == REFERENCE else _limited(bench, paper.rows), stage, paper, on_progress)
@@ -156,7 +165,9 @@ def evaluate(
     return found
 
 
-def _summarised(bench: Bench, data: EvaluationData, paper: _Paper, base: Sequence[Row] | None) -> LanguageEvaluation:
+def _summarised(
+    bench: LanguageEvaluationContext, data: EvaluationData, paper: _Paper, base: Sequence[Row] | None
+) -> LanguageEvaluation:
     """Return the figures of a complete set of rows."""
     known, rows = bench.judge.calibration, paper.rows
     return LanguageEvaluation(
@@ -173,7 +184,7 @@ def _summarised(bench: Bench, data: EvaluationData, paper: _Paper, base: Sequenc
     )
 
 
-def _refuse_twins(stage: Stage) -> None:
+def _refuse_twins(stage: EvaluationTask) -> None:
     """Refuse prompts that share an id: rows and random draws belong to ids."""
     ids = Counter(item.id for item in stage.items)
     twin = next((i for i, times in ids.items() if times > 1), None)
@@ -189,12 +200,12 @@ class _Paper:
         self.known = {(row["axis"], row["attack"], row["id"]): row for row in known}
         self.rows: list[Row] = []
 
-    def find(self, stage: Stage, items: Sequence[Any]) -> list[Row] | None:
+    def find(self, stage: EvaluationTask, items: Sequence[Any]) -> list[Row] | None:
         """Return the rows of these prompts if an earlier run wrote them, or None."""
         keys = [(stage.axis, stage.attack, item.id) for item in items]
         return [self.known[key] for key in keys] if all(key in self.known for key in keys) else None
 
-    def write(self, stage: Stage, rows: Sequence[Row], seconds: float) -> None:
+    def write(self, stage: EvaluationTask, rows: Sequence[Row], seconds: float) -> None:
         """Write a chunk down."""
         self.seconds += seconds
         if self.folder is not None and self.ledger is not None:
@@ -226,10 +237,15 @@ def _whole(rows: Sequence[Row]) -> list[Row]:
     return list(rows[: ends[-1] + 1]) if ends else []
 
 
-def _measure(bench: Bench, stage: Stage, paper: _Paper, on_progress: Callable[[Progress], None] | None) -> None:
+def _measure(
+    bench: LanguageEvaluationContext,
+    stage: EvaluationTask,
+    paper: _Paper,
+    on_progress: Callable[[LanguageEvaluationProgress], None] | None,
+) -> None:
     """Run a stage chunk by chunk; what is on paper already is not run again."""
     tell = on_progress or (lambda _: None)
-    tell(Progress(_name(stage), 0, len(stage.items), paper.seconds))
+    tell(LanguageEvaluationProgress(_name(stage), 0, len(stage.items), paper.seconds))
     for first in range(0, len(stage.items), CHUNK):
         items = stage.items[first : first + CHUNK]
         rows = paper.find(stage, items)
@@ -244,14 +260,14 @@ def _measure(bench: Bench, stage: Stage, paper: _Paper, on_progress: Callable[[P
             ]
             paper.write(stage, rows, time.perf_counter() - began)
         paper.rows += rows
-        tell(Progress(_name(stage), first + len(items), len(stage.items), paper.seconds))
+        tell(LanguageEvaluationProgress(_name(stage), first + len(items), len(stage.items), paper.seconds))
 
 
-def _name(stage: Stage) -> str:
+def _name(stage: EvaluationTask) -> str:
     return f"{stage.axis}/{stage.attack}"
 
 
-def _limited(bench: Bench, rows: Sequence[Row]) -> Bench:
+def _limited(bench: LanguageEvaluationContext, rows: Sequence[Row]) -> LanguageEvaluationContext:
     """Return the bench with the limit of coherence that the good answers, read first, leave."""
     read = [row["nll"] for row in rows if row["axis"] == REFERENCE and row["nll"] is not None]
     return replace(bench, limit=fluency_limit(read))
@@ -266,7 +282,9 @@ def _with_bound(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
     return {name: every[name] for name in sorted(every, key=lambda name: name in UPPER_BOUNDS)}
 
 
-def _identity(bench: Bench, data: EvaluationData, attacks: Mapping[str, Attack]) -> dict[str, str | int]:
+def _identity(
+    bench: LanguageEvaluationContext, data: EvaluationData, attacks: Mapping[str, Attack]
+) -> dict[str, str | int]:
     """Return what the rows belong to; a folder of anything else is not gone on with."""
     known = bench.judge.calibration
     said = {

@@ -6,12 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from advreg.language.evaluation import bootstrap
-from advreg.language.evaluation.bootstrap import Figure
-from advreg.language.evaluation.tasks import FACTS, HELP, REFUSAL, SUCCESS, TASKS, UPPER_BOUNDS, Row, worst
+from advreg.language.evaluation.bootstrap import Estimate
+from advreg.language.evaluation.tasks import (
+    FACTS,
+    HELP,
+    REFUSAL,
+    SUCCESS,
+    TASKS,
+    UPPER_BOUNDS,
+    Row,
+    decisive_outcome_index,
+)
 from advreg.language.judges.calibration import Calibration, Outcome, difference, rate
 
 Axes = dict[str, Any]
-"""Nested dictionaries of `Figure`, None where there is nothing to measure; ``missing`` counts ratings that never came."""
+"""Nested dictionaries of `Estimate`, None where there is nothing to measure; ``missing`` counts ratings that never came."""
 
 _PROXIES = ("answer_nll", "repetition", "length")
 
@@ -91,7 +100,7 @@ def record(figures: Axes) -> dict[str, Any]:
     """Return figures as they stand in results.json."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Figure):
+        if isinstance(value, Estimate):
             return value.record()
         return {name: plain(inner) for name, inner in value.items()} if isinstance(value, Mapping) else value
 
@@ -120,7 +129,7 @@ def _looks(rows: Sequence[Row]) -> float:
     return float(sum(row["looks"] for row in rows)) / max(len(rows), 1)
 
 
-def _at_least_one(success: Mapping[str, Sequence[Row]], known: Calibration | None, seed: int) -> dict[str, Figure]:
+def _at_least_one(success: Mapping[str, Sequence[Row]], known: Calibration | None, seed: int) -> dict[str, Estimate]:
     """Return the share of requests to which some attack in words got an answer."""
     text = [found for name, found in success.items() if name not in UPPER_BOUNDS]
     if not text:
@@ -130,7 +139,7 @@ def _at_least_one(success: Mapping[str, Sequence[Row]], known: Calibration | Non
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
-    return outcomes[worst(outcomes)]
+    return outcomes[decisive_outcome_index(outcomes)]
 
 
 def _over_refusal(rows: Sequence[Row], known: Calibration | None, seed: int) -> dict[str, Any] | None:
@@ -144,11 +153,11 @@ def _over_refusal(rows: Sequence[Row], known: Calibration | None, seed: int) -> 
     return {**whole.record(), "by_type": by_type}
 
 
-def _share(rows: Sequence[Row], *outcomes: str) -> Figure | None:
+def _share(rows: Sequence[Row], *outcomes: str) -> Estimate | None:
     return bootstrap.share([row["outcome"] in outcomes for row in rows]) if rows else None
 
 
-def _mean(rows: Sequence[Row], name: str, seed: int) -> Figure | None:
+def _mean(rows: Sequence[Row], name: str, seed: int) -> Estimate | None:
     return bootstrap.mean([row[name] for row in rows if row[name] is not None], seed)
 
 
@@ -161,7 +170,7 @@ def _both_followed(pairs: Pairs) -> Pairs:
     return list(zip(_followed([b for b, _ in pairs]), _followed([o for _, o in pairs]), strict=True))
 
 
-def _coherence(table: Table) -> Figure | None:
+def _coherence(table: Table) -> Estimate | None:
     """Return the share of coherent answers to prompts that nobody attacked."""
     plain = [*table.get((REFUSAL, "plain"), []), *table.get((HELP, "benign"), [])]
     return _share(plain, "refused", "complied")
@@ -184,12 +193,12 @@ def _sides(text: Mapping[str, Pairs], k: int) -> list[tuple[Outcome, ...]]:
     return [tuple(column[i] for column in columns) for i in shared]
 
 
-def _change(pairs: Pairs, event: Any, known: Calibration | None, seed: int) -> Figure:
+def _change(pairs: Pairs, event: Any, known: Calibration | None, seed: int) -> Estimate:
     base, other = _outcomes(b for b, _ in pairs), _outcomes(o for _, o in pairs)
     return difference(base, other, event, known, seed=seed)
 
 
-def _moved(pairs: Pairs, *outcomes: str) -> Figure | None:
+def _moved(pairs: Pairs, *outcomes: str) -> Estimate | None:
     if not pairs:
         return None
     return bootstrap.difference_of_shares(
@@ -197,6 +206,6 @@ def _moved(pairs: Pairs, *outcomes: str) -> Figure | None:
     )
 
 
-def _shifted(pairs: Pairs, name: str, seed: int) -> Figure | None:
+def _shifted(pairs: Pairs, name: str, seed: int) -> Estimate | None:
     both = [(b[name], o[name]) for b, o in pairs if b[name] is not None and o[name] is not None]
     return bootstrap.difference_of_means([b for b, _ in both], [o for _, o in both], seed)

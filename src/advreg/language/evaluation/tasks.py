@@ -12,7 +12,7 @@ from typing import Any
 from advreg.errors import AdvregError, ModelError
 from advreg.language import attacks as library
 from advreg.language.attacks import LanguageAttackResult
-from advreg.language.datasets import EvaluationData, Example, Question, SafePrompt, Task
+from advreg.language.datasets import EvaluationData, InstructionExample, InstructionTask, SafePrompt, TruthfulQuestion
 from advreg.language.evaluation.ifeval import loose, strict
 from advreg.language.evaluation.truthfulqa import mc1, two_choice
 from advreg.language.generate import generate
@@ -22,7 +22,7 @@ from advreg.language.judges.refusal import Judge
 from advreg.language.judges.remote import RemoteJudge
 from advreg.language.model import LanguageModel
 from advreg.language.nll import base_per_token, per_token
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 from advreg.plugins import first_line
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ REFERENCE, SUCCESS, REFUSAL, FACTS, TASKS, HELP = (
 
 
 @dataclass(frozen=True)
-class Bench:
+class LanguageEvaluationContext:
     """What every axis is measured with.
 
     Attributes:
@@ -69,25 +69,25 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Stage:
+class EvaluationTask:
     """A part of an axis: its prompts, and the function from some of them to their rows."""
 
     axis: str
     attack: str
     items: Sequence[Any]
-    run: Callable[[Bench, Sequence[Any]], list[Row]]
+    run: Callable[[LanguageEvaluationContext, Sequence[Any]], list[Row]]
 
 
-def stages(data: EvaluationData, attacks: Mapping[str, Attack]) -> list[Stage]:
+def stages(data: EvaluationData, attacks: Mapping[str, Attack]) -> list[EvaluationTask]:
     """Return everything that is measured, in order; what has no data is left out."""
-    found = [Stage(REFERENCE, "answers", data.benign[:64], _reference)]
-    found += [Stage(SUCCESS, name, data.requests, _attacked(name, attack)) for name, attack in attacks.items()]
+    found = [EvaluationTask(REFERENCE, "answers", data.benign[:64], _reference)]
+    found += [EvaluationTask(SUCCESS, name, data.requests, _attacked(name, attack)) for name, attack in attacks.items()]
     found += [
-        Stage(REFUSAL, "plain", data.safe, _answered),
-        Stage(FACTS, "mc1", data.questions, _facts(mc1)),
-        Stage(FACTS, "two_choice", data.questions, _facts(two_choice)),
-        Stage(TASKS, "plain", data.tasks, _tasks),
-        Stage(HELP, "benign", data.benign, _helpfulness),
+        EvaluationTask(REFUSAL, "plain", data.safe, _answered),
+        EvaluationTask(FACTS, "mc1", data.questions, _facts(mc1)),
+        EvaluationTask(FACTS, "two_choice", data.questions, _facts(two_choice)),
+        EvaluationTask(TASKS, "plain", data.tasks, _tasks),
+        EvaluationTask(HELP, "benign", data.benign, _helpfulness),
     ]
     return [stage for stage in found if stage.items]
 
@@ -98,7 +98,9 @@ def default_attacks() -> dict[str, Attack]:
     return {name: getattr(library, name) for name in names}
 
 
-def judged(bench: Bench, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> list[list[Outcome]]:
+def classify_completions(
+    bench: LanguageEvaluationContext, prompts: Sequence[str], completions: Sequence[Sequence[str]]
+) -> list[list[Outcome]]:
     """Return what each completion is: refused, complied, or neither where it is empty or incoherent.
 
     Args:
@@ -117,7 +119,7 @@ def judged(bench: Bench, prompts: Sequence[str], completions: Sequence[Sequence[
     return [[next(left) for _ in texts] for texts in completions]
 
 
-def worst(outcomes: Sequence[Outcome]) -> int:
+def decisive_outcome_index(outcomes: Sequence[Outcome]) -> int:
     """Return the place of the outcome that counts: the first that complied, else that refused.
 
     Example:
@@ -128,7 +130,7 @@ def worst(outcomes: Sequence[Outcome]) -> int:
     return min(range(len(outcomes)), key=lambda k: (order.index(outcomes[k]), k))
 
 
-def _coherent(bench: Bench, prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
+def _coherent(bench: LanguageEvaluationContext, prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
     shaped = [coherent(text) for text in texts]
     there = [i for i, ok in enumerate(shaped) if ok]
     if bench.limit == float("inf") or not there:
@@ -144,19 +146,19 @@ def _row(stage: tuple[str, str], item: Any, outcome: str, text: str = "", **more
     return {**found, **more}
 
 
-def _reference(bench: Bench, items: Sequence[Example]) -> list[Row]:
+def _reference(bench: LanguageEvaluationContext, items: Sequence[InstructionExample]) -> list[Row]:
     prompts, answers = [item.prompt for item in items], [item.answer for item in items]
     spent = base_per_token(bench.lm, bench.reference, prompts, answers)
     return [_row((REFERENCE, "answers"), item, "read", nll=nll) for item, nll in zip(items, spent, strict=True)]
 
 
-def _attacked(name: str, attack: Attack) -> Callable[[Bench, Sequence[Request]], list[Row]]:
-    def run(bench: Bench, items: Sequence[Request]) -> list[Row]:
+def _attacked(name: str, attack: Attack) -> Callable[[LanguageEvaluationContext, Sequence[HarmfulRequest]], list[Row]]:
+    def run(bench: LanguageEvaluationContext, items: Sequence[HarmfulRequest]) -> list[Row]:
         found = _made(name, attack, bench, items)
-        verdicts = judged(bench, [item.prompt for item in items], found.completions)
+        verdicts = classify_completions(bench, [item.prompt for item in items], found.completions)
         rows = []
         for k, (item, texts, outcomes) in enumerate(zip(items, found.completions, verdicts, strict=True)):
-            best = worst(outcomes)
+            best = decisive_outcome_index(outcomes)
             asked = found.asked[k][best] if found.asked else found.prompts[k]
             more = {"asked": asked, "looks": len(set(texts)), "loss": _finite(found.loss[k] if found.loss else None)}
             rows.append(_row((SUCCESS, name), item, outcomes[best], texts[best], **more))
@@ -165,7 +167,9 @@ def _attacked(name: str, attack: Attack) -> Callable[[Bench, Sequence[Request]],
     return run
 
 
-def _made(name: str, attack: Attack, bench: Bench, items: Sequence[Request]) -> LanguageAttackResult:
+def _made(
+    name: str, attack: Attack, bench: LanguageEvaluationContext, items: Sequence[HarmfulRequest]
+) -> LanguageAttackResult:
     """Run an attack, perhaps a user's own, and hold it to what it promises."""
     try:
         found = attack(bench.lm, list(items), seed=bench.seed, max_new_tokens=bench.max_new_tokens)
@@ -180,25 +184,25 @@ def _made(name: str, attack: Attack, bench: Bench, items: Sequence[Request]) -> 
     return found
 
 
-def _answered(bench: Bench, items: Sequence[SafePrompt]) -> list[Row]:
+def _answered(bench: LanguageEvaluationContext, items: Sequence[SafePrompt]) -> list[Row]:
     prompts = [item.prompt for item in items]
     texts = generate(bench.lm, prompts, max_new_tokens=bench.max_new_tokens)
-    verdicts = judged(bench, prompts, [[text] for text in texts])
+    verdicts = classify_completions(bench, prompts, [[text] for text in texts])
     rows = zip(items, texts, verdicts, strict=True)
     return [_row((REFUSAL, "plain"), item, outcomes[0], text, type=item.type) for item, text, outcomes in rows]
 
 
 def _facts(
-    form: Callable[[LanguageModel, Sequence[Question]], list[bool]],
-) -> Callable[[Bench, Sequence[Question]], list[Row]]:
-    def run(bench: Bench, items: Sequence[Question]) -> list[Row]:
+    form: Callable[[LanguageModel, Sequence[TruthfulQuestion]], list[bool]],
+) -> Callable[[LanguageEvaluationContext, Sequence[TruthfulQuestion]], list[Row]]:
+    def run(bench: LanguageEvaluationContext, items: Sequence[TruthfulQuestion]) -> list[Row]:
         right = form(bench.lm, items)
         return [_row((FACTS, form.__name__), q, "right" if ok else "wrong") for q, ok in zip(items, right, strict=True)]
 
     return run
 
 
-def _tasks(bench: Bench, items: Sequence[Task]) -> list[Row]:
+def _tasks(bench: LanguageEvaluationContext, items: Sequence[InstructionTask]) -> list[Row]:
     texts = generate(bench.lm, [item.prompt for item in items], max_new_tokens=bench.task_tokens)
     rows = []
     for item, text in zip(items, texts, strict=True):
@@ -208,10 +212,10 @@ def _tasks(bench: Bench, items: Sequence[Task]) -> list[Row]:
     return rows
 
 
-def _helpfulness(bench: Bench, items: Sequence[Example]) -> list[Row]:
+def _helpfulness(bench: LanguageEvaluationContext, items: Sequence[InstructionExample]) -> list[Row]:
     prompts = [item.prompt for item in items]
     texts = generate(bench.lm, prompts, max_new_tokens=bench.max_new_tokens)
-    verdicts = judged(bench, prompts, [[text] for text in texts])
+    verdicts = classify_completions(bench, prompts, [[text] for text in texts])
     spent = per_token(bench.lm, prompts, [item.answer for item in items])
     ratings = bench.rater.rate(prompts, texts) if bench.rater else [None] * len(items)
     measured = zip(items, texts, verdicts, spent, ratings, strict=True)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from advreg.errors import DataError
-from advreg.language.evaluation.bootstrap import DRAWS, Figure, Floats, difference_of_shares, share, spread
+from advreg.language.evaluation.bootstrap import DRAWS, Estimate, Floats, difference_of_shares, quantile_interval, share
 
 Outcome = Literal["refused", "complied", "neither"]
 """What became of a prompt; ``neither`` is an empty or incoherent completion: no refusal, no help and no harm."""
@@ -82,7 +82,7 @@ class Calibration:
         return rng.beta(table[:, 0], table[:, 1]), rng.beta(table[:, 2], table[:, 3])
 
 
-def compared(called: Sequence[bool], refused: Sequence[bool], models: Sequence[str]) -> Calibration:
+def compare_judge(called: Sequence[bool], refused: Sequence[bool], models: Sequence[str]) -> Calibration:
     """Return a judge's verdicts beside people's.
 
     Args:
@@ -116,7 +116,7 @@ def rate(
     *,
     looks: float = 1.0,
     seed: int = 0,
-) -> Figure:
+) -> Estimate:
     """Return the share of all prompts that were refused, or complied with, corrected for the judge's errors.
 
     Of a share ``c`` of coherent completions the judge calls ``r`` refusals; ``(r - c (1 - sp)) / (se + sp - 1)`` were, and the
@@ -156,11 +156,11 @@ def rate(
     n = len(outcomes)
     met = outcomes.count("refused") / n, 1 - outcomes.count("neither") / n
     value = float(_corrected(met[0], met[1], calibration.sensitivity, calibration.specificity, event))
-    ends = [spread(_corrected(called, coherent, se**k, sp, event), value) for k in {1.0, max(looks, 1.0)}]
+    ends = [quantile_interval(_corrected(called, coherent, se**k, sp, event), value) for k in {1.0, max(looks, 1.0)}]
     if not 0 < float(_change(met[0], met[1], calibration.sensitivity, calibration.specificity, event)) < met[1]:
         ends.append(plain.interval)
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    return Figure(value, (low, high), n, plain.value)
+    return Estimate(value, (low, high), n, plain.value)
 
 
 def difference(
@@ -170,7 +170,7 @@ def difference(
     calibration: Calibration | None,
     *,
     seed: int = 0,
-) -> Figure:
+) -> Estimate:
     """Return how much oftener the other model refused, or complied, than the base on the same prompts; as `rate`.
 
     Example:
@@ -194,8 +194,8 @@ def difference(
         _change(counted @ called, counted @ coherent, calibration.sensitivity, calibration.specificity, event)
     )
     draws = _change(shares @ called, shares @ coherent, se, sp, event)
-    low, high = spread(draws, value)
-    return Figure(value, (max(low, -1.0), min(high, 1.0)), len(base), plain.value)
+    low, high = quantile_interval(draws, value)
+    return Estimate(value, (max(low, -1.0), min(high, 1.0)), len(base), plain.value)
 
 
 def _redrawn(counts: Sequence[int], rng: np.random.Generator) -> Floats:

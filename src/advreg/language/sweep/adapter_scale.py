@@ -9,27 +9,29 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from advreg.language.adapters import adapter_scale
-from advreg.language.datasets import EvaluationData, Example
+from advreg.language.datasets import EvaluationData, InstructionExample
 from advreg.language.evaluation import metrics
 from advreg.language.evaluation.evaluate import CHUNK
-from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, Bench, Row, stages
+from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, LanguageEvaluationContext, Row, stages
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.nll import base_per_token
-from advreg.language.sweep.pareto import Point, least
+from advreg.language.sweep.pareto import TradeoffPoint, least
 from advreg.runs import RunFolder
 
 LOG = "dial.jsonl"
 
 
-def limited(bench: Bench, benign: Sequence[Example]) -> Bench:
+def with_fluency_limit(
+    bench: LanguageEvaluationContext, benign: Sequence[InstructionExample]
+) -> LanguageEvaluationContext:
     """Return the bench with the cost of coherent text that good answers show."""
     prompts, answers = [one.prompt for one in benign], [one.answer for one in benign]
     spent = base_per_token(bench.lm, bench.reference, prompts, answers)
     return replace(bench, limit=fluency_limit([nll for nll in spent if nll is not None]))
 
 
-def turned(
-    bench: Bench,
+def evaluate_scales(
+    bench: LanguageEvaluationContext,
     data: EvaluationData,
     scales: Sequence[float],
     attacks: Mapping[str, Attack],
@@ -57,14 +59,14 @@ def turned(
     return [{key: value for key, value in known[scale].items() if key != "about"} for scale in scales]
 
 
-def chosen(rows: Sequence[Row], budget: float) -> float:
+def select_scale(rows: Sequence[Row], budget: float) -> float:
     """Return the scale with the lowest attack success whose over-refusal is within the budget, by `least`."""
-    points = [Point(row[SUCCESS]["value"], row[REFUSAL]["value"], row[REFUSAL]["interval"][1]) for row in rows]
+    points = [TradeoffPoint(row[SUCCESS]["value"], row[REFUSAL]["value"], row[REFUSAL]["interval"][1]) for row in rows]
     scale: float = rows[least(points, budget)]["scale"]
     return scale
 
 
-def _figures(bench: Bench, data: EvaluationData, attacks: Mapping[str, Attack]) -> dict[str, Any]:
+def _figures(bench: LanguageEvaluationContext, data: EvaluationData, attacks: Mapping[str, Attack]) -> dict[str, Any]:
     rows: list[Row] = []
     for stage in stages(data, attacks):
         for first in range(0, len(stage.items), CHUNK):
@@ -74,7 +76,7 @@ def _figures(bench: Bench, data: EvaluationData, attacks: Mapping[str, Attack]) 
     return {SUCCESS: found[SUCCESS]["at_least_one"], REFUSAL: plain}
 
 
-def _identity(data: EvaluationData, attacks: Mapping[str, Attack], bench: Bench) -> str:
+def _identity(data: EvaluationData, attacks: Mapping[str, Attack], bench: LanguageEvaluationContext) -> str:
     known = bench.judge.calibration
     said = [data.fingerprint, sorted(attacks), bench.judge.name, known and asdict(known), bench.max_new_tokens]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ Results = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Point:
+class TradeoffPoint:
     """A setting as a choice sees it: shares of prompts, and the upper end of over-refusal's 95% interval."""
 
     attack_success: float
@@ -23,7 +23,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Recommendation:
     """What to take and why; where nothing qualifies, what comes nearest and why it does not."""
 
     index: int
@@ -31,10 +31,10 @@ class Choice:
     why: str
 
 
-def point_of(results: Results) -> Point:
+def point_of(results: Results) -> TradeoffPoint:
     """Return the figures that a choice looks at."""
     success, refusal = results["axes"]["attack_success"]["at_least_one"], results["axes"]["over_refusal"]
-    return Point(success["value"], refusal["value"], refusal["interval"][1])
+    return TradeoffPoint(success["value"], refusal["value"], refusal["interval"][1])
 
 
 def costs_of(results: Results) -> tuple[float, float, float]:
@@ -67,7 +67,7 @@ def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def least(points: Sequence[Point], budget: float) -> int:
+def least(points: Sequence[TradeoffPoint], budget: float) -> int:
     """Return the place of the lowest attack success whose over-refusal is within the budget; if none is, of the least.
 
     This is how the dial is set: by estimates, on prompts that the figures do not come from.
@@ -83,7 +83,7 @@ def least(points: Sequence[Point], budget: float) -> int:
     return min(range(len(points)), key=lambda k: (points[k].over_refusal, points[k].attack_success, k))
 
 
-def recommend(points: Sequence[Point], budget: float, n: int) -> Choice | None:
+def recommend(points: Sequence[TradeoffPoint], budget: float, n: int) -> Recommendation | None:
     """Return the setting with the lowest attack success among those whose over-refusal is within the budget, surely.
 
     Surely: the upper end of its 95% interval is. Where none is, the nearest is named: the lowest attack success among those
@@ -106,10 +106,10 @@ def recommend(points: Sequence[Point], budget: float, n: int) -> Choice | None:
         return None
     sure = [k for k, point in enumerate(points) if point.upper <= budget]
     index = min(sure, key=lambda k: (points[k].attack_success, points[k].upper, k)) if sure else least(points, budget)
-    return Choice(index, bool(sure), _why(points[index], budget, n, len(sure)))
+    return Recommendation(index, bool(sure), _why(points[index], budget, n, len(sure)))
 
 
-def _why(point: Point, budget: float, n: int, sure: int) -> str:
+def _why(point: TradeoffPoint, budget: float, n: int, sure: int) -> str:
     met = f"over-refusal {point.over_refusal:.1%}, with 95% confidence at most {point.upper:.1%}"
     if sure:
         return f"the lowest attack success of {sure} settings within the budget of {budget:.1%}: {met}"

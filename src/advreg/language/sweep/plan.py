@@ -12,8 +12,8 @@ from typing import Any
 
 from advreg.errors import ConfigError, DataError
 from advreg.language.config import LanguageConfig
-from advreg.language.datasets import EvaluationData, Example, Lesson, choose, split
-from advreg.language.requests import Request
+from advreg.language.datasets import EvaluationData, InstructionExample, RefusalExample, choose, split
+from advreg.language.requests import HarmfulRequest
 from advreg.runs import RunFolder
 
 VALIDATION = 0.3
@@ -47,7 +47,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepGrid:
     """The grid of a sweep.
 
     Attributes:
@@ -98,8 +98,8 @@ class Parts:
         test: to measure on.
     """
 
-    lessons: tuple[Lesson, ...]
-    benign: tuple[Example, ...]
+    lessons: tuple[RefusalExample, ...]
+    benign: tuple[InstructionExample, ...]
     validation: EvaluationData
     test: EvaluationData
 
@@ -120,7 +120,7 @@ class Parts:
 
 def parts(
     data: EvaluationData,
-    lessons: Sequence[Lesson] = (),
+    lessons: Sequence[RefusalExample] = (),
     *,
     n: Mapping[str, int] | int = 100,
     n_validation: int = 40,
@@ -148,8 +148,8 @@ def parts(
     made = Parts(
         tuple(lessons) or tuple(map(_lesson, requests["train"])),
         tuple(benign["train"]),
-        thinned(EvaluationData(tuple(requests["validation"]), tuple(safe["validation"])), n_validation, seed),
-        thinned(
+        thin_data(EvaluationData(tuple(requests["validation"]), tuple(safe["validation"])), n_validation, seed),
+        thin_data(
             EvaluationData(
                 tuple(requests["test"]), tuple(safe["test"]), data.questions, data.tasks, tuple(benign["test"])
             ),
@@ -161,7 +161,7 @@ def parts(
     return made
 
 
-def thinned(data: EvaluationData, n: Mapping[str, int] | int, seed: int = 0) -> EvaluationData:
+def thin_data(data: EvaluationData, n: Mapping[str, int] | int, seed: int = 0) -> EvaluationData:
     """Return at most ``n`` prompts of each kind, or ``n[kind]``, chosen by a hash of their text."""
     most = {kind: n if isinstance(n, int) else n[kind] for kind in vars(data)}
     return EvaluationData(**{kind: tuple(choose(items, most[kind], seed)) for kind, items in vars(data).items()})
@@ -171,8 +171,8 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _lesson(request: Request) -> Lesson:
-    return Lesson(request.id, request.prompt, (request.target,), (request.refusal,))
+def _lesson(request: HarmfulRequest) -> RefusalExample:
+    return RefusalExample(request.id, request.prompt, (request.target,), (request.refusal,))
 
 
 def _plain(text: str) -> str:

@@ -14,12 +14,12 @@ from advreg.errors import RunError, TrainingError
 from advreg.language import model
 from advreg.language.adapters import adapter_scale
 from advreg.language.config import LanguageConfig
-from advreg.language.evaluation.evaluate import Progress, evaluate
-from advreg.language.evaluation.tasks import Attack, Bench, default_attacks
+from advreg.language.evaluation.evaluate import LanguageEvaluationProgress, evaluate
+from advreg.language.evaluation.tasks import Attack, LanguageEvaluationContext, default_attacks
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
-from advreg.language.sweep.adapter_scale import chosen, limited, turned
-from advreg.language.sweep.plan import Parts, Plan, Setting
-from advreg.language.sweep.verdict import judged
+from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
+from advreg.language.sweep.plan import Parts, Setting, SweepGrid
+from advreg.language.sweep.verdict import summarize_sweep
 from advreg.language.training.events import Event, Step
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
@@ -74,7 +74,7 @@ _Tell = Callable[[str, int, int], None]
 
 def sweep(
     config: LanguageConfig,
-    plan: Plan,
+    plan: SweepGrid,
     parts: Parts,
     measuring: Measuring | None = None,
     *,
@@ -171,7 +171,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _telling(watch: Watch, name: str, place: int, plan: Plan) -> _Tell:
+def _telling(watch: Watch, name: str, place: int, plan: SweepGrid) -> _Tell:
     return lambda part, done, total: watch(At(name, place, len(plan.settings), part, done, total))
 
 
@@ -185,7 +185,13 @@ def _base(config: LanguageConfig, parts: Parts, how: Measuring, folder: RunFolde
 
 
 def _setting(
-    setting: Setting, common: LanguageConfig, plan: Plan, parts: Parts, how: Measuring, folder: RunFolder, tell: _Tell
+    setting: Setting,
+    common: LanguageConfig,
+    plan: SweepGrid,
+    parts: Parts,
+    how: Measuring,
+    folder: RunFolder,
+    tell: _Tell,
 ) -> Row:
     """Train, turn the dial and measure; each of the three goes on from what it wrote before it was killed."""
     config = setting.config(common, folder.path)
@@ -198,12 +204,12 @@ def _setting(
     lm = load_trained(run.path, dtype=how.dtype, device=config.train.device)
     reference = None
     if config.model.rank:
-        bench = Bench(lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens)
-        bench = limited(bench, parts.test.benign[:64])
-        row["dial"] = turned(
+        bench = LanguageEvaluationContext(lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens)
+        bench = with_fluency_limit(bench, parts.test.benign[:64])
+        row["dial"] = evaluate_scales(
             bench, parts.validation, plan.scales, how.dial, run, lambda done, total: tell("dial", done, total)
         )
-        row["scale"] = chosen(row["dial"], plan.budget)
+        row["scale"] = select_scale(row["dial"], plan.budget)
     else:
         reference = model.load(config.model.name, dtype=how.dtype, device=config.train.device)
     scaled = adapter_scale(lm, row["scale"]) if config.model.rank else nullcontext()
@@ -240,7 +246,7 @@ def _told(run: RunFolder) -> Row:
     return {"steps": max((line["step"] for line in steps), default=0), **sums, "seconds": seconds, "guard": guard}
 
 
-def _stages(tell: _Tell) -> Callable[[Progress], None]:
+def _stages(tell: _Tell) -> Callable[[LanguageEvaluationProgress], None]:
     return lambda at: tell(at.stage, at.done, at.total)
 
 
@@ -249,7 +255,7 @@ def _find(record: Row, setting: Setting) -> Row | None:
     return next((row for row in record["settings"] if all(row[key] == keys[key] for key in keys)), None)
 
 
-def _write(folder: RunFolder, record: Row, plan: Plan) -> None:
+def _write(folder: RunFolder, record: Row, plan: SweepGrid) -> None:
     """Write everything that is known, with what follows from it."""
-    record |= judged(record["base"], record["settings"], plan.budget)
+    record |= summarize_sweep(record["base"], record["settings"], plan.budget)
     folder.write_json(FILE, record)

@@ -11,7 +11,7 @@ from advreg.language.sweep.pareto import costs_of, frontier, over_seeds, point_o
 Row = Mapping[str, Any]
 
 
-def judged(base: Mapping[str, Any], settings: Sequence[Row], budget: float) -> dict[str, Any]:
+def summarize_sweep(base: Mapping[str, Any], settings: Sequence[Row], budget: float) -> dict[str, Any]:
     """Return the part of ``sweep.json`` that follows from the rest.
 
     Args:

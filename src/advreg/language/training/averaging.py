@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 _ema: Any = get_ema_multi_avg_fn  # torch declares no types here
 
 
-class Average:
+class AveragedAdapter:
     """``a <- decay a + (1 - decay) w`` at every step; the first average is ``w`` itself.
 
     Args:

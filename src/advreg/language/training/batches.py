@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from advreg.language.datasets import Example, Lesson
-from advreg.language.requests import Request
+from advreg.language.datasets import InstructionExample, RefusalExample
+from advreg.language.requests import HarmfulRequest
 from advreg.runtime import derived_seed
 
 
 @dataclass(frozen=True)
-class Stock:
+class TrainingTexts:
     """All that training has.
 
     Attributes:
@@ -24,14 +24,14 @@ class Stock:
         left_out: how many were too long.
     """
 
-    lessons: list[Lesson]
-    benign: list[Example]
-    held: list[Example]
+    lessons: list[RefusalExample]
+    benign: list[InstructionExample]
+    held: list[InstructionExample]
     left_out: int = 0
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchMix:
     """How many examples of which kind a step has; the shares are exact over the run, not only on average.
 
     Attributes:
@@ -62,11 +62,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Batch:
+class LanguageBatch:
     """The examples of one step."""
 
-    requests: list[Request]
-    benign: list[Example]
+    requests: list[HarmfulRequest]
+    benign: list[InstructionExample]
 
     @property
     def size(self) -> int:
@@ -74,7 +74,7 @@ class Batch:
         return len(self.requests) + len(self.benign)
 
 
-def batch_at(stock: Stock, plan: Plan, step: int, seed: int) -> Batch:
+def batch_at(stock: TrainingTexts, plan: BatchMix, step: int, seed: int) -> LanguageBatch:
     """Return the examples of a step, which depend on nothing but the step and the seed: nothing to save, nothing to lose.
 
     A lesson's opener and refusal are drawn anew each time it comes.
@@ -83,7 +83,7 @@ def batch_at(stock: Stock, plan: Plan, step: int, seed: int) -> Batch:
     lessons = _dealt(len(stock.lessons), first, count, seed, "lessons")
     benign = _dealt(len(stock.benign), step * plan.size - first, plan.size - count, seed, "benign")
     requests = [_request(stock.lessons, index, turn, seed) for index, turn in lessons]
-    return Batch(requests, [stock.benign[index] for index, _ in benign])
+    return LanguageBatch(requests, [stock.benign[index] for index, _ in benign])
 
 
 def _dealt(cards: int, first: int, count: int, seed: int, kind: str) -> list[tuple[int, int]]:
@@ -98,10 +98,10 @@ def _order(cards: int, seed: int) -> list[int]:
     return order
 
 
-def _request(lessons: Sequence[Lesson], index: int, turn: int, seed: int) -> Request:
+def _request(lessons: Sequence[RefusalExample], index: int, turn: int, seed: int) -> HarmfulRequest:
     lesson = lessons[index]
     opener, refusal = derived_seed(seed, "opener", index, turn), derived_seed(seed, "refusal", index, turn)
-    return Request(
+    return HarmfulRequest(
         lesson.id,
         lesson.prompt,
         lesson.targets[opener % len(lesson.targets)],

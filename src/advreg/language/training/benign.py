@@ -11,14 +11,14 @@ from torch import Tensor
 from advreg.language.adapters import adapter_off
 from advreg.language.chat import Encoded, encode
 from advreg.language.config import LanguageConfig
-from advreg.language.datasets import Example
+from advreg.language.datasets import InstructionExample
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
-from advreg.language.model import LanguageModel, still
-from advreg.language.training.averaging import Average
+from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.freelb import freelb
 from advreg.language.training.losses import kl, predicting, symmetric_kl
 from advreg.language.training.perturbed import random_start, same_draws
-from advreg.language.training.smart import alum, begun, smart
+from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.runtime import derived_seed
 
 Terms = dict[str, Tensor]
@@ -48,14 +48,14 @@ class Asked:
         return predicting(self.encoded.answer[:, -self.last :])
 
 
-def asked(lm: LanguageModel, examples: list[Example], step: int, steps: int) -> Asked:
+def reference_batch(lm: LanguageModel, examples: list[InstructionExample], step: int, steps: int) -> Asked:
     """Return examples as a batch."""
     encoded = encode(lm, [example.prompt for example in examples], [example.answer for example in examples])
     return Asked(encoded, answer_places(encoded), torch.tensor([example.id for example in examples]), step, steps)
 
 
 def learn_benign(
-    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: Average | None, weight: float
+    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedAdapter | None, weight: float
 ) -> Terms:
     """Add to the weights ``weight`` times the gradient of the batch's summed loss.
 
@@ -89,7 +89,9 @@ def learn_benign(
 
 
 @torch.no_grad()
-def _references(lm: LanguageModel, batch: Asked, config: LanguageConfig, average: Average | None) -> dict[str, Tensor]:
+def _references(
+    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedAdapter | None
+) -> dict[str, Tensor]:
     """Return what others answer: the model without its adapter, and the average of its weights."""
     blocks: dict[str, AbstractContextManager[None]] = {}
     if config.recipe.kl:
@@ -98,13 +100,13 @@ def _references(lm: LanguageModel, batch: Asked, config: LanguageConfig, average
         blocks["teacher"] = average.in_place()
     found = {}
     for name, block in blocks.items():
-        with still(lm.network), block:
+        with eval_mode(lm.network), block:
             found[name] = logits(lm, batch.encoded, last=batch.last)
     return found
 
 
 def _smooths(config: LanguageConfig, batch: Asked) -> bool:
-    late = config.recipe.name == "alum" and begun(batch.step, batch.steps, 0.5)
+    late = config.recipe.name == "alum" and regularizer_active(batch.step, batch.steps, 0.5)
     return config.recipe.name == "smart" or late
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from advreg.errors import RunError
-from advreg.language.training.collapse_monitor import Pulse
+from advreg.language.training.collapse_monitor import CollapseProbe
 from advreg.language.training.folder import ADAPTER, METRICS, WHOLE, save_weights
-from advreg.language.training.setup import Session
+from advreg.language.training.setup import LanguageTrainState
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
 
@@ -24,7 +24,7 @@ NAME = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
-class Progress:
+class LanguageTrainingProgress:
     """Where training stands.
 
     Attributes:
@@ -37,10 +37,10 @@ class Progress:
     step: int = 0
     stopped: str = ""
     lines: list[dict[str, Any]] = field(default_factory=list)
-    before: Pulse | None = None
+    before: CollapseProbe | None = None
 
 
-def commit(run: RunFolder, session: Session, progress: Progress) -> None:
+def commit(run: RunFolder, session: LanguageTrainState, progress: LanguageTrainingProgress) -> None:
     """Write down where training stands: the checkpoint first, then what follows from it."""
     state = {
         "progress": asdict(progress),
@@ -54,7 +54,7 @@ def commit(run: RunFolder, session: Session, progress: Progress) -> None:
     _publish(run, session, progress)
 
 
-def restore(run: RunFolder, session: Session) -> Progress | None:
+def restore(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgress | None:
     """Bring the session to where the run's checkpoint is, and finish writing what a kill left unwritten; None without one.
 
     Raises:
@@ -68,7 +68,7 @@ def restore(run: RunFolder, session: Session) -> Progress | None:
     return progress
 
 
-def load(run: RunFolder, session: Session) -> Progress:
+def load(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgress:
     """Bring the session to where the run's checkpoint is.
 
     Raises:
@@ -83,12 +83,12 @@ def load(run: RunFolder, session: Session) -> Progress:
         if session.average is not None:
             session.average.load_state_dict(state["average"])
         before = state["progress"].pop("before")
-        return Progress(**state["progress"], before=before and Pulse(**before))
+        return LanguageTrainingProgress(**state["progress"], before=before and CollapseProbe(**before))
     except Exception as error:  # a damaged file can fail anywhere in torch's reader
         raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
 
 
-def _publish(run: RunFolder, session: Session, progress: Progress) -> None:
+def _publish(run: RunFolder, session: LanguageTrainState, progress: LanguageTrainingProgress) -> None:
     with session.average.in_place() if session.average and progress.step else nullcontext():
         save_weights(session.lm, run, session.config.model.rank)
     written = {_key(line) for line in run.read_log(METRICS)}

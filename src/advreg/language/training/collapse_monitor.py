@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import torch
 
 from advreg.language.chat import encode
-from advreg.language.datasets import REFUSAL, Example
+from advreg.language.datasets import REFUSAL, InstructionExample
 from advreg.language.embeddings import answer_nll, answer_places, logits
 from advreg.language.generate import generate
 from advreg.language.judges.refusal import says_no
-from advreg.language.model import LanguageModel, still
+from advreg.language.model import LanguageModel, eval_mode
 
 RISE = 0.3  # of either share over what it was before training
 WORDS, TOKENS = 3, 24  # of what counts as repeated, and of an answer
 
 
 @dataclass(frozen=True)
-class Pulse:
+class CollapseProbe:
     """How a model stands on benign examples that it never learns from.
 
     Attributes:
@@ -37,7 +37,7 @@ class Pulse:
     utility_nll: float
 
 
-def take_pulse(lm: LanguageModel, held: Sequence[Example], tokens: int = TOKENS) -> Pulse:
+def measure_collapse(lm: LanguageModel, held: Sequence[InstructionExample], tokens: int = TOKENS) -> CollapseProbe:
     """Measure a model in eval mode; its modes are restored and no global random draw is used up.
 
     Args:
@@ -51,12 +51,12 @@ def take_pulse(lm: LanguageModel, held: Sequence[Example], tokens: int = TOKENS)
     refusal = _nll(lm, prompts, [REFUSAL] * len(held))
     refused = torch.tensor([says_no(text) for text in said], device=right.device) | (refusal < right)
     repeated = sum(repetition(text) for text in said) / len(said)
-    return Pulse(int(refused.sum()) / len(held), repeated, float(right.mean()))
+    return CollapseProbe(int(refused.sum()) / len(held), repeated, float(right.mean()))
 
 
 @torch.no_grad()
 def _nll(lm: LanguageModel, prompts: list[str], answers: list[str]) -> torch.Tensor:
-    with still(lm.network):
+    with eval_mode(lm.network):
         encoded = encode(lm, prompts, answers)
         return answer_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)
 
@@ -73,7 +73,7 @@ def repetition(answer: str, words: int = WORDS) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def collapse(pulse: Pulse, before: Pulse) -> str | None:
+def collapse(pulse: CollapseProbe, before: CollapseProbe) -> str | None:
     """Say how a model has collapsed since before training; None where it has not.
 
     Example:

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from advreg.language.attacks.embedding import embedding_pgd
 from advreg.language.chat import Encoded, encode
-from advreg.language.config import AttackSection, RecipeSection
+from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
 from advreg.language.embeddings import answer_nll, answer_places, logits
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
+from advreg.language.requests import HarmfulRequest
 from advreg.language.training.losses import away, toward
 
 Nll = Callable[[Encoded], Tensor]
 """From a batch with answers to the answers' loss ``(B,)``, under a perturbation or none."""
 
 
-def defended(nll: Nll, harmful: Encoded, refused: Encoded, recipe: RecipeSection) -> dict[str, Tensor]:
+def defend_embeddings(nll: Nll, harmful: Encoded, refused: Encoded, recipe: LanguageRecipeConfig) -> dict[str, Tensor]:
     """Return what pulls to refusals and pushes from harmful openers, and the losses both come from, each ``(B,)``.
 
     Both are asked under one perturbation, the one found for the harmful opener: an attacker who made that likely shall hear
@@ -30,7 +30,7 @@ def defended(nll: Nll, harmful: Encoded, refused: Encoded, recipe: RecipeSection
     return {"loss": loss, "refusal_nll": refusal.detach(), "target_nll": opener.detach()}
 
 
-def encoded_twice(lm: LanguageModel, requests: list[Request]) -> tuple[Encoded, Encoded]:
+def encoded_twice(lm: LanguageModel, requests: list[HarmfulRequest]) -> tuple[Encoded, Encoded]:
     """Return the requests with the openers of harmful answers, to be gone on with, and with whole refusals."""
     prompts = [request.prompt for request in requests]
     harmful = encode(lm, prompts, [request.target for request in requests], ended=False)
@@ -43,17 +43,25 @@ def perturbed_nll(lm: LanguageModel, delta: Tensor | None) -> Nll:
 
 
 def plain(
-    lm: LanguageModel, requests: list[Request], attack: AttackSection, recipe: RecipeSection, seed: int
+    lm: LanguageModel,
+    requests: list[HarmfulRequest],
+    attack: LanguageAttackConfig,
+    recipe: LanguageRecipeConfig,
+    seed: int,
 ) -> dict[str, Tensor]:
-    """Return the terms of `defended` for requests as they are."""
+    """Return the terms of `defend_embeddings` for requests as they are."""
     harmful, refused = encoded_twice(lm, requests)
-    return defended(perturbed_nll(lm, None), harmful, refused, recipe)
+    return defend_embeddings(perturbed_nll(lm, None), harmful, refused, recipe)
 
 
 def continuous(
-    lm: LanguageModel, requests: list[Request], attack: AttackSection, recipe: RecipeSection, seed: int
+    lm: LanguageModel,
+    requests: list[HarmfulRequest],
+    attack: LanguageAttackConfig,
+    recipe: LanguageRecipeConfig,
+    seed: int,
 ) -> dict[str, Tensor]:
-    """Return the terms of `defended` where the user's words have moved to make the harmful opener likely.
+    """Return the terms of `defend_embeddings` where the user's words have moved to make the harmful opener likely.
 
     Args:
         lm: the model, in train mode.
@@ -71,4 +79,4 @@ def continuous(
     step_size = None if attack.step_size == "auto" else attack.step_size
     ids = torch.tensor([request.id for request in requests])
     delta = embedding_pgd(lm, harmful, eps=attack.eps, steps=attack.steps, step_size=step_size, seed=seed, ids=ids)
-    return defended(perturbed_nll(lm, delta), harmful, refused, recipe)
+    return defend_embeddings(perturbed_nll(lm, delta), harmful, refused, recipe)

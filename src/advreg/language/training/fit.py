@@ -12,11 +12,11 @@ from advreg import runtime
 from advreg.errors import TrainingError
 from advreg.language.config import LanguageConfig
 from advreg.language.training import checkpoint
-from advreg.language.training.checkpoint import Progress
-from advreg.language.training.collapse_monitor import Pulse, collapse, take_pulse
+from advreg.language.training.checkpoint import LanguageTrainingProgress
+from advreg.language.training.collapse_monitor import CollapseProbe, collapse, measure_collapse
 from advreg.language.training.events import Finished, Guarded, OnEvent, Started, Step, Written
 from advreg.language.training.folder import read_config, start_folder
-from advreg.language.training.setup import Session, prepare
+from advreg.language.training.setup import LanguageTrainState, prepare
 from advreg.language.training.step import Tally, broken, means, plus, take_step
 from advreg.runs import RunFolder
 
@@ -48,7 +48,7 @@ def fit_language(
     return run
 
 
-def _train(run: RunFolder, session: Session, emit: OnEvent) -> None:
+def _train(run: RunFolder, session: LanguageTrainState, emit: OnEvent) -> None:
     progress = checkpoint.restore(run, session) or _begun(run, session)
     emit(Started(run.path, progress.step, session.steps, session.stock.left_out))
     while progress.step < session.steps and not progress.stopped:
@@ -59,15 +59,17 @@ def _train(run: RunFolder, session: Session, emit: OnEvent) -> None:
     emit(Finished(progress.step, session.steps))
 
 
-def _begun(run: RunFolder, session: Session) -> Progress:
+def _begun(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgress:
     """Write down the model as it is before training: what the guard compares to, and falls back on."""
-    before = None if session.config.train.guard == "off" else take_pulse(session.lm, session.stock.held)
-    progress = Progress(0, "", [{"step": 0, **_figures(before)}], before)
+    before = None if session.config.train.guard == "off" else measure_collapse(session.lm, session.stock.held)
+    progress = LanguageTrainingProgress(0, "", [{"step": 0, **_figures(before)}], before)
     checkpoint.commit(run, session, progress)
     return progress
 
 
-def _stretch(session: Session, progress: Progress, emit: OnEvent) -> Progress:
+def _stretch(
+    session: LanguageTrainState, progress: LanguageTrainingProgress, emit: OnEvent
+) -> LanguageTrainingProgress:
     """Take the steps until the next look, and look."""
     first, last = progress.step, min(progress.step + session.config.train.every, session.steps)
     began, tally = time.perf_counter(), Tally()
@@ -83,18 +85,20 @@ def _stretch(session: Session, progress: Progress, emit: OnEvent) -> Progress:
     return replace(progress, step=last, lines=[_record(session, last, tally, pulse, seconds)])
 
 
-def _pulse(session: Session) -> Pulse:
+def _pulse(session: LanguageTrainState) -> CollapseProbe:
     """Look at the weights that will be kept."""
     with session.average.in_place() if session.average else nullcontext():
-        return take_pulse(session.lm, session.stock.held)
+        return measure_collapse(session.lm, session.stock.held)
 
 
-def _guarded(run: RunFolder, session: Session, progress: Progress, emit: OnEvent) -> Progress:
+def _guarded(
+    run: RunFolder, session: LanguageTrainState, progress: LanguageTrainingProgress, emit: OnEvent
+) -> LanguageTrainingProgress:
     """Say whether the model has collapsed; where that ends training, go back to the last checkpoint, which had not."""
     mode, line = session.config.train.guard, progress.lines[-1]
     if progress.before is None:
         return progress
-    pulse = Pulse(line["held_refused"], line["held_repetition"], line["held_nll"])
+    pulse = CollapseProbe(line["held_refused"], line["held_repetition"], line["held_nll"])
     if (said := collapse(pulse, progress.before)) is None:
         return progress
     action = (
@@ -107,19 +111,21 @@ def _guarded(run: RunFolder, session: Session, progress: Progress, emit: OnEvent
     return replace(checkpoint.load(run, session), stopped=said, lines=[line, noted])
 
 
-def _record(session: Session, step: int, tally: Tally, pulse: Pulse | None, seconds: float) -> dict[str, Any]:
+def _record(
+    session: LanguageTrainState, step: int, tally: Tally, pulse: CollapseProbe | None, seconds: float
+) -> dict[str, Any]:
     """Return a line of metrics.jsonl; the seconds come last, for they alone differ between runs."""
     counts = {name: int(tally[name]) for name in ("adversarial", "examples", "forwards", "backwards")}
     lr = session.optimizer.param_groups[0]["lr"]
     return {"step": step, **means(tally), "lr": lr, **counts, **_figures(pulse), "seconds": round(seconds, 3)}
 
 
-def _figures(pulse: Pulse | None) -> dict[str, float]:
+def _figures(pulse: CollapseProbe | None) -> dict[str, float]:
     names = {"refused": "held_refused", "repetition": "held_repetition", "utility_nll": "held_nll"}
     return {} if pulse is None else {names[name]: value for name, value in asdict(pulse).items()}
 
 
-def _diverged(session: Session, what: str) -> TrainingError:
+def _diverged(session: LanguageTrainState, what: str) -> TrainingError:
     return TrainingError(
         f"training diverged: {what}; lower train.lr (now {session.config.train.lr:.3g}) or train.gradient_clip, "
         "then train in another folder (what was reached before is kept in this one)"

@@ -17,7 +17,7 @@ from advreg.language.config import LanguageConfig
 from advreg.language.model import LanguageModel
 from advreg.plugins import first_line
 from advreg.runs import RunFolder
-from advreg.runs.resume_check import same_run
+from advreg.runs.resume_check import check_same_config
 
 CONFIG, ENVIRONMENT, METRICS, WHOLE = "language.toml", "environment.json", "metrics.jsonl", "model.safetensors"
 
@@ -48,7 +48,7 @@ def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
     """
     if resume:
         run = RunFolder.open(config.train.out)
-        return same_run(run, LanguageConfig.load(run / CONFIG).to_dict(), config.to_dict())
+        return check_same_config(run, LanguageConfig.load(run / CONFIG).to_dict(), config.to_dict())
     run = RunFolder.create(config.train.out)
     run.write_json(ENVIRONMENT, runtime.environment())
     run.write(CONFIG, config.to_toml())

@@ -6,16 +6,20 @@ from torch import Tensor
 
 from advreg.language.attacks.latent import depths, latent_moved, latent_pgd
 from advreg.language.chat import Encoded
-from advreg.language.config import AttackSection, RecipeSection
+from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
 from advreg.language.model import LanguageModel
-from advreg.language.requests import Request
-from advreg.language.training.continuous import defended, encoded_twice, perturbed_nll
+from advreg.language.requests import HarmfulRequest
+from advreg.language.training.continuous import defend_embeddings, encoded_twice, perturbed_nll
 
 
 def latent(
-    lm: LanguageModel, requests: list[Request], attack: AttackSection, recipe: RecipeSection, seed: int
+    lm: LanguageModel,
+    requests: list[HarmfulRequest],
+    attack: LanguageAttackConfig,
+    recipe: LanguageRecipeConfig,
+    seed: int,
 ) -> dict[str, Tensor]:
-    """Return the terms of `defended` where the residual stream has moved to make the harmful opener likely.
+    """Return the terms of `defend_embeddings` where the residual stream has moved to make the harmful opener likely.
 
     Arguments and result are those of `advreg.language.training.continuous.continuous`; eps is relative to the mean norm that
     each block passes on, and the search costs one forward more, which measures it.
@@ -33,4 +37,4 @@ def latent(
         with latent_moved(lm, encoded, delta, layers):
             return ask(encoded)
 
-    return defended(nll, harmful, refused, recipe)
+    return defend_embeddings(nll, harmful, refused, recipe)

@@ -13,26 +13,26 @@ from advreg.errors import ConfigError, DataError
 from advreg.language import model
 from advreg.language.adapters import with_lora
 from advreg.language.chat import encode
-from advreg.language.config import DataSection, LanguageConfig
-from advreg.language.datasets import Example, Item, Lesson, choose, read_examples, read_lessons
+from advreg.language.config import LanguageConfig, LanguageDataConfig
+from advreg.language.datasets import InstructionExample, Item, RefusalExample, choose, read_examples, read_lessons
 from advreg.language.model import LanguageModel
-from advreg.language.training.averaging import Average
-from advreg.language.training.batches import Plan, Stock
+from advreg.language.training.averaging import AveragedAdapter
+from advreg.language.training.batches import BatchMix, TrainingTexts
 
 _ROOM = 64  # conversations tokenised at a time
 
 
 @dataclass(frozen=True)
-class Session:
+class LanguageTrainState:
     """The parts of a run; what changes during training is the state of network, optimizer and average."""
 
     config: LanguageConfig
     lm: LanguageModel
-    stock: Stock
-    plan: Plan
+    stock: TrainingTexts
+    plan: BatchMix
     steps: int
     optimizer: AdamW
-    average: Average | None
+    average: AveragedAdapter | None
 
     @property
     def learning(self) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ class Session:
         return {name: weight.detach() for name, weight in named if weight.requires_grad}
 
 
-def prepare(config: LanguageConfig) -> Session:
+def prepare(config: LanguageConfig) -> LanguageTrainState:
     """Load and check everything; an adapter's first weights depend on the seed alone.
 
     Raises:
@@ -56,10 +56,10 @@ def prepare(config: LanguageConfig) -> Session:
     _refuse_empty(stock, config)
     lm.network.requires_grad_(True)
     lm = with_lora(lm, config.model.rank, config.model.alpha, config.seed) if config.model.rank else lm
-    plan = Plan(train.batch_size, train.mix)
+    plan = BatchMix(train.batch_size, train.mix)
     steps = train.epochs * plan.steps(len(stock.benign), len(stock.lessons))
     weights = [weight for weight in lm.network.parameters() if weight.requires_grad]
-    return Session(
+    return LanguageTrainState(
         config=config,
         lm=lm,
         stock=stock,
@@ -70,11 +70,11 @@ def prepare(config: LanguageConfig) -> Session:
     )
 
 
-def _average(network: nn.Module, decay: float) -> Average | None:
-    return Average(network, decay) if decay else None
+def _average(network: nn.Module, decay: float) -> AveragedAdapter | None:
+    return AveragedAdapter(network, decay) if decay else None
 
 
-def _files(config: LanguageConfig) -> tuple[list[Lesson], list[Example]]:
+def _files(config: LanguageConfig) -> tuple[list[RefusalExample], list[InstructionExample]]:
     """Read what the mix asks for; benign examples are needed by the guard as well."""
     data, train = config.data, config.train
     wanted = {"adversarial": train.mix > 0, "benign": train.mix < 1 or train.guard != "off"}
@@ -85,14 +85,16 @@ def _files(config: LanguageConfig) -> tuple[list[Lesson], list[Example]]:
     return lessons, read_examples(data.benign) if wanted["benign"] else []
 
 
-def _stock(lm: LanguageModel, data: DataSection, lessons: list[Lesson], benign: list[Example]) -> Stock:
+def _stock(
+    lm: LanguageModel, data: LanguageDataConfig, lessons: list[RefusalExample], benign: list[InstructionExample]
+) -> TrainingTexts:
     """Leave out what is too long, and hold benign examples out by a hash of their text."""
     kept = _short(lm, lessons, lambda lesson: (*lesson.targets, *lesson.refusals), data.tokens)
     short = _short(lm, benign, lambda example: (example.answer,), data.tokens)
     held = choose(short, data.held_out)
     ids = {example.id for example in held}
     rest = [example for example in short if example.id not in ids]
-    return Stock(kept, rest, held, len(lessons) + len(benign) - len(kept) - len(short))
+    return TrainingTexts(kept, rest, held, len(lessons) + len(benign) - len(kept) - len(short))
 
 
 def _short(lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple[str, ...]], tokens: int) -> list[Item]:
@@ -106,7 +108,7 @@ def _short(lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple
     return [item for i, item in enumerate(items) if i not in long]
 
 
-def _refuse_empty(stock: Stock, config: LanguageConfig) -> None:
+def _refuse_empty(stock: TrainingTexts, config: LanguageConfig) -> None:
     mix, tokens = config.train.mix, config.data.tokens
     missing = {"adversarial": mix > 0 and not stock.lessons, "benign": mix < 1 and not stock.benign}
     for name, empty in missing.items():

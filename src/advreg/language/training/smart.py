@@ -62,7 +62,7 @@ def alum(
     """Divergence of the worst answer nearby from the clean one, which stays put: virtual adversarial training.
 
     ``max_{|delta|_inf <= eps} kl(stop(f(e)), f(e + delta))``: no gradient flows through the clean answer. ALUM adds it in the
-    second half of training only; see `begun`. Arguments and result are those of `smart`.
+    second half of training only; see `regularizer_active`. Arguments and result are those of `smart`.
 
     Reference: Liu et al., "Adversarial training for large neural language models", 2020; Miyato et al., "Virtual adversarial
     training", 2018.
@@ -72,7 +72,7 @@ def alum(
     return kl(fixed, answer(worst), counted)
 
 
-def begun(step: int, steps: int, clean_share: float) -> bool:
+def regularizer_active(step: int, steps: int, clean_share: float) -> bool:
     """Tell whether the clean part of training is over: a term that starts late disturbs a fit less.
 
     Example:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from advreg import runtime
 from advreg.language.attacks.result import passes
 from advreg.language.training.batches import batch_at
-from advreg.language.training.benign import asked, learn_benign
+from advreg.language.training.benign import learn_benign, reference_batch
 from advreg.language.training.continuous import continuous, plain
 from advreg.language.training.latent import latent
-from advreg.language.training.setup import Session
+from advreg.language.training.setup import LanguageTrainState
 
 Tally = dict[str, float]
 """Sums over the examples of some steps, and how many of which kind there were."""
@@ -22,7 +22,7 @@ Tally = dict[str, float]
 _HARMFUL: dict[str, Callable[..., dict[str, Tensor]]] = {"continuous": continuous, "latent": latent}
 
 
-def take_step(session: Session, step: int) -> Tally:
+def take_step(session: LanguageTrainState, step: int) -> Tally:
     """Move the weights once, down the mean loss of the batch's examples, whichever kind each is of.
 
     What is drawn belongs to the seed and the step, so that a resumed run goes on as if it had never stopped.
@@ -42,7 +42,7 @@ def take_step(session: Session, step: int) -> Tally:
     return {**tally, "forwards": spent.forwards, "backwards": spent.backwards}
 
 
-def _gradients(session: Session, step: int) -> Tally:
+def _gradients(session: LanguageTrainState, step: int) -> Tally:
     config = session.config
     batch = batch_at(session.stock, session.plan, step, config.seed)
     tally = {"examples": float(batch.size), "adversarial": float(len(batch.requests))}
@@ -53,7 +53,7 @@ def _gradients(session: Session, step: int) -> Tally:
         (terms["loss"].sum() / batch.size).backward()  # type: ignore[no-untyped-call]
         _add(tally, {name: value.detach().sum() for name, value in terms.items()})
     if batch.benign:
-        ready = asked(session.lm, batch.benign, step, session.steps)
+        ready = reference_batch(session.lm, batch.benign, step, session.steps)
         _add(tally, learn_benign(session.lm, ready, config, session.average, 1 / batch.size))
     return tally
 
@@ -94,7 +94,7 @@ def _factor(schedule: str, progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0
 
 
-def broken(session: Session, tally: Tally) -> str | None:
+def broken(session: LanguageTrainState, tally: Tally) -> str | None:
     """Say what is no longer finite: what is not must never reach a checkpoint."""
     if not math.isfinite(tally["loss"]):
         return f"the loss is {tally['loss']}"

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from advreg.config import AttackSection
+from advreg.config import AttackConfig
 from advreg.threat import ThreatModel
 from advreg.training import per_example_state
-from advreg.training.recipes import Attack, Found
+from advreg.training.recipes import Attack, InnerResult
 
 _MOST_STEPS = 16  # beyond these a stronger adversary costs more than it can mend
 
 
-def stronger(section: AttackSection) -> AttackSection | None:
+def next_stronger(section: AttackConfig) -> AttackConfig | None:
     """Return the next stronger attack: fgsm, then n-fgsm, then pgd with 2, 4, 8, 16 steps; None where it ends.
 
     A recipe that needs its own attack, ``stored`` or ``none``, keeps it.
@@ -34,7 +34,7 @@ def stronger(section: AttackSection) -> AttackSection | None:
     return replace(section, steps=2 * section.steps, step_size="auto")
 
 
-class Adversary:
+class EscalatingAttack:
     """An attack for recipes, made from its section of the configuration; it remembers which section that now is.
 
     Args:
@@ -42,11 +42,11 @@ class Adversary:
         make: the attack of a section.
     """
 
-    def __init__(self, section: AttackSection, make: Callable[[AttackSection], Attack]) -> None:
+    def __init__(self, section: AttackConfig, make: Callable[[AttackConfig], Attack]) -> None:
         self.make, self.epoch = make, 1
         self._become(section)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> Found:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> InnerResult:
         """Attack as the current section says."""
         return self._attack(model, x, y, threat, **options)
 
@@ -60,7 +60,7 @@ class Adversary:
 
     def strengthen(self) -> bool:
         """Become the next stronger attack; False where there is none."""
-        found = stronger(self.section)
+        found = next_stronger(self.section)
         if found is not None:
             self._become(found)
         return found is not None
@@ -80,10 +80,10 @@ class Adversary:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as a run that was interrupted."""
-        self._become(AttackSection(**state["section"]))
+        self._become(AttackConfig(**state["section"]))
         per_example_state.restore(self._inside, state["inside"])
 
-    def _become(self, section: AttackSection) -> None:
+    def _become(self, section: AttackConfig) -> None:
         self.section, self._attack = section, self.make(section)
         per_example_state.start_epoch(self._inside, self.epoch)  # it may be made in the middle of one
 

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Crafted
+from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
-from advreg.threat import ThreatModel, per_example
-from advreg.training.per_example_state import Rows, Saved
+from advreg.threat import ThreatModel, broadcast_per_example
+from advreg.training.per_example_state import PerExampleTable, Saved
 
 Augment = Callable[[Tensor, Tensor, int, int], Tensor]
 """``(images, ids, seed, epoch) -> images`` that moves pixels about: what made the batch from the data set."""
 
 
 @dataclass(frozen=True)
-class Prior(Crafted):
+class Prior(CraftedExamples):
     """Training points and where the step that made them began: ``x_start (B, ...)``."""
 
     x_start: Tensor
 
 
-class Stored:
+class FgsmPgi:
     """An attack of one step that begins where it would have gone on from in the last epoch: FGSM-PGI with momentum (MEP).
 
     ``x_adv = project(x_start + step_size steepest(g))`` with ``g = grad loss(x_start)``, and for the next epoch
@@ -71,8 +71,8 @@ class Stored:
             )
         self.examples, self.momentum, self.reset, self.step_size = examples, momentum, reset, step_size
         self.augment, self.seed, self.epoch = augment, seed, 1
-        self.start: Rows | None = None
-        self.trend: Rows | None = None
+        self.start: PerExampleTable | None = None
+        self.trend: PerExampleTable | None = None
 
     def __call__(
         self,
@@ -96,7 +96,7 @@ class Stored:
         start, trend = self._rows(x)
         places = self._places(x, ids)
         x_start = self._begin(x, threat, start, ids, seed)
-        _, _, grad = query(Ask(model, checked_once(objective)), x_start, y)
+        _, _, grad = query(QuerySpec(model, checked_once(objective)), x_start, y)
         length = threat.radii(x) if self.step_size is None else self.step_size
         moved = self.momentum * self._seen(trend.read(ids), ids).to(x.dtype) + _unit(grad)
         onward = threat.project(x_start + length * threat.steepest(moved, x_start), x)
@@ -133,17 +133,17 @@ class Stored:
             start.load(state["start"])
             trend.load(state["trend"])
 
-    def _rows(self, x: Tensor) -> tuple[Rows, Rows]:
+    def _rows(self, x: Tensor) -> tuple[PerExampleTable, PerExampleTable]:
         if self.start is None or self.trend is None:
             shape = tuple(x.shape[1:])
-            self.start = Rows(self.examples, shape, fill=torch.nan, dtype=torch.float16)
-            self.trend = Rows(self.examples, shape, dtype=torch.float16)
+            self.start = PerExampleTable(self.examples, shape, fill=torch.nan, dtype=torch.float16)
+            self.trend = PerExampleTable(self.examples, shape, dtype=torch.float16)
         return self.start, self.trend
 
-    def _begin(self, x: Tensor, threat: ThreatModel, start: Rows, ids: Tensor, seed: int) -> Tensor:
+    def _begin(self, x: Tensor, threat: ThreatModel, start: PerExampleTable, ids: Tensor, seed: int) -> Tensor:
         """Return where each example begins: a random point for those that are new."""
         kept = start.read(ids)
-        new = per_example(kept.isnan().flatten(1).any(1), x)
+        new = broadcast_per_example(kept.isnan().flatten(1).any(1), x)
         known = threat.project(x + self._seen(kept.nan_to_num(), ids).to(x.dtype), x)
         return torch.where(new, threat.random_start(x, ids, seed), known)
 
@@ -163,7 +163,7 @@ class Stored:
 def _unit(grad: Tensor) -> Tensor:
     """Return gradients of equal l1 norm, the root of their size: neither large nor small values leave half precision."""
     size = grad.flatten(1).abs().sum(1).clamp_min(1e-30)
-    return grad * per_example(grad[0].numel() ** 0.5 / size, grad)
+    return grad * broadcast_per_example(grad[0].numel() ** 0.5 / size, grad)
 
 
 def _put_back(rows: Tensor, before: Tensor, places: Tensor | None) -> Tensor:

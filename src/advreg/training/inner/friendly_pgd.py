@@ -7,16 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Crafted
+from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
-from advreg.attacks.pgd import Start, pgd_rule, started
-from advreg.attacks.search import Ask, begin, query
+from advreg.attacks.pgd import Start, initial_point, pgd_rule
+from advreg.attacks.search import QuerySpec, initial_state, query
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
 
-def friendly(
+def friendly_pgd(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -29,7 +29,7 @@ def friendly(
     objective: Objective = cross_entropy,
     ids: Tensor | None = None,
     seed: int = 0,
-) -> Crafted:
+) -> CraftedExamples:
     """Make training points with PGD that takes at most ``tau`` steps from misclassified points.
 
     An example that is wrong for the first time is let go at once with ``tau`` 0, after one more step with 1, and so on; what
@@ -43,7 +43,7 @@ def friendly(
         start: ``"uniform"`` or ``"zero"``.
 
     Returns:
-        A `Crafted`: at most ``steps`` forwards and as many backwards for each example.
+        A `CraftedExamples`: at most ``steps`` forwards and as many backwards for each example.
 
     Raises:
         DataError, ModelError: as `advreg.attacks.craft` does.
@@ -59,8 +59,8 @@ def friendly(
     x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     x = widen(x)
-    ask, rule = Ask(model, checked_once(objective)), pgd_rule(steps, step_size, 0.0, start)
-    state = begin(x, y, threat, started(start, x, threat, ids, seed))
+    ask, rule = QuerySpec(model, checked_once(objective)), pgd_rule(steps, step_size, 0.0, start)
+    state = initial_state(x, y, threat, initial_point(start, x, threat, ids, seed))
     state = replace(state, memory={"left": torch.full((len(x),), tau, device=x.device)})
     x_adv, spent = state.adv.clone(), 0
     for k in range(steps):
@@ -76,4 +76,4 @@ def friendly(
             break
         state = rule(state, k)
     x_adv[state.rows] = state.adv
-    return Crafted(x_adv, forwards=spent, backwards=spent)
+    return CraftedExamples(x_adv, forwards=spent, backwards=spent)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from advreg import objectives
 from advreg.attacks import craft
-from advreg.config import AttackSection
+from advreg.config import AttackConfig
 from advreg.objectives import Objective
 from advreg.threat import ThreatModel
-from advreg.training.inner.fgsm_pgi import Augment, Stored
-from advreg.training.inner.gaussian_start import near
+from advreg.training.inner.fgsm_pgi import Augment, FgsmPgi
+from advreg.training.inner.gaussian_start import trades_pgd
 from advreg.training.inner.n_fgsm import n_fgsm, unattacked
-from advreg.training.recipes import Attack, Found
+from advreg.training.recipes import Attack, InnerResult
 
 OBJECTIVES: dict[str, Objective] = {
     "cross-entropy": objectives.cross_entropy,
@@ -39,21 +39,21 @@ def maximising(attack: Attack, objective: Objective) -> Attack:
         >>> advreg.recipes.madry()(model, x, y, hinge, ThreatModel("linf", eps=0.1)).backward()
     """
 
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> InnerResult:
         return attack(model, x, y, threat, **{**options, "objective": objective})
 
     return attacked
 
 
 def from_section(
-    section: AttackSection, eps: float, *, examples: int = 0, augment: Augment | None = None, seed: int = 0
+    section: AttackConfig, eps: float, *, examples: int = 0, augment: Augment | None = None, seed: int = 0
 ) -> Attack:
     """Return the attack that a configuration asks for; warns where its steps cannot reach eps.
 
     Args:
         section: the attack.
         eps: of the threat model, for the warning.
-        examples, augment, seed: for `Stored`, what the loader yields.
+        examples, augment, seed: for `FgsmPgi`, what the loader yields.
     """
     if section.name == "none":
         return unattacked
@@ -62,16 +62,16 @@ def from_section(
     if section.name == "n-fgsm":
         found: Attack = partial(n_fgsm, noise=section.noise, step_size=step_size)
     elif section.name == "stored":
-        found = Stored(examples, section.momentum, section.reset, step_size, augment, seed)
+        found = FgsmPgi(examples, section.momentum, section.reset, step_size, augment, seed)
     elif section.start == "gaussian":
-        found = partial(near, steps=section.steps, step_size=step_size)
+        found = partial(trades_pgd, steps=section.steps, step_size=step_size)
     else:
         steps = section.steps if section.name == "pgd" else 1
         found = partial(craft, steps=steps, step_size=step_size, start=section.start)
     return found if section.objective == "auto" else maximising(found, OBJECTIVES[section.objective])
 
 
-def _warn_of_short_steps(section: AttackSection, eps: float) -> None:
+def _warn_of_short_steps(section: AttackConfig, eps: float) -> None:
     if section.name in ("n-fgsm", "stored"):  # noise beyond eps, and the steps of earlier epochs, have gone ahead
         return
     steps = section.steps if section.name == "pgd" else 1

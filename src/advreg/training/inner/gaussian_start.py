@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from advreg import example_rng
-from advreg.attacks import Crafted
+from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
 from advreg.attacks.pgd import pgd_rule
-from advreg.attacks.search import Ask, begin, query
+from advreg.attacks.search import QuerySpec, initial_state, query
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
 
-def near(
+def trades_pgd(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -29,7 +29,7 @@ def near(
     objective: Objective = cross_entropy,
     ids: Tensor | None = None,
     seed: int = 0,
-) -> Crafted:
+) -> CraftedExamples:
     """Make training points with PGD from ``x + scale N(0, 1)`` in exactly ``steps`` forwards and backwards.
 
     With ``trades(reference="clean")``, which asks it to maximise the divergence from the answer at ``x``, this is the inner
@@ -42,7 +42,7 @@ def near(
         step_size: length of a step; ``2.5 eps / steps`` if None.
 
     Returns:
-        A `Crafted`: ``x_adv`` inside the threat model, and its cost.
+        A `CraftedExamples`: ``x_adv`` inside the threat model, and its cost.
 
     Raises:
         DataError, ModelError: as `advreg.attacks.craft` does.
@@ -56,11 +56,11 @@ def near(
     """
     x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    x, ask = widen(x), Ask(model, checked_once(objective))
+    x, ask = widen(x), QuerySpec(model, checked_once(objective))
     beside = x + scale * example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
     rule = pgd_rule(steps, step_size, 0.0, "zero")
-    state = begin(x, y, threat, threat.project(beside, x))
+    state = initial_state(x, y, threat, threat.project(beside, x))
     for k in range(steps):
         _, _, grad = query(ask, state.adv, y)
         state = rule(replace(state, grad=grad), k)
-    return Crafted(state.adv, forwards=steps * len(x), backwards=steps * len(x))
+    return CraftedExamples(state.adv, forwards=steps * len(x), backwards=steps * len(x))

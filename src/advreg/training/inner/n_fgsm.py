@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Crafted
+from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -39,7 +39,7 @@ def n_fgsm(
     objective: Objective = cross_entropy,
     ids: Tensor | None = None,
     seed: int = 0,
-) -> Crafted:
+) -> CraftedExamples:
     """Make training points with one step from strong noise, kept in the box but not in the ball: one forward, one backward.
 
     ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))`` with ``x_noisy = box(x + U(-noise eps, noise eps))``.
@@ -50,7 +50,7 @@ def n_fgsm(
         step_size: length of the step, in the units of the input; eps if None.
 
     Returns:
-        A `Crafted`; its points may be ``noise eps + step_size`` away from ``x``.
+        A `CraftedExamples`; its points may be ``noise eps + step_size`` away from ``x``.
 
     Raises:
         ThreatError: a noise below zero.
@@ -72,6 +72,8 @@ def n_fgsm(
     wider = threat.with_eps(radius.clamp_max(high - low) if threat.norm == "linf" else radius)
     x = widen(x)
     noisy = wider.random_start(x, ids, seed)
-    _, _, grad = query(Ask(model, checked_once(objective)), noisy, y)
+    _, _, grad = query(QuerySpec(model, checked_once(objective)), noisy, y)
     length = threat.radii(x) if step_size is None else step_size
-    return Crafted((noisy + length * threat.steepest(grad, noisy)).clamp(low, high), forwards=len(x), backwards=len(x))
+    return CraftedExamples(
+        (noisy + length * threat.steepest(grad, noisy)).clamp(low, high), forwards=len(x), backwards=len(x)
+    )

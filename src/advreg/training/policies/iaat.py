@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.module_modes import eval_mode
 from advreg.objectives import correct, margin
 from advreg.threat import ThreatModel
-from advreg.training.per_example_state import Rows, Saved
+from advreg.training.per_example_state import PerExampleTable, Saved
 from advreg.training.policies.base import Moment, Policy, within
-from advreg.training.recipes import Attack, for_examples, worst_case
+from advreg.training.recipes import Attack, bind_ids, worst_case
 
 Positive = Annotated[float, Field(gt=0)]
 Withstands = Callable[[Tensor, Tensor], Tensor]
@@ -55,15 +55,15 @@ def iaat(
 
     Reference: Balaji, Goldstein, Hoffman, "Instance adaptive adversarial training", 2019.
     """
-    return Adaptive(gain, smoothing, warmup, most, method, examples)
+    return InstanceAdaptivePolicy(gain, smoothing, warmup, most, method, examples)
 
 
-class Adaptive:
+class InstanceAdaptivePolicy:
     """The policy that `iaat` makes; its memory is each example's radius, in eps."""
 
     def __init__(self, gain: float, smoothing: float, warmup: float, most: float, method: str, examples: int) -> None:
         self.gain, self.smoothing, self.warmup, self.most, self.method = gain, smoothing, warmup, most, method
-        self.radii = Rows(examples, fill=1.0)
+        self.radii = PerExampleTable(examples, fill=1.0)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
@@ -80,7 +80,7 @@ class Adaptive:
         def holds(rows: Tensor, radii: Tensor) -> Tensor:
             return withstands(rows, within(threat, radii * unit[rows]))
 
-        radii = adapted(self.radii.read(ids), holds, self.gain, self.smoothing).clamp(0, self.most)
+        radii = adapt_radii(self.radii.read(ids), holds, self.gain, self.smoothing).clamp(0, self.most)
         self.radii.write(ids, radii)
         return attack, threat.with_eps(within(threat, radii * unit))
 
@@ -97,7 +97,7 @@ class Adaptive:
         self.radii.load(state["radii"])
 
 
-def adapted(radii: Tensor, withstands: Withstands, gain: float, smoothing: float) -> Tensor:
+def adapt_radii(radii: Tensor, withstands: Withstands, gain: float, smoothing: float) -> Tensor:
     """Return the radii a step nearer to where the model's strength ends; the smaller test is asked of those only that need it.
 
     Example:
@@ -117,7 +117,7 @@ def adapted(radii: Tensor, withstands: Withstands, gain: float, smoothing: float
 
 def _tested(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel) -> Withstands:
     def withstands(rows: Tensor, eps: Tensor) -> Tensor:
-        bound = for_examples(attack, ids[rows])
+        bound = bind_ids(attack, ids[rows])
         x_adv = worst_case(model, x[rows], y[rows], bound, threat.with_eps(eps))
         with eval_mode(model):  # not under no_grad: torch < 2.10's autocast caches that
             return correct(query_model(model, x_adv).detach(), y[rows])
@@ -127,7 +127,7 @@ def _tested(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack,
 
 def _near(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Withstands:
     with eval_mode(model):
-        _, gap, grad = query(Ask(model, margin), x, y)
+        _, gap, grad = query(QuerySpec(model, margin), x, y)
     slope = (grad * threat.steepest(grad)).flatten(1).sum(1)
     distance = -gap / slope.clamp_min(1e-30)
     return lambda rows, eps: distance[rows] > eps

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model
-from advreg.attacks.search import Ask, query
+from advreg.attacks.search import QuerySpec, query
 from advreg.errors import ThreatError
 from advreg.module_modes import eval_mode
 from advreg.objectives import cross_entropy
-from advreg.threat import ThreatModel, per_example
-from advreg.training.per_example_state import Rows, Saved
+from advreg.threat import ThreatModel, broadcast_per_example
+from advreg.training.per_example_state import PerExampleTable, Saved
 from advreg.training.policies.base import Moment, Policy, within
 from advreg.training.recipes import Attack
 
@@ -62,10 +62,10 @@ def ldes(
 
     Reference: after the idea of Mitkiy et al., arXiv:2506.12733, 2025; the form is ours, and so must its figures be.
     """
-    return Learned(least, most, mu, lr, samples, examples)
+    return LearnedEpsPolicy(least, most, mu, lr, samples, examples)
 
 
-class Learned:
+class LearnedEpsPolicy:
     """The policy that `ldes` makes; its memory is the network, running statistics, and answers by example id."""
 
     def __init__(self, least: float, most: float, mu: float, lr: float, samples: int, examples: int) -> None:
@@ -75,7 +75,7 @@ class Learned:
         self.network = _network((1 - self.least) / (most - self.least))
         self.statistics = torch.tensor([torch.nan, 1.0])
         self.examples = examples
-        self.answers: Rows | None = None
+        self.answers: PerExampleTable | None = None
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
@@ -84,7 +84,7 @@ class Learned:
         x, y = read_training(x, y, threat)
         self.network.to(x.device)
         with eval_mode(model), torch.autocast(x.device.type, enabled=False):
-            z, _, grad = query(Ask(model, cross_entropy), x, y)
+            z, _, grad = query(QuerySpec(model, cross_entropy), x, y)
             way = threat.steepest(grad)
             cues = torch.stack(
                 [self._standard((grad * way).flatten(1).sum(1)), _confidence(z), self._doubt(model, x, ids, z)], dim=1
@@ -120,7 +120,7 @@ class Learned:
     def _learn(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, way: Tensor, radii: Tensor) -> None:
         """Take a step of the network: weights of the model stand still and get no gradient."""
         low, high = threat.box
-        moved = (x + threat.radii(x) * per_example(radii.to(x.dtype), x) * way).clamp(low, high)
+        moved = (x + threat.radii(x) * broadcast_per_example(radii.to(x.dtype), x) * way).clamp(low, high)
         excess = _mean(radii.detach().mean()) - 1  # of all processes: the budget is one
         loss = F.cross_entropy(query_model(model, moved), y) + 2 * self.mu * excess * radii.mean()
         weights = list(self.network.parameters())
@@ -148,9 +148,9 @@ class Learned:
         rows.write(ids, p)
         return torch.where(last.isnan().any(1), 0.0, F.kl_div(p.clamp_min(1e-12).log(), last, reduction="none").sum(1))
 
-    def _rows(self, classes: int) -> Rows:
+    def _rows(self, classes: int) -> PerExampleTable:
         if self.answers is None:
-            self.answers = Rows(self.examples, (classes,), fill=torch.nan)
+            self.answers = PerExampleTable(self.examples, (classes,), fill=torch.nan)
         return self.answers
 
 

@@ -74,6 +74,6 @@ def friendly(
         model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
     ) -> tuple[Attack, ThreatModel]:
         tau = sum(moment.progress >= milestone for milestone in milestones)
-        return partial(inner.friendly, tau=tau, steps=steps, step_size=step_size, start=start), threat
+        return partial(inner.friendly_pgd, tau=tau, steps=steps, step_size=step_size, start=start), threat
 
     return policy

@@ -8,11 +8,12 @@ forward, the attacked ones come last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from advreg._lazy import deprecated
 from advreg.training.choose import choose
 from advreg.training.recipes.advprop import advprop, ar_at
-from advreg.training.recipes.base import Attack, Found, Recipe, for_examples, worst_case
+from advreg.training.recipes.base import Attack, InnerResult, Recipe, bind_ids, worst_case
 from advreg.training.recipes.cross_entropy import madry, mixed, multiplier, standard
 from advreg.training.recipes.distillation import distill
 from advreg.training.recipes.free import free, replays_of
@@ -24,15 +25,15 @@ from advreg.training.recipes.trades_mart_alp import alp, mart, trades
 __all__ = [
     "RECIPES",
     "Attack",
-    "Found",
+    "InnerResult",
     "Recipe",
     "SplitBatchNorm",
     "advprop",
     "aligned",
     "alp",
     "ar_at",
+    "bind_ids",
     "distill",
-    "for_examples",
     "free",
     "gradalign",
     "madry",
@@ -74,3 +75,7 @@ def named(name: str, options: Mapping[str, Any]) -> Recipe:
         ConfigError: an unknown recipe or option, or an option that is not allowed.
     """
     return choose("recipe", RECIPES, name, options)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"for_examples": "bind_ids"})

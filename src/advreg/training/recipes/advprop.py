@@ -20,14 +20,14 @@ from advreg.training.recipes.base import (
     Share,
     Smoothing,
     Weight,
-    checked,
+    check_loss,
     label_loss,
     worst_case,
 )
 from advreg.training.recipes.split import Route, routed, splits
 
 
-@checked
+@check_loss
 def ar_at(
     invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto", label_smoothing: Smoothing = 0.0
 ) -> Recipe:
@@ -70,7 +70,7 @@ def ar_at(
     return loss
 
 
-@checked
+@check_loss
 def advprop(label_smoothing: Smoothing = 0.0) -> Recipe:
     """Let attacked inputs teach the shared weights: ``CE(f_clean(x), y) + CE(f_adv(x_adv), y)``.
 

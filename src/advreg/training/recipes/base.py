@@ -22,7 +22,7 @@ from advreg.training.choose import choose
 P = ParamSpec("P")
 
 
-class Found(Protocol):
+class InnerResult(Protocol):
     """What an attack returns, as far as a recipe looks."""
 
     @property
@@ -30,7 +30,7 @@ class Found(Protocol):
         """The attacked inputs ``(B, ...)``."""
 
 
-Attack = Callable[..., Found]
+Attack = Callable[..., InnerResult]
 """``(model, x, y, threat, *, objective, seed) -> result`` with ``x_adv``: any attack, its other options bound.
 
 `advreg.attacks.craft` spends nothing on judging; of `advreg.pgd` and others, recipes switch the early stop off.
@@ -44,7 +44,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 
-def checked(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
+def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
     """Hold the options of a recipe to their annotations, and its batches to what fits together: one line says what is wrong."""
 
     @functools.wraps(make)
@@ -95,14 +95,14 @@ def label_loss(z: Tensor, y: Tensor, label_smoothing: float = 0.0, reduction: st
         raise
 
 
-def explored(
+def run_attack_in_eval(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     attack: Attack,
     threat: ThreatModel,
     objective: Objective = cross_entropy,
-) -> Found:
+) -> InnerResult:
     """Return all that the attack says, with the model in eval mode; weights, their gradients and modes are untouched.
 
     The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
@@ -112,10 +112,10 @@ def explored(
     """
     reject_unboxed(x, threat.box)
     with eval_mode(model):
-        return to_the_end(attack)(model, x, y, threat, objective=objective, seed=drawn_seed())
+        return disable_early_stop(attack)(model, x, y, threat, objective=objective, seed=draw_seed())
 
 
-def to_the_end(attack: Attack) -> Attack:
+def disable_early_stop(attack: Attack) -> Attack:
     """Return the attack told not to leave alone what is wrong already, unless the caller has bound that himself.
 
     An evaluation has learned all it wants once an example is broken; training wants the worst point of every one.
@@ -139,8 +139,8 @@ def worst_case(
     threat: ThreatModel,
     objective: Objective = cross_entropy,
 ) -> Tensor:
-    """Return the attacked inputs; `explored` says how they are found."""
-    return explored(model, x, y, attack, threat, objective).x_adv.detach()
+    """Return the attacked inputs; `run_attack_in_eval` says how they are found."""
+    return run_attack_in_eval(model, x, y, attack, threat, objective).x_adv.detach()
 
 
 def probabilities(model: nn.Module, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def probabilities(model: nn.Module, x: Tensor) -> Tensor:
         return query_model(model, x).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
 
 
-def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
+def perturbed_reference(model: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
     """Return the probabilities ``(B, K)`` in eval mode a hair (eps / 32, in a random direction) beside ``x``.
 
     A divergence from the answer at ``x`` itself is flat at ``x``, and an attack that starts there would never move.
@@ -157,10 +157,10 @@ def nearby_probabilities(model: nn.Module, x: Tensor, threat: ThreatModel) -> Te
     """
     x = widen(x)
     nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return probabilities(model, x + (threat.random_start(x, nobody, drawn_seed()) - x) / 32)
+    return probabilities(model, x + (threat.random_start(x, nobody, draw_seed()) - x) / 32)
 
 
-def answers(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+def clean_and_adversarial_logits(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits of clean and attacked inputs, in one forward (BatchNorm sees both) with the attacked ones last."""
     z, z_adv = query_model(model, torch.cat([x, x_adv])).chunk(2)
     return z, z_adv
@@ -182,21 +182,21 @@ def pairing(z: Tensor, z_adv: Tensor) -> Tensor:
     return F.mse_loss(z_adv.masked_fill(masked, 0.0), z.masked_fill(masked, 0.0))
 
 
-def for_examples(attack: Attack, ids: Tensor) -> Attack:
+def bind_ids(attack: Attack, ids: Tensor) -> Attack:
     """Return the attack with the random draws of these examples; a recipe that attacks fewer attacks the last ones.
 
     Args:
         attack: an attack that takes ``ids``.
         ids: example ids of the whole batch ``(B,)``.
     """
-    whole = to_the_end(attack)
+    whole = disable_early_stop(attack)
 
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> Found:
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: object) -> InnerResult:
         return whole(model, x, y, threat, ids=ids[len(ids) - len(x) :], **options)
 
     return attacked
 
 
-def drawn_seed() -> int:
+def draw_seed() -> int:
     """Return a seed from torch's generator."""
     return int(torch.randint(2**31, ()))

@@ -14,14 +14,14 @@ from advreg.training.recipes.base import (
     Share,
     Smoothing,
     Weight,
-    answers,
-    checked,
+    check_loss,
+    clean_and_adversarial_logits,
     label_loss,
     worst_case,
 )
 
 
-@checked
+@check_loss
 def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
     """Minimise the cross-entropy on clean inputs: no defence, the baseline of every table.
 
@@ -41,7 +41,7 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
     return loss
 
 
-@checked
+@check_loss
 def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
     """Minimise the cross-entropy at the worst point found: ``min_w E max_delta CE(f(x + delta), y)``.
 
@@ -66,7 +66,7 @@ def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
     return loss
 
 
-@checked
+@check_loss
 def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     """Minimise the cross-entropy on a batch of which the last ``ratio`` is attacked and the rest is clean.
 
@@ -97,7 +97,7 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     return loss
 
 
-@checked
+@check_loss
 def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0) -> Recipe:
     """Add the attacked loss to the clean one: ``CE(f(x), y) + multiplier CE(f(x_adv), y)``. 0 is `standard`.
 
@@ -115,7 +115,7 @@ def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0) -> Re
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        z, z_adv = answers(model, x, worst_case(model, x, y, attack, threat))
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
         clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
         return clean + multiplier * attacked
 

@@ -19,7 +19,7 @@ from advreg.training.recipes.base import (
     Recipe,
     Smoothing,
     Weight,
-    checked,
+    check_loss,
     divergence,
     label_loss,
     worst_case,
@@ -29,7 +29,7 @@ Teacher = str | Callable[..., Tensor]
 """A network, or what `advreg.load_model` loads one from: a run folder, a name; ``""`` for none."""
 
 
-@checked
+@check_loss
 def distill(
     robust: Teacher = "",
     standard: Teacher = "",

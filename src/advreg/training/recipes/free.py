@@ -13,10 +13,10 @@ from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model, widen
 from advreg.threat import ThreatModel
 from advreg.training.per_example_state import Saved
-from advreg.training.recipes.base import Attack, Recipe, Smoothing, checked, label_loss
+from advreg.training.recipes.base import Attack, Recipe, Smoothing, check_loss, label_loss
 
 
-@checked
+@check_loss
 def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 0.0) -> Recipe:
     """Minimise the cross-entropy at a perturbation that each ``backward`` moves: no attack, one forward and one backward.
 

@@ -13,15 +13,15 @@ from advreg.attacks.inputs import read_pair, reject_unboxed
 from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
 from advreg.module_modes import eval_mode
-from advreg.threat import ThreatModel, per_example
-from advreg.training.recipes.base import Attack, Recipe, Smoothing, Weight, checked, drawn_seed, label_loss
+from advreg.threat import ThreatModel, broadcast_per_example
+from advreg.training.recipes.base import Attack, Recipe, Smoothing, Weight, check_loss, draw_seed, label_loss
 from advreg.training.recipes.cross_entropy import madry
 
 Method = Literal["finite", "double"]
 Length = Annotated[float, Field(gt=0)]
 
 
-@checked
+@check_loss
 def gradalign(
     weight: Weight = 0.2, method: Method = "finite", step: Length = 0.01, label_smoothing: Smoothing = 0.0
 ) -> Recipe:
@@ -92,7 +92,7 @@ def misalignment(
     reject_unboxed(x, threat.box)
     x = widen(x)
     places = torch.arange(len(x), device=x.device)  # a recipe knows no ids
-    beside = threat.random_start(x, places, drawn_seed())
+    beside = threat.random_start(x, places, draw_seed())
     with eval_mode(model), torch.autocast(x.device.type, enabled=False):
         here = _gradient(model, x, y)
         there = _gradient(model, beside, y, follow=method == "double")
@@ -128,7 +128,7 @@ def _angle(a: Tensor, b: Tensor) -> Tensor:
 def _rise(model: nn.Module, x: Tensor, y: Tensor, slope: Tensor, step: float) -> Tensor:
     """Return zero, whose derivative by the weights is that of ``<slope, g(x)>``: ``|slope|`` times a central difference."""
     size = slope.flatten(1).norm(dim=1)
-    way = step * slope / per_example(size.clamp_min(1e-30), x)
+    way = step * slope / broadcast_per_example(size.clamp_min(1e-30), x)
     loss = label_loss(query_model(model, torch.cat([x + way, x - way])), torch.cat([y, y]), reduction="none")
     rise: Tensor = (size * (loss[: len(x)] - loss[len(x) :]) / (2 * step)).sum()
     return rise - rise.detach()

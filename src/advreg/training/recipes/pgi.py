@@ -11,19 +11,19 @@ from advreg.training.recipes.base import (
     Recipe,
     Smoothing,
     Weight,
-    answers,
-    checked,
-    explored,
+    check_loss,
+    clean_and_adversarial_logits,
     label_loss,
     pairing,
+    run_attack_in_eval,
 )
 
 
-@checked
+@check_loss
 def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
     """Guide a single step by where it began: ``CE(f(x_adv), y) + weight mean_k (f(x_adv)_k - f(x_start)_k)^2``.
 
-    It needs an attack that says where it began: `advreg.training.inner.Stored`, the paper's.
+    It needs an attack that says where it began: `advreg.training.inner.FgsmPgi`, the paper's.
 
     Args:
         weight: weight of the mean squared difference of logits.
@@ -42,13 +42,13 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        found = explored(model, x, y, attack, threat)
+        found = run_attack_in_eval(model, x, y, attack, threat)
         x_start = getattr(found, "x_start", None)
         if not isinstance(x_start, Tensor):
             raise ConfigError(
                 "pgi was given an attack that does not say where it began; give the stored one, or use madry"
             )
-        z_start, z_adv = answers(model, x_start.detach(), found.x_adv.detach())
+        z_start, z_adv = clean_and_adversarial_logits(model, x_start.detach(), found.x_adv.detach())
         return label_loss(z_adv, y, label_smoothing) + weight * pairing(z_start, z_adv)
 
     return loss

@@ -15,18 +15,18 @@ from advreg.training.recipes.base import (
     Recipe,
     Smoothing,
     Weight,
-    answers,
-    checked,
+    check_loss,
+    clean_and_adversarial_logits,
     divergence,
     label_loss,
-    nearby_probabilities,
     pairing,
+    perturbed_reference,
     probabilities,
     worst_case,
 )
 
 
-@checked
+@check_loss
 def trades(
     beta: Weight = 6.0, label_smoothing: Smoothing = 0.0, reference: Literal["beside", "clean"] = "beside"
 ) -> Recipe:
@@ -50,14 +50,14 @@ def trades(
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        answer = probabilities(model, x) if reference == "clean" else nearby_probabilities(model, x, threat)
-        z, z_adv = answers(model, x, worst_case(model, x, answer, attack, threat, kl))
+        answer = probabilities(model, x) if reference == "clean" else perturbed_reference(model, x, threat)
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, answer, attack, threat, kl))
         return label_loss(z, y, label_smoothing) + beta * divergence(z, z_adv).mean()
 
     return loss
 
 
-@checked
+@check_loss
 def mart(beta: Weight = 5.0) -> Recipe:
     """Attend to what is misclassified: ``BCE(f(x_adv), y) + beta KL(p(x) || p(x_adv)) (1 - p(x)_y)``.
 
@@ -80,7 +80,7 @@ def mart(beta: Weight = 5.0) -> Recipe:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         _refuse_unlabelled(y)
-        z, z_adv = answers(model, x, worst_case(model, x, y, attack, threat))
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
         rival = z_adv.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
         boosted = label_loss(z_adv, y, reduction="none") - torch.log(1.0001 - rival)
         doubt = 1 - z.softmax(1).gather(1, y[:, None])[:, 0]
@@ -99,7 +99,7 @@ def _refuse_unlabelled(y: Tensor) -> None:
         )
 
 
-@checked
+@check_loss
 def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     """Pair logits: ``(CE(f(x), y) + CE(f(x_adv), y)) / 2 + weight mean_k (f(x)_k - f(x_adv)_k)^2``.
 
@@ -118,7 +118,7 @@ def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        z, z_adv = answers(model, x, worst_case(model, x, y, attack, threat))
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
         clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
         return (clean + attacked) / 2 + weight * pairing(z, z_adv)
 

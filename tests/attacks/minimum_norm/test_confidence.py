@@ -19,7 +19,7 @@ def test_carlini_finds_points_that_lead_by_the_confidence(confidence: float, tar
     right = model(x).argmax(1)
     y = 1 - right if targeted else right
     options = {"weight": 1.0, "rounds": 6, "steps": 200, "step_size": 0.02, "confidence": confidence}
-    found = minimum_norm.carlini(model, x, y, ThreatModel("l2", 0.0), targeted=targeted, **options)
+    found = minimum_norm.carlini_wagner(model, x, y, ThreatModel("l2", 0.0), targeted=targeted, **options)
     lead = margin(model(found.nearest), y).detach() * (-1 if targeted else 1)
     assert found.found.all()
     assert float(lead.min()) >= confidence

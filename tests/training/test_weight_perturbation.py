@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.errors import ConfigError
 from advreg.training import recipes
-from advreg.training.weight_perturbation import once, perturbed, uphill
+from advreg.training.weight_perturbation import once, perturb_weights, uphill
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -30,7 +30,7 @@ def test_each_layer_moves_by_its_share_up_the_loss(gamma):
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
     grads = torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
     slopes = dict(zip(before, grads, strict=True))
-    with perturbed(net, lambda: F.cross_entropy(net(x), y), gamma=gamma):
+    with perturb_weights(net, lambda: F.cross_entropy(net(x), y), gamma=gamma):
         moves = {name: weight.detach() - before[name] for name, weight in net.named_parameters()}
     for name, move in moves.items():
         if before[name].ndim > 1:
@@ -61,7 +61,7 @@ def test_weights_after_a_step_are_those_by_hand():
     def loss():
         return F.cross_entropy(net(x), y)
 
-    with perturbed(net, loss, gamma=0.01):
+    with perturb_weights(net, loss, gamma=0.01):
         loss().backward()
         optimizer.step()
     torch.testing.assert_close(net.weight.detach(), expected)
@@ -72,7 +72,7 @@ def test_the_extra_look_leaves_no_trace():
     net, x, y = problem()
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
     count = Counter(net)
-    with perturbed(net, lambda: F.cross_entropy(net(x), y), gamma=0.01):
+    with perturb_weights(net, lambda: F.cross_entropy(net(x), y), gamma=0.01):
         assert all(torch.equal(before[name], buffer) for name, buffer in net.named_buffers())
         assert count.weight_gradients() == 0
         assert (count.forwards, count.backwards) == (6, 6)
@@ -83,7 +83,7 @@ def test_weights_come_back_after_an_error():
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
 
     def fail():
-        with perturbed(net, lambda: F.cross_entropy(net(x), y), gamma=0.1):
+        with perturb_weights(net, lambda: F.cross_entropy(net(x), y), gamma=0.1):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -98,9 +98,9 @@ def test_none_costs_nothing_and_below_none_is_refused():
     def never():
         raise AssertionError("there is nothing to ask")
 
-    with perturbed(net, never, gamma=0.0):
+    with perturb_weights(net, never, gamma=0.0):
         pass
-    with pytest.raises(ConfigError, match="gamma is -1"), perturbed(net, never, gamma=-1.0):
+    with pytest.raises(ConfigError, match="gamma is -1"), perturb_weights(net, never, gamma=-1.0):
         pass
 
 
@@ -109,7 +109,7 @@ def test_frozen_and_unused_weights_stand_still():
     net["frozen"].requires_grad_(False)
     x, y = torch.rand(6, 8), torch.arange(6) % 3
     before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
-    with perturbed(net, lambda: F.cross_entropy(net["used"](net["frozen"](x)), y), gamma=0.1):
+    with perturb_weights(net, lambda: F.cross_entropy(net["used"](net["frozen"](x)), y), gamma=0.1):
         moved = [name for name, weight in net.named_parameters() if not torch.equal(weight, before[name])]
     assert moved == ["used.weight"]
 
@@ -134,7 +134,7 @@ def test_both_looks_at_the_loss_share_one_attack(name):
     def loss():
         return recipe(net, x, y, attack, THREAT)
 
-    with perturbed(net, loss, gamma=0.05):
+    with perturb_weights(net, loss, gamma=0.05):
         value = loss()
         value.backward()
     assert calls == [6]
@@ -150,7 +150,7 @@ def test_weights_that_fsdp_cut_are_refused_before_anything_moves(tmp_path):
     try:
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
         fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
-        with pytest.raises(ConfigError, match="cut into shards by FSDP") as error, perturbed(model, never, 0.01):
+        with pytest.raises(ConfigError, match="cut into shards by FSDP") as error, perturb_weights(model, never, 0.01):
             pass
     finally:
         torch.distributed.destroy_process_group()

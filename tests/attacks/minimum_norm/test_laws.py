@@ -9,7 +9,7 @@ import torch
 
 from advreg import ThreatModel, attacks, models
 from advreg.attacks import minimum_norm
-from advreg.attacks.minimum_norm import Sparse, fallback
+from advreg.attacks.minimum_norm import SparseThreat, fallback
 from advreg.errors import AdvregError, ConfigError, DataError, ModelError, ThreatError
 from tests.attacks.models import Counter, linear, small_cnn
 
@@ -21,7 +21,7 @@ SHORT = {
     "fmn": (functools.partial(minimum_norm.fmn, steps=12, restarts=2), ("linf", "l2", "l1", "l0")),
     "ddn": (functools.partial(minimum_norm.ddn, steps=12, restarts=2), ("l2",)),
     "deepfool": (functools.partial(minimum_norm.deepfool, steps=8), ("linf", "l2", "l1")),
-    "carlini": (functools.partial(minimum_norm.carlini, rounds=3, steps=15, weight=1.0), ("l2",)),
+    "carlini": (functools.partial(minimum_norm.carlini_wagner, rounds=3, steps=15, weight=1.0), ("l2",)),
 }
 CASES = [(name, norm) for name, (_, norms) in SHORT.items() for norm in norms]
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4}
@@ -29,7 +29,7 @@ EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4}
 
 def ball(norm: str, eps: float | torch.Tensor | None = None):
     eps = EPS[norm] if eps is None else eps
-    return Sparse(eps) if norm == "l0" else ThreatModel(norm, eps)
+    return SparseThreat(eps) if norm == "l0" else ThreatModel(norm, eps)
 
 
 def batch(n: int = 16, dtype: torch.dtype = torch.float32):
@@ -114,7 +114,7 @@ def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> No
     threat = ball(norm, 0.0)
     found = SHORT[name][0](model, x, y, threat)
     count = Counter(model)
-    finer = minimum_norm.bisected(found, model, x, y, threat, steps=10)
+    finer = minimum_norm.refine_by_bisection(found, model, x, y, threat, steps=10)
     assert count.forwards == finer.forwards - found.forwards == 10 * int((found.found & (found.minimal > 0)).sum())
     assert (finer.minimal <= found.minimal).all()
     assert torch.equal(model(finer.nearest).argmax(1) != y, finer.found)
@@ -126,10 +126,10 @@ def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> No
 
 def test_what_bisection_brings_within_eps_is_broken() -> None:
     model, x, y = batch(dtype=torch.float64)
-    rough = minimum_norm.nearest(minimum_norm.deepfool, model, x, y, "l2", bisections=0, overshoot=0.5)
-    fine = minimum_norm.bisected(rough, model, x, y, ThreatModel("l2", 0.0))
+    rough = minimum_norm.minimum_distance(minimum_norm.deepfool, model, x, y, "l2", bisections=0, overshoot=0.5)
+    fine = minimum_norm.refine_by_bisection(rough, model, x, y, ThreatModel("l2", 0.0))
     threat = ThreatModel("l2", (rough.minimal + fine.minimal) / 2)
-    finer = minimum_norm.bisected(rough, model, x, y, threat)
+    finer = minimum_norm.refine_by_bisection(rough, model, x, y, threat)
     assert finer.broken[1:].any()
     assert threat.contains(finer.x_adv, x).all()
     assert torch.equal(finer.broken, attacks.verify(model, x, finer.x_adv, y, threat) | (finer.minimal == 0))
@@ -141,18 +141,18 @@ def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
     wanted = (y + 2) % 5
     options = {"carlini": {"rounds": 6, "steps": 40}}.get(name, {"steps": 60})
     attack = getattr(minimum_norm, name)
-    found = minimum_norm.nearest(attack, model, x, wanted, "l2", targeted=True, **options)
+    found = minimum_norm.minimum_distance(attack, model, x, wanted, "l2", targeted=True, **options)
     assert torch.equal(model(found.nearest).argmax(1) == wanted, found.found)
     assert found.found.double().mean() > 0.7
-    free = minimum_norm.nearest(FAB_T, model, x, y, "l2", targets=4, steps=40)
+    free = minimum_norm.minimum_distance(FAB_T, model, x, y, "l2", targets=4, steps=40)
     assert float((found.minimal >= 0.95 * free.minimal).double().mean()) > 0.9  # a wish costs distance
 
 
 def test_a_fast_target_proposes_and_the_original_judges() -> None:
     model, x, y = batch()
     target = models.freeze(model, x, precision="bfloat16")
-    found = minimum_norm.nearest(minimum_norm.fab, target, x, y, "linf", steps=30)
-    exact = minimum_norm.nearest(minimum_norm.fab, model, x, y, "linf", steps=30)
+    found = minimum_norm.minimum_distance(minimum_norm.fab, target, x, y, "linf", steps=30)
+    exact = minimum_norm.minimum_distance(minimum_norm.fab, model, x, y, "linf", steps=30)
     assert torch.equal(model(found.nearest).argmax(1) != y, found.found)
     assert float(found.found.double().mean()) >= 0.9
     assert float((found.minimal / exact.minimal)[1:].median()) < 1.1
@@ -218,9 +218,9 @@ X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch
     ("call", "kind", "words"),
     [
         (lambda: minimum_norm.fab(small_cnn().train(), X, Y, ball("l2")), ModelError, "call model.eval"),
-        (lambda: minimum_norm.fab(small_cnn(), X, Y, Sparse(3)), ThreatError, "fab searches in linf, l2, l1"),
+        (lambda: minimum_norm.fab(small_cnn(), X, Y, SparseThreat(3)), ThreatError, "fab searches in linf, l2, l1"),
         (lambda: minimum_norm.ddn(small_cnn(), X, Y, ball("linf")), ThreatError, "the threat is linf"),
-        (lambda: minimum_norm.carlini(small_cnn(), X, Y, ball("l1")), ThreatError, "the threat is l1"),
+        (lambda: minimum_norm.carlini_wagner(small_cnn(), X, Y, ball("l1")), ThreatError, "the threat is l1"),
         (lambda: minimum_norm.fab(small_cnn(), X, Y, ball("l2"), targets=0), ConfigError, "targets is 0"),
         (
             lambda: minimum_norm.fab(small_cnn(), X, Y, ball("l2"), targets=2, targeted=True),
@@ -228,10 +228,10 @@ X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch
             "leave targets out",
         ),
         (lambda: minimum_norm.fmn(small_cnn(), X, Y, ball("l2"), steps=0), ConfigError, "steps is 0"),
-        (lambda: minimum_norm.fmn(small_cnn(), X * 255, Y, Sparse(3)), DataError, "divide images by 255"),
+        (lambda: minimum_norm.fmn(small_cnn(), X * 255, Y, SparseThreat(3)), DataError, "divide images by 255"),
         (lambda: minimum_norm.fab(small_cnn(), X, Y + 2, ball("l2")), DataError, "label 5"),
-        (lambda: minimum_norm.nearest(minimum_norm.fab, small_cnn(), X, Y, "l3"), ThreatError, "'l3'"),
-        (lambda: Sparse(-1), ThreatError, "0 or more"),
+        (lambda: minimum_norm.minimum_distance(minimum_norm.fab, small_cnn(), X, Y, "l3"), ThreatError, "'l3'"),
+        (lambda: SparseThreat(-1), ThreatError, "0 or more"),
         (
             lambda: minimum_norm.fab(lambda x: small_cnn()(x.detach()).detach(), X, Y, ball("l2", 0.0)),
             ModelError,

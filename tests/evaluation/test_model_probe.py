@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from advreg import ThreatModel, attacks, evaluate, load_model
 from advreg.errors import ConfigError, ModelError
-from advreg.evaluation import Protocol, Stage, resolve
-from advreg.evaluation.batch_sizing import Portions, fitting
-from advreg.evaluation.model_probe import probe, spread
-from advreg.models.inference_only import Answering
+from advreg.evaluation import Protocol, ProtocolStage, resolve
+from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
+from advreg.evaluation.model_probe import logit_spread, probe
+from advreg.models.inference_only import InferenceOnlyModel
 from advreg.models.zoo import NAMES
 from tests.attacks.models import linear, small_cnn
 from tests.evaluation.test_evaluate import THREAT, batch
@@ -122,7 +122,7 @@ def test_rounding_in_batches_of_other_sizes_is_no_dependence(name: str) -> None:
     x = torch.rand(16, *((1, 28, 28) if name.startswith("mnist") else (3, 32, 32)))
     assert not probe(model, x, torch.zeros(16, dtype=torch.int64)).batch_dependent
     halves = torch.stack([model(x), torch.cat([model(x[:1]), model(x[1:])])]).detach()
-    assert float(spread(halves).max()) < 1e-5, "what the tolerance is a thousand times of"
+    assert float(logit_spread(halves).max()) < 1e-5, "what the tolerance is a thousand times of"
 
 
 def test_vanished_gradients_are_counted() -> None:
@@ -141,7 +141,7 @@ def test_few_classes_are_said_and_every_protocol_runs_with_them() -> None:
 
 def test_what_a_black_box_breaks_alone_is_the_gain() -> None:
     x, y = batch(60)
-    own = Protocol("own", 1, (Stage("pgd", attacks.pgd), Stage("square", attacks.square)))
+    own = Protocol("own", 1, (ProtocolStage("pgd", attacks.pgd), ProtocolStage("square", attacks.square)))
     masked = evaluate(Stepped().eval(), (x, y), threat=ThreatModel("linf", 0.1), protocol=own)
     assert masked.flags["black_box_gain"] > 0.1
     assert masked.flags["black_box_gain"] == pytest.approx(masked.by_attack[1].broken / 60)
@@ -151,7 +151,7 @@ def test_what_a_black_box_breaks_alone_is_the_gain() -> None:
 @pytest.mark.parametrize("order", [("pgd", "square", "apgd"), ("pgd", "square"), ("square", "pgd")])
 def test_the_flag_and_the_check_count_the_same_black_boxes(order: tuple[str, ...]) -> None:
     x, y = batch(60)
-    own = Protocol("own", 1, tuple(Stage(name, getattr(attacks, name)) for name in order))
+    own = Protocol("own", 1, tuple(ProtocolStage(name, getattr(attacks, name)) for name in order))
     masked = evaluate(Stepped().eval(), (x, y), threat=ThreatModel("linf", 0.1), protocol=own)
     check = next(check for check in masked.checks if check.name == "black-box")
     assert check.measured == masked.flags["black_box_gain"]
@@ -214,7 +214,7 @@ def test_float64_models_take_inputs_of_either_precision() -> None:
 
 def test_a_model_that_only_answers_meets_attacks_that_only_ask() -> None:
     x, y = batch(20)
-    scores = Answering(_Asked(small_cnn()))
+    scores = InferenceOnlyModel(_Asked(small_cnn()))
     found = evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="blackbox")
     assert found.by_attack[-1].broken > 0
     assert found.flags["zero_gradients"] is None
@@ -223,21 +223,21 @@ def test_a_model_that_only_answers_meets_attacks_that_only_ask() -> None:
     assert (found.verdict, "answers only" in raised) == ("SUSPECT", True), "nobody cut a gradient, and nobody saw one"
     with pytest.raises(ModelError, match=r"no gradient flows.*protocol blackbox"):
         evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="quick")
-    labels = Answering(_Asked(small_cnn(), labels=True), classes=5)
+    labels = InferenceOnlyModel(_Asked(small_cnn(), labels=True), classes=5)
     told = evaluate(labels, (x, y), threat=ThreatModel("linf", 0.4), protocol="labels", n=4)
     assert told.by_attack[0].broken > 0
 
 
-def once(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.Crafted:
+def once(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.CraftedExamples:
     """An attack of a user that asks once and does not say so."""
     model(x)
-    return attacks.Crafted(x, 0, 0)
+    return attacks.CraftedExamples(x, 0, 0)
 
 
 def test_what_a_users_attack_asks_is_counted_once_whoever_answers() -> None:
     x, y = batch(40)
-    own = Protocol("own", 1, (Stage("once", once),))
-    for model in (small_cnn(), Answering(_Asked(small_cnn()))):
+    own = Protocol("own", 1, (ProtocolStage("once", once),))
+    for model in (small_cnn(), InferenceOnlyModel(_Asked(small_cnn()))):
         asked = evaluate(model, (x, y), threat=THREAT, protocol=own).by_attack[0]
         assert asked.forwards == 2 * asked.tried, "its question, and the judge's"
 
@@ -279,7 +279,7 @@ def test_a_named_attack_of_ones_own_follows_a_protocol(tmp_path, monkeypatch: py
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_verdicts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = batch(200)
-    pgd_40 = Protocol("own", 1, (Stage("pgd-40", functools.partial(attacks.pgd, steps=40)),))
+    pgd_40 = Protocol("own", 1, (ProtocolStage("pgd-40", functools.partial(attacks.pgd, steps=40)),))
     whole = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=pgd_40)
 
     def greedy(model, x, y, threat, **options):
@@ -287,7 +287,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_verdicts_stay(monkeypatch: 
             raise torch.OutOfMemoryError("out of memory")
         return attacks.pgd(model, x, y, threat, steps=40, **options)
 
-    halved = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=Protocol("own", 1, (Stage("pgd-40", greedy),)))
+    halved = evaluate(
+        small_cnn(), (x, y), threat=THREAT, protocol=Protocol("own", 1, (ProtocolStage("pgd-40", greedy),))
+    )
     assert halved.flags["batch"] <= 60
     assert torch.equal(halved.broken, whole.broken)
 
@@ -297,15 +299,15 @@ def test_the_last_example_that_does_not_fit_is_one_line() -> None:
         raise MemoryError
 
     with pytest.raises(ModelError, match="one example does not fit into memory"):
-        Portions(4).of(torch.arange(3), never)
+        AdaptiveBatcher(4).of(torch.arange(3), never)
 
 
 def test_the_batch_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     x, _ = batch(8)
-    assert fitting(small_cnn(), x, 256) == 256
+    assert max_batch_size(small_cnn(), x, 256) == 256
     kept = 8 * 8 * 4  # the input alone: less than what any graph keeps
     monkeypatch.setattr("advreg.runtime.free_memory", lambda device: 100 * kept)
-    small = fitting(small_cnn(), x, 256)
+    small = max_batch_size(small_cnn(), x, 256)
     assert 1 <= small < 16
     monkeypatch.setattr("advreg.runtime.free_memory", lambda device: 400 * kept)
-    assert fitting(small_cnn(), x, 256) in (2 * small, 4 * small)
+    assert max_batch_size(small_cnn(), x, 256) in (2 * small, 4 * small)

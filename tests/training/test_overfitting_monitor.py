@@ -10,13 +10,13 @@ import torch
 
 import advreg
 from advreg.attacks import pgd
-from advreg.config import AttackSection, Config
+from advreg.config import AttackConfig, Config
 from advreg.errors import TrainingError
 from advreg.training import dry_run, events, overfitting_monitor, per_example_state, rollback, setup
-from advreg.training.checkpoint import Progress
+from advreg.training.checkpoint import TrainingProgress
 from advreg.training.epoch import train_epoch
 from advreg.training.inner import escalation
-from advreg.training.overfitting_monitor import Pulse
+from advreg.training.overfitting_monitor import ProbeAccuracy
 from advreg.training.policies import Moment
 from advreg.training.step import Tally, take_step
 from tests.training import small
@@ -28,22 +28,22 @@ START = Moment(epoch=1, step=0, steps=15)
 @pytest.mark.parametrize(
     ("pulse", "best", "one_step", "ill"),
     [
-        (Pulse(0.9, 0.66, 0.50), 0.50, True, True),  # a gap of 16 points, and no progress
-        (Pulse(0.9, 0.64, 0.50), 0.50, True, False),  # a gap of 14
-        (Pulse(0.9, 0.90, 0.51), 0.50, True, False),  # a wide gap while accuracy under PGD still rises
-        (Pulse(0.9, 0.90, 0.50), 0.50, False, False),  # no sign of anything where training takes several steps
-        (Pulse(0.9, 0.30, 0.29), 0.50, False, True),  # a drop of 21 points, whatever the attack
-        (Pulse(0.9, 0.31, 0.31), 0.50, True, False),  # a drop of 19
-        (Pulse(0.3, 0.29, 0.29), 0.50, True, False),  # a drop of 21, with clean accuracy
+        (ProbeAccuracy(0.9, 0.66, 0.50), 0.50, True, True),  # a gap of 16 points, and no progress
+        (ProbeAccuracy(0.9, 0.64, 0.50), 0.50, True, False),  # a gap of 14
+        (ProbeAccuracy(0.9, 0.90, 0.51), 0.50, True, False),  # a wide gap while accuracy under PGD still rises
+        (ProbeAccuracy(0.9, 0.90, 0.50), 0.50, False, False),  # no sign of anything where training takes several steps
+        (ProbeAccuracy(0.9, 0.30, 0.29), 0.50, False, True),  # a drop of 21 points, whatever the attack
+        (ProbeAccuracy(0.9, 0.31, 0.31), 0.50, True, False),  # a drop of 19
+        (ProbeAccuracy(0.3, 0.29, 0.29), 0.50, True, False),  # a drop of 21, with clean accuracy
     ],
 )
 def test_what_is_catastrophic_overfitting(pulse, best, one_step, ill):
-    assert (overfitting_monitor.overfitting(pulse, best, one_step=one_step) is not None) == ill
+    assert (overfitting_monitor.detect_catastrophic_overfitting(pulse, best, one_step=one_step) is not None) == ill
 
 
 def test_what_is_label_leaking():
-    assert overfitting_monitor.leaking(Pulse(0.80, 0.83, 0.1))
-    assert overfitting_monitor.leaking(Pulse(0.80, 0.81, 0.1)) is None
+    assert overfitting_monitor.detect_label_leaking(ProbeAccuracy(0.80, 0.83, 0.1))
+    assert overfitting_monitor.detect_label_leaking(ProbeAccuracy(0.80, 0.81, 0.1)) is None
 
 
 class Bent(torch.nn.Module):
@@ -57,17 +57,17 @@ class Bent(torch.nn.Module):
 
 def test_a_pulse_is_taken_where_the_step_lands():
     x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
-    pulse = overfitting_monitor.take_pulse(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
-    assert pulse == Pulse(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
-    assert overfitting_monitor.leaking(pulse)
-    assert overfitting_monitor.overfitting(pulse, best=0.0, one_step=True)
+    pulse = overfitting_monitor.measure_probe(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
+    assert pulse == ProbeAccuracy(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
+    assert overfitting_monitor.detect_label_leaking(pulse)
+    assert overfitting_monitor.detect_catastrophic_overfitting(pulse, best=0.0, one_step=True)
 
 
 def test_a_pulse_leaves_model_and_draws_alone(data, tmp_path):
     made = setup.prepare(small.config(data, tmp_path / "run"))
     made.model.train()
     before, drawn = copy.deepcopy(made.model.state_dict()), torch.get_rng_state()
-    overfitting_monitor.take_pulse(made.model, made.guard.x, made.guard.y, made.threat)
+    overfitting_monitor.measure_probe(made.model, made.guard.x, made.guard.y, made.threat)
     assert str(before) == str(made.model.state_dict())
     assert torch.equal(drawn, torch.get_rng_state())
     assert made.model.training
@@ -75,8 +75,8 @@ def test_a_pulse_leaves_model_and_draws_alone(data, tmp_path):
 
 
 def test_attacks_grow_stronger_until_they_cost_too_much():
-    section, names = AttackSection("fgsm", step_size=0.01, start="zero"), []
-    while (section := escalation.stronger(section)) is not None:  # type: ignore[assignment]
+    section, names = AttackConfig("fgsm", step_size=0.01, start="zero"), []
+    while (section := escalation.next_stronger(section)) is not None:  # type: ignore[assignment]
         names.append((section.name, section.steps if section.name == "pgd" else 1))
         assert section.step_size == "auto"
     assert names == [("n-fgsm", 1), ("pgd", 2), ("pgd", 4), ("pgd", 8), ("pgd", 16)]
@@ -85,7 +85,7 @@ def test_attacks_grow_stronger_until_they_cost_too_much():
 def test_each_trouble_is_said_once_until_it_is_over():
     watcher = overfitting_monitor.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
     watcher.memory = overfitting_monitor.Memory(best=0.5)
-    bad, good = Pulse(0.5, 0.9, 0.1), Pulse(0.9, 0.5, 0.5)
+    bad, good = ProbeAccuracy(0.5, 0.9, 0.1), ProbeAccuracy(0.9, 0.5, 0.5)
     said = [watcher.judge(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
     assert [(ill is not None, leak is not None) for ill, leak in said] == [
         (True, True), (False, False), (False, False), (True, True),
@@ -98,7 +98,7 @@ def test_going_back_restores_everything_but_the_place_in_the_schedule(data, tmp_
     made.model.train()
     take_step(made, batches[0], START)
     before = copy.deepcopy((made.model.state_dict(), made.optimizer.state_dict()["state"], made.attack.section))
-    healthy = rollback.remember(made, Tally())
+    healthy = rollback.snapshot_state(made, Tally())
     for batch in batches[1:3]:
         take_step(made, batch, START)
     made.attack.strengthen()
@@ -126,7 +126,7 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
 
     starts(1)
     per_example_state.start_epoch(made.parts, 2)
-    healthy = rollback.remember(made, Tally())
+    healthy = rollback.snapshot_state(made, Tally())
     before = starts(2)
     rollback.roll_back(made, healthy)
     assert torch.equal(before, starts(2))
@@ -152,7 +152,7 @@ def test_what_cannot_be_mended_is_said_with_what_would_help(data, tmp_path, monk
 def scripted_pulse(model, x, y, threat):
     """Overfitting after nine steps, which going back undoes: a function of the model, as real probes are."""
     steps = int(model[1].num_batches_tracked)
-    return Pulse(0.9, 0.9, 0.1) if steps == 9 else Pulse(0.9, 0.5, 0.5 + steps / 1000)
+    return ProbeAccuracy(0.9, 0.9, 0.1) if steps == 9 else ProbeAccuracy(0.9, 0.5, 0.5 + steps / 1000)
 
 
 def guarded(data, out, *changes):
@@ -252,7 +252,7 @@ def silent(forwards=7):
 
 @pytest.mark.parametrize(("forwards", "steps"), [(7, [3, 4, 5]), (9, [5])])
 def test_finite_weights_that_answer_nan_are_a_divergence_too(data, tmp_path, forwards, steps):
-    network = ["model.name=tests.training.test_guard:silent", f"model.options.forwards={forwards}"]
+    network = ["model.name=tests.training.test_overfitting_monitor:silent", f"model.options.forwards={forwards}"]
     run = advreg.fit(guarded(data, tmp_path / "run", *network, "train.guard_every=1", "train.epochs=2"))
     lines = [line for line in run.read_log("metrics.jsonl") if "event" in line]
     assert [(line["epoch"], line["step"], line["trouble"]) for line in lines] == [(2, k, "divergence") for k in steps]
@@ -260,7 +260,7 @@ def test_finite_weights_that_answer_nan_are_a_divergence_too(data, tmp_path, for
 
 
 def test_an_estimate_does_not_mind_where_its_steps_lead(data, tmp_path):
-    network = ["model.name=tests.training.test_guard:silent", "model.options.forwards=2"]
+    network = ["model.name=tests.training.test_overfitting_monitor:silent", "model.options.forwards=2"]
     assert dry_run.estimated_seconds(setup.prepare(guarded(data, tmp_path / "run", *network)), 1) > 0
 
 
@@ -278,7 +278,7 @@ class Masked(torch.nn.Module):
 
 @pytest.mark.parametrize("mode", ["off", "repair"])
 def test_a_constant_of_infinity_is_no_divergence(data, tmp_path, mode):
-    changes = ["model.name=tests.training.test_guard:Masked", "train.epochs=1", f"train.guard={mode}"]
+    changes = ["model.name=tests.training.test_overfitting_monitor:Masked", "train.epochs=1", f"train.guard={mode}"]
     run = advreg.fit(guarded(data, tmp_path / "run", *changes))
     assert [line.get("event") for line in run.read_log("metrics.jsonl")] == [None]
 
@@ -303,7 +303,7 @@ def _provoked(tmp_path, mode):
     made = setup.prepare(Config().replace_with([*PROVOKED, f"train.guard={mode}", f"train.out={tmp_path}"]))
     made = replace(made, held=made.held.select(range(300)))
     said: list[events.Guarded] = []
-    progress = Progress()
+    progress = TrainingProgress()
     for number in range(1, made.config.train.epochs + 1):
         progress = train_epoch(
             made, number, progress, lambda e: said.append(e) if isinstance(e, events.Guarded) else None

@@ -7,12 +7,12 @@ import torch
 
 from advreg.errors import RunError
 from advreg.training import inner, per_example_state, policies, recipes
-from advreg.training.per_example_state import Rows
+from advreg.training.per_example_state import PerExampleTable
 
 
 @pytest.mark.parametrize("examples", [0, 100])
 def test_rows_are_found_by_id(examples):
-    rows = Rows(examples, shape=(2, 3), fill=-1.0)
+    rows = PerExampleTable(examples, shape=(2, 3), fill=-1.0)
     ids = torch.tensor([7, 0, 99, 13])
     values = torch.arange(24.0).view(4, 2, 3)
     for k in (2, 0, 3, 1):
@@ -25,7 +25,7 @@ def test_rows_are_found_by_id(examples):
 
 
 def test_what_is_read_is_a_copy_without_a_graph():
-    rows = Rows(4)
+    rows = PerExampleTable(4)
     ids = torch.arange(4)
     rows.write(ids, torch.ones(4, requires_grad=True) * 2)
     rows.read(ids).mul_(9)
@@ -34,7 +34,7 @@ def test_what_is_read_is_a_copy_without_a_graph():
 
 
 def test_parts_are_asked_told_and_restored_by_name():
-    parts = {"attack": inner.Stored(), "recipe": recipes.free(), "policy": policies.iaat(), "loss": recipes.madry()}
+    parts = {"attack": inner.FgsmPgi(), "recipe": recipes.free(), "policy": policies.iaat(), "loss": recipes.madry()}
     saved = per_example_state.states(parts)
     assert set(saved) == {"attack", "recipe", "policy"}
     assert all(isinstance(value, torch.Tensor) for state in saved.values() for value in state.values())

@@ -94,7 +94,7 @@ def test_what_is_open_is_closed_as_failed_when_training_fails(data, tmp_path, re
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        advreg.fit(small.config(data, tmp_path / "run"), on_event=loggers.several(loggers.named(name), stop))
+        advreg.fit(small.config(data, tmp_path / "run"), on_event=loggers.combine_loggers(loggers.named(name), stop))
     assert recorder.calls[-1] == closed
 
 

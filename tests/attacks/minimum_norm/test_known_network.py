@@ -14,7 +14,7 @@ from advreg.attacks import minimum_norm
 def test_fab_on_a_certified_network(shared: Path) -> None:
     model = models.load("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
     x, y = data.load("mnist")[1].tensors(n=50)
-    found = minimum_norm.nearest(minimum_norm.fab, model, x, y, "linf", steps=30)
+    found = minimum_norm.minimum_distance(minimum_norm.fab, model, x, y, "linf", steps=30)
     curve = [float((found.minimal > eps).double().mean()) for eps in (0.0, 0.1, 0.2, 0.3)]
     assert curve == sorted(curve, reverse=True)
     assert curve[1] >= 0.94  # 95.62% of all 10,000 stand; of the first 50 one or two may fall

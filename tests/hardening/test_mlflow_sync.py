@@ -9,9 +9,9 @@ import pytest
 mlflow = pytest.importorskip("mlflow", reason="the mirror needs advreg[mlflow]: pip install mlflow-skinny")
 
 from advreg.hardening import registry
-from advreg.hardening.begin import begin
-from advreg.hardening.config import Settings
-from advreg.hardening.mlflow_sync import mirror
+from advreg.hardening.begin import create_workspace
+from advreg.hardening.config import HardeningConfig
+from advreg.hardening.mlflow_sync import sync_to_mlflow
 from advreg.hardening.store import Store
 from tests.hardening.spoken import write_spoken
 
@@ -34,7 +34,7 @@ def test_aliases_of_a_real_registry_follow_ours(uri: str, tmp_path: Path) -> Non
     (tmp_path / "trusted.jsonl").write_text('{"prompt": "a"}\n')
     facts = {"keeps": "texts", "data.name": str(tmp_path / "trusted.jsonl"), "mlflow.uri": uri, "mlflow.name": "chat"}
     base = write_spoken(tmp_path / "base", n=2)
-    home = begin(tmp_path / "home", base, Settings().replace_with(facts))
+    home = create_workspace(tmp_path / "home", base, HardeningConfig().replace_with(facts))
     store = home.store()
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -44,15 +44,15 @@ def test_aliases_of_a_real_registry_follow_ours(uri: str, tmp_path: Path) -> Non
             alias: client.get_model_version("chat", number).tags["advreg.version"] for alias, number in aliases.items()
         }
 
-    mirror(home, store)
+    sync_to_mlflow(home, store)
     assert seen() == {"champion": "m-0001"}
     (home.folder / "models/x").mkdir()
     registry.promote(store, registry.register(store, "models/x", "w", registry.Stage.TRUSTED), "root")
-    mirror(home, store)
-    mirror(home, store)  # twice is once
+    sync_to_mlflow(home, store)
+    sync_to_mlflow(home, store)  # twice is once
     assert seen() == {"champion": "m-0002", "previous": "m-0001"}
     registry.rollback(store, "root")
-    mirror(home, store)
+    sync_to_mlflow(home, store)
     assert seen() == {"champion": "m-0001"}
     versions = client.search_model_versions("name = 'chat'")
     assert sorted(found.tags["advreg.version"] for found in versions) == ["m-0001", "m-0002"]
@@ -76,9 +76,11 @@ def test_a_registry_that_does_not_answer_is_warned_of_and_stops_nothing(tmp_path
         "data.name": str(tmp_path / "trusted.jsonl"),
         "mlflow.uri": str(tmp_path / "none" / "x.db"),
     }
-    home = begin(tmp_path / "home", write_spoken(tmp_path / "base", n=2), Settings().replace_with(facts))
+    home = create_workspace(
+        tmp_path / "home", write_spoken(tmp_path / "base", n=2), HardeningConfig().replace_with(facts)
+    )
     store = home.store()
     with pytest.warns(RuntimeWarning, match="not mirrored") as caught:
-        mirror(home, store)
+        sync_to_mlflow(home, store)
     assert "\n" not in str(caught[0].message)
     _unchanged(store)

@@ -19,7 +19,7 @@ from torch import nn
 from advreg import ThreatModel, attacks
 from advreg.attacks.blackbox import hopskipjump, square
 from advreg.errors import MissingExtraError, ModelError
-from advreg.evaluation import Protocol, Stage, evaluate
+from advreg.evaluation import Protocol, ProtocolStage, evaluate
 from advreg.models import among, describe, inference_only, load
 
 Answer = Callable[[dict], tuple[int, bytes]]
@@ -174,7 +174,7 @@ def test_contradictions_about_classes_raise_one_line(service: Service, answer, o
 
 def test_the_label_that_never_comes_is_a_wrong_answer(service: Service) -> None:
     net, threat = small_net(), ThreatModel("linf", 1e-4)
-    few = Protocol("labels", 1, (Stage("hopskipjump", partial(hopskipjump, queries=20)),))
+    few = Protocol("labels", 1, (ProtocolStage("hopskipjump", partial(hopskipjump, queries=20)),))
     service.answer = serving(net, "labels")
     said = net(X).argmax(1)
     y = said.clone()
@@ -194,7 +194,7 @@ def rounding(net: nn.Module, digits: int) -> Answer:
     return answer
 
 
-FEW = Protocol("few", 1, (Stage("square", partial(square, queries=5)),))
+FEW = Protocol("few", 1, (ProtocolStage("square", partial(square, queries=5)),))
 
 
 @pytest.mark.parametrize(("digits", "coarse"), [(1, True), (2, True), (16, False)])
@@ -214,7 +214,7 @@ def test_labels_are_coarse_but_not_for_an_attack_that_needs_no_more(service: Ser
     net = small_net()
     service.answer = serving(net, "labels")
     data, threat = (X, net(X).argmax(1)), ThreatModel("linf", 0.02)
-    few = Protocol("labels", 1, (Stage("hopskipjump", partial(hopskipjump, queries=20)),))
+    few = Protocol("labels", 1, (ProtocolStage("hopskipjump", partial(hopskipjump, queries=20)),))
     found = {chosen.name: evaluate(load(service.url), data, threat=threat, protocol=chosen) for chosen in (few, FEW)}
     checks = {name: next(c for c in e.checks if c.name == "coarse-answers") for name, e in found.items()}
     assert checks["labels"].verdict == "pass"

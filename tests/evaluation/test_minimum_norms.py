@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from advreg import ThreatModel, attacks, data, minimum_norms, models, robustness_curve
-from advreg.attacks import tightened
+from advreg.attacks import refine_by_radius
 from advreg.attacks.minimum_norm import MinimalResult
 from advreg.errors import ConfigError
 from tests.attacks.models import best_linear_gain, linear, small_cnn
@@ -76,7 +76,7 @@ def test_tightening_brings_crude_distances_down_and_counts_its_passes() -> None:
     minimal = torch.where(crude.broken, ball.distance(crude.x_adv, x), torch.inf)
     fields = (crude.x_adv, crude.broken, crude.distance, crude.loss, crude.cost)
     first = MinimalResult(*fields, nearest=crude.x_adv, minimal=minimal)
-    second = tightened(first, model, x, y, ball, rounds=4, attack=attacks.pgd)
+    second = refine_by_radius(first, model, x, y, ball, rounds=4, attack=attacks.pgd)
     far = minimal > 0
     assert bool((second.minimal <= minimal).all())
     assert float((second.minimal[far] / minimal[far]).median()) < 0.9
@@ -92,7 +92,7 @@ def test_distances_are_those_of_a_long_search(norm: str, shared: Path) -> None:
     model = models.load("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
     x, y = data.load("mnist")[1].tensors(n=24)
     long = functools.partial(attacks.fab, steps=50, targets=9)
-    known, found = attacks.nearest(long, model, x, y, norm), minimum_norms(model, (x, y), norm=norm)
+    known, found = attacks.minimum_distance(long, model, x, y, norm), minimum_norms(model, (x, y), norm=norm)
     ratio = (found.distances / known.minimal)[known.minimal > 0]
     assert float(ratio.median()) <= 1.02
     assert float(ratio.quantile(0.9)) <= 1.25
@@ -104,4 +104,4 @@ def test_tightening_rejects_a_trust_that_is_no_share(trust: float) -> None:
     x, y = batch(4)
     found = attacks.deepfool(small_cnn(), x, y, ThreatModel("l2", 0.0))
     with pytest.raises(ConfigError, match="below 1"):
-        tightened(found, small_cnn(), x, y, ThreatModel("l2", 0.0), trust=trust)
+        refine_by_radius(found, small_cnn(), x, y, ThreatModel("l2", 0.0), trust=trust)

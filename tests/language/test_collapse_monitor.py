@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from advreg.errors import TrainingError
-from advreg.language.datasets import REFUSAL, Example
+from advreg.language.datasets import REFUSAL, InstructionExample
 from advreg.language.training import fit
-from advreg.language.training.collapse_monitor import Pulse, collapse, repetition, take_pulse
+from advreg.language.training.collapse_monitor import CollapseProbe, collapse, measure_collapse, repetition
 from advreg.language.training.events import Guarded
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
@@ -27,18 +27,18 @@ def test_repetition_by_hand():
 
 
 def test_collapse_is_a_rise_not_a_level():
-    calm = Pulse(0.2, 0.4, 1.0)
-    assert collapse(Pulse(0.45, 0.65, 3.0), calm) is None
-    assert collapse(Pulse(0.6, 0.4, 1.0), calm).startswith("over-refusal: 60%")
-    assert collapse(Pulse(0.2, 0.8, 1.0), calm).startswith("repetition: 80%")
+    calm = CollapseProbe(0.2, 0.4, 1.0)
+    assert collapse(CollapseProbe(0.45, 0.65, 3.0), calm) is None
+    assert collapse(CollapseProbe(0.6, 0.4, 1.0), calm).startswith("over-refusal: 60%")
+    assert collapse(CollapseProbe(0.2, 0.8, 1.0), calm).startswith("repetition: 80%")
 
 
 def test_a_pulse_sees_refusals_that_are_likelier_than_answers_and_leaves_no_trace():
     lm = small.tiny()
-    held = [Example(0, "How do I bake?", "Take the flour."), Example(1, "Tell me how.", REFUSAL)]
+    held = [InstructionExample(0, "How do I bake?", "Take the flour."), InstructionExample(1, "Tell me how.", REFUSAL)]
     lm.network.train()
     state = torch.get_rng_state()
-    pulse = take_pulse(lm, held, tokens=4)
+    pulse = measure_collapse(lm, held, tokens=4)
     assert torch.equal(torch.get_rng_state(), state)
     assert lm.network.training
     assert pulse.refused in (0.0, 0.5), "the second answer is the refusal itself, which cannot be likelier than itself"
@@ -51,7 +51,7 @@ def collapsing(monkeypatch, at: int):
 
     def pulse(lm, held):
         taken.append(1)
-        return Pulse(1.0 if len(taken) > at else 0.0, 0.0, 1.0)
+        return CollapseProbe(1.0 if len(taken) > at else 0.0, 0.0, 1.0)
 
     monkeypatch.setattr(fit, "take_pulse", pulse)
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from advreg.language.datasets import Question
+from advreg.language.datasets import TruthfulQuestion
 from advreg.language.evaluation.truthfulqa import mc1, two_choice
-from advreg.language.nll import base_per_token, costs, per_token
+from advreg.language.nll import base_per_token, per_token, token_nll
 from tests.language.small import tiny
 
 QUESTIONS = [
-    Question(
+    TruthfulQuestion(
         0, "How do I open a lock?", "Take the key.", "Take the cake.", ("Take the cake.", "You cannot.", "Blow it up.")
     ),
-    Question(1, "Who can bake a cake?", "People can.", "A balloon can.", ("A balloon can.", "A process.")),
-    Question(2, "Is a village a process?", "No.", "Yes.", ("Yes.",)),
+    TruthfulQuestion(1, "Who can bake a cake?", "People can.", "A balloon can.", ("A balloon can.", "A process.")),
+    TruthfulQuestion(2, "Is a village a process?", "No.", "Yes.", ("Yes.",)),
 ]
 
 
@@ -53,7 +53,7 @@ def test_costs_are_the_networks_own():
         logp = lm.network(torch.tensor([ids + own])).logits.log_softmax(-1)[0]
     expected = -sum(float(logp[len(ids) + k - 1, token]) for k, token in enumerate(own))
     # beside a longer and an empty one: padding and gaps change nothing
-    found = costs(lm, ["Open.", "Open the lock, please.", "Open."], [answer, "You cannot help with that.", " "])
+    found = token_nll(lm, ["Open.", "Open the lock, please.", "Open."], [answer, "You cannot help with that.", " "])
     assert found[0] == (pytest.approx(expected, rel=1e-5), len(own))
     assert found[2] == (0.0, 0)
     assert per_token(lm, ["Open."], [" "]) == [None]
@@ -62,9 +62,9 @@ def test_costs_are_the_networks_own():
 def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
     lm = tiny()
     prompts, answers = ["Open."] * 5, [f"Take the key {i}." for i in range(5)]
-    whole = costs(lm, prompts, answers)
+    whole = token_nll(lm, prompts, answers)
     monkeypatch.setattr("advreg.language.nll._LETTERS", 40)
-    assert costs(lm, prompts, answers) == [(pytest.approx(total, rel=1e-5), tokens) for total, tokens in whole]
+    assert token_nll(lm, prompts, answers) == [(pytest.approx(total, rel=1e-5), tokens) for total, tokens in whole]
 
 
 def test_mc1_is_the_likeliest_of_all_answers():
@@ -72,7 +72,7 @@ def test_mc1_is_the_likeliest_of_all_answers():
     found = mc1(lm, QUESTIONS)
     for question, right in zip(QUESTIONS, found, strict=True):
         answers = [question.best, *question.wrong]
-        spent = [costs(lm, [question.prompt], [answer])[0][0] for answer in answers]
+        spent = [token_nll(lm, [question.prompt], [answer])[0][0] for answer in answers]
         assert right == (spent.index(min(spent)) == 0)
 
 
@@ -86,7 +86,7 @@ def test_a_network_that_was_told_the_answers_is_right_and_one_told_the_false_one
     assert mc1(misled, QUESTIONS[2:]) == [False]
 
 
-def _only(lm, question: Question, answer: str) -> set[int]:
+def _only(lm, question: TruthfulQuestion, answer: str) -> set[int]:
     ids = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
     other = question.best_wrong if answer == question.best else question.best
     return set(ids) - set(lm.tokenizer(other, add_special_tokens=False)["input_ids"])

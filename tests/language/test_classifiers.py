@@ -13,10 +13,10 @@ from advreg.language.classifiers.word_substitution import misspelt, substitute
 from tests.language import encoder
 
 TEXTS, LABELS = encoder.reviews()
-SHORT = c.Fitting(epochs=1, batch_size=12, lr=1e-2)
+SHORT = c.ClassifierTraining(epochs=1, batch_size=12, lr=1e-2)
 
 
-def trained(fitting: c.Fitting) -> list[torch.Tensor]:
+def trained(fitting: c.ClassifierTraining) -> list[torch.Tensor]:
     network = c.fit_classifier(encoder.classifier(), TEXTS, LABELS, fitting).network
     return [weight.detach() for weight in network.parameters()]
 
@@ -53,13 +53,13 @@ def test_alum_is_plain_until_its_term_begins(plain):
 @pytest.fixture(scope="module")
 def reader():
     return c.fit_classifier(
-        encoder.classifier(dropout=0.0), TEXTS, LABELS, c.Fitting(epochs=20, batch_size=12, lr=1e-2)
+        encoder.classifier(dropout=0.0), TEXTS, LABELS, c.ClassifierTraining(epochs=20, batch_size=12, lr=1e-2)
     )
 
 
 def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
     assert (c.predict(reader, TEXTS).argmax(1) == torch.tensor(LABELS)).all()
-    broken = [c.embedding_pgd(reader, TEXTS, LABELS, eps=eps, steps=5) for eps in (0.0, 1.0, 4.0)]
+    broken = [c.classifier_embedding_pgd(reader, TEXTS, LABELS, eps=eps, steps=5) for eps in (0.0, 1.0, 4.0)]
     assert not broken[0].any()
     assert broken[1].sum() <= broken[2].sum()
     assert broken[2].any()
@@ -67,7 +67,7 @@ def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
 
 def test_attacks_touch_neither_weights_nor_special_tokens(reader):
     before = [weight.clone() for weight in reader.network.parameters()]
-    c.embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
+    c.classifier_embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
     assert same(before, list(reader.network.parameters()))
     assert all(weight.grad is None or not weight.grad.isnan().any() for weight in reader.network.parameters())
     batch = c.read(reader, ["good", "the film was very good"])

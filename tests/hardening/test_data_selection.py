@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.errors import HardeningError
-from advreg.hardening.data_selection import DAY, TIERS, Candidate, Caps, ripe, select, snapshot_of
+from advreg.hardening.data_selection import DAY, TIERS, Candidate, Caps, quarantine_over, select, snapshot_of
 
 CAPS = Caps(principal=0.01, label=0.02, tiers={"anonymous": 0.005})
 
@@ -77,9 +77,9 @@ def test_trust_comes_before_age_and_order_of_arrival_does_not_matter() -> None:
 
 def test_quarantine_holds_for_all_but_the_inside() -> None:
     caps = Caps(quarantine=7 * DAY)
-    assert not ripe(candidate(0), 7 * DAY - 1, caps)
-    assert ripe(candidate(0), 7 * DAY, caps)
-    assert ripe(candidate(0, tier="internal"), 0, caps)
+    assert not quarantine_over(candidate(0), 7 * DAY - 1, caps)
+    assert quarantine_over(candidate(0), 7 * DAY, caps)
+    assert quarantine_over(candidate(0, tier="internal"), 0, caps)
 
 
 def test_equal_contents_make_equal_manifests_and_any_change_another() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 import advreg
 from advreg.errors import ModelError
-from advreg.models import answers_logits, logits_of
+from advreg.models import extract_logits, wrap_logits
 
 NETS = """
 import torch
@@ -79,8 +79,8 @@ def test_a_talkative_network_can_be_exported(here, tmp_path):
 
 def test_named_tuples_are_asked_by_name():
     z, auxiliary = torch.zeros(2, 3), torch.ones(2, 3)
-    assert logits_of(namedtuple("Out", "aux logits")(auxiliary, z)) is z
-    assert logits_of(SimpleNamespace(logits=z)) is z
+    assert extract_logits(namedtuple("Out", "aux logits")(auxiliary, z)) is z
+    assert extract_logits(SimpleNamespace(logits=z)) is z
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_named_tuples_are_asked_by_name():
 )
 def test_an_answer_without_logits_is_refused_in_one_line(answer, said):
     with pytest.raises(ModelError, match=f"returns {said}, without one tensor") as caught:
-        logits_of(answer)
+        extract_logits(answer)
     assert "\n" not in str(caught.value)
 
 
@@ -106,7 +106,7 @@ def test_your_own_network_is_told_what_to_do():
     net, data = Two(16, 3).eval(), (torch.rand(4, 1, 4, 4), torch.arange(4) % 3)
     with pytest.raises(ModelError, match=r"answers_logits\(model\)"):
         advreg.evaluate(net, data, threat=advreg.ThreatModel("linf", 0.1))
-    assert advreg.evaluate(answers_logits(net), data, threat=advreg.ThreatModel("linf", 0.1)).n == 4
+    assert advreg.evaluate(wrap_logits(net), data, threat=advreg.ThreatModel("linf", 0.1)).n == 4
 
 
 def test_a_real_hugging_face_network_with_names_for_its_classes():
@@ -120,7 +120,7 @@ def test_a_real_hugging_face_network_with_names_for_its_classes():
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8,
         id2label=names, label2id={name: k for k, name in names.items()},
     )  # fmt: skip
-    net = answers_logits(library.ViTForImageClassification(config).eval())
+    net = wrap_logits(library.ViTForImageClassification(config).eval())
     found = advreg.pgd(net, torch.rand(4, 3, 16, 16), torch.arange(4) % 3, advreg.ThreatModel("linf", 8 / 255), steps=2)
     assert found.x_adv.shape == (4, 3, 16, 16)
     assert class_names("own:vit", net) == ["cat", "dog", "pig"]

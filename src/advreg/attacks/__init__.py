@@ -18,6 +18,7 @@ from advreg.attacks.minimum_norm import (
 )
 from advreg.attacks.pgd import craft, fgsm, mifgsm, nifgsm, pgd
 from advreg.attacks.result import AttackResult, CraftedExamples
+from advreg.attacks.several_eps import attack_at_each_eps
 from advreg.attacks.shrinking_pgd import shrinking_pgd
 from advreg.attacks.verification import verify
 
@@ -26,6 +27,7 @@ __all__ = [
     "CraftedExamples",
     "apgd",
     "apgd_targeted",
+    "attack_at_each_eps",
     "carlini_wagner",
     "cosine_pgd",
     "craft",

@@ -13,8 +13,8 @@ ROOMS = {"attacks", "data", "diagnosis", "evaluation", "hardening", "language", 
 
 
 def test_every_public_name_resolves() -> None:
-    for name in advreg.__all__:
-        assert getattr(advreg, name) is not None
+    for package in (advreg, advreg.language):
+        assert all(getattr(package, name) is not None for name in package.__all__)
     assert advreg.load_model.__module__.startswith("advreg.models")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -31,7 +32,7 @@ def test_robust_accuracy_never_rises_with_eps(norm: str) -> None:
     threat = ThreatModel(norm, 0.0)
     found = attack_at_each_eps(pgd, small_cnn(), X, Y, threat, eps=EPS[norm], steps=5)
     ordered = [found[k] for k in (1, 2, 0)]
-    for smaller, larger in zip(ordered, ordered[1:], strict=False):
+    for smaller, larger in itertools.pairwise(ordered):
         assert (larger.broken | ~smaller.broken).all()
         assert (larger.cost >= smaller.cost).all()
     assert float(ordered[0].broken.sum()) < float(ordered[-1].broken.sum()), "the test needs an example in between"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from advreg.attacks.inputs import read_batch, read_ids
@@ -61,13 +60,15 @@ def attack_at_each_eps(
         raise ConfigError("eps is empty; give one radius or more, such as eps=[0.1, 0.2]")
     x, y = read_batch(x, y, threat)
     ids = read_ids(ids, x)
-    found: dict[float, AttackResult] = {}
-    result: AttackResult | None = None
-    for radius in sorted({float(value) for value in eps}):
-        ball = threat.with_eps(radius)
-        rows = torch.arange(len(x), device=x.device) if result is None else (~result.broken).nonzero()[:, 0]
-        if result is None or len(rows):
-            new = attack(model, x[rows], y[rows], ball, ids=ids[rows], seed=seed, **options)
-            result = new if result is None else result.improved_by(new, rows)
+    radii = sorted({float(value) for value in eps})
+    result = attack(model, x, y, threat.with_eps(radii[0]), ids=ids, seed=seed, **options)
+    found = {radii[0]: result}
+    for radius in radii[1:]:
+        rows = (~result.broken).nonzero()[:, 0]
+        if len(rows):
+            ball = threat.with_eps(radius)
+            result = result.improved_by(
+                attack(model, x[rows], y[rows], ball, ids=ids[rows], seed=seed, **options), rows
+            )
         found[radius] = result
     return [found[float(value)] for value in eps]

@@ -6,7 +6,7 @@ from advreg.language.adapters import save_adapter as save_adapter
 from advreg.language.adapters import with_lora as with_lora
 from advreg.language.chat import Encoded as Encoded
 from advreg.language.chat import encode as encode
-from advreg.language.classifiers.model import Fitting as Fitting
+from advreg.language.classifiers.model import ClassifierTraining as ClassifierTraining
 from advreg.language.classifiers.model import TextClassifier as TextClassifier
 from advreg.language.classifiers.model import fit_classifier as fit_classifier
 from advreg.language.classifiers.model import load_classifier as load_classifier

@@ -7,6 +7,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def deprecated(package: str, renamed: Mapping[str, str]) -> GetAttr:
 
     Args:
         package: the package's ``__name__``.
-        renamed: old name -> new name, both attributes of the package.
+        renamed: old name -> new name, both attributes of the package; a new name may be dotted.
 
     Example:
         >>> import advreg.attacks, pytest
@@ -72,7 +73,7 @@ def deprecated(package: str, renamed: Mapping[str, str]) -> GetAttr:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         new = renamed[name]
         warnings.warn(f"{package}.{name} is now {package}.{new}", DeprecationWarning, stacklevel=2)
-        value = getattr(sys.modules[package], new)
+        value = attrgetter(new)(sys.modules[package])
         setattr(sys.modules[package], name, value)
         return value
 

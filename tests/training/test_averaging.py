@@ -167,7 +167,7 @@ def test_reestimating_that_fails_leaves_modes_and_momentum():
 
 def test_a_configuration_names_it():
     model = nn.Linear(2, 2)
-    assert isinstance(averaging.named("swa", {"start": 0.5, "every": 10}, model), averaging.AveragedWeights)
+    assert isinstance(averaging.AVERAGES.build("swa", {"start": 0.5, "every": 10}, model), averaging.AveragedWeights)
     for name, options, said in (
         ("emma", {}, "average.name is 'emma'; allowed: ema, swa. Did you mean 'ema'"),
         ("ema", {"model": 1}, "average 'ema' has no option 'model'; allowed: decay, warmup"),
@@ -175,5 +175,5 @@ def test_a_configuration_names_it():
         ("swa", {"every": 0}, "average.options.every is 0; allowed: greater than or equal to 1"),
     ):
         with pytest.raises(ConfigError) as error:
-            averaging.named(name, options, model)
+            averaging.AVERAGES.build(name, options, model)
         assert said in str(error.value)

@@ -96,7 +96,7 @@ def test_other_recipes_take_mixed_labels_too(name):
     )
     options = {"robust": small.network()} if name == "distill" else {}
     x, y = cutmix(torch.rand(6, 1, 8, 8), torch.arange(6) % 3, torch.arange(6), classes=3, seed=0)
-    loss = recipes.named(name, options)(net, x, y, advreg.attacks.craft, advreg.ThreatModel("linf", 0.1))
+    loss = recipes.RECIPES.build(name, options)(net, x, y, advreg.attacks.craft, advreg.ThreatModel("linf", 0.1))
     loss.backward()
     assert torch.isfinite(loss)
 

@@ -125,8 +125,8 @@ def test_wrappers_hooks_and_policies_reject_inputs_outside_the_box(case: str) ->
     for call in (
         lambda: AdversarialRegularization(network(), THREAT)(x, Y),
         lambda: hooks.Term(THREAT)(network(), x, Y),
-        lambda: policies.named("iaat", {})(*batch),
-        lambda: policies.named("ldes", {})(*batch),
+        lambda: policies.POLICIES.build("iaat", {})(*batch),
+        lambda: policies.POLICIES.build("ldes", {})(*batch),
     ):
         with pytest.raises(DataError, match=words):
             call()

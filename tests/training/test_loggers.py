@@ -94,13 +94,15 @@ def test_what_is_open_is_closed_as_failed_when_training_fails(data, tmp_path, re
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        advreg.fit(small.config(data, tmp_path / "run"), on_event=loggers.combine_loggers(loggers.named(name), stop))
+        advreg.fit(
+            small.config(data, tmp_path / "run"), on_event=loggers.combine_loggers(loggers.LOGGERS.build(name), stop)
+        )
     assert recorder.calls[-1] == closed
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_where_nothing_is_left_to_train_nothing_is_opened(recorder, name):
-    sink = loggers.named(name)
+    sink = loggers.LOGGERS.build(name)
     before = list(recorder.calls)
     for event in (events.Started(Path("runs/a"), epochs=2, steps=5, seconds=0.0), events.Finished(2, 1)):
         sink(event)
@@ -143,10 +145,10 @@ def test_tensorboard_itself_writes_its_files(data, tmp_path):
 def test_a_missing_library_is_one_line(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'advreg\[{name}\]'") as error:
-        loggers.named(name)
+        loggers.LOGGERS.build(name)
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_sink_is_said():
     with pytest.raises(ConfigError, match="Did you mean 'wandb'"):
-        loggers.named("wandbb")
+        loggers.LOGGERS.build("wandbb")

@@ -164,7 +164,7 @@ def test_recipes_take_an_eps_for_each_example(name):
     assert threat.eps.shape == (6,)
     with eval_mode(net):
         assert threat.contains(attack(net, x, y, threat, ids=ids).x_adv, x).all()
-    recipes.named(name, {})(net, x, y, recipes.bind_ids(attack, ids), threat).backward()
+    recipes.RECIPES.build(name, {})(net, x, y, recipes.bind_ids(attack, ids), threat).backward()
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,6 @@ def test_recipes_take_an_eps_for_each_example(name):
 )
 def test_wrong_options_are_one_line(name, options, said):
     with pytest.raises(ConfigError) as error:
-        policies.named(name, options)
+        policies.POLICIES.build(name, options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)

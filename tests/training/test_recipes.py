@@ -126,6 +126,6 @@ def test_each_step_starts_the_attack_somewhere_else(batch):
 )
 def test_wrong_options_are_named(name, options, said):
     with pytest.raises(ConfigError) as error:
-        recipes.named(name, options)
+        recipes.RECIPES.build(name, options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)

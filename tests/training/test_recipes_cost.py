@@ -40,7 +40,7 @@ def network(name: str) -> nn.Module:
 
 
 def recipe(name: str) -> recipes.Recipe:
-    return recipes.named(name, OPTIONS.get(name, {}))
+    return recipes.RECIPES.build(name, OPTIONS.get(name, {}))
 
 
 def attack(name: str) -> recipes.Attack:

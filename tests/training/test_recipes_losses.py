@@ -209,7 +209,7 @@ def test_certainty_does_not_become_nan(name):
         net.weight.mul_(1e3 / net.weight.abs().sum(1, keepdim=True)).mul_(torch.tensor([[1.0], [-1.0], [2.0]]))
     x, y = torch.rand(6, 8), torch.arange(6) % 3
     assert (net(x).softmax(1) == 0).any(), "saturated indeed"
-    loss = recipes.named(name, {})(net, x, y, partial(advreg.attacks.craft, steps=3), THREAT)
+    loss = recipes.RECIPES.build(name, {})(net, x, y, partial(advreg.attacks.craft, steps=3), THREAT)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(parameter.grad).all() for parameter in net.parameters())
@@ -227,7 +227,7 @@ def test_half_precision_keeps_the_loss_in_float32_and_every_gradient(name):
     torch.manual_seed(0)
     net, x, y = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), torch.rand(6, 8), torch.arange(6) % 3
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = recipes.named(name, {})(net, x, y, partial(advreg.attacks.craft, steps=2), THREAT)
+        loss = recipes.RECIPES.build(name, {})(net, x, y, partial(advreg.attacks.craft, steps=2), THREAT)
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
@@ -256,7 +256,7 @@ def test_half_precision_keeps_the_loss_in_float32_and_every_gradient(name):
     ],
 )
 def test_wrong_options_are_one_line_in_a_file_and_in_python(name, options, said):
-    for make in (lambda: recipes.named(name, options), lambda: getattr(recipes, name)(**options)):
+    for make in (lambda: recipes.RECIPES.build(name, options), lambda: getattr(recipes, name)(**options)):
         with pytest.raises(ConfigError) as error:
             make()
         assert said in str(error.value)

@@ -39,7 +39,7 @@ def network(name=""):
 
 
 def recipe(name):
-    return recipes.named(name, {"robust": network()} if name == "distill" else {})
+    return recipes.RECIPES.build(name, {"robust": network()} if name == "distill" else {})
 
 
 def test_every_recipe_has_been_thought_of():
@@ -100,7 +100,7 @@ def test_no_weight_gradient_in_any_attack(name):
 @pytest.mark.parametrize("name", policies.POLICIES)
 def test_no_weight_gradient_in_any_policy(name):
     (x, y), net = batch(), network().train()
-    computed, policy = watched(net), policies.named(name, {})
+    computed, policy = watched(net), policies.POLICIES.build(name, {})
     for step in (5, 95):
         attack, threat = policy(net, x, y, torch.arange(6), ATTACKS["pgd"], THREAT, Moment(1, step, 100))
         with eval_mode(net):
@@ -117,7 +117,7 @@ def test_certainty_does_not_become_nan(name):
         net.weight.mul_(1e4)
     assert (net(x).softmax(1) == 0).any(), "saturated indeed"
     options = {"robust": nn.Linear(8, 3)} if name == "distill" else {}
-    loss = recipes.named(name, options)(net, x, y, inner.FgsmPgi(), THREAT)
+    loss = recipes.RECIPES.build(name, options)(net, x, y, inner.FgsmPgi(), THREAT)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(weight.grad).all() for weight in net.parameters())

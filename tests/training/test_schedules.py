@@ -26,7 +26,7 @@ def rates(factor: schedules.Factor) -> list[float]:
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_no_step_is_wasted_and_none_exceeds_the_rate(name):
-    assert all(0 < rate <= 1 for rate in rates(schedules.named(name, {})))
+    assert all(0 < rate <= 1 for rate in rates(schedules.SCHEDULES.build(name, {})))
 
 
 def test_triangle_is_symmetric_about_its_peak():
@@ -58,5 +58,5 @@ def test_multistep_divides_at_each_milestone():
 )
 def test_wrong_options_are_named(name, options, said):
     with pytest.raises(ConfigError) as error:
-        schedules.named(name, options)
+        schedules.SCHEDULES.build(name, options)
     assert said in str(error.value)

@@ -129,7 +129,7 @@ def test_both_looks_at_the_loss_share_one_attack(name):
         calls.append(len(x))
         return advreg.attacks.craft(model, x, y, threat, steps=2, **options)
 
-    recipe, attack = recipes.named(name, {}), once(attack)
+    recipe, attack = recipes.RECIPES.build(name, {}), once(attack)
 
     def loss():
         return recipe(net, x, y, attack, THREAT)

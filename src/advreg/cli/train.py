@@ -33,7 +33,7 @@ class TrainOptions:
 def run_train(wish: TrainOptions) -> None:
     """Train, and say where the result is; of several processes the first one says it."""
     config = _config(wish)
-    watchers = [loggers.named(name) for name in wish.logs]
+    watchers = [loggers.LOGGERS.build(name) for name in wish.logs]
     with progress.training(quiet=wish.as_json) as watch:
         run = fit(config, resume=wish.resume, on_event=loggers.combine_loggers(watch, *watchers))
     if os.environ.get("RANK", "0") != "0":

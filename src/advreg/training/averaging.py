@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from advreg.config.registry import Registry
 from advreg.module_modes import eval_mode
-from advreg.training.choose import choose
 from advreg.training.policies.base import Moment
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -97,17 +97,7 @@ def swa(model: nn.Module, start: Share = 0.75, every: Count = 1) -> AveragedWeig
     return AveragedWeights(model, lambda t: 1 / (t + 1), start, every)
 
 
-AVERAGES: dict[str, Callable[..., AveragedWeights]] = {"ema": ema, "swa": swa}
-
-
-def named(name: str, options: Mapping[str, Any], model: nn.Module) -> AveragedWeights:
-    """Return the average of this name with these options, as a configuration gives them.
-
-    Raises:
-        ConfigError: an unknown average or option, or an option that is not allowed.
-    """
-    table = {key: partial(make, model) for key, make in AVERAGES.items()}
-    return choose("average", table, name, options)
+AVERAGES: Registry[AveragedWeights] = Registry("average", {"ema": ema, "swa": swa})
 
 
 def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -6,11 +6,12 @@ Where nothing is left to train, nothing is opened; where training fails, what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advreg.errors import ConfigError, did_you_mean
+from advreg.config.registry import Registry
+from advreg.errors import ConfigError
 from advreg.plugins import first_line, import_extra
 from advreg.training.events import EpochEnd, Event, Failed, Finished, Guarded, OnEvent, Started
 
@@ -107,19 +108,9 @@ def wandb(project: str = "advreg") -> OnEvent:
     return watch
 
 
-SINKS: dict[str, Callable[[], OnEvent]] = {"tensorboard": tensorboard, "mlflow": mlflow, "wandb": wandb}
-
-
-def named(name: str) -> OnEvent:
-    """Return the sink of this name.
-
-    Raises:
-        ConfigError: an unknown name.
-        MissingExtraError: its library is not installed.
-    """
-    if name not in SINKS:
-        raise ConfigError(f"unknown log {name!r}; allowed: {', '.join(SINKS)}.{did_you_mean(name, SINKS)}")
-    return SINKS[name]()
+LOGGERS: Registry[OnEvent] = Registry(
+    "log", {"tensorboard": tensorboard, "mlflow": mlflow, "wandb": wandb}, unknown="unknown log {name!r}"
+)
 
 
 def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from advreg.training.choose import choose
+from advreg.config.registry import Registry
 
 Factor = Callable[[float], float]
 """Progress, 0 before the first step and 1 after the last, to a multiple of the learning rate."""
@@ -50,21 +50,15 @@ def multistep(milestones: list[Moment] = [0.5, 0.75], gamma: Moment = 0.1) -> Fa
     return lambda progress: gamma ** sum(progress >= milestone for milestone in milestones)
 
 
-SCHEDULES: dict[str, Callable[..., Factor]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "triangular": triangular,
-    "multistep": multistep,
-}
-
-
-def named(name: str, options: Mapping[str, Any]) -> Factor:
-    """Return the schedule of this name with these options, as a configuration gives them.
-
-    Raises:
-        ConfigError: an unknown schedule or option, or an option that is not allowed.
-    """
-    return choose("schedule", SCHEDULES, name, options)
+SCHEDULES: Registry[Factor] = Registry(
+    "schedule",
+    {
+        "constant": constant,
+        "cosine": cosine,
+        "triangular": triangular,
+        "multistep": multistep,
+    },
+)
 
 
 def scheduler(optimizer: Optimizer, factor: Factor, steps: int) -> LambdaLR:

@@ -116,12 +116,12 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     device = runtime.choose_device(distributed.own_device(config.train.device))
     low, high = config.threat.box
     threat = ThreatModel(config.threat.norm, config.threat.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
-    recipe = recipes.named(config.recipe.name, config.recipe.options)
+    recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
     _refuse_processes(config, ranks)
     train, held = _data(config)
     batches = _batches(config, train, device, ranks)
     attack = EscalatingAttack(config.attack, _attacks(config, batches))
-    policy = policies.named(config.policy.name, _with_examples(config, len(train)))
+    policy = policies.POLICIES.build(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
     guard = _guard(config, train, device, threat)
     outputs = models.check_model(model, guard.x, len(train.classes))
@@ -212,7 +212,7 @@ def _asked(config: Config, model: nn.Module) -> nn.Module:
 def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
     if config.average.name == "none":
         return None
-    return averaging.named(config.average.name, config.average.options, model)
+    return averaging.AVERAGES.build(config.average.name, config.average.options, model)
 
 
 def _guard(config: Config, train: Dataset | StreamingDataset, device: torch.device, threat: ThreatModel) -> Guard:
@@ -232,7 +232,7 @@ def _model(config: Config, device: torch.device) -> nn.Module:
 
 def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:
     """Return what moves the weights, and what sets how far."""
-    factor = schedules.named(config.schedule.name, config.schedule.options)
+    factor = schedules.SCHEDULES.build(config.schedule.name, config.schedule.options)
     optimizer = _optimizer(config.optimizer, model)
     return optimizer, schedules.scheduler(optimizer, factor, config.train.epochs * steps_an_epoch)
 

@@ -7,11 +7,10 @@ forward, the attacked ones come last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
-from advreg.training.choose import choose
+from advreg.config.registry import Registry
 from advreg.training.recipes.advprop import advprop, ar_at
 from advreg.training.recipes.base import Attack, InnerResult, Recipe, bind_ids, worst_case
 from advreg.training.recipes.cross_entropy import madry, mixed, multiplier, standard
@@ -41,7 +40,6 @@ __all__ = [
     "merge_batchnorm",
     "mixed",
     "multiplier",
-    "named",
     "pgi",
     "replays_of",
     "routed",
@@ -51,31 +49,25 @@ __all__ = [
     "worst_case",
 ]
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "standard": standard,
-    "madry": madry,
-    "mixed": mixed,
-    "multiplier": multiplier,
-    "trades": trades,
-    "mart": mart,
-    "alp": alp,
-    "ar_at": ar_at,
-    "advprop": advprop,
-    "free": free,
-    "pgi": pgi,
-    "gradalign": gradalign,
-    "distill": distill,
-}
-
-
-def named(name: str, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of this name with these options, as a configuration gives them.
-
-    Raises:
-        ConfigError: an unknown recipe or option, or an option that is not allowed.
-    """
-    return choose("recipe", RECIPES, name, options)
+RECIPES: Registry[Recipe] = Registry(
+    "recipe",
+    {
+        "standard": standard,
+        "madry": madry,
+        "mixed": mixed,
+        "multiplier": multiplier,
+        "trades": trades,
+        "mart": mart,
+        "alp": alp,
+        "ar_at": ar_at,
+        "advprop": advprop,
+        "free": free,
+        "pgi": pgi,
+        "gradalign": gradalign,
+        "distill": distill,
+    },
+)
 
 
 if not TYPE_CHECKING:
-    __getattr__ = deprecated(__name__, {"for_examples": "bind_ids"})
+    __getattr__ = deprecated(__name__, {"for_examples": "bind_ids", "named": "RECIPES.build"})

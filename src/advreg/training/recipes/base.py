@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from advreg.attacks.inputs import read_pair, reject_classes, reject_logits, reject_radii, reject_unboxed
 from advreg.attacks.model import query_model, widen
+from advreg.config.registry import call_with_options
 from advreg.module_modes import eval_mode
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
-from advreg.training.choose import choose
 
 P = ParamSpec("P")
 
@@ -50,7 +50,7 @@ def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
         options = inspect.signature(make).bind_partial(*args).arguments | kwargs
-        recipe = choose("recipe", {make.__name__: make}, make.__name__, options)
+        recipe = call_with_options("recipe", make.__name__, make, options)
         return on_pairs(recipe) if inspect.isfunction(recipe) else recipe
 
     return made

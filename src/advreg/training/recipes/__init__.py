@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
 from advreg.config.registry import Registry
+from advreg.models.split_batchnorm import SplitBatchNorm, merge_batchnorm, routed, split_batchnorm
 from advreg.training.recipes.advprop import advprop, ar_at
+from advreg.training.recipes.alp import alp
 from advreg.training.recipes.base import Attack, InnerResult, Recipe, bind_ids, worst_case
 from advreg.training.recipes.cross_entropy import madry, mixed, multiplier, standard
 from advreg.training.recipes.distillation import distill
 from advreg.training.recipes.free import free, replays_of
 from advreg.training.recipes.gradalign import aligned, gradalign
+from advreg.training.recipes.mart import mart
 from advreg.training.recipes.pgi import pgi
-from advreg.training.recipes.split import SplitBatchNorm, merge_batchnorm, routed, split_batchnorm
-from advreg.training.recipes.trades_mart_alp import alp, mart, trades
+from advreg.training.recipes.trades import trades
 
 __all__ = [
     "RECIPES",

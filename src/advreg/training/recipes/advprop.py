@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
+from advreg.models.split_batchnorm import Route, routed, splits
 from advreg.objectives import correct
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
@@ -24,7 +25,6 @@ from advreg.training.recipes.base import (
     label_loss,
     worst_case,
 )
-from advreg.training.recipes.split import Route, routed, splits
 
 
 @check_loss

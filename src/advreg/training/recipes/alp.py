@@ -1,0 +1,44 @@
+"""Adversarial logit pairing: clean and attacked inputs get similar logits."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from advreg.threat import ThreatModel
+from advreg.training.recipes.base import (
+    Attack,
+    Recipe,
+    Smoothing,
+    Weight,
+    check_loss,
+    clean_and_adversarial_logits,
+    label_loss,
+    pairing,
+    worst_case,
+)
+
+
+@check_loss
+def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
+    """Pair logits: ``(CE(f(x), y) + CE(f(x_adv), y)) / 2 + weight mean_k (f(x)_k - f(x_adv)_k)^2``.
+
+    Known to mask gradients where attacks in training are weak: measure it with a stronger protocol.
+
+    Args:
+        weight: weight of the mean squared difference of logits.
+        label_smoothing: share of each label that is spread evenly over all classes.
+
+    Example:
+        >>> import advreg
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> alp(weight=0.5)(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
+
+    Reference: Kannan, Kurakin, Goodfellow, "Adversarial logit pairing", 2018.
+    """
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
+        clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
+        return (clean + attacked) / 2 + weight * pairing(z, z_adv)
+
+    return loss

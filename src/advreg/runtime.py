@@ -23,6 +23,8 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of this name; ``"auto"`` is the first accelerator, or the CPU.
 
+    In a process that ``torchrun`` started, ``"auto"`` and ``"cuda"`` are the GPU of its ``LOCAL_RANK``.
+
     Raises:
         ConfigError: the name is no device, or the device is not there.
 
@@ -30,6 +32,8 @@ def choose_device(name: str = "auto") -> torch.device:
         >>> choose_device("cpu")
         device(type='cpu')
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         accelerators = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
         return torch.device(next((kind for kind, there in accelerators if there), "cpu"))
@@ -39,6 +43,12 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ConfigError(f"device {name!r} cannot be used here; allowed: auto, cpu{_accelerators()}") from None
     return device
+
+
+def make_current(device: torch.device) -> None:
+    """Make a GPU the current one of this process, so that processes of one machine do not all use the first."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def seed_everything(seed: int) -> None:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from advreg import ThreatModel, attacks, evaluate
+from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation import Protocol, ProtocolStage
 from advreg.evaluation.ledger_rows import upcoming, whole
-from advreg.ranks import Ranks
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
 from tests.evaluation.test_model_probe import Stepped
@@ -28,11 +28,11 @@ NAME = "evaluation/linf-0.02-basic@2"
 WORK = """
 import sys
 from advreg import ThreatModel, evaluate
-from advreg.ranks import joined
+from advreg.distributed import join_processes
 from tests.evaluation.test_evaluate import batch
 from tests.attacks.models import small_cnn
 
-with joined() as ranks:
+with join_processes() as ranks:
     calls = []
     def watch(at):
         calls.append(at)
@@ -47,7 +47,7 @@ with joined() as ranks:
 def launched(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the work under ``torchrun``."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
     script = Path(arguments[0]).parent / "work.py"
     script.write_text(WORK)
     return subprocess.run(

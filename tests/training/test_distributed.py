@@ -62,7 +62,7 @@ def together(tmp_path, data, out, *changes, deadly=0):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, str(script), str(data), str(out), str(deadly), *changes],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200,

@@ -10,7 +10,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
 import advreg
-from advreg.ranks import Ranks
+from advreg.distributed import Ranks
 from advreg.training import per_example_state, policies, rollback, setup
 from advreg.training.per_example_state import PerExampleTable
 from advreg.training.policies import Moment

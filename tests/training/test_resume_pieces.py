@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import advreg
+from advreg.distributed import Ranks
 from advreg.errors import ConfigError
-from advreg.ranks import Ranks
 from advreg.training import events, setup
 from tests.training import small
 from tests.training.test_resume import outcome

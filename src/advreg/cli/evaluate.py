@@ -12,7 +12,7 @@ import typer
 from torch import nn
 
 from advreg import data as datasets
-from advreg import models, ranks, report, runtime
+from advreg import distributed, models, report, runtime
 from advreg.cli import progress, tables, threats
 from advreg.config import Config
 from advreg.data import Dataset
@@ -55,10 +55,10 @@ class EvaluationSetup:
 
 def run_evaluate(wish: EvaluateOptions) -> None:
     """Evaluate a run folder or a model by name; under ``torchrun``, with all processes together."""
-    with ranks.joined() as among:
-        bench = _prepare(wish, among)
+    with distributed.join_processes() as among:
+        bench = _prepare(wish)
         found = _measure(wish, bench, among)
-        if not among.leads:
+        if not among.is_main:
             return
         where = bench.folder / "evaluation" / found.protocol if bench.folder else None
         line, median = _curve(wish, bench, where)
@@ -74,23 +74,21 @@ def run_evaluate(wish: EvaluateOptions) -> None:
             print(f"report: {report.write(bench.folder)}", file=sys.stderr)
 
 
-def _prepare(wish: EvaluateOptions, among: ranks.Ranks) -> EvaluationSetup:
+def _prepare(wish: EvaluateOptions) -> EvaluationSetup:
     run = Path(wish.model) if (Path(wish.model) / "run.toml").is_file() else None
     config = Config.load(run / "run.toml") if run else None
     threat, name = threats.threat_from_options(wish.threat, config), wish.data or (config.data.name if config else None)
     if name is None:
         raise ConfigError(f"no data for {wish.model}: add --data, such as --data mnist")
     _radii(wish.curve)  # refused before hours of work, not after
-    device = runtime.choose_device(wish.device)
-    place = f"cuda:{among.local}" if device.type == "cuda" and among.world > 1 else device
-    model = models.load(wish.model, weights=wish.weights).to(place)
+    model = models.load(wish.model, weights=wish.weights).to(runtime.choose_device(wish.device))
     return EvaluationSetup(model, datasets.load(name)[1], threat, wish.out or run)
 
 
-def _measure(wish: EvaluateOptions, bench: EvaluationSetup, among: ranks.Ranks) -> Evaluation:
+def _measure(wish: EvaluateOptions, bench: EvaluationSetup, among: distributed.Ranks) -> Evaluation:
     protocol = resolve(wish.protocol, bench.threat.norm).followed_by(*wish.attacks)
     options: dict[str, Any] = {"precision": wish.precision, "compiled": wish.compiled, "ranks": among}
-    with progress.evaluating(quiet=wish.as_json or not among.leads) as watch:
+    with progress.evaluating(quiet=wish.as_json or not among.is_main) as watch:
         return evaluate(
             bench.model,
             bench.test,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks import CraftedExamples
 from advreg.attacks.verification import require_finite, verify_with_logits
+from advreg.distributed import SINGLE, Ranks
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, is_out_of_memory, max_batch_size
@@ -31,7 +32,6 @@ from advreg.evaluation.summary import Evaluation, summarize
 from advreg.objectives import has_finite_logits, margin
 from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
-from advreg.ranks import ALONE, Ranks
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def evaluate(
     out: str | Path | None = None,
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
     compiled: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy: the worst case over a protocol's attacks.

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from advreg import runtime
 from advreg.attacks.verification import logits_of
+from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation.examples import CHUNK, UNIT, Examples
 from advreg.evaluation.ledger_rows import Row, broken_ids, whole
 from advreg.evaluation.summary import Evaluation
-from advreg.ranks import Ranks
 from advreg.runs import Ledger, RunFolder
 from advreg.runs.files import read_lines
 from advreg.runs.weights import serialise
@@ -68,23 +68,23 @@ class EvaluationJournal:
         """
         paper = cls(examples, stages, identity)
         if out is None:
-            if ranks.world > 1:
+            if ranks.world_size > 1:
                 raise ConfigError(
-                    f"{ranks.world} processes share this evaluation and have no folder to meet in: give out"
+                    f"{ranks.world_size} processes share this evaluation and have no folder to meet in: give out"
                 )
             yield paper
             return
         paper.ranks, paper.folder = ranks, RunFolder.at(Path(out) / "evaluation" / protocol)
         facts = {**identity, "model": identity["model"]["sha256"]}
         paper.header = {"protocol": protocol, "data": examples.sha256, "chunk": CHUNK, **facts}
-        if not ranks.leads:
-            ranks.meet()
+        if not ranks.is_main:
+            ranks.barrier()
             paper._read()
             yield paper
             return
         with paper.folder.lock():
             paper._join()
-            ranks.meet()
+            ranks.barrier()
             paper._read()
             yield paper
 
@@ -120,16 +120,16 @@ class EvaluationJournal:
         """Wait for the other processes, put the ledger in order, and hold the whole of it."""
         if self.folder is None:
             return
-        self.ranks.meet()
-        if self.ranks.leads:
+        self.ranks.barrier()
+        if self.ranks.is_main:
             self._join()
-        self.ranks.meet()
+        self.ranks.barrier()
         self._read()
         self.rows = list(self.known.values())
 
     def finish(self, evaluation: Evaluation, model: nn.Module) -> None:
         """Write the figures and the pictures' examples."""
-        if self.folder is None or not self.ranks.leads:
+        if self.folder is None or not self.ranks.is_main:
             return
         if (self.folder / "points").is_dir():
             self.folder.write("examples.safetensors", serialise(_pictures(self, model)))
@@ -145,7 +145,7 @@ class EvaluationJournal:
         shutil.rmtree(self.folder / "points", ignore_errors=True)
 
     def _mine(self, name: str) -> str:
-        return f"{name}.jsonl" if self.ranks.world == 1 else f"{name}.{self.ranks.rank}.jsonl"
+        return f"{name}.jsonl" if self.ranks.world_size == 1 else f"{name}.{self.ranks.rank}.jsonl"
 
     def _read(self) -> None:
         assert self.folder is not None

@@ -45,9 +45,9 @@ class TrainingProgress:
 
 def commit(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
     """Write down a complete epoch: the checkpoint first, then what follows from it; the leading process does."""
-    if session.ranks.leads:
+    if session.ranks.is_main:
         _write(run, session, progress)
-    session.ranks.meet()
+    session.ranks.barrier()
 
 
 def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
@@ -70,7 +70,7 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
     Raises:
         RunError: the checkpoint is damaged, or the network has changed since.
     """
-    if session.ranks.leads:
+    if session.ranks.is_main:
         sweep(run.path, (NAME, BEST, LAST))
     if not (run / NAME).exists():
         return TrainingProgress()
@@ -86,9 +86,9 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
         raise
     except Exception as error:  # a damaged file can fail anywhere in torch's reader
         raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
-    if session.ranks.leads:
+    if session.ranks.is_main:
         _publish(run, session, progress)
-    session.ranks.meet()
+    session.ranks.barrier()
     return progress
 
 

@@ -63,7 +63,7 @@ def _is_of_compiling(error: RuntimeError) -> bool:
 
 def _smallest_part(session: TrainState) -> int:
     """Return how few examples some process learns from at once: of the last batch, or of the last part of any."""
-    world, rows = session.ranks.world, session.batches.rows(1)
+    world, rows = session.ranks.world_size, session.batches.rows(1)
     shares = [own_part(batch, (rank, world))[0] for batch in (rows[0], rows[-1]) for rank in range(world)]
     return min(len(part) for share in shares for part in share.chunk(session.config.train.accumulate))
 
@@ -71,6 +71,7 @@ def _smallest_part(session: TrainState) -> int:
 def _try_one(rehearsal: TrainState, moment: Moment) -> None:
     """Refuse what the network cannot do, though it can learn from several: to normalise the one value of one example."""
     train = rehearsal.config.train
+    parts = train.accumulate * rehearsal.ranks.world_size
     try:
         take_step(rehearsal, rehearsal.batches.first(1), moment)
     except AdvregError:
@@ -78,7 +79,7 @@ def _try_one(rehearsal: TrainState, moment: Moment) -> None:
     except (ValueError, RuntimeError) as cause:
         raise ConfigError(
             f"{len(rehearsal.batches.dataset)} training images with train.batch_size = {train.batch_size}, in "
-            f"{train.accumulate * rehearsal.ranks.world} part(s), leave one example alone, from which the network cannot learn "
+            f"{parts} part(s), leave one example alone, from which the network cannot learn "
             f"({first_line(cause)}); change train.batch_size, train.accumulate or data.validation"
         ) from cause
 

@@ -7,9 +7,9 @@ import time
 from itertools import islice
 from typing import Any
 
-from advreg import runtime
+from advreg import distributed, runtime
 from advreg.module_modes import eval_mode, train_mode
-from advreg.training import averaging, distributed, per_example_state
+from advreg.training import averaging, per_example_state
 from advreg.training.checkpoint import TrainingProgress
 from advreg.training.epoch_monitor import EpochMonitor
 from advreg.training.events import OnEvent
@@ -50,10 +50,10 @@ def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[
     if step < session.steps:  # batches of broken images are left out; the end is looked at all the same
         tally = watch.seen(tally, session.steps)
     per_example_state.share(session.parts)
-    distributed.share_buffers(session.model)
+    distributed.broadcast_buffers(session.model)
     _reestimate(session, epoch)
     if session.average is not None:
-        distributed.share_buffers(session.average.model)  # each process copied the statistics of its own part
+        distributed.broadcast_buffers(session.average.model)  # each process copied the statistics of its own part
     return tally.of_all(session.device), watch.log
 
 

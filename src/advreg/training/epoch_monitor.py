@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from advreg import distributed
 from advreg.attacks.model import query_model
 from advreg.errors import TrainingError
 from advreg.module_modes import eval_mode
-from advreg.training import distributed, learning
+from advreg.training import learning
 from advreg.training.events import Guarded, OnEvent, Step
 from advreg.training.inner.escalation import EscalatingAttack, next_stronger
 from advreg.training.overfitting_monitor import ProbeAccuracy
@@ -56,7 +57,7 @@ class EpochMonitor:
         if not (probing or reporting or when):
             return tally
         if probing or when:
-            distributed.share_buffers(self.session.model)
+            distributed.broadcast_buffers(self.session.model)
         whole = tally.of_all(self.session.device)
         if (said := self._divergence(whole, step, thorough=probing)) is not None:
             return self._mend_divergence(said, tally, step)
@@ -84,7 +85,9 @@ class EpochMonitor:
         if self.guard.mode == "off":
             return
         found = learning.clean_answers(self.session.model, self.guard.x, self.guard.y)
-        agreed = learning.LearningRecord(*distributed.of_first(found.loss, found.right, device=self.session.device))
+        agreed = learning.LearningRecord(
+            *distributed.values_of_main(found.loss, found.right, device=self.session.device)
+        )
         if (said := learning.detect_not_learning(agreed, self.guard.y, when)) is not None:
             self._say(step, learning.NOT_LEARNING, said, learning.REMEDY)
 
@@ -104,7 +107,7 @@ class EpochMonitor:
         """Whether the network's answers are finite: finite weights can be so large that their products are not."""
         with eval_mode(self.session.model) as model, torch.no_grad():
             finite = bool(torch.isfinite(query_model(model, self.guard.x)).all())
-        return bool(distributed.of_first(finite, device=self.session.device)[0])
+        return bool(distributed.values_of_main(finite, device=self.session.device)[0])
 
     def _mend_divergence(self, said: str, tally: Tally, step: int) -> Tally:
         if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:
@@ -129,7 +132,7 @@ class EpochMonitor:
 
     def _pulse(self) -> ProbeAccuracy:
         measured = self.guard.pulse(self.session.model)
-        return ProbeAccuracy(*distributed.of_first(*asdict(measured).values(), device=self.session.device))
+        return ProbeAccuracy(*distributed.values_of_main(*asdict(measured).values(), device=self.session.device))
 
     def _mend_overfitting(self, said: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
         attack = self.session.attack

@@ -8,13 +8,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from advreg import ranks as processes
-from advreg import runtime
+from advreg import distributed, runtime
 from advreg.config import Config
+from advreg.distributed import Ranks
 from advreg.plugins import first_line
-from advreg.ranks import Ranks
 from advreg.runs import RunFolder
-from advreg.training import distributed
 from advreg.training.checkpoint import METRICS, TrainingProgress, commit, restore
 from advreg.training.dry_run import dry_run, estimated_seconds
 from advreg.training.epoch import train_epoch
@@ -52,29 +50,29 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
         [1]
     """
     config = read_config(config, resume=resume)
-    device = runtime.choose_device(distributed.own_device(config.train.device))
-    distributed.settle(device)
-    with processes.joined(distributed.backend(device)) as ranks:
-        return _fit(config, ranks, resume, on_event if on_event and ranks.leads else lambda event: None)
+    device = runtime.choose_device(config.train.device)
+    runtime.make_current(device)
+    with distributed.join_processes(distributed.backend_for(device)) as ranks:
+        return _fit(config, ranks, resume, on_event if on_event and ranks.is_main else lambda event: None)
 
 
 def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
     """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
     session = prepare(going_on(config, resume=resume), ranks)
     some_rest = dry_run(session)
-    session = replace(session, lesson=distributed.wrap_ddp(session.lesson, some_rest=some_rest))
+    session = replace(session, lesson=distributed.wrap_ddp(session.lesson, find_unused=some_rest))
     run = _folder(config, session, resume=resume)
-    with run.lock() if ranks.leads else nullcontext(), runtime.deterministic():
+    with run.lock() if ranks.is_main else nullcontext(), runtime.deterministic():
         return _train(run, session, emit)
 
 
 def _folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
     """Return the run folder; the leading process makes it, the others then find it."""
-    if session.ranks.leads:
+    if session.ranks.is_main:
         run = start_folder(config, session, resume=resume)
-        session.ranks.meet()
+        session.ranks.barrier()
         return run
-    session.ranks.meet()
+    session.ranks.barrier()
     return RunFolder.open(config.train.out)
 
 
@@ -116,5 +114,5 @@ def _failure_told(emit: OnEvent) -> Iterator[None]:
 
 
 def _note_resume(run: RunFolder, ranks: Ranks, epoch: int) -> None:
-    if ranks.leads:
+    if ranks.is_main:
         run.append(METRICS, {"event": "resumed", "epoch": epoch, "changed": noted_changes(run)})

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
+from advreg import distributed
 from advreg.errors import RunError
 
 Saved = dict[str, Tensor]
@@ -88,12 +89,11 @@ class PerExampleTable:
 
         Ranks must agree on the number of rows: give ``examples``.
         """
-        if not (distributed.is_available() and distributed.is_initialized()):
+        if not distributed.is_distributed():
             return
         writers = self.fresh.to(self.values.dtype).reshape(-1, *[1] * (self.values.ndim - 1))
         total = torch.where(writers > 0, self.values, torch.zeros_like(self.values))
-        distributed.all_reduce(total)
-        distributed.all_reduce(writers)
+        distributed.sum_in_place(total, writers)
         self.values = torch.where(writers > 0, total / writers.clamp_min(1), self.values)
         self.fresh.zero_()
 

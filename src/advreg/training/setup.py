@@ -15,10 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from advreg import data, models, runtime
 from advreg.config import AttackConfig, Config, OptimizerConfig
 from advreg.data import Batches, Dataset, StreamingDataset
+from advreg.distributed import Ranks
 from advreg.errors import ConfigError, ModelError
-from advreg.ranks import Ranks
 from advreg.threat import ThreatModel
-from advreg.training import averaging, distributed, inner, policies, recipes, schedules
+from advreg.training import averaging, inner, policies, recipes, schedules
 from advreg.training.averaging import AveragedWeights
 from advreg.training.inner.escalation import EscalatingAttack
 from advreg.training.loss_module import RecipeLoss
@@ -113,7 +113,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
         ConfigError, DataError, ModelError, ThreatError: something cannot be used as the configuration says.
     """
     _refuse_seed(config.seed)
-    device = runtime.choose_device(distributed.own_device(config.train.device))
+    device = runtime.choose_device(config.train.device)
     low, high = config.threat.box
     threat = ThreatModel(config.threat.norm, config.threat.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
     recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
@@ -154,7 +154,7 @@ def _refuse_seed(seed: int) -> None:
 
 
 def _refuse_processes(config: Config, ranks: Ranks) -> None:
-    if ranks.world > 1 and config.recipe.name == "free":
+    if ranks.world_size > 1 and config.recipe.name == "free":
         raise ConfigError(
             "recipe.name is 'free', whose perturbation belongs to places in the batch; train in one process"
         )
@@ -176,7 +176,7 @@ def _batches(config: Config, train: Dataset | StreamingDataset, device: torch.de
         config.seed,
         augment=augment,
         device=device,
-        part=(ranks.rank, ranks.world),
+        part=(ranks.rank, ranks.world_size),
         workers=config.data.workers,
         crop=config.data.crop,
     )

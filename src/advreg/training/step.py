@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from advreg import runtime
+from advreg import distributed, runtime
 from advreg.data import DataBatch
 from advreg.pass_counting import count_passes
 from advreg.threat import ThreatModel
-from advreg.training import distributed
 from advreg.training.cutmix import cutmix
 from advreg.training.policies import Moment
 from advreg.training.recipes import Attack, InnerResult, bind_ids
@@ -45,7 +44,7 @@ class Tally:
 
     def of_all(self, device: torch.device) -> Tally:
         """Return the tally of all processes together, in plain numbers."""
-        values = distributed.total(*(float(getattr(self, name)) for name in _SUMS), device=device)
+        values = distributed.sum_values(*(float(getattr(self, name)) for name in _SUMS), device=device)
         losses, hits, count, forwards, backwards = values
         return Tally(losses, int(hits), int(count), int(forwards), int(backwards), self.lr)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from advreg import distributed
 from advreg.attacks.model import query_model
 from advreg.attacks.pgd import pgd
 from advreg.data import Dataset, StreamingDataset
@@ -15,7 +16,6 @@ from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 from advreg.threat import ThreatModel
-from advreg.training import distributed
 
 CHUNK = 500
 Source = TypeVar("Source", Dataset, StreamingDataset)
@@ -59,12 +59,12 @@ def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps:
     clean = robust = 0
     device = next(model.parameters()).device
     with eval_mode(model):
-        for start in distributed.own_share(range(0, len(held), CHUNK)):
+        for start in distributed.current_ranks().share(range(0, len(held), CHUNK)):
             x, y = (tensor.to(device) for tensor in held.tensors(n=CHUNK, start=start))
             with torch.no_grad():
                 clean += int((query_model(model, x).argmax(1) == y).sum())
             if threat is not None:
                 ids = torch.arange(start, start + len(x), device=x.device)
                 robust += int((~pgd(model, x, y, threat, steps=steps, ids=ids).broken).sum())
-    clean_hits, robust_hits = distributed.total(clean, robust, device=device)
+    clean_hits, robust_hits = distributed.sum_values(clean, robust, device=device)
     return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held))

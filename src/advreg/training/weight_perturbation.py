@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from advreg import distributed
 from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import Attack, InnerResult, disable_early_stop
@@ -69,9 +70,7 @@ def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parame
     with buffers_kept(model), torch.enable_grad():
         grads = torch.autograd.grad(loss(), weights, allow_unused=True)
     found = [torch.zeros_like(w) if g is None else g.nan_to_num() for w, g in zip(weights, grads, strict=True)]
-    if distributed.is_available() and distributed.is_initialized():
-        for grad in found:
-            distributed.all_reduce(grad)  # directions only: a sum points where the mean does
+    distributed.sum_in_place(*found)  # directions only: a sum points where the mean does
     return [gamma * w.detach().norm() / g.norm().clamp_min(1e-30) * g for w, g in zip(weights, found, strict=True)]
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg import distributed
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model
 from advreg.attacks.search import QuerySpec, query
@@ -185,7 +186,5 @@ def _entropy(p: Tensor) -> Tensor:
 
 def _mean(value: Tensor) -> Tensor:
     """Return the mean over the processes of a distributed run, the value itself where there is one."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    distributed.all_reduce(value)
-    return value / distributed.get_world_size()
+    distributed.sum_in_place(value)
+    return value / distributed.current_ranks().world_size

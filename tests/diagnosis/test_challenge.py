@@ -96,7 +96,7 @@ def test_every_stage_draws_from_its_own_stream(count: int) -> None:
         starts.append(threat.random_start(x, ids, seed, 0))
         return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1, ids=ids, seed=seed)
 
-    x, model = torch.rand(4, 2), nn.Linear(2, 2).eval()
+    x, model = torch.full((4, 2), 0.5), nn.Linear(2, 2).eval()
     stages = tuple(ProtocolStage(f"{k}", idle) for k in range(count))
     run_stages_in_turn(stages)(
         model, x, model(x).argmax(1), advreg.ThreatModel("linf", 0.1), ids=torch.arange(4), seed=3

@@ -128,7 +128,7 @@ def test_distances_and_eps_and_guard_reach_the_page(tmp_path: Path) -> None:
     (folder / "norms.json").write_text(json.dumps(norms))
     text = report.write(run).read_text()
     page = Page(text)
-    assert "falls at eps 0.02 (5.1 of 255)" in page.words
+    assert "broken at eps 0.02 (5.1 of 255)" in page.words
     assert "guard, epoch 4, step 20: catastrophic overfitting: gap; went back" in page.words
     assert "guard spoke up" in text
     assert ">eps</text>" in text
@@ -145,10 +145,10 @@ def test_flags_speak_in_sentences_and_the_harmless_stay_notes(tmp_path: Path) ->
     write_evaluation(tmp_path / "a", record, shown=0)
     words = Page(report.write(tmp_path / "a").read_text()).words
     for said in (
-        "answers the same input differently",
-        "50.0% of the clean images",
+        "different outputs for the same input",
+        "50.0% of the sampled clean images",
         "broke 1.0% of the images",
-        "2 answers",
+        "2 outputs",
     ):
         assert said in words
     assert "attacked a copy in float32, 256 at a time" in words

@@ -18,7 +18,7 @@ from advreg.config import Config
 from advreg.data import Dataset
 from advreg.errors import ConfigError
 from advreg.evaluation import Curve, Evaluation, evaluate, minimum_norms, resolve, robustness_curve
-from advreg.report import words
+from advreg.report import prose
 from advreg.threat import ThreatModel
 
 
@@ -121,7 +121,7 @@ def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
     typer.echo(
         f"verdict: {found.verdict or 'none yet, too little was tried'} (free checks; advreg diagnose looks closer)"
     )
-    if unequal := words.balance(found.per_class):
+    if unequal := prose.balance(found.per_class):
         typer.echo(unequal)
         tables.show(tables.classes(found.per_class))
     for check in found.checks:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from advreg.config import Config
 from advreg.errors import DataError, RunError, ThreatError, did_you_mean
-from advreg.report import words
+from advreg.report import formatting, prose
 from advreg.report.facts import ThreatFacts
 from advreg.runs.files import write_atomic
 
@@ -132,7 +132,7 @@ def _found(data: str) -> DetectedData:
 def _unequal(sizes: Mapping[str, int]) -> str:
     """Say that a folder's classes are of unequal size, or nothing."""
     most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
-    if sizes[most] < words.UNEQUAL * sizes[least]:
+    if sizes[most] < prose.CLASS_IMBALANCE * sizes[least]:
         return ""
     return f"classes are unequal: {sizes[most]} images of {most}, {sizes[least]} of {least}; accuracy class by class will tell"
 
@@ -154,7 +154,7 @@ def shown(config: Config) -> dict[str, Any]:
     return {
         "data": config.data.name,
         "model": config.model.name,
-        "threat": words.option(ThreatFacts(config.threat.norm, config.threat.eps, (low, high))),
+        "threat": formatting.threat_option(ThreatFacts(config.threat.norm, config.threat.eps, (low, high))),
     }
 
 

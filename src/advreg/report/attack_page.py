@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from advreg.report import words
+from advreg.report import formatting
 from advreg.report.facts import Facts, ThreatFacts
 from advreg.report.gallery import data_uri, signed
 from advreg.report.html import render
@@ -81,9 +81,9 @@ def side_by_side(photo: Photograph) -> bytes:
 def verdict(photo: Photograph) -> str:
     """Say in words what became of a photograph."""
     before, after = photo.said_before[0], photo.said_after[0]
-    told = f"{before[0]} ({words.percent(before[1])}) became {after[0]} ({words.percent(after[1])})"
+    told = f"{before[0]} ({formatting.percent(before[1])}) became {after[0]} ({formatting.percent(after[1])})"
     missed = f", not {photo.wanted}" if photo.wanted and not photo.reached else ""
-    return told + missed if before[0] != after[0] else f"still {after[0]} ({words.percent(after[1])}){missed}"
+    return told + missed if before[0] != after[0] else f"still {after[0]} ({formatting.percent(after[1])}){missed}"
 
 
 def _change(photo: Photograph) -> Picture:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from advreg.report import words
+from advreg.report import formatting, prose
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
 
@@ -38,7 +38,7 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
             _draw_headline(axes, evaluation)
         _finish(axes, f"eps ({curve.norm})")
         axes.set_xlim(left=min(0.0, curve.points[0].eps))
-    return inline(figure, name, f"Robust accuracy as eps grows ({curve.norm})", words.curve(curve))
+    return inline(figure, name, f"Robust accuracy as eps grows ({curve.norm})", prose.curve(curve))
 
 
 def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
@@ -59,7 +59,7 @@ def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
             _draw_curve(axes, curve, colour, label, STROKES[(place // len(SERIES) + place) % len(STROKES)])
         _finish(axes, f"eps ({norm})", columns=2 if all(len(label) <= 24 for label, _ in curves) else 1)
         axes.set_xlim(left=0.0)
-    told = " ".join(f"{label}: {words.curve(curve)}" for label, curve in curves)
+    told = " ".join(f"{label}: {prose.curve(curve)}" for label, curve in curves)
     return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", told)
 
 
@@ -97,7 +97,7 @@ def training(epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = 
         rest[-1].set_xlabel("epoch")
         rest[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.align_ylabels()
-    return inline(figure, name, "Accuracy and learning rate by epoch", words.training(epochs))
+    return inline(figure, name, "Accuracy and learning rate by epoch", prose.training(epochs))
 
 
 def _accuracy_axes() -> tuple[Figure, Axes]:
@@ -128,7 +128,7 @@ def _draw_headline(axes: Axes, evaluation: EvaluationFacts) -> None:
     low, high = evaluation.interval or (height, height)
     axes.axvline(at, color=BROKEN, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
     span = [[max(0.0, height - low)], [max(0.0, high - height)]]
-    label = f"this protocol: {words.percent(height, evaluation.n)} at {at:.4g}"
+    label = f"this protocol: {formatting.percent(height, evaluation.n)} at {at:.4g}"
     axes.errorbar([at], [height], span, fmt="D", color=BROKEN, markersize=6, elinewidth=2, zorder=4, label=label)
 
 

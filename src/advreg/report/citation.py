@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advreg.report import words
+from advreg.report import formatting
 from advreg.report.facts import EvaluationFacts
 
 _DIGITS = 12  # of a SHA-256: enough to tell weights apart, few enough to print
@@ -12,17 +12,17 @@ def citation(evaluation: EvaluationFacts) -> str:
     """Return how an evaluation is to be quoted: the figure with its interval, threat, images, protocol, weights and verdict.
 
     Example:
-        >>> from advreg.report.facts import Threat
-        >>> told = EvaluationFacts("linf-0.1-quick@1", Threat("linf", 0.1), 500, 0, 0.9, 0.4, interval=(0.36, 0.44))
+        >>> from advreg.report.facts import ThreatFacts
+        >>> told = EvaluationFacts("linf-0.1-quick@1", ThreatFacts("linf", 0.1), 500, 0, 0.9, 0.4, interval=(0.36, 0.44))
         >>> citation(told).split(", ")[1:]
         ['linf 0.1', '500 images', 'seed 0', 'protocol linf-0.1-quick@1', 'not diagnosed.']
     """
     n = evaluation.n
-    robust, clean = words.percent(evaluation.robust_accuracy, n), words.percent(evaluation.clean_accuracy, n)
+    robust, clean = formatting.percent(evaluation.robust_accuracy, n), formatting.percent(evaluation.clean_accuracy, n)
     parts = [
-        f"Robust accuracy {robust} (95% interval {words.interval(evaluation.interval, n)}; clean {clean})",
-        f"{evaluation.threat.norm} {words.eps(evaluation.threat)}",
-        f"{words.count(n)} {_images(evaluation)}, seed {evaluation.seed}",
+        f"Robust accuracy {robust} (95% interval {formatting.interval(evaluation.interval, n)}; clean {clean})",
+        f"{evaluation.threat.norm} {formatting.eps(evaluation.threat)}",
+        f"{formatting.count(n)} {_images(evaluation)}, seed {evaluation.seed}",
         f"protocol {evaluation.protocol}",
         evaluation.verdict or "not diagnosed",
         *_origin(evaluation),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advreg.report import read
 from advreg.report.facts import EvaluationFacts, Interval, RunFacts
-from advreg.report.words import option
+from advreg.report.formatting import threat_option
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _row(name: str, evaluation: EvaluationFacts) -> Row:
     return Row(
         run=name,
         protocol=evaluation.protocol,
-        threat=option(evaluation.threat),
+        threat=threat_option(evaluation.threat),
         n=evaluation.n,
         seed=evaluation.seed,
         data=str(identity) if identity else None,

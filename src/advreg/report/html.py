@@ -18,13 +18,15 @@ from advreg.report import (
     charts,
     comparison_table,
     diagnosis,
+    formatting,
     paired_tests,
+    prose,
     read,
     threat_taxonomy,
     training_table,
-    words,
 )
 from advreg.report.citation import citation
+from advreg.report.commands import commands
 from advreg.report.facts import CurveFacts, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.runs.files import write_atomic
@@ -95,7 +97,7 @@ def page(run: RunFacts) -> str:
         run=run,
         sections=sections,
         training=Markup(charts.training(run.epochs, "training", run.events)),
-        train_commands=words.commands(run, None),
+        train_commands=commands(run, None),
         diagnosis=diagnosis.section(run.path),
         model=list(flat(run.model)),
         environment=list(flat(run.environment or _first_environment(run))),
@@ -141,7 +143,7 @@ def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> 
         facts=facts,
         curve=Markup(charts.robustness(facts, f"curve-{place}")),
         cards=cards(facts, budget),
-        commands=words.commands(run, facts),
+        commands=commands(run, facts),
     )
 
 
@@ -182,7 +184,13 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"vocabulary": threat_taxonomy, "words": words, "citation": citation, "version": __version__}
+    environment.globals |= {
+        "vocabulary": threat_taxonomy,
+        "formatting": formatting,
+        "prose": prose,
+        "citation": citation,
+        "version": __version__,
+    }
     script = _source("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from advreg.errors import ConfigError, RunError, did_you_mean
 from advreg.report.facts import EvaluationFacts, RunFacts
-from advreg.report.words import interval, percent
+from advreg.report.formatting import interval, percent
 
 _FIGURES: dict[str, Callable[[EvaluationFacts], float | None]] = {
     "clean": lambda facts: facts.clean_accuracy,

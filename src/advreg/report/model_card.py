@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from advreg.errors import RunError
-from advreg.report import threat_taxonomy, words
-from advreg.report.facts import EvaluationFacts, RunFacts
+from advreg.report import formatting, prose, threat_taxonomy
+from advreg.report.commands import commands
+from advreg.report.facts import EvaluationFacts, Interval, RunFacts
 
 
 def model_card(run: RunFacts) -> str:
@@ -35,7 +36,7 @@ def metadata(run: RunFacts) -> dict[str, Any]:
 
 def _result(facts: EvaluationFacts) -> dict[str, Any]:
     name, split = str(facts.data.get("name") or "unnamed"), str(facts.data.get("split") or "test")
-    threat = words.option(facts.threat)
+    threat = formatting.threat_option(facts.threat)
     args = {"protocol": facts.protocol, "threat": threat, "n": facts.n, "seed": facts.seed}
     metrics = [
         {"type": "accuracy", "name": "Clean accuracy", "value": facts.clean_accuracy},
@@ -58,31 +59,35 @@ def _opening(run: RunFacts) -> str:
     first = run.evaluations[0]
     data = first.data.get("name")
     subject = f"{_plain(first.model.get('name', 'model'))}{f' on {_plain(data)}' if data else ''}"
-    return f"# {_plain(run.name)}\n\n{subject}.\n\n{' '.join(words.meaning(first))}"
+    return f"# {_plain(run.name)}\n\n{subject}.\n\n{' '.join(prose.meaning(first))}"
 
 
 def _evaluation(run: RunFacts, facts: EvaluationFacts) -> str:
     names = [attack.name for attack in facts.attacks]
     atlas = ", ".join(f"{id} {name}" for id, name in threat_taxonomy.atlas(names))
     rows = [
-        ("Clean accuracy", f"{words.percent(facts.clean_accuracy, facts.n)} ({words.interval(facts.clean_interval, facts.n)})"),
-        ("Robust accuracy", f"{words.percent(facts.robust_accuracy, facts.n)} ({words.interval(facts.interval, facts.n)})"),
-        ("Threat", words.threat(facts.threat)),
-        ("Images", f"{words.count(facts.n)}, seed {facts.seed}"),
+        ("Clean accuracy", _accuracy(facts.clean_accuracy, facts.clean_interval, facts.n)),
+        ("Robust accuracy", _accuracy(facts.robust_accuracy, facts.interval, facts.n)),
+        ("Threat", prose.threat(facts.threat)),
+        ("Images", f"{formatting.count(facts.n)}, seed {facts.seed}"),
         ("Attacks", ", ".join(names) or "not told"),
         ("Verdict", facts.verdict or "not diagnosed"),
         (threat_taxonomy.NIST, threat_taxonomy.nist(names)),
         (threat_taxonomy.ATLAS, atlas),
-    ]  # fmt: skip
+    ]
     table = "\n".join(f"| {_plain(key)} | {_plain(value)} |" for key, value in rows)
-    warned = "".join(f"\n\n**Read with care:** {_plain(words.sentence(text))}" for text in words.doubts(facts))
-    lines = "".join(f"\n    {line}" for line in words.commands(run, facts))
+    warned = "".join(f"\n\n**Read with care:** {_plain(formatting.sentence(text))}" for text in prose.doubts(facts))
+    lines = "".join(f"\n    {line}" for line in commands(run, facts))
     again = f"\n\nReproduce it with\n{lines}" if lines else ""
     return f"## {_plain(facts.protocol)}\n\n| | |\n|---|---|\n{table}{warned}{again}"
 
 
+def _accuracy(share: float, ends: Interval | None, n: int) -> str:
+    return f"{formatting.percent(share, n)} ({formatting.interval(ends, n)})"
+
+
 def _closing() -> str:
-    return words.UPPER_BOUND
+    return prose.UPPER_BOUND
 
 
 def _plain(text: object) -> str:

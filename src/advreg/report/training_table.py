@@ -10,7 +10,7 @@ from pathlib import Path
 from advreg.report import read
 from advreg.report.comparison_table import labels
 from advreg.report.facts import EvaluationFacts, RunFacts
-from advreg.report.words import option
+from advreg.report.formatting import threat_option
 
 PGD, AUTOATTACK = ("quick", "basic"), ("standard",)
 
@@ -71,7 +71,7 @@ def _rows(name: str, run: RunFacts) -> list[Trained]:
     }
     by_threat: dict[str, list[EvaluationFacts]] = {}
     for found in run.evaluations:
-        by_threat.setdefault(option(found.threat), []).append(found)
+        by_threat.setdefault(threat_option(found.threat), []).append(found)
     measured = [{"threat": threat, **_figures(found)} for threat, found in by_threat.items()] or [{}]
     return [Trained(run=name, recipe=recipe, attack=attack, **figures, **spent) for figures in measured]  # type: ignore[arg-type]
 

@@ -1,0 +1,130 @@
+"""Numbers as text: percentages, intervals, counts, durations, radii and threat models."""
+
+from __future__ import annotations
+
+from advreg.report.facts import Interval, ThreatFacts
+
+
+def percent(share: float, n: int = 1000) -> str:
+    """Format a share as a percentage with as many decimals as `n` examples support.
+
+    Args:
+        share: from 0 to 1.
+        n: examples that the share was measured on; two decimals from 10,000 examples on, else one.
+
+    Returns:
+        The percentage; a share below 1 is never rounded to 100%, one above 0 never to 0%.
+
+    Example:
+        >>> percent(0.9523), percent(0.99996), percent(0.95234, n=10_000)
+        ('95.2%', '>99.9%', '95.23%')
+    """
+    digits = 2 if n >= 10_000 else 1
+    text = f"{100 * share:.{digits}f}%"
+    if share < 1.0 and text.startswith("100"):
+        return f">{100 - 10**-digits:.{digits}f}%"
+    if share > 0.0 and float(text[:-1]) == 0.0:
+        return f"<{10**-digits:.{digits}f}%"
+    return text
+
+
+def interval(ends: Interval | None, n: int = 1000) -> str:
+    """Format a 95% interval.
+
+    Args:
+        ends: low and high end, from 0 to 1; None where no interval was measured.
+        n: examples, as for `percent`.
+
+    Example:
+        >>> interval((0.937, 0.964))
+        '93.7% to 96.4%'
+    """
+    return f"{percent(ends[0], n)} to {percent(ends[1], n)}" if ends else "no interval"
+
+
+def count(number: float | None) -> str:
+    """Format a whole number with thousands separators; None becomes a dash.
+
+    Example:
+        >>> count(1234567)
+        '1,234,567'
+    """
+    return "-" if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Format a duration in its two largest units; None becomes a dash.
+
+    Example:
+        >>> duration(0.42), duration(75), duration(7320)
+        ('0.42 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def eps(threat: ThreatFacts) -> str:
+    """Format a radius as the command line takes it: a fraction of 255 where it is one.
+
+    Example:
+        >>> eps(ThreatFacts("linf", 8 / 255)), eps(ThreatFacts("l2", 0.5))
+        ('8/255', '0.5')
+    """
+    levels = threat.eps * 255
+    whole = round(levels)
+    exact = whole > 0 and abs(levels - whole) < 1e-9 and whole != 255
+    decimal = repr(threat.eps).removesuffix(".0")
+    return f"{whole}/255" if exact and len(decimal) > 4 else decimal
+
+
+def threat_option(threat: ThreatFacts) -> str:
+    """Format a threat model as the option ``--threat`` takes it: norm, eps, and the box where it is not [0, 1].
+
+    Example:
+        >>> threat_option(ThreatFacts("linf", 8 / 255)), threat_option(ThreatFacts("l2", 64.0, (0.0, 255.0)))
+        ('linf:8/255', 'l2:64@0,255')
+    """
+    low, high = (repr(end).removesuffix(".0") for end in threat.box)
+    return f"{threat.norm}:{eps(threat)}" + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
+
+
+def of_100_images(share: float) -> str:
+    """Format a share as a number of 100 images; rounding never turns some into none or into all.
+
+    Example:
+        >>> of_100_images(0.954), of_100_images(1.0), of_100_images(0.999)
+        ('about 95 of 100 images', 'all images', 'more than 99 of 100 images')
+        >>> of_100_images(0.002), of_100_images(0)
+        ('fewer than 1 in 100 images', 'no image')
+    """
+    if share in (0.0, 1.0):
+        return "no image" if share == 0.0 else "all images"
+    if share > 0.995:
+        return "more than 99 of 100 images"
+    return "fewer than 1 in 100 images" if share < 0.005 else f"about {100 * share:.0f} of 100 images"
+
+
+def p_value(p: float) -> str:
+    """Format a p-value with two significant digits.
+
+    Example:
+        >>> p_value(0.0000004), p_value(0.03214)
+        ('< 0.0001', '0.032')
+    """
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def sentence(text: str) -> str:
+    """Return text with a capital letter at its start and a full stop at its end.
+
+    Example:
+        >>> sentence("no gradient")
+        'No gradient.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."

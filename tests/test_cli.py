@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from advreg import ThreatModel
-from advreg.cli.threats import threat_from_options
+from advreg.cli.resolution import ModelSource
 from advreg.config import Config
 from advreg.data import load
 from advreg.training.setup import prepare
@@ -73,8 +73,8 @@ def test_a_threat_takes_a_box_from_the_command_line_or_the_run(run: Path) -> Non
     assert json.loads(found.stdout)["threat"] == {"norm": "linf", "eps": 0.1, "box": [-1.0, 2.0]}
     config = Config.load(run / "run.toml").replace_with(["threat.box=[-1, 2]"])
     assert (
-        threat_from_options(None, config)
-        == threat_from_options("linf:0.1@-1,2", None)
+        ModelSource("run", run, config).threat(None)
+        == ModelSource("zoo:mnist-small").threat("linf:0.1@-1,2")
         == ThreatModel("linf", 0.1, (-1.0, 2.0))
     )
     assert prepare(config).threat.box == (-1.0, 2.0)

@@ -151,7 +151,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run; status 1 where a figure is below its threshold."""
-    from advreg.cli.artefacts import ReportOptions, run_report
+    from advreg.cli.report import ReportOptions, run_report
 
     if not run_report(ReportOptions(run, out, junit, tuple(fail_under or ()), model_card, as_json)):
         raise typer.Exit(1)
@@ -165,7 +165,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a run's model for other programs, checked against the model itself."""
-    from advreg.cli.artefacts import run_export
+    from advreg.cli.export import run_export
 
     run_export(run, onnx, torch, as_json)
 

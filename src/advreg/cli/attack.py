@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from advreg import attacks, models, runtime
 from advreg.attacks.model import query_model
-from advreg.cli import threats
 from advreg.cli.model_metadata import class_names, input_shape, label_of
+from advreg.cli.resolution import pixel_threat
 from advreg.data.images import GREY, RGB, opened, pixels
 from advreg.errors import ModelError, RunError
 from advreg.objectives import cross_entropy
@@ -57,7 +57,7 @@ class AttackOptions:
 def run_attack(wish: AttackOptions) -> None:
     """Attack each photograph and write what came of it; prints one line for each, or one JSON object."""
     _refuse_names(wish.images)
-    threat, device = threats.of_pixels(wish.threat), runtime.choose_device(wish.device)
+    threat, device = pixel_threat(wish.threat), runtime.choose_device(wish.device)
     model = models.load(wish.model, weights=wish.weights).to(device)
     if isinstance(model, models.InferenceOnlyModel):
         raise ModelError(

@@ -11,13 +11,12 @@ from rich.table import Table
 
 from advreg import data as datasets
 from advreg import models
-from advreg.cli import progress, tables, threats
-from advreg.config import Config
+from advreg.cli import progress, tables
+from advreg.cli.resolution import ModelSource
 from advreg.diagnosis import Diagnosis, diagnose
-from advreg.errors import ConfigError, ModelError
+from advreg.errors import ModelError
 from advreg.evaluation.checks import Check
 from advreg.plugins import call_factory
-from advreg.threat import ThreatModel
 
 
 def run_diagnose(
@@ -34,10 +33,10 @@ def run_diagnose(
     as_json: bool,
 ) -> None:
     """Diagnose a run folder or a model by name; arguments as on the command line. Status 1 unless TRUSTED."""
-    run, name, chosen = subject_of(model, data, threat)
+    source = ModelSource.of(model)
+    name, chosen, folder = source.data(data), source.threat(threat), source.output(out)
     network = models.load(model, weights=weights)
     train, test = datasets.load(name)
-    folder = out or run
     own = call_factory(backward, ModelError) if backward else None
     with progress.diagnosing(quiet=as_json) as watch:
         found = diagnose(
@@ -52,20 +51,6 @@ def run_diagnose(
             print(f"written: {folder / 'diagnosis.json'}; draw it with: advreg report {folder}", file=sys.stderr)
     if found.verdict != "TRUSTED":
         raise typer.Exit(1)
-
-
-def subject_of(model: str, data: str | None, threat: str | None) -> tuple[Path | None, str, ThreatModel]:
-    """Return the run folder if it is one, the data's name and the threat: as given, else the run's own.
-
-    Raises:
-        ConfigError, ThreatError: no data or no threat, and no run folder that knows them.
-    """
-    run = Path(model) if (Path(model) / "run.toml").is_file() else None
-    config = Config.load(run / "run.toml") if run else None
-    name = data or (config.data.name if config else None)
-    if name is None:
-        raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
-    return run, name, threats.threat_from_options(threat, config)
 
 
 def _show(found: Diagnosis) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from advreg import attacks, models, runtime
+from advreg.cli.resolution import load_config
 from advreg.cli.tables import minutes
-from advreg.config import Config
 from advreg.threat import ThreatModel
 
 _NET, _IMAGES, _STEPS = "zoo:mnist-small", 128, 10
@@ -90,7 +90,7 @@ def estimate(run: Path) -> dict[str, Any]:
     from advreg.training.dry_run import estimated_seconds
     from advreg.training.setup import prepare
 
-    config = Config.load(run / "run.toml" if run.is_dir() else run)
+    config = load_config(run)
     session = prepare(config)
     one = estimated_seconds(session, 1)
     return {

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from advreg import data as datasets
 from advreg import models
 from advreg.cli import tables
-from advreg.config import Config
+from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.diagnosis import EpsilonChoice, choose_epsilon
-from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
 
 
@@ -33,14 +32,11 @@ def run_epsilon(
     as_json: bool,
 ) -> None:
     """Measure a grid of eps; arguments as on the command line."""
-    run = Path(model) if (Path(model) / "run.toml").is_file() else None
-    name = data or (Config.load(run / "run.toml").data.name if run else None)
-    if name is None:
-        raise ConfigError(f"no data for {model}: add --data, such as --data mnist")
+    source = ModelSource.of(model)
+    name, folder = source.data(data), source.output(out)
     network = models.load(model, weights=weights)
     train, test = datasets.load(name)
-    grid = [float(ThreatModel.parse(f"{norm}:{part}@{box}").eps) for part in eps.split(",") if part.strip()] or None
-    folder = out or run
+    grid = parse_radii(eps, norm, box) or None
     among = ThreatModel.parse(f"{norm}:0@{box}")
     choice = choose_epsilon(
         network, test, norm=among.norm, eps=grid, box=among.box, n=n, train=train, seed=seed, out=folder

@@ -13,10 +13,9 @@ from torch import nn
 
 from advreg import data as datasets
 from advreg import distributed, models, report, runtime
-from advreg.cli import progress, tables, threats
-from advreg.config import Config
+from advreg.cli import progress, tables
+from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset
-from advreg.errors import ConfigError
 from advreg.evaluation import Curve, Evaluation, evaluate, minimum_norms, resolve, robustness_curve
 from advreg.report import prose
 from advreg.threat import ThreatModel
@@ -75,14 +74,11 @@ def run_evaluate(wish: EvaluateOptions) -> None:
 
 
 def _prepare(wish: EvaluateOptions) -> EvaluationSetup:
-    run = Path(wish.model) if (Path(wish.model) / "run.toml").is_file() else None
-    config = Config.load(run / "run.toml") if run else None
-    threat, name = threats.threat_from_options(wish.threat, config), wish.data or (config.data.name if config else None)
-    if name is None:
-        raise ConfigError(f"no data for {wish.model}: add --data, such as --data mnist")
-    _radii(wish.curve)  # refused before hours of work, not after
+    source = ModelSource.of(wish.model)
+    threat, name = source.threat(wish.threat), source.data(wish.data)
+    parse_radii(wish.curve)  # a mistake is reported before hours of work, not after
     model = models.load(wish.model, weights=wish.weights).to(runtime.choose_device(wish.device))
-    return EvaluationSetup(model, datasets.load(name)[1], threat, wish.out or run)
+    return EvaluationSetup(model, datasets.load(name)[1], threat, source.output(wish.out))
 
 
 def _measure(wish: EvaluateOptions, bench: EvaluationSetup, among: distributed.Ranks) -> Evaluation:
@@ -104,7 +100,7 @@ def _measure(wish: EvaluateOptions, bench: EvaluationSetup, among: distributed.R
 
 def _curve(wish: EvaluateOptions, bench: EvaluationSetup, where: Path | None) -> tuple[Curve | None, float | None]:
     """Return the robustness curve and the median distance to the boundary, as far as they are asked for."""
-    n, radii, threat = min(wish.n, len(bench.test)), _radii(wish.curve), bench.threat
+    n, radii, threat = min(wish.n, len(bench.test)), parse_radii(wish.curve), bench.threat
     options: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": n, "seed": wish.seed, "out": where}
     if not wish.distances:
         return (robustness_curve(bench.model, bench.test, eps=radii, **options) if radii else None), None
@@ -133,7 +129,3 @@ def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
         typer.echo(f"verdict on the curve: {line.verdict or 'none yet, too little was tried'}")
     if median is not None:
         typer.echo(f"median distance to the boundary: {median:.4g}")
-
-
-def _radii(text: str) -> list[float]:
-    return [float(ThreatModel.parse(f"l2:{part}").eps) for part in text.split(",") if part.strip()]

@@ -44,8 +44,8 @@ class LineProgress:
 
     Example:
         >>> now = [0.0]
-        >>> lines = Lines(print, "evaluating", clock=lambda: now[0])
-        >>> lines.update(State("apgd-ce", "256 of 1,000 examples", 0.25, 0.92))
+        >>> lines = LineProgress(print, "evaluating", clock=lambda: now[0])
+        >>> lines.update(ProgressState("apgd-ce", "256 of 1,000 examples", 0.25, 0.92))
         >>> now[0] = 10.0
         >>> lines.tick()
         evaluating: apgd-ce, 256 of 1,000 examples, robust so far 92.0%, 10 s so far

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from advreg.cli import progress
+from advreg.cli.resolution import load_config
 from advreg.config import Config
 from advreg.errors import ConfigError
 from advreg.training import fit, loggers
@@ -46,7 +47,7 @@ def run_train(wish: TrainOptions) -> None:
 
 def _config(wish: TrainOptions) -> Config:
     is_run = wish.config.is_dir()
-    config = Config.load(wish.config / "run.toml" if is_run else wish.config).replace_with(wish.changes)
+    config = load_config(wish.config).replace_with(wish.changes)
     if wish.finetune is not None:  # which shall meet what was asked for, and not have the last word
         config = fine_tune(config, wish.finetune, ratio=wish.ratio).replace_with(wish.changes)
     elif wish.ratio != 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg import ThreatModel, attacks, projections
-from advreg.attacks.semantic import MaskThreat
+from advreg.attacks.patch import MaskThreat
 from advreg.threat import NORMS, broadcast_per_example
 
 from .attacks.models import small_cnn

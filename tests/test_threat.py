@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from advreg import ThreatModel
-from advreg.attacks.semantic import MaskThreat
+from advreg.attacks.patch import MaskThreat
 from advreg.errors import ThreatError
-from advreg.threat import NORMS
+from advreg.threat import NORMS, whole_box
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 
@@ -156,3 +156,9 @@ def test_projection_keeps_the_type_of_its_points(norm: str, dtype: torch.dtype) 
     found = threat.project(x + 1, x)
     assert found.dtype == dtype
     assert bool(threat.contains(found, x).all())
+
+
+def test_whole_box_contains_every_valid_input() -> None:
+    x = torch.rand(3, 5)
+    assert whole_box((-1.0, 1.0)).contains(-torch.ones(3, 5), x).all()
+    assert whole_box() == ThreatModel("linf", 1.0)

@@ -314,6 +314,16 @@ class ThreatModel(ByValue):
         return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]
 
 
+def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:
+    """Return the threat model that contains every input of the box, so that only the label decides.
+
+    Example:
+        >>> whole_box()
+        ThreatModel(norm='linf', eps=1.0, box=(0.0, 1.0))
+    """
+    return ThreatModel("linf", box[1] - box[0], box)
+
+
 def region_of(threat: ThreatModel, x: Tensor) -> Region:
     """Return the valid points around ``x (B, ...)``, as the threat model's own `project` finds them if a subclass has one."""
     return threat.region(x) if type(threat).project is ThreatModel.project else _Overridden(threat, x)

@@ -75,3 +75,9 @@ class Counter:
     def weight_gradients(self) -> int:
         """Return how many parameters hold a gradient."""
         return sum(p.grad is not None for p in self.module.parameters())
+
+
+def images_of_small_cnn(n: int = 12, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random images and the labels that `small_cnn` gives them."""
+    x = torch.rand(n, 1, 8, 8, dtype=dtype, generator=torch.Generator().manual_seed(3))
+    return x, small_cnn(dtype=dtype)(x).argmax(1)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from advreg import ThreatModel, attacks
-from advreg.attacks import semantic
 from advreg.attacks.minimum_norm import SparseThreat
+from advreg.attacks.patch import patch
+from advreg.attacks.spatial import spatial
 from advreg.threat import NORMS
 from tests.attacks.models import small_cnn
 
@@ -29,11 +30,11 @@ def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> at
 
 
 def _patch(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.AttackResult:
-    return semantic.patch(model, x, y, size=2, steps=10, box=threat.box)
+    return patch(model, x, y, size=2, steps=10, box=threat.box)
 
 
 def _spatial(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.AttackResult:
-    return semantic.spatial(model, x, y, degrees=10, pixels=1, grid=(3, 3), box=threat.box)
+    return spatial(model, x, y, degrees=10, pixels=1, grid=(3, 3), box=threat.box)
 
 
 ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] = {

@@ -12,7 +12,8 @@ from torch import nn
 from advreg import ThreatModel, attacks
 from advreg.attacks.inputs import reject_unboxed
 from advreg.attacks.minimum_norm.l0 import SparseThreat
-from advreg.attacks.semantic import patch, spatial
+from advreg.attacks.patch import patch
+from advreg.attacks.spatial import spatial
 from advreg.attacks.verification import accepting_probabilities
 from advreg.errors import AdvregError, DataError, ModelError
 from advreg.objectives import cross_entropy, dlr, kl, margin, targeted_dlr

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks.model import input_dtype, query_model
-from advreg.attacks.semantic import patch, spatial
+from advreg.attacks.patch import patch
+from advreg.attacks.spatial import spatial
 
 SHORT: dict[str, Callable[..., Any]] = {
     "fgsm": attacks.fgsm,

@@ -13,7 +13,8 @@ from advreg.errors import AdvregError, ConfigError, MissingExtraError, ModelErro
 from advreg.language import gguf
 from advreg.language.chat import encode
 from advreg.language.embeddings import logits
-from advreg.language.model import LanguageModel, cast, eval_mode, load, quiet
+from advreg.language.model import LanguageModel, cast, load, quiet
+from advreg.module_modes import eval_mode
 from tests.language.small import tiny
 
 
@@ -126,7 +127,7 @@ def test_still_gives_modes_and_gradients_back():
     lm.network.lm_head.weight.requires_grad_(False)
 
     def broken_off():
-        with eval_mode(lm.network):
+        with eval_mode(lm.network, freeze=True):
             assert not any(module.training for module in lm.network.modules())
             assert not any(weight.requires_grad for weight in lm.network.parameters())
             raise KeyError

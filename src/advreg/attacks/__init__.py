@@ -1,4 +1,4 @@
-"""Attacks: functions ``(model, x, y, threat, ...) -> result``, on one engine, judged by one judge."""
+"""Attacks: functions ``(model, x, y, threat, ...) -> result`` that share one search loop and one verification."""
 
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ from advreg.attacks.minimum_norm import (
     refine_by_bisection,
     refine_by_radius,
 )
+from advreg.attacks.patch import patch
 from advreg.attacks.pgd import craft, fgsm, mifgsm, nifgsm, pgd
 from advreg.attacks.result import AttackResult, CraftedExamples
 from advreg.attacks.several_eps import attack_at_each_eps
 from advreg.attacks.shrinking_pgd import shrinking_pgd
+from advreg.attacks.spatial import spatial
 from advreg.attacks.verification import verify
 
 __all__ = [
@@ -40,11 +42,13 @@ __all__ = [
     "mifgsm",
     "minimum_distance",
     "nifgsm",
+    "patch",
     "pgd",
     "random_search",
     "refine_by_bisection",
     "refine_by_radius",
     "shrinking_pgd",
+    "spatial",
     "spsa",
     "square",
     "transfer",

@@ -11,11 +11,11 @@ from advreg.attacks.auto_pgd import top_other_classes
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.pgd import Start, initial_point
 from advreg.attacks.result import AttackResult
+from advreg.attacks.scoreboard import Scoreboard
 from advreg.attacks.search import (
     AttackState,
     QuerySpec,
     Rule,
-    Scoreboard,
     example_of_row,
     keep_labels,
     require_positive,

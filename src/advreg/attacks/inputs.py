@@ -83,6 +83,26 @@ def read_inputs(x: Any, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     return found
 
 
+def read_images(x: Any, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Return images as floats ``(B, C, H, W)``.
+
+    Args:
+        x: images as a tensor, a NumPy array or nested lists.
+        box: lowest and highest valid value of an input, for the error.
+
+    Raises:
+        DataError: integers, an empty batch, or inputs of another shape.
+
+    Example:
+        >>> read_images([[[[0.0, 0.5]]]]).shape
+        torch.Size([1, 1, 1, 2])
+    """
+    images = read_inputs(x, box)
+    if images.ndim != 4:
+        raise DataError(f"x is {tuple(images.shape)}; give images (B, C, H, W)")
+    return images
+
+
 def read_labels(y: Any, x: Tensor) -> Tensor:
     """Return labels ``(B,)`` as int64, whatever integers they are, or probabilities ``(B, K)`` in the type of attacked points.
 

@@ -19,18 +19,25 @@ from torch import Tensor
 
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
 from advreg.attacks.model import Model, gradient_at, input_dtype, original, own_leaf, query_model, widen
-from advreg.attacks.modes import require_eval_mode
 from advreg.attacks.result import AttackResult, concatenate
-from advreg.attacks.verification import logits_of, reject_device, reject_softmax, require_finite, verify_with_logits
+from advreg.attacks.rows import RowState
+from advreg.attacks.scoreboard import Scoreboard
+from advreg.attacks.verification import (
+    logits_of,
+    reject_device,
+    reject_softmax,
+    require_eval_mode,
+    require_finite,
+)
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
-from advreg.objectives import Objective, fooled, negated, ranked
+from advreg.objectives import Objective, fooled, negated
 from advreg.region import Region
 from advreg.threat import ThreatModel, broadcast_per_example, region_of
 
 
 @dataclass(frozen=True)
-class AttackState:
+class AttackState(RowState):
     """One row for each example still under attack; everything in it can be selected by rows.
 
     Attributes:
@@ -59,12 +66,6 @@ class AttackState:
     best_loss: Tensor
     best_fooled: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
-
-    def select(self, keep: Tensor) -> AttackState:
-        """Return the state of these rows only."""
-        tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        memory = {name: value[keep] for name, value in self.memory.items()}
-        return replace(self, **tensors, threat=self.threat.select(keep), region=self.region.select(keep), memory=memory)
 
     def moved_to(self, point: Tensor, **changes: Any) -> AttackState:
         """Return the state at the valid point nearest to this one, with other changes."""
@@ -178,63 +179,6 @@ def update_state(ask: QuerySpec, state: AttackState, *, gradient: bool) -> Attac
         best_loss=torch.where(better, loss, state.best_loss),
         best_fooled=state.best_fooled | fooled,
     )
-
-
-class Scoreboard:
-    """Where a climb writes what the judge confirmed, and counts what it spent, row by row.
-
-    Rows with equal entries in ``owner`` are attempts on one example: when one is confirmed, all of them leave.
-    """
-
-    def __init__(self, ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
-        self.ask, self.x, self.y, self.threat, self.owner = ask, x, y, threat, owner
-        self.x_adv = x.clone()
-        self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        self.cost = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
-        self.asked = (0, 0)
-
-    def count(self, *, backward: bool) -> None:
-        """Count one query of every row that is still under attack."""
-        forwards, backwards = self.asked
-        self.asked = (forwards + self.ask.eot, backwards + self.ask.eot * backward)
-
-    def charge(self, rows: Tensor) -> None:
-        """Add all queries so far to the cost of these rows, which now leave."""
-        self.cost[rows] += self.cost.new_tensor(self.asked)
-
-    def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
-        """Let the judge see these points, write them down, and return which of them it confirmed."""
-        threat = self.threat.select(rows)
-        broken, logits = verify_with_logits(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
-        self.write(rows, adv, broken, logits)
-        return broken
-
-    def write(self, rows: Tensor, adv: Tensor, broken: Tensor, logits: Tensor) -> None:
-        """Write down what the judge, who was asked once, said of these points."""
-        self.cost[rows, 0] += 1
-        self.x_adv[rows], self.broken[rows] = adv, broken
-        self.loss[rows] = ranked(self.ask.loss_at(logits, self.y[rows])).to(self.loss.dtype)
-
-    def retire(self, state: AttackState) -> AttackState:
-        """Judge the rows that look fooled; those confirmed leave, the others forget the point and go on."""
-        proposed = state.best_fooled.nonzero()[:, 0]
-        if not len(proposed):
-            return state
-        confirmed = self.submit(state.rows[proposed], state.best[proposed])
-        keep = torch.ones(len(state.rows), dtype=torch.bool, device=state.rows.device)
-        keep[proposed[confirmed]] = False
-        if self.owner is not None:
-            done = self.owner[state.rows[proposed[confirmed]]]
-            keep &= ~torch.isin(self.owner[state.rows], done)
-        self.charge(state.rows[~keep])
-        forgotten = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
-        return forgotten.select(keep.nonzero()[:, 0])
-
-    def result(self) -> AttackResult:
-        """Return what was written down."""
-        distance = self.threat.distance(self.x_adv, self.x).to(self.x.dtype)
-        return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost)
 
 
 def run_attempt(
@@ -397,7 +341,7 @@ def _clean_points(
     y = aim(logits, y)
     board, wrong = Scoreboard(ask, x, y, threat), ask.fooled(logits, y)
     if original(ask.model) is ask.model:
-        board.write(torch.arange(len(x), device=x.device), x, wrong, logits)
+        board.record(torch.arange(len(x), device=x.device), x, wrong, logits)
         return board.result(), y
     board.cost[:, 0] += 1
     board.loss = ask.loss_at(logits, y).to(x.dtype)

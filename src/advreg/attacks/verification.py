@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from advreg.attacks.inputs import read_inputs, read_labels, reject_classes, reject_logits, reject_probabilities
 from advreg.attacks.model import Model, original, query_model
 from advreg.attacks.model import ProxyModel as ProxyModel  # also found here, where it was first
-from advreg.attacks.modes import require_eval_mode
 from advreg.errors import DataError, ModelError
+from advreg.module_modes import training_parts
 from advreg.objectives import are_probabilities, fooled, has_finite_logits
 from advreg.threat import ThreatModel
 
@@ -33,6 +33,17 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
         z = query_model(model, x)
     reject_logits(z, len(x))
     return z
+
+
+def require_eval_mode(model: Model) -> None:
+    """Raise unless every part of the model is in eval mode, in which BatchNorm and dropout do not depend on the batch.
+
+    Raises:
+        ModelError: some module is in train mode.
+    """
+    for part in (model, original(model)):
+        for name, remedy in training_parts(part) if isinstance(part, nn.Module) else ():
+            raise ModelError(f"the model is in train mode: {name}; attacks need eval mode: {remedy}")
 
 
 def reject_device(model: Model, x: Tensor) -> None:

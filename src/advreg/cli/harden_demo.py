@@ -25,7 +25,8 @@ from torch import Tensor
 
 from advreg import data as datasets
 from advreg import models
-from advreg.attacks.semantic import patch, spatial
+from advreg.attacks.patch import patch
+from advreg.attacks.spatial import spatial
 from advreg.attacks.verification import logits_of
 from advreg.cli import progress, tables
 from advreg.config import Config

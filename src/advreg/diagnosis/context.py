@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import pgd
-from advreg.attacks.modes import hold_eval, training_parts
 from advreg.attacks.search import QuerySpec, query
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis.budget import Budget
@@ -213,16 +211,3 @@ def needs_gradient(subject: DiagnosisContext, name: str, group: str) -> Check | 
 def needs_certainty(subject: DiagnosisContext, name: str, group: str) -> Check | None:
     """Return a skipped check where the same input gets different answers."""
     return skip_check(name, group, "answers are random: see randomness") if subject.is_random else None
-
-
-@contextmanager
-def run_attack_in_eval(model: nn.Module) -> Iterator[list[str]]:
-    """Hold a model in eval mode inside the block; yield the parts that were not: names, or an exported program's operations."""
-    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-    trains = training_parts(model)
-    try:
-        hold_eval(model)
-        yield [name for name, _ in trains]
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -30,7 +30,7 @@ from advreg.diagnosis.checks import (
     stronger_attacks,
     training_history,
 )
-from advreg.diagnosis.context import DiagnosisContext, right_of, run_attack_in_eval
+from advreg.diagnosis.context import DiagnosisContext, right_of
 from advreg.diagnosis.gradient_checks import describe_or_reraise
 from advreg.diagnosis.loss_surface import pictures
 from advreg.diagnosis.module_hooks import Smooth
@@ -41,6 +41,7 @@ from advreg.evaluation.batch_sizing import is_out_of_memory
 from advreg.evaluation.checks import Check, causes, flag_check
 from advreg.evaluation.examples import Examples, count, examples_of
 from advreg.evaluation.model_identity import matches_ledger
+from advreg.module_modes import eval_mode, training_parts
 from advreg.objectives import are_probabilities
 from advreg.runs import RunFolder
 from advreg.statistics import clopper_pearson_interval
@@ -163,7 +164,8 @@ def diagnose(
     """
     began = time.perf_counter()
     _refuse_radius(threat)
-    with _in_memory(), run_attack_in_eval(model) as trains, accepting_probabilities():
+    trains = [name for name, _ in training_parts(model)]
+    with _in_memory(), eval_mode(model), accepting_probabilities():
         if on_progress:
             on_progress(DiagnosisProgress("the figure", 0, len(questions_for(budget or budget_for(n, quick=quick)))))
         subject, claim = context_of(model, data, threat, n, budget, quick, _training(train), seed, out)

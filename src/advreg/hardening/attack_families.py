@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from advreg import attacks, example_rng
 from advreg.attacks.model import query_model
-from advreg.attacks.semantic import MaskThreat, anything, moved, patch, spatial, square_masks
+from advreg.attacks.patch import MaskThreat, patch, square_masks
+from advreg.attacks.spatial import rotate_translate, spatial
 from advreg.errors import ConfigError, ThreatError
 from advreg.evaluation import Protocol, ProtocolStage
 from advreg.objectives import Objective, cross_entropy
-from advreg.threat import ThreatModel
+from advreg.threat import ThreatModel, whole_box
 
 Fresh = Callable[[nn.Module, Tensor, Tensor, Tensor, int], Tensor]
 """``(model, x, y, ids, seed) -> x_adv``: a training point for each example, in few passes."""
 
-THREAT = anything()
+THREAT = whole_box()
 """What the judge of a mixed protocol allows: each family keeps its own limits, the judge the box and the label."""
 
 _POSES = 5  # that training chooses the worst of
@@ -126,7 +127,7 @@ def _spatial(degrees: float, pixels: float) -> Family:
         draws = 2 * example_rng.uniform(torch.arange(_POSES), (3,), seed) - 1
         worst, highest = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         for turn, right, down in (draws * torch.tensor([degrees, pixels, pixels])).tolist():
-            points = moved(x, turn, right, down)
+            points = rotate_translate(x, turn, right, down)
             with torch.no_grad():
                 loss = cross_entropy(query_model(model, points), y)
             better = loss > highest

@@ -11,7 +11,8 @@ from torch import Tensor
 from advreg.errors import ConfigError, DataError
 from advreg.language.chat import Encoded, encode, end_of_turn, pad_id
 from advreg.language.embeddings import cache_of, embed, forward, perturb_embeddings, scatter_rows
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
+from advreg.module_modes import eval_mode
 
 
 def generate(
@@ -107,7 +108,7 @@ def continued(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: i
     stops = torch.tensor(sorted(stop_ids(lm)), device=points.device)
     done = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     tokens: list[Tensor] = []
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         state = forward(lm, points, mask, last=1, keep=True)
         while True:
             best = state.logits[:, -1].argmax(-1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -142,27 +141,3 @@ def cast(lm: LanguageModel, dtype: str) -> LanguageModel:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
     return replace(lm, network=copy.deepcopy(lm.network).to(DTYPES[dtype]))
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, its weights without gradients, inside the block; then everything is as it was.
-
-    Example:
-        >>> net = nn.Dropout(0.5).train()
-        >>> with still(net):
-        ...     print(net.training)
-        False
-        >>> net.training
-        True
-    """
-    training = [module for module in network.modules() if module.training]
-    learning = [weight for weight in network.parameters() if weight.requires_grad]
-    network.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for weight in learning:
-            weight.requires_grad_(True)

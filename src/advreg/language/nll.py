@@ -10,7 +10,8 @@ import torch
 from advreg.language.adapters import adapter_off
 from advreg.language.chat import encode
 from advreg.language.embeddings import answer_places, answer_tokens_nll, logits
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
+from advreg.module_modes import eval_mode
 
 Cost = tuple[float, int]
 """Sum of ``-log p`` over an answer's tokens, and how many there are."""
@@ -36,7 +37,7 @@ def token_nll(
     size = max(min(batch_size, _LETTERS // longest), 1)
     for first in range(0, len(there), size):
         part = there[first : first + size]
-        with torch.no_grad(), eval_mode(lm.network):
+        with torch.no_grad(), eval_mode(lm.network, freeze=True):
             encoded = encode(lm, [prompts[i] for i in part], [answers[i] for i in part], ended=ended)
             nll = answer_tokens_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)
         sums = zip(part, nll.sum(1).tolist(), encoded.answer.sum(1).tolist(), strict=True)

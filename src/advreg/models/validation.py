@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from advreg.attacks.inputs import reject_probabilities
 from advreg.attacks.model import query_model
-from advreg.attacks.modes import is_exported, training_parts
 from advreg.errors import ModelError
 from advreg.models.inference_only import InferenceOnlyModel
+from advreg.module_modes import is_exported, training_parts
 from advreg.objectives import has_finite_logits
 from advreg.plugins import first_line
 

@@ -9,7 +9,8 @@ from advreg.attacks.auto_pgd.l1 import sparse_attempt
 from advreg.attacks.auto_pgd.step_rule import momentum_rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Attempt, LabelSelector, QuerySpec, Scoreboard, require_positive, run_attempt, search
+from advreg.attacks.scoreboard import Scoreboard
+from advreg.attacks.search import Attempt, LabelSelector, QuerySpec, require_positive, run_attempt, search
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy, labels_of, targeted_dlr
 from advreg.threat import ThreatModel, broadcast_per_example

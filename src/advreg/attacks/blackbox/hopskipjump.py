@@ -8,10 +8,10 @@ from torch import Tensor
 from advreg.attacks.blackbox.hopskipjump_run import HopSkipJumpRun, LabelQueries
 from advreg.attacks.inputs import as_tensor, read_batch, read_ids
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.modes import require_eval_mode
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import QuerySpec, Scoreboard, search
-from advreg.attacks.verification import reject_device
+from advreg.attacks.scoreboard import Scoreboard
+from advreg.attacks.search import QuerySpec, search
+from advreg.attacks.verification import reject_device, require_eval_mode
 from advreg.errors import DataError, ThreatError
 from advreg.objectives import labels_of, margin
 from advreg.threat import ThreatModel

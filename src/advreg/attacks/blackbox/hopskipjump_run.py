@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from advreg import example_rng
 from advreg.attacks.model import Model, ProxyModel, original, query_model
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import Scoreboard
+from advreg.attacks.scoreboard import Scoreboard
 from advreg.errors import ModelError
 from advreg.objectives import has_finite_logits
 from advreg.threat import broadcast_per_example

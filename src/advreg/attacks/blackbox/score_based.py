@@ -14,7 +14,9 @@ from torch import Tensor
 from advreg import example_rng
 from advreg.attacks.model import query_model
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import QuerySpec, Scoreboard
+from advreg.attacks.rows import RowState, mask_out
+from advreg.attacks.scoreboard import Scoreboard
+from advreg.attacks.search import QuerySpec
 from advreg.threat import ThreatModel, broadcast_per_example
 
 _BLOCK = 32  # queries whose random numbers are drawn at once: a call costs the same for one as for many
@@ -22,7 +24,7 @@ _LANE = 1 << 20  # streams kept for one restart: more than anybody's queries
 
 
 @dataclass(frozen=True)
-class QueryState:
+class QueryState(RowState):
     """One row for each example still under attack; everything in it can be selected by rows.
 
     Attributes:
@@ -46,12 +48,6 @@ class QueryState:
     loss: Tensor
     found: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
-
-    def select(self, keep: Tensor) -> QueryState:
-        """Return these rows only."""
-        tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        memory = {name: value[keep] for name, value in self.memory.items()}
-        return replace(self, **tensors, threat=self.threat.select(keep), memory=memory)
 
     def remember(self, **tensors: Tensor) -> QueryState:
         """Return the same rows with more to remember."""
@@ -123,8 +119,7 @@ def _retired(board: Scoreboard, state: QueryState) -> QueryState:
     if not len(proposed):
         return state
     confirmed = board.submit(state.rows[proposed], state.best[proposed])
-    keep = torch.ones_like(state.found)
-    keep[proposed[confirmed]] = False
+    keep = mask_out(proposed[confirmed], len(state.rows))
     loss = state.loss.masked_fill(state.loss == torch.inf, -torch.inf)
     return replace(state, loss=loss, found=torch.zeros_like(state.found)).select(keep.nonzero()[:, 0])
 

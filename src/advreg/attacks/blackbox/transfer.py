@@ -12,7 +12,8 @@ from torch import Tensor
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.pgd import pgd
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import QuerySpec, Scoreboard, search
+from advreg.attacks.scoreboard import Scoreboard
+from advreg.attacks.search import QuerySpec, search
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from advreg.attacks.corruptions.corruptions import KINDS
 from advreg.attacks.corruptions.primitives import Draws
-from advreg.attacks.inputs import read_ids, read_inputs, read_labels, reject_outside
+from advreg.attacks.inputs import read_ids, read_images, read_labels, reject_outside
 from advreg.attacks.model import Model
-from advreg.attacks.modes import require_eval_mode
-from advreg.attacks.verification import logits_of
+from advreg.attacks.verification import logits_of, require_eval_mode
 from advreg.errors import DataError, did_you_mean
 from advreg.objectives import correct
 
@@ -52,7 +51,7 @@ def corrupt(x: Tensor, name: str, severity: int = 3, *, ids: Tensor | None = Non
         raise DataError(f"corruption {name!r} is unknown.{did_you_mean(name, KINDS)} Allowed: {', '.join(KINDS)}")
     if severity not in SEVERITIES:
         raise DataError(f"severity is {severity}; allowed: 1 to 5")
-    x = _images(x)
+    x = _read_images(x)
     ids = read_ids(ids, x)
     draws = Draws(ids, seed, CORRUPTIONS.index(name) * _LANE)
     return KINDS[name](x, severity - 1, draws).clamp(0, 1)
@@ -95,7 +94,7 @@ def corruption_accuracy(
         dict_keys(['contrast'])
     """
     require_eval_mode(model)
-    x = _images(x)
+    x = _read_images(x)
     y, ids = read_labels(y, x), read_ids(ids, x)
     severities = tuple(severities)
 
@@ -109,10 +108,8 @@ def corruption_accuracy(
     return {name: {severity: accuracy(name, severity) for severity in severities} for name in names}
 
 
-def _images(x: Tensor) -> Tensor:
+def _read_images(x: Tensor) -> Tensor:
     """Return images as floats ``(B, C, H, W)`` in [0, 1]."""
-    x = read_inputs(x, (0.0, 1.0))
-    if x.ndim != 4:
-        raise DataError(f"x is {tuple(x.shape)}; give images (B, C, H, W)")
+    x = read_images(x)
     reject_outside(x, (0.0, 1.0))
     return x

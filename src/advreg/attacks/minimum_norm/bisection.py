@@ -13,8 +13,7 @@ from advreg.attacks.inputs import read_batch
 from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat
 from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.modes import require_eval_mode
-from advreg.attacks.verification import verify_with_logits
+from advreg.attacks.verification import require_eval_mode, verify_with_logits
 from advreg.errors import ConfigError, ThreatError
 from advreg.objectives import margin, ranked
 from advreg.threat import Norm, ThreatModel, broadcast_per_example

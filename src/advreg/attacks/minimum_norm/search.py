@@ -21,9 +21,16 @@ from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat, box_diameter, wit
 from advreg.attacks.minimum_norm.result import MinimalResult, concatenate_minimal
 from advreg.attacks.minimum_norm.state import Look, MinimumNormState, Rule
 from advreg.attacks.model import Model, query_model, widen
-from advreg.attacks.modes import require_eval_mode
+from advreg.attacks.rows import mask_out
+from advreg.attacks.scoreboard import BaseScoreboard
 from advreg.attacks.search import require_positive
-from advreg.attacks.verification import reject_device, reject_softmax, require_finite, verify_with_logits
+from advreg.attacks.verification import (
+    reject_device,
+    reject_softmax,
+    require_eval_mode,
+    require_finite,
+    verify_with_logits,
+)
 from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
 from advreg.threat import ThreatModel, broadcast_per_example
@@ -74,15 +81,14 @@ class SearchConfig:
         return -margin(logits, y) if self.targeted else margin(logits, y)
 
 
-class MinimumNormScoreboard:
+class MinimumNormScoreboard(BaseScoreboard):
     """The nearest points that the judge confirmed, and what was spent, example by example."""
 
     def __init__(self, plan: SearchConfig, x: Tensor, y: Tensor, ball: Ball) -> None:
-        self.plan, self.x, self.y, self.ball = plan, x, y, ball
+        super().__init__(x, y)
+        self.plan, self.ball = plan, ball
         self.nearest = x.clone()
         self.minimal = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        self.cost = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
 
     def submit(self, rows: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Ask the judge, write down what is nearer, and return which points fool, and the logits."""
@@ -133,8 +139,7 @@ class MinimumNormScoreboard:
         if not len(reached):
             return state
         confirmed, _ = self.submit(state.rows[reached], state.best[reached])
-        keep = torch.ones(len(state.rows), dtype=torch.bool, device=state.rows.device)
-        keep[reached[confirmed]] = False
+        keep = mask_out(reached[confirmed], len(state.rows))
         forgotten = state.best_distance.clone()
         forgotten[reached] = torch.inf
         return replace(state, best_distance=forgotten).select(keep.nonzero()[:, 0])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
 from advreg.attacks.minimum_norm.l0 import Ball
+from advreg.attacks.rows import RowState
 
 
 @dataclass(frozen=True)
-class MinimumNormState:
+class MinimumNormState(RowState):
     """One row for each example still hunted; everything in it can be selected by rows.
 
     Attributes:
@@ -40,12 +41,6 @@ class MinimumNormState:
     best: Tensor
     best_distance: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
-
-    def select(self, keep: Tensor) -> MinimumNormState:
-        """Return the state of these rows only."""
-        tensors = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        memory = {name: value[keep] for name, value in self.memory.items()}
-        return replace(self, **tensors, ball=self.ball.select(keep), memory=memory)
 
 
 Rule = Callable[[MinimumNormState, int], MinimumNormState]

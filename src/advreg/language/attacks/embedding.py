@@ -15,8 +15,9 @@ from advreg.language.attacks.result import LanguageAttackResult, batches, passes
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
 from advreg.language.generate import generate
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
 from advreg.language.requests import HarmfulRequest
+from advreg.module_modes import eval_mode
 
 
 def embedding_pgd(
@@ -79,7 +80,7 @@ def search(
     def loss(delta: Tensor) -> Tensor:
         return answer_nll(logits(lm, encoded, delta, last=last), encoded)
 
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         tries = [
             best(iterates(loss, _start(lm, encoded, radius, k, seed, ids), within(steepest(step), radius), steps))
             for k in range(restarts)
@@ -164,7 +165,7 @@ def embedding(
 @torch.no_grad()
 def answer_nll_under(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
     """Return the mean NLL of the answers with the user's words moved, by the model that judges: one forward each."""
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         scores = logits(lm, encoded, delta, last=answer_places(encoded))
     values: list[float] = answer_nll(scores, encoded).tolist()
     return values

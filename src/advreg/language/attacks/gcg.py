@@ -18,8 +18,9 @@ from advreg.language.attacks.suffix import Frame, candidates, framed, surviving,
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, answer_tokens_nll, embed, forward
 from advreg.language.generate import generate
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
 from advreg.language.requests import HarmfulRequest
+from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 
 Kept = list[tuple[float, Tensor]]
@@ -123,7 +124,7 @@ def with_suffix(
 ) -> str:
     """Return a request's words with the best suffix found."""
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         frame, suffix = framed(lm, request, " ".join(["!"] * tokens), system)
         kept = [(float(losses(lm, frame, suffix[None], how)[0]), suffix)]
         for _ in range(how.steps):

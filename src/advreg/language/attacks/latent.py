@@ -16,8 +16,9 @@ from advreg.language.attacks.result import LanguageAttackResult, batches, passes
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, logits, scatter_rows
 from advreg.language.generate import generate
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
 from advreg.language.requests import HarmfulRequest
+from advreg.module_modes import eval_mode
 
 
 def blocks(lm: LanguageModel) -> list[nn.Module]:
@@ -87,7 +88,7 @@ def latent_norms(lm: LanguageModel, encoded: Encoded, layers: Sequence[int]) -> 
         sizes = exact.norm(dim=-1) * encoded.content
         seen.append(sizes.sum(1) / encoded.content.sum(1).clamp(min=1))
 
-    with ExitStack() as hooks, eval_mode(lm.network):
+    with ExitStack() as hooks, eval_mode(lm.network, freeze=True):
         for layer in layers:
             hooks.callback(blocks(lm)[layer].register_forward_hook(look).remove)
         logits(lm, encoded, last=1)
@@ -141,7 +142,7 @@ def latent_pgd(
 
     shape = (len(encoded), len(chosen), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         return best(iterates(loss, start, move, steps))[0]
 
 
@@ -196,7 +197,7 @@ def latent(
 
 @torch.no_grad()
 def _judged(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Sequence[int]) -> list[float]:
-    with eval_mode(lm.network), latent_moved(lm, encoded, delta, layers):
+    with eval_mode(lm.network, freeze=True), latent_moved(lm, encoded, delta, layers):
         scores = logits(lm, encoded, last=answer_places(encoded))
     values: list[float] = answer_nll(scores, encoded).tolist()
     return values

@@ -12,7 +12,8 @@ from torch import Tensor
 from advreg.language.attacks.suffix import Frame, written
 from advreg.language.chat import encode
 from advreg.language.embeddings import answer_nll, answer_places, logits
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
+from advreg.module_modes import eval_mode
 
 _PROBED, _SHARE = 16, 8
 """The model is asked about one candidate in 16 first, then about at most one in 8: the two shares of the paper."""
@@ -61,5 +62,5 @@ def sample_probes(
 def draft_loss(draft: LanguageModel, frame: Frame, texts: list[str], system: str | None) -> Tensor:
     """Return the draft's mean NLL of the target after each text, ``(n,)``."""
     encoded = encode(draft, texts, [frame.request.target] * len(texts), system=system, ended=False)
-    with eval_mode(draft.network):
+    with eval_mode(draft.network, freeze=True):
         return answer_nll(logits(draft, encoded, last=answer_places(encoded)), encoded)

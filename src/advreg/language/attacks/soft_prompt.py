@@ -13,8 +13,9 @@ from advreg.language.attacks.result import LanguageAttackResult, batches, passes
 from advreg.language.chat import Encoded, encode
 from advreg.language.embeddings import answer_nll, answer_places, embed, embedding_norm, forward
 from advreg.language.generate import generate, moved
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
 from advreg.language.requests import HarmfulRequest
+from advreg.module_modes import eval_mode
 
 START = " !"
 
@@ -92,7 +93,7 @@ def suffixes(
     def loss(suffix: Tensor) -> Tensor:
         return suffix_nll(lm, encoded, suffix)
 
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         start = _start(lm, tokens).to(kind).expand(len(encoded), -1, -1)
         pairs = iterates(loss, start, signed(step_size * embedding_norm(lm)), steps)
         found, _ = best(_keeping(pairs, moments, kept))
@@ -118,7 +119,7 @@ def _start(lm: LanguageModel, tokens: int) -> Tensor:
 
 @torch.no_grad()
 def _judged(lm: LanguageModel, encoded: Encoded, suffix: Tensor) -> list[float]:
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         values: list[float] = suffix_nll(lm, encoded, suffix).tolist()
     return values
 

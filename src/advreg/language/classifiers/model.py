@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from advreg.errors import ConfigError, DataError, ModelError
-from advreg.language.model import eval_mode, quiet
+from advreg.language.model import quiet
 from advreg.language.training.freelb import freelb
 from advreg.language.training.perturbed import project, random_start, same_draws, steepest
 from advreg.language.training.smart import alum, regularizer_active, smart
+from advreg.module_modes import eval_mode
 from advreg.plugins import first_line, import_extra
 from advreg.runtime import derived_seed, seed_everything
 
@@ -325,7 +326,7 @@ def classifier_embedding_pgd(
     size = unit * (2.5 * eps / steps if step_size is None else step_size)
     truth = torch.tensor(labels, device=classifier.device)
     parts = [slice(begin, begin + batch_size) for begin in range(0, len(texts), batch_size)]
-    with eval_mode(classifier.network):
+    with eval_mode(classifier.network, freeze=True):
         broken = [_attacked(classifier, texts[part], truth[part], unit * eps, steps, size) for part in parts]
     return torch.cat(broken).cpu()
 

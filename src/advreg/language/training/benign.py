@@ -13,12 +13,13 @@ from advreg.language.chat import Encoded, encode
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import InstructionExample
 from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
 from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.freelb import freelb
 from advreg.language.training.losses import kl, predicting, symmetric_kl
 from advreg.language.training.perturbed import random_start, same_draws
 from advreg.language.training.smart import alum, regularizer_active, smart
+from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 
 Terms = dict[str, Tensor]
@@ -100,7 +101,7 @@ def _references(
         blocks["teacher"] = average.in_place()
     found = {}
     for name, block in blocks.items():
-        with eval_mode(lm.network), block:
+        with eval_mode(lm.network, freeze=True), block:
             found[name] = logits(lm, batch.encoded, last=batch.last)
     return found
 

@@ -16,7 +16,8 @@ from advreg.language.datasets import REFUSAL, InstructionExample
 from advreg.language.embeddings import answer_nll, answer_places, logits
 from advreg.language.generate import generate
 from advreg.language.judges.refusal import says_no
-from advreg.language.model import LanguageModel, eval_mode
+from advreg.language.model import LanguageModel
+from advreg.module_modes import eval_mode
 
 RISE = 0.3  # of either share over what it was before training
 WORDS, TOKENS = 3, 24  # of what counts as repeated, and of an answer
@@ -56,7 +57,7 @@ def measure_collapse(lm: LanguageModel, held: Sequence[InstructionExample], toke
 
 @torch.no_grad()
 def _nll(lm: LanguageModel, prompts: list[str], answers: list[str]) -> torch.Tensor:
-    with eval_mode(lm.network):
+    with eval_mode(lm.network, freeze=True):
         encoded = encode(lm, prompts, answers)
         return answer_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)
 

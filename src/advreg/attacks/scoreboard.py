@@ -1,0 +1,100 @@
+"""What an attack has achieved and spent so far: verified points and the passes of each example."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from advreg.attacks.result import AttackResult
+from advreg.attacks.rows import mask_out
+from advreg.attacks.verification import verify_with_logits
+from advreg.objectives import ranked
+from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.attacks.search import AttackState, QuerySpec
+
+
+class BaseScoreboard:
+    """Loss and cost of each example of a batch.
+
+    Attributes:
+        x, y: clean inputs ``(B, ...)`` and labels.
+        loss: loss at the best verified point, -inf before the first: ``(B,)``.
+        cost: forwards and backwards of each example, ``(B, 2)`` integers.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+        self.loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        self.cost = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+
+
+class Scoreboard(BaseScoreboard):
+    """Verified points of an attack inside a threat model.
+
+    Rows with equal entries in ``owner`` are attempts on one example: when one is confirmed, all of them leave.
+
+    Attributes:
+        x_adv: the last verified point, ``x`` before the first: ``(B, ...)``.
+        broken: whether verification confirmed it: ``(B,)``.
+        queries: forwards and backwards of every row that is still under attack.
+    """
+
+    def __init__(self, ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
+        super().__init__(x, y)
+        self.ask, self.threat, self.owner = ask, threat, owner
+        self.x_adv = x.clone()
+        self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.queries = (0, 0)
+
+    def count(self, *, backward: bool) -> None:
+        """Count one query of every row that is still under attack."""
+        forwards, backwards = self.queries
+        self.queries = (forwards + self.ask.eot, backwards + self.ask.eot * backward)
+
+    def charge(self, rows: Tensor) -> None:
+        """Add all queries so far to the cost of these rows, which leave now."""
+        self.cost[rows] += self.cost.new_tensor(self.queries)
+
+    def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
+        """Verify points of these rows on the original model, record them, and return which were confirmed."""
+        threat = self.threat.select(rows)
+        broken, logits = verify_with_logits(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
+        self.record(rows, adv, broken, logits)
+        return broken
+
+    def record(self, rows: Tensor, adv: Tensor, broken: Tensor, logits: Tensor) -> None:
+        """Record verified points of these rows, and the one forward that verified them.
+
+        Args:
+            rows: positions in the batch ``(R,)``.
+            adv: the points ``(R, ...)``.
+            broken: whether each was confirmed ``(R,)``.
+            logits: logits of the original model there ``(R, K)``.
+        """
+        self.cost[rows, 0] += 1
+        self.x_adv[rows], self.broken[rows] = adv, broken
+        self.loss[rows] = ranked(self.ask.loss_at(logits, self.y[rows])).to(self.loss.dtype)
+
+    def retire(self, state: AttackState) -> AttackState:
+        """Verify the rows that fooled the model; confirmed rows leave, the others drop that point and continue."""
+        proposed = state.best_fooled.nonzero()[:, 0]
+        if not len(proposed):
+            return state
+        confirmed = self.submit(state.rows[proposed], state.best[proposed])
+        keep = mask_out(proposed[confirmed], len(state.rows))
+        if self.owner is not None:
+            done = self.owner[state.rows[proposed[confirmed]]]
+            keep &= ~torch.isin(self.owner[state.rows], done)
+        self.charge(state.rows[~keep])
+        reset = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
+        return reset.select(keep.nonzero()[:, 0])
+
+    def result(self) -> AttackResult:
+        """Return the recorded points as a result."""
+        distance = self.threat.distance(self.x_adv, self.x).to(self.x.dtype)
+        return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost)

@@ -20,7 +20,16 @@ BOXES = ((-1.0, 1.0), (0.0, 255.0), (-1000.0, 1000.0), (0.0, 1 / 1024))
 EPS = {"linf": 0.02, "l2": 0.15, "l1": 0.8, "l0": 2.0}
 EVERY = (*NORMS, "l0")
 WARM = functools.partial(attacks.cosine_pgd, steps=5)
-HELPERS = {"AttackResult", "Crafted", "bisected", "craft", "nearest", "tightened", "verify"}
+HELPERS = {
+    "AttackResult",
+    "CraftedExamples",
+    "attack_at_each_eps",
+    "craft",
+    "minimum_distance",
+    "refine_by_bisection",
+    "refine_by_radius",
+    "verify",
+}
 
 
 def _transfer(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks.AttackResult:
@@ -42,7 +51,7 @@ ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] 
     "pgd": (functools.partial(attacks.pgd, steps=8), NORMS),
     "mifgsm": (attacks.mifgsm, NORMS),
     "nifgsm": (attacks.nifgsm, NORMS),
-    "annealed": (functools.partial(attacks.cosine_pgd, steps=8), NORMS),
+    "cosine_pgd": (functools.partial(attacks.cosine_pgd, steps=8), NORMS),
     "apgd": (functools.partial(attacks.apgd, steps=20), NORMS),
     "apgd-t": (functools.partial(attacks.apgd_targeted, steps=10), NORMS),
     "apgd-large": (functools.partial(attacks.apgd, steps=20, large_eps=True), ("l1",)),
@@ -58,7 +67,7 @@ ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] 
     "fmn": (functools.partial(attacks.fmn, steps=20, restarts=2), EVERY),
     "ddn": (functools.partial(attacks.ddn, steps=20, restarts=2), ("l2",)),
     "deepfool": (attacks.deepfool, NORMS),
-    "carlini": (functools.partial(attacks.carlini_wagner, rounds=4, steps=30, weight=0.1), ("l2",)),
+    "carlini_wagner": (functools.partial(attacks.carlini_wagner, rounds=4, steps=30, weight=0.1), ("l2",)),
     "patch": (_patch, ("linf",)),
     "spatial": (_spatial, ("linf",)),
 }
@@ -125,7 +134,9 @@ def test_every_box_gives_the_same_count_in_float32(name: str, norm: str) -> None
 
 
 @pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize(("name", "norm"), [c for c in CASES if c[0] in {"fab", "fmn", "ddn", "deepfool", "carlini"}])
+@pytest.mark.parametrize(
+    ("name", "norm"), [c for c in CASES if c[0] in {"fab", "fmn", "ddn", "deepfool", "carlini_wagner"}]
+)
 def test_every_box_gives_the_same_distances(name: str, norm: str, box: tuple[float, float]) -> None:
     here, there = (attacked(name, norm, b, 0.0) for b in ((0.0, 1.0), box))
     width = 1.0 if norm == "l0" else box[1] - box[0]

@@ -21,7 +21,7 @@ SHORT = {
     "fmn": (functools.partial(minimum_norm.fmn, steps=12, restarts=2), ("linf", "l2", "l1", "l0")),
     "ddn": (functools.partial(minimum_norm.ddn, steps=12, restarts=2), ("l2",)),
     "deepfool": (functools.partial(minimum_norm.deepfool, steps=8), ("linf", "l2", "l1")),
-    "carlini": (functools.partial(minimum_norm.carlini_wagner, rounds=3, steps=15, weight=1.0), ("l2",)),
+    "carlini_wagner": (functools.partial(minimum_norm.carlini_wagner, rounds=3, steps=15, weight=1.0), ("l2",)),
 }
 CASES = [(name, norm) for name, (_, norms) in SHORT.items() for norm in norms]
 EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4}
@@ -135,11 +135,11 @@ def test_what_bisection_brings_within_eps_is_broken() -> None:
     assert torch.equal(finer.broken, attacks.verify(model, x, finer.x_adv, y, threat) | (finer.minimal == 0))
 
 
-@pytest.mark.parametrize("name", ["fab", "fmn", "ddn", "deepfool", "carlini"])
+@pytest.mark.parametrize("name", ["fab", "fmn", "ddn", "deepfool", "carlini_wagner"])
 def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
     model, x, y = batch()
     wanted = (y + 2) % 5
-    options = {"carlini": {"rounds": 6, "steps": 40}}.get(name, {"steps": 60})
+    options = {"carlini_wagner": {"rounds": 6, "steps": 40}}.get(name, {"steps": 60})
     attack = getattr(minimum_norm, name)
     found = minimum_norm.minimum_distance(attack, model, x, wanted, "l2", targeted=True, **options)
     assert torch.equal(model(found.nearest).argmax(1) == wanted, found.found)

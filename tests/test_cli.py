@@ -67,6 +67,17 @@ def test_train_evaluate_report_compare(run: Path) -> None:
     assert json.loads(side.stdout)[0]["protocol"] == "linf-0.1-basic@2"
 
 
+def test_evaluate_measures_corruptions_and_the_report_shows_them(run: Path) -> None:
+    options = ("--protocol", "fgsm", "--corruptions", "fog,contrast", "--severities", "1,5")
+    found = advreg("evaluate", run, *options)
+    assert found.returncode == 0, found.stderr
+    assert "severity 5" in found.stdout
+    assert "mean corruption accuracy" in found.stdout
+    record = json.loads(next(run.glob("evaluation/*-fgsm@*/corruptions.json")).read_text())
+    assert [row["name"] for row in record["corruptions"]] == ["fog", "contrast"]
+    assert "Accuracy under common corruptions" in (run / "report.html").read_text()
+
+
 def test_a_threat_takes_a_box_from_the_command_line_or_the_run(run: Path) -> None:
     found = advreg("evaluate", run, "--protocol", "fgsm", "--threat", "linf:0.1@-1,2", "--json")
     assert found.returncode == 0, found.stderr
@@ -88,6 +99,10 @@ def test_a_threat_takes_a_box_from_the_command_line_or_the_run(run: Path) -> Non
         (["evaluate", "zoo:mnist-cnn", "--data", "mnist"], "add --threat"),
         (["evaluate", "zoo:mnist-cnn", "--threat", "linf:0.1"], "add --data"),
         (["evaluate", "zoo:mnist-cnn", "--data", "mnist", "--threat", "linf:80"], "wider than the box"),
+        (
+            ["evaluate", "zoo:mnist-cnn", "--data", "mnist", "--threat", "linf:0.1", "--corruptions", "fogg"],
+            "Did you mean 'fog'",
+        ),
         (["train", "nowhere.toml"], "nowhere.toml"),
         (["report", "nowhere"], "nowhere"),
         (["evaluat"], "No such command"),

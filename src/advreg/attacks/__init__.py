@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
+from advreg.attacks import corruptions
 from advreg.attacks.auto_pgd import apgd, apgd_targeted
 from advreg.attacks.blackbox import hopskipjump, random_search, spsa, square, transfer
 from advreg.attacks.cosine_pgd import cosine_pgd
@@ -31,6 +32,7 @@ __all__ = [
     "apgd_targeted",
     "attack_at_each_eps",
     "carlini_wagner",
+    "corruptions",
     "cosine_pgd",
     "craft",
     "ddn",

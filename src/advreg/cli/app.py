@@ -81,6 +81,10 @@ def evaluate(
     n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 1000,
     curve: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Also measure a robustness curve.")] = "",
     distances: Annotated[bool, typer.Option(help="Also measure each example's distance to the boundary.")] = False,
+    corruptions: Annotated[
+        str, typer.Option(metavar="NAME,NAME,...", help="Also measure accuracy under these common corruptions, or all.")
+    ] = "",
+    severities: Annotated[str, typer.Option(metavar="1,2,...", help="Of the corruptions, from 1 to 5.")] = "1,2,3,4,5",
     out: Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")] = None,
     precision: Annotated[str, typer.Option(help="Of the proposals: float32, bfloat16 or auto.")] = "float32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the copy that attacks work on.")] = False,
@@ -91,11 +95,27 @@ def evaluate(
     """Measure clean and robust accuracy, with exact intervals; resumes what was interrupted, shares under torchrun."""
     from advreg.cli.evaluate import EvaluateOptions, run_evaluate
 
-    wish = EvaluateOptions(
-        model=model, data=data, threat=threat, protocol=protocol, attacks=attack or [], weights=weights, n=n, curve=curve,
-        distances=distances, out=out, seed=seed, precision=precision, compiled=compiled, device=device, as_json=as_json,
-    )  # fmt: skip
-    run_evaluate(wish)
+    run_evaluate(
+        EvaluateOptions(
+            model=model,
+            data=data,
+            threat=threat,
+            protocol=protocol,
+            attacks=attack or [],
+            weights=weights,
+            n=n,
+            curve=curve,
+            distances=distances,
+            corruptions=corruptions,
+            severities=severities,
+            out=out,
+            seed=seed,
+            precision=precision,
+            compiled=compiled,
+            device=device,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()

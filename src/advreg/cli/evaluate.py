@@ -1,4 +1,4 @@
-"""The verb ``evaluate``: fill in what a run folder knows, measure, print, write the report."""
+"""The verb ``evaluate``: robust accuracy, and on request a robustness curve, distances and accuracy under corruptions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,48 @@ from torch import nn
 
 from advreg import data as datasets
 from advreg import distributed, models, report, runtime
+from advreg.attacks.corruptions import CORRUPTIONS
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset
-from advreg.evaluation import Curve, Evaluation, evaluate, minimum_norms, resolve, robustness_curve
+from advreg.errors import ConfigError
+from advreg.evaluation import (
+    CorruptionAccuracy,
+    Curve,
+    Evaluation,
+    evaluate,
+    evaluate_corruptions,
+    minimum_norms,
+    resolve,
+    robustness_curve,
+)
+from advreg.evaluation.corruptions import require_corruptions
 from advreg.report import prose
 from advreg.threat import ThreatModel
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What the command line asks for."""
+    """Options of ``advreg evaluate``, as the command line gives them.
+
+    Attributes:
+        model: a run folder or the name of a model.
+        data, threat: the run's own if None.
+        protocol: name of the protocol.
+        attacks: own attacks, ``pkg.module:function`` each.
+        weights: safetensors or state dict.
+        n: test examples, from the first.
+        curve: radii separated by commas; empty for no curve.
+        distances: whether to measure each example's distance to the boundary.
+        corruptions: names separated by commas, or ``all``; empty for none.
+        severities: of the corruptions, separated by commas.
+        out: folder to write into; the run folder if None.
+        seed: of all random draws.
+        precision: of the fast copy: float32, bfloat16 or auto.
+        compiled: whether to compile the fast copy.
+        device: auto, cpu, cuda, ...
+        as_json: print one JSON object instead of text.
+    """
 
     model: str
     data: str | None = None
@@ -34,6 +65,8 @@ class EvaluateOptions:
     n: int = 1000
     curve: str = ""
     distances: bool = False
+    corruptions: str = ""
+    severities: str = "1,2,3,4,5"
     out: Path | None = None
     seed: int = 0
     precision: str = "float32"
@@ -44,88 +77,173 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """What a wish becomes: a model on its device, the test examples, the threat, the folder."""
+    """What the options resolve to: a model on its device, test examples, radii, corruptions and the output folder."""
 
     model: nn.Module
     test: Dataset
+    n: int
     threat: ThreatModel
     folder: Path | None
+    radii: list[float]
+    corruptions: list[str]
+    severities: list[int]
 
 
-def run_evaluate(wish: EvaluateOptions) -> None:
+@dataclass(frozen=True)
+class EvaluationResults:
+    """Everything that one call of the verb measured; None where it was not requested."""
+
+    evaluation: Evaluation
+    curve: Curve | None = None
+    median_distance: float | None = None
+    corruptions: CorruptionAccuracy | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as ``--json`` prints them."""
+        extra = {
+            "curve": self.curve.record() if self.curve else None,
+            "median_distance": self.median_distance,
+            "corruptions": self.corruptions.record() if self.corruptions else None,
+        }
+        return self.evaluation.record() | {key: value for key, value in extra.items() if value is not None}
+
+
+def run_evaluate(options: EvaluateOptions) -> None:
     """Evaluate a run folder or a model by name; under ``torchrun``, with all processes together."""
-    with distributed.join_processes() as among:
-        bench = _prepare(wish)
-        found = _measure(wish, bench, among)
-        if not among.is_main:
+    with distributed.join_processes() as ranks:
+        setup = _prepare(options)
+        evaluation = _evaluate(options, setup, ranks)
+        if not ranks.is_main:
             return
-        where = bench.folder / "evaluation" / found.protocol if bench.folder else None
-        line, median = _curve(wish, bench, where)
-        if wish.as_json:
-            more = {
-                **({"curve": line.record()} if line else {}),
-                **({} if median is None else {"median_distance": median}),
-            }
-            typer.echo(json.dumps(found.record() | more))
+        folder = setup.folder / "evaluation" / evaluation.protocol if setup.folder else None
+        curve, median = _curve(options, setup, folder)
+        results = EvaluationResults(evaluation, curve, median, _corruptions(options, setup, folder))
+        if options.as_json:
+            typer.echo(json.dumps(results.record()))
             return
-        _show(found, line, median)
-        if bench.folder is not None:
-            print(f"report: {report.write(bench.folder)}", file=sys.stderr)
+        _print(results)
+        if setup.folder is not None:
+            print(f"report: {report.write(setup.folder)}", file=sys.stderr)
 
 
-def _prepare(wish: EvaluateOptions) -> EvaluationSetup:
-    source = ModelSource.of(wish.model)
-    threat, name = source.threat(wish.threat), source.data(wish.data)
-    parse_radii(wish.curve)  # a mistake is reported before hours of work, not after
-    model = models.load(wish.model, weights=wish.weights).to(runtime.choose_device(wish.device))
-    return EvaluationSetup(model, datasets.load(name)[1], threat, source.output(wish.out))
+def _prepare(options: EvaluateOptions) -> EvaluationSetup:
+    """Resolve every option; a mistake is reported here, before hours of work."""
+    source = ModelSource.of(options.model)
+    threat, name = source.threat(options.threat), source.data(options.data)
+    radii = parse_radii(options.curve)
+    names, severities = parse_corruptions(options.corruptions, options.severities)
+    model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
+    test = datasets.load(name)[1]
+    if names:
+        require_corruptions(test.tensors(1)[0], names, severities)
+    return EvaluationSetup(
+        model=model,
+        test=test,
+        n=min(options.n, len(test)),
+        threat=threat,
+        folder=source.output(options.out),
+        radii=radii,
+        corruptions=names,
+        severities=severities,
+    )
 
 
-def _measure(wish: EvaluateOptions, bench: EvaluationSetup, among: distributed.Ranks) -> Evaluation:
-    protocol = resolve(wish.protocol, bench.threat.norm).followed_by(*wish.attacks)
-    options: dict[str, Any] = {"precision": wish.precision, "compiled": wish.compiled, "ranks": among}
-    with progress.evaluating(quiet=wish.as_json or not among.is_main) as watch:
+def parse_corruptions(names: str, severities: str) -> tuple[list[str], list[int]]:
+    """Parse the names of corruptions and their severities, each separated by commas.
+
+    Args:
+        names: such as ``fog,contrast``; ``all`` for all fifteen, empty for none.
+        severities: such as ``1,3,5``.
+
+    Raises:
+        ConfigError: a severity is not a whole number.
+
+    Example:
+        >>> parse_corruptions("fog, contrast", "1,5")
+        (['fog', 'contrast'], [1, 5])
+    """
+    try:
+        levels = [int(part) for part in severities.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"--severities is {severities!r}; write numbers from 1 to 5, such as 1,3,5") from None
+    chosen = [part.strip() for part in names.split(",") if part.strip()]
+    return (list(CORRUPTIONS) if chosen == ["all"] else chosen), levels
+
+
+def _evaluate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distributed.Ranks) -> Evaluation:
+    speed: dict[str, Any] = {"precision": options.precision, "compiled": options.compiled, "ranks": ranks}
+    with progress.evaluating(quiet=options.as_json or not ranks.is_main) as watch:
         return evaluate(
-            bench.model,
-            bench.test,
-            threat=bench.threat,
-            protocol=protocol,
-            n=min(wish.n, len(bench.test)),
-            seed=wish.seed,
-            out=bench.folder,
+            setup.model,
+            setup.test,
+            threat=setup.threat,
+            protocol=resolve(options.protocol, setup.threat.norm).followed_by(*options.attacks),
+            n=setup.n,
+            seed=options.seed,
+            out=setup.folder,
             on_progress=watch,
-            **options,
+            **speed,
         )
 
 
-def _curve(wish: EvaluateOptions, bench: EvaluationSetup, where: Path | None) -> tuple[Curve | None, float | None]:
-    """Return the robustness curve and the median distance to the boundary, as far as they are asked for."""
-    n, radii, threat = min(wish.n, len(bench.test)), parse_radii(wish.curve), bench.threat
-    options: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": n, "seed": wish.seed, "out": where}
-    if not wish.distances:
-        return (robustness_curve(bench.model, bench.test, eps=radii, **options) if radii else None), None
-    found = minimum_norms(bench.model, bench.test, **options)
+def _curve(options: EvaluateOptions, setup: EvaluationSetup, folder: Path | None) -> tuple[Curve | None, float | None]:
+    """Return the robustness curve and the median distance to the boundary, each None where it is not requested."""
+    threat, radii, distances = setup.threat, setup.radii, None
+    shared: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": setup.n, "seed": options.seed, "out": folder}
+    if options.distances:
+        norms = minimum_norms(setup.model, setup.test, **shared)
+        if not radii:
+            return norms.curve(), norms.median
+        distances = norms.distances
     if not radii:
-        return found.curve(), found.median
-    return robustness_curve(bench.model, bench.test, eps=radii, distances=found.distances, **options), found.median
+        return None, None
+    curve = robustness_curve(setup.model, setup.test, eps=radii, distances=distances, **shared)
+    return curve, None if distances is None else norms.median
 
 
-def _show(found: Evaluation, line: Curve | None, median: float | None) -> None:
-    tables.show(tables.evaluation(found))
-    rate = f"{tables.percent(found.attack_success_rate)} {tables.span(found.attack_success_interval)}"
+def _corruptions(options: EvaluateOptions, setup: EvaluationSetup, folder: Path | None) -> CorruptionAccuracy | None:
+    """Return the accuracy under corruptions; None where none is requested."""
+    if not setup.corruptions:
+        return None
+    with progress.counting("corruptions", quiet=options.as_json) as watch:
+        return evaluate_corruptions(
+            setup.model,
+            setup.test,
+            corruptions=setup.corruptions,
+            severities=setup.severities,
+            n=setup.n,
+            seed=options.seed,
+            out=folder,
+            on_progress=watch,
+        )
+
+
+def _print(results: EvaluationResults) -> None:
+    _print_evaluation(results.evaluation)
+    if results.curve:
+        _print_curve(results.curve)
+    if results.median_distance is not None:
+        typer.echo(f"median distance to the boundary: {results.median_distance:.4g}")
+    if results.corruptions:
+        tables.show(tables.corruptions(results.corruptions))
+        typer.echo(f"mean corruption accuracy: {tables.percent(results.corruptions.mean_accuracy)}")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    tables.show(tables.evaluation(evaluation))
+    rate = f"{tables.percent(evaluation.attack_success_rate)} {tables.span(evaluation.attack_success_interval)}"
     typer.echo(f"attack success rate: {rate}")
-    typer.echo(
-        f"verdict: {found.verdict or 'none yet, too little was tried'} (free checks; advreg diagnose looks closer)"
-    )
-    if unequal := prose.balance(found.per_class):
-        typer.echo(unequal)
-        tables.show(tables.classes(found.per_class))
-    for check in found.checks:
+    verdict = evaluation.verdict or "none yet, too few attacks were tried"
+    typer.echo(f"verdict: {verdict} (free checks; advreg diagnose tests further)")
+    if imbalance := prose.balance(evaluation.per_class):
+        typer.echo(imbalance)
+        tables.show(tables.classes(evaluation.per_class))
+    for check in evaluation.checks:
         if check.verdict in ("suspect", "fail"):
             typer.echo(f"  {check.name}: {check.says}; {check.remedy}")
-    if line:
-        cells = [(f"{p.eps:.4g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in line.points]
-        tables.show(tables.table(f"robustness curve, {line.attack}", ("eps", "robust", "95% interval"), cells))
-        typer.echo(f"verdict on the curve: {line.verdict or 'none yet, too little was tried'}")
-    if median is not None:
-        typer.echo(f"median distance to the boundary: {median:.4g}")
+
+
+def _print_curve(curve: Curve) -> None:
+    cells = [(f"{p.eps:.4g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in curve.points]
+    tables.show(tables.table(f"robustness curve, {curve.attack}", ("eps", "robust", "95% interval"), cells))
+    typer.echo(f"verdict on the curve: {curve.verdict or 'none yet, too few attacks were tried'}")

@@ -88,6 +88,20 @@ def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Ca
 
 
 @contextmanager
+def counting(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that shows how much of a job is done, given the amount done and the total."""
+    console = Console(file=sys.stderr, quiet=quiet)
+    with bars(console) as bar, _logged(console, label) as lines:
+        task = bar.add_task(label, total=None)
+
+        def watch(done: int, total: int) -> None:
+            bar.update(task, total=total, completed=done)
+            lines.update(ProgressState(label, f"{done:,} of {total:,} forwards", done / total))
+
+        yield watch
+
+
+@contextmanager
 def diagnosing(*, quiet: bool = False) -> Iterator[Callable[[Asked], None]]:
     """Yield a callback that shows which check a diagnosis makes, and the robust accuracy so far, on standard error."""
     console, label = Console(file=sys.stderr, quiet=quiet), "diagnosing"

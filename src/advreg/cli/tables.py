@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from advreg.evaluation import Evaluation
+    from advreg.evaluation import CorruptionAccuracy, Evaluation
     from advreg.evaluation.summary import ClassSummary
     from advreg.report import Row, Trained
 
@@ -65,6 +65,14 @@ def classes(rows: Sequence[ClassSummary]) -> Table:
     weakest = sorted(rows, key=lambda row: row.robust_accuracy)
     cells = [(row.name, str(row.n), percent(row.clean_accuracy), percent(row.robust_accuracy)) for row in weakest]
     return table("class by class", ("class", "n", "clean", "robust"), cells)
+
+
+def corruptions(found: CorruptionAccuracy) -> Table:
+    """Return the table of accuracy under corruptions, one row each, with the mean over severities."""
+    rows = [["clean", *[""] * len(found.severities), percent(found.clean_accuracy)]]
+    rows += [[name, *map(percent, row), percent(sum(row) / len(row))] for name, row in found.accuracy.items()]
+    columns = ("corruption", *(f"severity {level}" for level in found.severities), "mean")
+    return table(f"accuracy under corruptions, {found.n} examples", columns, rows)
 
 
 def comparison(rows: Sequence[Row]) -> Table:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
+from advreg.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from advreg.evaluation.curve import Curve
 from advreg.evaluation.curve_evaluation import robustness_curve
 from advreg.evaluation.evaluate import evaluate
@@ -13,12 +14,14 @@ from advreg.evaluation.summary import AttackSummary, Evaluation
 __all__ = [
     "PROTOCOLS",
     "AttackSummary",
+    "CorruptionAccuracy",
     "Curve",
     "Evaluation",
     "MinimumNorms",
     "Protocol",
     "ProtocolStage",
     "evaluate",
+    "evaluate_corruptions",
     "minimum_norms",
     "resolve",
     "robustness_curve",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from advreg.report.facts import CurveFacts, EvaluationFacts, RunFacts, ThreatFacts
+from advreg.report.facts import CorruptionFacts, CurveFacts, EvaluationFacts, RunFacts, ThreatFacts
 from advreg.report.formatting import eps, threat_option
 from advreg.report.read import short_name
 
@@ -49,7 +49,15 @@ def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
     given = [word for key, value in options.items() if value for word in (key, value)]
     given += [word for name in own_attacks for word in ("--attack", ":".join(name.rsplit(".", 1)))]
     given += ["--distances"] if evaluation.norms is not None else []
+    given += _corruptions(evaluation.corruptions)
     return shlex.join(["advreg", "evaluate", run.name, *given])
+
+
+def _corruptions(found: CorruptionFacts | None) -> list[str]:
+    if found is None:
+        return []
+    names = ",".join(row.name for row in found.rows)
+    return ["--corruptions", names, "--severities", ",".join(map(str, found.severities))]
 
 
 def _grid(curve: CurveFacts | None) -> str | None:

@@ -101,6 +101,26 @@ class NormFacts:
 
 
 @dataclass(frozen=True)
+class CorruptionRowFacts:
+    """Accuracy under one corruption at each severity, and their mean."""
+
+    name: str
+    accuracy: tuple[float, ...]
+    mean_accuracy: float
+
+
+@dataclass(frozen=True)
+class CorruptionFacts:
+    """Accuracy under common corruptions; ``mean_accuracy`` counts each corruption and severity the same."""
+
+    n: int
+    severities: tuple[int, ...]
+    clean_accuracy: float
+    mean_accuracy: float
+    rows: tuple[CorruptionRowFacts, ...]
+
+
+@dataclass(frozen=True)
 class LoosenessFacts:
     """What another protocol broke of the examples that an evaluation counts as robust."""
 
@@ -137,6 +157,7 @@ class EvaluationFacts:
     curve: CurveFacts | None = None
     examples: ExamplesFacts | None = None
     norms: NormFacts | None = None
+    corruptions: CorruptionFacts | None = None
     fallen: Fallen | None = None
     looseness: LoosenessFacts | None = None
 

@@ -18,6 +18,8 @@ from advreg.report.facts import (
     AttackFacts,
     CheckFacts,
     ClassFacts,
+    CorruptionFacts,
+    CorruptionRowFacts,
     CurveFacts,
     CurvePointFacts,
     EpochFacts,
@@ -152,6 +154,7 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         curve=_curve(folder / "curve.json"),
         examples=_examples(folder / "examples.safetensors"),
         norms=_norms(folder / "norms.json"),
+        corruptions=_corruptions(folder / "corruptions.json"),
         fallen=ledger.read(folder / "ledger.jsonl", _names(results)),
     )
 
@@ -203,6 +206,30 @@ def _norms(file: Path) -> NormFacts | None:
         raise record.damaged("distances", "a list of numbers or nulls")
     known = [Record({"distance": value}, file).number_or_none("distance") for value in values]
     return NormFacts(record.text("norm"), tuple(known))
+
+
+def _corruptions(file: Path) -> CorruptionFacts | None:
+    if not file.is_file():
+        return None
+    record = load(file, schema="advreg/corruptions@1")
+    severities = record.values.get("severities")
+    if not isinstance(severities, list) or not all(isinstance(level, int) for level in severities):
+        raise record.damaged("severities", "a list of whole numbers")
+    return CorruptionFacts(
+        n=record.count("n"),
+        severities=tuple(severities),
+        clean_accuracy=record.share("clean_accuracy"),
+        mean_accuracy=record.share("mean_accuracy"),
+        rows=tuple(_corruption_row(row, len(severities)) for row in record.rows("corruptions")),
+    )
+
+
+def _corruption_row(row: Record, severities: int) -> CorruptionRowFacts:
+    values = row.values.get("accuracy")
+    if not isinstance(values, list) or len(values) != severities:
+        raise row.damaged("accuracy", f"a list of {severities} numbers from 0 to 1")
+    shares = tuple(Record({"accuracy": value}, row.file).share("accuracy") for value in values)
+    return CorruptionRowFacts(row.text("name"), shares, row.share("mean_accuracy"))
 
 
 def _threat(record: Record) -> ThreatFacts:

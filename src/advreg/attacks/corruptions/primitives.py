@@ -81,8 +81,10 @@ def streaked(x: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
     reach = torch.linspace(-radius, radius, 2 * steps + 1, dtype=torch.float64)
     weights = torch.exp(-reach.square() / (2 * max(sigma, 1e-3) ** 2))
     along = torch.stack([torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()], 1)[:, None, None]
-    parts = zip(reach.tolist(), (weights / weights.sum()).tolist(), strict=True)
-    return torch.stack([weight * shifted(x, at * along) for at, weight in parts]).sum(0)
+    total = torch.zeros_like(x)  # a stack of all shifts would take up to 80 times the memory of the images
+    for at, weight in zip(reach.tolist(), (weights / weights.sum()).tolist(), strict=True):
+        total += weight * shifted(x, at * along)
+    return total
 
 
 def clouds(x: Tensor, draws: Draws, decay: float, which: int = 0) -> Tensor:

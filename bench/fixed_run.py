@@ -29,7 +29,10 @@ TIMED = re.compile(
     rb'peak_memory|memory|seconds_per_step|examples_per_second|advreg|commit)": '
     rb'("[^"]*"|-?[0-9.e+-]+|null)'
 )
-SPOKEN = re.compile(rb"(?:[0-9.]+ min )?[0-9.]+ ?(?:s|ms|min|seconds|minutes)\b|20[0-9]{2}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.+Z]*")
+SPOKEN = re.compile(
+    rb"(?:[0-9.]+ min )?[0-9.]+(?:e[+-][0-9]+)? ?(?:s|ms|min|seconds|minutes)\b"
+    rb"|20[0-9]{2}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.+Z]*"
+)
 TIMES = re.compile(r"\.out$|^times\.jsonl$|^checkpoint\.pt$|^\.lock$")
 """Files that hold times in a form that cannot be blanked."""
 

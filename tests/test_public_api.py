@@ -34,7 +34,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import advreg", "import advreg.cli.app", "import advreg.report", "import advreg.config"]
+    "code",
+    ["import advreg", "import advreg.cli.app", "import advreg.report", "import advreg.config", "import advreg.results"],
 )
 def test_light_rooms_import_no_torch(code: str) -> None:
     check = f"import sys; {code}; assert 'torch' not in sys.modules, 'torch was imported'"

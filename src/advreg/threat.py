@@ -324,6 +324,23 @@ def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:
     return ThreatModel("linf", box[1] - box[0], box)
 
 
+def as_threat(threat: ThreatModel | str) -> ThreatModel:
+    """Return a threat model, parsed from text such as ``"linf:8/255"`` where text is given.
+
+    Raises:
+        ThreatError: malformed text, or neither text nor a threat model.
+
+    Example:
+        >>> as_threat("l2:0.5")
+        ThreatModel(norm='l2', eps=0.5, box=(0.0, 1.0))
+    """
+    if isinstance(threat, str):
+        return ThreatModel.parse(threat)
+    if not isinstance(threat, ByValue):
+        raise ThreatError(f"threat is {threat!r}; give a ThreatModel, or text such as 'linf:8/255'")
+    return threat
+
+
 def region_of(threat: ThreatModel, x: Tensor) -> Region:
     """Return the valid points around ``x (B, ...)``, as the threat model's own `project` finds them if a subclass has one."""
     return threat.region(x) if type(threat).project is ThreatModel.project else _Overridden(threat, x)

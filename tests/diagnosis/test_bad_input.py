@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import advreg
 from advreg.diagnosis import diagnose
 from advreg.errors import DataError, ModelError, ThreatError
-from advreg.evaluation.checks import Check, grade_check
+from advreg.results.checks import Check, grade_check
 
 from . import planted
 from .conftest import TINY, Diagnose, digits

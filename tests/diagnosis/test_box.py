@@ -13,7 +13,7 @@ from advreg.diagnosis import Diagnosis, diagnose
 from advreg.diagnosis.budget import Budget
 from advreg.diagnosis.checks import failure_indicators
 from advreg.diagnosis.context import DiagnosisContext
-from advreg.evaluation.checks import Check
+from advreg.results.checks import Check
 
 N, EPS, BUDGET = 60, 0.06, Budget(24, 10, 60, 20, 12, 6, 99)
 BOXES = [(0.0, 2.0), (0.0, 255.0), (-1000.0, 1000.0)]

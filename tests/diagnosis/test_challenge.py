@@ -22,8 +22,8 @@ from advreg.diagnosis.checks.binarization import binarisation
 from advreg.diagnosis.context import DiagnosisContext
 from advreg.diagnosis.reported_accuracy import run_stages_in_turn
 from advreg.evaluation import evaluate
-from advreg.evaluation.checks import GAP
 from advreg.evaluation.protocols import ProtocolStage
+from advreg.results.checks import GAP
 from advreg.statistics import clopper_pearson_interval
 
 from . import planted

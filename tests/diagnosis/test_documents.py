@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from advreg.diagnosis.diagnose import QUESTIONS, THOROUGH, name_of
-from advreg.evaluation.checks import CAUSES
 from advreg.evaluation.ledger_checks import free_checks
+from advreg.results.checks import CAUSES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "diagnose.md").read_text()
 ALSO = {"eval-mode", "attacked", "gap", "training-history", "adaptive"}

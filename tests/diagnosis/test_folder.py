@@ -87,8 +87,8 @@ def test_the_ledger_of_something_else_is_not_read(other: str, net: torch.nn.Modu
 
 
 def test_the_verdict_of_a_masked_evaluation_is_unreliable_from_its_ledger_alone(tmp_path: Path) -> None:
-    from advreg.evaluation.checks import verdict
     from advreg.evaluation.ledger_checks import free_checks
+    from advreg.results.checks import verdict
     from advreg.runs.files import read_lines
 
     masked = planted.named("logits times 100").make()

@@ -14,9 +14,9 @@ import advreg
 from advreg import report
 from advreg.diagnosis import diagnose
 from advreg.evaluation import evaluate
-from advreg.evaluation.checks import provisional
 from advreg.evaluation.learning import chance, one_class
 from advreg.report import read
+from advreg.results.checks import provisional
 
 from .conftest import TINY
 

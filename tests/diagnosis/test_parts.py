@@ -24,8 +24,8 @@ from advreg.diagnosis.diagnose import run_check
 from advreg.diagnosis.gradient_checks import Averaged, gradient_spread
 from advreg.diagnosis.module_hooks import with_value
 from advreg.diagnosis.pgd_trace import Trace, late_gain, trace_pgd
-from advreg.evaluation.checks import Check, flag_check, skip_check
 from advreg.objectives import are_probabilities
+from advreg.results.checks import Check, flag_check, skip_check
 
 from . import planted
 from .conftest import TINY, digits

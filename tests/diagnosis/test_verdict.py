@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from advreg.evaluation.checks import (
+from advreg.evaluation.ledger_checks import free_checks
+from advreg.results.checks import (
     CAUSES,
     Check,
     causes,
@@ -16,7 +17,6 @@ from advreg.evaluation.checks import (
     skip_check,
     verdict,
 )
-from advreg.evaluation.ledger_checks import free_checks
 from advreg.statistics import clopper_pearson_interval
 
 N = 500

@@ -17,7 +17,7 @@ from advreg import ThreatModel, attacks, evaluate
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation import Protocol, ProtocolStage
-from advreg.evaluation.ledger_rows import upcoming, whole
+from advreg.results.ledger_rows import upcoming, whole
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
 from tests.evaluation.test_model_probe import Stepped

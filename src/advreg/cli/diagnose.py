@@ -15,8 +15,8 @@ from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource
 from advreg.diagnosis import Diagnosis, diagnose
 from advreg.errors import ModelError
-from advreg.evaluation.checks import Check
 from advreg.plugins import call_factory
+from advreg.results.checks import Check
 
 
 def run_diagnose(

@@ -19,6 +19,7 @@ from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset
 from advreg.errors import ConfigError
 from advreg.evaluation import (
+    DEFAULT_PROTOCOL,
     CorruptionAccuracy,
     Curve,
     Evaluation,
@@ -59,7 +60,7 @@ class EvaluateOptions:
     model: str
     data: str | None = None
     threat: str | None = None
-    protocol: str = "basic"
+    protocol: str = DEFAULT_PROTOCOL
     attacks: list[str] = field(default_factory=list)
     weights: Path | None = None
     n: int = 1000

@@ -11,8 +11,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from advreg.evaluation import CorruptionAccuracy, Evaluation
-    from advreg.evaluation.summary import ClassSummary
     from advreg.report import Row, Trained
+    from advreg.results.evaluation import ClassSummary
 
 
 def show(table: Table) -> None:

@@ -25,9 +25,9 @@ from advreg.diagnosis.module_hooks import Smooth
 from advreg.diagnosis.reported_accuracy import run_stages_in_turn
 from advreg.diagnosis.result import AdaptiveAttempt, AdaptiveResult
 from advreg.diagnosis.surrogate import surrogate_of
-from advreg.evaluation.checks import CAUSES, GAIN, GAP, Check, grade_check
 from advreg.evaluation.protocols import ProtocolStage
 from advreg.objectives import cross_entropy, dlr, margin
+from advreg.results.checks import CAUSES, GAIN, GAP, Check, grade_check
 from advreg.statistics import clopper_pearson_interval
 
 _AGREE = 0.9  # cosine that averaged gradients should have with each other

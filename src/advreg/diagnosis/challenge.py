@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from advreg.diagnosis.context import Attack, DiagnosisContext, run_on
-from advreg.evaluation.checks import GAIN, GAP, Check, gain
-from advreg.evaluation.ledger_rows import GOING_ON
+from advreg.results.checks import GAIN, GAP, Check, gain
+from advreg.results.ledger_rows import GOING_ON
 from advreg.statistics import clopper_pearson_interval
 
 
@@ -34,7 +34,7 @@ def challenge_figure(
     Args:
         subject: model, examples and figure.
         attack: the challenger.
-        name, group, by, cause: of the check, as for `advreg.evaluation.checks.gain`.
+        name, group, by, cause: of the check, as for `advreg.results.checks.gain`.
         first: examples to begin with, for an expensive attack few; it goes on where it breaks a fifth. If None, half of the
             sample, and the other half where it breaks any.
         threshold: share beyond which the figure is suspect.

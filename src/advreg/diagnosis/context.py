@@ -17,9 +17,9 @@ from advreg.diagnosis.budget import Budget
 from advreg.diagnosis.gradient_checks import Averaged, input_gradient
 from advreg.diagnosis.pgd_trace import Trace, trace_pgd
 from advreg.evaluation.batch_sizing import AdaptiveBatcher
-from advreg.evaluation.checks import Check, skip_check
 from advreg.objectives import Objective, margin
 from advreg.plugins import filter_kwargs
+from advreg.results.checks import Check, skip_check
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]

@@ -38,14 +38,14 @@ from advreg.diagnosis.reported_accuracy import ReportedAccuracy, from_ledger, me
 from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.batch_sizing import is_out_of_memory
-from advreg.evaluation.checks import Check, causes, flag_check
 from advreg.evaluation.examples import Examples, count, examples_of
 from advreg.evaluation.model_identity import matches_ledger
 from advreg.module_modes import eval_mode, training_parts
 from advreg.objectives import are_probabilities
+from advreg.results.checks import Check, causes, flag_check
 from advreg.runs import RunFolder
 from advreg.statistics import clopper_pearson_interval
-from advreg.threat import ThreatModel
+from advreg.threat import ThreatModel, as_threat
 
 if TYPE_CHECKING:
     from advreg.data import Dataset
@@ -115,7 +115,7 @@ _FROM_LEDGER = (
 def diagnose(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
-    threat: ThreatModel,
+    threat: ThreatModel | str,
     n: int = 500,
     *,
     quick: bool = False,
@@ -135,7 +135,7 @@ def diagnose(
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
         data: a data set, or a pair ``(x, y)``.
-        threat: norm and eps, one number above 0 for all examples.
+        threat: norm and eps, one number above 0 for all examples: a `ThreatModel`, or text such as ``"linf:8/255"``.
         n: examples, from the first; all where there are fewer.
         quick: fewer queries and questions.
         budget: how much to spend; by default about a minute of one core for 200 images on small networks.
@@ -157,12 +157,13 @@ def diagnose(
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
         >>> data = torch.rand(16, 1, 2, 2), torch.randint(3, (16,))
-        >>> diagnose(net, data, ThreatModel("linf", 0.1), quick=True).verdict in ("TRUSTED", "SUSPECT", "UNRELIABLE")
+        >>> diagnose(net, data, "linf:0.1", quick=True).verdict in ("TRUSTED", "SUSPECT", "UNRELIABLE")
         True
 
     Reference: Carlini et al., "On evaluating adversarial robustness", 2019, and the papers named in docs/diagnose.md.
     """
     began = time.perf_counter()
+    threat = as_threat(threat)
     _refuse_radius(threat)
     trains = [name for name, _ in training_parts(model)]
     with _in_memory(), eval_mode(model), accepting_probabilities():

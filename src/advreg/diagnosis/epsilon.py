@@ -43,7 +43,7 @@ _PICTURES = 8
 _NEIGHBOURS = 10_000  # training images that are searched
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EpsilonRow:
     """What one eps means.
 
@@ -63,8 +63,14 @@ class EpsilonRow:
     ssim: float | None
     ambiguous: float
 
+    def __repr__(self) -> str:
+        visible = "" if self.ssim is None else f", SSIM {self.ssim:.2f}"
+        return (
+            f"EpsilonRow(eps {self.eps:g}: robust {self.robust_accuracy:.2%}{visible}, ambiguous {self.ambiguous:.1%})"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class EpsilonChoice:
     """A grid of eps, what each means, and where to start; eps, linf and l2 are in the units of the input."""
 
@@ -76,8 +82,12 @@ class EpsilonChoice:
     why: str
     box: tuple[float, float] = (0.0, 1.0)
 
+    def __repr__(self) -> str:
+        radii = ", ".join(f"{row.eps:.4g}" for row in self.rows)
+        return f"EpsilonChoice({self.norm}, n={self.n}: start from {self.recommended:.4g} of {radii})"
+
     def record(self) -> dict[str, Any]:
-        """Return the choice as it stands in epsilon.json."""
+        """Return the choice in the form of epsilon.json."""
         return {"schema": "advreg/epsilon@1", **asdict(self)}
 
 

@@ -34,7 +34,7 @@ def gradient_spread(answers: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> spread(torch.tensor([[[2.0, 0.0]], [[1.0, 0.0]]]))
+        >>> gradient_spread(torch.tensor([[[2.0, 0.0]], [[1.0, 0.0]]]))
         0.5
     """
     size = float(answers.abs().max().clamp_min(1e-30))

@@ -32,7 +32,7 @@ def with_value(value: Tensor, slope: Tensor) -> Tensor:
 
     Example:
         >>> x = torch.tensor([0.4], requires_grad=True)
-        >>> valued(x.round(), 3 * x).backward()
+        >>> with_value(x.round(), 3 * x).backward()
         >>> x.grad
         tensor([3.])
     """

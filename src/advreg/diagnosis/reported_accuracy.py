@@ -17,13 +17,13 @@ from advreg.attacks import AttackResult
 from advreg.diagnosis.context import PGD_40 as NAME
 from advreg.diagnosis.context import ROWS, Attack, in_portions, margins, right_of, rows_of
 from advreg.diagnosis.gradient_checks import describe_or_reraise, input_gradient
-from advreg.evaluation.checks import Check
 from advreg.evaluation.evaluate import stage_seed
 from advreg.evaluation.ledger_checks import free_checks
-from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
 from advreg.evaluation.protocols import PROTOCOLS, ProtocolStage, resolve
 from advreg.plugins import filter_kwargs
-from advreg.runs.files import read_lines
+from advreg.results.checks import Check
+from advreg.results.ledger_rows import CLEAN, Row, broken_ids
+from advreg.results.reading import LEDGER, read_ledger
 from advreg.threat import ThreatModel
 
 PGD_40 = partial(attacks.pgd, steps=40)
@@ -97,7 +97,7 @@ def _read(
     from advreg.runs import RunFolder
 
     record = RunFolder(file.parent).read_json(file.name)
-    rows = read_lines(file.parent / "ledger.jsonl")[1:]
+    rows = read_ledger(file.parent / LEDGER).rows
     if not (_fits(record, sha256, data, threat, n) and same(rows)):
         return None
     mine = [row for row in rows if row["id"] < n]
@@ -135,7 +135,7 @@ def run_stages_in_turn(stages: tuple[ProtocolStage, ...]) -> Attack:
         ...     seeds.append(seed)
         ...     return attacks.pgd(model, x, y, threat, steps=1, seed=seed)
         >>> seeds, model, x = [], nn.Linear(2, 2).eval(), torch.rand(1, 2)
-        >>> attack = in_turn((Stage("first", recorded), Stage("second", recorded)))
+        >>> attack = run_stages_in_turn((ProtocolStage("first", recorded), ProtocolStage("second", recorded)))
         >>> _ = attack(model, x, model(x).argmax(1), ThreatModel("linf", 0.0), ids=torch.arange(1), seed=7)
         >>> seeds
         [7, 1000010]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from advreg.evaluation.checks import Check, Verdict, causes, verdict
+from advreg.results.checks import Check, Verdict, causes, verdict
 from advreg.threat import ThreatModel
 
 SCHEMA = "advreg/diagnosis@1"
@@ -28,7 +28,7 @@ class DiagnosisProgress:
     robust_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdaptiveAttempt:
     """One adaptive attack: what it is, which cause it answers, and what it broke of what stood before it."""
 
@@ -40,8 +40,12 @@ class AdaptiveAttempt:
     seconds: float
     failed: str = ""
 
+    def __repr__(self) -> str:
+        outcome = f"failed: {self.failed}" if self.failed else f"broke {self.broken} of {self.tried}"
+        return f"AdaptiveAttempt({self.means} against {self.cause!r}: {outcome}, robust {self.robust_accuracy:.2%})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class AdaptiveResult:
     """What adaptive attacks reached together, judged by the original model.
 
@@ -55,6 +59,11 @@ class AdaptiveResult:
     interval: tuple[float, float]
     means: str
     attempts: tuple[AdaptiveAttempt, ...]
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        best = f", {self.means} broke most" if self.means else ""
+        return f"AdaptiveResult(robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}], {len(self.attempts)} attempts{best})"
 
 
 @dataclass(frozen=True, repr=False)

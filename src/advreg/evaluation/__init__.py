@@ -1,21 +1,24 @@
-"""Evaluation: the worst case over a protocol's attacks, judged by the original model, written to a ledger."""
+"""Evaluation: the worst case over a protocol's attacks, verified on the original model and written to a ledger."""
 
 from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
 from advreg.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
-from advreg.evaluation.curve import Curve
 from advreg.evaluation.curve_evaluation import robustness_curve
 from advreg.evaluation.evaluate import evaluate
 from advreg.evaluation.minimum_norms import MinimumNorms, minimum_norms
-from advreg.evaluation.protocols import PROTOCOLS, Protocol, ProtocolStage, resolve
-from advreg.evaluation.summary import AttackSummary, Evaluation
+from advreg.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, ProtocolStage, resolve
+from advreg.results import AttackSummary, Check, ClassSummary, Curve, CurvePoint, Evaluation
 
 __all__ = [
+    "DEFAULT_PROTOCOL",
     "PROTOCOLS",
     "AttackSummary",
+    "Check",
+    "ClassSummary",
     "CorruptionAccuracy",
     "Curve",
+    "CurvePoint",
     "Evaluation",
     "MinimumNorms",
     "Protocol",

@@ -64,7 +64,7 @@ class AdaptiveBatcher:
         ...     if len(ids) > 2:
         ...         raise MemoryError
         ...     return len(ids)
-        >>> portions = Portions(8)
+        >>> portions = AdaptiveBatcher(8)
         >>> portions.of(torch.arange(5), work), portions.size
         ([2, 2, 1], 2)
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.verification import logits_of
-from advreg.evaluation.checks import Check, flag_check, skip_check
+from advreg.results.checks import Check, flag_check, skip_check
 from advreg.threat import ThreatModel
 
 UNCHANGED, DISTINCT = 0.05, 0.25

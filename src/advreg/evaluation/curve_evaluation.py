@@ -18,14 +18,14 @@ from advreg.attacks.minimum_norm import fab, minimum_distance
 from advreg.errors import DataError, ThreatError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
-from advreg.evaluation.checks import Check, provisional, worst_of
-from advreg.evaluation.curve import Curve, curve_points
 from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext, attack_chunk
-from advreg.evaluation.examples import UNIT, examples_of
+from advreg.evaluation.examples import examples_of
 from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
-from advreg.evaluation.ledger_rows import CLEAN, Row
-from advreg.evaluation.protocols import Protocol, resolve
+from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
+from advreg.results.checks import Check, provisional, worst_of
+from advreg.results.curve import Curve, curve_points
+from advreg.results.ledger_rows import CLEAN, UNIT, Row
 from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
 
@@ -45,7 +45,7 @@ def robustness_curve(
     eps: Sequence[float],
     n: int | None = None,
     box: tuple[float, float] = (0.0, 1.0),
-    protocol: str | Protocol = "quick",
+    protocol: str | Protocol = DEFAULT_PROTOCOL,
     distances: Tensor | None = None,
     seed: int = 0,
     out: str | Path | None = None,

@@ -22,17 +22,18 @@ from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, is_out_of_memory, max_batch_size
 from advreg.evaluation.coarse_outputs import coarseness, record_coarseness
-from advreg.evaluation.examples import UNIT, Examples, examples_of
+from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.journal import EvaluationJournal
-from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids, rows_of, units, upcoming
 from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.model_identity import matches_ledger
-from advreg.evaluation.protocols import Protocol, ProtocolStage, resolve
-from advreg.evaluation.summary import Evaluation, summarize
+from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, ProtocolStage, resolve
+from advreg.evaluation.summarize import summarize
 from advreg.objectives import has_finite_logits, margin
 from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
-from advreg.threat import ThreatModel
+from advreg.results.evaluation import Evaluation
+from advreg.results.ledger_rows import CLEAN, UNIT, Row, broken_ids, rows_of, units, upcoming
+from advreg.threat import ThreatModel, as_threat
 
 if TYPE_CHECKING:
     from advreg.data import Dataset
@@ -72,9 +73,9 @@ class EvaluationProgress:
 def evaluate(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
+    threat: ThreatModel | str,
     *,
-    threat: ThreatModel,
-    protocol: str | Protocol = "quick",
+    protocol: str | Protocol = DEFAULT_PROTOCOL,
     n: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -91,8 +92,8 @@ def evaluate(
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; eval mode.
         data: a data set, or a pair ``(x, y)`` of floats ``(N, ...)`` and labels ``(N,)``.
-        threat: norm and eps, one number for all examples.
-        protocol: name of a protocol, or your own `Protocol`.
+        threat: norm and eps, one number for all examples: a `ThreatModel`, or text such as ``"linf:8/255"``.
+        protocol: name of a protocol, or your own `Protocol`; ``"quick"`` by default, on the command line too.
         n: how many examples, from the first; all by default.
         seed: seed of the random draws; an example's draws depend on it and on the example's place in the data only.
         out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted evaluation there is resumed.
@@ -112,10 +113,11 @@ def evaluate(
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
         >>> x, y = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)
-        >>> found = evaluate(net, (x, y), threat=ThreatModel("linf", 0.1))
+        >>> found = evaluate(net, (x, y), "linf:0.1")
         >>> found.robust_accuracy <= found.clean_accuracy
         True
     """
+    threat = as_threat(threat)
     chosen = resolve(protocol, threat.norm)
     name = chosen.id(threat)
     examples = examples_of(data, n, threat)

@@ -13,17 +13,11 @@ from advreg import runtime
 from advreg.attacks.inputs import as_tensor, read_batch
 from advreg.attacks.model import widen
 from advreg.errors import DataError
+from advreg.results.ledger_rows import CHUNK
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
     from advreg.data import Dataset
-
-CHUNK = 1024
-"""Examples whose survivors are gathered before each attack: the unit of sharding. Late attacks have few survivors, and a
-step costs a third as much an example at 64 rows as at 8."""
-
-UNIT = 256
-"""Examples attacked together at most: the unit of work and of resuming."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,9 +26,9 @@ from advreg import runtime
 from advreg.attacks.verification import logits_of
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError
-from advreg.evaluation.examples import CHUNK, UNIT, Examples
-from advreg.evaluation.ledger_rows import Row, broken_ids, whole
-from advreg.evaluation.summary import Evaluation
+from advreg.evaluation.examples import Examples
+from advreg.results.evaluation import Evaluation
+from advreg.results.ledger_rows import CHUNK, UNIT, Row, broken_ids, whole
 from advreg.runs import Ledger, RunFolder
 from advreg.runs.files import read_lines
 from advreg.runs.weights import serialise

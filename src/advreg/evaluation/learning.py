@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from advreg.evaluation.checks import Check, Outcome, skip_check
+from advreg.results.checks import Check, Outcome, skip_check
 from advreg.statistics import clopper_pearson_interval
 
 NOT_LEARNING = "not learning"

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advreg.evaluation.checks import GAIN, GAP, Check, flag_check, grade_check, skip_check
 from advreg.evaluation.coarse_outputs import coarse_answers
 from advreg.evaluation.learning import chance, one_class
-from advreg.evaluation.ledger_rows import CLEAN, Row, broken_ids
+from advreg.results.checks import GAIN, GAP, Check, flag_check, grade_check, skip_check
+from advreg.results.ledger_rows import CLEAN, Row, broken_ids
 from advreg.statistics import clopper_pearson_interval
 
 _IDLE = 0.1  # of the robust: where a network is very sure, cross-entropy is zero to the last bit, and no step helps

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from advreg.evaluation.ledger_rows import Row, broken_ids
-from advreg.runs.files import read_lines
+from advreg.results.ledger_rows import Row, broken_ids
+from advreg.results.reading import LEDGER, read_ledger
 
 _SAME = ("model", "data", "n")
 
@@ -23,13 +23,14 @@ def broken_beyond(folder: Path, rows: Iterable[Row]) -> dict[str, int]:
     Returns:
         Protocol id to number of examples, zeros left out.
     """
-    mine, broken = read_lines(folder / "ledger.jsonl")[0], broken_ids(rows)
+    mine, broken = read_ledger(folder / LEDGER).header, broken_ids(rows)
     found = {}
     for results in sorted(folder.parent.glob("*/results.json")):
-        header, *others = read_lines(results.parent / "ledger.jsonl")
+        ledger = read_ledger(results.parent / LEDGER)
+        header = ledger.header
         same = all(header.get(key) == mine.get(key) for key in _SAME)
         if results.parent != folder and same and _threat(header["protocol"]) == _threat(mine["protocol"]):
-            found[str(header["protocol"])] = len(broken - broken_ids(others))
+            found[str(header["protocol"])] = len(broken - ledger.broken)
     return {protocol: count for protocol, count in found.items() if count}
 
 

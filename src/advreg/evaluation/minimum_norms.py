@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks import AttackResult, cosine_pgd, shrinking_pgd
 from advreg.attacks.minimum_norm import MinimalResult, fab, minimum_distance, refine_by_radius
-from advreg.evaluation.curve import Curve, curve_points
 from advreg.evaluation.examples import Examples, examples_of
+from advreg.results.curve import Curve, curve_points
 from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
 

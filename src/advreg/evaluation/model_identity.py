@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.verification import logits_of
-from advreg.evaluation.ledger_rows import CLEAN, Row
 from advreg.evaluation.model_probe import logit_spread
 from advreg.objectives import margin
+from advreg.results.ledger_rows import CLEAN, Row
 
 _ASKED = 8
 _TOLERANCE = 1e-3  # of the largest logit: other kernels, batches and devices round otherwise

@@ -13,8 +13,8 @@ from advreg.attacks.inputs import reject_classes
 from advreg.attacks.search import QuerySpec, query
 from advreg.attacks.verification import logits_of
 from advreg.evaluation.ledger_checks import black_boxes
-from advreg.evaluation.ledger_rows import Row
 from advreg.objectives import cross_entropy, scale_free
+from advreg.results.ledger_rows import Row
 
 _SAMPLE = 64
 _ASKED = 5
@@ -74,7 +74,7 @@ def logit_spread(answers: Tensor) -> Tensor:
     """Return how far several answers ``(A, B, K)`` to the same inputs lie apart, in shares of the largest logit: ``(B,)``.
 
     Example:
-        >>> spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
+        >>> logit_spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
         [0.25]
     """
     size = answers.abs().amax((0, 2)).clamp_min(1e-30)

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from advreg import attacks
 from advreg.errors import ConfigError, ThreatError, did_you_mean
-from advreg.evaluation.ledger_rows import CLEAN
 from advreg.objectives import cross_entropy, dlr, probability_margin, rival_margin
 from advreg.plugins import named_function
+from advreg.results.ledger_rows import CLEAN
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]
 """``(model, x, y, threat, *, seed, ids) -> result`` with ``x_adv``; ``ids`` is left out where the function has none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProtocolStage:
     """One attack of a protocol.
 
@@ -41,8 +41,12 @@ class ProtocolStage:
     nearest: float = 1.0
     needs_gradient: bool = True
 
+    def __repr__(self) -> str:
+        share = f", nearest {self.nearest:.0%}" if self.nearest < 1 else ""
+        return f"ProtocolStage({self.name}{share}{'' if self.needs_gradient else ', no gradient'})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Protocol:
     """A named, versioned list of attacks.
 
@@ -64,6 +68,9 @@ class Protocol:
         if taken is not None:
             whose = "the unattacked examples are" if taken == CLEAN else "one before it is"
             raise ConfigError(f"an attack of the protocol is called {taken!r}, as {whose}; give it another name")
+
+    def __repr__(self) -> str:
+        return f"Protocol({self.name}@{self.version}: {', '.join(stage.name for stage in self.stages)})"
 
     def id(self, threat: ThreatModel) -> str:
         """Return the frozen id that results carry: norm, eps, the box where it is not [0, 1], name and version.
@@ -218,6 +225,9 @@ PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[ProtocolStage, ...]]]] = {
     "labels": (1, _labels),
 }
 """Version and attacks of every protocol, by name; the attacks depend on the norm."""
+
+DEFAULT_PROTOCOL = "quick"
+"""The protocol of `evaluate`, of `robustness_curve` and of ``advreg evaluate`` where none is given."""
 
 
 def resolve(protocol: str | Protocol, norm: str) -> Protocol:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from advreg.runs.files import read_lines
+from advreg.results.ledger_rows import CLEAN as CLEAN
+from advreg.results.reading import read_ledger
 
-CLEAN = "clean"  # the attack under which the unattacked example stands
 MANY = 12  # classes beyond which a table of all pairs is no picture any more
 TOP = 12
 _NEEDED = {"attack": str, "id": int, "label": int, "predicted": int, "broken": bool}
@@ -94,11 +94,10 @@ def read(file: Path, classes: Sequence[str] = ()) -> Fallen | None:
     Raises:
         RunError: a line is damaged.
     """
-    lines = read_lines(file)
-    rows = lines[1:]
-    if not rows or not all(_told(row) for row in rows):
+    ledger = read_ledger(file)
+    if not ledger.rows or not all(_told(row) for row in ledger.rows):
         return None
-    return fallen(rows, classes, data=str(lines[0].get("data", "")))
+    return fallen(ledger.rows, classes, data=str(ledger.header.get("data", "")))
 
 
 def fallen(rows: Iterable[Mapping[str, object]], classes: Sequence[str] = (), data: str = "") -> Fallen:

@@ -21,8 +21,8 @@ from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis.context import DiagnosisContext, margins, needs_gradient
 from advreg.diagnosis.gradient_checks import describe_or_reraise
-from advreg.evaluation.checks import Check, grade_check, skip_check
 from advreg.plugins import filter_kwargs
+from advreg.results.checks import Check, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval
 from advreg.threat import ThreatModel
 

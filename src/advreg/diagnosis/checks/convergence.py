@@ -16,9 +16,9 @@ from advreg.diagnosis.challenge import challenge_figure
 from advreg.diagnosis.context import DiagnosisContext, needs_certainty, needs_gradient
 from advreg.diagnosis.gradient_checks import describe_or_reraise, gradient_spread
 from advreg.evaluation import learning
-from advreg.evaluation.checks import Check, flag_check, grade_check, skip_check
 from advreg.evaluation.model_probe import ROUNDING, in_parts
 from advreg.objectives import dlr, margin
+from advreg.results.checks import Check, flag_check, grade_check, skip_check
 
 _ASKED = 64
 _FEW = 50

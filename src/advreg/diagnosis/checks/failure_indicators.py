@@ -14,9 +14,9 @@ from advreg.diagnosis.autograd_inspection import flat_operations
 from advreg.diagnosis.budget import CHEAP
 from advreg.diagnosis.context import PGD_40, DiagnosisContext, gradients, margins, needs_certainty, needs_gradient
 from advreg.diagnosis.pgd_trace import late_gain
-from advreg.evaluation.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.models import freeze
 from advreg.objectives import cross_entropy
+from advreg.results.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval
 
 _RADIUS = 4 / 255  # of the width of the box

@@ -16,9 +16,9 @@ from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis.context import DiagnosisContext, gradients, needs_gradient, right_of
 from advreg.diagnosis.gradient_checks import gradient_spread
-from advreg.evaluation.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.evaluation.ledger_checks import averages_answers
 from advreg.objectives import are_probabilities, margin, scale_free
+from advreg.results.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval
 
 _REPEATS = 8

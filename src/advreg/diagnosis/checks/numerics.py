@@ -13,9 +13,9 @@ from advreg.diagnosis.autograd_inspection import flat_operations
 from advreg.diagnosis.challenge import challenge_figure
 from advreg.diagnosis.context import DiagnosisContext, gradients, margins, needs_certainty, needs_gradient, run_on
 from advreg.diagnosis.gradient_checks import describe_or_reraise
-from advreg.evaluation.checks import Check, grade_check, skip_check
 from advreg.models.copying import copy_model
 from advreg.objectives import Objective, cross_entropy, dlr, margin
+from advreg.results.checks import Check, grade_check, skip_check
 from advreg.statistics import mcnemar
 
 _NATURAL = 3.0  # a margin at which the cross-entropy has a slope worth following

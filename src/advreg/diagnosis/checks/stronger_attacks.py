@@ -14,7 +14,7 @@ from advreg import attacks
 from advreg.diagnosis.challenge import challenge_figure
 from advreg.diagnosis.context import DiagnosisContext, full_box, needs_gradient, run_on
 from advreg.diagnosis.surrogate import surrogate_of
-from advreg.evaluation.checks import Check, gain, grade_check, skip_check
+from advreg.results.checks import Check, gain, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval, mcnemar
 from advreg.threat import ThreatModel
 

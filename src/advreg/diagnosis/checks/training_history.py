@@ -16,8 +16,8 @@ from torch import Tensor
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis.budget import CHEAP
 from advreg.diagnosis.context import DiagnosisContext, gradients, needs_certainty, needs_gradient
-from advreg.evaluation.checks import Check, grade_check, skip_check
 from advreg.objectives import cross_entropy
+from advreg.results.checks import Check, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval, mcnemar
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)

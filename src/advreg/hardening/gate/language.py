@@ -10,8 +10,9 @@ from typing import Any
 
 from advreg.errors import RunError
 from advreg.hardening.gate.read import Axis, GateResults, incidents_in, protocols_of, weights_sha256
+from advreg.results.reading import LEDGER, read_ledger
 from advreg.runs import RunFolder
-from advreg.runs.files import Record, read_lines
+from advreg.runs.files import Record
 
 KIND = "language@"
 UPPER_BOUNDS = ("embedding", "latent", "soft_prompt")
@@ -78,8 +79,9 @@ def measured_language(run: str | Path, protocol: str) -> GateResults:
     """
     folder = RunFolder.open(run)
     place = f"evaluation/{protocol}"
-    results, ledger = folder.read_json(f"{place}/results.json"), folder / place / "ledger.jsonl"
-    head, *rows = read_lines(ledger) or [{}]
+    results, ledger = folder.read_json(f"{place}/results.json"), folder / place / LEDGER
+    contents = read_ledger(ledger)
+    head, rows = contents.header, contents.rows
     try:
         attacked = _attacked(rows)
         conduct = {name: axis for name, what in CONDUCT.items() if (axis := _axis(rows, what)).ids}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import RunError
+from advreg.results.reading import LEDGER, read_ledger
 from advreg.runs import RunFolder
-from advreg.runs.files import read_lines, refusing
+from advreg.runs.files import refusing
 
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -99,11 +100,12 @@ def read_results(run: str | Path, protocol: str) -> GateResults:
     folder = RunFolder.open(run)
     place = f"evaluation/{protocol}"
     results = folder.read_json(f"{place}/results.json")
-    ledger = folder / place / "ledger.jsonl"
-    head, *rows = read_lines(ledger) or [{}]
+    ledger = folder / place / LEDGER
+    contents = read_ledger(ledger)
+    head, rows = contents.header, contents.rows
     try:
         facts = {key: head[key] for key in ("protocol", "data", "n", "seed", "model")}
-        clean = [row for row in rows if row["attack"] == "clean"]
+        clean = contents.clean
         labels = {int(row["id"]): int(row["label"]) for row in clean}
         wrong = frozenset(int(row["id"]) for row in clean if row["broken"])
         broken = frozenset(int(row["id"]) for row in rows if row["broken"])

@@ -51,7 +51,7 @@ CAUSES = {
 """What may be wrong, the most specific first, and what to do about it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """One question put to a robustness figure, and what was measured.
 
@@ -91,8 +91,11 @@ class Check:
         """Where the check is documented."""
         return f"docs/diagnose.md#{self.name}"
 
+    def __repr__(self) -> str:
+        return f"Check({self.name}: {self.verdict}{f', {self.says}' if self.says else ''})"
+
     def record(self) -> dict[str, Any]:
-        """Return the check as it stands in JSON."""
+        """Return the check in its JSON form."""
         return {**vars(self), "remedy": self.remedy, "link": self.link, "ids": list(self.ids)}
 
 
@@ -122,7 +125,7 @@ def grade_check(
     """Grade a number that should be small: by its interval's lower end where it has one, so that chance raises no alarm.
 
     Example:
-        >>> graded("noise", "B", "weak attack", "", measured=0.02, threshold=0.01, ends=(0.001, 0.08)).verdict
+        >>> grade_check("noise", "B", "weak attack", "", measured=0.02, threshold=0.01, ends=(0.001, 0.08)).verdict
         'pass'
     """
     sure = measured if ends is None else ends[0]
@@ -177,7 +180,7 @@ def verdict(checks: Iterable[Check]) -> Verdict:
     """Return the verdict on a figure: UNRELIABLE if a check fails, SUSPECT if one warns, else TRUSTED.
 
     Example:
-        >>> verdict([skipped("black-box", "A", "no such attack in the protocol")])
+        >>> verdict([skip_check("black-box", "A", "no such attack in the protocol")])
         'TRUSTED'
     """
     outcomes = {check.verdict for check in checks}

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from advreg.evaluation.checks import Check, Verdict
+from advreg.results.checks import Check, Verdict
 from advreg.statistics import clopper_pearson_interval
-from advreg.threat import Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from advreg.threat import Norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CurvePoint:
     """Robust accuracy at one eps, with its exact 95% interval."""
 
     eps: float
     robust_accuracy: float
     interval: tuple[float, float]
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"CurvePoint(eps {self.eps:g}: robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}])"
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,0 +1,91 @@
+"""Summarise a ledger: every figure of an evaluation is a query on its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from advreg.evaluation.ledger_checks import free_checks
+from advreg.results.checks import provisional
+from advreg.results.evaluation import AttackSummary, ClassSummary, Evaluation
+from advreg.results.ledger_rows import CLEAN, Row, broken_ids
+from advreg.statistics import clopper_pearson_interval
+from advreg.threat import ThreatModel
+
+
+def summarize(
+    rows: list[Row],
+    *,
+    protocol: str,
+    stages: list[str],
+    threat: ThreatModel,
+    classes: tuple[str, ...],
+    seed: int,
+    seconds: Mapping[str, float],
+    flags: Mapping[str, Any],
+    spent: tuple[int, int] = (0, 0),
+) -> Evaluation:
+    """Return the figures of a complete set of rows.
+
+    Args:
+        rows: the ledger's rows; those of the clean examples first in every chunk.
+        protocol: frozen id.
+        stages: names of the attacks in order, `CLEAN` first.
+        threat: what the adversary was allowed.
+        classes: names of the classes.
+        seed: seed of the random draws.
+        seconds: wall time spent in each stage.
+        flags: findings that bear on trust.
+        spent: example-forwards and example-backwards besides those of the rows.
+    """
+    clean = [row for row in rows if row["attack"] == CLEAN]
+    n, wrong, lost = len(clean), broken_ids(clean), broken_ids(rows)
+    correct, standing = n - len(wrong), n - len(lost)
+    verdicts = torch.zeros(n, dtype=torch.bool)
+    verdicts[sorted(lost)] = True
+    found = Evaluation(
+        protocol=protocol,
+        threat=threat,
+        n=n,
+        seed=seed,
+        clean_accuracy=correct / n,
+        clean_interval=clopper_pearson_interval(correct, n),
+        robust_accuracy=standing / n,
+        interval=clopper_pearson_interval(standing, n),
+        attack_success_rate=(correct - standing) / max(correct, 1),
+        attack_success_interval=clopper_pearson_interval(correct - standing, correct),
+        broken=verdicts,
+        by_attack=tuple(_by_attack(rows, stages, n, seconds)),
+        per_class=tuple(_per_class(clean, lost, wrong, classes)),
+        forwards=spent[0] + sum(row["forwards"] for row in rows),
+        backwards=spent[1] + sum(row["backwards"] for row in rows),
+        seconds=sum(seconds.values()),
+        flags=flags,
+    )
+    checks = tuple(free_checks(found.record(), rows))
+    return replace(found, checks=checks, verdict=provisional(checks))
+
+
+def _by_attack(rows: list[Row], stages: list[str], n: int, seconds: Mapping[str, float]) -> list[AttackSummary]:
+    found, standing = [], n
+    for stage in stages:
+        mine = [row for row in rows if row["attack"] == stage]
+        broken = len(broken_ids(mine))
+        standing -= broken
+        forwards, backwards = (sum(row[name] for row in mine) for name in ("forwards", "backwards"))
+        cost = (forwards, backwards, seconds.get(stage, 0.0))
+        found.append(AttackSummary(stage, len(mine), broken, standing / n, *cost))
+    return found[1:]
+
+
+def _per_class(clean: list[Row], lost: set[int], wrong: set[int], classes: tuple[str, ...]) -> list[ClassSummary]:
+    found = []
+    for label, name in enumerate(classes):
+        mine = {row["id"] for row in clean if row["label"] == label}
+        if mine:
+            count = len(mine)
+            found.append(ClassSummary(name, count, 1 - len(mine & wrong) / count, 1 - len(mine & lost) / count))
+    return found

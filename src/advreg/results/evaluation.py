@@ -1,0 +1,131 @@
+"""The result of an evaluation: figures with exact intervals, one summary per attack and class, checks and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from advreg.results.checks import Check, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from advreg.threat import ThreatModel
+
+SCHEMA = "advreg/results@1"
+
+
+@dataclass(frozen=True, repr=False)
+class AttackSummary:
+    """One attack of a protocol.
+
+    Attributes:
+        name: of the attack in the ledger.
+        tried: survivors of the attacks before it that it was run on.
+        broken: examples that it broke.
+        robust_accuracy: share of all examples that survive this attack and those before it.
+        forwards, backwards: example-forwards and example-backwards spent.
+        seconds: wall time.
+    """
+
+    name: str
+    tried: int
+    broken: int
+    robust_accuracy: float
+    forwards: int
+    backwards: int
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"AttackSummary({self.name}: broke {self.broken} of {self.tried}, robust {self.robust_accuracy:.2%})"
+
+
+@dataclass(frozen=True, repr=False)
+class ClassSummary:
+    """Accuracy on the ``n`` examples of one class."""
+
+    name: str
+    n: int
+    clean_accuracy: float
+    robust_accuracy: float
+
+    def __repr__(self) -> str:
+        return (
+            f"ClassSummary({self.name}, n={self.n}: clean {self.clean_accuracy:.2%}, robust {self.robust_accuracy:.2%})"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """The result of an evaluation. Robust accuracy found by attacks is an upper bound: a better attack may lower it.
+
+    Attributes:
+        protocol: frozen id, such as ``linf-0.3-quick@1``.
+        threat: what the adversary was allowed.
+        n: examples evaluated.
+        seed: of the random draws.
+        clean_accuracy, clean_interval: share classified correctly, and its exact 95% interval.
+        robust_accuracy, robust_interval: share that no attack broke (clean errors count as broken), and its exact 95% interval.
+        interval: the same as ``robust_interval``.
+        attack_success_rate, attack_success_interval: share of the correctly classified examples that some attack broke, and
+            its exact 95% interval.
+        broken: whether each example is misclassified or was broken, ``(N,)`` booleans.
+        by_attack: one summary per attack, in order; each ran on the survivors of the attacks before it.
+        per_class: one summary per class.
+        forwards, backwards: example-forwards and example-backwards spent, verification included.
+        seconds: wall time.
+        flags: findings that bear on how far the figures can be trusted.
+        checks, verdict: what flags and ledger show at no extra cost: ``"TRUSTED"``, ``"SUSPECT"``, ``"UNRELIABLE"``, or None
+            where too few attacks ran to compare; `advreg.diagnose` examines the model itself.
+    """
+
+    protocol: str
+    threat: ThreatModel
+    n: int
+    seed: int
+    clean_accuracy: float
+    clean_interval: tuple[float, float]
+    robust_accuracy: float
+    interval: tuple[float, float]
+    attack_success_rate: float
+    attack_success_interval: tuple[float, float]
+    broken: Tensor
+    by_attack: tuple[AttackSummary, ...]
+    per_class: tuple[ClassSummary, ...]
+    forwards: int
+    backwards: int
+    seconds: float
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def robust_interval(self) -> tuple[float, float]:
+        """Exact 95% interval of the robust accuracy."""
+        return self.interval
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"Evaluation({self.protocol}, n={self.n}: clean {self.clean_accuracy:.2%}, "
+            f"robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}]{f', {self.verdict}' if self.verdict else ''})"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures in the form of results.json."""
+        eps, box = float(self.threat.eps), list(self.threat.box)
+        plain = {name: value for name, value in vars(self).items() if name not in ("broken", "threat", "protocol")}
+        return {
+            "schema": SCHEMA,
+            "protocol": self.protocol,
+            "threat": {"norm": self.threat.norm, "eps": eps, "box": box},
+            **plain,
+            "by_attack": [asdict(attack) for attack in self.by_attack],
+            "per_class": [
+                {"class": c.name, **{k: v for k, v in asdict(c).items() if k != "name"}} for c in self.per_class
+            ],
+            "flags": dict(self.flags),
+            "verdict": self.verdict,
+            "checks": [check.record() for check in self.checks],
+        }

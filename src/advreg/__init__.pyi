@@ -35,6 +35,7 @@ from advreg.models import load as load_model
 from advreg.models import normalized as normalized
 from advreg.runs import RunFolder as RunFolder
 from advreg.threat import ThreatModel as ThreatModel
+from advreg.training import AdversarialRegularization as AdversarialRegularization
 from advreg.training import fit as fit
 from advreg.training import recipes as recipes
 from advreg.version import __version__ as __version__

@@ -7,8 +7,8 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 GetAttr = Callable[[str], Any]
@@ -60,7 +60,7 @@ def deprecated(package: str, renamed: Mapping[str, str]) -> GetAttr:
 
     Args:
         package: the package's ``__name__``.
-        renamed: old name -> new name, both attributes of the package; a new name may be dotted.
+        renamed: old name -> new name in the package, or ``module:name`` elsewhere.
 
     Example:
         >>> import advreg.attacks, pytest
@@ -71,9 +71,9 @@ def deprecated(package: str, renamed: Mapping[str, str]) -> GetAttr:
     def attribute(name: str) -> Any:
         if name not in renamed:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        new = renamed[name]
-        warnings.warn(f"{package}.{name} is now {package}.{new}", DeprecationWarning, stacklevel=2)
-        value = attrgetter(new)(sys.modules[package])
+        new = renamed[name] if ":" in renamed[name] else f"{package}:{renamed[name]}"
+        warnings.warn(f"{package}.{name} is now {new.replace(':', '.')}", DeprecationWarning, stacklevel=2)
+        value = resolve_name(new)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from advreg import ThreatModel
 from advreg.attacks import craft
-from advreg.training import eval_mode, hooks, recipes
+from advreg.training import eval_mode, integrations, recipes
 from advreg.training.inner import FgsmPgi, friendly_pgd, n_fgsm, trades_pgd
 from advreg.training.overfitting_monitor import measure_probe
 from advreg.training.policies import Moment, iaat, ldes
 from advreg.training.recipes import Attack, Recipe
-from advreg.training.wrap import AdversarialRegularization
+from advreg.training.regularizer import AdversarialRegularization
 
 THREAT = ThreatModel("linf", 0.1)
 X = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
@@ -157,7 +157,8 @@ def test_wrapper_is_the_same_in_place_and_out_of_place() -> None:
 def test_hooked_step_sees_the_inputs_that_the_loop_was_given() -> None:
     terms = []
     for in_place in (False, True):
-        network, term = Network(in_place), hooks.Term(THREAT)
+        network = Network(in_place)
+        regularized = AdversarialRegularization(network, THREAT)
         torch.manual_seed(0)
 
         def step(batch: tuple[Tensor, Tensor], network: nn.Module = network) -> Tensor:
@@ -165,7 +166,7 @@ def test_hooked_step_sees_the_inputs_that_the_loop_was_given() -> None:
                 network(batch[0]), batch[1]
             )  # the loop's own: it may overwrite its batch
 
-        stepped = hooks._stepping(step, hooks.first_two, lambda x, y, n=network, t=term: t(n, x, y))
+        stepped = integrations._stepping(step, integrations.first_two, regularized.regularizer)
         terms.append(stepped((X.clone(), Y)).detach())
     assert torch.equal(*terms)
 
@@ -191,6 +192,6 @@ def test_hooked_trainer_sees_the_inputs_that_the_loop_was_given() -> None:
         accelerator = SimpleNamespace(unwrap_model=lambda model: model)
         trainer = SimpleNamespace(compute_loss=own, accelerator=accelerator, loss_is_scaled_for_ga=False)
         torch.manual_seed(0)
-        hooked = hooks.huggingface(trainer, THREAT)
+        hooked = integrations.huggingface(trainer, THREAT)
         losses.append(hooked.compute_loss(Transformer(in_place), {"pixel_values": X.clone(), "labels": Y}).detach())
     assert torch.equal(*losses)

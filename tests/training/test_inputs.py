@@ -11,11 +11,11 @@ from torch import nn
 
 from advreg import ThreatModel, attacks, normalized, recipes
 from advreg.errors import AdvregError, DataError, ModelError
-from advreg.training import hooks, inner, policies
+from advreg.training import inner, policies
 from advreg.training.policies import Moment
 from advreg.training.recipes import aligned, distill
 from advreg.training.recipes.base import divergence, pairing
-from advreg.training.wrap import AdversarialRegularization
+from advreg.training.regularizer import AdversarialRegularization
 
 THREAT = ThreatModel("linf", 8 / 255)
 X = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -119,12 +119,12 @@ def test_crafted_points_reject_inputs_outside_the_box(name: str, case: str) -> N
 
 
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_wrappers_hooks_and_policies_reject_inputs_outside_the_box(case: str) -> None:
+def test_regularizers_and_policies_reject_inputs_outside_the_box(case: str) -> None:
     x, words = OUTSIDE[case]
     batch = (network(), x, Y, torch.arange(12), CRAFT, THREAT, Moment(1, 9, 10))
     for call in (
         lambda: AdversarialRegularization(network(), THREAT)(x, Y),
-        lambda: hooks.Term(THREAT)(network(), x, Y),
+        lambda: AdversarialRegularization(network(), THREAT).regularizer(x, Y),
         lambda: policies.POLICIES.build("iaat", {})(*batch),
         lambda: policies.POLICIES.build("ldes", {})(*batch),
     ):

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.errors import ConfigError, ModelError, ThreatError
-from advreg.training import inner, recipes, wrap
+from advreg.training import inner, recipes
+from advreg.training.regularizer import AdversarialRegularization
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -76,17 +77,17 @@ def test_n_fgsm_refuses_noise_below_zero(batch):
 def test_wrapper_answers_as_the_model_and_trains_as_the_recipe(batch):
     x, y = batch
     model = nn.Linear(8, 3)
-    wrapped = wrap.AdversarialRegularization(model, THREAT)
+    wrapped = AdversarialRegularization(model, THREAT)
     assert torch.equal(wrapped(x), model(x))
     x_adv = advreg.attacks.craft(model, x, y, THREAT, steps=1, start="zero").x_adv
     torch.testing.assert_close(wrapped(x, y), F.cross_entropy(model(x), y) + 0.2 * F.cross_entropy(model(x_adv), y))
-    trades = wrap.AdversarialRegularization(model, THREAT, recipe=recipes.trades(beta=0.0))
+    trades = AdversarialRegularization(model, THREAT, recipe=recipes.trades(beta=0.0))
     torch.testing.assert_close(trades(x, y), F.cross_entropy(model(x), y))
 
 
 def test_wrapper_shares_weights_and_modes_with_the_model(batch):
     model = small.network()
-    wrapped = wrap.AdversarialRegularization(model, THREAT).train()
+    wrapped = AdversarialRegularization(model, THREAT).train()
     x = batch[0].repeat(1, 8).view(6, 1, 8, 8)
     wrapped(x, batch[1]).backward()
     assert all(weight.grad is not None for weight in model.parameters())

@@ -15,7 +15,7 @@ def copy_model(model: nn.Module) -> nn.Module:
     Example:
         >>> model = nn.Linear(2, 2)
         >>> model.twice = 2 * model.weight
-        >>> bool((copied(model).twice == model.twice).all())
+        >>> bool((copy_model(model).twice == model.twice).all())
         True
     """
     attributes = [value for module in model.modules() for value in vars(module).values()]

@@ -24,7 +24,7 @@ def extract_logits(answer: object) -> Tensor:
     Example:
         >>> import torch
         >>> z = torch.zeros(2, 3)
-        >>> [logits_of(answer) is z for answer in (z, (torch.zeros(()), z), {"logits": z}, {"out": z})]
+        >>> [extract_logits(answer) is z for answer in (z, (torch.zeros(()), z), {"logits": z}, {"out": z})]
         [True, True, True, True]
     """
     if isinstance(answer, Tensor):
@@ -64,7 +64,7 @@ def wrap_logits(net: nn.Module) -> nn.Module:
         >>> class Two(nn.Linear):
         ...     def forward(self, x):
         ...         return super().forward(x), x
-        >>> answers_logits(Two(4, 3))(torch.zeros(2, 4)).shape
+        >>> wrap_logits(Two(4, 3))(torch.zeros(2, 4)).shape
         torch.Size([2, 3])
     """
     net.register_forward_hook(_logits)

@@ -2,5 +2,6 @@
 
 from advreg.module_modes import eval_mode
 from advreg.training.fit import fit
+from advreg.training.regularizer import AdversarialRegularization
 
-__all__ = ["eval_mode", "fit"]
+__all__ = ["AdversarialRegularization", "eval_mode", "fit"]

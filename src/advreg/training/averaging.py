@@ -113,7 +113,7 @@ def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> No
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(2))
-        >>> reestimate(model, [torch.zeros(4, 2), torch.ones(4, 2)])
+        >>> recompute_batchnorm_stats(model, [torch.zeros(4, 2), torch.ones(4, 2)])
         >>> model[0].running_mean.tolist()
         [0.5, 0.5]
     """

@@ -38,7 +38,7 @@ def fine_tune(
 
     Example:
         >>> robust = Config().replace_with(["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", "optimizer.lr=0.1"])
-        >>> tuned = finetuned(robust, "torchvision:resnet18", ratio=0.3)
+        >>> tuned = fine_tune(robust, "torchvision:resnet18", ratio=0.3)
         >>> round(tuned.optimizer.lr, 4), tuned.train.epochs, tuned.policy.name, dict(tuned.recipe.options)
         (0.01, 2, 'warmup', {'ratio': 0.3})
 

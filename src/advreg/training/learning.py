@@ -51,9 +51,9 @@ def detect_not_learning(answers: LearningRecord, y: Tensor, when: str) -> str | 
 
     Example:
         >>> y = torch.arange(100) % 10
-        >>> not_learning(Answers(2.31, 10), y, "after a third of the training")
+        >>> detect_not_learning(LearningRecord(2.31, 10), y, "after a third of the training")
         'the loss is ln 10 = 2.30, that of a constant network after a third of the training (accuracy 10%)'
-        >>> not_learning(Answers(2.0, 30), y, "at the end")
+        >>> detect_not_learning(LearningRecord(2.0, 30), y, "at the end")
     """
     counts = torch.bincount(y.cpu()).double()
     shares = counts[counts > 0] / len(y)

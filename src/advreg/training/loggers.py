@@ -21,7 +21,7 @@ def combine_loggers(*sinks: OnEvent) -> OnEvent:
 
     Example:
         >>> seen = []
-        >>> several(seen.append, seen.append)(Finished(epochs=1, best_epoch=1))
+        >>> combine_loggers(seen.append, seen.append)(Finished(epochs=1, best_epoch=1))
         >>> len(seen)
         2
     """
@@ -117,7 +117,7 @@ def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of an epoch's line of metrics.jsonl that can be drawn over its steps.
 
     Example:
-        >>> figures({"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None})
+        >>> logged_figures({"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None})
         {'epoch': 1.0, 'loss': 0.5}
     """
     return {name: float(value) for name, value in record.items() if name != "step" and value is not None}

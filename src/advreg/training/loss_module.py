@@ -22,8 +22,8 @@ class RecipeLoss(nn.Module):
         >>> import torch
         >>> from advreg.attacks import craft
         >>> from advreg.training.recipes import madry
-        >>> lesson, x, y = Lesson(nn.Linear(4, 3), madry()), torch.full((2, 4), 0.5), torch.tensor([0, 1])
-        >>> loss, logits = lesson(x, y, craft, ThreatModel("linf", eps=0.1))
+        >>> compute_loss, x, y = RecipeLoss(nn.Linear(4, 3), madry()), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> loss, logits = compute_loss(x, y, craft, ThreatModel("linf", eps=0.1))
         >>> logits.shape
         torch.Size([2, 3])
     """

@@ -76,9 +76,9 @@ def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_st
         one_step: whether training attacks with one step.
 
     Example:
-        >>> overfitting(Pulse(0.9, 0.8, 0.1), best=0.4, one_step=False)
+        >>> detect_catastrophic_overfitting(ProbeAccuracy(0.9, 0.8, 0.1), best=0.4, one_step=False)
         'accuracy under PGD fell from 40% to 10%'
-        >>> overfitting(Pulse(0.9, 0.8, 0.5), best=0.4, one_step=True)
+        >>> detect_catastrophic_overfitting(ProbeAccuracy(0.9, 0.8, 0.5), best=0.4, one_step=True)
     """
     if pulse.pgd_accuracy < min(best, pulse.clean_accuracy) - DROP:
         return f"accuracy under PGD fell from {best:.0%} to {pulse.pgd_accuracy:.0%}"
@@ -95,7 +95,7 @@ def detect_label_leaking(pulse: ProbeAccuracy) -> str | None:
     Reference: Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017.
 
     Example:
-        >>> leaking(Pulse(0.7, 0.9, 0.1))
+        >>> detect_label_leaking(ProbeAccuracy(0.7, 0.9, 0.1))
         'accuracy is 90% under FGSM but 70% on clean inputs'
     """
     if pulse.fgsm_accuracy <= pulse.clean_accuracy + LEAK:

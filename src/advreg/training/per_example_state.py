@@ -51,7 +51,7 @@ class PerExampleTable:
         dtype: floating type in which rows are kept.
 
     Example:
-        >>> rows = Rows(shape=(2,), fill=0.5)
+        >>> rows = PerExampleTable(shape=(2,), fill=0.5)
         >>> rows.write(torch.tensor([7]), torch.ones(1, 2))
         >>> rows.read(torch.tensor([7, 3])).tolist()
         [[1.0, 1.0], [0.5, 0.5]]

@@ -32,7 +32,7 @@ def perturb_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float =
     Example:
         >>> model, x, y = nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> with perturbed(model, lambda: nn.functional.cross_entropy(model(x), y), gamma=0.01):
+        >>> with perturb_weights(model, lambda: nn.functional.cross_entropy(model(x), y), gamma=0.01):
         ...     nn.functional.cross_entropy(model(x), y).backward()
         ...     optimizer.step()
 

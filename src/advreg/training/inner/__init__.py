@@ -1,5 +1,10 @@
-"""How training looks for the worst case: attacks that cost what they promise and are judged by nobody."""
+"""How training looks for the worst case: attacks that cost what they promise and are not verified."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
 from advreg.training.inner.fgsm_pgi import FgsmPgi, Prior
 from advreg.training.inner.friendly_pgd import friendly_pgd
 from advreg.training.inner.from_config import OBJECTIVES, from_section, maximising
@@ -18,3 +23,6 @@ __all__ = [
     "trades_pgd",
     "unattacked",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"Stored": "FgsmPgi", "near": "trades_pgd", "friendly": "friendly_pgd"})

@@ -22,7 +22,7 @@ def next_stronger(section: AttackConfig) -> AttackConfig | None:
     A recipe that needs its own attack, ``stored`` or ``none``, keeps it.
 
     Example:
-        >>> stronger(AttackSection("fgsm")).name, stronger(AttackSection("n-fgsm")).steps
+        >>> next_stronger(AttackConfig("fgsm")).name, next_stronger(AttackConfig("n-fgsm")).steps
         ('n-fgsm', 2)
     """
     if section.name == "fgsm":

@@ -46,7 +46,7 @@ class FgsmPgi:
         ThreatError: a momentum outside [0, 1) or a reset under 1.
 
     Example:
-        >>> attack, model = Stored(), nn.Linear(4, 3)
+        >>> attack, model = FgsmPgi(), nn.Linear(4, 3)
         >>> x, y, ids = torch.full((2, 4), 0.5), torch.tensor([0, 1]), torch.tensor([8, 5])
         >>> first = attack(model, x, y, ThreatModel("linf", 0.1), ids=ids)
         >>> again = attack(model, x.flip(0), y.flip(0), ThreatModel("linf", 0.1), ids=ids.flip(0))

@@ -51,7 +51,7 @@ def friendly_pgd(
     Example:
         >>> model, x = torch.nn.Linear(4, 2), torch.full((1, 4), 0.5)
         >>> wrong = model(x).argmin(1)  # already: there is nothing to do
-        >>> friendly(model, x, wrong, ThreatModel("linf", 0.1), start="zero").x_adv.equal(x)
+        >>> friendly_pgd(model, x, wrong, ThreatModel("linf", 0.1), start="zero").x_adv.equal(x)
         True
 
     Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020.

@@ -49,7 +49,7 @@ def trades_pgd(
 
     Example:
         >>> model = torch.nn.Linear(4, 3)
-        >>> near(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
+        >>> trades_pgd(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
         20
 
     Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019.

@@ -102,7 +102,7 @@ def adapt_radii(radii: Tensor, withstands: Withstands, gain: float, smoothing: f
 
     Example:
         >>> strength = torch.tensor([9.0, 1.1, 0.5])
-        >>> adapted(torch.ones(3), lambda rows, radii: radii <= strength[rows], gain=0.2, smoothing=0.5).tolist()
+        >>> adapt_radii(torch.ones(3), lambda rows, radii: radii <= strength[rows], gain=0.2, smoothing=0.5).tolist()
         [1.100000023841858, 1.0, 0.8999999761581421]
     """
     rows = torch.arange(len(radii), device=radii.device)

@@ -29,7 +29,7 @@ def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
         label_smoothing: share of each label that is spread evenly over all classes.
 
     Example:
-        >>> import advreg
+        >>> import advreg, torch
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> alp(weight=0.5)(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
 

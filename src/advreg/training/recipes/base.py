@@ -122,7 +122,7 @@ def disable_early_stop(attack: Attack) -> Attack:
 
     Example:
         >>> from advreg.attacks import pgd
-        >>> to_the_end(pgd).keywords, to_the_end(functools.partial(pgd, early_stop=True)).keywords
+        >>> disable_early_stop(pgd).keywords, disable_early_stop(functools.partial(pgd, early_stop=True)).keywords
         ({'early_stop': False}, {'early_stop': True})
     """
     bound = attack.keywords if isinstance(attack, functools.partial) else {}

@@ -36,7 +36,7 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
         >>> import torch
         >>> from advreg.training import inner
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
-        >>> pgi()(model, x, y, inner.Stored(), ThreatModel("linf", eps=0.1)).backward()
+        >>> pgi()(model, x, y, inner.FgsmPgi(), ThreatModel("linf", eps=0.1)).backward()
 
     Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022.
     """

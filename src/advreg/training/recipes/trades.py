@@ -39,7 +39,7 @@ def trades(
         reference: whose answer the attack leads away from: ``"clean"``, that at ``x``, is flat where an attack starts at ``x``.
 
     Example:
-        >>> import advreg
+        >>> import advreg, torch
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> trades(beta=6.0)(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
 

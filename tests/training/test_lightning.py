@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import advreg
 from advreg.errors import ConfigError
-from advreg.training import hooks
-from tests.training.test_hooks import THREAT, attacked_loss, images, network
+from advreg.training import integrations
+from tests.training.test_regularizer import THREAT, attacked_loss, images, network
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs advreg[lightning]")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the library, about workers, loggers and its own future
@@ -66,26 +66,26 @@ def same(a, b):
 @pytest.mark.parametrize("answer", [lambda loss: loss, lambda loss: {"loss": loss, "more": 1}])
 def test_the_callback_adds_the_term_to_the_loss_of_the_loop(tmp_path, answer):
     module = Plain(answer)
-    fitted(module, hooks.lightning(THREAT, weight=0.5), tmp_path)
+    fitted(module, integrations.lightning(THREAT, multiplier=0.5), tmp_path)
     assert same(module.network, written_out(0.5))
     assert not same(module.network, written_out(0.0))
 
 
 def test_accumulation_divides_the_term_as_the_loss(tmp_path):
     module = Plain()
-    fitted(module, hooks.lightning(THREAT, weight=0.5), tmp_path, accumulate_grad_batches=2)
+    fitted(module, integrations.lightning(THREAT, multiplier=0.5), tmp_path, accumulate_grad_batches=2)
     assert same(module.network, written_out(0.5, at_once=2))
 
 
 def test_a_step_that_skips_its_batch_still_does(tmp_path):
     module = Plain(lambda loss: None)
-    fitted(module, hooks.lightning(THREAT), tmp_path)
+    fitted(module, integrations.lightning(THREAT), tmp_path)
     assert same(module.network, network())
 
 
 def test_the_loop_is_its_own_again_afterwards(tmp_path):
     module = Plain()
-    fitted(module, hooks.lightning(THREAT), tmp_path)
+    fitted(module, integrations.lightning(THREAT), tmp_path)
     assert "training_step" not in vars(module)
 
 
@@ -95,15 +95,15 @@ def test_a_loop_that_fails_is_its_own_again_too(tmp_path):
 
     module = Plain(fail)
     with pytest.raises(ZeroDivisionError):
-        fitted(module, hooks.lightning(THREAT, weight=0.5), tmp_path)
+        fitted(module, integrations.lightning(THREAT, multiplier=0.5), tmp_path)
     module.answer = lambda loss: loss
-    fitted(module, hooks.lightning(THREAT, weight=0.5), tmp_path)
+    fitted(module, integrations.lightning(THREAT, multiplier=0.5), tmp_path)
     assert same(module.network, written_out(0.5)), "the term is there once"
 
 
 def test_robust_accuracy_is_measured_where_lightning_forbids_gradients(tmp_path):
     module, loader = Plain(), DataLoader(TensorDataset(*images(8)), batch_size=4)
-    callback = hooks.lightning(THREAT, network=lambda module: module.network, validation_steps=3)
+    callback = integrations.lightning(THREAT, network=lambda module: module.network, validation_steps=3)
     trainer = fitted(module, callback, tmp_path)
     found = advreg.pgd(module.network.eval(), *images(8), THREAT, steps=3)
     robust = pytest.approx(float((~found.broken).float().mean()))
@@ -115,13 +115,13 @@ def test_robust_accuracy_is_measured_where_lightning_forbids_gradients(tmp_path)
 def test_a_loop_that_optimises_by_hand_is_refused(tmp_path):
     module = Plain()
     module.automatic_optimization = False
-    with pytest.raises(ConfigError, match="Plain optimises by hand, so its training_step hands back no loss") as error:
-        fitted(module, hooks.lightning(THREAT), tmp_path)
+    with pytest.raises(ConfigError, match="Plain optimises by hand, so its training_step returns no loss") as error:
+        fitted(module, integrations.lightning(THREAT), tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_any_recipe_goes(tmp_path):
     module = Plain()
-    fitted(module, hooks.lightning(THREAT, recipe=advreg.recipes.trades(beta=6.0), weight=1.0), tmp_path)
+    fitted(module, integrations.lightning(THREAT, recipe=advreg.recipes.trades(beta=6.0), multiplier=1.0), tmp_path)
     assert all(torch.isfinite(weight).all() for weight in module.parameters())
     assert not same(module.network, network())

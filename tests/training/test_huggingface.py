@@ -8,8 +8,8 @@ from torch import nn
 
 import advreg
 from advreg.errors import DataError
-from advreg.training import hooks
-from tests.training.test_hooks import THREAT, images
+from advreg.training import integrations
+from tests.training.test_regularizer import THREAT, images
 
 transformers = pytest.importorskip("transformers", reason="needs advreg[language]")
 pytest.importorskip("accelerate", reason="needs advreg[language]")
@@ -43,7 +43,7 @@ def trainer(model, data, folder, parts=1):
 def written_out(weight, scale=lambda x: x):
     """The weights after one step on all eight images; ``scale`` is how the network wants pixels."""
     model, (x, y) = vision().train(), images(8)
-    net = nn.Sequential(Scale(scale), hooks.Logits(model, "pixel_values"))
+    net = nn.Sequential(Scale(scale), integrations.Logits(model, "pixel_values"))
     x_adv = advreg.attacks.craft(net.eval(), x, y, THREAT, steps=1, start="zero").x_adv
     model.train()
     loss = nn.functional.cross_entropy
@@ -71,7 +71,7 @@ def same(a, b):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_hook_adds_the_term_to_the_loss_of_the_trainer(tmp_path, parts):
     model = vision()
-    hooks.huggingface(trainer(model, rows(), tmp_path, parts), THREAT, weight=2.0).train()
+    integrations.huggingface(trainer(model, rows(), tmp_path, parts), THREAT, multiplier=2.0).train()
     assert same(model, written_out(2.0))
     assert not same(model, written_out(1.0))
 
@@ -82,23 +82,23 @@ def test_normalised_images_are_attacked_in_pixels(tmp_path):
 
     model = vision()
     made = trainer(model, rows(normalised), tmp_path)
-    hooks.huggingface(made, THREAT, weight=2.0, mean=MEAN, std=STD).train()
+    integrations.huggingface(made, THREAT, multiplier=2.0, mean=MEAN, std=STD).train()
     assert same(model, written_out(2.0, normalised))
 
 
 def test_an_evaluation_keeps_its_own_loss(tmp_path):
     made = trainer(vision(), rows(), tmp_path)
     before = made.evaluate()["eval_loss"]
-    assert hooks.huggingface(made, THREAT, weight=2.0).evaluate()["eval_loss"] == before
+    assert integrations.huggingface(made, THREAT, multiplier=2.0).evaluate()["eval_loss"] == before
 
 
 def test_normalised_images_that_were_not_said_to_be_are_refused(tmp_path):
     made = trainer(vision(), rows(lambda x: (x - 0.5) / 0.5), tmp_path)
     with pytest.raises(DataError, match="outside the box"):
-        hooks.huggingface(made, THREAT).train()
+        integrations.huggingface(made, THREAT).train()
 
 
 def test_another_name_of_the_images_is_asked_for(tmp_path):
-    made = hooks.huggingface(trainer(vision(), rows(), tmp_path), THREAT, inputs="images")
+    made = integrations.huggingface(trainer(vision(), rows(), tmp_path), THREAT, inputs="images")
     with pytest.raises(DataError, match=r"a batch holds .*, not 'images'; give inputs="):
         made.train()

@@ -52,6 +52,14 @@ def test_strong_leaves_no_more_than_the_reference(shared: Path, norm: str, eps: 
     assert curve.points[0].robust_accuracy <= quick
 
 
+def test_strong_linf_leaves_no_more_than_the_reference(shared: Path) -> None:
+    model = load_model("zoo:mnist-trades", weights=shared / "checkpoints" / "mnist_trades_smallcnn.pt")
+    data = load_data("mnist")[1].tensors(n=200)
+    found = evaluate(model, data, threat=ThreatModel("linf", 0.3), protocol="strong")
+    assert found.robust_accuracy <= 0.91  # pyautoattack 0.2.0, standard version, with 8,947 passes an image
+    assert (found.forwards + found.backwards) * 50 <= 8947 * 200
+
+
 def test_no_protocol_beats_the_exact_verifier(shared: Path) -> None:
     model = load_model("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
     data = load_data("mnist")[1].tensors(n=200)

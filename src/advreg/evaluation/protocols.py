@@ -172,7 +172,9 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
     """Ours, by yield per cost: a short run for all, then restarts, rival classes and Square on the nearest survivors.
 
     On robust networks nearly all that a later attack breaks is among the few examples nearest to the boundary after the first;
-    where it is not, as with masked gradients, an attack goes on to those behind while it keeps breaking them.
+    where it is not, as with masked gradients, an attack goes on to those behind while it keeps breaking them. The restarts take
+    many more examples than they break: after a single start an example may look far from the boundary that is not, and Square,
+    which breaks most of what the gradient attacks leave, tries only the nearest.
     """
     if norm != "linf":
         return _strong_inward()
@@ -180,11 +182,9 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
     pm = partial(attacks.cosine_pgd, objective=probability_margin, steps=50)
     return (
         ProtocolStage("annealed-ce", ce),
-        ProtocolStage("annealed-ce-2", partial(ce, restarts=2), nearest=0.1),
+        ProtocolStage("annealed-ce-2", partial(ce, restarts=2), nearest=0.3),
         ProtocolStage("annealed-t", partial(ce, targets=3, objective=rival_margin), nearest=0.05),
-        ProtocolStage("annealed-pm", partial(pm, restarts=2), nearest=0.05),
-        ProtocolStage("square-warm", _square_after(ce, 500, 0.1), nearest=0.05),
-        ProtocolStage("square-warm-2", _square_after(pm, 2500, 0.3), nearest=0.025),
+        ProtocolStage("square-warm", _square_after(pm, 2000, 0.1), nearest=0.05),
     )
 
 

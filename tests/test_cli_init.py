@@ -63,7 +63,7 @@ def test_every_section_is_there_under_a_comment(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     out = run_init(tmp_path / "run.toml", "mnist", None, None)
     before = out.read_bytes()
-    with pytest.raises(RunError, match="there already"):
+    with pytest.raises(RunError, match=r"run\.toml exists"):
         run_init(out, "cifar10", None, None)
     assert out.read_bytes() == before
 

@@ -69,10 +69,10 @@ def test_what_a_resumed_job_catches_up_is_no_pace() -> None:
 
 
 def test_lines_appear_while_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
+    monkeypatch.setattr(heartbeat, "_POLL", 0.01)
     lines, clock, _ = logged()
     heard = threading.Event()
-    lines.say = lambda line: heard.set()
+    lines.write = lambda line: heard.set()
     lines.update(ProgressState("square", "all", 0.5))
     clock.now += 10.0
     with line_progress(lines):

@@ -67,5 +67,5 @@ main()
 """
     found = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
     assert found.returncode == 130
-    assert found.stderr.strip().startswith("advreg: interrupted; what was finished is kept")
+    assert found.stderr.strip().startswith("advreg: interrupted; finished work is saved")
     assert "Traceback" not in found.stderr

@@ -10,7 +10,11 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line: status 0 done, 1 a gate or a check refused, 2 wrong use (one line, no traceback)."""
+    """Run the command line.
+
+    The exit status is 0 for success, 1 where a gate or a check failed, 2 for wrong use (one line, no traceback), and 130 after
+    Ctrl-C.
+    """
     try:
         from advreg.cli.app import app
 
@@ -21,8 +25,8 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         if getattr(end, "code", _INTERRUPTED) != _INTERRUPTED:
             raise
-        print(  # typer makes status 130 of Ctrl-C, and says nothing
-            "\nadvreg: interrupted; what was finished is kept, and the same command (train: with --resume) goes on",
+        print(  # typer turns Ctrl-C into status 130 without a message
+            "\nadvreg: interrupted; finished work is saved, and the same command (train: with --resume) continues it",
             file=sys.stderr,
         )
         sys.exit(_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The verbs. Each reads its options, calls one function of the library, and shows what came back."""
+"""The verbs of the command line; each passes its options to one function of `advreg.cli`, imported when the verb runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advreg.cli import harden, language
 
 app = typer.Typer(
     name="advreg",
-    help="Train networks to withstand adversarial inputs, and measure honestly how robust they are.",
+    help="Train networks that withstand adversarial inputs, and measure how robust they are.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -21,13 +21,21 @@ app.add_typer(harden.app, name="harden")
 app.add_typer(language.app, name="language")
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Threat = Annotated[
     str | None,
     typer.Option(help="norm:eps, or norm:eps@low,high for another box than [0, 1]; the run's own by default."),
+]
+Data = Annotated[str | None, typer.Option(help="Data set; the run's own by default.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights to load: safetensors or a state dict.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+ResultFolder = Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")]
+DiagnosedModel = Annotated[
+    str, typer.Argument(help="A run folder, or a name: zoo:NAME, timm:NAME, torchvision:NAME, pkg.module:factory.")
 ]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 
@@ -36,10 +44,10 @@ Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("runs/demo"),
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Make the plain network robust by fine-tuning, and show what that costs.")
+        bool, typer.Option("--finetune", help="Make the plain network robust by fine-tuning, and show its cost.")
     ] = False,
 ) -> None:
-    """Break a network, make one robust, and show both: the whole tool on MNIST in a few minutes."""
+    """Attack a plain network, train a robust one and compare both, on MNIST in a few minutes."""
     from advreg.cli.demo import run_demo, run_finetune
 
     (run_finetune if finetune else run_demo)(out)
@@ -47,10 +55,10 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="run.toml; to resume, the run folder will do.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; the configuration's train.out by default.")] = None,
+    config: Annotated[Path, typer.Argument(help="A run.toml; with --resume, a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder to create; train.out of run.toml by default.")] = None,
     changes: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     finetune: Annotated[
         str | None, typer.Option(metavar="RUN", help="Start from a run folder, a weights file or a pretrained network.")
     ] = None,
@@ -58,41 +66,64 @@ def train(
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network as a configuration says, into a run folder; shares the work under torchrun."""
+    """Train a network from a configuration into a run folder; several processes share the work under torchrun."""
     from advreg.cli.train import TrainOptions, run_train
 
-    run_train(TrainOptions(config, out, changes or [], resume, finetune, ratio, log or [], as_json))
+    run_train(
+        TrainOptions(
+            config=config,
+            out=out,
+            changes=changes or [],
+            resume=resume,
+            finetune=finetune,
+            ratio=ratio,
+            logs=log or [],
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="A run folder, or zoo: timm: torchvision: onnx: http: pkg.module:factory.")
+        str,
+        typer.Argument(help="A run folder, or a name: zoo:NAME, timm:NAME, onnx:FILE, http://..., pkg.module:factory."),
     ],
-    data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
+    data: Data = None,
     threat: Threat = None,
     protocol: Annotated[
         str, typer.Option(help="fgsm, quick, basic, strong, standard, plus, rand, blackbox or labels.")
-    ] = "quick",
+    ] = "basic",
     attack: Annotated[
-        list[str] | None, typer.Option(metavar="PKG.MODULE:FUNCTION", help="Your own attack, after the protocol's.")
+        list[str] | None,
+        typer.Option(metavar="PKG.MODULE:FUNCTION", help="Your own attack, run after the protocol; may be repeated."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 1000,
-    curve: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Also measure a robustness curve.")] = "",
-    distances: Annotated[bool, typer.Option(help="Also measure each example's distance to the boundary.")] = False,
+    weights: Weights = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 1000,
+    curve: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Also measure robust accuracy at these eps.")] = "",
+    distances: Annotated[
+        bool, typer.Option(help="Also measure each example's distance to the decision boundary.")
+    ] = False,
     corruptions: Annotated[
-        str, typer.Option(metavar="NAME,NAME,...", help="Also measure accuracy under these common corruptions, or all.")
+        str,
+        typer.Option(metavar="NAME,NAME,...", help="Also measure accuracy under these common corruptions, or all."),
     ] = "",
-    severities: Annotated[str, typer.Option(metavar="1,2,...", help="Of the corruptions, from 1 to 5.")] = "1,2,3,4,5",
-    out: Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the proposals: float32, bfloat16 or auto.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the copy that attacks work on.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    severities: Annotated[
+        str, typer.Option(metavar="1,2,...", help="Severities of the corruptions, from 1 to 5.")
+    ] = "1,2,3,4,5",
+    out: ResultFolder = None,
+    precision: Annotated[
+        str, typer.Option(help="Precision of the copy that is attacked: float32, bfloat16 or auto.")
+    ] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the copy that is attacked.")] = False,
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure clean and robust accuracy, with exact intervals; resumes what was interrupted, shares under torchrun."""
+    """Measure clean and robust accuracy with exact intervals; an interrupted evaluation resumes.
+
+    Several processes share the work under torchrun.
+    """
     from advreg.cli.evaluate import EvaluateOptions, run_evaluate
 
     run_evaluate(
@@ -120,43 +151,74 @@ def evaluate(
 
 @app.command()
 def diagnose(
-    model: Annotated[str, typer.Argument(help="A run folder, or zoo: timm: torchvision: pkg.module:factory.")],
-    data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
+    model: DiagnosedModel,
+    data: Data = None,
     threat: Threat = None,
-    weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 500,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer examples, queries and questions.")] = False,
-    adapt: Annotated[bool, typer.Option("--adapt", help="Also attack as the findings suggest.")] = False,
+    weights: Weights = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 500,
+    quick: Annotated[bool, typer.Option("--quick", help="Use fewer examples, queries and checks.")] = False,
+    adapt: Annotated[bool, typer.Option("--adapt", help="Also run attacks adapted to the findings.")] = False,
     backward: Annotated[
-        str | None, typer.Option(metavar="pkg.module:factory", help="Your own backward pass for --adapt.")
+        str | None, typer.Option(metavar="PKG.MODULE:FACTORY", help="Your own backward pass for --adapt.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")] = None,
+    out: ResultFolder = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Say whether a robustness figure can be trusted, and why not; status 1 unless TRUSTED."""
-    from advreg.cli.diagnose import run_diagnose
+    """Check whether a robust accuracy can be trusted; exit status 1 unless the verdict is TRUSTED."""
+    from advreg.cli.diagnose import DiagnoseOptions, run_diagnose
 
-    run_diagnose(model, data, threat, weights, n, quick, adapt, backward, out, seed, as_json)
+    trusted = run_diagnose(
+        DiagnoseOptions(
+            model=model,
+            data=data,
+            threat=threat,
+            weights=weights,
+            n=n,
+            quick=quick,
+            adapt=adapt,
+            backward=backward,
+            out=out,
+            seed=seed,
+            as_json=as_json,
+        )
+    )
+    if not trusted:
+        raise typer.Exit(1)
 
 
 @app.command()
 def epsilon(
-    model: Annotated[str, typer.Argument(help="A run folder, or zoo: timm: torchvision: pkg.module:factory.")],
-    data: Annotated[str | None, typer.Option(help="Data set; the run's own by default.")] = None,
+    model: DiagnosedModel,
+    data: Data = None,
     norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
-    eps: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Grid; one that suits images by default.")] = "",
+    eps: Annotated[
+        str, typer.Option(metavar="EPS,EPS,...", help="Values of eps to measure; a grid for images by default.")
+    ] = "",
     box: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Lowest and highest valid value of an input.")] = "0,1",
-    weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="Test examples, from the first.")] = 200,
-    out: Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")] = None,
+    weights: Weights = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 200,
+    out: ResultFolder = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Answer "which eps?": how visible attacks are, what falls, where labels change, where to start."""
-    from advreg.cli.epsilon import run_epsilon
+    """Help to choose eps: robust accuracy, visibility and ambiguous labels at each eps, and where to start."""
+    from advreg.cli.epsilon import EpsilonOptions, run_epsilon
 
-    run_epsilon(model, data, norm, eps, box, weights, n, out, seed, as_json)
+    run_epsilon(
+        EpsilonOptions(
+            model=model,
+            data=data,
+            norm=norm,
+            eps=eps,
+            box=box,
+            weights=weights,
+            n=n,
+            out=out,
+            seed=seed,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()
@@ -165,12 +227,15 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the run folder by default.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML for continuous integration.")] = None,
     fail_under: Annotated[
-        list[str] | None, typer.Option(metavar="FIGURE=SHARE", help="Status 1 below it: clean, robust or robust-low.")
+        list[str] | None,
+        typer.Option(
+            metavar="FIGURE=SHARE", help="Exit status 1 below it: clean, robust or robust-low; may be repeated."
+        ),
     ] = None,
     model_card: Annotated[Path | None, typer.Option(help="Also write a Hugging Face model card.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page about a run; status 1 where a figure is below its threshold."""
+    """Write one self-contained HTML page about a run; exit status 1 where a threshold is missed."""
     from advreg.cli.report import ReportOptions, run_report
 
     if not run_report(ReportOptions(run, out, junit, tuple(fail_under or ()), model_card, as_json)):
@@ -180,11 +245,11 @@ def report(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    onnx: Annotated[Path | None, typer.Option(help="ONNX file (needs the extra onnx).")] = None,
-    torch: Annotated[Path | None, typer.Option(help="File of torch.export, such as model.pt2.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="ONNX file to write; needs the extra onnx.")] = None,
+    torch: Annotated[Path | None, typer.Option(help="torch.export file to write, such as model.pt2.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's model for other programs, checked against the model itself."""
+    """Write a run's model for other programs; each file is read back and compared with the model."""
     from advreg.cli.export import run_export
 
     run_export(run, onnx, torch, as_json)
@@ -192,20 +257,22 @@ def export(
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Option(help="File to write; it must not be there yet.")] = Path("run.toml"),
+    out: Annotated[Path, typer.Option(help="File to write; it must not exist.")] = Path("run.toml"),
     data: Annotated[str, typer.Option(help="Data set, such as folder:photos?size=64.")] = "mnist",
-    threat: Annotated[str | None, typer.Option(help="norm:eps[@low,high]; one that suits the data by default.")] = None,
+    threat: Annotated[
+        str | None, typer.Option(help="norm:eps, or norm:eps@low,high; one that suits the data by default.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Network; one that suits the data by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run.toml for your data, with a comment for every section; asks nothing, overwrites nothing."""
-    from advreg.cli.init import run_init, shown
+    """Write a run.toml for your data with a comment above every section; existing files are never overwritten."""
+    from advreg.cli.init import run_init, summary
 
     path = run_init(out, data, threat, model)
     if as_json:
         from advreg.config import Config
 
-        typer.echo(json.dumps({"file": str(path), **shown(Config.load(path))}))
+        typer.echo(json.dumps({"file": str(path), **summary(Config.load(path))}))
     else:
         typer.echo(f"{path}\nnext: advreg train {path}")
 
@@ -213,25 +280,41 @@ def init(
 @app.command()
 def attack(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    model: Annotated[str, typer.Option(help="A run folder, or zoo: timm: torchvision: pkg.module:factory.")],
-    weights: Annotated[Path | None, typer.Option(help="safetensors or state dict.")] = None,
+    model: Annotated[
+        str, typer.Option(help="A run folder, or a name: zoo:NAME, timm:NAME, torchvision:NAME, pkg.module:factory.")
+    ],
+    weights: Weights = None,
     target: Annotated[
-        str | None, typer.Option(help="Class to become, by name or number; any other by default.")
+        str | None, typer.Option(help="Class to reach, by name or number; any other class by default.")
     ] = None,
-    threat: Annotated[str, typer.Option(help="norm:eps.")] = "linf:4/255",
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 60,
+    threat: Annotated[str, typer.Option(help="norm:eps; pixels are in [0, 1].")] = "linf:4/255",
+    steps: Annotated[int, typer.Option(min=1, help="Number of gradient steps.")] = 60,
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; the model's own by default.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="File with the names of the classes, one a line.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the page.")] = Path("attacked"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Make adversarial images from photographs, and show before and after."""
+    """Make adversarial images from photographs, with a page that shows before and after."""
     from advreg.cli.attack import AttackOptions, run_attack
 
-    wish = AttackOptions(images, model, weights, target, threat, steps, size, classes, out, device, seed, as_json)
-    run_attack(wish)
+    run_attack(
+        AttackOptions(
+            images=images,
+            model=model,
+            weights=weights,
+            target=target,
+            threat=threat,
+            steps=steps,
+            size=size,
+            classes=classes,
+            out=out,
+            device=device,
+            seed=seed,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()
@@ -240,7 +323,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Also write this HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Lay several runs side by side."""
+    """Compare several runs in one table."""
     from dataclasses import asdict
 
     from advreg.cli import tables
@@ -260,13 +343,13 @@ def compare(
 
 @app.command()
 def doctor(
-    run: Annotated[Path | None, typer.Option(help="run.toml whose training shall be estimated.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run.toml or run folder; also estimate its training time.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what this machine has: versions, devices, extras, how fast an attack runs here, how long a training would take."""
-    from advreg.cli.doctor import examination, lines
+    """Show versions, devices, extras and the speed of an attack on this machine."""
+    from advreg.cli.doctor import examine, lines
 
-    found = examination(run)
+    found = examine(run)
     typer.echo(json.dumps(found) if as_json else lines(found))
 
 

@@ -1,8 +1,8 @@
-"""The demo: break a network, make one robust, and show both, on the MNIST that comes with the package.
+"""The verb ``demo``: attack a plain network, train a robust one and compare both, on the MNIST of the package.
 
-plain mnist-dnn -> PGD (a published experiment, measured again)
+plain mnist-dnn -> PGD, as in a published experiment
 plain mnist-cnn, robust mnist-cnn -> attacks over a grid of eps -> one table, one page
-plain mnist-cnn -> fine-tuned on its worst case -> what that costs, beside training from scratch
+plain mnist-cnn -> adversarial fine-tuning -> cost and accuracy beside training from scratch
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from advreg.training import fit
 from advreg.training.finetune import fine_tune
 
 THREAT = ThreatModel("linf", 0.1)
+"""The threat model of the demo."""
 _UNBOXED = ThreatModel("linf", 0.1, box=(-1.0, 2.0))  # the published experiment lets pixels leave [0, 1]
 _N = 1000  # test images, from the first
 GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+"""Values of eps of the robustness curves."""
 
 # Kolter and Madry, "Adversarial robustness: theory and practice", chapter 3: SGD 0.1, 10 epochs, PGD from zero, step 0.01.
 _PUBLISHED = {"clean": 0.021, "pgd": 0.9838}
@@ -46,71 +48,79 @@ _RECIPES = {
 
 
 def run_demo(out: Path) -> None:
-    """Run the demo into a folder; a second run shows what is there and does only what is missing."""
-    began = time.perf_counter()
+    """Run the demo into a folder; a second run shows the results there and computes only what is missing.
+
+    Args:
+        out: folder for the runs and the report.
+    """
+    started = time.perf_counter()
     _, test = datasets.load("mnist")
     if out.exists():
-        typer.echo(f"{out} is there already: only what is missing in it is run; remove it to start afresh")
-    runs = {name: _trained(name, out / name) for name in _RECIPES}
-    broken = [_repeated(runs["plain-dnn"], test, threat) for threat in (_UNBOXED, THREAT)]
-    tables.show(_experiment(*broken))
-    pair = {name: _measured(name, runs[name], test) for name in ("plain-cnn", "robust-cnn")}
-    tables.show(_contest(pair))
+        typer.echo(f"{out} exists: only missing results are computed; remove it to start again")
+    runs = {name: _train(name, out / name) for name in _RECIPES}
+    replicated = [_replicate(runs["plain-dnn"], test, threat) for threat in (_UNBOXED, THREAT)]
+    tables.show(_experiment_table(*replicated))
+    pair = {name: _measure(name, runs[name], test) for name in ("plain-cnn", "robust-cnn")}
+    tables.show(_comparison_table(pair))
     for run in runs.values():
         report.write(run)
     page = report.write_comparison([runs["plain-cnn"], runs["robust-cnn"]], out / "report.html")
-    typer.echo(f"done in {tables.minutes(time.perf_counter() - began)}; the report: {page}")
+    typer.echo(f"done in {tables.minutes(time.perf_counter() - started)}; the report: {page}")
     typer.echo(f"the pictures: {runs['robust-cnn'] / 'report.html'}")
 
 
 def run_finetune(out: Path) -> None:
-    """Make the plain network robust by fine-tuning, and show what that costs; a second run does what is missing."""
+    """Make the plain network robust by fine-tuning, and show the cost; a second run computes only what is missing.
+
+    Args:
+        out: folder for the runs.
+    """
     _, test = datasets.load("mnist")
-    plain = _trained("plain-cnn", out / "plain-cnn")
-    tuned = _fitted("fine-tuned", fine_tune(_config("robust-cnn", out / "finetuned-cnn"), plain))
-    runs = {"plain": plain, "fine-tuned": tuned, "from scratch": _trained("robust-cnn", out / "robust-cnn")}
-    found = {name: _attacked(name, run, test) for name, run in runs.items()}
+    plain = _train("plain-cnn", out / "plain-cnn")
+    tuned = _fit("fine-tuned", fine_tune(_config("robust-cnn", out / "finetuned-cnn"), plain))
+    runs = {"plain": plain, "fine-tuned": tuned, "from scratch": _train("robust-cnn", out / "robust-cnn")}
+    found = {name: _attack(name, run, test) for name, run in runs.items()}
     costs = {name: _cost(run) for name, run in runs.items()}
-    tables.show(_price(found, costs))
+    tables.show(_cost_table(found, costs))
 
 
-def _trained(name: str, folder: Path) -> Path:
-    return _fitted(name, _config(name, folder))
+def _train(name: str, folder: Path) -> Path:
+    return _fit(name, _config(name, folder))
 
 
 def _config(name: str, folder: Path) -> Config:
     return Config().replace_with(["threat.eps=0.1", *_RECIPES[name], f"train.out={folder}"])
 
 
-def _fitted(name: str, config: Config) -> Path:
-    begun = (Path(config.train.out) / "run.toml").exists()
+def _fit(name: str, config: Config) -> Path:
+    started = (Path(config.train.out) / "run.toml").exists()
     with progress.training(label=name) as watch:
-        return fit(config, resume=begun, on_event=watch).path
+        return fit(config, resume=started, on_event=watch).path
 
 
 def _cost(run: Path) -> tuple[int, float]:
-    """Return the passes of training, forwards and backwards of single examples, and its seconds."""
+    """Return the example-forwards and example-backwards of a training together, and its seconds."""
     epochs = [line for line in RunFolder.open(run).read_log("metrics.jsonl") if "event" not in line]
     return sum(line["forwards"] + line["backwards"] for line in epochs), sum(line["seconds"] for line in epochs)
 
 
-def _measured(name: str, run: Path, test: datasets.Dataset) -> tuple[Evaluation, Curve]:
-    found = _attacked(name, run, test)
-    where = run / "evaluation" / found.protocol
-    return found, robustness_curve(load(str(run)), test, norm="linf", eps=GRID, n=_N, out=where)
+def _measure(name: str, run: Path, test: datasets.Dataset) -> tuple[Evaluation, Curve]:
+    found = _attack(name, run, test)
+    folder = run / "evaluation" / found.protocol
+    return found, robustness_curve(load(str(run)), test, norm="linf", eps=GRID, n=_N, out=folder)
 
 
-def _attacked(name: str, run: Path, test: datasets.Dataset) -> Evaluation:
+def _attack(name: str, run: Path, test: datasets.Dataset) -> Evaluation:
     with progress.evaluating(label=f"attacking {name}") as watch:
         return evaluate(load(str(run)), test, threat=THREAT, protocol="basic", n=_N, out=run, on_progress=watch)
 
 
-def _repeated(run: Path, test: datasets.Dataset, threat: ThreatModel) -> Evaluation:
+def _replicate(run: Path, test: datasets.Dataset, threat: ThreatModel) -> Evaluation:
     with progress.evaluating(label="attacking plain-dnn") as watch:
         return evaluate(load(str(run)), test, threat=threat, protocol=_TUTORIAL, out=run, on_progress=watch)
 
 
-def _experiment(as_published: Evaluation, boxed: Evaluation) -> Table:
+def _experiment_table(as_published: Evaluation, boxed: Evaluation) -> Table:
     rows = [
         ("error on clean images", tables.percent(_PUBLISHED["clean"]), tables.percent(1 - as_published.clean_accuracy)),
         ("error under PGD", tables.percent(_PUBLISHED["pgd"]), tables.percent(1 - as_published.robust_accuracy)),
@@ -120,7 +130,7 @@ def _experiment(as_published: Evaluation, boxed: Evaluation) -> Table:
     return tables.table(title, ("", "published", "measured"), rows)
 
 
-def _contest(pair: dict[str, tuple[Evaluation, Curve]]) -> Table:
+def _comparison_table(pair: dict[str, tuple[Evaluation, Curve]]) -> Table:
     (plain, plain_curve), (robust, robust_curve) = pair.values()
     both = list(zip(plain_curve.points, robust_curve.points, strict=True))
     rows = [
@@ -143,7 +153,7 @@ def _contest(pair: dict[str, tuple[Evaluation, Curve]]) -> Table:
     return tables.table(title, ("", "plain CNN", "robust CNN"), rows)
 
 
-def _price(found: dict[str, Evaluation], costs: dict[str, tuple[int, float]]) -> Table:
+def _cost_table(found: dict[str, Evaluation], costs: dict[str, tuple[int, float]]) -> Table:
     rows = [
         ("clean accuracy", *(tables.percent(each.clean_accuracy) for each in found.values())),
         (f"FGSM then PGD-40, linf {THREAT.eps:g}", *(tables.percent(each.robust_accuracy) for each in found.values())),

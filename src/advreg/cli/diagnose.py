@@ -1,9 +1,10 @@
-"""The verb ``diagnose``: fill in what a run folder knows, ask, print the answers, write them down."""
+"""The verb ``diagnose``: check whether a robust accuracy can be trusted, and print and save every check."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -19,56 +20,83 @@ from advreg.plugins import call_factory
 from advreg.results.checks import Check
 
 
-def run_diagnose(
-    model: str,
-    data: str | None,
-    threat: str | None,
-    weights: Path | None,
-    n: int,
-    quick: bool,
-    adapt: bool,
-    backward: str | None,
-    out: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Diagnose a run folder or a model by name; arguments as on the command line. Status 1 unless TRUSTED."""
-    source = ModelSource.of(model)
-    name, chosen, folder = source.data(data), source.threat(threat), source.output(out)
-    network = models.load(model, weights=weights)
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """Options of ``advreg diagnose``.
+
+    Attributes:
+        model: a run folder or the name of a model.
+        data, threat: the run's own if None.
+        weights: safetensors or state dict.
+        n: test examples, from the first.
+        quick: use fewer examples, queries and checks.
+        adapt: also run adaptive attacks.
+        backward: factory of a backward pass for the adaptive attacks, ``pkg.module:factory``.
+        out: folder to write into; the run folder if None.
+        seed: of all random draws.
+        as_json: print one JSON object instead of text.
+    """
+
+    model: str
+    data: str | None = None
+    threat: str | None = None
+    weights: Path | None = None
+    n: int = 500
+    quick: bool = False
+    adapt: bool = False
+    backward: str | None = None
+    out: Path | None = None
+    seed: int = 0
+    as_json: bool = False
+
+
+def run_diagnose(options: DiagnoseOptions) -> bool:
+    """Diagnose a run folder or a model by name; return whether the verdict is TRUSTED."""
+    source = ModelSource.of(options.model)
+    name, threat, folder = source.data(options.data), source.threat(options.threat), source.output(options.out)
+    model = models.load(options.model, weights=options.weights)
     train, test = datasets.load(name)
-    own = call_factory(backward, ModelError) if backward else None
-    with progress.diagnosing(quiet=as_json) as watch:
+    with progress.diagnosing(quiet=options.as_json) as watch:
         found = diagnose(
-            network, test, chosen, n, quick=quick, adapt=adapt, train=train, backward=own,
-            seed=seed, out=folder, on_progress=watch,
-        )  # fmt: skip
-    if as_json:
+            model,
+            test,
+            threat,
+            options.n,
+            quick=options.quick,
+            adapt=options.adapt,
+            train=train,
+            backward=call_factory(options.backward, ModelError) if options.backward else None,
+            seed=options.seed,
+            out=folder,
+            on_progress=watch,
+        )
+    if options.as_json:
         typer.echo(json.dumps(found.record()))
-    else:
-        _show(found)
-        if folder is not None:
-            print(f"written: {folder / 'diagnosis.json'}; draw it with: advreg report {folder}", file=sys.stderr)
-    if found.verdict != "TRUSTED":
-        raise typer.Exit(1)
+        return found.verdict == "TRUSTED"
+    _print(found)
+    if folder is not None:
+        print(f"written: {folder / 'diagnosis.json'}; to draw it: advreg report {folder}", file=sys.stderr)
+    return found.verdict == "TRUSTED"
 
 
-def _show(found: Diagnosis) -> None:
+def _print(found: Diagnosis) -> None:
     tables.show(checks_table(found))
     if found.adapted is not None:
         tables.show(_adapted_table(found))
     figure = f"{tables.percent(found.robust_accuracy)} {tables.span(found.interval)}"
-    typer.echo(f"{found.claim} says {figure} on {found.n} examples: {found.verdict}")
+    typer.echo(f"{found.claim} reports {figure} on {found.n} examples: {found.verdict}")
     for check in found.checks:
         if check.remedy:
             typer.echo(f"  {check.name}: {check.says}; {check.cause}: {check.remedy} ({check.link})")
     if found.adapted is not None:
-        by = f", most by {found.adapted.means}" if found.adapted.means else ""
-        typer.echo(f"adaptive attacks leave {tables.percent(found.adapted.robust_accuracy)}{by}")
+        strongest = f", strongest: {found.adapted.means}" if found.adapted.means else ""
+        typer.echo(
+            f"robust accuracy under adaptive attacks: {tables.percent(found.adapted.robust_accuracy)}{strongest}"
+        )
 
 
 def checks_table(found: Diagnosis) -> Table:
-    """Return the table of all checks."""
+    """Return the table of all checks: verdict, measurement, threshold, and where the measurement comes from."""
     rows = [
         (f"{check.group}  {check.name}", check.verdict, _measured(check), _bound(check), check.source)
         for check in found.checks
@@ -97,4 +125,4 @@ def _adapted_table(found: Diagnosis) -> Table:
         (a.means, str(a.tried), str(a.broken), tables.percent(a.robust_accuracy), a.failed[:60] or f"{a.seconds:.1f} s")
         for a in found.adapted.attempts
     ]
-    return tables.table("adaptive attacks", ("means", "tried", "broken", "accuracy", "seconds"), rows)
+    return tables.table("adaptive attacks", ("attack", "tried", "broken", "accuracy", "seconds"), rows)

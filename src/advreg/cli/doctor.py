@@ -1,4 +1,4 @@
-"""The verb ``doctor``: what this machine has, how fast an attack runs on it, and how long a training would take."""
+"""The verb ``doctor``: versions, devices, the speed of an attack on this machine, and the time a training would take."""
 
 from __future__ import annotations
 
@@ -20,47 +20,55 @@ _NET, _IMAGES, _STEPS = "zoo:mnist-small", 128, 10
 _REQUIREMENT = re.compile(r"""([\w.-]+).*extra\s*==\s*['"]([\w-]+)['"]""")
 
 
-def examination(run: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return versions, devices, extras and measured speed; with a configuration, how long its training would take.
+def examine(run: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return versions, devices, extras and measured speed, in sections.
 
     Args:
-        run: a run.toml, or a run folder.
+        run: a run.toml or a run folder whose training time is estimated; None for no estimate.
+
+    Raises:
+        ConfigError: the configuration cannot be read.
     """
-    found: dict[str, dict[str, Any]] = {
+    sections: dict[str, dict[str, Any]] = {
         "environment": dict(runtime.environment()),
         "devices": devices(),
-        "extras": {name: _told(packages) for name, packages in extras().items()},
+        "extras": {name: _versions(packages) for name, packages in extras().items()},
         "speed": speed(),
     }
-    return found | ({"training": estimate(run)} if run is not None else {})
+    return sections | ({"training": estimate(run)} if run is not None else {})
 
 
-def lines(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return an examination as text, one fact a line under its heading."""
+def lines(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format the sections of `examine`, one fact a line under its heading.
+
+    Example:
+        >>> print(lines({"devices": {"cpu": "2 threads"}}))
+        devices
+          cpu                         2 threads
+    """
     parts = []
-    for heading, facts in found.items():
-        told = [f"  {name:<28}{'-' if value is None else value}" for name, value in facts.items()]
-        parts.append("\n".join([heading, *told]))
+    for heading, facts in sections.items():
+        rows = [f"  {name:<28}{'-' if value is None else value}" for name, value in facts.items()]
+        parts.append("\n".join([heading, *rows]))
     return "\n\n".join(parts)
 
 
 def devices() -> dict[str, str]:
-    """Return what can compute here, the one that ``auto`` takes first."""
-    chosen = str(runtime.choose_device())
-    found = {"auto is": chosen, "cpu": f"{torch.get_num_threads()} threads"}
+    """Return the devices of this machine by name, and the device that ``auto`` selects."""
+    found = {"auto is": str(runtime.choose_device()), "cpu": f"{torch.get_num_threads()} threads"}
     for k in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(k)
         found[f"cuda:{k}"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
-    return found | ({"mps": "there"} if torch.backends.mps.is_available() else {})
+    return found | ({"mps": "available"} if torch.backends.mps.is_available() else {})
 
 
 def extras() -> dict[str, dict[str, str | None]]:
-    """Return for each extra its libraries with their versions, None where one is missing."""
+    """Return the version of each library of each extra, None where it is missing."""
     try:
-        wanted = requires("advreg") or []
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        wanted = []
-    named = [match.groups() for text in wanted if (match := _REQUIREMENT.match(text))]
+        requirements = requires("advreg") or []
+    except PackageNotFoundError:  # advreg runs from a checkout that is not installed
+        requirements = []
+    named = [match.groups() for text in requirements if (match := _REQUIREMENT.match(text))]
     found: dict[str, dict[str, str | None]] = {}
     for package, extra in named:
         if extra != "dev" and package != "advreg":
@@ -69,43 +77,49 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 
 def speed() -> dict[str, str]:
-    """Measure how many images a second a PGD attack of ten steps goes through, by precision."""
+    """Measure how many images a second PGD with ten steps attacks, for each precision."""
     device = runtime.choose_device()
     net = models.load(_NET).to(device)
     x = torch.rand(_IMAGES, 1, 28, 28, device=device)
     y = torch.zeros(_IMAGES, dtype=torch.int64, device=device)
     found = {}
     for precision in ("float32", "bfloat16"):
-        target = models.freeze(net, x[:64], precision=precision)
-        found[f"pgd-{_STEPS}, {precision}"] = f"{_images_a_second(target, x, y):,.0f} images a second on {_NET}"
+        copy = models.freeze(net, x[:64], precision=precision)
+        found[f"pgd-{_STEPS}, {precision}"] = f"{_images_a_second(copy, x, y):,.0f} images a second on {_NET}"
     return found
 
 
 def estimate(run: Path) -> dict[str, Any]:
-    """Measure a few steps of a training on a copy, and say how long the whole would take; nothing is written.
+    """Estimate the time of a training from a few steps on a copy; nothing is written.
 
     Args:
-        run: a run.toml, or a run folder.
+        run: a run.toml or a run folder.
+
+    Returns:
+        Configuration, model, data, steps an epoch, and the time of an epoch and of the whole training.
+
+    Raises:
+        ConfigError: the configuration cannot be read.
     """
     from advreg.training.dry_run import estimated_seconds
     from advreg.training.setup import prepare
 
     config = load_config(run)
     session = prepare(config)
-    one = estimated_seconds(session, 1)
+    epoch = estimated_seconds(session, 1)
     return {
         "configuration": str(run),
         "model": config.model.name,
         "data": config.data.name,
         "steps an epoch": session.steps,
-        "an epoch": minutes(one),
-        "in all": minutes(one * config.train.epochs),
-        "seconds": round(one * config.train.epochs, 1),
+        "an epoch": minutes(epoch),
+        "in all": minutes(epoch * config.train.epochs),
+        "seconds": round(epoch * config.train.epochs, 1),
     }
 
 
-def _told(packages: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{name} {found or 'missing'}" for name, found in packages.items())
+def _versions(packages: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())
 
 
 def _version(package: str) -> str | None:
@@ -115,9 +129,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _images_a_second(target: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+def _images_a_second(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     threat = ThreatModel("linf", 0.1)
-    attacks.craft(target, x, y, threat, steps=1)
+    attacks.craft(model, x, y, threat, steps=1)
     began = time.perf_counter()
-    attacks.craft(target, x, y, threat, steps=_STEPS).x_adv.sum().item()  # reading a number waits for the device
+    attacks.craft(model, x, y, threat, steps=_STEPS).x_adv.sum().item()  # .item() waits for the device
     return len(x) / (time.perf_counter() - began)

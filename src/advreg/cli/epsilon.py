@@ -1,9 +1,10 @@
-"""The verb ``epsilon``: which eps suits these data and this model, and where to start."""
+"""The verb ``epsilon``: measure a grid of eps on a model and its data, and recommend where to start."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,37 +20,62 @@ from advreg.diagnosis import EpsilonChoice, choose_epsilon
 from advreg.threat import ThreatModel
 
 
-def run_epsilon(
-    model: str,
-    data: str | None,
-    norm: str,
-    eps: str,
-    box: str,
-    weights: Path | None,
-    n: int,
-    out: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Measure a grid of eps; arguments as on the command line."""
-    source = ModelSource.of(model)
-    name, folder = source.data(data), source.output(out)
-    network = models.load(model, weights=weights)
+@dataclass(frozen=True)
+class EpsilonOptions:
+    """Options of ``advreg epsilon``.
+
+    Attributes:
+        model: a run folder or the name of a model.
+        data: the run's own if None.
+        norm: linf, l2 or l1.
+        eps: radii separated by commas; a grid for images if empty.
+        box: lowest and highest valid value of an input, ``low,high``.
+        weights: safetensors or state dict.
+        n: test examples, from the first.
+        out: folder to write into; the run folder if None.
+        seed: of all random draws.
+        as_json: print one JSON object instead of text.
+    """
+
+    model: str
+    data: str | None = None
+    norm: str = "linf"
+    eps: str = ""
+    box: str = "0,1"
+    weights: Path | None = None
+    n: int = 200
+    out: Path | None = None
+    seed: int = 0
+    as_json: bool = False
+
+
+def run_epsilon(options: EpsilonOptions) -> None:
+    """Measure robust accuracy, visibility and ambiguous labels at each eps of a grid."""
+    source = ModelSource.of(options.model)
+    name, folder = source.data(options.data), source.output(options.out)
+    model = models.load(options.model, weights=options.weights)
     train, test = datasets.load(name)
-    grid = parse_radii(eps, norm, box) or None
-    among = ThreatModel.parse(f"{norm}:0@{box}")
+    zero = ThreatModel.parse(f"{options.norm}:0@{options.box}")
     choice = choose_epsilon(
-        network, test, norm=among.norm, eps=grid, box=among.box, n=n, train=train, seed=seed, out=folder
+        model,
+        test,
+        norm=zero.norm,
+        eps=parse_radii(options.eps, options.norm, options.box) or None,
+        box=zero.box,
+        n=options.n,
+        train=train,
+        seed=options.seed,
+        out=folder,
     )
     if folder is not None:
-        print(f"pictures: {_sheet(folder, among.box)}", file=sys.stderr)
-    if as_json:
+        print(f"pictures: {_write_sheet(folder, zero.box)}", file=sys.stderr)
+    if options.as_json:
         typer.echo(json.dumps(choice.record()))
         return
-    _show(choice)
+    _print(choice)
 
 
-def _show(choice: EpsilonChoice) -> None:
+def _print(choice: EpsilonChoice) -> None:
     rows = [
         (
             f"{row.eps:.4g}",
@@ -75,8 +101,8 @@ def _show(choice: EpsilonChoice) -> None:
     typer.echo(f"start at eps {choice.recommended:.4g}: {choice.why}")
 
 
-def _sheet(folder: Path, box: tuple[float, float]) -> Path:
-    """Write example images as one picture, a row for each eps below the clean ones; return its path."""
+def _write_sheet(folder: Path, box: tuple[float, float]) -> Path:
+    """Write one picture with a row of clean images above a row for each eps; return its path."""
     stored = load_file(folder / "epsilon.safetensors")
     images = [stored["clean"], *stored["attacked"]]
     if images[0].ndim != 4 or images[0].shape[1] not in (1, 3):

@@ -1,4 +1,4 @@
-"""What a model says of itself: the names of its classes, and the shape of its input."""
+"""Metadata of a model: the names of its classes and the shape of its input."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from torch import nn
 from advreg.errors import ModelError, did_you_mean
 from advreg.plugins import import_extra
 
-_SIDE = 224  # of most photographs' networks
+_SIDE = 224  # pixels; the input of most networks for photographs
 
 
 def class_names(model: str, net: nn.Module, file: Path | None = None) -> list[str]:
-    """Return the names of a model's classes, none where nobody knows them.
+    """Return the names of a model's classes; an empty list where they are unknown.
 
     Args:
-        model: as it was named: a run folder, ``timm:``, ``torchvision:``, or your own, whose attribute ``classes`` counts.
+        model: the name of the model or its run folder. A run folder, timm and torchvision know their classes; any other
+            model may have an attribute ``classes``.
         net: the model.
-        file: one name a line; comes before what the model says.
+        file: text file with one name a line, which takes precedence.
+
+    Returns:
+        Names in the order of the labels.
 
     Raises:
         ModelError: the file cannot be read.
@@ -30,15 +34,19 @@ def class_names(model: str, net: nn.Module, file: Path | None = None) -> list[st
         return _lines(file)
     if Path(model).is_dir():
         return [str(name) for name in _spec(model).get("classes", [])]
-    if own := _own(net):
-        return own
+    if names := _names_of(net):
+        return names
     scheme, _, name = model.partition(":")
     readers = {"timm": lambda: _timm(net), "torchvision": lambda: _torchvision(name)}
     return readers[scheme]() if scheme in readers else []
 
 
 def label_of(wanted: str, names: Sequence[str]) -> int:
-    """Return the number of a class that is given by its name, one of its synonyms, or its number.
+    """Return the label of a class given by its name, one of its synonyms, or its number.
+
+    Args:
+        wanted: the name, in any case, or the number.
+        names: names of the classes, synonyms separated by commas.
 
     Raises:
         ModelError: no such class.
@@ -55,44 +63,53 @@ def label_of(wanted: str, names: Sequence[str]) -> int:
     if wanted.lower() in known:
         return known[wanted.lower()]
     if not names:
-        raise ModelError(f"the model's classes have no names, so {wanted!r} is none; give a number, or --classes FILE")
+        raise ModelError(
+            f"class is {wanted!r}, but the classes of the model have no names; give a number, or --classes FILE"
+        )
     raise ModelError(f"the model has no class {wanted!r}.{did_you_mean(wanted.lower(), known)}")
 
 
 def input_shape(model: str, net: nn.Module) -> tuple[int, int]:
-    """Return channels and side of the images that a model takes, as far as it says so; else colour, 224."""
+    """Return the number of channels and the side in pixels of a model's input; 3 and 224 where they are unknown.
+
+    Args:
+        model: the name of the model or its run folder.
+        net: the model.
+    """
     if Path(model).is_dir():
         shape = _spec(model).get("shape")
         if isinstance(shape, list) and len(shape) == 3:
             return int(shape[0]), int(shape[1])
-    told: dict[str, Any] = next(
+    config: dict[str, Any] = next(
         (vars(part)["pretrained_cfg"] for part in net.modules() if "pretrained_cfg" in vars(part)), {}
     )
-    size = told.get("input_size", (None, None, _SIDE))
+    size = config.get("input_size", (None, None, _SIDE))
     first = next((part for part in net.modules() if isinstance(part, nn.Conv2d)), None)
     small = model.startswith("zoo:mnist")
     return (1 if small else first.in_channels if first is not None else 3), (28 if small else int(size[-1]))
 
 
-def _own(net: nn.Module) -> list[str]:
-    """Return the names in a model's attribute ``classes``, or, of a Hugging Face model, in ``config.id2label``."""
-    own, known = getattr(net, "classes", None), getattr(getattr(net, "config", None), "id2label", None)
-    if isinstance(own, list | tuple):
-        return [str(name) for name in own]
-    return [str(known[k]) for k in sorted(known)] if isinstance(known, dict) else []
+def _names_of(net: nn.Module) -> list[str]:
+    """Return the names in a model's attribute ``classes`` or, for Hugging Face models, in ``config.id2label``."""
+    names, labels = getattr(net, "classes", None), getattr(getattr(net, "config", None), "id2label", None)
+    if isinstance(names, list | tuple):
+        return [str(name) for name in names]
+    return [str(labels[k]) for k in sorted(labels)] if isinstance(labels, dict) else []
 
 
 def _lines(file: Path) -> list[str]:
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as cause:
-        raise ModelError(f"cannot read class names from {file} ({cause}); give a text file, one name a line") from cause
+        raise ModelError(
+            f"cannot read class names from {file} ({cause}); give a text file with one name a line"
+        ) from cause
 
 
 def _spec(run: str) -> dict[str, Any]:
-    file = Path(run) / "model.json"  # `models.load` has read it already, so it is there and whole
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    file = Path(run) / "model.json"  # `models.load` has read and checked it
+    spec: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return spec
 
 
 def _timm(net: nn.Module) -> list[str]:

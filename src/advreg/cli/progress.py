@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars with the time left where there is one, elsewhere a line an epoch or every 10 seconds."""
+"""Progress on standard error: bars on a terminal, elsewhere one line an epoch or every 10 seconds."""
 
 from __future__ import annotations
 
@@ -15,42 +15,47 @@ from advreg.cli.heartbeat import LineProgress, ProgressState, line_progress
 from advreg.cli.tables import minutes
 
 if TYPE_CHECKING:
-    from advreg.diagnosis.result import DiagnosisProgress as Asked
-    from advreg.evaluation.evaluate import EvaluationProgress as Measured
+    from advreg.diagnosis.result import DiagnosisProgress
+    from advreg.evaluation.evaluate import EvaluationProgress
     from advreg.training.events import Event
 
 
 def bars(console: Console) -> Progress:
-    """Return a display of progress that is not there where nobody looks."""
+    """Return a progress display with the time left; it is disabled where the console is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
 def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callable[[Event], None]]:
-    """Yield a callback that shows training events on standard error."""
+    """Yield a callback that shows training events on standard error.
+
+    Args:
+        quiet: show nothing.
+        label: name of the job.
+    """
     from advreg.training.events import EpochEnd, Finished, Guarded, Resumed, Started, Step
 
     console = Console(file=sys.stderr, quiet=quiet)
     with bars(console) as bar:
         task = bar.add_task(label, total=None)
-        say = partial(console.print, soft_wrap=True, highlight=False)
+        write = partial(console.print, soft_wrap=True, highlight=False)
 
         def watch(event: Event) -> None:
             if isinstance(event, Started) and event.seconds:
                 bar.update(task, total=event.epochs * event.steps)
-                say(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
+                write(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
             elif isinstance(event, Resumed):
-                say(f"{label}: goes on after epoch {event.epoch}")
+                write(f"{label}: resumed after epoch {event.epoch}")
             elif isinstance(event, Step):
                 accuracy = f"loss {event.loss:.3f}, train accuracy {event.train_accuracy:.1%}"
                 bar.update(
                     task, completed=(event.epoch - 1) * event.steps + event.step, description=f"{label}: {accuracy}"
                 )
             elif isinstance(event, Guarded):
-                say(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.said}; {event.action}")
+                write(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.said}; {event.action}")
             elif isinstance(event, EpochEnd):
-                say(f"  {_epoch(event)}")
+                write(f"  {_epoch(event)}")
             elif isinstance(event, Finished):
                 bar.update(task, visible=False)
 
@@ -69,17 +74,22 @@ def _epoch(event: EpochEndEvent) -> str:
 
 
 def _loss(loss: float | None) -> str:
-    return "taken back" if loss is None else f"loss {loss:.3f}"
+    return "rolled back" if loss is None else f"loss {loss:.3f}"
 
 
 @contextmanager
-def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Callable[[Measured], None]]:
-    """Yield a callback that shows how far an evaluation is, and the robust accuracy so far, on standard error."""
+def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Callable[[EvaluationProgress], None]]:
+    """Yield a callback that shows the progress and the robust accuracy so far of an evaluation on standard error.
+
+    Args:
+        quiet: show nothing.
+        label: name of the job.
+    """
     console = Console(file=sys.stderr, quiet=quiet)
     with bars(console) as bar, _logged(console, label) as lines:
         task = bar.add_task(label, total=None)
 
-        def watch(at: Measured) -> None:
+        def watch(at: EvaluationProgress) -> None:
             text = f"{label}: {at.stage}, robust so far {at.robust_accuracy:.1%}"
             bar.update(task, total=at.total, completed=round(at.share * at.total), description=text)
             lines.update(ProgressState(at.stage, f"{at.done:,} of {at.total:,} examples", at.share, at.robust_accuracy))
@@ -89,7 +99,12 @@ def evaluating(*, quiet: bool = False, label: str = "evaluating") -> Iterator[Ca
 
 @contextmanager
 def counting(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that shows how much of a job is done, given the amount done and the total."""
+    """Yield a callback that shows the progress of a job on standard error, given the forwards done and in all.
+
+    Args:
+        label: name of the job.
+        quiet: show nothing.
+    """
     console = Console(file=sys.stderr, quiet=quiet)
     with bars(console) as bar, _logged(console, label) as lines:
         task = bar.add_task(label, total=None)
@@ -102,22 +117,26 @@ def counting(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
 
 
 @contextmanager
-def diagnosing(*, quiet: bool = False) -> Iterator[Callable[[Asked], None]]:
-    """Yield a callback that shows which check a diagnosis makes, and the robust accuracy so far, on standard error."""
+def diagnosing(*, quiet: bool = False) -> Iterator[Callable[[DiagnosisProgress], None]]:
+    """Yield a callback that shows the current check and the robust accuracy so far of a diagnosis on standard error.
+
+    Args:
+        quiet: show nothing.
+    """
     console, label = Console(file=sys.stderr, quiet=quiet), "diagnosing"
     with console.status(label) as status, _logged(console, label) as lines:
 
-        def watch(at: Asked) -> None:
-            far = f"check {at.done + 1} of {at.total}"
-            status.update(f"{label}: {at.check}, {far}")
-            lines.update(ProgressState(at.check, far, at.done / at.total, at.robust_accuracy))
+        def watch(at: DiagnosisProgress) -> None:
+            amount = f"check {at.done + 1} of {at.total}"
+            status.update(f"{label}: {at.check}, {amount}")
+            lines.update(ProgressState(at.check, amount, at.done / at.total, at.robust_accuracy))
 
         yield watch
 
 
 @contextmanager
 def _logged(console: Console, label: str) -> Iterator[LineProgress]:
-    """Yield lines of progress that appear where there is no terminal, and nowhere else."""
+    """Yield lines of progress that are written only where the console is no terminal."""
     silent = console.is_terminal or console.quiet
     lines = LineProgress(_nothing if silent else partial(console.print, soft_wrap=True, highlight=False), label)
     with nullcontext() if silent else line_progress(lines):
@@ -125,7 +144,7 @@ def _logged(console: Console, label: str) -> Iterator[LineProgress]:
 
 
 def _nothing(line: str) -> None:
-    """Write nothing: a bar shows it already, or the output was asked to be quiet."""
+    """Write nothing: a bar shows the progress, or the output is quiet."""
 
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output, at its own width where nobody looks."""
+    """Print a table on standard output; where that is no terminal, at most 160 columns wide."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -27,27 +27,43 @@ def show(table: Table) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table whose first column is text and whose others are figures."""
-    made = Table(title=title, box=SIMPLE_HEAD)
+    """Return a table with a left-aligned first column and right-aligned others.
+
+    Args:
+        title: printed above the table.
+        columns: headings.
+        rows: cells of each row.
+    """
+    result = Table(title=title, box=SIMPLE_HEAD)
     for k, name in enumerate(columns):
-        made.add_column(name, justify="left" if k == 0 else "right")
+        result.add_column(name, justify="left" if k == 0 else "right")
     for row in rows:
-        made.add_row(*row)
-    return made
+        result.add_row(*row)
+    return result
 
 
 def percent(value: float | None) -> str:
-    """Return a share as a percentage with two places."""
+    """Format a share as a percentage with two decimals; None becomes a dash.
+
+    Example:
+        >>> percent(0.98765), percent(None)
+        ('98.77%', '-')
+    """
     return "-" if value is None else f"{value:.2%}"
 
 
 def span(interval: tuple[float, float] | None) -> str:
-    """Return a 95% interval as percentages."""
+    """Format a 95% interval as percentages; None becomes a dash.
+
+    Example:
+        >>> span((0.937, 0.964))
+        '[93.70%, 96.40%]'
+    """
     return "-" if interval is None else f"[{interval[0]:.2%}, {interval[1]:.2%}]"
 
 
 def evaluation(found: Evaluation) -> Table:
-    """Return the table of an evaluation: clean first, then what stood after each attack."""
+    """Return the table of an evaluation: clean accuracy, then the accuracy left after each attack, with its cost."""
     rows = [["clean", str(found.n), "-", percent(found.clean_accuracy), span(found.clean_interval), "-", "-", "-"]]
     for attack in found.by_attack:
         cost = [f"{attack.forwards:,}", f"{attack.backwards:,}", f"{attack.seconds:.1f}"]
@@ -61,7 +77,7 @@ def evaluation(found: Evaluation) -> Table:
 
 
 def classes(rows: Sequence[ClassSummary]) -> Table:
-    """Return accuracy class by class, the weakest first."""
+    """Return the table of accuracy by class, the least robust first."""
     weakest = sorted(rows, key=lambda row: row.robust_accuracy)
     cells = [(row.name, str(row.n), percent(row.clean_accuracy), percent(row.robust_accuracy)) for row in weakest]
     return table("class by class", ("class", "n", "clean", "robust"), cells)
@@ -76,7 +92,7 @@ def corruptions(found: CorruptionAccuracy) -> Table:
 
 
 def comparison(rows: Sequence[Row]) -> Table:
-    """Return the table of several runs side by side."""
+    """Return the table that compares several runs."""
     columns = ("run", "protocol", "n", "clean", "robust", "95% interval", "attack success", "seconds")
     cells = [
         (
@@ -95,7 +111,7 @@ def comparison(rows: Sequence[Row]) -> Table:
 
 
 def trainings(rows: Sequence[Trained]) -> Table:
-    """Return the table of what trainings cost and bought."""
+    """Return the table of trainings: accuracy, time, memory and passes."""
     columns = (
         "run",
         "recipe",
@@ -131,7 +147,7 @@ def trainings(rows: Sequence[Trained]) -> Table:
 
 
 def minutes(seconds: float) -> str:
-    """Return a duration in words.
+    """Format a duration in its two largest units.
 
     Example:
         >>> minutes(75), minutes(8), minutes(7300)

@@ -1,10 +1,10 @@
-"""The verb train: a configuration, what shall be otherwise, and who watches."""
+"""The verb ``train``: train as a configuration and the options determine, into a run folder."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
@@ -19,38 +19,51 @@ from advreg.training.finetune import fine_tune
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What was asked for on the command line."""
+    """Options of ``advreg train``.
+
+    Attributes:
+        config: a configuration file or a run folder.
+        out: run folder to create; ``train.out`` of the configuration if None.
+        changes: ``section.key=value`` each.
+        resume: continue an interrupted run.
+        finetune: a run folder, a weights file or a pretrained network to start from.
+        ratio: share of each batch that is attacked during fine-tuning.
+        logs: further loggers: tensorboard, mlflow, wandb.
+        as_json: print one JSON object instead of text.
+    """
 
     config: Path
-    out: Path | None
-    changes: list[str]
-    resume: bool
-    finetune: str | None
-    ratio: float
-    logs: list[str]
-    as_json: bool
+    out: Path | None = None
+    changes: list[str] = field(default_factory=list)
+    resume: bool = False
+    finetune: str | None = None
+    ratio: float = 1.0
+    logs: list[str] = field(default_factory=list)
+    as_json: bool = False
 
 
-def run_train(wish: TrainOptions) -> None:
-    """Train, and say where the result is; of several processes the first one says it."""
-    config = _config(wish)
-    watchers = [loggers.LOGGERS.build(name) for name in wish.logs]
-    with progress.training(quiet=wish.as_json) as watch:
-        run = fit(config, resume=wish.resume, on_event=loggers.combine_loggers(watch, *watchers))
+def run_train(options: TrainOptions) -> None:
+    """Train and print the run folder; under ``torchrun``, only rank 0 prints."""
+    config = _config(options)
+    watchers = [loggers.LOGGERS.build(name) for name in options.logs]
+    with progress.training(quiet=options.as_json) as watch:
+        run = fit(config, resume=options.resume, on_event=loggers.combine_loggers(watch, *watchers))
     if os.environ.get("RANK", "0") != "0":
         return
-    if wish.as_json:
+    if options.as_json:
         typer.echo(json.dumps({"run": str(run.path), "last": run.read_log("metrics.jsonl")[-1]}))
     else:
         typer.echo(f"run folder: {run.path}\nnext: advreg evaluate {run.path}")
 
 
-def _config(wish: TrainOptions) -> Config:
-    is_run = wish.config.is_dir()
-    config = load_config(wish.config).replace_with(wish.changes)
-    if wish.finetune is not None:  # which shall meet what was asked for, and not have the last word
-        config = fine_tune(config, wish.finetune, ratio=wish.ratio).replace_with(wish.changes)
-    elif wish.ratio != 1:
-        raise ConfigError(f"--ratio is {wish.ratio}, which belongs to fine-tuning; add --finetune RUN, or leave it out")
-    folder = wish.out or (wish.config if is_run else None)
+def _config(options: TrainOptions) -> Config:
+    """Return the configuration with every option applied; ``--set`` overrides what fine-tuning chooses."""
+    config = load_config(options.config).replace_with(options.changes)
+    if options.finetune is not None:
+        config = fine_tune(config, options.finetune, ratio=options.ratio).replace_with(options.changes)
+    elif options.ratio != 1:
+        raise ConfigError(
+            f"--ratio is {options.ratio}, which belongs to fine-tuning; add --finetune RUN, or leave it out"
+        )
+    folder = options.out or (options.config if options.config.is_dir() else None)
     return config if folder is None else replace(config, train=replace(config.train, out=str(folder)))

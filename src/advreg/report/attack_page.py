@@ -15,8 +15,10 @@ from advreg.report.facts import Facts, ThreatFacts
 from advreg.report.gallery import data_uri, signed
 from advreg.report.html import render
 
-SIDE = 320  # of a picture in the page; the files beside it are whole
+SIDE = 320
+"""Pixels of a picture's side in the page; the files beside it have full size."""
 GAP = 8
+"""Pixels between the pictures of `side_by_side`."""
 
 Picture = NDArray[np.uint8]  # (H, W, 1 or 3)
 
@@ -26,39 +28,40 @@ class Photograph:
     """One photograph before and after.
 
     Attributes:
-        name: of its file.
-        before, after: (H, W, C) bytes as the model saw them.
-        said_before, said_after: (class, confidence), the likeliest first.
-        followed: (class, confidence before, after) of the class that was seen and of the one that is wanted or seen now.
-        wanted: the class that the attack aimed at, empty where it aimed at any other.
-        reached: whether the model was fooled as wanted.
-        linf, l2: size of the change, in units of pixels in [0, 1].
+        name: file name.
+        before, after: bytes ``(H, W, C)`` that the model classified.
+        top_before, top_after: (class, confidence), the most confident first.
+        followed: (class, confidence before, confidence after) of the class predicted before, and of the target or the class
+            predicted after.
+        target: the target class; empty for an untargeted attack.
+        reached: whether the attack succeeded.
+        linf, l2: size of the change, for pixels in [0, 1].
     """
 
     name: str
     before: Picture
     after: Picture
-    said_before: Sequence[tuple[str, float]]
-    said_after: Sequence[tuple[str, float]]
+    top_before: Sequence[tuple[str, float]]
+    top_after: Sequence[tuple[str, float]]
     followed: Sequence[tuple[str, float, float]]
-    wanted: str
+    target: str
     reached: bool
     linf: float
     l2: float
 
     @property
     def magnified(self) -> float:
-        """By how much the change is magnified where it is shown."""
+        """Factor by which the change is magnified in pictures."""
         return 1 / self.linf if self.linf else 1.0
 
 
 def page(photographs: Sequence[Photograph], threat: ThreatFacts, facts: Facts) -> str:
-    """Return the HTML page, which loads nothing.
+    """Return a self-contained HTML page about attacked photographs.
 
     Args:
         photographs: at least one.
-        threat: what the attack was allowed.
-        facts: model, steps, seed and whatever else was chosen, as the page lists it.
+        threat: the threat model of the attack.
+        facts: settings that the page lists, such as model, steps and seed.
     """
     shown = [
         (photo, data_uri(photo.before, SIDE), data_uri(_change(photo), SIDE), data_uri(photo.after, SIDE))
@@ -68,7 +71,7 @@ def page(photographs: Sequence[Photograph], threat: ThreatFacts, facts: Facts) -
 
 
 def side_by_side(photo: Photograph) -> bytes:
-    """Return a PNG: before, the change magnified, and after."""
+    """Return a PNG that shows the photograph before, the change magnified, and the photograph after."""
     parts = [_rgb(photo.before), _rgb(_on_white(_change(photo))), _rgb(photo.after)]
     height = parts[0].shape[0]
     gap = np.full((height, GAP, 3), 255, np.uint8)
@@ -79,11 +82,11 @@ def side_by_side(photo: Photograph) -> bytes:
 
 
 def verdict(photo: Photograph) -> str:
-    """Say in words what became of a photograph."""
-    before, after = photo.said_before[0], photo.said_after[0]
-    told = f"{before[0]} ({formatting.percent(before[1])}) became {after[0]} ({formatting.percent(after[1])})"
-    missed = f", not {photo.wanted}" if photo.wanted and not photo.reached else ""
-    return told + missed if before[0] != after[0] else f"still {after[0]} ({formatting.percent(after[1])}){missed}"
+    """Describe the outcome of an attack: the most confident class before and after, and a target that was missed."""
+    before, after = photo.top_before[0], photo.top_after[0]
+    changed = f"{before[0]} ({formatting.percent(before[1])}) became {after[0]} ({formatting.percent(after[1])})"
+    missed = f", not {photo.target}" if photo.target and not photo.reached else ""
+    return changed + missed if before[0] != after[0] else f"still {after[0]} ({formatting.percent(after[1])}){missed}"
 
 
 def _change(photo: Photograph) -> Picture:

@@ -31,8 +31,8 @@ from advreg.attacks.auto_pgd.l1 import peak_in
 from advreg.attacks.search import QuerySpec
 from advreg.objectives import Objective, cross_entropy
 from advreg.runs.files import write_atomic
+from advreg.training import TrainState, prepare
 from advreg.training.inner.escalation import EscalatingAttack
-from advreg.training.setup import TrainState, prepare
 
 CHECKPOINTS = networks.SHARED / "checkpoints"
 
@@ -131,7 +131,7 @@ def trained(network: Network) -> nn.Module:
     """Return the network after its training."""
     session = session_of(network)
     speedrun.trained(session)
-    return session.kept.eval()
+    return session.eval_model.eval()
 
 
 def session_of(network: Network) -> TrainState:

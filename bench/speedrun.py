@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,7 @@ from advreg import runtime
 from advreg.config import Config
 from advreg.module_modes import train_mode
 from advreg.runs.files import append_lines
-from advreg.training.loss_module import RecipeLoss
-from advreg.training.policies import Moment
-from advreg.training.rollback import roll_back, snapshot_state
-from advreg.training.setup import TrainState, prepare
-from advreg.training.step import Tally, take_step
+from advreg.training import Moment, TrainState, prepare, take_step, warm_up
 
 Row = dict[str, Any]
 
@@ -62,40 +57,16 @@ def configured(seed: int, options: argparse.Namespace) -> Config:
     return Config().replace_with([*COMMON, *TIERS[options.tier], *own, *size, *options.set])
 
 
-def compiled(session: TrainState, mode: str) -> TrainState:
-    """Return the session whose network is compiled as training asks it."""
-    if mode == "none":
-        return session
-    asked = torch.compile(session.model, mode=mode)
-    return replace(session, asked=asked, lesson=RecipeLoss(asked, session.recipe))
-
-
-def warmed(session: TrainState, steps: int = 4) -> None:
-    """Take some steps back that were taken: what is compiled and tuned by then is not timed."""
-    before, schedule = snapshot_state(session, Tally()), session.scheduler.state_dict()
-    for k, batch in zip(range(steps), session.batches.epoch(0), strict=False):
-        one_step(session, batch, Moment(1, k, session.steps))
-    session.scheduler.load_state_dict(schedule)
-    roll_back(session, before)
-
-
-def one_step(session: TrainState, batch: Any, moment: Moment) -> None:
-    """Move the weights once; each step is a new one for CUDA graphs."""
-    if session.device.type == "cuda":
-        torch.compiler.cudagraph_mark_step_begin()
-    take_step(session, batch, moment)
-
-
 def trained(session: TrainState) -> float:
     """Train; return the seconds it took."""
     epochs = session.config.train.epochs
     train_mode(session.model)
-    warmed(session)
+    warm_up(session)
     runtime.synchronize(session.device)
     begin = time.perf_counter()
     for epoch in range(1, epochs + 1):
         for step, batch in enumerate(session.batches.epoch(epoch)):
-            one_step(session, batch, Moment(epoch, (epoch - 1) * session.steps + step, epochs * session.steps))
+            take_step(session, batch, Moment(epoch, (epoch - 1) * session.steps + step, epochs * session.steps))
     runtime.synchronize(session.device)
     return time.perf_counter() - begin
 
@@ -103,9 +74,10 @@ def trained(session: TrainState) -> float:
 def run(seed: int, options: argparse.Namespace) -> Row:
     """Train once and measure what is kept."""
     config = configured(seed, options)
-    session = compiled(prepare(config), options.compile)
+    session = prepare(config)
+    session = session if options.compile == "none" else session.compiled(options.compile)
     seconds = trained(session)
-    model, test = session.kept.eval(), advreg.load_data(config.data.name)[1]
+    model, test = session.eval_model.eval(), advreg.load_data(config.data.name)[1]
     threat = advreg.ThreatModel("linf", config.threat.eps)
     found = advreg.evaluate(model, test, threat=threat, protocol="standard", n=options.n)
     return {

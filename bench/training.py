@@ -34,10 +34,8 @@ import networks
 from advreg import runtime
 from advreg.config import Config
 from advreg.runs.files import append_lines, read_lines
+from advreg.training import Moment, prepare, take_step
 from advreg.training.dry_run import estimated_seconds
-from advreg.training.policies import Moment
-from advreg.training.setup import prepare
-from advreg.training.step import take_step
 from compare import interleaved, ratios
 
 Row = dict[str, Any]

@@ -30,7 +30,7 @@ def test_warming_up_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     session = speedrun.prepare(speedrun.configured(0, options()))
     speedrun.train_mode(session.model)
     before, rates = copy.deepcopy(session.model.state_dict()), session.scheduler.get_last_lr()
-    speedrun.warmed(session, steps=2)
+    speedrun.warm_up(session, steps=2)
     assert all(torch.equal(now, before[name]) for name, now in session.model.state_dict().items())
     assert session.scheduler.get_last_lr() == rates
     assert session.optimizer.state_dict()["state"] == {}

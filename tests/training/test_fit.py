@@ -37,7 +37,7 @@ def test_folder_holds_what_other_verbs_read(finished):
 
 def test_best_weights_are_those_of_the_best_epoch(finished, data):
     run, _ = finished
-    held = setup.prepare(Config.load(run / "run.toml")).held
+    held = setup.prepare(Config.load(run / "run.toml")).validation_set
     model = advreg.load_model(str(run.path))
     score = validation.validate(model, held, advreg.ThreatModel("linf", 0.05), 3)
     ranks = [(r["robust_accuracy"], r["clean_accuracy"]) for r in run.read_log("metrics.jsonl")]
@@ -203,7 +203,7 @@ def test_fine_tuning_starts_from_the_weights_given(data, tmp_path, finished):
 
 def test_held_out_images_are_never_trained_on(data, tmp_path):
     made = setup.prepare(small.config(data, tmp_path / "run"))
-    trained, held = made.batches.dataset.images, made.held.images
+    trained, held = made.batches.dataset.images, made.validation_set.images
     assert (len(trained), len(held)) == (100, 20)
     assert not any(torch.equal(a, b) for a in trained for b in held)
 

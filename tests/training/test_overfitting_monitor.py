@@ -125,7 +125,7 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
         return torch.cat([each.x_start for each in found])
 
     starts(1)
-    per_example_state.start_epoch(made.parts, 2)
+    per_example_state.start_epoch(made.stateful_parts, 2)
     healthy = rollback.snapshot_state(made, Tally())
     before = starts(2)
     rollback.roll_back(made, healthy)
@@ -142,7 +142,7 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
     ],
 )
 def test_what_cannot_be_mended_is_said_with_what_would_help(data, tmp_path, monkeypatch, mode, attack, said):
-    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     run = advreg.fit(guarded(data, tmp_path / "run", "attack.name=pgd", *attack, f"train.guard={mode}"))
     lines = [line for line in run.read_log("metrics.jsonl") if line.get("trouble") == "catastrophic overfitting"]
     assert len(lines) == 1
@@ -160,7 +160,7 @@ def guarded(data, out, *changes):
 
 
 def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     seen: list[events.Event] = []
     run = advreg.fit(guarded(data, tmp_path / "run"), on_event=seen.append)
     said = [event for event in seen if isinstance(event, events.Guarded)]
@@ -201,7 +201,7 @@ def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path,
     ],
 )
 def test_a_mended_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
-    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     advreg.fit(guarded(data, tmp_path / "whole", *more))
 
     def kill(event):
@@ -220,7 +220,7 @@ def test_a_mended_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, m
 
 
 def test_a_warning_changes_nothing_but_the_log(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(overfitting_monitor, "take_pulse", scripted_pulse)
+    monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     for mode in ("off", "warn"):
         advreg.fit(guarded(data, tmp_path / mode, f"train.guard={mode}"))
     assert outcome(tmp_path / "off") == outcome(tmp_path / "warn")
@@ -301,14 +301,14 @@ PROVOKED = [
 def _provoked(tmp_path, mode):
     """Train on 3,000 images with FGSM from the clean point at a large eps: PGD's accuracy there, and what was said."""
     made = setup.prepare(Config().replace_with([*PROVOKED, f"train.guard={mode}", f"train.out={tmp_path}"]))
-    made = replace(made, held=made.held.select(range(300)))
+    made = replace(made, validation_set=made.validation_set.select(range(300)))
     said: list[events.Guarded] = []
     progress = TrainingProgress()
     for number in range(1, made.config.train.epochs + 1):
         progress = train_epoch(
             made, number, progress, lambda e: said.append(e) if isinstance(e, events.Guarded) else None
         )
-    x, y = made.held.tensors()
+    x, y = made.validation_set.tensors()
     return float((~pgd(made.model.eval(), x, y, made.threat, steps=20).broken).float().mean()), said
 
 

@@ -59,7 +59,7 @@ def gone_back(rank: int, folder: str) -> Tensor:
     healthy = rollback.snapshot_state(made, Tally())
     radii.write(torch.tensor([rank + 2]), torch.tensor([9.0]))
     rollback.roll_back(made, healthy)
-    per_example_state.share(made.parts)
+    per_example_state.share(made.stateful_parts)
     return radii.values[:5]
 
 

@@ -56,7 +56,7 @@ def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> N
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
         "scheduler": session.scheduler.state_dict(),
-        "memory": per_example_state.states(session.parts),
+        "memory": per_example_state.states(session.stateful_parts),
     }
     content = io.BytesIO()
     torch.save(state, content)
@@ -80,7 +80,7 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
-        per_example_state.restore(session.parts, state["memory"])
+        per_example_state.restore(session.stateful_parts, state["memory"])
         progress = TrainingProgress(**state["progress"])
     except AdvregError:
         raise
@@ -109,9 +109,9 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _publish(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
-    run.save_model(session.kept, LAST)
+    run.save_model(session.eval_model, LAST)
     if progress.best_epoch == progress.epoch:
-        run.save_model(session.kept, BEST)
+        run.save_model(session.eval_model, BEST)
     written = [record.get("epoch") for record in run.read_log(METRICS) if "event" not in record]
     if progress.epoch not in written:
         run.append(METRICS, *progress.log, progress.record)

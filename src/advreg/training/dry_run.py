@@ -31,14 +31,14 @@ def dry_run(session: TrainState) -> bool:
     Raises:
         AdvregError: whatever model, recipe, policy and attack have against each other, or against one example alone.
     """
-    rehearsal, train = session.rehearsal(), session.config.train
-    train_mode(rehearsal.model, freeze_batchnorm=train.freeze_batchnorm)
+    trial, train = session.clone_for_dry_run(), session.config.train
+    train_mode(trial.model, freeze_batchnorm=train.freeze_batchnorm)
     moment = Moment(1, 0, train.epochs * session.steps)
     with _compiling(wanted=train.compile):
-        take_step(rehearsal, session.batches.first(_EXAMPLES * train.accumulate), moment)
+        take_step(trial, session.batches.first(_EXAMPLES * train.accumulate), moment)
     if _smallest_part(session) == 1:
-        _try_one(rehearsal, moment)
-    return any(weight.requires_grad and weight.grad is None for weight in rehearsal.model.parameters())
+        _try_one(trial, moment)
+    return any(weight.requires_grad and weight.grad is None for weight in trial.model.parameters())
 
 
 @contextmanager
@@ -68,17 +68,17 @@ def _smallest_part(session: TrainState) -> int:
     return min(len(part) for share in shares for part in share.chunk(session.config.train.accumulate))
 
 
-def _try_one(rehearsal: TrainState, moment: Moment) -> None:
+def _try_one(trial: TrainState, moment: Moment) -> None:
     """Refuse what the network cannot do, though it can learn from several: to normalise the one value of one example."""
-    train = rehearsal.config.train
-    parts = train.accumulate * rehearsal.ranks.world_size
+    train = trial.config.train
+    parts = train.accumulate * trial.ranks.world_size
     try:
-        take_step(rehearsal, rehearsal.batches.first(1), moment)
+        take_step(trial, trial.batches.first(1), moment)
     except AdvregError:
         raise
     except (ValueError, RuntimeError) as cause:
         raise ConfigError(
-            f"{len(rehearsal.batches.dataset)} training images with train.batch_size = {train.batch_size}, in "
+            f"{len(trial.batches.dataset)} training images with train.batch_size = {train.batch_size}, in "
             f"{parts} part(s), leave one example alone, from which the network cannot learn "
             f"({first_line(cause)}); change train.batch_size, train.accumulate or data.validation"
         ) from cause
@@ -91,22 +91,22 @@ def estimated_seconds(session: TrainState, epochs: int) -> float:
     ends with the same bytes as one that was not. What is validated is no copy that has taken steps: such may diverge, which
     is the guard's to mend.
     """
-    rehearsal = session.rehearsal()
-    train_mode(rehearsal.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
-    batches = list(islice(rehearsal.batches.epoch(0), _STEPS))
+    trial = session.clone_for_dry_run()
+    train_mode(trial.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
+    batches = list(islice(trial.batches.epoch(0), _STEPS))
     moment = Moment(1, 0, session.config.train.epochs * session.steps)
-    steps = [_timed(session, lambda batch=batch: take_step(rehearsal, batch, moment)) for batch in batches]  # type: ignore[misc]
+    steps = [_timed(session, lambda batch=batch: take_step(trial, batch, moment)) for batch in batches]  # type: ignore[misc]
     step = median(steps[1:] or steps)  # the first one warms up
     return epochs * (step * session.steps + _validation_seconds(session))
 
 
 def _validation_seconds(session: TrainState) -> float:
-    if session.held is None:
+    if session.validation_set is None:
         return 0.0
-    some = session.held.select(range(min(CHUNK, len(session.held))))
+    some = session.validation_set.select(range(min(CHUNK, len(session.validation_set))))
     steps = session.config.train.validation_steps
-    seconds = _timed(session, lambda: validate(session.kept, some, session.adversary, steps))
-    return seconds * len(session.held) / len(some)
+    seconds = _timed(session, lambda: validate(session.eval_model, some, session.adversary, steps))
+    return seconds * len(session.validation_set) / len(some)
 
 
 def _timed(session: TrainState, work: Callable[[], object]) -> float:

@@ -38,7 +38,7 @@ def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit:
 
 def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[dict[str, Any]]]:
     """Take the steps of an epoch; return its tally and what the guard said."""
-    per_example_state.start_epoch(session.parts, epoch)
+    per_example_state.start_epoch(session.stateful_parts, epoch)
     train_mode(session.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
     watch = EpochMonitor(session, epoch, emit)
     tally = Tally()
@@ -49,7 +49,7 @@ def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[
         tally = watch.seen(tally.plus(take_step(session, batch, moment)), step)
     if step < session.steps:  # batches of broken images are left out; the end is looked at all the same
         tally = watch.seen(tally, session.steps)
-    per_example_state.share(session.parts)
+    per_example_state.share(session.stateful_parts)
     distributed.broadcast_buffers(session.model)
     _reestimate(session, epoch)
     if session.average is not None:
@@ -72,9 +72,11 @@ def _reestimate(session: TrainState, epoch: int) -> None:
 
 
 def _score(session: TrainState) -> Score | None:
-    if session.held is None:
+    if session.validation_set is None:
         return None
-    return validate(session.kept, session.held, session.adversary, session.config.train.validation_steps)
+    return validate(
+        session.eval_model, session.validation_set, session.adversary, session.config.train.validation_steps
+    )
 
 
 def _record(session: TrainState, epoch: int, tally: Tally, score: Score | None, seconds: float) -> dict[str, Any]:

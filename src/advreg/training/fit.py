@@ -60,7 +60,7 @@ def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder
     """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
     session = prepare(going_on(config, resume=resume), ranks)
     some_rest = dry_run(session)
-    session = replace(session, lesson=distributed.wrap_ddp(session.lesson, find_unused=some_rest))
+    session = replace(session, loss_module=distributed.wrap_ddp(session.loss_module, find_unused=some_rest))
     run = _folder(config, session, resume=resume)
     with run.lock() if ranks.is_main else nullcontext(), runtime.deterministic():
         return _train(run, session, emit)

@@ -76,7 +76,7 @@ def _begun(config: Config, session: TrainState) -> RunFolder:
 
 def _fingerprint(session: TrainState) -> str:
     """Return the SHA-256 of what is trained on and what is held out: which is which, too, depends on all images."""
-    parts = (session.batches.dataset, session.held)
+    parts = (session.batches.dataset, session.validation_set)
     return hashlib.sha256("".join(part.fingerprint() for part in parts if part is not None).encode()).hexdigest()
 
 

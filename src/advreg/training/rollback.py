@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from advreg.training import per_example_state
+from advreg.training.policies import Moment
 from advreg.training.setup import TrainState
-from advreg.training.step import Tally
+from advreg.training.step import Tally, take_step
 
 _SLOWER = 0.5  # what remains of the learning rate after a divergence
 
@@ -31,7 +32,7 @@ class HealthySnapshot:
 def snapshot_state(session: TrainState, tally: Tally) -> HealthySnapshot:
     """Return a copy of what training now is, the same on every rank, each of which must ask."""
     per_example_state.share(
-        session.parts
+        session.stateful_parts
     )  # what is restored counts as shared: a row that one rank alone knows would stay with it
     states = session.model.state_dict(), session.optimizer.state_dict(), per_example_state.states(_parts(session))
     return HealthySnapshot(*copy.deepcopy(states), tally)
@@ -44,6 +45,20 @@ def roll_back(session: TrainState, healthy: HealthySnapshot) -> None:
     session.optimizer.load_state_dict(optimizer)
     per_example_state.restore(_parts(session), parts)
     _set_lr(session, 1.0)
+
+
+def warm_up(session: TrainState, steps: int = 4) -> None:
+    """Take some steps and undo them, so that compiling and autotuning do not count when training is timed.
+
+    Args:
+        session: the run, before its first step.
+        steps: steps on the first batches of the first epoch.
+    """
+    before, schedule = snapshot_state(session, Tally()), session.scheduler.state_dict()
+    for k, batch in zip(range(steps), session.batches.epoch(0), strict=False):
+        take_step(session, batch, Moment(1, k, session.steps))
+    session.scheduler.load_state_dict(schedule)
+    roll_back(session, before)
 
 
 def slow_down(session: TrainState) -> float:
@@ -61,4 +76,4 @@ def _set_lr(session: TrainState, factor: float) -> float:
 
 
 def _parts(session: TrainState) -> dict[str, object]:
-    return {name: part for name, part in session.parts.items() if name != "guard"}
+    return {name: part for name, part in session.stateful_parts.items() if name != "guard"}

@@ -42,15 +42,15 @@ class TrainState:
     device: torch.device
     model: nn.Module
     outputs: int
-    asked: nn.Module
-    lesson: nn.Module
+    compiled_model: nn.Module
+    loss_module: nn.Module
     recipe: Recipe
     attack: EscalatingAttack
     policy: Policy
     threat: ThreatModel
     average: AveragedWeights | None
     batches: Batches
-    held: Dataset | None
+    validation_set: Dataset | None
     optimizer: Optimizer
     scheduler: LambdaLR
     guard: Guard
@@ -72,27 +72,36 @@ class TrainState:
         return recipes.replays_of(self.recipe)
 
     @property
-    def kept(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network that is measured and kept: the average of its weights, where there is one."""
         return self.model if self.average is None else self.average.model
 
     @property
-    def parts(self) -> dict[str, object]:
+    def stateful_parts(self) -> dict[str, object]:
         """What may have a memory besides the weights and their optimizer."""
         named = {"attack": self.attack, "recipe": self.recipe, "policy": self.policy, "guard": self.guard}
         return named if self.average is None else {**named, "average": self.average}
 
-    def rehearsal(self) -> TrainState:
+    def compiled(self, mode: str) -> TrainState:
+        """Return the state with its network compiled by ``torch.compile`` in this mode, whatever ``train.compile`` is.
+
+        Args:
+            mode: ``"default"``, ``"reduce-overhead"`` (with CUDA graphs) or ``"max-autotune"``.
+        """
+        network: nn.Module = torch.compile(self.model, mode=mode)  # type: ignore[assignment]  # it is a module
+        return replace(self, compiled_model=network, loss_module=RecipeLoss(network, self.recipe))
+
+    def clone_for_dry_run(self) -> TrainState:
         """Return a session that trains copies, in this process alone, so that trying it out leaves this one as it is."""
         parts = (self.model, self.attack, self.recipe, self.policy, self.average)
         model, attack, recipe, policy, average = copy.deepcopy(parts)
         optimizer, scheduler = _movers(self.config, model, self.steps)
-        asked = _asked(self.config, model)
+        compiled_model = _compiled(self.config, model)
         return replace(
             self,
             model=model,
-            asked=asked,
-            lesson=RecipeLoss(asked, recipe),
+            compiled_model=compiled_model,
+            loss_module=RecipeLoss(compiled_model, recipe),
             attack=attack,
             recipe=recipe,
             policy=policy,
@@ -125,22 +134,22 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     model = _model(config, device)
     guard = _guard(config, train, device, threat)
     outputs = models.check_model(model, guard.x, len(train.classes))
-    asked = _asked(config, model)
+    compiled_model = _compiled(config, model)
     optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
     return TrainState(
         config=config,
         device=device,
         model=model,
         outputs=outputs,
-        asked=asked,
-        lesson=RecipeLoss(asked, recipe),
+        compiled_model=compiled_model,
+        loss_module=RecipeLoss(compiled_model, recipe),
         recipe=recipe,
         attack=attack,
         policy=policy,
         threat=threat,
         average=_average(config, model),
         batches=batches,
-        held=None if held is None else held.to(device),
+        validation_set=None if held is None else held.to(device),
         optimizer=optimizer,
         scheduler=scheduler,
         guard=guard,
@@ -205,7 +214,7 @@ def _with_examples(config: Config, examples: int) -> dict[str, object]:
     return {"examples": examples, **config.policy.options}
 
 
-def _asked(config: Config, model: nn.Module) -> nn.Module:
+def _compiled(config: Config, model: nn.Module) -> nn.Module:
     return torch.compile(model) if config.train.compile else model  # type: ignore[return-value]  # it is a module
 
 

@@ -63,16 +63,35 @@ _SUMS = ("losses", "hits", "count", "forwards", "backwards")
 
 
 def take_step(session: TrainState, batch: DataBatch, moment: Moment) -> Tally:
-    """Move the weights once, down the recipe's loss on this batch; return the tally of the batch."""
+    """Move the weights once, down the recipe's loss on this batch, and return the tally of the batch.
+
+    Args:
+        session: the run, as `advreg.training.prepare` returns it; its model is in train mode.
+        batch: inputs, labels and example ids, such as one of ``session.batches.epoch(1)``.
+        moment: place of the step in the run, for policies and averages.
+
+    Example:
+        >>> from advreg.config import Config
+        >>> from advreg.training import prepare
+        >>> run = prepare(Config().replace_with(["model.name=zoo:mnist-dnn", "data.validation=59000", "recipe.name=standard"]))
+        >>> _ = run.model.train()
+        >>> take_step(run, next(iter(run.batches.epoch(1))), Moment(epoch=1, step=0, steps=run.steps)).count
+        128
+    """
     train = session.config.train
+    if session.device.type == "cuda" and session.compiled_model is not session.model:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     tally = Tally()
     session.optimizer.zero_grad(set_to_none=True)
     parts = batch.split(train.accumulate)
-    with count_passes(session.asked) as passes, ExitStack() as perturbation:  # which lasts until the weights have moved
+    with (
+        count_passes(session.compiled_model) as passes,
+        ExitStack() as perturbation,
+    ):  # until the weights have moved
         for part in parts:
             task = _task(session, part, moment)
             perturbation.enter_context(_perturbed(session, task, part.weight))
-            with _to_itself(session.lesson, part is not parts[-1]):
+            with _to_itself(session.loss_module, part is not parts[-1]):
                 tally = tally.plus(_learn(session, part, task))
         if train.gradient_clip:
             nn.utils.clip_grad_norm_(session.model.parameters(), train.gradient_clip)
@@ -102,7 +121,7 @@ def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
         seed = runtime.derived_seed(config.seed, "cutmix", moment.epoch)
         x, y = cutmix(x, y, part.ids, classes=session.outputs, seed=seed)
     with runtime.autocast(session.device, config.train.precision):
-        attack, threat = session.policy(session.asked, x, y, part.ids, session.attack, session.threat, moment)
+        attack, threat = session.policy(session.compiled_model, x, y, part.ids, session.attack, session.threat, moment)
     attack = _at_step(bind_ids(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
     return _Task(x, y, once(attack) if config.train.awp else attack, threat)
 
@@ -122,7 +141,7 @@ def _perturbed(session: TrainState, task: _Task, weight: float) -> AbstractConte
 
     def loss() -> Tensor:
         with runtime.autocast(session.device, config.train.precision):
-            return weight * session.recipe(session.asked, task.x, task.y, task.attack, task.threat)
+            return weight * session.recipe(session.compiled_model, task.x, task.y, task.attack, task.threat)
 
     return perturb_weights(session.model, loss, config.train.awp) if config.train.awp else nullcontext()
 
@@ -131,7 +150,7 @@ def _learn(session: TrainState, part: DataBatch, task: _Task) -> Tally:
     """Add the gradient of the recipe's loss on a part of a batch to what the weights have."""
     lr = session.optimizer.param_groups[0]["lr"]
     with runtime.autocast(session.device, session.config.train.precision):
-        loss, logits = session.lesson(task.x, task.y, task.attack, task.threat)
+        loss, logits = session.loss_module(task.x, task.y, task.attack, task.threat)
     (loss * part.weight).backward()
     count = len(part.y) if part.weight else 0  # a part without an example of its own counts for nothing
     return Tally(loss.detach() * count, (logits.argmax(1) == part.y).sum() * bool(count), count, lr=lr)

@@ -59,6 +59,7 @@ def renamed_attribute(old: str, new: str) -> Any:
         ...     radius = 2.0
         ...     size = renamed_attribute("size", "radius")
         >>> with warnings.catch_warnings(record=True):
+        ...     warnings.simplefilter("always")
         ...     Circle().size
         2.0
     """

@@ -1,7 +1,7 @@
 """Random draws that belong to an example: they depend on (seed, example id, stream) and on nothing else.
 
-The generator is a counter passed through the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), so any number of
-any example can be made on any device without making the ones before it: batch size, order, shards and resume do not matter.
+The generator is a counter passed through the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), so any number of any
+example can be made on any device without making the ones before it: batch size, order, shards and resume do not matter.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def uniform(
         ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
         shape: shape of one example's block.
         seed: the run's seed.
-        stream: which of many independent draws of the same example (a restart, a step, an epoch); one number, or
-            integers ``(B,)`` with one for each example.
+        stream: which of many independent draws of the same example (a restart, a step, an epoch); one number, or integers
+            ``(B,)`` with one for each example.
         dtype: floating type of the result; the values are the same in each.
 
     Returns:

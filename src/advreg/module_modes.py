@@ -61,8 +61,8 @@ def train_mode(model: nn.Module, *, freeze_batchnorm: bool = False) -> None:
 
     Args:
         model: the model; changed in place.
-        freeze_batchnorm: whether BatchNorm modules go to eval mode instead, so that their running statistics do not
-            change. Their scale and shift remain trainable.
+        freeze_batchnorm: whether BatchNorm modules go to eval mode instead, so that their running statistics do not change.
+            Their scale and shift remain trainable.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout())

@@ -1,8 +1,8 @@
 """What an attack maximises: plain functions ``(logits (B, K), y (B,)) -> (B,)``.
 
 ``y`` holds labels, integers ``(B,)``, or probabilities ``(B, K)`` where a label is mixed or is another model's output, or,
-for `targeted_dlr`, integers ``(B, 1 + R)``: the label, then the rival classes that are to beat it.
-A targeted attack maximises the negative of the same functions, with ``y`` the class it wants.
+for `targeted_dlr`, integers ``(B, 1 + R)``: the label, then the rival classes that are to beat it. A targeted attack
+maximises the negative of the same functions, with ``y`` the class it wants.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the difference-of-logits ratio ``(max_{i != y} z_i - z_y) / (z_(1) - z_(3))``.
 
-    It does not change when the logits are shifted or multiplied, so it does not vanish on overconfident networks. With
-    2 classes there is no third logit, and it is the margin.
+    It does not change when the logits are shifted or multiplied, so it does not vanish on overconfident networks. With 2
+    classes there is no third logit, and it is the margin.
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
     """
@@ -121,8 +121,9 @@ def has_finite_logits(logits: Tensor) -> Tensor:
     """Return whether each row is an answer ``(B,)``: finite logits, or -inf for classes that a mask rules out.
 
     Example:
-        >>> answered(torch.tensor([[1.0, -torch.inf], [torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]])).tolist()
-        [True, False, False, False]
+        >>> z = torch.tensor([[1.0, -torch.inf], [torch.nan, 0.0], [torch.inf, 0.0]])
+        >>> has_finite_logits(z).tolist()
+        [True, False, False]
     """
     largest = logits.amax(1)  # NaN where any logit is
     return largest.abs() < math.inf  # false of NaN; one comparison less than isfinite, and every query asks

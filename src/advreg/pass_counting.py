@@ -31,7 +31,7 @@ def count_passes(*modules: nn.Module) -> Iterator[Passes]:
 
     Example:
         >>> net = nn.Linear(2, 2)
-        >>> with counted(net) as passes:
+        >>> with count_passes(net) as passes:
         ...     net(torch.rand(3, 2)).sum().backward()
         >>> passes.forwards, passes.backwards
         (3, 3)

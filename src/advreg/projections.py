@@ -1,8 +1,8 @@
 """Euclidean projections onto a norm ball intersected with a box, on rows of offsets from the ball's centre.
 
-Every function takes ``d (B, n)``, the offset to project, the offsets ``low <= 0 <= high`` at which each coordinate
-meets the box, and ``radius (B, 1)``; it returns the nearest offset that is inside both. All are exact: they solve the
-optimality conditions on the active set instead of projecting onto ball and box in turn, which is feasible but not nearest.
+Every function takes ``d (B, n)``, the offset to project, the offsets ``low <= 0 <= high`` at which each coordinate meets
+the box, and ``radius (B, 1)``; it returns the nearest offset that is inside both. All are exact: they solve the optimality
+conditions on the active set instead of projecting onto ball and box in turn, which is feasible but not nearest.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     """Project onto ``{||d||_2 <= radius, low <= d <= high}``.
 
-    The solution is ``clamp(s d, low, high)`` with the largest ``s <= 1`` that fits the ball. Each pass solves for ``s`` with
-    the clamped coordinates fixed; ``s`` only grows, so the clamped set only grows, and it ends after a handful of passes:
-    when no row changes any more, so that a row does not notice how many passes the others need.
+    The solution is ``clamp(s d, low, high)`` with the largest ``s <= 1`` that fits the ball. Each pass solves for ``s``
+    with the clamped coordinates fixed; ``s`` only grows, so the clamped set only grows, and it ends after a handful of
+    passes: when no row changes any more, so that a row does not notice how many passes the others need.
     """
     size, room = d.abs(), torch.where(d > 0, high, -low)
     size, room, radius = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (size, room, radius))
@@ -36,8 +36,8 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
 def l1_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
     """Project onto ``{||d||_1 <= radius, low <= d <= high}``.
 
-    The solution is ``sign(d) clamp(|d| - t, 0, room)`` with the smallest ``t >= 0`` that fits the ball. The l1 norm of that is
-    piecewise linear and decreasing in ``t``, with a kink where a coordinate leaves the box and one where it vanishes:
+    The solution is ``sign(d) clamp(|d| - t, 0, room)`` with the smallest ``t >= 0`` that fits the ball. The l1 norm of that
+    is piecewise linear and decreasing in ``t``, with a kink where a coordinate leaves the box and one where it vanishes:
     sorting the kinks finds the piece on which it equals the radius (Duchi et al., ICML 2008, with a box added).
     """
     size, room = d.abs().double(), torch.where(d > 0, high, -low).double()

@@ -53,7 +53,7 @@ def clopper_pearson_interval(successes: int, n: int, level: float = 0.95) -> tup
         DataError: counts or a level that cannot be.
 
     Example:
-        >>> low, high = interval(95, 100)
+        >>> low, high = clopper_pearson_interval(95, 100)
         >>> round(low, 4), round(high, 4)
         (0.8872, 0.9836)
     """
@@ -166,7 +166,7 @@ def tango_interval(only_first: int, only_second: int, n: int, level: float = 0.9
         DataError: counts or a level that cannot be.
 
     Example:
-        >>> low, high = paired_interval(12, 30, 1000)
+        >>> low, high = tango_interval(12, 30, 1000)
         >>> round(low, 4), round(high, 4)
         (0.0056, 0.0318)
 
@@ -236,10 +236,11 @@ def minimum_detectable_difference(
         DataError: a share, a number of examples or of sides that cannot be.
 
     Example:
-        >>> [round(100 * detectable(1000, d), 1) for d in (0.05, 0.1, 0.2)]
+        >>> [round(100 * minimum_detectable_difference(1000, d), 1) for d in (0.05, 0.1, 0.2)]
         [2.0, 2.8, 4.0]
 
-    Reference: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43 (1987).
+    Reference: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43
+    (1987).
     """
     _refuse_counts(n, examples=0)
     _refuse_test(discordant, alpha, power, sides)

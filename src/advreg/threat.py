@@ -238,8 +238,8 @@ class ThreatModel(ByValue):
     def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
         """Return the direction of unit norm along which a linear function with gradient ``g`` rises fastest.
 
-        It attains the dual norm: ``<g, steepest(g)> = ||g||_*``. For l1 that is a single coordinate, which may be at the box
-        already: where the iterate ``a`` is given, the largest coordinate that can still move is taken, and the larger
+        It attains the dual norm: ``<g, steepest(g)> = ||g||_*``. For l1 that is a single coordinate, which may be at the
+        box already: where the iterate ``a`` is given, the largest coordinate that can still move is taken, and the larger
         ones that cannot are pushed against the box, lest the next projection take from them.
 
         Args:

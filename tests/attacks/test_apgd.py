@@ -28,7 +28,7 @@ ATTACKS = {
     "apgd": functools.partial(apgd, steps=15),
     "restarts": functools.partial(apgd, steps=7, restarts=2),
     "dlr": functools.partial(apgd, steps=15, objective=dlr),
-    "targeted": functools.partial(apgd_targeted, steps=7, targets=2),
+    "targeted": functools.partial(apgd_targeted, steps=7, target_classes=2),
 }
 WIDE = {"wide": functools.partial(apgd, steps=15, large_eps=True)}
 CASES = [(norm, name) for norm in NORMS for name in ATTACKS] + [("l1", "wide")]
@@ -246,7 +246,7 @@ def test_costs_its_steps_and_three_forwards(norm: str, large_eps: bool) -> None:
 def test_targets_cost_their_steps_and_one_clean_forward() -> None:
     model, x, y = robust_batch(6)
     count = Counter(model)
-    found = apgd_targeted(model, x, y, ThreatModel("linf", 1e-5), steps=7, targets=9)  # 5 classes: 4 rivals
+    found = apgd_targeted(model, x, y, ThreatModel("linf", 1e-5), steps=7, target_classes=9)  # 5 classes: 4 rivals
     assert not found.broken.any()
     assert found.forwards == count.forwards == 6 * (1 + 4 * (7 + 2))
     assert found.backwards == count.backwards == 6 * 4 * 7
@@ -282,8 +282,8 @@ def test_more_restarts_and_targets_never_help_the_defender() -> None:
     (x, y), model, threat = batch(64), small_cnn(), ThreatModel("l2", 0.15)
     for attack, more in (
         (functools.partial(apgd, steps=3), {"restarts": 4}),
-        (functools.partial(apgd_targeted, steps=3, targets=1), {"targets": 4}),
-        (functools.partial(apgd_targeted, steps=3, targets=1), {"restarts": 3}),
+        (functools.partial(apgd_targeted, steps=3, target_classes=1), {"target_classes": 4}),
+        (functools.partial(apgd_targeted, steps=3, target_classes=1), {"restarts": 3}),
     ):
         few, many = attack(model, x, y, threat), attack(model, x, y, threat, **more)
         assert (many.broken | ~few.broken).all()
@@ -296,7 +296,7 @@ def test_more_restarts_and_targets_never_help_the_defender() -> None:
 def test_early_stop_gives_the_same_verdicts_for_less() -> None:
     x, y = batch(32, torch.float64)
     model, threat = small_cnn(dtype=torch.float64), ThreatModel("linf", 0.03)
-    for attack in (functools.partial(apgd, steps=20), functools.partial(apgd_targeted, steps=10, targets=2)):
+    for attack in (functools.partial(apgd, steps=20), functools.partial(apgd_targeted, steps=10, target_classes=2)):
         stop, on = attack(model, x, y, threat), attack(model, x, y, threat, early_stop=False)
         assert torch.equal(stop.broken, on.broken)
         assert stop.forwards < on.forwards

@@ -57,17 +57,17 @@ ATTACKS: dict[str, tuple[Callable[..., attacks.AttackResult], tuple[str, ...]]] 
     "apgd-large": (functools.partial(attacks.apgd, steps=20, large_eps=True), ("l1",)),
     "square": (functools.partial(attacks.square, queries=60), NORMS),
     "square-warm": (functools.partial(attacks.square, queries=40, warm_start=WARM), NORMS),
-    "random_search": (functools.partial(attacks.random_search, draws=30), NORMS),
+    "random_search": (functools.partial(attacks.random_search, queries=30), NORMS),
     "spsa": (functools.partial(attacks.spsa, steps=8, samples=16), ("linf",)),
-    "hopskipjump": (functools.partial(attacks.hopskipjump, queries=500, samples=32), ("linf", "l2")),
+    "hopskipjump": (functools.partial(attacks.hopskipjump, queries=500, gradient_samples=32), ("linf", "l2")),
     "transfer": (_transfer, NORMS),
     "shrinking_pgd": (functools.partial(attacks.shrinking_pgd, restarts=1), NORMS),
     "fab": (functools.partial(attacks.fab, steps=8), NORMS),
-    "fab-t": (functools.partial(attacks.fab, steps=8, targets=3, restarts=2), NORMS),
+    "fab-t": (functools.partial(attacks.fab, steps=8, target_classes=3, restarts=2), NORMS),
     "fmn": (functools.partial(attacks.fmn, steps=20, restarts=2), EVERY),
     "ddn": (functools.partial(attacks.ddn, steps=20, restarts=2), ("l2",)),
     "deepfool": (attacks.deepfool, NORMS),
-    "carlini_wagner": (functools.partial(attacks.carlini_wagner, rounds=4, steps=30, weight=0.1), ("l2",)),
+    "carlini_wagner": (functools.partial(attacks.carlini_wagner, binary_search_steps=4, steps=30, weight=0.1), ("l2",)),
     "patch": (_patch, ("linf",)),
     "spatial": (_spatial, ("linf",)),
 }
@@ -140,4 +140,4 @@ def test_every_box_gives_the_same_count_in_float32(name: str, norm: str) -> None
 def test_every_box_gives_the_same_distances(name: str, norm: str, box: tuple[float, float]) -> None:
     here, there = (attacked(name, norm, b, 0.0) for b in ((0.0, 1.0), box))
     width = 1.0 if norm == "l0" else box[1] - box[0]
-    torch.testing.assert_close(there.minimal / width, here.minimal, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(there.min_distance / width, here.min_distance, rtol=1e-6, atol=1e-9)

@@ -38,7 +38,7 @@ def crafted(model, x, y, threat, **options):
 
 def bisected(model, x, y, threat):
     found = attacks.ddn(model, X, Y, threat.with_eps(0.0), steps=5)
-    return attacks.refine_by_bisection(found, model, x, y, threat, steps=2)
+    return attacks.refine_by_bisection(found, model, x, y, threat, binary_search_steps=2)
 
 
 def tightened(model, x, y, threat):
@@ -56,18 +56,18 @@ ATTACKS = {
     "shrinking_pgd": (functools.partial(attacks.shrinking_pgd, schedule=((2, 2), (1, 3))), LINF),
     "apgd": (functools.partial(attacks.apgd, steps=5), LINF),
     "apgd l1": (functools.partial(attacks.apgd, steps=5), ThreatModel("l1", 1.0)),
-    "apgd_targeted": (functools.partial(attacks.apgd_targeted, steps=5, targets=2), LINF),
+    "apgd_targeted": (functools.partial(attacks.apgd_targeted, steps=5, target_classes=2), LINF),
     "fab": (functools.partial(attacks.fab, steps=3), L2),
     "fmn": (functools.partial(attacks.fmn, steps=3), L2),
     "fmn l0": (functools.partial(attacks.fmn, steps=3), SparseThreat(4)),
     "ddn": (functools.partial(attacks.ddn, steps=3), L2),
     "deepfool": (functools.partial(attacks.deepfool, steps=3), L2),
-    "carlini": (functools.partial(attacks.carlini_wagner, steps=3, rounds=2), L2),
+    "carlini": (functools.partial(attacks.carlini_wagner, steps=3, binary_search_steps=2), L2),
     "bisected": (bisected, L2),
     "tightened": (tightened, L2),
     "square": (functools.partial(attacks.square, queries=20), LINF),
     "spsa": (functools.partial(attacks.spsa, steps=2, samples=4), LINF),
-    "random_search": (functools.partial(attacks.random_search, draws=3), LINF),
+    "random_search": (functools.partial(attacks.random_search, queries=3), LINF),
     "hopskipjump": (functools.partial(attacks.hopskipjump, queries=60), L2),
     "transfer": (functools.partial(attacks.transfer, surrogate=network()), LINF),
     "spatial": (lambda model, x, y, threat: spatial(model, x, y, grid=(3, 1)), LINF),

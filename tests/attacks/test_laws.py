@@ -23,7 +23,7 @@ ATTACKS = {
     "mifgsm": functools.partial(attacks.mifgsm, steps=7),
     "nifgsm": functools.partial(attacks.nifgsm, steps=7),
     "annealed": functools.partial(cosine_pgd, steps=6),
-    "annealed-rivals": functools.partial(cosine_pgd, steps=4, targets=3, objective=targeted_dlr),
+    "annealed-rivals": functools.partial(cosine_pgd, steps=4, target_classes=3, objective=targeted_dlr),
     "eot": functools.partial(attacks.pgd, steps=3, eot=2),
 }
 
@@ -140,12 +140,12 @@ def test_targeted_attacks_reach_the_class_they_want(objective) -> None:
 INTEGER = {
     "pgd": functools.partial(attacks.pgd, steps=3),
     "nifgsm": functools.partial(attacks.nifgsm, steps=3),
-    "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=3, targets=2),
+    "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=3, target_classes=2),
     "square": functools.partial(attacks.square, queries=20),
     "hopskipjump": functools.partial(attacks.hopskipjump, queries=100),
     "fab": functools.partial(attacks.fab, steps=3),
-    "fab_t": functools.partial(attacks.fab, steps=3, targets=2),
-    "carlini": functools.partial(attacks.carlini_wagner, steps=3, rounds=2),
+    "fab_t": functools.partial(attacks.fab, steps=3, target_classes=2),
+    "carlini": functools.partial(attacks.carlini_wagner, steps=3, binary_search_steps=2),
 }
 
 

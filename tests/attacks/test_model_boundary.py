@@ -22,18 +22,18 @@ SHORT: dict[str, Callable[..., Any]] = {
     "mifgsm": attacks.mifgsm,
     "nifgsm": attacks.nifgsm,
     "apgd": functools.partial(attacks.apgd, steps=15),
-    "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=10, targets=2),
+    "apgd_targeted": functools.partial(attacks.apgd_targeted, steps=10, target_classes=2),
     "cosine_pgd": functools.partial(attacks.cosine_pgd, steps=10),
     "shrinking_pgd": attacks.shrinking_pgd,
     "square": functools.partial(attacks.square, queries=100),
-    "random_search": functools.partial(attacks.random_search, draws=50),
+    "random_search": functools.partial(attacks.random_search, queries=50),
     "spsa": functools.partial(attacks.spsa, steps=8, samples=16),
     "hopskipjump": functools.partial(attacks.hopskipjump, queries=400),
     "fab": functools.partial(attacks.fab, steps=10),
     "fmn": functools.partial(attacks.fmn, steps=30),
     "ddn": functools.partial(attacks.ddn, steps=30),
     "deepfool": attacks.deepfool,
-    "carlini_wagner": functools.partial(attacks.carlini_wagner, steps=20, rounds=3),
+    "carlini_wagner": functools.partial(attacks.carlini_wagner, steps=20, binary_search_steps=3),
 }
 EPS = {"linf": 0.06, "l2": 0.3, "l1": 3.0}
 NORMS_OF = {"spsa": ("linf",), "hopskipjump": ("linf", "l2"), "ddn": ("l2",), "carlini_wagner": ("l2",)}
@@ -135,7 +135,7 @@ def test_refinements_of_minimum_norm_attacks_leave_the_inputs_alone() -> None:
     results = []
     for model in (Network(False).eval(), Network(True).eval()):
         found = attacks.minimum_distance(SHORT["fab"], model, x, y, "l2")
-        results.append(attacks.refine_by_radius(found, model, x, y, ThreatModel("l2", 0.0), rounds=2).minimal)
+        results.append(attacks.refine_by_radius(found, model, x, y, ThreatModel("l2", 0.0), rounds=2).min_distance)
     assert torch.equal(*results)
     assert torch.equal(x, batch()[0])
 

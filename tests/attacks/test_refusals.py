@@ -52,7 +52,11 @@ def attack(model=None, x=X, y=Y, threat=THREAT, **options):
         (lambda: attacks.nifgsm(small_cnn(), X, Y, THREAT, steps=-1), ConfigError, "steps is -1; give 1 or more"),
         (lambda: attacks.cosine_pgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
         (lambda: attacks.apgd(small_cnn(), X, Y, THREAT, steps=0), ConfigError, "steps is 0; give 1 or more"),
-        (lambda: attacks.apgd_targeted(small_cnn(), X, Y, THREAT, targets=0), ConfigError, "targets is 0; give 1"),
+        (
+            lambda: attacks.apgd_targeted(small_cnn(), X, Y, THREAT, target_classes=0),
+            ConfigError,
+            "target_classes is 0",
+        ),
         (lambda: attacks.square(small_cnn(), X, Y, THREAT, restarts=0), ConfigError, "restarts is 0; give 1 or more"),
         (lambda: attack(steps_=3), TypeError, "steps_"),
     ],

@@ -28,7 +28,7 @@ PROTOCOL = Protocol(
     1,
     (
         ProtocolStage("pgd-40", advreg.pgd),
-        ProtocolStage("apgd-t", partial(advreg.attacks.apgd_targeted, steps=20, targets=3)),
+        ProtocolStage("apgd-t", partial(advreg.attacks.apgd_targeted, steps=20, target_classes=3)),
         ProtocolStage("square", partial(advreg.attacks.square, queries=100)),
     ),
 )

@@ -78,10 +78,10 @@ def test_tightening_brings_crude_distances_down_and_counts_its_passes() -> None:
     first = MinimalResult(*fields, nearest=crude.x_adv, minimal=minimal)
     second = refine_by_radius(first, model, x, y, ball, rounds=4, attack=attacks.pgd)
     far = minimal > 0
-    assert bool((second.minimal <= minimal).all())
-    assert float((second.minimal[far] / minimal[far]).median()) < 0.9
-    assert torch.equal(ball.distance(second.nearest, x)[far], second.minimal[far])
-    assert bool((model(second.nearest).argmax(1) != y)[far].all())
+    assert bool((second.min_distance <= minimal).all())
+    assert float((second.min_distance[far] / minimal[far]).median()) < 0.9
+    assert torch.equal(ball.distance(second.closest_adv, x)[far], second.min_distance[far])
+    assert bool((model(second.closest_adv).argmax(1) != y)[far].all())
     assert torch.equal(second.cost[~far], first.cost[~far])
     assert bool((second.cost[far] > first.cost[far]).all())
 
@@ -91,9 +91,9 @@ def test_distances_are_those_of_a_long_search(norm: str, shared: Path) -> None:
     """FAB with nine targets and 50 steps spends 1,820 passes an example; in l1 it was nearer by 2.9 times in the median."""
     model = models.load("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
     x, y = data.load("mnist")[1].tensors(n=24)
-    long = functools.partial(attacks.fab, steps=50, targets=9)
+    long = functools.partial(attacks.fab, steps=50, target_classes=9)
     known, found = attacks.minimum_distance(long, model, x, y, norm), minimum_norms(model, (x, y), norm=norm)
-    ratio = (found.distances / known.minimal)[known.minimal > 0]
+    ratio = (found.distances / known.min_distance)[known.min_distance > 0]
     assert float(ratio.median()) <= 1.02
     assert float(ratio.quantile(0.9)) <= 1.25
     assert found.forwards + found.backwards < 0.85 * (known.forwards + known.backwards)

@@ -210,7 +210,7 @@ def test_compiled_model_gives_one_gradient_and_the_remedy_works() -> None:
     model = torch.compile(network(), backend="aot_eager")
     with pytest.raises(ModelError, match=r"model was compiled.*_orig_mod.*freeze"):
         attacks.fab(model, X, Y, THREAT, steps=2)
-    found = [attacks.fab(m, X, Y, THREAT, steps=5).minimal for m in (model._orig_mod, freeze(model, X), network())]
+    found = [attacks.fab(m, X, Y, THREAT, steps=5).min_distance for m in (model._orig_mod, freeze(model, X), network())]
     torch.testing.assert_close(found[0], found[2])
     torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=1e-5)
 

@@ -31,7 +31,7 @@ def batch():
 def test_n_fgsm_steps_from_noise_and_does_not_come_back_to_the_ball(batch):
     x, y = batch
     model = nn.Linear(8, 3)
-    found = inner.n_fgsm(model, x, y, THREAT, noise=2.0, seed=5)
+    found = inner.n_fgsm(model, x, y, THREAT, noise_scale=2.0, seed=5)
     noisy = THREAT.with_eps(0.2).random_start(x, torch.arange(6), 5)
     point = noisy.clone().requires_grad_()
     grad = torch.autograd.grad(F.cross_entropy(model(point), y, reduction="sum"), point)[0]
@@ -45,7 +45,7 @@ def test_n_fgsm_without_noise_is_fgsm(batch):
     x, y = batch
     model = nn.Linear(8, 3).eval()
     plain = advreg.attacks.craft(model, x, y, THREAT, steps=1, start="zero").x_adv
-    torch.testing.assert_close(inner.n_fgsm(model, x, y, THREAT, noise=0.0).x_adv, plain)
+    torch.testing.assert_close(inner.n_fgsm(model, x, y, THREAT, noise_scale=0.0).x_adv, plain)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -53,7 +53,7 @@ def test_n_fgsm_stays_in_the_box_and_within_its_reach_in_every_norm(norm):
     torch.manual_seed(0)
     x, y, model = torch.rand(6, 8), torch.arange(6) % 3, nn.Linear(8, 3)
     threat = advreg.ThreatModel(norm, eps=torch.tensor([0.0, 0.1, 0.2, 0.4, 0.6, 0.9]))
-    found = inner.n_fgsm(model, x, y, threat, noise=2.0).x_adv
+    found = inner.n_fgsm(model, x, y, threat, noise_scale=2.0).x_adv
     assert ((found >= 0) & (found <= 1)).all()
     assert (threat.distance(found, x) <= 3 * threat.eps + 1e-6).all()
     assert torch.equal(found[0], x[0])
@@ -71,7 +71,7 @@ def test_n_fgsm_draws_belong_to_examples(batch):
 
 def test_n_fgsm_refuses_noise_below_zero(batch):
     with pytest.raises(ThreatError, match="noise is -1"):
-        inner.n_fgsm(nn.Linear(8, 3), *batch, THREAT, noise=-1)
+        inner.n_fgsm(nn.Linear(8, 3), *batch, THREAT, noise_scale=-1)
 
 
 def test_wrapper_answers_as_the_model_and_trains_as_the_recipe(batch):

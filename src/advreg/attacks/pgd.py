@@ -31,15 +31,23 @@ from advreg.threat import ThreatModel, broadcast_per_example
 
 Start = Literal["uniform", "zero"]
 
-_NEAR = 0.9
-"""Lead in probability below which a fast target's work is gone over: about a tenth of what stands on robust networks."""
+_NEAR_LEAD = 0.9
+"""Lead in probability below which a fast copy's point is attacked again: about a tenth of a robust network's survivors."""
 
 
 def initial_point(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: Stream = 0) -> Tensor:
-    """Return where an attempt begins: the clean point, or a point drawn uniformly from the ball.
+    """Return the first point of an attempt: the clean point, or a uniform draw from the ball.
+
+    Args:
+        start: ``"uniform"`` or ``"zero"``.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        ids: example ids ``(B,)``, on which the draws depend.
+        seed: seed of the random draws.
+        stream: which of several independent draws, such as the restart.
 
     Raises:
-        ThreatError: a start of another name.
+        ThreatError: another ``start``.
     """
     if start == "zero":
         return x
@@ -49,12 +57,17 @@ def initial_point(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, see
 
 
 def step_length(state: AttackState, step_size: float | None, share: float) -> float | Tensor:
-    """Return the length of a step: ``step_size`` where it is given, else that share of each row's eps."""
+    """Return the length of a step: ``step_size`` if given, else ``share`` of each row's eps."""
     return share * state.radii if step_size is None else step_size
 
 
 def steepest_step(step_size: float | None, share: float) -> Rule:
-    """Step along the steepest direction of the norm, then project."""
+    """Return the rule that steps along the steepest direction of the norm, then projects.
+
+    Args:
+        step_size: length of a step in the units of the input, or None.
+        share: length of a step as a share of eps if ``step_size`` is None.
+    """
 
     def rule(state: AttackState, _: int) -> AttackState:
         direction = state.threat.steepest(state.grad, state.adv)
@@ -65,7 +78,15 @@ def steepest_step(step_size: float | None, share: float) -> Rule:
 
 
 def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
-    """Step along an average of past gradients, each divided by its l1 norm (Dong et al., CVPR 2018)."""
+    """Return the rule that steps along a decaying sum of past gradients, each divided by its l1 norm.
+
+    Args:
+        step_size: length of a step in the units of the input, or None.
+        share: length of a step as a share of eps if ``step_size`` is None.
+        decay: factor of the sum at each step.
+
+    Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
+    """
 
     def rule(state: AttackState, _: int) -> AttackState:
         size = state.grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(state.grad.dtype).tiny)
@@ -79,9 +100,16 @@ def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
 
 
 def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
-    """Step as with momentum, but ask for the next gradient where the momentum alone would lead (Lin et al., ICLR 2020).
+    """Return the momentum rule whose next gradient is taken where the momentum alone would lead.
 
-    ``adv`` is that look-ahead point, itself inside the threat model; ``memory["at"]`` is where the attack stands.
+    ``adv`` is that look-ahead point, inside the threat model; ``memory["at"]`` is the iterate itself.
+
+    Args:
+        step_size: length of a step in the units of the input, or None.
+        share: length of a step as a share of eps if ``step_size`` is None.
+        decay: factor of the sum of gradients at each step, and length of the look-ahead in steps.
+
+    Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     """
     plain = momentum_step(step_size, share, decay)
 
@@ -98,9 +126,18 @@ def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
 
 
 def pgd_rule(steps: int, step_size: float | None, momentum: float, start: Start) -> Rule:
-    """Return PGD's rule. A step is ``2.5 eps / steps`` unless given: enough to cross the ball and settle.
+    """Return the step rule of PGD.
 
-    A single step is eps long, or 1.25 eps from a random start (Wong, Rice, Kolter, ICLR 2020).
+    A step is ``2.5 eps / steps`` long by default, which is enough to cross the ball and to converge. A single step is eps
+    long, or 1.25 eps from a random start.
+
+    Args:
+        steps: number of steps of an attempt.
+        step_size: length of a step in the units of the input, or None for the default.
+        momentum: decay of the averaged gradient; 0 for none.
+        start: ``"uniform"`` or ``"zero"``.
+
+    Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, for one step.
     """
     share = 2.5 / steps if steps > 1 else 1.25 if start == "uniform" else 1.0
     return momentum_step(step_size, share, momentum) if momentum else steepest_step(step_size, share)
@@ -120,29 +157,30 @@ def fgsm(
     ids: Tensor | None = None,
     seed: int = 0,
 ) -> AttackResult:
-    """Attack with one step of length eps: ``x + eps steepest(grad loss)``.
+    """Attack with one gradient step of length eps: ``x + eps * steepest(grad loss)``.
 
-    With ``start="uniform"`` the step begins at a random point and is ``1.25 eps`` long unless given, then projected (RS-FGSM).
+    With ``start="uniform"`` the step begins at a random point, is ``1.25 eps`` long and is then projected (RS-FGSM).
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)``; the wanted classes if targeted.
-        threat: what the adversary may do.
-        start: ``"zero"`` (the clean point) or ``"uniform"``.
-        step_size: length of the step, in the units of the input.
-        objective: what to maximise, a function of logits and labels.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether an example that is wrong already is left alone.
-        ids: example ids ``(B,)`` for the random start.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        start: ``"zero"`` (the clean point) or ``"uniform"`` (a draw from the ball).
+        step_size: length of the step in the units of the input; eps if None, or 1.25 eps from a random start.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether clean errors, and points that fool the model before the step, are not attacked further.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random start.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
+        ThreatError: another ``start``.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -150,12 +188,23 @@ def fgsm(
         >>> fgsm(model, x, y, ThreatModel("linf", 0.1)).x_adv.shape
         torch.Size([2, 4])
 
-    Reference: Goodfellow, Shlens, Szegedy, ICLR 2015; Wong, Rice, Kolter, ICLR 2020 for the random start.
+    Reference: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, arXiv:1412.6572;
+    Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, for the random start.
     """
     return pgd(
-        model, x, y, threat, steps=1, step_size=step_size, start=start,
-        objective=objective, targeted=targeted, early_stop=early_stop, ids=ids, seed=seed,
-    )  # fmt: skip
+        model,
+        x,
+        y,
+        threat,
+        steps=1,
+        step_size=step_size,
+        start=start,
+        objective=objective,
+        targeted=targeted,
+        early_stop=early_stop,
+        ids=ids,
+        seed=seed,
+    )
 
 
 def pgd(
@@ -177,37 +226,39 @@ def pgd(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by projected gradient ascent: ``x <- project(x + step_size steepest(grad loss))``, best iterate kept.
+    """Attack by projected gradient ascent: ``x <- project(x + step_size * steepest(grad loss))``; the best iterate
+    counts.
 
-    An example that still stands after one restart costs ``steps + 3`` forwards (the clean point, the iterates, the judge) and
-    ``steps`` backwards. Where a fast target proposes, its original is asked once more, and who came
-    near (within 0.9 of probability) gets a quarter more steps on it; a single step stays single, for it has a name.
+    An example that survives one restart costs ``steps + 3`` forwards (the clean point, the iterates, the verification) and
+    ``steps`` backwards. A fast copy costs one more forward of its original for each survivor; survivors with a lead below
+    0.9 in probability get a quarter more steps on the original (never with ``steps=1``, so that it is exactly FGSM).
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: what the adversary may do; its eps may differ from example to example.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
         steps: gradient steps of one attempt.
-        step_size: length of a step in the units of the input; ``2.5 eps / steps`` if None, example by example.
-        restarts: attempts, each on the examples that still stand.
-        start: ``"uniform"`` (drawn from the ball) or ``"zero"`` (the clean point: the basic iterative method).
+        step_size: length of a step in the units of the input; ``2.5 eps / steps`` of each example if None.
+        restarts: number of attempts, each on the examples that survive.
+        start: ``"uniform"`` (a draw from the ball) or ``"zero"`` (the clean point: the basic iterative method).
         momentum: decay of the averaged gradient; 0 for none, 1 as in the momentum iterative method.
-        objective: what to maximise, a function of logits and labels.
-        targeted: whether ``y`` is the class the adversary wants.
-        eot: samples to average over at every query, for models that are random.
-        early_stop: whether a broken example leaves at once (same verdicts, less work) or is attacked to the end.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        eot: number of samples averaged at every query, for models that are random.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
-        batch_size: examples under attack at a time.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ConfigError: steps, restarts or eot below 1.
+        ConfigError: ``steps``, ``restarts`` or ``eot`` below 1.
+        ThreatError: another ``start``.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -216,7 +267,7 @@ def pgd(
         >>> bool((result.distance <= 0.1).all())
         True
 
-    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083.
     """
     require_positive(steps=steps)
     ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
@@ -225,36 +276,55 @@ def pgd(
 
 
 def make_attempt(ask: QuerySpec, rule: Rule, steps: int, start: Start, seed: int, *, early_stop: bool) -> Attempt:
-    """Return an attempt that climbs by a rule from a start, then polishes what a fast target found."""
+    """Return an attempt: gradient ascent by a rule, then more steps on the original where a fast copy came near.
+
+    Args:
+        ask: the model and the objective.
+        rule: step rule.
+        steps: gradient steps.
+        start: ``"uniform"`` or ``"zero"``.
+        seed: seed of the random starts.
+        early_stop: whether a broken example leaves at once.
+    """
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         origin = initial_point(start, x, threat, ids, seed, restart)
-        found = run_attempt(ask, x, y, threat, origin, rule, steps, early_stop=early_stop)
-        return refine_on_original(ask, found, x, y, threat, rule, math.ceil(steps / 4)) if steps > 1 else found
+        found = run_attempt(ask, x, y, threat, origin, rule, steps=steps, early_stop=early_stop)
+        if steps == 1:  # one-step attacks are never extended, so that steps=1 is exactly FGSM
+            return found
+        return refine_on_original(ask, found, (x, y, threat), rule, steps=math.ceil(steps / 4))
 
     return attempt
 
 
 def refine_on_original(
-    ask: QuerySpec, found: AttackResult, x: Tensor, y: Tensor, threat: ThreatModel, rule: Rule, steps: int
+    ask: QuerySpec, found: AttackResult, examples: tuple[Tensor, Tensor, ThreatModel], rule: Rule, *, steps: int
 ) -> AttackResult:
-    """Go on with the original for some steps where a fast target came near: the target's gradients are rounded.
+    """Continue on the original model where a fast copy came near, because the gradients of the copy are rounded.
 
-    Near is a lead in probability of less than 0.9 over the next class, so that it does not depend on the batch. Without a
-    fast target there is nothing to mend.
+    Near is a lead below 0.9 in probability over the next class, which does not depend on the batch. Without a fast copy the
+    result is returned unchanged.
+
+    Args:
+        ask: the model and the objective.
+        found: the result on the fast copy; its cost is updated in place.
+        examples: clean inputs, labels and threat model of the attempt.
+        rule: step rule.
+        steps: gradient steps on the original.
     """
-    standing = (~found.broken).nonzero()[:, 0]
-    judge = original(ask.model)
-    if judge is ask.model or not len(standing):
+    x, y, threat = examples
+    survivors = (~found.broken).nonzero()[:, 0]
+    model = original(ask.model)
+    if model is ask.model or not len(survivors):
         return found
-    found.cost[standing, 0] += 1
-    ahead = probability_margin(logits_of(judge, found.x_adv[standing]), y[standing])
-    near = standing[ahead < _NEAR if ask.targeted else ahead > -_NEAR]
+    found.cost[survivors, 0] += 1
+    lead = probability_margin(logits_of(model, found.x_adv[survivors]), y[survivors])
+    near = survivors[lead < _NEAR_LEAD if ask.targeted else lead > -_NEAR_LEAD]
     if not len(near):
         return found
     start = found.x_adv[near]
     again = run_attempt(
-        replace(ask, model=judge), x[near], y[near], threat.select(near), start, rule, steps, early_stop=True
+        replace(ask, model=model), x[near], y[near], threat.select(near), start, rule, steps=steps, early_stop=True
     )
     return found.improved_by(again, near)
 
@@ -278,20 +348,42 @@ def mifgsm(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by the momentum iterative method: PGD from the clean point, gradients averaged with decay ``momentum``.
+    """Attack by the momentum iterative method: PGD from the clean point along ``v <- momentum * v + grad /
+    ||grad||_1``.
 
     Args:
-        model, x, y, threat, restarts, start, objective, targeted, eot, early_stop, ids, seed, batch_size: as for `pgd`.
-        steps: gradient steps.
-        step_size: length of a step, in the units of the input; ``eps / steps`` if None, example by example.
-        momentum: decay of the average.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        steps: gradient steps of one attempt.
+        step_size: length of a step in the units of the input; ``eps / steps`` of each example if None.
+        restarts: number of attempts, each on the examples that survive.
+        start: ``"zero"`` (the clean point) or ``"uniform"`` (a draw from the ball).
+        momentum: decay of the averaged gradient.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        eot: number of samples averaged at every query, for models that are random.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the random starts.
+        batch_size: number of examples attacked at a time.
+
+    Returns:
+        An `AttackResult`, verified on the original model.
+
+    Raises:
+        ModelError: train mode, no gradient path, wrong output.
+        DataError: inputs that do not fit the box or the labels.
+        ConfigError: ``steps``, ``restarts`` or ``eot`` below 1.
+        ThreatError: another ``start``.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
         >>> mifgsm(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).x_adv.shape
         torch.Size([2, 4])
 
-    Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
+    Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, arXiv:1710.06081.
     """
     require_positive(steps=steps)
     ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
@@ -317,32 +409,47 @@ def nifgsm(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by the Nesterov iterative method: momentum, its gradients taken where the momentum is about to lead.
+    """Attack by the Nesterov iterative method: momentum whose gradient is taken at a look-ahead point.
 
-    The look-ahead goes ``momentum step_size`` along the norm's steepest direction; it is inside the threat model, and judged.
+    The look-ahead goes ``momentum * step_size`` along the norm's steepest direction; it stays inside the threat model and
+    counts as an iterate.
 
     Args:
-        model, x, y, threat, objective, targeted, early_stop, batch_size: as for `pgd`.
-        ids, seed: taken because every attack takes them; this one draws nothing.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
         steps: gradient steps.
-        step_size: length of a step, in the units of the input; ``eps / steps`` if None.
-        momentum: decay of the average, and length of the look-ahead in steps.
+        step_size: length of a step in the units of the input; ``eps / steps`` of each example if None.
+        momentum: decay of the averaged gradient, and length of the look-ahead in steps.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        ids: accepted because every attack accepts them; this attack draws nothing.
+        seed: accepted because every attack accepts it; this attack draws nothing.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
+
+    Raises:
+        ModelError: train mode, no gradient path, wrong output.
+        DataError: inputs that do not fit the box or the labels.
+        ConfigError: ``steps`` below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
         >>> nifgsm(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).x_adv.shape
         torch.Size([2, 4])
 
-    Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
+    Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020,
+    arXiv:1908.06281.
     """
     require_positive(steps=steps)
     ask, rule = QuerySpec(bind_dtype(model, x), objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        return run_attempt(ask, x, y, threat, x, rule, steps, early_stop=early_stop)
+        return run_attempt(ask, x, y, threat, x, rule, steps=steps, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -361,21 +468,30 @@ def craft(
     ids: Tensor | None = None,
     seed: int = 0,
 ) -> CraftedExamples:
-    """Make training points with PGD in exactly ``steps`` forwards and backwards: the last iterate, not judged.
+    """Make adversarial examples for training: the last iterate of PGD, not verified, in exactly ``steps`` forwards and
+    backwards.
 
     Args:
-        model, x, y, threat, objective, ids, seed: as for `pgd`; the model's mode is left as it is.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; in train or eval mode, which does not change.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
         steps: gradient steps; 1 with ``start="uniform"`` is RS-FGSM.
-        step_size: length of a step; if None ``2.5 eps / steps``, or ``1.25 eps`` for one step from a random start.
-        start: ``"uniform"`` or ``"zero"``.
-        momentum: decay of the averaged gradient.
+        step_size: length of a step in the units of the input; if None ``2.5 eps / steps``, or ``1.25 eps`` for one step
+            from a random start.
+        start: ``"uniform"`` (a draw from the ball) or ``"zero"`` (the clean point).
+        momentum: decay of the averaged gradient; 0 for none.
+        objective: function of logits and labels to maximise.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the random start.
 
     Returns:
         A `CraftedExamples`: ``x_adv`` inside the threat model, and its cost.
 
     Raises:
         DataError: inputs outside the box, an empty batch, labels that the model does not have.
-        ModelError: an output that is no logits, no gradient path.
+        ModelError: an output that is not logits, or no gradient path.
+        ThreatError: another ``start``.
 
     Example:
         >>> model = torch.nn.Linear(4, 3)

@@ -1,4 +1,4 @@
-"""What an attack returns: for each example the point it found, what the judge said of it, and what it cost."""
+"""Results of attacks: for each example the point found, whether verification confirmed it, and what it cost."""
 
 from __future__ import annotations
 
@@ -8,30 +8,42 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CraftedExamples:
-    """Points made for training: inside the threat model, judged by nobody.
+    """Adversarial examples made for training: inside the threat model, not verified.
 
     Attributes:
-        x_adv: ``(B, ...)``.
+        x_adv: adversarial examples ``(B, ...)``.
         forwards, backwards: example-forwards and example-backwards spent.
+
+    Example:
+        >>> CraftedExamples(torch.zeros(2, 4), forwards=20, backwards=20)
+        CraftedExamples(n=2, forwards=20, backwards=20)
     """
 
     x_adv: Tensor
     forwards: int
     backwards: int
 
+    def __repr__(self) -> str:
+        return f"CraftedExamples(n={len(self.x_adv)}, forwards={self.forwards}, backwards={self.backwards})"
+
 
 @dataclass(frozen=True, repr=False)
 class AttackResult:
-    """The outcome of an attack on a batch.
+    """The result of an attack on a batch.
 
     Attributes:
-        x_adv: the broken point where there is one, else the point of highest loss: ``(B, ...)``.
-        broken: whether the judge confirmed it: misclassified by the original model, inside the threat model: ``(B,)``.
-        distance: ``||x_adv - x||`` in the threat's norm: ``(B,)``.
+        x_adv: the point that breaks the example if there is one, else the point of highest loss: ``(B, ...)``.
+        broken: whether the original model misclassifies ``x_adv`` and it is inside the threat model: ``(B,)``.
+        distance: ``||x_adv - x||`` in the norm of the threat model: ``(B,)``.
         loss: the objective at ``x_adv`` on the original model: ``(B,)``.
-        cost: example-forwards and example-backwards spent on each example: ``(B, 2)`` integers.
+        cost: example-forwards and example-backwards spent on each example: integers ``(B, 2)``.
+
+    Example:
+        >>> x, no = torch.zeros(2, 4), torch.zeros(2)
+        >>> AttackResult(x, torch.tensor([True, False]), no, no, torch.tensor([[4, 1], [9, 6]]))
+        AttackResult(n=2, broken=1, forwards=13, backwards=7)
     """
 
     x_adv: Tensor
@@ -42,7 +54,7 @@ class AttackResult:
 
     @property
     def forwards(self) -> int:
-        """Example-forwards spent, the judge's among them."""
+        """Example-forwards spent, verification included."""
         return int(self.cost[:, 0].sum())
 
     @property
@@ -52,7 +64,7 @@ class AttackResult:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of examples left standing."""
+        """Share of examples that survive."""
         return 1.0 - float(self.broken.double().mean())
 
     def __repr__(self) -> str:
@@ -61,11 +73,19 @@ class AttackResult:
 
     def select(self, rows: Tensor) -> AttackResult:
         """Return the result of these rows."""
-        fields = (self.x_adv, self.broken, self.distance, self.loss, self.cost)
-        return AttackResult(*(field[rows] for field in fields))
+        values = (self.x_adv, self.broken, self.distance, self.loss, self.cost)
+        return AttackResult(*(value[rows] for value in values))
 
     def improved_by(self, other: AttackResult, rows: Tensor) -> AttackResult:
-        """Return the worst case of two attacks, the other having run on these rows: broken first, then higher loss."""
+        """Return the worst case of this result and of another attack on some of its rows; the costs are added.
+
+        Args:
+            other: the result of an attack on these rows.
+            rows: positions of the attacked examples in the batch ``(R,)``.
+
+        Returns:
+            For each example a broken point before a robust one, then the point of higher loss.
+        """
         before = self.select(rows)
         better = (other.broken & ~before.broken) | ((other.broken == before.broken) & (other.loss > before.loss))
         winners = rows[better]
@@ -77,6 +97,6 @@ class AttackResult:
 
 
 def concatenate(parts: list[AttackResult]) -> AttackResult:
-    """Join the results of consecutive parts of a batch."""
-    fields = ("x_adv", "broken", "distance", "loss", "cost")
-    return AttackResult(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+    """Return the result of consecutive parts of a batch as one."""
+    names = ("x_adv", "broken", "distance", "loss", "cost")
+    return AttackResult(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

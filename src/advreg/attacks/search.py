@@ -1,10 +1,10 @@
-"""The loop that every gradient attack is made of: ask the model, remember the best, retire the broken, take a step.
+"""The search loop of every gradient attack: query the model, keep the best iterate, retire broken rows, take a step.
 
-    search   clean point judged -> attempts on the survivors -> worst case of all         (restarts, chunks)
-    climb    query -> observe -> rule -> query -> ... -> observe                           (one attempt)
+    search        clean points verified -> attempts on the survivors -> worst case of all   (restarts, chunks)
+    run_attempt   query -> update the state -> rule -> query -> ... -> update the state     (one attempt)
 
-A rule maps the `AttackState` after a query to the next iterate: that is where attacks differ. Examples never see each
-other: rows may leave the batch at any moment without changing what the others do.
+A rule maps the `AttackState` after a query to the next iterate; attacks differ in their rule. Examples are independent of
+each other: rows may leave the batch at any moment without a change to the results of the others.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from advreg.threat import ThreatModel, broadcast_per_example, region_of
 
 @dataclass(frozen=True)
 class AttackState(RowState):
-    """One row for each example still under attack; everything in it can be selected by rows.
+    """One row for each example still under attack.
 
     Attributes:
         rows: position of each row in the batch.
         x, y: clean inputs and labels.
-        threat: the threat model, its eps one for each row where it varies.
+        threat: the threat model of these rows.
         region: the valid points around ``x``, prepared once for all steps.
         radii: eps in the dtype of the inputs, ``(B, 1, ...)``.
         adv: current iterate.
-        loss, grad, fooled: of the current iterate, from the last query.
-        best, best_loss, best_fooled: of the best iterate so far: fooled first, then by loss.
-        memory: whatever the rule wants to remember, tensors ``(B, ...)``.
+        loss, grad, fooled: outputs of the last query, at the current iterate.
+        best, best_loss, best_fooled: the best iterate so far: one that fools the model first, then the highest loss.
+        memory: tensors ``(B, ...)`` that the rule keeps between iterations.
     """
 
     rows: Tensor
@@ -68,23 +68,23 @@ class AttackState(RowState):
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     def moved_to(self, point: Tensor, **changes: Any) -> AttackState:
-        """Return the state at the valid point nearest to this one, with other changes."""
+        """Return the state at the valid point nearest to ``point (B, ...)``, with other fields changed as given."""
         return replace(self, adv=self.region.project(point), **changes)
 
 
 Rule = Callable[[AttackState, int], AttackState]
-"""``(state, iteration) -> state`` with the next iterate in ``adv``: the heart of an attack."""
+"""``(state, iteration) -> state`` with the next iterate in ``adv``: where attacks differ."""
 
 
 @dataclass(frozen=True)
 class QuerySpec:
-    """How the model is asked.
+    """How the model is queried.
 
     Attributes:
-        model: the network under attack, original or fast target.
-        objective: what to maximise, a function of logits and labels.
-        targeted: whether ``y`` is the class the adversary wants; the objective is then minimised.
-        eot: samples over which gradient, loss and verdict are averaged, for models that are random.
+        model: the attacked model, original or fast copy.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants; the objective is then minimised.
+        eot: number of samples over which logits, loss and gradient are averaged, for models that are random.
     """
 
     model: Model
@@ -97,7 +97,7 @@ class QuerySpec:
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
-        """Floating type of the model's inputs, found once and not at every query."""
+        """Floating type of the model's inputs, determined once instead of at every query."""
         return input_dtype(self.model)
 
     def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -105,44 +105,55 @@ class QuerySpec:
         return (negated(self.objective) if self.targeted else self.objective)(logits, y)
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Say which rows the model gets wrong (or as the adversary wants, if targeted)."""
+        """Return whether the model misclassifies each row (or predicts the target class, if targeted), ``(B,)``."""
         return fooled(logits, y, self.targeted)
 
 
 def require_positive(**counts: int) -> None:
-    """Raise unless every count is 1 or more: an attack without steps would find nothing and say so of the model.
+    """Raise unless every count is 1 or more; with 0 steps an attack would report every model as robust.
+
+    Args:
+        counts: the counts by name.
 
     Raises:
-        ConfigError: one is not, with its name.
+        ConfigError: a count below 1.
     """
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(f"{name} is {count}; give 1 or more")
 
 
-Asked = tuple[Tensor, Tensor, Tensor]
-"""Logits, loss and gradient of one query."""
+QueryOutputs = tuple[Tensor, Tensor, Tensor]
+"""Logits ``(B, K)``, loss ``(B,)`` and gradient ``(B, ...)`` of one query."""
 
 
-def query(ask: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Asked:
-    """Ask the model at ``adv``: logits, loss and the gradient of the summed loss (zeros where not asked for).
+def query(ask: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> QueryOutputs:
+    """Query the model at ``adv``: logits, loss, and the gradient of the summed loss.
 
-    Gradients are taken to the input only, so no weight gradient is ever computed. Non-finite entries count as zero.
+    Gradients are taken to the input only, so that no weight gets one. Non-finite entries of the gradient become zero.
+
+    Args:
+        ask: model, objective and number of samples.
+        adv: points ``(B, ...)``.
+        y: labels.
+        gradient: whether to compute the gradient; otherwise it is zero.
+
+    Returns:
+        Logits ``(B, K)``, loss ``(B,)`` and gradient ``(B, ...)``.
 
     Raises:
-        ModelError: the logits do not depend on the input in a way autograd can follow.
+        ModelError: the logits do not depend on the input in a way that autograd can follow.
     """
-    total = _sample(ask, adv, y, gradient)
+    total = _query_once(ask, adv, y, gradient)
     for _ in range(ask.eot - 1):
-        total = _added(total, _sample(ask, adv, y, gradient))
+        total = _add(total, _query_once(ask, adv, y, gradient))
     if ask.eot == 1:
         return total  # without the copies that a mean makes
     logits, loss, grad = total
     return logits / ask.eot, loss / ask.eot, grad / ask.eot
 
 
-def _sample(ask: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
-    """Ask once."""
+def _query_once(ask: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> QueryOutputs:
     with torch.inference_mode(False), torch.set_grad_enabled(gradient):
         point = own_leaf(adv).requires_grad_(gradient)
         z = query_model(ask.model, point, ask.dtype)
@@ -151,12 +162,12 @@ def _sample(ask: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> Asked:
     return z.detach(), value.detach(), grad
 
 
-def _added(a: Asked, b: Asked) -> Asked:
+def _add(a: QueryOutputs, b: QueryOutputs) -> QueryOutputs:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> AttackState:
-    """Return the state before the first query."""
+    """Return the state before the first query, with the iterate at ``adv (B, ...)``."""
     rows = torch.arange(len(x), device=x.device)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -165,7 +176,7 @@ def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> Att
 
 
 def update_state(ask: QuerySpec, state: AttackState, *, gradient: bool) -> AttackState:
-    """Return the state after a query: loss and gradient of the iterate, and the best iterate so far."""
+    """Return the state after a query at the iterate: its loss and gradient, and the best iterate so far."""
     logits, loss, grad = query(ask, state.adv, state.y, gradient=gradient)
     loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
     fooled = ask.fooled(logits, state.y)
@@ -188,14 +199,30 @@ def run_attempt(
     threat: ThreatModel,
     start: Tensor,
     rule: Rule,
-    steps: int,
     *,
+    steps: int,
     early_stop: bool,
     owner: Tensor | None = None,
 ) -> AttackResult:
-    """Run one attempt: ``steps`` queries with a gradient, one without at the last iterate, and the judge's at the best.
+    """Run one attempt: ``steps`` queries with gradient, one without at the last iterate, and one verification of the
+    best iterate.
 
-    Cost for an example that stands: ``steps + 2`` forwards and ``steps`` backwards, times the EOT samples but for the judge.
+    An example that survives costs ``steps + 2`` forwards and ``steps`` backwards; all but the verification count ``eot``
+    times.
+
+    Args:
+        ask: model and objective.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        start: first iterates ``(B, ...)``.
+        rule: from one state to the next iterate.
+        steps: number of steps.
+        early_stop: whether a broken example leaves at once.
+        owner: example of each row ``(B,)`` if rows are stacked restarts; all rows of a broken example leave.
+
+    Returns:
+        An `AttackResult`, verified on the original model.
     """
     board = Scoreboard(ask, x, y, threat, owner)
     state = initial_state(x, y, threat, start)
@@ -203,7 +230,9 @@ def run_attempt(
         gradient = k < steps
         board.count(backward=gradient)
         state = update_state(ask, state, gradient=gradient)
-        if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # looking waits for an accelerator: seldom there
+        if early_stop and (
+            x.device.type == "cpu" or k % 10 == 9
+        ):  # the check synchronises an accelerator: seldom there
             state = board.retire(state)
             if not len(state.rows):
                 return board.result()
@@ -217,15 +246,15 @@ def run_attempt(
 Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, Any], AttackResult]
 """``(x, y, threat, ids, restart) -> result``: one attempt on a batch.
 
-``restart`` is a number, or integers ``(B,)`` where restarts are stacked as rows (see `search`).
+``restart`` is a number, or integers ``(B,)`` if several restarts are rows of one batch (see `search`).
 """
 
 LabelSelector = Callable[[Tensor, Tensor], Tensor]
-"""``(clean logits (B, K), y) -> y``: the labels that attempts get, for attacks that choose classes by the clean logits."""
+"""``(clean logits (B, K), y) -> y``: the labels of the attempts, for attacks that choose classes by the clean logits."""
 
 
 def keep_labels(_logits: Tensor, y: Tensor) -> Tensor:
-    """Aim at nothing but the labels as they were given."""
+    """Return the labels as they are: the label selector of attacks that do not choose classes."""
     return y
 
 
@@ -243,40 +272,40 @@ def search(
     aim: LabelSelector = keep_labels,
     fill: int = 1,
 ) -> AttackResult:
-    """Judge the clean points (they are inside every threat model), then attempt again and again on what stands.
+    """Verify the clean points, which are inside every threat model, then run attempts on the survivors.
 
     Args:
-        ask: the model and what to maximise on it.
-        x: clean inputs ``(B, ...)`` in the threat's box: tensor, NumPy array or nested lists.
-        y: labels ``(B,)`` of any integer type, or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: what the adversary may do.
+        ask: model and objective.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``: a tensor, a NumPy array or nested lists.
+        y: labels ``(B,)`` of any integer type, or probabilities ``(B, K)``; the target classes if targeted.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
         attempt: one attempt on a batch.
-        restarts: attempts, each on the examples that still stand (on all of them if not ``early_stop``).
-        ids: example ids ``(B,)`` on which the random draws depend; 0 to B-1 where not given.
-        early_stop: whether a broken example leaves at once.
-        batch_size: examples under attack at a time.
-        aim: what attempts get for ``y``, from the logits of the clean points, which the judge had to compute anyway.
-        fill: rows that a batch should have: where fewer examples are left, several restarts run at once as rows of one
-            batch, which takes less time for the same passes. The attempt must then take a tensor as ``restart``.
+        restarts: number of attempts, each on the survivors (on all examples without ``early_stop``).
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        early_stop: whether a broken example leaves the batch at once.
+        batch_size: number of examples attacked at a time.
+        aim: returns the labels of the attempts from the clean logits, which verification computes anyway.
+        fill: number of rows that a batch should have: if fewer examples survive, several restarts run as rows of one batch,
+            which takes less time for the same passes. The attempt must then accept a tensor as ``restart``.
 
     Returns:
         The worst case over the clean point and all attempts.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
-        DataError: shapes that do not fit, values outside the box or not finite.
-        ConfigError: restarts below 1.
+        DataError: inputs that do not fit the box or the labels.
+        ConfigError: ``restarts`` below 1.
     """
     require_positive(restarts=restarts)
     require_eval_mode(ask.model)
     parts = []
-    with torch.inference_mode(False), torch.no_grad():  # whatever mode the caller is in: only queries make graphs
+    with torch.inference_mode(False), torch.no_grad():  # in any mode of the caller, only queries build graphs
         x, y = read_batch(x, y, threat)
         reject_device(ask.model, x)
         x, y, ids = widen(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids[rows]
-            parts.append(_search_chunk(ask, part, attempt, restarts, early_stop, aim, fill))
+            parts.append(_search_chunk(ask, part, attempt, aim, restarts=restarts, early_stop=early_stop, fill=fill))
     return concatenate(parts)
 
 
@@ -284,32 +313,32 @@ def _search_chunk(
     ask: QuerySpec,
     part: tuple[Tensor, Tensor, ThreatModel, Tensor],
     attempt: Attempt,
+    aim: LabelSelector,
+    *,
     restarts: int,
     early_stop: bool,
-    aim: LabelSelector,
     fill: int,
 ) -> AttackResult:
     x, y, threat, ids = part
-    result, y = _clean_points(ask, x, y, threat, aim)
+    result, y = _evaluate_clean(ask, x, y, threat, aim)
     first = 0
     while first < restarts:
         rows = (~result.broken if early_stop else torch.ones_like(result.broken)).nonzero()[:, 0]
         if not len(rows):
             break
-        count = min(
-            restarts - first, max(1, fill // len(rows)), max(1, first)
-        )  # at most as many again: the first break most
+        stacked = max(1, fill // len(rows))
+        count = min(restarts - first, stacked, max(1, first))  # doubles at most, because the first restarts break most
         survivors = x[rows], y[rows], threat.select(rows), ids[rows]
-        for found in _stacked(attempt, survivors, range(first, first + count)):
+        for found in _run_stacked(attempt, survivors, range(first, first + count)):
             result = result.improved_by(found, rows)
         first += count
     return result
 
 
-def _stacked(
+def _run_stacked(
     attempt: Attempt, examples: tuple[Tensor, Tensor, ThreatModel, Tensor], restarts: range
 ) -> list[AttackResult]:
-    """Return the results of several restarts, run as rows of one batch; a single one runs as it is."""
+    """Return the results of several restarts, run as rows of one batch; a single restart runs as it is."""
     x, y, threat, ids = examples
     if len(restarts) == 1:
         return [attempt(x, y, threat, ids, restarts[0])]
@@ -320,19 +349,19 @@ def _stacked(
 
 
 def example_of_row(restart: Stream) -> Tensor | None:
-    """Return which example each row of stacked restarts belongs to, ``(B,)``; None where nothing is stacked."""
+    """Return the example of each row of stacked restarts, ``(B,)``; None if ``restart`` is one number."""
     if not isinstance(restart, Tensor):
         return None
     examples = int((restart == restart[0]).sum())
     return torch.arange(len(restart), device=restart.device) % examples
 
 
-def _clean_points(
+def _evaluate_clean(
     ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, aim: LabelSelector
 ) -> tuple[AttackResult, Tensor]:
-    """Return the result of doing nothing, and the labels that attempts get.
+    """Return the result of the clean points, and the labels of the attempts.
 
-    One forward; a fast target only proposes clean errors, which its original has to confirm with another.
+    It costs one forward; clean errors of a fast copy cost another, in which its original confirms them.
     """
     logits = logits_of(ask.model, x)
     require_finite(logits)

@@ -49,6 +49,7 @@ def attack_at_each_eps(
         ThreatError, DataError, ModelError: as the attack raises them.
 
     Example:
+        >>> import torch
         >>> from advreg.attacks import fgsm
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
         >>> x, y = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)

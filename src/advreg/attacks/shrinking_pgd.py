@@ -1,4 +1,4 @@
-"""PGD through shrinking balls: begin far outside the threat model, where the loss has a slope, and come in by stages."""
+"""PGD through shrinking balls: start far outside the threat model, where the loss has a slope, and shrink in stages."""
 
 from __future__ import annotations
 
@@ -42,26 +42,27 @@ def shrinking_pgd(
     """Attack by PGD in balls of 16, 8, 4, 2 and 1 eps in turn, each stage from the end of the one before.
 
     In l2 and l1 a robust network is often flat around the clean point: attacks that start inside the ball see no slope, and
-    more steps or restarts do not help. A random start in a ball of 16 eps finds a slope, and each smaller ball keeps what was
-    found. Steps shrink along a cosine within a stage; in l1 they are Auto-PGD's sparse steps. Only points of the last stage,
-    inside eps, are verified.
+    more steps or restarts do not help. A random start in a ball of 16 eps finds a slope, and each smaller ball keeps the
+    progress. Steps shrink along a cosine within a stage; in l1 they are the sparse steps of Auto-PGD. Only points of the
+    last stage, inside eps, are verified.
 
-    An example that survives costs ``1 + restarts (S + 2)`` forwards and ``restarts S`` backwards, S the steps of all stages.
+    An example that survives costs ``1 + restarts (S + 2)`` forwards and ``restarts * S`` backwards, S the steps of all
+    stages.
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast copy proposes, its original verifies.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if targeted.
-        threat: norm, eps (a number, or one for each example) and box. In linf, where the wider start gains nothing, a ball is
-            never wider than the box.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples. In linf, where the wider start gains
+            nothing, a ball is never wider than the box.
         schedule: stages as ``(multiple of eps, steps)``, the last at multiple 1.
-        restarts: attempts, each on the examples that survive.
+        restarts: number of attempts, each on the examples that survive.
         objective: function of logits and labels to maximise.
         targeted: whether ``y`` holds the classes that the adversary wants.
-        early_stop: whether a broken example leaves at once, or is attacked to the end.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only; 0 to B-1 if None.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
-        batch_size: examples under attack at a time.
+        batch_size: number of examples attacked at a time.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -69,7 +70,7 @@ def shrinking_pgd(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ConfigError: a schedule without steps or whose last stage is not at multiple 1, or restarts below 1.
+        ConfigError: a schedule without steps or whose last stage is not at multiple 1, or ``restarts`` below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -90,7 +91,7 @@ def shrinking_pgd(
             point = last_iterate(ask, x, y, wider(threat, multiple), point, steps)
         steps, start = schedule[-1][1], threat.project(point, x)
         rule, owner = _rule(threat, steps), example_of_row(restart)
-        found = run_attempt(ask, x, y, threat, start, rule, steps, early_stop=early_stop, owner=owner)
+        found = run_attempt(ask, x, y, threat, start, rule, steps=steps, early_stop=early_stop, owner=owner)
         return replace(found, cost=found.cost + sum(steps for _, steps in schedule[:-1]))
 
     return search(
@@ -112,7 +113,16 @@ def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
 
 
 def last_iterate(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
-    """Return the point after some steps in this threat model; nothing is verified there."""
+    """Return the last iterate of some steps in a threat model, not verified, ``(B, ...)``.
+
+    Args:
+        ask: the model and the objective.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``.
+        threat: the threat model of this stage.
+        point: first iterate, projected first ``(B, ...)``.
+        steps: gradient steps.
+    """
     state, rule = initial_state(x, y, threat, threat.project(point, x)), _rule(threat, steps)
     for k in range(steps):
         _, loss, grad = query(ask, state.adv, y)

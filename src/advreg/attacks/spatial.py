@@ -51,8 +51,8 @@ def spatial(
         batch_size: number of examples attacked at a time.
 
     Returns:
-        An `AttackResult`. ``broken`` means that the original model misclassifies a pose; ``distance`` is the largest
-        change of a value.
+        An `AttackResult`. ``broken`` means that the original model misclassifies a pose; ``distance`` is the largest change
+        of a value.
 
     Raises:
         ThreatError: a negative ``degrees`` or ``pixels``, or an empty grid.

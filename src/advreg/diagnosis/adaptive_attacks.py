@@ -183,7 +183,7 @@ def adaptive_check(adapted: AdaptiveResult, subject: DiagnosisContext) -> Check:
 def _climbing(subject: DiagnosisContext) -> Attack:
     """Return what follows a mended gradient: the margin first, then every other class in turn on what is left."""
     untargeted = partial(attacks.apgd, steps=subject.budget.steps, objective=margin, restarts=2)
-    targeted = partial(attacks.apgd_targeted, steps=40, targets=9)
+    targeted = partial(attacks.apgd_targeted, steps=40, target_classes=9)
     return run_stages_in_turn((ProtocolStage("margin", untargeted), ProtocolStage("targeted", targeted)))
 
 
@@ -193,7 +193,7 @@ def _general(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAt
     for name, attack in (
         ("margin loss", partial(attacks.cosine_pgd, steps=steps, objective=margin, restarts=2)),
         ("DLR", partial(attacks.apgd, steps=steps, objective=dlr)),
-        ("three wrong classes in turn", partial(attacks.apgd_targeted, steps=steps, targets=3)),
+        ("three wrong classes in turn", partial(attacks.apgd_targeted, steps=steps, target_classes=3)),
     ):
         yield AdaptiveAttack(name, "weak attack", partial(_pair, asked, attack))
     square = partial(attacks.square, queries=4 * queries, rescale=True)

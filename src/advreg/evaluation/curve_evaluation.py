@@ -32,7 +32,7 @@ from advreg.threat import Norm, ThreatModel
 if TYPE_CHECKING:
     from advreg.data import Dataset
 
-_SEARCH = partial(fab, steps=20, targets=2)
+_SEARCH = partial(fab, steps=20, target_classes=2)
 _CLOSER = "smaller eps"  # names the rows of examples that a smaller radius broke already
 
 
@@ -139,7 +139,7 @@ def _first_distances(bench: EvaluationContext) -> Tensor:
         x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
         threat = bench.threat
         found = minimum_distance(_SEARCH, bench.target, x, y, threat.norm, box=threat.box, ids=ids, seed=bench.seed)
-        return found.minimal.cpu()
+        return found.min_distance.cpu()
 
     return torch.cat([part for ids in bench.examples.chunks() for part in bench.portions.of(ids, measured)])
 

@@ -42,9 +42,9 @@ class DistanceSearch:
 
 _INWARD = partial(shrinking_pgd, restarts=1)
 SEARCHES: dict[Norm, DistanceSearch] = {
-    "linf": DistanceSearch(partial(fab, steps=30, targets=3), cosine_pgd, rounds=4, trust=0.9),
-    "l2": DistanceSearch(partial(fab, steps=40, targets=3, beta=0.8), _INWARD, rounds=6, trust=0.7),
-    "l1": DistanceSearch(partial(fab, steps=30, targets=9, beta=0.7), _INWARD, rounds=6, trust=0.7),
+    "linf": DistanceSearch(partial(fab, steps=30, target_classes=3), cosine_pgd, rounds=4, trust=0.9),
+    "l2": DistanceSearch(partial(fab, steps=40, target_classes=3, beta=0.8), _INWARD, rounds=6, trust=0.7),
+    "l1": DistanceSearch(partial(fab, steps=30, target_classes=9, beta=0.7), _INWARD, rounds=6, trust=0.7),
 }
 """Measured on three MNIST networks, 64 examples each: the median ratio to the distances of FAB with 9 targets and 50 steps
 is 0.97 to 1.00 in linf for 29% of its passes, 0.92 to 1.00 in l2 for 46%, 0.81 to 1.04 in l1 for 79%.
@@ -155,7 +155,7 @@ def minimum_norms(
         if on_progress:
             on_progress(int(ids[-1]) + 1, len(examples))
     forwards, backwards = torch.cat([part.cost for part in parts]).sum(0).tolist()
-    distances = torch.cat([part.minimal for part in parts]).cpu()
+    distances = torch.cat([part.min_distance for part in parts]).cpu()
     found = MinimumNorms(norm, len(examples), seed, distances, forwards, backwards, box)
     if out is not None:
         folder = RunFolder.at(out)

@@ -139,10 +139,10 @@ def _standard(norm: str) -> tuple[ProtocolStage, ...]:
     """AutoAttack's standard version (Croce and Hein, ICML 2020; ICML 2021 for l1): order, budgets and losses as published."""
     if norm == "l1":
         ce = partial(attacks.apgd, steps=100, restarts=5, large_eps=True)
-        rival = partial(attacks.apgd_targeted, steps=100, targets=5, large_eps=True)
+        rival = partial(attacks.apgd_targeted, steps=100, target_classes=5, large_eps=True)
     else:
         ce = partial(attacks.apgd, steps=100)
-        rival = partial(attacks.apgd_targeted, steps=100, targets=9)
+        rival = partial(attacks.apgd_targeted, steps=100, target_classes=9)
     return (ProtocolStage("apgd-ce", ce), ProtocolStage("apgd-t", rival), _FAB_T, _SQUARE)
 
 
@@ -154,7 +154,7 @@ def _plus(norm: str) -> tuple[ProtocolStage, ...]:
         ProtocolStage("apgd-dlr", partial(attacks.apgd, restarts=5, objective=dlr, large_eps=large)),
         ProtocolStage("fab", partial(attacks.fab, steps=100, restarts=5)),
         _SQUARE,
-        ProtocolStage("apgd-t", partial(attacks.apgd_targeted, targets=9, large_eps=large)),
+        ProtocolStage("apgd-t", partial(attacks.apgd_targeted, target_classes=9, large_eps=large)),
         _FAB_T,
     )
 
@@ -183,7 +183,7 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
     return (
         ProtocolStage("annealed-ce", ce),
         ProtocolStage("annealed-ce-2", partial(ce, restarts=2), nearest=0.3),
-        ProtocolStage("annealed-t", partial(ce, targets=3, objective=rival_margin), nearest=0.05),
+        ProtocolStage("annealed-t", partial(ce, target_classes=3, objective=rival_margin), nearest=0.05),
         ProtocolStage("square-warm", _square_after(pm, 2000, 0.1), nearest=0.05),
     )
 
@@ -195,14 +195,14 @@ def _strong_inward() -> tuple[ProtocolStage, ...]:
         ProtocolStage("annealed-ce", partial(attacks.cosine_pgd, steps=10)),
         ProtocolStage("shrinking-pm", partial(inward, restarts=12)),
         ProtocolStage("shrinking-ce", partial(inward, objective=cross_entropy, restarts=8), nearest=0.5),
-        ProtocolStage("fab-t", partial(attacks.fab, steps=30, targets=3), nearest=0.1),
+        ProtocolStage("fab-t", partial(attacks.fab, steps=30, target_classes=3), nearest=0.1),
         ProtocolStage("square-warm", _square_after(partial(inward, restarts=1), 500, 0.1), nearest=0.05),
     )
 
 
 def _blackbox(norm: str) -> tuple[ProtocolStage, ...]:
     """For models that only answer with scores: no gradient anywhere."""
-    return (ProtocolStage("random-search", partial(attacks.random_search, draws=100), needs_gradient=False), _SQUARE)
+    return (ProtocolStage("random-search", partial(attacks.random_search, queries=100), needs_gradient=False), _SQUARE)
 
 
 def _labels(norm: str) -> tuple[ProtocolStage, ...]:
@@ -210,7 +210,7 @@ def _labels(norm: str) -> tuple[ProtocolStage, ...]:
     return (ProtocolStage("hopskipjump", attacks.hopskipjump, needs_gradient=False),)
 
 
-_FAB_T = ProtocolStage("fab-t", partial(attacks.fab, steps=100, targets=9))
+_FAB_T = ProtocolStage("fab-t", partial(attacks.fab, steps=100, target_classes=9))
 _SQUARE = ProtocolStage("square", partial(attacks.square, queries=5000), needs_gradient=False)
 
 PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[ProtocolStage, ...]]]] = {

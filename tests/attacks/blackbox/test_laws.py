@@ -21,9 +21,9 @@ EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
 ATTACKS = {
     "square": functools.partial(blackbox.square, queries=30),
     "square-restarts": functools.partial(blackbox.square, queries=12, restarts=2),
-    "random-search": functools.partial(blackbox.random_search, draws=20),
+    "random-search": functools.partial(blackbox.random_search, queries=20),
     "spsa": functools.partial(blackbox.spsa, steps=4, samples=18, step_size=0.05),
-    "hopskipjump": functools.partial(blackbox.hopskipjump, queries=120, samples=20),
+    "hopskipjump": functools.partial(blackbox.hopskipjump, queries=120, gradient_samples=20),
 }
 PAIRS = [
     (name, norm)
@@ -107,7 +107,7 @@ def test_more_effort_never_breaks_fewer(attack, option: str, norm: str, budgets:
     [
         (functools.partial(blackbox.square, queries=33), 1 + 33 + 1),
         (functools.partial(blackbox.square, queries=5, restarts=3), 1 + 3 * (5 + 1)),
-        (functools.partial(blackbox.random_search, draws=12), 1 + 12 + 1),
+        (functools.partial(blackbox.random_search, queries=12), 1 + 12 + 1),
         (functools.partial(blackbox.spsa, steps=3, samples=20), 1 + 3 * (2 * 20 + 1) + 1),
     ],
 )

@@ -15,13 +15,13 @@ def test_fab_on_a_certified_network(shared: Path) -> None:
     model = models.load("zoo:mnist-small", weights=shared / "checkpoints" / "mnist_wk17a_linf0.1.pth")
     x, y = data.load("mnist")[1].tensors(n=50)
     found = minimum_norm.minimum_distance(minimum_norm.fab, model, x, y, "linf", steps=30)
-    curve = [float((found.minimal > eps).double().mean()) for eps in (0.0, 0.1, 0.2, 0.3)]
+    curve = [float((found.min_distance > eps).double().mean()) for eps in (0.0, 0.1, 0.2, 0.3)]
     assert curve == sorted(curve, reverse=True)
     assert curve[1] >= 0.94  # 95.62% of all 10,000 stand; of the first 50 one or two may fall
     assert found.found.double().mean() > 0.95
-    assert 0.15 < float(found.minimal.median()) < 0.22
-    aimed = minimum_norm.fab(model, x[:20], y[:20], ThreatModel("linf", 0.2), targets=3, steps=20)
-    assert torch.equal(aimed.broken, aimed.minimal <= 0.2)
+    assert 0.15 < float(found.min_distance.median()) < 0.22
+    aimed = minimum_norm.fab(model, x[:20], y[:20], ThreatModel("linf", 0.2), target_classes=3, steps=20)
+    assert torch.equal(aimed.broken, aimed.min_distance <= 0.2)
     assert aimed.broken.any()
 
 
@@ -32,7 +32,7 @@ def test_fmn_finds_all_on_a_flat_network(norm: str, median: float, shared: Path)
     x, y = data.load("mnist")[1].tensors(n=24)
     found = minimum_norm.fmn(model, x, y, ThreatModel(norm, 0.0))
     assert found.found.all()
-    assert float(found.minimal.median()) < median
+    assert float(found.min_distance.median()) < median
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

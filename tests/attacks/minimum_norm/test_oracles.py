@@ -13,8 +13,8 @@ from tests.attacks.models import linear, small_cnn
 
 from .oracles import deepfool_distances, fab_t_distances, linear_distances, relu_distances, relu_network
 
-FAB_T = functools.partial(minimum_norm.fab, targets=9, steps=50, restarts=3)
-ROUGH = functools.partial(minimum_norm.carlini_wagner, rounds=5)
+FAB_T = functools.partial(minimum_norm.fab, target_classes=9, steps=50, restarts=3)
+ROUGH = functools.partial(minimum_norm.carlini_wagner, binary_search_steps=5)
 LINEAR = [  # attack, norm, share that must be within 1% for 2 classes, for 5
     *[(minimum_norm.fab, norm, 1.0, 0.9) for norm in NORMS],
     *[(functools.partial(FAB_T, restarts=1), norm, 1.0, 1.0) for norm in NORMS],
@@ -41,7 +41,7 @@ def linear_case(norm: str, classes: int, touching: bool):
 def test_linear_networks(attack, norm: str, binary: float, multiple: float, classes: int) -> None:
     model, x, y, exact = linear_case(norm, classes, True)
     found = minimum_norm.minimum_distance(attack, model, x, y, norm)
-    ratio = (found.minimal / exact)[torch.isfinite(exact)]
+    ratio = (found.min_distance / exact)[torch.isfinite(exact)]
     assert float(ratio.min()) > 1 - 1e-6
     assert float((ratio < 1.01).double().mean()) >= (binary if classes == 2 else multiple)
     assert float(ratio.median()) < 1.1
@@ -58,7 +58,7 @@ def test_the_closed_form_where_the_box_is_far(norm: str) -> None:
     assert int(free.sum()) >= 4
     torch.testing.assert_close(exact[free], closed[free], atol=1e-6, rtol=1e-6)
     found = minimum_norm.minimum_distance(minimum_norm.fab, model, x, y, norm, steps=40)
-    assert (found.minimal[free] <= 1.01 * closed[free]).all()
+    assert (found.min_distance[free] <= 1.01 * closed[free]).all()
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def test_small_relu_networks_by_enumeration(attack, norm: str) -> None:
     for seed in (0, 2):
         model, x, y = trained_relu(seed)
         found = minimum_norm.minimum_distance(attack, model, x, y, norm)
-        ratios.append(found.minimal / exact_relu(norm, seed))
+        ratios.append(found.min_distance / exact_relu(norm, seed))
     ratio = torch.cat(ratios)
     assert float(ratio.min()) > 1 - 1e-6
     assert float((ratio < 1.01).double().mean()) >= 0.95
@@ -105,8 +105,8 @@ def test_l0_on_a_linear_network_takes_the_fewest_values() -> None:
     gap = (z[:, 1] - z[:, 0]).abs()
     fewest = (gain.cumsum(1) <= gap[:, None]).sum(1) + 1.0
     found = minimum_norm.minimum_distance(minimum_norm.fmn, model, x, y, "l0")
-    assert (found.minimal >= fewest).all()
-    assert float((found.minimal <= fewest + 1).double().mean()) > 0.7
+    assert (found.min_distance >= fewest).all()
+    assert float((found.min_distance <= fewest + 1).double().mean()) > 0.7
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -117,9 +117,9 @@ def test_fab_gets_as_near_as_the_published_loop(norm: str, steps: int) -> None:
     model, x = small_cnn(dtype=torch.float64), torch.rand(24, 1, 8, 8, generator=g, dtype=torch.float64)
     y = model(x).argmax(1)
     found = minimum_norm.minimum_distance(
-        functools.partial(minimum_norm.fab, targets=4, steps=steps), model, x, y, norm
+        functools.partial(minimum_norm.fab, target_classes=4, steps=steps), model, x, y, norm
     )
-    assert (found.minimal <= fab_t_distances(norm, model, x, y, steps, targets=4) + 1e-9).all()
+    assert (found.min_distance <= fab_t_distances(norm, model, x, y, steps, targets=4) + 1e-9).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -130,5 +130,5 @@ def test_deepfool_gets_as_near_as_the_published_loop(norm: str) -> None:
     y = model(x).argmax(1)
     found, published = minimum_norm.deepfool(model, x, y, ThreatModel(norm, 0.0)), deepfool_distances(norm, model, x, y)
     assert found.found.all()
-    assert float((found.minimal / published).median()) <= 1.01
-    assert float((found.minimal / published).quantile(0.9)) <= 1.05
+    assert float((found.min_distance / published).median()) <= 1.01
+    assert float((found.min_distance / published).quantile(0.9)) <= 1.05

@@ -1,10 +1,11 @@
-"""Auto-PGD: projected gradient ascent without a step size to choose, untargeted and toward each rival class in turn."""
+"""Auto-PGD: projected gradient ascent that chooses its step size, untargeted and toward each other class in turn."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.attacks.auto_pgd.l1 import sparse_attempt
 from advreg.attacks.auto_pgd.step_rule import momentum_rule
 from advreg.attacks.model import Model, bind_dtype
@@ -17,7 +18,16 @@ from advreg.threat import ThreatModel, broadcast_per_example
 
 
 def random_sphere_point(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
-    """Return a random point at distance eps before the box cuts it: a uniform draw from the ball, pushed to its surface."""
+    """Return a random point at distance eps from ``x`` before the box cuts it: a uniform draw from the ball, pushed to
+    its surface.
+
+    Args:
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        ids: example ids ``(B,)``, on which the draws depend.
+        seed: seed of the random draws.
+        stream: which of several independent draws, such as the restart.
+    """
     centre, unit = torch.zeros_like(x), ThreatModel(threat.norm, 1.0, (-1.0, 1.0))
     drawn = unit.random_start(centre, ids, seed, stream)
     length = unit.distance(drawn, centre).to(x.dtype).clamp_min(1e-30)
@@ -41,36 +51,38 @@ def apgd(
     batch_size: int = 512,
     large_eps: bool = False,
 ) -> AttackResult:
-    """Attack by Auto-PGD: ascent with momentum from a step of 2 eps, halved and restarted from the peak where it stops paying.
+    """Attack by Auto-PGD: ascent with momentum from a step of 2 eps, halved and restarted from the best iterate when
+    progress stops.
 
-    For l1, steps on the largest gradient entries only, the more sparse the better that works. An example that still stands
-    after one restart costs ``steps + 3`` forwards (the clean point, the iterates, the judge) and ``steps`` backwards.
+    In l1 a step changes the entries of largest gradient only; fewer entries as the perturbation gets sparser. An example
+    that survives one restart costs ``steps + 3`` forwards (the clean point, the iterates, the verification) and ``steps``
+    backwards.
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: what the adversary may do; its eps may differ from example to example.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
         steps: gradient steps of one attempt.
-        restarts: attempts, each on the examples that still stand.
-        objective: what to maximise, a function of logits and labels.
-        targeted: whether ``y`` is the class the adversary wants.
-        eot: samples to average gradient, loss and verdict over at every query, for models that are random.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        restarts: number of attempts, each on the examples that survive.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        eot: number of samples averaged at every query, for models that are random.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
-        early_stop: whether a broken example leaves at once (same verdicts, less work) or is attacked to the end.
-        batch_size: examples under attack at a time.
-        large_eps: l1 only: spend 30% of the steps in a ball of 3 eps and 30% in one of 2 eps, each stage from the peak of
-            the one before; the cost of an example that stands is the same.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        batch_size: number of examples attacked at a time.
+        large_eps: l1 only: spend 30% of the steps in a ball of 3 eps and 30% in one of 2 eps, each stage from the best
+            iterate of the one before; the cost of a survivor is the same.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ThreatError: ``large_eps`` for another norm than l1.
-        ConfigError: steps, restarts, targets or eot below 1.
+        ThreatError: ``large_eps`` in another norm than l1.
+        ConfigError: ``steps``, ``restarts`` or ``eot`` below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -79,13 +91,16 @@ def apgd(
         >>> bool((result.distance <= 0.1).all())
         True
 
-    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020; for l1 "Mind the box", ICML 2021.
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, arXiv:2003.01690; for l1 "Mind the box: l1-APGD for sparse adversarial attacks on image
+    classifiers", ICML 2021, arXiv:2103.01208.
     """
     ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
     attempt = _attempt(ask, threat, steps, seed, early_stop, large_eps)
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
+@renamed_options(targets="target_classes")
 def apgd_targeted(
     model: Model,
     x: Tensor,
@@ -93,7 +108,7 @@ def apgd_targeted(
     threat: ThreatModel,
     *,
     steps: int = 100,
-    targets: int = 9,
+    target_classes: int = 9,
     restarts: int = 1,
     objective: Objective = targeted_dlr,
     eot: int = 1,
@@ -105,25 +120,35 @@ def apgd_targeted(
 ) -> AttackResult:
     """Attack by Auto-PGD toward each of the most likely wrong classes in turn; any wrong class breaks the example.
 
-    The rivals of an example are the classes of highest logit at its clean point, its label left out: ``targets`` of them, or
-    all where the model has fewer. With fewer than 4 classes the objective is the margin: see `targeted_dlr`. An example
-    that stands costs ``1 + rivals * (steps + 2)`` forwards and ``rivals * steps`` backwards.
+    The attacked classes have the highest clean logits, the label excluded: ``target_classes`` of them, or all R if the
+    model has fewer. With fewer than 4 classes `targeted_dlr` is the margin. An example that survives costs ``1 + R (steps +
+    2)`` forwards and ``R * steps`` backwards.
 
     Args:
-        model, x, threat, steps, eot, ids, seed, early_stop, batch_size, large_eps: as for `apgd`.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)`` or probabilities ``(B, K)``.
-        targets: how many rivals to try, each on the examples that still stand.
-        restarts: rounds over all rivals.
-        objective: what to maximise, a function of logits and ``(B, 2)`` integers: the label, and the rival to beat it.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        steps: gradient steps toward one class.
+        target_classes: number of wrong classes to attack, each on the examples that survive.
+        restarts: number of rounds over all these classes.
+        objective: function of logits and integers ``(B, 2)`` to maximise: the label, and the class to reach.
+        eot: number of samples averaged at every query, for models that are random.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the random starts.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        batch_size: number of examples attacked at a time.
+        large_eps: l1 only: spend 30% of the steps in a ball of 3 eps and 30% in one of 2 eps, each stage from the best
+            iterate of the one before; the cost of a survivor is the same.
 
     Returns:
-        An `AttackResult`, judged by the original model. Its ``loss`` is the objective for the rival that came nearest.
+        An `AttackResult`, verified on the original model; its ``loss`` is the objective for the class that came nearest.
 
     Raises:
-        ModelError: train mode, no gradient path, wrong output, a single class.
+        ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ThreatError: ``large_eps`` for another norm than l1.
-        ConfigError: steps, restarts, targets or eot below 1.
+        ThreatError: ``large_eps`` in another norm than l1.
+        ConfigError: ``steps``, ``restarts``, ``target_classes`` or ``eot`` below 1.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -131,26 +156,36 @@ def apgd_targeted(
         >>> apgd_targeted(model, x, y, ThreatModel("linf", 1e-6), steps=10).backwards <= 2 * 2 * 10
         True
 
-    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, arXiv:2003.01690.
     """
-    require_positive(targets=targets, restarts=restarts)
+    require_positive(target_classes=target_classes, restarts=restarts)
     ask = QuerySpec(bind_dtype(model, x), objective, eot=eot)
-    once = _attempt(ask, threat, steps, seed, early_stop, large_eps)
+    attempt_pair = _attempt(ask, threat, steps, seed, early_stop, large_eps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        rival = 1 + restart % targets
-        if rival >= y.shape[1]:  # the model has no such class: nothing found, nothing spent
+        rival = 1 + restart % target_classes
+        if rival >= y.shape[1]:  # the model has no such class: no query, no cost
             return Scoreboard(ask, x, y, threat).result()
-        return once(x, y[:, [0, rival]], threat, ids, restart)
+        return attempt_pair(x, y[:, [0, rival]], threat, ids, restart)
 
     return search(
-        ask, x, y, threat, attempt, restarts=targets * restarts,
-        ids=ids, early_stop=early_stop, batch_size=batch_size, aim=top_other_classes(targets),
-    )  # fmt: skip
+        ask,
+        x,
+        y,
+        threat,
+        attempt,
+        restarts=target_classes * restarts,
+        ids=ids,
+        early_stop=early_stop,
+        batch_size=batch_size,
+        aim=top_other_classes(target_classes),
+    )
 
 
 def top_other_classes(count: int) -> LabelSelector:
-    """Aim at the classes of highest clean logit but the label: labels ``(B,)`` become ``(B, 1 + count)``, label first."""
+    """Return the label selector ``(B,) -> (B, 1 + count)``: the label, then the other classes of highest clean
+    logit."""
 
     def aim(logits: Tensor, y: Tensor) -> Tensor:
         own, classes = labels_of(y)[:, None], logits.shape[1]
@@ -170,6 +205,6 @@ def _attempt(ask: QuerySpec, threat: ThreatModel, steps: int, seed: int, early_s
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         start = random_sphere_point(x, threat, ids, seed, restart)
-        return run_attempt(ask, x, y, threat, start, rule, steps, early_stop=early_stop)
+        return run_attempt(ask, x, y, threat, start, rule, steps=steps, early_stop=early_stop)
 
     return attempt

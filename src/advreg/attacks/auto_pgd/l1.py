@@ -1,4 +1,4 @@
-"""Auto-PGD for l1: sparse signed steps, and stages in wider balls to start from."""
+"""Auto-PGD for l1: sparse signed steps, and optional stages in wider balls before the attack."""
 
 from __future__ import annotations
 
@@ -8,78 +8,97 @@ import torch
 from torch import Tensor
 
 from advreg import example_rng
-from advreg.attacks.auto_pgd.step_rule import Memory, at_peak, eps_of, peaked
+from advreg.attacks.auto_pgd.step_rule import Memory, at_peak, eps_of, update_peak
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import AttackState, Attempt, QuerySpec, Rule, initial_state, run_attempt, update_state
 from advreg.threat import ThreatModel, broadcast_per_example
 
-SHRUNK = 0.95  # a support below this share of the one before is still shrinking
-SHORTER = 1.5  # divisor of the step size, and of the support for the sparsity of a step
-SHORTEST = 10.0  # the step size is never below eps over this
-WIDER = (3, 2)  # with large eps: the stages before the last, in multiples of eps
-STAGE = 30  # percent of the steps spent in each of them
+SHRINK_RATIO = 0.95
+"""A support below this share of the previous one counts as shrinking."""
+
+DIVISOR = 1.5
+"""Divisor of the step size, and of the support for the sparsity of a step."""
+
+MIN_STEP_DIVISOR = 10.0
+"""The step size is at least eps over this."""
+
+WIDER = (3, 2)
+"""Stages before the last with ``large_eps``, in multiples of eps."""
+
+STAGE = 30
+"""Percent of the steps spent in each of these stages."""
 
 
 def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
-    """Return Auto-PGD's rule for l1: signed steps on the largest gradient entries, from eps, as sparse as what works.
+    """Return the rule of Auto-PGD for l1: signed steps on the entries of largest gradient, from eps, as sparse as the
+    best iterate.
 
     Args:
-        steps: gradient steps; the step is reviewed every 4% of them.
-        warm: whether the start is worth its support, which then sets the first sparsity; else it is 20% of the entries.
+        steps: gradient steps; the step size is reviewed every 4% of them.
+        warm: whether the support of the start sets the first sparsity; otherwise it is 20% of the entries.
 
-    Reference: Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021.
+    Reference: Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021,
+    arXiv:2103.01208.
     """
     period = max(4 * steps // 100, 1)
 
     def rule(state: AttackState, k: int) -> AttackState:
-        memory = peaked(state) | ({} if state.memory else _sparse_start(state, warm))
+        memory = update_peak(state) | ({} if state.memory else _sparse_start(state, warm))
         if k and k % period == 0:
-            state, memory = _resized(state, memory)
-        step = broadcast_per_example(memory["step_size"], state.x) * sparse_sign(state.grad, memory["kept"])
+            state, memory = _review_step_size(state, memory)
+        step = broadcast_per_example(memory["step_size"], state.x) * sparse_sign(state.grad, memory["entries"])
         return state.moved_to(state.adv + step, memory=memory)
 
     return rule
 
 
-def sparse_sign(g: Tensor, kept: Tensor) -> Tensor:
-    """Return the signs of the largest entries of ``|g|``, ``kept (B,)`` of them, divided by how many they are."""
+def sparse_sign(g: Tensor, entries: Tensor) -> Tensor:
+    """Return the signs of the ``entries (B,)`` largest entries of ``|g|``, divided by their number."""
     size = g.flatten(1).abs()
-    least = size.sort(1, descending=True).values.gather(1, kept[:, None] - 1)
+    least = size.sort(1, descending=True).values.gather(1, entries[:, None] - 1)
     signs = torch.where(size >= least, g.flatten(1).sign(), 0.0)
     return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1.0)).view_as(g)
 
 
 def support(adv: Tensor, x: Tensor) -> Tensor:
-    """Return how many entries of each example were changed: ``(B,)``."""
+    """Return how many entries of each example are changed, ``(B,)``."""
     return (adv != x).flatten(1).sum(1)
 
 
-def _kept(support: Tensor) -> Tensor:
-    return (support / SHORTER).long().clamp_min(1)
+def _step_sparsity(support: Tensor) -> Tensor:
+    return (support / DIVISOR).long().clamp_min(1)
 
 
 def _sparse_start(state: AttackState, warm: bool) -> Memory:
     size = state.x[0].numel()
     changed = support(state.adv, state.x) if warm else torch.full_like(state.rows, size)
-    kept = _kept(changed) if warm else torch.full_like(state.rows, max(size // 5, 1))
-    return {"step_size": eps_of(state), "support": changed, "kept": kept}
+    entries = _step_sparsity(changed) if warm else torch.full_like(state.rows, max(size // 5, 1))
+    return {"step_size": eps_of(state), "support": changed, "entries": entries}
 
 
-def _resized(state: AttackState, memory: Memory) -> tuple[AttackState, Memory]:
-    """Start again from the peak with a step of eps where its support still shrinks; elsewhere shorten the step."""
+def _review_step_size(state: AttackState, memory: Memory) -> tuple[AttackState, Memory]:
+    """Restart from the peak with a step of eps if its support still shrinks; otherwise shorten the step."""
     changed, eps = support(memory["peak"], state.x), eps_of(state)
-    shrinks = changed < SHRUNK * memory["support"]
-    shorter = (memory["step_size"] / SHORTER).maximum(eps / SHORTEST)
+    shrinks = changed < SHRINK_RATIO * memory["support"]
+    shorter = (memory["step_size"] / DIVISOR).maximum(eps / MIN_STEP_DIVISOR)
     memory = memory | {
         "step_size": torch.where(shrinks, eps, shorter),
         "support": changed,
-        "kept": _kept(changed),
+        "entries": _step_sparsity(changed),
     }
     return at_peak(state, memory, shrinks), memory
 
 
 def sparse_attempt(ask: QuerySpec, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
-    """Climb inside the threat model from a random point, sparse once projected, or from the peak of stages in wider balls."""
+    """Return an attempt: ascent from a random point inside the threat model, or from the peak of stages in wider balls.
+
+    Args:
+        ask: model and objective.
+        steps: gradient steps of an attempt, stages included.
+        seed: seed of the random starts.
+        early_stop: whether a broken example leaves at once.
+        large_eps: whether stages in balls of 3 and 2 eps come first.
+    """
     wider = WIDER if large_eps else ()
     stage = STAGE * steps // 100
     spent = stage * len(wider)
@@ -87,16 +106,27 @@ def sparse_attempt(ask: QuerySpec, steps: int, seed: int, early_stop: bool, larg
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         point = x + threat.width * example_rng.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype)
-        for times in wider:
-            point = peak_in(ask, x, y, threat.with_eps(times * threat.eps), point, stage)
-        found = run_attempt(ask, x, y, threat, threat.project(point, x), rule, steps - spent, early_stop=early_stop)
+        for multiple in wider:
+            point = find_peak(ask, x, y, threat.with_eps(multiple * threat.eps), point, stage)
+        found = run_attempt(
+            ask, x, y, threat, threat.project(point, x), rule, steps=steps - spent, early_stop=early_stop
+        )
         return replace(found, cost=found.cost + ask.eot * spent)
 
     return attempt
 
 
-def peak_in(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
-    """Return the point of highest loss among ``steps`` queries in this threat model; nobody is judged there."""
+def find_peak(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
+    """Return the point of highest loss among ``steps`` queries in a threat model, not verified, ``(B, ...)``.
+
+    Args:
+        ask: model and objective.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``.
+        threat: the threat model of this stage.
+        point: first iterate, projected first ``(B, ...)``.
+        steps: number of queries.
+    """
     state, rule = initial_state(x, y, threat, threat.project(point, x)), sparse_rule(steps, warm=True)
     for k in range(steps):
         state = rule(update_state(ask, state, gradient=True), k)

@@ -1,7 +1,8 @@
-"""Auto-PGD's step rule: it sets its own step size from what the loss did, example by example.
+"""The step rule of Auto-PGD: it adapts each example's step size to the progress of its loss.
 
-What an example remembers travels in `State.memory`: its peak (the iterate of highest loss, with its gradient), its step size
-and what it has seen since the last checkpoint. `State.best` cannot serve as the peak: it puts fooled points first.
+`AttackState.memory` holds the peak (the iterate of highest loss, with its gradient), the step size, and statistics since
+the last checkpoint. `AttackState.best` cannot serve as the peak, because points that fool the model precede higher losses
+there.
 """
 
 from __future__ import annotations
@@ -16,30 +17,33 @@ from advreg.threat import broadcast_per_example
 
 Memory = dict[str, Tensor]
 
-MOMENTUM = 0.75  # weight of the new step; the rest is the step before
-RISES = 0.75  # share of a period's steps that must raise the loss for the step size to be kept
+MOMENTUM = 0.75
+"""Weight of the new step; the previous step has the rest."""
+
+RISES = 0.75
+"""Share of a period's steps that must raise the loss, else the step size is halved."""
 
 
 def checkpoints(steps: int) -> dict[int, int]:
     """Return the iterations at which the step size is reviewed, each with the length of the period that it ends.
 
-    The first period is 22% of the steps, each next one 3% shorter, none under 6%, all rounded down and at least 1.
+    The first period is 22% of the steps; each next one is 3% shorter, but at least 6%; all are rounded down and at least 1.
 
     Example:
         >>> list(checkpoints(100))
         [22, 41, 57, 70, 80, 87, 93, 99]
     """
     period, shorter, shortest = (max(percent * steps // 100, 1) for percent in (22, 3, 6))
-    found, at = {}, period
+    periods, at = {}, period
     while at < steps:
-        found[at] = period
+        periods[at] = period
         period = max(period - shorter, shortest)
         at += period
-    return found
+    return periods
 
 
-def peaked(state: AttackState) -> Memory:
-    """Return the memory with the peak brought up to date, by loss alone."""
+def update_peak(state: AttackState) -> Memory:
+    """Return the memory with the iterate of highest loss so far, its gradient and its loss."""
     old = state.memory
     if not old:
         return {"peak": state.adv, "peak_grad": state.grad, "peak_loss": state.loss}
@@ -53,7 +57,13 @@ def peaked(state: AttackState) -> Memory:
 
 
 def at_peak(state: AttackState, memory: Memory, rows: Tensor) -> AttackState:
-    """Return the state in which these rows (booleans) stand at their peak again."""
+    """Return the state with some rows moved back to their peak.
+
+    Args:
+        state: the state after a query.
+        memory: holds the peaks.
+        rows: which rows to move, booleans ``(B,)``.
+    """
     wide = broadcast_per_example(rows, state.x)
     return replace(
         state,
@@ -69,20 +79,24 @@ def eps_of(state: AttackState) -> Tensor:
 
 
 def momentum_rule(steps: int) -> Rule:
-    """Return Auto-PGD's rule for linf and l2: steepest steps with momentum, from 2 eps, halved where the loss stops rising.
+    """Return the rule of Auto-PGD for linf and l2: steepest steps with momentum, from 2 eps, halved when the loss stops
+    rising.
 
-    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, algorithm 1.
+    Args:
+        steps: gradient steps of an attempt, from which the checkpoints follow.
+
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690, algorithm 1.
     """
     review = checkpoints(steps)
 
     def rule(state: AttackState, k: int) -> AttackState:
-        memory = _watched(state)
+        memory = _updated_memory(state)
         if k in review:
-            state, memory = _reviewed(state, memory, review[k])
+            state, memory = _review_step_size(state, memory, review[k])
         step = broadcast_per_example(memory["step_size"], state.x) * state.threat.steepest(state.grad, state.adv)
         ahead = state.region.project(state.adv + step)
         share = MOMENTUM if k else 1.0
-        # after a return to the peak the momentum runs to it from the iterate before, as published
+        # after a restart from the peak, the momentum is the difference to the iterate before, as published
         moved = state.adv + share * (ahead - state.adv) + (1 - share) * (state.adv - memory["previous"])
         memory |= {"previous": state.adv, "previous_loss": state.loss}
         return state.moved_to(moved, memory=memory)
@@ -90,11 +104,11 @@ def momentum_rule(steps: int) -> Rule:
     return rule
 
 
-def _watched(state: AttackState) -> Memory:
+def _updated_memory(state: AttackState) -> Memory:
     """Return the memory after a query: the peak, and how often the loss rose since the last checkpoint."""
-    if not state.memory:  # the start is the first step's predecessor: the reference compares it with an empty slot
+    if not state.memory:  # the start counts as the first step's predecessor; the reference code reads an unset value
         never = torch.zeros_like(state.rows)
-        return peaked(state) | {
+        return update_peak(state) | {
             "step_size": 2 * eps_of(state),
             "previous": state.adv,
             "previous_loss": state.loss,
@@ -102,13 +116,14 @@ def _watched(state: AttackState) -> Memory:
             "reviewed_loss": state.loss,
             "halved": never.bool(),
         }
-    return peaked(state) | {"rises": state.memory["rises"] + (state.loss > state.memory["previous_loss"])}
+    return update_peak(state) | {"rises": state.memory["rises"] + (state.loss > state.memory["previous_loss"])}
 
 
-def _reviewed(state: AttackState, memory: Memory, period: int) -> tuple[AttackState, Memory]:
-    """Halve the step and go back to the peak where too few steps raised the loss, or where the last review changed nothing.
+def _review_step_size(state: AttackState, memory: Memory, period: int) -> tuple[AttackState, Memory]:
+    """Halve the step and restart from the peak if too few steps raised the loss, or if the peak has not risen at the
+    same step size.
 
-    The second condition can fire at the first checkpoint, as in the paper: the reference never lets it.
+    The second condition can apply at the first checkpoint, as in the paper; in the reference code it never does.
     """
     few = memory["rises"] <= RISES * period
     stuck = ~memory["halved"] & (memory["peak_loss"] <= memory["reviewed_loss"])
@@ -119,5 +134,5 @@ def _reviewed(state: AttackState, memory: Memory, period: int) -> tuple[AttackSt
         "reviewed_loss": memory["peak_loss"],
         "halved": halve,
     }
-    # the loss goes back with the point, so that the next step is compared with the peak: the reference forgets to
+    # the loss is reset with the point, so that the next step is compared with the peak; the reference code omits this
     return at_peak(state, memory, halve), memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.attacks.blackbox.hopskipjump_run import HopSkipJumpRun, LabelQueries
 from advreg.attacks.inputs import as_tensor, read_batch, read_ids
 from advreg.attacks.model import Model, bind_dtype
@@ -17,6 +18,7 @@ from advreg.objectives import labels_of, margin
 from advreg.threat import ThreatModel
 
 
+@renamed_options(tries="init_tries", samples="gradient_samples")
 def hopskipjump(
     model: Model,
     x: Tensor,
@@ -24,8 +26,8 @@ def hopskipjump(
     threat: ThreatModel,
     *,
     queries: int = 2500,
-    samples: int = 100,
-    tries: int = 100,
+    gradient_samples: int = 100,
+    init_tries: int = 100,
     starts: Tensor | None = None,
     targeted: bool = False,
     early_stop: bool = True,
@@ -35,9 +37,10 @@ def hopskipjump(
 ) -> AttackResult:
     """Attack with labels only: find a point of another class, then bring it nearer along the boundary (l2, linf).
 
-    Each step estimates the boundary's normal from the labels of random points around the iterate, steps along it, and bisects
-    back to the boundary on the way to the clean point. An example is broken as soon as that point is within eps; where none
-    is, the nearest one is projected into the ball and judged there. One that stands costs at most ``queries + 2`` forwards.
+    Each step estimates the boundary's normal from the labels of random points around the iterate, steps along it, and
+    bisects back to the boundary on the way to the clean point. An example is broken as soon as that point is within eps;
+    where none is, the nearest one is projected into the ball and judged there. One that stands costs at most ``queries +
+    2`` forwards.
 
     Args:
         model: any function from ``(B, ...)`` to labels ``(B,)``, or to scores ``(B, K)`` of which the largest counts.
@@ -47,7 +50,8 @@ def hopskipjump(
         queries: forwards an example may cost; a step that does not fit is not begun.
         samples: directions at the first step; at step t, ``samples sqrt(t)``.
         tries: points drawn uniformly from the box to find one of another class.
-        starts: points of another class (of the wanted one, if targeted) to begin from, ``(B, ...)``, instead of those draws.
+        starts: points of another class (of the wanted one, if targeted) to begin from, ``(B, ...)``, instead of those
+            draws.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether an example leaves once it is broken, or is brought nearer to the end.
         ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
@@ -72,8 +76,10 @@ def hopskipjump(
     """
     if threat.norm == "l1":
         raise ThreatError(f"hopskipjump is made for l2 and linf, the threat is {threat}; use square for l1")
-    if min(queries, samples, tries) < 1:
-        raise ThreatError(f"queries, samples, tries are {queries}, {samples}, {tries}; give at least 1 of each")
+    if min(queries, gradient_samples, init_tries) < 1:
+        raise ThreatError(
+            f"queries is {queries}, gradient_samples {gradient_samples}, init_tries {init_tries}; give 1 or more"
+        )
     require_eval_mode(model)
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, threat)
@@ -85,8 +91,8 @@ def hopskipjump(
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, tags: Tensor, _: int) -> AttackResult:
         hike = HopSkipJumpRun(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
-        hike.begin(tries) if starts is None else hike.begin_at(starts[tags[:, 1]])
-        return hike.run(samples)
+        hike.begin(init_tries) if starts is None else hike.begin_at(starts[tags[:, 1]])
+        return hike.run(gradient_samples)
 
     return search(ask, x, y, threat, attempt, ids=tags, early_stop=early_stop, batch_size=batch_size)
 

@@ -30,7 +30,7 @@ class LabelQueries(ProxyModel):
     Labels beyond the classes, which are those of the data, count as one more class.
 
     Example:
-        >>> Labels(lambda x: x.argmax(1), 2)(torch.tensor([[0.1, 0.7, 0.2], [0.9, 0.0, 0.1]])).tolist()
+        >>> LabelQueries(lambda x: x.argmax(1), 2)(torch.tensor([[0.1, 0.7, 0.2], [0.9, 0.0, 0.1]])).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.attacks.blackbox.score_based import QueryState, run_score_based
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
@@ -15,13 +16,14 @@ from advreg.objectives import Objective, margin
 from advreg.threat import ThreatModel
 
 
+@renamed_options(draws="queries")
 def random_search(
     model: Model,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
     *,
-    draws: int = 1000,
+    queries: int = 1000,
     objective: Objective = margin,
     targeted: bool = False,
     early_stop: bool = True,
@@ -57,17 +59,17 @@ def random_search(
         >>> import torch
         >>> model = torch.nn.Linear(4, 3).eval()
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
-        >>> random_search(model, x, y, ThreatModel("l2", 1e-4), draws=5, early_stop=False).forwards
+        >>> random_search(model, x, y, ThreatModel("l2", 1e-4), queries=5, early_stop=False).forwards
         14
     """
-    if draws < 1:
-        raise ThreatError(f"draws is {draws}; give at least 1")
+    if queries < 1:
+        raise ThreatError(f"queries is {queries}; give at least 1")
     ask = QuerySpec(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=state.threat.random_start(state.x, state.ids, seed, k))
 
-        return run_score_based(ask, x, y, threat, ids, propose, draws, early_stop=early_stop)
+        return run_score_based(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)

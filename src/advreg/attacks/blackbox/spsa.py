@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from advreg import example_rng
+from advreg._deprecation import renamed_options
 from advreg.attacks.blackbox.score_based import Proposal, QueryState, run_score_based
 from advreg.attacks.model import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
@@ -21,6 +22,7 @@ _TOGETHER = 16  # directions asked in one forward; a constant, so that draws do 
 _LANE = 1 << 20  # streams kept for one step
 
 
+@renamed_options(probe="delta")
 def spsa(
     model: Model,
     x: Tensor,
@@ -30,18 +32,18 @@ def spsa(
     steps: int = 50,
     samples: int = 64,
     step_size: float | None = None,
-    probe: float | None = None,
+    delta: float | None = None,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> AttackResult:
-    """Attack by Adam on ``g = mean_v [f(x + probe v) - f(x - probe v)] / (2 probe) v``, v random signs, f the margin; linf.
+    """Attack by Adam on ``g = mean_v [f(x + delta v) - f(x - delta v)] / (2 delta) v``, v random signs, f the margin; linf.
 
-    It needs no gradient, so it sees through those that are hidden, and averages over what a random model answers.
-    An example that stands costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the differences and the iterate of
-    each step, the judge.
+    It needs no gradient, so it sees through those that are hidden, and averages over what a random model answers. An
+    example that stands costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the differences and the iterate
+    of each step, the judge.
 
     Args:
         model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
@@ -51,7 +53,7 @@ def spsa(
         steps: steps of Adam.
         samples: directions at each step.
         step_size: length of a step for each value, in the units of the input; None: 0.01 x the box's width.
-        probe: how far the differences are taken, in the units of the input; None: 0.01 x the box's width.
+        delta: how far the differences are taken, in the units of the input; None: 0.01 x the box's width.
         targeted: whether ``y`` is the class the adversary wants.
         early_stop: whether a broken example leaves at once.
         ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
@@ -79,25 +81,25 @@ def spsa(
             f"spsa is made for linf, the threat is {threat}; use square or hopskipjump for l2, square for l1"
         )
     step_size = _LENGTH * threat.width if step_size is None else step_size
-    probe = _LENGTH * threat.width if probe is None else probe
-    if min(steps, samples, step_size, probe) <= 0:
+    delta = _LENGTH * threat.width if delta is None else delta
+    if min(steps, samples, step_size, delta) <= 0:
         raise ThreatError(
-            f"steps, samples, step_size, probe are {steps}, {samples}, {step_size}, {probe}; give more than 0"
+            f"steps, samples, step_size, delta are {steps}, {samples}, {step_size}, {delta}; give more than 0"
         )
     ask = QuerySpec(bind_dtype(model, x), margin, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
-        propose = _adam(ask, samples, step_size, probe, seed)
+        propose = _adam(ask, samples, step_size, delta, seed)
         return run_score_based(ask, x, y, threat, ids, propose, steps, price=2 * samples + 1, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def _adam(ask: QuerySpec, samples: int, step_size: float, probe: float, seed: int) -> Proposal:
+def _adam(ask: QuerySpec, samples: int, step_size: float, delta: float, seed: int) -> Proposal:
     """Return the proposal: a step of Adam from the last iterate, whether that was the best or not."""
 
     def propose(state: QueryState, k: int) -> QueryState:
-        g = _estimated(ask, state, samples, probe, seed, k * _LANE)
+        g = _estimated(ask, state, samples, delta, seed, k * _LANE)
         zero = torch.zeros_like(g)
         first = 0.9 * state.memory.get("first", zero) + 0.1 * g
         second = 0.999 * state.memory.get("second", zero) + 0.001 * g.square()
@@ -109,7 +111,7 @@ def _adam(ask: QuerySpec, samples: int, step_size: float, probe: float, seed: in
 
 
 @torch.no_grad()
-def _estimated(ask: QuerySpec, state: QueryState, samples: int, probe: float, seed: int, stream: int) -> Tensor:
+def _estimated(ask: QuerySpec, state: QueryState, samples: int, delta: float, seed: int, stream: int) -> Tensor:
     """Return the estimated gradient at the iterate, loss per width of the box.
 
     Probes stay in the box, because a service may reject inputs outside it.
@@ -120,9 +122,9 @@ def _estimated(ask: QuerySpec, state: QueryState, samples: int, probe: float, se
         count = min(_TOGETHER, samples - done)
         shape = (count, *state.x.shape[1:])
         v = example_rng.signs(state.ids, shape, seed, stream + done, state.x.dtype)
-        pair = torch.stack([state.adv[:, None] + probe * v, state.adv[:, None] - probe * v], 1).clamp(low, high)
+        pair = torch.stack([state.adv[:, None] + delta * v, state.adv[:, None] - delta * v], 1).clamp(low, high)
         logits = query_model(ask.model, pair.flatten(0, 2))
         loss = ask.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)
-        slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * (probe / state.threat.width) * samples)
+        slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * (delta / state.threat.width) * samples)
         total = total + (slope.view(*slope.shape, *[1] * (v.ndim - 2)) * v).sum(1)
     return total

@@ -45,13 +45,13 @@ def square(
 ) -> AttackResult:
     """Attack by random search: change one window of the input at a time, keep the change if the margin rose.
 
-    linf: the start is vertical stripes of ``+-eps``, a query repaints one window with ``+-eps`` in each channel. l2, l1: the
-    start is a tiling of bumps, a query moves the mass of two windows into a new bump in one of them. In l2 the offset is
-    stretched to length eps; in l1 the longer raw offset is projected onto ball and box exactly. Windows shrink as the search
-    goes on (`window_share`). Every example has windows of its own, so its result does not depend on its batch.
+    linf: the start is vertical stripes of ``+-eps``, a query repaints one window with ``+-eps`` in each channel. l2, l1:
+    the start is a tiling of bumps, a query moves the mass of two windows into a new bump in one of them. In l2 the offset
+    is stretched to length eps; in l1 the longer raw offset is projected onto ball and box exactly. Windows shrink as the
+    search goes on (`window_share`). Every example has windows of its own, so its result does not depend on its batch.
 
-    An example that survives costs ``restarts * (queries + 1) + 1`` forwards: the queries, the verification of the best point
-    of each restart, and the clean point; with ``warm_start``, also what that attack costs.
+    An example that survives costs ``restarts * (queries + 1) + 1`` forwards: the queries, the verification of the best
+    point of each restart, and the clean point; with ``warm_start``, also what that attack costs.
 
     Args:
         model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.

@@ -17,8 +17,8 @@ def window_share(window: int, p: float = 0.8, budget: int | None = None) -> floa
     Args:
         window: how many windows were tried before this one.
         p: share at the start.
-        budget: windows in all, to rescale a schedule made for 10,000 of them; None for the schedule as it is, which is
-            what AutoAttack does with its 5,000 queries.
+        budget: windows in all, to rescale a schedule made for 10,000 of them; None for the schedule as it is, which is what
+            AutoAttack does with its 5,000 queries.
 
     Example:
         >>> window_share(10), window_share(11), window_share(4999)
@@ -33,8 +33,8 @@ class WindowGrid:
     """An input seen as ``channels`` planes of ``height x width`` cells; a vector is one plane of height 1.
 
     Example:
-        >>> Grid.of(torch.zeros(5, 3, 28, 20)), Grid.of(torch.zeros(5, 30)).window(0.2)
-        (Grid(channels=3, height=28, width=20), (1, 6))
+        >>> WindowGrid.of(torch.zeros(5, 3, 28, 20)), WindowGrid.of(torch.zeros(5, 30)).window(0.2)
+        (WindowGrid(channels=3, height=28, width=20), (1, 6))
     """
 
     channels: int
@@ -71,7 +71,7 @@ class WindowGrid:
         """Return a window for bumps: sides odd and at least 3, as published for l2 and l1, and never beyond the plane.
 
         Example:
-            >>> Grid.of(torch.zeros(5, 1, 28, 28)).odd_window(0.02), Grid.of(torch.zeros(5, 30)).odd_window(0.2)
+            >>> WindowGrid.of(torch.zeros(5, 1, 28, 28)).odd_window(0.02), WindowGrid.of(torch.zeros(5, 30)).odd_window(0.2)
             ((5, 5), (1, 7))
         """
         height, width = (max(side, 3) // 2 * 2 + 1 for side in self.window(share))

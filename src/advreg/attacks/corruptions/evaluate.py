@@ -24,8 +24,8 @@ _LANE = 64  # streams kept for one corruption
 def corrupt(x: Tensor, name: str, severity: int = 3, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
     """Return images as a camera, the weather or a file might have left them.
 
-    The fifteen kinds of ImageNet-C as functions of a batch. Strengths are the published ones, lengths are shares of the image's
-    side; frost, glass and elastic are stand-ins for originals that need photographs or run pixel by pixel.
+    The fifteen kinds of ImageNet-C as functions of a batch. Strengths are the published ones, lengths are shares of the
+    image's side; frost, glass and elastic are stand-ins for originals that need photographs or run pixel by pixel.
 
     Args:
         x: images ``(B, C, H, W)`` in [0, 1].

@@ -1,4 +1,4 @@
-"""Minimum-norm attacks: they search the nearest misclassified point, and so give a whole robustness curve from one run."""
+"""Minimum-norm attacks: they search for the nearest misclassified point, so one run gives a whole robustness curve."""
 
 from advreg.attacks.minimum_norm.bisection import minimum_distance, refine_by_bisection
 from advreg.attacks.minimum_norm.carlini_wagner import carlini_wagner

@@ -1,4 +1,5 @@
-"""Carlini and Wagner's l2 attack: Adam on length plus c times the margin, in a variable that cannot leave the box."""
+"""The l2 attack of Carlini and Wagner: Adam on squared length plus c times the margin, in a variable bounded by
+tanh."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.attacks.minimum_norm.linearisation import linearise_objective
 from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.minimum_norm.search import SearchConfig, require_norm, search_minimum_norm
@@ -15,16 +17,18 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.objectives import margin
 from advreg.threat import ThreatModel, broadcast_per_example
 
-_INSIDE = 1 - 1e-6  # where tanh would have to be infinite, it starts this near the box
+_INSIDE = 1 - 1e-6
+"""Factor that keeps the start off the faces of the box, where the variable would be infinite."""
 
 
+@renamed_options(rounds="binary_search_steps")
 def carlini_wagner(
     model: Model,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
     *,
-    rounds: int = 9,
+    binary_search_steps: int = 9,
     steps: int = 100,
     weight: float = 1e-3,
     step_size: float = 0.05,
@@ -35,57 +39,64 @@ def carlini_wagner(
     seed: int = 0,
     batch_size: int = 512,
 ) -> MinimalResult:
-    """Attack in l2 by minimising ``(||x' - x|| / w)^2 + c max(confidence - f(x'), 0)``: f the margin, w the box's width.
+    """Attack in l2 by minimising ``(||x' - x|| / w)^2 + c max(confidence - f(x'), 0)``: f the margin, w the box's
+    width.
 
-    ``x'`` is the tanh of a variable, moved and stretched to the box, which it therefore cannot leave.
-
-    Adam takes ``steps`` steps in each round; between rounds c is multiplied by ten until a round succeeds, then bisected,
-    example by example. An example costs ``rounds * steps`` forwards and backwards: dear, and rarely nearer than DDN or FMN.
+    ``x'`` is the tanh of a variable, shifted and scaled to the box, so it cannot leave the box. Adam takes ``steps`` steps
+    for each c; c is multiplied by ten until one succeeds, then bisected, example by example. An example costs
+    ``binary_search_steps * steps`` forwards and backwards, and the result is rarely nearer than that of DDN or FMN.
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: l2, box, and the eps within which an example counts as broken; with eps 0 all search to the end.
-        rounds: values of c tried for each example.
-        steps: looks in one round.
-        weight: the first c, which weighs margin against squared length in widths of the box.
-        step_size: Adam's, in the variable under the tanh.
-        confidence: lead over the next class that a point must reach to be found; a clean error is one without it.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether an example within eps leaves at once, or goes on for a nearer point.
-        ids, seed: taken because every attack takes them; this one draws nothing.
-        batch_size: examples under attack at a time.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: l2, box, and the eps within which an example counts as broken; with eps 0 every search runs to the end.
+        binary_search_steps: number of values of c for each example.
+        steps: Adam steps for each c.
+        weight: the first c, the weight of the margin against the squared length in widths of the box.
+        step_size: step size of Adam, in the variable under the tanh.
+        confidence: lead over the next class that a point must have to count; a clean error counts without it.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether an example within eps leaves at once, or the search for a nearer point goes on.
+        ids: accepted because every attack accepts them; this attack draws nothing.
+        seed: accepted because every attack accepts it; this attack draws nothing.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        A `MinimalResult`, judged by the original model.
+        A `MinimalResult`, verified on the original model.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
         ThreatError: a norm other than l2.
+        ConfigError: ``binary_search_steps`` or ``steps`` below 1.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False).eval()
         >>> _ = model.weight.data.copy_(torch.eye(2))
-        >>> found = carlini(model, torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("l2", 0.0))
-        >>> round(float(found.minimal), 2)
+        >>> found = carlini_wagner(model, torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("l2", 0.0))
+        >>> round(float(found.min_distance), 2)
         0.14
 
-    Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", S&P 2017.
+    Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, arXiv:1608.04644.
     """
-    require_norm("carlini", threat, "l2")
+    require_norm("carlini_wagner", threat, "l2")
     model = bind_dtype(model, x)
-    look, rule = (
-        linearise_objective(model, margin, targeted=targeted),
-        carlini_wagner_rule(steps, weight, step_size, confidence),
-    )
-    plan = SearchConfig(model, [look], rule, rounds * steps, 1, targeted, early_stop, confidence=confidence, seed=seed)
+    linearise = linearise_objective(model, margin, targeted=targeted)
+    rule, queries = carlini_wagner_rule(steps, weight, step_size, confidence), binary_search_steps * steps
+    plan = SearchConfig(model, [linearise], rule, queries, 1, targeted, early_stop, confidence=confidence, seed=seed)
     return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def carlini_wagner_rule(steps: int, weight: float, step_size: float, confidence: float) -> Rule:
-    """Return a step of Adam, or the beginning of the next round with another c."""
+    """Return a step of Adam, or the restart from ``x`` with the next c.
+
+    Args:
+        steps: Adam steps for each c.
+        weight: the first c.
+        step_size: step size of Adam.
+        confidence: lead at which the margin term vanishes.
+    """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         memory = state.memory or _first_round(state, weight)
@@ -100,7 +111,7 @@ def carlini_wagner_rule(steps: int, weight: float, step_size: float, confidence:
 
 
 def _frame(state: MinimumNormState) -> tuple[float, float]:
-    """Return the box's middle and half its width."""
+    """Return the centre of the box and half its width."""
     low, high = state.ball.box
     return (low + high) / 2, (high - low) / 2
 
@@ -123,7 +134,7 @@ def _first_round(state: MinimumNormState, weight: float) -> dict[str, Tensor]:
 
 
 def _next_round(state: MinimumNormState, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the memory with a smaller c where the round succeeded and a larger one where it did not."""
+    """Return the memory with a smaller c where the last one succeeded, and a larger one elsewhere."""
     c, success = memory["c"], memory["success"]
     most = torch.where(success, memory["most"].minimum(c), memory["most"])
     least = torch.where(success, memory["least"], memory["least"].maximum(c))

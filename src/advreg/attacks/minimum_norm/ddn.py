@@ -1,4 +1,4 @@
-"""DDN: a gradient step on a sphere that shrinks while it fools and grows while it does not."""
+"""DDN: a gradient step on a sphere that shrinks after misclassified iterates and grows after correct ones."""
 
 from __future__ import annotations
 
@@ -38,59 +38,76 @@ def ddn(
 ) -> MinimalResult:
     """Attack in l2 by decoupled direction and norm: ``d <- r (d + a g) / ||d + a g||``, g the unit gradient.
 
-    The radius r is multiplied by ``1 - gamma`` after an iterate that fools the model and by ``1 + gamma`` after one that does
-    not; the step a falls from ``step_size`` to a hundredth of it along a cosine. One forward and one backward a step.
+    The radius r is multiplied by ``1 - gamma`` after a misclassified iterate and by ``1 + gamma`` after a correct one; the
+    step a falls from ``step_size`` to a hundredth of it along a cosine. A step costs one forward and one backward.
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: l2, box, and the eps within which an example counts as broken; with eps 0 all search to the end.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: l2, box, and the eps within which an example counts as broken; with eps 0 every search runs to the end.
         steps: iterations of one attempt.
-        restarts: rounds; all but the first begin at a random point nearer than half the best distance.
-        radius: the first sphere's, in the units of the input; None: the box's width.
+        restarts: number of rounds; all but the first start at a random point nearer than half the best distance.
+        radius: radius of the first sphere in the units of the input; the box's width if None.
         gamma: share by which the radius changes.
-        step_size: length of the first step, in the units of the input; None: the box's width.
-        objective: what to maximise, a function of logits and labels.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether an example within eps leaves at once, or goes on for a nearer point.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        step_size: length of the first step in the units of the input; the box's width if None.
+        objective: function of logits and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether an example within eps leaves at once, or the search for a nearer point goes on.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
-        batch_size: examples under attack at a time.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        A `MinimalResult`, judged by the original model.
+        A `MinimalResult`, verified on the original model.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
         ThreatError: a norm other than l2.
+        ConfigError: ``steps`` or ``restarts`` below 1.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False).eval()
         >>> _ = model.weight.data.copy_(torch.eye(2))
         >>> found = ddn(model, torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("l2", 0.0))
-        >>> round(float(found.minimal), 2)
+        >>> round(float(found.min_distance), 2)
         0.14
 
-    Reference: Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks", CVPR 2019.
+    Reference: Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and
+    defenses", CVPR 2019, arXiv:1811.09600.
     """
     require_norm("ddn", threat, "l2")
     model = bind_dtype(model, x)
     radius = threat.width if radius is None else radius
     step_size = threat.width if step_size is None else step_size
-    look, rule = linearise_objective(model, objective, targeted=targeted), ddn_rule(steps, radius, gamma, step_size)
-    plan = SearchConfig(model, [look], rule, steps, restarts, targeted, early_stop, seed=seed)
+    linearise = linearise_objective(model, objective, targeted=targeted)
+    rule = ddn_rule(steps, radius, gamma, step_size)
+    plan = SearchConfig(model, [linearise], rule, steps, restarts, targeted, early_stop, seed=seed)
     return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def cosine(first: float, last: float, k: int, steps: int) -> float:
-    """Return the value at step ``k`` of ``steps`` on the half cosine from ``first`` down to ``last``."""
+    """Return ``last + (first - last) (1 + cos(pi k / steps)) / 2``.
+
+    Args:
+        first: value at step 0.
+        last: value at step ``steps``.
+        k: the step.
+        steps: number of steps.
+    """
     return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
 
 
 def ddn_rule(steps: int, radius: float, gamma: float, step_size: float) -> Rule:
-    """Return DDN's step."""
+    """Return DDN's step.
+
+    Args:
+        steps: iterations of one attempt.
+        radius: radius of the first sphere.
+        gamma: share by which the radius changes.
+        step_size: length of the first step.
+    """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         x, ball = state.x, state.ball

@@ -1,4 +1,4 @@
-"""FAB: between the iterate's and the clean point's projections onto the linearised boundary, and back when it is crossed."""
+"""FAB: steps between the projections of the iterate and of the clean point onto the linearised decision boundary."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.attacks.minimum_norm.hyperplane_projection import step_onto
 from advreg.attacks.minimum_norm.l0 import norm_like
 from advreg.attacks.minimum_norm.linearisation import (
-    inside_way,
+    distance_in_box,
     linearise_class_rank,
     linearise_nearest_class,
     linearise_objective,
 )
 from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.minimum_norm.search import SearchConfig, require_norm, search_minimum_norm
-from advreg.attacks.minimum_norm.state import Look, MinimumNormState, Rule
+from advreg.attacks.minimum_norm.state import Linearise, MinimumNormState, Rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.search import require_positive
 from advreg.errors import ConfigError
@@ -25,6 +26,7 @@ from advreg.objectives import margin
 from advreg.threat import NORMS, ThreatModel, broadcast_per_example
 
 
+@renamed_options(targets="target_classes")
 def fab(
     model: Model,
     x: Tensor,
@@ -33,7 +35,7 @@ def fab(
     *,
     steps: int = 100,
     restarts: int = 1,
-    targets: int | None = None,
+    target_classes: int | None = None,
     alpha_max: float = 0.1,
     overshoot: float = 1.05,
     beta: float = 0.9,
@@ -45,58 +47,71 @@ def fab(
 ) -> MinimalResult:
     """Attack by the fast adaptive boundary attack: the nearest misclassified point, in linf, l2 or l1.
 
-    The lead h of another class is linearised at the iterate. With d1 and d2 the steps of iterate and clean point onto its zero
-    (nearest in the norm, inside the box) and ``a = min(|d1| / (|d1| + |d2|), alpha_max)``, the next iterate is
-    ``(1 - a)(x_k + overshoot d1) + a (x + overshoot d2)``, and where that is misclassified ``x + beta (x_k - x)`` from there.
-    A step has room for both and looks at the model after each; what needs no way back is on its next projection by then.
+    The lead h of another class is linearised at the iterate. With d1 and d2 the steps of the iterate and the clean point
+    onto its zero (nearest in the norm, inside the box) and ``a = min(|d1| / (|d1| + |d2|), alpha_max)``, the next iterate
+    is ``(1 - a)(x_k + overshoot d1) + a (x + overshoot d2)``; after a misclassified iterate it is ``x + beta (x_k - x)``
+    first. An iteration has two queries, one after each of these moves; without a backward move the second one is a
+    projection, too.
 
-    An example that stands to the end costs, for each restart and target, ``2 steps + 1`` forwards and ``2 steps`` backwards
-    (times K-1 without targets), one forward of the judge if a point was found, one at the clean point and one inside eps.
+    An example that never comes within eps costs, for each restart and attacked class, ``2 steps + 1`` forwards and ``2
+    steps`` backwards (times K-1 without ``target_classes``), one forward to verify a point if one was found, one at the
+    clean point, and one inside eps.
 
     Args:
-        model: maps ``(B, ...)`` to logits ``(B, K)``; eval mode. A fast target proposes, its original judges.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)`` or probabilities ``(B, K)``; the wanted classes if targeted.
-        threat: norm, box, and the eps within which an example counts as broken; with eps 0 all search to the end.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        threat: norm, box, and the eps within which an example counts as broken; with eps 0 every search runs to the end.
         steps: iterations of one attempt.
-        restarts: rounds; all but the first begin at a random point nearer than half the best distance.
-        targets: None to look at all other classes each step, or how many of the highest other clean logits to aim at in
-            turn: FAB-T with 9.
-        alpha_max, overshoot, beta: as above.
-        targeted: whether ``y`` is the class the adversary wants; then h is its lead over the best other class.
-        early_stop: whether an example within eps leaves at once, or goes on for a nearer point.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        restarts: number of rounds; all but the first start at a random point nearer than half the best distance.
+        target_classes: None to linearise all other classes at each step, or the number of other classes to attack in turn,
+            by clean logit (FAB-T uses 9).
+        alpha_max: largest weight of the clean point's projection.
+        overshoot: factor of the projection steps, above 1 to cross the boundary.
+        beta: factor of the perturbation after a misclassified iterate, below 1.
+        targeted: whether ``y`` holds the classes that the adversary wants; h is then the lead of that class over the best
+            other.
+        early_stop: whether an example within eps leaves at once, or the search for a nearer point goes on.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
-        batch_size: examples under attack at a time.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        A `MinimalResult`, judged by the original model.
+        A `MinimalResult`, verified on the original model.
 
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ConfigError: steps, restarts or targets below 1, or targets together with ``targeted``.
+        ThreatError: l0.
+        ConfigError: ``steps``, ``restarts`` or ``target_classes`` below 1, or ``target_classes`` together with
+            ``targeted``.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False).eval()
         >>> _ = model.weight.data.copy_(torch.eye(2))
         >>> found = fab(model, torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("linf", 0.0))
-        >>> round(float(found.minimal), 2)
+        >>> round(float(found.min_distance), 2)
         0.1
 
-    Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
+    Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
+    arXiv:1907.02044.
     """
     require_norm("fab", threat, *NORMS)
     require_positive(steps=steps)
     model, rule = bind_dtype(model, x), fab_rule(alpha_max, overshoot, beta)
-    plan = SearchConfig(
-        model, _looks(model, targets, targeted), rule, 2 * steps, restarts, targeted, early_stop, seed=seed
-    )
+    queries = _linearisations(model, target_classes, targeted)
+    plan = SearchConfig(model, queries, rule, 2 * steps, restarts, targeted, early_stop, seed=seed)
     return search_minimum_norm(plan, x, y, threat, ids=ids, batch_size=batch_size)
 
 
 def fab_rule(alpha_max: float, overshoot: float, beta: float) -> Rule:
-    """Return FAB's step, or once after each step that fools the way back; the model is looked at afresh after either."""
+    """Return FAB's step, or one backward move after each misclassified iterate; a query follows either.
+
+    Args:
+        alpha_max: largest weight of the clean point's projection.
+        overshoot: factor of the projection steps.
+        beta: factor of the perturbation in a backward move.
+    """
 
     def rule(state: MinimumNormState, _: int) -> MinimumNormState:
         x, ball = state.x, state.ball
@@ -112,15 +127,17 @@ def fab_rule(alpha_max: float, overshoot: float, beta: float) -> Rule:
     return rule
 
 
-def _looks(model: Model, targets: int | None, targeted: bool) -> list[Look]:
-    if targeted and targets is not None:
-        raise ConfigError(f"targets is {targets} in a targeted attack, where y says the class; leave targets out")
-    if targets is not None and targets < 1:
-        raise ConfigError(f"targets is {targets}; give 1 or more, or None to look at all classes at once")
+def _linearisations(model: Model, target_classes: int | None, targeted: bool) -> list[Linearise]:
+    if targeted and target_classes is not None:
+        raise ConfigError(
+            f"target_classes is {target_classes} in a targeted attack, where y gives the class; leave target_classes out"
+        )
+    if target_classes is not None and target_classes < 1:
+        raise ConfigError(f"target_classes is {target_classes}; give 1 or more, or None for all classes at once")
     if targeted:
         return [linearise_objective(model, margin, targeted=True)]
     return (
-        [linearise_nearest_class(model, inside_way)]
-        if targets is None
-        else [linearise_class_rank(model, rank) for rank in range(targets)]
+        [linearise_nearest_class(model, distance_in_box)]
+        if target_classes is None
+        else [linearise_class_rank(model, rank) for rank in range(target_classes)]
     )

@@ -1,4 +1,4 @@
-"""The last resort where no attempt found a point: climb anywhere in the box, then come back along the straight line."""
+"""Fallback if no attempt found a point: an ascent anywhere in the box, then bisection of the line back to the input."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.minimum_norm.state import MinimumNormState, Rule
-from advreg.threat import ThreatModel, broadcast_per_example
+from advreg.threat import broadcast_per_example, whole_box
 
-CLIMB = 20
-"""Looks of the climb: an annealed ascent through the whole box needs few."""
+ASCENT_STEPS = 20
+"""Steps of the ascent; with a cosine schedule a few suffice to cross the box."""
 
-RETURN = 10
-"""Forwards on the way back; each halves what is left of it."""
+RETURN_STEPS = 10
+"""Bisections of the line back to the clean input."""
 
 STREAM = 1 << 30
-"""Stream of the climb's random starts, which no restart uses."""
+"""Stream of the random starts of the ascent, which no restart uses."""
 
 
-def anywhere(x: Tensor, box: tuple[float, float], ids: Tensor, seed: int) -> Tensor:
-    """Return a point drawn uniformly from the box for each example."""
-    return ThreatModel("linf", box[1] - box[0], box).random_start(x, ids, seed, STREAM)
+def random_point(x: Tensor, box: tuple[float, float], ids: Tensor, seed: int) -> Tensor:
+    """Return a point drawn uniformly from the box for each example, ``(B, ...)``.
+
+    Args:
+        x: clean inputs ``(B, ...)``, for shape and dtype.
+        box: lowest and highest valid value of an input.
+        ids: example ids ``(B,)``, on which the draws depend.
+        seed: seed of the draws.
+    """
+    return whole_box(box).random_start(x, ids, seed, STREAM)
 
 
-def climb_rule(steps: int) -> Rule:
-    """Return a step up the look's value along the signs of its gradient, from half the box's width down to nothing."""
+def ascent_rule(steps: int) -> Rule:
+    """Return a sign-gradient ascent whose step falls from half the box's width to zero along a cosine."""
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         step = state.ball.width * (1 + math.cos(math.pi * k / steps)) / 4
@@ -37,15 +44,16 @@ def climb_rule(steps: int) -> Rule:
 
 
 def return_rule(far: Tensor) -> Rule:
-    """Return a bisection of the line from each ``x`` to the point of ``far`` in its row of the batch: begin half-way."""
+    """Return a bisection of the line from each ``x`` to its row of ``far (B, ...)``; it starts at the middle."""
 
     def rule(state: MinimumNormState, _: int) -> MinimumNormState:
-        memory = state.memory or {"right": torch.zeros_like(state.value), "fooling": torch.ones_like(state.value)}
-        right, fooling = memory["right"], memory["fooling"]
-        middle = (right + fooling) / 2
-        right, fooling = torch.where(state.fooled, right, middle), torch.where(state.fooled, middle, fooling)
-        share = broadcast_per_example((right + fooling) / 2, state.x)
+        memory = state.memory or {"correct": torch.zeros_like(state.value), "fooling": torch.ones_like(state.value)}
+        correct, fooling = memory["correct"], memory["fooling"]
+        middle = (correct + fooling) / 2
+        correct = torch.where(state.fooled, correct, middle)
+        fooling = torch.where(state.fooled, middle, fooling)
+        share = broadcast_per_example((correct + fooling) / 2, state.x)
         adv = (state.x + share * (far[state.rows] - state.x)).clamp(*state.ball.box)
-        return replace(state, adv=adv, memory={"right": right, "fooling": fooling})
+        return replace(state, adv=adv, memory={"correct": correct, "fooling": fooling})
 
     return rule

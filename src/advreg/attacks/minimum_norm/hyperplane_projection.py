@@ -1,7 +1,8 @@
-"""Exact projection onto a hyperplane inside a box, nearest in linf, l2 or l1, on rows: what FAB and DeepFool step with.
+"""Exact projection onto a hyperplane inside a box in linf, l2 and l1, on rows; the steps of FAB and DeepFool.
 
-Only movement along ``-value w`` helps. With ``room`` the way to the box, the nearest offset moves each coordinate by
-``min(t, room)`` (linf), ``min(t |w|, room)`` (l2), or fills the largest ``|w|`` first (l1), until ``sum |w| moved = |value|``.
+Only movement along ``-value w`` helps. With ``room`` the distance to the box, the nearest offset moves each coordinate by
+``min(t, room)`` (linf), ``min(t |w|, room)`` (l2), or the coordinates of largest ``|w|`` first (l1), until ``sum |w| moved
+= |value|``.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from advreg.threat import Norm, ThreatModel
 
 
 def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return the offset of least norm with ``value + <w, d> = 0`` and ``low <= d <= high``.
+    """Return the offset d of least norm with ``value + <w, d> = 0`` and ``low <= d <= high``.
 
-    Where the box holds no such point, the offset goes as near to the plane as the box allows.
+    If the box contains no such point, the offset goes as near to the plane as the box allows.
 
     Args:
-        norm: whose length is least.
+        norm: the norm to minimise.
         w: normals of the planes ``(B, n)``.
-        value: what the plane's function is where the offset is zero, ``(B,)``.
+        value: value of the linear function at offset zero, ``(B,)``.
         low, high: offsets ``low <= 0 <= high`` at which each coordinate meets the box, ``(B, n)``.
 
     Returns:
@@ -33,31 +34,33 @@ def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) 
         >>> onto_plane("l2", w, torch.tensor([-5.0]), -wide, wide).tolist()
         [[0.6000000238418579, 0.800000011920929]]
 
-    Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
+    Reference: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
+    arXiv:1907.02044.
     """
     toward = -w.sign() * value.sign()[:, None]
     room = torch.where(toward > 0, high, -low)
     size, wanted = w.abs(), value.abs()[:, None]
     if norm == "l1":
-        return toward * _filled(size, size, wanted, room)
-    return toward * _levelled(size, size if norm == "l2" else size.sign(), wanted, room)
+        return toward * _fill(size, size, wanted, room)
+    return toward * _solve_level(size, size if norm == "l2" else size.sign(), wanted, room)
 
 
 def step_onto(state: MinimumNormState, point: Tensor) -> Tensor:
-    """Return the step from a point onto the zero of the function that is linear with the last look's value and gradient."""
+    """Return the step from a point onto the zero of the last linearisation, inside the box, ``(B, ...)``."""
     low, high = state.ball.box
     flat, grad = point.flatten(1), state.grad.flatten(1)
     value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
-    norm: Norm = state.ball.norm  # type: ignore[assignment]  # l0 was refused
+    norm: Norm = state.ball.norm  # type: ignore[assignment]  # fab rejects l0
     return onto_plane(norm, grad, value, low - flat, high - flat).view_as(point)
 
 
 def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
-    """Return the step that the last look's plane asks for without a box: ``|value| / ||grad||_dual`` long.
+    """Return the step from a point toward the zero of the last linearisation without a box: ``|value| / ||grad||_dual``
+    long.
 
-    The caller cuts the step at the box, so the plane is approached where the box is near. A step onto the plane inside the box
-    would be exact for a linear function only: with many values held back it becomes much longer than its gradient is good for.
-    In l1 the values that can move share the step, the largest ``|grad|`` first.
+    The caller cuts the step at the box, so near the box the plane is only approached. A step onto the plane inside the box
+    would be exact for a linear function only: with many values at the box, it is much longer than the gradient is valid
+    for. In l1 the values that can move share the step, the largest ``|grad|`` first.
     """
     (low, high), flat, grad = state.ball.box, point.flatten(1), state.grad.flatten(1)
     value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
@@ -66,18 +69,18 @@ def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
         room = torch.where(uphill > 0, high - flat, flat - low)
         size = torch.where(room > 0, grad.abs(), 0.0)
         budget = value.abs() / size.amax(1).clamp_min(torch.finfo(size.dtype).tiny)
-        moved = uphill.sign() * _filled(size, size.sign(), budget[:, None], room)
+        moved = uphill.sign() * _fill(size, size.sign(), budget[:, None], room)
     else:
-        ball = ThreatModel(state.ball.norm, 0.0, state.ball.box)  # type: ignore[arg-type]  # l0 was refused
+        ball = ThreatModel(state.ball.norm, 0.0, state.ball.box)  # type: ignore[arg-type]  # deepfool rejects l0
         moved = ball.steepest(uphill) * (value.abs() / dual(ball, grad).clamp_min(1e-30))[:, None]
     return moved.view_as(point)
 
 
-def _levelled(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
+def _solve_level(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
     """Return ``min(t speed, room)`` with the least ``t`` at which ``sum size min(t speed, room) = wanted``.
 
-    The sum is concave and piecewise linear in ``t``: Newton's steps from 0 rise to the solution, one piece or more at a time,
-    and stop changing once there, so that a row does not notice how many passes the others need.
+    The sum is concave and piecewise linear in ``t``: Newton's steps from 0 rise to the solution, one piece or more at a
+    time. A solved row no longer changes, so its result does not depend on how many passes other rows need.
     """
     level = torch.zeros_like(wanted)
     for _ in range(size.shape[1] + 1):
@@ -91,8 +94,8 @@ def _levelled(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tens
     return (level * speed).minimum(room)
 
 
-def _filled(size: Tensor, gain: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
-    """Return moves that fill the rooms of the largest ``size`` first, until ``sum gain moved = wanted``."""
+def _fill(size: Tensor, gain: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
+    """Return moves that use the room of the largest ``size`` first, until ``sum gain moved = wanted``."""
     ordered, order = size.sort(1, descending=True)
     rooms, gains = room.gather(1, order), gain.gather(1, order)
     before = (gains * rooms).cumsum(1) - gains * rooms

@@ -1,4 +1,4 @@
-"""The threat model that counts: at most so many values change, each by as much as the box allows (l0)."""
+"""The l0 threat model: a limited number of values may change, each by as much as the box allows."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ThreatError
-from advreg.threat import ByValue, ThreatModel, broadcast_per_example
+from advreg.threat import ByValue, ThreatModel, broadcast_per_example, whole_box
 
 
 @dataclass(frozen=True, eq=False)
 class SparseThreat(ByValue):
     """All inputs that differ from the clean one in at most ``eps`` values, inside the valid ``box``.
 
-    Not a norm, and without a steepest step: it serves the attacks that need distance and projection only.
+    It has no steepest step, so it fits attacks that need a distance and a projection only, such as `fmn`.
 
     Args:
-        eps: how many values may change; a number, or a tensor ``(B,)``.
+        eps: number of values that may change; one number, or one for each example ``(B,)``.
         box: lowest and highest valid value of an input.
 
     Raises:
-        ThreatError: negative eps, an empty or endless box.
+        ThreatError: negative eps, an empty or infinite box.
 
     Example:
         >>> x = torch.zeros(1, 3)
-        >>> Sparse(1).project(torch.tensor([[0.2, 0.9, 0.1]]), x).tolist()
+        >>> SparseThreat(1).project(torch.tensor([[0.2, 0.9, 0.1]]), x).tolist()
         [[0.0, 0.8999999761581421, 0.0]]
     """
 
@@ -39,17 +39,17 @@ class SparseThreat(ByValue):
     def __post_init__(self) -> None:
         self._read()
         if not bool((torch.as_tensor(self.eps) >= 0).all()):
-            raise ThreatError(f"eps is {self.eps}; give how many values may change, 0 or more")
-        ThreatModel("l2", 0.0, self.box)  # refuses a box that is none
+            raise ThreatError(f"eps is {self.eps}; give the number of values that may change, 0 or more")
+        ThreatModel("l2", 0.0, self.box)  # rejects an invalid box
 
     @property
     def width(self) -> float:
-        """Width of the box: the length of which the default lengths of attacks are shares."""
+        """Width of the box; default lengths of attacks are shares of it."""
         low, high = self.box
         return high - low
 
     def with_eps(self, eps: float | Tensor) -> SparseThreat:
-        """Return the same threat model with another count."""
+        """Return the same threat model with another eps, or one for each example ``(B,)``."""
         return replace(self, eps=eps, one_per_example=True)
 
     def select(self, rows: Tensor) -> SparseThreat:
@@ -57,17 +57,18 @@ class SparseThreat(ByValue):
         return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
 
     def distance(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return how many values differ, as float64 ``(B,)``."""
+        """Return the number of values that differ, as float64 ``(B,)``."""
         return (a != x).flatten(1).sum(1).double()
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
-        """Return whether each ``a`` differs in at most eps values and is inside the box within ``tol`` of its width."""
+        """Return whether each ``a`` differs from ``x`` in at most eps values and is inside the box within ``tol`` of
+        its width, ``(B,)``."""
         (low, high), slack = self.box, tol * self.width
         in_box = ((a >= low - slack) & (a <= high + slack)).flatten(1).all(1)
         return in_box & (self.distance(a, x) <= torch.as_tensor(self.eps, device=a.device))
 
     def project(self, a: Tensor, x: Tensor) -> Tensor:
-        """Keep each example's eps largest changes, cut at the box; the other values are the clean ones."""
+        """Return each ``a`` cut at the box, with its eps largest changes; the other values are the clean ones."""
         inside = a.clamp(*self.box)
         change = (inside - x).flatten(1).abs()
         rank = change.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -75,33 +76,39 @@ class SparseThreat(ByValue):
         return torch.where((rank < count[:, None]).view_as(x), inside, x)
 
     def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
-        """Return a point whose eps largest changes are those of a uniform draw from the box around ``x``."""
-        anywhere = ThreatModel("linf", self.width, self.box).random_start(x, ids, seed, stream)
-        return self.project(anywhere, x)
+        """Return ``x`` with the eps largest changes of a uniform draw from the box.
+
+        Args:
+            x: clean inputs ``(B, ...)``.
+            ids: example ids ``(B,)``; the draws of an example depend on its id, the seed and the stream only.
+            seed: seed of the draws.
+            stream: which of several independent draws.
+        """
+        return self.project(whole_box(self.box).random_start(x, ids, seed, stream), x)
 
 
 Ball = ThreatModel | SparseThreat
-"""Whatever has a distance, a projection and a radius."""
+"""A threat model with a distance, a projection and eps."""
 
 
 def box_diameter(ball: Ball, x: Tensor) -> Tensor:
-    """Return the distance between opposite corners of the box, in float64 ``(B,)``: no radius needs to be larger."""
+    """Return the distance between opposite corners of the box, in float64 ``(B,)``; no larger radius is needed."""
     low, high = ball.box
     return ball.distance(torch.full_like(x, high), torch.full_like(x, low))
 
 
 def with_radius(ball: Ball, radius: Tensor, x: Tensor) -> Ball:
-    """Return the ball with these radii ``(B,)``, cut at what the box can hold."""
+    """Return the ball with these radii ``(B,)``, at most the diameter of the box."""
     return ball.with_eps(radius.minimum(box_diameter(ball, x)))
 
 
 def norm_like(ball: Ball, offset: Tensor) -> Tensor:
-    """Return the size of offsets ``(B, ...)`` in the ball's norm, shaped to broadcast over them."""
+    """Return the norm of offsets ``(B, ...)``, shaped ``(B, 1, ...)`` to broadcast over them."""
     return broadcast_per_example(ball.distance(offset, torch.zeros_like(offset)).to(offset.dtype), offset)
 
 
 def dual(ball: Ball, grad: Tensor) -> Tensor:
-    """Return the dual norm of gradients ``(B,)``: what a step of unit length gains at most."""
+    """Return the dual norm of gradients ``(B,)``: the largest first-order gain of a step of unit length."""
     if isinstance(ball, SparseThreat):  # one value may change, by the width of the box at most
         return grad.flatten(1).abs().amax(1) * ball.width
     return (grad * ball.steepest(grad)).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Distances made smaller by bisecting each example's own radius: an attack with a radius has the last word."""
+"""Refinement of minimum distances by an attack inside a radius of each example's own, which is bisected."""
 
 from __future__ import annotations
 
@@ -27,29 +27,34 @@ def refine_by_radius(
     rounds: int = 4,
     attack: Callable[..., AttackResult] = cosine_pgd,
     trust: float = 0.9,
+    targeted: bool = False,
     ids: Tensor | None = None,
     seed: int = 0,
 ) -> MinimalResult:
-    """Try to break each example inside a radius of its own, a little below the distance known, and bisect.
+    """Refine the result of a minimum-norm attack: attack each example inside a radius a little below its known distance.
 
-    A success brings the distance down to the point found, a failure lets the next radius be larger:
-    ``radius <- max((failed + distance) / 2, trust distance)``.
+    A success lowers the distance to that of the point found; a failure raises the next radius: ``radius <- max((failed +
+    distance) / 2, trust * distance)``.
 
     Args:
-        found: what a minimum-norm attack returned, judged by the original model.
-        model, x, y: as they were for that attack.
-        ball: norm and box; its radius is not used.
-        rounds: attacks on each example for which a point is known.
-        attack: an attack with a radius, such as `cosine_pgd`, `shrinking_pgd` or `apgd`.
-        trust: no radius is below this share of the distance known; lower where the distances found so far may be far too large.
-        ids: example ids ``(B,)`` for its random draws.
-        seed: seed of its random draws.
+        found: the result of a minimum-norm attack.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode.
+        x: the clean inputs ``(B, ...)`` that were attacked.
+        y: their labels ``(B,)`` or probabilities ``(B, K)``; the target classes if ``targeted``.
+        ball: norm and box; its eps is not used.
+        rounds: attacks on each example with a known misclassified point.
+        attack: an attack inside a given eps, such as `cosine_pgd`, `shrinking_pgd` or `apgd`.
+        trust: smallest radius, as a share of the known distance; lower it where known distances may be far too large.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the attack's random draws.
 
     Returns:
-        A `MinimalResult` that is nowhere farther.
+        A `MinimalResult` with no larger distance.
 
     Raises:
-        ConfigError: rounds below 0, or trust outside [0, 1).
+        ConfigError: ``rounds`` below 0, or ``trust`` outside [0, 1).
+        ModelError, DataError: a model or inputs that do not fit.
 
     Example:
         >>> from advreg.attacks.minimum_norm import deepfool
@@ -57,7 +62,7 @@ def refine_by_radius(
         >>> _ = model.weight.data.copy_(torch.eye(2))
         >>> x, y, ball = torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("linf", 0.0)
         >>> found = deepfool(model, x, y, ball)
-        >>> bool(tightened(found, model, x, y, ball).minimal <= found.minimal)
+        >>> bool(refine_by_radius(found, model, x, y, ball).min_distance <= found.min_distance)
         True
     """
     if rounds < 0:
@@ -66,22 +71,25 @@ def refine_by_radius(
         raise ConfigError(f"trust is {trust}; give a share of the distance, at least 0 and below 1, such as 0.9")
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, ball)
-    x = x.to(found.nearest.dtype)
+    x = x.to(found.closest_adv.dtype)
     ids = read_ids(ids, x)
-    rows = (found.found & (found.minimal > 0)).nonzero()[:, 0]
+    options = {"targeted": True} if targeted else {}
+    rows = (found.found & (found.min_distance > 0)).nonzero()[:, 0]
     failed = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
     for k in range(rounds if len(rows) else 0):
-        known = found.minimal[rows]
+        known = found.min_distance[rows]
         radius = torch.maximum((failed + known) / 2, trust * known)
-        tried = attack(model, x[rows], y[rows], ball.with_eps(radius), ids=ids[rows], seed=seed + k)
-        found = _with(found, tried, rows, ball.distance(tried.x_adv, x[rows]))
+        tried = attack(model, x[rows], y[rows], ball.with_eps(radius), ids=ids[rows], seed=seed + k, **options)
+        found = _merge(found, tried, rows, ball.distance(tried.x_adv, x[rows]))
         failed = torch.where(tried.broken, failed, radius)
     return found
 
 
-def _with(found: MinimalResult, tried: AttackResult, rows: Tensor, distance: Tensor) -> MinimalResult:
-    won = tried.broken & (distance < found.minimal[rows])
-    nearest, minimal, cost = found.nearest.clone(), found.minimal.clone(), found.cost.clone()
-    nearest[rows[won]], minimal[rows[won]] = tried.x_adv[won], distance[won]
+def _merge(found: MinimalResult, tried: AttackResult, rows: Tensor, distance: Tensor) -> MinimalResult:
+    """Return the result with the broken points of an attack on these rows where they are nearer; costs are added."""
+    nearer = tried.broken & (distance < found.min_distance[rows])
+    closest_adv, min_distance, cost = found.closest_adv.clone(), found.min_distance.clone(), found.cost.clone()
+    closest_adv[rows[nearer]] = tried.x_adv[nearer]
+    min_distance[rows[nearer]] = distance[nearer]
     cost[rows] += tried.cost
-    return replace(found, nearest=nearest, minimal=minimal, cost=cost)
+    return replace(found, closest_adv=closest_adv, min_distance=min_distance, cost=cost)

@@ -1,4 +1,4 @@
-"""What a minimum-norm attack returns: an attack's result, and the nearest point at which the model is fooled at all."""
+"""Results of minimum-norm attacks: an attack's result, plus the nearest misclassified point at any distance."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_attribute
 from advreg.attacks.result import AttackResult
 
 
 @dataclass(frozen=True, repr=False)
 class MinimalResult(AttackResult):
-    """An `AttackResult` (``x_adv`` inside the threat model, ``broken``, ...) that also knows the way to the boundary.
+    """An `AttackResult` that also has the nearest misclassified point found, inside the threat model or not.
 
     Attributes:
-        nearest: the nearest point found that fools the original model, however far; ``x`` where none was: ``(B, ...)``.
-        minimal: its distance from ``x`` in float64; 0 for a clean error, inf where no such point was found: ``(B,)``.
+        closest_adv: the nearest point found that the original model misclassifies; ``x`` if none was: ``(B, ...)``.
+        min_distance: its distance from ``x`` in float64; 0 for a clean error, inf if no point was found: ``(B,)``.
     """
 
-    nearest: Tensor
-    minimal: Tensor
+    closest_adv: Tensor
+    min_distance: Tensor
+
+    nearest = renamed_attribute("MinimalResult.nearest", "closest_adv")
+    minimal = renamed_attribute("MinimalResult.minimal", "min_distance")
 
     @property
     def found(self) -> Tensor:
-        """Whether any point was found that fools the original model, ``(B,)``."""
-        return torch.isfinite(self.minimal)
+        """Whether any point was found that the original model misclassifies, ``(B,)``."""
+        return torch.isfinite(self.min_distance)
 
     def __repr__(self) -> str:
-        n, broken, found = len(self.minimal), int(self.broken.sum()), int(self.found.sum())
-        middle = float(self.minimal.quantile(0.5, interpolation="nearest"))
+        n, broken, found = len(self.min_distance), int(self.broken.sum()), int(self.found.sum())
+        median = float(self.min_distance.quantile(0.5, interpolation="nearest"))
         cost = f"forwards={self.forwards}, backwards={self.backwards}"
-        return f"MinimalResult(n={n}, broken={broken}, found={found}, median={middle:.6g}, {cost})"
+        return f"MinimalResult(n={n}, broken={broken}, found={found}, median={median:.6g}, {cost})"
 
     def select(self, rows: Tensor) -> MinimalResult:
         """Return the result of these rows."""
@@ -39,6 +43,6 @@ class MinimalResult(AttackResult):
 
 
 def concatenate_minimal(parts: list[MinimalResult]) -> MinimalResult:
-    """Join the results of consecutive parts of a batch."""
+    """Return the result of consecutive parts of a batch as one."""
     names = [field.name for field in fields(MinimalResult)]
     return MinimalResult(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -1,4 +1,4 @@
-"""What a minimum-norm attack knows of its examples, and the two kinds of function that it is made of: looks and rules."""
+"""The state of a minimum-norm attack, and the two kinds of function that define one: linearisations and rules."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from advreg.attacks.rows import RowState
 
 @dataclass(frozen=True)
 class MinimumNormState(RowState):
-    """One row for each example still hunted; everything in it can be selected by rows.
+    """One row for each example whose search goes on.
 
     Attributes:
         rows: position of each row in the batch.
-        x, y, clean: clean inputs, labels and the logits at the clean inputs.
+        x, y, clean: clean inputs, labels, and the logits of the clean inputs.
         goal: distance at which a row may leave.
-        ball: norm and box, its eps one for each row where it varies.
-        adv: current iterate; distance: its distance from x; fooled: whether it fools the model under attack.
-        value, grad: what the last look saw there.
-        best, best_distance: the nearest iterate so far that fooled, inf where none did.
-        memory: whatever the rule wants to remember, tensors ``(B, ...)``.
+        ball: norm, box and eps of these rows.
+        adv: current iterate; distance: its distance from x; fooled: whether the attacked model misclassifies it.
+        value, grad: value and gradient of the last linearisation.
+        best, best_distance: the nearest misclassified iterate so far and its distance, inf if there is none.
+        memory: tensors ``(B, ...)`` that the rule keeps between iterations.
     """
 
     rows: Tensor
@@ -44,11 +44,12 @@ class MinimumNormState(RowState):
 
 
 Rule = Callable[[MinimumNormState, int], MinimumNormState]
-"""``(state, iteration) -> state`` with the next iterate, inside the box, in ``adv``: the heart of an attack."""
+"""``(state, iteration) -> state`` with the next iterate, inside the box, in ``adv``: where attacks differ."""
 
 
 class Linearisation(NamedTuple):
-    """What one look sees: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, and the backwards it took."""
+    """Outputs of a query: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, and the number of backwards
+    spent."""
 
     logits: Tensor
     value: Tensor
@@ -56,5 +57,5 @@ class Linearisation(NamedTuple):
     backwards: int = 1
 
 
-Look = Callable[[MinimumNormState], Linearisation]
-"""What an attack asks of the model at the iterates."""
+Linearise = Callable[[MinimumNormState], Linearisation]
+"""Queries the model at the iterates ``state.adv``."""

@@ -123,13 +123,13 @@ def targeted(subject: DiagnosisContext) -> Check:
     """Ask whether aiming at the likeliest wrong classes one by one breaks more."""
     if absent := needs_gradient(subject, "targeted", "B"):
         return absent
-    attack = partial(attacks.apgd_targeted, steps=subject.budget.steps, targets=3)
+    attack = partial(attacks.apgd_targeted, steps=subject.budget.steps, target_classes=3)
     return challenge_figure(subject, attack, "targeted", "B", "Auto-PGD at three wrong classes")
 
 
 def noise(subject: DiagnosisContext) -> Check:
     """Ask whether one random point of the ball breaks what the figure counts as robust."""
-    attack = partial(attacks.random_search, draws=1)
+    attack = partial(attacks.random_search, queries=1)
     by = "one random point of the ball"
     return challenge_figure(subject, attack, "noise", "B", by, cause="masked gradients", threshold=0.005)
 

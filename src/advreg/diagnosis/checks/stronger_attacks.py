@@ -62,7 +62,7 @@ def transfer(subject: DiagnosisContext) -> Check:
 def random_search(subject: DiagnosisContext) -> Check:
     """Ask whether points drawn blindly from the ball break what gradients did not."""
     draws = subject.budget.draws
-    attack = partial(attacks.random_search, draws=draws)
+    attack = partial(attacks.random_search, queries=draws)
     by = f"the best of {draws} random points of the ball"
     return challenge_figure(subject, attack, "random-search", "A", by, cause="masked gradients")
 

@@ -60,7 +60,7 @@ def from_section(
     _warn_of_short_steps(section, eps)
     step_size = None if section.step_size == "auto" else section.step_size
     if section.name == "n-fgsm":
-        found: Attack = partial(n_fgsm, noise=section.noise, step_size=step_size)
+        found: Attack = partial(n_fgsm, noise_scale=section.noise, step_size=step_size)
     elif section.name == "stored":
         found = FgsmPgi(examples, section.momentum, section.reset, step_size, augment, seed)
     elif section.start == "gaussian":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from advreg._deprecation import renamed_options
 from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
@@ -28,13 +29,14 @@ def unattacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **_:
     return Untouched(x)
 
 
+@renamed_options(noise="noise_scale")
 def n_fgsm(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
     *,
-    noise: float = 2.0,
+    noise_scale: float = 2.0,
     step_size: float | None = None,
     objective: Objective = cross_entropy,
     ids: Tensor | None = None,
@@ -42,15 +44,15 @@ def n_fgsm(
 ) -> CraftedExamples:
     """Make training points with one step from strong noise, kept in the box but not in the ball: one forward, one backward.
 
-    ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))`` with ``x_noisy = box(x + U(-noise eps, noise eps))``.
+    ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))``, ``x_noisy = box(x + U(-s eps, s eps))``, s the noise scale.
 
     Args:
         model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.
-        noise: radius of the noise, in eps; in another norm than linf, of the ball it is drawn from.
+        noise_scale: radius of the noise, in eps; in another norm than linf, of the ball it is drawn from.
         step_size: length of the step, in the units of the input; eps if None.
 
     Returns:
-        A `CraftedExamples`; its points may be ``noise eps + step_size`` away from ``x``.
+        A `CraftedExamples`; its points may be ``noise_scale eps + step_size`` away from ``x``.
 
     Raises:
         ThreatError: a noise below zero.
@@ -63,12 +65,12 @@ def n_fgsm(
 
     Reference: de Jorge et al., "Make some noise: reliable and efficient single-step adversarial training", NeurIPS 2022.
     """
-    if not noise >= 0:
-        raise ThreatError(f"noise is {noise}; give the radius of the noise in eps, 0 or more, such as 2")
+    if not noise_scale >= 0:
+        raise ThreatError(f"noise_scale is {noise_scale}; give the radius of the noise in eps, 0 or more, such as 2")
     x, y = read_training(x, y, threat)
     low, high = threat.box
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    radius = torch.as_tensor(threat.eps) * noise
+    radius = torch.as_tensor(threat.eps) * noise_scale
     wider = threat.with_eps(radius.clamp_max(high - low) if threat.norm == "linf" else radius)
     x = widen(x)
     noisy = wider.random_start(x, ids, seed)

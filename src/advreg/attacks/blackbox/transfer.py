@@ -33,6 +33,7 @@ def transfer(
     surrogate: Model,
     attack: Attack = _TO_THE_END,
     targeted: bool = False,
+    early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
@@ -77,4 +78,4 @@ def transfer(
         board.submit(torch.arange(len(x), device=x.device), found.x_adv)
         return board.result()
 
-    return search(ask, x, y, threat, attempt, ids=ids, batch_size=batch_size)
+    return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)

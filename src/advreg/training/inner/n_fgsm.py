@@ -44,7 +44,7 @@ def n_fgsm(
 ) -> CraftedExamples:
     """Make training points with one step from strong noise, kept in the box but not in the ball: one forward, one backward.
 
-    ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))``, ``x_noisy = box(x + U(-s eps, s eps))``, s the noise scale.
+    ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))``, ``x_noisy = box(x + U(-s eps, s eps))``, s the scale.
 
     Args:
         model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.

@@ -70,7 +70,7 @@ def test_n_fgsm_draws_belong_to_examples(batch):
 
 
 def test_n_fgsm_refuses_noise_below_zero(batch):
-    with pytest.raises(ThreatError, match="noise is -1"):
+    with pytest.raises(ThreatError, match="noise_scale is -1"):
         inner.n_fgsm(nn.Linear(8, 3), *batch, THREAT, noise_scale=-1)
 
 

@@ -127,7 +127,7 @@ def test_a_run_is_trained_resumed_evaluated_and_turned_down(monkeypatch, capsys,
     status, said, _ = run(monkeypatch, capsys, *words)
     assert status == 0
     assert "over refusal" in said
-    assert "on 40 answers of models it had not seen" in said
+    assert "on 40 completions of held-out models" in said
     assert (out / "evaluation/language@1/results.json").is_file()
     status, said, _ = run(monkeypatch, capsys, *words, "--scale", 0, "--out", tmp_path / "off", "--json")
     assert json.loads(said)["n"] == {"requests": 2, "safe": 3, "questions": 0, "tasks": 0, "benign": 0}
@@ -172,7 +172,7 @@ def test_a_sweep_is_made_shown_and_reported(monkeypatch, capsys, files, tmp_path
         words += ["--set", change]
     status, said, err = run(monkeypatch, capsys, *words)
     assert status == 0
-    assert "nothing qualifies; the nearest is: runs/mix-0.5_lr-0.001_seed-0" in said
+    assert "no setting qualifies; the nearest is: runs/mix-0.5_lr-0.001_seed-0" in said
     assert "1/1  mix-0.5_lr-0.001_seed-0" in err
     found = json.loads((out / "sweep.json").read_text())
     assert found["command"].startswith("advreg language sweep --model")
@@ -192,7 +192,7 @@ def test_a_sweep_is_made_shown_and_reported(monkeypatch, capsys, files, tmp_path
         (["attack", MODEL, "--harmful", "{harmful}", "-n", "request=3"], "-n is 'request=3'; give a number, or KIND=NUMBER"),
         (["attack", MODEL, "--harmful", "{harmful}?goal=text"], "no column 'goal'; allowed: prompt, target, refusal"),
         (["attack", MODEL, "--harmful", "{mine}"], "has no 'goal'; it has text, target"),
-        (["attack", MODEL, "--harmful", "{harmful}", "--scale", "0.5"], "is no run folder, so it has no adapter"),
+        (["attack", MODEL, "--harmful", "{harmful}", "--scale", "0.5"], "is not a run folder, so it has no adapter"),
         (["evaluate", MODEL], "nothing can be measured"),
         (["evaluate", MODEL, "--safe", "{safe}", "--judge-url", "http://127.0.0.1:9/v1"], "needs both"),
         ([*SWEEP, "--mix", "0,x"], "--mix is '0,x'"),

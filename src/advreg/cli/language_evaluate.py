@@ -1,4 +1,4 @@
-"""The verbs ``language attack`` and ``language evaluate``: the user's files, a model, and what came of it."""
+"""The verbs ``language attack`` and ``language evaluate``: read the user's files, evaluate a model and print every metric."""
 
 from __future__ import annotations
 
@@ -36,8 +36,17 @@ _LONG = {"attack_success/soft_prompt": "; the longest part, shorter with --attac
 
 
 @dataclass(frozen=True)
-class Files:
-    """The user's files, each with its columns where they are named otherwise; empty where there is none."""
+class DataFiles:
+    """The user's files, each ``FILE`` or ``FILE?column=name&...``; empty where there is none.
+
+    Attributes:
+        harmful: harmful requests.
+        safe: safe prompts.
+        questions: questions with true and false answers.
+        tasks: prompts with verifiable instructions.
+        benign: harmless instructions with responses.
+        labels: completions labelled by people.
+    """
 
     harmful: str = ""
     safe: str = ""
@@ -47,7 +56,7 @@ class Files:
     labels: str = ""
 
     def read(self) -> datasets.EvaluationData:
-        """Read what prompts there are."""
+        """Read the prompts of every file."""
         return datasets.EvaluationData(
             tuple(rows(self.harmful, datasets.read_requests)),
             tuple(rows(self.safe, datasets.read_safe)),
@@ -57,13 +66,29 @@ class Files:
         )
 
     def judge(self, tokens: int) -> Judge:
-        """Return the judge of completions this long that learned from labels; without them one that looks for phrases."""
+        """Return a judge trained on the labels, or one that matches phrases where there are no labels.
+
+        Args:
+            tokens: length of the completions to judge.
+        """
         return words_judge(rows(self.labels, datasets.read_labelled), tokens) if self.labels else keyword_judge()
 
 
 @dataclass(frozen=True)
-class How:
-    """How to measure, as the command line says it."""
+class EvaluationOptions:
+    """Options of an evaluation, as the command line gives them.
+
+    Attributes:
+        attacks: ``name`` or ``name:key=value,...`` each; the default attacks if None.
+        n: largest number of prompts of each kind, or ``kind=number,...``.
+        tokens: length of a completion.
+        task_tokens: length of a completion for verifiable instructions.
+        dtype: float32 or bfloat16.
+        device: cpu, cuda, ...
+        seed: of all random draws.
+        scale: of the adapter of a run folder.
+        rater: URL, model and key variable of a service that rates helpfulness; empty for none.
+    """
 
     attacks: Sequence[str] | None = None
     n: str = "100"
@@ -75,15 +100,15 @@ class How:
     scale: float = 1.0
     rater: tuple[str, str, str] = ("", "", "")
 
-    def chosen(self) -> dict[str, Attack]:
-        """Return the attacks that were named, or the usual ones."""
+    def attack_functions(self) -> dict[str, Attack]:
+        """Return the attacks of the options, or the default ones."""
         return named_attacks(self.attacks) if self.attacks else default_attacks()
 
     def sizes(self) -> dict[str, int]:
-        """Return how many prompts of each kind at most, from ``100`` or ``requests=40,safe=250``; 100 where nothing is said.
+        """Return the largest number of prompts of each kind; 100 for a kind that ``n`` does not name.
 
         Raises:
-            ConfigError: another kind, or no whole number above 0.
+            ConfigError: an unknown kind, or a number that is not a whole number above 0.
         """
         usual = {name: int(self.n) if self.n.isdigit() else 100 for name in datasets.EvaluationData().n}
         given = dict(part.partition("=")[::2] for part in self.n.split(",")) if not self.n.isdigit() else {}
@@ -95,7 +120,11 @@ class How:
         return usual | {name: int(text) for name, text in given.items()}
 
     def remote(self) -> RemoteJudge | None:
-        """Return the judge behind a URL, if there is one."""
+        """Return the judge behind a URL; None where there is none.
+
+        Raises:
+            ConfigError: a URL without a model, or a model without a URL.
+        """
         url, name, key = self.rater
         if not url and not name and not key:
             return None
@@ -105,10 +134,14 @@ class How:
 
 
 def rows(text: str, reader: Callable[..., list[Row]]) -> list[Row]:
-    """Read ``file`` or ``file?column=name&...`` with a reader of `advreg.language.datasets`; nothing from an empty text.
+    """Read ``file`` or ``file?column=name&...``; return an empty list for an empty text.
+
+    Args:
+        text: the file, with the names of its columns where they differ from the reader's defaults.
+        reader: a reader of `advreg.language.datasets`.
 
     Raises:
-        ConfigError: a column that the reader does not know.
+        ConfigError: an unknown column.
         DataError: the file cannot be read.
     """
     if not text:
@@ -116,19 +149,22 @@ def rows(text: str, reader: Callable[..., list[Row]]) -> list[Row]:
     path, _, query = (text, "", "") if Path(text).is_file() else text.partition("?")
     columns = dict(parse_qsl(query, keep_blank_values=True))
     known = list(inspect.signature(reader).parameters)[1:]
-    other = next((name for name in columns if name not in known), None)
-    if other is not None or (query and not columns):
+    unknown = next((name for name in columns if name not in known), None)
+    if unknown is not None or (query and not columns):
         raise ConfigError(
-            f"{text}: no column {other or query!r}; allowed: {', '.join(known)}.{did_you_mean(other or '', known)}"
+            f"{text}: no column {unknown or query!r}; allowed: {', '.join(known)}.{did_you_mean(unknown or '', known)}"
         )
     return reader(path, **columns)
 
 
 def named_attacks(texts: Sequence[str]) -> dict[str, Attack]:
-    """Return attacks from ``name`` or ``name:key=value,...``.
+    """Parse attacks, each ``name`` or ``name:key=value,...``.
+
+    Args:
+        texts: names of attacks of `advreg.language.attacks`, with their options.
 
     Raises:
-        ConfigError: an unknown name or option, or a value of another kind.
+        ConfigError: an unknown name or option, or a value that is not a number of the right kind.
 
     Example:
         >>> list(named_attacks(["direct", "best_of_n:n=4"]))
@@ -167,32 +203,67 @@ def _option(attack: Attack, name: str, part: str) -> tuple[str, Any]:
     return key, value
 
 
-def loaded(name: str, how: How) -> tuple[LanguageModel, LanguageModel | None, AbstractContextManager[None]]:
-    """Return a run folder's model or one by name, the base model of a run without adapter, and a block at the right scale."""
+def load_for_evaluation(
+    name: str, options: EvaluationOptions
+) -> tuple[LanguageModel, LanguageModel | None, AbstractContextManager[None]]:
+    """Load the model of a run folder or a model by name.
+
+    Args:
+        name: the run folder or the name.
+        options: dtype, device and adapter scale.
+
+    Returns:
+        The model, the base model of a run without an adapter (else None), and a context in which the adapter has its scale.
+
+    Raises:
+        ConfigError: a scale for a model without an adapter.
+    """
     if not (Path(name) / CONFIG).is_file():
-        if how.scale != 1:
-            raise ConfigError(f"{name} is no run folder, so it has no adapter to scale; leave --scale at 1")
-        return model.load(name, dtype=how.dtype, device=how.device), None, nullcontext()
+        if options.scale != 1:
+            raise ConfigError(f"{name} is not a run folder, so it has no adapter to scale; leave --scale at 1")
+        return model.load(name, dtype=options.dtype, device=options.device), None, nullcontext()
     config = LanguageConfig.load(Path(name) / CONFIG)
-    lm = load_trained(name, dtype=how.dtype, device=how.device)
+    lm = load_trained(name, dtype=options.dtype, device=options.device)
     if config.model.rank:
-        return lm, None, adapter_scale(lm, how.scale)
-    if how.scale != 1:
-        raise ConfigError(f"{name} was trained whole, so it has no adapter to scale; leave --scale at 1")
-    return lm, model.load(config.model.name, dtype=how.dtype, device=how.device), nullcontext()
+        return lm, None, adapter_scale(lm, options.scale)
+    if options.scale != 1:
+        raise ConfigError(f"{name} was trained without an adapter, so there is nothing to scale; leave --scale at 1")
+    return lm, model.load(config.model.name, dtype=options.dtype, device=options.device), nullcontext()
 
 
-def run_evaluate(name: str, files: Files, how: How, *, out: Path | None, base: Path | None, as_json: bool) -> None:
-    """Measure, and show a table of all figures."""
-    prompts, attacks, rater = thin_data(files.read(), how.sizes(), how.seed), how.chosen(), how.remote()
-    judge = files.judge(how.tokens)
-    lm, reference, turned = loaded(name, how)
-    folder = out or (Path(name) if (Path(name) / CONFIG).is_file() and how.scale == 1 else None)
-    with turned, _watching(quiet=as_json) as watch:
+def run_evaluate(
+    name: str, files: DataFiles, options: EvaluationOptions, *, out: Path | None, base: Path | None, as_json: bool
+) -> None:
+    """Evaluate a model and print a table of all metrics.
+
+    Args:
+        name: a run folder or the name of a model.
+        files: the user's files.
+        options: how to evaluate.
+        out: folder to write into; the run folder if None.
+        base: folder with the evaluation of the base model, for paired differences.
+        as_json: print one JSON object instead of text.
+    """
+    prompts = thin_data(files.read(), options.sizes(), options.seed)
+    attacks, rater = options.attack_functions(), options.remote()
+    judge = files.judge(options.tokens)
+    lm, reference, scaled = load_for_evaluation(name, options)
+    folder = out or (Path(name) if (Path(name) / CONFIG).is_file() and options.scale == 1 else None)
+    with scaled, _watching(quiet=as_json) as watch:
         found = evaluate(
-            lm, prompts, attacks=attacks, judge=judge, rater=rater, reference=reference, base=base, seed=how.seed,
-            max_new_tokens=how.tokens, task_tokens=how.task_tokens, out=folder, on_progress=watch,
-        )  # fmt: skip
+            lm,
+            prompts,
+            attacks=attacks,
+            judge=judge,
+            rater=rater,
+            reference=reference,
+            base=base,
+            seed=options.seed,
+            max_new_tokens=options.tokens,
+            task_tokens=options.task_tokens,
+            out=folder,
+            on_progress=watch,
+        )
     if as_json:
         typer.echo(json.dumps(found.record()))
         return
@@ -201,22 +272,29 @@ def run_evaluate(name: str, files: Files, how: How, *, out: Path | None, base: P
 
 
 def figures_table(results: Mapping[str, Any]) -> Table:
-    """Return every figure of an evaluation with its interval and, where there is a base, the change."""
+    """Return the table of every metric with its interval and, where there is a base model, the difference."""
     cells = []
-    for path, figure in walked(results["axes"]):
+    for path, figure in walk_metrics(results["axes"]):
         change = _at(results.get("differences") or {}, path)
         cells.append((" ".join(path).replace("_", " "), *_cells(path, figure), str(figure["n"]), _points(path, change)))
-    return tables.table(results["model"], ("figure", "value", "95% interval", "n", "against the base"), cells)
+    return tables.table(results["model"], ("figure", "value", "95% interval", "n", "difference to base"), cells)
 
 
-def walked(axes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Yield each figure of nested axes with the names that lead to it; over-refusal by type is left out."""
+def walk_metrics(
+    axes: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield each metric of nested results with its path of names; over-refusal by type is left out.
+
+    Args:
+        axes: the section ``axes`` of the results.
+        path: names that lead to it.
+    """
     for name, value in axes.items():
         if isinstance(value, Mapping) and name != "by_type":
             if "value" in value:
                 yield (*path, name), value
             else:
-                yield from walked(value, (*path, name))
+                yield from walk_metrics(value, (*path, name))
 
 
 def _is_share(path: tuple[str, ...]) -> bool:
@@ -239,18 +317,18 @@ def _points(path: tuple[str, ...], change: Mapping[str, Any] | None) -> str:
 
 
 def _at(nested: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    found: Any = nested
+    value: Any = nested
     for name in path:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _judge_line(found: LanguageEvaluation) -> str:
     judge = found.judge
     if not judge["n"]:
-        return f"judge: {judge['name']}, whose errors nobody knows; give --labels to know them and to correct for them"
+        return f"judge: {judge['name']}, error rates unknown; give --labels to measure them and to correct for them"
     rates = ", ".join(f"{name} {judge[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
-    return f"judge: {judge['name']}; on {judge['n']} answers of models it had not seen: {rates}; figures are corrected for it"
+    return f"judge: {judge['name']}; on {judge['n']} completions of held-out models: {rates}; the figures are corrected for it"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The verb ``language sweep``: a grid, the user's files, and what to take."""
+"""The verb ``language sweep``: train and evaluate a grid of settings, and recommend one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advreg.cli import progress, tables
-from advreg.cli.language_evaluate import Files, How, named_attacks, rows
+from advreg.cli.language_evaluate import DataFiles, EvaluationOptions, named_attacks, rows
 from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import read_lessons
@@ -26,7 +26,14 @@ from advreg.language.sweep.run import FILE, At, Measuring, sweep
 
 @dataclass(frozen=True)
 class SweepSizes:
-    """What to sweep, as the command line says it."""
+    """The grid of a sweep, as the command line gives it.
+
+    Attributes:
+        mixes, rates, seeds, scales: numbers separated by commas.
+        budget: largest acceptable over-refusal, as a share.
+        n_validation: requests and safe prompts that choose the scale.
+        dial: attacks that choose the scale.
+    """
 
     mixes: str
     rates: str
@@ -37,10 +44,10 @@ class SweepSizes:
     dial: Sequence[str]
 
     def plan(self) -> SweepGrid:
-        """Return it as numbers.
+        """Parse the grid.
 
         Raises:
-            ConfigError: something that is no number.
+            ConfigError: a part is not a number.
         """
         return SweepGrid(
             mixes=tuple(numbers("--mix", self.mixes, float)),
@@ -52,7 +59,15 @@ class SweepSizes:
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """Return the numbers of a list with commas.
+    """Parse numbers separated by commas.
+
+    Args:
+        option: the option, for the error message.
+        text: such as ``0,0.15,0.3``.
+        kind: int or float.
+
+    Raises:
+        ConfigError: a part is not a number of this kind.
 
     Example:
         >>> numbers("--mix", "0, 0.15,0.3", float)
@@ -61,47 +76,58 @@ def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError as cause:
-        raise ConfigError(f"{option} is {text!r}; give {kind.__name__} numbers with commas between") from cause
+        raise ConfigError(f"{option} is {text!r}; give {kind.__name__} numbers separated by commas") from cause
 
 
 def run_sweep(
     model: str,
-    files: Files,
-    adversarial: str,
-    how: How,
+    files: DataFiles,
+    options: EvaluationOptions,
     grid: SweepSizes,
-    changes: Sequence[str],
     *,
+    adversarial: str,
+    changes: Sequence[str],
     out: Path,
     as_json: bool,
 ) -> None:
-    """Sweep, and show what was found."""
+    """Run a sweep and print every setting and the recommendation.
+
+    Args:
+        model: name of the base model.
+        files: the user's files.
+        options: how to evaluate each setting.
+        grid: the settings.
+        adversarial: file of requests to train on; a part of the harmful requests if empty.
+        changes: ``key=value`` of the training configuration.
+        out: folder of the sweep; the same folder resumes.
+        as_json: print one JSON object instead of text.
+    """
     plan = grid.plan()
-    config = LanguageConfig().replace_with([f"model.name={model}", f"train.device={how.device}", *changes])
+    config = LanguageConfig().replace_with([f"model.name={model}", f"train.device={options.device}", *changes])
     measuring = Measuring(
-        how.chosen(),
+        options.attack_functions(),
         named_attacks(grid.dial),
-        files.judge(how.tokens),
-        how.remote(),
-        how.tokens,
-        how.task_tokens,
-        how.dtype,
-        how.seed,
+        files.judge(options.tokens),
+        options.remote(),
+        options.tokens,
+        options.task_tokens,
+        options.dtype,
+        options.seed,
     )
     lessons = rows(adversarial, read_lessons)
-    dealt = parts(files.read(), lessons, n=how.sizes(), n_validation=grid.n_validation, seed=how.seed)
+    data = parts(files.read(), lessons, n=options.sizes(), n_validation=grid.n_validation, seed=options.seed)
     command = shlex.join(["advreg", *sys.argv[1:]])
     with _watching(quiet=as_json) as watch:
-        found = sweep(config, plan, dealt, measuring, out=out, command=command, on_progress=watch)
+        found = sweep(config, plan, data, measuring, out=out, command=command, on_progress=watch)
     if as_json:
         typer.echo(json.dumps(found))
         return
     tables.show(settings_table(found))
-    typer.echo(f"{conclusion(found)}\nwritten: {out / FILE}; draw it with: advreg language report {out}")
+    typer.echo(f"{conclusion(found)}\nwritten: {out / FILE}; to draw it: advreg language report {out}")
 
 
 def settings_table(found: Mapping[str, Any]) -> Table:
-    """Return the base model and every setting, with what is on the frontier marked."""
+    """Return the table of the base model and every setting; settings on the Pareto frontier are marked."""
     lines = [("base", "-", "-", *_figures(found["base"]), "")]
     for k, row in enumerate(found["settings"]):
         marks = " ".join(["frontier"] * (k in found["frontier"]) + ["recommended"] * _is(found["recommended"], k))
@@ -119,25 +145,30 @@ def _is(choice: Mapping[str, Any] | None, index: int) -> bool:
 def _figures(results: Mapping[str, Any]) -> tuple[str, str, str, str]:
     axes = results["axes"]
     success = axes["attack_success"]
-    wanted = (success["at_least_one"], axes["over_refusal"], axes["instructions"]["strict"], success.get("soft_prompt"))
+    metrics = (
+        success["at_least_one"],
+        axes["over_refusal"],
+        axes["instructions"]["strict"],
+        success.get("soft_prompt"),
+    )
     one, two, three, four = (
-        f"{f['value']:.0%} [{f['interval'][0]:.0%}, {f['interval'][1]:.0%}]" if f else "-" for f in wanted
+        f"{f['value']:.0%} [{f['interval'][0]:.0%}, {f['interval'][1]:.0%}]" if f else "-" for f in metrics
     )
     return one, two, three, four
 
 
 def conclusion(found: Mapping[str, Any]) -> str:
-    """Return in a sentence what to take, or why nothing can be recommended."""
-    for name, said in (("recommended", "recommended"), ("nearest", "nothing qualifies; the nearest is")):
+    """Return the recommendation in one sentence, or the reason that there is none."""
+    for name, label in (("recommended", "recommended"), ("nearest", "no setting qualifies; the nearest is")):
         if found[name]:
             row = found["settings"][found[name]["index"]]
-            return f"{said}: {row['run']} at scale {row['scale']:g} ({found[name]['why']})"
-    return "nothing was measured: every training failed"
+            return f"{label}: {row['run']} at scale {row['scale']:g} ({found[name]['why']})"
+    return "no setting was measured: every training failed"
 
 
 @contextmanager
 def _watching(*, quiet: bool) -> Iterator[Callable[[At], None]]:
-    """Yield a callback that shows where a sweep is on standard error: a bar, or a line for each setting."""
+    """Yield a callback that shows the progress of a sweep on standard error: a bar and a line for each setting."""
     console = Console(file=sys.stderr, quiet=quiet)
     with progress.bars(console) as bar:
         task = bar.add_task("sweep", total=None)

@@ -1,4 +1,4 @@
-"""The verb ``language train``: a configuration, what shall be otherwise, and who watches."""
+"""The verb ``language train``: train a language model as a configuration and the options determine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from advreg.language.training.folder import CONFIG, METRICS
 
 
 def run_train(
-    config: Path | None, named: Mapping[str, object | None], changes: Sequence[str], *, resume: bool, as_json: bool
+    config: Path | None, options: Mapping[str, object | None], changes: Sequence[str], *, resume: bool, as_json: bool
 ) -> None:
-    """Train, and say where the result is."""
+    """Train and print the run folder.
+
+    Args:
+        config: a configuration file or a run folder; defaults if None.
+        options: value of each configuration key that has an option of its own; None where it is absent.
+        changes: further ``key=value``.
+        resume: continue an interrupted run.
+        as_json: print one JSON object instead of text.
+    """
     is_run = config is not None and config.is_dir()
-    found = LanguageConfig() if config is None else LanguageConfig.load(config / CONFIG if is_run else config)
+    base = LanguageConfig() if config is None else LanguageConfig.load(config / CONFIG if is_run else config)
     folder = [f"train.out={config}"] if is_run else []
-    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
     with _watching(quiet=as_json) as watch:
-        run = fit_language(found.replace_with([*folder, *given, *changes]), resume=resume, on_event=watch)
+        run = fit_language(base.replace_with([*folder, *given, *changes]), resume=resume, on_event=watch)
     if as_json:
         typer.echo(json.dumps({"run": str(run.path), "last": run.read_log(METRICS)[-1]}))
     else:
@@ -37,10 +45,11 @@ def run_train(
 
 @contextmanager
 def _watching(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """Yield a callback that shows training's events on standard error."""
+    """Yield a callback that shows training events on standard error."""
     console = Console(file=sys.stderr, quiet=quiet)
     with progress.bars(console) as bar:
-        task, say = bar.add_task("training", total=None), partial(console.print, soft_wrap=True, highlight=False)
+        task = bar.add_task("training", total=None)
+        write = partial(console.print, soft_wrap=True, highlight=False)
 
         def watch(event: Event) -> None:
             if isinstance(event, Step):
@@ -48,8 +57,8 @@ def _watching(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
                     task, total=event.steps, completed=event.step, description=f"training: loss {event.loss:.3f}"
                 )
             elif isinstance(event, Guarded):
-                say(f"  guard, step {event.step}: {event.said}; {event.action}")
+                write(f"  guard, step {event.step}: {event.said}; {event.action}")
             elif isinstance(event, Written) and "loss" in event.record:
-                say(f"  step {event.step}/{event.steps}  loss {event.record['loss']:.3f}")
+                write(f"  step {event.step}/{event.steps}  loss {event.record['loss']:.3f}")
 
         yield watch

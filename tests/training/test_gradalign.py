@@ -53,7 +53,7 @@ def test_double_backward_is_the_derivative_of_the_value():
     net, (x, y) = smooth(), batch()
     _, slope = value_and_slope(net, x, y, method="double")
     torch.manual_seed(2)
-    beside = THREAT.random_start(x, torch.arange(6), recipes.base.drawn_seed())
+    beside = THREAT.random_start(x, torch.arange(6), recipes.base.draw_seed())
 
     def gradient(point):
         leaf = point.clone().requires_grad_()

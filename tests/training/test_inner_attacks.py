@@ -208,7 +208,7 @@ def test_pgi_is_both_terms_and_needs_the_start(model, batch):
     loss = recipes.pgi(weight=10.0, label_smoothing=0.4)(model, x, y, attack, THREAT)
     seen = inner.FgsmPgi()
     torch.manual_seed(0)
-    found = recipes.base.explored(model, x, y, seen, THREAT)
+    found = recipes.base.run_attack_in_eval(model, x, y, seen, THREAT)
     z_start, z_adv = model(found.x_start), model(found.x_adv)
     expected = F.cross_entropy(z_adv, y, label_smoothing=0.4) + 10 * ((z_adv - z_start) ** 2).mean()
     torch.testing.assert_close(loss, expected)

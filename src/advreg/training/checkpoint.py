@@ -6,22 +6,20 @@ written again on resume, so a kill between any two writes loses nothing and doub
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from advreg.errors import AdvregError, RunError
+from advreg.errors import RunError
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
+from advreg.trainer.checkpoint import NAME, read_checkpoint, write_checkpoint
 from advreg.training import per_example_state
 from advreg.training.setup import TrainState
 
-NAME = "checkpoint.pt"
 BEST, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
 
 
@@ -58,9 +56,7 @@ def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> N
         "scheduler": session.scheduler.state_dict(),
         "memory": per_example_state.states(session.stateful_parts),
     }
-    content = io.BytesIO()
-    torch.save(state, content)
-    run.write(NAME, content.getvalue())
+    write_checkpoint(run, state)
     _publish(run, session, progress)
 
 
@@ -74,18 +70,13 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
         sweep(run.path, (NAME, BEST, LAST))
     if not (run / NAME).exists():
         return TrainingProgress()
-    try:
-        state = torch.load(run / NAME, map_location="cpu", weights_only=True)
+    with read_checkpoint(run) as state:
         _refuse_another(session, state["model"], run / NAME)
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
         per_example_state.restore(session.stateful_parts, state["memory"])
         progress = TrainingProgress(**state["progress"])
-    except AdvregError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in torch's reader
-        raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
     if session.ranks.is_main:
         _publish(run, session, progress)
     session.ranks.barrier()

@@ -12,6 +12,7 @@ from advreg.config import Config
 from advreg.errors import RunError
 from advreg.runs import RunFolder
 from advreg.runs.resume_check import check_same_config
+from advreg.trainer.run_folder import read_run_config
 from advreg.training.checkpoint import LAST
 from advreg.training.setup import TrainState
 
@@ -25,15 +26,7 @@ def read_config(config: Config | str | Path, *, resume: bool) -> Config:
         ConfigError: it cannot be used.
         RunError: a run folder was given, but not to resume it.
     """
-    if isinstance(config, Config):
-        return config.checked()
-    path = Path(config).expanduser()
-    if not path.is_dir():
-        return Config.load(path)
-    if not resume:
-        raise RunError(f"{path} is a folder; give a TOML file, or resume the run in it")
-    found = Config.load(path / CONFIG)
-    return replace(found, train=replace(found.train, out=str(path)))
+    return read_run_config(config, Config, CONFIG, resume=resume)
 
 
 def going_on(config: Config, *, resume: bool) -> Config:

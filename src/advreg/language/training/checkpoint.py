@@ -6,21 +6,18 @@ loses nothing and doubles nothing.
 
 from __future__ import annotations
 
-import io
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from advreg.errors import RunError
 from advreg.language.training.collapse_monitor import CollapseProbe
 from advreg.language.training.folder import ADAPTER, METRICS, WHOLE, save_weights
 from advreg.language.training.setup import LanguageTrainState
 from advreg.runs import RunFolder
 from advreg.runs.files import sweep
-
-NAME = "checkpoint.pt"
+from advreg.trainer.checkpoint import NAME, append_missing, read_checkpoint, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,7 @@ def commit(run: RunFolder, session: LanguageTrainState, progress: LanguageTraini
         "optimizer": session.optimizer.state_dict(),
         "average": session.average.state_dict() if session.average else {},
     }
-    content = io.BytesIO()
-    torch.save(state, content)
-    run.write(NAME, content.getvalue())
+    write_checkpoint(run, state)
     _publish(run, session, progress)
 
 
@@ -74,8 +69,7 @@ def load(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgres
     Raises:
         RunError: the checkpoint is damaged.
     """
-    try:
-        state = torch.load(run / NAME, map_location="cpu", weights_only=True)
+    with read_checkpoint(run) as state:
         with torch.no_grad():
             for name, weight in session.learning.items():
                 weight.copy_(state["weights"][name])
@@ -84,17 +78,12 @@ def load(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgres
             session.average.load_state_dict(state["average"])
         before = state["progress"].pop("before")
         return LanguageTrainingProgress(**state["progress"], before=before and CollapseProbe(**before))
-    except Exception as error:  # a damaged file can fail anywhere in torch's reader
-        raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
 
 
 def _publish(run: RunFolder, session: LanguageTrainState, progress: LanguageTrainingProgress) -> None:
     with session.average.in_place() if session.average and progress.step else nullcontext():
         save_weights(session.lm, run, session.config.model.rank)
-    written = {_key(line) for line in run.read_log(METRICS)}
-    missing = [line for line in progress.lines if _key(line) not in written]
-    if missing:
-        run.append(METRICS, *missing)
+    append_missing(run, METRICS, progress.lines, _key)
 
 
 def _key(line: dict[str, Any]) -> tuple[object, object]:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from advreg import runtime
-from advreg.errors import RunError, WeightsError
+from advreg.errors import WeightsError
 from advreg.language import model
 from advreg.language.adapters import WEIGHTS as ADAPTER
 from advreg.language.adapters import load_adapter, save_adapter
@@ -18,6 +18,7 @@ from advreg.language.model import LanguageModel
 from advreg.plugins import first_line
 from advreg.runs import RunFolder
 from advreg.runs.resume_check import check_same_config
+from advreg.trainer.run_folder import read_run_config
 
 CONFIG, ENVIRONMENT, METRICS, WHOLE = "language.toml", "environment.json", "metrics.jsonl", "model.safetensors"
 
@@ -29,15 +30,7 @@ def read_config(config: LanguageConfig | str | Path, *, resume: bool) -> Languag
         ConfigError: it cannot be used.
         RunError: a run folder was given, but not to resume it.
     """
-    if isinstance(config, LanguageConfig):
-        return config.checked()
-    path = Path(config)
-    if not path.is_dir():
-        return LanguageConfig.load(path)
-    if not resume:
-        raise RunError(f"{path} is a folder; give a TOML file, or resume the run in it")
-    found = LanguageConfig.load(path / CONFIG)
-    return replace(found, train=replace(found.train, out=str(path)))
+    return read_run_config(config, LanguageConfig, CONFIG, resume=resume)
 
 
 def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:

@@ -1,0 +1,1 @@
+"""What training of image and of language models shares: run folders that are resumed, and checkpoints."""

@@ -1,0 +1,39 @@
+"""The configuration that a run folder holds, and the one to train with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from advreg.errors import RunError
+
+C = TypeVar("C")
+
+
+def read_run_config(config: C | str | Path, schema: type[C], file: str, *, resume: bool) -> C:
+    """Return the configuration to train with, validated; a run folder gives the one inside it.
+
+    Args:
+        config: a configuration, a TOML file, or a run folder to resume.
+        schema: class of the configuration; it has ``load``, ``checked`` and ``train.out``.
+        file: name of the configuration in a run folder.
+        resume: whether a run folder may be given.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+        RunError: a run folder was given without ``resume``.
+    """
+    kind: Any = schema
+    if isinstance(config, schema):
+        checked: C = kind.checked(config)
+        return checked
+    path = Path(config).expanduser()  # type: ignore[arg-type]  # not a configuration
+    if path.is_dir() and not resume:
+        raise RunError(f"{path} is a folder; give a TOML file, or resume the run in it")
+    if not path.is_dir():
+        loaded: C = kind.load(path)
+        return loaded
+    inside = kind.load(path / file)
+    moved: C = replace(inside, train=replace(inside.train, out=str(path)))
+    return moved

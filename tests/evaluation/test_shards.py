@@ -104,21 +104,25 @@ def test_rows_in_any_order_and_twice_become_whole_attacks() -> None:
 
 
 def test_an_attack_for_the_nearest_goes_on_while_it_breaks_a_fifth() -> None:
-    margins = {i: -float(i) for i in range(10)}
-    past = [{"attack": "clean", "id": i, "broken": False, "margin": margins[i]} for i in range(10)]
+    past = [{"attack": "clean", "id": i, "broken": False, "margin": -float(i)} for i in range(40)]
 
-    def tried(ids: list[int], broken: set[int]) -> list[dict[str, object]]:
+    def tried(ids: range, broken: set[int]) -> list[dict[str, object]]:
         return [{"attack": "a", "id": i, "broken": i in broken, "margin": 0.0} for i in ids]
 
     stage = ("a", 0.2)
-    assert upcoming(past, stage, range(10)) == [0, 1]
-    assert upcoming(past + tried([0, 1], set()), stage, range(10)) == []
-    assert upcoming(past + tried([0, 1], {1}), stage, [0, *range(2, 10)]) == [2, 3]  # as many again, of those behind
-    assert upcoming(past + tried([0, 1, 2, 3], {1}), stage, [0, *range(2, 10)]) == [4, 5, 6, 7]
-    assert upcoming(past + tried([0, 1, 2, 3, 4, 5, 6, 7], {1}), stage, [0, *range(2, 10)]) == []
-    everything = tried(list(range(8)), set(range(8)))
-    assert upcoming(past + everything, stage, [8, 9]) == [8, 9]
-    assert upcoming(past + tried(list(range(10)), set(range(10))), stage, []) == []
+    assert upcoming(past, stage, range(40)) == list(range(8))
+    assert upcoming(past + tried(range(8), {1}), stage, [0, *range(2, 40)]) == []
+    left = [0, *range(3, 40)]
+    assert upcoming(past + tried(range(8), {1, 2}), stage, left) == list(range(8, 16))  # as many again, of those behind
+    assert upcoming(past + tried(range(16), {1, 2}), stage, left) == []
+    assert upcoming(past + tried(range(38), set(range(38))), stage, [38, 39]) == [38, 39]
+    assert upcoming(past + tried(range(40), set(range(40))), stage, []) == []
+
+
+def test_an_attack_for_the_nearest_begins_with_four_at_least() -> None:
+    past = [{"attack": "clean", "id": i, "broken": False, "margin": -float(i)} for i in range(10)]
+    assert upcoming(past, ("a", 0.05), range(10)) == [0, 1, 2, 3]
+    assert upcoming(past, ("a", 0.05), [7, 9]) == [7, 9]
 
 
 def test_what_a_blind_attack_breaks_far_from_the_boundary_is_found_too() -> None:

@@ -177,7 +177,7 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
     which breaks most of what the gradient attacks leave, tries only the nearest.
     """
     if norm != "linf":
-        return _strong_inward()
+        return _strong_inward(norm)
     ce = partial(attacks.cosine_pgd, steps=20)
     pm = partial(attacks.cosine_pgd, objective=probability_margin, steps=50)
     return (
@@ -188,13 +188,17 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
     )
 
 
-def _strong_inward() -> tuple[ProtocolStage, ...]:
-    """The list for l2 and l1: all but the first stage come in from outside, where flat networks have a slope."""
-    inward = attacks.shrinking_pgd
+def _strong_inward(norm: str) -> tuple[ProtocolStage, ...]:
+    """The list for l2 and l1: most stages come in from outside, where flat networks have a slope.
+
+    In l1 a few examples near the boundary fall to the sparse steps of Auto-PGD alone, each from few of its starts.
+    """
+    inward, sparse = attacks.shrinking_pgd, partial(attacks.apgd, steps=40, restarts=5, large_eps=True)
     return (
         ProtocolStage("annealed-ce", partial(attacks.cosine_pgd, steps=10)),
         ProtocolStage("shrinking-pm", partial(inward, restarts=12)),
         ProtocolStage("shrinking-ce", partial(inward, objective=cross_entropy, restarts=8), nearest=0.5),
+        *((ProtocolStage("apgd-ce", sparse, nearest=0.2),) if norm == "l1" else ()),
         ProtocolStage("fab-t", partial(attacks.fab, steps=30, target_classes=3), nearest=0.1),
         ProtocolStage("square-warm", _square_after(partial(inward, restarts=1), 500, 0.1), nearest=0.05),
     )

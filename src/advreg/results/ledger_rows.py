@@ -36,6 +36,9 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
 GOING_ON = 0.2
 """Share of the tried that must break for an attack meant for the nearest to go on to those behind them."""
 
+FEWEST = 4
+"""Examples that such an attack begins with at least: what a single one withstands says nothing about those behind it."""
+
 
 def upcoming(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[int]) -> list[int]:
     """Return the ids that an attack is tried on next, none when it is done with a chunk.
@@ -60,7 +63,7 @@ def upcoming(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[i
         if row["id"] in margin:
             margin[row["id"]] = max(margin[row["id"]], row["margin"])
     nearest = sorted(margin, key=lambda i: (-margin[i], i))
-    return sorted(nearest[: len(mine) or math.ceil(share * len(standing))])
+    return sorted(nearest[: len(mine) or max(FEWEST, math.ceil(share * len(standing)))])
 
 
 def units(ids: Sequence[int]) -> list[list[int]]:

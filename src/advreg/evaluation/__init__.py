@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
-from advreg.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
+from advreg.evaluation.corruptions import evaluate_corruptions
 from advreg.evaluation.curve_evaluation import robustness_curve
 from advreg.evaluation.evaluate import evaluate
 from advreg.evaluation.minimum_norms import MinimumNorms, minimum_norms
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, ProtocolStage, resolve
 from advreg.results import AttackSummary, Check, ClassSummary, Curve, CurvePoint, Evaluation
+from advreg.results.corruptions import CorruptionAccuracy
 
 __all__ = [
     "DEFAULT_PROTOCOL",

@@ -11,7 +11,7 @@ from scipy.stats import poisson
 from torch.nn import functional as F
 
 from advreg.attacks.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
-from advreg.attacks.corruptions.primitives import blurred, shifted, streaked
+from advreg.attacks.corruptions.primitives import gaussian_blur, line_blur, sample_at_offset
 from advreg.errors import DataError, ModelError
 
 from .models import Counter, small_cnn
@@ -134,12 +134,12 @@ def test_a_gaussian_blur_has_its_width_and_shifts_add_up() -> None:
     x = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
     x[0, 0, 20, 20] = 1
     spread = torch.arange(41, dtype=torch.float64) - 20
-    assert float((blurred(x, 2.0)[0, 0].sum(0) * spread.square()).sum()) == pytest.approx(4.0, rel=0.03)
-    streak = streaked(x, 9.0, 3.0, torch.tensor([0.0], dtype=torch.float64))[0, 0]
+    assert float((gaussian_blur(x, 2.0)[0, 0].sum(0) * spread.square()).sum()) == pytest.approx(4.0, rel=0.03)
+    streak = line_blur(x, 9.0, 3.0, torch.tensor([0.0], dtype=torch.float64))[0, 0]
     assert float((streak.sum(0) * spread.square()).sum()) == pytest.approx(9.0, rel=0.1)
     assert float((streak.sum(1) * spread.square()).sum()) == pytest.approx(0.0, abs=1e-9)
     y = images(1)
-    to_the_right = shifted(y, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    to_the_right = sample_at_offset(y, torch.tensor([1.0, 0.0], dtype=torch.float64))
     torch.testing.assert_close(to_the_right[..., :-1], y[..., 1:])
 
 

@@ -1,7 +1,7 @@
-"""What attacks take: inputs, labels and radii that fit each other and the box, as tensors; anything else raises one line.
+"""Inputs of attacks: inputs, labels and eps as tensors that fit each other and the box; anything else raises one line.
 
-read_batch        for attacks that measure: every value is checked
-read_training     for points made for training: the box costs one reduction a batch, labels are checked at the first query
+read_batch        for attacks that evaluate: every value is checked
+read_training     for training attacks: one reduction per batch checks the box, labels are checked at the first query
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from advreg.errors import DataError, ModelError
 from advreg.objectives import Objective, are_probabilities, cross_entropy
 
 IGNORED = -100
-"""The label that torch's cross-entropy leaves out."""
+"""The label that the cross-entropy of torch ignores."""
 
-_SLACK = 1e-6  # of the box's width: what rounding adds where a loop undoes a normalisation
-_SUM = 1e-2  # by which 16-bit probabilities may miss 1
+_SLACK = 1e-6
+"""Allowed excess of training inputs in widths of the box: rounding when a training loop undoes a normalisation."""
+_SUM = 1e-2
+"""Allowed deviation of a sum of 16-bit probabilities from 1."""
 
 
 class Ball(Protocol):
-    """What is read of a threat model."""
+    """The part of a threat model that these functions use."""
 
     @property
     def box(self) -> tuple[float, float]:
@@ -36,18 +38,18 @@ class Ball(Protocol):
 
     @property
     def one_per_example(self) -> bool:
-        """Whether a tensor eps is known to hold one radius for each example."""
+        """Whether a tensor eps is known to contain one radius for each example."""
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
-    """Return numbers as a tensor: a tensor as it is, NumPy arrays and nested lists as copies.
+    """Return numbers as a tensor: a tensor unchanged, NumPy arrays and nested lists as copies.
 
     Args:
-        values: the numbers; Python floats get torch's default type, NumPy arrays keep theirs.
-        name: what they are, for the error.
+        values: the numbers; Python floats get torch's default dtype, NumPy arrays keep theirs.
+        name: name of the argument, for the error.
 
     Raises:
-        DataError: no numbers, or rows of unequal length.
+        DataError: values that are not numbers, or rows of unequal length.
 
     Example:
         >>> as_tensor([[0.5, 1.0]], "x")
@@ -58,21 +60,25 @@ def as_tensor(values: Any, name: str) -> Tensor:
     try:
         if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
             return torch.stack([as_tensor(value, name) for value in values])
-        found = torch.from_numpy(np.array(values))
+        tensor = torch.from_numpy(np.array(values))
     except (TypeError, ValueError, RuntimeError):
         raise DataError(
-            f"{name} is a {type(values).__name__} that holds no numbers in even rows; "
+            f"{name} is a {type(values).__name__} that is not numbers in rows of equal length; "
             "give a tensor, a NumPy array or nested lists of numbers"
         ) from None
-    is_python = found.dtype == torch.float64 and not isinstance(values, np.ndarray)
-    return found.to(torch.get_default_dtype()) if is_python else found
+    is_python = tensor.dtype == torch.float64 and not isinstance(values, np.ndarray)
+    return tensor.to(torch.get_default_dtype()) if is_python else tensor
 
 
 def read_inputs(x: Any, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Return inputs as floats ``(B, ...)``.
 
+    Args:
+        x: inputs as a tensor, a NumPy array or nested lists.
+        box: lowest and highest valid value of an input, for the error.
+
     Raises:
-        DataError: integers, whose scale is unknown, a single number a batch, or an empty batch.
+        DataError: integers, whose scale is unknown, one number per example without a feature dimension, or an empty batch.
     """
     low, high = box
     found = as_tensor(x, "x")
@@ -104,9 +110,13 @@ def read_images(x: Any, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
 
 
 def read_labels(y: Any, x: Tensor) -> Tensor:
-    """Return labels ``(B,)`` as int64, whatever integers they are, or probabilities ``(B, K)`` in the type of attacked points.
+    """Return labels ``(B,)`` as int64 from any integer type, or probabilities ``(B, K)`` in at least float32.
 
     A column of labels ``(B, 1)`` counts as ``(B,)``.
+
+    Args:
+        y: labels or probabilities as a tensor, a NumPy array or nested lists.
+        x: the inputs, for device, dtype and number of examples.
 
     Raises:
         DataError: another shape or type, or another number of examples than ``x`` has.
@@ -130,7 +140,7 @@ def read_labels(y: Any, x: Tensor) -> Tensor:
 
 
 def read_batch(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
-    """Return inputs and labels as tensors that fit each other, the box and the radii, for an attack that measures.
+    """Return inputs and labels as tensors that fit each other, the box and eps, for an attack that evaluates.
 
     Args:
         x: inputs ``(B, ...)``: floats in the box, as a tensor, a NumPy array or nested lists.
@@ -138,7 +148,7 @@ def read_batch(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
         ball: the threat model.
 
     Raises:
-        DataError: one line with what was given, what is allowed and what to do.
+        DataError: inputs, labels or eps that do not fit; one line with what was given, what is allowed and what to do.
     """
     x = read_inputs(x, ball.box)
     y = read_labels(y, x)
@@ -147,17 +157,17 @@ def read_batch(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
         raise DataError(f"y holds label {int(y.min())}; give labels 0 to classes-1 as integers")
     if y.ndim == 2 and not (bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < _SUM).all())):
         raise DataError(
-            "y holds floats that are no probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,)"
+            "y holds floats that are not probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,)"
         )
     reject_radii(x, ball)
     return x, y
 
 
 def read_ids(ids: Any, x: Tensor) -> Tensor:
-    """Return example ids, one for each row of ``x``; 0 to B-1 where none are given.
+    """Return example ids ``(B,)``; 0 to B-1 if ``ids`` is None.
 
     Raises:
-        DataError: another number of ids, or numbers that are not whole.
+        DataError: another number of ids than examples, or ids that are not integers.
     """
     if ids is None:
         return torch.arange(len(x), device=x.device)
@@ -168,7 +178,7 @@ def read_ids(ids: Any, x: Tensor) -> Tensor:
 
 
 def read_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Return a training batch as tensors that fit each other; values are not looked at.
+    """Return a training batch as tensors that fit each other; values are not checked.
 
     Raises:
         DataError: wrong types or shapes, or an empty batch.
@@ -178,10 +188,15 @@ def read_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
 
 
 def read_training(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
-    """Return a training batch as tensors that fit each other, the box and the radii; see `checked_once` for its labels.
+    """Return a training batch as tensors that fit each other, the box and eps; `checked_once` checks its labels.
+
+    Args:
+        x: inputs ``(B, ...)``: floats in the box, as a tensor, a NumPy array or nested lists.
+        y: labels ``(B,)`` or ``(B, 1)`` of any integer type, or probabilities ``(B, K)``.
+        ball: the threat model.
 
     Raises:
-        DataError: wrong types or shapes, an empty batch, inputs outside the box.
+        DataError: wrong types or shapes, an empty batch, or inputs outside the box.
     """
     x = read_inputs(x, ball.box)
     y = read_labels(y, x)
@@ -191,15 +206,15 @@ def read_training(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
 
 
 def reject_outside(x: Tensor, box: tuple[float, float], slack: float = 0.0) -> None:
-    """Raise unless every value is a number inside the box: one reduction.
+    """Raise unless every value is a number inside the box; it costs one reduction.
 
     Args:
         x: inputs ``(B, ...)``.
-        box: lowest and highest valid value.
-        slack: excess that is allowed, in widths of the box.
+        box: lowest and highest valid value of an input.
+        slack: allowed excess in widths of the box.
 
     Raises:
-        DataError: what the inputs span, and the remedy that the span suggests.
+        DataError: values outside the box; the line has their range and the likely remedy.
     """
     (low, high), most = box, slack * (box[1] - box[0])
     ends = torch.stack(torch.aminmax(x.detach()))
@@ -220,33 +235,37 @@ def reject_outside(x: Tensor, box: tuple[float, float], slack: float = 0.0) -> N
 
 
 def _remedy(least: float, largest: float, box: tuple[float, float]) -> str:
-    """Return what to do about inputs that span something else than the box."""
+    """Return the likely remedy for inputs with this range instead of the box."""
     if box == (0.0, 1.0) and least >= 0 and 1.5 < largest <= 255:
         return "divide images by 255"
     return "put the normalisation inside the model, advreg.normalized(model, mean, std), or give the threat its box="
 
 
-class _Last:
-    """The batch that was inside its box last, so that a recipe and the attack in it look at a batch once."""
+class _LastBatch:
+    """The last batch that was inside its box, so that a training recipe and its attack check a batch once."""
 
     def __init__(self) -> None:
         self.batch: weakref.ref[Tensor] | None = None
         self.state: tuple[int, tuple[float, float]] | None = None
 
     def is_same(self, x: Tensor, box: tuple[float, float]) -> bool:
-        """Return whether these are the values and the box of last time."""
+        """Return whether these are the values and the box of the last call."""
         return self.batch is not None and self.batch() is x and self.state == (x._version, box)
 
     def remember(self, x: Tensor, box: tuple[float, float]) -> None:
-        """Keep the batch, without keeping it alive, and which of its versions it was."""
+        """Store a weak reference to the batch, and its version."""
         self.batch, self.state = weakref.ref(x), (x._version, box)
 
 
-_last = _Last()
+_last = _LastBatch()
 
 
 def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
-    """Raise as `reject_outside` does, up to rounding; the tensor that passed last is not looked at again.
+    """Raise as `reject_outside` does, up to rounding; the tensor that passed last is not checked again.
+
+    Args:
+        x: inputs ``(B, ...)``.
+        box: lowest and highest valid value of an input.
 
     Raises:
         DataError: values outside the box.
@@ -260,10 +279,10 @@ def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
 
 
 def reject_radii(x: Tensor, ball: Ball) -> None:
-    """Raise unless eps is one number, or one for each example and clearly so.
+    """Raise unless eps is one number, or unambiguously one for each example.
 
     Raises:
-        DataError: another count, or as many radii as there are examples and features.
+        DataError: another number of radii, or as many radii as examples and as features.
     """
     eps = ball.eps
     if not isinstance(eps, Tensor) or not eps.ndim:
@@ -278,10 +297,10 @@ def reject_radii(x: Tensor, ball: Ball) -> None:
 
 
 def reject_logits(z: object, rows: int) -> None:
-    """Raise unless a model returned one row of logits for each input, at least two columns.
+    """Raise unless a model's output is logits ``(rows, K)`` with K at least 2.
 
     Raises:
-        ModelError: it did not.
+        ModelError: another output.
     """
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != rows:
         shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
@@ -297,15 +316,15 @@ def reject_logits(z: object, rows: int) -> None:
 
 
 def reject_classes(y: Tensor, classes: int, *, ignored: bool = False) -> None:
-    """Raise unless every label is one of the model's classes, and probabilities have a column for each of them.
+    """Raise unless every label is one of the model's classes, and probabilities have one column for each class.
 
     Args:
         y: labels ``(B,)`` or ``(B, 1 + R)``, or probabilities ``(B, K)``.
-        classes: of the model.
-        ignored: whether the label -100 may be there.
+        classes: number of classes of the model.
+        ignored: whether the label -100 is allowed.
 
     Raises:
-        DataError: a label beyond them, or another number of columns.
+        DataError: a label out of range, or another number of columns.
     """
     if y.is_floating_point():
         if y.ndim == 2 and y.shape[1] != classes:
@@ -324,23 +343,23 @@ def reject_probabilities(z: Tensor) -> None:
     """Raise if outputs ``(B, K)`` are probabilities.
 
     Raises:
-        ModelError: they are.
+        ModelError: outputs that are non-negative and sum to 1 in every row.
     """
     if are_probabilities(z):
         raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")
 
 
 def checked_once(objective: Objective) -> Objective:
-    """Return the objective of a training attack: at its first call it checks logits and labels before it uses them.
+    """Return the objective of a training attack, which checks logits and labels at its first call only.
 
-    A batch of one example may sum to 1 by chance, so probabilities are noticed from two examples on.
+    The logits of a single example may sum to 1 by chance, so probabilities are rejected from two examples on.
 
     Args:
         objective: function of logits ``(B, K)`` and labels.
 
-    Raises:
-        ModelError: when called with something else than logits.
-        DataError: when called with labels that the model does not have.
+    Returns:
+        The objective; its first call raises `ModelError` for outputs that are not logits, and `DataError` for labels out of
+        range.
     """
     is_first = True
 
@@ -348,13 +367,13 @@ def checked_once(objective: Objective) -> Objective:
         nonlocal is_first
         if is_first:
             is_first = False
-            _reject_answers(logits, y, ignored=objective is cross_entropy)
+            _check_outputs(logits, y, ignored=objective is cross_entropy)
         return objective(logits, y)
 
     return checking
 
 
-def _reject_answers(logits: Tensor, y: Tensor, ignored: bool) -> None:
+def _check_outputs(logits: Tensor, y: Tensor, ignored: bool) -> None:
     reject_logits(logits, len(y))
     reject_classes(y, logits.shape[1], ignored=ignored)
     if len(logits) > 1:

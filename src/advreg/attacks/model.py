@@ -1,4 +1,5 @@
-"""How a model is called: with a copy of the points in its own floating type; its logits and gradients in float32 at least."""
+"""How attacks call a model: with a copy of the points in its own floating type; logits and gradients in float32 or
+wider."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ Model = Callable[[Tensor], Tensor]
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATING = (*_HALF, torch.float32, torch.float64)
 _FIXED_SHAPE = (
-    "the program was exported for one batch size, and attacks need any; export it again with "
+    "the program was exported for one batch size, and attacks need any size; export it again with "
     "dynamic_shapes=({0: torch.export.Dim.AUTO},)"
 )
 _ONE_GRADIENT = (
@@ -27,24 +28,25 @@ _ONE_GRADIENT = (
 
 
 class ProxyModel(ABC):
-    """What attacks work on in another model's place, such as a fast copy of it; that other model, its original, judges.
+    """Base class of models that attacks use in place of another model, such as a fast copy; that original verifies.
 
-    A class to derive from, not an attribute to have: anybody's model may keep something of its own under any name.
+    Attacks recognise a proxy by this class only, because any model may have an attribute named ``original``.
     """
 
     @property
     @abstractmethod
     def original(self) -> Model:
-        """The model that judges."""
+        """The model that verifies."""
 
 
 def original(model: Model) -> Model:
-    """Return the model that judges: the one a fast target was made from, or the model itself."""
+    """Return the model that verifies: the original of a fast copy, or the model itself."""
     return model.original if isinstance(model, ProxyModel) else model
 
 
 def input_dtype(model: Model) -> torch.dtype | None:
-    """Return the floating type of a module's inputs: that of its first floating-point parameter, or buffer if it has none.
+    """Return the floating type of a module's inputs: that of its first floating-point parameter, or else of its first
+    buffer.
 
     Returns:
         The type; None for a function, and for a module without weights.
@@ -63,20 +65,20 @@ def input_dtype(model: Model) -> torch.dtype | None:
 
 
 def query_model(model: Model, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the logits of a model at ``x``, in float32 at least; the only place where a model is called.
+    """Return the logits of a model at ``x``, in float32 or wider; attacks call a model here only.
 
     The model gets a copy of ``x`` in its own floating type, so that it may write into its input. Gradients reach ``x``.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``.
-        x: inputs ``(B, ...)`` in any floating type; unchanged.
-        dtype: the model's floating type where it is known already, as in a loop; `input_dtype` finds it if None.
+        x: inputs ``(B, ...)`` of any floating type; unchanged.
+        dtype: the model's floating type if known, as in a loop; from `input_dtype` if None.
 
     Returns:
-        What the model returns, 16-bit logits as float32.
+        The model's output, 16-bit logits as float32.
 
     Raises:
-        ModelError: a program of torch.export that was made for another batch size.
+        ModelError: a program of torch.export for another batch size.
 
     Example:
         >>> x = torch.ones(1, 2)
@@ -94,7 +96,7 @@ def query_model(model: Model, x: Tensor, dtype: torch.dtype | None = None) -> Te
 
 
 def widen(x: Tensor) -> Tensor:
-    """Return 16-bit floats in float32, in which attacks hold points and losses; anything else as it is.
+    """Return 16-bit floats as float32, in which attacks store points and losses; anything else unchanged.
 
     The spacing of bfloat16 near 1 is 1/128: rounded to it, a ball of 8/255 loses a fifth of its radius.
     """
@@ -102,24 +104,25 @@ def widen(x: Tensor) -> Tensor:
 
 
 class Bound(nn.Module):
-    """A function of 16-bit inputs that takes float32 points: it has no weights that tell its input type."""
+    """A function of 16-bit inputs that accepts float32 points; it has no weights from which `input_dtype` could infer
+    its type."""
 
     def __init__(self, model: Model, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.dtype = model, dtype
-        self.training = False  # its parts keep their own modes
+        self.training = False  # its parts keep their modes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the function returns."""
+        """Return the output of the function."""
         return self.model(x.to(self.dtype))
 
 
 def bind_dtype(model: Model, x: Tensor) -> Model:
-    """Return the model, bound to the type of ``x`` where that is 16 bits wide and no weight tells what the model takes.
+    """Return the model, bound to the type of ``x`` if that is 16 bits wide and no weight determines the model's type.
 
     Args:
         model: a module, or any function of inputs.
-        x: inputs as the caller has them.
+        x: inputs as the caller passed them.
     """
     if getattr(x, "dtype", None) not in _HALF or isinstance(model, ProxyModel) or input_dtype(model) is not None:
         return model
@@ -127,27 +130,33 @@ def bind_dtype(model: Model, x: Tensor) -> Model:
 
 
 def own_leaf(adv: Tensor) -> Tensor:
-    """Return the same values outside every graph: without a copy, but for tensors of inference mode, which take no gradient."""
+    """Return the same values detached from every graph; tensors of inference mode, which take no gradient, are
+    copied."""
     return adv.clone() if adv.is_inference() else adv.detach()
 
 
 def gradient_at(value: Tensor, point: Tensor, *, retain_graph: bool = False) -> Tensor:
-    """Return the gradient of the summed value to the point, non-finite entries as zero.
+    """Return the gradient of the summed value with respect to the point, with non-finite entries as zero.
+
+    Args:
+        value: values ``(B,)``.
+        point: leaf tensor ``(B, ...)``.
+        retain_graph: whether to keep the graph for another gradient.
 
     Raises:
-        ModelError: the value does not depend on the point in a way autograd can follow.
+        ModelError: the value does not depend on the point in a way that autograd can follow.
     """
-    found = None
+    grad = None
     if value.requires_grad:
         try:
-            found = torch.autograd.grad(value.sum(), point, allow_unused=True, retain_graph=retain_graph)[0]
+            grad = torch.autograd.grad(value.sum(), point, allow_unused=True, retain_graph=retain_graph)[0]
         except RuntimeError as cause:
             if "donated" not in str(cause):
                 raise
             raise ModelError(_ONE_GRADIENT) from cause
-    if found is None:
+    if grad is None:
         raise ModelError(
             "no gradient flows from the logits to the input (a detach, a no_grad, or a step such as argmax in the model); "
-            "gradient attacks cannot see through it: use one that needs scores only, such as square (protocol blackbox)"
+            "gradient attacks cannot work: use one that needs scores only, such as square (protocol blackbox)"
         )
-    return torch.nan_to_num(found, 0.0, 0.0, 0.0)
+    return torch.nan_to_num(grad, 0.0, 0.0, 0.0)

@@ -32,17 +32,17 @@ def attack_at_each_eps(
 
     Args:
         attack: an attack of this package, or a function of the same signature that returns an `AttackResult`.
-        model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
-        x: clean inputs ``(B, ...)`` in the threat's box.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)``.
         threat: norm and box; its own eps is not used.
         eps: the radii, in any order.
-        ids: example ids ``(B,)``, which random draws depend on; 0 to B-1 where not given.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random draws.
         options: further options of the attack.
 
     Returns:
-        A result for each eps, in the order given; its cost is what was spent up to this eps.
+        A result for each eps, in the order given; its cost is the total up to this eps.
 
     Raises:
         ConfigError: no eps.

@@ -76,7 +76,7 @@ def spatial(
         def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=rotate_translate(state.x, *poses[k], box=box))
 
-        return run_score_based(ask, x, y, threat, ids, propose, len(poses), early_stop=early_stop)
+        return run_score_based(ask, x, y, threat, ids, propose, queries=len(poses), early_stop=early_stop)
 
     return search(ask, x, y, whole_box(box), attempt, early_stop=early_stop, batch_size=batch_size)
 

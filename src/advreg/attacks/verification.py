@@ -1,4 +1,4 @@
-"""The judge: the original model, in its own precision and in eval mode, decides what is broken. Nothing else does."""
+"""Verification: the original model, in its own precision and in eval mode, decides whether an example is broken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.inputs import read_inputs, read_labels, reject_classes, reject_logits, reject_probabilities
 from advreg.attacks.model import Model, original, query_model
-from advreg.attacks.model import ProxyModel as ProxyModel  # also found here, where it was first
+from advreg.attacks.model import ProxyModel as ProxyModel  # its earlier home
 from advreg.errors import DataError, ModelError
 from advreg.module_modes import training_parts
 from advreg.objectives import are_probabilities, fooled, has_finite_logits
@@ -20,11 +20,15 @@ from advreg.threat import ThreatModel
 _PROBABILITIES: ContextVar[bool] = ContextVar("whether attacks accept probabilities", default=False)
 
 TOLERANCE = 1e-6
-"""Slack for points made elsewhere: forty times the rounding of a float32 pixel. Our own attacks need none of it."""
+"""Tolerance for points made elsewhere: forty times the rounding of a float32 pixel. The attacks here do not need it."""
 
 
 def logits_of(model: Model, x: Tensor) -> Tensor:
-    """Return the logits of a model without gradient and without autocast.
+    """Return the logits of a model ``(B, K)`` without gradient and without autocast.
+
+    Args:
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
+        x: inputs ``(B, ...)``.
 
     Raises:
         ModelError: the output is not ``(B, K)``.
@@ -47,10 +51,10 @@ def require_eval_mode(model: Model) -> None:
 
 
 def reject_device(model: Model, x: Tensor) -> None:
-    """Raise unless the model's weights are where the inputs are.
+    """Raise unless the model's weights are on the device of the inputs.
 
     Raises:
-        ModelError: they are on another device.
+        ModelError: another device.
     """
     module = original(model)
     weight = next(module.parameters(), None) if isinstance(module, nn.Module) else None
@@ -60,7 +64,7 @@ def reject_device(model: Model, x: Tensor) -> None:
 
 @contextmanager
 def accepting_probabilities() -> Iterator[None]:
-    """Let attacks run on models that end in a softmax inside the block: a diagnosis measures what that hides.
+    """Let attacks run on models that end in a softmax inside the block; a diagnosis measures what the softmax hides.
 
     Example:
         >>> with accepting_probabilities():
@@ -76,16 +80,16 @@ def accepting_probabilities() -> Iterator[None]:
 def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, float]) -> None:
     """Raise if a model outputs probabilities; black boxes with ``score_only`` may.
 
-    Honest logits of few examples may sum to 1 by chance, so suspicious ones are confirmed at other points.
+    Logits of few examples may sum to 1 by chance, so suspicious ones are checked at other points.
 
     Args:
         model: maps inputs to logits.
         x: clean inputs ``(B, ...)``.
-        logits: what the model returned for them.
-        box: lowest and highest valid value.
+        logits: the model's output for them ``(B, K)``.
+        box: lowest and highest valid value of an input.
 
     Raises:
-        ModelError: the outputs are probabilities everywhere.
+        ModelError: the outputs are probabilities at all these points.
     """
     if _PROBABILITIES.get() or getattr(original(model), "score_only", False) or not are_probabilities(logits):
         return
@@ -95,23 +99,35 @@ def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, fl
 
 
 def require_finite(logits: Tensor) -> None:
-    """Raise unless the model answered every clean input with numbers; a mask may set logits of ruled-out classes to -inf.
+    """Raise unless the model's outputs for all clean inputs are finite; -inf is allowed for classes that a mask rules
+    out.
 
     Raises:
-        ModelError: some answer is NaN or infinite.
+        ModelError: an output with NaN or infinity.
     """
     bad = int((~has_finite_logits(logits)).sum())
     if bad:
-        raise ModelError(f"the model answers NaN or infinity for {bad} of {len(logits)} clean inputs; mend it first")
+        raise ModelError(
+            f"the model outputs NaN or infinity for {bad} of {len(logits)} clean inputs; fix the model first"
+        )
 
 
 def verify_with_logits(
     model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return whether each point is broken ``(B,)`` and the original model's logits ``(B, K)``: one forward.
+    """Return whether each point is broken ``(B,)``, and the logits of the original model ``(B, K)``; it costs one
+    forward.
+
+    Args:
+        model: the model, or a fast copy whose original is queried.
+        x: clean inputs ``(B, ...)``.
+        x_adv: points to verify ``(B, ...)``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary.
+        targeted: whether ``y`` holds the classes that the adversary wants.
 
     Raises:
-        DataError: a label beyond the model's classes.
+        DataError: a label that the model does not have.
     """
     z = logits_of(original(model), x_adv)
     reject_classes(y, z.shape[1])
@@ -119,18 +135,18 @@ def verify_with_logits(
 
 
 def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, *, targeted: bool = False) -> Tensor:
-    """Say for each example whether ``x_adv`` breaks the model inside the threat model.
+    """Return whether ``x_adv`` breaks the model inside the threat model, for each example.
 
-    Broken = the original model's largest logit is not the label's (is the target's, if targeted) or it answers NaN, every
-    value is inside the box, and the distance measured in float64 is within eps (tolerance 1e-6).
+    An example is broken if the largest logit of the original model is not the label's (is the target's, if targeted) or its
+    output has NaN, every value is inside the box, and the distance in float64 is within eps (tolerance 1e-6).
 
     Args:
-        model: the model, or a fast target made from it, whose original is then asked.
+        model: the model, or a fast copy whose original is queried; must be in eval mode.
         x: clean inputs ``(B, ...)``.
-        x_adv: inputs to judge ``(B, ...)``.
-        y: labels ``(B,)``, or the wanted classes if targeted.
-        threat: what the adversary may do.
-        targeted: whether ``y`` is the class the adversary wants.
+        x_adv: points to verify ``(B, ...)``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary.
+        targeted: whether ``y`` holds the classes that the adversary wants.
 
     Returns:
         Booleans ``(B,)``.

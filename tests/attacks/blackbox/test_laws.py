@@ -86,7 +86,7 @@ def test_the_seed_matters_and_nothing_global_does(name: str, norm: str) -> None:
         (blackbox.square, "queries", "l2", (1, 10, 40, 160)),
         (blackbox.square, "queries", "l1", (1, 10, 40)),
         (blackbox.square, "restarts", "linf", (1, 2, 3)),
-        (blackbox.random_search, "draws", "l2", (1, 10, 50)),
+        (blackbox.random_search, "queries", "l2", (1, 10, 50)),
         (blackbox.spsa, "steps", "linf", (1, 4, 8)),
         (blackbox.hopskipjump, "queries", "l2", (1, 200, 400, 800)),
     ],
@@ -156,7 +156,7 @@ def test_early_stop_gives_the_same_verdicts_for_less(name: str, norm: str) -> No
 def test_looking_seldom_changes_the_cost_and_nothing_else(name: str, norm: str, monkeypatch) -> None:
     (x, y), model, threat = batch(24, torch.float64), small_cnn(dtype=torch.float64), ThreatModel(norm, 2 * EPS[norm])
     often = ATTACKS[name](model, x, y, threat)
-    monkeypatch.setattr("advreg.attacks.blackbox.score_based._between_looks", lambda _: 3)
+    monkeypatch.setattr("advreg.attacks.blackbox.score_based._check_interval", lambda _: 3)
     count = Counter(model)
     seldom = ATTACKS[name](model, x, y, threat)
     assert often.broken.any()

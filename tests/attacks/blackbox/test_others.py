@@ -123,13 +123,13 @@ Y, THREAT = torch.tensor([0, 1, 2, 3]), ThreatModel("linf", 0.1)
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda: blackbox.square(small_cnn(), X, Y, THREAT, queries=0), ThreatError, "at least 1 query"),
+        (lambda: blackbox.square(small_cnn(), X, Y, THREAT, queries=0), ThreatError, "give 1 query or more"),
         (lambda: blackbox.square(small_cnn(), X, Y, THREAT, p=1.5), ThreatError, r"share in \(0, 1\]"),
         (lambda: blackbox.square(small_cnn().train(), X, Y, THREAT), ModelError, "model.eval"),
         (lambda: blackbox.square(lambda x: x.sum(), X, Y, THREAT), ModelError, r"return logits \(4, classes\)"),
         (lambda: blackbox.square(small_cnn(), X * 255, Y, THREAT), DataError, "divide images by 255"),
         (lambda: blackbox.random_search(small_cnn(), X, Y, THREAT, queries=0), ThreatError, "queries is 0"),
-        (lambda: blackbox.spsa(small_cnn(), X, Y, ThreatModel("l2", 1.0)), ThreatError, "made for linf"),
+        (lambda: blackbox.spsa(small_cnn(), X, Y, ThreatModel("l2", 1.0)), ThreatError, "works in linf"),
         (lambda: blackbox.spsa(small_cnn(), X, Y, THREAT, delta=0.0), ThreatError, "more than 0"),
         (lambda: blackbox.hopskipjump(small_cnn(), X, Y, ThreatModel("l1", 1.0)), ThreatError, "l2 and linf"),
         (lambda: blackbox.hopskipjump(small_cnn().train(), X, Y, THREAT), ModelError, "model.eval"),

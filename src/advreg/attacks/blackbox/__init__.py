@@ -1,4 +1,4 @@
-"""Attacks that need no gradient: scores, labels, or another model's gradient."""
+"""Black-box attacks: they need scores, labels, or the gradient of another model."""
 
 from advreg.attacks.blackbox.hopskipjump import hopskipjump
 from advreg.attacks.blackbox.random_search import random_search

@@ -1,4 +1,4 @@
-"""HopSkipJump: walks along the decision boundary towards the clean point, with labels and nothing else."""
+"""HopSkipJump: a decision-based attack that moves along the decision boundary, with labels only."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ def hopskipjump(
     seed: int = 0,
     batch_size: int = 64,
 ) -> AttackResult:
-    """Attack with labels only: find a point of another class, then bring it nearer along the boundary (l2, linf).
+    """Attack with labels only: find a point of another class, then bring it nearer along the decision boundary (l2,
+    linf).
 
-    Each step estimates the boundary's normal from the labels of random points around the iterate, steps along it, and
-    bisects back to the boundary on the way to the clean point. An example is broken as soon as that point is within eps;
-    where none is, the nearest one is projected into the ball and judged there. One that stands costs at most ``queries +
-    2`` forwards.
+    Each step estimates the normal of the boundary from the labels of random points around the iterate, steps along it, and
+    bisects back to the boundary on the line to the clean point. An example is broken once that point is within eps; if it
+    never is, the nearest point is projected into the ball and verified. A survivor costs at most ``queries + 2`` forwards.
 
     Args:
-        model: any function from ``(B, ...)`` to labels ``(B,)``, or to scores ``(B, K)`` of which the largest counts.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)``; the wanted classes if targeted.
-        threat: what the adversary may do; norm l2 or linf.
-        queries: forwards an example may cost; a step that does not fit is not begun.
-        samples: directions at the first step; at step t, ``samples sqrt(t)``.
-        tries: points drawn uniformly from the box to find one of another class.
-        starts: points of another class (of the wanted one, if targeted) to begin from, ``(B, ...)``, instead of those
-            draws.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether an example leaves once it is broken, or is brought nearer to the end.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        model: any function from ``(B, ...)`` to labels ``(B,)``, or to scores ``(B, K)`` of which only the argmax is used.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm (l2 or linf), eps and box of the adversary; eps may differ between examples.
+        queries: largest number of forwards of an example; a step that would exceed it does not start.
+        gradient_samples: directions at the first step; at step t, ``gradient_samples * sqrt(t)``.
+        init_tries: points drawn uniformly from the box to find one of another class.
+        starts: points of another class (the target class, if ``targeted``), ``(B, ...)``, instead of these draws.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether a broken example leaves the batch at once; otherwise its point is brought nearer until the end.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random draws.
-        batch_size: examples under attack at a time; a forward takes 16 inputs for each of them.
+        batch_size: number of examples attacked at a time; a forward has up to 16 inputs for each of them.
 
     Returns:
-        An `AttackResult`, judged by the original model; ``loss`` is 1 where the label is wrong and -1 where it is right.
+        An `AttackResult`, verified on the original model; ``loss`` is 1 where the label is wrong and -1 where it is right.
 
     Raises:
         ThreatError: norm l1, or a count that is not positive.
-        ModelError, DataError: a model or inputs that cannot be used as given.
+        ModelError: train mode, or wrong output.
+        DataError: inputs that do not fit the box or the labels.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -72,10 +72,11 @@ def hopskipjump(
         >>> bool((result.distance <= 0.5).all())
         True
 
-    Reference: Chen, Jordan, Wainwright, "HopSkipJumpAttack", IEEE S&P 2020.
+    Reference: Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack", IEEE S&P 2020,
+    arXiv:1904.02144.
     """
     if threat.norm == "l1":
-        raise ThreatError(f"hopskipjump is made for l2 and linf, the threat is {threat}; use square for l1")
+        raise ThreatError(f"hopskipjump works in l2 and linf, the threat is {threat}; use square for l1")
     if min(queries, gradient_samples, init_tries) < 1:
         raise ThreatError(
             f"queries is {queries}, gradient_samples {gradient_samples}, init_tries {init_tries}; give 1 or more"
@@ -84,21 +85,24 @@ def hopskipjump(
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, threat)
     reject_device(model, x)
-    starts = None if starts is None else _starts(starts, x)
+    starts = None if starts is None else _read_starts(starts, x)
     ask = QuerySpec(LabelQueries(model, int(labels_of(y).max()) + 1), margin, targeted)
     place = torch.arange(len(x), device=x.device)
-    tags = torch.stack([read_ids(ids, x), place], 1)  # its id, and where its start is
+    tags = torch.stack([read_ids(ids, x), place], 1)  # the id and the row in starts
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, tags: Tensor, _: int) -> AttackResult:
-        hike = HopSkipJumpRun(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
-        hike.begin(init_tries) if starts is None else hike.begin_at(starts[tags[:, 1]])
-        return hike.run(gradient_samples)
+        run = HopSkipJumpRun(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
+        if starts is None:
+            run.start_at_random(init_tries)
+        else:
+            run.start_at(starts[tags[:, 1]])
+        return run.attack(gradient_samples)
 
     return search(ask, x, y, threat, attempt, ids=tags, early_stop=early_stop, batch_size=batch_size)
 
 
-def _starts(starts: Tensor, x: Tensor) -> Tensor:
-    found = as_tensor(starts, "starts").to(x)
-    if found.shape != x.shape:
-        raise DataError(f"starts are {tuple(found.shape)}, x is {tuple(x.shape)}; give one point for each input")
-    return found
+def _read_starts(starts: Tensor, x: Tensor) -> Tensor:
+    points = as_tensor(starts, "starts").to(x)
+    if points.shape != x.shape:
+        raise DataError(f"starts are {tuple(points.shape)}, x is {tuple(x.shape)}; give one point for each input")
+    return points

@@ -1,4 +1,4 @@
-"""Random search: points drawn uniformly from the ball. What it breaks, everything should break."""
+"""Random search: uniform draws from the ball, the baseline that every other attack should beat."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ def random_search(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack with points drawn uniformly from the ball (then projected into the box); keep the one of highest loss.
+    """Attack with points drawn uniformly from the ball, projected into the box; the point of highest loss counts.
 
-    An example that stands costs ``draws + 2`` forwards: the clean point, the draws, the judge's at the best of them.
+    An example that survives costs ``queries + 2`` forwards: the clean point, the draws, and the verification of the best
+    draw.
 
     Args:
-        model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)``; the wanted classes if targeted.
-        threat: what the adversary may do.
-        draws: points to try on each example.
-        objective: what to maximise, a function of scores and labels.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether a broken example leaves at once, or is searched to the end.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
-        seed: seed of the draws.
-        batch_size: examples under attack at a time.
+        model: any function from inputs ``(B, ...)`` to scores ``(B, K)``; a module must be in eval mode.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        queries: number of points drawn for each example.
+        objective: function of scores and labels to maximise.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the random draws.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
 
     Raises:
-        ThreatError: no draws.
-        ModelError, DataError: a model or inputs that cannot be used as given.
+        ThreatError: ``queries`` below 1.
+        ModelError: train mode, or wrong output.
+        DataError: inputs that do not fit the box or the labels.
 
     Example:
         >>> import torch
@@ -63,13 +65,13 @@ def random_search(
         14
     """
     if queries < 1:
-        raise ThreatError(f"queries is {queries}; give at least 1")
+        raise ThreatError(f"queries is {queries}; give 1 or more")
     ask = QuerySpec(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=state.threat.random_start(state.x, state.ids, seed, k))
 
-        return run_score_based(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
+        return run_score_based(ask, x, y, threat, ids, propose, queries=queries, early_stop=early_stop)
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)

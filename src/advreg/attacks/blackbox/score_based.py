@@ -1,6 +1,6 @@
-"""The loop of attacks that see scores only: propose a point, ask for its score, keep it if the score rose.
+"""The loop of score-based attacks: propose a point, query its score, keep it if the loss rose.
 
-Examples never see each other: a row leaves as soon as the judge confirms its point, and the others do not notice.
+Examples are independent of each other: a row leaves as soon as verification confirms its point.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from advreg.attacks.scoreboard import Scoreboard
 from advreg.attacks.search import QuerySpec
 from advreg.threat import ThreatModel, broadcast_per_example
 
-_BLOCK = 32  # queries whose random numbers are drawn at once: a call costs the same for one as for many
-_LANE = 1 << 20  # streams kept for one restart: more than anybody's queries
+_BLOCK = 32
+"""Number of queries whose random numbers are drawn in one call, which costs about the same for one as for many."""
+_LANE = 1 << 20
+"""Number of random streams reserved for one restart, more than any number of queries."""
 
 
 @dataclass(frozen=True)
 class QueryState(RowState):
-    """One row for each example still under attack; everything in it can be selected by rows.
+    """One row for each example still under attack.
 
     Attributes:
         rows: position of each row in the batch.
-        ids: example ids, to which the random draws belong.
+        ids: example ids, on which the random draws depend.
         x, y: clean inputs and labels.
         threat: the threat model of these rows.
         adv: the point proposed for the next query.
-        best, loss: the best point asked so far and its loss.
-        found: whether ``best`` fools the model that was asked, and waits for the judge.
-        memory: whatever the proposal wants to remember, tensors ``(B, ...)``.
+        best, loss: the best point queried so far and its loss.
+        found: whether ``best`` fools the queried model and waits for verification.
+        memory: tensors ``(B, ...)`` that the proposal keeps between queries.
     """
 
     rows: Tensor
@@ -50,12 +52,12 @@ class QueryState(RowState):
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     def remember(self, **tensors: Tensor) -> QueryState:
-        """Return the same rows with more to remember."""
+        """Return the same rows with more tensors in ``memory``."""
         return replace(self, memory={**self.memory, **tensors})
 
 
 Proposal = Callable[[QueryState, int], QueryState]
-"""``(state, query) -> state`` with the next point to ask in ``adv``: the heart of an attack on scores."""
+"""``(state, query) -> state`` with the next point to query in ``adv``: where attacks differ."""
 
 
 def run_score_based(
@@ -65,14 +67,27 @@ def run_score_based(
     threat: ThreatModel,
     ids: Tensor,
     propose: Proposal,
-    queries: int,
     *,
+    queries: int,
     early_stop: bool,
     price: int = 1,
 ) -> AttackResult:
-    """Run one attempt: ``queries * price`` forwards for an example that stands, and the judge's at the best point.
+    """Run one attempt: ``queries * price`` forwards for an example that survives, and one verification of the best
+    point.
 
-    ``price`` is what a proposal and its query cost, where a proposal asks questions of its own.
+    Args:
+        ask: model and objective.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        ids: example ids ``(B,)``, on which the draws of the proposal depend.
+        propose: returns the state with the next point to query.
+        queries: number of proposals.
+        early_stop: whether a broken example leaves at once.
+        price: forwards of one proposal and its query, if a proposal queries the model itself.
+
+    Returns:
+        An `AttackResult`, verified on the original model.
     """
     board = Scoreboard(ask, x, y, threat)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -81,39 +96,40 @@ def run_score_based(
     for k in range(queries):
         state = propose(state, k)
         board.cost[state.rows, 0] += price
-        state = _kept(ask, state, hold=early_stop)
-        if early_stop and (k + 1) % _between_looks(x.device) == 0:
-            state = _retired(board, state)
+        state = _query(ask, state, freeze_fooled=early_stop)
+        if early_stop and (k + 1) % _check_interval(x.device) == 0:
+            state = _retire(board, state)
             if not len(state.rows):
                 return board.result()
     board.submit(state.rows, state.best)
     return board.result()
 
 
-def _between_looks(device: torch.device) -> int:
-    """Return after how many queries to look which rows are done: it waits for an accelerator, so seldom there."""
+def _check_interval(device: torch.device) -> int:
+    """Return after how many queries to check for finished rows; the check synchronises an accelerator, so less often
+    there."""
     return 1 if device.type == "cpu" else 10
 
 
 @torch.no_grad()
-def _kept(ask: QuerySpec, state: QueryState, *, hold: bool) -> QueryState:
-    """Ask, and keep the points that raised the loss; with ``hold`` a row that fools the model keeps its point."""
+def _query(ask: QuerySpec, state: QueryState, *, freeze_fooled: bool) -> QueryState:
+    """Query, and keep the points of higher loss; with ``freeze_fooled`` a row that fools the model keeps its point."""
     logits = query_model(ask.model, state.adv, ask.dtype)
     fools, loss = ask.fooled(logits, state.y), ask.loss_at(logits, state.y).to(state.loss.dtype)
-    loss = torch.where(fools & ~torch.isfinite(loss), torch.inf, loss)  # no answer is worse than an answer of NaN
-    better = (loss > state.loss) & ~state.found  # never true of a NaN
+    loss = torch.where(fools & ~torch.isfinite(loss), torch.inf, loss)  # a NaN output counts as the highest loss
+    better = (loss > state.loss) & ~state.found  # False for NaN
     return replace(
         state,
         best=torch.where(broadcast_per_example(better, state.x), state.adv, state.best),
         loss=torch.where(better, loss, state.loss),
-        found=state.found | (better & fools) if hold else state.found,
+        found=state.found | (better & fools) if freeze_fooled else state.found,
     )
 
 
-def _retired(board: Scoreboard, state: QueryState) -> QueryState:
-    """Judge the rows that look fooled; those confirmed leave, the others go on from where they are.
+def _retire(board: Scoreboard, state: QueryState) -> QueryState:
+    """Verify the rows that fooled the model; confirmed rows leave, the others continue from their point.
 
-    An answer of NaN that only the fast target gave is refused: any other point is better then.
+    A NaN output of a fast copy alone is not confirmed; any other point counts as better afterwards.
     """
     proposed = state.found.nonzero()[:, 0]
     if not len(proposed):
@@ -124,8 +140,16 @@ def _retired(board: Scoreboard, state: QueryState) -> QueryState:
     return replace(state, loss=loss, found=torch.zeros_like(state.found)).select(keep.nonzero()[:, 0])
 
 
-def drawn(state: QueryState, query: int, width: int, seed: int, restart: int) -> QueryState:
-    """Return the state with the query's uniform numbers ``(B, width)`` in ``memory["now"]``."""
+def draw_uniform(state: QueryState, query: int, width: int, seed: int, restart: int) -> QueryState:
+    """Return the state with the uniform numbers of a query, ``(B, width)``, in ``memory["now"]``.
+
+    Args:
+        state: the rows under attack.
+        query: number of the query, from 0.
+        width: how many numbers to draw for each example.
+        seed: seed of the random draws.
+        restart: number of the restart.
+    """
     if query % _BLOCK == 0:
         stream = restart * _LANE + query // _BLOCK
         draws = example_rng.uniform(state.ids, (_BLOCK, width), seed, stream)

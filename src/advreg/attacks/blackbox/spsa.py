@@ -1,4 +1,4 @@
-"""SPSA: gradient ascent on a gradient that is estimated from differences of scores."""
+"""SPSA: gradient ascent with a gradient estimated from finite differences of scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from advreg.errors import ThreatError
 from advreg.objectives import margin
 from advreg.threat import ThreatModel
 
-_LENGTH = 0.01  # of steps and probes, as a share of the box's width
-_TOGETHER = 16  # directions asked in one forward; a constant, so that draws do not depend on the batch
-_LANE = 1 << 20  # streams kept for one step
+_LENGTH = 0.01
+"""Default ``step_size`` and ``delta``, as a share of the box's width."""
+_CHUNK = 16
+"""Directions in one forward; a constant, so that draws do not depend on the batch."""
+_LANE = 1 << 20
+"""Number of random streams reserved for one step."""
 
 
 @renamed_options(probe="delta")
@@ -39,33 +42,35 @@ def spsa(
     seed: int = 0,
     batch_size: int = 32,
 ) -> AttackResult:
-    """Attack by Adam on ``g = mean_v [f(x + delta v) - f(x - delta v)] / (2 delta) v``, v random signs, f the margin; linf.
+    """Attack by Adam on ``g = mean_v [f(x + delta v) - f(x - delta v)] / (2 delta) v``, v random signs, f the margin;
+    linf.
 
-    It needs no gradient, so it sees through those that are hidden, and averages over what a random model answers. An
-    example that stands costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the differences and the iterate
-    of each step, the judge.
+    It needs no gradient, so a model cannot hide its gradient from it, and it averages over the outputs of a random model.
+    An example that survives costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the differences and the
+    iterate of each step, and the verification.
 
     Args:
-        model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)``; the wanted classes if targeted.
-        threat: what the adversary may do; norm linf.
-        steps: steps of Adam.
-        samples: directions at each step.
-        step_size: length of a step for each value, in the units of the input; None: 0.01 x the box's width.
-        delta: how far the differences are taken, in the units of the input; None: 0.01 x the box's width.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether a broken example leaves at once.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        model: any function from inputs ``(B, ...)`` to scores ``(B, K)``; a module must be in eval mode.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm (linf), eps and box of the adversary; eps may differ between examples.
+        steps: number of Adam steps.
+        samples: random directions at each step.
+        step_size: length of a step for each value in the units of the input; 0.01 of the box's width if None.
+        delta: half the distance of the finite differences in the units of the input; 0.01 of the box's width if None.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the directions.
-        batch_size: examples under attack at a time; a forward takes 32 inputs for each of them.
+        batch_size: number of examples attacked at a time; a forward has up to 32 inputs for each of them.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
 
     Raises:
         ThreatError: another norm than linf, or a count or length that is not positive.
-        ModelError, DataError: a model or inputs that cannot be used as given.
+        ModelError: train mode, or wrong output.
+        DataError: inputs that do not fit the box or the labels.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -74,11 +79,11 @@ def spsa(
         0
 
     Reference: Uesato, O'Donoghue, van den Oord, Kohli, "Adversarial risk and the dangers of evaluating against weak
-    attacks", ICML 2018.
+    attacks", ICML 2018, arXiv:1802.05666.
     """
     if threat.norm != "linf":
         raise ThreatError(
-            f"spsa is made for linf, the threat is {threat}; use square or hopskipjump for l2, square for l1"
+            f"spsa works in linf, the threat is {threat}; use square or hopskipjump for l2, square for l1"
         )
     step_size = _LENGTH * threat.width if step_size is None else step_size
     delta = _LENGTH * threat.width if delta is None else delta
@@ -89,17 +94,19 @@ def spsa(
     ask = QuerySpec(bind_dtype(model, x), margin, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
-        propose = _adam(ask, samples, step_size, delta, seed)
-        return run_score_based(ask, x, y, threat, ids, propose, steps, price=2 * samples + 1, early_stop=early_stop)
+        propose = _adam_proposal(ask, samples, step_size, delta, seed)
+        return run_score_based(
+            ask, x, y, threat, ids, propose, queries=steps, price=2 * samples + 1, early_stop=early_stop
+        )
 
     return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def _adam(ask: QuerySpec, samples: int, step_size: float, delta: float, seed: int) -> Proposal:
+def _adam_proposal(ask: QuerySpec, samples: int, step_size: float, delta: float, seed: int) -> Proposal:
     """Return the proposal: a step of Adam from the last iterate, whether that was the best or not."""
 
     def propose(state: QueryState, k: int) -> QueryState:
-        g = _estimated(ask, state, samples, delta, seed, k * _LANE)
+        g = _estimate_gradient(ask, state, samples=samples, delta=delta, seed=seed, stream=k * _LANE)
         zero = torch.zeros_like(g)
         first = 0.9 * state.memory.get("first", zero) + 0.1 * g
         second = 0.999 * state.memory.get("second", zero) + 0.001 * g.square()
@@ -111,15 +118,17 @@ def _adam(ask: QuerySpec, samples: int, step_size: float, delta: float, seed: in
 
 
 @torch.no_grad()
-def _estimated(ask: QuerySpec, state: QueryState, samples: int, delta: float, seed: int, stream: int) -> Tensor:
+def _estimate_gradient(
+    ask: QuerySpec, state: QueryState, *, samples: int, delta: float, seed: int, stream: int
+) -> Tensor:
     """Return the estimated gradient at the iterate, loss per width of the box.
 
-    Probes stay in the box, because a service may reject inputs outside it.
+    Queried points stay in the box, because a service may reject inputs outside it.
     """
     low, high = state.threat.box
     total = torch.zeros_like(state.adv)
-    for done in range(0, samples, _TOGETHER):
-        count = min(_TOGETHER, samples - done)
+    for done in range(0, samples, _CHUNK):
+        count = min(_CHUNK, samples - done)
         shape = (count, *state.x.shape[1:])
         v = example_rng.signs(state.ids, shape, seed, stream + done, state.x.dtype)
         pair = torch.stack([state.adv[:, None] + delta * v, state.adv[:, None] - delta * v], 1).clamp(low, high)

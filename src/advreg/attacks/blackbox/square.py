@@ -1,4 +1,4 @@
-"""Square: random search over windows of the input, with scores and no gradient."""
+"""Square: random search over windows of the input, with scores and without gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advreg import example_rng
-from advreg.attacks.blackbox.score_based import Proposal, QueryState, drawn, run_score_based
+from advreg.attacks.blackbox.score_based import Proposal, QueryState, draw_uniform, run_score_based
 from advreg.attacks.blackbox.square_windows import WindowGrid, bumps, put, take, window_share
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
@@ -21,9 +21,12 @@ from advreg.threat import ThreatModel
 
 Attack = Callable[..., AttackResult]
 
-_START = 1 << 40  # the lane of the starting points
-_FADING = 0.999  # what a window held weighs a little less than the new bump, lest the two cancel
-_TILES = 5  # bumps along a side of the starting point
+_START = 1 << 40
+"""First random stream of the starting points."""
+_FADING = 0.999
+"""Weight of the old window against the new bump; below 1, so that the two never cancel."""
+_TILES = 5
+"""Number of bumps along a side of the starting point."""
 
 
 def square(
@@ -43,39 +46,41 @@ def square(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by random search: change one window of the input at a time, keep the change if the margin rose.
+    """Attack by random search: change one window of the input at a time, and keep the change if the margin rises.
 
-    linf: the start is vertical stripes of ``+-eps``, a query repaints one window with ``+-eps`` in each channel. l2, l1:
-    the start is a tiling of bumps, a query moves the mass of two windows into a new bump in one of them. In l2 the offset
-    is stretched to length eps; in l1 the longer raw offset is projected onto ball and box exactly. Windows shrink as the
-    search goes on (`window_share`). Every example has windows of its own, so its result does not depend on its batch.
+    linf: the start is vertical stripes of ``+-eps``; a query repaints one window with ``+-eps`` in each channel. l2, l1:
+    the start is a tiling of bumps; a query moves the mass of two windows into a new bump in one of them. In l2 the offset
+    is scaled to length eps; in l1 the longer raw offset is projected onto ball and box exactly. Windows shrink during the
+    search (`window_share`). Every example has its own windows, so its result does not depend on its batch.
 
     An example that survives costs ``restarts * (queries + 1) + 1`` forwards: the queries, the verification of the best
-    point of each restart, and the clean point; with ``warm_start``, also what that attack costs.
+    point of each restart, and the clean point; with ``warm_start``, also the cost of that attack.
 
     Args:
-        model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
-        x: clean inputs in the threat's box: images ``(B, C, H, W)``, sequences ``(B, C, n)`` or vectors ``(B, n)``.
-        y: labels ``(B,)``; the wanted classes if targeted.
-        threat: what the adversary may do.
-        queries: forwards an attempt may spend on an example, the starting point among them.
+        model: any function from inputs ``(B, ...)`` to scores ``(B, K)``; a module must be in eval mode.
+        x: clean inputs in the box of ``threat``: images ``(B, C, H, W)``, sequences ``(B, C, n)`` or vectors ``(B, n)``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        queries: forwards of one attempt on an example, the starting point included.
         p: share of the input that the first windows cover.
-        rescale: whether the windows shrink in proportion to ``queries`` (the schedule is made for 10,000).
-        warm_start: an attack ``(model, x, y, threat, *, ids, seed)``; the search begins at its end points instead of at
-            stripes or bumps. After a gradient attack it finds what is left for a third of the queries.
-        restarts: attempts, each on the examples that survive.
-        targeted: whether ``y`` is the class the adversary wants.
-        early_stop: whether a broken example leaves at once, or its margin is raised to the end.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only.
+        rescale: whether the windows shrink in proportion to ``queries``; the published schedule is for 10,000.
+        warm_start: an attack ``(model, x, y, threat, *, ids, seed)`` at whose end points the search starts, instead of at
+            stripes or bumps. After a gradient attack it finds the remaining points for a third of the queries.
+        restarts: number of attempts, each on the examples that survive.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether a broken example leaves the batch at once; otherwise its margin is raised in all queries.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random draws.
-        batch_size: examples under attack at a time.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        An `AttackResult`, judged by the original model.
+        An `AttackResult`, verified on the original model.
 
     Raises:
-        ThreatError: no queries, or a share outside (0, 1].
-        ModelError, DataError: a model or inputs that cannot be used as given.
+        ThreatError: ``queries`` below 1, or ``p`` outside (0, 1].
+        ConfigError: ``restarts`` below 1.
+        ModelError: train mode, or wrong output.
+        DataError: inputs that do not fit the box or the labels.
 
     Example:
         >>> model = torch.nn.Linear(4, 3).eval()
@@ -84,24 +89,25 @@ def square(
         >>> bool((result.distance <= 0.1).all()), result.backwards
         (True, 0)
 
-    Reference: Andriushchenko, Croce, Flammarion, Hein, "Square attack", ECCV 2020; Croce and Hein, ICML 2021, for l1.
+    Reference: Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box adversarial attack via
+    random search", ECCV 2020, arXiv:1912.00049; for l1 Croce and Hein, "Mind the box", ICML 2021, arXiv:2103.01208.
     """
     if queries < 1 or not 0 < p <= 1:
-        raise ThreatError(f"queries is {queries} and p is {p}; give at least 1 query and a share in (0, 1]")
+        raise ThreatError(f"queries is {queries} and p is {p}; give 1 query or more and a share in (0, 1]")
     ask, budget = QuerySpec(bind_dtype(model, x), margin, targeted), queries if rescale else None
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        make = _repainting if threat.norm == "linf" else _moving
+        make = _repaint_proposal if threat.norm == "linf" else _move_proposal
         propose = make(WindowGrid.of(x), p, budget, seed, restart)
         if warm_start is None:
-            return run_score_based(ask, x, y, threat, ids, propose, queries, early_stop=early_stop)
+            return run_score_based(ask, x, y, threat, ids, propose, queries=queries, early_stop=early_stop)
         first = warm_start(model, x, y, threat, ids=ids, seed=seed + restart)
         rows = (~first.broken).nonzero()[:, 0] if early_stop else torch.arange(len(x), device=x.device)
         if not len(rows):
             return first
-        propose = _begun_at(first.x_adv[rows], propose)
+        propose = _start_at(first.x_adv[rows], propose)
         found = run_score_based(
-            ask, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries, early_stop=early_stop
+            ask, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries=queries, early_stop=early_stop
         )
         unranked = first.loss.index_fill(0, rows, -torch.inf)  # the two attacks may maximise different objectives
         return replace(first, loss=unranked).improved_by(found, rows)
@@ -109,37 +115,37 @@ def square(
     return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def _begun_at(start: Tensor, propose: Proposal) -> Proposal:
-    """Return the same proposal, its first point replaced."""
+def _start_at(start: Tensor, propose: Proposal) -> Proposal:
+    """Return the same proposal with another first point."""
 
-    def begun(state: QueryState, k: int) -> QueryState:
+    def replaced(state: QueryState, k: int) -> QueryState:
         state = propose(state, k)
         return state if k else replace(state, adv=start)
 
-    return begun
+    return replaced
 
 
-def _repainting(grid: WindowGrid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
-    """Return the proposal for linf: stripes, then windows, all at the edge of the ball."""
+def _repaint_proposal(grid: WindowGrid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
+    """Return the proposal for linf: stripes, then windows, all at the faces of the ball."""
 
     def propose(state: QueryState, k: int) -> QueryState:
         if k == 0:
-            return _striped(state, grid, seed, restart)
-        state = drawn(state, k - 1, 2 + grid.channels, seed, restart)
+            return _striped_start(state, grid, seed, restart)
+        state = draw_uniform(state, k - 1, 2 + grid.channels, seed, restart)
         u = state.memory["now"]
         cells = grid.place(u, grid.window(window_share(k - 1, p, budget)))
         low, high = take(state.memory["low"], cells), take(state.memory["high"], cells)
         up = u[:, 2:, None] < 0.5
         paint = torch.where(up, high, low)
         idle = (paint == take(grid.planes(state.best), cells)).flatten(1).all(1)[:, None, None]
-        paint = torch.where(up ^ idle, high, low)  # painted so already: the other way, lest the query be wasted
+        paint = torch.where(up ^ idle, high, low)  # a window that would not change gets the opposite signs
         return replace(state, adv=put(grid.planes(state.best), cells, paint).view_as(state.x))
 
     return propose
 
 
-def _striped(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> QueryState:
-    """Remember the edges of the ball, and start with one sign for each channel and column."""
+def _striped_start(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> QueryState:
+    """Start with one sign for each channel and column, and keep the faces of the ball in ``memory``."""
     radii, project = state.threat.radii(state.x), state.threat.project
     edges = {name: project(state.x + s * radii, state.x) for name, s in (("low", -1), ("high", 1))}
     shape = (grid.channels, 1, grid.width)
@@ -149,39 +155,41 @@ def _striped(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> Qu
     return replace(state, adv=adv).remember(**{name: grid.planes(edge) for name, edge in edges.items()})
 
 
-def _moving(grid: WindowGrid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
+def _move_proposal(grid: WindowGrid, p: float, budget: int | None, seed: int, restart: int) -> Proposal:
     """Return the proposal for l2 and l1: a tiling of bumps, then mass moved from two windows into one bump."""
 
     def propose(state: QueryState, k: int) -> QueryState:
         if k == 0:
-            return replace(state, adv=_in_ball(state, state.threat.width * _tiled(state, grid, seed, restart)))
-        state = drawn(state, k - 1, 5 + grid.channels, seed, restart)
+            return replace(state, adv=_in_ball(state, state.threat.width * _tiled_start(state, grid, seed, restart)))
+        state = draw_uniform(state, k - 1, 5 + grid.channels, seed, restart)
         size = grid.odd_window(window_share(k - 1, p, budget))
-        move = _moved_l1 if state.threat.norm == "l1" else _moved_l2
+        move = _move_l1 if state.threat.norm == "l1" else _move_l2
         return replace(state, adv=_in_ball(state, move(state, grid, size)))
 
     return propose
 
 
-def _moved_l2(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
-    """Return offsets ``(B, C, cells)``: two windows emptied, one filled with what both held in each channel, and the unused."""
-    delta, here, emptied = _emptied(state, grid, size)
+def _move_l2(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
+    """Return offsets ``(B, C, cells)``: two windows emptied, one filled with their mass and the unused mass of each
+    channel."""
+    delta, here, emptied = _empty_windows(state, grid, size)
     held = _power(delta, 2)
     unused = state.threat.radii(state.x).view(-1, 1, 1).square() - held.sum(1, keepdim=True)
     mass = held - _power(emptied, 2) + unused.clamp_min(0.0) / grid.channels
     return put(emptied, here, _bump(state, delta, here, size, 2) * mass.clamp_min(0.0).sqrt())
 
 
-def _moved_l1(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
-    """Return offsets ``(B, C, cells)`` to be projected: as in l2, but a channel's new window holds ``C`` times as much."""
-    delta, here, emptied = _emptied(state, grid, size)
+def _move_l1(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
+    """Return offsets ``(B, C, cells)`` to project: as in l2, but the new window of a channel holds ``C`` times as
+    much."""
+    delta, here, emptied = _empty_windows(state, grid, size)
     held = _power(delta, 1)
     unused = (state.threat.radii(state.x).view(-1, 1, 1) - held.sum(1, keepdim=True)).clamp_min(0.0)
     mass = unused + grid.channels * (held - _power(emptied, 1))
     return put(emptied, here, _bump(state, delta, here, size, 1) * mass)
 
 
-def _emptied(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_windows(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the offsets ``(B, C, cells)``, the cells of one window, and the offsets with it and another window emptied."""
     u, delta = state.memory["now"], grid.planes(state.best - state.x)
     here, there = grid.place(u[:, 0:2], size), grid.place(u[:, 2:4], size)
@@ -199,7 +207,7 @@ def _bump(state: QueryState, delta: Tensor, here: Tensor, size: tuple[int, int],
     return fresh / _length(fresh, order)
 
 
-def _tiled(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> Tensor:
+def _tiled_start(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> Tensor:
     """Return offsets ``(B, C, cells)`` in widths of the box: a bump in every tile, with a sign for each tile and channel."""
     height, width = max(grid.height // _TILES, 1), max(grid.width // _TILES, 1)
     down, right = grid.height // height, grid.width // width
@@ -214,7 +222,7 @@ def _tiled(state: QueryState, grid: WindowGrid, seed: int, restart: int) -> Tens
 
 
 def _in_ball(state: QueryState, delta: Tensor) -> Tensor:
-    """Return ``x + delta`` in ball and box: stretched to length eps in l2, projected as it is in l1."""
+    """Return ``x + delta`` in ball and box: scaled to length eps in l2, projected without scaling in l1."""
     offset = delta.flatten(1)
     if state.threat.norm == "l2":
         offset = offset / _length(offset, 2, state.threat.width) * state.threat.radii(state.x).flatten(1)
@@ -226,5 +234,5 @@ def _power(v: Tensor, order: int) -> Tensor:
 
 
 def _length(v: Tensor, order: int, width: float = 1.0) -> Tensor:
-    """Return lengths to divide by: none is below what rounding may leave of nothing in a box of this width."""
+    """Return lengths to divide by, at least the rounding error of zero in a box of this width."""
     return (_power(v, order) ** (1 / order)).clamp_min(1e-12 * width)

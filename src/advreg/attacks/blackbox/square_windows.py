@@ -1,4 +1,5 @@
-"""Windows of inputs: their size, their cells, and the bumps that fill them. Every example has a window of its own."""
+"""Windows of inputs for Square: their size, their cells, and the bumps that fill them; every example has its own
+window."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ def window_share(window: int, p: float = 0.8, budget: int | None = None) -> floa
     """Return the share of the input that a window covers: ``p``, halved after 10, 50, 200, 500, 1000, ... windows.
 
     Args:
-        window: how many windows were tried before this one.
-        p: share at the start.
-        budget: windows in all, to rescale a schedule made for 10,000 of them; None for the schedule as it is, which is what
-            AutoAttack does with its 5,000 queries.
+        window: number of windows tried before this one.
+        p: share of the first window.
+        budget: number of windows in all, to rescale the schedule for 10,000 windows; None for the schedule as it is, which
+            AutoAttack uses with its 5,000 queries.
 
     Example:
         >>> window_share(10), window_share(11), window_share(4999)
@@ -30,7 +31,7 @@ def window_share(window: int, p: float = 0.8, budget: int | None = None) -> floa
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """An input seen as ``channels`` planes of ``height x width`` cells; a vector is one plane of height 1.
+    """An input as ``channels`` planes of ``height x width`` cells; a vector is one plane of height 1.
 
     Example:
         >>> WindowGrid.of(torch.zeros(5, 3, 28, 20)), WindowGrid.of(torch.zeros(5, 30)).window(0.2)
@@ -50,7 +51,7 @@ class WindowGrid:
 
     @property
     def cells(self) -> int:
-        """Cells of one plane."""
+        """Number of cells in one plane."""
         return self.height * self.width
 
     def planes(self, x: Tensor) -> Tensor:
@@ -68,7 +69,8 @@ class WindowGrid:
         return side, side
 
     def odd_window(self, share: float) -> tuple[int, int]:
-        """Return a window for bumps: sides odd and at least 3, as published for l2 and l1, and never beyond the plane.
+        """Return height and width of a window for bumps: odd and at least 3, as published for l2 and l1, and inside the
+        plane.
 
         Example:
             >>> WindowGrid.of(torch.zeros(5, 1, 28, 28)).odd_window(0.02), WindowGrid.of(torch.zeros(5, 30)).odd_window(0.2)
@@ -81,7 +83,7 @@ class WindowGrid:
         """Return the cells of a window of this size for each example: ``(B, 1, height * width)``.
 
         Args:
-            u: where, two numbers in [0, 1) for each example ``(B, 2)``.
+            u: position of the window, two numbers in [0, 1) for each example ``(B, 2)``.
             size: height and width of the window.
         """
         top = (u[:, 0] * (self.height - size[0] + 1)).long()
@@ -92,19 +94,19 @@ class WindowGrid:
 
 
 def take(planes: Tensor, cells: Tensor) -> Tensor:
-    """Return what ``(B, C, n)`` holds in the cells ``(B, 1, k)``."""
+    """Return the values of ``planes (B, C, n)`` in the cells ``(B, 1, k)``."""
     return planes.gather(2, cells.expand(-1, planes.shape[1], -1))
 
 
 def put(planes: Tensor, cells: Tensor, values: Tensor | float) -> Tensor:
-    """Return ``planes`` with other values in the cells."""
+    """Return ``planes (B, C, n)`` with other values in the cells ``(B, 1, k)``."""
     index = cells.expand(-1, planes.shape[1], -1)
     filled = values if isinstance(values, Tensor) else planes.new_full((), values).expand(index.shape)
     return planes.scatter(2, index, filled)
 
 
-def _hill(height: int, width: int, falloff: int) -> Tensor:
-    """Return concentric rings that rise towards the middle: ring ``m`` is ``sum_{j >= m} (j + 1)^-falloff`` high."""
+def _rings(height: int, width: int, falloff: int) -> Tensor:
+    """Return concentric rings that rise towards the centre: ring ``m`` has height ``sum_{j >= m} (j + 1)^-falloff``."""
     down = (torch.arange(height) - height // 2).abs()
     right = (torch.arange(width) - width // 2).abs()
     ring = torch.maximum(down[:, None], right[None])
@@ -114,18 +116,19 @@ def _hill(height: int, width: int, falloff: int) -> Tensor:
 
 @cache
 def bumps(height: int, width: int, order: int = 2) -> Tensor:
-    """Return two patterns ``(2, height * width)`` of unit length: a hill and a hole beside it, and a hill and a hole below it.
+    """Return two patterns ``(2, height * width)`` of unit length: a positive and a negative bump side by side, and one
+    above the other.
 
     Args:
-        height, width: of the window.
-        order: 2 for l2, 1 for l1, where hills are steeper: their rings fall off by the fourth power instead of the second.
+        height, width: size of the window.
+        order: 2 for l2, or 1 for l1, whose bumps are steeper: rings fall off by the fourth power instead of the second.
     """
     patterns = []
     for wanted in (0, 1):
         axis = wanted if (height, width)[wanted] > 1 else 1 - wanted
         length = (height, width)[axis]
         halves = [n for n in (length // 2, length - length // 2) if n]
-        parts = [_hill(*((n, width) if axis == 0 else (height, n)), 2 if order == 2 else 4) for n in halves]
+        parts = [_rings(*((n, width) if axis == 0 else (height, n)), 2 if order == 2 else 4) for n in halves]
         signed = [part / part.norm(p=order) * (1 - 2 * k) for k, part in enumerate(parts)]
         whole = torch.cat(signed, axis).flatten()
         patterns.append(whole / whole.norm(p=order))

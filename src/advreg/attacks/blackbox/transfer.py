@@ -1,4 +1,4 @@
-"""Transfer: attack a model of one's own, try the points on somebody else's."""
+"""Transfer attack: attack a surrogate and verify the points on the model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from advreg.objectives import margin
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]
-"""``(model, x, y, threat, *, ids, seed) -> result`` with ``x_adv``; one with ``cost`` is charged for it."""
+"""``(model, x, y, threat, *, ids, seed) -> result`` with ``x_adv``, and with ``cost`` if its passes count."""
 
-_TO_THE_END = functools.partial(pgd, early_stop=False)
-"""Points that barely fool the surrogate do not travel: raise its loss to the end."""
+_PGD_WITHOUT_EARLY_STOP = functools.partial(pgd, early_stop=False)
+"""Points that barely fool the surrogate do not transfer, so its loss is maximised in all steps."""
 
 
 def transfer(
@@ -31,34 +31,36 @@ def transfer(
     threat: ThreatModel,
     *,
     surrogate: Model,
-    attack: Attack = _TO_THE_END,
+    attack: Attack = _PGD_WITHOUT_EARLY_STOP,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack ``surrogate`` and let ``model`` judge the points: a model that hides its gradient falls to another's.
+    """Attack ``surrogate`` and verify the points on ``model``; a hidden gradient does not protect a model from it.
 
-    An example that stands costs two forwards of ``model`` and what ``attack`` spends on the surrogate.
+    An example that survives costs two forwards of ``model`` and what ``attack`` spends on the surrogate.
 
     Args:
-        model: any function from ``(B, ...)`` to scores ``(B, K)``; in eval mode if it is a module.
-        x: clean inputs ``(B, ...)`` in the threat's box.
-        y: labels ``(B,)``; the wanted classes if targeted.
-        threat: what the adversary may do.
-        surrogate: the model whose gradient is used, with the same classes.
-        attack: an attack with its options bound; 40 steps of PGD on the cross-entropy, all of them, if not given.
-        targeted: whether ``y`` is the class the adversary wants.
-        ids: example ids ``(B,)``, on which the random draws depend.
+        model: any function from inputs ``(B, ...)`` to scores ``(B, K)``; a module must be in eval mode.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        threat: norm, eps and box of the adversary; eps may differ between examples.
+        surrogate: the model whose gradient is used, with the same classes; must be in eval mode.
+        attack: an attack with its options bound; PGD with 40 steps on the cross-entropy, without early stop, by default.
+        targeted: whether ``y`` holds the classes that the adversary wants.
+        early_stop: whether clean errors are left alone; with False the surrogate is attacked for them, too.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random draws.
-        batch_size: examples under attack at a time.
+        batch_size: number of examples attacked at a time.
 
     Returns:
-        An `AttackResult`, judged by ``model``; its cost counts the passes of both models.
+        An `AttackResult`, verified on ``model``; its cost counts the passes of both models.
 
     Raises:
-        ModelError, DataError: models or inputs that cannot be used as given.
+        ModelError: a model in train mode, or wrong output.
+        DataError: inputs that do not fit the box or the labels.
 
     Example:
         >>> model, other = torch.nn.Linear(4, 3).eval(), torch.nn.Linear(4, 3).eval()
@@ -66,7 +68,7 @@ def transfer(
         >>> transfer(model, x, y, ThreatModel("linf", 0.1), surrogate=other).x_adv.shape
         torch.Size([2, 4])
 
-    Reference: Papernot et al., "Practical black-box attacks against machine learning", AsiaCCS 2017.
+    Reference: Papernot et al., "Practical black-box attacks against machine learning", AsiaCCS 2017, arXiv:1602.02697.
     """
     ask, surrogate = QuerySpec(bind_dtype(model, x), margin, targeted), bind_dtype(surrogate, x)
 

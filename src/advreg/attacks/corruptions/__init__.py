@@ -1,4 +1,4 @@
-"""Common corruptions: not an adversary, but what cameras, weather and storage do to images."""
+"""Common corruptions: changes by cameras, weather and storage, not by an adversary."""
 
 from advreg.attacks.corruptions.evaluate import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
 

@@ -1,7 +1,8 @@
-"""The fifteen corruptions, by name. Each maps images in [0, 1], a severity of 0 to 4 and draws to images, not yet clipped.
+"""The fifteen corruptions. Each maps images in [0, 1], a severity index of 0 to 4 and draws to images that are not
+clipped yet.
 
-Strengths are those published for ImageNet-C; lengths are taken as shares of its 224 pixels, so that images of any size are
-treated alike. Where the original needs pictures or runs through the pixels one by one, there is a stand-in, and it says so.
+Strengths are those published for ImageNet-C; lengths are shares of its 224 pixels, so that images of any size get the same
+treatment. Where the original needs photographs or runs pixel by pixel, the docstring describes the substitute.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advreg.attacks.corruptions.primitives import Draws, blurred, clouds, convolved, pixels, shifted, streaked, zoomed
+from advreg.attacks.corruptions.primitives import (
+    Draws,
+    convolve,
+    gaussian_blur,
+    line_blur,
+    pixels,
+    random_field,
+    sample_at_offset,
+    zoom_in,
+)
 from advreg.errors import DataError
 
 Corruption = Callable[[Tensor, int, Draws], Tensor]
@@ -26,13 +36,13 @@ def gaussian_noise(x: Tensor, k: int, draws: Draws) -> Tensor:
 
 
 def shot_noise(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Count photons: Poisson with mean ``c x``, over ``c``, from 60 photons for white down to 3."""
+    """Draw a Poisson number of photons with mean ``c x``, divided by ``c``, from 60 photons for white down to 3."""
     photons = (60, 25, 12, 5, 3)[k]
     return _poisson(x * photons, draws.uniform(x, tuple(x.shape[1:])), photons) / photons
 
 
 def _poisson(mean: Tensor, u: Tensor, largest: int) -> Tensor:
-    """Invert the distribution function: how many counts lie below ``u``, up to where nothing is left."""
+    """Draw Poisson counts by inversion: the number of counts whose cumulative probability is below ``u``."""
     chance = torch.exp(-mean.double())
     below, count = chance.clone(), torch.zeros_like(chance)
     for n in range(1, largest + math.ceil(8 * math.sqrt(largest)) + 8):
@@ -50,41 +60,41 @@ def impulse_noise(x: Tensor, k: int, draws: Draws) -> Tensor:
 
 
 def defocus_blur(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Average over a disc of radius 3 to 10 of 224 pixels, its edge one pixel soft."""
+    """Average over a disc of radius 3 to 10 of 224 pixels, with an edge one pixel soft."""
     radius = pixels(x, (3, 4, 6, 8, 10)[k])
     reach = torch.arange(-math.ceil(radius), math.ceil(radius) + 1, dtype=torch.float64)
     distance = torch.hypot(reach[:, None], reach[None])
-    return convolved(x, (radius + 1 - distance).clamp(0, 1))
+    return convolve(x, (radius + 1 - distance).clamp(0, 1))
 
 
 def glass_blur(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Let every pixel show what lies a random way off, once to three times, between two blurs.
+    """Sample every pixel at a random offset, once to three times, between two Gaussian blurs.
 
-    The original swaps neighbours one after the other; here all pixels look elsewhere at once.
+    The original swaps neighbours one after the other; here all pixels are sampled at once.
     """
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[k]
-    hazy = blurred(x, pixels(x, sigma))
+    image = gaussian_blur(x, pixels(x, sigma))
     for n in range(rounds):
-        way = 2 * draws.uniform(x, (*x.shape[2:], 2), n) - 1
-        hazy = shifted(hazy, pixels(x, reach) * way)
-    return blurred(hazy, pixels(x, sigma))
+        offset = 2 * draws.uniform(x, (*x.shape[2:], 2), n) - 1
+        image = sample_at_offset(image, pixels(x, reach) * offset)
+    return gaussian_blur(image, pixels(x, sigma))
 
 
 def motion_blur(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Blur along a line at a random angle within 45 degrees of level."""
+    """Blur along a line at a random angle within 45 degrees of the horizontal."""
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[k]
-    return streaked(x, pixels(x, radius), pixels(x, sigma), 90 * draws.uniform(x, ()) - 45)
+    return line_blur(x, pixels(x, radius), pixels(x, sigma), 90 * draws.uniform(x, ()) - 45)
 
 
 def zoom_blur(x: Tensor, k: int, draws: Draws) -> Tensor:
     """Average over magnifications up to 1.1 to 1.3."""
     last, step = ((1.10, 0.01), (1.15, 0.01), (1.20, 0.02), (1.25, 0.02), (1.30, 0.03))[k]
     factors = [1 + step * n for n in range(round((last - 1) / step) + 1)]
-    return torch.stack([x, *(zoomed(x, factor) for factor in factors)]).mean(0)
+    return torch.stack([x, *(zoom_in(x, factor) for factor in factors)]).mean(0)
 
 
 def snow(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Pale the picture, and let streaks of flakes fall on it in two layers."""
+    """Brighten the image, and add streaks of flakes in two layers."""
     mean, spread, zoom, floor, radius, sigma, kept = (
         (0.1, 0.3, 3.0, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2.0, 0.5, 12, 4, 0.7),
@@ -92,60 +102,63 @@ def snow(x: Tensor, k: int, draws: Draws) -> Tensor:
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
         (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     )[k]
-    flakes = zoomed(mean + spread * draws.normal(x, (1, *x.shape[2:])), zoom)
+    flakes = zoom_in(mean + spread * draws.normal(x, (1, *x.shape[2:])), zoom)
     flakes = torch.where(flakes < floor, 0.0, flakes).clamp(0, 1)
-    flakes = streaked(flakes, pixels(x, radius), pixels(x, sigma), -45 - 90 * draws.uniform(x, (), 1))
+    flakes = line_blur(flakes, pixels(x, radius), pixels(x, sigma), -45 - 90 * draws.uniform(x, (), 1))
     pale = torch.maximum(x, 1.5 * x.mean(1, keepdim=True) + 0.5)
     return kept * x + (1 - kept) * pale + flakes + flakes.flip((2, 3))
 
 
 def frost(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Lay crystals over a dimmed picture. The original pastes photographs of frost; these are ridges of a random field."""
+    """Overlay crystals on a dimmed image.
+
+    The original pastes photographs of frost; these are ridges of a random field.
+    """
     kept, strength = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[k]
-    ridges = (1 - (2 * clouds(x, draws, 1.6) - 1).abs()).square()
-    return kept * x + strength * ridges * (0.4 + 0.6 * clouds(x, draws, 2.0, which=32))
+    ridges = (1 - (2 * random_field(x, draws, 1.6) - 1).abs()).square()
+    return kept * x + strength * ridges * (0.4 + 0.6 * random_field(x, draws, 2.0, which=32))
 
 
 def fog(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Add a random field of several octaves, then bring white back to where it was."""
+    """Add a random field of several octaves, then rescale so that white stays white."""
     strength, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[k]
     white = x.amax((1, 2, 3), keepdim=True)
-    return (x + strength * clouds(x, draws, decay)) * white / (white + strength)
+    return (x + strength * random_field(x, draws, decay)) * white / (white + strength)
 
 
 def brightness(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Raise the value, the largest channel, by 0.1 to 0.5; hue and saturation stay."""
+    """Raise the value, the largest channel, by 0.1 to 0.5; hue and saturation are unchanged."""
     value = x.amax(1, keepdim=True)
     raised = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[k]).clamp_max(1)
     return torch.where(value > 0, x / value.clamp_min(1e-12), 1.0) * raised
 
 
 def contrast(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Shrink the distance from each channel's mean to 0.4 down to 0.05 of what it was."""
+    """Scale the distance from each channel's mean by 0.4 down to 0.05."""
     mean = x.mean((2, 3), keepdim=True)
     return mean + (0.4, 0.3, 0.2, 0.1, 0.05)[k] * (x - mean)
 
 
 def elastic_transform(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Bend the picture by a smooth random field, 0.01 to 0.03 of its side in the mean.
+    """Displace pixels by a smooth random field, 0.01 to 0.03 of the side on average.
 
-    The original's five settings mix wide bends and fine ripples and are not ordered; here only the size of the bend grows.
+    The original's five settings mix large and small displacements and are not ordered; here only the size grows.
     """
-    field = blurred(draws.normal(x, (2, *x.shape[2:])), pixels(x, 12))
+    field = gaussian_blur(draws.normal(x, (2, *x.shape[2:])), pixels(x, 12))
     length = field.square().sum(1, keepdim=True).mean((2, 3), keepdim=True).sqrt()
     bend = pixels(x, 224) * (0.010, 0.014, 0.019, 0.024, 0.030)[k] * field / length.clamp_min(1e-12)
-    return shifted(x, bend.permute(0, 2, 3, 1))
+    return sample_at_offset(x, bend.permute(0, 2, 3, 1))
 
 
 def pixelate(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Shrink to 0.6 down to 0.25 of the size by averaging, and enlarge with equal blocks."""
+    """Shrink to 0.6 down to 0.25 of the size by averaging, then enlarge with constant blocks."""
     share = (0.6, 0.5, 0.4, 0.3, 0.25)[k]
     small = F.interpolate(x, [max(int(side * share), 1) for side in x.shape[2:]], mode="area")
     return F.interpolate(small, x.shape[2:], mode="nearest-exact")
 
 
 def jpeg_compression(x: Tensor, k: int, draws: Draws) -> Tensor:
-    """Write as JPEG of quality 25 down to 7, and read it back.
+    """Encode as JPEG of quality 25 down to 7, and decode.
 
     Raises:
         DataError: neither 1 nor 3 channels.
@@ -174,4 +187,4 @@ KINDS: dict[str, Corruption] = {
         brightness, contrast, elastic_transform, pixelate, jpeg_compression,
     )
 }  # fmt: skip
-"""In the order of the paper: noise, blur, weather, digital."""
+"""Corruptions by name, in the order of the paper: noise, blur, weather, digital."""

@@ -1,4 +1,4 @@
-"""A corruption by its name, and how accurate a model stays under all of them."""
+"""One corruption by name, and the accuracy of a model under all of them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from advreg.objectives import correct
 CORRUPTIONS: tuple[str, ...] = tuple(KINDS)
 SEVERITIES = (1, 2, 3, 4, 5)
 
-_LANE = 64  # streams kept for one corruption
+_LANE = 64
+"""Number of random streams reserved for one corruption."""
 
 
 def corrupt(x: Tensor, name: str, severity: int = 3, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Return images as a camera, the weather or a file might have left them.
+    """Return images with a common corruption of ImageNet-C.
 
-    The fifteen kinds of ImageNet-C as functions of a batch. Strengths are the published ones, lengths are shares of the
-    image's side; frost, glass and elastic are stand-ins for originals that need photographs or run pixel by pixel.
+    Strengths are the published ones; lengths are shares of the image's side. Frost, glass and elastic differ from the
+    originals, which need photographs or run pixel by pixel.
 
     Args:
         x: images ``(B, C, H, W)`` in [0, 1].
         name: one of `CORRUPTIONS`, such as ``"gaussian_noise"``.
         severity: 1 to 5.
-        ids: example ids ``(B,)``: an example's draws depend on its id and the seed only; 0 to B-1 where not given.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the draws, which are the same at every severity.
 
     Returns:
-        Images in [0, 1], of the shape and type of ``x``.
+        Images in [0, 1], with the shape and dtype of ``x``.
 
     Raises:
         DataError: an unknown name or severity, or inputs that are not images in [0, 1].
@@ -45,7 +46,8 @@ def corrupt(x: Tensor, name: str, severity: int = 3, *, ids: Tensor | None = Non
         >>> corrupt(x, "brightness", 1)[0, 0, 0, 0].item()
         0.30000001192092896
 
-    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions", ICLR 2019.
+    Reference: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
+    ICLR 2019, arXiv:1903.12261.
     """
     if name not in KINDS:
         raise DataError(f"corruption {name!r} is unknown.{did_you_mean(name, KINDS)} Allowed: {', '.join(KINDS)}")
@@ -71,21 +73,21 @@ def corruption_accuracy(
     """Return the accuracy of a model under each corruption at each severity.
 
     Args:
-        model: any function from ``(B, C, H, W)`` to scores ``(B, K)``; in eval mode if it is a module.
-        x: images in [0, 1].
+        model: any function from images ``(B, C, H, W)`` to scores ``(B, K)``; a module must be in eval mode.
+        x: images ``(B, C, H, W)`` in [0, 1].
         y: labels ``(B,)``.
-        severities: which severities, of 1 to 5.
-        names: which corruptions.
-        ids: example ids ``(B,)``.
-        seed: seed of the draws.
+        severities: severities from 1 to 5.
+        names: names of corruptions.
+        ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
+        seed: seed of the random draws.
         batch_size: images in one forward.
 
     Returns:
         ``{name: {severity: accuracy}}``.
 
     Raises:
-        ModelError: train mode or wrong output.
-        DataError: as for `corrupt`.
+        ModelError: train mode, or wrong output.
+        DataError: an unknown name or severity, or inputs that are not images in [0, 1].
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()

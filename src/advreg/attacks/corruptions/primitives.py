@@ -1,4 +1,4 @@
-"""What corruptions are made of: draws that belong to the example, blurs, resampling, and random fields."""
+"""Building blocks of corruptions: random draws of each example, blurs, resampling, and random fields."""
 
 from __future__ import annotations
 
@@ -11,53 +11,62 @@ from torch.nn import functional as F
 
 from advreg import example_rng
 
-_SIDE = 224  # pixels of the images that the published lengths were made for
+_SIDE = 224
+"""Side in pixels of the images for which the lengths were published."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of one corruption: they depend on (seed, example id, which draw) and on nothing else."""
+    """Random numbers of one corruption, which depend on the seed, the example id and the number of the draw only.
+
+    Attributes:
+        ids: example ids ``(B,)``.
+        seed: seed of the draws.
+        lane: first random stream of the corruption.
+    """
 
     ids: Tensor
     seed: int
     lane: int
 
     def uniform(self, x: Tensor, shape: tuple[int, ...], which: int = 0) -> Tensor:
-        """Return numbers uniform on [0, 1), ``(B, *shape)``, of the type of ``x``."""
+        """Return numbers uniform on [0, 1), ``(B, *shape)``, in the dtype of ``x``; ``which`` numbers independent
+        draws."""
         return example_rng.uniform(self.ids, shape, self.seed, self.lane + which, x.dtype)
 
     def normal(self, x: Tensor, shape: tuple[int, ...], which: int = 0) -> Tensor:
-        """Return standard normal numbers ``(B, *shape)``, of the type of ``x``."""
+        """Return standard normal numbers ``(B, *shape)``, in the dtype of ``x``; ``which`` numbers independent
+        draws."""
         return example_rng.normal(self.ids, shape, self.seed, self.lane + which, x.dtype)
 
 
 def pixels(x: Tensor, length: float) -> float:
-    """Return a length that was published for images of 224 pixels in pixels of ``x``: the same share of its shorter side."""
+    """Return a length published for 224 pixels as pixels of ``x``: the same share of its shorter side."""
     return length * min(x.shape[2:]) / _SIDE
 
 
-def convolved(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve every channel with an odd kernel ``(h, w)`` whose weights add up to 1, edges repeated."""
+def convolve(x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve every channel with an odd kernel ``(h, w)``, normalised to sum 1, with replicated edges."""
     padded = F.pad(x, (kernel.shape[1] // 2,) * 2 + (kernel.shape[0] // 2,) * 2, mode="replicate")
     weight = (kernel / kernel.sum()).to(x).expand(x.shape[1], 1, *kernel.shape)
     return F.conv2d(padded, weight, groups=x.shape[1])
 
 
-def blurred(x: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     """Blur with a Gaussian of ``sigma`` pixels."""
     if sigma <= 0:
         return x
     reach = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1, dtype=torch.float64)
     line = torch.exp(-reach.square() / (2 * sigma**2))
-    return convolved(convolved(x, line[None]), line[:, None])
+    return convolve(convolve(x, line[None]), line[:, None])
 
 
-def shifted(x: Tensor, offset: Tensor) -> Tensor:
-    """Return what lies ``offset`` pixels away from each pixel, bilinear, edges repeated.
+def sample_at_offset(x: Tensor, offset: Tensor) -> Tensor:
+    """Return each pixel sampled at an offset, bilinear, with replicated edges.
 
     Args:
         x: images ``(B, C, H, W)``.
-        offset: to the right and down, ``(B, H, W, 2)`` or broadcastable to it.
+        offset: pixels to the right and down, ``(B, H, W, 2)`` or broadcastable to it.
     """
     height, width = x.shape[2:]
     down = torch.arange(height, dtype=x.dtype, device=x.device)[:, None].expand(height, width)
@@ -68,27 +77,41 @@ def shifted(x: Tensor, offset: Tensor) -> Tensor:
     return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False)
 
 
-def zoomed(x: Tensor, factor: float) -> Tensor:
-    """Magnify about the middle, bilinear, cropped to the same size."""
+def zoom_in(x: Tensor, factor: float) -> Tensor:
+    """Magnify about the centre, bilinear, cropped to the same size."""
     theta = torch.tensor([[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]]).to(x)
     grid = F.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def streaked(x: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
-    """Blur along a line: Gaussian weights of ``sigma`` pixels, cut at ``radius``, at an angle for each example ``(B,)``."""
+def line_blur(x: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
+    """Blur along a line with Gaussian weights.
+
+    Args:
+        x: images ``(B, C, H, W)``.
+        radius: half the length of the line in pixels.
+        sigma: standard deviation of the weights in pixels.
+        degrees: angle of the line of each example ``(B,)``.
+    """
     steps = max(math.ceil(2 * radius), 2)
     reach = torch.linspace(-radius, radius, 2 * steps + 1, dtype=torch.float64)
     weights = torch.exp(-reach.square() / (2 * max(sigma, 1e-3) ** 2))
     along = torch.stack([torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()], 1)[:, None, None]
     total = torch.zeros_like(x)  # a stack of all shifts would take up to 80 times the memory of the images
     for at, weight in zip(reach.tolist(), (weights / weights.sum()).tolist(), strict=True):
-        total += weight * shifted(x, at * along)
+        total += weight * sample_at_offset(x, at * along)
     return total
 
 
-def clouds(x: Tensor, draws: Draws, decay: float, which: int = 0) -> Tensor:
-    """Return a random field ``(B, 1, H, W)`` from 0 to 1: octaves of noise, each finer one ``decay`` times weaker."""
+def random_field(x: Tensor, draws: Draws, decay: float, which: int = 0) -> Tensor:
+    """Return a random field ``(B, 1, H, W)`` from 0 to 1: a sum of octaves of noise.
+
+    Args:
+        x: images ``(B, C, H, W)``, for the size.
+        draws: the random numbers.
+        decay: factor by which each finer octave is weaker.
+        which: number of the first draw.
+    """
     total = torch.zeros_like(x[:, :1])
     side, octave = max(x.shape[2:]), 0
     while 2**octave <= side:

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 import advreg
-from advreg.hardening.begin import create_workspace
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.image_decoding import to_npy
 from advreg.hardening.ingestion import ingest
@@ -18,7 +17,7 @@ from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store
 from advreg.hardening.store.examples import Submission, Verdict, move, receive, review
 from advreg.hardening.store.tables import examples
-from advreg.hardening.workspace import Workspace
+from advreg.hardening.workspace import Workspace, create_workspace
 
 SIZE, CLASSES = 12, 3
 

@@ -53,7 +53,7 @@ def test_a_home_from_the_command_line_and_its_refusals(tmp_path: Path) -> None:
     options = ["--base", base, "--set", f"data.name={data}", "--set", "data.sealed=300", "--attack", "linf:0.1"]
     status, said = harden("init", tmp_path / "home", *options, "--attack", "patch:3")
     assert (status, "next: advreg harden token add" in said) == (0, True)
-    assert Workspace.open(tmp_path / "home").settings.attacks == ["linf:0.1", "patch:3"]
+    assert Workspace.open(tmp_path / "home").config.attacks == ["linf:0.1", "patch:3"]
     assert harden("models", "--home", tmp_path / "home") == (0, "m-0001  champion   models/base  -\n")
     for wrong, words in (
         (["init", tmp_path / "home", *options], "already holds"),
@@ -216,7 +216,7 @@ def test_mlflow_follows_the_aliases(home: Workspace, monkeypatch: pytest.MonkeyP
     module.sync_to_mlflow(fresh, store)
     assert Registry.aliases == {"champion": 1}
     (fresh.folder / "models/x").mkdir()
-    registry.promote(store, registry.register(store, "models/x", "w", registry.Stage.TRUSTED), "root")
+    registry.promote(store, registry.register(store, "models/x", "w", registry.ModelStatus.TRUSTED), "root")
     module.sync_to_mlflow(fresh, store)
     assert Registry.aliases == {"champion": 2, "previous": 1}
     registry.rollback(store, "root")

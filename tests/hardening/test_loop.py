@@ -68,7 +68,7 @@ def intact(store: Store) -> bool:
 
 def champion(store: Store) -> str:
     with store.reading() as db:
-        return registry.alias(db, "champion")
+        return registry.current_champion(db)
 
 
 def test_a_tick_with_nothing_new_changes_nothing(home: Workspace, store: Store) -> None:
@@ -108,7 +108,7 @@ def test_from_submission_to_promotion_and_back(home: Workspace, store: Store) ->
 
 
 def test_a_challenger_depends_on_base_and_snapshot_alone(home: Workspace, tmp_path: Path) -> None:
-    stock, base = hardening_data_of(home.settings), advreg.RunFolder.open(home.folder / "models/base")
+    stock, base = hardening_data_of(home.config), advreg.RunFolder.open(home.folder / "models/base")
     x, y = (torch.from_numpy(part) for part in attacked(home, 60))
     last = RunFolder.at(tmp_path / "broken")
     last.write("metrics.jsonl", '{"epoch": 1}\n')  # what a kill left behind
@@ -116,11 +116,11 @@ def test_a_challenger_depends_on_base_and_snapshot_alone(home: Workspace, tmp_pa
     for name, rows in (("a", 9), ("b", 9), ("broken", 9), ("c", 8)):
         run = RunFolder.at(tmp_path / name)
         given = Accepted(x[:rows], y[:rows].long())
-        hashes.append(retrain(base, run, stock.clean, given, families(["linf:0.1"]), home.settings.train, 0))
+        hashes.append(retrain(base, run, stock.clean, given, families(["linf:0.1"]), home.config.train, 0))
         assert [line["epoch"] for line in run.read_log("metrics.jsonl")] == [1, 2, 3]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
     before = (tmp_path / "a/model.safetensors").stat().st_mtime_ns
-    retrain(base, RunFolder.at(tmp_path / "a"), stock.clean, given, families(["linf:0.1"]), home.settings.train, 0)
+    retrain(base, RunFolder.at(tmp_path / "a"), stock.clean, given, families(["linf:0.1"]), home.config.train, 0)
     assert (tmp_path / "a/model.safetensors").stat().st_mtime_ns == before, "a finished one is not trained again"
 
 
@@ -192,8 +192,8 @@ def test_killed_between_any_two_writes_the_next_tick_ends_the_same(
 
 def test_killed_by_the_system_at_random_the_loop_goes_on(home: Workspace, store: Store) -> None:
     submit_attacks(home, store)
-    imports = "from advreg.hardening.workspace import Home\nfrom advreg.hardening.cycle import step\n"
-    code = f"{imports}step(Home.open({str(home.folder.path)!r}))"
+    imports = "from advreg.hardening.workspace import Workspace\nfrom advreg.hardening.cycle import run_cycle\n"
+    code = f"{imports}run_cycle(Workspace.open({str(home.folder.path)!r}))"
     rng = np.random.default_rng(0)
     for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -246,8 +246,8 @@ def test_a_lease_ends_with_its_time_or_its_holder(any_store: Store, clock) -> No
 
 def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Workspace) -> None:
     code = (
-        "import os, signal\nfrom advreg.hardening.workspace import Home\nfrom advreg.hardening.lease import leased\n"
-        f"store = Home.open({str(home.folder.path)!r}).store()\n"
+        "import os, signal\nfrom advreg.hardening.workspace import Workspace\nfrom advreg.hardening.lease import leased\n"
+        f"store = Workspace.open({str(home.folder.path)!r}).store()\n"
         "with leased(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
@@ -298,7 +298,7 @@ def test_a_backdoor_that_every_reviewer_passed_is_stopped_at_the_gate(tmp_path: 
 
 
 def test_a_norm_balls_figure_is_diagnosed_and_only_trusted_ones_are_promoted(home: Workspace, store: Store) -> None:
-    asking = Workspace(home.folder, home.settings.replace_with({"gate.diagnose": True}))
+    asking = Workspace(home.folder, home.config.replace_with({"gate.diagnose": True}))
     submit_attacks(asking, store)
     decision = run_cycle(asking, store).decision
     verdict = json.loads((home.folder / "models/s-0001/diagnosis.json").read_text())["verdict"]
@@ -308,7 +308,7 @@ def test_a_norm_balls_figure_is_diagnosed_and_only_trusted_ones_are_promoted(hom
 
 
 def test_two_reviewers_can_be_demanded(home: Workspace, store: Store) -> None:
-    strict = Workspace(home.folder, home.settings.replace_with({"caps.reviewers": 2}))
+    strict = Workspace(home.folder, home.config.replace_with({"caps.reviewers": 2}))
     names = submit_attacks(strict, store)
     assert run_cycle(strict, store).decision is None
     with store.reading() as db:
@@ -316,7 +316,7 @@ def test_two_reviewers_can_be_demanded(home: Workspace, store: Store) -> None:
 
 
 def test_quarantine_keeps_fresh_examples_out(home: Workspace, store: Store) -> None:
-    patient = Workspace(home.folder, home.settings.replace_with({"caps.quarantine_days": 7.0}))
+    patient = Workspace(home.folder, home.config.replace_with({"caps.quarantine_days": 7.0}))
     submit_attacks(patient, store)
     assert run_cycle(patient, store).decision is None
     later = Store(store.engine, store.blobs, lambda: time.time() + 8 * 86_400)
@@ -354,10 +354,10 @@ def test_the_sealed_set_is_used_as_often_as_planned_and_no_more(home: Workspace,
                 run_cycle(home, store)
         else:
             assert run_cycle(home, store).decision is not None
-    moved = Workspace(home.folder, home.settings.replace_with({"data.sealed_from": 250}))
+    moved = Workspace(home.folder, home.config.replace_with({"data.sealed_from": 250}))
     with pytest.raises(HardeningError, match="50 of 300 sealed examples were used 2 times"):
         run_cycle(moved, store)
-    rotated = Workspace(home.folder, home.settings.replace_with({"data.sealed_from": 300}))
+    rotated = Workspace(home.folder, home.config.replace_with({"data.sealed_from": 300}))
     assert run_cycle(rotated, store).decision is not None
 
 
@@ -368,10 +368,10 @@ def test_a_challenger_whose_champion_changed_under_it_is_compared_again(
     shutil.copytree(home.folder / "models/base", home.folder / "models/other")
     real = registry.promote
 
-    def overtaken(store: Store, version: str, actor: str, *, over: str | None = None) -> None:
+    def overtaken(store: Store, version: str, actor: str, *, expected_champion: str | None = None) -> None:
         monkeypatch.setattr(registry, "promote", real)  # once: an admin is faster
-        real(store, registry.register(store, "models/other", "w", registry.Stage.TRUSTED), "root")
-        real(store, version, actor, over=over)
+        real(store, registry.register(store, "models/other", "w", registry.ModelStatus.TRUSTED), "root")
+        real(store, version, actor, expected_champion=expected_champion)
 
     monkeypatch.setattr(registry, "promote", overtaken)
     outcome = run_cycle(home, store)
@@ -401,15 +401,15 @@ def test_promotion_needs_a_gate_and_the_champion_it_was_compared_with(home: Work
     assert registry.register(store, "models/x", "w") == version
     with pytest.raises(HardeningError, match="cannot become champion"):
         registry.promote(store, version, "root")
-    with pytest.raises(registry.Changed, match="compared with m-0007"):
-        registry.promote(store, version, "root", over="m-0007")
+    with pytest.raises(registry.ChampionChanged, match="compared with m-0007"):
+        registry.promote(store, version, "root", expected_champion="m-0007")
     with pytest.raises(HardeningError, match="no model"):
         registry.promote(store, "m-9", "root")
     assert champion(store) == "m-0001"
 
 
 def test_a_promotion_is_both_aliases_or_neither(home: Workspace, store: Store, monkeypatch) -> None:
-    version = registry.register(store, "models/x", "w", registry.Stage.TRUSTED)
+    version = registry.register(store, "models/x", "w", registry.ModelStatus.TRUSTED)
 
     def die(*_: object) -> None:
         raise Killed
@@ -435,16 +435,16 @@ def test_a_home_that_cannot_be_is_one_line(home: Workspace, tmp_path: Path) -> N
         Workspace.open(tmp_path)
     for change in ({"attacks": ["wobble:3"]}, {"data.sealed": 5000}, {"data.sealed": 600}, {"attacks": ["patch:x"]}):
         with pytest.raises(ConfigError) as caught:
-            run_cycle(Workspace(home.folder, home.settings.replace_with(change)))
+            run_cycle(Workspace(home.folder, home.config.replace_with(change)))
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="Did you mean 'principal'"):
-        home.settings.replace_with({"caps.principl": 0.1})
+        home.config.replace_with({"caps.principl": 0.1})
     with pytest.raises(RunError, match="already holds"):
         make_home(home.folder.path.parent)
 
 
 def test_a_database_that_is_down_stops_a_tick_in_one_line(postgres, home: Workspace) -> None:
-    remote = Workspace(home.folder, home.settings.replace_with({"store.url": postgres.url("postgres")}))
+    remote = Workspace(home.folder, home.config.replace_with({"store.url": postgres.url("postgres")}))
     postgres.stop()
     try:
         with pytest.raises(StoreDown):

@@ -9,10 +9,10 @@ import pytest
 mlflow = pytest.importorskip("mlflow", reason="the mirror needs advreg[mlflow]: pip install mlflow-skinny")
 
 from advreg.hardening import registry
-from advreg.hardening.begin import create_workspace
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.mlflow_sync import sync_to_mlflow
 from advreg.hardening.store import Store
+from advreg.hardening.workspace import create_workspace
 from tests.hardening.spoken import write_spoken
 
 pytestmark = pytest.mark.filterwarnings(
@@ -47,7 +47,7 @@ def test_aliases_of_a_real_registry_follow_ours(uri: str, tmp_path: Path) -> Non
     sync_to_mlflow(home, store)
     assert seen() == {"champion": "m-0001"}
     (home.folder / "models/x").mkdir()
-    registry.promote(store, registry.register(store, "models/x", "w", registry.Stage.TRUSTED), "root")
+    registry.promote(store, registry.register(store, "models/x", "w", registry.ModelStatus.TRUSTED), "root")
     sync_to_mlflow(home, store)
     sync_to_mlflow(home, store)  # twice is once
     assert seen() == {"champion": "m-0002", "previous": "m-0001"}

@@ -12,7 +12,6 @@ import pytest
 
 from advreg.errors import ConfigError, HardeningError, RunError
 from advreg.hardening import registry
-from advreg.hardening.begin import create_workspace
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.cycle import run_cycle
 from advreg.hardening.ingestion import ingest
@@ -22,7 +21,7 @@ from advreg.hardening.store.examples import Submission, Verdict, in_state, recei
 from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.challenge import hand_in
 from advreg.hardening.texts.minhash import minhash
-from advreg.hardening.workspace import Workspace
+from advreg.hardening.workspace import Workspace, create_workspace
 from advreg.runs import RunFolder
 from tests.hardening.spoken import write_spoken
 from tests.hardening.test_cli import harden
@@ -212,9 +211,9 @@ def test_by_hand_and_without_torch(home: Workspace, tmp_path: Path, answering) -
     assert (status, said.startswith("m-0002 is handed in")) == (0, True)
     assert "promotion: m-0002 is the champion" in harden("step", *at)[1]
     code = (
-        f"import sys\nfrom advreg.hardening.workspace import Home\nfrom advreg.hardening.service import create_app\n"
-        f"home = Home.open({str(home.folder.path)!r})\ncreate_app(home.store(), home.options())\n"
-        f"from advreg.hardening.gate import gate\nprint(home.options().medium.name, 'torch' in sys.modules)"
+        f"import sys\nfrom advreg.hardening.workspace import Workspace\nfrom advreg.hardening.service import create_app\n"
+        f"home = Workspace.open({str(home.folder.path)!r})\ncreate_app(home.store(), home.service_options())\n"
+        f"from advreg.hardening.gate import gate\nprint(home.service_options().medium.name, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "texts False\n"

@@ -38,8 +38,8 @@ def init(
     """Make the folder of a loop around a deployed model."""
     from advreg.config import toml
     from advreg.errors import ConfigError
-    from advreg.hardening.begin import create_workspace
     from advreg.hardening.config import HardeningConfig
+    from advreg.hardening.workspace import create_workspace
 
     pairs = [change.partition("=") for change in changes or []]
     for key, separator, _ in pairs:
@@ -102,7 +102,7 @@ def serve(
 
     uvicorn = import_extra("uvicorn", "advreg[harden]")
     opened = _home(home)
-    service = create_app(opened.store(), opened.options())
+    service = create_app(opened.store(), opened.service_options())
     typer.echo(f"listening on http://{host}:{port}, reviews at /review", err=True)
     uvicorn.run(service, host=host, port=port, log_level="warning", server_header=False, limit_concurrency=256)
 

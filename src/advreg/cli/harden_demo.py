@@ -32,7 +32,6 @@ from advreg.cli import progress, tables
 from advreg.config import Config
 from advreg.errors import HardeningError
 from advreg.hardening import registry
-from advreg.hardening.begin import create_workspace
 from advreg.hardening.client import Client
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.cycle import Outcome, run_cycle
@@ -40,7 +39,7 @@ from advreg.hardening.image_decoding import to_npy
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.audit import head_of
 from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
-from advreg.hardening.workspace import Workspace
+from advreg.hardening.workspace import Workspace, create_workspace
 from advreg.training import fit
 
 _SEALED, _CANARIES = 3000, 2000  # of the test images; production traffic is made of the others
@@ -72,8 +71,8 @@ def run_demo(out: Path) -> None:
     _wave(home, world, traffic, _rotations)
     outcomes = [_tick(home, 1)]
     typer.echo("wave 2: patches; the team adds patch:4 to the attacks that a champion must withstand")
-    home = Workspace(home.folder, home.settings.replace_with({"attacks": ["spatial:30:3", "patch:4"]}))
-    home.folder.write("harden.toml", home.settings.to_toml())
+    home = Workspace(home.folder, home.config.replace_with({"attacks": ["spatial:30:3", "patch:4"]}))
+    home.folder.write("harden.toml", home.config.to_toml())
     _wave(home, world, traffic, _patches)
     outcomes.append(_tick(home, 2))
     tables.show(_table(outcomes))
@@ -118,7 +117,7 @@ def _wave(home: Workspace, world: Production, traffic: _Traffic, attack: Any) ->
     """Send 200 attacks, 2,000 benign and 100 poisoned examples through the service, and review what it puts first."""
     store = home.store()
     with store.reading() as db:
-        champion = registry.model(db, str(registry.alias(db, registry.CHAMPION)))["run"]
+        champion = registry.model(db, str(registry.current_champion(db)))["run"]
     model, serial = models.load(str(home.folder / champion)), len(world.truth)
     points, shown = _fooling(model, traffic, attack)
     poison, truth = traffic.take(100)

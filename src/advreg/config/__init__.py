@@ -1,5 +1,6 @@
 """The configuration of a training run: frozen dataclasses <-> TOML <-> ``--set section.key=value``."""
 
+from advreg.config.base import BaseConfig
 from advreg.config.config import Config
 from advreg.config.sections import (
     AttackConfig,
@@ -18,6 +19,7 @@ from advreg.config.sections import (
 __all__ = [
     "AttackConfig",
     "AverageConfig",
+    "BaseConfig",
     "Config",
     "DataConfig",
     "ModelConfig",

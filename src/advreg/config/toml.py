@@ -54,31 +54,43 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
-def assigned(table: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the table, which is changed, with ``section.key=value`` assignments applied.
+def assigned(table: dict[str, Any], assignments: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table, modified in place, with assignments applied.
+
+    Args:
+        table: nested tables.
+        assignments: ``section.key=value`` texts, or a mapping ``{"section.key": value}``.
 
     Raises:
-        ConfigError: an assignment without ``=``, or to something inside a value.
+        ConfigError: an assignment without ``=``, or to a key inside a value.
 
     Example:
         >>> assigned({"train": {"epochs": 1}}, ["train.epochs=3"])
         {'train': {'epochs': 3}}
+        >>> assigned({"train": {"epochs": 1}}, {"train.epochs": 3})
+        {'train': {'epochs': 3}}
     """
-    for assignment in assignments:
-        _assign(table, assignment)
+    pairs = assignments.items() if isinstance(assignments, Mapping) else map(_parse, assignments)
+    for key, item in pairs:
+        _assign(table, key, item)
     return table
 
 
-def _assign(values: dict[str, Any], assignment: str) -> None:
+def _parse(assignment: str) -> tuple[str, Any]:
+    """Split ``section.key=value`` and read the value."""
     key, separator, text = assignment.partition("=")
-    *parents, leaf = (part.strip() for part in key.split("."))
-    if not separator or not leaf:
+    if not separator or not key.rpartition(".")[2].strip():
         raise ConfigError(f"--set was given {assignment!r}; write section.key=value, such as train.epochs=3")
+    return key, value(text.strip())
+
+
+def _assign(values: dict[str, Any], key: str, item: Any) -> None:
+    *parents, leaf = (part.strip() for part in key.split("."))
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set was given {assignment!r}, but {parent!r} is a value, not a section")
-    values[leaf] = value(text.strip())
+            raise ConfigError(f"--set was given {key!r}, but {parent!r} is a value, not a section")
+    values[leaf] = item
 
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:

@@ -24,7 +24,7 @@ _DIAGNOSED = 200
 
 def evaluate_holdout(home: Workspace, run: RunFolder, stock: HardeningData) -> str:
     """Attack a run's model on the sealed set, or go on with it, and return the protocol's id."""
-    settings = home.settings
+    settings = home.config
     first = settings.data.sealed_from
     chosen = protocol(families(settings.attacks), first, first + settings.data.sealed)
     evaluate(models.load(str(run.path)), stock.sealed, threat=THREAT, protocol=chosen, seed=settings.seed, out=run.path)
@@ -33,16 +33,16 @@ def evaluate_holdout(home: Workspace, run: RunFolder, stock: HardeningData) -> s
 
 def needs_diagnosis(home: Workspace) -> bool:
     """Tell whether a challenger of this home has to be diagnosed: a diagnosis is of one norm ball."""
-    return home.settings.gate.diagnose and any(one.ball for one in families(home.settings.attacks))
+    return home.config.gate.diagnose and any(one.ball for one in families(home.config.attacks))
 
 
 def evaluate_diagnosis(home: Workspace, run: RunFolder, stock: HardeningData) -> None:
     """Ask whether the figure for the first norm ball can be trusted, and write ``diagnosis.json``."""
-    model, balls = models.load(str(run.path)), [one.ball for one in families(home.settings.attacks) if one.ball]
+    model, balls = models.load(str(run.path)), [one.ball for one in families(home.config.attacks) if one.ball]
     said = run.read_json("diagnosis.json").get("model", {}) if (run / "diagnosis.json").is_file() else {}
     if said.get("sha256") != models.state_sha256(model):
         n = min(_DIAGNOSED, len(stock.sealed))
-        diagnose(model, stock.sealed, balls[0], n, quick=True, seed=home.settings.seed, out=run.path)
+        diagnose(model, stock.sealed, balls[0], n, quick=True, seed=home.config.seed, out=run.path)
 
 
 def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents: Sequence[Row]) -> None:
@@ -50,7 +50,7 @@ def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents:
     model = models.load(str(run.path))
     predicted: list[int] = []
     if incidents:
-        channels, height, width = home.model()["shape"]
+        channels, height, width = home.base_model()["shape"]
         x = pixels_of(store, [row["sha256"] for row in incidents], (channels, height, width))
         predicted = logits_of(model, x).argmax(1).tolist()
     rows = [
@@ -70,7 +70,7 @@ def evaluate_probes(
     model, classes = models.load(str(run.path)), stock.pool.classes
     birds = canaries(model, x[chosen], y[chosen], classes)
     images = x[:_TRIGGER_IMAGES]
-    sizes = [_sizes(folder, images, len(classes), home.settings.seed) for folder in (run, champion)]
+    sizes = [_sizes(folder, images, len(classes), home.config.seed) for folder in (run, champion)]
     found = [birds, trigger(sizes[0], sizes[1], classes)]
     checks = [vars(probe) for probe in found]
     run.write_json("probes.json", {"schema": "advreg/probes@1", "model": models.state_sha256(model), "checks": checks})

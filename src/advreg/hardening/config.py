@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
-from advreg.config import toml
-from advreg.config.error_messages import explain
-from advreg.errors import ConfigError, RunError
+from advreg.config.base import BaseConfig
+from advreg.config.sections import STRICT, Count
 from advreg.hardening.data_selection import DAY, Caps
 from advreg.hardening.image_decoding import Limits
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -115,14 +108,13 @@ class MlflowSection:
 
 
 @dataclass(frozen=True)
-class HardeningConfig:
+class HardeningConfig(BaseConfig):
     """The whole of ``harden.toml``; ``attacks`` are what challengers must withstand, such as ``linf:0.1 spatial:30:3``.
 
     A home ``keeps`` images or texts. With texts, ``data.name`` is a file of trusted prompts, one a line, and the sections
     ``attacks`` and ``train`` are not used: language models are trained and evaluated by `advreg language`.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     keeps: Literal["images", "texts"] = "images"
     seed: int = 0
     attacks: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["linf:8/255"])
@@ -133,51 +125,6 @@ class HardeningConfig:
     gate: GateSection = field(default_factory=GateSection)
     service: ServiceSection = field(default_factory=ServiceSection)
     mlflow: MlflowSection = field(default_factory=MlflowSection)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "the settings") -> HardeningConfig:
-        """Make settings from nested dictionaries.
-
-        Raises:
-            ConfigError: an unknown key or a value that is not allowed.
-
-        Example:
-            >>> Settings.from_dict({"caps": {"total": 0.02}}).caps.total
-            0.02
-        """
-        try:
-            return _ADAPTER.validate_json(json.dumps(dict(values), default=str))
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls, source)) from None
-
-    @classmethod
-    def load(cls, home: str | Path) -> HardeningConfig:
-        """Read ``harden.toml`` of a home.
-
-        Raises:
-            RunError: there is none.
-            ConfigError: it holds something that is not allowed.
-        """
-        file = Path(home) / FILE
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RunError(f"{home} has no {FILE}; make a home with `advreg harden init {home} --base RUN`") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} is not TOML: {error}") from error
-        return cls.from_dict(values, str(file))
-
-    def replace_with(self, assignments: Mapping[str, Any]) -> HardeningConfig:
-        """Return the settings with ``{"section.key": value}`` changed."""
-        values = asdict(self)
-        for key, value in assignments.items():
-            section, _, leaf = key.rpartition(".")
-            values.get(section, values)[leaf] = value
-        return type(self).from_dict(values, "--set")
-
-    def to_toml(self) -> str:
-        """Return TOML text with every key."""
-        return toml.dumps(asdict(self))
 
     @property
     def bounds(self) -> Caps:
@@ -190,6 +137,3 @@ class HardeningConfig:
         """The limits of one upload."""
         largest = self.service.max_text if self.keeps == "texts" else self.service.max_bytes
         return Limits(largest, self.service.max_pixels, shape)
-
-
-_ADAPTER = TypeAdapter(HardeningConfig)

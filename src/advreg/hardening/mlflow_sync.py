@@ -22,7 +22,7 @@ def sync_to_mlflow(home: Workspace, store: Store) -> None:
     Raises:
         MissingExtraError: one is configured, and mlflow is not installed.
     """
-    section = home.settings.mlflow
+    section = home.config.mlflow
     if not section.uri:
         return
     mlflow = import_extra("mlflow", "advreg[mlflow]")
@@ -58,4 +58,4 @@ def _mirror(client: Any, name: str, home: Workspace, store: Store) -> None:
 def _source(home: Workspace, run: str) -> str:
     """Return where a version's files are; to a server, which refuses paths of its clients' machines, as a URI of our own."""
     path = str((home.folder / run).resolve())
-    return f"advreg:{path}" if home.settings.mlflow.uri.startswith(("http:", "https:")) else path
+    return f"advreg:{path}" if home.config.mlflow.uri.startswith(("http:", "https:")) else path

@@ -1,4 +1,4 @@
-"""Asking the previous champion: where it says something else than the deployed model did, a human should look early."""
+"""Model disagreement: examples that the previous champion classifies differently are reviewed earlier."""
 
 from __future__ import annotations
 
@@ -16,23 +16,31 @@ from advreg.hardening.workspace import Workspace
 _CHUNK = 500
 
 
-def ask_previous(home: Workspace, store: Store) -> int:
-    """Ask the previous champion about what waits in quarantine and was not asked about; return how much that was."""
+def score_disagreement(workspace: Workspace, store: Store) -> int:
+    """Query the previous champion on quarantined examples and add 1 to the review priority if it disagrees.
+
+    Args:
+        workspace: one that keeps images.
+        store: its store.
+
+    Returns:
+        The number of examples queried; each is queried once.
+    """
     with store.reading() as db:
         version = registry.alias(db, registry.PREVIOUS)
-        unasked = sa.select(examples.c.sha256, examples.c.prediction).where(
+        waiting = sa.select(examples.c.sha256, examples.c.prediction).where(
             examples.c.state == ExampleStatus.QUARANTINED, examples.c.disagrees.is_(None)
         )
-        rows = db.execute(unasked).all() if version is not None else []
+        rows = db.execute(waiting).all() if version is not None else []
         run = registry.model(db, version)["run"] if version is not None else ""
-    channels, height, width = home.model()["shape"]
+    shape = workspace.input_shape()
     for first in range(0, len(rows), _CHUNK):
-        part = rows[first : first + _CHUNK]
-        x = pixels_of(store, [name for name, _ in part], (channels, height, width))
-        found = logits_of(models.load(str(home.folder / run)), x).argmax(1).tolist()
+        chunk = rows[first : first + _CHUNK]
+        x = pixels_of(store, [name for name, _ in chunk], shape)
+        predictions = logits_of(models.load(str(workspace.folder / run)), x).argmax(1).tolist()
         with store.writing() as db:
-            for (name, said), predicted in zip(part, found, strict=True):
-                here = examples.update().where(examples.c.sha256 == name, examples.c.disagrees.is_(None))
-                differs = predicted != said
-                db.execute(here.values(disagrees=differs, suspicion=examples.c.suspicion + float(differs)))
+            for (name, deployed), predicted in zip(chunk, predictions, strict=True):
+                row = examples.update().where(examples.c.sha256 == name, examples.c.disagrees.is_(None))
+                differs = predicted != deployed
+                db.execute(row.values(disagrees=differs, suspicion=examples.c.suspicion + float(differs)))
     return len(rows)

@@ -29,7 +29,7 @@ def perceptual_hash(pixels: Image) -> str:
 
     Example:
         >>> black, ramp = np.zeros((1, 8, 8)), np.linspace(0, 1, 64).reshape(1, 8, 8)
-        >>> looks(black)[:8], near(looks(ramp), looks(0.9 * ramp))
+        >>> perceptual_hash(black)[:8], near(perceptual_hash(ramp), perceptual_hash(0.9 * ramp))
         ('00000000', True)
 
     Reference: Krawetz, "Kind of like that" (dHash), 2013; Zauner, "Implementation and benchmarking of perceptual image hash
@@ -81,7 +81,7 @@ def cluster_near_duplicates(
         Id -> id of its leader.
 
     Example:
-        >>> leaders([(1, "0" * 48), (2, "0" * 47 + "1"), (3, "f" * 48)])
+        >>> cluster_near_duplicates([(1, "0" * 48), (2, "0" * 47 + "1"), (3, "f" * 48)])
         {1: 1, 2: 1, 3: 3}
     """
     ids = [k for k, _ in known]

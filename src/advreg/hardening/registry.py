@@ -53,14 +53,14 @@ def register_initial_champion(store: Store, run: str, weights: str, actor: str) 
     """Register a trusted base and make it the first champion.
 
     Raises:
-        HardeningError: another champion reigns in this store.
+        HardeningError: the store has another champion.
     """
     version = register(store, run, weights, ModelStatus.TRUSTED, actor=actor)
     with store.reading() as db:
-        reigning = alias(db, CHAMPION)
-    if reigning is None:
+        champion = current_champion(db)
+    if champion is None:
         promote(store, version, actor)
-    elif reigning != version:
+    elif champion != version:
         raise HardeningError(f"the store {store.name} belongs to another loop; give an empty database")
     return version
 
@@ -88,34 +88,40 @@ def model(db: sa.Connection, version: str) -> Row:
     return dict(row)
 
 
+def current_champion(db: sa.Connection) -> str | None:
+    """Return the version of the champion; None before the first one."""
+    return alias(db, CHAMPION)
+
+
 def alias(db: sa.Connection, name: str) -> str | None:
     """Return the version that an alias stands for."""
     found: str | None = db.execute(sa.select(aliases.c.version).where(aliases.c.name == name)).scalar()
     return found
 
 
-class Changed(HardeningError):
-    """The champion is another one than the decision was made against."""
+class ChampionChanged(HardeningError):
+    """The champion has changed since the decision was made."""
 
 
-def promote(store: Store, version: str, actor: str, *, over: str | None = None) -> None:
+def promote(store: Store, version: str, actor: str, *, expected_champion: str | None = None) -> None:
     """Make a version the champion and the champion the previous one: one transaction, both or neither.
 
     Args:
         store: the store.
         version: one that passed the gate, or is trusted.
         actor: who does it.
-        over: the champion that it was compared with, if it was.
+        expected_champion: the champion that the gate compared it with; None skips the check.
 
     Raises:
         HardeningError: it passed no gate and is not trusted.
-        Changed: another champion reigns now.
+        ChampionChanged: the champion is another one now.
     """
     with store.writing() as db:
         at, champion, previous = store.clock(), alias(db, CHAMPION), alias(db, PREVIOUS)
-        if over is not None and champion != over:
-            raise Changed(
-                f"{version} was compared with {over}, and the champion is {champion} now; it has to be compared again"
+        if expected_champion is not None and champion != expected_champion:
+            raise ChampionChanged(
+                f"{version} was compared with {expected_champion}, and the champion is {champion} now; "
+                "it has to be compared again"
             )
         if previous is not None:
             set_stage(db, at, actor, previous, ModelStatus.RETIRED)

@@ -1,27 +1,24 @@
-"""In which order examples are reviewed. A score decides nothing: detectors are broken by those who know them."""
+"""Order of the review queue. The priority accepts and rejects nothing: an attacker who knows a detector evades it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def review_priority(
-    scores: Sequence[float] | None, *, disagrees: bool | None = None, near_attack: bool = False
-) -> float:
-    """Return how early an example should be looked at, from 0 to 3.
+def review_priority(scores: Sequence[float] | None, *, near_attack: bool = False) -> float:
+    """Return how early an example should be reviewed, from 0 to 2.
 
-    ``(1 - margin) + [champion and previous champion disagree] + [looks like a known attack]``, where the margin is the
-    largest minus the second largest probability; where no scores were given, one half stands for it.
+    ``(1 - margin) + [resembles a known attack]``, where the margin is the largest minus the second largest probability, and
+    0.5 without scores. `advreg.hardening.model_disagreement` adds 1 if the previous champion disagrees.
 
     Args:
-        scores: the deployed model's probabilities.
-        disagrees: whether the previous champion says something else; None where nobody asked it.
-        near_attack: whether the image looks like one that was accepted before.
+        scores: the deployed model's probabilities; None if the client sent none.
+        near_attack: whether the example resembles one that was accepted before.
 
     Example:
-        >>> suspicion([0.9, 0.1, 0.0]) < suspicion([0.5, 0.4, 0.1]) < suspicion([0.9, 0.1, 0.0], near_attack=True)
-        True
+        >>> review_priority([0.5, 0.4, 0.1]), review_priority([1.0, 0.0], near_attack=True), review_priority(None)
+        (0.9, 1.0, 0.5)
     """
     ordered = sorted(scores or (), reverse=True)
     doubt = 1 - min(max(ordered[0] - ordered[1], 0.0), 1.0) if len(ordered) > 1 else 0.5
-    return doubt + bool(disagrees) + near_attack
+    return doubt + near_attack

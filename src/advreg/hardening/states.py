@@ -65,7 +65,7 @@ def check_transition(what: str, before: StrEnum, after: StrEnum) -> None:
         HardeningError: one line with the step and those that are allowed.
 
     Example:
-        >>> check_transition("example 1f", State.RECEIVED, State.ACCEPTED)
+        >>> check_transition("example 1f", ExampleStatus.RECEIVED, ExampleStatus.ACCEPTED)
         Traceback (most recent call last):
         advreg.errors.HardeningError: example 1f is received and cannot become accepted; allowed from there: quarantined
     """

@@ -1,4 +1,4 @@
-"""A home: the folder that a loop lives in. Settings, the trusted base, challengers, and by default the store as well.
+"""A workspace: the folder of a hardening loop with its configuration, the trusted base, challengers and the store.
 
 harden.toml   harden.db   blobs/   models/base/   models/s-0001/   snapshots/s-0001.json   neighbours.npz
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advreg.errors import RunError
+from advreg.hardening import registry
 from advreg.hardening.config import FILE, HardeningConfig
 from advreg.hardening.media_types import MEDIA, TEXTS
 from advreg.hardening.store import Store
@@ -26,55 +28,99 @@ NEIGHBOURS = "neighbours.npz"
 
 @dataclass(frozen=True)
 class Workspace:
-    """Settings with the folder they are in."""
+    """A hardening configuration and the folder it is in."""
 
     folder: RunFolder
-    settings: HardeningConfig
+    config: HardeningConfig
 
     @classmethod
     def open(cls, path: str | Path) -> Workspace:
-        """Open the home at a path.
+        """Open an existing workspace.
+
+        Args:
+            path: its folder.
 
         Raises:
-            RunError: there is none.
-            ConfigError: its settings cannot be used.
+            RunError: the folder is no workspace.
+            ConfigError: ``harden.toml`` holds a key or a value that is not allowed.
         """
-        settings = HardeningConfig.load(path)
-        return cls(RunFolder.open(path), settings)
+        file = Path(path) / FILE
+        if not file.is_file():
+            raise RunError(f"{path} has no {FILE}; create a workspace with `advreg harden init {path} --base RUN`")
+        return cls(RunFolder.open(path), HardeningConfig.load(file))
 
     @classmethod
-    def create(cls, path: str | Path, settings: HardeningConfig) -> Workspace:
-        """Make a new home.
+    def create(cls, path: str | Path, config: HardeningConfig) -> Workspace:
+        """Create the folder and write ``harden.toml``; `create_workspace` adds the trusted base.
+
+        Args:
+            path: a new folder.
+            config: the configuration to write.
 
         Raises:
-            RunError: there is something at the path, or it cannot be written.
+            RunError: the path exists already, or it cannot be written.
         """
         folder = RunFolder.create(path)
-        folder.write(FILE, settings.to_toml())
-        return cls(folder, settings)
+        folder.write(FILE, config.to_toml())
+        return cls(folder, config)
 
     def store(self, clock: Callable[[], float] = time.time) -> Store:
-        """Open the store."""
-        url = self.settings.store.url or f"sqlite:///{self.folder.path.resolve()}/harden.db"
-        return Store.open(url, self.settings.store.blobs or self.folder.path.resolve() / "blobs", clock)
+        """Open the store.
 
-    def model(self) -> dict[str, Any]:
-        """Return what the base's ``model.json`` says: name, options, shape, classes."""
+        Args:
+            clock: returns the present time in seconds since 1970.
+        """
+        url = self.config.store.url or f"sqlite:///{self.folder.path.resolve()}/harden.db"
+        return Store.open(url, self.config.store.blobs or self.folder.path.resolve() / "blobs", clock)
+
+    def base_model(self) -> dict[str, Any]:
+        """Return the base's ``model.json``: name, options, shape, classes."""
         return RunFolder.open(self.folder / BASE).read_json("model.json")
 
-    def options(self) -> Options:
-        """Return how the service is bounded, for the base's inputs and classes."""
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the shape ``(C, H, W)`` of the base's inputs."""
+        channels, height, width = self.base_model()["shape"]
+        return channels, height, width
+
+    def service_options(self) -> Options:
+        """Return the limits of the service, with the classes and the input shape of the base."""
         from advreg.hardening.service import Options
 
-        medium, service = MEDIA[self.settings.keeps], self.settings.service
-        bounded = Options(medium, self.settings.limits(None), rate=service.rate, burst=service.burst, classes=CLASSES)
+        medium, service = MEDIA[self.config.keeps], self.config.service
+        options = Options(medium, self.config.limits(None), rate=service.rate, burst=service.burst, classes=CLASSES)
         if medium is TEXTS:
-            return bounded
-        model, neighbours = self.model(), self.folder / NEIGHBOURS
-        channels, height, width = model["shape"]
+            return options
+        neighbours = self.folder / NEIGHBOURS
         return replace(
-            bounded,
-            limits=self.settings.limits((channels, height, width)),
-            classes=tuple(model["classes"]),
+            options,
+            limits=self.config.limits(self.input_shape()),
+            classes=tuple(self.base_model()["classes"]),
             neighbours=neighbours if neighbours.is_file() else None,
         )
+
+
+def create_workspace(path: str | Path, base: str | Path, config: HardeningConfig) -> Workspace:
+    """Create a workspace that hardens a deployed model.
+
+    Args:
+        path: a new folder.
+        base: run folder of the deployed model, which is trusted: every challenger is trained from it. A language model must
+            have been evaluated by ``advreg language evaluate``.
+        config: the configuration; ``keeps`` decides between images and texts.
+
+    Returns:
+        The workspace, whose first champion is the base.
+
+    Raises:
+        RunError: the path exists already, or a language model was not evaluated.
+        ModelError, DataError, ConfigError: base, data or attacks cannot be used; nothing has been written then.
+    """
+    from advreg.hardening.backends import load_trusted_base
+
+    trusted = load_trusted_base(base, config)
+    workspace = Workspace.create(path, trusted.config)
+    weights = trusted.install(workspace)
+    store = workspace.store()
+    registry.register_initial_champion(store, BASE, weights, "admin")
+    store.engine.dispose()
+    return workspace

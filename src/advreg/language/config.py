@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 
-from advreg.config import toml
-from advreg.config.error_messages import validate_config
+from advreg.config.base import BaseConfig
 from advreg.config.sections import STRICT, Count, Radius, StepSize
 from advreg.errors import ConfigError
 
@@ -111,7 +108,7 @@ class LanguageTrainConfig:
 
 
 @dataclass(frozen=True)
-class LanguageConfig:
+class LanguageConfig(BaseConfig):
     """A run of language training, completely: equal configurations on equal machines give equal bytes.
 
     Example:
@@ -120,7 +117,6 @@ class LanguageConfig:
         (0.3, 'latent')
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     seed: int = 0
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     data: LanguageDataConfig = field(default_factory=LanguageDataConfig)
@@ -128,49 +124,10 @@ class LanguageConfig:
     recipe: LanguageRecipeConfig = field(default_factory=LanguageRecipeConfig)
     train: LanguageTrainConfig = field(default_factory=LanguageTrainConfig)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> LanguageConfig:
-        """Make a configuration from nested dictionaries; what is left out has its default.
-
-        Raises:
-            ConfigError: an unknown key, a wrong type, or values that cannot go together.
-        """
-        config = validate_config(_ADAPTER, cls, values, source)
-        if (problem := _problem(config)) is not None:
+    def check_combinations(self, source: str) -> None:
+        """Raise `ConfigError` for values that are each valid but cannot go together."""
+        if (problem := _problem(self)) is not None:
             raise ConfigError(f"{source}: {problem}")
-        return config
-
-    @classmethod
-    def load(cls, path: str | Path) -> LanguageConfig:
-        """Read a TOML file.
-
-        Raises:
-            ConfigError: the file is missing, is not TOML, or holds something that is not allowed.
-        """
-        return cls.from_dict(toml.read(path), source=str(path))
-
-    def replace_with(self, assignments: Iterable[str]) -> LanguageConfig:
-        """Return the configuration with ``section.key=value`` assignments applied, as ``--set`` gives them.
-
-        Raises:
-            ConfigError: an assignment without ``=``, an unknown key or a value that is not allowed.
-        """
-        return type(self).from_dict(toml.assigned(self.to_dict(), assignments), source="--set")
-
-    def checked(self) -> LanguageConfig:
-        """Return the same configuration, validated: one that was made in Python has not been yet."""
-        return type(self).from_dict(self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return nested dictionaries with every key, defaults included."""
-        return asdict(self)
-
-    def to_toml(self) -> str:
-        """Return TOML text with every key, defaults included; `load` reads an equal configuration from it."""
-        return toml.dumps(self.to_dict())
-
-
-_ADAPTER = TypeAdapter(LanguageConfig)
 
 
 def _problem(config: LanguageConfig) -> str | None:

@@ -1,14 +1,19 @@
-"""The part of a tick that depends on what is kept: here images; texts have theirs in `advreg.hardening.backends.text`."""
+"""Hardening of image classifiers: challengers are trained, attacked and diagnosed here."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from torch import nn
+
+from advreg import data, models
+from advreg.hardening import registry
 from advreg.hardening.attack_families import families
-from advreg.hardening.backends.text import TextBackend
 from advreg.hardening.candidate_evaluation import (
     evaluate_diagnosis,
     evaluate_holdout,
@@ -16,128 +21,150 @@ from advreg.hardening.candidate_evaluation import (
     evaluate_probes,
     needs_diagnosis,
 )
-from advreg.hardening.data_selection import Snapshot
+from advreg.hardening.config import HardeningConfig
+from advreg.hardening.data_selection import Selection, Snapshot, snapshot_of
 from advreg.hardening.datasets import HardeningData, accepted_of, hardening_data_of
-from advreg.hardening.model_disagreement import ask_previous
+from advreg.hardening.ingestion import ingest
+from advreg.hardening.model_disagreement import score_disagreement
 from advreg.hardening.retrain import retrain
+from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row
-from advreg.hardening.workspace import BASE, Workspace
+from advreg.hardening.store.examples import Row, in_state
+from advreg.hardening.workspace import BASE, NEIGHBOURS, Workspace
 from advreg.runs import RunFolder
 
 _EVIDENCE = ("incidents", "canaries", "trigger")
+_NEIGHBOURS = 3000
 
 
-class MediumBackend(Protocol):
-    """What a tick asks of a medium."""
+@dataclass(frozen=True, eq=False)
+class ImageBase:
+    """A deployed image classifier, its ``model.json`` and the trusted training images."""
 
-    @property
-    def clean(self) -> Mapping[str, Any]:
-        """Name, SHA-256 and number ``n`` of the trusted examples."""
+    config: HardeningConfig
+    model: nn.Module
+    spec: Mapping[str, Any]
+    train: data.Dataset
 
-    def ask(self, store: Store) -> None:
-        """Improve the order of what waits for a review."""
-
-    def contents(self, store: Store, names: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return what a manifest says of examples beside their hashes."""
-
-    def publish(self, snapshot: Snapshot) -> str:
-        """Write what a snapshot is trained from, and return what is left to be done by hand, if anything."""
-
-    def train(self, store: Store, rows: Sequence[Row], run: RunFolder) -> str | None:
-        """Train a challenger on a snapshot's examples and return its weights' SHA-256; None where it is handed in."""
-
-    def trial(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
-        """Put both models to the test, and say on what."""
-
-    def sealed(self, challenger: RunFolder) -> list[str]:
-        """Return a name for each sealed example, which stays with its content."""
-
-    def protocol(self, challenger: RunFolder) -> str:
-        """Return the id of the protocol that the gate compares by."""
-
-    @property
-    def evidence(self) -> tuple[str, ...]:
-        """What must be in the challenger's folder."""
-
-    @property
-    def rotate(self) -> str:
-        """How to get fresh sealed examples."""
+    def install(self, workspace: Workspace) -> str:
+        """Copy the model and some trusted images into the workspace and return the SHA-256 of the weights."""
+        shape, sha256 = list(self.train.images.shape[1:]), models.state_sha256(self.model)
+        run = RunFolder.at(workspace.folder / BASE)
+        run.save_model(self.model)
+        facts = {"shape": shape, "classes": list(self.train.classes), "sha256": sha256}
+        run.write_json("model.json", {**self.spec, **facts})
+        _write_neighbours(workspace, self.train)
+        return sha256
 
 
-def backend_of(home: Workspace) -> MediumBackend:
-    """Return the work of a home.
+def load_image_base(base: str | Path, config: HardeningConfig) -> ImageBase:
+    """Return a deployed image classifier after checking it.
+
+    Args:
+        base: its run folder.
+        config: the configuration of the workspace to create.
 
     Raises:
-        ConfigError: its attacks or data cannot be used.
+        ModelError, DataError, ConfigError: base, data or attacks cannot be used.
     """
-    if home.settings.keeps == "texts":
-        return TextBackend(home)
-    families(home.settings.attacks)
-    return ImageBackend(home, hardening_data_of(home.settings))
+    families(config.attacks)
+    train, _ = data.load(config.data.name)
+    model = models.load(str(base))
+    models.check_model(model, train.tensors(n=8)[0], len(train.classes))
+    spec = RunFolder.open(base).read_json("model.json")
+    hardening_data_of(config)
+    return ImageBase(config, model, spec, train)
+
+
+def _write_neighbours(workspace: Workspace, train: data.Dataset) -> None:
+    """Save trusted images for the review page, which runs without torch."""
+    count = min(_NEIGHBOURS, len(train))
+    images, labels = train.images[:count].cpu().numpy(), train.labels[:count].cpu().numpy()
+    np.savez_compressed(workspace.folder / NEIGHBOURS, images=images, labels=labels)
 
 
 @dataclass(frozen=True)
 class ImageBackend:
-    """Images: trained here, attacked here."""
+    """The cycle's backend for images."""
 
-    home: Workspace
-    stock: HardeningData
+    workspace: Workspace
+    data: HardeningData
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> ImageBackend:
+        """Return the backend of a workspace that keeps images.
+
+        Args:
+            workspace: where the data and the attacks are configured.
+
+        Raises:
+            ConfigError: its attacks or its data cannot be used.
+        """
+        families(workspace.config.attacks)
+        return cls(workspace, hardening_data_of(workspace.config))
 
     @property
-    def clean(self) -> Mapping[str, Any]:
+    def trusted_data(self) -> Mapping[str, Any]:
         """Name, SHA-256 and number of the trusted images."""
-        clean = self.stock.clean
+        clean = self.data.clean
         return {"name": clean.name, "sha256": clean.fingerprint(), "n": len(clean)}
 
-    def ask(self, store: Store) -> None:
-        """Ask the previous champion about what waits."""
-        ask_previous(self.home, store)
+    def ingest(self, store: Store) -> int:
+        """Move received examples into quarantine; examples on which the previous champion disagrees are reviewed earlier."""
+        count = ingest(store)
+        score_disagreement(self.workspace, store)
+        return count
 
-    def contents(self, store: Store, names: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return nothing: the hash says which image it is."""
-        return {}
+    def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
+        """Return the snapshot of a selection: the hash of an image identifies it."""
+        return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds)
 
-    def publish(self, snapshot: Snapshot) -> str:
-        """Do nothing: the bytes are in the store."""
-        return ""
+    def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> str:
+        """Train a challenger from the trusted base and the snapshot, and register it."""
+        with store.reading() as db:
+            rows = {row["sha256"]: row for row in in_state(db, *ExampleStatus)}
+        members = [rows[member["id"]] for member in snapshot.members]
+        name = f"models/{snapshot.id}"
+        weights = self._train(store, members, RunFolder.at(self.workspace.folder / name))
+        version = registry.register(store, name, weights, snapshot=snapshot.id)
+        report(f"challenger: {version} trained from the trusted base and {len(members)} examples of {snapshot.id}")
+        return version
 
-    def train(self, store: Store, rows: Sequence[Row], run: RunFolder) -> str:
-        """Train from the trusted base; see `retrain`."""
-        channels, height, width = self.home.model()["shape"]
-        accepted = accepted_of(store, rows, (channels, height, width))
-        settings, base = self.home.settings, RunFolder.at(self.home.folder / BASE)
-        attacks = families(settings.attacks)
-        return retrain(base, run, self.stock.clean, accepted, attacks, settings.train, settings.seed)
+    def _train(self, store: Store, members: Sequence[Row], run: RunFolder) -> str:
+        """Train into a run folder and return the SHA-256 of the weights; see `retrain`."""
+        config, base = self.workspace.config, RunFolder.at(self.workspace.folder / BASE)
+        accepted = accepted_of(store, members, self.workspace.input_shape())
+        return retrain(base, run, self.data.clean, accepted, families(config.attacks), config.train, config.seed)
 
-    def trial(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
-        """Attack both on the sealed set, ask about incidents, probe the challenger; what was measured is not measured again."""
+    def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
+        """Attack both models on the sealed set, query them on the incidents and probe the challenger for poison."""
         for run in (champion, challenger):
-            evaluate_holdout(self.home, run, self.stock)
-            evaluate_incidents(store, self.home, run, incidents)
-        evaluate_probes(self.home, challenger, champion, RunFolder.at(self.home.folder / BASE), self.stock)
-        if needs_diagnosis(self.home):
-            evaluate_diagnosis(self.home, challenger, self.stock)
-        return f"both models on {len(self.stock.sealed)} sealed examples and {len(incidents)} incidents; probes"
+            evaluate_holdout(self.workspace, run, self.data)
+            evaluate_incidents(store, self.workspace, run, incidents)
+        base = RunFolder.at(self.workspace.folder / BASE)
+        evaluate_probes(self.workspace, challenger, champion, base, self.data)
+        if needs_diagnosis(self.workspace):
+            evaluate_diagnosis(self.workspace, challenger, self.data)
+        return f"both models on {len(self.data.sealed)} sealed examples and {len(incidents)} incidents; probes"
 
-    def sealed(self, challenger: RunFolder) -> list[str]:
+    def holdout_ids(self, challenger: RunFolder) -> list[str]:
         """Return the SHA-256 of each sealed image with its label."""
-        images, labels = self.stock.sealed.images.cpu().numpy(), self.stock.sealed.labels.tolist()
+        images, labels = self.data.sealed.images.cpu().numpy(), self.data.sealed.labels.tolist()
         return [
             hashlib.sha256(image.tobytes() + b"%d" % label).hexdigest()
             for image, label in zip(images, labels, strict=True)
         ]
 
-    def protocol(self, challenger: RunFolder) -> str:
+    def protocol_id(self, challenger: RunFolder) -> str:
         """Return the id of the sealed set's protocol."""
-        return evaluate_holdout(self.home, challenger, self.stock)
+        return evaluate_holdout(self.workspace, challenger, self.data)
 
     @property
-    def rotate(self) -> str:
+    def required_evidence(self) -> tuple[str, ...]:
+        """Incidents and probes, and a diagnosis if an attack is a norm ball."""
+        return (*_EVIDENCE, "diagnosis") if needs_diagnosis(self.workspace) else _EVIDENCE
+
+    @property
+    def rotation_hint(self) -> str:
         """How to get fresh sealed examples."""
         return "set data.sealed_from in harden.toml"
-
-    @property
-    def evidence(self) -> tuple[str, ...]:
-        """Incidents, probes, and a diagnosis where an attack is a norm ball."""
-        return (*_EVIDENCE, "diagnosis") if needs_diagnosis(self.home) else _EVIDENCE

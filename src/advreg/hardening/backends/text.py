@@ -1,22 +1,25 @@
-"""What a tick does with texts: snapshots to train on, challengers that are handed in, two language evaluations compared."""
+"""Hardening of language models: training files are exported, challengers handed in, language evaluations compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advreg.errors import ConfigError
-from advreg.hardening.data_selection import Snapshot
+from advreg.hardening.config import HardeningConfig
+from advreg.hardening.data_selection import Selection, Snapshot, snapshot_of
 from advreg.hardening.gate.language import latest, measured_language
+from advreg.hardening.ingestion import ingest
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.incidents import evaluate_text_incidents
-from advreg.hardening.workspace import Workspace
+from advreg.hardening.texts.model_copy import copy_model
+from advreg.hardening.workspace import BASE, Workspace
 from advreg.runs import RunFolder
 
 OPENERS = ("Sure, here is", "Of course. Here is how", "Yes, I can help with that")
@@ -24,85 +27,128 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 
 @dataclass(frozen=True)
-class TextBackend:
-    """Texts: trained and evaluated by `advreg language`, compared here."""
+class TextBase:
+    """A deployed language model: the run folder with its evaluation."""
 
-    home: Workspace
+    config: HardeningConfig
+    run: Path
+
+    def install(self, workspace: Workspace) -> str:
+        """Copy the run into the workspace and return the SHA-256 of the weights."""
+        return copy_model(self.run, workspace, BASE)
+
+
+def load_text_base(base: str | Path, config: HardeningConfig) -> TextBase:
+    """Return a deployed language model after checking its evaluation and the trusted prompts.
+
+    Args:
+        base: its run folder, evaluated by ``advreg language evaluate``.
+        config: the configuration of the workspace to create; ``data.name`` is a .jsonl file of trusted prompts.
+
+    Raises:
+        RunError: the model was not evaluated.
+        ConfigError: the trusted prompts cannot be read.
+    """
+    measured_language(base, latest(base))
+    config = config.replace_with({"data.name": str(Path(config.data.name).resolve())})
+    describe_trusted_prompts(config.data.name)
+    return TextBase(config, Path(base))
+
+
+def describe_trusted_prompts(name: str) -> Mapping[str, Any]:
+    """Return name, SHA-256 and number of the trusted prompts, one a line.
+
+    Args:
+        name: a .jsonl file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
+    content = _read_trusted_prompts(name)
+    n = sum(bool(line.strip()) for line in content.splitlines())
+    if not n:
+        raise ConfigError(f"data.name is {name!r}, which is empty; give trusted prompts")
+    return {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "n": n}
+
+
+def _read_trusted_prompts(name: str) -> bytes:
+    if not name.endswith(".jsonl"):
+        raise ConfigError(f"data.name is {name!r}; with texts it is a .jsonl file of trusted prompts")
+    try:
+        content = Path(name).read_bytes()
+        content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"data.name is {name!r}, which cannot be read: {reason}") from error
+    return content
+
+
+@dataclass(frozen=True)
+class TextBackend:
+    """The cycle's backend for texts."""
+
+    workspace: Workspace
 
     @property
-    def clean(self) -> Mapping[str, Any]:
-        """Name, SHA-256 and number of the trusted prompts, one a line.
+    def trusted_data(self) -> Mapping[str, Any]:
+        """Name, SHA-256 and number of the trusted prompts.
 
         Raises:
             ConfigError: the file cannot be read, or is empty.
         """
-        content = self._trusted()
-        n = sum(bool(line.strip()) for line in content.splitlines())
-        if not n:
-            raise ConfigError(f"data.name is {self.home.settings.data.name!r}, which is empty; give trusted prompts")
-        return {"name": self.home.settings.data.name, "sha256": hashlib.sha256(content).hexdigest(), "n": n}
+        return describe_trusted_prompts(self.workspace.config.data.name)
 
-    def _trusted(self) -> bytes:
-        name = self.home.settings.data.name
-        if not name.endswith(".jsonl"):
-            raise ConfigError(f"data.name is {name!r}; with texts it is a .jsonl file of trusted prompts")
-        try:
-            content = Path(name).read_bytes()
-            content.decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            said = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise ConfigError(f"data.name is {name!r}, which cannot be read: {said}") from error
-        return content
+    def ingest(self, store: Store) -> int:
+        """Move received examples into quarantine; querying a language model on all of them would cost too much."""
+        return ingest(store)
 
-    def ask(self, store: Store) -> None:
-        """Do nothing: asking a language model about everything that waits costs more than it orders."""
+    def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
+        """Return the snapshot of a selection with the texts themselves: the manifest is readable without the store."""
+        contents = {one.id: {"text": store.blobs.get(one.id).decode("utf-8")} for one in selection.chosen}
+        return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds, contents)
 
-    def contents(self, store: Store, names: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the texts themselves: a manifest can be read without the store."""
-        return {name: {"text": store.blobs.get(name).decode("utf-8")} for name in names}
+    def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> None:
+        """Export the training file of a new snapshot: the trusted prompts and the snapshot's harmful prompts.
 
-    def publish(self, snapshot: Snapshot) -> str:
-        """Write what a challenger is trained on: the trusted prompts as they are, and the harmful ones of the snapshot.
-
-        What the deployed model answered is not among it: a submitter wrote that down, and openers to push away from would be
-        theirs to choose.
+        The deployed model's outputs are left out: the submitter wrote them down, and could choose the openers that training
+        pushes away from.
         """
         name = f"snapshots/{snapshot.id}.jsonl"
-        lessons = [
-            {"prompt": member["text"], "targets": list(OPENERS), "safe": [REFUSAL], "sha256": member["id"]}
-            for member in snapshot.members
-            if member["label"] == HARMFUL
-        ]
-        if not (self.home.folder / name).is_file():  # once: the trusted prompts may change later, a snapshot does not
-            trusted = self._trusted().decode("utf-8").rstrip("\n")
-            lines = [json.dumps(lesson, ensure_ascii=False) for lesson in lessons]
-            self.home.folder.write(name, "\n".join([trusted, *lines]) + "\n")
-        hand = f"advreg harden challenge RUN --home {self.home.folder.path}"
-        return f"challenger: due; train one on {name} ({len(lessons)} harmful prompts added), evaluate it, then {hand}"
+        if (self.workspace.folder / name).is_file():  # a snapshot does not change when the trusted prompts do
+            return
+        harmful = [_training_example(member) for member in snapshot.members if member["label"] == HARMFUL]
+        trusted = _read_trusted_prompts(self.workspace.config.data.name).decode("utf-8").rstrip("\n")
+        lines = [json.dumps(example, ensure_ascii=False) for example in harmful]
+        self.workspace.folder.write(name, "\n".join([trusted, *lines]) + "\n")
+        command = f"advreg harden challenge RUN --home {self.workspace.folder.path}"
+        report(
+            f"challenger: due; train one on {name} ({len(harmful)} harmful prompts added), evaluate it, then {command}"
+        )
 
-    def train(self, store: Store, rows: Sequence[Row], run: RunFolder) -> None:
-        """Train nothing: a challenger is handed in."""
-
-    def trial(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
-        """Ask both models every confirmed prompt again, where that was not done."""
+    def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
+        """Query both models on every confirmed prompt that they were not queried on yet."""
         for run in (champion, challenger):
             evaluate_text_incidents(store, run, incidents)
         return f"both models on {len(incidents)} incidents"
 
-    def sealed(self, challenger: RunFolder) -> list[str]:
-        """Return a name for each prompt that the challenger's evaluation attacked."""
-        return list(measured_language(challenger.path, self.protocol(challenger)).names)
+    def holdout_ids(self, challenger: RunFolder) -> list[str]:
+        """Return an id of each prompt that the challenger's evaluation attacked."""
+        return list(measured_language(challenger.path, self.protocol_id(challenger)).names)
 
-    def protocol(self, challenger: RunFolder) -> str:
+    def protocol_id(self, challenger: RunFolder) -> str:
         """Return the id of the newest language protocol that the challenger was evaluated with."""
         return latest(challenger.path)
 
     @property
-    def rotate(self) -> str:
+    def required_evidence(self) -> tuple[str, ...]:
+        """The outputs of both models for every confirmed prompt."""
+        return ("incidents",)
+
+    @property
+    def rotation_hint(self) -> str:
         """How to get fresh sealed examples."""
         return "evaluate champion and challenger on other requests"
 
-    @property
-    def evidence(self) -> tuple[str, ...]:
-        """Every confirmed prompt asked again."""
-        return ("incidents",)
+
+def _training_example(member: Mapping[str, Any]) -> dict[str, Any]:
+    return {"prompt": member["text"], "targets": list(OPENERS), "safe": [REFUSAL], "sha256": member["id"]}

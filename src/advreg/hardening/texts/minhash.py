@@ -26,8 +26,8 @@ def minhash(text: str) -> str:
 
     Example:
         >>> from advreg.hardening.perceptual_hash import words
-        >>> prints = words([text_looks(t) for t in ("How do I bake bread?", "how do I  bake bread", "Why is the sky blue?")])
-        >>> text_alike(prints[0], prints).tolist()
+        >>> prints = words([minhash(t) for t in ("How do I bake bread?", "how do I  bake bread", "Why is the sky blue?")])
+        >>> similar_texts(prints[0], prints).tolist()
         [0, 1]
 
     Reference: Broder, "On the resemblance and containment of documents", 1997; Li, Koenig, "b-Bit minwise hashing", 2010.

@@ -14,10 +14,10 @@ from advreg.evaluation import PROTOCOLS
 
 NORMS = ("linf", "l2", "l1")
 SMALL: dict[str, dict[str, int]] = {"square": {"queries": 20}, "hopskipjump": {"queries": 50}, "spsa": {"steps": 2}}
-ONLY = {"ddn": ("l2",), "carlini": ("l2",), "spsa": ("linf",), "hopskipjump": ("linf", "l2")}
+ONLY = {"ddn": ("l2",), "carlini_wagner": ("l2",), "spsa": ("linf",), "hopskipjump": ("linf", "l2")}
 ATTACKS = (
-    "fgsm", "pgd", "mifgsm", "nifgsm", "annealed", "shrinking_pgd", "apgd", "apgd_targeted", "fab", "fmn", "ddn",
-    "deepfool", "carlini", "square", "random_search", "spsa", "hopskipjump",
+    "fgsm", "pgd", "mifgsm", "nifgsm", "cosine_pgd", "shrinking_pgd", "apgd", "apgd_targeted", "fab", "fmn", "ddn",
+    "deepfool", "carlini_wagner", "square", "random_search", "spsa", "hopskipjump",
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def test_model_that_writes_into_its_input_changes_nothing(name: str, norm: str) 
 
 
 def test_every_attack_is_held_to_these_laws() -> None:
-    not_attacks = {"AttackResult", "CraftedExamples", "craft", "verify", "attack_at_each_eps"}
+    not_attacks = {"AttackResult", "CraftedExamples", "attack_at_each_eps", "corruptions", "craft", "verify"}
     refinements = {"minimum_distance", "refine_by_bisection", "refine_by_radius"}
     other_tests = {"transfer", "patch", "spatial"}
     assert set(SHORT) | not_attacks | refinements | other_tests == set(attacks.__all__)

@@ -201,10 +201,10 @@ def test_nothing_that_serves_imports_torch() -> None:
         "store.examples",
         "store.tokens",
         "service",
-        "admission",
+        "data_selection",
         "gate",
-        "intake",
-        "looks",
+        "ingestion",
+        "perceptual_hash",
         "states",
     ]
     imports = "\n".join(f"import advreg.hardening.{room}" for room in rooms)

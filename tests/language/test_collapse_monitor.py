@@ -53,7 +53,7 @@ def collapsing(monkeypatch, at: int):
         taken.append(1)
         return CollapseProbe(1.0 if len(taken) > at else 0.0, 0.0, 1.0)
 
-    monkeypatch.setattr(fit, "take_pulse", pulse)
+    monkeypatch.setattr(fit, "measure_collapse", pulse)
 
 
 def test_a_collapse_is_said_and_training_goes_on(data, tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def test_your_own_network_is_told_what_to_do():
             return super().forward(x.flatten(1)), x
 
     net, data = Two(16, 3).eval(), (torch.rand(4, 1, 4, 4), torch.arange(4) % 3)
-    with pytest.raises(ModelError, match=r"answers_logits\(model\)"):
+    with pytest.raises(ModelError, match=r"wrap_logits\(model\)"):
         advreg.evaluate(net, data, threat=advreg.ThreatModel("linf", 0.1))
     assert advreg.evaluate(wrap_logits(net), data, threat=advreg.ThreatModel("linf", 0.1)).n == 4
 

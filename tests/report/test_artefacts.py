@@ -115,7 +115,7 @@ def test_a_verdict_that_no_diagnosis_gives_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["robust", "robust=high", "robust=45", "robst=0.4", "robust=nan"])
 def test_a_threshold_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--fail-under was given"):
+    with pytest.raises(ConfigError, match="--fail-under is"):
         report.Threshold.parse(text)
 
 

@@ -36,16 +36,16 @@ def write_ledger(folder: Path, rows: list[dict], data: str = "d1") -> None:
 
 
 def test_confusions_and_breakers_are_those_counted_by_hand() -> None:
-    found = ledger.fallen(HAND, ["zero", "one", "two"])
+    found = ledger.summarize(HAND, ["zero", "one", "two"])
     assert found.confusion.tolist() == [[0, 0, 2], [1, 1, 0], [0, 0, 0]]
     assert found.attacks == ("clean", "fgsm", "pgd-40")
     assert found.broken.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
     assert found.ids == {0, 1, 2}
-    assert [(m.label, m.seen_as, m.count, m.share) for m in found.mistakes] == [
+    assert [(c.label, c.predicted, c.count, c.share) for c in found.confusions] == [
         ("zero", "two", 2, 1.0),
         ("one", "zero", 1, 0.5),
     ]
-    assert found.weakest == [("clean", [("zero", 1)]), ("fgsm", [("one", 1)]), ("pgd-40", [("zero", 1)])]
+    assert found.broken_classes == [("clean", [("zero", 1)]), ("fgsm", [("one", 1)]), ("pgd-40", [("zero", 1)])]
 
 
 def test_every_example_is_counted_once_and_the_diagonal_is_what_stands() -> None:
@@ -53,7 +53,7 @@ def test_every_example_is_counted_once_and_the_diagonal_is_what_stands() -> None
     rows = [row("clean", k, k % 5, k % 5, False) for k in range(200)]
     rows += [row("a", k, k % 5, int(rng.integers(5)), False) for k in range(200)]
     broken = [r | {"attack": "b", "predicted": (r["label"] + 1) % 5, "broken": True} for r in rows[:200:3]]
-    found = ledger.fallen(rows + broken)
+    found = ledger.summarize(rows + broken)
     assert found.confusion.sum() == found.total == 200
     assert np.trace(found.confusion) == 200 - len(broken)
     assert found.broken.sum() == len(found.ids) == len(broken)
@@ -62,16 +62,16 @@ def test_every_example_is_counted_once_and_the_diagonal_is_what_stands() -> None
 @pytest.mark.parametrize("rows", [[], [{"attack": "pgd", "id": 0, "broken": True}], [row("pgd", 0, -1, 0, True)]])
 def test_rows_that_do_not_say_what_was_seen_leave_the_part_out(tmp_path: Path, rows: list[dict]) -> None:
     write_ledger(write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.9), shown=0), rows)
-    assert read.run(tmp_path / "a").evaluations[0].fallen is None
-    assert "taken for whom" not in report.write(tmp_path / "a").read_text()
+    assert read.run(tmp_path / "a").evaluations[0].ledger is None
+    assert "Confusions under attack" not in report.write(tmp_path / "a").read_text()
 
 
 def test_the_page_shows_who_is_taken_for_whom(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.25, n=4, clean=0.75), shown=0)
     write_ledger(folder, HAND)
     page = Page(report.write(tmp_path / "a").read_text())
-    assert "Most often 0 was taken for 2 (2), 1 was taken for 0 (1)." in page.words
-    assert "wrong before any attack" in page.words
+    assert "Most often 0 was classified as 2 (2), 1 was classified as 0 (1)." in page.words
+    assert "clean errors" in page.words
     assert len(page.with_class("taken")) == 2
 
 
@@ -86,7 +86,7 @@ def test_many_classes_are_told_as_a_list(tmp_path: Path) -> None:
 
 
 def two_runs(tmp_path: Path, second: str = "d1") -> list:
-    """One model falls on 0 to 19, the other on 15 to 59 of 100 images."""
+    """Attacks break images 0 to 19 of one model and 15 to 59 of the other, of 100."""
     for name, gone, data in [("a", range(20), "d1"), ("b", range(15, 60), second)]:
         folder = write_evaluation(tmp_path / name, results(ID, "linf", 0.1, 0.5, n=100), shown=0)
         rows = [row("clean", k, 0, 0, False) for k in range(100)]
@@ -130,7 +130,7 @@ def test_distances_and_eps_and_guard_reach_the_page(tmp_path: Path) -> None:
     page = Page(text)
     assert "broken at eps 0.02 (5.1 of 255)" in page.words
     assert "guard, epoch 4, step 20: catastrophic overfitting: gap; went back" in page.words
-    assert "guard spoke up" in text
+    assert "guard warning" in text
     assert ">eps</text>" in text
     assert "--curve 0,0.1 --distances" in page.words
     assert [values["name"] for tag, values in page.tags if tag == "select"] == ["class", "outcome", "attack"]

@@ -68,7 +68,7 @@ def test_interval_of_the_robust_accuracy_is_drawn_where_it_is(html: str) -> None
 
 def test_hundred_squares_stand_for_the_accuracies(html: str) -> None:
     first = html[html.index('<figure class="waffle"') :].split("</svg>")[0]
-    assert [first.count(f'<rect class="{kind}"') for kind in ("stand", "fooled", "wrong")] == [95, 4, 1]
+    assert [first.count(f'<rect class="{kind}"') for kind in ("robust", "fooled", "wrong")] == [95, 4, 1]
 
 
 def test_strongest_protocol_comes_first(html: str) -> None:

@@ -81,8 +81,8 @@ def test_rows_are_grouped_by_protocol_best_first_with_untested_runs_last(tmp_pat
 
 
 def test_rows_that_may_not_be_compared_say_why() -> None:
-    one = comparison_table.Row("a", protocol="p@1", n=10, seed=0, data="x")
-    assert comparison_table.differences([one, replace(one, run="b"), comparison_table.Row("c")]) == []
+    one = comparison_table.ComparisonRow("a", protocol="p@1", n=10, seed=0, data="x")
+    assert comparison_table.differences([one, replace(one, run="b"), comparison_table.ComparisonRow("c")]) == []
     assert "protocols" in comparison_table.differences([one, replace(one, protocol="p@2")])[0]
     for change in ({"n": 20}, {"seed": 1}, {"data": "y"}):
         assert "images differ" in comparison_table.differences([one, replace(one, **change)])[0]

@@ -1,4 +1,4 @@
-"""The table of trainings: what each cost, as a multiple of standard training, and what it bought under which attack."""
+"""The table of trainings: cost as a multiple of standard training, and accuracy under each attack."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_page_and_the_terminal_show_it(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
     write_evaluation(run, results("linf-0.1-quick@2", "linf", 0.1, 0.03), shown=0)
     page = report.write_comparison([run], tmp_path / "c.html").read_text()
-    assert "What training cost" in page
+    assert "Cost and accuracy of training" in page
     assert "11.0x" in page
     shown = CliRunner().invoke(app, ["compare", str(run)], catch_exceptions=False).output
     assert "madry" in shown

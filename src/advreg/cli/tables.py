@@ -11,7 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from advreg.evaluation import CorruptionAccuracy, Evaluation
-    from advreg.report import Row, Trained
+    from advreg.report import ComparisonRow, TrainingRow
     from advreg.results.evaluation import ClassSummary
 
 
@@ -91,7 +91,7 @@ def corruptions(found: CorruptionAccuracy) -> Table:
     return table(f"accuracy under corruptions, {found.n} examples", columns, rows)
 
 
-def comparison(rows: Sequence[Row]) -> Table:
+def comparison(rows: Sequence[ComparisonRow]) -> Table:
     """Return the table that compares several runs."""
     columns = ("run", "protocol", "n", "clean", "robust", "95% interval", "attack success", "seconds")
     cells = [
@@ -110,7 +110,7 @@ def comparison(rows: Sequence[Row]) -> Table:
     return table("", columns, cells)
 
 
-def trainings(rows: Sequence[Trained]) -> Table:
+def trainings(rows: Sequence[TrainingRow]) -> Table:
     """Return the table of trainings: accuracy, time, memory and passes."""
     columns = (
         "run",

@@ -1,4 +1,4 @@
-"""Trained models for other programs: torch.export and ONNX, each checked against the model before it is called done."""
+"""Trained models for other programs: torch.export and ONNX files, each compared with the model before it is kept."""
 
 from advreg.export.files import onnx_file, torch_file
 

@@ -1,4 +1,4 @@
-"""Writing a model as a torch.export program or an ONNX file: floats (B, C, H, W) in [0, 1] to logits, any batch size."""
+"""Write a model as a torch.export program or an ONNX file that maps floats (B, C, H, W) in [0, 1] to logits."""
 
 from __future__ import annotations
 
@@ -14,50 +14,51 @@ from advreg.attacks.model import query_model
 from advreg.errors import ModelError
 from advreg.plugins import first_line, import_extra
 
-TOLERANCE = 1e-4  # of logits, relative to the largest: another program adds in another order
-_BATCH = 2  # exporters take 0 and 1 for constants
+TOLERANCE = 1e-4
+"""Largest error of the logits, relative to the largest logit; another program may sum in another order."""
+_BATCH = 2  # exporters treat batch sizes 0 and 1 as constants
 
 
 def torch_file(model: nn.Module, shape: Sequence[int], path: str | Path) -> Path:
-    """Write a model as a ``.pt2`` program of torch.export, which ``torch.export.load`` reads without the model's code.
+    """Write a model as a program of torch.export; `torch.export.load` reads it without the code of the model.
 
     Args:
-        model: eval mode; floats ``(B, *shape)`` in [0, 1] to logits.
+        model: maps floats ``(B, *shape)`` in [0, 1] to logits ``(B, K)``, for any B; eval mode.
         shape: of one input, ``(C, H, W)``.
-        path: the file; replaced whole.
+        path: the file; an existing one is replaced atomically.
 
     Returns:
         The path.
 
     Raises:
-        ModelError: the model cannot be exported, or the file gives other logits.
+        ModelError: the model cannot be exported, the path cannot be written, or the file gives other logits.
     """
     x = _sample(model, shape)
 
     def write(scratch: Path) -> None:
         torch.export.save(torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},)), scratch)
 
-    def answer(scratch: Path) -> Tensor:
-        found: Tensor = torch.export.load(scratch).module()(x)
-        return found
+    def read(scratch: Path) -> Tensor:
+        logits: Tensor = torch.export.load(scratch).module()(x)
+        return logits
 
-    return _written(model, x, Path(path), ".pt2", write, answer)
+    return _write_checked(model, x, Path(path), ".pt2", write, read)
 
 
 def onnx_file(model: nn.Module, shape: Sequence[int], path: str | Path) -> Path:
     """Write a model as an ONNX file with input ``x`` and output ``logits``; `advreg.load_model` reads it as ``onnx:FILE``.
 
     Args:
-        model: eval mode; floats ``(B, *shape)`` in [0, 1] to logits.
+        model: maps floats ``(B, *shape)`` in [0, 1] to logits ``(B, K)``, for any B; eval mode.
         shape: of one input, ``(C, H, W)``.
-        path: the file; replaced whole.
+        path: the file; an existing one is replaced atomically.
 
     Returns:
         The path.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        ModelError: the model cannot be exported, or the file gives other logits.
+        ModelError: the model cannot be exported, the path cannot be written, or the file gives other logits.
     """
     for library in ("onnx", "onnxscript"):
         import_extra(library, "advreg[onnx]")
@@ -69,11 +70,11 @@ def onnx_file(model: nn.Module, shape: Sequence[int], path: str | Path) -> Path:
         names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
         torch.onnx.export(model, (x,), scratch, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), **names, **options)
 
-    def answer(scratch: Path) -> Tensor:
+    def read(scratch: Path) -> Tensor:
         session = runtime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.cpu().numpy()})[0])
 
-    return _written(model, x, Path(path), ".onnx", write, answer)
+    return _write_checked(model, x, Path(path), ".onnx", write, read)
 
 
 def _sample(model: nn.Module, shape: Sequence[int]) -> Tensor:
@@ -82,38 +83,38 @@ def _sample(model: nn.Module, shape: Sequence[int]) -> Tensor:
     return torch.rand(_BATCH, *shape, generator=generator).to(weight.device, weight.dtype)
 
 
-def _written(
+def _write_checked(
     model: nn.Module,
     x: Tensor,
     path: Path,
     suffix: str,
     write: Callable[[Path], None],
-    answer: Callable[[Path], Tensor],
+    read: Callable[[Path], Tensor],
 ) -> Path:
-    """Write beside the path, compare, and only then put the file in its place."""
+    """Write a file beside the path, compare its logits with those of the model, and only then move it to the path."""
     scratch = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
     try:
         with torch.no_grad():
             write(scratch)
-            _compare(query_model(model, x).cpu(), answer(scratch).cpu(), path)
+            _compare(query_model(model, x).cpu(), read(scratch).cpu(), path)
         scratch.replace(path)
     except ModelError:
         raise
     except OSError as cause:
-        raise ModelError(f"cannot write {path}: {first_line(cause)}; choose a folder that can be written") from cause
-    except Exception as cause:  # exporters fail with errors of many kinds
+        raise ModelError(f"cannot write {path}: {first_line(cause)}; choose a writable folder") from cause
+    except Exception as cause:  # exporters raise many kinds of errors
         raise ModelError(f"the model cannot be exported to {path.name}: {first_line(cause)}") from cause
     finally:
         scratch.unlink(missing_ok=True)
     return path
 
 
-def _compare(wanted: Tensor, found: Tensor, path: Path) -> None:
-    if wanted.shape != found.shape:
-        raise ModelError(f"{path.name} gives shape {tuple(found.shape)}, the model {tuple(wanted.shape)}")
-    scale = float(wanted.abs().max().clamp_min(1.0))
-    error = float((wanted - found).abs().max()) / scale
+def _compare(expected: Tensor, found: Tensor, path: Path) -> None:
+    if expected.shape != found.shape:
+        raise ModelError(f"{path.name} gives shape {tuple(found.shape)}, the model {tuple(expected.shape)}")
+    scale = float(expected.abs().max().clamp_min(1.0))
+    error = float((expected - found).abs().max()) / scale
     if not error <= TOLERANCE:
         raise ModelError(
-            f"{path.name} gives other logits than the model, by {error:.2g} of the largest; nothing is kept"
+            f"{path.name} gives other logits than the model, by {error:.2g} of the largest; the file is not kept"
         )

@@ -1,4 +1,4 @@
-"""The report's charts, each a plain function from facts to inline SVG."""
+"""Charts of the report; each function maps facts to inline SVG."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
 
 SIZE = (6.2, 3.8)
-MARKED = 25  # more points than this and their markers would hide the line
-LABEL = 40  # characters of a name that a legend has room for
-STROKES = ("-", "--", "-.", ":")  # so that lines differ on paper and for every eye, not by colour alone
+"""Width and height of a chart in inches."""
+MARKED = 25
+"""Largest number of points that have markers; more would hide the line."""
+LABEL = 40
+"""Characters of a name that fit a legend."""
+STROKES = ("-", "--", "-.", ":")
+"""Line styles, so that lines do not differ by colour alone."""
 
 
 def robustness(evaluation: EvaluationFacts, name: str) -> str:
-    """Robust accuracy against eps, with its 95% band and the evaluation's own figure on top.
+    """Draw robust accuracy against eps with its 95% band, and the robust accuracy of the protocol.
 
     Args:
-        evaluation: with a curve.
-        name: the figure's name in the page.
+        evaluation: the evaluation.
+        name: name of the figure in the page; unique there.
 
     Returns:
-        Inline SVG, or an empty text where the evaluation has no curve.
+        Inline SVG; an empty text where the evaluation has no curve.
     """
     curve = evaluation.curve
     if curve is None or not curve.points:
@@ -42,11 +46,11 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
 
 
 def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
-    """Robustness curves of several runs in one chart; all in the same norm.
+    """Draw the robustness curves of several runs, all in the same norm.
 
     Args:
-        curves: (label, curve), in the order of the legend.
-        name: the figure's name in the page.
+        curves: (label, curve) in the order of the legend; at least one.
+        name: name of the figure in the page; unique there.
 
     Returns:
         Inline SVG.
@@ -59,20 +63,20 @@ def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
             _draw_curve(axes, curve, colour, label, STROKES[(place // len(SERIES) + place) % len(STROKES)])
         _finish(axes, f"eps ({norm})", columns=2 if all(len(label) <= 24 for label, _ in curves) else 1)
         axes.set_xlim(left=0.0)
-    told = " ".join(f"{label}: {prose.curve(curve)}" for label, curve in curves)
-    return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", told)
+    description = " ".join(f"{label}: {prose.curve(curve)}" for label, curve in curves)
+    return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", description)
 
 
 def training(epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = ()) -> str:
-    """Clean, robust and training accuracy by epoch, with the learning rate, and eps where it was logged, below.
+    """Draw clean, robust and training accuracy by epoch; below them the learning rate and, where it was logged, eps.
 
     Args:
         epochs: in order.
-        name: the figure's name in the page.
-        events: those of the guard are marked.
+        name: name of the figure in the page; unique there.
+        events: of the training log; those of the guard are marked.
 
     Returns:
-        Inline SVG, or an empty text where nothing was logged.
+        Inline SVG; an empty text where there are no epochs.
     """
     if not epochs:
         return ""
@@ -117,13 +121,13 @@ def _draw_curve(axes: Axes, curve: CurveFacts, colour: str, label: str, stroke: 
 
 
 def _short(label: str) -> str:
-    """A name that fits a legend; matplotlib would leave out one that starts with an underscore."""
-    kept = label if len(label) <= LABEL else label[: LABEL - 1] + "…"
-    return f" {kept}" if kept.startswith("_") else kept
+    """Return a name that fits a legend; matplotlib omits names that start with an underscore."""
+    short = label if len(label) <= LABEL else label[: LABEL - 1] + "…"
+    return f" {short}" if short.startswith("_") else short
 
 
 def _draw_headline(axes: Axes, evaluation: EvaluationFacts) -> None:
-    """The evaluation's robust accuracy at its own eps: often lower than the curve, whose attack is cheaper."""
+    """Mark the robust accuracy of the protocol at its eps, often lower than the curve, whose attack is cheaper."""
     at, height = evaluation.threat.eps, evaluation.robust_accuracy
     low, high = evaluation.interval or (height, height)
     axes.axvline(at, color=BROKEN, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
@@ -133,11 +137,13 @@ def _draw_headline(axes: Axes, evaluation: EvaluationFacts) -> None:
 
 
 def _draw_guard(axes: Axes, events: Sequence[Mapping[str, object]]) -> None:
-    """Mark the epochs in which the guard found something wrong."""
-    found = [event["epoch"] for event in events if event.get("event") == "guard"]
-    places = sorted({float(epoch) for epoch in found if isinstance(epoch, int | float) and not isinstance(epoch, bool)})
+    """Mark the epochs in which the guard raised a warning."""
+    epochs = [event["epoch"] for event in events if event.get("event") == "guard"]
+    places = sorted(
+        {float(epoch) for epoch in epochs if isinstance(epoch, int | float) and not isinstance(epoch, bool)}
+    )
     for k, place in enumerate(places):
-        label = "guard spoke up" if k == 0 else None
+        label = "guard warning" if k == 0 else None
         axes.axvline(place, color=BROKEN, linewidth=1.2, linestyle=(0, (2, 3)), zorder=1, label=label)
 
 

@@ -1,20 +1,23 @@
-"""The one sentence that carries everything a figure must not be quoted without."""
+"""The sentence that quotes an evaluation with everything that a figure needs."""
 
 from __future__ import annotations
 
 from advreg.report import formatting
 from advreg.report.facts import EvaluationFacts
 
-_DIGITS = 12  # of a SHA-256: enough to tell weights apart, few enough to print
+_DIGITS = 12  # of a SHA-256: enough to distinguish weights, few enough to print
 
 
 def citation(evaluation: EvaluationFacts) -> str:
-    """Return how an evaluation is to be quoted: the figure with its interval, threat, images, protocol, weights and verdict.
+    """Return a citation of an evaluation: accuracy, interval, threat model, images, protocol, verdict, weights and version.
+
+    Args:
+        evaluation: the evaluation.
 
     Example:
         >>> from advreg.report.facts import ThreatFacts
-        >>> told = EvaluationFacts("linf-0.1-quick@1", ThreatFacts("linf", 0.1), 500, 0, 0.9, 0.4, interval=(0.36, 0.44))
-        >>> citation(told).split(", ")[1:]
+        >>> found = EvaluationFacts("linf-0.1-quick@1", ThreatFacts("linf", 0.1), 500, 0, 0.9, 0.4, interval=(0.36, 0.44))
+        >>> citation(found).split(", ")[1:]
         ['linf 0.1', '500 images', 'seed 0', 'protocol linf-0.1-quick@1', 'not diagnosed.']
     """
     n = evaluation.n
@@ -36,7 +39,7 @@ def _images(evaluation: EvaluationFacts) -> str:
 
 
 def _origin(evaluation: EvaluationFacts) -> list[str]:
-    """Return which weights were measured with which version, as far as the results say."""
+    """Return the weights and the version of advreg, as far as the results hold them."""
     digest, version = str(evaluation.model.get("sha256", "")), evaluation.environment.get("advreg")
     return [
         *([f"weights {digest[:_DIGITS]}"] if digest else []),

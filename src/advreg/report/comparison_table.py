@@ -1,4 +1,4 @@
-"""Several runs as the rows of one table, plain data for the command line and the page alike."""
+"""A table that compares several runs, as plain data for the command line and the page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from advreg.report.formatting import threat_option
 
 
 @dataclass(frozen=True)
-class Row:
-    """One evaluation of one run; a run that was only trained has a row without figures."""
+class ComparisonRow:
+    """One evaluation of one run; a run without an evaluation has a row without figures.
+
+    Attributes:
+        run: label of the run.
+        protocol, threat: id of the protocol, and the threat model as ``--threat`` takes it.
+        n, seed, data: examples, seed, and the fingerprint or name of the data.
+        clean_accuracy, robust_accuracy, interval, attack_success_rate: the figures; the interval is that of robust accuracy.
+        verdict: of the evaluation or its diagnosis.
+        forwards, backwards, seconds: cost.
+    """
 
     run: str
     protocol: str | None = None
@@ -31,14 +40,14 @@ class Row:
     seconds: float | None = None
 
 
-def comparison(runs: Iterable[Path | str]) -> list[Row]:
-    """Every evaluation of every run, those of one protocol together.
+def comparison(runs: Iterable[Path | str]) -> list[ComparisonRow]:
+    """Return a row for every evaluation of several runs.
 
     Args:
         runs: run folders.
 
     Returns:
-        Rows ordered by protocol, and within one by robust accuracy, the best first.
+        Rows ordered by protocol, and within a protocol by decreasing robust accuracy.
 
     Raises:
         RunError: a folder is not a run folder, or a file in it is damaged.
@@ -46,14 +55,14 @@ def comparison(runs: Iterable[Path | str]) -> list[Row]:
     return rows([read.run(run) for run in runs])
 
 
-def rows(runs: Sequence[RunFacts]) -> list[Row]:
-    """The rows of runs that are read already; see `comparison`."""
-    made = [row for name, run in zip(labels(runs), runs, strict=True) for row in _rows(name, run)]
-    return sorted(made, key=lambda row: (row.protocol is None, row.protocol or "", -(row.robust_accuracy or 0.0)))
+def rows(runs: Sequence[RunFacts]) -> list[ComparisonRow]:
+    """Return the rows of runs that are already read, in the order of `comparison`."""
+    unordered = [row for name, run in zip(labels(runs), runs, strict=True) for row in _rows(name, run)]
+    return sorted(unordered, key=lambda row: (row.protocol is None, row.protocol or "", -(row.robust_accuracy or 0.0)))
 
 
 def labels(runs: Sequence[RunFacts]) -> list[str]:
-    """The shortest ends of the runs' paths that tell them apart.
+    """Return a label for each run: the shortest end of its path that is unique.
 
     Example:
         >>> labels([RunFacts(Path("a/net")), RunFacts(Path("b/net"))])
@@ -67,12 +76,12 @@ def labels(runs: Sequence[RunFacts]) -> list[str]:
     return [str(run.path) for run in runs]
 
 
-def differences(rows: Sequence[Row]) -> list[str]:
-    """Why rows may not be compared with each other, in words; empty where they may.
+def differences(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return the reasons against comparing rows with each other; empty where there is none.
 
     Example:
-        >>> differences([Row("a", protocol="linf-0.1-quick@1"), Row("b", protocol="linf-0.1-quick@1")])
-        []
+        >>> differences([ComparisonRow("a", protocol="linf-0.1-quick@1"), ComparisonRow("b", protocol="linf-0.1-fgsm@1")])
+        ['The protocols differ: compare figures only within one protocol.']
     """
     measured = [row for row in rows if row.protocol is not None]
     reasons = []
@@ -82,17 +91,17 @@ def differences(rows: Sequence[Row]) -> list[str]:
         reasons.append("The images differ (data set, number or seed): small differences in accuracy mean nothing.")
     unreliable = sorted({row.run for row in measured if row.verdict == "UNRELIABLE"})
     if unreliable:
-        reasons.append(f"Judged UNRELIABLE, so not to be used: {', '.join(unreliable)}.")
+        reasons.append(f"UNRELIABLE by diagnosis, do not use: {', '.join(unreliable)}.")
     return reasons
 
 
-def _rows(name: str, run: RunFacts) -> list[Row]:
-    return [_row(name, evaluation) for evaluation in run.evaluations] or [Row(run=name)]
+def _rows(name: str, run: RunFacts) -> list[ComparisonRow]:
+    return [_row(name, evaluation) for evaluation in run.evaluations] or [ComparisonRow(run=name)]
 
 
-def _row(name: str, evaluation: EvaluationFacts) -> Row:
+def _row(name: str, evaluation: EvaluationFacts) -> ComparisonRow:
     identity = evaluation.data.get("sha256") or evaluation.data.get("name")
-    return Row(
+    return ComparisonRow(
         run=name,
         protocol=evaluation.protocol,
         threat=threat_option(evaluation.threat),

@@ -1,4 +1,4 @@
-"""The report's part on trust: the checks of a diagnosis, what adaptive attacks reached, and the pictures behind them."""
+"""The section of the report about a diagnosis: checks, adaptive attacks and charts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from advreg.report.record import Record
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, drawing, inline
 
 SIZE = (6.2, 2.9)
+"""Width and height of a chart in inches."""
 GROUPS = {
     "A": "Symptoms",
     "B": "Convergence and hygiene",
@@ -32,7 +33,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One check as the page shows it."""
+    """One check as the page shows it; every field is text."""
 
     group: str
     name: str
@@ -56,16 +57,16 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart with its heading and what to look for in it."""
+    """A chart with its heading and a caption that explains how to read it."""
 
     title: str
     svg: Markup
-    told: str
+    caption: str
 
 
 @dataclass(frozen=True)
 class DiagnosisSection:
-    """Everything that the part on trust shows."""
+    """Everything that the section shows."""
 
     verdict: str
     claim: str
@@ -81,7 +82,10 @@ class DiagnosisSection:
 
 
 def section(run: Path | str) -> DiagnosisSection | None:
-    """Read ``diagnosis.json`` of a run folder and draw it; None where there is none.
+    """Read and draw ``diagnosis.json`` of a run folder; return None where there is none.
+
+    Args:
+        run: a run folder.
 
     Raises:
         RunError: the file is damaged.
@@ -107,8 +111,8 @@ def section(run: Path | str) -> DiagnosisSection | None:
 
 
 def _check(row: Record) -> CheckRow:
-    told = [str(row.values.get(key) or "") for key in ("says", "cause", "remedy", "link")]
-    return CheckRow(row.text("group"), row.text("name"), row.text("verdict"), _measured(row), *told)
+    texts = [str(row.values.get(key) or "") for key in ("says", "cause", "remedy", "link")]
+    return CheckRow(row.text("group"), row.text("name"), row.text("verdict"), _measured(row), *texts)
 
 
 def _measured(row: Record) -> str:
@@ -131,12 +135,23 @@ def _attempt(row: Record) -> AttemptRow:
 
 
 def drawings(pictures: Record) -> list[Drawing]:
-    """Return the charts whose arrays are there."""
-    return [made for key, draw in _DRAWN.items() if pictures.has(key) for made in draw(pictures)]
+    """Return a chart for each array that the diagnosis holds.
+
+    Args:
+        pictures: the section ``pictures`` of the diagnosis.
+
+    Raises:
+        RunError: an array is damaged.
+    """
+    return [drawing for key, draw in _DRAWN.items() if pictures.has(key) for drawing in draw(pictures)]
 
 
 def numbers(record: Record, key: str) -> list[float]:
     """Return a list of finite numbers.
+
+    Args:
+        record: the object that holds the list.
+        key: its key.
 
     Raises:
         RunError: the key holds anything else.
@@ -151,13 +166,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _histogram(key: str, title: str, across: str, told: str, share: str = "") -> Callable[[Record], list[Drawing]]:
+def _histogram(key: str, title: str, across: str, caption: str, share: str = "") -> Callable[[Record], list[Drawing]]:
     def draw(pictures: Record) -> list[Drawing]:
         record = pictures.record(key)
         edges, counts = numbers(record, "edges"), numbers(record, "counts")
         if len(edges) != len(counts) + 1:
             raise record.damaged("edges", "one number more than counts")
-        words = f"{told} {record.share(share):.1%} of the examples have a gradient of exactly zero." if share else told
+        zero = f" {record.share(share):.1%} of the examples have a gradient of exactly zero." if share else ""
         with drawing():
             figure = Figure(figsize=SIZE, layout="constrained")
             axes = figure.subplots()
@@ -165,19 +180,21 @@ def _histogram(key: str, title: str, across: str, told: str, share: str = "") ->
             axes.bar(edges[:-1], counts, widths, align="edge", color=ROBUST, alpha=0.75, linewidth=0)
             axes.set_xlabel(across)
             axes.set_ylabel("examples")
-        return [_drawing(figure, key, title, words)]
+        return [_drawing(figure, key, title, caption + zero)]
 
     return draw
 
 
-def _drawing(figure: Figure, key: str, title: str, told: str) -> Drawing:
-    return Drawing(title, Markup(inline(figure, f"diagnosis-{key}".replace("_", "-"), title, told)), told)
+def _drawing(figure: Figure, key: str, title: str, caption: str) -> Drawing:
+    name = f"diagnosis-{key}".replace("_", "-")
+    return Drawing(title, Markup(inline(figure, name, title, caption)), caption)
 
 
 def _iterations(pictures: Record) -> list[Drawing]:
     record = pictures.record("iterations")
     low, middle, high = (numbers(record, key) for key in ("low", "median", "high"))
-    title, told = "Loss at each step of PGD", "Median and quartiles: an attack that has converged ends in a plateau."
+    title = "Loss at each step of PGD"
+    caption = "Median and quartiles: an attack that has converged ends in a plateau."
     with drawing():
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
@@ -186,13 +203,13 @@ def _iterations(pictures: Record) -> list[Drawing]:
         axes.plot(steps, middle, color=BROKEN)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
-    return [_drawing(figure, "iterations", title, told)]
+    return [_drawing(figure, "iterations", title, caption)]
 
 
 def _effort(pictures: Record) -> list[Drawing]:
     kinds = [key for key in ("eps", "steps", "restarts") if pictures.has(key)]
-    title = "Accuracy as the attacker may do more"
-    told = "Accuracy should fall to nothing as eps grows, and settle as steps and restarts grow."
+    title = "Accuracy at other eps, steps and restarts"
+    caption = "Accuracy should fall to zero as eps grows, and settle as steps and restarts grow."
     with drawing():
         figure = Figure(figsize=(6.2, 2.6), layout="constrained")
         places = _row(figure, len(kinds))
@@ -203,7 +220,7 @@ def _effort(pictures: Record) -> list[Drawing]:
             axes.set_ylim(0.0, 1.0)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_xlabel(key)
-    return [_drawing(figure, "effort", title, told)]
+    return [_drawing(figure, "effort", title, caption)]
 
 
 def _row(figure: Figure, count: int) -> list[Axes]:
@@ -212,8 +229,9 @@ def _row(figure: Figure, count: int) -> list[Axes]:
 
 def _lines(pictures: Record) -> list[Drawing]:
     rows = list(pictures.rows("lines"))
-    title = "Margin along the attack's direction and a random one"
-    told = "1 is the attack's whole step; above the line the example is misclassified. A comb or a flat line hides the way."
+    title = "Margin along the direction of the attack and a random direction"
+    caption = "1 is the whole change of the attack; above the line the example is misclassified. "
+    caption += "Steps or a flat line leave gradient attacks without a direction."
     with drawing():
         figure = Figure(figsize=(6.2, 2.6), layout="constrained")
         for axes, row in zip(_row(figure, len(rows)), rows, strict=True):
@@ -223,18 +241,18 @@ def _lines(pictures: Record) -> list[Drawing]:
             axes.plot(t, numbers(row, "random"), "--", color=CLEAN, label="random")
             axes.set_xlabel(f"example {row.count('id')}")
         axes.legend(loc="best")
-    return [_drawing(figure, "lines", title, told)]
+    return [_drawing(figure, "lines", title, caption)]
 
 
 def _surfaces(pictures: Record) -> list[Drawing]:
     rows = list(pictures.rows("surfaces"))
     title = "Margin around examples"
-    told = "The attack's change runs across, a random one upwards; the shaded side is misclassified."
+    caption = "Horizontal: the change of the attack; vertical: a random direction; the shaded side is misclassified."
     with drawing():
         figure = Figure(figsize=(6.2, 2.4), layout="constrained")
         for axes, row in zip(_row(figure, len(rows)), rows, strict=True):
             _surface(axes, row)
-    return [_drawing(figure, "surfaces", title, told)]
+    return [_drawing(figure, "surfaces", title, caption)]
 
 
 def _surface(axes: Axes, row: Record) -> None:
@@ -255,15 +273,20 @@ def _surface(axes: Axes, row: Record) -> None:
 
 _DRAWN: dict[str, Callable[[Record], list[Drawing]]] = {
     "gradient_norms": _histogram(
-        "gradient_norms", "Lengths of the gradients", "log10 of the gradient's length (box of width 1)",
-        "Gradients of very different lengths, or none, leave attacks blind.", share="zero",
+        "gradient_norms",
+        "Lengths of the gradients",
+        "log10 of the gradient's length (box of width 1)",
+        "Attacks fail where gradients are zero or differ much in length.",
+        share="zero",
     ),
     "cosines": _histogram(
-        "cosines", "Gradients of neighbours", "cosine between gradients a tenth of eps apart",
-        "Near 1 the gradient is a guide; near 0 every point tells another story.",
+        "cosines",
+        "Gradients of neighbours",
+        "cosine between gradients a tenth of eps apart",
+        "Near 1 the gradient holds nearby; near 0 gradients change from point to point.",
     ),
     "iterations": _iterations,
     "eps": _effort,
     "lines": _lines,
     "surfaces": _surfaces,
-}  # fmt: skip
+}

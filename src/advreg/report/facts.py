@@ -1,4 +1,4 @@
-"""What a report is made of: the contents of a run folder as frozen data."""
+"""The contents of a run folder as frozen data, from which reports are made."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from advreg.report.ledger import Fallen
+from advreg.report.ledger import LedgerSummary
 
 Interval = tuple[float, float]
+"""Low and high end."""
 Facts = Mapping[str, object]
+"""A JSON object."""
 
 
 @dataclass(frozen=True)
 class ThreatFacts:
-    """What the attacker may do: a norm, its radius in pixel units, and the valid range of a pixel."""
+    """A threat model: norm, radius in pixel units, and the lowest and highest valid value of a pixel."""
 
     norm: str
     eps: float
@@ -26,7 +28,7 @@ class ThreatFacts:
 
 @dataclass(frozen=True)
 class AttackFacts:
-    """What one attack of a protocol did to the examples that were still standing when its turn came."""
+    """One attack of a protocol: the survivors it tried, how many it broke, robust accuracy after it, and its cost."""
 
     name: str
     tried: int
@@ -58,7 +60,7 @@ class CurvePointFacts:
 
 @dataclass(frozen=True)
 class CurveFacts:
-    """Robust accuracy as the attacker's reach grows."""
+    """Robust accuracy at several eps."""
 
     norm: str
     attack: str
@@ -68,7 +70,7 @@ class CurveFacts:
 
 @dataclass(frozen=True, eq=False)
 class ExamplesFacts:
-    """Attacked images, one row each: pixels (K, C, H, W), everything else (K,)."""
+    """Attacked images, one row each: pixels ``(K, C, H, W)``, everything else ``(K,)``."""
 
     clean: NDArray[np.float32]
     adversarial: NDArray[np.float32]
@@ -84,7 +86,7 @@ class ExamplesFacts:
 
 @dataclass(frozen=True)
 class CheckFacts:
-    """One check that an evaluation made by itself, and what it says."""
+    """One check of an evaluation: its verdict, the finding in one sentence, and the remedy."""
 
     name: str
     verdict: str
@@ -94,7 +96,7 @@ class CheckFacts:
 
 @dataclass(frozen=True)
 class NormFacts:
-    """How far each image is from the boundary, as far as attacks could tell: upper bounds, None where nothing was found."""
+    """Upper bounds of each image's distance to the decision boundary; None where no adversarial point was found."""
 
     norm: str
     distances: tuple[float | None, ...]
@@ -122,7 +124,7 @@ class CorruptionFacts:
 
 @dataclass(frozen=True)
 class LoosenessFacts:
-    """What another protocol broke of the examples that an evaluation counts as robust."""
+    """Examples that an evaluation counts as robust and another protocol broke: the protocol, their number and share."""
 
     by: str
     examples: int
@@ -131,7 +133,7 @@ class LoosenessFacts:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationFacts:
-    """Everything one protocol measured on one model."""
+    """Everything that one protocol measured on one model; what is not in its files is None or empty."""
 
     protocol: str
     threat: ThreatFacts
@@ -158,19 +160,19 @@ class EvaluationFacts:
     examples: ExamplesFacts | None = None
     norms: NormFacts | None = None
     corruptions: CorruptionFacts | None = None
-    fallen: Fallen | None = None
+    ledger: LedgerSummary | None = None
     looseness: LoosenessFacts | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, as far as the results carry them."""
+        """Names of the classes; empty where the results do not hold them."""
         names = self.data.get("classes")
         return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
 @dataclass(frozen=True)
 class EpochFacts:
-    """One finished epoch of training; what was not measured is None."""
+    """One finished epoch of training; None for what was not measured."""
 
     epoch: float
     loss: float | None = None
@@ -188,7 +190,7 @@ class EpochFacts:
 
 @dataclass(frozen=True, eq=False)
 class RunFacts:
-    """A run folder as read: any part may be empty, but not all of them."""
+    """The contents of a run folder; any part may be empty, but not all of them."""
 
     path: Path
     epochs: tuple[EpochFacts, ...] = ()
@@ -200,5 +202,5 @@ class RunFacts:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Name of the folder."""
         return self.path.name

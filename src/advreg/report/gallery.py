@@ -1,4 +1,4 @@
-"""Pictures of attacks: clean image, what the attack added (magnified), and what the model was shown instead."""
+"""Pictures of attacked images: the clean image, the change (magnified), and the attacked image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,31 @@ from PIL import Image
 from advreg.report.facts import EvaluationFacts, ExamplesFacts, Interval
 from advreg.report.ssim import ssim
 
-CARDS = 48  # more pictures than this tire the reader
-SIDE = 128  # larger images are shown reduced: a report must travel by mail
-RISE, FALL = np.array([214.0, 92.0, 40.0]), np.array([38.0, 103.0, 190.0])  # told apart by every eye
+CARDS = 48
+"""Largest number of images shown."""
+SIDE = 128
+"""Largest side of a picture in pixels; larger images are reduced so that the report stays small."""
+RISE, FALL = np.array([214.0, 92.0, 40.0]), np.array([38.0, 103.0, 190.0])  # distinct for colour-blind readers too
 
 Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Card:
-    """One attacked image, ready to be shown."""
+    """One attacked image as the page shows it.
+
+    Attributes:
+        id: of the example.
+        label, clean_predicted, adversarial_predicted: names of the true class and of the predictions.
+        clean_confidence, adversarial_confidence: of the predictions.
+        outcome: ``"fooled"``, ``"withstood"`` or ``"wrong"`` (without an attack).
+        attack: name of the attack that broke it; empty if none did.
+        linf, l2: size of the change, in pixel units.
+        ssim: structural similarity of the clean and the attacked image.
+        breaking_eps: smallest eps known to break it; None if none is known.
+        magnified: factor by which the change is magnified.
+        clean, change, adversarial: PNG data URIs.
+    """
 
     id: int
     label: str
@@ -37,7 +52,7 @@ class Card:
     linf: float
     l2: float
     ssim: float
-    falls: float | None
+    breaking_eps: float | None
     magnified: float
     clean: str
     change: str
@@ -45,19 +60,19 @@ class Card:
 
     @property
     def size(self) -> int:
-        """Bytes this card's pictures take in the page."""
+        """Bytes that the pictures take in the page."""
         return len(self.clean) + len(self.change) + len(self.adversarial)
 
 
 def cards(evaluation: EvaluationFacts, budget: int) -> list[Card]:
-    """The examples of an evaluation as cards: a mix of classes and outcomes, those that were broken first.
+    """Return the stored examples of an evaluation as cards: a mix of classes and outcomes, broken examples first.
 
     Args:
-        evaluation: with examples; pixels (K, C, H, W) with one or three channels.
-        budget: bytes that all pictures together may take.
+        evaluation: its examples have pixels ``(K, C, H, W)``, with one or three channels.
+        budget: largest number of bytes of all pictures.
 
     Returns:
-        Cards, none where there is nothing that can be shown as a picture.
+        At most 48 cards; none where the examples are no images.
     """
     examples = evaluation.examples
     if examples is None or examples.clean.ndim != 4 or examples.clean.shape[1] not in (1, 3):
@@ -81,7 +96,7 @@ def _outcome(examples: ExamplesFacts, row: int) -> str:
 
 
 def _mixed(kinds: Sequence[Hashable], limit: int) -> list[int]:
-    """Indices in turns: the first of every kind, then the second of every kind, up to `limit`."""
+    """Return at most `limit` indices in turns: the first of every kind, then the second of every kind, ..."""
     seen: Counter[Hashable] = Counter()
     turns = []
     for index, kind in enumerate(kinds):
@@ -109,7 +124,7 @@ def _card(evaluation: EvaluationFacts, examples: ExamplesFacts, row: int) -> Car
         linf=most,
         l2=float(np.sqrt((change**2).sum())),
         ssim=ssim(clean, adversarial, box[1] - box[0]),
-        falls=_falls(evaluation, examples, row, change),
+        breaking_eps=_breaking_eps(evaluation, examples, row, change),
         magnified=(box[1] - box[0]) / most if most else 1.0,
         clean=data_uri(_grey_levels(clean, box)),
         change=data_uri(signed(change / most if most else change)),
@@ -117,10 +132,12 @@ def _card(evaluation: EvaluationFacts, examples: ExamplesFacts, row: int) -> Car
     )
 
 
-def _falls(evaluation: EvaluationFacts, examples: ExamplesFacts, row: int, change: NDArray[np.float64]) -> float | None:
-    """The smallest eps at which the image is known to fall: measured for it, or that of the picture; None where it stands."""
+def _breaking_eps(
+    evaluation: EvaluationFacts, examples: ExamplesFacts, row: int, change: NDArray[np.float64]
+) -> float | None:
+    """Return the smallest eps known to break an image: its measured distance or the size of the shown change; None if none."""
     norm, place = evaluation.threat.norm, int(examples.ids[row])
-    known = []
+    known: list[float | None] = []
     if evaluation.norms is not None and evaluation.norms.norm == norm and 0 <= place < len(evaluation.norms.distances):
         known.append(evaluation.norms.distances[place])
     if examples.broken[row] and norm in _LENGTH:
@@ -140,13 +157,18 @@ def _name(names: Sequence[str], label: np.int64) -> str:
 
 
 def _grey_levels(image: Pixels, box: Interval) -> NDArray[np.uint8]:
-    """Pixels (C, H, W) in the box as (H, W, C) bytes."""
+    """Return pixels ``(C, H, W)`` in the box as bytes ``(H, W, C)``."""
     unit = (image.astype(np.float64) - box[0]) / ((box[1] - box[0]) or 1.0)
     return _bytes(255 * unit.clip(0.0, 1.0).transpose(1, 2, 0))
 
 
 def signed(change: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A change in [-1, 1] as colours: see-through where there is none; for colour images mid-grey plus the change."""
+    """Return a change as colours ``(H, W, C)`` in bytes.
+
+    Args:
+        change: ``(C, H, W)`` in [-1, 1], with one or three channels. One channel becomes two colours, transparent at 0;
+            three channels become mid-grey plus the change.
+    """
     if len(change) == 3:
         return _bytes((127.5 + 127.5 * change).transpose(1, 2, 0))
     one = change[0][..., None]
@@ -159,9 +181,14 @@ def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def data_uri(pixels: NDArray[np.uint8], side: int = SIDE) -> str:
-    """Bytes (H, W, 1, 3 or 4) as a PNG data URI, reduced to whole pixels of the original where it is large."""
+    """Return a PNG data URI of an image.
+
+    Args:
+        pixels: bytes ``(H, W, C)`` with 1, 3 or 4 channels.
+        side: largest side in pixels; a larger image is reduced by leaving out pixels.
+    """
     step = -(-max(pixels.shape[:2]) // side)
-    kept = np.ascontiguousarray(pixels[::step, ::step])
+    reduced = np.ascontiguousarray(pixels[::step, ::step])
     buffer = io.BytesIO()
-    Image.fromarray(kept[..., 0] if kept.shape[2] == 1 else kept).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(reduced[..., 0] if reduced.shape[2] == 1 else reduced).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

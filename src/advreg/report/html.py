@@ -1,4 +1,4 @@
-"""The page: facts in, one self-contained HTML file out."""
+"""The HTML pages: facts of runs to one self-contained file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from advreg.report.gallery import Card, cards
 from advreg.runs.files import write_atomic
 from advreg.version import __version__
 
-GALLERY_BYTES = 2_000_000  # of the 3 MB that a report may take
+GALLERY_BYTES = 2_000_000
+"""Bytes of all pictures of a report, whose limit is 3 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReportSection:
-    """One evaluation with everything drawn that its part of the page shows."""
+    """One evaluation with the charts, pictures and commands of its section."""
 
     id: str
     facts: EvaluationFacts
@@ -47,17 +48,17 @@ class ReportSection:
 
 
 def write(run: Path | str, out: Path | str | None = None) -> Path:
-    """Write the report of a run folder: one HTML file that needs nothing else, not even a network.
+    """Write the report of a run folder: one self-contained HTML file.
 
     Args:
-        run: a run folder; whatever it does not hold yet is left out of the report.
-        out: the file to write; ``report.html`` in the run folder if not given.
+        run: a run folder; parts that it does not hold are left out of the report.
+        out: the file to write; ``report.html`` in the run folder if None.
 
     Returns:
         The path of the report.
 
     Raises:
-        RunError: there is nothing to report on, a file is damaged, or the report cannot be written.
+        RunError: the folder is empty, a file is damaged, or the report cannot be written.
 
     Example:
         >>> write("runs/robust")  # doctest: +SKIP
@@ -69,7 +70,7 @@ def write(run: Path | str, out: Path | str | None = None) -> Path:
 
 
 def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
-    """Write one HTML file that lays several runs side by side.
+    """Write one self-contained HTML file that compares several runs.
 
     Args:
         runs: run folders.
@@ -89,7 +90,7 @@ def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
 
 
 def page(run: RunFacts) -> str:
-    """The report of one run as HTML text, the same bytes for the same facts."""
+    """Return the report of one run as HTML; the same facts give the same bytes."""
     budget = GALLERY_BYTES // max(1, len(run.evaluations))
     sections = [_section(run, facts, place, budget) for place, facts in enumerate(run.evaluations, start=1)]
     return render(
@@ -105,7 +106,7 @@ def page(run: RunFacts) -> str:
 
 
 def comparison_page(runs: Sequence[RunFacts]) -> str:
-    """Several runs side by side as HTML text."""
+    """Return the comparison of several runs as HTML."""
     rows = comparison_table.rows(runs)
     return render(
         "comparison.html.j2",
@@ -123,7 +124,11 @@ def comparison_page(runs: Sequence[RunFacts]) -> str:
 
 
 def flat(facts: Facts, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested facts as (dotted key, text) pairs, in their own order.
+    """Yield nested facts as pairs of a dotted key and text, in their order.
+
+    Args:
+        facts: a JSON object; null values are left out.
+        prefix: put before each key.
 
     Example:
         >>> list(flat({"torch": "2.6", "cpu": {"cores": 2}, "seeds": [0, 1]}))
@@ -151,9 +156,9 @@ def _first_environment(run: RunFacts) -> Facts:
     return next((facts.environment for facts in run.evaluations if facts.environment), {})
 
 
-def _best(rows: Sequence[comparison_table.Row]) -> list[comparison_table.Row]:
-    """The rows with the highest robust accuracy of their protocol, where there is a choice."""
-    best: list[comparison_table.Row] = []
+def _best(rows: Sequence[comparison_table.ComparisonRow]) -> list[comparison_table.ComparisonRow]:
+    """Return the rows with the highest robust accuracy of their protocol, where it has several."""
+    best: list[comparison_table.ComparisonRow] = []
     for _, group in groupby(rows, key=lambda row: row.protocol):
         rivals = [row for row in group if row.robust_accuracy is not None and row.verdict != "UNRELIABLE"]
         if len(rivals) > 1:
@@ -162,13 +167,13 @@ def _best(rows: Sequence[comparison_table.Row]) -> list[comparison_table.Row]:
 
 
 def _by_norm(runs: Sequence[RunFacts]) -> list[list[tuple[str, CurveFacts]]]:
-    """For each norm, the first curve that every run has in it, with the run's label; most runs first."""
-    found: dict[str, dict[str, CurveFacts]] = {}
+    """Return, for each norm, the first curve of every run with its label; norms with most runs first."""
+    by_norm: dict[str, dict[str, CurveFacts]] = {}
     for label, run in zip(comparison_table.labels(runs), runs, strict=True):
         for facts in run.evaluations:
             if facts.curve is not None and facts.curve.points:
-                found.setdefault(facts.curve.norm, {}).setdefault(label, facts.curve)
-    return [list(curves.items()) for _, curves in sorted(found.items(), key=lambda it: (-len(it[1]), it[0]))]
+                by_norm.setdefault(facts.curve.norm, {}).setdefault(label, facts.curve)
+    return [list(curves.items()) for _, curves in sorted(by_norm.items(), key=lambda it: (-len(it[1]), it[0]))]
 
 
 def _source(name: str) -> str:
@@ -176,7 +181,12 @@ def _source(name: str) -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template; the page may load nothing, and run nothing but the one script that is part of it."""
+    """Render a template as HTML; its security policy allows no requests and only the script of the page.
+
+    Args:
+        template: file name of the template.
+        values: variables of the template.
+    """
     environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
@@ -193,5 +203,5 @@ def render(template: str, **values: object) -> str:
     }
     script = _source("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    own = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}
-    return environment.get_template(template).render(**own, **values) + "\n"
+    assets = {"style": Markup(_source("style.css")), "script": Markup(script), "script_digest": digest}
+    return environment.get_template(template).render(**assets, **values) + "\n"

@@ -1,4 +1,4 @@
-"""The figures as JUnit XML, which every continuous integration shows, with thresholds that they must reach."""
+"""Thresholds for the figures of a run, as JUnit XML for continuous integration."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ _FIGURES: dict[str, Callable[[EvaluationFacts], float | None]] = {
 
 @dataclass(frozen=True)
 class Threshold:
-    """The least that a figure may be: ``clean``, ``robust``, or ``robust-low``, the lower end of robust's interval."""
+    """The smallest acceptable value of a figure.
+
+    Attributes:
+        figure: ``clean``, ``robust``, or ``robust-low``, the lower end of the interval of robust accuracy.
+        least: from 0 to 1.
+    """
 
     figure: str
     least: float
 
     @classmethod
     def parse(cls, text: str) -> Threshold:
-        """Read ``robust=0.45``.
+        """Parse a threshold such as ``robust=0.45``.
 
         Raises:
-            ConfigError: no such figure, or no number from 0 to 1.
+            ConfigError: an unknown figure, or no number from 0 to 1.
 
         Example:
             >>> Threshold.parse("robust=0.45")
@@ -38,19 +43,27 @@ class Threshold:
         figure, _, least = text.partition("=")
         if figure not in _FIGURES:
             names = ", ".join(_FIGURES)
-            raise ConfigError(f"--fail-under was given {text!r}; figures: {names}.{did_you_mean(figure, _FIGURES)}")
+            raise ConfigError(f"--fail-under is {text!r}; figures: {names}.{did_you_mean(figure, _FIGURES)}")
         try:
             value = float(least)
         except ValueError:
             value = -1.0
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"--fail-under was given {text!r}; write a number from 0 to 1, such as {figure}=0.45")
+            raise ConfigError(f"--fail-under is {text!r}; write a number from 0 to 1, such as {figure}=0.45")
         return cls(figure, value)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One threshold put to one evaluation; ``problem`` is empty where it is reached."""
+    """One threshold checked on one evaluation.
+
+    Attributes:
+        protocol: of the evaluation.
+        name: the threshold in words.
+        said: the figures.
+        seconds: of the evaluation.
+        problem: the reason of the failure; empty where the threshold is reached.
+    """
 
     protocol: str
     name: str
@@ -60,27 +73,31 @@ class Case:
 
 
 def cases(run: RunFacts, thresholds: Iterable[Threshold]) -> list[Case]:
-    """Put every threshold to every evaluation of a run; without thresholds, each evaluation is one case that passes.
+    """Check every threshold on every evaluation of a run; without thresholds, each evaluation is one case that passes.
 
-    A figure that a diagnosis called UNRELIABLE never reaches a threshold.
+    A robust accuracy that a diagnosis calls UNRELIABLE never reaches a threshold.
+
+    Args:
+        run: with at least one evaluation.
+        thresholds: may be empty.
 
     Raises:
         RunError: the run has no evaluation.
     """
     if not run.evaluations:
-        raise RunError(f"{run.path} holds no evaluation to judge; run advreg evaluate first")
-    wanted = list(thresholds)
-    return [case for facts in run.evaluations for case in _cases(facts, wanted)]
+        raise RunError(f"{run.path} holds no evaluation to check; run advreg evaluate first")
+    required = list(thresholds)
+    return [case for facts in run.evaluations for case in _cases(facts, required)]
 
 
 def _cases(facts: EvaluationFacts, thresholds: Sequence[Threshold]) -> list[Case]:
-    said = f"clean {percent(facts.clean_accuracy, facts.n)}, robust {percent(facts.robust_accuracy, facts.n)}"
-    said += f" ({interval(facts.interval, facts.n)}), n {facts.n}, seed {facts.seed}"
+    figures = f"clean {percent(facts.clean_accuracy, facts.n)}, robust {percent(facts.robust_accuracy, facts.n)}"
+    figures += f" ({interval(facts.interval, facts.n)}), n {facts.n}, seed {facts.seed}"
     seconds = facts.seconds or 0.0
     if not thresholds:
-        return [Case(facts.protocol, "evaluated", said, seconds, "")]
+        return [Case(facts.protocol, "evaluated", figures, seconds, "")]
     return [
-        Case(facts.protocol, f"{one.figure} at least {one.least:g}", said, seconds, _problem(facts, one))
+        Case(facts.protocol, f"{one.figure} at least {one.least:g}", figures, seconds, _problem(facts, one))
         for one in thresholds
     ]
 
@@ -94,18 +111,18 @@ def _problem(facts: EvaluationFacts, threshold: Threshold) -> str:
     return "" if value >= threshold.least else f"{threshold.figure} is {value:.4f}, below {threshold.least:g}"
 
 
-def junit(run: RunFacts, found: Sequence[Case]) -> str:
-    """Write cases as JUnit XML, one suite for each protocol.
+def junit(run: RunFacts, cases: Sequence[Case]) -> str:
+    """Return cases as JUnit XML, one suite for each protocol.
 
     Args:
-        run: whose name the suites carry.
-        found: see `cases`.
+        run: its name is the name of the suites.
+        cases: see `cases`.
     """
-    root = ElementTree.Element("testsuites", {"name": f"advreg {run.name}", **_tally(found)})
-    for protocol in dict.fromkeys(case.protocol for case in found):
-        mine = [case for case in found if case.protocol == protocol]
-        suite = ElementTree.SubElement(root, "testsuite", {"name": protocol, **_tally(mine)})
-        for case in mine:
+    root = ElementTree.Element("testsuites", {"name": f"advreg {run.name}", **_tally(cases)})
+    for protocol in dict.fromkeys(case.protocol for case in cases):
+        members = [case for case in cases if case.protocol == protocol]
+        suite = ElementTree.SubElement(root, "testsuite", {"name": protocol, **_tally(members)})
+        for case in members:
             _add(suite, run, case)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
@@ -113,12 +130,12 @@ def junit(run: RunFacts, found: Sequence[Case]) -> str:
 
 def _add(suite: ElementTree.Element, run: RunFacts, case: Case) -> None:
     name = f"{run.name}.{case.protocol}"
-    made = ElementTree.SubElement(suite, "testcase", classname=name, name=case.name, time=f"{case.seconds:.3f}")
+    element = ElementTree.SubElement(suite, "testcase", classname=name, name=case.name, time=f"{case.seconds:.3f}")
     if case.problem:
-        ElementTree.SubElement(made, "failure", message=case.problem, type="threshold").text = case.said
-    ElementTree.SubElement(made, "system-out").text = case.said
+        ElementTree.SubElement(element, "failure", message=case.problem, type="threshold").text = case.said
+    ElementTree.SubElement(element, "system-out").text = case.said
 
 
-def _tally(found: Sequence[Case]) -> dict[str, str]:
-    failures = sum(bool(case.problem) for case in found)
-    return {"tests": str(len(found)), "failures": str(failures), "errors": "0"}
+def _tally(cases: Sequence[Case]) -> dict[str, str]:
+    failures = sum(bool(case.problem) for case in cases)
+    return {"tests": str(len(cases)), "failures": str(failures), "errors": "0"}

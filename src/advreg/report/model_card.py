@@ -1,4 +1,4 @@
-"""A model card as the Hugging Face hub reads it: metadata with the evaluation block, then the figures in words."""
+"""A model card for the Hugging Face hub: metadata with every evaluation, then tables and sentences."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from advreg.report.facts import EvaluationFacts, Interval, RunFacts
 
 
 def model_card(run: RunFacts) -> str:
-    """Return the card of a run as markdown; its metadata is a ``model-index`` with one result for each evaluation.
+    """Return the model card of a run as markdown; its ``model-index`` holds one result for each evaluation.
 
     Args:
         run: with at least one evaluation.
 
     Raises:
-        RunError: nothing was evaluated.
+        RunError: the run has no evaluation.
     """
     if not run.evaluations:
         raise RunError(f"{run.path} holds no evaluation for a model card; run advreg evaluate first")
@@ -28,7 +28,11 @@ def model_card(run: RunFacts) -> str:
 
 
 def metadata(run: RunFacts) -> dict[str, Any]:
-    """Return the card's metadata."""
+    """Return the metadata of the card.
+
+    Args:
+        run: the run.
+    """
     index = [{"name": run.name, "results": [_result(facts) for facts in run.evaluations]}]
     tags = ["advreg", "adversarial-robustness", "image-classification"]
     return {"library_name": "advreg", "pipeline_tag": "image-classification", "tags": tags, "model-index": index}
@@ -50,7 +54,7 @@ def _result(facts: EvaluationFacts) -> dict[str, Any]:
 
 
 def _front(values: Mapping[str, Any]) -> str:
-    """Metadata between two lines of dashes; JSON is YAML, so each value stands there as JSON."""
+    """Return metadata between two lines of dashes; every value is JSON, which is valid YAML."""
     lines = [f"{key}: {json.dumps(value, ensure_ascii=True, allow_nan=False)}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---"])
 
@@ -70,16 +74,16 @@ def _evaluation(run: RunFacts, facts: EvaluationFacts) -> str:
         ("Robust accuracy", _accuracy(facts.robust_accuracy, facts.interval, facts.n)),
         ("Threat", prose.threat(facts.threat)),
         ("Images", f"{formatting.count(facts.n)}, seed {facts.seed}"),
-        ("Attacks", ", ".join(names) or "not told"),
+        ("Attacks", ", ".join(names) or "not recorded"),
         ("Verdict", facts.verdict or "not diagnosed"),
         (threat_taxonomy.NIST, threat_taxonomy.nist(names)),
         (threat_taxonomy.ATLAS, atlas),
     ]
     table = "\n".join(f"| {_plain(key)} | {_plain(value)} |" for key, value in rows)
-    warned = "".join(f"\n\n**Read with care:** {_plain(formatting.sentence(text))}" for text in prose.doubts(facts))
+    warnings = "".join(f"\n\n**Read with care:** {_plain(formatting.sentence(text))}" for text in prose.doubts(facts))
     lines = "".join(f"\n    {line}" for line in commands(run, facts))
     again = f"\n\nReproduce it with\n{lines}" if lines else ""
-    return f"## {_plain(facts.protocol)}\n\n| | |\n|---|---|\n{table}{warned}{again}"
+    return f"## {_plain(facts.protocol)}\n\n| | |\n|---|---|\n{table}{warnings}{again}"
 
 
 def _accuracy(share: float, ends: Interval | None, n: int) -> str:
@@ -91,5 +95,5 @@ def _closing() -> str:
 
 
 def _plain(text: object) -> str:
-    """Text that a markdown table cannot be broken by."""
+    """Return text without characters that break a markdown table."""
     return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())

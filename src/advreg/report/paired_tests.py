@@ -1,4 +1,4 @@
-"""Two models on the very same images: who fell where the other stood, tested exactly."""
+"""Exact paired tests of two models on the same images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from advreg.report.comparison_table import labels
 from advreg.report.facts import EvaluationFacts, Interval, RunFacts
 from advreg.statistics import holm, mcnemar, tango_interval
 
-MOST = 28  # pairs: eight runs with each other
+MOST = 28
+"""Largest number of pairs: eight runs with each other."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Pair:
     """Two runs under one protocol on the same images.
 
     Attributes:
-        protocol: frozen id.
+        protocol: id.
         first, second: labels of the runs.
-        only_first, only_second: images on which only that one stood.
-        n: images.
-        difference, interval: robust accuracy of the first less that of the second, with its exact 95% interval.
-        p: exact McNemar, adjusted for the number of pairs (Holm).
+        only_first, only_second: images on which only that model is robust.
+        n: number of images.
+        difference, interval: robust accuracy of the first minus that of the second, with its 95% interval (Tango).
+        p: p-value of the exact McNemar test, adjusted for the number of pairs (Holm).
     """
 
     protocol: str
@@ -38,37 +39,39 @@ class Pair:
 
 
 def paired_tests(runs: Sequence[RunFacts]) -> list[Pair]:
-    """Compare every two runs whose ledgers hold the same images under the same protocol.
+    """Test every two runs whose ledgers hold the same images under the same protocol.
 
     Args:
-        runs: with ledgers; runs without one are left out.
+        runs: runs without a ledger are left out.
 
     Returns:
-        At most 28 pairs, none where nothing may be paired.
+        At most 28 pairs.
     """
     measured = [
         (name, facts)
         for name, run in zip(labels(runs), runs, strict=True)
         for facts in run.evaluations
-        if facts.fallen is not None and facts.fallen.data
+        if facts.ledger is not None and facts.ledger.data
     ]
-    both = [_pair(one, two) for one, two in combinations(measured, 2) if _same(one[1], two[1])][:MOST]
-    return [replace(pair, p=p) for pair, p in zip(both, holm([pair.p for pair in both]), strict=True)] if both else []
+    pairs = [_pair(one, two) for one, two in combinations(measured, 2) if _same(one[1], two[1])][:MOST]
+    return (
+        [replace(pair, p=p) for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)] if pairs else []
+    )
 
 
 def _same(one: EvaluationFacts, two: EvaluationFacts) -> bool:
-    assert one.fallen is not None
-    assert two.fallen is not None
+    assert one.ledger is not None
+    assert two.ledger is not None
     same = (one.protocol, one.n, one.seed) == (two.protocol, two.n, two.seed)
-    return same and (one.fallen.data, one.fallen.total) == (two.fallen.data, two.fallen.total)
+    return same and (one.ledger.data, one.ledger.total) == (two.ledger.data, two.ledger.total)
 
 
 def _pair(one: tuple[str, EvaluationFacts], two: tuple[str, EvaluationFacts]) -> Pair:
     (first, a), (second, b) = one, two
-    assert a.fallen is not None
-    assert b.fallen is not None
-    n = a.fallen.total
-    only_first, only_second = len(b.fallen.ids - a.fallen.ids), len(a.fallen.ids - b.fallen.ids)
+    assert a.ledger is not None
+    assert b.ledger is not None
+    n = a.ledger.total
+    only_first, only_second = len(b.ledger.ids - a.ledger.ids), len(a.ledger.ids - b.ledger.ids)
     return Pair(
         protocol=a.protocol,
         first=first,
@@ -77,6 +80,6 @@ def _pair(one: tuple[str, EvaluationFacts], two: tuple[str, EvaluationFacts]) ->
         only_second=only_second,
         n=n,
         difference=(only_first - only_second) / n,
-        interval=tango_interval(only_second, only_first, n),  # it is of its second less its first
+        interval=tango_interval(only_second, only_first, n),  # Tango's difference is second minus first
         p=mcnemar(only_first, only_second),
     )

@@ -114,8 +114,13 @@ def verdict(name: str | None) -> str:
 
 
 def outcome(name: str) -> str:
-    """Return the label of an image's outcome in pictures and filters: fooled, withstood or wrong anyway."""
-    return "wrong anyway" if name == "wrong" else name
+    """Return the label of an image's outcome in pictures and filters.
+
+    Example:
+        >>> [outcome(name) for name in ("fooled", "withstood", "wrong")]
+        ['broken', 'robust', 'clean error']
+    """
+    return {"fooled": "broken", "withstood": "robust", "wrong": "clean error"}[name]
 
 
 def warnings(flags: Facts) -> list[str]:

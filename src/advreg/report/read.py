@@ -1,4 +1,4 @@
-"""Read a run folder: what is missing stays empty, what is damaged is refused, nothing is guessed."""
+"""Read a run folder: missing parts stay empty, damaged files raise an error, and no value is guessed."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ from advreg.report.record import Record, load, load_or_empty
 from advreg.runs.files import read_lines
 
 VERDICTS = ("TRUSTED", "SUSPECT", "UNRELIABLE")
+"""Verdicts of a diagnosis."""
 PROTOCOLS_BY_STRENGTH = ("strong", "standard", "plus", "rand")
+"""The protocols that a report shows first."""
 
 
 def run(folder: Path | str) -> RunFacts:
     """Read everything a report needs from a run folder.
 
     Args:
-        folder: a run folder; training, evaluation or both may be in it.
+        folder: a run folder with a training, evaluations or both.
 
     Returns:
         The facts, with the evaluations ordered from the strongest protocol to the weakest.
 
     Raises:
-        RunError: there is nothing to report on, or a file is damaged.
+        RunError: no run folder, an empty one, or a damaged file.
 
     Example:
         >>> run("no/such/folder")
@@ -59,8 +61,10 @@ def run(folder: Path | str) -> RunFacts:
     if not path.is_dir():
         raise RunError(f"no run folder at {path}; give one that `advreg train` or `advreg evaluate` wrote")
     epochs, events = _metrics(path / "metrics.jsonl")
-    told = diagnosis(path)
-    evaluations = [_judged(_evaluation(file.parent), told) for file in sorted(path.glob("evaluation/*/results.json"))]
+    diagnosed = diagnosis(path)
+    evaluations = [
+        _with_verdict(_evaluation(file.parent), diagnosed) for file in sorted(path.glob("evaluation/*/results.json"))
+    ]
     if not epochs and not evaluations:
         raise RunError(f"{path} holds neither metrics.jsonl nor evaluation/*/results.json; train or evaluate first")
     return RunFacts(
@@ -75,7 +79,10 @@ def run(folder: Path | str) -> RunFacts:
 
 
 def diagnosis(folder: Path | str) -> Record | None:
-    """Read what a diagnosis wrote into a run folder; None where there was none.
+    """Read the diagnosis of a run folder; return None where there is none.
+
+    Args:
+        folder: a run folder.
 
     Raises:
         RunError: the file is damaged.
@@ -85,7 +92,10 @@ def diagnosis(folder: Path | str) -> Record | None:
 
 
 def short_name(protocol: str) -> str:
-    """The name a protocol goes by on the command line.
+    """Return the name of a protocol on the command line.
+
+    Args:
+        protocol: its id.
 
     Example:
         >>> short_name("linf-0.3-standard@1")
@@ -95,7 +105,7 @@ def short_name(protocol: str) -> str:
 
 
 def _strength(evaluation: EvaluationFacts) -> tuple[int, float, str]:
-    """Sort key: the protocol known to be stronger first, then the lower (tighter) upper bound."""
+    """Return the sort key of an evaluation: stronger protocols first, then lower (tighter) upper bounds."""
     name = short_name(evaluation.protocol)
     known = name in PROTOCOLS_BY_STRENGTH
     rank = PROTOCOLS_BY_STRENGTH.index(name) if known else len(PROTOCOLS_BY_STRENGTH)
@@ -107,7 +117,7 @@ def _text(file: Path) -> str | None:
 
 
 def _metrics(file: Path) -> tuple[tuple[EpochFacts, ...], tuple[Facts, ...]]:
-    """Epochs and events of an append-only log; a resumed run repeats an epoch, and the last word counts."""
+    """Return epochs and events of an append-only log; a resumed run may repeat an epoch, and its last line counts."""
     lines = read_lines(file)
     events = tuple(line for line in lines if "event" in line)
     epochs = [_epoch(line) for line in lines if "event" not in line and _finite(line, "epoch") is not None]
@@ -120,7 +130,7 @@ def _epoch(line: Facts) -> EpochFacts:
 
 
 def _finite(line: Facts, key: str) -> float | None:
-    """A number if it is one: a training that diverged logs NaN, and that is a fact, not a damage."""
+    """Return a finite number or None: a training that diverges logs NaN, which is no damage."""
     value = line.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -155,7 +165,7 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         examples=_examples(folder / "examples.safetensors"),
         norms=_norms(folder / "norms.json"),
         corruptions=_corruptions(folder / "corruptions.json"),
-        fallen=ledger.read(folder / "ledger.jsonl", _names(results)),
+        ledger=ledger.read(folder / "ledger.jsonl", _names(results)),
     )
 
 
@@ -166,23 +176,23 @@ def _verdict(record: Record) -> str:
     return verdict
 
 
-def _judged(facts: EvaluationFacts, told: Record | None) -> EvaluationFacts:
-    """An evaluation has the verdict of the diagnosis of this very figure, where there is one: it knows more."""
-    if told is None or told.text("claim") != facts.protocol:
+def _with_verdict(facts: EvaluationFacts, diagnosed: Record | None) -> EvaluationFacts:
+    """Return an evaluation with the verdict of the diagnosis, if that is about this protocol and these weights."""
+    if diagnosed is None or diagnosed.text("claim") != facts.protocol:
         return facts
-    weights = told.facts("model").get("sha256"), facts.model.get("sha256")
-    other = None not in weights and weights[0] != weights[1]  # a network trained again since
-    return facts if other else replace(facts, verdict=_verdict(told))
+    weights = diagnosed.facts("model").get("sha256"), facts.model.get("sha256")
+    retrained = None not in weights and weights[0] != weights[1]
+    return facts if retrained else replace(facts, verdict=_verdict(diagnosed))
 
 
 def _with_looseness(facts: EvaluationFacts, others: Sequence[EvaluationFacts]) -> EvaluationFacts:
-    """Add the protocol that broke most of the examples which this evaluation counts as robust, if there is one."""
+    """Add the protocol that broke most of the examples which this evaluation counts as robust, if one did."""
     found = [loose for other in others if (loose := _looseness(facts, other)) and loose.examples]
     return replace(facts, looseness=max(found, key=lambda loose: loose.examples, default=None))
 
 
 def _looseness(facts: EvaluationFacts, other: EvaluationFacts) -> LoosenessFacts | None:
-    mine, theirs = facts.fallen, other.fallen
+    mine, theirs = facts.ledger, other.ledger
     if mine is None or theirs is None or facts.threat != other.threat:
         return None
     weights = facts.model.get("sha256"), other.model.get("sha256")
@@ -277,13 +287,13 @@ def _examples(file: Path) -> ExamplesFacts | None:
     try:
         arrays = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
-        why = str(error).splitlines()[0]
-        raise RunError(f"{file}: damaged ({why}); evaluate again to rewrite the file") from None
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{file}: damaged ({reason}); evaluate again to rewrite the file") from None
     return _rows(arrays, file)
 
 
 def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> ExamplesFacts:
-    """Arrays that belong together: the same K rows, finite pixels in equal shapes."""
+    """Check that the arrays have the same K rows, equal image shapes and finite pixels."""
     names = ExamplesFacts.__dataclass_fields__
     missing = [name for name in names if name not in arrays]
     if missing:
@@ -295,6 +305,6 @@ def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> ExamplesFact
         raise RunError(f"{file}: its arrays do not have the same rows; evaluate again to rewrite the file")
     if not (np.isfinite(clean.astype(np.float32)).all() and np.isfinite(adversarial.astype(np.float32)).all()):
         raise RunError(f"{file}: its pixels hold NaN or infinity; evaluate again to rewrite the file")
-    kinds = {"broken": np.bool_, "ids": np.int64, "labels": np.int64, "attack": np.int64}
-    kinds |= {"clean_predicted": np.int64, "adversarial_predicted": np.int64}
-    return ExamplesFacts(**{name: arrays[name].astype(kinds.get(name, np.float32)) for name in names})
+    dtypes = {"broken": np.bool_, "ids": np.int64, "labels": np.int64, "attack": np.int64}
+    dtypes |= {"clean_predicted": np.int64, "adversarial_predicted": np.int64}
+    return ExamplesFacts(**{name: arrays[name].astype(dtypes.get(name, np.float32)) for name in names})

@@ -1,4 +1,4 @@
-"""JSON objects read with suspicion: every value is checked where it is taken, every complaint names the file."""
+"""JSON objects whose values are checked when they are read; every error names the file and the key."""
 
 from __future__ import annotations
 
@@ -14,50 +14,53 @@ from advreg.runs import RunFolder
 
 @dataclass(frozen=True)
 class Record:
-    """A JSON object together with the file it came from."""
+    """A JSON object and the file it comes from.
+
+    Every method raises a RunError where the value of the key is not of the kind that it returns.
+    """
 
     values: Facts
     file: Path
 
     def has(self, key: str) -> bool:
-        """Whether the key is there and not null."""
+        """Return whether the key is present and not null."""
         return self.values.get(key) is not None
 
     def number(self, key: str) -> float:
-        """A finite number."""
+        """Return a finite number."""
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.damaged(key, "a finite number")
         return float(value)
 
     def number_or_none(self, key: str) -> float | None:
-        """A finite number, or None where the key is missing."""
+        """Return a finite number, or None where the key is missing."""
         return self.number(key) if self.has(key) else None
 
     def count(self, key: str) -> int:
-        """A whole number, zero or more."""
+        """Return a whole number, zero or more."""
         value = self.number(key)
         if value < 0 or value != int(value):
             raise self.damaged(key, "a whole number, zero or more")
         return int(value)
 
     def count_or_none(self, key: str) -> int | None:
-        """A whole number, or None where the key is missing."""
+        """Return a whole number, zero or more, or None where the key is missing."""
         return self.count(key) if self.has(key) else None
 
     def share(self, key: str) -> float:
-        """A number from 0 to 1."""
+        """Return a number from 0 to 1."""
         value = self.number(key)
         if not 0.0 <= value <= 1.0:
             raise self.damaged(key, "a number from 0 to 1")
         return value
 
     def share_or_none(self, key: str) -> float | None:
-        """A number from 0 to 1, or None where the key is missing."""
+        """Return a number from 0 to 1, or None where the key is missing."""
         return self.share(key) if self.has(key) else None
 
     def pair(self, key: str) -> Interval:
-        """Two finite numbers, the lower first."""
+        """Return two finite numbers, the lower first."""
         value = self.values.get(key)
         if not isinstance(value, list) or len(value) != 2:
             raise self.damaged(key, "two numbers [low, high]")
@@ -68,7 +71,7 @@ class Record:
         return low, high
 
     def interval_or_none(self, key: str) -> Interval | None:
-        """Two numbers from 0 to 1, or None where the key is missing."""
+        """Return two numbers from 0 to 1, the lower first, or None where the key is missing."""
         if not self.has(key):
             return None
         low, high = self.pair(key)
@@ -77,27 +80,27 @@ class Record:
         return low, high
 
     def text(self, key: str) -> str:
-        """A string; a number, such as a class called 7, is written out."""
+        """Return a string; a whole number, such as the class name 7, becomes one."""
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self.damaged(key, "a text")
         return str(value)
 
     def facts(self, key: str) -> Facts:
-        """A JSON object, or an empty one where the key is missing."""
+        """Return a JSON object, or an empty one where the key is missing."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.damaged(key, "a JSON object")
         return value or {}
 
     def record(self, key: str) -> Record:
-        """A JSON object that must be there."""
+        """Return a JSON object; the key is required."""
         if not self.has(key):
             raise self.damaged(key, "a JSON object")
         return Record(self.facts(key), self.file)
 
     def rows(self, key: str) -> Iterator[Record]:
-        """The JSON objects of a list; nothing where the key is missing."""
+        """Yield the JSON objects of a list; none where the key is missing."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, list):
             raise self.damaged(key, "a list of JSON objects")
@@ -107,16 +110,25 @@ class Record:
             yield Record(row, self.file)
 
     def damaged(self, key: str, allowed: str) -> RunError:
-        """The error that says which value of which file cannot be."""
+        """Return the error for a value that is not allowed.
+
+        Args:
+            key: key of the value.
+            allowed: the allowed values, as text.
+        """
         given = repr(self.values[key])[:60] if key in self.values else "nothing"
         return RunError(f"{self.file}: {key!r} is {given}, must be {allowed}; evaluate again to rewrite the file")
 
 
 def load(file: Path, schema: str | None = None) -> Record:
-    """Read one JSON object, of the named schema if one is asked for.
+    """Read a file that holds one JSON object.
+
+    Args:
+        file: the file.
+        schema: required value of the key ``schema``; None for any.
 
     Raises:
-        RunError: the file is not readable, not JSON, not an object, or of another schema.
+        RunError: the file cannot be read, is not a JSON object, or has another schema.
     """
     values = RunFolder(file.parent).read_json(file.name)
     if schema is not None and values.get("schema") != schema:
@@ -126,5 +138,5 @@ def load(file: Path, schema: str | None = None) -> Record:
 
 
 def load_or_empty(file: Path) -> Facts:
-    """Read one JSON object, or an empty one where there is no file."""
+    """Read a file that holds one JSON object; return an empty one where there is no file."""
     return load(file).values if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""Structural similarity: how alike two images look to people, not to a norm."""
+"""Structural similarity: a measure of how similar two images look to people."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 
 
 def ssim(a: NDArray[np.floating], b: NDArray[np.floating], value_range: float = 1.0) -> float:
-    """Mean structural similarity of two images under a Gaussian window.
+    """Return the mean structural similarity of two images under a Gaussian window.
 
     ``(2 m_a m_b + c1) (2 s_ab + c2) / ((m_a^2 + m_b^2 + c1) (s_a^2 + s_b^2 + c2))``, averaged over every
-    place where the whole window fits, and over channels. The window is 11 x 11 with sigma 1.5, and smaller
-    only where the image is.
+    position where the whole window fits, and over channels. The window is 11 x 11 with sigma 1.5, smaller for
+    smaller images.
 
     Args:
         a: image (C, H, W), in pixel units.
@@ -22,7 +22,7 @@ def ssim(a: NDArray[np.floating], b: NDArray[np.floating], value_range: float = 
         value_range: largest minus smallest valid pixel value.
 
     Returns:
-        1 for identical images, less the less alike they look; never above 1.
+        At most 1, which means identical images.
 
     Raises:
         ValueError: the shapes differ or are not (C, H, W).
@@ -49,7 +49,7 @@ def ssim(a: NDArray[np.floating], b: NDArray[np.floating], value_range: float = 
 
 
 def _blur(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian mean at every place where the whole window fits inside the image."""
+    """Return the Gaussian mean at every position where the whole window fits inside the image."""
     for axis in (1, 2):
         radius = (min(WINDOW, image.shape[axis]) - 1) // 2
         weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * SIGMA**2))

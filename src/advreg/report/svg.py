@@ -1,4 +1,4 @@
-"""From a matplotlib figure to SVG that lives inside a page: themed by CSS, named for readers, alone with its ids."""
+"""Inline SVG from matplotlib figures: coloured by the style sheet, described for screen readers, with unique ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from matplotlib import style
 from matplotlib.figure import Figure
 
-# matplotlib draws with these stand-ins; the page's style sheet decides what they look like, light, dark or on paper
+# matplotlib draws with placeholder colours; the style sheet of the page replaces them for light, dark and print
 INK, FAINT, GRID, SURFACE = "#0a0001", "#0a0002", "#0a0003", "#0a0004"
 CLEAN, ROBUST, BROKEN = "#0a0005", "#0a0006", "#0a0007"
 SERIES = ("#0a0011", "#0a0012", "#0a0013", "#0a0014", "#0a0015", "#0a0016")
@@ -53,19 +53,19 @@ _RC = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The only settings a figure is drawn with, whatever the user's own matplotlibrc says."""
+    """Use the settings of this module inside the block, whatever the matplotlibrc of the user contains."""
     with style.context(["default", _RC]):
         yield
 
 
 def inline(figure: Figure, name: str, title: str, description: str) -> str:
-    """Render a figure as one `<svg>` element for an HTML page.
+    """Return a figure as one `<svg>` element for an HTML page.
 
     Args:
         figure: drawn inside `drawing`, with this module's colours.
         name: prefix of every id in the element; letters, digits and hyphens, unique in the page.
         title: what the figure shows, for screen readers and as a tooltip.
-        description: what can be read from it, for screen readers.
+        description: the content of the figure in words, for screen readers.
 
     Returns:
         The markup, the same bytes for the same figure.
@@ -83,13 +83,13 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
 
 
 def _body(document: str) -> str:
-    """What matplotlib drew, without its prologue, metadata, global style and outer element."""
-    drawn = document[document.index('<g id="figure_1">') : document.rindex("</svg>")]
-    return re.sub(r"\s*\n\s*", " ", drawn)
+    """Return the drawing without prologue, metadata, global style and outer element."""
+    drawing = document[document.index('<g id="figure_1">') : document.rindex("</svg>")]
+    return re.sub(r"\s*\n\s*", " ", drawing)
 
 
 def _prefixed(body: str, name: str) -> str:
-    """Ids that only an anchor needs go, the others become this figure's own."""
+    """Prefix the ids that are referenced and remove the others."""
     used = set(re.findall(r"(?:url\(|href=\")#([\w.-]+)", body))
     body = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"url\(#([\w.-]+)\)", rf"url(#{name}-\1)", body)
@@ -97,7 +97,7 @@ def _prefixed(body: str, name: str) -> str:
 
 
 def _themed(body: str) -> str:
-    """Stand-in colours become CSS variables, and text takes the page's own type face."""
+    """Replace placeholder colours by CSS variables, and drop fonts so that text uses that of the page."""
     body = re.sub(r"font-family: [^;\"]*; ?", "", body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
     return re.sub(r"#0a00[0-9a-f]{2}", lambda m: f"var(--{_NAMES[m[0]]})", body)

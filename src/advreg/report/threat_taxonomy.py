@@ -1,4 +1,4 @@
-"""The attack in the words that auditors use: NIST AI 100-2 and MITRE ATLAS."""
+"""Terms of NIST AI 100-2 and MITRE ATLAS for attacks, as auditors use them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 NIST = "NIST AI 100-2 E2025"
 ATLAS = "MITRE ATLAS"
-_BLIND = ("square", "random", "spsa", "hopskipjump", "boundary", "corruption")
+_BLACK_BOX = ("square", "random", "spsa", "hopskipjump", "boundary", "corruption")
 _TRANSFER = ("transfer",)
 
 
 def nist(attacks: Sequence[str]) -> str:
-    """The attack in the terms of NIST AI 100-2.
+    """Return the class of an evaluation's attacks in the terms of NIST AI 100-2.
+
+    Args:
+        attacks: names of the attacks.
 
     Example:
         >>> nist(["pgd-40"])
@@ -19,11 +22,14 @@ def nist(attacks: Sequence[str]) -> str:
     """
     kinds = _kinds(attacks)
     known = " and ".join(kind for kind in ("white-box", "black-box") if kind in kinds or f"{kind} transfer" in kinds)
-    return f"evasion attack at deployment time, violating integrity; attacker knowledge: {known or 'not told'}"
+    return f"evasion attack at deployment time, violating integrity; attacker knowledge: {known or 'not recorded'}"
 
 
 def atlas(attacks: Sequence[str]) -> list[tuple[str, str]]:
-    """Ids and names of the MITRE ATLAS techniques that attacks amount to.
+    """Return ids and names of the MITRE ATLAS techniques that the attacks use.
+
+    Args:
+        attacks: names of the attacks.
 
     Example:
         >>> atlas(["square"])
@@ -46,4 +52,4 @@ def _kinds(attacks: Sequence[str]) -> set[str]:
 def _kind(name: str) -> str:
     if any(part in name for part in _TRANSFER):
         return "black-box transfer"
-    return "black-box" if any(part in name for part in _BLIND) else "white-box"
+    return "black-box" if any(part in name for part in _BLACK_BOX) else "white-box"

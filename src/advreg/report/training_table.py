@@ -1,4 +1,4 @@
-"""What training cost and what it bought: the recipes of several runs as the rows of one table."""
+"""A table of trainings: recipe, accuracy, time, memory and passes of several runs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from advreg.report.facts import EvaluationFacts, RunFacts
 from advreg.report.formatting import threat_option
 
 PGD, AUTOATTACK = ("quick", "basic"), ("standard",)
+"""Protocols that give the accuracies under PGD and AutoAttack."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One training and one threat it was measured under; what was not measured is None.
+class TrainingRow:
+    """One training and one threat model of its evaluations; None for what was not measured.
 
     Attributes:
-        run, recipe, attack: the folder, the outer loss, how training looked for the worst case.
-        threat: under which it was measured.
+        run, recipe, attack: label of the run, loss, and inner attack.
+        threat: threat model of the evaluations, as ``--threat`` takes it.
         clean_accuracy, pgd_accuracy, autoattack_accuracy: on the test set; PGD's from `quick` or `basic`, AutoAttack's
             from `standard`.
-        n: test images, the fewest of those measurements.
+        n: number of test images, the smallest of these evaluations.
         epochs, seconds: of training.
-        peak_memory: bytes, of the device or, on a CPU, of the process.
-        cost: passes forward and backward, as a ratio to standard training's two for each example.
+        peak_memory: bytes of the device or, on a CPU, of the process.
+        cost: forward and backward passes as a multiple of standard training, which needs two for each example.
     """
 
     run: str
@@ -44,11 +45,11 @@ class Trained:
     cost: float | None = None
 
 
-def trainings(runs: Iterable[Path | str]) -> list[Trained]:
-    """Return a row for every training among the runs and every threat it was measured under.
+def trainings(runs: Iterable[Path | str]) -> list[TrainingRow]:
+    """Return a row for every training and every threat model of its evaluations.
 
     Args:
-        runs: run folders; those that were only evaluated are left out.
+        runs: run folders; those without a training are left out.
 
     Raises:
         RunError: a folder is not a run folder, or a file in it is damaged.
@@ -56,41 +57,41 @@ def trainings(runs: Iterable[Path | str]) -> list[Trained]:
     return rows([read.run(run) for run in runs])
 
 
-def rows(runs: Sequence[RunFacts]) -> list[Trained]:
-    """Return the rows of runs that are read already; see `trainings`."""
+def rows(runs: Sequence[RunFacts]) -> list[TrainingRow]:
+    """Return the rows of runs that are already read; see `trainings`."""
     return [row for name, run in zip(labels(runs), runs, strict=True) if run.epochs for row in _rows(name, run)]
 
 
-def _rows(name: str, run: RunFacts) -> list[Trained]:
+def _rows(name: str, run: RunFacts) -> list[TrainingRow]:
     recipe, attack = _recipe(run.config)
-    spent = {
+    cost = {
         "epochs": len(run.epochs),
         "seconds": _total([epoch.seconds for epoch in run.epochs]),
         "peak_memory": max((epoch.peak_memory for epoch in run.epochs if epoch.peak_memory is not None), default=None),
         "cost": _cost(run),
     }
     by_threat: dict[str, list[EvaluationFacts]] = {}
-    for found in run.evaluations:
-        by_threat.setdefault(threat_option(found.threat), []).append(found)
-    measured = [{"threat": threat, **_figures(found)} for threat, found in by_threat.items()] or [{}]
-    return [Trained(run=name, recipe=recipe, attack=attack, **figures, **spent) for figures in measured]  # type: ignore[arg-type]
+    for evaluation in run.evaluations:
+        by_threat.setdefault(threat_option(evaluation.threat), []).append(evaluation)
+    measured = [{"threat": threat, **_figures(group)} for threat, group in by_threat.items()] or [{}]
+    return [TrainingRow(run=name, recipe=recipe, attack=attack, **figures, **cost) for figures in measured]  # type: ignore[arg-type]
 
 
-def _figures(found: Sequence[EvaluationFacts]) -> dict[str, object]:
+def _figures(evaluations: Sequence[EvaluationFacts]) -> dict[str, object]:
     return {
-        "clean_accuracy": max(found, key=lambda each: each.n).clean_accuracy,
-        "pgd_accuracy": _lowest(found, PGD),
-        "autoattack_accuracy": _lowest(found, AUTOATTACK),
-        "n": min(each.n for each in found),
+        "clean_accuracy": max(evaluations, key=lambda each: each.n).clean_accuracy,
+        "pgd_accuracy": _lowest(evaluations, PGD),
+        "autoattack_accuracy": _lowest(evaluations, AUTOATTACK),
+        "n": min(each.n for each in evaluations),
     }
 
 
-def _lowest(found: Iterable[EvaluationFacts], names: Sequence[str]) -> float | None:
-    return min((each.robust_accuracy for each in found if read.short_name(each.protocol) in names), default=None)
+def _lowest(evaluations: Iterable[EvaluationFacts], names: Sequence[str]) -> float | None:
+    return min((each.robust_accuracy for each in evaluations if read.short_name(each.protocol) in names), default=None)
 
 
 def _cost(run: RunFacts) -> float | None:
-    """Return the passes of a run as a ratio to standard training on as many examples."""
+    """Return the passes of a training as a multiple of standard training on as many examples."""
     names = ("forwards", "backwards", "examples")
     forwards, backwards, examples = (_total([getattr(epoch, name) for epoch in run.epochs]) for name in names)
     if forwards is None or backwards is None or not examples:
@@ -104,7 +105,7 @@ def _total(values: Sequence[float | None]) -> float | None:
 
 
 def _recipe(config: str | None) -> tuple[str, str]:
-    """Return the names of recipe and attack as run.toml has them."""
+    """Return the names of recipe and attack in run.toml."""
     try:
         values = tomllib.loads(config or "")
     except tomllib.TOMLDecodeError:

@@ -27,7 +27,7 @@ import speedrun
 import training
 from advreg import example_rng
 from advreg.attacks import CraftedExamples
-from advreg.attacks.auto_pgd.l1 import peak_in
+from advreg.attacks.auto_pgd.l1 import find_peak
 from advreg.attacks.search import QuerySpec
 from advreg.objectives import Objective, cross_entropy
 from advreg.runs.files import write_atomic
@@ -104,7 +104,7 @@ def sparse(
     """
     ids = torch.arange(len(x)) if ids is None else ids
     start = x + example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
-    found = peak_in(QuerySpec(model, objective), x, y, threat, start, steps)
+    found = find_peak(QuerySpec(model, objective), x, y, threat, start, steps)
     return CraftedExamples(found, forwards=steps * len(x), backwards=steps * len(x))
 
 

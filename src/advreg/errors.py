@@ -1,4 +1,4 @@
-"""Everything advreg refuses, as one small tree: each message says what was given, what is allowed, what to do."""
+"""The errors of advreg, one small tree; each message has what was given, what is allowed, and what to do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 
 class AdvregError(Exception):
-    """Base of every error that advreg raises on purpose; the command line turns it into one line and status 2."""
+    """Base of every error that advreg raises deliberately; the command line prints it as one line and exits with status
+    2."""
 
 
 class ThreatError(AdvregError, ValueError):
-    """A threat model that cannot be: unknown norm, negative eps, an empty box."""
+    """An invalid threat model: unknown norm, negative eps, an empty box."""
 
 
 class ModelError(AdvregError, ValueError):
@@ -31,7 +32,7 @@ class ConfigError(AdvregError, ValueError):
 
 
 class TrainingError(AdvregError, RuntimeError):
-    """Training that cannot go on: the loss or the weights are no longer finite; the last complete epoch is kept."""
+    """Training that cannot continue: the loss or the weights are not finite; the last complete epoch remains."""
 
 
 class RunError(AdvregError, OSError):
@@ -43,11 +44,11 @@ class HardeningError(AdvregError, ValueError):
 
 
 class StoreError(AdvregError, OSError):
-    """A store that does not answer, or whose contents are not what was put there."""
+    """A store that does not respond, or whose contents differ from what was stored."""
 
 
 class UploadError(AdvregError, ValueError):
-    """An upload that is refused; nothing of it is stored. ``status`` is HTTP's word for why."""
+    """A rejected upload, nothing of which is stored. ``status`` is the HTTP status."""
 
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
@@ -60,6 +61,10 @@ class MissingExtraError(AdvregError, ImportError):
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest allowed name, or an empty string.
+
+    Args:
+        given: the unknown name.
+        allowed: the allowed names.
 
     Example:
         >>> did_you_mean("epochz", ["epochs", "eps"])

@@ -1,7 +1,7 @@
-"""Random draws that belong to an example: they depend on (seed, example id, stream) and on nothing else.
+"""Random draws of each example, which depend on the seed, the example id and the stream only.
 
-The generator is a counter passed through the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), so any number of any
-example can be made on any device without making the ones before it: batch size, order, shards and resume do not matter.
+The generator is a counter passed through the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), so any draw of any
+example is computed directly on any device: batch size, order, shards and resumption do not change it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_BITS = 24  # as many as a float32 holds exactly
+_BITS = 24
+"""Number of random bits, as many as a float32 represents exactly."""
 
 
 def _signed(value: int) -> int:
@@ -21,7 +22,7 @@ def _signed(value: int) -> int:
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    """Shift right without sign: torch has signed 64-bit integers only."""
+    """Shift right without sign extension; the 64-bit integers of torch are signed."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -54,10 +55,10 @@ def uniform(
     Args:
         ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
         shape: shape of one example's block.
-        seed: the run's seed.
-        stream: which of many independent draws of the same example (a restart, a step, an epoch); one number, or integers
-            ``(B,)`` with one for each example.
-        dtype: floating type of the result; the values are the same in each.
+        seed: seed of the run.
+        stream: which of several independent draws of an example (a restart, a step, an epoch); one number, or integers
+            ``(B,)``.
+        dtype: floating type of the result; the values do not depend on it, up to rounding.
 
     Returns:
         ``(B, *shape)``, multiples of 2**-24.
@@ -74,7 +75,24 @@ def uniform(
 def normal(
     ids: Tensor, shape: tuple[int, ...], seed: int, stream: Stream = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return standard normal numbers, by inverting the distribution function; arguments as for `uniform`."""
+    """Return standard normal numbers by inversion of the distribution function, one block of ``shape`` for each
+    example.
+
+    Args:
+        ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
+        shape: shape of one example's block.
+        seed: seed of the run.
+        stream: which of several independent draws of an example (a restart, a step, an epoch); one number, or integers
+            ``(B,)``.
+        dtype: floating type of the result; the values do not depend on it, up to rounding.
+
+    Returns:
+        ``(B, *shape)``.
+
+    Example:
+        >>> normal(torch.tensor([7, 3]), (5,), seed=1).shape
+        torch.Size([2, 5])
+    """
     middle = (_integers(ids, math.prod(shape), seed, stream).to(torch.float64) + 0.5) * 2.0**-_BITS
     return (math.sqrt(2.0) * torch.erfinv(2.0 * middle - 1.0)).to(dtype).view(len(ids), *shape)
 
@@ -82,5 +100,21 @@ def normal(
 def signs(
     ids: Tensor, shape: tuple[int, ...], seed: int, stream: Stream = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return -1 or +1 with equal chance; arguments as for `uniform`."""
+    """Return -1 or +1 with equal probability, one block of ``shape`` for each example.
+
+    Args:
+        ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
+        shape: shape of one example's block.
+        seed: seed of the run.
+        stream: which of several independent draws of an example (a restart, a step, an epoch); one number, or integers
+            ``(B,)``.
+        dtype: floating type of the result; the values do not depend on it, up to rounding.
+
+    Returns:
+        ``(B, *shape)``.
+
+    Example:
+        >>> bool((signs(torch.tensor([7, 3]), (5,), seed=1).abs() == 1).all())
+        True
+    """
     return torch.where(uniform(ids, shape, seed, stream) < 0.5, -1.0, 1.0).to(dtype)

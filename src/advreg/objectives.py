@@ -1,8 +1,8 @@
-"""What an attack maximises: plain functions ``(logits (B, K), y (B,)) -> (B,)``.
+"""Objectives that an attack maximises: functions ``(logits (B, K), y (B,)) -> (B,)``.
 
-``y`` holds labels, integers ``(B,)``, or probabilities ``(B, K)`` where a label is mixed or is another model's output, or,
-for `targeted_dlr`, integers ``(B, 1 + R)``: the label, then the rival classes that are to beat it. A targeted attack
-maximises the negative of the same functions, with ``y`` the class it wants.
+``y`` holds labels, integers ``(B,)``; or probabilities ``(B, K)``, of mixed labels or of another model's output; or, for
+`targeted_dlr` and `rival_margin`, integers ``(B, 1 + R)``: the label, then the other classes that should overtake it. A
+targeted attack maximises the negative of the same functions, with ``y`` the target class.
 """
 
 from __future__ import annotations
@@ -18,42 +18,48 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def labels_of(y: Tensor) -> Tensor:
-    """Return the labels ``(B,)`` of labels, of probabilities ``(B, K)``, or of labels with their rivals ``(B, 1 + R)``."""
+    """Return the labels ``(B,)`` of labels, of probabilities ``(B, K)``, or of labels with other classes ``(B, 1 +
+    R)``."""
     if y.ndim == 1:
         return y
     return y.argmax(1) if y.is_floating_point() else y[:, 0]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return ``-log softmax(z)_y`` for each example; with probabilities ``y``, the soft cross-entropy."""
+    """Return ``-log softmax(z)_y`` of each example; with probabilities ``y``, the soft cross-entropy."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def kl(logits: Tensor, y: Tensor) -> Tensor:
-    """Return ``KL(y || softmax(z))`` for each example, ``y`` the probabilities ``(B, K)`` of a reference."""
+    """Return ``KL(y || softmax(z))`` of each example; ``y`` are the probabilities ``(B, K)`` of a reference."""
     log_reference = y.clamp_min(1e-12).log()
     terms = y * (log_reference - logits.log_softmax(1))
     return terms.masked_fill(torch.isneginf(logits) & (y == 0), 0.0).sum(1)  # classes that a mask rules out
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return ``max_{i != y} z_i - z_y``: positive exactly where the example is misclassified."""
+    """Return ``max_{i != y} z_i - z_y``, positive exactly if the example is misclassified."""
     own = labels_of(y)[:, None]
     return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]
 
 
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return ``max_{i != y} p_i - p_y`` of the softmax, bounded where the margin of logits is not (PMA, CVPR 2025)."""
+    """Return ``max_{i != y} p_i - p_y`` of the softmax, which is bounded, unlike the margin of logits (PMA, CVPR
+    2025)."""
     return margin(logits.softmax(1), y)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the difference-of-logits ratio ``(max_{i != y} z_i - z_y) / (z_(1) - z_(3))``.
 
-    It does not change when the logits are shifted or multiplied, so it does not vanish on overconfident networks. With 2
-    classes there is no third logit, and it is the margin.
+    It is invariant to shifts and scalings of the logits, so it does not vanish on overconfident networks. With 2 classes
+    there is no third logit, and it is the margin.
 
-    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+    Args:
+        logits: ``(B, K)``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``.
+
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690.
     """
     if logits.shape[1] < 3:
         return margin(logits, y)
@@ -62,11 +68,11 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def rival_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return ``max_t z_t - z_y``, ``t`` over the rival classes in ``y``: positive only where the example is misclassified.
+    """Return ``max_t z_t - z_y``, ``t`` over the other classes in ``y``; positive only if the example is misclassified.
 
     Args:
         logits: ``(B, K)``.
-        y: integers ``(B, 1 + R)``: the label, then one or more rivals.
+        y: integers ``(B, 1 + R)``: the label, then one or more other classes.
 
     Example:
         >>> rival_margin(torch.tensor([[4.0, 3.0, 1.0]]), torch.tensor([[0, 2]])).item()
@@ -76,20 +82,21 @@ def rival_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the targeted ratio ``(max_t z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)``, ``t`` over the rivals in ``y``.
+    """Return the targeted ratio ``(max_t z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)``, ``t`` over the other classes in
+    ``y``.
 
-    With fewer than 4 classes there is no fourth logit, and it is the margin of the rivals, ``max_t z_t - z_y``.
+    With fewer than 4 classes there is no fourth logit, and it is `rival_margin`, ``max_t z_t - z_y``.
 
     Args:
         logits: ``(B, K)``.
-        y: integers ``(B, 1 + R)``: the label, then one or more rivals; the published loss has one.
+        y: integers ``(B, 1 + R)``: the label, then one or more other classes; the published loss has one.
 
     Example:
         >>> z = torch.tensor([[4.0, 3.0, 1.0, 0.0]])
         >>> targeted_dlr(z, torch.tensor([[0, 2]])).item()  # (1 - 4) / (4 - 0.5)
         -0.8571428656578064
 
-    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690.
     """
     gap = rival_margin(logits, y)
     if not scale_free(logits.shape[1]):
@@ -99,17 +106,17 @@ def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _ratio(gap: Tensor, size: Tensor) -> Tensor:
-    """Return the ratio of the difference-of-logits losses; the gap alone where a mask of -inf leaves too few classes."""
+    """Return the ratio of a difference-of-logits loss; the gap alone if a mask of -inf leaves too few classes."""
     return gap / torch.where(torch.isfinite(size), size + 1e-12, 1.0)
 
 
 def scale_free(classes: int) -> bool:
-    """Say whether `dlr` and `targeted_dlr` are ratios for that many classes, and not (one of them) a plain margin."""
+    """Return whether `dlr` and `targeted_dlr` are both ratios for this number of classes, and neither is a margin."""
     return classes >= 4
 
 
 def negated(objective: Objective) -> Objective:
-    """Return the objective of a targeted attack: the same function, to be minimised at the wanted class."""
+    """Return the objective of a targeted attack: the same function with negative sign."""
 
     def toward(logits: Tensor, y: Tensor) -> Tensor:
         return -objective(logits, y)
@@ -118,7 +125,7 @@ def negated(objective: Objective) -> Objective:
 
 
 def has_finite_logits(logits: Tensor) -> Tensor:
-    """Return whether each row is an answer ``(B,)``: finite logits, or -inf for classes that a mask rules out.
+    """Return whether each row has finite logits, or -inf for classes that a mask rules out: ``(B,)``.
 
     Example:
         >>> z = torch.tensor([[1.0, -torch.inf], [torch.nan, 0.0], [torch.inf, 0.0]])
@@ -126,7 +133,7 @@ def has_finite_logits(logits: Tensor) -> Tensor:
         [True, False, False]
     """
     largest = logits.amax(1)  # NaN where any logit is
-    return largest.abs() < math.inf  # false of NaN; one comparison less than isfinite, and every query asks
+    return largest.abs() < math.inf  # False for NaN; one comparison fewer than isfinite, at every query
 
 
 def are_probabilities(z: Tensor) -> bool:
@@ -135,15 +142,20 @@ def are_probabilities(z: Tensor) -> bool:
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Return whether each row's largest logit is the label's ``(B,)``; NaN or +inf is no right answer."""
+    """Return whether each row's largest logit is the label's ``(B,)``; a row with NaN or +inf is not correct."""
     return (logits.argmax(1) == labels_of(y)) & has_finite_logits(logits)
 
 
 def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
-    """Say for each example whether the model does not answer the label, or answers the wanted class if targeted.
+    """Return whether the model misclassifies each example, or predicts the target class if ``targeted``: ``(B,)``.
 
-    An answer of NaN or infinity is no right answer, and no wanted one: a model that gives it away from the clean inputs has
-    not withstood, as the reference evaluation counts too.
+    An output of NaN or infinity is neither the right class nor the target class: an untargeted attack that causes it
+    succeeds, as in the reference evaluation.
+
+    Args:
+        logits: ``(B, K)``.
+        y: labels ``(B,)``; the target classes if ``targeted``.
+        targeted: whether ``y`` holds the classes that the adversary wants.
 
     Example:
         >>> z = torch.tensor([[2.0, 1.0], [1.0, 2.0], [torch.nan, 0.0]])
@@ -155,5 +167,5 @@ def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
 
 
 def ranked(loss: Tensor) -> Tensor:
-    """Return losses that can be compared: one that is NaN, as a model's answer was, counts as the lowest."""
+    """Return losses that can be compared: NaN becomes -inf."""
     return loss.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

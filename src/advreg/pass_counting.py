@@ -1,4 +1,5 @@
-"""Counting what a model is asked, whoever asks: the price of an attack or of training in units that no machine changes."""
+"""Counts of forwards and backwards through a model: the cost of an attack or of training, independent of the
+machine."""
 
 from __future__ import annotations
 
@@ -14,20 +15,26 @@ Hook = Callable[[nn.Module, object, object], None]
 
 
 class Passes:
-    """Example-forwards and example-backwards seen so far."""
+    """Example-forwards and example-backwards counted so far."""
 
     def __init__(self) -> None:
         self.forwards = self.backwards = 0
 
     def shares(self, n: int) -> Tensor:
-        """Return the passes spread evenly over ``n`` examples, ``(n, 2)`` integers with the exact sums."""
+        """Return the passes spread evenly over ``n`` examples: ``(n, 2)`` integers with the exact sums."""
         each = [[total // n + (i < total % n) for total in (self.forwards, self.backwards)] for i in range(n)]
         return torch.tensor(each, dtype=torch.int64)
 
 
 @contextmanager
 def count_passes(*modules: nn.Module) -> Iterator[Passes]:
-    """Count what passes through these modules, forwards and back, whoever sends it.
+    """Count the forwards and backwards through these modules inside the block.
+
+    Args:
+        modules: modules to count together.
+
+    Returns:
+        A context manager that yields the counts.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -54,7 +61,8 @@ def count_passes(*modules: nn.Module) -> Iterator[Passes]:
 
 
 def _listen(module: nn.Module, hook: Hook) -> RemovableHandle:
-    """Call the hook after each forward of a module; TorchScript modules take no hook, so for them a global one filters."""
+    """Call the hook after each forward of a module; a TorchScript module takes no hook, so a global hook filters its
+    calls."""
     if not isinstance(module, torch.jit.ScriptModule):
         return module.register_forward_hook(hook)
 

@@ -1,4 +1,4 @@
-"""Code that is named, not known: ``pkg.module:factory`` of the user, and optional libraries."""
+"""Code given by name: functions of the user as ``pkg.module:function``, and optional libraries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from advreg.errors import AdvregError, MissingExtraError, did_you_mean
 
 
 def first_line(error: BaseException) -> str:
-    """Return an exception as one line, ``TypeError: what it said``."""
-    said = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    """Return an exception as one line, ``TypeError: message``."""
+    message = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def filter_kwargs(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Return the options that a function takes: a user's own attack need not know of seeds and ids.
+    """Return the options that a function accepts, because a user's attack may lack seeds and ids.
+
+    Args:
+        function: the function.
+        options: keyword arguments.
 
     Example:
         >>> filter_kwargs(lambda x, *, seed: x, seed=0, ids=None)
@@ -33,7 +37,7 @@ def filter_kwargs(function: Callable[..., Any], **options: Any) -> dict[str, Any
 
 
 def is_factory(name: str) -> bool:
-    """Tell whether a name has the form ``pkg.module:factory``.
+    """Return whether a name has the form ``pkg.module:factory``.
 
     Example:
         >>> is_factory("nets.small:make"), is_factory("mnist")
@@ -43,15 +47,19 @@ def is_factory(name: str) -> bool:
 
 
 def call_factory(name: str, error: type[AdvregError], **options: Any) -> Any:
-    """Import ``pkg.module`` (the current folder counts) and return what ``factory(**options)`` makes.
+    """Import ``pkg.module``, also from the current folder, and return the output of ``factory(**options)``.
 
     Args:
         name: ``pkg.module:factory``.
-        error: the kind of error to raise, `ModelError` or `DataError`.
-        options: keyword arguments for the factory.
+        error: class of the error to raise, `ModelError` or `DataError`.
+        options: keyword arguments of the factory.
 
     Raises:
-        AdvregError: no such module or attribute, or either of them failed; of the given kind, in one line.
+        AdvregError: no such module or attribute, or an exception in either; of class ``error``, in one line.
+
+    Example:
+        >>> call_factory("collections:Counter", AdvregError, a=1)
+        Counter({'a': 1})
     """
     factory = named_function(name, error)
     try:
@@ -63,21 +71,21 @@ def call_factory(name: str, error: type[AdvregError], **options: Any) -> Any:
 
 
 def named_function(name: str, error: type[AdvregError]) -> Callable[..., Any]:
-    """Import ``pkg.module`` (the current folder counts) and return its ``function``, not called.
+    """Import ``pkg.module``, also from the current folder, and return its ``function`` without calling it.
 
     Args:
         name: ``pkg.module:function``.
-        error: the kind of error to raise.
+        error: class of the error to raise.
 
     Raises:
-        AdvregError: no such module or function; of the given kind, in one line.
+        AdvregError: no such module or function; of class ``error``, in one line.
 
     Example:
         >>> named_function("math:sqrt", AdvregError)(4.0)
         2.0
     """
     if not is_factory(name):
-        raise error(f"{name!r} is no name of a function; write pkg.module:function")
+        raise error(f"{name!r} is not the name of a function; write pkg.module:function")
     module_name, _, attribute = name.partition(":")
     module = _import_user_module(module_name, error)
     found: Callable[..., Any] | None = getattr(module, attribute, None)
@@ -99,17 +107,17 @@ def _import_user_module(name: str, error: type[AdvregError]) -> ModuleType:
 
 
 def import_extra(module: str, install: str) -> Any:
-    """Import an optional library, or say in one line which command installs it.
+    """Import an optional library.
 
     Args:
-        module: what to import, e.g. ``"timm"``.
-        install: what to hand to ``pip install``, e.g. ``"advreg[vision]"``.
+        module: name of the module, such as ``"timm"``.
+        install: argument of ``pip install`` that provides it, such as ``"advreg[vision]"``.
 
     Raises:
-        MissingExtraError: it is absent, or present and broken.
+        MissingExtraError: it is missing, or its import fails; the line has the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as cause:  # a torchvision made for another torch raises RuntimeError
-        said = first_line(cause)
-        raise MissingExtraError(f"{module} cannot be imported ({said}); pip install '{install}'") from cause
+        reason = first_line(cause)
+        raise MissingExtraError(f"{module} cannot be imported ({reason}); pip install '{install}'") from cause

@@ -27,6 +27,7 @@ class Interval:
         low, high: lowest and highest valid values ``(B, ...)``, box included.
 
     Example:
+        >>> import torch
         >>> Interval(torch.zeros(1, 2), torch.ones(1, 2)).project(torch.tensor([[-1.0, 0.5]])).tolist()
         [[0.0, 0.5]]
     """

@@ -1,4 +1,4 @@
-"""Where and how computation runs: device, seeds, determinism, precision, and what to write down about them."""
+"""Where and how computation runs: device, seeds, determinism, precision, and the description of an environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose_device(name: str = "auto") -> torch.device:
     In a process that ``torchrun`` started, ``"auto"`` and ``"cuda"`` are the GPU of its ``LOCAL_RANK``.
 
     Raises:
-        ConfigError: the name is no device, or the device is not there.
+        ConfigError: an unknown device, or one that is not available.
 
     Example:
         >>> choose_device("cpu")
@@ -54,12 +54,12 @@ def make_current(device: torch.device) -> None:
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch (every device), numpy and Python."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # code that a user brings may draw from it
+    np.random.seed(seed % 2**32)  # a user's code may draw from it
     random.seed(seed)
 
 
 def derived_seed(*parts: int | str) -> int:
-    """Return a seed of 32 bits that depends on every part, so that no state needs to be kept between epochs.
+    """Return a seed of 32 bits that depends on every part, so that no generator state is stored between epochs.
 
     Example:
         >>> derived_seed(0, "epoch", 1) == derived_seed(0, "epoch", 1) != derived_seed(0, "epoch", 2)
@@ -70,7 +70,7 @@ def derived_seed(*parts: int | str) -> int:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Ask torch for kernels that give the same bytes in every run; the settings before are restored after."""
+    """Use torch kernels that give the same bytes in every run inside the block, then restore the previous settings."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     memory: Any = torch.utils.deterministic  # torch declares no types here
     before = (
@@ -81,7 +81,7 @@ def deterministic() -> Iterator[None]:
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    memory.fill_uninitialized_memory = False  # it would only cost time: nothing here reads what it did not write
+    memory.fill_uninitialized_memory = False  # it costs time, and no code here reads uninitialised memory
     try:
         yield
     finally:
@@ -90,25 +90,26 @@ def deterministic() -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Return the context in which forwards run in this precision; weights and inputs stay float32."""
+    """Return the context in which forwards run in this precision; weights and inputs remain float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=PRECISIONS[precision])
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be allocated on the device; for the CPU, the system's free pages."""
+    """Return the bytes that can still be allocated on the device; for the CPU, the free pages of the system."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes in use so far: by tensors on an accelerator, on the CPU by the whole process; None if unknown."""
+    """Return the peak memory in bytes: of tensors on an accelerator, of the whole process on the CPU; None if
+    unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
-        import resource  # which is not everywhere
+        import resource  # missing on some platforms
     except ImportError:
         return None
     unit = 1 if platform.system() == "Darwin" else 1024
@@ -116,7 +117,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock can be read."""
+    """Wait until the device has finished its work, so that a time measurement is valid."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -152,7 +153,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the working folder, where there is one."""
+    """Return the git commit of the working folder; None without one."""
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -161,7 +162,7 @@ def _commit() -> str | None:
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a tensor's values in row-major order, whatever its type, device and layout in memory.
+    """Return the bytes of a tensor's values in row-major order, for any dtype, device and memory layout.
 
     Example:
         >>> len(raw_bytes(torch.zeros(2, 3, dtype=torch.bfloat16).T))

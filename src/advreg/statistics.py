@@ -1,4 +1,4 @@
-"""Exact statistics of counts: intervals, paired tests, many tests at once, and how many examples a question needs."""
+"""Exact statistics of counts: confidence intervals, paired tests, multiple tests, and sample sizes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Counts = NDArray[np.int64]
 _ALTERNATIVES = ("two-sided", "greater", "less")
 
 
-def _refuse_counts(n: int, **counts: int) -> None:
-    """Raise unless the counts are 0 or more and no more than ``n`` together.
+def _require_counts(n: int, **counts: int) -> None:
+    """Raise unless the counts are integers of 0 or more with a sum of at most ``n``.
 
     Raises:
-        DataError: the counts, and what is allowed.
+        DataError: other counts.
     """
     if n < 0 or min(counts.values()) < 0 or sum(counts.values()) > n or any(k != int(k) for k in (n, *counts.values())):
         given = ", ".join(f"{name} is {count}" for name, count in counts.items())
@@ -30,11 +30,11 @@ def _refuse_counts(n: int, **counts: int) -> None:
         raise DataError(f"{given} of n = {n}; give counts of 0 or more, at most n{together}")
 
 
-def _refuse_shares(**shares: float) -> None:
-    """Raise unless every share is between 0 and 1, ends excluded.
+def _require_shares(**shares: float) -> None:
+    """Raise unless every share is above 0 and below 1.
 
     Raises:
-        DataError: the first that is not.
+        DataError: the first share that is not.
     """
     for name, share in shares.items():
         if not 0 < share < 1:
@@ -42,23 +42,29 @@ def _refuse_shares(**shares: float) -> None:
 
 
 def clopper_pearson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact (Clopper-Pearson) confidence interval of a proportion.
+    """Return the exact confidence interval of a proportion.
 
     Args:
-        successes: how many of ``n``.
-        n: how many were looked at; with none, nothing is known: (0, 1).
-        level: confidence, in (0, 1).
+        successes: number of successes among ``n``.
+        n: number of trials; the interval is (0, 1) if it is 0.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper end.
 
     Raises:
-        DataError: counts or a level that cannot be.
+        DataError: invalid counts, or a level outside (0, 1).
 
     Example:
         >>> low, high = clopper_pearson_interval(95, 100)
         >>> round(low, 4), round(high, 4)
         (0.8872, 0.9836)
+
+    Reference: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+    Biometrika 26 (1934).
     """
-    _refuse_counts(n, successes=successes)
-    _refuse_shares(level=level)
+    _require_counts(n, successes=successes)
+    _require_shares(level=level)
     if n == 0:
         return 0.0, 1.0
     found = stats.binomtest(successes, n).proportion_ci(level, method="exact")
@@ -69,9 +75,9 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
     """Return the p-value of the exact McNemar test on the pairs in which two models disagree.
 
     Args:
-        only_first: examples that only the first model gets right.
-        only_second: examples that only the second gets right.
-        alternative: ``"two-sided"``, or ``"greater"`` to ask whether the first is better, ``"less"`` for the second.
+        only_first: number of examples that only the first model classifies correctly.
+        only_second: number of examples that only the second classifies correctly.
+        alternative: ``"two-sided"``, ``"greater"`` (the first model is better) or ``"less"`` (the second is better).
 
     Raises:
         DataError: negative counts, or another alternative.
@@ -80,7 +86,7 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
         >>> mcnemar(8, 2)
         0.109375
     """
-    _refuse_counts(only_first + only_second, only_first=only_first, only_second=only_second)
+    _require_counts(only_first + only_second, only_first=only_first, only_second=only_second)
     if alternative not in _ALTERNATIVES:
         raise DataError(f"alternative is {alternative!r}; give one of {', '.join(_ALTERNATIVES)}")
     if only_first + only_second == 0:
@@ -91,17 +97,18 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
 def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> float:
     """Return the exact p-value of ``accuracy(second) <= accuracy(first) - margin``, on the same ``n`` examples.
 
-    ``max over q of P(Z >= z)``: pairs are drawn with ``P(only first right) = q + margin`` and ``P(only second right) = q``,
-    the border of the hypothesis, and ordered by the score statistic ``Z``. A small p-value says: not worse by the margin.
+    It is ``max over q of P(Z >= z)``: pairs have ``P(only first right) = q + margin`` and ``P(only second right) = q``, the
+    boundary of the hypothesis, and the score statistic ``Z`` orders them. A small p-value means: the second is not worse by
+    the margin.
 
     Args:
-        only_first: examples that only the first model gets right.
-        only_second: examples that only the second gets right.
-        n: examples in all.
-        margin: the loss that is still accepted, in (0, 1).
+        only_first: number of examples that only the first model classifies correctly.
+        only_second: number of examples that only the second classifies correctly.
+        n: number of examples in all.
+        margin: largest accepted loss of accuracy, in (0, 1).
 
     Raises:
-        DataError: counts or a margin that cannot be.
+        DataError: invalid counts, or a margin outside (0, 1).
 
     Example:
         >>> round(noninferiority(0, 0, 500, 0.01), 4)
@@ -109,15 +116,16 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
         >>> noninferiority(20, 0, 500, 0.01) > 0.9
         True
 
-    Reference: Nam, "Establishing equivalence of two treatments in matched-pairs design", Biometrics 53 (1997); Sidik,
-    "Exact unconditional tests for testing non-inferiority in matched-pairs design", Statistics in Medicine 22 (2003).
+    Reference: Nam, "Establishing equivalence of two treatments and sample size requirements in matched-pairs design",
+    Biometrics 53 (1997); Sidik, "Exact unconditional tests for testing non-inferiority in matched-pairs design", Statistics
+    in Medicine 22 (2003).
     """
-    _refuse_counts(n, only_first=only_first, only_second=only_second)
-    _refuse_shares(margin=margin)
+    _require_counts(n, only_first=only_first, only_second=only_second)
+    _require_shares(margin=margin)
     if n == 0:
         return 1.0
     seen = float(_score(np.array([only_first]), np.array([only_second]), n, margin)[0])
-    least = _least_for(seen, n, margin)
+    least = _critical_counts(seen, n, margin)
 
     def tail(q: float) -> float:
         low, high = stats.binom.interval(1 - 1e-13, n, min(q + margin, 1.0))
@@ -127,7 +135,7 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
         return float(np.sum(stats.binom.pmf(first, n, q + margin) * inside))
 
     top = (1 - margin) / 2
-    grid = top * np.linspace(0, 1, 100) ** 3  # models that are compared rarely disagree: dense near 0
+    grid = top * np.linspace(0, 1, 100) ** 3  # compared models rarely disagree, so the grid is dense near 0
     values = [tail(float(q)) for q in grid]
     k = int(np.argmax(values))
     around = (float(grid[max(k - 1, 0)]), float(grid[min(k + 1, len(grid) - 1)]))
@@ -136,18 +144,22 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
 
 
 def _score(first: Counts, second: Counts, n: int, margin: float) -> Floats:
-    """Return the score statistic of ``accuracy(second) = accuracy(first) - margin``; large where the second does better."""
+    """Return the score statistic of ``accuracy(second) = accuracy(first) - margin``; large if the second does
+    better."""
     b, c = np.asarray(first, float), np.asarray(second, float)
     middle = b + c - margin * (2 * n - b + c)
-    q = (middle + np.sqrt(middle**2 + 8 * n * c * margin * (1 - margin))) / (4 * n)  # most likely q on the border
+    q = (middle + np.sqrt(middle**2 + 8 * n * c * margin * (1 - margin))) / (
+        4 * n
+    )  # maximum-likelihood q on the boundary
     variance = n * (2 * np.maximum(q, 0) + margin * (1 - margin))
     return np.asarray((c - b + n * margin) / np.sqrt(np.maximum(variance, 1e-300)))
 
 
-def _least_for(seen: float, n: int, margin: float) -> Counts:
-    """Return, for every count 0..n of the first, the least count of the second whose score reaches ``seen``; it rises in it."""
+def _critical_counts(seen: float, n: int, margin: float) -> Counts:
+    """Return for every count 0..n of the first the least count of the second whose score, which rises in it, reaches
+    ``seen``."""
     first = np.arange(n + 1)
-    low, high = np.zeros(n + 1, dtype=np.int64), n - first + 1  # n - first + 1: no count does
+    low, high = np.zeros(n + 1, dtype=np.int64), n - first + 1  # n - first + 1: no count reaches it
     while bool(np.any(low < high)):
         middle = (low + high) // 2
         reaches = _score(first, middle, n, margin) >= seen - 1e-9
@@ -159,11 +171,16 @@ def tango_interval(only_first: int, only_second: int, n: int, level: float = 0.9
     """Return the score interval of ``accuracy(second) - accuracy(first)``, measured on the same ``n`` examples.
 
     Args:
-        only_first, only_second, n: as for `noninferiority`.
-        level: confidence, in (0, 1).
+        only_first: number of examples that only the first model classifies correctly.
+        only_second: number of examples that only the second classifies correctly.
+        n: number of examples in all.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper end.
 
     Raises:
-        DataError: counts or a level that cannot be.
+        DataError: invalid counts, or a level outside (0, 1).
 
     Example:
         >>> low, high = tango_interval(12, 30, 1000)
@@ -173,19 +190,21 @@ def tango_interval(only_first: int, only_second: int, n: int, level: float = 0.9
     Reference: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17 (1998).
     """
-    _refuse_counts(n, only_first=only_first, only_second=only_second)
-    _refuse_shares(level=level)
+    _require_counts(n, only_first=only_first, only_second=only_second)
+    _require_shares(level=level)
     if n == 0:
         return -1.0, 1.0
-    return -_farthest(only_second, only_first, n, level), _farthest(only_first, only_second, n, level)
+    return -_largest_not_rejected(only_second, only_first, n, level), _largest_not_rejected(
+        only_first, only_second, n, level
+    )
 
 
-def _farthest(first: int, second: int, n: int, level: float) -> float:
+def _largest_not_rejected(first: int, second: int, n: int, level: float) -> float:
     """Return the largest ``accuracy(second) - accuracy(first)`` that the score test does not reject."""
     limit = float(stats.norm.ppf((1 + level) / 2))
 
     def above(difference: float) -> float:
-        if difference >= 0:  # the hypothesis with the two models exchanged
+        if difference >= 0:  # the same hypothesis with exchanged models
             return float(_score(np.array([second]), np.array([first]), n, difference)[0]) - limit
         return -float(_score(np.array([first]), np.array([second]), n, -difference)[0]) - limit
 
@@ -196,7 +215,10 @@ def _farthest(first: int, second: int, n: int, level: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for being many: each may be held against the level that one alone would be.
+    """Return p-values adjusted for multiple tests, each of which may be compared with the level of a single test.
+
+    Args:
+        p_values: the p-values of all tests.
 
     Raises:
         DataError: a value outside [0, 1].
@@ -221,19 +243,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def minimum_detectable_difference(
     n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2
 ) -> float:
-    """Return the smallest difference of two accuracies that McNemar's test on ``n`` examples sees with this power.
+    """Return the smallest difference of two accuracies that McNemar's test on ``n`` examples detects with this power.
 
-    The ``delta`` that solves ``n delta^2 = (z(alpha) sqrt(d) + z(power) sqrt(d - delta^2))^2``; ``d`` itself if none does.
+    It is the ``delta`` with ``n delta^2 = (z(alpha) sqrt(d) + z(power) sqrt(d - delta^2))^2``, or ``d`` itself if there is
+    none.
 
     Args:
-        n: examples.
+        n: number of examples.
         discordant: share ``d`` of them on which exactly one of the two models is right.
         alpha: level of the test.
-        power: chance to see a difference of this size.
+        power: probability to detect a difference of this size.
         sides: 1 or 2.
 
     Raises:
-        DataError: a share, a number of examples or of sides that cannot be.
+        DataError: an invalid share, number of examples, or number of sides.
 
     Example:
         >>> [round(100 * minimum_detectable_difference(1000, d), 1) for d in (0.05, 0.1, 0.2)]
@@ -242,13 +265,13 @@ def minimum_detectable_difference(
     Reference: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43
     (1987).
     """
-    _refuse_counts(n, examples=0)
-    _refuse_test(discordant, alpha, power, sides)
+    _require_counts(n, examples=0)
+    _require_test_options(discordant, alpha, power, sides)
     if n < 1 or discordant <= 0:
         return 1.0
 
     def excess(delta: float) -> float:
-        return n * delta**2 - _needed(delta, discordant, alpha, power, sides)
+        return n * delta**2 - _required_square(delta, discordant, alpha, power, sides)
 
     if excess(discordant) < 0:
         return discordant
@@ -258,35 +281,39 @@ def minimum_detectable_difference(
 def sample_size(
     difference: float, discordant: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2
 ) -> int:
-    """Return how many examples McNemar's test needs to see a difference with this power.
+    """Return how many examples McNemar's test needs to detect a difference with this power.
 
-    Arguments are those of `minimum_detectable_difference`.
+    Args:
+        difference: difference of the two accuracies.
+        discordant: share of the examples on which exactly one of the two models is right.
+        alpha: level of the test.
+        power: probability to detect the difference.
+        sides: 1 or 2.
 
     Raises:
-        DataError: a difference that is not above 0 and at most ``discordant``, or what `minimum_detectable_difference`
-            raises on.
+        DataError: a difference that is not above 0 and at most ``discordant``, or an invalid share or number of sides.
 
     Example:
         >>> sample_size(0.02, 0.05)
         979
     """
-    _refuse_test(discordant, alpha, power, sides)
+    _require_test_options(discordant, alpha, power, sides)
     if not 0 < difference <= discordant:
         raise DataError(
             f"difference is {difference}, discordant {discordant}; two accuracies differ by no more than the share on which "
             "the models disagree: give 0 < difference <= discordant"
         )
-    return math.ceil(_needed(difference, discordant, alpha, power, sides) / difference**2)
+    return math.ceil(_required_square(difference, discordant, alpha, power, sides) / difference**2)
 
 
-def _refuse_test(discordant: float, alpha: float, power: float, sides: int) -> None:
-    _refuse_shares(alpha=alpha, power=power)
+def _require_test_options(discordant: float, alpha: float, power: float, sides: int) -> None:
+    _require_shares(alpha=alpha, power=power)
     if not 0 <= discordant <= 1:
         raise DataError(f"discordant is {discordant}; give the share of examples on which one model is right, 0 to 1")
     if sides not in (1, 2):
         raise DataError(f"sides is {sides}; give 1 or 2")
 
 
-def _needed(delta: float, discordant: float, alpha: float, power: float, sides: int) -> float:
+def _required_square(delta: float, discordant: float, alpha: float, power: float, sides: int) -> float:
     reject, see = stats.norm.ppf(1 - alpha / sides), stats.norm.ppf(power)
     return float((reject * math.sqrt(discordant) + see * math.sqrt(max(discordant - delta**2, 0.0))) ** 2)

@@ -1,4 +1,4 @@
-"""The threat model: what an adversary may do to an input. The only place that knows a norm."""
+"""The threat model: which changes of an input the adversary may make. Norms are defined here only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _radii_of(eps: object) -> float | Tensor:
     """Return eps as a number, or as a tensor ``(B,)`` or ``(B, 1)``.
 
     Raises:
-        ThreatError: it is neither.
+        ThreatError: anything else.
     """
     try:
         if isinstance(eps, str):
@@ -49,10 +49,10 @@ def _box_of(box: object) -> tuple[float, float]:
     """Return a box as two numbers.
 
     Raises:
-        ThreatError: it is anything else.
+        ThreatError: anything else.
     """
     try:
-        ends = [float(end) for end in box]  # type: ignore[attr-defined]  # what has no entries raises
+        ends = [float(end) for end in box]  # type: ignore[attr-defined]  # a box without entries raises TypeError
     except (ValueError, TypeError):
         ends = []
     if len(ends) != 2:
@@ -61,7 +61,8 @@ def _box_of(box: object) -> tuple[float, float]:
 
 
 def _shortest(number: float) -> str:
-    """Return the shortest text that `ThreatModel.parse` reads as the same number: a decimal, or a fraction as in 8/255."""
+    """Return the shortest text that `ThreatModel.parse` reads as the same number: a decimal, or a fraction as in
+    8/255."""
     decimal, fraction = f"{number:.6g}", Fraction(number).limit_denominator(1000)
     if float(decimal) == number:
         return decimal
@@ -69,10 +70,11 @@ def _shortest(number: float) -> str:
 
 
 class ByValue:
-    """A frozen dataclass with ``eps`` and ``box``, read from what people write, and compared by value: tensors have none."""
+    """Base of frozen dataclasses with ``eps`` and ``box``: validated input forms, and comparison by value with
+    tensors."""
 
-    def _read(self) -> None:
-        """Turn eps into a number or a tensor ``(B,)``, and the box into two numbers."""
+    def _normalise(self) -> None:
+        """Convert eps to a number or a tensor ``(B,)``, and the box to two numbers."""
         radii = _radii_of(vars(self)["eps"])
         if isinstance(radii, Tensor) and radii.ndim == 2:
             object.__setattr__(self, "one_per_example", True)
@@ -89,7 +91,7 @@ class ByValue:
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        """Return the compared fields as values that have one truth value, which tensors do not."""
+        """Return the compared fields, tensors as tuples, because a tensor has no single truth value."""
         values = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]  # a dataclass
         return tuple((tuple(v.shape), *v.flatten().tolist()) if isinstance(v, Tensor) else v for v in values)
 
@@ -98,18 +100,18 @@ class ByValue:
 class ThreatModel(ByValue):
     """All inputs within ``eps`` of the clean one, in ``norm``, and inside the valid ``box``.
 
-    Two threat models are equal if norm, every radius and box are.
+    Two threat models are equal if their norms, all radii and boxes are.
 
     Args:
         norm: ``"linf"`` (each value may change by eps), ``"l2"`` (Euclidean length) or ``"l1"`` (sum of changes).
-        eps: radius, in the units of the input: a number, or one radius for each example as a tensor, array or list ``(B,)``
-            or ``(B, 1)``. The second form is clear even where a batch has as many features as examples.
+        eps: radius in the units of the input: a number, or one radius for each example as a tensor, array or list ``(B,)``
+            or ``(B, 1)``. The second form is unambiguous if a batch has as many features as examples.
         box: lowest and highest valid value of an input.
-        one_per_example: whether a tensor eps is known to hold one radius for each example; set by the ``(B, 1)`` form and
-            by `with_eps`.
+        one_per_example: whether a tensor eps is known to contain one radius for each example; set by the ``(B, 1)`` form
+            and by `with_eps`.
 
     Raises:
-        ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty or endless box.
+        ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty or infinite box.
 
     Example:
         >>> threat = ThreatModel("linf", eps=8 / 255)
@@ -127,7 +129,7 @@ class ThreatModel(ByValue):
         if self.norm not in NORMS:
             known = ", ".join(NORMS)
             raise ThreatError(f"norm is {self.norm!r}; allowed: {known}.{did_you_mean(str(self.norm), NORMS)}")
-        self._read()
+        self._normalise()
         low, high = self.box
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ThreatError(f"box is ({low:g}, {high:g}); give finite ends, as wide as the input needs: (-1e3, 1e3)")
@@ -149,7 +151,10 @@ class ThreatModel(ByValue):
 
     @classmethod
     def parse(cls, text: str) -> ThreatModel:
-        """Read ``norm:eps`` or, for another box than [0, 1], ``norm:eps@low,high``; ``str`` writes the same form.
+        """Read ``norm:eps``, or ``norm:eps@low,high`` for another box than [0, 1]; ``str`` writes the same form.
+
+        Raises:
+            ThreatError: text of another form, or an invalid threat model.
 
         Example:
             >>> ThreatModel.parse("linf:1/4")
@@ -173,12 +178,12 @@ class ThreatModel(ByValue):
 
     @property
     def width(self) -> float:
-        """Width of the box: the length of which the default lengths of attacks are shares."""
+        """Width of the box; default lengths of attacks are shares of it."""
         low, high = self.box
         return high - low
 
     def with_eps(self, eps: float | Tensor) -> ThreatModel:
-        """Return the same threat model with another radius, or with these radii, one for each example ``(B,)``."""
+        """Return the same threat model with another eps, or with one for each example ``(B,)``."""
         return replace(self, eps=eps, one_per_example=True)
 
     def select(self, rows: Tensor) -> ThreatModel:
@@ -186,18 +191,18 @@ class ThreatModel(ByValue):
         return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
 
     def distance(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return ``||a - x||`` for each example, measured in float64: ``(B,)``."""
+        """Return ``||a - x||`` of each example in float64, ``(B,)``."""
         offset = (a.double() - x.double()).flatten(1)
         distance: Tensor = torch.linalg.vector_norm(offset, ord=_ORDER[self.norm], dim=1)
         return distance
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
-        """Say for each example whether ``a`` is within eps of ``x`` and inside the box, measured in float64.
+        """Return whether each ``a`` is within eps of ``x`` and inside the box, measured in float64.
 
         Args:
-            a: inputs ``(B, ...)`` to judge.
+            a: inputs to verify ``(B, ...)``.
             x: clean inputs ``(B, ...)``.
-            tol: slack for points that were made elsewhere, as a share of eps plus a share of the box's width.
+            tol: tolerance for points made elsewhere, as a share of eps plus a share of the box's width.
 
         Returns:
             Booleans ``(B,)``.
@@ -209,17 +214,21 @@ class ThreatModel(ByValue):
         return in_box & (self.distance(a, x) <= eps * (1 + tol) + slack)
 
     def project(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return the point nearest to ``a`` that is within eps of ``x`` and inside the box (exact for every norm).
+        """Return the point nearest to ``a`` that is within eps of ``x`` and inside the box; exact in every norm.
 
-        The ball is taken smaller by the rounding of one addition, so that the returned point is inside even when its
-        distance is measured in float64. ``x`` must itself be inside the box.
+        The radius is reduced by the rounding error of one addition, so that the distance of the returned point is within
+        eps even in float64.
+
+        Args:
+            a: points to project ``(B, ...)``.
+            x: clean inputs ``(B, ...)``, inside the box.
         """
         return self.region(x).project(a)
 
     def region(self, x: Tensor) -> Region:
         """Return the valid points around ``x (B, ...)``; a loop prepares them once and projects at every step.
 
-        A subclass with valid points of its own overrides this method, and `project` follows.
+        A subclass with other valid points overrides this method, and `project` uses it.
 
         Example:
             >>> x = torch.full((1, 2), 0.9)
@@ -236,11 +245,11 @@ class ThreatModel(ByValue):
         return Interval((x - r).clamp(low, high), (x + r).clamp(low, high))
 
     def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
-        """Return the direction of unit norm along which a linear function with gradient ``g`` rises fastest.
+        """Return the direction of unit norm along which a linear function with gradient ``g`` increases fastest.
 
-        It attains the dual norm: ``<g, steepest(g)> = ||g||_*``. For l1 that is a single coordinate, which may be at the
-        box already: where the iterate ``a`` is given, the largest coordinate that can still move is taken, and the larger
-        ones that cannot are pushed against the box, lest the next projection take from them.
+        It attains the dual norm: ``<g, steepest(g)> = ||g||_*``. In l1 that is a single coordinate, which may be at the box
+        already: with the iterate ``a``, it is the largest coordinate that can still move, and larger ones that cannot move
+        are pushed against the box, so that the next projection does not reduce them.
 
         Args:
             g: gradients ``(B, ...)``.
@@ -254,7 +263,7 @@ class ThreatModel(ByValue):
         flat = g.flatten(1)
         if self.norm == "l2":
             largest = flat.abs().amax(1, keepdim=True)
-            scaled = flat / torch.where(largest > 0, largest, 1.0)  # squares of small numbers are zero
+            scaled = flat / torch.where(largest > 0, largest, 1.0)  # squares of small numbers underflow to zero
             length: Tensor = scaled.norm(dim=1, keepdim=True)
             return (scaled / length.clamp_min(1.0)).view_as(g)
         size = flat.abs()
@@ -264,19 +273,19 @@ class ThreatModel(ByValue):
         return (flat.sign() * moving.scatter(1, top, True)).view_as(g)
 
     def _held(self, g: Tensor, a: Tensor) -> Tensor:
-        """Return which coordinates the box holds back from rising along ``g``: on its faces but for rounding."""
+        """Return which coordinates are at a face of the box, up to rounding, and would move out of it along ``g``."""
         low, high = self.box
         slack = 2 * torch.finfo(a.dtype).eps * max(abs(low), abs(high))  # of ``x + (high - x)``
         return ((a >= high - slack) & (g > 0)) | ((a <= low + slack) & (g < 0))
 
     def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: example_rng.Stream = 0) -> Tensor:
-        """Return a point drawn uniformly from the ball around each ``x``, then projected into the box.
+        """Return a uniform draw from the ball around each ``x``, projected into the box.
 
         Args:
             x: clean inputs ``(B, ...)``.
-            ids: example ids ``(B,)``; an example's draw depends on its id, the seed and the stream only.
-            seed: the run's seed.
-            stream: which of several draws, such as the restart; one number, or integers ``(B,)``.
+            ids: example ids ``(B,)``; the draw of an example depends on its id, the seed and the stream only.
+            seed: seed of the draws.
+            stream: which of several independent draws, such as the restart; one number, or integers ``(B,)``.
         """
         shape, n = tuple(x.shape[1:]), x[0].numel()
         if self.norm == "linf":
@@ -302,9 +311,9 @@ class ThreatModel(ByValue):
         return broadcast_per_example(eps.expand(len(x)), x)
 
     def _radius(self, x: Tensor) -> Tensor:
-        """Eps less what rounding ``x + offset`` can add to the norm: ``(B, 1)``.
+        """Return eps minus the largest rounding error of ``x + offset`` in the norm, ``(B, 1)``.
 
-        Rounding goes by the values that the point may have, which a wide box says nothing about.
+        The error depends on the values that the point may have, not on the width of the box.
         """
         unit = torch.finfo(x.dtype).eps / 2
         spread: float = {"linf": 1.0, "l2": x[0].numel() ** 0.5, "l1": float(x[0].numel())}[self.norm]
@@ -342,13 +351,18 @@ def as_threat(threat: ThreatModel | str) -> ThreatModel:
 
 
 def region_of(threat: ThreatModel, x: Tensor) -> Region:
-    """Return the valid points around ``x (B, ...)``, as the threat model's own `project` finds them if a subclass has one."""
+    """Return the valid points around ``x (B, ...)``; they follow the `project` of a subclass that overrides it.
+
+    Args:
+        threat: the threat model.
+        x: clean inputs ``(B, ...)``.
+    """
     return threat.region(x) if type(threat).project is ThreatModel.project else _Overridden(threat, x)
 
 
 @dataclass(frozen=True)
 class _Overridden:
-    """The valid points of a subclass that overrides `ThreatModel.project`: nothing is prepared."""
+    """The valid points of a subclass that overrides `ThreatModel.project`; nothing is prepared."""
 
     threat: ThreatModel
     x: Tensor

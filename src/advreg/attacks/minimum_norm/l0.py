@@ -37,7 +37,7 @@ class SparseThreat(ByValue):
     one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._read()
+        self._normalise()
         if not bool((torch.as_tensor(self.eps) >= 0).all()):
             raise ThreatError(f"eps is {self.eps}; give the number of values that may change, 0 or more")
         ThreatModel("l2", 0.0, self.box)  # rejects an invalid box

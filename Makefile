@@ -13,7 +13,7 @@ harden-demo: .venv/.dev
 	$(BIN)/advreg harden demo
 
 test: .venv/.dev lint types imports docs
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests bench docs

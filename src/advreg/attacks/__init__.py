@@ -17,8 +17,9 @@ from advreg.attacks.minimum_norm import (
     refine_by_bisection,
     refine_by_radius,
 )
+from advreg.attacks.momentum import mifgsm, nifgsm
 from advreg.attacks.patch import patch
-from advreg.attacks.pgd import craft, fgsm, mifgsm, nifgsm, pgd
+from advreg.attacks.pgd import craft, fgsm, pgd
 from advreg.attacks.result import AttackResult, CraftedExamples
 from advreg.attacks.several_eps import attack_at_each_eps
 from advreg.attacks.shrinking_pgd import shrinking_pgd

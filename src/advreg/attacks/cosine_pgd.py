@@ -10,7 +10,6 @@ from torch import Tensor
 from advreg._deprecation import renamed_options
 from advreg.attacks.auto_pgd import top_other_classes
 from advreg.attacks.model import Model, bind_dtype
-from advreg.attacks.pgd import Start, initial_point
 from advreg.attacks.result import AttackResult
 from advreg.attacks.scoreboard import Scoreboard
 from advreg.attacks.search import (
@@ -23,6 +22,7 @@ from advreg.attacks.search import (
     run_attempt,
     search,
 )
+from advreg.attacks.step_rules import Start, initial_point
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, cross_entropy
@@ -104,17 +104,17 @@ def cosine_pgd(
     """
     require_positive(steps=steps)
     rivals = _count_rivals(target_classes, targeted)
-    ask, rule = QuerySpec(bind_dtype(model, x), objective, targeted), cosine_step(steps)
+    spec, rule = QuerySpec(bind_dtype(model, x), objective, targeted), cosine_step(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
         labels = with_rival(y, restart, rivals) if rivals else y
         if labels is None:
-            return Scoreboard(ask, x, y, threat).result()
+            return Scoreboard(spec, x, y, threat).result()
         origin, owner = initial_point(start, x, threat, ids, seed, restart), example_of_row(restart)
-        return run_attempt(ask, x, labels, threat, origin, rule, steps=steps, early_stop=early_stop, owner=owner)
+        return run_attempt(spec, x, labels, threat, origin, rule, steps=steps, early_stop=early_stop, owner=owner)
 
     return search(
-        ask,
+        spec,
         x,
         y,
         threat,

@@ -44,9 +44,9 @@ class Scoreboard(BaseScoreboard):
         queries: forwards and backwards of every row that is still under attack.
     """
 
-    def __init__(self, ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
+    def __init__(self, spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
         super().__init__(x, y)
-        self.ask, self.threat, self.owner = ask, threat, owner
+        self.spec, self.threat, self.owner = spec, threat, owner
         self.x_adv = x.clone()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.queries = (0, 0)
@@ -54,7 +54,7 @@ class Scoreboard(BaseScoreboard):
     def count(self, *, backward: bool) -> None:
         """Count one query of every row that is still under attack."""
         forwards, backwards = self.queries
-        self.queries = (forwards + self.ask.eot, backwards + self.ask.eot * backward)
+        self.queries = (forwards + self.spec.eot, backwards + self.spec.eot * backward)
 
     def charge(self, rows: Tensor) -> None:
         """Add all queries so far to the cost of these rows, which leave now."""
@@ -63,7 +63,9 @@ class Scoreboard(BaseScoreboard):
     def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
         """Verify points of these rows on the original model, record them, and return which were confirmed."""
         threat = self.threat.select(rows)
-        broken, logits = verify_with_logits(self.ask.model, self.x[rows], adv, self.y[rows], threat, self.ask.targeted)
+        broken, logits = verify_with_logits(
+            self.spec.model, self.x[rows], adv, self.y[rows], threat, self.spec.targeted
+        )
         self.record(rows, adv, broken, logits)
         return broken
 
@@ -78,7 +80,7 @@ class Scoreboard(BaseScoreboard):
         """
         self.cost[rows, 0] += 1
         self.x_adv[rows], self.broken[rows] = adv, broken
-        self.loss[rows] = ranked(self.ask.loss_at(logits, self.y[rows])).to(self.loss.dtype)
+        self.loss[rows] = ranked(self.spec.loss_at(logits, self.y[rows])).to(self.loss.dtype)
 
     def retire(self, state: AttackState) -> AttackState:
         """Verify the rows that fooled the model; confirmed rows leave, the others drop that point and continue."""

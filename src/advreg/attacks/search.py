@@ -127,13 +127,13 @@ QueryOutputs = tuple[Tensor, Tensor, Tensor]
 """Logits ``(B, K)``, loss ``(B,)`` and gradient ``(B, ...)`` of one query."""
 
 
-def query(ask: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> QueryOutputs:
+def query(spec: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> QueryOutputs:
     """Query the model at ``adv``: logits, loss, and the gradient of the summed loss.
 
     Gradients are taken to the input only, so that no weight gets one. Non-finite entries of the gradient become zero.
 
     Args:
-        ask: model, objective and number of samples.
+        spec: model, objective and number of samples.
         adv: points ``(B, ...)``.
         y: labels.
         gradient: whether to compute the gradient; otherwise it is zero.
@@ -144,20 +144,20 @@ def query(ask: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> Q
     Raises:
         ModelError: the logits do not depend on the input in a way that autograd can follow.
     """
-    total = _query_once(ask, adv, y, gradient)
-    for _ in range(ask.eot - 1):
-        total = _add(total, _query_once(ask, adv, y, gradient))
-    if ask.eot == 1:
+    total = _query_once(spec, adv, y, gradient)
+    for _ in range(spec.eot - 1):
+        total = _add(total, _query_once(spec, adv, y, gradient))
+    if spec.eot == 1:
         return total  # without the copies that a mean makes
     logits, loss, grad = total
-    return logits / ask.eot, loss / ask.eot, grad / ask.eot
+    return logits / spec.eot, loss / spec.eot, grad / spec.eot
 
 
-def _query_once(ask: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> QueryOutputs:
+def _query_once(spec: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> QueryOutputs:
     with torch.inference_mode(False), torch.set_grad_enabled(gradient):
         point = own_leaf(adv).requires_grad_(gradient)
-        z = query_model(ask.model, point, ask.dtype)
-        value = ask.loss_at(z, y)
+        z = query_model(spec.model, point, spec.dtype)
+        value = spec.loss_at(z, y)
         grad = gradient_at(value, point) if gradient else torch.zeros_like(adv)
     return z.detach(), value.detach(), grad
 
@@ -167,7 +167,14 @@ def _add(a: QueryOutputs, b: QueryOutputs) -> QueryOutputs:
 
 
 def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> AttackState:
-    """Return the state before the first query, with the iterate at ``adv (B, ...)``."""
+    """Return the state before the first query.
+
+    Args:
+        x: clean inputs ``(B, ...)``.
+        y: labels.
+        threat: the threat model.
+        adv: first iterates ``(B, ...)``.
+    """
     rows = torch.arange(len(x), device=x.device)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -175,11 +182,11 @@ def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> Att
     return AttackState(rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, no, adv, low, no)
 
 
-def update_state(ask: QuerySpec, state: AttackState, *, gradient: bool) -> AttackState:
+def update_state(spec: QuerySpec, state: AttackState, *, gradient: bool) -> AttackState:
     """Return the state after a query at the iterate: its loss and gradient, and the best iterate so far."""
-    logits, loss, grad = query(ask, state.adv, state.y, gradient=gradient)
+    logits, loss, grad = query(spec, state.adv, state.y, gradient=gradient)
     loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
-    fooled = ask.fooled(logits, state.y)
+    fooled = spec.fooled(logits, state.y)
     better = (fooled > state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
     return replace(
         state,
@@ -193,7 +200,7 @@ def update_state(ask: QuerySpec, state: AttackState, *, gradient: bool) -> Attac
 
 
 def run_attempt(
-    ask: QuerySpec,
+    spec: QuerySpec,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
@@ -211,7 +218,7 @@ def run_attempt(
     times.
 
     Args:
-        ask: model and objective.
+        spec: model and objective.
         x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)``.
         threat: norm, eps and box of the adversary; eps may differ between examples.
@@ -224,12 +231,12 @@ def run_attempt(
     Returns:
         An `AttackResult`, verified on the original model.
     """
-    board = Scoreboard(ask, x, y, threat, owner)
+    board = Scoreboard(spec, x, y, threat, owner)
     state = initial_state(x, y, threat, start)
     for k in range(steps + 1):
         gradient = k < steps
         board.count(backward=gradient)
-        state = update_state(ask, state, gradient=gradient)
+        state = update_state(spec, state, gradient=gradient)
         if early_stop and (
             x.device.type == "cpu" or k % 10 == 9
         ):  # the check synchronises an accelerator: seldom there
@@ -259,7 +266,7 @@ def keep_labels(_logits: Tensor, y: Tensor) -> Tensor:
 
 
 def search(
-    ask: QuerySpec,
+    spec: QuerySpec,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
@@ -275,7 +282,7 @@ def search(
     """Verify the clean points, which are inside every threat model, then run attempts on the survivors.
 
     Args:
-        ask: model and objective.
+        spec: model and objective.
         x: clean inputs ``(B, ...)`` in the box of ``threat``: a tensor, a NumPy array or nested lists.
         y: labels ``(B,)`` of any integer type, or probabilities ``(B, K)``; the target classes if targeted.
         threat: norm, eps and box of the adversary; eps may differ between examples.
@@ -297,20 +304,20 @@ def search(
         ConfigError: ``restarts`` below 1.
     """
     require_positive(restarts=restarts)
-    require_eval_mode(ask.model)
+    require_eval_mode(spec.model)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # in any mode of the caller, only queries build graphs
         x, y = read_batch(x, y, threat)
-        reject_device(ask.model, x)
+        reject_device(spec.model, x)
         x, y, ids = widen(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids[rows]
-            parts.append(_search_chunk(ask, part, attempt, aim, restarts=restarts, early_stop=early_stop, fill=fill))
+            parts.append(_search_chunk(spec, part, attempt, aim, restarts=restarts, early_stop=early_stop, fill=fill))
     return concatenate(parts)
 
 
 def _search_chunk(
-    ask: QuerySpec,
+    spec: QuerySpec,
     part: tuple[Tensor, Tensor, ThreatModel, Tensor],
     attempt: Attempt,
     aim: LabelSelector,
@@ -320,7 +327,7 @@ def _search_chunk(
     fill: int,
 ) -> AttackResult:
     x, y, threat, ids = part
-    result, y = _evaluate_clean(ask, x, y, threat, aim)
+    result, y = _evaluate_clean(spec, x, y, threat, aim)
     first = 0
     while first < restarts:
         rows = (~result.broken if early_stop else torch.ones_like(result.broken)).nonzero()[:, 0]
@@ -357,23 +364,23 @@ def example_of_row(restart: Stream) -> Tensor | None:
 
 
 def _evaluate_clean(
-    ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, aim: LabelSelector
+    spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, aim: LabelSelector
 ) -> tuple[AttackResult, Tensor]:
     """Return the result of the clean points, and the labels of the attempts.
 
     It costs one forward; clean errors of a fast copy cost another, in which its original confirms them.
     """
-    logits = logits_of(ask.model, x)
+    logits = logits_of(spec.model, x)
     require_finite(logits)
-    reject_softmax(ask.model, x, logits, threat.box)
+    reject_softmax(spec.model, x, logits, threat.box)
     reject_classes(y, logits.shape[1])
     y = aim(logits, y)
-    board, wrong = Scoreboard(ask, x, y, threat), ask.fooled(logits, y)
-    if original(ask.model) is ask.model:
+    board, wrong = Scoreboard(spec, x, y, threat), spec.fooled(logits, y)
+    if original(spec.model) is spec.model:
         board.record(torch.arange(len(x), device=x.device), x, wrong, logits)
         return board.result(), y
     board.cost[:, 0] += 1
-    board.loss = ask.loss_at(logits, y).to(x.dtype)
+    board.loss = spec.loss_at(logits, y).to(x.dtype)
     proposed = wrong.nonzero()[:, 0]
     if len(proposed):
         board.submit(proposed, x[proposed])

@@ -83,19 +83,19 @@ def shrinking_pgd(
     classifiers", ICML 2021, arXiv:2103.01208, who begin at 3 eps in l1.
     """
     _check_schedule(schedule)
-    ask = QuerySpec(bind_dtype(model, x), objective, targeted)
+    spec = QuerySpec(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
         point = wider(threat, schedule[0][0]).random_start(x, ids, seed, restart)
         for multiple, steps in schedule[:-1]:
-            point = last_iterate(ask, x, y, wider(threat, multiple), point, steps)
+            point = last_iterate(spec, x, y, wider(threat, multiple), point, steps)
         steps, start = schedule[-1][1], threat.project(point, x)
         rule, owner = _rule(threat, steps), example_of_row(restart)
-        found = run_attempt(ask, x, y, threat, start, rule, steps=steps, early_stop=early_stop, owner=owner)
+        found = run_attempt(spec, x, y, threat, start, rule, steps=steps, early_stop=early_stop, owner=owner)
         return replace(found, cost=found.cost + sum(steps for _, steps in schedule[:-1]))
 
     return search(
-        ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size, fill=FILL
+        spec, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size, fill=FILL
     )
 
 
@@ -112,11 +112,11 @@ def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
     return threat.with_eps(eps.clamp_max(threat.box[1] - threat.box[0]) if threat.norm == "linf" else eps)
 
 
-def last_iterate(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
+def last_iterate(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
     """Return the last iterate of some steps in a threat model, not verified, ``(B, ...)``.
 
     Args:
-        ask: the model and the objective.
+        spec: the model and the objective.
         x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)``.
         threat: the threat model of this stage.
@@ -125,7 +125,7 @@ def last_iterate(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, poin
     """
     state, rule = initial_state(x, y, threat, threat.project(point, x)), _rule(threat, steps)
     for k in range(steps):
-        _, loss, grad = query(ask, state.adv, y)
+        _, loss, grad = query(spec, state.adv, y)
         state = rule(replace(state, loss=loss, grad=grad), k)
     return state.adv
 

@@ -70,15 +70,15 @@ def spatial(
     if min(degrees, pixels) < 0 or min(grid) < 1:
         raise ThreatError(f"degrees, pixels, grid are {degrees}, {pixels}, {grid}; give extents >= 0 and counts >= 1")
     model, x = bind_dtype(model, x), read_images(x, box)
-    ask, poses = QuerySpec(model, objective, targeted), pose_grid(degrees, pixels, grid)
+    spec, poses = QuerySpec(model, objective, targeted), pose_grid(degrees, pixels, grid)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=rotate_translate(state.x, *poses[k], box=box))
 
-        return run_score_based(ask, x, y, threat, ids, propose, queries=len(poses), early_stop=early_stop)
+        return run_score_based(spec, x, y, threat, ids, propose, queries=len(poses), early_stop=early_stop)
 
-    return search(ask, x, y, whole_box(box), attempt, early_stop=early_stop, batch_size=batch_size)
+    return search(spec, x, y, whole_box(box), attempt, early_stop=early_stop, batch_size=batch_size)
 
 
 def rotate_translate(

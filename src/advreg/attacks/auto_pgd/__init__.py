@@ -95,9 +95,9 @@ def apgd(
     attacks", ICML 2020, arXiv:2003.01690; for l1 "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021, arXiv:2103.01208.
     """
-    ask = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
-    attempt = _attempt(ask, threat, steps, seed, early_stop, large_eps)
-    return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+    spec = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
+    attempt = _attempt(spec, threat, steps, seed, early_stop, large_eps)
+    return search(spec, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
 @renamed_options(targets="target_classes")
@@ -160,17 +160,17 @@ def apgd_targeted(
     attacks", ICML 2020, arXiv:2003.01690.
     """
     require_positive(target_classes=target_classes, restarts=restarts)
-    ask = QuerySpec(bind_dtype(model, x), objective, eot=eot)
-    attempt_pair = _attempt(ask, threat, steps, seed, early_stop, large_eps)
+    spec = QuerySpec(bind_dtype(model, x), objective, eot=eot)
+    attempt_pair = _attempt(spec, threat, steps, seed, early_stop, large_eps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         rival = 1 + restart % target_classes
         if rival >= y.shape[1]:  # the model has no such class: no query, no cost
-            return Scoreboard(ask, x, y, threat).result()
+            return Scoreboard(spec, x, y, threat).result()
         return attempt_pair(x, y[:, [0, rival]], threat, ids, restart)
 
     return search(
-        ask,
+        spec,
         x,
         y,
         threat,
@@ -195,16 +195,16 @@ def top_other_classes(count: int) -> LabelSelector:
     return aim
 
 
-def _attempt(ask: QuerySpec, threat: ThreatModel, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
+def _attempt(spec: QuerySpec, threat: ThreatModel, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
     require_positive(steps=steps)
     if threat.norm == "l1":
-        return sparse_attempt(ask, steps, seed, early_stop, large_eps)
+        return sparse_attempt(spec, steps, seed, early_stop, large_eps)
     if large_eps:
         raise ThreatError(f"large_eps is for l1, and the threat model is {threat}; leave it out")
     rule = momentum_rule(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         start = random_sphere_point(x, threat, ids, seed, restart)
-        return run_attempt(ask, x, y, threat, start, rule, steps=steps, early_stop=early_stop)
+        return run_attempt(spec, x, y, threat, start, rule, steps=steps, early_stop=early_stop)
 
     return attempt

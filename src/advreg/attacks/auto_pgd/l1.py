@@ -89,11 +89,11 @@ def _review_step_size(state: AttackState, memory: Memory) -> tuple[AttackState, 
     return at_peak(state, memory, shrinks), memory
 
 
-def sparse_attempt(ask: QuerySpec, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
+def sparse_attempt(spec: QuerySpec, steps: int, seed: int, early_stop: bool, large_eps: bool) -> Attempt:
     """Return an attempt: ascent from a random point inside the threat model, or from the peak of stages in wider balls.
 
     Args:
-        ask: model and objective.
+        spec: model and objective.
         steps: gradient steps of an attempt, stages included.
         seed: seed of the random starts.
         early_stop: whether a broken example leaves at once.
@@ -107,20 +107,20 @@ def sparse_attempt(ask: QuerySpec, steps: int, seed: int, early_stop: bool, larg
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         point = x + threat.width * example_rng.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype)
         for multiple in wider:
-            point = find_peak(ask, x, y, threat.with_eps(multiple * threat.eps), point, stage)
+            point = find_peak(spec, x, y, threat.with_eps(multiple * threat.eps), point, stage)
         found = run_attempt(
-            ask, x, y, threat, threat.project(point, x), rule, steps=steps - spent, early_stop=early_stop
+            spec, x, y, threat, threat.project(point, x), rule, steps=steps - spent, early_stop=early_stop
         )
-        return replace(found, cost=found.cost + ask.eot * spent)
+        return replace(found, cost=found.cost + spec.eot * spent)
 
     return attempt
 
 
-def find_peak(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
+def find_peak(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
     """Return the point of highest loss among ``steps`` queries in a threat model, not verified, ``(B, ...)``.
 
     Args:
-        ask: model and objective.
+        spec: model and objective.
         x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)``.
         threat: the threat model of this stage.
@@ -129,5 +129,5 @@ def find_peak(ask: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: 
     """
     state, rule = initial_state(x, y, threat, threat.project(point, x)), sparse_rule(steps, warm=True)
     for k in range(steps):
-        state = rule(update_state(ask, state, gradient=True), k)
+        state = rule(update_state(spec, state, gradient=True), k)
     return state.memory.get("peak", point)

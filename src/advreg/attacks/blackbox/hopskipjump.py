@@ -86,19 +86,19 @@ def hopskipjump(
     x, y = read_batch(x, y, threat)
     reject_device(model, x)
     starts = None if starts is None else _read_starts(starts, x)
-    ask = QuerySpec(LabelQueries(model, int(labels_of(y).max()) + 1), margin, targeted)
+    spec = QuerySpec(LabelQueries(model, int(labels_of(y).max()) + 1), margin, targeted)
     place = torch.arange(len(x), device=x.device)
     tags = torch.stack([read_ids(ids, x), place], 1)  # the id and the row in starts
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, tags: Tensor, _: int) -> AttackResult:
-        run = HopSkipJumpRun(Scoreboard(ask, x, y, threat), tags[:, 0], seed, queries, early_stop)
+        run = HopSkipJumpRun(Scoreboard(spec, x, y, threat), tags[:, 0], seed, queries, early_stop)
         if starts is None:
             run.start_at_random(init_tries)
         else:
             run.start_at(starts[tags[:, 1]])
         return run.attack(gradient_samples)
 
-    return search(ask, x, y, threat, attempt, ids=tags, early_stop=early_stop, batch_size=batch_size)
+    return search(spec, x, y, threat, attempt, ids=tags, early_stop=early_stop, batch_size=batch_size)
 
 
 def _read_starts(starts: Tensor, x: Tensor) -> Tensor:

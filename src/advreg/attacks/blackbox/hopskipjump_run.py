@@ -123,7 +123,7 @@ class HopSkipJumpRun:
         """Return which points ``(R, count, ...)`` are on the adversarial side: ``(R, count)``."""
         count = points.shape[1]
         y = self.board.y[rows].repeat_interleave(count, 0)
-        fooled = self.board.ask.fooled(query_model(self.board.ask.model, points.flatten(0, 1)), y)
+        fooled = self.board.spec.fooled(query_model(self.board.spec.model, points.flatten(0, 1)), y)
         self.board.cost[rows, 0] += count
         return fooled.view(len(rows), count)
 

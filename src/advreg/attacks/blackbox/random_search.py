@@ -66,12 +66,12 @@ def random_search(
     """
     if queries < 1:
         raise ThreatError(f"queries is {queries}; give 1 or more")
-    ask = QuerySpec(bind_dtype(model, x), objective, targeted)
+    spec = QuerySpec(bind_dtype(model, x), objective, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: QueryState, k: int) -> QueryState:
             return replace(state, adv=state.threat.random_start(state.x, state.ids, seed, k))
 
-        return run_score_based(ask, x, y, threat, ids, propose, queries=queries, early_stop=early_stop)
+        return run_score_based(spec, x, y, threat, ids, propose, queries=queries, early_stop=early_stop)
 
-    return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
+    return search(spec, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)

@@ -61,7 +61,7 @@ Proposal = Callable[[QueryState, int], QueryState]
 
 
 def run_score_based(
-    ask: QuerySpec,
+    spec: QuerySpec,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
@@ -76,7 +76,7 @@ def run_score_based(
     point.
 
     Args:
-        ask: model and objective.
+        spec: model and objective.
         x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)``.
         threat: norm, eps and box of the adversary; eps may differ between examples.
@@ -89,14 +89,14 @@ def run_score_based(
     Returns:
         An `AttackResult`, verified on the original model.
     """
-    board = Scoreboard(ask, x, y, threat)
+    board = Scoreboard(spec, x, y, threat)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     rows, no = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     state = QueryState(rows, ids, x, y, threat, x, x, low, no)
     for k in range(queries):
         state = propose(state, k)
         board.cost[state.rows, 0] += price
-        state = _query(ask, state, freeze_fooled=early_stop)
+        state = _query(spec, state, freeze_fooled=early_stop)
         if early_stop and (k + 1) % _check_interval(x.device) == 0:
             state = _retire(board, state)
             if not len(state.rows):
@@ -112,10 +112,10 @@ def _check_interval(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def _query(ask: QuerySpec, state: QueryState, *, freeze_fooled: bool) -> QueryState:
+def _query(spec: QuerySpec, state: QueryState, *, freeze_fooled: bool) -> QueryState:
     """Query, and keep the points of higher loss; with ``freeze_fooled`` a row that fools the model keeps its point."""
-    logits = query_model(ask.model, state.adv, ask.dtype)
-    fools, loss = ask.fooled(logits, state.y), ask.loss_at(logits, state.y).to(state.loss.dtype)
+    logits = query_model(spec.model, state.adv, spec.dtype)
+    fools, loss = spec.fooled(logits, state.y), spec.loss_at(logits, state.y).to(state.loss.dtype)
     loss = torch.where(fools & ~torch.isfinite(loss), torch.inf, loss)  # a NaN output counts as the highest loss
     better = (loss > state.loss) & ~state.found  # False for NaN
     return replace(

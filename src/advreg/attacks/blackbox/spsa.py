@@ -91,22 +91,22 @@ def spsa(
         raise ThreatError(
             f"steps, samples, step_size, delta are {steps}, {samples}, {step_size}, {delta}; give more than 0"
         )
-    ask = QuerySpec(bind_dtype(model, x), margin, targeted)
+    spec = QuerySpec(bind_dtype(model, x), margin, targeted)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
-        propose = _adam_proposal(ask, samples, step_size, delta, seed)
+        propose = _adam_proposal(spec, samples, step_size, delta, seed)
         return run_score_based(
-            ask, x, y, threat, ids, propose, queries=steps, price=2 * samples + 1, early_stop=early_stop
+            spec, x, y, threat, ids, propose, queries=steps, price=2 * samples + 1, early_stop=early_stop
         )
 
-    return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
+    return search(spec, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def _adam_proposal(ask: QuerySpec, samples: int, step_size: float, delta: float, seed: int) -> Proposal:
+def _adam_proposal(spec: QuerySpec, samples: int, step_size: float, delta: float, seed: int) -> Proposal:
     """Return the proposal: a step of Adam from the last iterate, whether that was the best or not."""
 
     def propose(state: QueryState, k: int) -> QueryState:
-        g = _estimate_gradient(ask, state, samples=samples, delta=delta, seed=seed, stream=k * _LANE)
+        g = _estimate_gradient(spec, state, samples=samples, delta=delta, seed=seed, stream=k * _LANE)
         zero = torch.zeros_like(g)
         first = 0.9 * state.memory.get("first", zero) + 0.1 * g
         second = 0.999 * state.memory.get("second", zero) + 0.001 * g.square()
@@ -119,7 +119,7 @@ def _adam_proposal(ask: QuerySpec, samples: int, step_size: float, delta: float,
 
 @torch.no_grad()
 def _estimate_gradient(
-    ask: QuerySpec, state: QueryState, *, samples: int, delta: float, seed: int, stream: int
+    spec: QuerySpec, state: QueryState, *, samples: int, delta: float, seed: int, stream: int
 ) -> Tensor:
     """Return the estimated gradient at the iterate, loss per width of the box.
 
@@ -132,8 +132,8 @@ def _estimate_gradient(
         shape = (count, *state.x.shape[1:])
         v = example_rng.signs(state.ids, shape, seed, stream + done, state.x.dtype)
         pair = torch.stack([state.adv[:, None] + delta * v, state.adv[:, None] - delta * v], 1).clamp(low, high)
-        logits = query_model(ask.model, pair.flatten(0, 2))
-        loss = ask.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)
+        logits = query_model(spec.model, pair.flatten(0, 2))
+        loss = spec.loss_at(logits, state.y.repeat_interleave(2 * count, 0)).to(state.x.dtype).view(-1, 2, count)
         slope = torch.nan_to_num(loss[:, 0] - loss[:, 1], 0.0, 0.0, 0.0) / (2 * (delta / state.threat.width) * samples)
         total = total + (slope.view(*slope.shape, *[1] * (v.ndim - 2)) * v).sum(1)
     return total

@@ -94,25 +94,25 @@ def square(
     """
     if queries < 1 or not 0 < p <= 1:
         raise ThreatError(f"queries is {queries} and p is {p}; give 1 query or more and a share in (0, 1]")
-    ask, budget = QuerySpec(bind_dtype(model, x), margin, targeted), queries if rescale else None
+    spec, budget = QuerySpec(bind_dtype(model, x), margin, targeted), queries if rescale else None
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         make = _repaint_proposal if threat.norm == "linf" else _move_proposal
         propose = make(WindowGrid.of(x), p, budget, seed, restart)
         if warm_start is None:
-            return run_score_based(ask, x, y, threat, ids, propose, queries=queries, early_stop=early_stop)
+            return run_score_based(spec, x, y, threat, ids, propose, queries=queries, early_stop=early_stop)
         first = warm_start(model, x, y, threat, ids=ids, seed=seed + restart)
         rows = (~first.broken).nonzero()[:, 0] if early_stop else torch.arange(len(x), device=x.device)
         if not len(rows):
             return first
         propose = _start_at(first.x_adv[rows], propose)
         found = run_score_based(
-            ask, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries=queries, early_stop=early_stop
+            spec, x[rows], y[rows], threat.select(rows), ids[rows], propose, queries=queries, early_stop=early_stop
         )
         unranked = first.loss.index_fill(0, rows, -torch.inf)  # the two attacks may maximise different objectives
         return replace(first, loss=unranked).improved_by(found, rows)
 
-    return search(ask, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
+    return search(spec, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
 def _start_at(start: Tensor, propose: Proposal) -> Proposal:

@@ -124,8 +124,8 @@ def bumps(height: int, width: int, order: int = 2) -> Tensor:
         order: 2 for l2, or 1 for l1, whose bumps are steeper: rings fall off by the fourth power instead of the second.
     """
     patterns = []
-    for wanted in (0, 1):
-        axis = wanted if (height, width)[wanted] > 1 else 1 - wanted
+    for first_axis in (0, 1):
+        axis = first_axis if (height, width)[first_axis] > 1 else 1 - first_axis
         length = (height, width)[axis]
         halves = [n for n in (length // 2, length - length // 2) if n]
         parts = [_rings(*((n, width) if axis == 0 else (height, n)), 2 if order == 2 else 4) for n in halves]

@@ -70,14 +70,14 @@ def transfer(
 
     Reference: Papernot et al., "Practical black-box attacks against machine learning", AsiaCCS 2017, arXiv:1602.02697.
     """
-    ask, surrogate = QuerySpec(bind_dtype(model, x), margin, targeted), bind_dtype(surrogate, x)
+    spec, surrogate = QuerySpec(bind_dtype(model, x), margin, targeted), bind_dtype(surrogate, x)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         options = {"targeted": True} if targeted else {}
         found = attack(surrogate, x, y, threat, ids=ids, seed=seed, **options)
-        board = Scoreboard(ask, x, y, threat)
+        board = Scoreboard(spec, x, y, threat)
         board.cost += getattr(found, "cost", torch.zeros_like(board.cost))
         board.submit(torch.arange(len(x), device=x.device), found.x_adv)
         return board.result()
 
-    return search(ask, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)
+    return search(spec, x, y, threat, attempt, ids=ids, early_stop=early_stop, batch_size=batch_size)

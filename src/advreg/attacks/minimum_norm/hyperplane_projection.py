@@ -39,10 +39,10 @@ def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) 
     """
     toward = -w.sign() * value.sign()[:, None]
     room = torch.where(toward > 0, high, -low)
-    size, wanted = w.abs(), value.abs()[:, None]
+    size, target = w.abs(), value.abs()[:, None]
     if norm == "l1":
-        return toward * _fill(size, size, wanted, room)
-    return toward * _solve_level(size, size if norm == "l2" else size.sign(), wanted, room)
+        return toward * _fill(size, size, target, room)
+    return toward * _solve_level(size, size if norm == "l2" else size.sign(), target, room)
 
 
 def step_onto(state: MinimumNormState, point: Tensor) -> Tensor:
@@ -76,29 +76,29 @@ def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
     return moved.view_as(point)
 
 
-def _solve_level(size: Tensor, speed: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
-    """Return ``min(t speed, room)`` with the least ``t`` at which ``sum size min(t speed, room) = wanted``.
+def _solve_level(size: Tensor, speed: Tensor, target: Tensor, room: Tensor) -> Tensor:
+    """Return ``min(t speed, room)`` with the least ``t`` at which ``sum size min(t speed, room) = target``.
 
     The sum is concave and piecewise linear in ``t``: Newton's steps from 0 rise to the solution, one piece or more at a
     time. A solved row no longer changes, so its result does not depend on how many passes other rows need.
     """
-    level = torch.zeros_like(wanted)
+    level = torch.zeros_like(target)
     for _ in range(size.shape[1] + 1):
         free = level * speed < room
         gained = torch.where(free, 0.0, size * room).sum(1, keepdim=True)
         slope = torch.where(free, size * speed, 0.0).sum(1, keepdim=True)
-        solved = torch.where(slope > 0, (wanted - gained) / slope, torch.finfo(size.dtype).max)
+        solved = torch.where(slope > 0, (target - gained) / slope, torch.finfo(size.dtype).max)
         if bool((solved <= level).all()):
             break
         level = solved.maximum(level)
     return (level * speed).minimum(room)
 
 
-def _fill(size: Tensor, gain: Tensor, wanted: Tensor, room: Tensor) -> Tensor:
-    """Return moves that use the room of the largest ``size`` first, until ``sum gain moved = wanted``."""
+def _fill(size: Tensor, gain: Tensor, target: Tensor, room: Tensor) -> Tensor:
+    """Return moves that use the room of the largest ``size`` first, until ``sum gain moved = target``."""
     ordered, order = size.sort(1, descending=True)
     rooms, gains = room.gather(1, order), gain.gather(1, order)
     before = (gains * rooms).cumsum(1) - gains * rooms
-    moved = ((wanted - before).clamp_min(0.0) / gains.clamp_min(torch.finfo(size.dtype).tiny)).minimum(rooms)
+    moved = ((target - before).clamp_min(0.0) / gains.clamp_min(torch.finfo(size.dtype).tiny)).minimum(rooms)
     moved = torch.where(ordered > 0, moved, 0.0)
     return torch.zeros_like(size).scatter(1, order, moved)

@@ -23,10 +23,10 @@ PlaneDistance = Callable[[MinimumNormState, Tensor, Tensor], Tensor]
 def linearise_objective(model: Model, objective: Objective, *, targeted: bool = False) -> Linearise:
     """Return the linearisation of an objective, negated if targeted."""
 
-    ask = QuerySpec(model, objective, targeted)
+    spec = QuerySpec(model, objective, targeted)
 
     def linearise(state: MinimumNormState) -> Linearisation:
-        logits, value, grad = query(ask, state.adv, state.y)
+        logits, value, grad = query(spec, state.adv, state.y)
         return Linearisation(logits, _finite(value), grad)
 
     return linearise

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
-from advreg.attacks.pgd import Start, initial_point, pgd_rule
 from advreg.attacks.search import QuerySpec, initial_state, query
+from advreg.attacks.step_rules import Start, initial_point, pgd_rule
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 

@@ -11,8 +11,8 @@ from advreg import example_rng
 from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
-from advreg.attacks.pgd import pgd_rule
 from advreg.attacks.search import QuerySpec, initial_state, query
+from advreg.attacks.step_rules import pgd_rule
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 

@@ -54,8 +54,8 @@ def test_a_training_that_learns_nothing_says_so(data: Path, tmp_path: Path, caps
     changes = ("model.name=tests.training.small:constant", "train.epochs=33", "attack.steps=1")
     found = trained(data, tmp_path / "run", *changes)
     assert [(e.epoch, e.step) for e in found] == [(11, 5), (33, 5)], "after a third of 165 steps, and at the end"
-    assert "ln 3 = 1.10" in found[0].said
-    assert "after a third of the training" in found[0].said
+    assert "ln 3 = 1.10" in found[0].message
+    assert "after a third of the training" in found[0].message
     page = report.write(tmp_path / "run").read_text()
     assert "not learning: the loss is ln 3 = 1.10" in page
     with training() as watch:

@@ -114,7 +114,7 @@ def test_a_sink_that_fails_at_the_end_does_not_hide_why(data, tmp_path):
         if isinstance(event, events.EpochEnd):
             raise ZeroDivisionError("first")
         if isinstance(event, events.Failed):
-            raise ValueError(event.said)
+            raise ValueError(event.message)
 
     with pytest.raises(ZeroDivisionError, match="first"):
         advreg.fit(small.config(data, tmp_path / "run"), on_event=watch)

@@ -86,7 +86,7 @@ def test_each_trouble_is_said_once_until_it_is_over():
     watcher = overfitting_monitor.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
     watcher.memory = overfitting_monitor.Memory(best=0.5)
     bad, good = ProbeAccuracy(0.5, 0.9, 0.1), ProbeAccuracy(0.9, 0.5, 0.5)
-    said = [watcher.judge(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
+    said = [watcher.assess(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
     assert [(ill is not None, leak is not None) for ill, leak in said] == [
         (True, True), (False, False), (False, False), (True, True),
     ]  # fmt: skip

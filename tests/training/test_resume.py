@@ -96,7 +96,7 @@ def test_killed_before_any_write(data, tmp_path, uninterrupted, monkeypatch, wri
     assert begun == (write > 2), "run.toml is written last of what a run starts with"
     if not begun and write:
         with pytest.raises(
-            RunError, match=r"holds no run\.toml: it was stopped before it began; train without resuming"
+            RunError, match=r"holds no run\.toml: it was stopped before it started; train without resuming"
         ):
             advreg.fit(configuration, resume=True)
     advreg.fit(configuration, resume=begun)
@@ -191,7 +191,7 @@ def test_other_data_are_refused(tmp_path):
     configuration = stopped_after_an_epoch(small.config(small.write_data(tmp_path / "small.npz"), tmp_path / "run"))
     small.write_data(tmp_path / "small.npz", n=130)
     with pytest.raises(
-        RunError, match=r"was started with other data: npz:.* has changed since; make it what it was"
+        RunError, match=r"was started with other data: npz:.* has changed since; restore the data"
     ) as error:
         advreg.fit(configuration, resume=True)
     assert "\n" not in str(error.value)

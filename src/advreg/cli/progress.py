@@ -53,7 +53,7 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
                     task, completed=(event.epoch - 1) * event.steps + event.step, description=f"{label}: {accuracy}"
                 )
             elif isinstance(event, Guarded):
-                write(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.said}; {event.action}")
+                write(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.message}; {event.action}")
             elif isinstance(event, EpochEnd):
                 write(f"  {_epoch(event)}")
             elif isinstance(event, Finished):

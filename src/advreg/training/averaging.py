@@ -1,4 +1,4 @@
-"""Averages of weights along training: flatter, and more robust than the last ones."""
+"""Averages of the weights over training, which lie in flatter minima and are often more robust than the last weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class AveragedWeights:
-    """A network whose weights average those of a network in training; buffers, BatchNorm's among them, are copies.
+    """A network whose weights are an average of the weights of a network in training; its buffers are copies of the last ones.
 
     Args:
         model: the network in training; it is copied.
-        weigh: ``(averages so far) -> share`` of the new weights in the next average.
-        start: share of training before which nothing is averaged: the average is then the network itself.
-        every: steps between two averages.
+        weigh: ``(number of averages so far) -> share`` of the new weights in the next average.
+        start: share of training before which the average is the network itself.
+        every: optimizer steps between two averages.
     """
 
     def __init__(self, model: nn.Module, weigh: Callable[[int], float], start: float = 0.0, every: int = 1) -> None:
@@ -37,14 +37,19 @@ class AveragedWeights:
 
     @property
     def model(self) -> nn.Module:
-        """The averaged network: measure and keep this one."""
+        """The averaged network: evaluate and save this one."""
         return self._average.module
 
     def update(self, model: nn.Module, moment: Moment) -> None:
-        """Take in the weights after the optimizer's step of this moment."""
+        """Update the average after an optimizer step.
+
+        Args:
+            model: the network in training.
+            moment: place of the step in training.
+        """
         done = moment.step + 1
         if moment.progress < self.start:
-            self._average.n_averaged.zero_()  # nothing to average yet: take the network as it is
+            self._average.n_averaged.zero_()  # before `start` the average is the network itself
             self._average.update_parameters(model)
             self._average.n_averaged.zero_()
         elif done % self.every == 0 or done == moment.steps:
@@ -52,11 +57,11 @@ class AveragedWeights:
             self._average.update_parameters(model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the averaged weights and how often they were averaged."""
+        """Return the averaged weights and the number of averages."""
         return self._average.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         self._average.load_state_dict(state)
 
 
@@ -65,12 +70,12 @@ def _mix(averages: Any, weights: Any, _: Tensor | int, share: float) -> None:
 
 
 def ema(model: nn.Module, decay: Decay = 0.999, warmup: bool = True) -> AveragedWeights:
-    """Average exponentially, ``a <- d a + (1 - d) w`` at every step; the first average is ``w`` itself.
+    """Return an exponential moving average, ``a <- d a + (1 - d) w`` at every step; the first average is ``w``.
 
     Args:
         model: the network in training.
-        decay: ``d``; 0.995 to 0.9995.
-        warmup: whether the first averages forget faster, ``d = min(decay, (1 + t) / (10 + t))`` after ``t`` of them.
+        decay: ``d``; 0.995 to 0.9995 is usual.
+        warmup: whether the first averages decay faster, ``d = min(decay, (1 + t) / (10 + t))`` after ``t`` of them.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -85,12 +90,16 @@ def ema(model: nn.Module, decay: Decay = 0.999, warmup: bool = True) -> Averaged
 
 
 def swa(model: nn.Module, start: Share = 0.75, every: Count = 1) -> AveragedWeights:
-    """Average all weights from ``start`` on with equal shares, one in ``every`` steps and the last.
+    """Return the equal average of the weights from ``start`` on, taken every ``every`` steps and at the last step.
 
     Args:
         model: the network in training.
         start: share of training after which averaging begins.
-        every: steps between two averages, such as those of an epoch.
+        every: steps between two averages, such as the steps of an epoch.
+
+    Example:
+        >>> swa(nn.Linear(1, 1), start=0.5).start
+        0.5
 
     Reference: Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018.
     """
@@ -101,14 +110,14 @@ AVERAGES: Registry[AveragedWeights] = Registry("average", {"ema": ema, "swa": sw
 
 
 def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the statistics of BatchNorm to those of these inputs, attacked ones for a robust model; modes are restored.
+    """Recompute the running statistics of BatchNorm on these inputs; modes are restored.
 
-    Averaged weights give activations that no statistics were ever taken of. Copies of the last ones come near and cost
-    nothing; these are taken of the averaged weights themselves: each batch's mean and variance, averaged over the batches.
+    The copied statistics of an average belong to the last weights. This computes those of the averaged weights: mean and
+    variance of each batch, averaged over the batches. For a robust model, give attacked inputs.
 
     Args:
-        model: a network. A BatchNorm that no input reaches, such as one of the clean route of `split_batchnorm`, keeps what
-            it has.
+        model: a network. A BatchNorm that no input reaches, such as one on the clean route of `split_batchnorm`, keeps its
+            statistics.
         batches: inputs ``(B, ...)``.
 
     Example:
@@ -120,10 +129,10 @@ def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> No
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
     try:
-        with eval_mode(model):  # which restores modes; inside it is `update_bn` that sets them
+        with eval_mode(model):  # restores the modes that `update_bn` changes
             update_bn(batches, model)
     finally:
         for norm, (momentum, statistics) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            if not norm.num_batches_tracked:  # no input came by, but `update_bn` has reset it
+            if not norm.num_batches_tracked:  # no input reached it, but `update_bn` has reset it
                 norm.load_state_dict(statistics, strict=False)

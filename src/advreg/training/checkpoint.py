@@ -1,4 +1,4 @@
-"""What a run has reached, on disk: one file is the truth, everything else in the folder follows from it.
+"""Progress of a run on disk: ``checkpoint.pt`` is the reference, and all other files follow from it.
 
 An epoch is complete once ``checkpoint.pt`` is replaced. The weights files and the line of metrics are written after it and
 written again on resume, so a kill between any two writes loses nothing and doubles nothing.
@@ -25,13 +25,13 @@ BEST, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where training stands after a complete epoch.
+    """Progress of training after a complete epoch.
 
     Attributes:
         epoch: the last complete epoch; 0 before the first.
-        best_epoch, best_rank: the best epoch so far and what it was largest in.
+        best_epoch, best_rank: the best epoch so far, and its accuracies.
         record: the epoch's line of metrics.jsonl.
-        log: what the guard said in this epoch, lines that come before it.
+        log: messages of the guard in this epoch, written before the record.
     """
 
     epoch: int = 0
@@ -42,7 +42,7 @@ class TrainingProgress:
 
 
 def commit(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
-    """Write down a complete epoch: the checkpoint first, then what follows from it; the leading process does."""
+    """Write a complete epoch in the main process: the checkpoint first, then the files that follow from it."""
     if session.ranks.is_main:
         _write(run, session, progress)
     session.ranks.barrier()
@@ -61,7 +61,7 @@ def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> N
 
 
 def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
-    """Bring the session to the last complete epoch of the run; finish writing what a kill left unwritten.
+    """Restore the last complete epoch of the run, and write the files that a kill left unwritten.
 
     Raises:
         RunError: the checkpoint is damaged, or the network has changed since.
@@ -71,7 +71,7 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
     if not (run / NAME).exists():
         return TrainingProgress()
     with read_checkpoint(run) as state:
-        _refuse_another(session, state["model"], run / NAME)
+        _check_same_network(session, state["model"], run / NAME)
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
@@ -83,15 +83,15 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
     return progress
 
 
-def _refuse_another(session: TrainState, saved: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse a network that is not the one of the checkpoint: code of the user's own may have changed."""
+def _check_same_network(session: TrainState, saved: Mapping[str, Tensor], file: Path) -> None:
+    """Raise unless the network has the shapes of the checkpoint: the user's own code may have changed."""
     then, now = _shapes(saved), _shapes(session.model.state_dict())
     other = next((name for name in [*then, *now] if then.get(name) != now.get(name)), None)
     if other is not None:
         was, is_now = (f"of shape {shapes[other]}" if other in shapes else "not there" for shapes in (then, now))
         raise RunError(
             f"{file}: {other!r} of {session.config.model.name} was {was} when the run began and is {is_now} now; "
-            "make the network what it was, or train in another folder"
+            "restore the network as it was, or train in another folder"
         )
 
 

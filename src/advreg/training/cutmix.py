@@ -1,4 +1,4 @@
-"""CutMix: a window of each image comes from another one, and so does its share of the label."""
+"""CutMix: paste a window of another image into each image, and mix the labels by area."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from advreg import example_rng
 from advreg.errors import DataError
 
-_STREAM = 0xC070000  # far from the streams of attacks, which count from 0, and of crops
+_STREAM = 0xC070000  # apart from the streams of attacks, which count from 0, and of crops
 
 
 def cutmix(
@@ -17,22 +17,22 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Paste a window of the next image of the batch into each: ``y = (1 - a) onehot(y) + a onehot(y_next)``, ``a`` its area.
 
-    Attack and loss must both see the mixed labels; recipes do, but for `mart`, which refuses them.
+    Attack and loss must both get the mixed labels; all recipes take them but `mart`, which raises.
 
     Args:
         x: images ``(B, C, H, W)``.
         y: labels ``(B,)``.
-        ids: example ids ``(B,)``, to which windows belong.
-        classes: how many there are, as many as the network has outputs.
+        ids: example ids ``(B,)``; each window is drawn from its id.
+        classes: number of classes, the number of outputs of the network.
         seed: a seed for each epoch or step.
         window: side of the window in pixels (20 of 32 in data augmentation for robustness); by default it covers a uniform
             share of the image. At the border it is cut.
 
     Returns:
-        Mixed images ``(B, C, H, W)`` and labels ``(B, classes)``, the window's share being exactly its area.
+        Mixed images ``(B, C, H, W)`` and labels ``(B, classes)``; the share of the pasted label is the window's area.
 
     Raises:
-        DataError: inputs that are no images, labels that are mixed already, or a window under one pixel.
+        DataError: inputs that are not images, labels that are already mixed, or a window under one pixel.
 
     Example:
         >>> x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
@@ -54,7 +54,7 @@ def cutmix(
 
 
 def _windows(x: Tensor, ids: Tensor, seed: int, window: int | None) -> Tensor:
-    """Say of each pixel whether it is in the window of its image: ``(B, H, W)``."""
+    """Return whether each pixel is in the window of its image: ``(B, H, W)``."""
     draws = example_rng.uniform(ids.to(x.device), (3,), seed, _STREAM)
     height, width = x.shape[-2:]
     rows, columns = (_span(draws[:, k], draws[:, 2], size, window) for k, size in enumerate((height, width)))
@@ -62,7 +62,7 @@ def _windows(x: Tensor, ids: Tensor, seed: int, window: int | None) -> Tensor:
 
 
 def _span(middle: Tensor, share: Tensor, size: int, window: int | None) -> Tensor:
-    """Say of each place along one side whether it is in the window: ``(B, size)``."""
+    """Return whether each position along one side is in the window: ``(B, size)``."""
     side = (share.sqrt() * size).round() if window is None else torch.full_like(share, window)
     first = (middle * size).floor() - (side / 2).floor()
     place = torch.arange(size, device=middle.device)

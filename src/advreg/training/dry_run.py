@@ -1,4 +1,4 @@
-"""Whether and how long training will go, found out on a few steps of a copy before anything is trained."""
+"""Checks before training: a few steps on a copy find errors and estimate the duration."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _EXAMPLES = 4
 
 
 def dry_run(session: TrainState) -> bool:
-    """Let a copy take one step on a few examples, so that what a recipe refuses is refused before anything is written.
+    """Take one step with a copy on a few examples, so that errors are raised before anything is written.
 
     Returns:
-        Whether some weight got no gradient.
+        Whether some weight gets no gradient.
 
     Raises:
-        AdvregError: whatever model, recipe, policy and attack have against each other, or against one example alone.
+        AdvregError: model, recipe, policy and attack do not fit each other, or cannot train on a single example.
     """
     trial, train = session.clone_for_dry_run(), session.config.train
     train_mode(trial.model, freeze_batchnorm=train.freeze_batchnorm)
@@ -43,33 +43,33 @@ def dry_run(session: TrainState) -> bool:
 
 @contextmanager
 def _compiling(*, wanted: bool) -> Iterator[None]:
-    """Say in one line what torch has against compiling, such as that there is no C++ compiler."""
+    """Turn an error of torch's compiler, such as a missing C++ compiler, into one line."""
     try:
         yield
     except RuntimeError as cause:
         if not (wanted and _is_of_compiling(cause)):
             raise
-        said = first_line(getattr(cause, "inner_exception", cause))
+        reason = first_line(getattr(cause, "inner_exception", cause))
         raise ConfigError(
-            f"train.compile is true, but torch cannot compile here: {said}; mend that, or set it to false"
+            f"train.compile is true, but torch cannot compile here: {reason}; fix that, or set it to false"
         ) from cause
 
 
 def _is_of_compiling(error: RuntimeError) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # a second to import, so only where it is there already
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import, so only after an error
 
     return isinstance(error, TorchDynamoException)
 
 
 def _smallest_part(session: TrainState) -> int:
-    """Return how few examples some process learns from at once: of the last batch, or of the last part of any."""
+    """Return the smallest number of examples in one backward: in the last batch, or in the last part of any batch."""
     world, rows = session.ranks.world_size, session.batches.rows(1)
     shares = [own_part(batch, (rank, world))[0] for batch in (rows[0], rows[-1]) for rank in range(world)]
     return min(len(part) for share in shares for part in share.chunk(session.config.train.accumulate))
 
 
 def _try_one(trial: TrainState, moment: Moment) -> None:
-    """Refuse what the network cannot do, though it can learn from several: to normalise the one value of one example."""
+    """Raise if the network cannot train on a single example: BatchNorm cannot normalise a single value."""
     train = trial.config.train
     parts = train.accumulate * trial.ranks.world_size
     try:
@@ -87,9 +87,8 @@ def _try_one(trial: TrainState, moment: Moment) -> None:
 def estimated_seconds(session: TrainState, epochs: int) -> float:
     """Return the seconds that ``epochs`` more epochs will take, validation included.
 
-    The steps are taken by a copy of the model, and each epoch seeds its own random draws, so a run that was estimated
-    ends with the same bytes as one that was not. What is validated is no copy that has taken steps: such may diverge, which
-    is the guard's to mend.
+    A copy of the model takes the steps, and each epoch seeds its own random draws, so the estimate does not change the
+    bytes of the run. Validation is timed on the model itself: a copy that has taken steps may have diverged.
     """
     trial = session.clone_for_dry_run()
     train_mode(trial.model, freeze_batchnorm=session.config.train.freeze_batchnorm)

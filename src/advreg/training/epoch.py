@@ -1,4 +1,4 @@
-"""One epoch: train, measure on what training never sees, and say where the run then stands."""
+"""One epoch: train, evaluate on the validation set, and return the progress of the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from advreg.training.validation import Score, validate
 
 
 def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit: OnEvent) -> TrainingProgress:
-    """Train one epoch, measure it, and return where training then stands.
+    """Train and validate one epoch, and return the progress of the run.
+
+    Args:
+        session: the run.
+        epoch: number of the epoch, from 1.
+        before: progress after the epoch before.
+        emit: called with each event.
 
     Raises:
         TrainingError: the loss or the weights stop being finite.
@@ -37,24 +43,24 @@ def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit:
 
 
 def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[dict[str, Any]]]:
-    """Take the steps of an epoch; return its tally and what the guard said."""
+    """Take the steps of an epoch; return its tally and the log of the guard."""
     per_example_state.start_epoch(session.stateful_parts, epoch)
     train_mode(session.model, freeze_batchnorm=session.config.train.freeze_batchnorm)
-    watch = EpochMonitor(session, epoch, emit)
+    monitor = EpochMonitor(session, epoch, emit)
     tally = Tally()
     replayed = (batch for batch in session.batches.epoch(epoch) for _ in range(session.replays))
     step = 0
     for step, batch in enumerate(replayed, 1):
         moment = Moment(epoch, (epoch - 1) * session.steps + step - 1, session.config.train.epochs * session.steps)
-        tally = watch.seen(tally.plus(take_step(session, batch, moment)), step)
-    if step < session.steps:  # batches of broken images are left out; the end is looked at all the same
-        tally = watch.seen(tally, session.steps)
+        tally = monitor.after_step(tally.plus(take_step(session, batch, moment)), step)
+    if step < session.steps:  # batches of broken images are left out; the monitor runs at the end in any case
+        tally = monitor.after_step(tally, session.steps)
     per_example_state.share(session.stateful_parts)
     distributed.broadcast_buffers(session.model)
     _reestimate(session, epoch)
     if session.average is not None:
         distributed.broadcast_buffers(session.average.model)  # each process copied the statistics of its own part
-    return tally.of_all(session.device), watch.log
+    return tally.of_all(session.device), monitor.log
 
 
 def _reestimate(session: TrainState, epoch: int) -> None:
@@ -62,7 +68,7 @@ def _reestimate(session: TrainState, epoch: int) -> None:
     average, batches = session.average, session.config.average.reestimate
     if average is None or not batches:
         return
-    attack = copy.deepcopy(session.attack)  # one that remembers its visits shall not count these
+    attack = copy.deepcopy(session.attack)  # an attack with per-example state must not count these visits
     with eval_mode(average.model) as model:
         attacked = [
             attack(model, batch.x, batch.y, session.threat, ids=batch.ids).x_adv

@@ -1,4 +1,4 @@
-"""Watching an epoch: report now and then, and do about divergence and overfitting what the guard is there for."""
+"""Monitor of an epoch: reports progress, and detects and repairs divergence and catastrophic overfitting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from advreg.training.rollback import roll_back, slow_down, snapshot_state
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally
 
-_REPORTS = 50  # steps are reported about this often in an epoch: looking at the loss waits for the device
+_REPORTS = 50  # reports per epoch; reading the loss waits for the device
 _FEWEST = 50  # steps before a network must have learned something
 _REPAIRS = 8  # in one run: what diverges more often will not be saved by going slower
 
@@ -44,11 +44,11 @@ class EpochMonitor:
             self.guard.begin(self._pulse())
         self.healthy = snapshot_state(session, Tally()) if self.guard.mode == "repair" else None
 
-    def seen(self, tally: Tally, step: int) -> Tally:
-        """Look at the run after a step, where it is time to; return the tally to go on with.
+    def after_step(self, tally: Tally, step: int) -> Tally:
+        """Check the run after a step where a check is due; return the tally to continue with.
 
         Raises:
-            TrainingError: it diverged, and cannot or shall not be repaired.
+            TrainingError: training diverged, and repairs are off or did not help.
         """
         last, when = step == self.steps, self._milestone(step)
         self.last = step
@@ -59,8 +59,8 @@ class EpochMonitor:
         if probing or when:
             distributed.broadcast_buffers(self.session.model)
         whole = tally.of_all(self.session.device)
-        if (said := self._divergence(whole, step, thorough=probing)) is not None:
-            return self._mend_divergence(said, tally, step)
+        if (message := self._divergence(whole, step, thorough=probing)) is not None:
+            return self._repair_divergence(message, tally, step)
         if when:
             self._check_learning(step, when)
         if reporting:
@@ -81,18 +81,18 @@ class EpochMonitor:
         )
 
     def _check_learning(self, step: int, when: str) -> None:
-        """Warn where the network answers as a constant one does, unless the guard is off."""
+        """Warn if the network predicts as a constant one does, unless the guard is off."""
         if self.guard.mode == "off":
             return
-        found = learning.clean_answers(self.session.model, self.guard.x, self.guard.y)
+        found = learning.measure_clean(self.session.model, self.guard.x, self.guard.y)
         agreed = learning.LearningRecord(
             *distributed.values_of_main(found.loss, found.right, device=self.session.device)
         )
-        if (said := learning.detect_not_learning(agreed, self.guard.y, when)) is not None:
-            self._say(step, learning.NOT_LEARNING, said, learning.REMEDY)
+        if (message := learning.detect_not_learning(agreed, self.guard.y, when)) is not None:
+            self._report(step, learning.NOT_LEARNING, message, learning.REMEDY)
 
     def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
-        """Say what is no longer finite: what is not must never reach a checkpoint."""
+        """Return what is not finite any more, so that it never reaches a checkpoint."""
         if not math.isfinite(tally.loss):
             return f"the loss is {tally.loss} at epoch {self.epoch}, step {step}"
         return self._overflow(f"after step {step} of epoch {self.epoch}") if thorough else None
@@ -104,28 +104,28 @@ class EpochMonitor:
         return None if self._answers() else f"the network answers NaN or infinity {when}"
 
     def _answers(self) -> bool:
-        """Whether the network's answers are finite: finite weights can be so large that their products are not."""
+        """Return whether the network's outputs are finite: products of large finite weights can overflow."""
         with eval_mode(self.session.model) as model, torch.no_grad():
             finite = bool(torch.isfinite(query_model(model, self.guard.x)).all())
         return bool(distributed.values_of_main(finite, device=self.session.device)[0])
 
-    def _mend_divergence(self, said: str, tally: Tally, step: int) -> Tally:
+    def _repair_divergence(self, message: str, tally: Tally, step: int) -> Tally:
         if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:
-            raise _diverged(self.session, said)
+            raise _diverged(self.session, message)
         roll_back(self.session, self.healthy)
-        self._say(step, "divergence", said, f"rolled back, learning rate halved to {slow_down(self.session):.3g}")
+        self._report(step, "divergence", message, f"rolled back, learning rate halved to {slow_down(self.session):.3g}")
         self.guard.repaired()
         return _paid(self.healthy.tally, tally)
 
     def _probe(self, tally: Tally, step: int) -> Tally:
         if self.guard.probes:
             pulse = self._pulse()
-            ill, leak = self.guard.judge(pulse, one_step=self.session.attack.takes_one_step)
+            ill, leak = self.guard.assess(pulse, one_step=self.session.attack.takes_one_step)
             figures = asdict(pulse)
             if leak is not None:
-                self._say(step, "label leaking", leak, "none: more steps or a smaller eps would help", figures)
+                self._report(step, "label leaking", leak, "none: more steps or a smaller eps would help", figures)
             if ill is not None:
-                return self._mend_overfitting(ill, tally, step, figures)
+                return self._repair_overfitting(ill, tally, step, figures)
         if self.healthy is not None and not self.guard.memory.ill:
             self.healthy = snapshot_state(self.session, tally)
         return tally
@@ -134,23 +134,25 @@ class EpochMonitor:
         measured = self.guard.pulse(self.session.model)
         return ProbeAccuracy(*distributed.values_of_main(*asdict(measured).values(), device=self.session.device))
 
-    def _mend_overfitting(self, said: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
+    def _repair_overfitting(self, message: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
         attack = self.session.attack
         if self.healthy is None or next_stronger(attack.section) is None:
-            self._say(step, "catastrophic overfitting", said, f"none: {_remedy(attack)}", figures)
+            self._report(step, "catastrophic overfitting", message, f"none: {_remedy(attack)}", figures)
             return tally
         roll_back(self.session, self.healthy)
         attack.strengthen()
         self.guard.repaired()
         before = _paid(self.healthy.tally, tally)
         self.healthy = snapshot_state(self.session, before)
-        self._say(step, "catastrophic overfitting", said, f"rolled back, attack is now {attack}", figures)
+        self._report(step, "catastrophic overfitting", message, f"rolled back, attack is now {attack}", figures)
         return before
 
-    def _say(self, step: int, trouble: str, said: str, action: str, figures: dict[str, float] | None = None) -> None:
-        self.emit(Guarded(self.epoch, step, trouble, said, action))
+    def _report(
+        self, step: int, trouble: str, message: str, action: str, figures: dict[str, float] | None = None
+    ) -> None:
+        self.emit(Guarded(self.epoch, step, trouble, message, action))
         where = {"event": "guard", "epoch": self.epoch, "step": step}
-        self.log.append({**where, "trouble": trouble, "said": said, "action": action, **(figures or {})})
+        self.log.append({**where, "trouble": trouble, "said": message, "action": action, **(figures or {})})
 
 
 def _not_finite(model: nn.Module) -> Iterator[str]:
@@ -159,12 +161,12 @@ def _not_finite(model: nn.Module) -> Iterator[str]:
 
 
 def _paid(before: Tally, now: Tally) -> Tally:
-    """Return an earlier tally with the passes that were spent since: what is taken back was paid for."""
+    """Return an earlier tally with the passes spent since, which count although their steps are undone."""
     return replace(before, forwards=now.forwards, backwards=now.backwards)
 
 
 def _remedy(attack: EscalatingAttack) -> str:
-    """Say what would help against overfitting where the guard does nothing about it."""
+    """Return the remedy against overfitting where the guard takes no action."""
     if next_stronger(attack.section) is None:
         return f"no stronger attack follows {str(attack)!r}; try a lower optimizer.lr, or pgd with more steps"
     return "train.guard = 'repair' would go back and on"

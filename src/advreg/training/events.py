@@ -1,4 +1,4 @@
-"""What training tells whoever watches it: frozen records handed to a callback, so that the library prints nothing."""
+"""Events of training: frozen records that are passed to a callback, so that the library prints nothing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Resumed:
-    """An interrupted run goes on after its last complete epoch."""
+    """An interrupted run continues after its last complete epoch."""
 
     epoch: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """Some steps of an epoch are done; loss and accuracy are those of the epoch so far, on what it trained on."""
+    """Some steps of an epoch are done; loss and accuracy are those of the epoch so far, on the training examples."""
 
     epoch: int
     step: int
@@ -44,28 +44,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Guarded:
-    """The guard found something wrong.
+    """The guard detected a problem.
 
     Attributes:
-        epoch, step: when.
+        epoch, step: time of the detection.
         trouble: catastrophic overfitting, label leaking, divergence or not learning.
-        said: what it saw.
-        action: what it did about it.
+        message: what was detected.
+        action: what the guard did.
     """
 
     epoch: int
     step: int
     trouble: str
-    said: str
+    message: str
     action: str
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch is complete and written down.
+    """An epoch is complete and written.
 
     Attributes:
-        epoch, epochs: which, and how many there are in all.
+        epoch, epochs: number of the epoch, and of all epochs.
         record: its line of metrics.jsonl.
         best: whether its weights are the best so far.
         seconds_left: estimate from the epochs of this process.
@@ -88,13 +88,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """Training was interrupted, or something went wrong; every complete epoch is kept.
+    """Training was interrupted or failed; every complete epoch is kept.
 
     Attributes:
-        said: the exception in one line.
+        message: the exception in one line.
     """
 
-    said: str
+    message: str
 
 
 Event = Started | Resumed | Step | Guarded | EpochEnd | Finished | Failed

@@ -1,4 +1,4 @@
-"""Fine-tuning: a configuration that makes a network robust which was trained already, in a fraction of the passes."""
+"""Fine-tuning: a configuration that makes a trained network robust in a fraction of the passes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def fine_tune(
     ratio: float = 1.0,
     freeze_batchnorm: bool = False,
 ) -> Config:
-    """Return the configuration of a run that starts from trained weights; everything it changes stands in its text.
+    """Return the configuration of a run that starts from trained weights; all changes are visible in the configuration.
 
     Args:
-        config: how one would train from scratch, adversary and all.
+        config: configuration of training from scratch, attack included.
         start: a run folder, a weights file for the network of the configuration, or the name of a pretrained network.
-        lr_scale: what remains of the learning rate.
+        lr_scale: factor on the learning rate.
         epochs: 1 to 3 are enough.
-        ramp: share of training in which eps grows to its value; 0 for all of it at once. A policy ``warmup`` stays as it is.
+        ramp: share of training over which eps grows from 0; 0 for the full eps at once. A policy ``warmup`` stays unchanged.
         ratio: share of each batch that is attacked, for the recipe madry; below 1 it becomes mixed.
-        freeze_batchnorm: whether statistics stay those of the first training: for small batches, or little data.
+        freeze_batchnorm: whether BatchNorm keeps its statistics, for small batches or little data.
 
     Raises:
-        ConfigError: no such start, values out of range, or a recipe or policy of its own where ratio or ramp ask for one.
+        ConfigError: no such start, values out of range, or a recipe or policy that ratio or ramp cannot replace.
 
     Example:
         >>> robust = Config().replace_with(["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", "optimizer.lr=0.1"])
@@ -45,7 +45,7 @@ def fine_tune(
     Reference: Jeddi, Shafiee, Wong, "A simple fine-tuning is all you need: towards robust deep learning via adversarial
     fine-tuning", 2020.
     """
-    _refuse(lr_scale, ramp, ratio)
+    _check_options(lr_scale, ramp, ratio)
     return replace(
         config,
         model=_start(config.model, start),
@@ -56,7 +56,7 @@ def fine_tune(
     ).checked()
 
 
-def _refuse(lr_scale: float, ramp: float, ratio: float) -> None:
+def _check_options(lr_scale: float, ramp: float, ratio: float) -> None:
     if not (lr_scale > 0 and 0 <= ramp < 1 and 0 < ratio <= 1):
         raise ConfigError(
             f"lr_scale is {lr_scale}, ramp {ramp}, ratio {ratio}; allowed: above 0, from 0 to below 1, above 0 up to 1"
@@ -83,7 +83,7 @@ def _from_run(run: Path) -> ModelConfig:
 
 
 def _ramped(section: PolicyConfig, ramp: float) -> PolicyConfig:
-    if not ramp or section.name == "warmup":  # which is a ramp of its own
+    if not ramp or section.name == "warmup":  # a ramp itself
         return section
     if section.name != "fixed":
         raise ConfigError(f"policy.name is {section.name!r}, which sets eps by itself; give ramp = 0")
@@ -95,6 +95,6 @@ def _mixed(section: RecipeConfig, ratio: float) -> RecipeConfig:
         return section
     if section.name not in ("madry", "mixed"):
         raise ConfigError(
-            f"recipe.name is {section.name!r}, which attacks what it wants to; give ratio = 1, or use madry"
+            f"recipe.name is {section.name!r}, which selects the attacked examples itself; give ratio = 1, or use madry"
         )
     return RecipeConfig("mixed", {**section.options, "ratio": ratio})

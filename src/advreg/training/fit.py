@@ -17,27 +17,27 @@ from advreg.training.checkpoint import METRICS, TrainingProgress, commit, restor
 from advreg.training.dry_run import dry_run, estimated_seconds
 from advreg.training.epoch import train_epoch
 from advreg.training.events import EpochEnd, Failed, Finished, OnEvent, Resumed, Started
-from advreg.training.folder import going_on, noted_changes, read_config, start_folder
+from advreg.training.folder import changed_environment, read_config, start_folder, use_own_weights
 from advreg.training.setup import TrainState, prepare
 
 
 def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent | None = None) -> RunFolder:
-    """Train as a configuration says, and return the run folder that holds the result.
+    """Train by a configuration, and return the run folder with the result.
 
-    An interrupted run, by Ctrl-C or a kill at any moment, loses at most the epoch it was in. Resumed, it ends with the same
+    A run that is interrupted at any moment loses at most the current epoch. Resumed, it ends with the same
     bytes as an uninterrupted one (on the same machine and versions): ``model.safetensors`` (best epoch by held-out robust
     accuracy, or clean accuracy without an attack), ``last.safetensors`` and ``metrics.jsonl`` but for its times and memory.
 
-    Processes that ``torchrun`` started train one model together, each on its part of every batch; the first one writes.
+    Processes that ``torchrun`` starts train one model together, each on its part of every batch; rank 0 writes.
 
     Args:
         config: a `Config`, a TOML file, or, to resume, the run folder itself.
-        resume: go on with the run in ``config.train.out``; a finished run is returned as it is.
-        on_event: called with each event of `advreg.training.events`, in the first process.
+        resume: whether to continue the run in ``config.train.out``; a finished run is returned unchanged.
+        on_event: called with each event of `advreg.training.events`, in rank 0.
 
     Raises:
-        ConfigError, DataError, ModelError, ThreatError: something cannot be used; nothing has been written then.
-        RunError: the run folder exists (or, to resume, does not), cannot be written, is in use, or was begun with other data.
+        ConfigError, DataError, ModelError, ThreatError: the configuration cannot be used; nothing is written then.
+        RunError: the run folder exists (or, to resume, does not), cannot be written, is in use, or was started with other data.
         TrainingError: the loss or the weights stop being finite; the last complete epoch is kept.
 
     Example:
@@ -57,17 +57,17 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
 
 
 def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
-    """Do what `fit` does; a function of its own, so that nothing of the session outlives the group of processes."""
-    session = prepare(going_on(config, resume=resume), ranks)
-    some_rest = dry_run(session)
-    session = replace(session, loss_module=distributed.wrap_ddp(session.loss_module, find_unused=some_rest))
+    """Train in the process group; a separate function, so that no module outlives the group."""
+    session = prepare(use_own_weights(config, resume=resume), ranks)
+    find_unused = dry_run(session)
+    session = replace(session, loss_module=distributed.wrap_ddp(session.loss_module, find_unused=find_unused))
     run = _folder(config, session, resume=resume)
     with run.lock() if ranks.is_main else nullcontext(), runtime.deterministic():
         return _train(run, session, emit)
 
 
 def _folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
-    """Return the run folder; the leading process makes it, the others then find it."""
+    """Return the run folder, which rank 0 creates."""
     if session.ranks.is_main:
         run = start_folder(config, session, resume=resume)
         session.ranks.barrier()
@@ -84,7 +84,7 @@ def _train(run: RunFolder, session: TrainState, emit: OnEvent) -> RunFolder:
         _note_resume(run, session.ranks, progress.epoch)
         emit(Resumed(progress.epoch))
     seconds = estimated_seconds(session, left) if left else 0.0
-    with _failure_told(emit):
+    with _emitting_failure(emit):
         emit(Started(run.path, epochs, session.steps, seconds))
         progress = _epochs(run, session, progress, emit)
     emit(Finished(epochs, progress.best_epoch))
@@ -92,7 +92,7 @@ def _train(run: RunFolder, session: TrainState, emit: OnEvent) -> RunFolder:
 
 
 def _epochs(run: RunFolder, session: TrainState, progress: TrainingProgress, emit: OnEvent) -> TrainingProgress:
-    """Train the epochs that are left, writing down each; return where training then stands."""
+    """Train and write the remaining epochs; return the progress."""
     began, first, epochs = time.perf_counter(), progress.epoch, session.config.train.epochs
     for epoch in range(first + 1, epochs + 1):
         progress = train_epoch(session, epoch, progress, emit)
@@ -103,16 +103,16 @@ def _epochs(run: RunFolder, session: TrainState, progress: TrainingProgress, emi
 
 
 @contextmanager
-def _failure_told(emit: OnEvent) -> Iterator[None]:
-    """Tell whoever watches that it ends here, so that nothing they have open stays open."""
+def _emitting_failure(emit: OnEvent) -> Iterator[None]:
+    """Emit `Failed` where training raises, so that loggers close what they have open."""
     try:
         yield
     except BaseException as error:
-        with suppress(Exception):  # what went wrong first is what is raised
+        with suppress(Exception):  # the first error is the one to raise
             emit(Failed(first_line(error)))
         raise
 
 
 def _note_resume(run: RunFolder, ranks: Ranks, epoch: int) -> None:
     if ranks.is_main:
-        run.append(METRICS, {"event": "resumed", "epoch": epoch, "changed": noted_changes(run)})
+        run.append(METRICS, {"event": "resumed", "epoch": epoch, "changed": changed_environment(run)})

@@ -1,4 +1,4 @@
-"""Starting a run folder, and finding in one what to go on with."""
+"""The run folder of image training: creation, and checks before a run is resumed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ CONFIG, MODEL, ENVIRONMENT = "run.toml", "model.json", "environment.json"
 
 
 def read_config(config: Config | str | Path, *, resume: bool) -> Config:
-    """Return the configuration to train with, validated; a run folder stands for the ``run.toml`` in it.
+    """Return the configuration to train with, validated; of a run folder, the ``run.toml`` in it.
+
+    Args:
+        config: a configuration, a TOML file, or a run folder to resume.
+        resume: whether a run folder may be given.
 
     Raises:
-        ConfigError: it cannot be used.
-        RunError: a run folder was given, but not to resume it.
+        ConfigError: the configuration is not valid.
+        RunError: a run folder was given without ``resume``.
     """
     return read_run_config(config, Config, CONFIG, resume=resume)
 
 
-def going_on(config: Config, *, resume: bool) -> Config:
-    """Return the configuration to prepare with: a run that goes on has weights of its own, and needs no others any more."""
+def use_own_weights(config: Config, *, resume: bool) -> Config:
+    """Return the configuration to prepare with: a resumed run starts from its own weights, not from ``model.weights``."""
     own = Path(config.train.out).expanduser() / LAST
     if not (resume and config.model.weights and own.exists()):
         return config
@@ -38,14 +42,14 @@ def going_on(config: Config, *, resume: bool) -> Config:
 
 
 def start_folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
-    """Return the run folder: a new one with what will not change any more, or the one to resume.
+    """Return the run folder: a new one with configuration, environment and model, or the one to resume.
 
     Raises:
-        RunError: a new one exists already or cannot be written; one to resume is absent, never began, holds another run, or
-            was begun with other data.
+        RunError: a new one exists already or cannot be written; one to resume is absent, never started, holds another run, or
+            was started with other data.
     """
     if resume:
-        return _begun(config, session)
+        return _open_to_resume(config, session)
     run = RunFolder.create(config.train.out, leftovers=(ENVIRONMENT, MODEL))
     run.write_json(ENVIRONMENT, {**runtime.environment(), "data": _fingerprint(session)})
     run.write_json(MODEL, _model_spec(session))
@@ -53,34 +57,34 @@ def start_folder(config: Config, session: TrainState, *, resume: bool) -> RunFol
     return run
 
 
-def _begun(config: Config, session: TrainState) -> RunFolder:
+def _open_to_resume(config: Config, session: TrainState) -> RunFolder:
     run = RunFolder.open(config.train.out)
     if not (run / CONFIG).exists():
-        raise RunError(f"{run.path} holds no {CONFIG}: it was stopped before it began; train without resuming")
+        raise RunError(f"{run.path} holds no {CONFIG}: it was stopped before it started; train without resuming")
     check_same_config(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
     before = run.read_json(ENVIRONMENT).get("data")
-    if before not in (None, _fingerprint(session)):  # None: begun when this was not written down yet
+    if before not in (None, _fingerprint(session)):  # None: written by a version without fingerprints
         raise RunError(
             f"{run.path} was started with other data: {config.data.name} has changed since; "
-            "make it what it was, or train in another folder"
+            "restore the data, or train in another folder"
         )
     return run
 
 
 def _fingerprint(session: TrainState) -> str:
-    """Return the SHA-256 of what is trained on and what is held out: which is which, too, depends on all images."""
+    """Return the SHA-256 of training set and validation set; the split depends on all images too."""
     parts = (session.batches.dataset, session.validation_set)
     return hashlib.sha256("".join(part.fingerprint() for part in parts if part is not None).encode()).hexdigest()
 
 
-def noted_changes(run: RunFolder) -> dict[str, Any]:
-    """Return what is another now than when the run began: after such a change bytes may differ."""
+def changed_environment(run: RunFolder) -> dict[str, Any]:
+    """Return the parts of the environment that changed since the run started: bytes may then differ."""
     before, now = run.read_json(ENVIRONMENT), runtime.environment()
     return {key: value for key, value in now.items() if before.get(key) != value}
 
 
 def _model_spec(session: TrainState) -> dict[str, Any]:
-    """Return what builds the network again, without its weights."""
+    """Return the name and options that rebuild the network, without weights."""
     spec: dict[str, Any] = vars(session.model)["advreg_spec"]
     return {
         "schema": "advreg/model@1",

@@ -1,6 +1,6 @@
-"""Whether training learns anything: a network that answers the same for every input has a loss of ln K, whatever its weights.
+"""Detects training that learns nothing: a network with constant predictions has a loss of ln K, whatever its weights.
 
-Adversarial training ends there where eps is too large to begin with, and a robust accuracy equal to clean accuracy hides it.
+Adversarial training ends there if eps is too large at the start; equal robust and clean accuracy then hide the failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from advreg.module_modes import eval_mode
 from advreg.statistics import clopper_pearson_interval
 
 NOT_LEARNING = "not learning"
-REMEDY = "none: lower optimizer.lr, let eps grow from 0 (policy warmup), or look whether labels belong to their inputs"
+REMEDY = "none: lower optimizer.lr, let eps grow from 0 (policy warmup), or check that labels belong to their inputs"
 
 _CONSTANT = 0.98  # of a constant network's loss: below it, something was learned
 
@@ -30,22 +30,22 @@ class LearningRecord:
     right: float
 
 
-def clean_answers(model: nn.Module, x: Tensor, y: Tensor) -> LearningRecord:
-    """Return loss and number of right answers on clean examples; the model's modes are restored."""
+def measure_clean(model: nn.Module, x: Tensor, y: Tensor) -> LearningRecord:
+    """Return loss and number of correct predictions on clean examples; the model's modes are restored."""
     with eval_mode(model), torch.no_grad():
         logits = query_model(model, x)
     return LearningRecord(float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).sum()))
 
 
-def detect_not_learning(answers: LearningRecord, y: Tensor, when: str) -> str | None:
-    """Say why a network looks as if it had learned nothing; None where it does not.
+def detect_not_learning(record: LearningRecord, y: Tensor, when: str) -> str | None:
+    """Return the sign that a network has learned nothing, or None.
 
-    The best constant answer is the share of each class, and its loss the entropy of the labels, ``ln K`` for K classes of
+    The best constant prediction is the share of each class, and its loss the entropy of the labels, ``ln K`` for K classes of
     equal size. Both must hold: the loss is no lower than that, and the exact interval of accuracy is not above the share of
     the largest class.
 
     Args:
-        answers: of the network, on clean examples.
+        record: loss and correct predictions of the network on clean examples.
         y: their labels ``(B,)``.
         when: of the training, for the sentence.
 
@@ -58,10 +58,10 @@ def detect_not_learning(answers: LearningRecord, y: Tensor, when: str) -> str | 
     counts = torch.bincount(y.cpu()).double()
     shares = counts[counts > 0] / len(y)
     entropy = float(-(shares * shares.log()).sum())
-    above = clopper_pearson_interval(round(answers.right), len(y))[0] > float(shares.max())
-    if not entropy or above or answers.loss < _CONSTANT * entropy:
+    above = clopper_pearson_interval(round(record.right), len(y))[0] > float(shares.max())
+    if not entropy or above or record.loss < _CONSTANT * entropy:
         return None
-    loss = f"{answers.loss:.2f}, no less than the {entropy:.2f} of"
-    if max(answers.loss, math.log(len(shares))) < entropy / _CONSTANT:
+    loss = f"{record.loss:.2f}, no less than the {entropy:.2f} of"
+    if max(record.loss, math.log(len(shares))) < entropy / _CONSTANT:
         loss = f"ln {len(shares)} = {math.log(len(shares)):.2f}, that of"
-    return f"the loss is {loss} a constant network {when} (accuracy {answers.right / len(y):.0%})"
+    return f"the loss is {loss} a constant network {when} (accuracy {record.right / len(y):.0%})"

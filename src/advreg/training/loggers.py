@@ -1,7 +1,7 @@
-"""Where metrics go besides metrics.jsonl: callbacks for `fit` that hand them to TensorBoard, MLflow or Weights & Biases.
+"""Loggers: callbacks for `fit` that send metrics to TensorBoard, MLflow or Weights & Biases, besides metrics.jsonl.
 
-Nothing leaves the run folder unless one of these is asked for, and each goes where its own library is set up to send it.
-Where nothing is left to train, nothing is opened; where training fails, what is open is closed as failed.
+Nothing leaves the run folder without one of these; each library sends metrics where it is configured to. A finished run opens
+nothing, and a run that fails closes its logs as failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from advreg.training.events import EpochEnd, Event, Failed, Finished, Guarded, O
 
 
 def combine_loggers(*sinks: OnEvent) -> OnEvent:
-    """Return one callback that hands every event to each of these, in order.
+    """Return one callback that passes every event to each logger, in order.
+
+    Args:
+        sinks: callbacks.
 
     Example:
         >>> seen = []
@@ -34,7 +37,10 @@ def combine_loggers(*sinks: OnEvent) -> OnEvent:
 
 
 def tensorboard(folder: str | Path = "") -> OnEvent:
-    """Return a callback that writes TensorBoard's files, into ``tensorboard`` in the run folder unless told where.
+    """Return a callback that writes TensorBoard's files, into ``tensorboard`` in the run folder by default.
+
+    Args:
+        folder: another folder for them.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -57,10 +63,10 @@ def tensorboard(folder: str | Path = "") -> OnEvent:
 
 
 def mlflow() -> OnEvent:
-    """Return a callback that logs to MLflow, one of its runs for each of ours, wherever its tracking is set up to go.
+    """Return a callback that logs to MLflow, one MLflow run for each training run, to its configured tracking URI.
 
     Raises:
-        ConfigError: nobody answers there.
+        ConfigError: the tracking server or store cannot be reached.
         MissingExtraError: MLflow is not installed.
     """
     library = import_extra("mlflow", "advreg[mlflow]")
@@ -114,7 +120,7 @@ LOGGERS: Registry[OnEvent] = Registry(
 
 
 def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of an epoch's line of metrics.jsonl that can be drawn over its steps.
+    """Return the numbers of an epoch's record in metrics.jsonl, to plot over its steps.
 
     Example:
         >>> logged_figures({"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None})
@@ -124,4 +130,4 @@ def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _sentence(event: Guarded) -> str:
-    return f"{event.trouble} in epoch {event.epoch}, step {event.step}: {event.said}; {event.action}"
+    return f"{event.trouble} in epoch {event.epoch}, step {event.step}: {event.message}; {event.action}"

@@ -1,4 +1,4 @@
-"""The loss of a batch as a module, so that it can be spread over processes like any other."""
+"""The loss of a batch as a module, so that DistributedDataParallel can wrap it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from advreg.training.recipes import Attack, Recipe
 
 
 class RecipeLoss(nn.Module):
-    """A recipe bound to its network: what data-parallel training wraps, while the attack inside asks the plain network.
+    """A recipe bound to its network: data-parallel training wraps this module; its attack evaluates the plain network.
 
     Args:
         model: the network that is trained.
-        recipe: what it minimises.
+        recipe: the loss.
 
     Example:
         >>> import torch
@@ -34,23 +34,23 @@ class RecipeLoss(nn.Module):
         self.recipe = recipe
 
     def forward(self, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-        """Return the loss, a scalar, and the logits ``(B, K)`` of what the model was trained on."""
-        with _watched(self.model) as seen:
+        """Return the loss, a scalar, and the logits ``(B, K)`` of the training examples."""
+        with _collect_logits(self.model) as logits:
             loss = self.recipe(self.model, x, y, attack, threat)
-        return loss, seen[-1][-len(y) :]
+        return loss, logits[-1][-len(y) :]
 
 
 @contextmanager
-def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the logits of forwards in train mode: the recipe's own, not the attack's."""
-    seen: list[Tensor] = []
+def _collect_logits(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the logits of forwards in train mode: those of the recipe, not of the attack."""
+    collected: list[Tensor] = []
 
-    def look(module: nn.Module, _: object, logits: Tensor) -> None:
+    def collect(module: nn.Module, _: object, logits: Tensor) -> None:
         if module.training:
-            seen.append(logits.detach())
+            collected.append(logits.detach())
 
-    handle = model.register_forward_hook(look)
+    handle = model.register_forward_hook(collect)
     try:
-        yield seen
+        yield collected
     finally:
         handle.remove()

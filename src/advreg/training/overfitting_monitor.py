@@ -42,8 +42,8 @@ def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -
         with torch.no_grad():
             clean = query_model(model, x).argmax(1) == y
             stepped = query_model(model, craft(model, x, y, threat, steps=1, start="zero").x_adv).argmax(1) == y
-        stands = clean, stepped, ~pgd(model, x, y, threat, steps=STEPS).broken
-    return ProbeAccuracy(*(int(each.sum()) / len(x) for each in stands))
+        correct = clean, stepped, ~pgd(model, x, y, threat, steps=STEPS).broken
+    return ProbeAccuracy(*(int(each.sum()) / len(x) for each in correct))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Memory:
 
     Attributes:
         best: highest accuracy under PGD of a healthy probe; None before the first.
-        ill: whether the last probe looked overfitted: said once, not at every probe.
+        ill: whether the last probe was overfitted; it is reported once, not at every probe.
         leaking: whether the last probe showed label leaking.
         repairs: how often the run was rolled back.
     """
@@ -64,7 +64,7 @@ class Memory:
 
 
 def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_step: bool) -> str | None:
-    """Say why a pulse looks like catastrophic overfitting; None where it does not.
+    """Return the sign of catastrophic overfitting in a probe, or None.
 
     A gap alone proves nothing: it is wide too while a robust model still learns, but then accuracy under PGD rises. And it is
     no sign at all in training with several steps. Nor does a drop, where clean accuracy drops as well: that is a learning
@@ -88,7 +88,7 @@ def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_st
 
 
 def detect_label_leaking(pulse: ProbeAccuracy) -> str | None:
-    """Say where the model does better on attacked inputs than on clean ones; None where it does not.
+    """Return the sign of label leaking, higher accuracy on attacked than on clean inputs, or None.
 
     It then reads the label in the perturbation, which was made from it.
 
@@ -108,9 +108,9 @@ class Guard:
 
     Args:
         mode: ``"off"``, ``"warn"`` or ``"repair"``.
-        every: steps between probes; there is one at the end of each epoch, too.
+        every: steps between probes; a probe also runs at the end of each epoch.
         x, y: the examples.
-        threat: what the adversary may do; None where there is none, and nothing to probe.
+        threat: threat model of the probe; None for training without an attack, which is not probed.
     """
 
     def __init__(self, mode: Mode, every: int, x: Tensor, y: Tensor, threat: ThreatModel | None) -> None:
@@ -119,7 +119,7 @@ class Guard:
 
     @property
     def probes(self) -> bool:
-        """Whether there is anything to probe."""
+        """Whether probes run."""
         return self.mode != "off" and self.threat is not None
 
     def begin(self, pulse: ProbeAccuracy) -> None:
@@ -131,14 +131,14 @@ class Guard:
         assert self.threat is not None
         return measure_probe(model, self.x, self.y, self.threat)
 
-    def judge(self, pulse: ProbeAccuracy, *, one_step: bool) -> tuple[str | None, str | None]:
+    def assess(self, pulse: ProbeAccuracy, *, one_step: bool) -> tuple[str | None, str | None]:
         """Return what is wrong, overfitting and leaking, each only when it begins; remember the pulse."""
         best = self.memory.best or 0.0
         ill, leak = detect_catastrophic_overfitting(pulse, best, one_step=one_step), detect_label_leaking(pulse)
-        said = (ill if not self.memory.ill else None, leak if not self.memory.leaking else None)
+        messages = (ill if not self.memory.ill else None, leak if not self.memory.leaking else None)
         best = best if ill else max(best, pulse.pgd_accuracy)
         self.memory = replace(self.memory, best=best, ill=ill is not None, leaking=leak is not None)
-        return said
+        return messages
 
     def repaired(self) -> None:
         """Remember a repair; the model is now as healthy as it was."""

@@ -16,7 +16,7 @@ Saved = dict[str, Tensor]
 
 @runtime_checkable
 class HasPerExampleState(Protocol):
-    """A part with memory: an attack, a recipe or a policy whose next step depends on its last ones."""
+    """An attack, a recipe or a policy whose next step depends on its last ones."""
 
     def state_dict(self) -> Saved:
         """Return all that the next step depends on, as tensors."""
@@ -35,7 +35,7 @@ class Counts(Protocol):
 
 @runtime_checkable
 class Shares(Protocol):
-    """A part that several ranks fill together."""
+    """A part whose state the ranks synchronise."""
 
     def share(self) -> None:
         """Let every rank know what any learned since the last time."""
@@ -45,7 +45,7 @@ class PerExampleTable:
     """One row of numbers for each example, found by its id, whatever order and batches examples come in.
 
     Args:
-        examples: how many there are, ids 0 to examples - 1; 0 to grow as ids come, which waits for the device at each read.
+        examples: number of examples, ids 0 to examples - 1; 0 to grow with the ids, which waits for the device at each read.
         shape: shape of one row.
         fill: what a row holds before it is written.
         dtype: floating type in which rows are kept.
@@ -85,7 +85,7 @@ class PerExampleTable:
         self.values, self.fresh = values.clone(), torch.zeros(len(values), dtype=torch.bool, device=values.device)
 
     def share(self) -> None:
-        """Let every rank know what any wrote since the last time, the mean where several did; alone: nothing to do.
+        """Give every rank the rows that any rank wrote since the last call, the mean where several did.
 
         Ranks must agree on the number of rows: give ``examples``.
         """
@@ -110,7 +110,7 @@ class PerExampleTable:
 
 
 def states(parts: Mapping[str, object]) -> dict[str, Saved]:
-    """Return the memory of those parts that have one, by name.
+    """Return the state of the parts that have one, by name.
 
     Example:
         >>> states({"attack": print})
@@ -120,7 +120,7 @@ def states(parts: Mapping[str, object]) -> dict[str, Saved]:
 
 
 def restore(parts: Mapping[str, object], saved: Mapping[str, Saved]) -> None:
-    """Give parts back what `states` returned.
+    """Restore the state that `states` returned.
 
     Raises:
         RunError: what was saved belongs to other parts.
@@ -134,14 +134,21 @@ def restore(parts: Mapping[str, object], saved: Mapping[str, Saved]) -> None:
 
 
 def start_epoch(parts: Mapping[str, object], epoch: int) -> None:
-    """Tell those parts that want to know that this epoch, 1 for the first, is about to begin."""
+    """Call ``start_epoch`` of the parts that have it.
+
+    Args:
+        parts: name -> part.
+        epoch: number of the epoch, from 1."""
     for part in parts.values():
         if isinstance(part, Counts):
             part.start_epoch(epoch)
 
 
 def share(parts: Mapping[str, object]) -> None:
-    """Let the ranks of a distributed run tell each other what their parts remember: every so often, on every rank."""
+    """Synchronise the per-example state of the parts over all ranks; every rank must call it.
+
+    Args:
+        parts: name -> part."""
     for part in parts.values():
         if isinstance(part, Shares):
             part.share()

@@ -1,4 +1,4 @@
-"""Going back: what training was at a healthy moment, and how it becomes that again."""
+"""Rollback: snapshot and restore the state of training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from advreg.training.policies import Moment
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally, take_step
 
-_SLOWER = 0.5  # what remains of the learning rate after a divergence
+_SLOWER = 0.5  # factor on the learning rate after a divergence
 
 
 @dataclass(frozen=True)
 class HealthySnapshot:
-    """A copy of all that training changes, but for the guard's own memory and the place in the schedule.
+    """A copy of the state of training, without the guard's memory and the position in the schedule.
 
     Attributes:
         model, optimizer, parts: their states.
@@ -30,16 +30,15 @@ class HealthySnapshot:
 
 
 def snapshot_state(session: TrainState, tally: Tally) -> HealthySnapshot:
-    """Return a copy of what training now is, the same on every rank, each of which must ask."""
-    per_example_state.share(
-        session.stateful_parts
-    )  # what is restored counts as shared: a row that one rank alone knows would stay with it
+    """Return a copy of the state of training, equal on every rank; every rank must call it."""
+    # restored rows count as synchronised, so rows that only one rank has must be synchronised before
+    per_example_state.share(session.stateful_parts)
     states = session.model.state_dict(), session.optimizer.state_dict(), per_example_state.states(_parts(session))
     return HealthySnapshot(*copy.deepcopy(states), tally)
 
 
 def roll_back(session: TrainState, healthy: HealthySnapshot) -> None:
-    """Make training what it was; time goes on, so the learning rate stays where the schedule is."""
+    """Restore model, optimizer and per-example state; the schedule is not rewound."""
     model, optimizer, parts = copy.deepcopy((healthy.model, healthy.optimizer, healthy.parts))
     session.model.load_state_dict(model)
     session.optimizer.load_state_dict(optimizer)
@@ -62,7 +61,7 @@ def warm_up(session: TrainState, steps: int = 4) -> None:
 
 
 def slow_down(session: TrainState) -> float:
-    """Halve the learning rate from now on; return the one of the next step."""
+    """Halve the learning rate of all following steps; return that of the next step."""
     session.scheduler.base_lrs = [_SLOWER * lr for lr in session.scheduler.base_lrs]
     return _set_lr(session, _SLOWER)
 

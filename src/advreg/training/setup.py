@@ -1,4 +1,4 @@
-"""Everything one training run works with, made from its configuration before anything is written."""
+"""The objects of a training run, built from its configuration before anything is written."""
 
 from __future__ import annotations
 
@@ -30,12 +30,17 @@ from advreg.training.validation import hold_out
 
 @dataclass(frozen=True)
 class TrainState:
-    """The parts of a run; what changes during training is the state of model, optimizer, scheduler and `parts`.
+    """The objects of a run; training changes the state of model, optimizer, scheduler and `stateful_parts`.
 
     Attributes:
-        outputs: how many classes the model tells apart; the data may have fewer.
-        asked: the model as training asks it: compiled, where it shall be; what is measured and kept is the plain one.
-        lesson: the recipe's loss as a module around that, which `fit` spreads over processes where there are several.
+        config: configuration of the run.
+        model: the network that is trained.
+        outputs: number of logits; the data may have fewer classes.
+        compiled_model: the network as training evaluates it, compiled where ``train.compile`` is true.
+        loss_module: the recipe's loss as a module around it, which `fit` wraps for several processes.
+        validation_set: held-out training examples, None where there are none.
+        average: averaged weights, None where there are none.
+        ranks: rank of this process.
     """
 
     config: Config
@@ -58,29 +63,29 @@ class TrainState:
 
     @property
     def adversary(self) -> ThreatModel | None:
-        """What to validate against: the threat model, or None where training has no adversary."""
+        """Threat model of the validation; None where training has no attack."""
         return None if self.config.recipe.name == "standard" else self.threat
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Number of optimizer steps in an epoch."""
         return len(self.batches) * self.replays
 
     @property
     def replays(self) -> int:
-        """Steps on every batch."""
+        """Number of steps on every batch."""
         return recipes.replays_of(self.recipe)
 
     @property
     def eval_model(self) -> nn.Module:
-        """The network that is measured and kept: the average of its weights, where there is one."""
+        """The network that is evaluated and saved: the averaged one, where there is an average."""
         return self.model if self.average is None else self.average.model
 
     @property
     def stateful_parts(self) -> dict[str, object]:
-        """What may have a memory besides the weights and their optimizer."""
-        named = {"attack": self.attack, "recipe": self.recipe, "policy": self.policy, "guard": self.guard}
-        return named if self.average is None else {**named, "average": self.average}
+        """Objects that may have state besides model and optimizer."""
+        parts = {"attack": self.attack, "recipe": self.recipe, "policy": self.policy, "guard": self.guard}
+        return parts if self.average is None else {**parts, "average": self.average}
 
     def compiled(self, mode: str) -> TrainState:
         """Return the state with its network compiled by ``torch.compile`` in this mode, whatever ``train.compile`` is.
@@ -92,10 +97,10 @@ class TrainState:
         return replace(self, compiled_model=network, loss_module=RecipeLoss(network, self.recipe))
 
     def clone_for_dry_run(self) -> TrainState:
-        """Return a session that trains copies, in this process alone, so that trying it out leaves this one as it is."""
+        """Return a state that trains copies, in this process alone, so that a dry run leaves this state unchanged."""
         parts = (self.model, self.attack, self.recipe, self.policy, self.average)
         model, attack, recipe, policy, average = copy.deepcopy(parts)
-        optimizer, scheduler = _movers(self.config, model, self.steps)
+        optimizer, scheduler = _optimizer_and_scheduler(self.config, model, self.steps)
         compiled_model = _compiled(self.config, model)
         return replace(
             self,
@@ -112,21 +117,21 @@ class TrainState:
 
 
 def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008  # frozen
-    """Load and check everything; the initial weights depend on the seed alone.
+    """Load and check the objects of a run; the initial weights depend on the seed alone.
 
     Args:
-        config: the run.
-        ranks: which of how many processes this is.
+        config: configuration of the run.
+        ranks: rank of this process.
 
     Raises:
-        ConfigError, DataError, ModelError, ThreatError: something cannot be used as the configuration says.
+        ConfigError, DataError, ModelError, ThreatError: the configuration cannot be used.
     """
-    _refuse_seed(config.seed)
+    _check_seed(config.seed)
     device = runtime.choose_device(config.train.device)
     low, high = config.threat.box
     threat = ThreatModel(config.threat.norm, config.threat.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
     recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
-    _refuse_processes(config, ranks)
+    _check_ranks(config, ranks)
     train, held = _data(config)
     batches = _batches(config, train, device, ranks)
     attack = EscalatingAttack(config.attack, _attacks(config, batches))
@@ -135,7 +140,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     guard = _guard(config, train, device, threat)
     outputs = models.check_model(model, guard.x, len(train.classes))
     compiled_model = _compiled(config, model)
-    optimizer, scheduler = _movers(config, model, len(batches) * recipes.replays_of(recipe))
+    optimizer, scheduler = _optimizer_and_scheduler(config, model, len(batches) * recipes.replays_of(recipe))
     return TrainState(
         config=config,
         device=device,
@@ -157,20 +162,20 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     )
 
 
-def _refuse_seed(seed: int) -> None:
+def _check_seed(seed: int) -> None:
     if not -(2**63) <= seed < 2**64:  # what torch's generators take
         raise ConfigError(f"seed is {seed}; allowed: from -2^63 to 2^64 - 1")
 
 
-def _refuse_processes(config: Config, ranks: Ranks) -> None:
+def _check_ranks(config: Config, ranks: Ranks) -> None:
     if ranks.world_size > 1 and config.recipe.name == "free":
         raise ConfigError(
-            "recipe.name is 'free', whose perturbation belongs to places in the batch; train in one process"
+            "recipe.name is 'free', whose perturbation belongs to positions in the batch; train in one process"
         )
 
 
 def _data(config: Config) -> tuple[Dataset | StreamingDataset, Dataset | StreamingDataset | None]:
-    """Return what is trained on and what is held out."""
+    """Return the training set and the validation set."""
     section = config.data
     if section.stream:
         return hold_out(data.stream(section.name)[0], section.validation, config.seed)
@@ -192,7 +197,7 @@ def _batches(config: Config, train: Dataset | StreamingDataset, device: torch.de
 
 
 def _attacks(config: Config, batches: Batches) -> Callable[[AttackConfig], Attack]:
-    """Return the attack of each section, which may be another than the configured one after a repair."""
+    """Return the function that builds the attack of a section: a repair changes the section."""
     eps, examples = config.threat.eps, len(batches.dataset)
 
     def make(section: AttackConfig) -> Attack:
@@ -202,7 +207,7 @@ def _attacks(config: Config, batches: Batches) -> Callable[[AttackConfig], Attac
 
 
 def _with_examples(config: Config, examples: int) -> dict[str, object]:
-    """Return the options of the policy, and how many examples there are, for one that keeps something of each."""
+    """Return the options of the policy, with the number of examples for a policy with per-example state."""
     make = policies.POLICIES.get(config.policy.name)
     if make is None or "examples" not in inspect.signature(make).parameters:
         return dict(config.policy.options)
@@ -225,7 +230,7 @@ def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
 
 
 def _guard(config: Config, train: Dataset | StreamingDataset, device: torch.device, threat: ThreatModel) -> Guard:
-    """Return the guard with examples from all over the training set, for folders are sorted by class."""
+    """Return the guard with examples spread over the training set, because folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
     attacked = None if config.recipe.name == "standard" else threat
     return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
@@ -239,8 +244,8 @@ def _model(config: Config, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
-def _movers(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:
-    """Return what moves the weights, and what sets how far."""
+def _optimizer_and_scheduler(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:
+    """Return the optimizer and its schedule."""
     factor = schedules.SCHEDULES.build(config.schedule.name, config.schedule.options)
     optimizer = _optimizer(config.optimizer, model)
     return optimizer, schedules.scheduler(optimizer, factor, config.train.epochs * steps_an_epoch)
@@ -250,7 +255,7 @@ def _optimizer(section: OptimizerConfig, model: nn.Module) -> Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise ModelError(
-            "no weight of the network requires a gradient, so nothing can learn; thaw what shall be trained"
+            "no weight of the network requires a gradient, so nothing can be trained; unfreeze some of them"
         )
     lr, decay = section.lr, section.weight_decay
     if section.name == "sgd":

@@ -1,4 +1,4 @@
-"""One step of training, and what it tells about the model on the way."""
+"""One optimizer step of training, and its loss, accuracy and cost."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from advreg.training.weight_perturbation import once, perturb_weights
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over the examples of an epoch so far, kept on the device until somebody looks; and the last step's lr.
+    """Sums over the examples of an epoch so far, kept on the device until read, and the last learning rate.
 
     Attributes:
-        losses, hits, count: loss and right answers on what the model was trained on, and how many that was.
-        forwards, backwards: examples that the network was asked about, attack included, and that a gradient came back for.
+        losses, hits, count: summed loss, correct predictions and number of the training examples, attacked as they were.
+        forwards, backwards: example-forwards and example-backwards, attack included.
     """
 
     losses: Tensor | float = 0.0
@@ -55,7 +55,7 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples that the model got right as it was trained on them."""
+        """Accuracy on the training examples, attacked as they were."""
         return int(self.hits) / self.count
 
 
@@ -91,7 +91,7 @@ def take_step(session: TrainState, batch: DataBatch, moment: Moment) -> Tally:
         for part in parts:
             task = _task(session, part, moment)
             perturbation.enter_context(_perturbed(session, task, part.weight))
-            with _to_itself(session.loss_module, part is not parts[-1]):
+            with _without_sync(session.loss_module, part is not parts[-1]):
                 tally = tally.plus(_learn(session, part, task))
         if train.gradient_clip:
             nn.utils.clip_grad_norm_(session.model.parameters(), train.gradient_clip)
@@ -104,7 +104,7 @@ def take_step(session: TrainState, batch: DataBatch, moment: Moment) -> Tally:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a recipe is asked about: inputs, labels, and who attacks them."""
+    """Arguments of a recipe: inputs, labels, attack and threat model."""
 
     x: Tensor
     y: Tensor
@@ -113,7 +113,7 @@ class _Task:
 
 
 def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
-    """Return what the recipe gets: mixed where that is wanted, with the adversary that the policy chooses."""
+    """Return the arguments of the recipe: inputs mixed by CutMix where configured, attack and threat of the policy."""
     config, x, y = session.config, part.x, part.y
     if config.train.channels_last:
         x = x.to(memory_format=torch.channels_last)
@@ -127,7 +127,7 @@ def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
 
 
 def _at_step(attack: Attack, seed: int) -> Attack:
-    """Return the attack with draws that belong to step and example, however many parts a batch comes in."""
+    """Return the attack with random draws by step and example, independent of the parts of a batch."""
 
     def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> InnerResult:
         return attack(model, x, y, threat, **{**options, "seed": seed})
@@ -136,7 +136,7 @@ def _at_step(attack: Attack, seed: int) -> Attack:
 
 
 def _perturbed(session: TrainState, task: _Task, weight: float) -> AbstractContextManager[object]:
-    """Move the weights to their own worst case, where that is wanted."""
+    """Return the context of adversarial weight perturbation, where configured."""
     config = session.config
 
     def loss() -> Tensor:
@@ -147,15 +147,15 @@ def _perturbed(session: TrainState, task: _Task, weight: float) -> AbstractConte
 
 
 def _learn(session: TrainState, part: DataBatch, task: _Task) -> Tally:
-    """Add the gradient of the recipe's loss on a part of a batch to what the weights have."""
+    """Add the gradient of the recipe's loss on a part of a batch to the gradients of the weights."""
     lr = session.optimizer.param_groups[0]["lr"]
     with runtime.autocast(session.device, session.config.train.precision):
         loss, logits = session.loss_module(task.x, task.y, task.attack, task.threat)
     (loss * part.weight).backward()
-    count = len(part.y) if part.weight else 0  # a part without an example of its own counts for nothing
+    count = len(part.y) if part.weight else 0  # a part that only repeats examples does not count
     return Tally(loss.detach() * count, (logits.argmax(1) == part.y).sum() * bool(count), count, lr=lr)
 
 
-def _to_itself(lesson: nn.Module, partial: bool) -> AbstractContextManager[None]:
-    """Let a process keep the gradients of a part to itself: they travel once a step, with those of the last part."""
-    return lesson.no_sync() if partial and isinstance(lesson, DistributedDataParallel) else nullcontext()
+def _without_sync(module: nn.Module, partial: bool) -> AbstractContextManager[None]:
+    """Skip the reduction of gradients but for the last part, so that processes exchange them once a step."""
+    return module.no_sync() if partial and isinstance(module, DistributedDataParallel) else nullcontext()

@@ -23,7 +23,7 @@ Source = TypeVar("Source", Dataset, StreamingDataset)
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies on the held-out images; ``robust_accuracy`` is None where there is no adversary."""
+    """Accuracies on the held-out images; ``robust_accuracy`` is None where there is no attack."""
 
     clean_accuracy: float
     robust_accuracy: float | None
@@ -51,10 +51,16 @@ def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
 
 
 def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps: int) -> Score:
-    """Measure a model on held-out images, clean and, where there is a threat, under PGD with ``steps`` steps.
+    """Return the clean accuracy of a model on held-out images and, with a threat, the accuracy under PGD.
+
+    Args:
+        model: the network.
+        held: held-out images.
+        threat: threat model; None for clean accuracy alone.
+        steps: gradient steps of PGD.
 
     The attack's random start is the same every time, so that epochs are compared on equal terms. Modes are restored.
-    Several processes share the work and learn the same.
+    Several processes share the work, and all get the same score.
     """
     clean = robust = 0
     device = next(model.parameters()).device

@@ -23,7 +23,7 @@ def perturb_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float =
 
     Args:
         model: the plain network, not its data-parallel wrapper; the processes of a distributed run move the same way.
-        loss: what to move against, asked once before the block; what that leaves in buffers is undone.
+        loss: what to move against, evaluated once before the block; its changes of buffers are undone.
         gamma: length of the move in each layer, relative to the layer; 0.01 for `madry`, 0.005 for `trades`, 0 for none.
 
     Raises:
@@ -41,7 +41,7 @@ def perturb_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float =
     if not gamma >= 0:
         raise ConfigError(f"gamma is {gamma}; give the size of the weight perturbation, 0 or more, such as 0.005")
     if gamma:
-        _refuse_shards(model)
+        _reject_shards(model)
     weights = [w for w in model.parameters() if w.ndim > 1 and w.requires_grad] if gamma else []
     moves = uphill(model, loss, weights, gamma) if weights else []
     with torch.no_grad():
@@ -55,8 +55,8 @@ def perturb_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float =
                 weight.sub_(move)
 
 
-def _refuse_shards(model: nn.Module) -> None:
-    """Refuse weights of which this process holds a part: a move is measured against a whole layer."""
+def _reject_shards(model: nn.Module) -> None:
+    """Raise for weights that are sharded over processes: the perturbation is relative to the norm of a whole layer."""
     for name, weight in model.named_parameters():
         if hasattr(weight, "placements") or getattr(weight, "_is_flat_param", False):
             raise ConfigError(
@@ -76,7 +76,7 @@ def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parame
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Let forwards inside the block leave nothing in the model's buffers, such as the statistics of BatchNorm."""
+    """Undo the changes that forwards inside the block make to the model's buffers, such as statistics of BatchNorm."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -87,9 +87,9 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 def once(attack: Attack) -> Attack:
-    """Return an attack for one batch that looks for the worst case once and remembers it when asked again.
+    """Return an attack for one batch that searches for the worst case once and returns the same points when called again.
 
-    So the loss that perturbs the weights and the one that is minimised see the same points.
+    The loss that perturbs the weights and the loss that is minimised then use the same points.
     """
     found: list[InnerResult] = []
     whole = disable_early_stop(attack)

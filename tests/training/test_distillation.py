@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import advreg
 from advreg.errors import ConfigError, ModelError
 from advreg.training import recipes
-from advreg.training.recipes.distillation import lesson
+from advreg.training.recipes.distillation import teacher_loss
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -70,7 +70,7 @@ def small_attack(x):
 
 def test_gradients_keep_their_size_as_the_temperature_grows():
     z, t = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True), torch.tensor([[0.3, -0.1, -0.2]]).double()
-    slopes = [torch.autograd.grad(lesson(z, t, temperature), z)[0] for temperature in (20.0, 40.0)]
+    slopes = [torch.autograd.grad(teacher_loss(z, t, temperature), z)[0] for temperature in (20.0, 40.0)]
     torch.testing.assert_close(*slopes, rtol=0.02, atol=0)
 
 
@@ -89,7 +89,7 @@ def test_teachers_keep_their_modes_and_get_no_gradient():
 def test_extreme_logits_in_half_precision_are_no_nan():
     for scale in (1e3, 1e4):
         z = (torch.eye(3) * scale).bfloat16().requires_grad_()
-        loss = lesson(z, z.detach().flip(0))
+        loss = teacher_loss(z, z.detach().flip(0))
         (grad,) = torch.autograd.grad(loss, z)
         assert loss.dtype == torch.float32
         assert torch.isfinite(loss)

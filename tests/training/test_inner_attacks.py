@@ -214,7 +214,7 @@ def test_pgi_is_both_terms_and_needs_the_start(model, batch):
     torch.testing.assert_close(loss, expected)
     slopes = [torch.autograd.grad(value, model[0].weight)[0] for value in (loss, expected)]
     torch.testing.assert_close(*slopes)
-    with pytest.raises(ConfigError, match="does not say where it began"):
+    with pytest.raises(ConfigError, match="whose result has no x_start"):
         recipes.pgi()(model, x, y, partial(advreg.attacks.craft, steps=1), THREAT)
 
 

@@ -1,4 +1,4 @@
-"""What is allowed by itself but not together: refused before any training, with the reason."""
+"""Combinations of values that are rejected before training, with the reason."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from advreg.errors import ConfigError
 if TYPE_CHECKING:
     from advreg.config.config import Config
 
-_OWN_ATTACK = ("standard", "free")  # recipes that look at no attack: there is none, or it is in their own backward
-_STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # the others begin where they must
+_OWN_ATTACK = ("standard", "free")  # recipes without an attack, or with one in their own backward
+_STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
 Rule = Callable[["Config"], str | None]
 
 
 def check_compatibility(config: Config, source: str) -> None:
-    """Refuse values that are each allowed but cannot go together.
+    """Raise for values that are each valid but cannot be combined.
 
     Raises:
-        ConfigError: which ones, why, and what would do.
+        ConfigError: the values, the reason and the remedy.
     """
     for rule in _RULES:
         if (problem := rule(config)) is not None:
@@ -47,7 +47,7 @@ def _attack(config: Config) -> str | None:
 def _stored(config: Config) -> str | None:
     if config.recipe.name != "pgi" or config.attack.name == "stored":
         return None
-    return "recipe.name is 'pgi', which asks where an attack began; set attack.name = 'stored', or use 'madry'"
+    return "recipe.name is 'pgi', which needs the start of the attack; set attack.name = 'stored', or use 'madry'"
 
 
 def _objective(config: Config) -> str | None:
@@ -101,7 +101,7 @@ def _free(config: Config) -> str | None:
         "data.cutmix": config.data.cutmix,
         "policy.name": config.policy.name != "fixed",
     }
-    wrong = next((key for key, there in others.items() if there), None)
+    wrong = next((key for key, used in others.items() if used), None)
     return wrong and f"recipe.name is 'free', whose backward is its attack; it cannot go with {wrong}: leave that out"
 
 
@@ -109,7 +109,7 @@ def _standard(config: Config) -> str | None:
     policy = config.policy.name
     if config.recipe.name != "standard" or policy not in ("iaat", "friendly", "ldes"):
         return None
-    return f"recipe.name is 'standard', which nobody attacks, and policy.name is {policy!r}; set policy.name = 'fixed'"
+    return f"recipe.name is 'standard', which has no attack, and policy.name is {policy!r}; set policy.name = 'fixed'"
 
 
 def _awp(config: Config) -> str | None:
@@ -121,7 +121,9 @@ def _awp(config: Config) -> str | None:
 def _mixed_labels(config: Config) -> str | None:
     if not config.data.cutmix or config.recipe.name != "mart":
         return None
-    return "recipe.name is 'mart', which asks what is misclassified; data.cutmix mixes labels: use 'trades' or 'madry'"
+    return (
+        "recipe.name is 'mart', which weights misclassified examples; data.cutmix mixes labels: use 'trades' or 'madry'"
+    )
 
 
 def _twice(config: Config) -> str | None:

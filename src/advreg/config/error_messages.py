@@ -1,4 +1,4 @@
-"""One line for what a configuration got wrong: the file, the section, the key, what was given, what is allowed."""
+"""Error lines of configurations: file, section, key, given value and allowed values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 def validate_config(adapter: TypeAdapter[T], schema: type[T], values: Mapping[str, Any], source: str) -> T:
-    """Return a configuration made of nested dictionaries.
+    """Return the configuration of nested dictionaries, validated.
 
     Args:
-        adapter: of the schema.
+        adapter: pydantic adapter of the schema.
         schema: the dataclass of the whole configuration.
         values: section name -> key -> value.
-        source: where the values come from, for messages.
+        source: origin of the values, for error messages.
 
     Raises:
         ConfigError: an unknown key, or a value of a wrong type or outside its limits.
@@ -35,27 +35,31 @@ def validate_config(adapter: TypeAdapter[T], schema: type[T], values: Mapping[st
 
 
 def explain(error: ValidationError, schema: type, source: str) -> str:
-    """Return one line about the first key that is wrong, and how many more there are.
+    """Return one line about the first invalid key, and the number of further ones.
 
     Args:
-        error: what pydantic found.
+        error: pydantic's error.
         schema: the dataclass of the whole configuration.
-        source: where the values came from: a file, ``--set``.
+        source: origin of the values: a file, ``--set``.
     """
     by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for problem in error.errors():
         by_key.setdefault(_key(problem), []).append(problem)
     key, problems = next(iter(by_key.items()))
     unknown = problems[0]["type"] == "unexpected_keyword_argument"
-    line = _unknown(schema, key) if unknown else wrong(".".join(key), problems)
+    line = _unknown(schema, key) if unknown else describe_invalid(".".join(key), problems)
     more = f" (and {len(by_key) - 1} more)" if len(by_key) > 1 else ""
     return f"{source}: {line}{more}"
 
 
-def wrong(key: str, problems: list[ErrorDetails]) -> str:
-    """Return what was given for a key and what each allowed type asks for."""
-    asks = [re.sub(r"^Input should be ", "", problem["msg"]) for problem in problems]
-    allowed = " or ".join(dict.fromkeys(ask[0].lower() + ask[1:] for ask in asks))
+def describe_invalid(key: str, problems: list[ErrorDetails]) -> str:
+    """Return the given value of a key and the allowed values.
+
+    Args:
+        key: section and key.
+        problems: pydantic's errors for the key."""
+    expected = [re.sub(r"^Input should be ", "", problem["msg"]) for problem in problems]
+    allowed = " or ".join(dict.fromkeys(text[0].lower() + text[1:] for text in expected))
     given = problems[0]["input"]
     names = re.findall(r"'([^']*)'", allowed)
     return f"{key} is {given!r}; allowed: {allowed}.{did_you_mean(str(given), names)}"
@@ -71,7 +75,7 @@ def _unknown(schema: type, key: tuple[str, ...]) -> str:
 
 
 def _key(problem: ErrorDetails) -> tuple[str, ...]:
-    """Return section and key, without what pydantic adds for the members of a union."""
+    """Return section and key, without pydantic's suffix for members of a union."""
     return tuple(str(part) for part in problem["loc"][:2])
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from advreg.config.error_messages import wrong
+from advreg.config.error_messages import describe_invalid
 from advreg.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -85,4 +85,4 @@ def call_with_options(section: str, name: str, function: Callable[..., T], optio
     except ValidationError as error:
         first = error.errors()[0]["loc"][0]
         problems = [problem for problem in error.errors() if problem["loc"][0] == first]
-        raise ConfigError(wrong(f"{section}.options.{first}", problems)) from None
+        raise ConfigError(describe_invalid(f"{section}.options.{first}", problems)) from None

@@ -58,7 +58,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ThreatConfig:
-    """What the adversary may do: ``eps`` in the units of the ``box``, a number or a text such as "8/255".
+    """The threat model: ``eps`` in the units of the ``box``, a number or a text such as "8/255".
 
     ``box`` is the lowest and the highest valid value of an input, [0, 1] for pixels.
     """
@@ -71,12 +71,12 @@ class ThreatConfig:
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """How training looks for the worst case.
+    """The attack in training.
 
     ``step_size = "auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
-    ``start = "gaussian"`` is TRADES' own, a hair beside the clean point. ``objective = "auto"`` is what the recipe asks for.
+    ``start = "gaussian"`` is that of TRADES, beside the clean point. ``objective = "auto"`` is that of the recipe.
     ``noise``, in eps, belongs to n-fgsm, whose single step is eps long and starts there. ``momentum`` and ``reset``, in
-    epochs, belong to stored, whose single step starts where it would have gone on from in the last epoch.
+    epochs, belong to stored, whose single step starts from the perturbation of the last epoch.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -92,7 +92,7 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which eps each example has at each step; ``options`` are the policy's own. Validation is at ``threat.eps``."""
+    """The eps of each example at each step; ``options`` are the policy's own. Validation is at ``threat.eps``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "fixed"
@@ -101,7 +101,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Which loss; ``options`` are the recipe's own, such as ``label_smoothing``."""
+    """The loss; ``options`` are the recipe's own, such as ``label_smoothing``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "standard"
@@ -110,7 +110,7 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights move; ``momentum`` and ``nesterov`` belong to sgd."""
+    """The optimizer; ``momentum`` and ``nesterov`` belong to sgd."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -122,7 +122,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate changes from the first step to the last; ``options`` are the schedule's own."""
+    """The learning rate schedule; ``options`` are the schedule's own."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "constant"
@@ -131,10 +131,10 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Which average of the weights is validated and kept in place of the last ones; ``options`` are its own.
+    """The average of the weights that is validated and saved in place of the last weights; ``options`` are its own.
 
-    ``reestimate`` is on how many batches of attacked inputs its BatchNorm statistics are measured after each epoch; 0 takes
-    over those of the network in training.
+    ``reestimate`` is the number of batches of attacked inputs for recomputing its BatchNorm statistics after each epoch; 0
+    copies those of the network in training.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -145,11 +145,11 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how large, how precise, where to.
+    """Duration, batch size, precision, device and output.
 
     ``batch_size`` is of a whole step: ``accumulate`` parts one after the other, over all processes.
     ``gradient_clip`` is the largest l2 norm (0 = any); ``awp`` the size of the adversarial weight perturbation (0 = none).
-    ``guard`` says what to do about catastrophic overfitting and divergence, looking every ``guard_every`` steps.
+    ``guard`` is the action on catastrophic overfitting and divergence, which are checked every ``guard_every`` steps.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from advreg.config.error_messages import wrong
+from advreg.config.error_messages import describe_invalid
 from advreg.errors import UploadError
 from advreg.hardening.image_decoding import Limits, to_npy
 from advreg.hardening.media_types import Medium
@@ -75,7 +75,7 @@ def claim_of(values: Mapping[str, Any], medium: Medium) -> Any:
             said = "is missing" if "missing" in first["type"] else "is unknown"
             needed = "model needed" if medium.name == "texts" else "model and prediction needed"
             raise UploadError(f"{key[:60]!r} {said}; the keys are {known}, {needed}") from None
-        raise UploadError(wrong(key, [first])[:300]) from None
+        raise UploadError(describe_invalid(key, [first])[:300]) from None
 
 
 def content_of(item: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:

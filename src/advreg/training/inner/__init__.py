@@ -1,4 +1,4 @@
-"""How training looks for the worst case: attacks that cost what they promise and are not verified."""
+"""Attacks for training, with an exact cost and without verification."""
 
 from __future__ import annotations
 

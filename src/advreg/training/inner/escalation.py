@@ -13,11 +13,11 @@ from advreg.threat import ThreatModel
 from advreg.training import per_example_state
 from advreg.training.recipes import Attack, InnerResult
 
-_MOST_STEPS = 16  # beyond these a stronger adversary costs more than it can mend
+_MOST_STEPS = 16  # beyond these a stronger attack costs more than it gains
 
 
 def next_stronger(section: AttackConfig) -> AttackConfig | None:
-    """Return the next stronger attack: fgsm, then n-fgsm, then pgd with 2, 4, 8, 16 steps; None where it ends.
+    """Return the next stronger attack: fgsm, then n-fgsm, then pgd with 2, 4, 8, 16 steps; None after the last.
 
     A recipe that needs its own attack, ``stored`` or ``none``, keeps it.
 
@@ -35,11 +35,11 @@ def next_stronger(section: AttackConfig) -> AttackConfig | None:
 
 
 class EscalatingAttack:
-    """An attack for recipes, made from its section of the configuration; it remembers which section that now is.
+    """An attack for recipes, built from a section of the configuration, that the guard replaces by stronger ones.
 
     Args:
-        section: the attack to begin with.
-        make: the attack of a section.
+        section: the first attack.
+        make: builds the attack of a section.
     """
 
     def __init__(self, section: AttackConfig, make: Callable[[AttackConfig], Attack]) -> None:
@@ -47,7 +47,7 @@ class EscalatingAttack:
         self._become(section)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> InnerResult:
-        """Attack as the current section says."""
+        """Run the attack of the current section."""
         return self._attack(model, x, y, threat, **options)
 
     def __str__(self) -> str:
@@ -55,37 +55,37 @@ class EscalatingAttack:
 
     @property
     def takes_one_step(self) -> bool:
-        """Whether one gradient is all it looks at: what makes catastrophic overfitting possible."""
+        """Whether the attack takes a single step, which makes catastrophic overfitting possible."""
         return self.section.name != "pgd" or self.section.steps == 1
 
     def strengthen(self) -> bool:
-        """Become the next stronger attack; False where there is none."""
+        """Switch to the next stronger attack, and return whether there is one."""
         found = next_stronger(self.section)
         if found is not None:
             self._become(found)
         return found is not None
 
     def start_epoch(self, epoch: int) -> None:
-        """Let the attack hear that this epoch, 1 for the first, begins."""
+        """Call ``start_epoch`` of the attack; epochs count from 1."""
         self.epoch = epoch
         per_example_state.start_epoch(self._inside, epoch)
 
     def share(self) -> None:
-        """Let every rank know what the attack remembers."""
+        """Synchronise the state of the attack over all ranks."""
         per_example_state.share(self._inside)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the section and the state of the attack."""
         return {"section": asdict(self.section), "inside": per_example_state.states(self._inside)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as a run that was interrupted."""
+        """Restore a state that `state_dict` returned."""
         self._become(AttackConfig(**state["section"]))
         per_example_state.restore(self._inside, state["inside"])
 
     def _become(self, section: AttackConfig) -> None:
         self.section, self._attack = section, self.make(section)
-        per_example_state.start_epoch(self._inside, self.epoch)  # it may be made in the middle of one
+        per_example_state.start_epoch(self._inside, self.epoch)  # a repair may build it in the middle of an epoch
 
     @property
     def _inside(self) -> dict[str, object]:

@@ -18,29 +18,29 @@ from advreg.threat import ThreatModel, broadcast_per_example
 from advreg.training.per_example_state import PerExampleTable, Saved
 
 Augment = Callable[[Tensor, Tensor, int, int], Tensor]
-"""``(images, ids, seed, epoch) -> images`` that moves pixels about: what made the batch from the data set."""
+"""``(images, ids, seed, epoch) -> images`` that moves pixels: the augmentation of the batch."""
 
 
 @dataclass(frozen=True)
 class Prior(CraftedExamples):
-    """Training points and where the step that made them began: ``x_start (B, ...)``."""
+    """Training points and the starting points ``x_start (B, ...)`` of their step."""
 
     x_start: Tensor
 
 
 class FgsmPgi:
-    """An attack of one step that begins where it would have gone on from in the last epoch: FGSM-PGI with momentum (MEP).
+    """A one-step attack that starts from the stored perturbation of the last epoch: FGSM-PGI with momentum (MEP).
 
     ``x_adv = project(x_start + step_size steepest(g))`` with ``g = grad loss(x_start)``, and for the next epoch
     ``m <- momentum m + g / ||g||_1``, ``x_start <- project(x_start + step_size steepest(m))``. It keeps 4 bytes for each value
-    of the data set. The loss that belongs to it is the recipe `pgi`.
+    of the data set. Its loss is the recipe `pgi`.
 
     Args:
-        examples: how many examples there are, ids 0 to examples - 1; 0 to find out on the way.
-        momentum: share of ``m`` that stays.
-        reset: epochs after which everything is forgotten and starts are drawn from the ball again; told by `start_epoch`.
+        examples: number of examples, ids 0 to examples - 1; 0 to grow with the ids.
+        momentum: decay of ``m``.
+        reset: epochs after which the state is cleared and starts are drawn from the ball again; counted by `start_epoch`.
         step_size: length of the step, in the units of the input; eps if None.
-        augment, seed: how the loader moves pixels, if it does: a perturbation stays with its pixels, not with their places.
+        augment, seed: augmentation of the loader, if any: a perturbation moves with its pixels.
 
     Raises:
         ThreatError: a momentum outside [0, 1) or a reset under 1.

@@ -32,25 +32,32 @@ def friendly_pgd(
 ) -> CraftedExamples:
     """Make training points with PGD that takes at most ``tau`` steps from misclassified points.
 
-    An example that is wrong for the first time is let go at once with ``tau`` 0, after one more step with 1, and so on; what
-    is let go costs nothing more. It lifts clean accuracy, and lowers the robust one.
+    The search at an example ends when the example is first misclassified with ``tau`` 0, one step later with 1, and so on, and
+    then costs no more passes. This raises clean accuracy and lowers robust accuracy.
 
     Args:
-        model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.
-        tau: steps that may begin at a misclassified point.
+        model: network that returns logits ``(B, K)``; its mode is not changed.
+        x: inputs ``(B, ...)`` inside the box.
+        y: labels ``(B,)``, or probabilities ``(B, K)`` where the objective takes them.
+        threat: norm, eps and box.
+        tau: number of steps from misclassified points.
         steps: gradient steps at most.
-        step_size: length of a step; as for `advreg.attacks.craft` if None.
+        step_size: length of a step; if None ``2.5 eps / steps``, or ``1.25 eps`` for one step from a random start.
         start: ``"uniform"`` or ``"zero"``.
+        objective: ``(logits, y) -> (B,)``, maximised.
+        ids: example ids ``(B,)`` that seed the random draws; positions in the batch if None.
+        seed: seed of the random draws.
 
     Returns:
         A `CraftedExamples`: at most ``steps`` forwards and as many backwards for each example.
 
     Raises:
-        DataError, ModelError: as `advreg.attacks.craft` does.
+        DataError: inputs outside the box, an empty batch, labels that the model does not have.
+        ModelError: an output that is not logits, or no gradient path.
 
     Example:
         >>> model, x = torch.nn.Linear(4, 2), torch.full((1, 4), 0.5)
-        >>> wrong = model(x).argmin(1)  # already: there is nothing to do
+        >>> wrong = model(x).argmin(1)  # misclassified already, so no step is taken
         >>> friendly_pgd(model, x, wrong, ThreatModel("linf", 0.1), start="zero").x_adv.equal(x)
         True
 

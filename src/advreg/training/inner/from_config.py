@@ -1,4 +1,4 @@
-"""The attack that a configuration asks for."""
+"""The attack of a configuration."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def maximising(attack: Attack, objective: Objective) -> Attack:
-    """Return the attack that maximises this objective, whatever a recipe asks for.
+    """Return the attack with this objective, in place of the recipe's.
 
-    Recipes choose for themselves: `trades` a divergence, the others the cross-entropy. ``y`` stays what the recipe gives:
-    to `trades`, the model's own probabilities.
+    By default `trades` maximises a divergence and the other recipes the cross-entropy. ``y`` does not change: with `trades`, it
+    is the model's own probabilities.
 
     Example:
         >>> import torch
@@ -48,12 +48,14 @@ def maximising(attack: Attack, objective: Objective) -> Attack:
 def from_section(
     section: AttackConfig, eps: float, *, examples: int = 0, augment: Augment | None = None, seed: int = 0
 ) -> Attack:
-    """Return the attack that a configuration asks for; warns where its steps cannot reach eps.
+    """Return the attack of a configuration; warns if its steps cannot reach eps.
 
     Args:
-        section: the attack.
-        eps: of the threat model, for the warning.
-        examples, augment, seed: for `FgsmPgi`, what the loader yields.
+        section: section ``attack`` of the configuration.
+        eps: radius of the threat model, for the warning.
+        examples: number of training examples, for `FgsmPgi`.
+        augment: augmentation of the loader, for `FgsmPgi`.
+        seed: seed of the loader, for `FgsmPgi`.
     """
     if section.name == "none":
         return unattacked

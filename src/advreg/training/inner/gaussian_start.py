@@ -1,4 +1,4 @@
-"""TRADES' own attack: PGD from a hair beside the clean point, where a divergence from its answer is not flat."""
+"""The attack of TRADES: PGD from a Gaussian start beside the clean point, where the divergence has a gradient."""
 
 from __future__ import annotations
 
@@ -32,20 +32,27 @@ def trades_pgd(
 ) -> CraftedExamples:
     """Make training points with PGD from ``x + scale N(0, 1)`` in exactly ``steps`` forwards and backwards.
 
-    With ``trades(reference="clean")``, which asks it to maximise the divergence from the answer at ``x``, this is the inner
-    attack of the paper; its figures are of 10 steps of 0.007 at eps 0.031.
+    With ``trades(reference="clean")``, whose objective is the divergence from the prediction at ``x``, this is the inner
+    attack of the paper, which reports 10 steps of 0.007 at eps 0.031.
 
     Args:
-        model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.
+        model: network that returns logits ``(B, K)``; its mode is not changed.
+        x: inputs ``(B, ...)`` inside the box.
+        y: labels ``(B,)``, or probabilities ``(B, K)`` where the objective takes them.
+        threat: norm, eps and box.
         scale: standard deviation of the start, in the units of the input.
         steps: gradient steps.
         step_size: length of a step; ``2.5 eps / steps`` if None.
+        objective: ``(logits, y) -> (B,)``, maximised.
+        ids: example ids ``(B,)`` that seed the random draws; positions in the batch if None.
+        seed: seed of the random draws.
 
     Returns:
         A `CraftedExamples`: ``x_adv`` inside the threat model, and its cost.
 
     Raises:
-        DataError, ModelError: as `advreg.attacks.craft` does.
+        DataError: inputs outside the box, an empty batch, labels that the model does not have.
+        ModelError: an output that is not logits, or no gradient path.
 
     Example:
         >>> model = torch.nn.Linear(4, 3)

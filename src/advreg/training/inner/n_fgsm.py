@@ -25,7 +25,7 @@ class Untouched:
 
 
 def unattacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **_: object) -> Untouched:
-    """Return the clean inputs: the attack of a recipe that asks for none."""
+    """Return the clean inputs: the attack of a recipe that needs none."""
     return Untouched(x)
 
 
@@ -47,16 +47,23 @@ def n_fgsm(
     ``x_adv = box(x_noisy + step_size steepest(grad loss(x_noisy)))``, ``x_noisy = box(x + U(-s eps, s eps))``, s the scale.
 
     Args:
-        model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`; the model's mode is left as it is.
-        noise_scale: radius of the noise, in eps; in another norm than linf, of the ball it is drawn from.
+        model: network that returns logits ``(B, K)``; its mode is not changed.
+        x: inputs ``(B, ...)`` inside the box.
+        y: labels ``(B,)``, or probabilities ``(B, K)`` where the objective takes them.
+        threat: norm, eps and box.
+        noise_scale: radius of the noise, in eps; in l2 and l1, the radius of the ball that it is drawn from.
         step_size: length of the step, in the units of the input; eps if None.
+        objective: ``(logits, y) -> (B,)``, maximised.
+        ids: example ids ``(B,)`` that seed the random draws; positions in the batch if None.
+        seed: seed of the random draws.
 
     Returns:
         A `CraftedExamples`; its points may be ``noise_scale eps + step_size`` away from ``x``.
 
     Raises:
-        ThreatError: a noise below zero.
-        DataError, ModelError: as `advreg.attacks.craft` does.
+        ThreatError: a negative noise scale.
+        DataError: inputs outside the box, an empty batch, labels that the model does not have.
+        ModelError: an output that is not logits, or no gradient path.
 
     Example:
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])

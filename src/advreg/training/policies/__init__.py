@@ -1,8 +1,8 @@
-"""Policies: who the adversary is at each step, example by example.
+"""Policies: the attack and the eps of each example at each step.
 
     attack, threat = policy(model, x, y, ids, attack, threat, Moment(epoch, step, steps))
 
-comes before the recipe, in our loop or anybody's. Validation and evaluation stay at the configured eps.
+precedes the recipe, in `advreg.fit` or a loop of your own. Validation and evaluation stay at the configured eps.
 """
 
 from __future__ import annotations

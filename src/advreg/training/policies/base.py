@@ -1,4 +1,4 @@
-"""What a policy is: who the adversary is at each step, example by example."""
+"""Types of policies: the attack and the eps of each example at each step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from advreg.training.recipes import Attack
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training is before a step.
+    """Position of a step in training.
 
     Attributes:
-        epoch: which one, 1 for the first.
+        epoch: number of the epoch, from 1.
         step: steps taken so far in the whole run.
         steps: steps of the whole run.
 
@@ -36,10 +36,10 @@ class Moment:
 
 
 class Policy(Protocol):
-    """Who the adversary is at a step, from who it is in the configuration.
+    """Attack and threat model of a step, from those of the configuration.
 
-    A policy asks the model in eval mode if at all, gives no weight a gradient, and keeps what it learns of an example under
-    the example's id. One with memory has ``state_dict`` and ``load_state_dict`` besides.
+    A policy evaluates the model in eval mode only, gives no weight a gradient, and keeps its state by example id. A policy
+    with state also has ``state_dict`` and ``load_state_dict``.
     """
 
     def __call__(
@@ -49,6 +49,6 @@ class Policy(Protocol):
 
 
 def within(threat: ThreatModel, eps: Tensor) -> Tensor:
-    """Return radii that are no wider than the box, where that is the widest there can be."""
+    """Return the radii, clamped to the width of the box in linf."""
     low, high = threat.box
     return eps.clamp_max(high - low) if threat.norm == "linf" else eps

@@ -1,4 +1,4 @@
-"""Instance-adaptive eps: each example's radius follows how far the model withstands attacks on it."""
+"""Instance-adaptive eps: the radius of each example follows the model's robustness at it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from advreg.training.policies.base import Moment, Policy, within
 from advreg.training.recipes import Attack, bind_ids, worst_case
 
 Positive = Annotated[float, Field(gt=0)]
-Withstands = Callable[[Tensor, Tensor], Tensor]
-"""``(rows (R,), eps (R,)) -> bool (R,)``: whether the model is right about these rows of the batch all over these balls."""
+RobustAt = Callable[[Tensor, Tensor], Tensor]
+"""``(rows (R,), eps (R,)) -> bool (R,)``: whether the model is correct on these rows of the batch inside these radii."""
 
 
 def iaat(
@@ -32,19 +32,20 @@ def iaat(
     method: Literal["test", "margin"] = "test",
     examples: Annotated[int, Field(ge=0)] = 0,
 ) -> Policy:
-    """Give each example a radius of its own, larger while the model withstands, smaller when it does not.
+    """Adapt the radius of each example: larger while the model is robust there, smaller when it is not.
 
-    With ``g = gain eps``: the aim is ``eps_i + g`` if the model withstands that, else ``eps_i`` if it withstands that, else
-    ``eps_i - g``; then ``eps_i <- (1 - smoothing) eps_i + smoothing aim``.
+    With ``g = gain eps``: the aim is ``eps_i + g`` if the model is robust at that radius, else ``eps_i`` if it is robust at
+    that, else ``eps_i - g``; then ``eps_i <- (1 - smoothing) eps_i + smoothing aim``.
 
     Args:
         gain: step of the aim, in eps; 1.9/255 at 8/255 in the paper.
         smoothing: share of the aim in the new radius.
         warmup: share of training with the configured eps for all.
         most: largest radius, in eps.
-        method: ``"test"`` attacks twice more with the run's attack, which must have no memory; ``"margin"`` compares with the
-            first-order distance to the decision, margin over the dual norm of its gradient, at one forward and one backward.
-        examples: how many there are; 0 to find out on the way.
+        method: ``"test"`` runs the attack of the run twice more; it must have no per-example state. ``"margin"`` compares with
+            the first-order distance to the decision boundary, the margin over the dual norm of its gradient, at one forward
+            and one backward.
+        examples: number of examples; 0 to grow with the ids.
 
     Example:
         >>> policy, model = iaat(warmup=0.0, method="margin"), nn.Linear(4, 3)
@@ -73,12 +74,10 @@ class InstanceAdaptivePolicy:
         if moment.progress < self.warmup:
             return attack, threat
         unit = torch.as_tensor(threat.eps, dtype=torch.float32, device=x.device).expand(len(x))
-        withstands = (
-            _near(model, x, y, threat) if self.method == "margin" else _tested(model, x, y, ids, attack, threat)
-        )
+        robust_at = _near(model, x, y, threat) if self.method == "margin" else _tested(model, x, y, ids, attack, threat)
 
         def holds(rows: Tensor, radii: Tensor) -> Tensor:
-            return withstands(rows, within(threat, radii * unit[rows]))
+            return robust_at(rows, within(threat, radii * unit[rows]))
 
         radii = adapt_radii(self.radii.read(ids), holds, self.gain, self.smoothing).clamp(0, self.most)
         self.radii.write(ids, radii)
@@ -93,12 +92,20 @@ class InstanceAdaptivePolicy:
         return {"radii": self.radii.values}
 
     def load_state_dict(self, state: Saved) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         self.radii.load(state["radii"])
 
 
-def adapt_radii(radii: Tensor, withstands: Withstands, gain: float, smoothing: float) -> Tensor:
-    """Return the radii a step nearer to where the model's strength ends; the smaller test is asked of those only that need it.
+def adapt_radii(radii: Tensor, robust_at: RobustAt, gain: float, smoothing: float) -> Tensor:
+    """Return the radii one step closer to the largest robust ones.
+
+    The current radius is tested only where the larger one fails.
+
+    Args:
+        radii: current radii ``(B,)``.
+        robust_at: test of rows at radii.
+        gain: step of the aim.
+        smoothing: share of the aim in the new radii.
 
     Example:
         >>> strength = torch.tensor([9.0, 1.1, 0.5])
@@ -106,26 +113,26 @@ def adapt_radii(radii: Tensor, withstands: Withstands, gain: float, smoothing: f
         [1.100000023841858, 1.0, 0.8999999761581421]
     """
     rows = torch.arange(len(radii), device=radii.device)
-    more = withstands(rows, radii + gain)
+    more = robust_at(rows, radii + gain)
     aim = torch.where(more, radii + gain, radii)
     doubtful = rows[~more]
     if len(doubtful):
-        weak = doubtful[~withstands(doubtful, radii[doubtful])]
+        weak = doubtful[~robust_at(doubtful, radii[doubtful])]
         aim[weak] = (radii[weak] - gain).clamp_min(0)
     return (1 - smoothing) * radii + smoothing * aim
 
 
-def _tested(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel) -> Withstands:
-    def withstands(rows: Tensor, eps: Tensor) -> Tensor:
+def _tested(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel) -> RobustAt:
+    def robust_at(rows: Tensor, eps: Tensor) -> Tensor:
         bound = bind_ids(attack, ids[rows])
         x_adv = worst_case(model, x[rows], y[rows], bound, threat.with_eps(eps))
         with eval_mode(model):  # not under no_grad: torch < 2.10's autocast caches that
             return correct(query_model(model, x_adv).detach(), y[rows])
 
-    return withstands
+    return robust_at
 
 
-def _near(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Withstands:
+def _near(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> RobustAt:
     with eval_mode(model):
         _, gap, grad = query(QuerySpec(model, margin), x, y)
     slope = (grad * threat.steepest(grad)).flatten(1).sum(1)

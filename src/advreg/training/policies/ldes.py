@@ -1,4 +1,4 @@
-"""Learned eps: a small network shares a budget of radius out among examples, from what the model says of them."""
+"""Learned eps: a small network distributes a budget of radius over the examples, from features of the model's predictions."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def ldes(
     ``eps_i = eps r_i`` with ``r_i = least + (most - least) sigmoid(MLP(z_i))``. The network, 3-16-1, follows
     ``mean_i CE(f(x_i + eps_i s_i), y_i) + mu (mean_i r_i - 1)^2`` downhill, ``s_i`` the steepest direction at ``x_i``. The
     first term alone would shrink every radius to the least; the budget keeps the mean within ``slope / (2 mu)`` of 1, and the
-    network may only choose who gets it. It starts with eps for all. Two forwards and two backwards, and ``samples`` forwards
+    network only chooses its distribution. It starts with eps for all. Two forwards and two backwards, and ``samples`` forwards
     more where the model has dropout.
 
     Args:
         least, most: bounds of a radius, in eps; ``least`` under 1, ``most`` above.
         mu: weight of the budget.
         lr: learning rate of the network; keep ``lr mu`` at 1 or below.
-        samples: dropout masks over which uncertainty is taken, the mutual information of answer and mask; a model without
-            dropout is compared with its own answer of the last time instead.
-        examples: how many there are; 0 to find out on the way.
+        samples: dropout masks over which uncertainty is taken, the mutual information of prediction and mask; a model
+            without dropout is compared with its own last prediction instead.
+        examples: number of examples; 0 to grow with the ids.
 
     Raises:
-        ThreatError: bounds that eps does not lie between.
+        ThreatError: eps is not between the bounds.
 
     Example:
         >>> policy, model = ldes(), nn.Linear(4, 3)
@@ -67,7 +67,7 @@ def ldes(
 
 
 class LearnedEpsPolicy:
-    """The policy that `ldes` makes; its memory is the network, running statistics, and answers by example id."""
+    """The policy that `ldes` returns; its state is the network, running statistics, and predictions by example id."""
 
     def __init__(self, least: float, most: float, mu: float, lr: float, samples: int, examples: int) -> None:
         if not 0 <= least < 1 < most:
@@ -76,7 +76,7 @@ class LearnedEpsPolicy:
         self.network = _network((1 - self.least) / (most - self.least))
         self.statistics = torch.tensor([torch.nan, 1.0])
         self.examples = examples
-        self.answers: PerExampleTable | None = None
+        self.predictions: PerExampleTable | None = None
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
@@ -97,20 +97,20 @@ class LearnedEpsPolicy:
 
     def share(self) -> None:
         """Let every rank know what any learned of its examples; the network is the same everywhere anyway."""
-        if self.answers is not None:
-            self.answers.share()
+        if self.predictions is not None:
+            self.predictions.share()
 
     def state_dict(self) -> Saved:
-        """Return network, statistics and, where they are used, answers."""
+        """Return network, statistics and, where they are used, predictions."""
         network = {f"network.{key}": value for key, value in self.network.state_dict().items()}
-        answers = {} if self.answers is None else {"answers": self.answers.values}
-        return {**network, "statistics": self.statistics, **answers}
+        predictions = {} if self.predictions is None else {"answers": self.predictions.values}
+        return {**network, "statistics": self.statistics, **predictions}
 
     def load_state_dict(self, state: Saved) -> None:
         """Go on from what `state_dict` returned."""
         self.network.load_state_dict({key[8:]: value for key, value in state.items() if key.startswith("network.")})
         self.statistics = state["statistics"].clone()
-        self.answers = None
+        self.predictions = None
         if "answers" in state:
             self._rows(state["answers"].shape[1]).load(state["answers"])
 
@@ -119,7 +119,7 @@ class LearnedEpsPolicy:
         return self.least + (self.most - self.least) * share
 
     def _learn(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, way: Tensor, radii: Tensor) -> None:
-        """Take a step of the network: weights of the model stand still and get no gradient."""
+        """Take a step of the policy's network; the weights of the model do not change and get no gradient."""
         low, high = threat.box
         moved = (x + threat.radii(x) * broadcast_per_example(radii.to(x.dtype), x) * way).clamp(low, high)
         excess = _mean(radii.detach().mean()) - 1  # of all processes: the budget is one
@@ -140,7 +140,7 @@ class LearnedEpsPolicy:
         return ((logs - self.statistics[0]) / self.statistics[1].sqrt().clamp_min(1e-3)).clamp(-5, 5)
 
     def _doubt(self, model: nn.Module, x: Tensor, ids: Tensor, z: Tensor) -> Tensor:
-        """Return how uncertain each answer is: over dropout masks, or else over time."""
+        """Return the uncertainty of each prediction: over dropout masks, or else over time."""
         drops = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0]
         if drops:
             return _disagreement(model, drops, x, self.samples)
@@ -150,9 +150,9 @@ class LearnedEpsPolicy:
         return torch.where(last.isnan().any(1), 0.0, F.kl_div(p.clamp_min(1e-12).log(), last, reduction="none").sum(1))
 
     def _rows(self, classes: int) -> PerExampleTable:
-        if self.answers is None:
-            self.answers = PerExampleTable(self.examples, (classes,), fill=torch.nan)
-        return self.answers
+        if self.predictions is None:
+            self.predictions = PerExampleTable(self.examples, (classes,), fill=torch.nan)
+        return self.predictions
 
 
 def _network(share: float) -> nn.Sequential:
@@ -166,12 +166,12 @@ def _network(share: float) -> nn.Sequential:
 
 
 def _confidence(z: Tensor) -> Tensor:
-    """Return one less the entropy of the answer, in its largest: 0 to 1."""
+    """Return 1 minus the normalised entropy of the prediction: 0 to 1."""
     return 1 - _entropy(z.float().softmax(1)) / math.log(z.shape[1])
 
 
 def _disagreement(model: nn.Module, drops: Sequence[nn.Module], x: Tensor, samples: int) -> Tensor:
-    """Return the mutual information of answer and dropout mask, only dropout being in train mode."""
+    """Return the mutual information of prediction and dropout mask, with dropout alone in train mode."""
     with torch.no_grad(), eval_mode(model):
         for module in drops:
             module.train()

@@ -17,7 +17,7 @@ Moments = Annotated[float, Field(gt=0, lt=1)]
 
 
 def fixed() -> Policy:
-    """Keep the adversary as it is configured."""
+    """Keep the configured attack and eps."""
 
     def policy(
         model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
@@ -28,7 +28,7 @@ def fixed() -> Policy:
 
 
 def warmup(share: Moments = 0.2) -> Policy:
-    """Let eps grow from 0 in a straight line until ``share`` of training is done, ``eps min(1, progress / share)``.
+    """Let eps grow linearly from 0 until ``share`` of training is done, ``eps min(1, progress / share)``.
 
     Args:
         share: part of training after which eps is the configured one.
@@ -53,12 +53,14 @@ def friendly(
     start: Literal["uniform", "zero"] = "uniform",
     milestones: list[Moments] = [0.4, 0.75],  # noqa: B006
 ) -> Policy:
-    """Attack with PGD that lets go of an example ``tau`` steps after it is first misclassified; ``tau`` grows from 0.
+    """Attack with PGD that stops at an example ``tau`` steps after it is first misclassified; ``tau`` grows from 0.
 
-    It takes the place of the configured attack; in a run that is ``pgd``, and the guard cannot strengthen it.
+    It replaces the configured attack, which must be ``pgd`` in a run; the guard cannot strengthen it.
 
     Args:
-        steps, step_size, start: as for `advreg.training.inner.friendly_pgd`.
+        steps: gradient steps at most.
+        step_size: length of a step; ``2.5 eps / steps`` if None.
+        start: ``"uniform"`` or ``"zero"``.
         milestones: shares of training at each of which ``tau`` is one more.
 
     Example:

@@ -1,8 +1,7 @@
-"""Recipes: what each training method minimises, one function a paper, for our loop or anybody's.
+"""Recipes: the loss of each training method, one function a paper, for `advreg.fit` or a loop of your own.
 
-A recipe is made once with its options, then called on every batch: ``loss = madry()(model, x, y, attack, threat)``. The
-caller does the rest: ``backward``, the optimizer, the schedule. Where a recipe looks at clean and attacked inputs in one
-forward, the attacked ones come last.
+A recipe is built once with its options, then called on every batch: ``loss = madry()(model, x, y, attack, threat)``. The
+caller runs ``backward``, optimizer and schedule. In a forward of clean and attacked inputs, the attacked ones come last.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from advreg.training.recipes.base import (
 def ar_at(
     invariance: Weight = 30.0, balance: Literal["auto"] | Share = "auto", label_smoothing: Smoothing = 0.0
 ) -> Recipe:
-    """Ask attacked features to predict clean ones, each input through its own BatchNorms.
+    """Train attacked features to predict clean ones, with separate BatchNorms for clean and attacked inputs.
 
     ``w CE(f_adv(x_adv), y) + (1 - w) CE(f_clean(x), y) + invariance mean_l (1 - cos(h_l(F_adv_l(x_adv)), F_clean_l(x)))``,
     ``F_l`` the output of a BatchNorm that has a predictor ``h_l``, after ReLU, averaged over positions; clean features get
@@ -118,7 +118,7 @@ def _answer(model: nn.Module, x: Tensor, route: Route) -> tuple[Tensor, Features
 
 @contextmanager
 def _features(model: nn.Module) -> Iterator[Features]:
-    """Collect, under its name, what each BatchNorm with a predictor says: after ReLU, averaged over positions."""
+    """Collect by name the output of each BatchNorm with a predictor, after ReLU, averaged over positions."""
     features: Features = {}
 
     def keep(name: str, out: Tensor) -> None:

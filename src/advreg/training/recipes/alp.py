@@ -22,7 +22,7 @@ from advreg.training.recipes.base import (
 def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     """Pair logits: ``(CE(f(x), y) + CE(f(x_adv), y)) / 2 + weight mean_k (f(x)_k - f(x_adv)_k)^2``.
 
-    Known to mask gradients where attacks in training are weak: measure it with a stronger protocol.
+    Known to mask gradients where the training attack is weak: evaluate it with a stronger protocol.
 
     Args:
         weight: weight of the mean squared difference of logits.

@@ -1,4 +1,4 @@
-"""What a recipe is, and the steps that recipes share: find the worst case, ask the model once, compare two answers."""
+"""Types of recipes, and the steps that recipes share: search for the worst case, one forward, comparison of predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 
 
 class InnerResult(Protocol):
-    """What an attack returns, as far as a recipe looks."""
+    """The part of an attack's result that recipes read."""
 
     @property
     def x_adv(self) -> Tensor:
@@ -33,7 +33,7 @@ class InnerResult(Protocol):
 Attack = Callable[..., InnerResult]
 """``(model, x, y, threat, *, objective, seed) -> result`` with ``x_adv``: any attack, its other options bound.
 
-`advreg.attacks.craft` spends nothing on judging; of `advreg.pgd` and others, recipes switch the early stop off.
+`advreg.attacks.craft` spends no passes on verification; recipes disable the early stop of `advreg.pgd` and others.
 """
 
 Recipe = Callable[[nn.Module, Tensor, Tensor, Attack, ThreatModel], Tensor]
@@ -45,7 +45,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
-    """Hold the options of a recipe to their annotations, and its batches to what fits together: one line says what is wrong."""
+    """Return the recipe's factory with checks: of its options by their annotations, and of every batch."""
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
@@ -80,16 +80,16 @@ def label_loss(z: Tensor, y: Tensor, label_smoothing: float = 0.0, reduction: st
         z: logits.
         y: labels ``(B,)`` or probabilities ``(B, K)``.
         label_smoothing: share of each label that is spread evenly over all classes.
-        reduction: as torch's.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
         DataError: a label that the model does not have.
-        ModelError: an output that is no logits.
+        ModelError: an output that is not logits.
     """
     try:
         y = y.to(z.dtype) if y.is_floating_point() else y
         return F.cross_entropy(z, y, label_smoothing=label_smoothing, reduction=reduction)
-    except (IndexError, RuntimeError, TypeError):  # looking first would wait for the device at every step
+    except (IndexError, RuntimeError, TypeError):  # a check beforehand would synchronise the device at every step
         reject_logits(z, len(y))
         reject_classes(y, z.shape[1], ignored=True)
         raise
@@ -103,9 +103,17 @@ def run_attack_in_eval(
     threat: ThreatModel,
     objective: Objective = cross_entropy,
 ) -> InnerResult:
-    """Return all that the attack says, with the model in eval mode; weights, their gradients and modes are untouched.
+    """Return the attack's result with the model in eval mode; weights, their gradients and modes do not change.
 
     The attack's seed is drawn from torch's generator: a new random start at every step, the same in a repeated run.
+
+    Args:
+        model: the network.
+        x: inputs ``(B, ...)``.
+        y: labels ``(B,)``, or probabilities where the objective takes them.
+        attack: search for the worst case.
+        threat: norm, eps and box.
+        objective: ``(logits, y) -> (B,)``, which the attack maximises.
 
     Raises:
         DataError: inputs outside the threat's box.
@@ -116,9 +124,9 @@ def run_attack_in_eval(
 
 
 def disable_early_stop(attack: Attack) -> Attack:
-    """Return the attack told not to leave alone what is wrong already, unless the caller has bound that himself.
+    """Return the attack without early stop, unless the caller has bound ``early_stop``.
 
-    An evaluation has learned all it wants once an example is broken; training wants the worst point of every one.
+    An evaluation is done with an example once it is broken; training needs the worst point of every example.
 
     Example:
         >>> from advreg.attacks import pgd
@@ -139,37 +147,37 @@ def worst_case(
     threat: ThreatModel,
     objective: Objective = cross_entropy,
 ) -> Tensor:
-    """Return the attacked inputs; `run_attack_in_eval` says how they are found."""
+    """Return the attacked inputs ``(B, ...)`` without gradient; arguments as for `run_attack_in_eval`."""
     return run_attack_in_eval(model, x, y, attack, threat, objective).x_adv.detach()
 
 
 def probabilities(model: nn.Module, x: Tensor) -> Tensor:
-    """Return what the model answers in eval mode, without gradient ``(B, K)``."""
+    """Return the probabilities ``(B, K)`` in eval mode, without gradient."""
     with eval_mode(model):
         return query_model(model, x).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
 
 
 def perturbed_reference(model: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
-    """Return the probabilities ``(B, K)`` in eval mode a hair (eps / 32, in a random direction) beside ``x``.
+    """Return the probabilities ``(B, K)`` in eval mode at a distance of eps / 32 from ``x``, in a random direction.
 
-    A divergence from the answer at ``x`` itself is flat at ``x``, and an attack that starts there would never move.
-    The direction is the same for every example, so that it does not depend on who else is in the batch.
+    The divergence from the prediction at ``x`` has a zero gradient at ``x``, so an attack that starts there would never move.
+    The direction is the same for every example, so that it does not depend on the rest of the batch.
     """
     x = widen(x)
-    nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return probabilities(model, x + (threat.random_start(x, nobody, draw_seed()) - x) / 32)
+    same_ids = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return probabilities(model, x + (threat.random_start(x, same_ids, draw_seed()) - x) / 32)
 
 
 def clean_and_adversarial_logits(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of clean and attacked inputs, in one forward (BatchNorm sees both) with the attacked ones last."""
+    """Return the logits of clean and of attacked inputs, from one forward in which BatchNorm normalises both together."""
     z, z_adv = query_model(model, torch.cat([x, x_adv])).chunk(2)
     return z, z_adv
 
 
 def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
-    """Return ``KL(softmax(z) || softmax(z_adv))`` for each example, finite also where probabilities are 0 or 1.
+    """Return ``KL(softmax(z) || softmax(z_adv))`` for each example, finite where probabilities are 0 or 1 too.
 
-    Classes that a mask of -inf rules out in both add nothing.
+    Classes that both mask with -inf add nothing.
     """
     least = torch.finfo(z.dtype).min / 4  # finite, so that its difference to itself is 0
     log_p, log_q = (logits.log_softmax(1).clamp_min(least) for logits in (z, z_adv))
@@ -177,13 +185,13 @@ def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
 
 
 def pairing(z: Tensor, z_adv: Tensor) -> Tensor:
-    """Return the mean squared difference of logits; classes that a mask of -inf rules out in both add nothing."""
+    """Return the mean squared difference of logits; classes that both mask with -inf add nothing."""
     masked = torch.isneginf(z) & torch.isneginf(z_adv)
     return F.mse_loss(z_adv.masked_fill(masked, 0.0), z.masked_fill(masked, 0.0))
 
 
 def bind_ids(attack: Attack, ids: Tensor) -> Attack:
-    """Return the attack with the random draws of these examples; a recipe that attacks fewer attacks the last ones.
+    """Return the attack with its random draws bound to example ids; a recipe that attacks a part of the batch attacks the last.
 
     Args:
         attack: an attack that takes ``ids``.

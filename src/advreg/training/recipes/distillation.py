@@ -1,4 +1,4 @@
-"""Knowledge distillation: learn on attacked inputs from labels and from teachers."""
+"""Knowledge distillation on attacked inputs, from labels and teachers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from advreg.training.recipes.base import (
 )
 
 Teacher = str | Callable[..., Tensor]
-"""A network, or what `advreg.load_model` loads one from: a run folder, a name; ``""`` for none."""
+"""A network, or a name or run folder for `advreg.load_model`; ``""`` for none."""
 
 
 @check_loss
@@ -41,10 +41,10 @@ def distill(
 ) -> Recipe:
     """Learn from teachers: ``hard CE(f(x_adv), y) + sum_t weight_t T^2 KL(softmax(t(x_adv) / T) || softmax(f(x_adv) / T))``.
 
-    A teacher that is not given has no term. The attack looks at the student only.
+    A teacher that is not given has no term. The attack is on the student alone.
 
     Args:
-        robust: a teacher trained on attacked inputs, such as the same network a run ago.
+        robust: a teacher trained on attacked inputs, such as the same network from an earlier run.
         standard: a teacher trained on clean inputs.
         hard: weight of the labels.
         robust_weight, standard_weight: weights of the teachers.
@@ -72,13 +72,15 @@ def distill(
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         x_adv = worst_case(model, x, y, attack, threat)
         z = query_model(model, x_adv)
-        taught = [weight * lesson(z, answer(teacher, x_adv), temperature) for teacher, weight in teachers]
-        return hard * label_loss(z, y, label_smoothing) + torch.stack(taught).sum()
+        distilled = [
+            weight * teacher_loss(z, teacher_logits(teacher, x_adv), temperature) for teacher, weight in teachers
+        ]
+        return hard * label_loss(z, y, label_smoothing) + torch.stack(distilled).sum()
 
     return loss
 
 
-def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
+def teacher_loss(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """Return ``T^2 KL(softmax(z_teacher / T) || softmax(z / T))``, the batch's mean; gradients keep their size as T grows.
 
     Raises:
@@ -86,7 +88,7 @@ def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
 
     Example:
         >>> z = torch.tensor([[1.0, 2.0]])
-        >>> lesson(z, z).item()
+        >>> teacher_loss(z, z).item()
         0.0
 
     Reference: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
@@ -98,7 +100,7 @@ def lesson(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
     return temperature**2 * divergence(widen(z_teacher) / temperature, widen(z) / temperature).mean()
 
 
-def answer(teacher: nn.Module, x: Tensor) -> Tensor:
+def teacher_logits(teacher: nn.Module, x: Tensor) -> Tensor:
     """Return a teacher's logits in eval mode, without gradient; it follows the inputs to their device."""
     with eval_mode(teacher.to(x.device)), torch.no_grad():
         return query_model(teacher, x)

@@ -1,4 +1,4 @@
-"""Adversarial training for free: one backward moves the weights down and the perturbation up."""
+"""Free adversarial training: one backward updates both the weights and the perturbation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from advreg.training.recipes.base import Attack, Recipe, Smoothing, check_loss, 
 def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 0.0) -> Recipe:
     """Minimise the cross-entropy at a perturbation that each ``backward`` moves: no attack, one forward and one backward.
 
-    ``delta <- ball(delta + eps steepest(grad CE(f(box(x + delta)), y)))``. The perturbation of each place in the batch stays
-    when the next batch comes. The loop takes `replays_of` steps on every batch, so divide epochs by as many.
+    ``delta <- ball(delta + eps steepest(grad CE(f(box(x + delta)), y)))``. The perturbation of each position in the batch
+    carries over to the next batch. The loop takes `replays_of` steps on every batch, so divide the epochs by that number.
 
     Args:
         replays: steps on each batch, ``m`` in the paper: 8 on CIFAR-10, 4 on ImageNet.
@@ -41,7 +41,7 @@ def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 
 
 
 class Replayed:
-    """The recipe that `free` makes; its memory is one perturbation for each place in the batch."""
+    """The recipe that `free` makes; its state is one perturbation for each position in the batch."""
 
     def __init__(self, replays: int, label_smoothing: float) -> None:
         self.replays, self.label_smoothing = replays, label_smoothing

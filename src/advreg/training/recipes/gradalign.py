@@ -1,4 +1,4 @@
-"""GradAlign: input gradients should point the same way all over the ball, or one step cannot attack it."""
+"""GradAlign: aligns the input gradients over the ball, so that one step remains a strong attack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Length = Annotated[float, Field(gt=0)]
 def gradalign(
     weight: Weight = 0.2, method: Method = "finite", step: Length = 0.01, label_smoothing: Smoothing = 0.0
 ) -> Recipe:
-    """Keep one-step attacks honest: ``CE(f(x_adv), y) + weight (1 - cos(g(x), g(x + eta)))``, ``g`` the input gradient.
+    """Align input gradients: ``CE(f(x_adv), y) + weight (1 - cos(g(x), g(x + eta)))``, ``g`` the input gradient.
 
     ``eta`` is a random point of the ball, another one for each example. Made for one step from the clean point, FGSM, where
     training on it alone would overfit to the step.
@@ -110,7 +110,7 @@ def _slope(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     return value, torch.autograd.grad(value, leaf)[0]
 
 
-@torch.enable_grad()  # a validation loss is asked for without gradients, and is made of them all the same
+@torch.enable_grad()  # a validation loss runs without gradients, but this term is computed from them
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, *, follow: bool = False) -> Tensor:
     point = x.detach().clone().requires_grad_()
     loss = label_loss(query_model(model, point), y, reduction="sum")

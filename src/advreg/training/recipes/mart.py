@@ -21,10 +21,10 @@ from advreg.training.recipes.base import (
 
 @check_loss
 def mart(beta: Weight = 5.0) -> Recipe:
-    """Attend to what is misclassified: ``BCE(f(x_adv), y) + beta KL(p(x) || p(x_adv)) (1 - p(x)_y)``.
+    """Weight the misclassified examples: ``BCE(f(x_adv), y) + beta KL(p(x) || p(x_adv)) (1 - p(x)_y)``.
 
-    ``BCE(f, y) = CE(f, y) - log(1.0001 - max_{k != y} p_k)``. Robust accuracy under PGD tends to flatter it: measure it
-    with a stronger protocol.
+    ``BCE(f, y) = CE(f, y) - log(1.0001 - max_{k != y} p_k)``. PGD overestimates the robust accuracy
+    of MART models: evaluate them with a stronger protocol.
 
     Args:
         beta: weight of the divergence.
@@ -41,7 +41,7 @@ def mart(beta: Weight = 5.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        _refuse_unlabelled(y)
+        _require_hard_labels(y)
         z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
         rival = z_adv.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
         boosted = label_loss(z_adv, y, reduction="none") - torch.log(1.0001 - rival)
@@ -51,7 +51,7 @@ def mart(beta: Weight = 5.0) -> Recipe:
     return loss
 
 
-def _refuse_unlabelled(y: Tensor) -> None:
+def _require_hard_labels(y: Tensor) -> None:
     if y.ndim != 1:
         raise DataError(f"mart was given labels {tuple(y.shape)}; give (B,), or use trades or madry on mixed labels")
     if int(y.min()) < 0:

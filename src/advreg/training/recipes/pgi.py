@@ -1,4 +1,4 @@
-"""The recipe of stored perturbations: the answer should not change along the attack's step."""
+"""FGSM-PGI: keeps the logits at the start and at the end of a single step close."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from advreg.training.recipes.base import (
 
 @check_loss
 def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
-    """Guide a single step by where it began: ``CE(f(x_adv), y) + weight mean_k (f(x_adv)_k - f(x_start)_k)^2``.
+    """Regularise a single step by its starting point: ``CE(f(x_adv), y) + weight mean_k (f(x_adv)_k - f(x_start)_k)^2``.
 
-    It needs an attack that says where it began: `advreg.training.inner.FgsmPgi`, the paper's.
+    It needs an attack whose result has ``x_start``: `advreg.training.inner.FgsmPgi`, that of the paper.
 
     Args:
         weight: weight of the mean squared difference of logits.
         label_smoothing: share of each label that is spread evenly over all classes; the paper leaves 0.6 to the label.
 
     Raises:
-        ConfigError: when called with an attack that does not say where it began.
+        ConfigError: when called with an attack whose result has no ``x_start``.
 
     Example:
         >>> import torch
@@ -42,13 +42,13 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        found = run_attack_in_eval(model, x, y, attack, threat)
-        x_start = getattr(found, "x_start", None)
+        result = run_attack_in_eval(model, x, y, attack, threat)
+        x_start = getattr(result, "x_start", None)
         if not isinstance(x_start, Tensor):
             raise ConfigError(
-                "pgi was given an attack that does not say where it began; give the stored one, or use madry"
+                "pgi was given an attack whose result has no x_start; give inner.FgsmPgi (attack 'stored'), or use madry"
             )
-        z_start, z_adv = clean_and_adversarial_logits(model, x_start.detach(), found.x_adv.detach())
+        z_start, z_adv = clean_and_adversarial_logits(model, x_start.detach(), result.x_adv.detach())
         return label_loss(z_adv, y, label_smoothing) + weight * pairing(z_start, z_adv)
 
     return loss

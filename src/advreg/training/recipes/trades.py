@@ -27,16 +27,16 @@ from advreg.training.recipes.base import (
 def trades(
     beta: Weight = 6.0, label_smoothing: Smoothing = 0.0, reference: Literal["beside", "clean"] = "beside"
 ) -> Recipe:
-    """Trade clean accuracy for constancy: ``CE(f(x), y) + beta KL(p(x) || p(x_adv))``.
+    """Trade clean accuracy for stable predictions: ``CE(f(x), y) + beta KL(p(x) || p(x_adv))``.
 
-    The attack maximises the same divergence and never sees a label. Its reference is the answer a hair beside ``x``, in
-    place of the paper's start a hair beside ``x``: so it may start anywhere, the clean point included. The paper's pair is
-    ``reference="clean"`` with `advreg.training.inner.gaussian_start`.
+    The attack maximises the same divergence and gets no label. Its reference is the prediction at a point beside ``x``, so it
+    may start anywhere, the clean point included. The paper has the reference at ``x`` and a start beside it:
+    ``reference="clean"`` with `advreg.training.inner.trades_pgd`.
 
     Args:
         beta: weight of the divergence; 6 on CIFAR-10, 1 on MNIST in the paper.
         label_smoothing: share of each label that is spread evenly over all classes.
-        reference: whose answer the attack leads away from: ``"clean"``, that at ``x``, is flat where an attack starts at ``x``.
+        reference: prediction that the attack moves away from; that at ``x``, ``"clean"``, has a zero gradient at ``x``.
 
     Example:
         >>> import advreg, torch
@@ -47,8 +47,8 @@ def trades(
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        answer = probabilities(model, x) if reference == "clean" else perturbed_reference(model, x, threat)
-        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, answer, attack, threat, kl))
+        target = probabilities(model, x) if reference == "clean" else perturbed_reference(model, x, threat)
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, target, attack, threat, kl))
         return label_loss(z, y, label_smoothing) + beta * divergence(z, z_adv).mean()
 
     return loss

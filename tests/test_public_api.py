@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+import tomllib
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +72,29 @@ messages = [str(each.message) for each in caught if each.category is Deprecation
 assert messages == ["{package}.{old} is now {package}.{new}"], caught
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+MOVED = tomllib.loads((Path(advreg.__file__).parent / "moved.toml").read_text())
+
+
+def test_every_module_of_the_first_version_imports_under_its_old_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for old, names in MOVED.items():
+            module = importlib.import_module(old)
+            for name in names.keys() - {"module"}:
+                assert getattr(module, name) is not None
+
+
+def test_an_old_module_warns_and_names_the_new_one() -> None:
+    sys.modules.pop("advreg.attacks.engine", None)
+    with pytest.warns(DeprecationWarning, match=r"advreg\.attacks\.engine is now advreg\.attacks\.search"):
+        importlib.import_module("advreg.attacks.engine")
+
+
+def test_a_name_that_an_old_module_lacks_is_an_attribute_error() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = importlib.import_module("advreg.attacks.engine")
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'; it is now advreg\.attacks\.search"):
+        module.nothing  # noqa: B018

@@ -1,4 +1,4 @@
-"""Noise belongs to the example, and is noise."""
+"""Random draws depend on the example only, and have their distributions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRAWS = [example_rng.uniform, example_rng.normal, example_rng.signs]
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_depends_on_the_id_and_on_nothing_else_in_the_batch(draw) -> None:
+def test_draws_depend_on_the_id_and_not_on_the_batch(draw) -> None:
     ids = torch.arange(100)
     whole = draw(ids, (3, 5), seed=4, dtype=torch.float64)
     shuffled = torch.randperm(100)
@@ -48,8 +48,8 @@ def test_neighbouring_ids_and_streams_are_not_correlated() -> None:
     assert abs(float(across)) < limit
 
 
-def test_equals_the_generator_written_out_with_python_integers() -> None:
-    """The results of published seeds rest on these numbers: the definition, on unsigned integers of any size."""
+def test_draws_equal_the_generator_in_python_integers() -> None:
+    """Results of published seeds depend on these numbers: the definition with unsigned integers of any size."""
     wrap, golden = (1 << 64) - 1, 0x9E3779B97F4A7C15
 
     def scramble(z: int) -> int:

@@ -14,7 +14,7 @@ EPS = {"linf": 0.2, "l2": 0.9, "l1": 2.5}
 
 
 def draw(seed: int, dtype: torch.dtype, reach: float, shape: tuple[int, ...] = (16, 1, 5, 6)):
-    """Clean points, some coordinates on the box's faces, and points anywhere around them."""
+    """Return clean points, some coordinates at the faces of the box, and points around them."""
     g = torch.Generator().manual_seed(seed)
     x = (torch.rand(shape, generator=g, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
     return x, x + reach * torch.randn(shape, generator=g, dtype=dtype)
@@ -37,7 +37,7 @@ def test_projection_is_feasible_idempotent_and_nearest(norm: str, seed: int, rea
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_projection_leaves_inside_points_alone(norm: str, dtype: torch.dtype) -> None:
+def test_projection_keeps_inside_points(norm: str, dtype: torch.dtype) -> None:
     threat = ThreatModel(norm, EPS[norm])
     x, _ = draw(3, dtype, 1.0)
     inside = x + 0.999 * (threat.random_start(x, torch.arange(len(x)), 1) - x)
@@ -58,7 +58,7 @@ def test_float32_points_are_inside_when_measured_in_float64(norm: str, eps: floa
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("width", [10.0, 1e6, 1e30])
-def test_a_wide_box_takes_nothing_from_the_radius(norm: str, width: float) -> None:
+def test_wide_box_does_not_reduce_the_radius(norm: str, width: float) -> None:
     threat = ThreatModel(norm, EPS[norm], box=(-width, width))
     x, a = draw(7, torch.float32, 2.0, (64, 3, 32, 32))
     for scale in (1.0, 1e-3, min(width, 100.0)):
@@ -83,7 +83,7 @@ def test_exact_l1_projection_is_nearer_than_ball_then_clip() -> None:
     assert nearer.float().mean() > 0.9
 
 
-def test_a_rows_projection_does_not_know_its_batch() -> None:
+def test_projection_of_a_row_does_not_depend_on_the_batch() -> None:
     for reach in (0.01, 0.2, 1.0, 30.0):
         x, a = draw(13, torch.float64, reach, (64, 1, 28, 28))
         for eps in (0.5, 2.0, 5.0):

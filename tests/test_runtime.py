@@ -14,16 +14,16 @@ from advreg.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["gpuu", "cuda:99", "", "cpu:x"])
-def test_device_that_is_not_there_is_one_line(name):
+def test_missing_device_raises_one_line(name):
     with pytest.raises(ConfigError, match="allowed: auto, cpu"):
         runtime.choose_device(name)
 
 
-def test_auto_is_a_device_that_works():
+def test_auto_device_works():
     assert torch.ones(2, device=runtime.choose_device()).sum() == 2
 
 
-def test_equal_seeds_draw_equal_numbers_everywhere():
+def test_equal_seeds_draw_equal_numbers():
     def draws():
         return torch.rand(()).item(), float(np.random.rand()), random.random()
 
@@ -63,7 +63,7 @@ def test_precision_applies_inside_the_block_only():
         assert (a @ a).dtype == torch.float32
 
 
-def test_environment_says_what_results_depend_on():
+def test_environment_lists_what_results_depend_on():
     found = runtime.environment()
     assert json.loads(json.dumps(found)) == found
     assert found["torch"] == torch.__version__

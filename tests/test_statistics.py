@@ -22,7 +22,7 @@ from advreg.statistics import (
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (950, 1000)])
-def test_clopper_pearson_equals_its_definition_by_the_beta_distribution(k: int, n: int) -> None:
+def test_clopper_pearson_equals_beta_quantiles(k: int, n: int) -> None:
     low, high = clopper_pearson_interval(k, n)
     assert low == pytest.approx(stats.beta.ppf(0.025, k, n - k + 1) if k else 0.0, abs=1e-9)
     assert high == pytest.approx(stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0, abs=1e-9)
@@ -36,12 +36,12 @@ def test_coverage_is_never_below_the_level() -> None:
         assert covered >= 0.95
 
 
-def test_nothing_seen_nothing_known() -> None:
+def test_interval_of_no_trials_is_0_to_1() -> None:
     assert clopper_pearson_interval(0, 0) == (0.0, 1.0)
     assert mcnemar(0, 0) == 1.0
 
 
-def test_mcnemar_is_a_fair_coin() -> None:
+def test_mcnemar_equals_the_binomial_test() -> None:
     tail = sum(comb(10, k) for k in range(8, 11)) / 2**10
     assert mcnemar(8, 2, "greater") == pytest.approx(tail)
     assert mcnemar(8, 2) == pytest.approx(2 * tail)
@@ -57,14 +57,14 @@ def _chance(b: int, c: int, n: int, p10: float, p01: float) -> float:
 
 
 @pytest.mark.parametrize("q", [0.0, 0.01, 0.05, 0.2, 0.35])
-def test_noninferiority_never_errs_more_often_than_its_level(q: float) -> None:
+def test_noninferiority_keeps_its_level(q: float) -> None:
     n, margin = 12, 0.2
     size = sum(_chance(b, c, n, q + margin, q) for b, c, p in _accepts(n, margin) if p <= 0.05)
     assert size <= 0.05 + 1e-6
-    assert q != 0.05 or size > 0.01  # and it is no test that always refuses
+    assert q != 0.05 or size > 0.01  # and the test does not always reject
 
 
-def test_noninferiority_is_at_least_the_chance_of_no_loss_at_all() -> None:
+def test_noninferiority_is_at_least_the_chance_of_no_loss() -> None:
     assert noninferiority(0, 0, 300, 0.01) >= 0.99**300
     assert noninferiority(0, 0, 0, 0.01) == 1.0
 
@@ -88,7 +88,7 @@ def test_paired_interval_ends_where_the_score_test_just_rejects() -> None:
         assert abs(c - b - n * limit) / np.sqrt(variance) == pytest.approx(1.96, abs=2e-3)
 
 
-def test_paired_interval_of_equal_models_is_even_and_of_opposite_ones_ends_at_one() -> None:
+def test_paired_interval_of_equal_and_opposite_models() -> None:
     low, high = tango_interval(7, 7, 200)
     assert low == pytest.approx(-high)
     assert tango_interval(0, 5, 5)[1] == 1.0
@@ -111,13 +111,13 @@ def test_holm_equals_its_definition() -> None:
     ("n", "points"),
     [(500, (2.8, 4.0, 5.6)), (1000, (2.0, 2.8, 4.0)), (5000, (0.9, 1.3, 1.8)), (10_000, (0.6, 0.9, 1.3))],
 )
-def test_detectable_differences_are_those_of_the_published_formula(n: int, points: tuple[float, ...]) -> None:
+def test_detectable_difference_equals_the_published_formula(n: int, points: tuple[float, ...]) -> None:
     found = [round(100 * minimum_detectable_difference(n, d), 1) for d in (0.05, 0.1, 0.2)]
     assert found == list(points)
     assert all(sample_size(minimum_detectable_difference(n, d), d) == pytest.approx(n, abs=1) for d in (0.05, 0.1, 0.2))
 
 
-def test_the_exact_test_has_about_the_promised_power() -> None:
+def test_exact_test_has_about_the_stated_power() -> None:
     n, d = 1000, 0.1
     delta = minimum_detectable_difference(n, d, sides=1)
     better = (d + delta) / 2

@@ -1,4 +1,4 @@
-"""The threat model's own promises: steepest steps, random starts, and what it refuses."""
+"""The threat model: steepest steps, random starts, and rejected values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_l2_steps_have_length_one_however_small_the_gradient(dtype: torch.dtype,
     torch.testing.assert_close(length, expected, atol=8 * torch.finfo(dtype).eps, rtol=0)
 
 
-def test_l1_step_moves_the_largest_coordinate_that_the_box_lets_move() -> None:
+def test_l1_step_moves_the_largest_movable_coordinate() -> None:
     g, a = torch.tensor([[5.0, -4.0, 3.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.5, 1.0]])
     threat = ThreatModel("l1", 0.2)
     moved = threat.project(a + 0.1 * threat.steepest(g, a), a)
@@ -53,7 +53,7 @@ def test_random_start_fills_the_ball(norm: str) -> None:
     assert float(start.mean(0).abs().max()) < 0.03
 
 
-def test_a_radius_for_each_example() -> None:
+def test_eps_may_differ_between_examples() -> None:
     eps = torch.tensor([0.0, 0.1, 0.3])
     threat = ThreatModel("linf", eps)
     x = torch.full((3, 2), 0.5)
@@ -86,13 +86,13 @@ def test_a_radius_for_each_example() -> None:
         (lambda: ThreatModel("linf", 0.1, None), "box is None; give two numbers"),
     ],
 )
-def test_refuses_in_one_line(make, words: str) -> None:
+def test_bad_input_raises_one_line(make, words: str) -> None:
     with pytest.raises(ThreatError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
 
 
-def test_reads_and_writes_its_short_form() -> None:
+def test_threat_reads_and_writes_its_short_form() -> None:
     assert ThreatModel.parse("linf:8/255").eps == 8 / 255
     assert str(ThreatModel("l2", 0.5)) == "l2:0.5"
     assert ThreatModel.parse("l2:0.5") == ThreatModel("l2", 0.5)
@@ -109,7 +109,7 @@ RADII = torch.tensor([0.1, 0.2])
         lambda eps: MaskThreat("linf", eps, mask=torch.ones(2, 3, dtype=torch.bool)),
     ],
 )
-def test_threats_with_a_radius_for_each_example_compare(make) -> None:
+def test_threats_with_eps_per_example_compare(make) -> None:
     assert make(RADII) == make(RADII.clone())
     assert hash(make(RADII)) == hash(make(RADII.clone()))
     assert make(RADII) != make(RADII.flip(0))
@@ -135,7 +135,7 @@ def test_text_and_repr_round_trip(norm: str, eps: float, box: tuple[float, float
     assert eval(repr(threat)) == threat  # noqa: S307  # our own repr, of numbers only
 
 
-def test_a_threat_is_written_as_people_write_it() -> None:
+def test_threat_text_uses_common_fractions() -> None:
     assert str(ThreatModel("linf", 8 / 255)) == "linf:8/255"
     assert str(ThreatModel("linf", 8, (0, 255))) == "linf:8@0,255"
     assert ThreatModel.parse("l2:128/255@-1,1") == ThreatModel("l2", 128 / 255, (-1.0, 1.0))

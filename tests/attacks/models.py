@@ -1,4 +1,4 @@
-"""Small networks whose worst case is known in closed form, and a counter that no attack can talk out of its count."""
+"""Small networks with a closed-form worst case, and an independent counter of passes."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def watched(rule: Rule, losses: list[list[float]], threat: ThreatModel) -> list[
     return seen
 
 
-def test_the_step_size_follows_the_loss_as_worked_out_by_hand() -> None:
+def test_step_size_follows_a_hand_made_loss() -> None:
     rising = [float(k) for k in range(100)]
     flat = [0.0] * 100
     under = [1000.0, *rising[1:]]  # rises nearly always, but never up to where it began
@@ -69,7 +69,7 @@ def test_the_step_size_follows_the_loss_as_worked_out_by_hand() -> None:
     assert halvings == {
         21: [0, 0, 0, 0, 0, 0, 0],
         22: [0, 1, 1, 0, 1, 0, 0],
-        41: [0, 2, 1, 1, 2, 0, 1],  # just halved: rising is enough, moving the peak is not asked for
+        41: [0, 2, 1, 1, 2, 0, 1],  # just halved: a rising loss suffices, the peak need not move
         57: [0, 3, 2, 2, 3, 1, 1],  # not halved at 41, and the peak has not moved: halved
         70: [0, 4, 2, 3, 4, 1, 2],
         80: [0, 5, 3, 4, 5, 1, 2],
@@ -80,7 +80,7 @@ def test_the_step_size_follows_the_loss_as_worked_out_by_hand() -> None:
     assert torch.equal(seen[98].memory["step_size"], seen[93].memory["step_size"])  # nothing between checkpoints
 
 
-def test_a_halved_step_starts_again_from_the_peak() -> None:
+def test_halved_step_restarts_from_the_peak() -> None:
     losses = [float(-abs(k - 5)) for k in range(30)]  # the best point is the fifth iterate
     threat = ThreatModel("l2", 0.2)
     seen = watched(momentum_rule(100), [losses, [float(k) for k in range(30)]], threat)
@@ -95,7 +95,7 @@ def test_a_halved_step_starts_again_from_the_peak() -> None:
     assert torch.equal(seen[22].adv[0], threat.project(moved, seen[0].x)[0])
 
 
-def test_the_first_iterates_as_worked_out_by_hand() -> None:
+def test_first_iterates_equal_a_hand_calculation() -> None:
     """One pixel on a large ball: step eps * 2, clipped at eps; then three quarters of a step and a quarter of the last one."""
     x, threat = torch.zeros(1, 1, dtype=torch.float64), ThreatModel("l2", 1.0, (-9.0, 9.0))
     state = initial_state(x, torch.zeros(1, dtype=torch.int64), threat, x)
@@ -105,7 +105,7 @@ def test_the_first_iterates_as_worked_out_by_hand() -> None:
         torch.testing.assert_close(state.adv, torch.full_like(x, expected), atol=1e-12, rtol=0)
 
 
-def test_sparse_steps_follow_the_support_as_worked_out_by_hand() -> None:
+def test_sparse_steps_follow_a_hand_made_support() -> None:
     n, eps = 60, 3.0
     x, threat = torch.full((1, n), 0.5, dtype=torch.float64), ThreatModel("l1", eps)
     state, rule, seen = initial_state(x, torch.zeros(1, dtype=torch.int64), threat, x), sparse_rule(100), []
@@ -114,7 +114,7 @@ def test_sparse_steps_follow_the_support_as_worked_out_by_hand() -> None:
         point = x + 0.01 * (torch.arange(n) < changed[k])
         state = replace(state, adv=point, loss=state.loss.clamp_min(0) + 1, grad=torch.rand(1, n).double())
         state = rule(state, k)
-        seen.append((round(float(state.memory["step_size"]), 9), int(state.memory["kept"])))
+        seen.append((round(float(state.memory["step_size"]), 9), int(state.memory["entries"])))
     assert seen[0] == seen[3] == (eps, 12)  # a fifth of the entries
     assert seen[4] == (eps, 20)  # the support fell from 60 to 30: a full step, on 30 / 1.5 entries
     assert seen[7] == seen[4]
@@ -122,10 +122,10 @@ def test_sparse_steps_follow_the_support_as_worked_out_by_hand() -> None:
     assert seen[12] == (round(4 / 3, 9), 19)
     assert seen[49] == (0.3, 19)  # never below a tenth of eps
     warm = sparse_rule(100, warm=True)(initial_state(x, state.y, threat, x + 0.01 * (torch.arange(n) < 30)), 0)
-    assert warm.memory["kept"].tolist() == [20]  # a start that is worth its support sets the first sparsity
+    assert warm.memory["entries"].tolist() == [20]  # a start that is worth its support sets the first sparsity
 
 
-def test_a_sparse_step_has_unit_length_on_the_largest_entries() -> None:
+def test_sparse_step_has_unit_length_on_largest_entries() -> None:
     g = torch.tensor([[3.0, -5.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [1.0, -9.0, 2.0, -3.0]])
     step = sparse_sign(g, torch.tensor([2, 4, 1]))
     assert step.tolist() == [[0.5, -0.5, 0, 0], [0, 0, 0, 0], [0, -1, 0, 0]]
@@ -151,7 +151,7 @@ def boxed_batch(model: nn.Module, n: int = 24) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_reaches_the_closed_form_on_every_example_of_a_linear_network(norm: str) -> None:
+def test_apgd_reaches_the_closed_form_of_linear_networks(norm: str) -> None:
     model, threat = linear(30, seed=3), ThreatModel(norm, {"linf": 0.06, "l2": 0.35}[norm])
     x, y = boxed_batch(model)
     best = closed_form(model, x, y, threat)
@@ -163,7 +163,7 @@ def test_reaches_the_closed_form_on_every_example_of_a_linear_network(norm: str)
 
 
 @pytest.mark.parametrize("large_eps", [False, True])
-def test_comes_near_the_closed_form_in_l1(large_eps: bool) -> None:
+def test_apgd_nears_the_closed_form_in_l1(large_eps: bool) -> None:
     """Equal steps on several entries cannot end on one: 97% of the gain in 30 dimensions, never more than all of it."""
     model, threat = linear(30, seed=3), ThreatModel("l1", 2.0)
     x, y = boxed_batch(model)
@@ -176,7 +176,7 @@ def test_comes_near_the_closed_form_in_l1(large_eps: bool) -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_targets_find_every_example_that_can_be_broken(classes: int, norm: str) -> None:
+def test_apgd_targeted_breaks_all_breakable_examples(classes: int, norm: str) -> None:
     model, threat = linear(30, classes, seed=3), ThreatModel(norm, {"linf": 0.08, "l2": 0.5}[norm])
     x, y = boxed_batch(model, 40)
     breakable = closed_form(model, x, y, threat) > 0
@@ -189,7 +189,7 @@ def test_targets_find_every_example_that_can_be_broken(classes: int, norm: str) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("norm", "name"), CASES)
-def test_stays_inside_the_threat_model_without_tolerance(norm: str, name: str, dtype: torch.dtype) -> None:
+def test_apgd_stays_inside_without_tolerance(norm: str, name: str, dtype: torch.dtype) -> None:
     (x, y), threat = batch(dtype=dtype), ThreatModel(norm, EPS[norm])
     model = small_cnn(dtype=dtype)
     found = (ATTACKS | WIDE)[name](model, x, y, threat, early_stop=False)
@@ -205,7 +205,7 @@ def assert_same(a: torch.Tensor, b: torch.Tensor, norm: str) -> None:
 
 
 @pytest.mark.parametrize(("norm", "name"), CASES)
-def test_an_example_does_not_know_its_batch(norm: str, name: str) -> None:
+def test_results_do_not_depend_on_the_batch(norm: str, name: str) -> None:
     x, y = batch(16, torch.float64)
     model, threat = small_cnn(dtype=torch.float64), ThreatModel(norm, EPS[norm])
     ids = torch.arange(16) * 3
@@ -223,7 +223,7 @@ def test_an_example_does_not_know_its_batch(norm: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_start_is_as_far_as_it_may_be_and_its_own(norm: str) -> None:
+def test_start_is_at_distance_eps_and_depends_on_the_id(norm: str) -> None:
     x, ids, threat = torch.full((8, 1, 4, 4), 0.5, dtype=torch.float64), torch.arange(8), ThreatModel(norm, 0.3)
     first, second = random_sphere_point(x, threat, ids, seed=1), random_sphere_point(x, threat, ids, seed=1, stream=1)
     torch.testing.assert_close(threat.distance(first, x), torch.full((8,), 0.3, dtype=torch.float64))
@@ -232,18 +232,18 @@ def test_a_start_is_as_far_as_it_may_be_and_its_own(norm: str) -> None:
 
 
 @pytest.mark.parametrize(("norm", "large_eps"), [("linf", False), ("l2", False), ("l1", False), ("l1", True)])
-def test_costs_its_steps_and_three_forwards(norm: str, large_eps: bool) -> None:
+def test_apgd_costs_its_steps_plus_three_forwards(norm: str, large_eps: bool) -> None:
     model, x, y = robust_batch(6)
     count = Counter(model)
     found = apgd(model, x, y, ThreatModel(norm, 1e-5), steps=20, restarts=2, eot=3, large_eps=large_eps)
     assert not found.broken.any()
-    # the clean point, then for each restart the steps and the last iterate (three samples each), and the judge
+    # the clean point, then for each restart the steps and the last iterate (three samples each), and the verification
     assert found.forwards == count.forwards == 6 * (1 + 2 * (3 * (20 + 1) + 1))
     assert found.backwards == count.backwards == 6 * 2 * 3 * 20
     assert count.weight_gradients() == 0
 
 
-def test_targets_cost_their_steps_and_one_clean_forward() -> None:
+def test_apgd_targeted_costs_its_steps_plus_clean_forward() -> None:
     model, x, y = robust_batch(6)
     count = Counter(model)
     found = apgd_targeted(model, x, y, ThreatModel("linf", 1e-5), steps=7, target_classes=9)  # 5 classes: 4 rivals
@@ -252,22 +252,22 @@ def test_targets_cost_their_steps_and_one_clean_forward() -> None:
     assert found.backwards == count.backwards == 6 * 4 * 7
 
 
-def test_rivals_come_in_the_order_of_the_clean_logits_and_survivors_only() -> None:
+def test_classes_are_attacked_in_order_of_clean_logits() -> None:
     x, y = batch(24)
-    model, threat, asked = small_cnn(), ThreatModel("linf", EPS["linf"]), []
+    model, threat, pairs = small_cnn(), ThreatModel("linf", EPS["linf"]), []
 
     def spy(logits: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
-        asked.append(pair)
+        pairs.append(pair)
         return targeted_dlr(logits, pair)
 
     found = apgd_targeted(model, x, y, threat, steps=10, objective=spy)
     order = model(x).argsort(1, descending=True)
-    assert torch.equal(asked[0], order)  # all start correct: the label has the largest logit
-    standing = ~found.broken
-    assert 0 < int(standing.sum()) < 24
-    last = asked[-1]
-    assert torch.equal(last, order[standing][:, [0, 4]])
-    assert found.cost[standing].eq(torch.tensor([1 + 4 * 12, 4 * 10])).all()
+    assert torch.equal(pairs[0], order)  # all start correct: the label has the largest logit
+    survivors = ~found.broken
+    assert 0 < int(survivors.sum()) < 24
+    last = pairs[-1]
+    assert torch.equal(last, order[survivors][:, [0, 4]])
+    assert found.cost[survivors].eq(torch.tensor([1 + 4 * 12, 4 * 10])).all()
     assert (found.cost[found.broken, 1] < 40).all()
 
 
@@ -278,7 +278,7 @@ def test_clean_errors_cost_one_forward() -> None:
     assert (found.forwards, found.backwards) == (6, 0)
 
 
-def test_more_restarts_and_targets_never_help_the_defender() -> None:
+def test_more_restarts_or_classes_never_break_fewer() -> None:
     (x, y), model, threat = batch(64), small_cnn(), ThreatModel("l2", 0.15)
     for attack, more in (
         (functools.partial(apgd, steps=3), {"restarts": 4}),
@@ -303,7 +303,7 @@ def test_early_stop_gives_the_same_verdicts_for_less() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_caller_may_be_in_any_gradient_mode(norm: str) -> None:
+def test_results_do_not_depend_on_the_gradient_mode(norm: str) -> None:
     (x, y), model, threat = batch(8), small_cnn(), ThreatModel(norm, EPS[norm])
     run = functools.partial(apgd, model, threat=threat, steps=6)
     plain, traced = run(x, y), run(x.clone().requires_grad_(), y)
@@ -314,16 +314,16 @@ def test_the_caller_may_be_in_any_gradient_mode(norm: str) -> None:
     assert not traced.x_adv.requires_grad
 
 
-def test_targeted_reaches_the_class_it_wants() -> None:
+def test_apgd_reaches_the_target_class() -> None:
     x, y = batch(16)
-    model, wanted = small_cnn(), (y + 1) % 5
-    found = apgd(model, x, wanted, ThreatModel("linf", 0.5), steps=30, targeted=True)
-    assert torch.equal(model(found.x_adv).argmax(1) == wanted, found.broken)
+    model, target = small_cnn(), (y + 1) % 5
+    found = apgd(model, x, target, ThreatModel("linf", 0.5), steps=30, targeted=True)
+    assert torch.equal(model(found.x_adv).argmax(1) == target, found.broken)
     assert found.broken.float().mean() > 0.8
 
 
 class Swinging(nn.Module, ProxyModel):
-    """A model that errs one way and the other in turn: two samples average to the honest one, which judges."""
+    """A model with errors of alternating sign: two samples average to the original, which verifies."""
 
     def __init__(self, inner: nn.Module, other: nn.Module) -> None:
         super().__init__()
@@ -338,7 +338,7 @@ class Swinging(nn.Module, ProxyModel):
         return self.inner(x) + self.sign * self.other(x)
 
 
-def test_samples_are_averaged() -> None:
+def test_eot_averages_samples() -> None:
     honest = linear(30, seed=3)
     (x, y), threat = boxed_batch(honest), ThreatModel("l2", 0.5)
     expected = apgd(honest, x, y, threat, steps=30, objective=margin, early_stop=False)
@@ -349,7 +349,7 @@ def test_samples_are_averaged() -> None:
     assert not torch.allclose(alone.x_adv, expected.x_adv, atol=1e-3)
 
 
-def test_ratios_become_margins_where_classes_are_few() -> None:
+def test_ratios_become_margins_with_few_classes() -> None:
     z, pair = torch.tensor([[4.0, 3.0, 1.0, 0.0]]), torch.tensor([[0, 2]])
     assert targeted_dlr(z, pair).item() == pytest.approx(-3 / 3.5)
     assert targeted_dlr(5 * z + 7, pair).item() == pytest.approx(-3 / 3.5)
@@ -373,14 +373,14 @@ def test_ratios_become_margins_where_classes_are_few() -> None:
         (lambda x, y: apgd_targeted(small_cnn().train(), x, y, ThreatModel("l2", 0.1)), ModelError, "call model.eval"),
     ],
 )
-def test_refuses_in_one_line(call, kind, words: str) -> None:
+def test_bad_input_raises_one_line(call, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         call(*batch(4))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_breaks_as_much_of_a_real_network_as_pgd(shared, n: int) -> None:
+def test_apgd_breaks_as_much_of_a_real_network_as_pgd(shared, n: int) -> None:
     model = load_model("zoo:mnist-trades", weights=shared / "checkpoints/mnist_trades_smallcnn.pt")
     x, y = load_data("mnist")[1].tensors(n=n)
     threat = ThreatModel("linf", 0.3)
@@ -399,7 +399,7 @@ def test_breaks_as_much_of_a_real_network_as_pgd(shared, n: int) -> None:
         ),  # 438 by mixed-integer programming (Tjeng et al., 2019)
     ],
 )
-def test_never_beats_an_exact_verifier(shared, n: int, fewest: int, most: int) -> None:
+def test_apgd_never_beats_an_exact_verifier(shared, n: int, fewest: int, most: int) -> None:
     model = load_model("zoo:mnist-small", weights=shared / "checkpoints/mnist_wk17a_linf0.1.pth")
     x, y = load_data("mnist")[1].tensors(n=n)
     assert fewest <= int(apgd(model, x, y, ThreatModel("linf", 0.1)).broken.sum()) <= most

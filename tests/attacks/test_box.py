@@ -89,7 +89,7 @@ class InBox(nn.Module):
 
 
 def images(n: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return images in [0, 1], some of whose pixels touch the box, and their labels, one of them wrong."""
+    """Return images in [0, 1] with some pixels at the faces of the box, and their labels, one of them wrong."""
     g = torch.Generator().manual_seed(seed)
     x = (torch.rand(n, 1, 8, 8, generator=g, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1)
     y = small_cnn(dtype=torch.float64)(x).argmax(1)
@@ -98,7 +98,7 @@ def images(n: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def ball(norm: str, box: tuple[float, float], eps: float) -> ThreatModel | SparseThreat:
-    """Return the threat model whose radius is ``eps`` in shares of the box's width (a count in l0)."""
+    """Return the threat model with ``eps`` in shares of the box's width (a count in l0)."""
     return SparseThreat(eps, box) if norm == "l0" else ThreatModel(norm, eps * (box[1] - box[0]), box)
 
 

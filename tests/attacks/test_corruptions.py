@@ -1,4 +1,4 @@
-"""Corruptions against what their definitions say of means, deviations and blocks; nothing is a snapshot."""
+"""Corruptions against the means, deviations and blocks of their definitions, without snapshots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNORDERED = {"snow", "frost", "fog", "pixelate"}  # the published constants trad
 
 
 def images(n: int = 6, channels: int = 3, side: int = 32, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Smooth random images with a little grain."""
+    """Return smooth random images with a little noise."""
     g = torch.Generator().manual_seed(0)
     coarse = F.interpolate(torch.rand(n, channels, 7, 7, generator=g, dtype=dtype), (side, side), mode="bicubic")
     return (coarse + 0.05 * torch.randn(n, channels, side, side, generator=g, dtype=dtype)).clamp(0, 1)
@@ -34,13 +34,13 @@ def by_severity(*values: float) -> list[tuple[int, float]]:
     return list(zip(SEVERITIES, values, strict=False))
 
 
-def test_they_are_the_fifteen_of_the_paper() -> None:
+def test_corruptions_are_the_fifteen_of_the_paper() -> None:
     assert len(CORRUPTIONS) == len(set(CORRUPTIONS)) == 15
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_comes_out_is_an_image_that_differs(name: str, channels: int) -> None:
+def test_corruption_returns_a_different_image(name: str, channels: int) -> None:
     for dtype in (torch.float32, torch.float64):
         x = images(3, channels, dtype=dtype)
         for severity in SEVERITIES:
@@ -61,7 +61,7 @@ def test_a_higher_severity_changes_more(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_an_example_does_not_know_its_batch(name: str) -> None:
+def test_results_do_not_depend_on_the_batch(name: str) -> None:
     x, ids = images(7), torch.arange(7) * 5
     whole = corrupt(x, name, 4, ids=ids, seed=3)
     for rows in torch.arange(7).split(2):
@@ -77,7 +77,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_draws_depend_on_id_and_seed_where_there_are_any(name: str) -> None:
+def test_draws_depend_on_id_and_seed(name: str) -> None:
     x = images(1).expand(2, -1, -1, -1)
     out = corrupt(x, name, 3, ids=torch.tensor([1, 2]), seed=0)
     other = corrupt(x, name, 3, ids=torch.tensor([1, 2]), seed=1)
@@ -110,7 +110,7 @@ def test_impulse_noise_sets_its_share_to_black_and_white(severity: int, share: f
 
 
 @pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform"])
-def test_blurs_and_bends_leave_what_is_even_and_keep_the_range(name: str) -> None:
+def test_blurs_keep_constant_images_and_the_range(name: str) -> None:
     torch.testing.assert_close(corrupt(grey(0.3, 2), name, 5), grey(0.3, 2))
     x = images(4)
     out = corrupt(x, name, 5)
@@ -130,7 +130,7 @@ def test_defocus_spreads_a_point_over_a_disc() -> None:
     torch.testing.assert_close(out, out.T)
 
 
-def test_a_gaussian_blur_has_its_width_and_shifts_add_up() -> None:
+def test_gaussian_blur_has_its_width_and_offsets_add_up() -> None:
     x = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
     x[0, 0, 20, 20] = 1
     spread = torch.arange(41, dtype=torch.float64) - 20
@@ -144,7 +144,7 @@ def test_a_gaussian_blur_has_its_width_and_shifts_add_up() -> None:
 
 
 @pytest.mark.parametrize(("severity", "rise"), by_severity(0.1, 0.2, 0.3, 0.4, 0.5))
-def test_brightness_raises_the_value_and_keeps_hue_and_saturation(severity: int, rise: float) -> None:
+def test_brightness_keeps_hue_and_saturation(severity: int, rise: float) -> None:
     x = images(4) * 0.4 + 0.05
     out = corrupt(x, "brightness", severity)
     torch.testing.assert_close(out.amax(1), x.amax(1) + rise)
@@ -161,7 +161,7 @@ def test_contrast_shrinks_the_deviation_and_keeps_the_mean(severity: int, factor
 
 
 @pytest.mark.parametrize(("severity", "block"), [(2, 2), (5, 4)])
-def test_pixelate_makes_blocks_of_their_mean(severity: int, block: int) -> None:
+def test_pixelate_averages_blocks(severity: int, block: int) -> None:
     x = images(3)
     out = corrupt(x, "pixelate", severity)
     means = F.avg_pool2d(x, block)
@@ -170,7 +170,7 @@ def test_pixelate_makes_blocks_of_their_mean(severity: int, block: int) -> None:
 
 @pytest.mark.parametrize(("severity", "quality"), by_severity(25, 18, 15, 10, 7))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_is_what_pillow_makes_at_its_quality(severity: int, quality: int, channels: int) -> None:
+def test_jpeg_equals_pillow_at_its_quality(severity: int, quality: int, channels: int) -> None:
     import numpy as np
     from PIL import Image
 
@@ -195,7 +195,7 @@ def test_fog_and_snow_brighten_and_fog_hides_contrast() -> None:
     assert across == pytest.approx(expected, abs=0.08)
 
 
-def test_the_table_counts_right_answers() -> None:
+def test_corruption_accuracy_counts_correct_predictions() -> None:
     model = small_cnn(dtype=torch.float64)
     x = torch.rand(60, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     y, count = model(x).argmax(1), Counter(model)
@@ -229,7 +229,7 @@ X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         (lambda: corruption_accuracy(small_cnn().train(), X[:, :1], torch.tensor([0, 1])), ModelError, "model.eval"),
     ],
 )
-def test_refuses_in_one_line(call, kind, words: str) -> None:
+def test_bad_input_raises_one_line(call, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)

@@ -89,7 +89,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_every_clear_form_gives_the_result_of_tensors(name: str) -> None:
+def test_other_input_forms_give_the_result_of_tensors(name: str) -> None:
     attack, threat = ATTACKS[name]
     expected = attack(NET, X, Y, threat).x_adv
     for form, (x, y) in GOOD.items():
@@ -97,7 +97,7 @@ def test_every_clear_form_gives_the_result_of_tensors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_float64_inputs_meet_a_float32_network(name: str) -> None:
+def test_float64_inputs_fit_a_float32_network(name: str) -> None:
     attack, threat = ATTACKS[name]
     points = attack(NET, X.double(), Y, threat).x_adv
     assert points.dtype == (
@@ -160,7 +160,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("name", ["pgd", "fab", "square", "craft"])
-def test_as_many_radii_as_examples_and_features_are_not_guessed(name: str) -> None:
+def test_ambiguous_radii_raise_one_line(name: str) -> None:
     attack, _ = ATTACKS[name]
     model, norm = nn.Linear(4, 3).eval(), "l2" if name == "fab" else "linf"
     radii, y = torch.full((4,), 0.05), model(TABLE).argmax(1)
@@ -185,7 +185,7 @@ def test_ids_that_do_not_fit_raise_one_line(ids, words: str) -> None:
     )
 
 
-def test_verify_reads_what_attacks_read() -> None:
+def test_verify_accepts_the_inputs_of_attacks() -> None:
     found = attacks.pgd(NET, X, Y, LINF)
     expected = attacks.verify(NET, X, found.x_adv, Y, LINF)
     for x, y in GOOD.values():
@@ -199,7 +199,7 @@ def test_verify_reads_what_attacks_read() -> None:
 
 
 class Masked(nn.Module):
-    """A network whose extra classes are ruled out by -inf."""
+    """A network with extra classes that a mask of -inf rules out."""
 
     def __init__(self, inner: nn.Module, extra: int) -> None:
         super().__init__()
@@ -211,14 +211,14 @@ class Masked(nn.Module):
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"bisected", "tightened"}))
-def test_classes_masked_by_minus_infinity_change_nothing(name: str) -> None:
+def test_classes_masked_by_minus_infinity_have_no_effect(name: str) -> None:
     attack, threat = ATTACKS[name]
     plain, masked = attack(NET, X, Y, threat), attack(Masked(NET, 4).eval(), X, Y, threat)
     assert torch.equal(plain.x_adv, masked.x_adv)
 
 
 @pytest.mark.parametrize("objective", [cross_entropy, margin, dlr])
-def test_objectives_leave_masked_classes_out(objective) -> None:
+def test_objectives_ignore_masked_classes(objective) -> None:
     z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     y = torch.arange(6) % 5
     masked = torch.cat([z, z.new_full((6, 2), -torch.inf)], 1)
@@ -227,7 +227,7 @@ def test_objectives_leave_masked_classes_out(objective) -> None:
     torch.testing.assert_close(*grads)
 
 
-def test_ratios_with_too_few_classes_left_are_gaps() -> None:
+def test_ratios_with_too_few_classes_are_gaps() -> None:
     z = torch.tensor([[2.0, 1.0, -torch.inf, -torch.inf]])
     assert dlr(z, torch.tensor([0])).item() == -1.0
     assert targeted_dlr(z, torch.tensor([[0, 1]])).item() == -1.0
@@ -235,7 +235,7 @@ def test_ratios_with_too_few_classes_left_are_gaps() -> None:
     torch.testing.assert_close(kl(z, p), kl(z[:, :2], p[:, :2]))
 
 
-def test_honest_logits_that_sum_to_one_are_attacked() -> None:
+def test_logits_that_sum_to_one_are_accepted() -> None:
     model = nn.Linear(2, 2, bias=False).eval()
     model.weight.data = torch.eye(2)
     x, y = torch.tensor([[0.6, 0.4], [0.0, 1.0]]), torch.tensor([0, 1])
@@ -243,7 +243,7 @@ def test_honest_logits_that_sum_to_one_are_attacked() -> None:
     assert attacks.ddn(model, x[:1], y[:1], ThreatModel("l2", 0.2)).broken.tolist() == [True]
 
 
-def test_probabilities_are_accepted_where_only_answers_are_seen_or_measured() -> None:
+def test_score_only_models_may_return_probabilities() -> None:
     soft = nn.Sequential(NET, nn.Softmax(1)).eval()
 
     def service(x: torch.Tensor) -> torch.Tensor:
@@ -257,14 +257,14 @@ def test_probabilities_are_accepted_where_only_answers_are_seen_or_measured() ->
         attacks.pgd(soft, X[:1], Y[:1], LINF, steps=2)
 
 
-def test_a_batch_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
+def test_training_batch_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = []
     aminmax = torch.aminmax
-    monkeypatch.setattr(torch, "aminmax", lambda x: looks.append(len(x)) or aminmax(x))
+    monkeypatch.setattr(torch, "aminmax", lambda x: checks.append(len(x)) or aminmax(x))
     x = X.clone()
     for _ in range(3):
         reject_unboxed(x, (0.0, 1.0))
-    assert looks == [4]
+    assert checks == [4]
     reject_unboxed(x, (-1.0, 1.0))  # another box
     x.mul_(2)
     with pytest.raises(DataError, match="outside the box"):
@@ -272,4 +272,4 @@ def test_a_batch_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         for _ in range(2):
             reject_unboxed(X.clone(), (0.0, 1.0))
-    assert looks == [4] * 5
+    assert checks == [4] * 5

@@ -29,7 +29,7 @@ ATTACKS = {
 
 
 def batch(n: int = 24, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs of which some touch the box, and the labels a random network gives them, so that all begin correct."""
+    """Return inputs, some at the faces of the box, and the labels of a random network, so that all are correct."""
     g = torch.Generator().manual_seed(1)
     x = (torch.rand(n, 1, 8, 8, generator=g, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
     return x, small_cnn(dtype=dtype)(x).argmax(1)
@@ -37,7 +37,7 @@ def batch(n: int = 24, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("start", ["zero", "uniform"])
-def test_pgd_reaches_the_closed_form_on_every_example_of_a_linear_network(norm: str, start: str) -> None:
+def test_pgd_reaches_the_closed_form_of_linear_networks(norm: str, start: str) -> None:
     n = 30
     eps = {"linf": 0.15, "l2": 0.8, "l1": 2.0}[norm]
     model, threat = linear(n, seed=3), ThreatModel(norm, eps)
@@ -59,7 +59,7 @@ def test_pgd_reaches_the_closed_form_on_every_example_of_a_linear_network(norm: 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_leaves_the_threat_model(name: str, dtype: torch.dtype, norm: str) -> None:
+def test_attacks_stay_inside_the_threat_model(name: str, dtype: torch.dtype, norm: str) -> None:
     (x, y), threat = batch(dtype=dtype), ThreatModel(norm, EPS[norm])
     found = ATTACKS[name](small_cnn(dtype=dtype), x, y, threat)
     assert threat.contains(found.x_adv, x, tol=0.0).all()
@@ -68,7 +68,7 @@ def test_no_attack_leaves_the_threat_model(name: str, dtype: torch.dtype, norm: 
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_judge_and_the_attack_agree(norm: str) -> None:
+def test_attack_and_verification_agree(norm: str) -> None:
     (x, y), model, threat = batch(), small_cnn(), ThreatModel(norm, 2 * EPS[norm])
     found = attacks.pgd(model, x, y, threat, steps=10)
     assert torch.equal(found.broken, attacks.verify(model, x, found.x_adv, y, threat))
@@ -85,7 +85,7 @@ def assert_same(a: torch.Tensor, b: torch.Tensor, norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["pgd", "mifgsm", "rs-fgsm", "annealed-rivals"])
-def test_an_example_does_not_know_its_batch(name: str, norm: str) -> None:
+def test_results_do_not_depend_on_the_batch(name: str, norm: str) -> None:
     (x, y), model, threat = (
         batch(64, torch.float64),
         small_cnn(dtype=torch.float64),
@@ -103,7 +103,7 @@ def test_an_example_does_not_know_its_batch(name: str, norm: str) -> None:
     assert_same(shuffled.x_adv, whole.x_adv[order], norm)
 
 
-def test_more_restarts_and_a_larger_ball_never_help_the_defender() -> None:
+def test_more_restarts_or_eps_never_break_fewer() -> None:
     (x, y), model = batch(64), small_cnn()
     one = attacks.pgd(model, x, y, ThreatModel("linf", 0.02), steps=3)
     more = attacks.pgd(model, x, y, ThreatModel("linf", 0.02), steps=3, restarts=4)
@@ -129,11 +129,11 @@ def test_early_stop_gives_the_same_verdicts_for_less() -> None:
 
 
 @pytest.mark.parametrize("objective", [cross_entropy, margin])
-def test_targeted_attacks_reach_the_class_they_want(objective) -> None:
+def test_targeted_attacks_reach_the_target_class(objective) -> None:
     x, y = batch(16)
-    model, wanted = small_cnn(), (y + 1) % 5
-    found = attacks.pgd(model, x, wanted, ThreatModel("linf", 0.5), steps=30, targeted=True, objective=objective)
-    assert torch.equal(model(found.x_adv).argmax(1) == wanted, found.broken)
+    model, target = small_cnn(), (y + 1) % 5
+    found = attacks.pgd(model, x, target, ThreatModel("linf", 0.5), steps=30, targeted=True, objective=objective)
+    assert torch.equal(model(found.x_adv).argmax(1) == target, found.broken)
     assert found.broken.float().mean() > 0.8
 
 
@@ -163,21 +163,21 @@ def test_labels_of_any_integer_type_are_the_same_labels(name: str, dtype: torch.
 
 @pytest.mark.parametrize("attack", [attacks.mifgsm, attacks.nifgsm])
 @pytest.mark.parametrize("norm", NORMS)
-def test_momentum_steps_go_by_each_examples_own_eps(attack, norm: str) -> None:
+def test_momentum_steps_scale_with_eps_per_example(attack, norm: str) -> None:
     (x, y), model, eps = batch(6, torch.float64), small_cnn(dtype=torch.float64), EPS[norm]
     one = attack(model, x, y, ThreatModel(norm, eps), steps=4, early_stop=False)
     each = attack(model, x, y, ThreatModel(norm, torch.full((6,), eps, dtype=torch.float64)), steps=4, early_stop=False)
     assert_same(each.x_adv, one.x_adv, "l2")
 
 
-def test_the_nesterov_method_takes_what_every_attack_takes() -> None:
+def test_nifgsm_accepts_the_common_options() -> None:
     (x, y), model, threat = batch(12), small_cnn(), ThreatModel("linf", 0.05)
     stopped, on = (attacks.nifgsm(model, x, y, threat, steps=4, early_stop=early, seed=3) for early in (True, False))
     assert torch.equal(stopped.broken, on.broken)
     assert stopped.forwards < on.forwards == 12 * (4 + 3)
 
 
-def test_probabilities_serve_as_labels() -> None:
+def test_probabilities_are_accepted_as_labels() -> None:
     (x, y), model, threat = batch(), small_cnn(), ThreatModel("linf", 0.05)
     hard = attacks.pgd(model, x, y, threat, steps=5)
     soft = attacks.pgd(model, x, torch.nn.functional.one_hot(y, 5).float(), threat, steps=5)
@@ -185,7 +185,7 @@ def test_probabilities_serve_as_labels() -> None:
     torch.testing.assert_close(soft.x_adv, hard.x_adv)
 
 
-def test_a_radius_for_each_example_equals_one_call_for_each_radius() -> None:
+def test_eps_per_example_equals_one_call_per_eps() -> None:
     (x, y), model = batch(12, torch.float64), small_cnn(dtype=torch.float64)
     grid = torch.tensor([0.0, 0.01, 0.1])
     together = attacks.pgd(model, x, y, ThreatModel("linf", grid.repeat(4)), steps=5)

@@ -1,4 +1,4 @@
-"""One matrix: attack x norm x box x dtype x kind of model x shape, held to closed forms and to brute force."""
+"""One matrix: attack x norm x box x dtype x model x shape, against closed forms and brute force."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ EPS = {"linf": 0.08, "l2": 0.3, "l1": 0.9}
 BOXES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 SHAPES = ((16,), (2, 8), (1, 4, 4))
 EXACT = ("pgd", "annealed", "apgd", "fab", "deepfool", "fmn")
-"""Attacks that a linear network of two classes holds to the closed form."""
+"""Attacks that reach the closed form of a linear network with two classes."""
 
 
 class Linear(nn.Module):
-    """``K`` linear classes over inputs scaled to [0, 1], in any box and shape; in place if wanted."""
+    """``K`` linear classes over inputs scaled to [0, 1], in any box and shape; optionally in place."""
 
     def __init__(self, classes: int, box: tuple[float, float], *, writes: bool = False) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def inputs(shape: tuple[int, ...], box: tuple[float, float] = (0.0, 1.0)) -> Ten
 
 
 def run(name: str, norm: str, model: nn.Module, x: Tensor, box: tuple[float, float]) -> tuple[Any, Tensor, ThreatModel]:
-    """Attack what the model answers; return the result, the labels and the threat model."""
+    """Attack the predicted classes; return the result, the labels and the threat model."""
     attack, threat = ATTACKS[name][0], ThreatModel(norm, EPS[norm] * (box[1] - box[0]), box)
     with torch.no_grad():
         kind = next(model.parameters()).dtype if isinstance(model, nn.Module) else x.dtype
@@ -103,11 +103,11 @@ def test_every_dtype_keeps_the_whole_ball(name: str, norm: str, dtype: torch.dty
     assert found.x_adv.dtype == torch.float32
     assert torch.equal(confirmed(model, x, y, found, threat), found.broken)
     whole, *_ = run(name, norm, Linear(4, BOXES[0]).float(), x.float(), BOXES[0])
-    assert int(found.broken.sum()) >= int(whole.broken.sum()) - 2  # answers rounded to 8 bits flip near the boundary
+    assert int(found.broken.sum()) >= int(whole.broken.sum()) - 2  # outputs rounded to 8 bits flip near the boundary
 
 
 @pytest.mark.parametrize(("name", "norm"), CELLS)
-def test_writing_into_the_input_changes_no_figure(name: str, norm: str) -> None:
+def test_models_that_write_into_their_input_give_equal_results(name: str, norm: str) -> None:
     x = inputs((16,), BOXES[1])
     before = x.clone()
     still, *_ = run(name, norm, Linear(4, BOXES[1]), x, BOXES[1])
@@ -127,7 +127,7 @@ def test_every_shape_is_attacked(name: str, norm: str, shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize(("name", "norm"), CELLS)
-def test_no_attack_beats_the_closed_form_and_good_ones_reach_it(name: str, norm: str) -> None:
+def test_attacks_reach_but_never_beat_the_closed_form(name: str, norm: str) -> None:
     model, x = Linear(2, BOXES[0]), inputs((16,))
     found, y, threat = run(name, norm, model, x, BOXES[0])
     w = (model.weight[1] - model.weight[0]).detach()
@@ -153,7 +153,7 @@ def ball(norm: str, eps: float, n: int, steps: int) -> Tensor:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("n", "classes"), [(2, 2), (2, 3), (2, 6), (3, 3), (3, 5)])
-def test_brute_force_finds_no_more_than_the_union_of_attacks(norm: str, n: int, classes: int) -> None:
+def test_brute_force_breaks_no_more_than_all_attacks(norm: str, n: int, classes: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(10 * n + classes)
         model = nn.Sequential(nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, classes)).double().eval()

@@ -1,4 +1,4 @@
-"""What passes between attack and model: float32 points, inputs in the model's type, memory of its own."""
+"""The interface of attack and model: float32 points, inputs in the model's dtype, separate memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHORT: dict[str, Callable[..., Any]] = {
 }
 EPS = {"linf": 0.06, "l2": 0.3, "l1": 3.0}
 NORMS_OF = {"spsa": ("linf",), "hopskipjump": ("linf", "l2"), "ddn": ("l2",), "carlini_wagner": ("l2",)}
-NEAREST = ("hopskipjump", "fab", "fmn", "ddn", "deepfool", "carlini_wagner")  # they look for the smallest distance
+NEAREST = ("hopskipjump", "fab", "fmn", "ddn", "deepfool", "carlini_wagner")  # they minimise the distance
 CASES = [(name, norm) for name in SHORT for norm in NORMS_OF.get(name, tuple(EPS))]
 
 
@@ -104,14 +104,14 @@ def test_model_that_writes_into_its_input_changes_nothing(name: str, norm: str) 
     assert torch.equal(attacks.verify(Network(True).eval(), x, found.x_adv, y, threat), found.broken)
 
 
-def test_every_attack_is_held_to_these_laws() -> None:
+def test_every_public_attack_is_tested_here() -> None:
     not_attacks = {"AttackResult", "CraftedExamples", "attack_at_each_eps", "corruptions", "craft", "verify"}
     refinements = {"minimum_distance", "refine_by_bisection", "refine_by_radius"}
     other_tests = {"transfer", "patch", "spatial"}
     assert set(SHORT) | not_attacks | refinements | other_tests == set(attacks.__all__)
 
 
-def test_transfer_leaves_the_inputs_alone() -> None:
+def test_transfer_does_not_change_the_inputs() -> None:
     x, y = batch()
     before, threat, results = x.clone(), ThreatModel("linf", 0.1), []
     for in_place in (False, True):
@@ -121,7 +121,7 @@ def test_transfer_leaves_the_inputs_alone() -> None:
     assert torch.equal(x, before)
 
 
-def test_attacks_without_a_norm_leave_the_inputs_alone() -> None:
+def test_attacks_without_a_norm_do_not_change_the_inputs() -> None:
     x, y = batch(8)
     before = x.clone()
     for attack in (functools.partial(spatial, grid=(3, 3)), functools.partial(patch, size=3, steps=5)):
@@ -130,7 +130,7 @@ def test_attacks_without_a_norm_leave_the_inputs_alone() -> None:
         assert torch.equal(x, before)
 
 
-def test_refinements_of_minimum_norm_attacks_leave_the_inputs_alone() -> None:
+def test_refinements_do_not_change_the_inputs() -> None:
     x, y = batch()
     results = []
     for model in (Network(False).eval(), Network(True).eval()):

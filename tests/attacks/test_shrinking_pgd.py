@@ -41,7 +41,7 @@ def test_shrinking_pgd_nears_the_linear_optimum(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_a_surviving_example_costs_what_the_docs_say(norm: str) -> None:
+def test_survivor_costs_its_documented_passes(norm: str) -> None:
     model, x, y = Constant().eval(), torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64)
     count = Counter(model)
     found = shrinking_pgd(model, x, y, ThreatModel(norm, EPS[norm]), schedule=((8, 2), (2, 3), (1, 4)), restarts=3)
@@ -59,7 +59,7 @@ def test_stacked_restarts_give_verdicts_of_single_examples(attack) -> None:
     assert 0 < int(together.broken.sum()) < 12
 
 
-def test_shrinking_pgd_takes_eps_per_example_and_targets() -> None:
+def test_shrinking_pgd_accepts_eps_per_example_and_targets() -> None:
     model, x = small_cnn(), torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     y, eps = model(x).argmax(1), torch.linspace(0.0, 4.0, 8)
     found = shrinking_pgd(model, x, (y + 1) % 5, ThreatModel("l2", eps), targeted=True)

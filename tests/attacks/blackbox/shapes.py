@@ -1,4 +1,4 @@
-"""Linear networks whose classes meet in the middle of the box."""
+"""Linear networks with decision boundaries through the centre of the box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws that every attack without a gradient keeps: it stays inside, minds its own example, counts what it asks."""
+"""Laws of black-box attacks: inside the threat model, independent of the batch, exact number of queries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAIRS = [
 
 
 def batch(n: int = 24, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs of which some touch the box, and the labels a random network gives them."""
+    """Return inputs, some at the faces of the box, and the labels of a random network."""
     g = torch.Generator().manual_seed(1)
     x = (torch.rand(n, 1, 8, 8, generator=g, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
     return x, small_cnn(dtype=dtype)(x).argmax(1)
@@ -42,7 +42,7 @@ def batch(n: int = 24, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_no_attack_leaves_the_threat_model(name: str, norm: str, dtype: torch.dtype) -> None:
+def test_attacks_stay_inside_the_threat_model(name: str, norm: str, dtype: torch.dtype) -> None:
     (x, y), threat, model = batch(dtype=dtype), ThreatModel(norm, EPS[norm]), small_cnn(dtype=dtype)
     for early_stop in (True, False):
         found = ATTACKS[name](model, x, y, threat, early_stop=early_stop)
@@ -53,7 +53,7 @@ def test_no_attack_leaves_the_threat_model(name: str, norm: str, dtype: torch.dt
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_an_example_does_not_know_its_batch(name: str, norm: str) -> None:
+def test_results_do_not_depend_on_the_batch(name: str, norm: str) -> None:
     (x, y), threat = batch(8, torch.float64), ThreatModel(norm, 2.5 * EPS[norm])
     attack = functools.partial(ATTACKS[name], small_cnn(dtype=torch.float64), threat=threat, seed=5)
     ids = torch.arange(8) * 3
@@ -71,7 +71,7 @@ def test_an_example_does_not_know_its_batch(name: str, norm: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_the_seed_matters_and_nothing_global_does(name: str, norm: str) -> None:
+def test_draws_depend_on_the_seed_and_no_global_state(name: str, norm: str) -> None:
     (x, y), threat, model = batch(8), ThreatModel(norm, EPS[norm] / 2), small_cnn()
     first = ATTACKS[name](model, x, y, threat, seed=1)
     torch.manual_seed(77)
@@ -111,7 +111,7 @@ def test_more_effort_never_breaks_fewer(attack, option: str, norm: str, budgets:
         (functools.partial(blackbox.spsa, steps=3, samples=20), 1 + 3 * (2 * 20 + 1) + 1),
     ],
 )
-def test_the_queries_of_a_robust_example_are_exact(attack, each: int) -> None:
+def test_robust_example_costs_exactly_its_queries(attack, each: int) -> None:
     (x, y), model = batch(6), small_cnn()
     count = Counter(model)
     found = attack(model, x, y, ThreatModel("linf", 1e-6))
@@ -121,7 +121,7 @@ def test_the_queries_of_a_robust_example_are_exact(attack, each: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_counts_are_what_hooks_count_and_broken_examples_stop_costing(name: str, norm: str) -> None:
+def test_cost_equals_hook_counts_and_stops_once_broken(name: str, norm: str) -> None:
     (x, y), model = batch(24), small_cnn()
     count = Counter(model)
     found = ATTACKS[name](model, x, y, ThreatModel(norm, 3 * EPS[norm]))
@@ -129,14 +129,14 @@ def test_counts_are_what_hooks_count_and_broken_examples_stop_costing(name: str,
     assert found.broken.any()
     assert count.weight_gradients() == 0
     cheapest = found.cost[found.broken, 0].min()
-    standing = ATTACKS[name](model, x, y, ThreatModel(norm, 1e-7))
-    assert cheapest < standing.cost[:, 0].min()
+    robust = ATTACKS[name](model, x, y, ThreatModel(norm, 1e-7))
+    assert cheapest < robust.cost[:, 0].min()
     wrong = ATTACKS[name](model, x, (y + 1) % 5, ThreatModel(norm, EPS[norm]))
     assert wrong.broken.all()
     assert wrong.forwards == 24  # a clean error costs the one forward that found it
 
 
-def test_hopskipjump_never_asks_more_than_its_budget() -> None:
+def test_hopskipjump_never_exceeds_its_query_budget() -> None:
     (x, y), model = batch(10), small_cnn()
     for queries in (1, 40, 333):
         found = blackbox.hopskipjump(model, x, y, ThreatModel("l2", 1e-6), queries=queries)
@@ -153,7 +153,7 @@ def test_early_stop_gives_the_same_verdicts_for_less(name: str, norm: str) -> No
 
 
 @pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS if pair[0] != "hopskipjump"])
-def test_looking_seldom_changes_the_cost_and_nothing_else(name: str, norm: str, monkeypatch) -> None:
+def test_check_interval_changes_only_the_cost(name: str, norm: str, monkeypatch) -> None:
     (x, y), model, threat = batch(24, torch.float64), small_cnn(dtype=torch.float64), ThreatModel(norm, 2 * EPS[norm])
     often = ATTACKS[name](model, x, y, threat)
     monkeypatch.setattr("advreg.attacks.blackbox.score_based._check_interval", lambda _: 3)
@@ -166,7 +166,7 @@ def test_looking_seldom_changes_the_cost_and_nothing_else(name: str, norm: str, 
 
 
 @pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS if pair[0] != "hopskipjump"])
-def test_any_function_that_returns_scores_will_do(name: str, norm: str) -> None:
+def test_any_function_of_scores_can_be_attacked(name: str, norm: str) -> None:
     (x, y), model, threat = batch(12), small_cnn(), ThreatModel(norm, EPS[norm])
     sizes: list[int] = []
 
@@ -175,9 +175,9 @@ def test_any_function_that_returns_scores_will_do(name: str, norm: str) -> None:
         sizes.append(len(points))
         return model(points)
 
-    asked = ATTACKS[name](scores, x, y, threat, batch_size=5)
-    assert torch.equal(asked.broken, ATTACKS[name](model, x, y, threat).broken)
-    assert sum(sizes) == asked.forwards
+    result = ATTACKS[name](scores, x, y, threat, batch_size=5)
+    assert torch.equal(result.broken, ATTACKS[name](model, x, y, threat).broken)
+    assert sum(sizes) == result.forwards
     assert max(sizes) <= 5 * 32
 
 
@@ -198,11 +198,11 @@ def test_no_attack_beats_the_closed_form_of_a_linear_network() -> None:
 
 
 @pytest.mark.parametrize("name", ["square", "hopskipjump", "transfer", "spsa"])
-def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
+def test_targeted_attacks_reach_the_target_class(name: str) -> None:
     x = batch(10, torch.float64)[0]
     model = balanced(linear(64, classes=4, seed=1))
-    wanted = (model(x).argmax(1) + 1) % 4
-    starts = attacks.pgd(model, x, wanted, ThreatModel("linf", 1.0), targeted=True).x_adv
+    target = (model(x).argmax(1) + 1) % 4
+    starts = attacks.pgd(model, x, target, ThreatModel("linf", 1.0), targeted=True).x_adv
     options = {
         "square": {"queries": 300},
         "hopskipjump": {"queries": 800, "starts": starts},
@@ -210,13 +210,13 @@ def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
         "spsa": {"steps": 20, "samples": 32, "step_size": 0.05},
     }[name]
     threat = ThreatModel("linf", 0.4)
-    found = getattr(blackbox, name)(model, x, wanted, threat, targeted=True, **options)
-    assert torch.equal(model(found.x_adv).argmax(1) == wanted, found.broken)
+    found = getattr(blackbox, name)(model, x, target, threat, targeted=True, **options)
+    assert torch.equal(model(found.x_adv).argmax(1) == target, found.broken)
     assert found.broken.float().mean() > 0.8
     assert found.x_adv[found.broken].ne(x[found.broken]).any()
 
 
-def test_a_radius_for_each_example_equals_one_call_for_each_radius() -> None:
+def test_eps_per_example_equals_one_call_per_eps() -> None:
     (x, y), model = batch(12, torch.float64), small_cnn(dtype=torch.float64)
     grid = torch.tensor([0.0, 0.05, 0.2])
     for name in ("square", "random-search", "hopskipjump"):
@@ -229,7 +229,7 @@ def test_a_radius_for_each_example_equals_one_call_for_each_radius() -> None:
 
 
 class Liar(torch.nn.Module, ProxyModel):
-    """A fast copy that is always wrong; its original knows better."""
+    """A fast copy that is always wrong; its original is right."""
 
     def __init__(self, honest: torch.nn.Module) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class Liar(torch.nn.Module, ProxyModel):
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_only_what_the_original_confirms_is_broken(name: str, norm: str) -> None:
+def test_only_points_confirmed_by_the_original_are_broken(name: str, norm: str) -> None:
     x, y = batch(8)
     found = ATTACKS[name](Liar(small_cnn()).eval(), x, y, ThreatModel(norm, 1e-6))
     assert not found.broken.any()

@@ -1,4 +1,4 @@
-"""What transfer, SPSA and HopSkipJump promise beyond the laws, and what all of them refuse."""
+"""Transfer, SPSA and HopSkipJump: laws of their own, and the errors of all black-box attacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_transfer_from_the_model_itself_equals_the_attack() -> None:
     assert direct.broken.any()
 
 
-def test_transfer_counts_the_passes_of_both_models_and_asks_the_target_twice() -> None:
+def test_transfer_counts_both_models_and_queries_twice() -> None:
     (x, y), model, other = batch(10), small_cnn(), small_cnn(seed=1)
     target, surrogate = Counter(model), Counter(other)
     found = blackbox.transfer(model, x, y, ThreatModel("linf", 1e-6), surrogate=other)
@@ -38,7 +38,7 @@ def test_transfer_counts_the_passes_of_both_models_and_asks_the_target_twice() -
     assert target.backwards == 0
 
 
-def test_transfer_sees_through_a_model_without_gradient() -> None:
+def test_transfer_breaks_a_model_without_gradient() -> None:
     inner = small_cnn()
     x, y = batch(20)
 
@@ -55,7 +55,7 @@ def test_transfer_sees_through_a_model_without_gradient() -> None:
     assert found.broken.sum() >= 0.9 * possible.sum()
 
 
-def test_a_users_own_attack_transfers() -> None:
+def test_transfer_accepts_a_users_attack() -> None:
     (x, y), model, threat = batch(6), small_cnn(), ThreatModel("linf", 0.1)
     tags: list[torch.Tensor] = []
 
@@ -83,7 +83,7 @@ def test_spsa_follows_the_gradient_of_a_linear_network() -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_hopskipjump_comes_near_the_boundary_of_a_linear_network(norm: str) -> None:
+def test_hopskipjump_nears_the_boundary_of_a_linear_network(norm: str) -> None:
     g = torch.Generator().manual_seed(4)
     x = 0.3 + 0.4 * torch.rand(20, 25, dtype=torch.float64, generator=g)
     model = balanced(linear(25, seed=2))
@@ -101,7 +101,7 @@ def test_hopskipjump_comes_near_the_boundary_of_a_linear_network(norm: str) -> N
     assert (longer.distance >= found.distance - 1e-12).all()
 
 
-def test_hopskipjump_needs_labels_only_and_scores_give_the_same() -> None:
+def test_hopskipjump_gives_the_same_for_labels_and_scores() -> None:
     (x, y), model, threat = batch(10), small_cnn(), ThreatModel("l2", 0.8)
     scored = blackbox.hopskipjump(model, x, y, threat, queries=300)
     labelled = blackbox.hopskipjump(lambda p: model(p).argmax(1), x, y, threat, queries=300)
@@ -109,7 +109,7 @@ def test_hopskipjump_needs_labels_only_and_scores_give_the_same() -> None:
     assert set(labelled.loss.tolist()) <= {-1.0, 1.0}
 
 
-def test_a_row_of_nan_is_no_label() -> None:
+def test_row_of_nan_is_not_a_label() -> None:
     z = torch.tensor([[0.0, torch.nan], [0.0, 1.0]])
     votes = LabelQueries(lambda _: z, 2)(torch.zeros(2, 3))
     assert votes[0].isnan().all()
@@ -139,7 +139,7 @@ Y, THREAT = torch.tensor([0, 1, 2, 3]), ThreatModel("linf", 0.1)
         (lambda: blackbox.transfer(small_cnn(), X, Y, THREAT, surrogate=small_cnn().train()), ModelError, "train mode"),
     ],
 )
-def test_refuses_in_one_line(call, kind, words: str) -> None:
+def test_bad_input_raises_one_line(call, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         call()
     assert issubclass(kind, AdvregError)

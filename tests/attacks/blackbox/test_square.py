@@ -1,4 +1,4 @@
-"""Square: its schedule by hand, its windows, and how near it comes to the optimum that is known."""
+"""Square: its schedule, its windows, and its distance from known optima."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ..models import best_linear_gain, linear, small_cnn
         (2000, 5), (2001, 6), (4000, 6), (4001, 7), (4999, 7), (6001, 8), (8001, 9), (9999, 9),
     ],
 )  # fmt: skip
-def test_windows_halve_after_these_queries_whatever_the_budget(window: int, halvings: int) -> None:
+def test_windows_halve_after_fixed_numbers_of_queries(window: int, halvings: int) -> None:
     assert window_share(window) == 0.8 / 2**halvings
     assert window_share(window, p=0.3) == 0.3 / 2**halvings
 
 
-def test_a_rescaled_schedule_spends_its_budget_in_proportion() -> None:
+def test_rescaled_schedule_is_proportional_to_its_budget() -> None:
     assert [window_share(k, budget=100) for k in (0, 1, 2, 5, 6, 99)] == [
         0.8, 0.8 / 2**2, 0.8 / 2**2, 0.8 / 2**3, 0.8 / 2**4, 0.8 / 2**9,
     ]  # fmt: skip
@@ -43,11 +43,11 @@ def test_a_rescaled_schedule_spends_its_budget_in_proportion() -> None:
         ((30,), 0.2, (1, 6)), ((2, 40), 0.5, (1, 20)), ((1, 4, 100), 0.8, (4, 80)), ((1, 100, 4), 0.8, (80, 4)),
     ],
 )  # fmt: skip
-def test_a_window_covers_its_share(shape: tuple[int, ...], share: float, size: tuple[int, int]) -> None:
+def test_window_covers_its_share(shape: tuple[int, ...], share: float, size: tuple[int, int]) -> None:
     assert WindowGrid.of(torch.zeros(1, *shape)).window(share) == size
 
 
-def test_windows_lie_inside_and_reach_every_cell() -> None:
+def test_windows_stay_inside_and_reach_every_cell() -> None:
     grid = WindowGrid(2, 5, 7)
     u = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
     u[0], u[1] = 0.0, 1 - 2.0**-24
@@ -61,7 +61,7 @@ def test_windows_lie_inside_and_reach_every_cell() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (5, 5), (1, 9), (4, 7)])
-def test_a_bump_is_a_hill_and_a_hole_of_equal_mass(size: tuple[int, int]) -> None:
+def test_bump_has_equal_positive_and_negative_mass(size: tuple[int, int]) -> None:
     both = bumps(*size)
     assert both.shape == (2, size[0] * size[1])
     assert (both != 0).all()
@@ -72,7 +72,7 @@ def test_a_bump_is_a_hill_and_a_hole_of_equal_mass(size: tuple[int, int]) -> Non
 
 
 class Recorder:
-    """A model that says no to everything and remembers what it was shown."""
+    """A model with constant outputs that records its inputs."""
 
     def __init__(self, better: float = 0.0) -> None:
         self.seen: list[torch.Tensor] = []
@@ -84,15 +84,15 @@ class Recorder:
         return torch.stack([-loss, torch.zeros(len(x))], 1)
 
 
-def test_linf_starts_with_stripes_and_repaints_one_window_of_each_example() -> None:
+def test_square_linf_starts_with_stripes_and_repaints_windows() -> None:
     recorder, x = Recorder(), torch.full((6, 3, 10, 10), 0.5)
     square(recorder, x, torch.zeros(6, dtype=torch.int64), ThreatModel("linf", 0.1), queries=300)
-    _, start, *asked, _ = recorder.seen
+    _, start, *queries, _ = recorder.seen
     torch.testing.assert_close((start - x).abs(), torch.full_like(x, 0.1))
     assert torch.equal(start, start[:, :, :1].expand_as(start))
     assert start.flatten(1).unique(dim=0).shape[0] == 6
     different = set()
-    for k, point in enumerate(asked):
+    for k, point in enumerate(queries):
         changed = (point != start).any(1)
         side = WindowGrid(3, 10, 10).window(window_share(k))[0]
         assert (changed.flatten(1).sum(1) <= side**2).all()
@@ -102,19 +102,19 @@ def test_linf_starts_with_stripes_and_repaints_one_window_of_each_example() -> N
     assert max(different) > 4  # every example has a window of its own
 
 
-def points_asked(norm: str, channels: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Return the clean inputs, the start and the points that Square asks a model which nothing changes."""
+def queried_points(norm: str, channels: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return the clean inputs, the start and the queries of Square on a model with constant outputs."""
     x = torch.full((4, channels, 10, 10), 0.5, dtype=torch.float64)
     recorder = Recorder()
     square(recorder, x, torch.zeros(4, dtype=torch.int64), ThreatModel(norm, 0.5), queries=600)
-    _, start, *asked, _ = recorder.seen
-    return x, start, asked
+    _, start, *queries, _ = recorder.seen
+    return x, start, queries
 
 
 @pytest.mark.parametrize(("norm", "channels"), [("l2", 2), ("l1", 1)])
 def test_square_l2_and_l1_change_two_windows(norm: str, channels: int) -> None:
-    _, start, asked = points_asked(norm, channels)
-    for k, point in enumerate(asked):
+    _, start, queries = queried_points(norm, channels)
+    for k, point in enumerate(queries):
         side = WindowGrid(channels, 10, 10).odd_window(window_share(k))[0]
         moved = ((point - start).abs() > 1e-9).any(1).flatten(1).sum(1)
         assert (moved <= 2 * side**2).all()
@@ -123,8 +123,8 @@ def test_square_l2_and_l1_change_two_windows(norm: str, channels: int) -> None:
 
 @pytest.mark.parametrize(("norm", "channels"), [("l2", 2), ("l1", 1), ("l1", 3)])
 def test_square_l2_and_l1_use_the_whole_budget(norm: str, channels: int) -> None:
-    x, start, asked = points_asked(norm, channels)
-    for point in [start, *asked]:
+    x, start, queries = queried_points(norm, channels)
+    for point in [start, *queries]:
         torch.testing.assert_close(
             ThreatModel(norm, 0.5).distance(point, x), torch.full((4,), 0.5, dtype=torch.float64)
         )
@@ -148,7 +148,7 @@ def test_l1_bumps_are_steeper_and_of_unit_length() -> None:
         torch.testing.assert_close(pattern[5] / pattern[4], torch.tensor(rise[0] / rise[1], dtype=torch.float64))
 
 
-def test_the_margin_never_falls() -> None:
+def test_square_margin_never_falls() -> None:
     x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     model = small_cnn()
     y, threat = model(x).argmax(1), ThreatModel("linf", 0.02)
@@ -168,7 +168,7 @@ def test_the_margin_never_falls() -> None:
         ("l1", 0.8, (36,), 0.8),
     ],
 )
-def test_what_can_be_broken_on_a_linear_network_is_broken(
+def test_square_breaks_all_breakable_linear_examples(
     norm: str, eps: float, shape: tuple[int, ...], share: float
 ) -> None:
     x = torch.rand(50, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -185,7 +185,7 @@ def test_what_can_be_broken_on_a_linear_network_is_broken(
     assert found.broken.sum() >= share * possible.sum()
 
 
-def test_a_model_that_hides_its_gradient_falls() -> None:
+def test_square_breaks_a_model_that_hides_its_gradient() -> None:
     inner = small_cnn()
 
     def masked(x: torch.Tensor) -> torch.Tensor:

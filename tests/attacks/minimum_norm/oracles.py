@@ -121,7 +121,7 @@ def relu_network(seed: int, inputs: int = 2, hidden: int = 5, classes: int = 3) 
 def fab_t_distances(
     norm: Norm, model: nn.Module, x: Tensor, y: Tensor, steps: int, targets: int, overshoot: float = 1.05
 ) -> Tensor:
-    """Distances that targeted FAB finds as published: one example and class at a time, two looks at the model a step."""
+    """Distances that targeted FAB finds as published: one example and class at a time, two queries of the model a step."""
     clean, best = model(x).detach(), torch.full((len(x),), torch.inf, dtype=torch.float64)
     for k, rank in itertools.product(range(len(x)), range(targets)):
         others = [c for c in clean[k].argsort(descending=True).tolist() if c != y[k]]

@@ -1,4 +1,4 @@
-"""On a network whose robust accuracy at linf 0.1 was computed exactly, no attack may find less."""
+"""A network with exactly known robust accuracy at linf 0.1, below which no attack may go."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_fab_on_a_certified_network(shared: Path) -> None:
     found = minimum_norm.minimum_distance(minimum_norm.fab, model, x, y, "linf", steps=30)
     curve = [float((found.min_distance > eps).double().mean()) for eps in (0.0, 0.1, 0.2, 0.3)]
     assert curve == sorted(curve, reverse=True)
-    assert curve[1] >= 0.94  # 95.62% of all 10,000 stand; of the first 50 one or two may fall
+    assert curve[1] >= 0.94  # 95.62% of all 10,000 survive; of the first 50 one or two may break
     assert found.found.double().mean() > 0.95
     assert 0.15 < float(found.min_distance.median()) < 0.22
     aimed = minimum_norm.fab(model, x[:20], y[:20], ThreatModel("linf", 0.2), target_classes=3, steps=20)

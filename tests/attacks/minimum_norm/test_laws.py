@@ -1,4 +1,4 @@
-"""Laws of minimum-norm attacks: judged, inside the box, one example at a time, exactly counted, modest about eps."""
+"""Laws of minimum-norm attacks: verified, inside the box, independent of the batch, exactly counted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def batch(n: int = 16, dtype: torch.dtype = torch.float32):
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_is_returned_is_inside_and_confirmed(name: str, norm: str, dtype: torch.dtype) -> None:
+def test_results_are_inside_the_box_and_confirmed(name: str, norm: str, dtype: torch.dtype) -> None:
     (model, x, y), threat = batch(dtype=dtype), ball(norm)
     found = SHORT[name][0](model, x, y, threat)
     assert threat.contains(found.x_adv, x, tol=0.0).all()
@@ -65,7 +65,7 @@ def test_what_is_returned_is_inside_and_confirmed(name: str, norm: str, dtype: t
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
 @pytest.mark.parametrize("eps", [None, 0.0])
-def test_an_example_does_not_know_its_batch(name: str, norm: str, eps: float | None) -> None:
+def test_results_do_not_depend_on_the_batch(name: str, norm: str, eps: float | None) -> None:
     (model, x, y), threat, ids = batch(dtype=torch.float64), ball(norm, eps), torch.arange(16) * 3
     attack = functools.partial(SHORT[name][0], model, threat=threat, seed=5)
     whole = attack(x, y, ids=ids)
@@ -78,7 +78,7 @@ def test_an_example_does_not_know_its_batch(name: str, norm: str, eps: float | N
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
 @pytest.mark.parametrize("eps", [None, 0.0])
-def test_the_count_is_what_hooks_counted(name: str, norm: str, eps: float | None) -> None:
+def test_cost_equals_hook_counts(name: str, norm: str, eps: float | None) -> None:
     model, x, y = batch()
     count = Counter(model)
     found = SHORT[name][0](model, x, y, ball(norm, eps))
@@ -87,7 +87,7 @@ def test_the_count_is_what_hooks_counted(name: str, norm: str, eps: float | None
     assert found.cost[0].tolist() == [1, 0]  # a clean error costs the forward that found it
 
 
-def test_fab_costs_what_it_says() -> None:
+def test_fab_costs_its_documented_passes() -> None:
     model, x, y = batch()
     far = functools.partial(minimum_norm.fab, model, x[1:], y[1:], ThreatModel("linf", 0.0), steps=20)
     aimed, all_round = far(target_classes=3, restarts=2), far()
@@ -99,7 +99,7 @@ def test_fab_costs_what_it_says() -> None:
     assert (more_than_there_are.cost[:, 1] == 4 * 40).all()
 
 
-def test_who_is_within_eps_leaves() -> None:
+def test_examples_within_eps_leave_the_batch() -> None:
     model, x, y = batch()
     threat = ThreatModel("linf", 0.3)
     stop, on = (
@@ -113,7 +113,7 @@ def test_who_is_within_eps_leaves() -> None:
 
 
 @pytest.mark.parametrize(("name", "norm"), [c for c in CASES if c[1] != "l0"])
-def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> None:
+def test_bisection_only_reduces_distances_and_is_counted(name: str, norm: str) -> None:
     model, x, y = batch(dtype=torch.float64)
     threat = ball(norm, 0.0)
     found = SHORT[name][0](model, x, y, threat)
@@ -128,7 +128,7 @@ def test_bisection_only_brings_nearer_and_is_counted(name: str, norm: str) -> No
     assert (finer.min_distance[moved] > 0).all()
 
 
-def test_what_bisection_brings_within_eps_is_broken() -> None:
+def test_points_bisected_to_within_eps_are_broken() -> None:
     model, x, y = batch(dtype=torch.float64)
     rough = minimum_norm.minimum_distance(
         minimum_norm.deepfool, model, x, y, "l2", binary_search_steps=0, overshoot=0.5
@@ -142,19 +142,21 @@ def test_what_bisection_brings_within_eps_is_broken() -> None:
 
 
 @pytest.mark.parametrize("name", ["fab", "fmn", "ddn", "deepfool", "carlini_wagner"])
-def test_targeted_attacks_reach_the_class_they_want(name: str) -> None:
+def test_targeted_attacks_reach_the_target_class(name: str) -> None:
     model, x, y = batch()
-    wanted = (y + 2) % 5
+    target = (y + 2) % 5
     options = {"carlini_wagner": {"binary_search_steps": 6, "steps": 40}}.get(name, {"steps": 60})
     attack = getattr(minimum_norm, name)
-    found = minimum_norm.minimum_distance(attack, model, x, wanted, "l2", targeted=True, **options)
-    assert torch.equal(model(found.closest_adv).argmax(1) == wanted, found.found)
+    found = minimum_norm.minimum_distance(attack, model, x, target, "l2", targeted=True, **options)
+    assert torch.equal(model(found.closest_adv).argmax(1) == target, found.found)
     assert found.found.double().mean() > 0.7
     free = minimum_norm.minimum_distance(FAB_T, model, x, y, "l2", target_classes=4, steps=40)
-    assert float((found.min_distance >= 0.95 * free.min_distance).double().mean()) > 0.9  # a wish costs distance
+    assert (
+        float((found.min_distance >= 0.95 * free.min_distance).double().mean()) > 0.9
+    )  # a target class costs distance
 
 
-def test_a_fast_target_proposes_and_the_original_judges() -> None:
+def test_fast_copy_proposes_and_the_original_verifies() -> None:
     model, x, y = batch()
     target = models.freeze(model, x, precision="bfloat16")
     found = minimum_norm.minimum_distance(minimum_norm.fab, target, x, y, "linf", steps=30)
@@ -164,7 +166,7 @@ def test_a_fast_target_proposes_and_the_original_judges() -> None:
     assert float((found.min_distance / exact.min_distance)[1:].median()) < 1.1
 
 
-def test_a_radius_for_each_example() -> None:
+def test_eps_may_differ_between_examples() -> None:
     model, x, y = batch(dtype=torch.float64)
     eps = torch.linspace(0, 0.2, 16, dtype=torch.float64)
     found = minimum_norm.fab(model, x, y, ThreatModel("linf", eps), steps=10)
@@ -177,7 +179,7 @@ def test_a_radius_for_each_example() -> None:
 
 
 @pytest.mark.parametrize("name", ["fab", "fab-t", "fmn"])
-def test_the_caller_may_be_in_any_gradient_mode(name: str) -> None:
+def test_results_do_not_depend_on_the_gradient_mode(name: str) -> None:
     model, x, y = batch()
     plain = SHORT[name][0](model, x, y, ball("l2"))
     with torch.inference_mode():
@@ -202,7 +204,7 @@ class Blind(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("name", "norm"), [c for c in CASES if c[0] in {"fmn", "deepfool"}])
-def test_without_a_slope_a_random_point_is_brought_near(name: str, norm: str) -> None:
+def test_without_a_slope_a_random_point_is_refined(name: str, norm: str) -> None:
     model, threat = Blind().eval(), ball(norm, 0.0)
     x = batch()[1]
     y = model(x).argmax(1)
@@ -245,7 +247,7 @@ X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch
         ),
     ],
 )
-def test_refuses_in_one_line(call, kind, words: str) -> None:
+def test_bad_input_raises_one_line(call, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         call()
     assert issubclass(kind, AdvregError)

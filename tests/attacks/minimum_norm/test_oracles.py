@@ -48,7 +48,7 @@ def test_linear_networks(attack, norm: str, binary: float, multiple: float, clas
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_closed_form_where_the_box_is_far(norm: str) -> None:
+def test_closed_form_without_a_near_box(norm: str) -> None:
     model, x, y, exact = linear_case(norm, 2, False)
     w = model[1].weight[1] - model[1].weight[0]
     z = model(x).detach()
@@ -95,7 +95,7 @@ def test_small_relu_networks_by_enumeration(attack, norm: str) -> None:
     assert float((ratio < 1.01).double().mean()) >= 0.95
 
 
-def test_l0_on_a_linear_network_takes_the_fewest_values() -> None:
+def test_l0_changes_the_fewest_values_of_a_linear_network() -> None:
     """The fewest values that, sent to the box's end that helps, cross the boundary: greedy is exact for two classes."""
     model, x, y, _ = linear_case("linf", 2, True)
     w = (model[1].weight[1] - model[1].weight[0]).detach()
@@ -111,7 +111,7 @@ def test_l0_on_a_linear_network_takes_the_fewest_values() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("steps", [3, 10])
-def test_fab_gets_as_near_as_the_published_loop(norm: str, steps: int) -> None:
+def test_fab_is_as_near_as_the_published_loop(norm: str, steps: int) -> None:
     """Its iteration is a projection and, where that fools, a way back: no fewer projections than it has iterations."""
     g = torch.Generator().manual_seed(2)
     model, x = small_cnn(dtype=torch.float64), torch.rand(24, 1, 8, 8, generator=g, dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_fab_gets_as_near_as_the_published_loop(norm: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_deepfool_gets_as_near_as_the_published_loop(norm: str) -> None:
+def test_deepfool_is_as_near_as_the_published_loop(norm: str) -> None:
     g = torch.Generator().manual_seed(2)
     x = (torch.rand(24, 1, 8, 8, generator=g, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1)
     model = small_cnn(dtype=torch.float64)

@@ -14,7 +14,7 @@ ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 
 
 def case(seed: int, rows: int = 12, n: int = 7) -> tuple[torch.Tensor, ...]:
-    """Points of which some coordinates touch the box, normals of which some are zero, values of either sign."""
+    """Return points with some coordinates at the box, normals with some zeros, and values of either sign."""
     g = torch.Generator().manual_seed(seed)
     x = (torch.rand(rows, n, generator=g, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1)
     w = torch.randn(rows, n, generator=g, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_projection_is_feasible_and_nearest(norm: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_plane_beyond_the_box_is_approached_as_far_as_the_box_goes(norm: str) -> None:
+def test_plane_beyond_the_box_is_approached_up_to_the_box(norm: str) -> None:
     x, w, value = case(5)
     d = onto_plane(norm, w, 100 * value, -x, 1 - x)
     corner = torch.where(w * value[:, None] > 0, 0.0, 1.0).double()
@@ -47,7 +47,7 @@ def test_a_plane_beyond_the_box_is_approached_as_far_as_the_box_goes(norm: str) 
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_row_does_not_know_the_others(norm: str) -> None:
+def test_rows_are_independent(norm: str) -> None:
     x, w, value = case(7)
     whole = onto_plane(norm, w, value, -x, 1 - x)
     alone = [onto_plane(norm, w[i : i + 1], value[i : i + 1], -x[i : i + 1], 1 - x[i : i + 1]) for i in range(len(x))]

@@ -1,4 +1,4 @@
-"""What an attack refuses, in one line that says what was given, what is allowed and what to do."""
+"""Errors of attacks: one line with what was given, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Y, THREAT = torch.tensor([0, 1, 2, 3]), ThreatModel("linf", 0.1)
 
 
 class Detached(nn.Module):
-    """A model whose gradient path is cut."""
+    """A model with a detached gradient path."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return small_cnn()(x.round().detach())
@@ -61,7 +61,7 @@ def attack(model=None, x=X, y=Y, threat=THREAT, **options):
         (lambda: attack(steps_=3), TypeError, "steps_"),
     ],
 )
-def test_refuses_in_one_line(call, kind, words: str) -> None:
+def test_bad_input_raises_one_line(call, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         call()
     if issubclass(kind, AdvregError):
@@ -69,7 +69,7 @@ def test_refuses_in_one_line(call, kind, words: str) -> None:
 
 
 class NanBeyond(nn.Module):
-    """A model that answers NaN for all but even grey."""
+    """A model with NaN outputs for all inputs except constant grey."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ NAN = {
 
 
 @pytest.mark.parametrize("name", NAN)
-def test_an_answer_of_nan_is_no_right_answer(name: str) -> None:
+def test_nan_output_under_attack_counts_as_broken(name: str) -> None:
     model, threat = NanBeyond(small_cnn()).eval(), ThreatModel("linf", 0.1)
     y = model(GREY).argmax(1)
     found = NAN[name](model, GREY, y, threat)
@@ -105,15 +105,15 @@ def test_an_answer_of_nan_is_no_right_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAN)
-def test_an_answer_of_nan_is_no_wanted_answer(name: str) -> None:
+def test_nan_output_is_not_the_target_class(name: str) -> None:
     model = NanBeyond(small_cnn()).eval()
-    wanted = (model(GREY).argmax(1) + 1) % 5
-    found = NAN[name](model, GREY, wanted, ThreatModel("linf", 0.1), targeted=True)
+    target = (model(GREY).argmax(1) + 1) % 5
+    found = NAN[name](model, GREY, target, ThreatModel("linf", 0.1), targeted=True)
     assert torch.isfinite(model(found.x_adv[found.broken])).all()
 
 
 @pytest.mark.parametrize("name", NAN)
-def test_a_fast_target_that_answers_nan_only_proposes(name: str) -> None:
+def test_nan_of_a_fast_copy_must_be_confirmed(name: str) -> None:
     class Poor(NanBeyond, ProxyModel):
         @property
         def original(self) -> nn.Module:
@@ -125,12 +125,12 @@ def test_a_fast_target_that_answers_nan_only_proposes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAN)
-def test_nan_on_clean_inputs_is_refused(name: str) -> None:
+def test_nan_on_clean_inputs_raises(name: str) -> None:
     with pytest.raises(ModelError, match="2 of 2 clean inputs"):
         NAN[name](NanBeyond(small_cnn()).eval(), GREY + 0.2, torch.tensor([0, 1]), ThreatModel("linf", 0.1))
 
 
-def test_model_and_global_state_are_left_as_they_were() -> None:
+def test_model_and_global_state_are_unchanged() -> None:
     model = small_cnn()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()

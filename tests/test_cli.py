@@ -1,4 +1,4 @@
-"""The command line as a stranger uses it: status, one line on standard error, never a traceback."""
+"""The command line as a user sees it: exit status, one line on standard error, never a traceback."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_train_evaluate_report_compare(run: Path) -> None:
     table = advreg("evaluate", run, "--protocol", "basic")
     assert "pgd-40" in table.stdout
     assert "attack success rate" in table.stdout
-    assert not re.search(r"[\r\x1b━]", table.stdout + table.stderr)  # nobody looks: no colour, no bar
+    assert not re.search(r"[\r\x1b━]", table.stdout + table.stderr)  # no terminal: no colour, no bar
     page = advreg("report", run)
     assert Path(page.stdout.strip()).read_text().lstrip().lower().startswith("<!doctype html>")
     side = advreg("compare", run, run, "--json")
     assert json.loads(side.stdout)[0]["protocol"] == "linf-0.1-basic@2"
 
 
-def test_evaluate_measures_corruptions_and_the_report_shows_them(run: Path) -> None:
+def test_evaluate_measures_corruptions(run: Path) -> None:
     options = ("--protocol", "fgsm", "--corruptions", "fog,contrast", "--severities", "1,5")
     found = advreg("evaluate", run, *options)
     assert found.returncode == 0, found.stderr
@@ -78,7 +78,7 @@ def test_evaluate_measures_corruptions_and_the_report_shows_them(run: Path) -> N
     assert "Accuracy under common corruptions" in (run / "report.html").read_text()
 
 
-def test_a_threat_takes_a_box_from_the_command_line_or_the_run(run: Path) -> None:
+def test_threat_takes_its_box_from_option_or_run(run: Path) -> None:
     found = advreg("evaluate", run, "--protocol", "fgsm", "--threat", "linf:0.1@-1,2", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["threat"] == {"norm": "linf", "eps": 0.1, "box": [-1.0, 2.0]}
@@ -108,14 +108,14 @@ def test_a_threat_takes_a_box_from_the_command_line_or_the_run(run: Path) -> Non
         (["evaluat"], "No such command"),
     ],
 )
-def test_wrong_use_is_one_clear_line_and_status_two(arguments: list[str], words: str) -> None:
+def test_wrong_use_is_one_line_and_status_two(arguments: list[str], words: str) -> None:
     found = advreg(*arguments)
     assert found.returncode == 2
     assert words in found.stderr
     assert "Traceback" not in found.stderr
 
 
-def test_an_existing_run_is_refused_and_left_whole(run: Path) -> None:
+def test_existing_run_is_rejected_and_unchanged(run: Path) -> None:
     before = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
     found = advreg("train", run.parent / "run.toml")
     assert found.returncode == 2
@@ -123,14 +123,14 @@ def test_an_existing_run_is_refused_and_left_whole(run: Path) -> None:
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_help_is_quick_to_read_and_names_every_verb() -> None:
+def test_help_names_every_verb() -> None:
     found = advreg("--help")
     for verb in ("demo", "train", "evaluate", "report", "compare", "doctor"):
         assert verb in found.stdout
 
 
-def test_help_imports_no_torch_and_takes_less_than_a_third_of_a_second() -> None:
-    """Processor time of the process and its children: wall time would measure who else is at work."""
+def test_help_imports_no_torch_and_is_fast() -> None:
+    """Processor time of the process and its children: wall time would measure the load of the machine."""
     count = "import sys; from advreg.cli.app import app; print('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", count], capture_output=True, text=True).stdout.strip() == "False"
     spent = []
@@ -145,19 +145,19 @@ def test_help_imports_no_torch_and_takes_less_than_a_third_of_a_second() -> None
 @pytest.mark.parametrize(
     ("shell", "words"), [("bash", "complete -o"), ("zsh", "compdef"), ("fish", "complete --command")]
 )
-def test_completion_is_offered_for_every_usual_shell(shell: str, words: str) -> None:
+def test_completion_supports_common_shells(shell: str, words: str) -> None:
     script = completing({"_ADVREG_COMPLETE": f"source_{shell}"})
     assert words in script
     assert "advreg" in script
 
 
 def test_completion_knows_the_verbs() -> None:
-    asked = {"_ADVREG_COMPLETE": "complete_bash", "COMP_WORDS": "advreg eva", "COMP_CWORD": "1"}
-    assert completing(asked).split() == ["evaluate"]
+    environment = {"_ADVREG_COMPLETE": "complete_bash", "COMP_WORDS": "advreg eva", "COMP_CWORD": "1"}
+    assert completing(environment).split() == ["evaluate"]
 
 
 def completing(environment: dict[str, str]) -> str:
-    """What the installed program answers to a shell that asks for completion."""
+    """Return the output of the installed program for the completion of a shell."""
     program = Path(sys.executable).with_name("advreg")
     found = subprocess.run([program], capture_output=True, text=True, env=os.environ | environment, timeout=60)
     assert "Traceback" not in found.stderr
@@ -172,14 +172,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "xterm-256color", "COLORTERM": "truecolor"}])
-def test_what_is_piped_has_no_colour(measured: Path, environment: dict[str, str]) -> None:
+def test_piped_output_has_no_colour(measured: Path, environment: dict[str, str]) -> None:
     found = advreg("compare", measured, environment=environment)
     assert found.returncode == 0
     assert ESCAPE not in found.stdout + found.stderr
     assert found.stderr == ""
 
 
-def test_a_terminal_gets_what_no_color_takes_away(measured: Path) -> None:
+def test_no_color_removes_colour_on_a_terminal(measured: Path) -> None:
     plain, coloured = on_terminal("--help", no_color=True), on_terminal("--help", no_color=False)
     assert re.search(COLOUR, coloured)
     assert not re.search(COLOUR, plain)
@@ -187,10 +187,10 @@ def test_a_terminal_gets_what_no_color_takes_away(measured: Path) -> None:
 
 
 def on_terminal(*arguments: object, no_color: bool) -> str:
-    """What the command line writes where it believes that somebody looks."""
+    """Return the output of the command line on a terminal."""
     near, far = pty.openpty()
-    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "TERM")}
-    environment = kept | {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
+    others = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "TERM")}
+    environment = others | {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
     command = [sys.executable, "-m", "advreg", *map(str, arguments)]
     process = subprocess.Popen(command, stdin=far, stdout=far, stderr=far, env=environment)
     os.close(far)

@@ -32,23 +32,23 @@ def measured(tmp_path: Path) -> Path:
     return tmp_path / "net"
 
 
-def test_a_figure_below_its_threshold_is_status_one(measured: Path, tmp_path: Path) -> None:
+def test_figure_below_threshold_is_status_one(measured: Path, tmp_path: Path) -> None:
     files = ("--junit", tmp_path / "j.xml", "--model-card", tmp_path / "card.md")
     assert invoke("report", measured, *files, "--fail-under", "robust=0.45")[0] == 0
-    status, said = invoke("report", measured, *files, "--fail-under", "robust=0.55", "--json")
+    status, output = invoke("report", measured, *files, "--fail-under", "robust=0.55", "--json")
     assert status == 1
-    told = json.loads(said)
-    assert "below 0.55" in told["cases"][0]["problem"]
-    assert all(Path(path).is_file() for path in told["files"].values())
+    report = json.loads(output)
+    assert "below 0.55" in report["cases"][0]["problem"]
+    assert all(Path(path).is_file() for path in report["files"].values())
     assert 'failures="1"' in (tmp_path / "j.xml").read_text()
 
 
-def test_a_figure_that_its_diagnosis_calls_unreliable_is_status_one(measured: Path) -> None:
-    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": "linf-0.1-quick@2", "n": 10}
-    (measured / "diagnosis.json").write_text(json.dumps(told | {"robust_accuracy": 0.5}))
-    status, said = invoke("report", measured, "--fail-under", "robust=0.1", "--json")
+def test_unreliable_figure_is_status_one(measured: Path) -> None:
+    diagnosis = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": "linf-0.1-quick@2", "n": 10}
+    (measured / "diagnosis.json").write_text(json.dumps(diagnosis | {"robust_accuracy": 0.5}))
+    status, output = invoke("report", measured, "--fail-under", "robust=0.1", "--json")
     assert status == 1
-    assert "UNRELIABLE" in json.loads(said)["cases"][0]["problem"]
+    assert "UNRELIABLE" in json.loads(output)["cases"][0]["problem"]
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +62,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.path
 
 
-def test_an_exported_program_gives_the_same_logits_for_any_batch(run: Path, tmp_path: Path) -> None:
-    status, said = invoke("export", run, "--torch", tmp_path / "m.pt2", "--json")
+def test_exported_program_has_equal_logits_for_any_batch(run: Path, tmp_path: Path) -> None:
+    status, output = invoke("export", run, "--torch", tmp_path / "m.pt2", "--json")
     assert status == 0
     x = torch.rand(5, 1, 28, 28)
-    again = torch.export.load(json.loads(said)["files"]["torch"]).module()
+    again = torch.export.load(json.loads(output)["files"]["torch"]).module()
     assert torch.allclose(again(x), load(str(run))(x), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
-def test_an_onnx_file_gives_the_same_logits_for_any_batch(run: Path, tmp_path: Path) -> None:
+def test_onnx_file_has_equal_logits_for_any_batch(run: Path, tmp_path: Path) -> None:
     for library in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(library, reason="the extra onnx is missing: pip install 'advreg[onnx]'")
     assert invoke("export", run, "--onnx", tmp_path / "m.onnx")[0] == 0
@@ -79,14 +79,14 @@ def test_an_onnx_file_gives_the_same_logits_for_any_batch(run: Path, tmp_path: P
     assert torch.allclose(load(f"onnx:{tmp_path / 'm.onnx'}")(x), load(str(run))(x), atol=1e-4)
 
 
-def test_nothing_to_export_and_a_file_that_cannot_be_written_are_refused(run: Path, tmp_path: Path) -> None:
+def test_export_without_a_writable_file_is_rejected(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--onnx FILE"):
         invoke("export", run)
     with pytest.raises(ModelError, match="cannot"):
         invoke("export", run, "--torch", tmp_path / "none" / "m.pt2")
 
 
-def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_with_other_logits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "torch.export.load", lambda path: type("Other", (), {"module": lambda self: lambda x: torch.ones(2, 10)})()
     )
@@ -95,9 +95,14 @@ def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-def test_the_doctor_knows_extras_devices_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = ["torch>=2.6", "nothing-of-the-kind>=3; extra == 'onnx'", "numpy; extra == 'onnx'", "ruff; extra == 'dev'"]
-    monkeypatch.setattr("advreg.cli.doctor.requires", lambda name: told)
+def test_doctor_shows_extras_devices_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements = [
+        "torch>=2.6",
+        "nothing-of-the-kind>=3; extra == 'onnx'",
+        "numpy; extra == 'onnx'",
+        "ruff; extra == 'dev'",
+    ]
+    monkeypatch.setattr("advreg.cli.doctor.requires", lambda name: requirements)
     found = json.loads(invoke("doctor", "--json")[1])
     assert list(found) == ["environment", "devices", "extras", "speed"]
     assert found["environment"]["torch"] == torch.__version__
@@ -107,12 +112,12 @@ def test_the_doctor_knows_extras_devices_and_speed(monkeypatch: pytest.MonkeyPat
     assert found["extras"]["onnx"].startswith("nothing-of-the-kind missing, numpy ")
 
 
-def test_the_doctor_estimates_a_training_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_estimates_a_training_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text(
         '[model]\nname = "zoo:mnist-dnn"\n[data]\nvalidation = 59500\n[train]\nepochs = 3\nbatch_size = 50\n'
     )
-    told = doctor.estimate(Path("run.toml"))
-    assert told["steps an epoch"] == 10
-    assert told["seconds"] > 0
+    estimate = doctor.estimate(Path("run.toml"))
+    assert estimate["steps an epoch"] == 10
+    assert estimate["seconds"] > 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.toml"]

@@ -1,4 +1,4 @@
-"""`advreg attack`: the written PNG is inside the threat to the last grey level, and what is said of it is true of the file."""
+"""`advreg attack`: the written PNG is inside the threat model, and the reported classes are those of the file."""
 
 from __future__ import annotations
 
@@ -61,11 +61,9 @@ def attack(*arguments: str) -> dict:
 
 
 @pytest.mark.parametrize(("threat", "levels"), [("linf:4/255", 4), ("linf:0.1", 25), ("l2:0.5", None), ("l1:8", None)])
-def test_the_written_file_is_inside_the_threat_and_is_what_was_judged(
-    here: Path, threat: str, levels: int | None
-) -> None:
-    told = attack("cat.png", "--model", "photo_nets:small", "--threat", threat, "--steps", "8")
-    (image,) = told["images"]
+def test_written_file_is_inside_the_threat_and_verified(here: Path, threat: str, levels: int | None) -> None:
+    record = attack("cat.png", "--model", "photo_nets:small", "--threat", threat, "--steps", "8")
+    (image,) = record["images"]
     clean, made = (picture(image["files"][key])[1] for key in ("clean", "adversarial"))
     change = (made - clean) / 255
     size = {"linf": np.abs(change).max(), "l2": np.linalg.norm(change), "l1": np.abs(change).sum()}[
@@ -79,9 +77,9 @@ def test_the_written_file_is_inside_the_threat_and_is_what_was_judged(
     assert image["after"][0]["confidence"] == pytest.approx(float(shares.max()), abs=1e-5)
 
 
-def test_a_class_given_by_name_is_reached_and_shown(here: Path) -> None:
-    told = attack("cat.png", "--model", "photo_nets:small", "--target", "pig", "--threat", "linf:0.5")
-    (image,) = told["images"]
+def test_target_class_by_name_is_reached_and_shown(here: Path) -> None:
+    record = attack("cat.png", "--model", "photo_nets:small", "--target", "pig", "--threat", "linf:0.5")
+    (image,) = record["images"]
     assert image["reached"]
     assert image["after"][0]["class"] == "hog, pig"
     was, wanted = image["followed"]
@@ -89,14 +87,14 @@ def test_a_class_given_by_name_is_reached_and_shown(here: Path) -> None:
     assert (wanted["class"], wanted["after"]) == ("hog, pig", image["after"][0]["confidence"])
     assert was["after"] < was["before"]
     assert wanted["before"] < wanted["after"]
-    page = Path(told["page"]).read_text()
+    page = Path(record["page"]).read_text()
     assert "hog, pig" in page
     assert "cat.png" in page
     assert not any(word in page for word in ("http:", "https:", "@import"))
     assert picture(image["files"]["both"])[1].shape == (16, 3 * 16 + 2 * 8, 3)
 
 
-def test_16_bits_and_any_shape_become_the_models_size(here: Path) -> None:
+def test_16_bit_image_gets_the_size_of_the_model(here: Path) -> None:
     deep = np.random.default_rng(1).integers(0, 65536, (50, 31), np.uint16)
     Image.fromarray(deep).save(here / "deep16.png")
     (image,) = attack("deep16.png", "--model", "photo_nets:small", "--steps", "2")["images"]
@@ -105,14 +103,14 @@ def test_16_bits_and_any_shape_become_the_models_size(here: Path) -> None:
     assert pixels.std() > 10  # not cut off at 255
 
 
-def test_a_grey_model_takes_a_grey_picture(here: Path) -> None:
+def test_grey_model_takes_a_grey_image(here: Path) -> None:
     (image,) = attack("deep.png", "cat.png", "--model", "photo_nets:grey", "--steps", "2")["images"][:1]
     assert picture(image["files"]["adversarial"])[0] == "L"
     assert image["after"][0]["class"].startswith("class ")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["cat.png", "--target", "airlner"], "Did you mean 'airliner'"),
         (["cat.png", "--target", "7"], "3 classes"),
@@ -125,16 +123,16 @@ def test_a_grey_model_takes_a_grey_picture(here: Path) -> None:
         (["cat.png", "--classes", "none.txt"], "none.txt"),
     ],
 )
-def test_wrong_use_is_one_line_and_writes_nothing(here: Path, arguments: list[str], said: str) -> None:
+def test_wrong_use_is_one_line_and_writes_nothing(here: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(AdvregError) as caught:
         attack(*arguments, "--model", "photo_nets:small")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (here / "attacked").exists()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_rounding_to_bytes_never_leaves_the_ball_and_keeps_what_is_whole(norm: str) -> None:
+def test_rounding_to_bytes_stays_inside_the_ball(norm: str) -> None:
     clean = torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8)
     exact = clean.double() / 255
     for eps in (1 / 255, 2.5 / 255, 0.1, 0.37):
@@ -146,12 +144,12 @@ def test_rounding_to_bytes_never_leaves_the_ball_and_keeps_what_is_whole(norm: s
     assert torch.equal(within_bytes(clean, clean.float() / 255, ThreatModel(norm, 0.1)), clean)
 
 
-def test_names_without_names_are_refused() -> None:
+def test_class_name_is_rejected_where_names_are_unknown() -> None:
     with pytest.raises(ModelError, match="give a number"):
         label_of("airliner", [])
 
 
-def test_a_model_that_only_answers_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_without_gradient_is_rejected(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     oracle = InferenceOnlyModel(lambda x: x.flatten(1)[:, :3])
     monkeypatch.setattr("advreg.models.load", lambda *a, **k: oracle.eval())
     with pytest.raises(ModelError, match="gives no gradient"):

@@ -1,4 +1,4 @@
-"""A network that writes into its input gets the figures of the same function out of place from the command line, too."""
+"""A network that writes into its input has the figures of the same function out of place on the command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(*arguments: str) -> dict:
+def run_json(*arguments: str) -> dict:
     found = CliRunner().invoke(app, [*arguments, "--json"])
     if found.exception is not None:
         raise found.exception
@@ -49,13 +49,13 @@ def said(*arguments: str) -> dict:
 
 
 def pair(*arguments: str) -> list[dict]:
-    """What a command says of the two networks, without the time it took."""
-    records = [said(arguments[0], f"written_nets:{name}", *arguments[1:]) for name in ("outside", "inside")]
+    """Return the output of a command for the two networks, without times."""
+    records = [run_json(arguments[0], f"written_nets:{name}", *arguments[1:]) for name in ("outside", "inside")]
     return [{key: value for key, value in record.items() if "second" not in key} for record in records]
 
 
 @pytest.mark.parametrize("protocol", ["quick", "blackbox"])
-def test_evaluate_is_the_same_in_place_and_out_of_place(here: Path, protocol: str) -> None:
+def test_evaluate_is_equal_in_place_and_out_of_place(here: Path, protocol: str) -> None:
     options = ["--data", "mnist", "--threat", "linf:0.1", "--protocol", protocol, "-n", "24", "--curve", "0.05"]
     first, second = pair("evaluate", *options)
     assert first["clean_accuracy"] > 0
@@ -65,11 +65,11 @@ def test_evaluate_is_the_same_in_place_and_out_of_place(here: Path, protocol: st
     assert accuracies[0] == accuracies[1]
 
 
-def test_attack_is_the_same_in_place_and_out_of_place(here: Path) -> None:
+def test_attack_is_equal_in_place_and_out_of_place(here: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)).save(here / "seven.png")
     files = []
     for name in ("outside", "inside"):
-        found = said("attack", "seven.png", "--model", f"written_nets:{name}", "--size", "28", "--out", name)
+        found = run_json("attack", "seven.png", "--model", f"written_nets:{name}", "--size", "28", "--out", name)
         files.append([path.read_bytes() for path in sorted((here / name).glob("*.png"))])
         assert found
     assert files[0] == files[1]

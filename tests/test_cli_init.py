@@ -1,4 +1,4 @@
-"""`advreg init`: what it writes loads, explains itself and overwrites nothing; help needs no torch."""
+"""`advreg init`: its file loads, has comments and overwrites no other; help needs no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def photos(tmp_path: Path) -> Path:
         ('folder of "quotes"\\', "l1:12", "nets:make", 12),
     ],
 )
-def test_what_it_writes_loads_and_says_what_was_asked(tmp_path, data, threat, model, eps) -> None:
+def test_written_configuration_holds_the_options(tmp_path, data, threat, model, eps) -> None:
     config = Config.load(run_init(tmp_path / "run.toml", data, threat, model))
     assert config.data.name == data
     assert config.threat.eps == eps
@@ -46,13 +46,13 @@ def test_what_it_writes_loads_and_says_what_was_asked(tmp_path, data, threat, mo
     assert config.attack.name == "pgd"
 
 
-def test_a_folder_is_counted(tmp_path: Path, photos: Path) -> None:
+def test_classes_of_a_folder_are_counted(tmp_path: Path, photos: Path) -> None:
     config = Config.load(run_init(tmp_path / "run.toml", f"folder:{photos}?size=64", None, None))
     assert config.model.options == {"classes": 3, "channels": 3}
     assert config.data.validation == 2
 
 
-def test_every_section_is_there_under_a_comment(tmp_path: Path) -> None:
+def test_every_section_has_a_comment(tmp_path: Path) -> None:
     lines = run_init(tmp_path / "run.toml", "mnist", None, None).read_text().splitlines()
     for section in fields(Config):
         if section.name != "seed":
@@ -60,7 +60,7 @@ def test_every_section_is_there_under_a_comment(tmp_path: Path) -> None:
             assert lines[place - 1].startswith("# "), section.name
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     out = run_init(tmp_path / "run.toml", "mnist", None, None)
     before = out.read_bytes()
     with pytest.raises(RunError, match=r"run\.toml exists"):
@@ -87,7 +87,7 @@ def test_wrong_use_is_one_line_and_writes_nothing(tmp_path: Path, data: str, thr
     assert not list(tmp_path.iterdir())
 
 
-def test_verbs_explain_themselves_and_init_works_without_torch(tmp_path: Path) -> None:
+def test_help_and_init_work_without_torch(tmp_path: Path) -> None:
     script = """
 import sys
 from typer.testing import CliRunner
@@ -110,13 +110,13 @@ assert "torch" not in sys.modules
     }
 
 
-def test_a_small_network_is_cut_to_the_size_of_the_photographs(tmp_path: Path, photos: Path) -> None:
+def test_small_network_takes_the_size_of_the_images(tmp_path: Path, photos: Path) -> None:
     config = Config.load(run_init(tmp_path / "run.toml", f"folder:{photos}?size=20", None, "zoo:mnist-small"))
     net = load(config.model.name, **config.model.options)
     assert net(torch.rand(2, 3, 20, 20)).shape == (2, 3)
 
 
-def test_unequal_classes_are_said_in_the_file(tmp_path: Path, photos: Path) -> None:
+def test_file_reports_class_imbalance(tmp_path: Path, photos: Path) -> None:
     for k in range(20):
         Image.new("RGB", (8, 8)).save(photos / "cat" / f"more{k}.png")
     text = run_init(tmp_path / "run.toml", f"folder:{photos}", None, None).read_text()

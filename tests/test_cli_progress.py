@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line every 10 seconds by a clock of the test's own, and none when it is quick."""
+"""Progress without a terminal: a line every 10 seconds by a fake clock, and none for short jobs."""
 
 from __future__ import annotations
 
@@ -25,50 +25,51 @@ class Clock:
 
 
 def logged() -> tuple[LineProgress, Clock, list[str]]:
-    clock, said = Clock(), list[str]()
-    return LineProgress(said.append, "evaluating", clock), clock, said
+    clock, written = Clock(), list[str]()
+    return LineProgress(written.append, "evaluating", clock), clock, written
 
 
-def test_a_line_appears_every_ten_seconds_with_what_how_far_and_time_left() -> None:
-    lines, clock, said = logged()
+def test_line_appears_every_ten_seconds() -> None:
+    lines, clock, written = logged()
     for second in range(1, 36):
         clock.now = 100.0 + second
         lines.update(ProgressState("apgd-t", "512 of 1,000 examples", second / 100, 0.875))
-    assert len(said) == 3
+    assert len(written) == 3
     assert (
-        said[0] == "evaluating: apgd-t, 512 of 1,000 examples, robust so far 87.5%, 10 s so far, about 1 min 30 s left"
+        written[0]
+        == "evaluating: apgd-t, 512 of 1,000 examples, robust so far 87.5%, 10 s so far, about 1 min 30 s left"
     )
 
 
-def test_nothing_is_written_of_what_is_quick() -> None:
-    lines, clock, said = logged()
+def test_short_job_writes_no_line() -> None:
+    lines, clock, written = logged()
     for second in (1, 5, 9.9):
         clock.now = 100.0 + second
         lines.update(ProgressState("pgd", "all", 1.0, 0.5))
         lines.tick()
-    assert said == []
+    assert written == []
 
 
-def test_a_step_that_takes_long_is_reported_again() -> None:
-    lines, clock, said = logged()
+def test_long_step_is_reported_again() -> None:
+    lines, clock, written = logged()
     clock.now = 102.0
     lines.update(ProgressState("square", "256 of 256 examples", 0.5, 0.5))
     for second in (9, 11, 15, 21, 22):
         clock.now = 100.0 + second
         lines.tick()
-    assert [line.split(", ")[3] for line in said] == ["11 s so far", "21 s so far"]
+    assert [line.split(", ")[3] for line in written] == ["11 s so far", "21 s so far"]
 
 
-def test_what_a_resumed_job_catches_up_is_no_pace() -> None:
-    lines, clock, said = logged()
+def test_skipped_work_of_a_resumed_job_is_no_pace() -> None:
+    lines, clock, written = logged()
     clock.now = 100.5
     lines.update(ProgressState("pgd", "", 0.8, None))
     clock.now = 110.5
     lines.update(ProgressState("pgd", "", 0.9, None))
-    assert said == ["evaluating: pgd, , 10 s so far, about 10 s left"]
+    assert written == ["evaluating: pgd, , 10 s so far, about 10 s left"]
 
 
-def test_lines_appear_while_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_appear_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "_POLL", 0.01)
     lines, clock, _ = logged()
     heard = threading.Event()
@@ -81,7 +82,7 @@ def test_lines_appear_while_nothing_is_reported(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("verb", ["evaluating", "diagnosing"])
-def test_verbs_write_lines_where_there_is_no_terminal(
+def test_verbs_write_lines_without_a_terminal(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = {
@@ -109,7 +110,7 @@ def test_share_of_an_evaluation_rises_to_one() -> None:
     assert shares[0] < 0.1
 
 
-def test_a_diagnosis_reports_what_stands_so_far(tmp_path: Path) -> None:
+def test_diagnosis_reports_robust_accuracy_so_far(tmp_path: Path) -> None:
     from tests.diagnosis import planted
     from tests.diagnosis.conftest import TINY, digits
 

@@ -1,4 +1,4 @@
-"""What the verb train makes of its options, without training; and what Ctrl-C says."""
+"""The configuration that the verb train builds from its options, without training; and the message after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ ROBUST = ["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", "optimizer.l
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch):
-    """A function of the command line's words that returns the configuration which would be trained."""
+def configured(tmp_path, monkeypatch):
+    """Return a function from options of the command line to the configuration that would be trained."""
     seen: list[Config] = []
     monkeypatch.setattr(
         advreg.cli.train, "fit", lambda config, **options: seen.append(config) or RunFolder(Path(config.train.out))
     )
 
-    def ask(*words, changes=()):
+    def configure(*words, changes=()):
         (tmp_path / "run.toml").write_text(Config().replace_with([*ROBUST, *changes]).to_toml())
         CliRunner().invoke(app, ["train", str(tmp_path / "run.toml"), *words], catch_exceptions=False)
         return seen.pop()
 
-    return ask
+    return configure
 
 
 @pytest.mark.parametrize("out", ["20240131", "true", "8/255", "runs/a=b", "[1]"])
-def test_a_folder_is_a_name_whatever_it_looks_like(asked, out):
-    assert asked("--out", out).train.out == out
+def test_output_folder_may_have_any_name(configured, out):
+    assert configured("--out", out).train.out == out
 
 
-def test_set_has_the_last_word_also_on_what_fine_tuning_refuses(asked):
+def test_set_overrides_fine_tuning(configured):
     start, moving = ["--finetune", "timm:resnet18"], ["policy.name=iaat"]
-    tuned = asked(*start, "--set", "policy.name=fixed", "--set", "optimizer.lr=0.03", changes=moving)
+    tuned = configured(*start, "--set", "policy.name=fixed", "--set", "optimizer.lr=0.03", changes=moving)
     assert (tuned.policy.name, tuned.optimizer.lr) == ("fixed", 0.03)
-    assert asked(*start).policy.name == "warmup"
+    assert configured(*start).policy.name == "warmup"
     with pytest.raises(ConfigError, match="give ramp = 0"):
-        asked(*start, changes=moving)
+        configured(*start, changes=moving)
 
 
-def test_a_ratio_without_fine_tuning_is_refused(asked):
+def test_ratio_without_fine_tuning_is_rejected(configured):
     with pytest.raises(ConfigError, match=r"--ratio is 0\.3, which belongs to fine-tuning; add --finetune RUN"):
-        asked("--ratio", "0.3")
-    assert dict(asked("--ratio", "0.3", "--finetune", "timm:resnet18").recipe.options) == {"ratio": 0.3}
+        configured("--ratio", "0.3")
+    assert dict(configured("--ratio", "0.3", "--finetune", "timm:resnet18").recipe.options) == {"ratio": 0.3}
 
 
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
+def test_ctrl_c_prints_how_to_continue(tmp_path):
     interrupted = """
 import sys
 import advreg.cli.train
 from advreg.cli import main
-def interrupt(wish):
+def interrupt(options):
     raise KeyboardInterrupt
 advreg.cli.train.run_train = interrupt
 sys.argv = ["advreg", "train", "run.toml"]

@@ -1,4 +1,4 @@
-"""A run folder as a real one would look: MNIST digits, a small linear model really attacked, plausible figures."""
+"""A run folder like a real one: MNIST digits, a small linear model that is attacked exactly, plausible figures."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def interval(share: float, n: int) -> list[float]:
 def results(protocol: str, norm: str, eps: float, robust: float, n: int = 1000, clean: float = 0.986) -> dict:
     """results.json of a model that was right on `clean` and stayed right on `robust` of `n` images."""
     names = {"quick": ["pgd-40"], "standard": ["apgd-ce", "apgd-t", "fab-t", "square"]}
-    by_attack, standing, lost = [], round(clean * n), round((clean - robust) * n)
+    by_attack, survivors, lost = [], round(clean * n), round((clean - robust) * n)
     attacks = names.get(protocol.split("-")[-1].split("@")[0], ["fgsm", "pgd-40"])
     for place, name in enumerate(attacks):
         broken = lost if place == len(attacks) - 1 else round(lost * 0.8)
-        row = {"name": name, "tried": standing, "broken": broken, "robust_accuracy": (standing - broken) / n}
-        cost = {"forwards": standing * 101 * (place + 1), "backwards": standing * 100, "seconds": 4.2 * (place + 1)}
+        row = {"name": name, "tried": survivors, "broken": broken, "robust_accuracy": (survivors - broken) / n}
+        cost = {"forwards": survivors * 101 * (place + 1), "backwards": survivors * 100, "seconds": 4.2 * (place + 1)}
         by_attack.append(row | cost)
-        standing, lost = standing - broken, lost - broken
+        survivors, lost = survivors - broken, lost - broken
     return {
         "schema": "advreg/results@1",
         "protocol": protocol,

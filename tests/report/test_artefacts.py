@@ -1,4 +1,4 @@
-"""What other programs read: results.json by its schema, JUnit by its thresholds, the card by its metadata."""
+"""Files for other programs: results.json by its schema, JUnit by its thresholds, the model card by its metadata."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def problems(record: dict) -> list[str]:
     return [error.message for error in jsonschema.Draft202012Validator(schema()).iter_errors(record)]
 
 
-def test_results_that_evaluate_writes_follow_the_published_schema(tmp_path: Path) -> None:
+def test_results_follow_the_published_schema(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
     data = torch.rand(12, 1, 4, 4), torch.arange(12) % 3
     found = evaluate(net, data, threat=ThreatModel("linf", 0.1), protocol="basic", out=tmp_path)
@@ -54,7 +54,7 @@ def test_results_that_evaluate_writes_follow_the_published_schema(tmp_path: Path
         ("seed", None),
     ],
 )
-def test_the_schema_refuses_what_the_reader_refuses(tmp_path: Path, key: str, value: object) -> None:
+def test_schema_rejects_what_the_reader_rejects(tmp_path: Path, key: str, value: object) -> None:
     record = results(ID, "linf", 0.1, 0.9) | {key: value}
     assert problems(record)
     write_evaluation(tmp_path / "a", record, shown=0)
@@ -62,7 +62,7 @@ def test_the_schema_refuses_what_the_reader_refuses(tmp_path: Path, key: str, va
         read.run(tmp_path / "a")
 
 
-def test_junit_counts_and_fails_what_is_below(tmp_path: Path) -> None:
+def test_junit_fails_figures_below_the_threshold(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.5), shown=0)
     facts = read.run(tmp_path / "a")
     limits = [report.Threshold.parse(text) for text in ("robust=0.5", "robust-low=0.5", "clean=0.9")]
@@ -75,7 +75,7 @@ def test_junit_counts_and_fails_what_is_below(tmp_path: Path) -> None:
     assert "below 0.5" in failure.get("message")
 
 
-def test_an_unreliable_figure_reaches_no_threshold(tmp_path: Path) -> None:
+def test_unreliable_figure_reaches_no_threshold(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.9) | {"verdict": "UNRELIABLE"}, shown=0)
     (case,) = report.cases(read.run(tmp_path / "a"), [report.Threshold("robust", 0.1)])
     assert "UNRELIABLE" in case.problem
@@ -84,12 +84,12 @@ def test_an_unreliable_figure_reaches_no_threshold(tmp_path: Path) -> None:
 def diagnosed(run: Path, **changes: object) -> Path:
     """A run folder with a figure, and a diagnosis that calls it UNRELIABLE."""
     write_evaluation(run, results(ID, "linf", 0.1, 0.9), shown=0)
-    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": ID, "n": 10, "robust_accuracy": 0.9}
-    (run / "diagnosis.json").write_text(json.dumps(told | changes))
+    diagnosis = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": ID, "n": 10, "robust_accuracy": 0.9}
+    (run / "diagnosis.json").write_text(json.dumps(diagnosis | changes))
     return run
 
 
-def test_a_diagnosis_of_this_very_figure_counts_wherever_the_figure_does(tmp_path: Path) -> None:
+def test_diagnosis_of_this_evaluation_counts_everywhere(tmp_path: Path) -> None:
     facts = read.run(diagnosed(tmp_path / "a"))
     found = report.cases(facts, [report.Threshold("robust", 0.1), report.Threshold("clean", 0.1)])
     assert ["UNRELIABLE" in case.problem for case in found] == [True, False]
@@ -101,12 +101,12 @@ def test_a_diagnosis_of_this_very_figure_counts_wherever_the_figure_does(tmp_pat
 @pytest.mark.parametrize(
     "changes", [{"claim": "pgd-40"}, {"claim": "linf-0.2-quick@2"}, {"model": {"sha256": "another"}}]
 )
-def test_a_diagnosis_of_another_figure_or_of_other_weights_does_not(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_diagnosis_of_another_evaluation_is_ignored(tmp_path: Path, changes: dict[str, object]) -> None:
     (facts,) = read.run(diagnosed(tmp_path / "a", **changes)).evaluations
     assert facts.verdict is None
 
 
-def test_a_verdict_that_no_diagnosis_gives_is_refused(tmp_path: Path) -> None:
+def test_unknown_verdict_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"diagnosis\.json: 'verdict' is 'GOOD', must be one of TRUSTED, SUSPECT, UNRELIABLE"
     ):
@@ -114,19 +114,19 @@ def test_a_verdict_that_no_diagnosis_gives_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["robust", "robust=high", "robust=45", "robst=0.4", "robust=nan"])
-def test_a_threshold_that_cannot_be_is_refused(text: str) -> None:
+def test_impossible_threshold_is_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match="--fail-under is"):
         report.Threshold.parse(text)
 
 
-def test_what_was_not_evaluated_is_not_judged(tmp_path: Path) -> None:
+def test_run_without_evaluation_has_no_cases_and_no_card(tmp_path: Path) -> None:
     write_training(tmp_path / "a")
-    for judge in (lambda facts: report.cases(facts, []), report.model_card):
+    for use in (lambda facts: report.cases(facts, []), report.model_card):
         with pytest.raises(RunError, match="no evaluation"):
-            judge(read.run(tmp_path / "a"))
+            use(read.run(tmp_path / "a"))
 
 
-def test_the_model_card_carries_the_evaluation_block(tmp_path: Path) -> None:
+def test_model_card_holds_the_evaluation_block(tmp_path: Path) -> None:
     record = results(ID, "linf", 8 / 255, 0.5)
     record["model"]["name"] = "a | b <i>"
     write_evaluation(tmp_path / "net", record, shown=0)
@@ -142,7 +142,7 @@ def test_the_model_card_carries_the_evaluation_block(tmp_path: Path) -> None:
     assert "advreg evaluate net --data mnist --threat linf:8/255" in body
 
 
-def test_the_card_is_read_by_the_hub_library(tmp_path: Path) -> None:
+def test_hub_library_reads_the_model_card(tmp_path: Path) -> None:
     hub = pytest.importorskip(
         "huggingface_hub", reason="huggingface_hub reads model cards; pip install huggingface_hub"
     )

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing runs over the edge of a phone, the keyboard is enough, axe-core finds nothing."""
+"""The page in a browser: it fits every width, works by keyboard, and axe-core finds no problem."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def resize(page: Page, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_runs_over_the_edge(page: Page, width: int) -> None:
+def test_page_fits_the_width(page: Page, width: int) -> None:
     resize(page, width)
     assert page.value("document.documentElement.scrollWidth") <= width
     assert page.errors == []
 
 
-def test_filters_and_tabs_obey_the_keyboard(page: Page) -> None:
+def test_filters_and_tabs_work_by_keyboard(page: Page) -> None:
     resize(page, 1280)
     page.value("document.querySelector('select[name=attack]').focus()")
     page.value(

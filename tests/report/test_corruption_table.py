@@ -30,7 +30,7 @@ def write(folder: Path, **changes: Any) -> Path:
     return folder / "net"
 
 
-def test_the_page_shows_every_accuracy(tmp_path: Path) -> None:
+def test_page_shows_accuracy_under_every_corruption(tmp_path: Path) -> None:
     words = Page(report.write(write(tmp_path)).read_text()).words
     for text in (
         "Severity 5",
@@ -42,7 +42,7 @@ def test_the_page_shows_every_accuracy(tmp_path: Path) -> None:
     assert "--corruptions fog,glass_blur --severities 1,5" in words
 
 
-def test_a_page_without_corruptions_has_no_table(tmp_path: Path) -> None:
+def test_page_without_corruptions_has_no_table(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "net", results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
     assert "corruption" not in Page(report.write(tmp_path / "net").read_text()).words
 
@@ -56,6 +56,6 @@ def test_a_page_without_corruptions_has_no_table(tmp_path: Path) -> None:
         {"corruptions": [{"name": "fog", "accuracy": [0.9], "mean_accuracy": 0.9}]},
     ],
 )
-def test_a_damaged_file_is_rejected_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_damaged_corruptions_file_is_rejected(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=r"corruptions\.json"):
         report.write(write(tmp_path, **changes))

@@ -1,4 +1,4 @@
-"""Pictures: the pixels of the images, exactly, within a budget, and the measures beside them."""
+"""Pictures hold the exact pixels of the images, stay within a budget, and show their measures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pictured(clean: np.ndarray, adversarial: np.ndarray, box: tuple[float, float
     return EvaluationFacts("p@1", ThreatFacts("linf", 0.1, box), count, 0, 1.0, 0.0, examples=rows)
 
 
-def test_pictures_hold_the_images_own_pixels(evaluation: EvaluationFacts) -> None:
+def test_pictures_hold_the_pixels_of_the_images(evaluation: EvaluationFacts) -> None:
     stored = examples(60, 0.1)
     for card in cards(evaluation, 10**9):
         assert np.array_equal(pixels(card.clean), np.rint(255 * stored["clean"][card.id, 0].astype(np.float64)))
@@ -81,7 +81,7 @@ def test_outcomes_follow_from_the_predictions(evaluation: EvaluationFacts) -> No
         assert (card.outcome == "fooled") == (right and card.label != card.adversarial_predicted)
 
 
-def test_few_cards_still_show_every_class_and_outcome_there_is(evaluation: EvaluationFacts) -> None:
+def test_few_cards_show_every_class_and_outcome(evaluation: EvaluationFacts) -> None:
     shown = cards(evaluation, 10**9)
     stored = examples(60, 0.1)
     right = stored["clean_predicted"] == stored["labels"]
@@ -90,13 +90,13 @@ def test_few_cards_still_show_every_class_and_outcome_there_is(evaluation: Evalu
     assert {(card.label, card.outcome == "fooled") for card in shown if card.outcome != "wrong"} == kinds
 
 
-def test_budget_holds(evaluation: EvaluationFacts) -> None:
+def test_pictures_stay_within_the_budget(evaluation: EvaluationFacts) -> None:
     shown = cards(evaluation, 20_000)
     assert 0 < len(shown) < CARDS
     assert sum(card.size for card in shown) <= 20_000
 
 
-def test_large_colour_images_are_reduced_to_pixels_of_their_own() -> None:
+def test_large_images_are_reduced_to_own_pixels() -> None:
     clean = np.random.default_rng(0).random((2, 3, 300, 200))
     first, _ = cards(pictured(clean, clean.clip(0.05, 0.95)), 10**9)
     step = -(-300 // SIDE)
@@ -105,7 +105,7 @@ def test_large_colour_images_are_reduced_to_pixels_of_their_own() -> None:
     assert max(pixels(first.clean).shape) <= SIDE
 
 
-def test_another_box_is_shown_from_black_to_white() -> None:
+def test_other_box_is_shown_from_black_to_white() -> None:
     clean = np.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
     (card,) = cards(pictured(clean, clean, box=(-1.0, 1.0)), 10**9)
     assert np.array_equal(pixels(card.clean).ravel(), np.arange(256))
@@ -114,10 +114,10 @@ def test_another_box_is_shown_from_black_to_white() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 20), (4, 2, 8, 8), (0, 1, 8, 8)])
-def test_what_is_not_a_picture_has_no_gallery(shape: tuple[int, ...]) -> None:
+def test_examples_that_are_no_images_have_no_gallery(shape: tuple[int, ...]) -> None:
     assert cards(pictured(np.zeros(shape), np.zeros(shape)), 10**9) == []
 
 
-def test_a_label_outside_the_names_is_shown_as_its_number(evaluation: EvaluationFacts) -> None:
+def test_label_without_a_name_is_shown_as_number(evaluation: EvaluationFacts) -> None:
     nameless = replace(evaluation, data={"classes": ["zero"]})
     assert {card.label for card in cards(nameless, 10**9)} == {"zero", *"12345679"}

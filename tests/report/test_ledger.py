@@ -1,4 +1,4 @@
-"""What the rows of a ledger tell: counted by hand, shown in the page, absent where rows are old."""
+"""The summary of a ledger: equal to a count by hand, shown in the page, absent where rows are old."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_ledger(folder: Path, rows: list[dict], data: str = "d1") -> None:
     (folder / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_confusions_and_breakers_are_those_counted_by_hand() -> None:
+def test_confusions_equal_a_count_by_hand() -> None:
     found = ledger.summarize(HAND, ["zero", "one", "two"])
     assert found.confusion.tolist() == [[0, 0, 2], [1, 1, 0], [0, 0, 0]]
     assert found.attacks == ("clean", "fgsm", "pgd-40")
@@ -48,7 +48,7 @@ def test_confusions_and_breakers_are_those_counted_by_hand() -> None:
     assert found.broken_classes == [("clean", [("zero", 1)]), ("fgsm", [("one", 1)]), ("pgd-40", [("zero", 1)])]
 
 
-def test_every_example_is_counted_once_and_the_diagonal_is_what_stands() -> None:
+def test_diagonal_counts_the_robust_examples() -> None:
     rng = np.random.default_rng(0)
     rows = [row("clean", k, k % 5, k % 5, False) for k in range(200)]
     rows += [row("a", k, k % 5, int(rng.integers(5)), False) for k in range(200)]
@@ -60,13 +60,13 @@ def test_every_example_is_counted_once_and_the_diagonal_is_what_stands() -> None
 
 
 @pytest.mark.parametrize("rows", [[], [{"attack": "pgd", "id": 0, "broken": True}], [row("pgd", 0, -1, 0, True)]])
-def test_rows_that_do_not_say_what_was_seen_leave_the_part_out(tmp_path: Path, rows: list[dict]) -> None:
+def test_rows_without_predictions_give_no_confusions(tmp_path: Path, rows: list[dict]) -> None:
     write_ledger(write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.9), shown=0), rows)
     assert read.run(tmp_path / "a").evaluations[0].ledger is None
     assert "Confusions under attack" not in report.write(tmp_path / "a").read_text()
 
 
-def test_the_page_shows_who_is_taken_for_whom(tmp_path: Path) -> None:
+def test_page_shows_confusions(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.25, n=4, clean=0.75), shown=0)
     write_ledger(folder, HAND)
     page = Page(report.write(tmp_path / "a").read_text())
@@ -75,7 +75,7 @@ def test_the_page_shows_who_is_taken_for_whom(tmp_path: Path) -> None:
     assert len(page.with_class("taken")) == 2
 
 
-def test_many_classes_are_told_as_a_list(tmp_path: Path) -> None:
+def test_confusions_of_many_classes_are_a_list(tmp_path: Path) -> None:
     record = results(ID, "linf", 0.1, 0.5)
     record["data"]["classes"] = [f"class {k}" for k in range(40)]
     rows = [row("clean", k, k, k, False) for k in range(40)] + [row("pgd", k, k, (k + 1) % 40, True) for k in range(20)]
@@ -87,14 +87,14 @@ def test_many_classes_are_told_as_a_list(tmp_path: Path) -> None:
 
 def two_runs(tmp_path: Path, second: str = "d1") -> list:
     """Attacks break images 0 to 19 of one model and 15 to 59 of the other, of 100."""
-    for name, gone, data in [("a", range(20), "d1"), ("b", range(15, 60), second)]:
+    for name, broken, data in [("a", range(20), "d1"), ("b", range(15, 60), second)]:
         folder = write_evaluation(tmp_path / name, results(ID, "linf", 0.1, 0.5, n=100), shown=0)
         rows = [row("clean", k, 0, 0, False) for k in range(100)]
-        write_ledger(folder, rows + [row("pgd", k, 0, 1, True) for k in gone], data)
+        write_ledger(folder, rows + [row("pgd", k, 0, 1, True) for k in broken], data)
     return [read.run(tmp_path / name) for name in "ab"]
 
 
-def test_pairs_are_tested_on_the_images_where_one_stood_and_the_other_fell(tmp_path: Path) -> None:
+def test_pairs_are_tested_on_images_where_one_is_robust(tmp_path: Path) -> None:
     (pair,) = paired_tests(two_runs(tmp_path))
     assert (pair.only_first, pair.only_second, pair.n) == (40, 15, 100)
     assert pair.difference == pytest.approx(0.25)
@@ -105,11 +105,11 @@ def test_pairs_are_tested_on_the_images_where_one_stood_and_the_other_fell(tmp_p
     assert "+25.0 points" in page.words
 
 
-def test_other_images_are_never_paired(tmp_path: Path) -> None:
+def test_runs_on_other_images_are_not_paired(tmp_path: Path) -> None:
     assert paired_tests(two_runs(tmp_path, second="d2")) == []
 
 
-def test_distances_and_eps_and_guard_reach_the_page(tmp_path: Path) -> None:
+def test_page_shows_distances_eps_and_guard(tmp_path: Path) -> None:
     run = tmp_path / "a"
     write_training(run)
     log = (run / "metrics.jsonl").read_text().splitlines()
@@ -136,7 +136,7 @@ def test_distances_and_eps_and_guard_reach_the_page(tmp_path: Path) -> None:
     assert [values["name"] for tag, values in page.tags if tag == "select"] == ["class", "outcome", "attack"]
 
 
-def test_flags_speak_in_sentences_and_the_harmless_stay_notes(tmp_path: Path) -> None:
+def test_flags_are_warnings_or_notes(tmp_path: Path) -> None:
     record = results(ID, "linf", 0.1, 0.9)
     record["flags"] = {
         "randomised": True, "zero_gradients": 0.5, "few_classes": True, "black_box_gain": 0.01, "non_finite": 2,
@@ -144,37 +144,37 @@ def test_flags_speak_in_sentences_and_the_harmless_stay_notes(tmp_path: Path) ->
     }  # fmt: skip
     write_evaluation(tmp_path / "a", record, shown=0)
     words = Page(report.write(tmp_path / "a").read_text()).words
-    for said in (
+    for text in (
         "different outputs for the same input",
         "50.0% of the sampled clean images",
         "broke 1.0% of the images",
         "2 outputs",
     ):
-        assert said in words
+        assert text in words
     assert "attacked a copy in float32, 256 at a time" in words
     quiet = record | {"flags": {"batch": 256, "black_box_gain": 0.001, "zero_gradients": 0.0, "non_finite": 0}}
     write_evaluation(tmp_path / "b", quiet, shown=0)
     assert "Warnings" not in Page(report.write(tmp_path / "b").read_text()).words
 
 
-def test_the_threat_is_told_in_the_words_of_auditors(tmp_path: Path) -> None:
+def test_page_uses_the_terms_of_auditors(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", results("linf-8/255-standard@1".replace("/", "_"), "linf", 8 / 255, 0.5), shown=0)
     words = Page(report.write(tmp_path / "a").read_text()).words
     assert "every pixel may change by at most 8/255 (8 of 255 grey levels)" in words
-    for said in ("NIST AI 100-2", "Evasion attack", "AML.T0043.000"):
-        assert said in words
+    for text in ("NIST AI 100-2", "Evasion attack", "AML.T0043.000"):
+        assert text in words
 
 
-def test_a_diagnosis_of_this_very_figure_is_its_verdict(tmp_path: Path) -> None:
+def test_verdict_is_that_of_the_diagnosis(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", results(ID, "linf", 0.1, 0.9), shown=0)
-    told = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": ID, "n": 10, "robust_accuracy": 0.9}
-    (tmp_path / "a" / "diagnosis.json").write_text(json.dumps(told))
+    diagnosis = {"schema": "advreg/diagnosis@1", "verdict": "UNRELIABLE", "claim": ID, "n": 10, "robust_accuracy": 0.9}
+    (tmp_path / "a" / "diagnosis.json").write_text(json.dumps(diagnosis))
     assert Page(report.write(tmp_path / "a").read_text()).with_class("in-doubt")
-    (tmp_path / "a" / "diagnosis.json").write_text(json.dumps(told | {"claim": "pgd-40"}))
+    (tmp_path / "a" / "diagnosis.json").write_text(json.dumps(diagnosis | {"claim": "pgd-40"}))
     assert not Page(report.write(tmp_path / "a").read_text()).with_class("in-doubt")
 
 
-def test_checks_that_an_evaluation_made_are_told_with_their_remedy(tmp_path: Path) -> None:
+def test_page_shows_checks_with_their_remedy(tmp_path: Path) -> None:
     check = {
         "name": "black-box",
         "verdict": "suspect",

@@ -45,14 +45,14 @@ def assert_self_contained(text: str) -> Page:
     return page
 
 
-def test_report_is_one_well_formed_self_contained_file(html: str) -> None:
+def test_report_is_well_formed_and_self_contained(html: str) -> None:
     assert_self_contained(html)
 
 
-def test_report_shows_every_headline_figure_and_says_what_it_is(html: str) -> None:
+def test_report_shows_every_headline_figure(html: str) -> None:
     words = Page(html).words
-    for said in ("94.7%", "98.6%", "4.0%", "TRUSTED", "linf-0.1-standard@1", "upper bound", "1,000", "seed 0"):
-        assert said in words
+    for text in ("94.7%", "98.6%", "4.0%", "TRUSTED", "linf-0.1-standard@1", "upper bound", "1,000", "seed 0"):
+        assert text in words
     assert "every pixel may change by at most 0.1 (25.5 of 255 grey levels)" in words
     assert "advreg evaluate robust-cnn --data mnist --threat linf:0.1 --protocol standard --n 1000 --seed 0" in words
     assert 'recipe = "madry"' in words
@@ -60,13 +60,13 @@ def test_report_shows_every_headline_figure_and_says_what_it_is(html: str) -> No
     assert all(attack in words for attack in ("apgd-ce", "apgd-t", "fab-t", "square"))
 
 
-def test_interval_of_the_robust_accuracy_is_drawn_where_it_is(html: str) -> None:
+def test_interval_is_drawn_at_its_place(html: str) -> None:
     low, high = re.search(r"--low:([\d.]+)%;--high:([\d.]+)%;--at:94.700%", html).groups()
     assert float(low) == pytest.approx(93.12, abs=0.02)  # Clopper-Pearson, 947 of 1,000
     assert float(high) == pytest.approx(96.01, abs=0.02)
 
 
-def test_hundred_squares_stand_for_the_accuracies(html: str) -> None:
+def test_hundred_squares_show_the_accuracies(html: str) -> None:
     first = html[html.index('<figure class="waffle"') :].split("</svg>")[0]
     assert [first.count(f'<rect class="{kind}"') for kind in ("robust", "fooled", "wrong")] == [95, 4, 1]
 
@@ -78,15 +78,13 @@ def test_strongest_protocol_comes_first(html: str) -> None:
     assert order == sorted(order)
 
 
-def test_same_files_give_the_same_bytes_wherever_they_lie_and_however_matplotlib_is_set(
-    run: Path, html: str, tmp_path: Path
-) -> None:
+def test_same_files_give_the_same_bytes(run: Path, html: str, tmp_path: Path) -> None:
     moved = shutil.copytree(run, tmp_path / "elsewhere" / run.name)
     with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 30, "svg.fonttype": "path"}):
         assert text_of(moved) == html
 
 
-def test_charts_take_every_colour_from_the_theme_and_keep_text_as_text(html: str) -> None:
+def test_charts_use_theme_colours_and_real_text(html: str) -> None:
     charts = re.findall(r'<svg class="chart".*?</svg>', html, flags=re.DOTALL)
     assert len(charts) == 4
     for chart in charts:
@@ -101,27 +99,27 @@ def test_charts_take_every_colour_from_the_theme_and_keep_text_as_text(html: str
     )
 
 
-def test_content_policy_allows_the_one_script_and_nothing_else(html: str) -> None:
+def test_content_policy_allows_only_the_script(html: str) -> None:
     script = re.search(r"<script>(.*?)</script>", html, flags=re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in html
 
 
-def test_filters_wait_for_the_script_and_everything_is_shown_without_it(html: str) -> None:
+def test_page_without_script_shows_everything(html: str) -> None:
     page = Page(html)
     assert all("hidden" in values for values in page.with_class("filters"))
     assert not any("hidden" in values for values in page.with_class("card"))
     assert not page.with_class("folded")
 
 
-def test_training_alone_gives_a_report(tmp_path: Path) -> None:
+def test_training_alone_makes_a_report(tmp_path: Path) -> None:
     write_training(tmp_path / "a")
     page = assert_self_contained(text_of(tmp_path / "a"))
     assert "not evaluated yet" in page.words
     assert "98.7% clean and 95.4% robust" in page.words
 
 
-def test_an_evaluation_alone_gives_a_report(tmp_path: Path) -> None:
+def test_evaluation_alone_makes_a_report(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
     page = assert_self_contained(text_of(tmp_path / "a"))
     assert "50.0%" in page.words
@@ -129,14 +127,14 @@ def test_an_evaluation_alone_gives_a_report(tmp_path: Path) -> None:
     assert "Configuration" not in page.words
 
 
-def test_results_with_only_what_is_required_give_a_report(tmp_path: Path) -> None:
+def test_minimal_results_make_a_report(tmp_path: Path) -> None:
     whole = results("mine", "l2", 0.5, 0.5)
     required = ("schema", "protocol", "threat", "n", "seed", "clean_accuracy", "robust_accuracy")
     write_evaluation(tmp_path / "a", {key: whole[key] for key in required}, shown=0)
     assert "not diagnosed" in assert_self_contained(text_of(tmp_path / "a")).words
 
 
-def test_an_evaluation_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_unfinished_evaluation_is_left_out(tmp_path: Path) -> None:
     write_training(tmp_path / "a")
     (tmp_path / "a" / "evaluation" / "linf-0.1-quick@2").mkdir(parents=True)
     assert "not evaluated yet" in text_of(tmp_path / "a")
@@ -162,7 +160,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert HOSTILE in page.words
 
 
-def test_an_unreliable_verdict_takes_the_figure_back(tmp_path: Path) -> None:
+def test_unreliable_verdict_marks_the_figure(tmp_path: Path) -> None:
     record = results("linf-0.1-quick@2", "linf", 0.1, 0.9) | {"verdict": "UNRELIABLE"}
     write_evaluation(tmp_path / "a", record, shown=0)
     page = Page(text_of(tmp_path / "a"))
@@ -170,7 +168,7 @@ def test_an_unreliable_verdict_takes_the_figure_back(tmp_path: Path) -> None:
     assert "do not rely on that" in page.words
 
 
-def test_many_classes_are_shown_weakest_first(tmp_path: Path) -> None:
+def test_many_classes_are_shown_least_robust_first(tmp_path: Path) -> None:
     record = results("linf-0.1-quick@2", "linf", 0.1, 0.5)
     record["per_class"] = [
         {"class": f"class {k}", "n": 10, "clean_accuracy": 1.0, "robust_accuracy": k / 100} for k in range(99, -1, -1)
@@ -181,7 +179,7 @@ def test_many_classes_are_shown_weakest_first(tmp_path: Path) -> None:
     assert words.index("class 0 ") < words.index("class 9 ") < words.index("The other 90") < words.index("class 10 ")
 
 
-def test_a_report_can_be_written_elsewhere_and_replaces_only_when_whole(run: Path, tmp_path: Path) -> None:
+def test_report_replaces_an_old_file_atomically(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.html"
     assert report.write(run, out) == out
     before = out.read_bytes()
@@ -191,12 +189,12 @@ def test_a_report_can_be_written_elsewhere_and_replaces_only_when_whole(run: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
 
 
-def test_a_folder_that_is_not_there_to_write_into_is_refused(run: Path, tmp_path: Path) -> None:
+def test_missing_output_folder_is_rejected(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot write .*out\.html"):
         report.write(run, tmp_path / "missing" / "out.html")
 
 
-def test_comparison_lays_runs_side_by_side(tmp_path: Path) -> None:
+def test_comparison_shows_every_run(tmp_path: Path) -> None:
     first = write_run(tmp_path / "one" / "net")
     second = tmp_path / "two" / "net"
     plain = results("linf-0.1-quick@2", "linf", 0.1, 0.031)
@@ -209,7 +207,7 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path) -> None:
     assert len(page.with_class("star")) == 1
 
 
-def test_comparing_nothing_is_refused(tmp_path: Path) -> None:
+def test_comparison_of_no_runs_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no runs to compare"):
         report.write_comparison([], tmp_path / "c.html")
     assert not list(tmp_path.iterdir())

@@ -22,41 +22,41 @@ def measured(clean: float, robust: float, verdict: str | None = None) -> Evaluat
     return EvaluationFacts("linf-0.1-quick@2", ThreatFacts("linf", 0.1), 1000, 0, clean, robust, verdict=verdict)
 
 
-def test_meaning_is_two_sentences_that_fit_the_figures() -> None:
-    for clean, robust, said in [
+def test_meaning_is_two_sentences() -> None:
+    for clean, robust, text in [
         (0.99, 0.95, "still classifies about 95"),
         (0.99, 0.0, "no image"),
         (1.0, 1.0, "all images"),
     ]:
         alone, attacked = prose.meaning(measured(clean, robust))
-        assert said in attacked
+        assert text in attacked
         assert all(text.count(". ") == 0 and text.endswith(".") for text in (alone, attacked))
 
 
 @pytest.mark.parametrize(("clean", "robust"), [(1.0, 1.0), (0.0, 0.0), (0.985, 0.945), (0.5, 0.9), (0.335, 0.335)])
-def test_a_hundred_images_are_always_a_hundred(clean: float, robust: float) -> None:
+def test_shares_of_100_images_add_up_to_100(clean: float, robust: float) -> None:
     parts = prose.shares(measured(clean, robust))
     assert sum(parts) == 100
     assert min(parts) >= 0
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "wasserstein"])
-def test_every_threat_has_words_that_carry_its_size(norm: str) -> None:
+def test_description_of_a_threat_holds_its_eps(norm: str) -> None:
     assert "0.25" in prose.threat(ThreatFacts(norm, 0.25))
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.1, 0.3, 1 / 3, 1.0, 0.0, 128 / 255, 12.0])
-def test_eps_on_the_command_line_is_the_very_number(eps: float) -> None:
-    said = formatting.eps(ThreatFacts("linf", eps))
-    top, _, bottom = said.partition("/")
+def test_formatted_eps_is_the_exact_number(eps: float) -> None:
+    text = formatting.eps(ThreatFacts("linf", eps))
+    top, _, bottom = text.partition("/")
     assert float(top) / float(bottom or 1) == pytest.approx(eps, abs=1e-12)
 
 
-def test_a_recorded_command_is_given_back_as_it_was(tmp_path: Path) -> None:
-    told = ["advreg", "evaluate", "a b", "--n", "5"]
-    evaluation = replace(measured(1, 1), environment={"command": told})
+def test_recorded_command_is_returned_unchanged(tmp_path: Path) -> None:
+    command = ["advreg", "evaluate", "a b", "--n", "5"]
+    evaluation = replace(measured(1, 1), environment={"command": command})
     (line,) = commands(RunFacts(tmp_path), evaluation)
-    assert shlex.split(line) == told
+    assert shlex.split(line) == command
 
 
 def test_tensors_from_a_program_have_no_command(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_tensors_from_a_program_have_no_command(tmp_path: Path) -> None:
     assert commands(RunFacts(tmp_path), evaluation) == []
 
 
-def test_rows_are_grouped_by_protocol_best_first_with_untested_runs_last(tmp_path: Path) -> None:
+def test_rows_are_ordered_by_protocol_and_accuracy(tmp_path: Path) -> None:
     for name, robust in [("a", 0.1), ("b", 0.9)]:
         write_evaluation(tmp_path / name, results("linf-0.1-quick@2", "linf", 0.1, robust), shown=0)
     write_training(tmp_path / "c")
@@ -80,7 +80,7 @@ def test_rows_are_grouped_by_protocol_best_first_with_untested_runs_last(tmp_pat
     assert rows[1].robust_accuracy == 0.9
 
 
-def test_rows_that_may_not_be_compared_say_why() -> None:
+def test_differences_name_the_reasons() -> None:
     one = comparison_table.ComparisonRow("a", protocol="p@1", n=10, seed=0, data="x")
     assert comparison_table.differences([one, replace(one, run="b"), comparison_table.ComparisonRow("c")]) == []
     assert "protocols" in comparison_table.differences([one, replace(one, protocol="p@2")])[0]
@@ -115,7 +115,7 @@ def palette(theme: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(theme: int) -> None:
+def test_text_has_enough_contrast(theme: int) -> None:
     colours = palette(theme)
     texts = ["ink", "faint", "robust", "clean", "broken"]
     pairs = [(text, behind) for text in texts for behind in ("surface", "sunken", "paper")]
@@ -126,7 +126,7 @@ def test_every_text_stands_out_from_what_is_behind_it(theme: int) -> None:
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_every_line_of_a_chart_stands_out(theme: int) -> None:
+def test_chart_lines_have_enough_contrast(theme: int) -> None:
     colours = palette(theme)
     lines = ["robust", "clean", "broken", *(f"series-{k}" for k in range(1, 7))]
     assert min(contrast(colours[line], colours["surface"]) for line in lines) >= 3
@@ -139,13 +139,13 @@ def mixed(one: str, other: str, share: float) -> str:
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_figures_stand_out_from_the_hottest_cell_of_the_confusions(theme: int) -> None:
+def test_confusion_cells_have_enough_contrast(theme: int) -> None:
     colours = palette(theme)
     for tone, share in (("robust", 0.35), ("broken", 0.45)):
         assert contrast(colours["ink"], mixed(colours[tone], colours["sunken"], share)) >= 4.5
 
 
-def test_a_page_says_how_to_cite_it(run: Path) -> None:
+def test_page_holds_the_citation(run: Path) -> None:
     page = report.write(run).read_text()
     assert (
         "linf 0.1, 1,000 test images of mnist, seed 0, protocol linf-0.1-standard@1, TRUSTED, weights 5e5e5e5e5e5e"
@@ -153,7 +153,7 @@ def test_a_page_says_how_to_cite_it(run: Path) -> None:
     )
 
 
-def test_unequal_classes_are_told_on_the_page_and_equal_ones_are_not(tmp_path: Path) -> None:
+def test_page_reports_class_imbalance_only_where_it_is(tmp_path: Path) -> None:
     record = results("linf-0.1-quick@2", "linf", 0.1, 0.9)
     write_evaluation(tmp_path / "even", record, shown=0)
     record["per_class"][3]["n"] = 7

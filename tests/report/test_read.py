@@ -1,4 +1,4 @@
-"""Reading a run folder: missing parts are fine, damage is refused in one line that names the file."""
+"""Reading a run folder: missing parts are allowed; damage raises a one-line error that names the file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def evaluated(tmp_path: Path, **changes: Any) -> Path:
     return tmp_path / "a"
 
 
-def refusal(run: Path) -> str:
+def error_of(run: Path) -> str:
     with pytest.raises(RunError) as caught:
         read.run(run)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_whole_run_is_read(run: Path) -> None:
+def test_complete_run_is_read(run: Path) -> None:
     facts = read.run(run)
     assert [it.protocol for it in facts.evaluations] == ["linf-0.1-standard@1", "l2-1.5-quick@2", QUICK]
     assert [epoch.epoch for epoch in facts.epochs] == list(range(1, 13))
@@ -42,10 +42,10 @@ def test_a_whole_run_is_read(run: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"schema": "advreg/results@2"}', '{"schema": "advreg/results@1"}', "\xff\x00"]
 )
-def test_damaged_results_are_refused_in_one_line(tmp_path: Path, content: str) -> None:
+def test_damaged_results_are_rejected_in_one_line(tmp_path: Path, content: str) -> None:
     run = evaluated(tmp_path)
     (run / "evaluation" / QUICK / "results.json").write_bytes(content.encode("latin-1"))
-    assert "results.json" in refusal(run)
+    assert "results.json" in error_of(run)
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,19 @@ def test_damaged_results_are_refused_in_one_line(tmp_path: Path, content: str) -
         ("flags", []),
     ],
 )
-def test_an_impossible_value_is_named_with_its_file(tmp_path: Path, key: str, value: object) -> None:
-    said = refusal(evaluated(tmp_path, **{key: value}))
-    assert "results.json" in said
-    assert "must be" in said
-    assert f"{key!r}" in said or key in ("threat", "by_attack")
+def test_impossible_value_is_named_with_its_file(tmp_path: Path, key: str, value: object) -> None:
+    message = error_of(evaluated(tmp_path, **{key: value}))
+    assert "results.json" in message
+    assert "must be" in message
+    assert f"{key!r}" in message or key in ("threat", "by_attack")
 
 
-def test_nothing_to_report_on_is_refused(tmp_path: Path) -> None:
-    assert "train or evaluate first" in refusal(tmp_path)
-    assert "no run folder" in refusal(tmp_path / "none")
+def test_empty_folder_is_rejected(tmp_path: Path) -> None:
+    assert "train or evaluate first" in error_of(tmp_path)
+    assert "no run folder" in error_of(tmp_path / "none")
 
 
-def test_a_line_cut_by_a_kill_costs_only_that_line(tmp_path: Path) -> None:
+def test_truncated_line_is_the_only_loss(tmp_path: Path) -> None:
     write_training(tmp_path / "a", epochs=3)
     with (tmp_path / "a" / "metrics.jsonl").open("a") as log:
         log.write('{"epoch": 4, "clean_acc')
@@ -90,13 +90,13 @@ def test_a_line_cut_by_a_kill_costs_only_that_line(tmp_path: Path) -> None:
         assert [epoch.epoch for epoch in read.run(tmp_path / "a").epochs] == [1, 2, 3]
 
 
-def test_a_resumed_epoch_counts_once_with_its_last_word(tmp_path: Path) -> None:
+def test_repeated_epoch_counts_with_its_last_line(tmp_path: Path) -> None:
     lines = [{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 0.2}, {"event": "resumed"}, {"epoch": 2, "lr": 0.3}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [(epoch.epoch, epoch.lr) for epoch in read.run(tmp_path).epochs] == [(1, 0.1), (2, 0.3)]
 
 
-def test_a_diverged_epoch_is_a_gap_not_a_damage(tmp_path: Path) -> None:
+def test_diverged_epoch_is_a_gap(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": NaN, "clean_accuracy": 0.1}\n')
     (epoch,) = read.run(tmp_path).epochs
     assert epoch.loss is None
@@ -104,7 +104,7 @@ def test_a_diverged_epoch_is_a_gap_not_a_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "lacking", "uneven", "nan"])
-def test_damaged_examples_are_refused(tmp_path: Path, damage: str) -> None:
+def test_damaged_examples_are_rejected(tmp_path: Path, damage: str) -> None:
     run = evaluated(tmp_path)
     file = run / "evaluation" / QUICK / "examples.safetensors"
     arrays = examples(6, 0.1)
@@ -117,4 +117,4 @@ def test_damaged_examples_are_refused(tmp_path: Path, damage: str) -> None:
     save_file(arrays, file)
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:1000])
-    assert "examples.safetensors" in refusal(run)
+    assert "examples.safetensors" in error_of(run)

@@ -27,7 +27,7 @@ def by_definition(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def test_identical_images_are_exactly_alike() -> None:
+def test_identical_images_have_ssim_one() -> None:
     image = RNG.random((3, 20, 17))
     assert ssim(image, image) == 1.0
 
@@ -38,7 +38,7 @@ def test_two_flat_images_differ_in_luminance_alone() -> None:
     assert ssim(np.full((1, 15, 15), a), np.full((1, 15, 15), b)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_contrast_alone() -> None:
+def test_contrast_alone_follows_the_closed_form() -> None:
     board = np.indices((11, 11)).sum(axis=0) % 2 - 0.5  # one window: every sum has a closed form in the variance v
     grid = np.arange(11) - 5
     line = np.exp(-(grid**2) / (2 * 1.5**2))
@@ -51,35 +51,35 @@ def test_contrast_alone() -> None:
     assert ssim(board[None], k * board[None]) == pytest.approx(luminance * structure, rel=1e-9)
 
 
-def test_a_negative_is_less_than_unlike() -> None:
+def test_negative_image_has_negative_ssim() -> None:
     image = RNG.random((1, 24, 24))
     assert ssim(image, 1 - image) < -0.5
 
 
 @pytest.mark.parametrize("shape", [(11, 11), (14, 19), (28, 28)])
-def test_equals_the_definition(shape: tuple[int, int]) -> None:
+def test_ssim_equals_the_definition(shape: tuple[int, int]) -> None:
     a = RNG.random(shape)
     b = (a + 0.1 * RNG.standard_normal(shape)).clip(0, 1)
     assert ssim(a[None], b[None]) == pytest.approx(by_definition(a, b), rel=1e-9)
 
 
-def test_channels_are_averaged_and_the_order_of_images_does_not_matter() -> None:
+def test_ssim_averages_channels_and_is_symmetric() -> None:
     a, b = RNG.random((3, 16, 16)), RNG.random((3, 16, 16))
     assert ssim(a, b) == pytest.approx(np.mean([ssim(a[k : k + 1], b[k : k + 1]) for k in range(3)]))
     assert ssim(a, b) == pytest.approx(ssim(b, a))
 
 
-def test_the_unit_of_the_pixels_does_not_matter() -> None:
+def test_ssim_does_not_depend_on_the_pixel_unit() -> None:
     a, b = RNG.random((1, 16, 16)), RNG.random((1, 16, 16))
     assert ssim(255 * a, 255 * b, value_range=255.0) == pytest.approx(ssim(a, b))
 
 
-def test_images_smaller_than_the_window_have_a_value_too() -> None:
+def test_images_smaller_than_the_window_have_a_value() -> None:
     a, b = RNG.random((1, 8, 5)), RNG.random((1, 8, 5))
     assert ssim(a, a) == 1.0
     assert -1 <= ssim(a, b) < 1
 
 
-def test_images_of_unequal_shape_are_refused() -> None:
+def test_images_of_unequal_shape_are_rejected() -> None:
     with pytest.raises(ValueError, match="must both be the same"):
         ssim(np.zeros((1, 8, 8)), np.zeros((1, 8, 9)))

@@ -22,7 +22,7 @@ def write_run(folder: Path, lines: list[dict], attack: str = "pgd") -> Path:
     return folder
 
 
-def test_time_memory_and_passes_are_those_of_all_epochs(tmp_path):
+def test_time_memory_and_passes_cover_all_epochs(tmp_path):
     lines = [LINE, {**LINE, "epoch": 2, "peak_memory": 5 * 2**20, "forwards": 13_000}]
     (row,) = report.trainings([write_run(tmp_path / "a", lines)])
     assert (row.recipe, row.attack, row.epochs) == ("madry", "pgd-10", 2)
@@ -31,7 +31,7 @@ def test_time_memory_and_passes_are_those_of_all_epochs(tmp_path):
     assert row.pgd_accuracy is row.autoattack_accuracy is row.threat is None
 
 
-def test_pgd_and_autoattack_stand_side_by_side(tmp_path):
+def test_row_holds_pgd_and_autoattack_accuracy(tmp_path):
     run = write_run(tmp_path / "a", [LINE], attack="n-fgsm")
     for name, robust in (("quick", 0.5), ("basic", 0.48), ("standard", 0.4), ("strong", 0.39)):
         write_evaluation(run, {**results(f"linf-0.1-{name}@1", "linf", 0.1, 0.03), "robust_accuracy": robust}, shown=0)
@@ -46,7 +46,7 @@ def test_each_threat_has_its_row(tmp_path):
     assert [row.threat for row in report.trainings([run])] == ["linf:0.1", "linf:0.2"]
 
 
-def test_an_evaluation_stands_beside_the_figures_of_its_own_threat(tmp_path):
+def test_evaluation_belongs_to_the_row_of_its_threat(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
     for eps, robust in ((0.1, 0.5), (0.2, 0.3)):
         write_evaluation(run, results(f"linf-{eps}-quick@2", "linf", eps, robust), shown=0)
@@ -56,26 +56,26 @@ def test_an_evaluation_stands_beside_the_figures_of_its_own_threat(tmp_path):
     }  # fmt: skip
 
 
-def test_an_attack_without_steps_has_its_name(tmp_path):
+def test_attack_without_steps_keeps_its_name(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
     (run / "run.toml").write_text('[attack]\nname = "pgd"\n')
     (row,) = report.trainings([run])
     assert (row.recipe, row.attack) == ("-", "pgd")
 
 
-def test_what_an_older_run_did_not_write_down_is_not_guessed(tmp_path):
+def test_missing_columns_of_an_old_run_are_none(tmp_path):
     older = {key: LINE[key] for key in ("epoch", "seconds")}
     (row,) = report.trainings([write_run(tmp_path / "a", [LINE, {**older, "epoch": 2}])])
     assert row.cost is None
     assert (row.seconds, row.peak_memory) == (4.0, 3 * 2**20)
 
 
-def test_a_folder_that_was_only_evaluated_is_left_out(tmp_path):
+def test_run_without_training_is_left_out(tmp_path):
     write_evaluation(tmp_path / "a", results("linf-0.1-quick@2", "linf", 0.1, 0.03), shown=0)
     assert report.trainings([tmp_path / "a"]) == []
 
 
-def test_the_page_and_the_terminal_show_it(tmp_path):
+def test_page_and_terminal_show_the_table(tmp_path):
     run = write_run(tmp_path / "a", [LINE])
     write_evaluation(run, results("linf-0.1-quick@2", "linf", 0.1, 0.03), shown=0)
     page = report.write_comparison([run], tmp_path / "c.html").read_text()

@@ -126,7 +126,7 @@ LABELS = [2, 0, 1, 2, 0, 0, 1, 2, 0, 1]
 
 def test_classes_come_from_the_option_the_answer_or_the_data(service: Service) -> None:
     service.says(labels=LABELS)
-    with pytest.raises(ModelError, match="does not say how many classes there are; give classes=") as caught:
+    with pytest.raises(ModelError, match="returns labels without the number of classes; give classes=") as caught:
         load(service.url)(X)
     assert "\n" not in str(caught.value)
     assert load(service.url, classes=7)(X).shape == (10, 7)
@@ -154,12 +154,12 @@ def test_the_width_does_not_depend_on_the_labels_that_came(service: Service) -> 
 @pytest.mark.parametrize(
     ("answer", "options", "words"),
     [
-        ({"labels": [3] * 10, "classes": 3}, {}, "answered label 3, and has 3 classes"),
+        ({"labels": [3] * 10, "classes": 3}, {}, "returned label 3, and has 3 classes"),
         ({"labels": [3] * 10}, {"classes": 3}, "give classes=4"),
-        ({"labels": [0] * 10, "classes": 3}, {"classes": 4}, "says that it has 3 classes, and classes is 4"),
+        ({"labels": [0] * 10, "classes": 3}, {"classes": 4}, "service returns 3 classes, and classes is 4"),
         ({"labels": [0] * 10, "classes": 1}, {}, "2 or more"),
-        ({"labels": [0] * 10, "classes": "ten"}, {}, "classes are 'ten'"),
-        ({"labels": [0] * 10, "classes": True}, {}, "classes are 'True'"),
+        ({"labels": [0] * 10, "classes": "ten"}, {}, "returns classes 'ten'"),
+        ({"labels": [0] * 10, "classes": True}, {}, "returns classes 'True'"),
     ],
 )
 def test_contradictions_about_classes_raise_one_line(service: Service, answer, options, words: str) -> None:
@@ -241,11 +241,11 @@ def test_a_failing_service_is_asked_again_and_a_refusing_one_is_not(service: Ser
     assert inference_only.endpoint(service.url, retries=2)(X).shape == (10, 3)
     assert len(service.requests) == 3
     service.answer = lambda _: (500, b"")
-    with pytest.raises(ModelError, match=r"did not answer in 2 tries .*status 500"):
+    with pytest.raises(ModelError, match=r"did not respond in 2 tries .*status 500"):
         inference_only.endpoint(service.url, retries=1)(X)
     assert len(service.requests) == 5
     service.answer = lambda _: (404, b"")
-    with pytest.raises(ModelError, match="refused the inputs: status 404"):
+    with pytest.raises(ModelError, match="rejected the inputs: status 404"):
         inference_only.endpoint(service.url, retries=5)(X)
     assert len(service.requests) == 6
 
@@ -253,7 +253,7 @@ def test_a_failing_service_is_asked_again_and_a_refusing_one_is_not(service: Ser
 def test_a_slow_service_and_a_closed_port_end_in_one_line(service: Service) -> None:
     gate = threading.Event()
     service.answer = lambda _: (gate.wait(5), (200, b"{}"))[1]
-    with pytest.raises(ModelError, match=r"did not answer in 1 tries of 0.05 s .*timed out") as caught:
+    with pytest.raises(ModelError, match=r"did not respond in 1 tries of 0.05 s .*timed out") as caught:
         inference_only.endpoint(service.url, timeout=0.05, retries=0)(X)
     gate.set()
     assert "\n" not in str(caught.value)
@@ -271,7 +271,7 @@ ROWS = [[0.0, 1.0, 2.0]] * 10
         (b"<html>welcome</html>", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[1, 2]", "answered list"),
+        (b"[1, 2]", "returned list"),
         (b'{"predictions": [1]}', r"keys \['predictions'\]"),
         (json.dumps({"logits": ROWS[:9]}).encode(), r"returned \(9, 3\) for 10 inputs"),
         (json.dumps({"logits": [1.0] * 10}).encode(), r"must return \(10, classes >= 2\) scores"),
@@ -303,7 +303,7 @@ def test_classes_must_not_change_between_requests(service: Service) -> None:
 
 def test_sizes_are_limited_both_ways(service: Service) -> None:
     service.says(logits=ROWS)
-    with pytest.raises(ModelError, match="answered more than max_bytes"):
+    with pytest.raises(ModelError, match="returned more than max_bytes"):
         inference_only.endpoint(service.url, batch_size=1, max_bytes=len(json.dumps({"logits": ROWS})) - 1)(
             X[:1, :1, :1, :1]
         )

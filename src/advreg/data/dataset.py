@@ -73,7 +73,7 @@ class Dataset:
             split: which part it is.
 
         Raises:
-            DataError: floats outside [0, 1], NaN, or anything that `Dataset` refuses.
+            DataError: floats outside [0, 1], NaN, or anything else that `Dataset` rejects.
 
         Example:
             >>> Dataset.from_tensors(torch.rand(3, 1, 8, 8), torch.tensor([0, 2, 1]))

@@ -13,7 +13,7 @@ from typing import IO
 
 from advreg.errors import DataError
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0 where the server does not say)
+Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0 where the server does not send it)
 Check = Callable[[Path], object]  # raises DataError where the file is not what it should be
 
 _SYSTEM = Path("/usr/share/datasets")
@@ -69,9 +69,9 @@ def download(url: str, path: Path, check: Check, progress: Progress | None = Non
 
 def _stream(url: str, out: IO[bytes], progress: Progress | None) -> None:
     done = 0
-    with urllib.request.urlopen(url, timeout=30) as answer:  # the timeout is for silence, not for the whole file
-        total = int(answer.headers.get("Content-Length") or 0)
-        while block := answer.read(_BLOCK):
+    with urllib.request.urlopen(url, timeout=30) as response:  # the timeout is for silence, not for the whole file
+        total = int(response.headers.get("Content-Length") or 0)
+        while block := response.read(_BLOCK):
             out.write(block)
             done += len(block)
             if progress is not None:

@@ -52,7 +52,7 @@ def folder(
 def streamed_folder(
     path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
 ) -> tuple[StreamingDataset, StreamingDataset]:
-    """Find what `folder` would read, to be read batch by batch; a size must be given, and images are colour unless told.
+    """Return the images of `folder` as data sets that are read batch by batch; a size is required, images are colour by default.
 
     Raises:
         DataError: as for `folder`; a broken image shows only when it is read.
@@ -130,7 +130,7 @@ def _listing(root: Path) -> Listing:
     found = [(image, folder.name) for folder in _folders(root) for image in _images(folder)]
     if not found:
         raise DataError(f"{root}: no images in its subfolders; put images at {root}/<class>/<image>.png")
-    # by hash, not by class: whoever measures the first n must meet every class
+    # by hash, not by class, so that the first n examples contain every class
     return sorted(found, key=lambda item: digest(item[0].relative_to(root).as_posix()))
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 
 def is_test(key: str) -> bool:
-    """Tell whether an example belongs to the held-out fifth.
+    """Return whether an example belongs to the held-out fifth.
 
     Args:
         key: what names the example for good, such as its path inside the data set.

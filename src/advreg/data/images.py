@@ -73,7 +73,7 @@ def read_images(paths: Iterable[Path], mode: str, size: int | None) -> Tensor:
 
 
 def all_grey(paths: Iterable[Path]) -> bool:
-    """Tell whether every image is greyscale, from the headers alone."""
+    """Return whether every image is greyscale, from the headers alone."""
     for path in paths:
         with opened(path) as image:
             if image.mode not in _GREY_MODES:

@@ -1,4 +1,4 @@
-"""A name to a data set, by one dict."""
+"""Load a data set by name."""
 
 from __future__ import annotations
 

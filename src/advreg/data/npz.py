@@ -23,7 +23,7 @@ def npz(path: str) -> tuple[Dataset, Dataset]:
     """Read a data set from a ``.npz`` file; without ``x_test`` a fixed fifth of the rows is held out.
 
     Args:
-        path: the file; object arrays, which would need unpickling, are refused.
+        path: the file; object arrays, which would need unpickling, are rejected.
 
     Returns:
         The training set and the test set.

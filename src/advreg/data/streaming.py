@@ -36,7 +36,7 @@ class StreamingDataset:
         split: ``"train"`` or ``"test"``.
         mode: ``"grey"`` or ``"rgb"``.
         size: side of the square that is cut out.
-        skip: whether a broken image is left out with a warning; refused otherwise.
+        skip: whether a broken image is skipped with a warning; otherwise it raises.
     """
 
     paths: Sequence[Path]
@@ -94,7 +94,7 @@ def nothing_readable(dataset: StreamingDataset | Dataset) -> DataError:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What came of reading a batch: images and the places in the batch they belong to, or why it is refused."""
+    """A batch as read: images and their positions in the batch, or the errors."""
 
     images: Tensor | None
     kept: list[int]
@@ -107,8 +107,8 @@ class ReadResult:
         Raises:
             DataError: a broken image that is not to be skipped.
         """
-        for said in self.skipped:
-            warnings.warn(f"{said}; it is skipped", UserWarning, stacklevel=3)
+        for problem in self.skipped:
+            warnings.warn(f"{problem}; it is skipped", UserWarning, stacklevel=3)
         if self.images is None:
             raise DataError(self.problem)
         return self.images, self.kept
@@ -180,7 +180,7 @@ def read_batches(reader: Reader, batches: Sequence[Tensor], workers: int) -> Ite
     """
     # a generator of its own: the loader draws from it, and the run's must not depend on how data come
     loader: DataLoader[ReadResult] = DataLoader(
-        reader,  # type: ignore[arg-type]  # it has what a loader with batches of its own asks for
+        reader,  # type: ignore[arg-type]  # it has the methods that a loader with its own batches needs
         sampler=[rows.tolist() for rows in batches],
         batch_size=None,
         num_workers=workers,

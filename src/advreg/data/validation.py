@@ -9,7 +9,7 @@ from advreg.errors import DataError
 
 
 def check_pixels(x: Tensor, box: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Refuse inputs that no model of this library takes: wrong type or shape, NaN, or outside the box.
+    """Raise for inputs of a wrong type or shape, with NaN, or outside the box.
 
     Args:
         x: inputs ``(B, ...)``, floating point; images are ``(B, C, H, W)``.
@@ -52,7 +52,7 @@ def _outside(low: float, high: float, box: tuple[float, float]) -> str:
 
 
 def check_labels(y: Tensor, classes: int | None = None) -> None:
-    """Refuse labels that are not whole numbers in ``[0, classes)``.
+    """Raise for labels that are not integers in ``[0, classes)``.
 
     Args:
         y: labels ``(B,)``.
@@ -82,7 +82,7 @@ def check_labels(y: Tensor, classes: int | None = None) -> None:
 
 
 def check_pair(x: Tensor, y: Tensor, classes: int | None = None, box: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Refuse inputs and labels that do not go together; see `check_pixels` and `check_labels`."""
+    """Raise for inputs and labels that do not fit each other; see `check_pixels` and `check_labels`."""
     check_pixels(x, box)
     check_labels(y, classes)
     if len(x) != len(y):

@@ -21,7 +21,7 @@ def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, in
     """Return a copy in eval mode whose BatchNorms are folded into the layers before them, or a plain copy.
 
     A BatchNorm is folded if a trace of the model shows that its input is a convolution or a linear layer,
-    used once and read by nobody else. The copy must give the model's logits to 1e-4, or nothing is folded.
+    used once and read by no other module. The copy must give the model's logits to 1e-4, or nothing is folded.
 
     Args:
         model: in any mode; left as it is.

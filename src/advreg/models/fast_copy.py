@@ -42,21 +42,21 @@ class FastCopy(nn.Module, ProxyModel):
         self._bfloat16 = "bfloat16" in choice
         self._channels_last = "channels_last" in choice
         self._swift = _compiled(net) if "compiled" in choice else None
-        self._judge = (original,)  # in a tuple it is no submodule: its weights are not the target's
+        self._original = (original,)  # in a tuple it is no submodule: its weights are not those of the copy
         self.training = False  # the network is in eval mode already, and an exported program allows no call of eval()
 
     @property
     def original(self) -> nn.Module:
         """The caller's own model."""
-        return self._judge[0]
+        return self._original[0]
 
     @property
     def doors(self) -> tuple[nn.Module, ...]:
-        """Where to count what is asked, so that no input is counted twice: at the copy and at the original, if they differ."""
+        """Modules at which passes are counted, none twice: the copy and the original, if they differ."""
         return (self.original,) if self.net is self.original else (self, self.original)
 
     def train(self, mode: bool = True) -> FastCopy:
-        """Stay in eval mode, whatever is asked."""
+        """Return itself: the copy stays in eval mode."""
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def original_of(model: nn.Module) -> nn.Module:
 
 
 def padded(x: Tensor) -> Tensor:
-    """Return a batch filled up to 4, 8, 16, ... rows with copies of its last: each size that is compiled takes its time.
+    """Return a batch padded to 4, 8, 16, ... rows with copies of its last row: each size is compiled separately.
 
     Example:
         >>> len(padded(torch.zeros(5, 2))), len(padded(torch.zeros(3, 2))), len(padded(torch.zeros(64, 2)))
@@ -93,20 +93,19 @@ def padded(x: Tensor) -> Tensor:
 
 
 def _compiled(net: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return the network compiled for answers without a gradient, by CUDA graphs where there is a GPU.
+    """Return the network compiled for forwards without gradients, with CUDA graphs on a GPU.
 
-    With a gradient compiling cost more than it gained on processors, and attacks that ask for several gradients of one answer
-    are refused by compiled code.
+    With gradients, compiling costs more than it gains on CPUs, and compiled code allows only one gradient of an output.
     """
     cuda = any(p.is_cuda for p in net.parameters())
     made = torch.compile(net, dynamic=False, mode="reduce-overhead" if cuda else "default")
 
-    def answer(x: Tensor) -> Tensor:
+    def infer(x: Tensor) -> Tensor:
         with torch.no_grad():
             logits: Tensor = made(x)
-        return logits.clone()  # a graph writes its next answer over this one
+        return logits.clone()  # a graph overwrites this output at its next run
 
-    return answer
+    return infer
 
 
 def freeze(
@@ -128,7 +127,7 @@ def freeze(
         precision: ``"float32"`` leaves the model's type alone, ``"bfloat16"`` runs layers in 16 bits, and
             ``"auto"`` takes whichever of these, with or without channels_last, is fastest on ``example`` now:
             name the others to have the same choice on every machine.
-        compiled: whether answers without a gradient come from a compiled network, in batches filled up to a few sizes.
+        compiled: whether forwards without gradients run a compiled network, in batches padded to a few sizes.
 
     Raises:
         ModelError: a model that was made in inference mode, an unknown precision, or ``"auto"`` without an example.
@@ -143,7 +142,7 @@ def freeze(
     original = original_of(model)
     if isinstance(original, InferenceOnlyModel):  # nothing inside to fold, cast or compile
         return FastCopy(original, original, _AS_IT_IS)
-    _refuse_inference(original)
+    _reject_inference(original)
     made = _folded(original, example)
     if made is None:
         return FastCopy(original, original, _AS_IT_IS)
@@ -160,7 +159,7 @@ def freeze(
     return min(targets, key=lambda target: _seconds(target, example[:_ROWS]))
 
 
-def _refuse_inference(model: nn.Module) -> None:
+def _reject_inference(model: nn.Module) -> None:
     """Raise if no gradient can ever pass the weights; they would fail under attack, one layer deep in torch."""
     made = next((name for name, p in model.named_parameters() if p.is_inference()), None)
     if made is not None:
@@ -200,17 +199,17 @@ def _target(original: nn.Module, net: nn.Module, words: list[str]) -> FastCopy:
 
 
 class Exact(nn.Module):
-    """A layer that autocast leaves alone: what it answers has float32's resolution."""
+    """A layer outside autocast: its output has the resolution of float32."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer.float()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's answer in float32."""
+        """Return the layer's output in float32."""
         with torch.autocast(x.device.type, enabled=False):
-            answer: Tensor = self.layer(x.float())
-        return answer
+            output: Tensor = self.layer(x.float())
+        return output
 
 
 def _cast_layers(net: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Models that only answer: an ONNX file, or a service behind a URL. Functions from inputs to scores or labels, no gradient."""
+"""Models without gradients: an ONNX file, or a service behind a URL. Functions from inputs to scores or labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAUSE = 0.2  # seconds before the first retry, doubled at each
 
 
 class Reply(NamedTuple):
-    """What came back: scores ``(B, K)`` or labels ``(B,)``, and how many classes the service says that there are."""
+    """Outputs: scores ``(B, K)`` or labels ``(B,)``, and the number of classes if the service returns it."""
 
     values: Tensor
     classes: int | None = None
@@ -49,55 +49,55 @@ class Endpoint:
 
     @property
     def fingerprint(self) -> str:
-        """Return what stands for weights that nobody here can see: the address."""
+        """SHA-256 of the address, in place of that of weights, which are not visible."""
         return hashlib.sha256(self.url.encode()).hexdigest()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Ask for these inputs, ``batch_size`` at a time.
+        """Return scores or labels of inputs ``(B, ...)``, requested ``batch_size`` at a time.
 
         Raises:
-            ModelError: no answer, or one that is not scores or labels for these inputs.
+            ModelError: no response, or one without scores or labels for these inputs.
         """
         return self.reply(x).values
 
     def reply(self, x: Tensor) -> Reply:
-        """Return the answer with the number of classes that came with it."""
-        return _joined([self._asked(part) for part in torch.split(x.detach(), self.batch_size)], self.url)
+        """Return the outputs, with the number of classes if the service returns it."""
+        return _joined([self._query(part) for part in torch.split(x.detach(), self.batch_size)], self.url)
 
-    def _asked(self, x: Tensor) -> Reply:
+    def _query(self, x: Tensor) -> Reply:
         body = json.dumps({"inputs": x.cpu().tolist()}).encode()
         if len(body) > self.max_bytes:
             raise ModelError(
                 f"{self.url}: {len(x)} inputs make {len(body)} bytes, over max_bytes {self.max_bytes}; lower batch_size"
             )
-        return _read(self._posted(body), x, self.url)
+        return _read(self._post(body), x, self.url)
 
-    def _posted(self, body: bytes) -> bytes:
-        """Post, and try again where the service may recover: no connection, too slow, or status 429 and 5xx."""
+    def _post(self, body: bytes) -> bytes:
+        """Post, and retry after errors that may pass: no connection, a timeout, status 429 and 5xx."""
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self.headers}
         request = urllib.request.Request(self.url, body, headers, method="POST")
-        said = ""
+        reason = ""
         for attempt in range(self.retries + 1):
             time.sleep(_PAUSE * 2 ** (attempt - 1) if attempt else 0)
             try:
-                return self._fetched(request)
+                return self._fetch(request)
             except urllib.error.HTTPError as cause:
-                said = f"status {cause.code} {cause.reason}"
+                reason = f"status {cause.code} {cause.reason}"
                 cause.close()
                 if cause.code != 429 and cause.code < 500:
                     raise ModelError(
-                        f"{self.url} refused the inputs: {said}; check the address and what it takes"
+                        f"{self.url} rejected the inputs: {reason}; check the address and its input format"
                     ) from cause
-            except (OSError, HTTPException) as cause:  # refused, reset, timed out, name not found, no HTTP
-                said = first_line(cause)
+            except (OSError, HTTPException) as cause:  # rejected, reset, timed out, name not found, no HTTP
+                reason = first_line(cause)
         tries = f"{self.retries + 1} tries of {self.timeout:g} s"
-        raise ModelError(f"{self.url} did not answer in {tries} ({said}); start it, or raise timeout or retries")
+        raise ModelError(f"{self.url} did not respond in {tries} ({reason}); start it, or raise timeout or retries")
 
-    def _fetched(self, request: urllib.request.Request) -> bytes:
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-            content: bytes = answer.read(self.max_bytes + 1)
+    def _fetch(self, request: urllib.request.Request) -> bytes:
+        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+            content: bytes = response.read(self.max_bytes + 1)
         if len(content) > self.max_bytes:
-            raise ModelError(f"{self.url} answered more than max_bytes {self.max_bytes}; it must return scores only")
+            raise ModelError(f"{self.url} returned more than max_bytes {self.max_bytes}; it must return scores only")
         return content
 
 
@@ -114,14 +114,14 @@ def endpoint(
 
     It posts ``{"inputs": [...]}``, nested lists of numbers shaped like the batch, and expects ``{"logits": [[...], ...]}`` or
     ``{"scores": [[...], ...]}``, one row for each input, or ``{"labels": [...]}``, one class number for each. Beside the labels
-    it may say how many classes there are: ``"classes": 10``, or their names.
+    it may return the number of classes, ``"classes": 10``, or their names.
 
     Args:
         url: ``http://`` or ``https://``.
-        timeout: seconds to wait for a connection, and for each piece of an answer.
-        retries: how often to ask again when the service does not answer, is overloaded or fails.
+        timeout: seconds to wait for a connection, and for each part of a response.
+        retries: number of retries when the service does not respond, is overloaded or fails.
         batch_size: inputs in one request.
-        max_bytes: largest request and largest answer.
+        max_bytes: largest size of a request and of a response.
         headers: more headers, such as ``{"Authorization": "Bearer ..."}``; never shown.
 
     Returns:
@@ -151,32 +151,30 @@ def _is_web(url: str) -> bool:
 
 
 def _read(content: bytes, x: Tensor, url: str) -> Reply:
-    """Return what an answer holds for these inputs, or say in one line what it holds instead."""
+    """Return the outputs in a response, or raise one line with its content."""
     wanted = f"it must return JSON with {', '.join(_KEYS)}: one entry for each of {len(x)} inputs"
     try:
-        answer = json.loads(content)
+        response = json.loads(content)
     except (ValueError, RecursionError) as cause:
-        raise ModelError(f"{url} answered {content[:40]!r}, which is not JSON; {wanted}") from cause
-    key = next((key for key in _KEYS if isinstance(answer, dict) and key in answer), None)
+        raise ModelError(f"{url} returned {content[:40]!r}, which is not JSON; {wanted}") from cause
+    key = next((key for key in _KEYS if isinstance(response, dict) and key in response), None)
     if key is None:
-        found = f"keys {sorted(answer)[:5]}" if isinstance(answer, dict) else type(answer).__name__
-        raise ModelError(f"{url} answered {found}; {wanted}")
+        found = f"keys {sorted(response)[:5]}" if isinstance(response, dict) else type(response).__name__
+        raise ModelError(f"{url} returned {found}; {wanted}")
     try:
-        values = torch.tensor(answer[key])
+        values = torch.tensor(response[key])
     except (ValueError, TypeError, RuntimeError, OverflowError) as cause:
         raise ModelError(f"{url}: its {key} are not numbers in even rows; {wanted}") from cause
-    return Reply(_checked(values, x, key == "labels", url), _told(answer.get("classes"), url))
+    return Reply(_checked(values, x, key == "labels", url), _class_count(response.get("classes"), url))
 
 
-def _told(classes: object, url: str) -> int | None:
-    """Return the number of classes that an answer tells: a number, or as many as there are names."""
+def _class_count(classes: object, url: str) -> int | None:
+    """Return the number of classes in a response: a number, or the count of names."""
     count = len(classes) if isinstance(classes, list) else classes
     if count is None:
         return None
     if not isinstance(count, int) or isinstance(count, bool) or count < 2:
-        raise ModelError(
-            f"{url} says that its classes are {str(classes)[:40]!r}; give their number, 2 or more, or names"
-        )
+        raise ModelError(f"{url} returns classes {str(classes)[:40]!r}; give their number, 2 or more, or names")
     return count
 
 
@@ -229,7 +227,7 @@ class Onnx:
         return self.reply(x).values
 
     def reply(self, x: Tensor) -> Reply:
-        """Return the answer; a file does not tell how many classes its labels have."""
+        """Return the outputs; a file does not hold the number of classes."""
         return _joined([self._run(part) for part in torch.split(x.detach(), self.batch_size)], str(self.path))
 
     def _run(self, x: Tensor) -> Reply:
@@ -237,10 +235,10 @@ class Onnx:
         missing = self.batch_size - len(x) if self.fixed else 0
         full = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
         try:
-            answer = self.session.run(None, {name: full.cpu().float().numpy()})[0]
+            output = self.session.run(None, {name: full.cpu().float().numpy()})[0]
         except Exception as cause:  # the runtime has errors of its own
             raise ModelError(f"{self.path} cannot take inputs {tuple(x.shape)}: {first_line(cause)}") from cause
-        values = torch.as_tensor(answer)[: len(x)]
+        values = torch.as_tensor(output)[: len(x)]
         return Reply(_checked(values, x, values.ndim == 1, str(self.path)))
 
 
@@ -283,20 +281,20 @@ Answers = Endpoint | Onnx
 
 
 class InferenceOnlyModel(nn.Module):
-    """A model that only answers, as a module that gives logits: labels become scores of 1 for the label and -1 elsewhere.
+    """A function without gradients as a module that returns logits: a label becomes scores of 1 at the label and -1 elsewhere.
 
-    How many classes there are comes from ``classes``, from the service's own answer, or from the data (`among`), never from
-    the labels that it gave so far: those that never came are wrong answers like others.
+    The number of classes comes from ``classes``, from the service, or from the data (`among`), never from the labels so far:
+    a label that has not occurred yet is a valid prediction.
 
     Attributes:
-        answers: the function that is asked.
-        classes: how many classes there are; None where the service or the data say.
-        in_data: how many classes the data has, 0 where no data was given.
-        score_only: that no gradient can be had.
+        answers: the function that is queried.
+        classes: number of classes; None where the service or the data give it.
+        in_data: number of classes in the data, 0 without data.
+        score_only: marks the model as one without gradients.
 
     Args:
-        answers: as `onnx` or `endpoint` make it, or a function to scores or labels of your own.
-        classes: how many classes there are, for models that answer with labels.
+        answers: result of `onnx` or `endpoint`, or a function of your own that returns scores or labels.
+        classes: number of classes, for models that return labels.
     """
 
     score_only = True
@@ -304,17 +302,17 @@ class InferenceOnlyModel(nn.Module):
     def __init__(self, answers: Answers, classes: int | None = None) -> None:
         super().__init__()
         if classes is not None and classes < 2:
-            raise ModelError(f"classes is {classes}; give how many labels there are, 2 or more")
+            raise ModelError(f"classes is {classes}; give the number of classes, 2 or more")
         self.answers, self.classes, self.in_data = answers, classes, 0
         self.eval()
 
     @property
     def fingerprint(self) -> str:
-        """Return what stands for the weights."""
+        """Fingerprint of the function, in place of that of weights."""
         return self.answers.fingerprint
 
     def among(self, classes: int) -> InferenceOnlyModel:
-        """Return the same model for data of so many classes; any other label that it gives counts as one more class."""
+        """Return the same model for data with this number of classes; any other label counts as one more class."""
         other = copy.copy(self)
         other.in_data = classes
         return other
@@ -325,32 +323,32 @@ class InferenceOnlyModel(nn.Module):
         Raises:
             ModelError: labels whose number of classes is unknown, or that are beyond it.
         """
-        values, told = self.answers.reply(x) if isinstance(self.answers, Endpoint | Onnx) else Reply(self.answers(x))
+        values, n_classes = (
+            self.answers.reply(x) if isinstance(self.answers, Endpoint | Onnx) else Reply(self.answers(x))
+        )
         if values.ndim == 2:
             return values
-        return 2 * F.one_hot(*self._within(values, told)).to(x.dtype) - 1
+        return 2 * F.one_hot(*self._within(values, n_classes)).to(x.dtype) - 1
 
-    def _within(self, labels: Tensor, told: int | None) -> tuple[Tensor, int]:
+    def _within(self, labels: Tensor, n_classes: int | None) -> tuple[Tensor, int]:
         """Return labels below the number of classes, and that number."""
-        if self.classes is not None and told is not None and self.classes != told:
-            raise ModelError(
-                f"the service says that it has {told} classes, and classes is {self.classes}; leave it out"
-            )
-        known, largest = self.classes or told, int(labels.max())
+        if self.classes is not None and n_classes is not None and self.classes != n_classes:
+            raise ModelError(f"the service returns {n_classes} classes, and classes is {self.classes}; leave it out")
+        known, largest = self.classes or n_classes, int(labels.max())
         if known is not None:
             if largest >= known:
                 raise ModelError(
-                    f"the model answered label {largest}, and has {known} classes; give classes={largest + 1}"
+                    f"the model returned label {largest}, and has {known} classes; give classes={largest + 1}"
                 )
             return labels, known
         if not self.in_data:
             raise ModelError(
-                "the model answers with labels and does not say how many classes there are; give classes=, such as "
+                "the model returns labels without the number of classes; give classes=, such as "
                 'load_model(url, classes=10), or let the service add "classes": 10'
             )
         return labels.clamp_max(self.in_data), self.in_data + 1
 
 
 def among(model: nn.Module, classes: int) -> nn.Module:
-    """Return a model that may learn the number of classes from the data; any other than an `InferenceOnlyModel` as it is."""
+    """Return an `InferenceOnlyModel` with the number of classes of the data; any other model unchanged."""
     return model.among(classes) if isinstance(model, InferenceOnlyModel) else model

@@ -1,4 +1,4 @@
-"""A name to a network, by one dict."""
+"""Load a network by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
     "timm": third_party.timm,
     "torchvision": third_party.torchvision,
 }
-_ANSWERING: dict[str, Callable[..., inference_only.Answers]] = {
+_INFERENCE_ONLY: dict[str, Callable[..., inference_only.Answers]] = {
     "onnx": inference_only.onnx,
     "http": inference_only.endpoint,
     "https": inference_only.endpoint,
@@ -34,10 +34,10 @@ def load(name: str, weights: str | Path | None = None, **options: Any) -> nn.Mod
 
     Args:
         name: ``zoo:mnist-cnn``, ``zoo:wide-resnet-28-10``, ``timm:NAME``, ``torchvision:NAME``,
-            ``onnx:FILE``, ``http://...`` or ``https://...`` (models that only answer: see `advreg.models.inference_only`),
+            ``onnx:FILE``, ``http://...`` or ``https://...`` (models without gradients: see `advreg.models.inference_only`),
             ``pkg.module:factory``, or the path of a run folder.
         weights: safetensors or a torch state dict; never a pickle.
-        options: for the network, such as ``classes`` (which a model that answers with labels needs); a run folder has its own.
+        options: for the network, such as ``classes`` (needed by a model that returns labels); a run folder has its own.
 
     Raises:
         ModelError: unknown name or option, or a factory that fails.
@@ -53,7 +53,7 @@ def load(name: str, weights: str | Path | None = None, **options: Any) -> nn.Mod
     model = _build(name, has_weights=weights is not None, options=options)
     if weights is not None:
         load_weights(model, weights)
-    return _finished(model, name, options)
+    return _with_spec(model, name, options)
 
 
 def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
@@ -62,22 +62,24 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
         return zoo.build(rest, **options)
     if scheme in _PRETRAINED:  # nothing is downloaded only to be overwritten
         return _PRETRAINED[scheme](rest, **({"pretrained": False} if has_weights else {}), **options)
-    if scheme in _ANSWERING:
-        return _answering(name, scheme, rest, has_weights=has_weights, options=options)
+    if scheme in _INFERENCE_ONLY:
+        return _inference_only(name, scheme, rest, has_weights=has_weights, options=options)
     if is_factory(name):
         return third_party.factory(name, **options)
     near = did_you_mean(name if rest else f"zoo:{name}", _FORMS)
     raise ModelError(f"unknown model {name!r}.{near} Allowed: {' '.join(_FORMS)} pkg.module:factory or a run folder")
 
 
-def _answering(name: str, scheme: str, rest: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+def _inference_only(name: str, scheme: str, rest: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
     if has_weights:
         raise ModelError(f"{name} brings its own weights; leave weights out")
     classes = options.pop("classes", None)
-    return inference_only.InferenceOnlyModel(_ANSWERING[scheme](rest if scheme == "onnx" else name, **options), classes)
+    return inference_only.InferenceOnlyModel(
+        _INFERENCE_ONLY[scheme](rest if scheme == "onnx" else name, **options), classes
+    )
 
 
-def _finished(model: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
+def _with_spec(model: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
     # a plain dict beside the modules: enough to build the network again, and to write model.json
     model.advreg_spec = {"name": name, "options": options}  # type: ignore[assignment]
     return model.eval()
@@ -90,9 +92,9 @@ def _from_run(run: Path, weights: str | Path | None, options: dict[str, Any]) ->
     model = _build(spec["name"], has_weights=True, options=dict(spec["options"]))
     load_weights(model, weights or run / "model.safetensors")
     if weights is None and spec.get("sha256") not in (None, found := state_sha256(model)):
-        said = f"{run / 'model.safetensors'}: its weights have SHA-256 {found}, model.json says {spec['sha256']}"
-        raise WeightsError(f"{said}; one of the two was replaced, give the file with weights=")
-    return _finished(model, spec["name"], spec["options"])
+        problem = f"{run / 'model.safetensors'}: its weights have SHA-256 {found}, model.json says {spec['sha256']}"
+        raise WeightsError(f"{problem}; one of the two was replaced, give the file with weights=")
+    return _with_spec(model, spec["name"], spec["options"])
 
 
 def _read_spec(path: Path) -> dict[str, Any]:

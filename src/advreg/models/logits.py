@@ -1,4 +1,4 @@
-"""Logits out of whatever a network answers: a tensor, a tuple, a dict, an output object with ``logits``."""
+"""Logits in the output of a network: a tensor, a tuple, a dict, an object with ``logits``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from advreg.errors import ModelError
 
 
-def extract_logits(answer: object) -> Tensor:
-    """Return the logits ``(B, K)`` that an answer holds.
+def extract_logits(output: object) -> Tensor:
+    """Return the logits ``(B, K)`` in the output of a network.
 
-    A tensor is taken as it is, ``logits`` of an object or a mapping comes next, then the one tensor ``(B, K)`` among the values
-    or entries: a tuple ``(logits, features)`` or ``(loss, logits)`` has its first such entry taken.
+    A tensor is returned unchanged; ``logits`` of an object or a mapping comes next, then the one tensor ``(B, K)`` of a mapping,
+    or the first one of a tuple such as ``(logits, features)`` or ``(loss, logits)``.
 
     Args:
-        answer: what a network returned.
+        output: return value of a network.
 
     Raises:
         ModelError: nothing in it can be logits, or a mapping has several tensors ``(B, K)`` and none is called ``logits``.
@@ -24,29 +24,29 @@ def extract_logits(answer: object) -> Tensor:
     Example:
         >>> import torch
         >>> z = torch.zeros(2, 3)
-        >>> [extract_logits(answer) is z for answer in (z, (torch.zeros(()), z), {"logits": z}, {"out": z})]
+        >>> [extract_logits(output) is z for output in (z, (torch.zeros(()), z), {"logits": z}, {"out": z})]
         [True, True, True, True]
     """
-    if isinstance(answer, Tensor):
-        return answer
-    named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(named, Tensor):
         return named
     entries = list(
-        answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, tuple | list) else ()
+        output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
     )
     found = [entry for entry in entries if isinstance(entry, Tensor) and entry.dim() == 2]
-    if not found or (isinstance(answer, Mapping) and len(found) > 1):
-        keys = f" with {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else ""
+    if not found or (isinstance(output, Mapping) and len(found) > 1):
+        keys = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
         raise ModelError(
-            f"the model returns {type(answer).__name__}{keys}, without one tensor (B, K) of logits in it; "
+            f"the model returns {type(output).__name__}{keys}, without one tensor (B, K) of logits in it; "
             "wrap it in a module whose forward returns the logits"
         )
     return found[0]
 
 
 def wrap_logits(net: nn.Module) -> nn.Module:
-    """Make a network answer with its logits alone, whatever its ``forward`` returns; its weights keep their names.
+    """Make a network return its logits alone, whatever its ``forward`` returns; its weights keep their names.
 
     `advreg.load_model` does this to every network that a factory makes. Undo it with ``net._forward_hooks.clear()``.
 
@@ -57,7 +57,7 @@ def wrap_logits(net: nn.Module) -> nn.Module:
         The same network.
 
     Raises:
-        ModelError: when it is called and its answer holds no logits.
+        ModelError: when the network is called and its output holds no logits.
 
     Example:
         >>> import torch
@@ -71,5 +71,5 @@ def wrap_logits(net: nn.Module) -> nn.Module:
     return net
 
 
-def _logits(_module: nn.Module, _inputs: object, answer: object) -> Tensor:
-    return extract_logits(answer)
+def _logits(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+    return extract_logits(output)

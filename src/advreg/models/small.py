@@ -14,7 +14,7 @@ from advreg.errors import ModelError
 def mnist_dnn(
     widths: Sequence[int] = (200, 100, 100), channels: int = 1, size: int = 28, classes: int = 10
 ) -> nn.Module:
-    """Return a fully connected ReLU network, 784-200-100-100-10 unless told otherwise.
+    """Return a fully connected ReLU network, 784-200-100-100-10 by default.
 
     Args:
         widths: of the hidden layers.

@@ -17,11 +17,11 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SplitBatchNorm(nn.Module):
-    """Two BatchNorms that start equal, of which `routed` chooses one; ``adv`` where nothing chooses.
+    """Two BatchNorms that start equal; `routed` selects one of them, and ``adv`` is the default.
 
     Args:
         norm: the BatchNorm to split.
-        predictor: whether to add the head with which `ar_at` predicts the clean answer from the attacked one.
+        predictor: whether to add the head with which `ar_at` predicts clean features from attacked ones.
 
     Example:
         >>> import torch
@@ -53,14 +53,14 @@ def _predictor(width: int) -> nn.Module:
 def split_batchnorm(model: nn.Module, predictors: Collection[str] = ()) -> nn.Module:
     """Return a copy of a model with every BatchNorm split in two; both halves start as the original.
 
-    Make the optimizer afterwards: it is the copy that is trained.
+    Build the optimizer afterwards: the copy is trained.
 
     Args:
         model: a network with BatchNorms, each used under one name.
         predictors: names of the BatchNorms that get a predictor head, for `ar_at`; the last few in the paper.
 
     Raises:
-        ModelError: a model without BatchNorm, split already, or a predictor at something that is none.
+        ModelError: a model without BatchNorm, split already, or a predictor at a module that is not a BatchNorm.
 
     Example:
         >>> model = split_batchnorm(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
@@ -107,7 +107,7 @@ def merge_batchnorm(model: nn.Module, route: Route = "adv") -> nn.Module:
 
 @contextmanager
 def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
-    """Send everything through the BatchNorms of one route inside the block; each goes back to its own after it.
+    """Use the BatchNorms of one route inside the block; the previous routes are restored after it.
 
     Raises:
         ModelError: a model that is not split.

@@ -43,7 +43,7 @@ def torchvision(name: str, *, pretrained: bool | str = True, **options: Any) -> 
 
 
 def factory(name: str, **options: Any) -> nn.Module:
-    """Return what ``pkg.module:factory`` makes when it is called with the options; it answers with logits alone."""
+    """Return the network that ``pkg.module:factory`` builds with the options; it returns logits alone."""
     return wrap_logits(_module(name, call_factory(name, ModelError, **options)))
 
 

@@ -1,4 +1,4 @@
-"""What a model must be before anybody measures it."""
+"""Checks of a model before it is evaluated."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from advreg.module_modes import is_exported, training_parts
 from advreg.objectives import has_finite_logits
 from advreg.plugins import first_line
 
-_SAMPLE = 8  # rows that are looked at; mistakes of this kind show in every row
+_SAMPLE = 8  # rows that are checked; such mistakes show in every row
 
 
 @torch.no_grad()
 def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
-    """Refuse a model that cannot be attacked or measured as it is; return how many classes it tells apart.
+    """Raise for a model that cannot be attacked or evaluated; return its number of classes.
 
     Args:
         model: float ``(B, C, H, W)`` to logits ``(B, K)``, in eval mode.
-        x: some inputs; the first few are shown to the model.
-        classes: how many classes the labels have, where known.
+        x: some inputs; the model is evaluated on the first few.
+        classes: number of classes of the labels, where known.
 
     Raises:
-        ModelError: train mode, another device, a shape it cannot take, outputs that are no logits.
+        ModelError: train mode, another device, a shape it cannot take, outputs that are not logits.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)).eval()
@@ -49,7 +49,7 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
     except Exception as cause:
         raise ModelError(_misfit(model, sample, cause)) from cause
     _check_logits(z, len(sample), classes)
-    if not isinstance(model, InferenceOnlyModel):  # what only answers meets attacks to which probabilities are as good
+    if not isinstance(model, InferenceOnlyModel):  # attacks without gradients work on probabilities too
         reject_probabilities(z)
     return int(z.shape[1])
 

@@ -61,12 +61,12 @@ def _load_safetensors(file: Path) -> State:
 def _load_torch(file: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch advises on pickles that are refused in the next line
+            warnings.simplefilter("ignore")  # torch warns about pickles, which the next line rejects
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as cause:  # a damaged file can fail anywhere in torch's reader
         if "GLOBAL " in str(cause) or _is_bare_pickle(file):
-            said = f"{file}: pickled Python objects, which may run code and are never read"
-            raise WeightsError(f"{said}; {_SAVE}") from cause
+            problem = f"{file}: pickled Python objects, which may run code and are never read"
+            raise WeightsError(f"{problem}; {_SAVE}") from cause
         raise WeightsError(f"{file}: truncated or damaged, or not a weights file; {_SAVE}") from cause
 
 
@@ -175,7 +175,7 @@ def _scales(value: Tensor) -> tuple[object, ...]:
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Return what results say about a model: its name, number of parameters and SHA-256 of its weights."""
+    """Return the identity of a model in results: its name, number of parameters and SHA-256 of its weights."""
     original = original_of(model)
     spec = getattr(original, "advreg_spec", {})
     return {

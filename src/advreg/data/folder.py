@@ -52,7 +52,7 @@ def folder(
 def streamed_folder(
     path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
 ) -> tuple[StreamingDataset, StreamingDataset]:
-    """Return the images of `folder` as data sets that are read batch by batch; a size is required, images are colour by default.
+    """Return the images of `folder` as data sets that are read batch by batch; the size is required, colour the default.
 
     Raises:
         DataError: as for `folder`; a broken image shows only when it is read.

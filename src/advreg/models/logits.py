@@ -12,7 +12,7 @@ from advreg.errors import ModelError
 def extract_logits(output: object) -> Tensor:
     """Return the logits ``(B, K)`` in the output of a network.
 
-    A tensor is returned unchanged; ``logits`` of an object or a mapping comes next, then the one tensor ``(B, K)`` of a mapping,
+    A tensor is returned unchanged; ``logits`` of an object or a mapping is next, then the one tensor ``(B, K)`` of a mapping,
     or the first one of a tuple such as ``(logits, features)`` or ``(loss, logits)``.
 
     Args:

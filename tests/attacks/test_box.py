@@ -24,6 +24,7 @@ HELPERS = {
     "AttackResult",
     "CraftedExamples",
     "attack_at_each_eps",
+    "corruptions",
     "craft",
     "minimum_distance",
     "refine_by_bisection",

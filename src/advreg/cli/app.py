@@ -93,7 +93,7 @@ def evaluate(
     threat: Threat = None,
     protocol: Annotated[
         str, typer.Option(help="fgsm, quick, basic, strong, standard, plus, rand, blackbox or labels.")
-    ] = "basic",
+    ] = "quick",
     attack: Annotated[
         list[str] | None,
         typer.Option(metavar="PKG.MODULE:FUNCTION", help="Your own attack, run after the protocol; may be repeated."),

@@ -164,7 +164,7 @@ def test_sweep_removes_leftovers_of_a_kill_only(run):
     leftover, other = run / ".last.safetensors.123.tmp", run / ".report.html.123.tmp"
     for path in (leftover, other, run / "last.safetensors"):
         path.write_bytes(b"")
-    files.sweep(run.path, ["last.safetensors"])
+    files.remove_leftovers(run.path, ["last.safetensors"])
     assert not leftover.exists()
     assert other.exists()
     assert (run / "last.safetensors").exists()

@@ -140,7 +140,7 @@ def test_a_question_without_an_answer_is_no_reason_to_trust(
     question: Callable[[object], Check], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("advreg.diagnosis.diagnose")
-    monkeypatch.setattr(module, "QUESTIONS", {**module.QUESTIONS, "A": (*module.QUESTIONS["A"], question)})
+    monkeypatch.setattr(module, "CHECKS", {**module.CHECKS, "A": (*module.CHECKS["A"], question)})
     found = diagnose(planted.plain(), digits(), THREAT, budget=TINY)
     assert found.verdict == "SUSPECT"
     assert found.causes == ("unanswered question",)
@@ -152,7 +152,7 @@ def test_a_question_without_an_answer_is_no_reason_to_trust(
 
 @pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
 def test_memory_that_runs_out_is_no_answer(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.diagnose"), "QUESTIONS", {"A": (raising(cause),)})
+    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.diagnose"), "CHECKS", {"A": (raising(cause),)})
     with pytest.raises(ModelError, match=r"does not fit into memory.*fewer examples"):
         diagnose(planted.plain(), digits(8), THREAT, budget=TINY)
 

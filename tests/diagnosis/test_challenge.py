@@ -155,7 +155,7 @@ def test_binarisation_goes_on_while_its_grade_is_in_doubt(
         calls.append(len(calls))
         return not missing(calls[-1]), False
 
-    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.checks.binarization"), "_tried", by_turns)
+    monkeypatch.setattr(importlib.import_module("advreg.diagnosis.checks.binarization"), "_try_planted", by_turns)
     x, y = digits(60)
     right = torch.ones(60, dtype=torch.bool)
     whole = DiagnosisContext(
@@ -168,13 +168,13 @@ def test_binarisation_goes_on_while_its_grade_is_in_doubt(
 
 def test_a_surrogate_is_trained_once_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[bool] = []
-    real = surrogate.surrogate
+    real = surrogate.train_surrogate
 
     def counted(*given: Any, adversarial: bool, **options: Any) -> nn.Module:
         kinds.append(adversarial)
         return real(*given, adversarial=adversarial, **{**options, "steps": 5})
 
-    monkeypatch.setattr(surrogate, "surrogate", counted)
+    monkeypatch.setattr(surrogate, "train_surrogate", counted)
     budget = Budget(20, 10, 20, 10, 8, 4, 99)
     diagnose(planted.plain(), digits(60), advreg.ThreatModel("linf", 0.03), budget=budget, adapt=True)
     assert kinds == [True, False]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import advreg
 from advreg.cli.app import app
 from advreg.diagnosis import EpsilonRow, choose_epsilon
-from advreg.diagnosis.epsilon import nearest_other, recommended
+from advreg.diagnosis.epsilon import nearest_other_class, recommend
 from advreg.errors import ThreatError
 
 from . import planted
@@ -26,11 +26,11 @@ def test_the_nearest_of_another_class_by_brute_force(norm: str, order: float) ->
     torch.manual_seed(0)
     x, others = torch.rand(40, 1, 3, 3), torch.rand(50, 1, 3, 3)
     y, labels = torch.randint(3, (40,)), torch.randint(3, (50,))
-    found = nearest_other(x, y, others, labels, norm)
+    found = nearest_other_class(x, y, others, labels, norm)
     for i in range(40):
         far = [float((x[i] - o).flatten().norm(p=order)) for o, c in zip(others, labels, strict=True) if c != y[i]]
         assert float(found[i]) == pytest.approx(min(far), rel=1e-5)
-    assert bool(nearest_other(x, y * 0, others, labels * 0, norm).isinf().all())
+    assert bool(nearest_other_class(x, y * 0, others, labels * 0, norm).isinf().all())
 
 
 def of(eps: float, ssim: float | None, ambiguous: float) -> EpsilonRow:
@@ -50,7 +50,7 @@ def of(eps: float, ssim: float | None, ambiguous: float) -> EpsilonRow:
 def test_the_start_is_the_largest_that_is_hard_to_see_and_leaves_labels_alone(
     rows: list[EpsilonRow], eps: float, words: str
 ) -> None:
-    found, why = recommended(rows)
+    found, why = recommend(rows)
     assert found == eps
     assert words in why
 

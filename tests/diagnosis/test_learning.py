@@ -16,7 +16,7 @@ from advreg.diagnosis import diagnose
 from advreg.evaluation import evaluate
 from advreg.evaluation.learning import chance, one_class
 from advreg.report import read
-from advreg.results.checks import provisional
+from advreg.results.checks import provisional_verdict
 
 from .conftest import TINY
 
@@ -114,7 +114,7 @@ def test_an_evaluation_of_a_constant_network_is_unreliable(protocol: str) -> Non
 
 def test_an_evaluation_without_a_second_class_is_not_trusted() -> None:
     checks = evaluate(*_one_class_data(), threat=THREAT, protocol="strong").checks
-    assert provisional(checks) is None
+    assert provisional_verdict(checks) is None
 
 
 def _one_class_data() -> tuple[nn.Module, tuple[Tensor, Tensor]]:

@@ -17,7 +17,7 @@ from advreg.diagnosis.adaptive_attacks import samples_needed
 from advreg.diagnosis.autograd_inspection import dead_modules, flat_operations
 from advreg.diagnosis.checks import convergence, failure_indicators, model_flags, numerics, stronger_attacks
 from advreg.diagnosis.checks.binarization import binarisation, fit_readout, last_linear
-from advreg.diagnosis.checks.stronger_attacks import rises
+from advreg.diagnosis.checks.stronger_attacks import accuracy_rises
 from advreg.diagnosis.checks.training_history import collapse, label_leaking, training_history
 from advreg.diagnosis.context import DiagnosisContext
 from advreg.diagnosis.diagnose import run_check
@@ -238,7 +238,7 @@ def test_few_examples_cannot_be_trusted() -> None:
 
 
 def test_some_questions_must_have_an_answer_where_anything_stands() -> None:
-    given = [flag_check(name, "A", "random", "", raised=False) for name in convergence.INDISPENSABLE]
+    given = [flag_check(name, "A", "random", "", raised=False) for name in convergence.REQUIRED]
     whole = subject(planted.plain())
     assert convergence.attacked("", given, whole).verdict == "pass"
     for lost in (
@@ -330,10 +330,10 @@ def test_late_gain_by_hand() -> None:
 
 def test_rises_are_pairs_of_radii_with_a_p_value() -> None:
     low, high = torch.tensor([False] * 20), torch.tensor([True] * 10 + [False] * 10)
-    ((rise, p),) = rises([low, high])
+    ((rise, p),) = accuracy_rises([low, high])
     assert rise == 0.5
     assert p == pytest.approx(2.0**-10)
-    assert rises([high, low]) == []
+    assert accuracy_rises([high, low]) == []
 
 
 def test_collapse_and_leaking_need_a_bent_line() -> None:
@@ -389,7 +389,7 @@ class Alternating(nn.Module):
 def test_unsettled_counts_examples_with_changing_verdicts(count: int) -> None:
     x = torch.rand(30, 4)
     for wanted in (0, 1):  # right but for one answer, wrong but for one answer
-        assert model_flags.unsettled(Alternating(count), x, torch.full((30,), wanted)) == count
+        assert model_flags.count_unsettled(Alternating(count), x, torch.full((30,), wanted)) == count
 
 
 def test_verdict_randomness_is_skipped_where_answers_repeat() -> None:

@@ -12,8 +12,8 @@ from advreg.results.checks import (
     Check,
     causes,
     flag_check,
-    gain,
     grade_check,
+    grade_gain,
     skip_check,
     verdict,
 )
@@ -45,24 +45,24 @@ def test_the_worst_check_decides(outcomes: list[str], expected: str) -> None:
 def test_a_gain_is_graded_by_the_lower_end_of_its_exact_interval(broken: int, expected: str) -> None:
     low, _ = clopper_pearson_interval(broken, N)
     assert expected == ("fail" if low > 0.06 else "suspect" if low > 0.002 else "pass")  # the rule, and where it turns
-    check = gain("x", "A", "random", "it", broken=range(broken), tried=N, standing=N, total=N)
+    check = grade_gain("x", "A", "random", "it", broken=range(broken), tried=N, standing=N, total=N)
     assert check.verdict == expected
     assert check.measured == broken / N
     assert len(check.ids) == broken
 
 
 def test_examples_that_an_attack_did_not_try_count_as_robust() -> None:
-    check = gain("x", "A", "random", "it", broken=range(50), tried=50, standing=200, total=400)
+    check = grade_gain("x", "A", "random", "it", broken=range(50), tried=50, standing=200, total=400)
     assert check.measured == 0.125
     assert check.interval == clopper_pearson_interval(50, 400)
 
 
 def test_an_attack_with_nothing_left_to_try_is_skipped() -> None:
-    assert gain("x", "A", "random", "it", broken=[], tried=0, standing=5, total=9).verdict == "skipped"
+    assert grade_gain("x", "A", "random", "it", broken=[], tried=0, standing=5, total=9).verdict == "skipped"
 
 
 def test_nothing_can_be_gained_where_nothing_stands() -> None:
-    assert gain("x", "A", "random", "it", broken=[], tried=0, standing=0, total=9).verdict == "pass"
+    assert grade_gain("x", "A", "random", "it", broken=[], tried=0, standing=0, total=9).verdict == "pass"
 
 
 def test_only_a_finding_has_a_remedy_and_every_cause_has_one() -> None:

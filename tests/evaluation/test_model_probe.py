@@ -14,7 +14,7 @@ from advreg import ThreatModel, attacks, evaluate, load_model
 from advreg.errors import ConfigError, ModelError
 from advreg.evaluation import Protocol, ProtocolStage, resolve
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
-from advreg.evaluation.model_probe import logit_spread, probe
+from advreg.evaluation.model_probe import logit_spread, probe_model
 from advreg.models.inference_only import InferenceOnlyModel
 from advreg.models.zoo import NAMES
 from tests.attacks.models import linear, small_cnn
@@ -71,8 +71,8 @@ class Choosy(nn.Module):
 
 def test_a_random_model_is_flagged_and_an_honest_one_is_not() -> None:
     x, y = batch(40)
-    assert probe(Noisy().eval(), x, y).randomised
-    honest = probe(small_cnn(), x, y)
+    assert probe_model(Noisy().eval(), x, y).randomised
+    honest = probe_model(small_cnn(), x, y)
     assert (honest.randomised, honest.zero_gradients, honest.few_classes) == (False, 0.0, False)
     assert (honest.forwards, honest.backwards) == (6 * 40, 40)
 
@@ -108,10 +108,10 @@ def test_answers_that_depend_on_the_batch_make_a_figure_unreliable(model: nn.Mod
 
 def test_no_answer_alone_is_dependence_and_what_is_random_is_not() -> None:
     x, y = batch(40)
-    lonely = probe(normalised(alone=False), x, y)
+    lonely = probe_model(normalised(alone=False), x, y)
     assert (lonely.batch_dependent, lonely.forwards) == (True, 5 * 40)
-    assert not probe(Noisy().eval(), x, y).batch_dependent
-    assert not probe(small_cnn(), x[:1], y[:1]).batch_dependent
+    assert not probe_model(Noisy().eval(), x, y).batch_dependent
+    assert not probe_model(small_cnn(), x[:1], y[:1]).batch_dependent
 
 
 @pytest.mark.parametrize("name", [*NAMES, "wide-resnet-10-2"])
@@ -120,14 +120,14 @@ def test_rounding_in_batches_of_other_sizes_is_no_dependence(name: str) -> None:
         pytest.skip("the same layers as wide-resnet-10-2, only more of them")
     model = load_model(f"zoo:{name}").eval()
     x = torch.rand(16, *((1, 28, 28) if name.startswith("mnist") else (3, 32, 32)))
-    assert not probe(model, x, torch.zeros(16, dtype=torch.int64)).batch_dependent
+    assert not probe_model(model, x, torch.zeros(16, dtype=torch.int64)).batch_dependent
     halves = torch.stack([model(x), torch.cat([model(x[:1]), model(x[1:])])]).detach()
     assert float(logit_spread(halves).max()) < 1e-5, "what the tolerance is a thousand times of"
 
 
 def test_vanished_gradients_are_counted() -> None:
     x, y = batch(40)
-    assert probe(Stepped().eval(), x, y).zero_gradients == 1.0
+    assert probe_model(Stepped().eval(), x, y).zero_gradients == 1.0
 
 
 def test_few_classes_are_said_and_every_protocol_runs_with_them() -> None:

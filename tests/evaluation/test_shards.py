@@ -17,7 +17,7 @@ from advreg import ThreatModel, attacks, evaluate
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation import Protocol, ProtocolStage
-from advreg.results.ledger_rows import upcoming, whole
+from advreg.results.ledger_rows import complete_rows, next_ids
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
 from tests.evaluation.test_model_probe import Stepped
@@ -100,7 +100,7 @@ def test_rows_in_any_order_and_twice_become_whole_attacks() -> None:
     first = [row("a", i) for i in (0, 2, 3)]
     stages = [("clean", 1.0), ("a", 1.0), ("b", 1.0)]
     cut = [row("b", 0), row("b", 3)]  # the row of example 2 is missing
-    assert whole([*cut, *first, *clean, *first], stages, 4) == clean + first
+    assert complete_rows([*cut, *first, *clean, *first], stages, 4) == clean + first
 
 
 def test_an_attack_for_the_nearest_goes_on_while_it_breaks_a_fifth() -> None:
@@ -110,19 +110,19 @@ def test_an_attack_for_the_nearest_goes_on_while_it_breaks_a_fifth() -> None:
         return [{"attack": "a", "id": i, "broken": i in broken, "margin": 0.0} for i in ids]
 
     stage = ("a", 0.2)
-    assert upcoming(past, stage, range(40)) == list(range(8))
-    assert upcoming(past + tried(range(8), {1}), stage, [0, *range(2, 40)]) == []
+    assert next_ids(past, stage, range(40)) == list(range(8))
+    assert next_ids(past + tried(range(8), {1}), stage, [0, *range(2, 40)]) == []
     left = [0, *range(3, 40)]
-    assert upcoming(past + tried(range(8), {1, 2}), stage, left) == list(range(8, 16))  # as many again, of those behind
-    assert upcoming(past + tried(range(16), {1, 2}), stage, left) == []
-    assert upcoming(past + tried(range(38), set(range(38))), stage, [38, 39]) == [38, 39]
-    assert upcoming(past + tried(range(40), set(range(40))), stage, []) == []
+    assert next_ids(past + tried(range(8), {1, 2}), stage, left) == list(range(8, 16))  # as many again, of those behind
+    assert next_ids(past + tried(range(16), {1, 2}), stage, left) == []
+    assert next_ids(past + tried(range(38), set(range(38))), stage, [38, 39]) == [38, 39]
+    assert next_ids(past + tried(range(40), set(range(40))), stage, []) == []
 
 
 def test_an_attack_for_the_nearest_begins_with_four_at_least() -> None:
     past = [{"attack": "clean", "id": i, "broken": False, "margin": -float(i)} for i in range(10)]
-    assert upcoming(past, ("a", 0.05), range(10)) == [0, 1, 2, 3]
-    assert upcoming(past, ("a", 0.05), [7, 9]) == [7, 9]
+    assert next_ids(past, ("a", 0.05), range(10)) == [0, 1, 2, 3]
+    assert next_ids(past, ("a", 0.05), [7, 9]) == [7, 9]
 
 
 def test_what_a_blind_attack_breaks_far_from_the_boundary_is_found_too() -> None:

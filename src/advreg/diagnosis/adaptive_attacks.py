@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from advreg import attacks
 from advreg.diagnosis import bpda
-from advreg.diagnosis.checks.model_flags import agreement
-from advreg.diagnosis.checks.numerics import natural_scale, scaled
-from advreg.diagnosis.context import Attack, DiagnosisContext, in_portions, right_of
+from advreg.diagnosis.checks.model_flags import gradient_agreement
+from advreg.diagnosis.checks.numerics import natural_scale, with_scaled_logits
+from advreg.diagnosis.context import Attack, DiagnosisContext, correct_rows, in_batches
 from advreg.diagnosis.gradient_checks import Averaged, describe_or_reraise
 from advreg.diagnosis.module_hooks import Smooth
 from advreg.diagnosis.reported_accuracy import run_stages_in_turn
@@ -30,8 +30,8 @@ from advreg.objectives import cross_entropy, dlr, margin
 from advreg.results.checks import CAUSES, GAIN, GAP, Check, grade_check
 from advreg.statistics import clopper_pearson_interval
 
-_AGREE = 0.9  # cosine that averaged gradients should have with each other
-_MOST = 64  # samples that an average may take
+_COSINE = 0.9  # cosine that averaged gradients should have with each other
+_MAX_SAMPLES = 64  # samples that an average may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +53,8 @@ def samples_needed(cosine: float) -> int:
         (1, 9, 64)
     """
     if cosine <= 0:
-        return _MOST
-    return min(_MOST, max(1, math.ceil(_AGREE * (1 - cosine) / ((1 - _AGREE) * cosine) - 1e-9)))
+        return _MAX_SAMPLES
+    return min(_MAX_SAMPLES, max(1, math.ceil(_COSINE * (1 - cosine) / ((1 - _COSINE) * cosine) - 1e-9)))
 
 
 def adapt(
@@ -78,13 +78,13 @@ def adapt(
     if (
         subject.is_random
     ):  # another question than the figure's, which one lucky answer may have lowered: all are asked anew
-        stands = right_of(judge, subject.x, subject.y)
+        stands = correct_rows(judge, subject.x, subject.y)
     for means in choose_adaptive_attacks(subject, judge, causes, backward):
         rows = stands.nonzero()[:, 0]
         if not len(rows):
             break
         began = time.perf_counter()
-        broken, why = _tried(subject, means, rows)
+        broken, why = _run_adaptive(subject, means, rows)
         stands[rows[broken]] = False
         share, seconds = float(stands.double().mean()), time.perf_counter() - began
         tries.append(AdaptiveAttempt(means.name, means.cause, len(rows), int(broken.sum()), share, seconds, why))
@@ -94,11 +94,11 @@ def adapt(
     return AdaptiveResult(left / subject.n, clopper_pearson_interval(left, subject.n), name, tuple(tries))
 
 
-def _tried(subject: DiagnosisContext, means: AdaptiveAttack, rows: Tensor) -> tuple[Tensor, str]:
+def _run_adaptive(subject: DiagnosisContext, means: AdaptiveAttack, rows: Tensor) -> tuple[Tensor, str]:
     """Return which rows a means broke, and why it could not be tried if so."""
     try:
         model, attack = means.make()
-        return in_portions(rows, partial(_broken, subject, model, attack), most=len(rows)), ""
+        return in_batches(rows, partial(_broken, subject, model, attack), most=len(rows)), ""
     except Exception as cause:  # a stand-in that does not fit, a model that still has no gradient: the next means
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device), describe_or_reraise(cause)
 
@@ -116,50 +116,60 @@ def choose_adaptive_attacks(
     backward: Mapping[str, Smooth] | nn.Module | None,
 ) -> list[AdaptiveAttack]:
     """Return the means that the causes suggest, the cheap and specific ones first; those of the last resort always."""
-    known = [*_own(subject, judge, backward), *_specific(subject, judge), *_general(subject, judge)]
+    known = [
+        *_user_attacks(subject, judge, backward),
+        *_specific_attacks(subject, judge),
+        *_general_attacks(subject, judge),
+    ]
     always = {"user", "weak attack", "masked gradients"}
     wanted = [means for means in known if means.cause in always or means.cause in causes]
     return list({means.name: means for means in reversed(wanted)}.values())[::-1]  # each once, where it came first
 
 
-def _own(
+def _user_attacks(
     subject: DiagnosisContext, judge: nn.Module, backward: Mapping[str, Smooth] | nn.Module | None
 ) -> Iterator[AdaptiveAttack]:
     if isinstance(backward, nn.Module):
         yield AdaptiveAttack(
-            "BPDA, the user's model", "user", lambda: (bpda.Proposer(backward, judge), _climbing(subject))
+            "BPDA, the user's model", "user", lambda: (bpda.Proposer(backward, judge), _gradient_attack(subject))
         )
     elif backward:
         yield AdaptiveAttack(
-            "BPDA, the user's", "user", lambda: (bpda.Bridged(subject.model, backward, judge), _climbing(subject))
+            "BPDA, the user's",
+            "user",
+            lambda: (bpda.Bridged(subject.model, backward, judge), _gradient_attack(subject)),
         )
 
 
-def _specific(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAttack]:
+def _specific_attacks(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAttack]:
     x, model = subject.x[:64], subject.model
     for cause in ("probabilities", "saturated"):
         yield AdaptiveAttack(
-            "saturating steps left out", cause, lambda: (bpda.Unsquashed(model, judge), _climbing(subject))
+            "saturating steps left out", cause, lambda: (bpda.Unsquashed(model, judge), _gradient_attack(subject))
         )
     for cause in ("no gradient path", "shattered gradients", "probabilities", "saturated", "wrong gradients"):
-        yield AdaptiveAttack("BPDA, straight through", cause, lambda: (bpda.Straight(model, judge), _climbing(subject)))
+        yield AdaptiveAttack(
+            "BPDA, straight through", cause, lambda: (bpda.Straight(model, judge), _gradient_attack(subject))
+        )
         yield AdaptiveAttack(
             "BPDA, identity", cause,
-            lambda: (bpda.Bridged(model, _some(bpda.identities(model, x)), judge), _climbing(subject)),
+            lambda: (bpda.Bridged(model, _require_stand_ins(bpda.identities(model, x)), judge), _gradient_attack(subject)),
         )  # fmt: skip
         yield AdaptiveAttack(
             "BPDA, fitted network", cause,
-            lambda: (bpda.Bridged(model, _some(bpda.fit_bpda(model, x)), judge), _climbing(subject)),
+            lambda: (bpda.Bridged(model, _require_stand_ins(bpda.fit_bpda(model, x)), judge), _gradient_attack(subject)),
         )  # fmt: skip
-    samples = samples_needed(agreement(subject)) if subject.is_random and not subject.no_gradient else 1
+    samples = samples_needed(gradient_agreement(subject)) if subject.is_random and not subject.no_gradient else 1
     eot = partial(attacks.apgd, steps=subject.budget.steps, objective=margin, eot=samples)
     yield AdaptiveAttack(f"EOT, {samples} samples", "random", lambda: (bpda.Proposer(model, judge), eot))
     factor = natural_scale(subject)
-    rescaled = partial(attacks.cosine_pgd, steps=subject.budget.steps, objective=scaled(cross_entropy, factor))
+    rescaled = partial(
+        attacks.cosine_pgd, steps=subject.budget.steps, objective=with_scaled_logits(cross_entropy, factor)
+    )
     yield AdaptiveAttack(f"logits times {factor:.2g}", "saturated", lambda: (bpda.Proposer(model, judge), rescaled))
 
 
-def _some(stand_ins: dict[str, Smooth]) -> dict[str, Smooth]:
+def _require_stand_ins(stand_ins: dict[str, Smooth]) -> dict[str, Smooth]:
     if not stand_ins:
         raise ValueError("no module here cuts the gradient and keeps the shape")
     return stand_ins
@@ -180,14 +190,14 @@ def adaptive_check(adapted: AdaptiveResult, subject: DiagnosisContext) -> Check:
     )  # fmt: skip
 
 
-def _climbing(subject: DiagnosisContext) -> Attack:
+def _gradient_attack(subject: DiagnosisContext) -> Attack:
     """Return what follows a mended gradient: the margin first, then every other class in turn on what is left."""
     untargeted = partial(attacks.apgd, steps=subject.budget.steps, objective=margin, restarts=2)
     targeted = partial(attacks.apgd_targeted, steps=40, target_classes=9)
     return run_stages_in_turn((ProtocolStage("margin", untargeted), ProtocolStage("targeted", targeted)))
 
 
-def _general(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAttack]:
+def _general_attacks(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAttack]:
     steps, queries = subject.budget.steps, subject.budget.queries
     asked = bpda.Proposer(subject.model, judge)
     for name, attack in (
@@ -202,7 +212,7 @@ def _general(subject: DiagnosisContext, judge: nn.Module) -> Iterator[AdaptiveAt
         word = "an adversarially" if adversarial else "a plainly"
         yield AdaptiveAttack(
             f"transfer from {word} trained surrogate", "masked gradients",
-            partial(_travelling, subject, judge, adversarial),
+            partial(_transfer_attack, subject, judge, adversarial),
         )  # fmt: skip
 
 
@@ -210,5 +220,5 @@ def _pair(model: nn.Module, attack: Attack) -> tuple[nn.Module, Attack]:
     return model, attack
 
 
-def _travelling(subject: DiagnosisContext, judge: nn.Module, adversarial: bool) -> tuple[nn.Module, Attack]:
+def _transfer_attack(subject: DiagnosisContext, judge: nn.Module, adversarial: bool) -> tuple[nn.Module, Attack]:
     return judge, partial(attacks.transfer, surrogate=surrogate_of(subject, adversarial=adversarial))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.model import query_model
 from advreg.diagnosis.gradient_checks import describe_or_reraise
-from advreg.diagnosis.module_hooks import Call, calls_of
+from advreg.diagnosis.module_hooks import Call, record_calls
 
 _FLAT = ("round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "fix")
 _CAP = 100_000  # nodes: a graph larger than that is not walked to its end
@@ -43,7 +43,7 @@ def dead_modules(model: nn.Module, x: Tensor) -> list[Call]:
         model: original network.
         x: a few inputs ``(B, ...)``.
     """
-    dead = [call for call in calls_of(model, x) if call.name and is_dead(call)]
+    dead = [call for call in record_calls(model, x) if call.name and is_dead(call)]
     outer = {name.rsplit(".", k)[0] for name in (c.name for c in dead) for k in range(1, name.count(".") + 1)}
     return [call for call in dead if call.name not in outer]
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from advreg.attacks.model import ProxyModel
 from advreg.diagnosis.autograd_inspection import dead_modules
-from advreg.diagnosis.module_hooks import Call, Smooth, output_of, with_value
+from advreg.diagnosis.module_hooks import Call, Smooth, replace_backward, with_value
 
 _ROUNDING = {
     torch.round, Tensor.round, torch.floor, Tensor.floor, torch.ceil, Tensor.ceil, torch.trunc, Tensor.trunc,
@@ -30,7 +30,7 @@ _IN_PLACE = {
     torch.sigmoid_: torch.sigmoid, Tensor.sigmoid_: torch.sigmoid, torch.tanh_: torch.tanh, Tensor.tanh_: torch.tanh,
 }  # fmt: skip
 _STEPPING = {torch.sign, Tensor.sign, torch.sgn, Tensor.sgn}
-_CUTTING = {Tensor.detach, torch.detach}
+_DETACHING = {Tensor.detach, torch.detach}
 _COMPARING = {
     torch.gt: 1.0, Tensor.gt: 1.0, Tensor.__gt__: 1.0, torch.ge: 1.0, Tensor.ge: 1.0, Tensor.__ge__: 1.0,
     torch.lt: -1.0, Tensor.lt: -1.0, Tensor.__lt__: -1.0, torch.le: -1.0, Tensor.le: -1.0, Tensor.__le__: -1.0,
@@ -63,7 +63,7 @@ class StraightThrough(TorchFunctionMode):
         x = args[0] if args else None
         if not (isinstance(x, Tensor) and isinstance(out, Tensor) and x.is_floating_point()):
             return out
-        if func in _ROUNDING or func in _CUTTING:
+        if func in _ROUNDING or func in _DETACHING:
             return with_value(out, x) if x.requires_grad else out
         if func in _STEPPING:
             return with_value(out, 2 * torch.sigmoid(x / _width(x)))
@@ -148,7 +148,7 @@ class Bridged(Proposer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)``."""
-        with output_of(self.net, self.stand_ins), StraightThrough():  # type: ignore[arg-type]
+        with replace_backward(self.net, self.stand_ins), StraightThrough():  # type: ignore[arg-type]
             made: Tensor = self.net(x)  # type: ignore[operator]
         return made
 

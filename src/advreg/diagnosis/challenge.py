@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from advreg.diagnosis.context import Attack, DiagnosisContext, run_on
-from advreg.results.checks import GAIN, GAP, Check, gain
-from advreg.results.ledger_rows import GOING_ON
+from advreg.results.checks import GAIN, GAP, Check, grade_gain
+from advreg.results.ledger_rows import CONTINUE_SHARE
 from advreg.statistics import clopper_pearson_interval
 
 
@@ -34,39 +34,39 @@ def challenge_figure(
     Args:
         subject: model, examples and figure.
         attack: the challenger.
-        name, group, by, cause: of the check, as for `advreg.results.checks.gain`.
+        name, group, by, cause: of the check, as for `advreg.results.checks.grade_gain`.
         first: examples to begin with, for an expensive attack few; it goes on where it breaks a fifth. If None, half of the
             sample, and the other half where it breaks any.
         threshold: share beyond which the figure is suspect.
     """
-    tried, broken = _pursued(subject, attack, first)
+    tried, broken = _attack_nearest(subject, attack, first)
     subject.survivors.remove(broken)
-    return gain(
+    return grade_gain(
         name, group, cause, by, broken=sorted(subject.ids[broken].tolist()), tried=tried,
         standing=len(subject.standing), total=subject.n, threshold=threshold,
     )  # fmt: skip
 
 
-def _pursued(subject: DiagnosisContext, attack: Attack, first: int | None) -> tuple[int, Tensor]:
+def _attack_nearest(subject: DiagnosisContext, attack: Attack, first: int | None) -> tuple[int, Tensor]:
     """Return how many examples an attack tried, and the rows that it broke."""
     left = subject.survivors.sample
     rows, tried, broken = left[: first or math.ceil(len(left) / 2)], 0, left[:0]
     while len(rows):
         broken = torch.cat([broken, rows[run_on(subject, attack, rows)]])
         tried += len(rows)
-        enough = GOING_ON * tried if first or tried >= len(left) else 1
-        if len(broken) < enough or failed_for_certain(len(broken), subject.n):
+        enough = CONTINUE_SHARE * tried if first or tried >= len(left) else 1
+        if len(broken) < enough or is_certain_failure(len(broken), subject.n):
             break
         waiting = left[tried : 2 * tried]
         rows = waiting if len(waiting) else subject.survivors.extend(tried)
     return tried, broken
 
 
-def failed_for_certain(broken: int, total: int) -> bool:
+def is_certain_failure(broken: int, total: int) -> bool:
     """Return whether so many broken examples are a failure already, whatever the others do.
 
     Example:
-        >>> failed_for_certain(19, 200), failed_for_certain(20, 200)
+        >>> is_certain_failure(19, 200), is_certain_failure(20, 200)
         (False, True)
     """
     return clopper_pearson_interval(broken, total)[0] > GAP

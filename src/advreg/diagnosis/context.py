@@ -121,7 +121,7 @@ class DiagnosisContext:
     @cached_property
     def predicted(self) -> Tensor:
         """Classes that the model predicts for the clean examples ``(N,)``."""
-        return in_portions(rows_of(self.x), lambda part: logits_of(self.model, self.x[part]).argmax(1))
+        return in_batches(all_rows(self.x), lambda part: logits_of(self.model, self.x[part]).argmax(1))
 
     @cached_property
     def no_gradient(self) -> str:
@@ -165,35 +165,35 @@ def run_on(
         broken: Tensor = found.broken
         if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
             hit = broken.nonzero()[:, 0]
-            broken[hit] = ~right_of(Averaged(subject.model), found.x_adv[hit], subject.y[part[hit]])
+            broken[hit] = ~correct_rows(Averaged(subject.model), found.x_adv[hit], subject.y[part[hit]])
         return broken
 
-    return in_portions(rows, broken_of, most=len(rows))
+    return in_batches(rows, broken_of, most=len(rows))
 
 
-def in_portions(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
+def in_batches(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
     """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory."""
     return torch.cat(AdaptiveBatcher(most).of(rows, work) or [work(rows)])
 
 
-def rows_of(x: Tensor) -> Tensor:
+def all_rows(x: Tensor) -> Tensor:
     """Return the numbers of all rows, on their device."""
     return torch.arange(len(x), device=x.device)
 
 
-def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def correct_rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return which inputs a model classifies correctly, ``(B,)``."""
-    return in_portions(rows_of(x), lambda part: logits_of(model, x[part]).argmax(1) == y[part])
+    return in_batches(all_rows(x), lambda part: logits_of(model, x[part]).argmax(1) == y[part])
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
     """Return the gradient of the summed objective at each input, ``(B, ...)``."""
-    return in_portions(rows_of(x), lambda part: query(QuerySpec(model, objective), x[part], y[part])[2])
+    return in_batches(all_rows(x), lambda part: query(QuerySpec(model, objective), x[part], y[part])[2])
 
 
 def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the margin of each input without gradient, ``(B,)``: negative where it is classified correctly."""
-    return in_portions(rows_of(x), lambda part: margin(logits_of(model, x[part]), y[part]))
+    return in_batches(all_rows(x), lambda part: margin(logits_of(model, x[part]), y[part]))
 
 
 def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:

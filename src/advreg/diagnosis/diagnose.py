@@ -30,9 +30,9 @@ from advreg.diagnosis.checks import (
     stronger_attacks,
     training_history,
 )
-from advreg.diagnosis.context import DiagnosisContext, right_of
+from advreg.diagnosis.context import DiagnosisContext, correct_rows
 from advreg.diagnosis.gradient_checks import describe_or_reraise
-from advreg.diagnosis.loss_surface import pictures
+from advreg.diagnosis.loss_surface import loss_pictures
 from advreg.diagnosis.module_hooks import Smooth
 from advreg.diagnosis.reported_accuracy import ReportedAccuracy, from_ledger, measure_pgd40
 from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
@@ -50,9 +50,9 @@ from advreg.threat import ThreatModel, as_threat
 if TYPE_CHECKING:
     from advreg.data import Dataset
 
-Question = Callable[[DiagnosisContext], Check]
+CheckFunction = Callable[[DiagnosisContext], Check]
 
-QUESTIONS: dict[str, tuple[Question, ...]] = {
+CHECKS: dict[str, tuple[CheckFunction, ...]] = {
     "C": (
         model_flags.logits,
         model_flags.randomness,
@@ -93,14 +93,14 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
 }
 """What is always asked, group by group, the cheap groups first."""
 
-THOROUGH: dict[str, tuple[Question, ...]] = {
+THOROUGH_CHECKS: dict[str, tuple[CheckFunction, ...]] = {
     "F": (numerics.scale_free,),
     "A": (stronger_attacks.transfer, stronger_attacks.hard_label),
     "B": (convergence.ratio_loss, convergence.targeted),
 }
 """What is asked too where there is time."""
 
-_TRAINING = 5000  # images for a surrogate: it need not be good, only its own
+_TRAINING_IMAGES = 5000  # images for a surrogate: it need not be good, only its own
 _FROM_LEDGER = (
     "black-box",
     "steps",
@@ -164,21 +164,21 @@ def diagnose(
     """
     began = time.perf_counter()
     threat = as_threat(threat)
-    _refuse_radius(threat)
+    _require_one_radius(threat)
     trains = [name for name, _ in training_parts(model)]
-    with _in_memory(), eval_mode(model), accepting_probabilities():
+    with _explain_out_of_memory(), eval_mode(model), accepting_probabilities():
         if on_progress:
-            on_progress(DiagnosisProgress("the figure", 0, len(questions_for(budget or budget_for(n, quick=quick)))))
-        subject, claim = context_of(model, data, threat, n, budget, quick, _training(train), seed, out)
-        ask = _asker(claim, on_progress)
+            on_progress(DiagnosisProgress("the figure", 0, len(checks_for(budget or budget_for(n, quick=quick)))))
+        subject, claim = context_of(model, data, threat, n, budget, quick, _training_tensors(train), seed, out)
+        ask = _check_runner(claim, on_progress)
         checks = [model_flags.eval_mode(trains), *ask(subject)]
-        checks += [training_history.training_history(_epochs(out)), stronger_attacks.gap(checks, subject)]
+        checks += [training_history.training_history(_read_epochs(out)), stronger_attacks.gap(checks, subject)]
         checks.append(convergence.attacked(claim.failed, checks, subject))
         adapted = None
         if adapt:
             adapted = adapting.adapt(subject, causes(checks), backward=backward)
             checks.append(adapting.adaptive_check(adapted, subject))
-        drawn = _drawn(subject) if out is not None else {}
+        drawn = _draw_pictures(subject) if out is not None else {}
     standing = len(subject.standing)
     found = Diagnosis(
         threat=threat,
@@ -213,15 +213,15 @@ def context_of(
     examples = examples_of(data, min(n, count(data)), threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
-    _refuse_unusable(model, x)
+    _require_usable(model, x)
     ids = torch.arange(len(y), device=device)
-    claim = _claim(model, examples, x, y, threat, ids, seed, out)
+    claim = _reported_accuracy(model, examples, x, y, threat, ids, seed, out)
     subject = DiagnosisContext(
         model=model,
         x=x,
         y=y,
         ids=ids,
-        right=right_of(model, x, y),
+        right=correct_rows(model, x, y),
         stands=claim.stands.to(device),
         threat=threat,
         attack=claim.attack,
@@ -235,7 +235,7 @@ def context_of(
     return subject, claim
 
 
-def _claim(
+def _reported_accuracy(
     model: nn.Module,
     examples: Examples,
     x: Tensor,
@@ -250,7 +250,7 @@ def _claim(
     return kept or measure_pgd40(model, x, y, threat, ids, seed)
 
 
-def _refuse_radius(threat: ThreatModel) -> None:
+def _require_one_radius(threat: ThreatModel) -> None:
     eps = torch.as_tensor(threat.eps)
     if eps.ndim:
         raise ThreatError(
@@ -262,7 +262,7 @@ def _refuse_radius(threat: ThreatModel) -> None:
         )
 
 
-def _refuse_unusable(model: nn.Module, x: Tensor) -> None:
+def _require_usable(model: nn.Module, x: Tensor) -> None:
     """Raise if the model does not run at all; probabilities are a finding, not a refusal."""
     try:
         models.check_model(model, x[:8])
@@ -273,7 +273,7 @@ def _refuse_unusable(model: nn.Module, x: Tensor) -> None:
         raise
 
 
-def _asker(
+def _check_runner(
     claim: ReportedAccuracy, on_progress: Callable[[DiagnosisProgress], None] | None
 ) -> Callable[[DiagnosisContext], list[Check]]:
     """Return what asks every question that the ledger does not answer."""
@@ -282,64 +282,64 @@ def _asker(
     }
 
     def ask(subject: DiagnosisContext) -> list[Check]:
-        questions = questions_for(subject.budget)
+        questions = checks_for(subject.budget)
         found: dict[str, Check] = {}
         for done, (group, question) in enumerate(questions):
             name = name_of(question)
             if on_progress:
-                on_progress(DiagnosisProgress(name, done, len(questions), _robust_so_far(subject, found.values())))
+                on_progress(DiagnosisProgress(name, done, len(questions), _remaining_accuracy(subject, found.values())))
             found[name] = known[name] if name in known else run_check(question, group, subject)
         return list({**found, **{name: check for name, check in known.items() if name not in found}}.values())
 
     return ask
 
 
-def _robust_so_far(subject: DiagnosisContext, checks: Iterable[Check]) -> float:
+def _remaining_accuracy(subject: DiagnosisContext, checks: Iterable[Check]) -> float:
     """Return the figure less the examples that some check broke."""
     broken = {i for check in checks for i in check.ids}
     return (len(subject.standing) - len(broken)) / subject.n
 
 
-def questions_for(budget: Budget) -> list[tuple[str, Question]]:
+def checks_for(budget: Budget) -> list[tuple[str, CheckFunction]]:
     """Return the questions of a budget with their groups."""
     return [
         (group, question)
-        for group, asked in QUESTIONS.items()
-        for question in asked + (THOROUGH.get(group, ()) if budget.thorough else ())
+        for group, asked in CHECKS.items()
+        for question in asked + (THOROUGH_CHECKS.get(group, ()) if budget.thorough else ())
     ]
 
 
-def name_of(question: Question) -> str:
+def name_of(question: CheckFunction) -> str:
     """Return what a question's check is called."""
     return question.__name__.replace("_", "-")
 
 
-def run_check(question: Question, group: str, subject: DiagnosisContext) -> Check:
+def run_check(question: CheckFunction, group: str, subject: DiagnosisContext) -> Check:
     """Ask one question; one that raises, or measures no number, is no reason to trust, and says why."""
     try:
         check = question(subject)
     except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
-        return _unanswered(name_of(question), group, describe_or_reraise(cause))
+        return _failed_check(name_of(question), group, describe_or_reraise(cause))
     if check.measured is not None and not math.isfinite(check.measured):
-        return _unanswered(check.name, group, f"measured {check.measured}: {check.says}")
+        return _failed_check(check.name, group, f"measured {check.measured}: {check.says}")
     return replace(check, source="measured")
 
 
-def _unanswered(name: str, group: str, reason: str) -> Check:
-    return flag_check(name, group, convergence.UNANSWERED, reason, raised=True, hard=False)
+def _failed_check(name: str, group: str, reason: str) -> Check:
+    return flag_check(name, group, convergence.INCONCLUSIVE, reason, raised=True, hard=False)
 
 
-def _drawn(subject: DiagnosisContext) -> dict[str, Any]:
+def _draw_pictures(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the pictures; none of a model that raises where they are taken, of which checks tell."""
     try:
-        return pictures(subject)
+        return loss_pictures(subject)
     except Exception as cause:
         describe_or_reraise(cause)  # but for memory
         return {}
 
 
 @contextmanager
-def _in_memory() -> Iterator[None]:
+def _explain_out_of_memory() -> Iterator[None]:
     """Say in one line that memory ran out: no check takes that for an answer."""
     try:
         yield
@@ -351,10 +351,10 @@ def _in_memory() -> Iterator[None]:
         ) from cause
 
 
-def _training(train: Dataset | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-    return train if train is None or isinstance(train, tuple) else train.tensors(n=min(len(train), _TRAINING))
+def _training_tensors(train: Dataset | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    return train if train is None or isinstance(train, tuple) else train.tensors(n=min(len(train), _TRAINING_IMAGES))
 
 
-def _epochs(out: str | Path | None) -> Sequence[Mapping[str, Any]]:
+def _read_epochs(out: str | Path | None) -> Sequence[Mapping[str, Any]]:
     log = Path(out) / "metrics.jsonl" if out is not None else None
     return RunFolder(Path(out)).read_log("metrics.jsonl") if out is not None and log and log.is_file() else []

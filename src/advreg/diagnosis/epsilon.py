@@ -25,7 +25,7 @@ from advreg.threat import Norm, ThreatModel
 if TYPE_CHECKING:
     from advreg.data import Dataset
 
-ALIKE = 0.9
+SIMILAR = 0.9
 """Structural similarity above which a change is hard to see."""
 
 AMBIGUOUS = 0.01
@@ -142,20 +142,20 @@ def choose_epsilon(
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
     check_model(model, x[:8])
-    others = _tensors(train) if train is not None else (x, y)
-    nearest = nearest_other(x, y, others[0].to(device), others[1].to(device), norm)
+    others = _neighbour_tensors(train) if train is not None else (x, y)
+    nearest = nearest_other_class(x, y, others[0].to(device), others[1].to(device), norm)
     rows, images, broken = [], [], torch.zeros(len(y), dtype=torch.bool, device=device)
     for k, radius in enumerate(grid):
         attack = partial(attacks.pgd, steps=40, early_stop=False, seed=seed)
         found = attack(model, x, y, ThreatModel(norm, radius, box))
         broken |= found.broken  # a point inside a ball is inside every larger one
-        rows.append(_row(radius, x, found.x_adv, broken, nearest, box))
+        rows.append(_measure_row(radius, x, found.x_adv, broken, nearest, box))
         images.append(found.x_adv[:_PICTURES].cpu())
         if on_progress:
             on_progress(k + 1, len(grid))
     with torch.no_grad():
         clean = float((query_model(model, x).argmax(1) == y).double().mean())
-    choice = EpsilonChoice(norm, len(y), clean, tuple(rows), *recommended(rows), box)
+    choice = EpsilonChoice(norm, len(y), clean, tuple(rows), *recommend(rows), box)
     if out is not None:
         folder = RunFolder.at(out)
         folder.write(
@@ -166,12 +166,12 @@ def choose_epsilon(
     return choice
 
 
-def _tensors(train: Dataset | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _neighbour_tensors(train: Dataset | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     x, y = train if isinstance(train, tuple) else train.tensors(n=min(len(train), _NEIGHBOURS))
     return x[:_NEIGHBOURS], y[:_NEIGHBOURS]
 
 
-def nearest_other(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: str) -> Tensor:
+def nearest_other_class(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: str) -> Tensor:
     """Return the distance of each input to the nearest one of another class, ``(B,)``; infinite where there is none."""
     found = []
     for a, label in zip(torch.split(x.flatten(1), 32), torch.split(y, 32), strict=True):
@@ -180,7 +180,9 @@ def nearest_other(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: st
     return torch.cat(found)
 
 
-def _row(eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor, box: tuple[float, float]) -> EpsilonRow:
+def _measure_row(
+    eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor, box: tuple[float, float]
+) -> EpsilonRow:
     change, n = (x_adv - x).flatten(1), len(x)
     standing = n - int(broken.sum())
     alike = None
@@ -200,7 +202,7 @@ def _row(eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor, 
     )
 
 
-def recommended(rows: Sequence[EpsilonRow]) -> tuple[float, str]:
+def recommend(rows: Sequence[EpsilonRow]) -> tuple[float, str]:
     """Return the eps to start from and the reason, from rows in increasing eps."""
     clear = [row for row in rows if row.ambiguous <= AMBIGUOUS]
     if not clear:
@@ -209,7 +211,7 @@ def recommended(rows: Sequence[EpsilonRow]) -> tuple[float, str]:
             first.eps,
             f"{first.ambiguous:.1%} of the examples have another class within 2 eps even at the smallest eps: go lower",
         )
-    alike = [row for row in clear if row.ssim is None or row.ssim >= ALIKE]
+    alike = [row for row in clear if row.ssim is None or row.ssim >= SIMILAR]
     if not alike:
         return clear[0].eps, f"attacks are visible (SSIM {clear[0].ssim:.2f}) even at the smallest eps: go lower"
     best = alike[-1]

@@ -20,7 +20,7 @@ _RESTARTS = 4
 _BINS = 20
 
 
-def pictures(subject: DiagnosisContext) -> dict[str, Any]:
+def loss_pictures(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the arrays of every picture; without a gradient, none.
 
     Returns:
@@ -47,14 +47,14 @@ def _share(subject: DiagnosisContext, stands: Tensor) -> float:
     return round(float(stands.double().mean()) * float(subject.right.double().mean()), 6)
 
 
-def _rounded(values: Tensor, digits: int = 5) -> Any:
+def _round(values: Tensor, digits: int = 5) -> Any:
     return [[round(v, digits) for v in row] if isinstance(row, list) else round(row, digits) for row in values.tolist()]
 
 
 def histogram(values: Tensor, low: float, high: float) -> dict[str, Any]:
     """Return counts of ``values`` in equal bins from low to high, with the bins' edges."""
     counts = torch.histc(values.double().clamp(low, high).cpu(), _BINS, low, high)
-    return {"edges": _rounded(torch.linspace(low, high, _BINS + 1)), "counts": [int(c) for c in counts.tolist()]}
+    return {"edges": _round(torch.linspace(low, high, _BINS + 1)), "counts": [int(c) for c in counts.tolist()]}
 
 
 def gradient_norms(subject: DiagnosisContext) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def iterations(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the quartiles of the loss at each iterate of PGD."""
     levels = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=subject.x.device)
     low, middle, high = subject.trace.loss.double().nan_to_num(0.0, 1e6, 0.0).quantile(levels, dim=1)
-    return {"low": _rounded(low), "median": _rounded(middle), "high": _rounded(high)}
+    return {"low": _round(low), "median": _round(middle), "high": _round(high)}
 
 
 def by_steps(subject: DiagnosisContext) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def _directions(subject: DiagnosisContext, row: int) -> tuple[Tensor, Tensor, Te
     return x, y, change, drawn * change.norm() / drawn.norm().clamp_min(1e-30)
 
 
-def _inside(subject: DiagnosisContext, points: Tensor, y: Tensor) -> Tensor:
+def _margins_in_box(subject: DiagnosisContext, points: Tensor, y: Tensor) -> Tensor:
     """Return the margin at points brought into the box: a model may refuse what lies outside it."""
     low, high = subject.threat.box
     return margins(subject.model, points.clamp(low, high), y)
@@ -125,8 +125,11 @@ def line(subject: DiagnosisContext, row: int) -> dict[str, Any]:
     """Return the margin along the attack's change and along a random one; 1 is the whole change, above 0 is misclassified."""
     x, y, change, drawn = _directions(subject, row)
     t = _ALONG.to(x).view(-1, *[1] * (x.ndim - 1))
-    along = {name: _inside(subject, x + t * d, y.expand(len(t))) for name, d in (("attack", change), ("random", drawn))}
-    return {"id": int(subject.probes()[row]), "t": _rounded(_ALONG), **{k: _rounded(v) for k, v in along.items()}}
+    along = {
+        name: _margins_in_box(subject, x + t * d, y.expand(len(t)))
+        for name, d in (("attack", change), ("random", drawn))
+    }
+    return {"id": int(subject.probes()[row]), "t": _round(_ALONG), **{k: _round(v) for k, v in along.items()}}
 
 
 def surface(subject: DiagnosisContext, row: int) -> dict[str, Any]:
@@ -134,5 +137,5 @@ def surface(subject: DiagnosisContext, row: int) -> dict[str, Any]:
     x, y, change, drawn = _directions(subject, row)
     t = torch.linspace(-1.0, 2.0, _SIDE).to(x)
     up, across = (a.reshape(-1, *[1] * (x.ndim - 1)) for a in torch.meshgrid(t, t, indexing="ij"))
-    z = _inside(subject, x + across * change + up * drawn, y.expand(_SIDE * _SIDE))
-    return {"id": int(subject.probes()[row]), "t": _rounded(t), "margin": _rounded(z.view(_SIDE, _SIDE))}
+    z = _margins_in_box(subject, x + across * change + up * drawn, y.expand(_SIDE * _SIDE))
+    return {"id": int(subject.probes()[row]), "t": _round(t), "margin": _round(z.view(_SIDE, _SIDE))}

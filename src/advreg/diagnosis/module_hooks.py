@@ -17,7 +17,7 @@ Smooth = Callable[[Tensor], Tensor]
 """A differentiable stand-in for a module: same input, output of the same shape."""
 
 
-class _Valued(torch.autograd.Function):
+class _WithValue(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, slope: Tensor) -> Tensor:
         return value.clone()
@@ -38,7 +38,7 @@ def with_value(value: Tensor, slope: Tensor) -> Tensor:
     """
     with torch.no_grad():  # and no detach, which StraightThrough answers: nothing may come back through the value
         value = value.to(slope.dtype).clone()
-    made: Tensor = _Valued.apply(value, slope)  # type: ignore[no-untyped-call]
+    made: Tensor = _WithValue.apply(value, slope)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -52,7 +52,7 @@ class Call:
     made: Tensor
 
 
-def after_forward(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> tuple[RemovableHandle, ...]:
+def hook_after_forward(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> tuple[RemovableHandle, ...]:
     """Call a hook after each forward with the inputs as they were before it: a module may write into them."""
     before: list[Any] = []
 
@@ -70,7 +70,7 @@ def _hookable(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in model.named_modules() if not isinstance(part, torch.jit.ScriptModule)]
 
 
-def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
+def record_calls(model: nn.Module, x: Tensor) -> list[Call]:
     """Return every call of a module with one tensor in and one tensor out, in the order in which they end."""
     found: list[Call] = []
 
@@ -81,7 +81,7 @@ def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
 
         return hook
 
-    handles = [handle for name, module in _hookable(model) for handle in after_forward(module, listen(name))]
+    handles = [handle for name, module in _hookable(model) for handle in hook_after_forward(module, listen(name))]
     try:
         with torch.no_grad():
             query_model(model, x)
@@ -92,7 +92,7 @@ def calls_of(model: nn.Module, x: Tensor) -> list[Call]:
 
 
 @contextmanager
-def output_of(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
+def replace_backward(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
     """Let the named modules answer as they do, and pass gradients back as their stand-ins would."""
 
     def hook_of(smooth: Smooth) -> Callable[[nn.Module, Any, Tensor], Tensor]:
@@ -102,7 +102,7 @@ def output_of(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[Non
         return hook
 
     modules = dict(model.named_modules())
-    handles = [h for name, smooth in stand_ins.items() for h in after_forward(modules[name], hook_of(smooth))]
+    handles = [h for name, smooth in stand_ins.items() for h in hook_after_forward(modules[name], hook_of(smooth))]
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advreg import attacks
 from advreg.attacks import AttackResult
 from advreg.diagnosis.context import PGD_40 as NAME
-from advreg.diagnosis.context import ROWS, Attack, in_portions, margins, right_of, rows_of
+from advreg.diagnosis.context import ROWS, Attack, all_rows, correct_rows, in_batches, margins
 from advreg.diagnosis.gradient_checks import describe_or_reraise, input_gradient
 from advreg.evaluation.evaluate import stage_seed
 from advreg.evaluation.ledger_checks import free_checks
@@ -64,13 +64,13 @@ def measure_pgd40(
         return torch.stack([(~found.broken).double(), margins(model, found.x_adv, y[rows]).double()], 1)
 
     try:
-        stands, nearness = in_portions(rows_of(x), attacked, most=len(x)).T
+        stands, nearness = in_batches(all_rows(x), attacked, most=len(x)).T
         return ReportedAccuracy(NAME, PGD_40, stands > 0, nearness)
     except Exception as cause:
-        parts = torch.split(rows_of(x), ROWS)
+        parts = torch.split(all_rows(x), ROWS)
         cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # no path: a check of its own says so
         failed = "" if cut else describe_or_reraise(cause)
-        return ReportedAccuracy(NAME, PGD_40, right_of(model, x, y), margins(model, x, y), failed=failed)
+        return ReportedAccuracy(NAME, PGD_40, correct_rows(model, x, y), margins(model, x, y), failed=failed)
 
 
 def from_ledger(

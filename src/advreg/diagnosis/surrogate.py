@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from advreg.attacks import craft
 from advreg.attacks.verification import logits_of
-from advreg.diagnosis.context import DiagnosisContext, in_portions, rows_of
+from advreg.diagnosis.context import DiagnosisContext, all_rows, in_batches
 from advreg.threat import ThreatModel
 
 _BATCH = 64
@@ -19,13 +19,13 @@ def surrogate_of(subject: DiagnosisContext, *, adversarial: bool = True) -> nn.M
     """Return the surrogate of a diagnosis, trained on the training data where there are some, once for all who need it."""
     if adversarial not in subject.surrogates:
         x, y = subject.train or (subject.x, subject.y)
-        subject.surrogates[adversarial] = surrogate(
+        subject.surrogates[adversarial] = train_surrogate(
             subject.model, x.to(subject.x), y, subject.threat, steps=_STEPS, adversarial=adversarial, seed=subject.seed
         )
     return subject.surrogates[adversarial]
 
 
-def surrogate(
+def train_surrogate(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -46,11 +46,11 @@ def surrogate(
         adversarial: whether it is trained on two steps of PGD, which makes its gradients travel better, or on clean inputs.
         seed: of weights and batches.
     """
-    answers = in_portions(rows_of(x), lambda part: logits_of(model, x[part]))
+    answers = in_batches(all_rows(x), lambda part: logits_of(model, x[part]))
     half = threat.with_eps(float(threat.eps) / 2)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net = nn.Sequential(Unit(threat), _network(x, answers.shape[1])).to(x)
+        net = nn.Sequential(ToUnitBox(threat), _network(x, answers.shape[1])).to(x)
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
         for step in range(steps):
             rows = torch.randint(len(x), (_BATCH,)).to(x.device)
@@ -64,7 +64,7 @@ def surrogate(
     return net.requires_grad_(False).eval()
 
 
-class Unit(nn.Module):
+class ToUnitBox(nn.Module):
     """Bring inputs from the box to [0, 1], where the initial weights are at home."""
 
     def __init__(self, threat: ThreatModel) -> None:

@@ -30,7 +30,7 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
         most: never more than this many.
     """
     try:
-        need = _COPIES * (_kept(model, x[:1]) + x[0].numel() * x.element_size())
+        need = _COPIES * (_graph_bytes(model, x[:1]) + x[0].numel() * x.element_size())
     except Exception:  # a model that fails here fails under attack, where it is said with a name
         return most
     room = _SHARE * runtime.free_memory(x.device)
@@ -40,7 +40,7 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
     return size
 
 
-def _kept(model: nn.Module, x: Tensor) -> int:
+def _graph_bytes(model: nn.Module, x: Tensor) -> int:
     """Return the bytes that a forward with a graph keeps, weights left out."""
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     sizes: dict[int, int] = {}
@@ -91,7 +91,7 @@ class AdaptiveBatcher:
                         "one example does not fit into memory; use a larger device or a smaller model"
                     ) from None
                 self.size = max(1, len(portion) // 2)
-                _release()
+                _release_memory()
                 continue
             ids = ids[len(portion) :]
         return done
@@ -104,7 +104,7 @@ def is_out_of_memory(cause: Exception) -> bool:
     return "not enough memory" in str(cause) or "out of memory" in str(cause)
 
 
-def _release() -> None:
+def _release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

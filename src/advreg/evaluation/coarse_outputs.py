@@ -34,7 +34,7 @@ class Coarseness:
     forwards: int
 
 
-def coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> Coarseness | None:
+def measure_coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> Coarseness | None:
     """Return how coarsely a model with scores only answers, for two forwards an example; None of any other model.
 
     Args:
@@ -62,7 +62,7 @@ def record_coarseness(found: Coarseness | None) -> dict[str, float | bool]:
     }
 
 
-def coarse_answers(flags: Mapping[str, Any], protocol: str) -> Check:
+def check_coarseness(flags: Mapping[str, Any], protocol: str) -> Check:
     """Check whether attacks that compare scores had scores to compare; a protocol for labels needs none."""
     if "coarse_answers" not in flags:
         return skip_check("coarse-answers", "C", "the model is no service that answers with scores or labels only")

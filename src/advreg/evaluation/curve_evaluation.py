@@ -23,7 +23,7 @@ from advreg.evaluation.examples import examples_of
 from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
-from advreg.results.checks import Check, provisional, worst_of
+from advreg.results.checks import Check, provisional_verdict, worst_outcomes
 from advreg.results.curve import Curve, curve_points
 from advreg.results.ledger_rows import CLEAN, UNIT, Row
 from advreg.runs import RunFolder
@@ -86,28 +86,28 @@ def robustness_curve(
     grid = sorted({float(radius) for radius in eps})
     if not grid:
         raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
-    chosen, bench = resolve(protocol, norm), _bench(model, data, n, ThreatModel(norm, grid[-1], box), seed)
-    probed = model_probe.probe(model, *(t[:64].to(bench.device) for t in (bench.examples.x, bench.examples.y)))
+    chosen, bench = resolve(protocol, norm), _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed)
+    probed = model_probe.probe_model(model, *(t[:64].to(bench.device) for t in (bench.examples.x, bench.examples.y)))
     clean = _clean_rows(bench)
-    known = _first_distances(bench) if distances is None else _checked(distances, clean)
+    known = _first_distances(bench) if distances is None else _validate_distances(distances, clean)
     checks: list[list[Check]] = []
     for k, radius in enumerate(grid):
-        rows = clean + _closer(known, radius) + _attacked(bench, chosen, radius, known)
-        known = _lowered(known, rows)
+        rows = clean + _rows_within(known, radius) + _attack_farther(bench, chosen, radius, known)
+        known = _lower_distances(known, rows)
         robust = float((known > radius).double().mean())
-        seen = model_probe.gathered(probed, rows, len(clean), FAR, target=bench.target.choice)
+        seen = model_probe.flags_of(probed, rows, len(clean), FAR, target=bench.target.choice)
         checks.append(free_checks({"flags": seen, "robust_accuracy": robust, "n": len(clean)}, rows))
         if on_progress:
             on_progress(k + 1, len(grid))
-    found = worst_of(checks)
+    found = worst_outcomes(checks)
     points = curve_points(known, grid)
-    curve = Curve(norm, _name(chosen), len(known), seed, points, box, tuple(found), provisional(found))
+    curve = Curve(norm, _protocol_name(chosen), len(known), seed, points, box, tuple(found), provisional_verdict(found))
     if out is not None:
         RunFolder.at(out).write_json("curve.json", curve.record())
     return curve
 
 
-def _bench(
+def _context_of(
     model: nn.Module, data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel, seed: int
 ) -> EvaluationContext:
     """Return the frozen copy, the examples and how many of them fit into memory."""
@@ -121,7 +121,7 @@ def _bench(
     )
 
 
-def _run(bench: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
+def _run_stages(bench: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
     """Return the rows of these stages, kept in memory."""
     paper = EvaluationJournal(bench.examples, [], {})
     attack_chunk(bench, stages, ids, paper)
@@ -129,7 +129,7 @@ def _run(bench: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list
 
 
 def _clean_rows(bench: EvaluationContext) -> list[Row]:
-    return [row for ids in bench.examples.chunks() for row in _run(bench, (CLEAN_STAGE,), ids)]
+    return [row for ids in bench.examples.chunks() for row in _run_stages(bench, (CLEAN_STAGE,), ids)]
 
 
 def _first_distances(bench: EvaluationContext) -> Tensor:
@@ -144,7 +144,7 @@ def _first_distances(bench: EvaluationContext) -> Tensor:
     return torch.cat([part for ids in bench.examples.chunks() for part in bench.portions.of(ids, measured)])
 
 
-def _checked(distances: Tensor, clean: list[Row]) -> Tensor:
+def _validate_distances(distances: Tensor, clean: list[Row]) -> Tensor:
     """Return the caller's distances, 0 for clean errors.
 
     Raises:
@@ -153,10 +153,10 @@ def _checked(distances: Tensor, clean: list[Row]) -> Tensor:
     known = torch.as_tensor(distances, dtype=torch.float64).clone()
     if known.shape != (len(clean),):
         raise DataError(f"distances is {tuple(known.shape)}; give one for each of {len(clean)} examples")
-    return _lowered(known, clean)
+    return _lower_distances(known, clean)
 
 
-def _attacked(bench: EvaluationContext, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
+def _attack_farther(bench: EvaluationContext, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
     """Return the rows of the protocol's attacks on the examples whose known distance is larger than the radius."""
     survivors = (known > radius).nonzero()[:, 0]
     if not radius or not len(survivors):
@@ -164,17 +164,17 @@ def _attacked(bench: EvaluationContext, protocol: Protocol, radius: float, known
     at = EvaluationContext(
         bench.target, bench.examples, bench.threat.with_eps(radius), bench.seed, bench.device, bench.portions
     )
-    return [row for ids in torch.split(survivors, UNIT) for row in _run(at, protocol.stages, ids)]
+    return [row for ids in torch.split(survivors, UNIT) for row in _run_stages(at, protocol.stages, ids)]
 
 
-def _closer(known: Tensor, radius: float) -> list[Row]:
+def _rows_within(known: Tensor, radius: float) -> list[Row]:
     """Return a row for each example that is broken within the radius already, except clean errors."""
     rows = ((known > 0) & (known <= radius)).nonzero()[:, 0].tolist()
     fields = {"broken": True, "margin": 0.0, "forwards": 0, "backwards": 0}
     return [{"attack": _CLOSER, "id": i, "distance": float(known[i]), **fields} for i in rows]
 
 
-def _lowered(known: Tensor, rows: list[Row]) -> Tensor:
+def _lower_distances(known: Tensor, rows: list[Row]) -> Tensor:
     """Return the distances with those of broken rows where they are smaller."""
     known = known.clone()
     for row in rows:
@@ -183,5 +183,5 @@ def _lowered(known: Tensor, rows: list[Row]) -> Tensor:
     return known
 
 
-def _name(protocol: Protocol) -> str:
+def _protocol_name(protocol: Protocol) -> str:
     return f"{protocol.name}@{protocol.version}"

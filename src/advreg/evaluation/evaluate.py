@@ -21,7 +21,7 @@ from advreg.distributed import SINGLE, Ranks
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, is_out_of_memory, max_batch_size
-from advreg.evaluation.coarse_outputs import coarseness, record_coarseness
+from advreg.evaluation.coarse_outputs import measure_coarseness, record_coarseness
 from advreg.evaluation.examples import Examples, examples_of
 from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.looseness import broken_beyond
@@ -32,7 +32,7 @@ from advreg.objectives import has_finite_logits, margin
 from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CLEAN, UNIT, Row, broken_ids, rows_of, units, upcoming
+from advreg.results.ledger_rows import CLEAN, UNIT, Row, broken_ids, next_ids, rows_of, units
 from advreg.threat import ThreatModel, as_threat
 
 if TYPE_CHECKING:
@@ -138,13 +138,13 @@ def evaluate(
     }
     bench = EvaluationContext(target, examples, threat, seed, device, portions)
     with EvaluationJournal.open(out, name, shares, examples, identity, ranks) as paper:
-        _refuse_other(model, examples, paper)
-        probed = model_probe.probe(model, *sample)
+        _require_same_outputs(model, examples, paper)
+        probed = model_probe.probe_model(model, *sample)
         for ids in ranks.share(examples.chunks()):
             attack_chunk(bench, stages, ids, paper, on_progress)
-        _refuse_change(model, identity["model"]["sha256"])
+        _require_unchanged_weights(model, identity["model"]["sha256"])
         paper.close()
-        blind, coarse = isinstance(model, models.InferenceOnlyModel), coarseness(model, sample[0], threat, seed)
+        blind, coarse = isinstance(model, models.InferenceOnlyModel), measure_coarseness(model, sample[0], threat, seed)
         found: dict[str, Any] = {
             "target": target.choice,
             "batch": portions.size,
@@ -162,13 +162,13 @@ def evaluate(
             seed=seed,
             seconds=paper.seconds,
             spent=(_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards),
-            flags=model_probe.gathered(probed, paper.rows, len(examples), FAR, **found),
+            flags=model_probe.flags_of(probed, paper.rows, len(examples), FAR, **found),
         )
         paper.finish(evaluation, model)
     return evaluation
 
 
-def _refuse_other(model: nn.Module, examples: Examples, paper: EvaluationJournal) -> None:
+def _require_same_outputs(model: nn.Module, examples: Examples, paper: EvaluationJournal) -> None:
     if not matches_ledger(model, examples.x, examples.y, paper.known.values()):
         raise RunError(
             f"{paper.folder} is of a model with these weights that answers otherwise; give another folder, "
@@ -176,7 +176,7 @@ def _refuse_other(model: nn.Module, examples: Examples, paper: EvaluationJournal
         )
 
 
-def _refuse_change(model: nn.Module, sha256: str) -> None:
+def _require_unchanged_weights(model: nn.Module, sha256: str) -> None:
     if models.describe(model)["sha256"] != sha256:
         raise ModelError(
             "the model changed its own weights or buffers while it was measured, so its examples met different models; "
@@ -207,18 +207,18 @@ def attack_chunk(
     survivors: list[int] = ids.tolist()
     past: list[Row] = []
     for k, stage in enumerate(stages):
-        while tried := upcoming(past, (stage.name, stage.nearest), survivors):
+        while tried := next_ids(past, (stage.name, stage.nearest), survivors):
             parts = units(tried)
             for j, unit in enumerate(parts, 1):
-                past += _measured(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
+                past += _run_stage(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
                 if on_progress:
                     ahead = len(ids) * (k + j / len(parts)) / len(stages) - sum(row["attack"] == CLEAN for row in past)
-                    on_progress(_progress(bench, stage, paper, ahead))
+                    on_progress(_progress_of(bench, stage, paper, ahead))
             lost = broken_ids(past)
             survivors = [i for i in survivors if i not in lost]
 
 
-def _progress(
+def _progress_of(
     bench: EvaluationContext, stage: ProtocolStage, paper: EvaluationJournal, ahead: float
 ) -> EvaluationProgress:
     """Return the progress where the work is ``ahead`` examples beyond the number of examples begun (below 0 for behind)."""
@@ -232,7 +232,7 @@ def stage_seed(seed: int, k: int) -> int:
     return seed + max(k - 1, 0) * _NEXT_SEED
 
 
-def _measured(
+def _run_stage(
     bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor, paper: EvaluationJournal
 ) -> list[Row]:
     """Return the rows of one attack on these examples, from paper or by attacking as many at a time as fit into memory."""
@@ -240,16 +240,18 @@ def _measured(
     if known is not None:
         return known
     began = time.perf_counter()
-    done = bench.portions.of(ids, lambda portion: _attacked(bench, stage, seed, portion))
+    done = bench.portions.of(ids, lambda portion: _attack_and_verify(bench, stage, seed, portion))
     rows, points = [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
     paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
     return rows
 
 
-def _attacked(bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor) -> tuple[list[Row], Tensor]:
+def _attack_and_verify(
+    bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor
+) -> tuple[list[Row], Tensor]:
     """Run one attack on these examples and verify on the original what it found."""
     x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
-    points, cost = _proposed(bench, stage, seed, x, y, ids)
+    points, cost = _propose(bench, stage, seed, x, y, ids)
     broken, logits = verify_with_logits(bench.target, x, points, y, bench.threat)
     if stage.name == CLEAN:
         require_finite(logits)
@@ -267,7 +269,7 @@ def _attacked(bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Te
     return rows_of(stage.name, columns), points.cpu()
 
 
-def _proposed(
+def _propose(
     bench: EvaluationContext, stage: ProtocolStage, seed: int, x: Tensor, y: Tensor, ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
@@ -291,9 +293,9 @@ def _proposed(
     return points, passes.shares(len(x)) if cost is None else cost.cpu()
 
 
-def _clean(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> CraftedExamples:
+def _clean_points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> CraftedExamples:
     """Return the clean points: the first thing to be judged."""
     return CraftedExamples(x, 0, 0)
 
 
-CLEAN_STAGE = ProtocolStage(CLEAN, _clean, needs_gradient=False)
+CLEAN_STAGE = ProtocolStage(CLEAN, _clean_points, needs_gradient=False)

@@ -50,7 +50,7 @@ def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
     Raises:
         DataError: it is neither, or inputs and labels do not fit each other.
     """
-    _refuse_others(data)
+    _require_examples(data)
     return _size(*_pair_of(data)) if isinstance(data, tuple) else len(data)
 
 
@@ -63,12 +63,14 @@ def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: Th
         DataError: neither a data set nor a pair, no such number of examples, or tensors that do not fit each other
             or the box.
     """
-    _refuse_others(data)
+    _require_examples(data)
     if isinstance(data, tuple):
         return _of_pair(*_pair_of(data), n, threat)
-    _refuse_count(n, len(data))
+    _require_count(n, len(data))
     x, y = data.tensors(n)
-    return Examples(_plain(x), _plain(y), data.name, data.split, data.classes, data.fingerprint())
+    return Examples(
+        _outside_inference_mode(x), _outside_inference_mode(y), data.name, data.split, data.classes, data.fingerprint()
+    )
 
 
 def _pair_of(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -76,15 +78,22 @@ def _pair_of(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Examples:
-    _refuse_count(n, _size(x, y))
+    _require_count(n, _size(x, y))
     few, labels = read_batch(x[:n], y[:n], threat)
     if labels.ndim > 1:
         raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
-    return Examples(widen(_plain(few)), _plain(labels), "tensors", "given", names, _sha256(x, y.flatten().long()))
+    return Examples(
+        widen(_outside_inference_mode(few)),
+        _outside_inference_mode(labels),
+        "tensors",
+        "given",
+        names,
+        _fingerprint(x, y.flatten().long()),
+    )
 
 
-def _refuse_count(n: int | None, size: int) -> None:
+def _require_count(n: int | None, size: int) -> None:
     if n is not None and not 1 <= n <= size:
         raise DataError(f"n is {n}; the data holds {size} examples: give 1 to {size}")
 
@@ -95,12 +104,12 @@ def _size(x: Tensor, y: Tensor) -> int:
     return len(y)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _outside_inference_mode(tensor: Tensor) -> Tensor:
     """Return a tensor that a gradient may meet, a copy if it was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _refuse_others(data: object) -> None:
+def _require_examples(data: object) -> None:
     pair = isinstance(data, tuple) and len(data) == 2 and not any(callable(getattr(p, "tensors", None)) for p in data)
     if pair or (not isinstance(data, tuple) and callable(getattr(data, "tensors", None))):
         return
@@ -111,7 +120,7 @@ def _refuse_others(data: object) -> None:
     )
 
 
-def _sha256(x: Tensor, y: Tensor) -> str:
+def _fingerprint(x: Tensor, y: Tensor) -> str:
     digest = hashlib.sha256(str(tuple(x.shape)).encode())
     for tensor in (x, y):
         digest.update(runtime.raw_bytes(tensor))

@@ -28,7 +28,7 @@ from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation.examples import Examples
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CHUNK, UNIT, Row, broken_ids, whole
+from advreg.results.ledger_rows import CHUNK, UNIT, Row, broken_ids, complete_rows
 from advreg.runs import Ledger, RunFolder
 from advreg.runs.files import read_lines
 from advreg.runs.weights import serialise
@@ -132,7 +132,7 @@ class EvaluationJournal:
         if self.folder is None or not self.ranks.is_main:
             return
         if (self.folder / "points").is_dir():
-            self.folder.write("examples.safetensors", serialise(_pictures(self, model)))
+            self.folder.write("examples.safetensors", serialise(_picture_tensors(self, model)))
         examples, described = self.examples, self.identity["model"]
         origin = {"name": examples.name, "split": examples.split, "n": len(examples), "sha256": examples.sha256}
         record = {
@@ -162,7 +162,7 @@ class EvaluationJournal:
         parts = sorted(self.folder.path.glob(f"{_LEDGER}.*.jsonl"))
         before = ledger.rows()
         found = before + [row for part in parts for row in Ledger.open(part, **self.header).rows()]
-        rows = whole(found, self.stages, len(self.examples))
+        rows = complete_rows(found, self.stages, len(self.examples))
         if rows != before:
             ledger.replace(rows)
         for part in sorted(self.folder.path.glob(f"{_TIMES}.*.jsonl")):
@@ -173,7 +173,7 @@ class EvaluationJournal:
             part.unlink()
 
 
-def _pictures(paper: EvaluationJournal, model: nn.Module) -> dict[str, Tensor]:
+def _picture_tensors(paper: EvaluationJournal, model: nn.Module) -> dict[str, Tensor]:
     """Return clean and adversarial inputs of the first 256 examples with the original model's answers."""
     assert paper.folder is not None
     x, y = paper.examples.x[:UNIT], paper.examples.y[:UNIT]

@@ -36,12 +36,12 @@ def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     """
     if not labels:
         return skip_check("one-class", "B", "there are no clean predictions to count")
-    largest, n = _largest(labels), len(labels)
+    largest, n = _largest_class_size(labels), len(labels)
     if largest == n:
         return skip_check("one-class", "B", "the data hold one class, so nothing can be told apart")
     favourite, count = Counter(predicted).most_common(1)[0]
     ends, threshold = clopper_pearson_interval(count, n), 1 - (1 - _DOMINANCE) * (1 - largest / n)
-    sure = ends[0] > threshold or (count == n and n - _of(labels, favourite) >= _OTHERS)
+    sure = ends[0] > threshold or (count == n and n - _count_of(labels, favourite) >= _OTHERS)
     outcome: Outcome = "fail" if sure else "suspect" if count == n else "pass"
     says = f"{count / n:.1%} of {n} clean examples are predicted as class {favourite}; the largest class is {largest / n:.1%}"
     return Check("one-class", "B", outcome, count / n, ends, threshold, threshold, says, NOT_LEARNING)
@@ -63,7 +63,7 @@ def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     """
     if not labels:
         return skip_check("chance", "B", "there are no clean predictions to count")
-    share, n = _largest(labels) / len(labels), len(labels)
+    share, n = _largest_class_size(labels) / len(labels), len(labels)
     if share == 1:
         return skip_check("chance", "B", "the data hold one class, so every accuracy is at chance")
     right = sum(label == answer for label, answer in zip(labels, predicted, strict=True))
@@ -79,11 +79,11 @@ def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     return Check("chance", "B", outcome, right / n, (low, high), share, None, says, cause)
 
 
-def _largest(labels: Sequence[int]) -> int:
+def _largest_class_size(labels: Sequence[int]) -> int:
     """Return how many examples the largest class has."""
     return Counter(labels).most_common(1)[0][1]
 
 
-def _of(labels: Sequence[int], label: int) -> int:
+def _count_of(labels: Sequence[int], label: int) -> int:
     """Return how many examples a class has."""
     return sum(each == label for each in labels)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advreg.evaluation.coarse_outputs import coarse_answers
+from advreg.evaluation.coarse_outputs import check_coarseness
 from advreg.evaluation.learning import chance, one_class
 from advreg.results.checks import GAIN, GAP, Check, flag_check, grade_check, skip_check
 from advreg.results.ledger_rows import CLEAN, Row, broken_ids
@@ -27,38 +27,38 @@ def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
         gradient moved the loss.
     """
     flags, stages = record.get("flags", {}), _stages(rows)
-    labels, predicted = _clean_answers(rows)
+    labels, predicted = _clean_predictions(rows)
     found = [
         one_class(labels, predicted),
         chance(labels, predicted),
         _randomness(flags, str(record.get("protocol", ""))),
         _batch(flags),
         _gradient_path(flags),
-        coarse_answers(flags, str(record.get("protocol", ""))),
+        check_coarseness(flags, str(record.get("protocol", ""))),
         _zero_gradients(flags, record),
         _finite(flags),
         _black_box(rows),
-        _converged(rows, stages),
-        _unmoved(rows, stages),
+        _convergence(rows, stages),
+        _unmoved_examples(rows, stages),
     ]
     return [replace(check, source="ledger") for check in found]
 
 
-def _clean_answers(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+def _clean_predictions(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     """Return labels and predictions of the clean examples; ledgers of other programs may lack them."""
     clean = [row for row in rows if row["attack"] == CLEAN and {"label", "predicted"} <= set(row)]
     return [row["label"] for row in clean], [row["predicted"] for row in clean]
 
 
-_UNKNOWN = "this evaluation did not look"
-_LOOKED_AT = 64  # examples behind an evaluation's share of zero gradients
+_NOT_MEASURED = "this evaluation did not look"
+_PROBED = 64  # examples behind an evaluation's share of zero gradients
 
 
-def averages_answers(protocol: str) -> bool:
+def averages_outputs(protocol: str) -> bool:
     """Return whether the attacks of this protocol id average over the answers of a random model.
 
     Example:
-        >>> averages_answers("linf-0.1-rand@1"), averages_answers("linf-0.1-strong@3")
+        >>> averages_outputs("linf-0.1-rand@1"), averages_outputs("linf-0.1-strong@3")
         (True, False)
     """
     return "-rand@" in protocol
@@ -66,8 +66,8 @@ def averages_answers(protocol: str) -> bool:
 
 def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
     if "randomised" not in flags:
-        return skip_check("randomness", "C", _UNKNOWN)
-    averaged = averages_answers(protocol)
+        return skip_check("randomness", "C", _NOT_MEASURED)
+    averaged = averages_outputs(protocol)
     raised = bool(flags["randomised"]) and not averaged
     says = "the same inputs get different answers" if flags["randomised"] else "the same inputs get the same answers"
     says += ", and the protocol averages over them" if averaged else ""
@@ -76,7 +76,7 @@ def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
 
 def _batch(flags: Mapping[str, Any]) -> Check:
     if "batch_dependent" not in flags:
-        return skip_check("batch", "B", _UNKNOWN)
+        return skip_check("batch", "B", _NOT_MEASURED)
     raised = bool(flags["batch_dependent"])
     says = "answers depend on the batch" if raised else "answers are the same in batches of other sizes"
     return flag_check("batch", "B", "answers of the batch", says, raised=raised)
@@ -84,7 +84,7 @@ def _batch(flags: Mapping[str, Any]) -> Check:
 
 def _gradient_path(flags: Mapping[str, Any]) -> Check:
     if "zero_gradients" not in flags:
-        return skip_check("gradient-path", "D", _UNKNOWN)
+        return skip_check("gradient-path", "D", _NOT_MEASURED)
     if flags.get("answers_only"):  # the network runs elsewhere, so no gradient was cut off here
         says = "the model only answers, so nothing but black boxes attacked it"
         return flag_check("gradient-path", "D", "answers only", says, raised=True, hard=False)
@@ -96,8 +96,8 @@ def _gradient_path(flags: Mapping[str, Any]) -> Check:
 def _zero_gradients(flags: Mapping[str, Any], record: Mapping[str, Any]) -> Check:
     share = flags.get("zero_gradients")
     if share is None or not record.get("robust_accuracy", 1.0):  # where nothing stands, no gradient was missed
-        return skip_check("zero-gradients", "D", _UNKNOWN if share is None else "nothing stands")
-    looked_at = min(_LOOKED_AT, int(record.get("n", _LOOKED_AT)))
+        return skip_check("zero-gradients", "D", _NOT_MEASURED if share is None else "nothing stands")
+    looked_at = min(_PROBED, int(record.get("n", _PROBED)))
     ends = clopper_pearson_interval(round(share * looked_at), looked_at) if share else (0.0, 0.0)
     says = f"{share:.1%} of {looked_at} clean examples have a gradient of exactly zero"
     return grade_check(
@@ -189,7 +189,7 @@ def _survivors(rows: Sequence[Row]) -> int:
     return _count(rows) - len(broken_ids(rows))
 
 
-def _converged(rows: Sequence[Row], stages: list[_Stage]) -> Check:
+def _convergence(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     """Grade how much the last gradient attack still broke; where nothing survives, the figure cannot fall."""
     iterative = [stage for stage in stages if stage.is_iterative]
     if _count(rows) and not _survivors(rows):
@@ -203,7 +203,7 @@ def _converged(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     return _share("steps", "B", "weak attack", says, broken, _count(rows), 0.005)
 
 
-def _unmoved(rows: Sequence[Row], stages: list[_Stage]) -> Check:
+def _unmoved_examples(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     """Ask on how many robust examples no gradient attack raised the margin above that of the clean point."""
     clean = {row["id"]: row["margin"] for row in rows if row["attack"] == CLEAN}
     lost = broken_ids(rows)

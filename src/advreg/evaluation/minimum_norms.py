@@ -151,7 +151,7 @@ def minimum_norms(
     target = models.freeze(model, examples.x[:64].to(device))
     parts = []
     for ids in examples.chunks():
-        parts.append(_nearest(target, examples, ids, device, ball, search, seed))
+        parts.append(_search_chunk(target, examples, ids, device, ball, search, seed))
         if on_progress:
             on_progress(int(ids[-1]) + 1, len(examples))
     forwards, backwards = torch.cat([part.cost for part in parts]).sum(0).tolist()
@@ -164,7 +164,7 @@ def minimum_norms(
     return found
 
 
-def _nearest(
+def _search_chunk(
     target: models.FastCopy,
     examples: Examples,
     ids: Tensor,

@@ -12,9 +12,9 @@ from advreg.evaluation.model_probe import logit_spread
 from advreg.objectives import margin
 from advreg.results.ledger_rows import CLEAN, Row
 
-_ASKED = 8
+_EXAMPLES = 8
 _TOLERANCE = 1e-3  # of the largest logit: other kernels, batches and devices round otherwise
-_TOGETHER = 3
+_PART = 3
 
 
 def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) -> bool:
@@ -30,20 +30,20 @@ def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) 
         rows: of a ledger.
     """
     clean = {row["id"]: row for row in rows if row["attack"] == CLEAN and row["id"] < len(y)}
-    known = [clean[i] for i in sorted(clean)[:_ASKED]]
+    known = [clean[i] for i in sorted(clean)[:_EXAMPLES]]
     if not known:
         return True
     ids = torch.tensor([row["id"] for row in known], device=x.device)
     device = next((p.device for p in model.parameters()), x.device)
     asked, labels = x[ids].to(device), y[ids].to(device)
     answers = logits_of(model, asked)
-    again = torch.cat([logits_of(model, part) for part in torch.split(asked, _TOGETHER)])
+    again = torch.cat([logits_of(model, part) for part in torch.split(asked, _PART)])
     if bool((logit_spread(torch.stack([answers, again])) > _TOLERANCE).any()):
         return True
-    return bool(_agree(answers, labels, known).all())
+    return bool(_matching_rows(answers, labels, known).all())
 
 
-def _agree(answers: Tensor, labels: Tensor, known: list[Row]) -> Tensor:
+def _matching_rows(answers: Tensor, labels: Tensor, known: list[Row]) -> Tensor:
     """Say which answers ``(B, K)`` have the class and the margin of their rows, up to rounding."""
     slack = _TOLERANCE * answers.abs().amax(1)
     then = torch.tensor([row["margin"] for row in known], dtype=answers.dtype, device=answers.device)

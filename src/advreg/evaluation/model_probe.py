@@ -17,7 +17,7 @@ from advreg.objectives import cross_entropy, scale_free
 from advreg.results.ledger_rows import Row
 
 _SAMPLE = 64
-_ASKED = 5
+_REPEATS = 5
 _SPREAD = 1e-4  # of logits divided by their largest: what AutoAttack calls random
 _CUTS = (1, 3, 8)  # where a batch is cut into uneven parts: one example alone, two, five, the others
 ROUNDING = 0.01
@@ -44,7 +44,7 @@ class ModelProbe:
     backwards: int
 
 
-def probe(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
+def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
     """Ask the original model several times for the same inputs, once in uneven parts and once with a gradient.
 
     Args:
@@ -53,10 +53,10 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
         y: labels ``(B,)``.
     """
     x, y = x[:_SAMPLE], y[:_SAMPLE]
-    answers = torch.stack([logits_of(model, x) for _ in range(_ASKED - 1)])
+    answers = torch.stack([logits_of(model, x) for _ in range(_REPEATS - 1)])
     reject_classes(y, answers.shape[2])
     gradient = _gradient(model, x, y)
-    apart = _if_answered(model, x)
+    apart = _logits_in_parts_or_none(model, x)
     randomised = bool((logit_spread(answers) > _SPREAD).any())
     differs = apart is not None and bool((logit_spread(torch.stack([answers[0], apart])) > ROUNDING).any())
     dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
@@ -65,7 +65,7 @@ def probe(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
         batch_dependent=apart is None or (differs and not randomised),  # whose answers are random has no others
         zero_gradients=dead,
         few_classes=not scale_free(answers.shape[2]),
-        forwards=(_ASKED + (apart is not None)) * len(x),
+        forwards=(_REPEATS + (apart is not None)) * len(x),
         backwards=0 if gradient is None else len(x),
     )
 
@@ -81,15 +81,15 @@ def logit_spread(answers: Tensor) -> Tensor:
     return (answers.amax(0) - answers.amin(0)).amax(1) / size
 
 
-def in_parts(model: nn.Module, x: Tensor) -> Tensor:
+def logits_in_parts(model: nn.Module, x: Tensor) -> Tensor:
     """Return the answers ``(B, K)`` to a batch that is asked in uneven parts, one example alone first."""
     return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
 
 
-def _if_answered(model: nn.Module, x: Tensor) -> Tensor | None:
+def _logits_in_parts_or_none(model: nn.Module, x: Tensor) -> Tensor | None:
     """Return the answers to a batch in parts, None where some part gets no answer."""
     try:
-        return in_parts(model, x)
+        return logits_in_parts(model, x)
     except Exception:  # such as a BatchNorm without statistics, which needs more than one example
         return None
 
@@ -111,7 +111,7 @@ def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
     return sum(len(ids) for ids in blind.values()) / n if blind else None
 
 
-def gathered(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
+def flags_of(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
     """Return the flags as they stand in a result."""
     return {
         **more,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from advreg.evaluation.ledger_checks import free_checks
-from advreg.results.checks import provisional
+from advreg.results.checks import provisional_verdict
 from advreg.results.evaluation import AttackSummary, ClassSummary, Evaluation
 from advreg.results.ledger_rows import CLEAN, Row, broken_ids
 from advreg.statistics import clopper_pearson_interval
@@ -66,7 +66,7 @@ def summarize(
         flags=flags,
     )
     checks = tuple(free_checks(found.record(), rows))
-    return replace(found, checks=checks, verdict=provisional(checks))
+    return replace(found, checks=checks, verdict=provisional_verdict(checks))
 
 
 def _by_attack(rows: list[Row], stages: list[str], n: int, seconds: Mapping[str, float]) -> list[AttackSummary]:

@@ -21,10 +21,10 @@ GAIN = 0.002
 GAP = 0.06
 """Share beyond which the figure is wrong, not loose: recipes that mask gradients show more between PGD and AutoAttack."""
 
-DISAGREE = 0.005
+DISAGREEMENT = 0.005
 """Share of the points on which two answers that should agree may differ: of a copy and its original, or of one model twice."""
 
-DISAGREE_LIMIT = 0.05
+DISAGREEMENT_LIMIT = 0.05
 """Share beyond which verdicts depend on which answer was taken."""
 
 CAUSES = {
@@ -133,7 +133,7 @@ def grade_check(
     return Check(name, group, outcome, measured, ends, threshold, limit, says, cause, tuple(ids))
 
 
-def gain(
+def grade_gain(
     name: str,
     group: str,
     cause: str,
@@ -160,7 +160,7 @@ def gain(
         threshold: share beyond which the figure is suspect.
 
     Example:
-        >>> gain("black-box", "A", "masked gradients", "Square", broken=[4], tried=50, standing=90, total=100).verdict
+        >>> grade_gain("black-box", "A", "masked gradients", "Square", broken=[4], tried=50, standing=90, total=100).verdict
         'pass'
     """
     if not standing:
@@ -187,7 +187,7 @@ def verdict(checks: Iterable[Check]) -> Verdict:
     return "UNRELIABLE" if "fail" in outcomes else "SUSPECT" if "suspect" in outcomes else "TRUSTED"
 
 
-def provisional(checks: Iterable[Check]) -> Verdict | None:
+def provisional_verdict(checks: Iterable[Check]) -> Verdict | None:
     """Return the verdict of an evaluation's free checks: a doubt at once, trust only where there was something to compare.
 
     One attack alone may fail for any reason: without a second one along the gradient, one without gradients, and labels of
@@ -202,7 +202,7 @@ def provisional(checks: Iterable[Check]) -> Verdict | None:
 _SEVERITY: tuple[Outcome, ...] = ("skipped", "pass", "suspect", "fail")
 
 
-def worst_of(groups: Iterable[Sequence[Check]]) -> list[Check]:
+def worst_outcomes(groups: Iterable[Sequence[Check]]) -> list[Check]:
     """Return each check's worst outcome over several lists of the same checks, such as those at each eps of a curve."""
     found: dict[str, Check] = {}
     for check in (check for group in groups for check in group):

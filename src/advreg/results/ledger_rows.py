@@ -33,14 +33,14 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
     return {row["id"] for row in rows if row["broken"]}
 
 
-GOING_ON = 0.2
+CONTINUE_SHARE = 0.2
 """Share of the tried that must break for an attack meant for the nearest to go on to those behind them."""
 
 FEWEST = 4
 """Examples that such an attack begins with at least: what a single one withstands says nothing about those behind it."""
 
 
-def upcoming(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[int]) -> list[int]:
+def next_ids(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[int]) -> list[int]:
     """Return the ids that an attack is tried on next, none when it is done with a chunk.
 
     An attack for a share of the examples takes those nearest to the boundary: of highest margin on the original model at the
@@ -55,7 +55,7 @@ def upcoming(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[i
     mine = [row for row in past if row["attack"] == name]
     if share >= 1:
         return [] if mine else list(standing)
-    if mine and len(broken_ids(mine)) < GOING_ON * len(mine):
+    if mine and len(broken_ids(mine)) < CONTINUE_SHARE * len(mine):
         return []
     tried = {row["id"] for row in mine}
     margin = {i: -math.inf for i in standing if i not in tried}
@@ -71,7 +71,7 @@ def units(ids: Sequence[int]) -> list[list[int]]:
     return [list(ids[first : first + UNIT]) for first in range(0, len(ids), UNIT)]
 
 
-def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
+def complete_rows(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
     """Return the rows of the units of work that were written whole, in the order of a single process.
 
     A crash may cut a unit's rows short; that unit then runs again, and its rows are the same. Rows may come in any order and
@@ -84,14 +84,16 @@ def whole(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> l
     """
     found = {(row["attack"], row["id"]): row for row in rows}
     chunks = (range(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK))
-    return [row for ids in chunks for row in _whole(found, stages, ids)]
+    return [row for ids in chunks for row in _complete_chunk(found, stages, ids)]
 
 
-def _whole(found: Mapping[tuple[str, int], Row], stages: Sequence[tuple[str, float]], ids: Iterable[int]) -> list[Row]:
+def _complete_chunk(
+    found: Mapping[tuple[str, int], Row], stages: Sequence[tuple[str, float]], ids: Iterable[int]
+) -> list[Row]:
     done: list[Row] = []
     survivors = list(ids)
     for stage in stages:
-        while tried := upcoming(done, stage, survivors):
+        while tried := next_ids(done, stage, survivors):
             for unit in units(tried):
                 keys = [(stage[0], i) for i in unit]
                 if any(key not in found for key in keys):

@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 
 @contextmanager
-def refusing(action: str, path: Path) -> Iterator[None]:
+def explain_os_error(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusals inside the block into a one-line `RunError`."""
     try:
         yield
@@ -43,7 +43,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         RunError: the file cannot be written; what was there before is untouched.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with refusing("write", path):
+    with explain_os_error("write", path):
         try:
             with scratch.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
@@ -55,7 +55,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         _sync_folder(path.parent)
 
 
-def sweep(folder: Path, names: Iterable[str]) -> None:
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove what a killed writer of these files left behind; only for the one who holds their lock."""
     for name in names:
         for scratch in folder.glob(f".{name}.*.tmp"):
@@ -69,8 +69,8 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         RunError: the log cannot be written.
     """
     lines = "".join(json.dumps(dict(record), allow_nan=False) + "\n" for record in records)
-    with refusing("append to", path):
-        _cut_tail(path)
+    with explain_os_error("append to", path):
+        _truncate_partial_line(path)
         with path.open("ab") as log:
             log.write(lines.encode())
             log.flush()
@@ -85,7 +85,7 @@ def read_lines(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    with refusing("read", path):
+    with explain_os_error("read", path):
         content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
@@ -100,7 +100,7 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it.
     """
-    with refusing("lock", path):
+    with explain_os_error("lock", path):
         file = path.open("w")
     with file:
         if fcntl is not None:
@@ -121,7 +121,7 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     return record
 
 
-def _cut_tail(path: Path) -> None:
+def _truncate_partial_line(path: Path) -> None:
     if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb+") as log:

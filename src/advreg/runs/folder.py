@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advreg.errors import RunError, did_you_mean
-from advreg.runs.files import Record, append_lines, lock, read_lines, refusing, write_atomic
+from advreg.runs.files import Record, append_lines, explain_os_error, lock, read_lines, write_atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,7 @@ class RunFolder:
             RunError: there is something at `path` already, or it cannot be written.
         """
         path = Path(path).expanduser()
-        with refusing("create", path):
+        with explain_os_error("create", path):
             path.mkdir(parents=True, exist_ok=True)
             names = (entry.name for entry in path.iterdir())
             taken = next((name for name in names if not name.startswith(".") and name not in leftovers), None)
@@ -59,7 +59,7 @@ class RunFolder:
             RunError: it cannot be made.
         """
         path = Path(path).expanduser()
-        with refusing("create", path):
+        with explain_os_error("create", path):
             path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
@@ -86,7 +86,7 @@ class RunFolder:
     def write(self, name: str, content: bytes | str) -> Path:
         """Write one file atomically, making its subfolder when needed; return its path."""
         path = self.path / name
-        with refusing("create", path.parent):
+        with explain_os_error("create", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
         return path

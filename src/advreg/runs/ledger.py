@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import RunError
-from advreg.runs.files import Record, append_lines, read_lines, refusing, write_atomic
+from advreg.runs.files import Record, append_lines, explain_os_error, read_lines, write_atomic
 
 _SCHEMA = "advreg/ledger@1"
 
@@ -44,9 +44,9 @@ class Ledger:
         header = {"schema": _SCHEMA, **identity}
         found = read_lines(ledger.path)
         if found:
-            _compare(ledger.path, found[0], header)
+            _require_same_identity(ledger.path, found[0], header)
         else:
-            with refusing("create", ledger.path.parent):
+            with explain_os_error("create", ledger.path.parent):
                 ledger.path.parent.mkdir(parents=True, exist_ok=True)
             append_lines(ledger.path, [header])
         return ledger
@@ -65,7 +65,7 @@ class Ledger:
         append_lines(self.path, rows)
 
 
-def _compare(path: Path, found: Record, expected: Mapping[str, str | int]) -> None:
+def _require_same_identity(path: Path, found: Record, expected: Mapping[str, str | int]) -> None:
     for key, value in expected.items():
         if found.get(key) != value:
             raise RunError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advreg.errors import RunError
 from advreg.runs import RunFolder
-from advreg.runs.files import sweep
+from advreg.runs.files import remove_leftovers
 from advreg.trainer.checkpoint import NAME, read_checkpoint, write_checkpoint
 from advreg.training import per_example_state
 from advreg.training.setup import TrainState
@@ -67,7 +67,7 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
         RunError: the checkpoint is damaged, or the network has changed since.
     """
     if session.ranks.is_main:
-        sweep(run.path, (NAME, BEST, LAST))
+        remove_leftovers(run.path, (NAME, BEST, LAST))
     if not (run / NAME).exists():
         return TrainingProgress()
     with read_checkpoint(run) as state:

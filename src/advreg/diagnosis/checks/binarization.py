@@ -54,7 +54,7 @@ def binarisation(subject: DiagnosisContext) -> Check:
     head = last_linear(subject.model, subject.x[:2])
     if head is None:
         return skip_check("binarisation", "E", "the network does not end in a linear layer that could be replaced")
-    if not carries_two(subject.model, head, subject.x[:2]):
+    if not accepts_two_logits(subject.model, head, subject.x[:2]):
         return skip_check("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
     found = _outcomes(subject, head)
     told = [by_attack for by_attack, by_chance in found if not by_chance]
@@ -77,7 +77,7 @@ def _outcomes(subject: DiagnosisContext, head: nn.Linear) -> list[tuple[bool, bo
     found: list[tuple[bool, bool]] = []
     budget = subject.budget.binarised
     for k, row in enumerate(subject.probes(), 1):
-        if (outcome := _tried(subject, head, int(row))) is not None:
+        if (outcome := _try_planted(subject, head, int(row))) is not None:
             found.append(outcome)
         told = [by_attack for by_attack, by_chance in found if not by_chance]
         enough = len(told) >= max(_LEAST, _RARELY * len(found)) or k >= budget
@@ -118,34 +118,34 @@ def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
     return weighted[-1] if weighted and isinstance(weighted[-1], nn.Linear) else None
 
 
-def carries_two(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
+def accepts_two_logits(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
     """Say whether a network answers with two finite numbers where this layer gives two."""
     try:
-        with read_out(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
+        with replace_output(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
             z = query_model(model, x)
     except Exception as cause:  # it may pick, group or reshape its own classes
         return not describe_or_reraise(cause)
     return z.shape == (len(x), 2) and bool(torch.isfinite(z).all())
 
 
-def _tried(subject: DiagnosisContext, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
+def _try_planted(subject: DiagnosisContext, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
     """Return whether the attack and whether random search found the example planted beside one input; None if none fits."""
     x, ids = subject.x[row : row + 1], subject.ids[row : row + 1]
-    planted = _planted(subject, head, x, ids)
+    planted = _plant(subject, head, x, ids)
     if planted is None:
         return None
     y = torch.zeros(1, dtype=torch.int64, device=x.device)
     draws = draw_points(subject.threat, x, ids, _DRAWS, subject.seed + 1)
-    with read_out(head, planted):
+    with replace_output(head, planted):
         options = filter_kwargs(subject.attack, seed=subject.seed, ids=ids)
         found = subject.attack(subject.model, x, y, subject.threat, **options)
         blind = logits_of(subject.model, draws).argmax(1).any()
     return bool(found.broken), bool(blind)
 
 
-def _planted(subject: DiagnosisContext, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
+def _plant(subject: DiagnosisContext, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
     inside, outside = _points(subject.threat, x, ids, subject.budget.inner, subject.seed)
-    with features_of(head) as seen:
+    with record_features(head) as seen:
         for part in torch.split(torch.cat([x, inside, outside]), 256):
             logits_of(subject.model, part)
     return fit_readout(torch.cat(seen), float(margins(subject.model, x, logits_of(subject.model, x).argmax(1)).abs()))
@@ -186,7 +186,7 @@ def fit_readout(features: Tensor, scale: float) -> ReadOut | None:
 
 
 @contextmanager
-def features_of(head: nn.Linear) -> Iterator[list[Tensor]]:
+def record_features(head: nn.Linear) -> Iterator[list[Tensor]]:
     """Collect what a layer is given, as long as the block lasts."""
     seen: list[Tensor] = []
 
@@ -201,7 +201,7 @@ def features_of(head: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def read_out(head: nn.Linear, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def replace_output(head: nn.Linear, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Let a read-out, or another function of the features, answer in place of a layer, as long as the block lasts."""
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:

@@ -16,17 +16,17 @@ from advreg.diagnosis.challenge import challenge_figure
 from advreg.diagnosis.context import DiagnosisContext, needs_certainty, needs_gradient
 from advreg.diagnosis.gradient_checks import describe_or_reraise, gradient_spread
 from advreg.evaluation import learning
-from advreg.evaluation.model_probe import ROUNDING, in_parts
+from advreg.evaluation.model_probe import ROUNDING, logits_in_parts
 from advreg.objectives import dlr, margin
 from advreg.results.checks import Check, flag_check, grade_check, skip_check
 
-_ASKED = 64
+_EXAMPLES = 64
 _FEW = 50
 
-INDISPENSABLE = ("gradient-path", "steps", "margin-loss", "black-box")
+REQUIRED = ("gradient-path", "steps", "margin-loss", "black-box")
 """What no figure is trusted without: a gradient, twice the steps, another loss along it, and an attack that needs none."""
 
-UNANSWERED = "unanswered question"
+INCONCLUSIVE = "unanswered question"
 """The cause of a check that raised."""
 
 
@@ -56,23 +56,23 @@ def attacked(failed: str, checks: Iterable[Check], subject: DiagnosisContext) ->
     """
     if failed:
         says = f"{subject.claim} attacked nothing, so all that is right counts as robust: {failed}"
-        return flag_check("attacked", "B", UNANSWERED, says, raised=True)
-    known = {check.name for check in checks if check.verdict != "skipped" and check.cause != UNANSWERED}
-    missing = [name for name in INDISPENSABLE if name not in known] if len(subject.survivors.sample) else []
+        return flag_check("attacked", "B", INCONCLUSIVE, says, raised=True)
+    known = {check.name for check in checks if check.verdict != "skipped" and check.cause != INCONCLUSIVE}
+    missing = [name for name in REQUIRED if name not in known] if len(subject.survivors.sample) else []
     says = f"no answer to {', '.join(missing)}" if missing else "nothing that trust needs was left out"
-    return flag_check("attacked", "B", UNANSWERED, says, raised=bool(missing), hard=False)
+    return flag_check("attacked", "B", INCONCLUSIVE, says, raised=bool(missing), hard=False)
 
 
 def batch(subject: DiagnosisContext) -> Check:
     """Ask whether an example's answer depends on the others of its batch: then an attack on one is an attack on another."""
     if absent := needs_certainty(subject, "batch", "B"):
         return absent
-    x, cause = subject.x[:_ASKED], "answers of the batch"
+    x, cause = subject.x[:_EXAMPLES], "answers of the batch"
     if len(x) < 2:
         return skip_check("batch", "B", "one example has no others in its batch")
     together = logits_of(subject.model, x)
     try:
-        apart = in_parts(subject.model, x)
+        apart = logits_in_parts(subject.model, x)
     except Exception as error:  # it answers them together: the batch is what it lacks
         return flag_check(
             "batch",

@@ -16,7 +16,7 @@ from advreg.diagnosis.context import PGD_40, DiagnosisContext, gradients, margin
 from advreg.diagnosis.pgd_trace import late_gain
 from advreg.models import freeze
 from advreg.objectives import cross_entropy
-from advreg.results.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
+from advreg.results.checks import DISAGREEMENT, DISAGREEMENT_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval
 
 _RADIUS = 4 / 255  # of the width of the box
@@ -39,7 +39,7 @@ def zero_gradients(subject: DiagnosisContext) -> Check:
     if absent := needs_gradient(subject, "zero-gradients", "D"):
         return absent
     rows = subject.standing[:CHEAP]
-    count = zero_among(subject, rows) if len(rows) else 0
+    count = count_zero_gradients(subject, rows) if len(rows) else 0
     share, ends = count / max(len(rows), 1), clopper_pearson_interval(count, len(rows)) if len(rows) else None
     flat = flat_operations(subject.model, subject.x[:2]) if count else []
     cause = "shattered gradients" if flat else "saturated"
@@ -48,7 +48,7 @@ def zero_gradients(subject: DiagnosisContext) -> Check:
     return grade_check("zero-gradients", "D", cause, says, measured=share, threshold=0.0, limit=0.05, ends=ends)
 
 
-def zero_among(subject: DiagnosisContext, rows: Tensor) -> int:
+def count_zero_gradients(subject: DiagnosisContext, rows: Tensor) -> int:
     """Return how many of these examples have a gradient of exactly zero."""
     found = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1)
     return int((found == 0).all(1).sum())
@@ -123,5 +123,5 @@ def copies(subject: DiagnosisContext) -> Check:
     says = f"the copy that attacks work on ({fast.choice}) and the original disagree on {differ} of {n} points"
     share, ends = differ / n, clopper_pearson_interval(differ, n)
     return grade_check(
-        "copies", "D", "fast copy", says, measured=share, threshold=DISAGREE, limit=DISAGREE_LIMIT, ends=ends
+        "copies", "D", "fast copy", says, measured=share, threshold=DISAGREEMENT, limit=DISAGREEMENT_LIMIT, ends=ends
     )

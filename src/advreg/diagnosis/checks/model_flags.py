@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
-from advreg.diagnosis.context import DiagnosisContext, gradients, needs_gradient, right_of
+from advreg.diagnosis.context import DiagnosisContext, correct_rows, gradients, needs_gradient
 from advreg.diagnosis.gradient_checks import gradient_spread
-from advreg.evaluation.ledger_checks import averages_answers
+from advreg.evaluation.ledger_checks import averages_outputs
 from advreg.objectives import are_probabilities, margin, scale_free
-from advreg.results.checks import DISAGREE, DISAGREE_LIMIT, Check, flag_check, grade_check, skip_check
+from advreg.results.checks import DISAGREEMENT, DISAGREEMENT_LIMIT, Check, flag_check, grade_check, skip_check
 from advreg.statistics import clopper_pearson_interval
 
 _REPEATS = 8
@@ -57,7 +57,7 @@ def gradient_randomness(subject: DiagnosisContext) -> Check:
     """Ask whether repeated gradients at the same input point elsewhere: ``1 - cosine``, on average."""
     if absent := needs_gradient(subject, "gradient-randomness", "C"):
         return absent
-    measured = max(0.0, 1 - agreement(subject))
+    measured = max(0.0, 1 - gradient_agreement(subject))
     says = f"two gradients at the same input have a cosine of {1 - measured:.3g}"
     return grade_check("gradient-randomness", "C", "random", says, measured=measured, threshold=1e-3)
 
@@ -70,22 +70,22 @@ def verdict_randomness(subject: DiagnosisContext) -> Check:
     name, rows = "verdict-randomness", subject.probes()
     if not subject.is_random:
         return skip_check(name, "C", "the model gives the same answer twice")
-    if averages_answers(subject.claim):
+    if averages_outputs(subject.claim):
         return skip_check(name, "C", "the protocol averages over answers: no single one decides the figure")
     if not len(rows):
         return skip_check(name, "C", "no example is right: there is none to look at")
     points = subject.x[rows] if subject.no_gradient else subject.trace.result.x_adv
-    changing, n = unsettled(subject.model, points, subject.y[rows]), len(rows)
+    changing, n = count_unsettled(subject.model, points, subject.y[rows]), len(rows)
     says = (
         f"on {changing} of {n} examples {_REPEATS} answers to the same point disagree about whether the model is right"
     )
     return grade_check(
-        name, "C", "random", says, measured=changing / n, threshold=DISAGREE, limit=DISAGREE_LIMIT,
+        name, "C", "random", says, measured=changing / n, threshold=DISAGREEMENT, limit=DISAGREEMENT_LIMIT,
         ends=clopper_pearson_interval(changing, n),
     )  # fmt: skip
 
 
-def unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
+def count_unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
     """Return on how many inputs repeated answers are not all right or all wrong.
 
     Args:
@@ -93,11 +93,11 @@ def unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
         x: inputs ``(B, ...)``.
         y: labels ``(B,)``.
     """
-    verdicts = torch.stack([right_of(model, x, y) for _ in range(_REPEATS)])
+    verdicts = torch.stack([correct_rows(model, x, y) for _ in range(_REPEATS)])
     return int((verdicts.any(0) & ~verdicts.all(0)).sum())
 
 
-def agreement(subject: DiagnosisContext) -> float:
+def gradient_agreement(subject: DiagnosisContext) -> float:
     """Return the mean cosine of two gradients of the margin at the same inputs; 1 where both vanish."""
     rows = subject.probes()
     pair = (gradients(subject.model, subject.x[rows], subject.y[rows], margin).flatten(1) for _ in range(2))
@@ -114,7 +114,7 @@ def test_time_optimisation(subject: DiagnosisContext) -> Check:
             subject.model, subject.x[:4]
         )  # a compiled model takes gradients when it is first called, and never again
     before = _state(subject.model)
-    with _counted() as calls, torch.enable_grad():
+    with _count_autograd_calls() as calls, torch.enable_grad():
         query_model(subject.model, subject.x[:4])
     changed = [name for name, value in _state(subject.model).items() if not torch.equal(value, before[name])]
     words = [f"{len(calls)} backward passes inside a forward"] if calls else []
@@ -129,7 +129,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _counted() -> Iterator[list[str]]:
+def _count_autograd_calls() -> Iterator[list[str]]:
     """Count the calls of autograd inside the block."""
     calls: list[str] = []
     kept = {name: getattr(torch.autograd, name) for name in ("grad", "backward")}

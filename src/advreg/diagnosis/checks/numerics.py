@@ -23,7 +23,7 @@ _DIRECTIONS = 16
 _SURE = 0.01
 
 
-def scaled(objective: Objective, factor: float) -> Objective:
+def with_scaled_logits(objective: Objective, factor: float) -> Objective:
     """Return an objective of logits that are multiplied first."""
 
     def of_scaled(logits: Tensor, y: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def loss_scale(subject: DiagnosisContext) -> Check:
     if absent := needs_gradient(subject, "loss-scale", "F"):
         return absent
     factor = natural_scale(subject)
-    attack = partial(attacks.pgd, steps=40, objective=scaled(cross_entropy, factor))
+    attack = partial(attacks.pgd, steps=40, objective=with_scaled_logits(cross_entropy, factor))
     by = f"PGD-40 on logits times {factor:.2g}"
     found = challenge_figure(subject, attack, "loss-scale", "F", by, cause="saturated")
     return found if found.verdict == "fail" else replace(found, cause="weak attack")  # any other loss breaks a few more
@@ -56,7 +56,7 @@ def scale_free(subject: DiagnosisContext) -> Check:
         return absent
     rows = subject.probes()
     lost = [
-        run_on(subject, partial(attacks.pgd, steps=20, objective=scaled(dlr, factor)), rows)
+        run_on(subject, partial(attacks.pgd, steps=20, objective=with_scaled_logits(dlr, factor)), rows)
         for factor in (1.0, 0.01, 100.0)
     ]
     moved = max(abs(int(a.sum()) - int(lost[0].sum())) / len(rows) for a in lost[1:])
@@ -83,7 +83,7 @@ def float64(subject: DiagnosisContext) -> Check:
     if absent := needs_gradient(subject, "float64", "F") or needs_certainty(subject, "float64", "F"):
         return absent
     rows = subject.probes()
-    double = _double(subject.model, subject.x[rows])
+    double = _in_float64(subject.model, subject.x[rows])
     if isinstance(double, str):
         return skip_check("float64", "F", f"the model does not run in float64: {double}")
     x, y = subject.x[rows], subject.y[rows]
@@ -96,7 +96,7 @@ def float64(subject: DiagnosisContext) -> Check:
     return grade_check("float64", "F", "saturated", says, measured=measured, threshold=0.01, limit=0.2)
 
 
-def _double(model: nn.Module, x: Tensor) -> nn.Module | str:
+def _in_float64(model: nn.Module, x: Tensor) -> nn.Module | str:
     try:
         twin = copy_model(model).double()
         with torch.no_grad():
@@ -111,7 +111,7 @@ def slope(subject: DiagnosisContext) -> Check:
     if absent := needs_gradient(subject, "slope", "F") or needs_certainty(subject, "slope", "F"):
         return absent
     rows = subject.probes()[:16]
-    double = _double(subject.model, subject.x[rows])
+    double = _in_float64(subject.model, subject.x[rows])
     exact = not isinstance(double, str)
     model = double if isinstance(double, nn.Module) else subject.model
     x = subject.x[rows].double() if exact else subject.x[rows]

@@ -14,7 +14,7 @@ from advreg import attacks
 from advreg.diagnosis.challenge import challenge_figure
 from advreg.diagnosis.context import DiagnosisContext, full_box, needs_gradient, run_on
 from advreg.diagnosis.surrogate import surrogate_of
-from advreg.results.checks import Check, gain, grade_check, skip_check
+from advreg.results.checks import Check, grade_check, grade_gain, skip_check
 from advreg.statistics import clopper_pearson_interval, mcnemar
 from advreg.threat import ThreatModel
 
@@ -83,13 +83,13 @@ def eps_curve(subject: DiagnosisContext) -> Check:
     """Ask whether accuracy falls as eps grows, each radius attacked afresh: a rise shows a larger ball searched worse."""
     if absent := needs_gradient(subject, "eps-curve", "A"):
         return absent
-    measured, p = max(rises(list(subject.by_eps.values())), default=(0.0, 1.0))
+    measured, p = max(accuracy_rises(list(subject.by_eps.values())), default=(0.0, 1.0))
     says = f"from one radius to a larger one accuracy rises by {measured:.1%} at most (p = {p:.2g})"
     sure = measured if p < _SURE else 0.0
     return grade_check("eps-curve", "A", "masked gradients", says, measured=sure, threshold=0.005, limit=0.1)
 
 
-def rises(stands: list[Tensor]) -> list[tuple[float, float]]:
+def accuracy_rises(stands: list[Tensor]) -> list[tuple[float, float]]:
     """Return by how much accuracy rises from each radius to each larger one, and how likely chance does as much."""
     found = []
     for k, near in enumerate(stands):
@@ -105,7 +105,7 @@ def gap(checks: Iterable[Check], subject: DiagnosisContext) -> Check:
     ids = sorted({i for check in checks for i in check.ids})
     standing, kept = len(subject.standing), len(subject.survivors.behind)
     by = "everything that was tried, together,"
-    return gain(
+    return grade_gain(
         "gap", "G", "weak attack", by, broken=ids, tried=standing - kept, standing=standing, total=subject.n,
         threshold=0.005,
     )  # fmt: skip

@@ -25,7 +25,7 @@ _SURE = 0.01
 _DROP = 0.2  # of robust accuracy from one epoch to the next
 
 
-def along_step(subject: DiagnosisContext, rows: Tensor) -> Tensor:
+def correct_along_step(subject: DiagnosisContext, rows: Tensor) -> Tensor:
     """Return which examples are right at a quarter, half, three quarters and all of one step, ``(4, R)``."""
     x, y, threat = subject.x[rows], subject.y[rows], subject.threat
     direction = threat.steepest(gradients(subject.model, x, y, cross_entropy), x)
@@ -42,7 +42,7 @@ def collapse(subject: DiagnosisContext) -> Check:
     if absent := needs_gradient(subject, "collapse", "G") or needs_certainty(subject, "collapse", "G"):
         return absent
     rows = torch.arange(min(subject.n, CHEAP), device=subject.x.device)
-    stands = along_step(subject, rows)
+    stands = correct_along_step(subject, rows)
     bent = stands[-1] & ~(subject.right[rows] & stands[:-1].all(0))
     count, n = int(bent.sum()), len(rows)
     says = f"{count} of {n} examples are right after one whole step and wrong after a part of it, or after none"
@@ -57,7 +57,7 @@ def label_leaking(subject: DiagnosisContext) -> Check:
     if absent := needs_gradient(subject, "label-leaking", "G") or needs_certainty(subject, "label-leaking", "G"):
         return absent
     rows = torch.arange(min(subject.n, CHEAP))
-    attacked, right = along_step(subject, rows)[-1], subject.right[rows]
+    attacked, right = correct_along_step(subject, rows)[-1], subject.right[rows]
     helped, hurt = int((attacked & ~right).sum()), int((right & ~attacked).sum())
     excess = max(helped - hurt, 0) / len(rows)
     sure = mcnemar(helped, hurt, "greater") < _SURE

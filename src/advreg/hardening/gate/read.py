@@ -13,7 +13,7 @@ from typing import Any
 from advreg.errors import RunError
 from advreg.results.reading import LEDGER, read_ledger
 from advreg.runs import RunFolder
-from advreg.runs.files import refusing
+from advreg.runs.files import explain_os_error
 
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -181,7 +181,7 @@ def weights_sha256(file: Path) -> str:
         RunError: the file cannot be read.
     """
     digest = hashlib.sha256()
-    with refusing("read", file):
+    with explain_os_error("read", file):
         content = file.read_bytes()
     try:
         (size,) = struct.unpack("<Q", content[:8])

@@ -16,7 +16,7 @@ from advreg.language.training.collapse_monitor import CollapseProbe
 from advreg.language.training.folder import ADAPTER, METRICS, WHOLE, save_weights
 from advreg.language.training.setup import LanguageTrainState
 from advreg.runs import RunFolder
-from advreg.runs.files import sweep
+from advreg.runs.files import remove_leftovers
 from advreg.trainer.checkpoint import NAME, append_missing, read_checkpoint, write_checkpoint
 
 
@@ -55,7 +55,7 @@ def restore(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProg
     Raises:
         RunError: the checkpoint is damaged.
     """
-    sweep(run.path, (NAME, ADAPTER, WHOLE))
+    remove_leftovers(run.path, (NAME, ADAPTER, WHOLE))
     if not (run / NAME).exists():
         return None
     progress = load(run, session)

@@ -46,7 +46,8 @@ class Scoreboard(BaseScoreboard):
 
     def __init__(self, spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, owner: Tensor | None = None) -> None:
         super().__init__(x, y)
-        self.spec, self.threat, self.owner = spec, threat, owner
+        self.spec, self.threat = spec, threat
+        self.owner = owner
         self.x_adv = x.clone()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.queries = (0, 0)

@@ -309,7 +309,8 @@ def search(
     with torch.inference_mode(False), torch.no_grad():  # in any mode of the caller, only queries build graphs
         x, y = read_batch(x, y, threat)
         reject_device(spec.model, x)
-        x, y, ids = widen(x.detach().clone()), y.detach().clone(), read_ids(ids, x)
+        ids, y = read_ids(ids, x), y.detach().clone()
+        x = widen(x.detach().clone())
         for rows in torch.split(torch.arange(len(x), device=x.device), batch_size):
             part = x[rows], y[rows], threat.select(rows), ids[rows]
             parts.append(_search_chunk(spec, part, attempt, aim, restarts=restarts, early_stop=early_stop, fill=fill))

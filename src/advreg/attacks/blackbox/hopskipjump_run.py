@@ -72,7 +72,9 @@ class HopSkipJumpRun:
     """
 
     def __init__(self, board: Scoreboard, ids: Tensor, seed: int, queries: int, early_stop: bool) -> None:
-        self.board, self.ids, self.seed, self.queries, self.early_stop = board, ids, seed, queries, early_stop
+        self.board, self.ids = board, ids
+        self.seed, self.queries = seed, queries
+        self.early_stop = early_stop
         self.x, self.threat = board.x, board.threat
         self.at, self.closest = board.x.clone(), board.x.clone()
         self.distance = torch.full((len(board.x),), torch.inf, dtype=torch.float64, device=board.x.device)
@@ -108,7 +110,8 @@ class HopSkipJumpRun:
             step, count = step + 1, int(samples * (step + 1) ** 0.5)
         rows = (~self.board.broken).nonzero()[:, 0]
         if len(rows):
-            x, closest, threat = self.x[rows], self.closest[rows], self.threat.select(rows)
+            x, closest = self.x[rows], self.closest[rows]
+            threat = self.threat.select(rows)
             inside = broadcast_per_example(threat.contains(closest, x), x)
             self.board.submit(rows, torch.where(inside, closest, threat.project(closest, x)))
         return self.board.result()
@@ -174,7 +177,9 @@ class HopSkipJumpRun:
     def _estimate_normal(self, rows: Tensor, step: int, count: int) -> Tensor:
         """Estimate the normal of the boundary at each row from ``count`` labels around it, as a direction of unit
         norm."""
-        at, (low, high), width = self.at[rows], self.threat.box, self.threat.width
+        at = self.at[rows]
+        low, high = self.threat.box
+        width = self.threat.width
         apart = self.threat.select(rows).distance(at, self.x[rows]).to(at.dtype)
         probe = torch.full_like(apart, 0.1 * width) if step == 1 else apart / at[0].numel()
         probe = broadcast_per_example(probe.clamp_min(1e-12 * width), at)

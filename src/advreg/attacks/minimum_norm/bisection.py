@@ -159,7 +159,8 @@ def _with_points(
     """Return the result with these points where they are nearer; points within eps become broken."""
     distance = ball.select(rows).distance(point, x[rows])
     nearer = distance < found.min_distance[rows]
-    rows, point, loss, distance = rows[nearer], point[nearer], loss[nearer], distance[nearer]
+    rows, point = rows[nearer], point[nearer]
+    loss, distance = loss[nearer], distance[nearer]
     names = ("x_adv", "broken", "distance", "loss", "closest_adv", "min_distance")
     merged = {name: getattr(found, name).clone() for name in names}
     merged["closest_adv"][rows] = point

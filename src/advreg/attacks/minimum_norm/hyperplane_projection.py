@@ -62,7 +62,8 @@ def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
     would be exact for a linear function only: with many values at the box, it is much longer than the gradient is valid
     for. In l1 the values that can move share the step, the largest ``|grad|`` first.
     """
-    (low, high), flat, grad = state.ball.box, point.flatten(1), state.grad.flatten(1)
+    low, high = state.ball.box
+    flat, grad = point.flatten(1), state.grad.flatten(1)
     value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
     uphill = -grad * value.sign()[:, None]
     if state.ball.norm == "l1":

@@ -96,7 +96,8 @@ def distance_in_box(state: MinimumNormState, value: Tensor, grad: Tensor) -> Ten
         value: value of the function at the iterates ``(B,)``.
         grad: its gradient ``(B, ...)``.
     """
-    (low, high), point, w = state.ball.box, state.adv.flatten(1), grad.flatten(1)
+    low, high = state.ball.box
+    point, w = state.adv.flatten(1), grad.flatten(1)
     norm: Norm = state.ball.norm  # type: ignore[assignment]  # fab rejects l0
     offset = onto_plane(norm, w, value, low - point, high - point)
     missed = (value + (w * offset).sum(1)).abs() > 1e-3 * value.abs()

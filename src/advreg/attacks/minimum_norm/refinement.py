@@ -88,7 +88,8 @@ def refine_by_radius(
 def _merge(found: MinimalResult, tried: AttackResult, rows: Tensor, distance: Tensor) -> MinimalResult:
     """Return the result with the broken points of an attack on these rows where they are nearer; costs are added."""
     nearer = tried.broken & (distance < found.min_distance[rows])
-    closest_adv, min_distance, cost = found.closest_adv.clone(), found.min_distance.clone(), found.cost.clone()
+    closest_adv, min_distance = found.closest_adv.clone(), found.min_distance.clone()
+    cost = found.cost.clone()
     closest_adv[rows[nearer]] = tried.x_adv[nearer]
     min_distance[rows[nearer]] = distance[nearer]
     cost[rows] += tried.cost

@@ -32,7 +32,8 @@ class MinimalResult(AttackResult):
         return torch.isfinite(self.min_distance)
 
     def __repr__(self) -> str:
-        n, broken, found = len(self.min_distance), int(self.broken.sum()), int(self.found.sum())
+        n, broken = len(self.min_distance), int(self.broken.sum())
+        found = int(self.found.sum())
         median = float(self.min_distance.quantile(0.5, interpolation="nearest"))
         cost = f"forwards={self.forwards}, backwards={self.backwards}"
         return f"MinimalResult(n={n}, broken={broken}, found={found}, median={median:.6g}, {cost})"

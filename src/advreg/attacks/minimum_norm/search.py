@@ -5,7 +5,7 @@ step.
     classes, chunks)
     run_attempt           query -> observe -> rule -> query -> ... -> observe -> verification        (one attempt)
 
-The goal of an example is a distance: eps in an evaluation, 0 if the distance itself is wanted. Rows with a confirmed point
+The goal of an example is a distance: eps in an evaluation, 0 if the distance itself is measured. Rows with a confirmed point
 within their goal leave. Rows are independent of each other, so they may leave without a change to the results of the
 others.
 """
@@ -106,7 +106,8 @@ class MinimumNormScoreboard(BaseScoreboard):
 
     def submit(self, rows: Tensor, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Verify points of these rows, record the nearer ones, and return which are misclassified and the logits."""
-        x, y, ball = self.x[rows], self.y[rows], self.ball.select(rows)
+        x, y = self.x[rows], self.y[rows]
+        ball = self.ball.select(rows)
         fools, logits = verify_with_logits(self.plan.model, x, adv, y, whole_box(ball.box), self.plan.targeted)
         self.cost[rows, 0] += 1
         distance = ball.distance(adv, x)
@@ -232,7 +233,7 @@ def search_minimum_norm(
         plan: the attack.
         x: clean inputs ``(B, ...)`` in the box of ``ball``.
         y: labels ``(B,)`` or probabilities ``(B, K)``; the target classes if targeted.
-        ball: norm, box, and the eps within which a success counts; 0 if only the distance is wanted.
+        ball: norm, box, and the eps within which a success counts; 0 to measure the distance only.
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         batch_size: number of examples attacked at a time.
 
@@ -278,7 +279,8 @@ def _search_chunk(board: MinimumNormScoreboard, y: Tensor, ids: Tensor) -> Minim
 def _fall_back(board: MinimumNormScoreboard, ids: Tensor, clean: Tensor, goal: Tensor, linearise: Linearise) -> None:
     """Search from a random point of the box where no point is known, return along the line to ``x``, then attack
     again."""
-    plan, x, ball = board.plan, board.x, board.ball
+    plan, x = board.plan, board.x
+    ball = board.ball
     rows = (~torch.isfinite(board.min_distance)).nonzero()[:, 0]
     if not len(rows):
         return

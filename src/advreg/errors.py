@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 
 class AdvregError(Exception):
-    """Base of every error that advreg raises deliberately; the command line prints it as one line and exits with status
-    2."""
+    """Base of every error that advreg raises deliberately; the command line prints one line and exits with 2."""
 
 
 class ThreatError(AdvregError, ValueError):

@@ -75,8 +75,7 @@ def uniform(
 def normal(
     ids: Tensor, shape: tuple[int, ...], seed: int, stream: Stream = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return standard normal numbers by inversion of the distribution function, one block of ``shape`` for each
-    example.
+    """Return standard normal numbers by inversion, one block of ``shape`` for each example.
 
     Args:
         ids: example ids, integers ``(B,)``; equal ids draw equal numbers.

@@ -18,8 +18,7 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def labels_of(y: Tensor) -> Tensor:
-    """Return the labels ``(B,)`` of labels, of probabilities ``(B, K)``, or of labels with other classes ``(B, 1 +
-    R)``."""
+    """Return the labels ``(B,)`` of labels, of probabilities ``(B, K)``, or of labels with other classes."""
     if y.ndim == 1:
         return y
     return y.argmax(1) if y.is_floating_point() else y[:, 0]
@@ -44,8 +43,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return ``max_{i != y} p_i - p_y`` of the softmax, which is bounded, unlike the margin of logits (PMA, CVPR
-    2025)."""
+    """Return ``max_{i != y} p_i - p_y`` of the softmax, bounded unlike the margin of logits (PMA, CVPR 2025)."""
     return margin(logits.softmax(1), y)
 
 
@@ -82,8 +80,7 @@ def rival_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the targeted ratio ``(max_t z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)``, ``t`` over the other classes in
-    ``y``.
+    """Return the targeted ratio ``(max_t z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)``, ``t`` the other classes in ``y``.
 
     With fewer than 4 classes there is no fourth logit, and it is `rival_margin`, ``max_t z_t - z_y``.
 

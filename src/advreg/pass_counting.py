@@ -1,5 +1,4 @@
-"""Counts of forwards and backwards through a model: the cost of an attack or of training, independent of the
-machine."""
+"""Counts of forwards and backwards through a model: a cost that does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -61,8 +60,7 @@ def count_passes(*modules: nn.Module) -> Iterator[Passes]:
 
 
 def _listen(module: nn.Module, hook: Hook) -> RemovableHandle:
-    """Call the hook after each forward of a module; a TorchScript module takes no hook, so a global hook filters its
-    calls."""
+    """Call the hook after each forward of a module; for TorchScript a global hook filters the calls."""
     if not isinstance(module, torch.jit.ScriptModule):
         return module.register_forward_hook(hook)
 

@@ -104,8 +104,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory in bytes: of tensors on an accelerator, of the whole process on the CPU; None if
-    unknown."""
+    """Return the peak memory in bytes, of tensors on an accelerator or of the process on the CPU; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

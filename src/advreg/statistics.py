@@ -144,8 +144,7 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
 
 
 def _score(first: Counts, second: Counts, n: int, margin: float) -> Floats:
-    """Return the score statistic of ``accuracy(second) = accuracy(first) - margin``; large if the second does
-    better."""
+    """Return the score statistic of ``accuracy(second) = accuracy(first) - margin``; it rises with the second."""
     b, c = np.asarray(first, float), np.asarray(second, float)
     middle = b + c - margin * (2 * n - b + c)
     q = (middle + np.sqrt(middle**2 + 8 * n * c * margin * (1 - margin))) / (
@@ -156,8 +155,7 @@ def _score(first: Counts, second: Counts, n: int, margin: float) -> Floats:
 
 
 def _critical_counts(seen: float, n: int, margin: float) -> Counts:
-    """Return for every count 0..n of the first the least count of the second whose score, which rises in it, reaches
-    ``seen``."""
+    """Return for each count 0..n of the first the least count of the second whose score reaches ``seen``."""
     first = np.arange(n + 1)
     low, high = np.zeros(n + 1, dtype=np.int64), n - first + 1  # n - first + 1: no count reaches it
     while bool(np.any(low < high)):

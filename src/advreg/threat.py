@@ -61,8 +61,7 @@ def _box_of(box: object) -> tuple[float, float]:
 
 
 def _shortest(number: float) -> str:
-    """Return the shortest text that `ThreatModel.parse` reads as the same number: a decimal, or a fraction as in
-    8/255."""
+    """Return the shortest decimal or fraction, as in 8/255, that `ThreatModel.parse` reads as the same number."""
     decimal, fraction = f"{number:.6g}", Fraction(number).limit_denominator(1000)
     if float(decimal) == number:
         return decimal
@@ -70,8 +69,7 @@ def _shortest(number: float) -> str:
 
 
 class ByValue:
-    """Base of frozen dataclasses with ``eps`` and ``box``: validated input forms, and comparison by value with
-    tensors."""
+    """Base of frozen dataclasses with ``eps`` and ``box``: validated input forms, comparison by value."""
 
     def _normalise(self) -> None:
         """Convert eps to a number or a tensor ``(B,)``, and the box to two numbers."""

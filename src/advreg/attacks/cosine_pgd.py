@@ -33,8 +33,7 @@ FILL = 64
 
 
 def cosine_step(steps: int) -> Rule:
-    """Return the rule that steps ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at iteration
-    ``k``."""
+    """Return the rule that steps ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at step k."""
 
     def rule(state: AttackState, k: int) -> AttackState:
         length = state.radii * (1 + math.cos(math.pi * k / steps)) / 2
@@ -62,8 +61,7 @@ def cosine_pgd(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by PGD with step size ``eps (1 + cos(pi k / steps)) / 2`` at iteration k: long steps first, convergence at
-    the end.
+    """Attack by PGD with step size ``eps (1 + cos(pi k / steps)) / 2`` at step k: long steps first, short ones last.
 
     With ``target_classes``, each attempt attacks toward one other class, in order of the clean logits; the objective then
     takes labels ``(B, 2)``, the label and that class, as `rival_margin` does. An example that survives costs ``1 + attempts

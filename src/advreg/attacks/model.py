@@ -1,5 +1,4 @@
-"""How attacks call a model: with a copy of the points in its own floating type; logits and gradients in float32 or
-wider."""
+"""How attacks call a model: inputs copied in its own floating type, logits and gradients in float32 or wider."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ def original(model: Model) -> Model:
 
 
 def input_dtype(model: Model) -> torch.dtype | None:
-    """Return the floating type of a module's inputs: that of its first floating-point parameter, or else of its first
-    buffer.
+    """Return the floating type of a module's inputs: that of its first floating-point parameter or buffer.
 
     Returns:
         The type; None for a function, and for a module without weights.
@@ -104,8 +102,7 @@ def widen(x: Tensor) -> Tensor:
 
 
 class Bound(nn.Module):
-    """A function of 16-bit inputs that accepts float32 points; it has no weights from which `input_dtype` could infer
-    its type."""
+    """A function of 16-bit inputs that accepts float32 points, for a model without weights that determine its type."""
 
     def __init__(self, model: Model, dtype: torch.dtype) -> None:
         super().__init__()
@@ -130,8 +127,7 @@ def bind_dtype(model: Model, x: Tensor) -> Model:
 
 
 def own_leaf(adv: Tensor) -> Tensor:
-    """Return the same values detached from every graph; tensors of inference mode, which take no gradient, are
-    copied."""
+    """Return the same values detached from every graph; tensors of inference mode are copied."""
     return adv.clone() if adv.is_inference() else adv.detach()
 
 

@@ -32,8 +32,7 @@ def mifgsm(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by the momentum iterative method: PGD from the clean point along ``v <- momentum * v + grad /
-    ||grad||_1``.
+    """Attack by the momentum iterative method: PGD along ``v <- momentum * v + grad / ||grad||_1``.
 
     Args:
         model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.

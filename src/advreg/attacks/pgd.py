@@ -113,12 +113,12 @@ def pgd(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by projected gradient ascent: ``x <- project(x + step_size * steepest(grad loss))``; the best iterate
-    counts.
+    """Attack by projected gradient ascent: ``x <- project(x + step_size * steepest(grad loss))``.
 
-    An example that survives one restart costs ``steps + 3`` forwards (the clean point, the iterates, the verification) and
-    ``steps`` backwards. A fast copy costs one more forward of its original for each survivor; survivors with a lead below
-    0.9 in probability get a quarter more steps on the original (never with ``steps=1``, so that it is exactly FGSM).
+    The result is the best iterate: one that breaks the example, else the one of highest loss. An example that survives one
+    restart costs ``steps + 3`` forwards (the clean point, the iterates, the verification) and ``steps`` backwards. A fast
+    copy costs one more forward of its original for each survivor; survivors with a lead below 0.9 in probability get a
+    quarter more steps on the original (never with ``steps=1``, so that it is exactly FGSM).
 
     Args:
         model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
@@ -231,8 +231,9 @@ def craft(
     ids: Tensor | None = None,
     seed: int = 0,
 ) -> CraftedExamples:
-    """Make adversarial examples for training: the last iterate of PGD, not verified, in exactly ``steps`` forwards and
-    backwards.
+    """Make adversarial examples for training: the last iterate of PGD, not verified.
+
+    The cost is exactly ``steps`` forwards and backwards of each example.
 
     Args:
         model: maps inputs ``(B, ...)`` to logits ``(B, K)``; in train or eval mode, which does not change.

@@ -211,8 +211,7 @@ def run_attempt(
     early_stop: bool,
     owner: Tensor | None = None,
 ) -> AttackResult:
-    """Run one attempt: ``steps`` queries with gradient, one without at the last iterate, and one verification of the
-    best iterate.
+    """Run one attempt: ``steps`` queries with gradient, one without at the last iterate, and one verification.
 
     An example that survives costs ``steps + 2`` forwards and ``steps`` backwards; all but the verification count ``eot``
     times.

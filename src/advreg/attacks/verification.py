@@ -99,8 +99,7 @@ def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, fl
 
 
 def require_finite(logits: Tensor) -> None:
-    """Raise unless the model's outputs for all clean inputs are finite; -inf is allowed for classes that a mask rules
-    out.
+    """Raise unless the outputs for all clean inputs are finite; a mask may set classes to -inf.
 
     Raises:
         ModelError: an output with NaN or infinity.
@@ -115,8 +114,7 @@ def require_finite(logits: Tensor) -> None:
 def verify_with_logits(
     model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return whether each point is broken ``(B,)``, and the logits of the original model ``(B, K)``; it costs one
-    forward.
+    """Return whether each point is broken ``(B,)``, and the original model's logits ``(B, K)``: one forward.
 
     Args:
         model: the model, or a fast copy whose original is queried.

@@ -18,8 +18,7 @@ from advreg.threat import ThreatModel, broadcast_per_example
 
 
 def random_sphere_point(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
-    """Return a random point at distance eps from ``x`` before the box cuts it: a uniform draw from the ball, pushed to
-    its surface.
+    """Return a random point at distance eps from ``x``, before the box cuts it.
 
     Args:
         x: clean inputs ``(B, ...)`` in the box of ``threat``.
@@ -51,12 +50,11 @@ def apgd(
     batch_size: int = 512,
     large_eps: bool = False,
 ) -> AttackResult:
-    """Attack by Auto-PGD: ascent with momentum from a step of 2 eps, halved and restarted from the best iterate when
-    progress stops.
+    """Attack by Auto-PGD: ascent with momentum and a step from 2 eps that is halved when progress stops.
 
-    In l1 a step changes the entries of largest gradient only; fewer entries as the perturbation gets sparser. An example
-    that survives one restart costs ``steps + 3`` forwards (the clean point, the iterates, the verification) and ``steps``
-    backwards.
+    After a halving the ascent restarts from the best iterate. In l1 a step changes the entries of largest gradient only;
+    fewer entries as the perturbation gets sparser. An example that survives one restart costs ``steps + 3`` forwards (the
+    clean point, the iterates, the verification) and ``steps`` backwards.
 
     Args:
         model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
@@ -184,8 +182,7 @@ def apgd_targeted(
 
 
 def top_other_classes(count: int) -> LabelSelector:
-    """Return the label selector ``(B,) -> (B, 1 + count)``: the label, then the other classes of highest clean
-    logit."""
+    """Return the selector ``(B,) -> (B, 1 + count)``: the label, then the other classes of highest clean logit."""
 
     def aim(logits: Tensor, y: Tensor) -> Tensor:
         own, classes = labels_of(y)[:, None], logits.shape[1]

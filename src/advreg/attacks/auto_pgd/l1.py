@@ -30,8 +30,7 @@ STAGE = 30
 
 
 def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
-    """Return the rule of Auto-PGD for l1: signed steps on the entries of largest gradient, from eps, as sparse as the
-    best iterate.
+    """Return the rule of Auto-PGD for l1: signed steps on the entries of largest gradient, from eps.
 
     Args:
         steps: gradient steps; the step size is reviewed every 4% of them.

@@ -79,8 +79,7 @@ def eps_of(state: AttackState) -> Tensor:
 
 
 def momentum_rule(steps: int) -> Rule:
-    """Return the rule of Auto-PGD for linf and l2: steepest steps with momentum, from 2 eps, halved when the loss stops
-    rising.
+    """Return the rule of Auto-PGD for linf and l2: steps with momentum, from 2 eps, halved when progress stops.
 
     Args:
         steps: gradient steps of an attempt, from which the checkpoints follow.
@@ -120,8 +119,7 @@ def _updated_memory(state: AttackState) -> Memory:
 
 
 def _review_step_size(state: AttackState, memory: Memory, period: int) -> tuple[AttackState, Memory]:
-    """Halve the step and restart from the peak if too few steps raised the loss, or if the peak has not risen at the
-    same step size.
+    """Halve the step and restart from the peak if few steps raised the loss, or the peak has not risen.
 
     The second condition can apply at the first checkpoint, as in the paper; in the reference code it never does.
     """

@@ -35,12 +35,12 @@ def hopskipjump(
     seed: int = 0,
     batch_size: int = 64,
 ) -> AttackResult:
-    """Attack with labels only: find a point of another class, then bring it nearer along the decision boundary (l2,
-    linf).
+    """Attack with labels only: find a point of another class, then bring it nearer along the decision boundary.
 
-    Each step estimates the normal of the boundary from the labels of random points around the iterate, steps along it, and
-    bisects back to the boundary on the line to the clean point. An example is broken once that point is within eps; if it
-    never is, the nearest point is projected into the ball and verified. A survivor costs at most ``queries + 2`` forwards.
+    The attack works in l2 and linf. Each step estimates the normal of the boundary from the labels of random points around
+    the iterate, steps along it, and bisects back to the boundary on the line to the clean point. An example is broken once
+    that point is within eps; if it never is, the nearest point is projected into the ball and verified. A survivor costs at
+    most ``queries + 2`` forwards.
 
     Args:
         model: any function from ``(B, ...)`` to labels ``(B,)``, or to scores ``(B, K)`` of which only the argmax is used.

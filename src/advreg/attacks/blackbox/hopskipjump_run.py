@@ -175,8 +175,7 @@ class HopSkipJumpRun:
             self.active[arrived[confirmed]] = False
 
     def _estimate_normal(self, rows: Tensor, step: int, count: int) -> Tensor:
-        """Estimate the normal of the boundary at each row from ``count`` labels around it, as a direction of unit
-        norm."""
+        """Estimate the boundary's normal at each row from ``count`` labels around it, with unit norm."""
         at = self.at[rows]
         low, high = self.threat.box
         width = self.threat.width
@@ -210,8 +209,7 @@ class HopSkipJumpRun:
         return drawn / length.view(*length.shape, *[1] * (drawn.ndim - 2)).clamp_min(1e-12)
 
     def _step(self, rows: Tensor, normal: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Step along the normal, halved until the point is adversarial; return the rows that succeeded and their
-        points."""
+        """Step along the normal, halved until the point is adversarial; return the successful rows and their points."""
         at, (low, high) = self.at[rows], self.threat.box
         length = self.threat.select(rows).distance(at, self.x[rows]).to(at.dtype) / step**0.5
         across, far = torch.zeros_like(rows, dtype=torch.bool), at.clone()

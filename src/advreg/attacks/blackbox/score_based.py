@@ -72,8 +72,7 @@ def run_score_based(
     early_stop: bool,
     price: int = 1,
 ) -> AttackResult:
-    """Run one attempt: ``queries * price`` forwards for an example that survives, and one verification of the best
-    point.
+    """Run one attempt: ``queries * price`` forwards for a survivor, and one verification of the best point.
 
     Args:
         spec: model and objective.
@@ -106,8 +105,7 @@ def run_score_based(
 
 
 def _check_interval(device: torch.device) -> int:
-    """Return after how many queries to check for finished rows; the check synchronises an accelerator, so less often
-    there."""
+    """Return after how many queries to check for finished rows; less often where the check synchronises a GPU."""
     return 1 if device.type == "cpu" else 10
 
 

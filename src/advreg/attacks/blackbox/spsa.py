@@ -42,12 +42,11 @@ def spsa(
     seed: int = 0,
     batch_size: int = 32,
 ) -> AttackResult:
-    """Attack by Adam on ``g = mean_v [f(x + delta v) - f(x - delta v)] / (2 delta) v``, v random signs, f the margin;
-    linf.
+    """Attack in linf by Adam on ``g = mean_v [f(x + delta v) - f(x - delta v)] / (2 delta) v``, v random signs.
 
-    It needs no gradient, so a model cannot hide its gradient from it, and it averages over the outputs of a random model.
-    An example that survives costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the differences and the
-    iterate of each step, and the verification.
+    f is the margin. It needs no gradient, so a model cannot hide its gradient from it, and it averages over the outputs of
+    a random model. An example that survives costs ``1 + steps (2 samples + 1) + 1`` forwards: the clean point, the
+    differences and the iterate of each step, and the verification.
 
     Args:
         model: any function from inputs ``(B, ...)`` to scores ``(B, K)``; a module must be in eval mode.

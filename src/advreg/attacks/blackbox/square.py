@@ -170,8 +170,7 @@ def _move_proposal(grid: WindowGrid, p: float, budget: int | None, seed: int, re
 
 
 def _move_l2(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
-    """Return offsets ``(B, C, cells)``: two windows emptied, one filled with their mass and the unused mass of each
-    channel."""
+    """Return offsets ``(B, C, cells)``: two windows emptied, and one filled with their mass and the unused mass."""
     delta, here, emptied = _empty_windows(state, grid, size)
     held = _power(delta, 2)
     unused = state.threat.radii(state.x).view(-1, 1, 1).square() - held.sum(1, keepdim=True)
@@ -180,8 +179,7 @@ def _move_l2(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tens
 
 
 def _move_l1(state: QueryState, grid: WindowGrid, size: tuple[int, int]) -> Tensor:
-    """Return offsets ``(B, C, cells)`` to project: as in l2, but the new window of a channel holds ``C`` times as
-    much."""
+    """Return offsets ``(B, C, cells)`` to project: as in l2, but a new window holds ``C`` times as much."""
     delta, here, emptied = _empty_windows(state, grid, size)
     held = _power(delta, 1)
     unused = (state.threat.radii(state.x).view(-1, 1, 1) - held.sum(1, keepdim=True)).clamp_min(0.0)

@@ -1,5 +1,4 @@
-"""Windows of inputs for Square: their size, their cells, and the bumps that fill them; every example has its own
-window."""
+"""Windows of inputs for Square: their size, their cells, and the bumps that fill them."""
 
 from __future__ import annotations
 
@@ -69,8 +68,7 @@ class WindowGrid:
         return side, side
 
     def odd_window(self, share: float) -> tuple[int, int]:
-        """Return height and width of a window for bumps: odd and at least 3, as published for l2 and l1, and inside the
-        plane.
+        """Return height and width of a window for bumps: odd and at least 3, as published, and inside the plane.
 
         Example:
             >>> WindowGrid.of(torch.zeros(5, 1, 28, 28)).odd_window(0.02), WindowGrid.of(torch.zeros(5, 30)).odd_window(0.2)
@@ -116,8 +114,7 @@ def _rings(height: int, width: int, falloff: int) -> Tensor:
 
 @cache
 def bumps(height: int, width: int, order: int = 2) -> Tensor:
-    """Return two patterns ``(2, height * width)`` of unit length: a positive and a negative bump side by side, and one
-    above the other.
+    """Return two patterns ``(2, height * width)`` of unit length: two opposite bumps, side by side or stacked.
 
     Args:
         height, width: size of the window.

@@ -1,5 +1,4 @@
-"""The fifteen corruptions. Each maps images in [0, 1], a severity index of 0 to 4 and draws to images that are not
-clipped yet.
+"""The fifteen corruptions: functions of images in [0, 1], a severity index of 0 to 4, and draws; not clipped.
 
 Strengths are those published for ImageNet-C; lengths are shares of its 224 pixels, so that images of any size get the same
 treatment. Where the original needs photographs or runs pixel by pixel, the docstring describes the substitute.

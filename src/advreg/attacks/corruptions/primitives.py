@@ -30,13 +30,11 @@ class Draws:
     lane: int
 
     def uniform(self, x: Tensor, shape: tuple[int, ...], which: int = 0) -> Tensor:
-        """Return numbers uniform on [0, 1), ``(B, *shape)``, in the dtype of ``x``; ``which`` numbers independent
-        draws."""
+        """Return uniform numbers on [0, 1), ``(B, *shape)``, in the dtype of ``x``, for draw number ``which``."""
         return example_rng.uniform(self.ids, shape, self.seed, self.lane + which, x.dtype)
 
     def normal(self, x: Tensor, shape: tuple[int, ...], which: int = 0) -> Tensor:
-        """Return standard normal numbers ``(B, *shape)``, in the dtype of ``x``; ``which`` numbers independent
-        draws."""
+        """Return standard normal numbers ``(B, *shape)``, in the dtype of ``x``, for draw number ``which``."""
         return example_rng.normal(self.ids, shape, self.seed, self.lane + which, x.dtype)
 
 

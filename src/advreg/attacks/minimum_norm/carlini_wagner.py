@@ -1,5 +1,4 @@
-"""The l2 attack of Carlini and Wagner: Adam on squared length plus c times the margin, in a variable bounded by
-tanh."""
+"""The l2 attack of Carlini and Wagner: Adam on squared length plus c times the margin."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ def carlini_wagner(
     seed: int = 0,
     batch_size: int = 512,
 ) -> MinimalResult:
-    """Attack in l2 by minimising ``(||x' - x|| / w)^2 + c max(confidence - f(x'), 0)``: f the margin, w the box's
-    width.
+    """Attack in l2 by minimising ``(||x' - x|| / w)^2 + c max(confidence - f(x'), 0)``, f the margin, w the width.
 
     ``x'`` is the tanh of a variable, shifted and scaled to the box, so it cannot leave the box. Adam takes ``steps`` steps
     for each c; c is multiplied by ten until one succeeds, then bisected, example by example. An example costs

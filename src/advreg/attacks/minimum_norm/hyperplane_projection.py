@@ -55,8 +55,7 @@ def step_onto(state: MinimumNormState, point: Tensor) -> Tensor:
 
 
 def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
-    """Return the step from a point toward the zero of the last linearisation without a box: ``|value| / ||grad||_dual``
-    long.
+    """Return the step toward the zero of the last linearisation without a box: ``|value| / ||grad||_dual`` long.
 
     The caller cuts the step at the box, so near the box the plane is only approached. A step onto the plane inside the box
     would be exact for a linear function only: with many values at the box, it is much longer than the gradient is valid

@@ -61,8 +61,10 @@ class SparseThreat(ByValue):
         return (a != x).flatten(1).sum(1).double()
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
-        """Return whether each ``a`` differs from ``x`` in at most eps values and is inside the box within ``tol`` of
-        its width, ``(B,)``."""
+        """Return whether each ``a`` differs from ``x`` in at most eps values and is inside the box, ``(B,)``.
+
+        ``tol`` is the tolerance of the box, as a share of its width.
+        """
         (low, high), slack = self.box, tol * self.width
         in_box = ((a >= low - slack) & (a <= high + slack)).flatten(1).all(1)
         return in_box & (self.distance(a, x) <= torch.as_tensor(self.eps, device=a.device))

@@ -1,5 +1,4 @@
-"""Linearisations: the logits, a function that is positive where the model is fooled, and the gradient of that
-function."""
+"""Linearisations: logits, a function that is positive where the model is fooled, and its gradient."""
 
 from __future__ import annotations
 
@@ -48,8 +47,7 @@ def linearise_class_rank(model: Model, rank: int) -> Linearise:
 
 
 def linearise_nearest_class(model: Model, plane_distance: PlaneDistance) -> Linearise:
-    """Return the linearisation of the ``z_k - z_y`` with the nearest zero, of all other classes k; it costs K-1
-    backwards.
+    """Return the linearisation of the ``z_k - z_y`` with the nearest zero, of all other classes k: K-1 backwards.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``.
@@ -88,8 +86,7 @@ def _linearise_rank(
 
 
 def distance_in_box(state: MinimumNormState, value: Tensor, grad: Tensor) -> Tensor:
-    """Return the distance of each iterate from the nearest zero of a linear function inside the box, inf if there is
-    none: ``(B,)``.
+    """Return the distance to the nearest zero of a linear function inside the box, inf if there is none: ``(B,)``.
 
     Args:
         state: iterates, norm and box.
@@ -105,8 +102,7 @@ def distance_in_box(state: MinimumNormState, value: Tensor, grad: Tensor) -> Ten
 
 
 def distance_without_box(state: MinimumNormState, value: Tensor, grad: Tensor) -> Tensor:
-    """Return the distance of each iterate from the zero of a linear function, with no movement out of the box:
-    ``(B,)``.
+    """Return the distance to the zero of a linear function, with no movement out of the box: ``(B,)``.
 
     Args:
         state: iterates, norm and box.

@@ -1,12 +1,10 @@
-"""The search loop of every minimum-norm attack: query, keep the nearest misclassified point, retire near rows, take a
-step.
+"""The search loop of every minimum-norm attack: query, keep the nearest misclassified point, take a step.
 
-    search_minimum_norm   clean points verified -> attempts on rows not near enough -> nearest of all (restarts,
-    classes, chunks)
-    run_attempt           query -> observe -> rule -> query -> ... -> observe -> verification        (one attempt)
+    search_minimum_norm   clean points verified -> attempts on rows not near enough -> nearest of all attempts
+    run_attempt           query -> observe -> rule -> query -> ... -> observe -> verification
 
-The goal of an example is a distance: eps in an evaluation, 0 if the distance itself is measured. Rows with a confirmed point
-within their goal leave. Rows are independent of each other, so they may leave without a change to the results of the
+The goal of an example is a distance: eps in an evaluation, 0 if the distance itself is measured. Rows with a confirmed
+point within their goal leave. Rows are independent of each other, so they may leave without a change to the results of the
 others.
 """
 
@@ -128,8 +126,7 @@ class MinimumNormScoreboard(BaseScoreboard):
         return eps if self.plan.early_stop else torch.zeros_like(eps)
 
     def observe(self, state: MinimumNormState, linearise: Linearise | None) -> MinimumNormState:
-        """Return the state after a query at the iterate, with the nearest misclassified point; no gradient if
-        ``linearise`` is None."""
+        """Return the state after a query at the iterate, with the nearest misclassified point so far."""
         if linearise is None:
             logits = query_model(self.plan.model, state.adv)
         else:
@@ -149,8 +146,7 @@ class MinimumNormScoreboard(BaseScoreboard):
         )
 
     def retire(self, state: MinimumNormState) -> MinimumNormState:
-        """Verify the rows that seem within their goal; confirmed rows leave, the others drop that point and
-        continue."""
+        """Verify the rows that seem within their goal; confirmed rows leave, the others drop that point."""
         reached = (torch.isfinite(state.best_distance) & (state.best_distance <= state.goal)).nonzero()[:, 0]
         if not len(reached):
             return state
@@ -277,8 +273,7 @@ def _search_chunk(board: MinimumNormScoreboard, y: Tensor, ids: Tensor) -> Minim
 
 
 def _fall_back(board: MinimumNormScoreboard, ids: Tensor, clean: Tensor, goal: Tensor, linearise: Linearise) -> None:
-    """Search from a random point of the box where no point is known, return along the line to ``x``, then attack
-    again."""
+    """Search from a random point of the box where none is known, return along the line, then attack again."""
     plan, x = board.plan, board.x
     ball = board.ball
     rows = (~torch.isfinite(board.min_distance)).nonzero()[:, 0]
@@ -311,8 +306,7 @@ def _initial_state(
 
 
 def _random_start(board: MinimumNormScoreboard, rows: Tensor, ids: Tensor, stream: int) -> Tensor:
-    """Return a random start: in half the smaller ball of eps and the nearest point, or anywhere in the box if neither
-    is known."""
+    """Return a random start in half the smaller ball of eps and the nearest point, or in the box if neither is known."""
     x, ball = board.x[rows], board.ball.select(rows)
     eps = torch.as_tensor(ball.eps, dtype=torch.float64, device=x.device).expand(len(x))
     known = board.min_distance[rows].minimum(torch.where(eps > 0, eps, torch.inf))

@@ -48,8 +48,7 @@ Rule = Callable[[MinimumNormState, int], MinimumNormState]
 
 
 class Linearisation(NamedTuple):
-    """Outputs of a query: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, and the number of backwards
-    spent."""
+    """Outputs of a query: logits ``(B, K)``, value ``(B,)``, its gradient ``(B, ...)``, number of backwards."""
 
     logits: Tensor
     value: Tensor

@@ -1,4 +1,4 @@
-"""The pictures of these pages: a run's report in a headless Chromium, an evaluation on a terminal.
+"""Make the pictures of these pages: a report in a headless Chromium, and an evaluation on a terminal.
 
 python docs/shoot.py RUN     from the root of the project; Debian's package chromium has the browser
 """
@@ -21,7 +21,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
-COLOURS = 96  # of a palette: text stays sharp, files stay small
+COLOURS = 96  # of the palette, so that files stay small
 VIEWS = {  # name: width, height, scale, media features, media
     "report-wide": (1280, 1500, 1, "light", "screen"),
     "report-dark": (1280, 1000, 1, "dark", "screen"),
@@ -29,7 +29,7 @@ VIEWS = {  # name: width, height, scale, media features, media
     "report-pictures": (1280, 900, 1, "light", "screen"),
     "report-print": (794, 1123, 1, "light", "print"),
 }
-BEGINS = {"report-pictures": ".gallery"}  # what is at the top of a view; the page's beginning where nothing is said
+VIEW_START = {"report-pictures": ".gallery"}  # selector at the top of a view; the start of the page by default
 
 
 def shoot(page_file: Path) -> None:
@@ -45,7 +45,7 @@ def shoot(page_file: Path) -> None:
             page.call("Emulation.setDeviceMetricsOverride", **size)
             features = [{"name": "prefers-color-scheme", "value": theme}]
             page.call("Emulation.setEmulatedMedia", media=media, features=features)
-            at = f"document.querySelector('{BEGINS.get(name, 'body')}')"
+            at = f"document.querySelector('{VIEW_START.get(name, 'body')}')"
             page.value(f"window.scrollTo(0, {at}.getBoundingClientRect().top + window.scrollY - 80)")
             page.value("new Promise(done => setTimeout(done, 300))")
             taken = base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
@@ -54,7 +54,7 @@ def shoot(page_file: Path) -> None:
 
 
 def terminal(command: list[str]) -> None:
-    """Write what a command prints on a terminal as a picture that needs no font from anywhere."""
+    """Write the terminal output of a command as an SVG that needs no font file."""
     near, far = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "110"}
     process = subprocess.Popen(command, stdin=far, stdout=far, stderr=subprocess.DEVNULL, env=environment)

@@ -56,7 +56,7 @@ def test_ratio_is_the_exact_quotient():
     assert Config().replace_with(["threat.eps=8/255"]).threat.eps == 8 / 255
 
 
-def test_whole_number_stands_for_a_float():
+def test_whole_number_is_read_as_a_float():
     assert repr(Config().replace_with(["optimizer.lr=1"]).optimizer.lr) == "1.0"
 
 
@@ -142,7 +142,7 @@ def test_message_names_the_file(tmp_path):
         Config.load(tmp_path / "absent.toml")
 
 
-def test_a_date_is_refused_like_any_wrong_type(tmp_path):
+def test_a_date_is_rejected_like_any_wrong_type(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("seed = 1979-05-27\n")
     with pytest.raises(ConfigError, match="seed is '1979-05-27'"):

@@ -18,7 +18,7 @@ def _dataset(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"images": IMAGES.float()}, "uint8 0-255, given float32; floats in .* Dataset.from_tensors"),
         ({"images": IMAGES.float() / 0}, "uint8 0-255, given float32"),
@@ -33,14 +33,14 @@ def _dataset(**changes):
         ({"labels": LABELS[:, None]}, r"shape \(B,\)"),
     ],
 )
-def test_bad_data_is_refused_in_one_line(changes, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_bad_data_is_rejected_in_one_line(changes, message):
+    with pytest.raises(DataError, match=message) as caught:
         _dataset(**changes)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("x", "said"),
+    ("x", "message"),
     [
         (torch.full((2, 1, 2, 2), 255.0), "look like 0-255, divide them by 255"),
         (torch.full((2, 1, 2, 2), float("nan")), "NaN or infinity, first in example 0"),
@@ -52,8 +52,8 @@ def test_bad_data_is_refused_in_one_line(changes, said):
         ([[0.5]], "given list"),
     ],
 )
-def test_bad_pixels_are_refused_in_one_line(x, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_bad_pixels_are_rejected_in_one_line(x, message):
+    with pytest.raises(DataError, match=message) as caught:
         check_pixels(x)
     assert "\n" not in str(caught.value)
 
@@ -64,7 +64,7 @@ def test_good_pixels_pass_to_the_very_edge_of_the_box():
     check_pair(torch.rand(2, 1, 2, 2), torch.tensor([0, 9]), classes=10)
 
 
-def test_a_pair_of_unequal_lengths_is_refused():
+def test_a_pair_of_unequal_lengths_is_rejected():
     with pytest.raises(DataError, match="3 inputs but 2 labels"):
         check_pair(torch.rand(3, 1, 2, 2), torch.tensor([0, 1]))
 

@@ -24,8 +24,8 @@ def test_a_download_that_fails_leaves_the_folder_as_it_was(tmp_path, there):
     folder = tmp_path / "cache" / "toy"
     if there:
         source.write_bytes(b"not the data")
-    said = "is not the file it should be" if there else "cannot download"
-    with pytest.raises(DataError, match=rf"{said}.*put data.bin into \$ADVREG_DATA/toy/"):
+    message = "is not the file it should be" if there else "cannot download"
+    with pytest.raises(DataError, match=rf"{message}.*put data.bin into \$ADVREG_DATA/toy/"):
         download(source.as_uri(), folder / "data.bin", _refuse)
     assert list(folder.iterdir()) == []
 
@@ -96,7 +96,7 @@ def test_an_incomplete_cifar10_names_the_batch(tmp_path, damage):
         cifar10.read_archive(_archive(tmp_path / "c.tar.gz", **damage))
 
 
-def test_a_truncated_or_changed_archive_is_refused(tmp_path):
+def test_a_truncated_or_changed_archive_is_rejected(tmp_path):
     path = _archive(tmp_path / "c.tar.gz", rows=10)
     cifar10.check_archive(path, hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(DataError, match="expected c4a38c50"):
@@ -106,7 +106,7 @@ def test_a_truncated_or_changed_archive_is_refused(tmp_path):
         cifar10.read_archive(path)
 
 
-def test_cifar10_found_but_wrong_is_refused_and_kept(tmp_path, monkeypatch):
+def test_cifar10_found_but_wrong_is_rejected_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("ADVREG_DATA", str(tmp_path))
     (tmp_path / "cifar10").mkdir()
     path = _archive(tmp_path / "cifar10" / "cifar-10-binary.tar.gz")

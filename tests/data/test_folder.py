@@ -65,13 +65,15 @@ def test_given_parts_are_kept(tmp_path, held):
     assert train.images.shape == (2, 1, 6, 6)
 
 
-@pytest.mark.parametrize(("beside", "said"), [("valid", "beside it is valid/"), (None, "beside it is nothing")])
+@pytest.mark.parametrize(("beside", "message"), [("valid", "beside it is valid/"), (None, "beside it is nothing")])
 @pytest.mark.parametrize("load", [advreg.load_data, stream])
-def test_a_training_part_without_a_test_part_is_no_class(tmp_path, beside, said, load):
+def test_a_training_part_without_a_test_part_is_no_class(tmp_path, beside, message, load):
     for part in filter(None, ("train", beside)):
         for k, name in enumerate(_names("train", 4) + _names("test", 4)):
             _flat(tmp_path / part / ("cat", "dog")[k % 2] / name, 5, "L")
-    with pytest.raises(DataError, match=rf"train/ holds classes, and {said}; allowed: test/ or val/ beside") as caught:
+    with pytest.raises(
+        DataError, match=rf"train/ holds classes, and {message}; allowed: test/ or val/ beside"
+    ) as caught:
         load(f"folder:{tmp_path}?size=6")
     assert "\n" not in str(caught.value)
 
@@ -131,7 +133,7 @@ def test_every_mode_becomes_three_bytes(tmp_path, mode):
         assert (pixels(image, "rgb", None) == 255).all()
 
 
-def test_a_photograph_stands_upright(tmp_path):
+def test_a_photograph_is_turned_upright(tmp_path):
     image = Image.new("L", (4, 2), 0)
     exif = image.getexif()
     exif[0x0112] = 6  # orientation: turned by a quarter

@@ -49,7 +49,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("mnits", "Did you mean 'mnist'"),
         ("fashon-mnist", "Did you mean 'fashion-mnist'"),
@@ -59,8 +59,8 @@ def here(tmp_path, monkeypatch):
         ("cifar10.npz", "unknown data"),
     ],
 )
-def test_an_unknown_name_says_what_there_is(name, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_an_unknown_name_lists_the_known_ones(name, message):
+    with pytest.raises(DataError, match=message) as caught:
         advreg.load_data(name)
     assert "\n" not in str(caught.value)
 
@@ -73,7 +73,7 @@ def test_a_factory_in_the_current_folder_gives_sets_or_pairs(here):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("owndata:pair", r"no function 'pair'. Did you mean 'pairs'"),
         ("absentmodule:pairs", "cannot import absentmodule"),
@@ -83,8 +83,8 @@ def test_a_factory_in_the_current_folder_gives_sets_or_pairs(here):
         ("owndata:fails", "the factory failed: RuntimeError: no disk$"),
     ],
 )
-def test_a_factory_that_does_not_work_is_one_line(here, name, said):
-    with pytest.raises(DataError, match=said):
+def test_a_factory_that_does_not_work_is_one_line(here, name, message):
+    with pytest.raises(DataError, match=message):
         advreg.load_data(name)
 
 

@@ -103,7 +103,7 @@ def test_augmentation_keeps_type_shape_and_channels_together():
     assert torch.equal(out[:, 0], out[:, 2])
 
 
-def test_unknown_augmentation_and_batch_size_are_refused():
+def test_unknown_augmentation_and_batch_size_are_rejected():
     assert augmentation("none") is None
     with pytest.raises(DataError, match="Did you mean 'crop-flip'"):
         augmentation("cropflip")

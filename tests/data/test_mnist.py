@@ -82,20 +82,20 @@ def test_a_truncated_file_is_named(tmp_path, keep):
 
 
 @pytest.mark.parametrize(
-    ("shape", "body", "kind", "said"),
+    ("shape", "body", "kind", "message"),
     [
         ((2, 3), bytes(5), 8, r"5 bytes where \(2, 3\) needs 6"),
         ((2, 3), bytes(7), 8, r"7 bytes where \(2, 3\) needs 6"),
         ((2, 3), bytes(24), 13, "not an IDX file of unsigned bytes"),
     ],
 )
-def test_a_file_that_lies_about_itself_is_refused(tmp_path, shape, body, kind, said):
+def test_a_file_with_a_wrong_header_is_rejected(tmp_path, shape, body, kind, message):
     _idx(tmp_path / "a.gz", shape, body, kind)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_idx(tmp_path / "a.gz")
 
 
-def test_a_changed_file_and_an_absent_one_are_refused(tmp_path):
+def test_a_changed_file_and_an_absent_one_are_rejected(tmp_path):
     _idx(tmp_path / "a.gz", (2,), b"ab")
     with pytest.raises(DataError, match="expected 0000"):
         read_idx(tmp_path / "a.gz", "0" * 64)

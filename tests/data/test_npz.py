@@ -52,7 +52,7 @@ def test_class_names_travel_and_both_parts_have_the_same_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"x": X}, "no array 'y', found"),
         ({"x": X, "y": Y, "x_test": X}, "no array 'y_test'"),
@@ -68,14 +68,14 @@ def test_class_names_travel_and_both_parts_have_the_same_classes(tmp_path):
         ({"x": X, "y": Y, "classes": np.array(["a"])}, r"outside 0\.\.0"),
     ],
 )
-def test_bad_arrays_are_refused_in_one_line(tmp_path, arrays, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_bad_arrays_are_rejected_in_one_line(tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message) as caught:
         advreg.load_data(_save(tmp_path, **arrays))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -30])
-def test_a_truncated_file_is_refused(tmp_path, keep):
+def test_a_truncated_file_is_rejected(tmp_path, keep):
     name = _save(tmp_path, x=X, y=Y)
     path = tmp_path / "d.npz"
     path.write_bytes(path.read_bytes()[:keep])
@@ -83,7 +83,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
         advreg.load_data(name)
 
 
-def test_a_single_array_and_an_absent_file_are_refused(tmp_path):
+def test_a_single_array_and_an_absent_file_are_rejected(tmp_path):
     np.save(tmp_path / "x.npy", X)
     with pytest.raises(DataError, match="single array"):
         advreg.load_data(f"npz:{tmp_path / 'x.npy'}")

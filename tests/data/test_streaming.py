@@ -154,7 +154,7 @@ def test_a_batch_of_nothing_but_broken_images_is_left_out(damaged):
 
 
 @pytest.mark.filterwarnings("ignore:.*is skipped")
-def test_nothing_but_broken_images_is_refused(damaged):
+def test_nothing_but_broken_images_is_rejected(damaged):
     train, _ = stream(f"folder:{damaged}?size=8&broken=skip")
     only = train.select([broken_row(train)])
     for read in (only.tensors, lambda: only.to("cpu"), lambda: list(Batches(only, 4, seed=0).epoch(1))):
@@ -170,7 +170,7 @@ def test_the_first_examples_are_the_first_that_can_be_read(damaged):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("folder:{root}", "must come in one size"),
         ("folder:{root}?size=8&broken=keep", "allowed are refuse and skip"),
@@ -178,7 +178,7 @@ def test_the_first_examples_are_the_first_that_can_be_read(damaged):
         ("mnist", "cannot be streamed"),
     ],
 )
-def test_what_cannot_be_streamed_is_said(photos, name, said):
+def test_what_cannot_be_streamed_is_one_line(photos, name, message):
     with pytest.raises(DataError) as error:
         stream(name.format(root=photos))
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -195,7 +195,7 @@ class _Doubling(nn.Conv2d):
         return 2 * super().forward(x)
 
 
-def test_layers_that_do_more_than_their_type_says_are_left_alone():
+def test_layers_that_do_more_than_their_type_stay_unfolded():
     chain = _Shaped(lambda m, x: m.bn(m.conv(x)), conv=_Doubling(3, 3, 1))
     normed = _Shaped(lambda m, x: m.bn(m.conv(x)), conv=nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)))
     hooked = _Shaped(lambda m, x: m.bn(m.conv(x)))

@@ -124,7 +124,7 @@ def test_attacks_on_a_service_equal_attacks_on_the_model(service: Service) -> No
 LABELS = [2, 0, 1, 2, 0, 0, 1, 2, 0, 1]
 
 
-def test_classes_come_from_the_option_the_answer_or_the_data(service: Service) -> None:
+def test_classes_come_from_the_option_the_reply_or_the_data(service: Service) -> None:
     service.says(labels=LABELS)
     with pytest.raises(ModelError, match="returns labels without the number of classes; give classes=") as caught:
         load(service.url)(X)
@@ -176,13 +176,13 @@ def test_the_label_that_never_comes_is_a_wrong_answer(service: Service) -> None:
     net, threat = small_net(), ThreatModel("linf", 1e-4)
     few = Protocol("labels", 1, (ProtocolStage("hopskipjump", partial(hopskipjump, queries=20)),))
     service.answer = serving(net, "labels")
-    said = net(X).argmax(1)
-    y = said.clone()
+    message = net(X).argmax(1)
+    y = message.clone()
     y[:3] = 9
     found = evaluate(load(service.url), (X, y), threat=threat, protocol=few)
     assert found.broken.tolist() == [True] * 3 + [False] * 7
     found = evaluate(load(service.url), (X, y * 0), threat=threat, protocol=few)  # more classes than the data has
-    assert found.broken.tolist() == (said != 0).tolist()
+    assert found.broken.tolist() == (message != 0).tolist()
 
 
 def rounding(net: nn.Module, digits: int) -> Answer:
@@ -228,14 +228,14 @@ def test_a_network_is_not_asked_how_coarse_it_is() -> None:
     assert next(check for check in found.checks if check.name == "coarse-answers").verdict == "skipped"
 
 
-def test_a_gradient_attack_says_that_there_is_no_gradient(service: Service) -> None:
+def test_a_gradient_attack_reports_the_missing_gradient(service: Service) -> None:
     net = small_net()
     service.answer = serving(net, "logits")
     with pytest.raises(ModelError, match="needs scores only"):
         attacks.pgd(inference_only.endpoint(service.url), X, net(X).argmax(1), ThreatModel("linf", 0.1))
 
 
-def test_a_failing_service_is_asked_again_and_a_refusing_one_is_not(service: Service) -> None:
+def test_a_failing_service_is_retried_and_a_rejecting_one_is_not(service: Service) -> None:
     good, failures = serving(small_net(), "logits"), [503, 429]
     service.answer = lambda posted: (failures.pop(), b"") if failures else good(posted)
     assert inference_only.endpoint(service.url, retries=2)(X).shape == (10, 3)

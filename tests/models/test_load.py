@@ -54,7 +54,7 @@ def test_a_factory_gets_the_options_and_its_model_remembers_them(here):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("ownnets:mak", {}, "Did you mean 'make'"),
         ("ownnets:nothing", {}, "returned NoneType; it must return a torch.nn.Module"),
@@ -63,8 +63,8 @@ def test_a_factory_gets_the_options_and_its_model_remembers_them(here):
         ("runs/none", {}, "unknown model 'runs/none'"),
     ],
 )
-def test_a_name_that_does_not_work_is_one_line(here, name, options, said):
-    with pytest.raises(ModelError, match=said) as caught:
+def test_a_name_that_does_not_work_is_one_line(here, name, options, message):
+    with pytest.raises(ModelError, match=message) as caught:
         advreg.load_model(name, **options)
     assert "\n" not in str(caught.value)
 
@@ -83,7 +83,7 @@ def test_other_weights_of_a_run_can_be_asked_for(run):
     assert state_sha256(advreg.load_model(str(run), weights=run / "best.safetensors")) == state_sha256(best)
 
 
-def test_a_run_folder_with_replaced_weights_is_refused(run):
+def test_a_run_folder_with_replaced_weights_is_rejected(run):
     other = advreg.load_model("zoo:mnist-dnn", classes=3, widths=[5])
     save_file(other.state_dict(), run / "model.safetensors")
     with pytest.raises(WeightsError, match=r"model.json says .*was replaced"):
@@ -98,7 +98,7 @@ def test_a_damaged_model_json_is_named(run, content):
     assert "\n" not in str(caught.value)
 
 
-def test_folders_that_are_no_runs_and_options_for_runs_are_refused(run, tmp_path):
+def test_folders_that_are_no_runs_and_options_for_runs_are_rejected(run, tmp_path):
     with pytest.raises(ModelError, match="has its own options; remove classes"):
         advreg.load_model(str(run), classes=3)
     (run / "model.json").unlink()

@@ -84,7 +84,7 @@ def test_named_tuples_are_asked_by_name():
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (None, "NoneType"),
         ((torch.zeros(3),), "tuple"),
@@ -92,13 +92,13 @@ def test_named_tuples_are_asked_by_name():
         (SimpleNamespace(scores=torch.zeros(2, 3)), "SimpleNamespace"),
     ],
 )
-def test_an_answer_without_logits_is_refused_in_one_line(answer, said):
-    with pytest.raises(ModelError, match=f"returns {said}, without one tensor") as caught:
+def test_an_output_without_logits_is_rejected_in_one_line(answer, message):
+    with pytest.raises(ModelError, match=f"returns {message}, without one tensor") as caught:
         extract_logits(answer)
     assert "\n" not in str(caught.value)
 
 
-def test_your_own_network_is_told_what_to_do():
+def test_the_error_for_your_own_network_has_a_remedy():
     class Two(nn.Linear):
         def forward(self, x):
             return super().forward(x.flatten(1)), x

@@ -33,7 +33,7 @@ def _half_trained():
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (_net().train(), "the model is in train mode.*model.eval()"),
         (_half_trained(), r"in train mode: 2 \(Dropout\); outputs then depend on the batch: call model.eval\(\)"),
@@ -51,8 +51,8 @@ def _half_trained():
         (torch.nn.functional.relu, "is a function; it must be a torch.nn.Module"),
     ],
 )
-def test_a_model_that_cannot_be_measured_is_refused_in_one_line(model, said):
-    with pytest.raises(ModelError, match=said) as caught:
+def test_a_model_that_cannot_be_measured_is_rejected_in_one_line(model, message):
+    with pytest.raises(ModelError, match=message) as caught:
         check_model(model, X, classes=3)
     assert "\n" not in str(caught.value)
 

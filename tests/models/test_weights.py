@@ -97,7 +97,7 @@ def _changed(**changes):
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         (_changed(**{"3_weight": torch.zeros(10, 8)}), r"'3.weight' is \(10, 8\) in the file, \(3, 8\) in the model"),
         (_changed(**{"3_bias": None}), r"no '3.bias' \(3,\) in the file"),
@@ -105,18 +105,18 @@ def _changed(**changes):
         (_changed(**{"0_bias": torch.full((2,), float("nan"))}), "'0.bias' holds NaN"),
     ],
 )
-def test_weights_that_do_not_fit_are_named_and_leave_the_model_alone(tmp_path, state, said):
+def test_weights_that_do_not_fit_are_named_and_leave_the_model_alone(tmp_path, state, message):
     torch.save(state, tmp_path / "w.pt")
     model = _net(2)
     before = state_sha256(model)
-    with pytest.raises(WeightsError, match=rf"{tmp_path / 'w.pt'}.*{said}") as caught:
+    with pytest.raises(WeightsError, match=rf"{tmp_path / 'w.pt'}.*{message}") as caught:
         load_weights(model, tmp_path / "w.pt")
     assert "\n" not in str(caught.value)
     assert state_sha256(model) == before
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "legacy", "module"])
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, form):
+def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path, form):
     path, trace = tmp_path / "w.pth", tmp_path / "it_ran"
     bomb = {"w": Bomb(trace)}
     if form == "pickle":
@@ -133,7 +133,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, form):
 
 @pytest.mark.parametrize("kind", ["pt", "legacy", "safetensors"])
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.6, 0.97])
-def test_a_truncated_file_is_refused_in_one_line(tmp_path, kind, part):
+def test_a_truncated_file_is_rejected_in_one_line(tmp_path, kind, part):
     path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
     state = _net().state_dict()
     if kind == "safetensors":
@@ -148,16 +148,20 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path, kind, part):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, {"state_dict": {"a": "b"}}, torch.zeros(3)])
-def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
+def test_a_file_without_a_state_dict_is_rejected(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="without a state dict"):
         read_state(tmp_path / "w.pt")
 
 
-def test_absent_files_folders_and_text_are_refused(tmp_path):
+def test_absent_files_folders_and_text_are_rejected(tmp_path):
     (tmp_path / "text.pt").write_text("weights, honestly")
-    for path, said in [("absent.pt", "no weights file"), (".", "no weights file"), ("text.pt", "not a weights file")]:
-        with pytest.raises(WeightsError, match=said):
+    for path, message in [
+        ("absent.pt", "no weights file"),
+        (".", "no weights file"),
+        ("text.pt", "not a weights file"),
+    ]:
+        with pytest.raises(WeightsError, match=message):
             read_state(tmp_path / path)
 
 
@@ -174,8 +178,8 @@ def test_the_hash_is_of_names_types_shapes_and_values_alone():
 
 def test_describe_names_counts_and_hashes():
     model = _net()
-    said = describe(model)
-    assert said == {"name": "Sequential", "parameters": 20 + 4 + 27, "sha256": state_sha256(model)}
+    message = describe(model)
+    assert message == {"name": "Sequential", "parameters": 20 + 4 + 27, "sha256": state_sha256(model)}
 
 
 def test_a_constant_of_infinity_that_the_model_has_itself_is_no_divergence(tmp_path):

@@ -94,7 +94,7 @@ def test_normalisation_is_inside_the_model():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("zoo:mnist-cn", {}, "Did you mean 'mnist-cnn'"),
         ("mnist-cnn", {}, "Did you mean 'zoo:mnist-cnn'"),
@@ -111,7 +111,7 @@ def test_normalisation_is_inside_the_model():
         ("zoo:mnist-cnn", {"mean": [0.1], "std": [0.2, 0.3]}, "as long as each other"),
     ],
 )
-def test_what_the_zoo_does_not_have_is_one_line(name, options, said):
-    with pytest.raises(ModelError, match=said) as caught:
+def test_what_the_zoo_does_not_have_is_one_line(name, options, message):
+    with pytest.raises(ModelError, match=message) as caught:
         advreg.load_model(name, **options)
     assert "\n" not in str(caught.value)

@@ -168,7 +168,7 @@ def test_reestimating_that_fails_leaves_modes_and_momentum():
 def test_a_configuration_names_it():
     model = nn.Linear(2, 2)
     assert isinstance(averaging.AVERAGES.build("swa", {"start": 0.5, "every": 10}, model), averaging.AveragedWeights)
-    for name, options, said in (
+    for name, options, message in (
         ("emma", {}, "average.name is 'emma'; allowed: ema, swa. Did you mean 'ema'"),
         ("ema", {"model": 1}, "average 'ema' has no option 'model'; allowed: decay, warmup"),
         ("ema", {"decay": 1.0}, "average.options.decay is 1.0; allowed: less than 1"),
@@ -176,4 +176,4 @@ def test_a_configuration_names_it():
     ):
         with pytest.raises(ConfigError) as error:
             averaging.AVERAGES.build(name, options, model)
-        assert said in str(error.value)
+        assert message in str(error.value)

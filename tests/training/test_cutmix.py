@@ -116,7 +116,7 @@ def test_labels_are_as_wide_as_the_answer_of_a_network_that_knows_more_classes(d
     assert (seen[0] != seen[0].round()).any(), "some are mixed"
 
 
-def test_what_cannot_be_mixed_is_refused_in_one_line():
+def test_what_cannot_be_mixed_is_rejected_in_one_line():
     x, y = numbered()
     for bad in ((x.flatten(1), y, None), (x, F.one_hot(y, 5).float(), None), (x, y, 0)):
         with pytest.raises(DataError, match="give images") as error:

@@ -96,7 +96,7 @@ def test_extreme_logits_in_half_precision_are_no_nan():
         assert torch.isfinite(grad).all()
 
 
-def test_a_teacher_of_other_classes_is_refused_in_one_line():
+def test_a_teacher_of_other_classes_is_rejected_in_one_line():
     x, y = batch()
     teacher, student = nn.Linear(8, 5).double(), nn.Linear(8, 3).double()
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_a_teacher_of_other_classes_is_refused_in_one_line():
         recipes.distill(teacher)(student, x, y, small_attack(x), THREAT)
 
 
-def test_a_teacher_can_be_named_or_loaded_and_is_refused_before_training():
+def test_a_teacher_can_be_named_or_loaded_and_is_rejected_before_training():
     student = advreg.load_model("zoo:mnist-dnn")
     x, y = torch.rand(2, 1, 28, 28), torch.arange(2)
     assert recipes.distill("zoo:mnist-dnn")(student, x, y, advreg.attacks.craft, THREAT) > 0

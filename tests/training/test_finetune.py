@@ -55,7 +55,7 @@ def test_a_share_of_the_batch_is_attacked(data, tmp_path, plain):
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "said"),
+    ("changes", "options", "message"),
     [
         ([], {"start": "runs/absent"}, "no such folder"),
         ([], {"start": "."}, "no run folder"),
@@ -67,9 +67,9 @@ def test_a_share_of_the_batch_is_attacked(data, tmp_path, plain):
         (["policy.name=iaat"], {}, "give ramp = 0"),
     ],
 )
-def test_what_cannot_be_fine_tuned_is_said(data, tmp_path, plain, changes, options, said):
+def test_what_cannot_be_fine_tuned_is_one_line(data, tmp_path, plain, changes, options, message):
     config = small.config(data, tmp_path / "run", *changes)
     with pytest.raises(ConfigError) as error:
         fine_tune(config, **{"start": plain.path, **options})
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -80,7 +80,7 @@ def test_estimate_changes_nothing(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("data.validation=120", "data.validation is 120, but"),
         ("model.name=zoo:mnist-cnm", "Did you mean 'mnist-cnn'"),
@@ -97,11 +97,11 @@ def test_estimate_changes_nothing(data, tmp_path):
         ("model.name=tests.training.test_fit:frozen", "no weight of the network requires a gradient"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(data, tmp_path, change, said):
+def test_bad_configurations_are_rejected_before_anything_is_written(data, tmp_path, change, message):
     out = tmp_path / "run"
     with pytest.raises(AdvregError) as error:
         advreg.fit(small.config(data, out, change))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not out.exists()
 
@@ -118,7 +118,7 @@ def test_a_policy_has_room_for_every_example(data, tmp_path):
         advreg.fit(crowded)
 
 
-def test_a_network_that_torch_cannot_compile_is_said(data, tmp_path, monkeypatch):
+def test_a_network_that_torch_cannot_compile_is_one_line(data, tmp_path, monkeypatch):
     def lacking(graph, inputs):
         raise RuntimeError("No working C++ compiler found\nand a second line")
 
@@ -132,14 +132,14 @@ def test_a_network_that_torch_cannot_compile_is_said(data, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("told", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": ""}, {"WORLD_SIZE": "two"}])
-def test_half_of_what_torchrun_says_is_refused(data, tmp_path, monkeypatch, told):
+def test_incomplete_torchrun_variables_are_rejected(data, tmp_path, monkeypatch, told):
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"WORLD_SIZE is '(2|two)', .*start several processes with torchrun"):
         advreg.fit(small.config(data, tmp_path / "run"))
 
 
-def test_processes_that_do_not_know_where_to_meet_are_refused(data, tmp_path, monkeypatch):
+def test_processes_that_do_not_know_where_to_meet_are_rejected(data, tmp_path, monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"process 0 of 2 cannot join: .*MASTER_ADDR.*; start all with torchrun"):

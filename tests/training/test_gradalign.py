@@ -149,7 +149,7 @@ def test_half_precision_does_not_reach_the_difference():
     assert torch.equal(*slopes)
 
 
-def test_double_refuses_a_compiled_model():
+def test_double_rejects_a_compiled_model():
     net, (x, y) = smooth(), batch()
     compiled = torch.compile(net, backend="eager")
     with pytest.raises(ModelError, match="cannot differentiate a compiled model twice; set method = finite"):

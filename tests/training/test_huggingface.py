@@ -92,7 +92,7 @@ def test_an_evaluation_keeps_its_own_loss(tmp_path):
     assert integrations.huggingface(made, THREAT, multiplier=2.0).evaluate()["eval_loss"] == before
 
 
-def test_normalised_images_that_were_not_said_to_be_are_refused(tmp_path):
+def test_normalised_images_without_mean_and_std_are_rejected(tmp_path):
     made = trainer(vision(), rows(lambda x: (x - 0.5) / 0.5), tmp_path)
     with pytest.raises(DataError, match="outside the box"):
         integrations.huggingface(made, THREAT).train()

@@ -50,7 +50,7 @@ def test_near_starts_a_hair_beside_and_then_is_pgd(model, batch):
 
 
 @pytest.mark.parametrize("threat", NORMS, ids=str)
-def test_every_attack_stays_inside_and_costs_what_it_says(threat):
+def test_every_attack_stays_inside_and_has_its_stated_cost(threat):
     torch.manual_seed(0)
     x, y, net = torch.rand(5, 1, 8, 8), torch.arange(5) % 3, small.network().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -194,7 +194,7 @@ def test_stored_perturbations_stay_with_their_pixels_through_crops_and_flips():
     assert (kept == 0).all(), "and nobody else's"
 
 
-def test_stored_refuses_what_makes_no_sense():
+def test_stored_rejects_what_makes_no_sense():
     with pytest.raises(ThreatError, match="momentum is 1"):
         inner.FgsmPgi(momentum=1.0)
     with pytest.raises(ThreatError, match="reset 0"):

@@ -128,7 +128,7 @@ def test_uncertainty_is_the_mutual_information_of_answer_and_mask():
 
 
 @pytest.mark.parametrize(("p", "forwards"), [(0.0, 2), (0.2, 2 + 4)])
-def test_it_costs_what_it_says_and_leaves_no_trace(p, forwards):
+def test_it_has_its_stated_cost_and_leaves_no_trace(p, forwards):
     torch.manual_seed(0)
     net = small.network().train()
     net[4].p = p

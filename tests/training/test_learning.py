@@ -50,7 +50,9 @@ def trained(data: Path, out: Path, *changes: str) -> list[Guarded]:
     return [e for e in heard if isinstance(e, Guarded) and e.trouble == "not learning"]
 
 
-def test_a_training_that_learns_nothing_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_that_learns_nothing_is_reported(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = ("model.name=tests.training.small:constant", "train.epochs=33", "attack.steps=1")
     found = trained(data, tmp_path / "run", *changes)
     assert [(e.epoch, e.step) for e in found] == [(11, 5), (33, 5)], "after a third of 165 steps, and at the end"

@@ -112,7 +112,7 @@ def test_robust_accuracy_is_measured_where_lightning_forbids_gradients(tmp_path)
     assert module.modes == {(False, False), (False, True)}  # without gradients, and in inference mode
 
 
-def test_a_loop_that_optimises_by_hand_is_refused(tmp_path):
+def test_a_loop_that_optimises_by_hand_is_rejected(tmp_path):
     module = Plain()
     module.automatic_optimization = False
     with pytest.raises(ConfigError, match="Plain optimises by hand, so its training_step returns no loss") as error:

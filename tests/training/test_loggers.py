@@ -149,6 +149,6 @@ def test_a_missing_library_is_one_line(monkeypatch, name, module):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_sink_is_said():
+def test_an_unknown_logger_is_one_line():
     with pytest.raises(ConfigError, match="Did you mean 'wandb'"):
         loggers.LOGGERS.build("wandbb")

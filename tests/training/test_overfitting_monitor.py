@@ -82,12 +82,12 @@ def test_attacks_grow_stronger_until_they_cost_too_much():
     assert names == [("n-fgsm", 1), ("pgd", 2), ("pgd", 4), ("pgd", 8), ("pgd", 16)]
 
 
-def test_each_trouble_is_said_once_until_it_is_over():
+def test_each_trouble_is_reported_once_until_it_is_over():
     watcher = overfitting_monitor.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
     watcher.memory = overfitting_monitor.Memory(best=0.5)
     bad, good = ProbeAccuracy(0.5, 0.9, 0.1), ProbeAccuracy(0.9, 0.5, 0.5)
-    said = [watcher.assess(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
-    assert [(ill is not None, leak is not None) for ill, leak in said] == [
+    message = [watcher.assess(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
+    assert [(ill is not None, leak is not None) for ill, leak in message] == [
         (True, True), (False, False), (False, False), (True, True),
     ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
 
 
 @pytest.mark.parametrize(
-    ("mode", "attack", "said"),
+    ("mode", "attack", "message"),
     [
         ("warn", ["attack.name=fgsm"], "none: train.guard = 'repair' would go back and on"),
         ("warn", ["attack.name=stored", "recipe.name=pgi"], "none: no stronger attack follows 'stored'; try a lower"),
@@ -141,12 +141,12 @@ def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels
         ("repair", ["attack.steps=16"], "none: no stronger attack follows 'pgd-16'; try a lower optimizer.lr"),
     ],
 )
-def test_what_cannot_be_mended_is_said_with_what_would_help(data, tmp_path, monkeypatch, mode, attack, said):
+def test_trouble_without_repair_is_reported_with_a_remedy(data, tmp_path, monkeypatch, mode, attack, message):
     monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     run = advreg.fit(guarded(data, tmp_path / "run", "attack.name=pgd", *attack, f"train.guard={mode}"))
     lines = [line for line in run.read_log("metrics.jsonl") if line.get("trouble") == "catastrophic overfitting"]
     assert len(lines) == 1
-    assert lines[0]["action"].startswith(said)
+    assert lines[0]["action"].startswith(message)
 
 
 def scripted_pulse(model, x, y, threat):
@@ -159,16 +159,16 @@ def guarded(data, out, *changes):
     return small.config(data, out, "attack.name=fgsm", "train.guard=repair", "train.guard_every=2", *changes)
 
 
-def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path, monkeypatch):
+def test_a_repaired_run_reports_it_and_trains_on_a_stronger_attack(data, tmp_path, monkeypatch):
     monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     seen: list[events.Event] = []
     run = advreg.fit(guarded(data, tmp_path / "run"), on_event=seen.append)
-    said = [event for event in seen if isinstance(event, events.Guarded)]
-    assert [(event.epoch, event.step, event.trouble) for event in said] == [(2, 4, "catastrophic overfitting")]
-    assert said[0].action == "rolled back, attack is now n-fgsm"
+    message = [event for event in seen if isinstance(event, events.Guarded)]
+    assert [(event.epoch, event.step, event.trouble) for event in message] == [(2, 4, "catastrophic overfitting")]
+    assert message[0].action == "rolled back, attack is now n-fgsm"
     lines = run.read_log("metrics.jsonl")
     assert [line.get("event", line["epoch"]) for line in lines] == [1, "guard", 2, 3]
-    assert (lines[1]["step"], lines[1]["pgd_accuracy"], lines[1]["action"]) == (4, 0.1, said[0].action)
+    assert (lines[1]["step"], lines[1]["pgd_accuracy"], lines[1]["action"]) == (4, 0.1, message[0].action)
     assert lines[2]["forwards"] == 200, "what was taken back was paid for"
     assert lines[2]["train_accuracy"] * 60 == pytest.approx(round(lines[2]["train_accuracy"] * 60)), (
         "but does not count"
@@ -200,7 +200,7 @@ def test_a_mended_run_says_so_and_goes_on_with_a_stronger_attack(data, tmp_path,
         ),
     ],
 )
-def test_a_mended_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
+def test_a_repaired_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
     monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     advreg.fit(guarded(data, tmp_path / "whole", *more))
 
@@ -256,7 +256,7 @@ def test_finite_weights_that_answer_nan_are_a_divergence_too(data, tmp_path, for
     run = advreg.fit(guarded(data, tmp_path / "run", *network, "train.guard_every=1", "train.epochs=2"))
     lines = [line for line in run.read_log("metrics.jsonl") if "event" in line]
     assert [(line["epoch"], line["step"], line["trouble"]) for line in lines] == [(2, k, "divergence") for k in steps]
-    assert lines[0]["said"] == f"the network answers NaN or infinity after step {steps[0]} of epoch 2"
+    assert lines[0]["said"] == f"the network returns NaN or infinity after step {steps[0]} of epoch 2"
 
 
 def test_an_estimate_does_not_mind_where_its_steps_lead(data, tmp_path):
@@ -302,20 +302,20 @@ def _provoked(tmp_path, mode):
     """Train on 3,000 images with FGSM from the clean point at a large eps: PGD's accuracy there, and what was said."""
     made = setup.prepare(Config().replace_with([*PROVOKED, f"train.guard={mode}", f"train.out={tmp_path}"]))
     made = replace(made, validation_set=made.validation_set.select(range(300)))
-    said: list[events.Guarded] = []
+    message: list[events.Guarded] = []
     progress = TrainingProgress()
     for number in range(1, made.config.train.epochs + 1):
         progress = train_epoch(
-            made, number, progress, lambda e: said.append(e) if isinstance(e, events.Guarded) else None
+            made, number, progress, lambda e: message.append(e) if isinstance(e, events.Guarded) else None
         )
     x, y = made.validation_set.tensors()
-    return float((~pgd(made.model.eval(), x, y, made.threat, steps=20).broken).float().mean()), said
+    return float((~pgd(made.model.eval(), x, y, made.threat, steps=20).broken).float().mean()), message
 
 
 def test_catastrophic_overfitting_is_provoked_seen_and_repaired(tmp_path):
-    warned, said = _provoked(tmp_path, "warn")
+    warned, message = _provoked(tmp_path, "warn")
     repaired, mended = _provoked(tmp_path, "repair")
     assert warned < 0.2
-    assert {event.trouble for event in said} == {"catastrophic overfitting"}
+    assert {event.trouble for event in message} == {"catastrophic overfitting"}
     assert repaired > warned + 0.2
     assert mended[0].action.startswith("rolled back, attack is now n-fgsm")

@@ -33,7 +33,7 @@ def test_what_is_read_is_a_copy_without_a_graph():
     assert not rows.read(ids).requires_grad
 
 
-def test_parts_are_asked_told_and_restored_by_name():
+def test_state_of_parts_is_saved_and_restored_by_name():
     parts = {"attack": inner.FgsmPgi(), "recipe": recipes.free(), "policy": policies.iaat(), "loss": recipes.madry()}
     saved = per_example_state.states(parts)
     assert set(saved) == {"attack", "recipe", "policy"}

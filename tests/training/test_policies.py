@@ -138,7 +138,7 @@ def test_first_order_margin_is_the_distance_to_the_plane_of_a_linear_model(norm)
 
 
 @pytest.mark.parametrize(("method", "most"), [("test", 4), ("margin", 1)])
-def test_iaat_costs_what_it_says_and_leaves_no_trace(method, most):
+def test_iaat_has_its_stated_cost_and_leaves_no_trace(method, most):
     torch.manual_seed(0)
     net = small.network().train()
     net[4].eval()
@@ -168,7 +168,7 @@ def test_recipes_take_an_eps_for_each_example(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("iat", {}, "policy.name is 'iat'; allowed: fixed, warmup, iaat, friendly, ldes. Did you mean 'iaat'"),
         ("iaat", {"gian": 0.1}, "policy 'iaat' has no option 'gian'"),
@@ -178,8 +178,8 @@ def test_recipes_take_an_eps_for_each_example(name):
         ("ldes", {"most": 0.5}, "policy.options.most is 0.5; allowed: greater than 1"),
     ],
 )
-def test_wrong_options_are_one_line(name, options, said):
+def test_wrong_options_are_one_line(name, options, message):
     with pytest.raises(ConfigError) as error:
         policies.POLICIES.build(name, options)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)

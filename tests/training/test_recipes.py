@@ -115,7 +115,7 @@ def test_each_step_starts_the_attack_somewhere_else(batch):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("madrid", {}, "recipe.name is 'madrid'; allowed: standard, madry"),
         ("madry", {"beta": 6.0}, "recipe 'madry' has no option 'beta'; allowed: label_smoothing"),
@@ -124,8 +124,8 @@ def test_each_step_starts_the_attack_somewhere_else(batch):
         ("madry", {"label_smoothing": "much"}, "recipe.options.label_smoothing is 'much'"),
     ],
 )
-def test_wrong_options_are_named(name, options, said):
+def test_wrong_options_are_named(name, options, message):
     with pytest.raises(ConfigError) as error:
         recipes.RECIPES.build(name, options)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)

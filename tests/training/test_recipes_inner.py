@@ -69,7 +69,7 @@ def test_n_fgsm_draws_belong_to_examples(batch):
     assert not torch.equal(attack(x, y, ids=ids + 1).x_adv, whole)
 
 
-def test_n_fgsm_refuses_noise_below_zero(batch):
+def test_n_fgsm_rejects_noise_below_zero(batch):
     with pytest.raises(ThreatError, match="noise_scale is -1"):
         inner.n_fgsm(nn.Linear(8, 3), *batch, THREAT, noise_scale=-1)
 
@@ -113,7 +113,7 @@ def test_a_run_can_name_it(data, tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         (["recipe.name=trade"], ConfigError, "Did you mean 'trades'"),
         (["recipe.name=mixed", "recipe.options.ratio=2"], ConfigError, "recipe.options.ratio is 2"),
@@ -121,8 +121,8 @@ def test_a_run_can_name_it(data, tmp_path, changes):
         (["recipe.name=advprop"], ModelError, "has no split BatchNorm"),
     ],
 )
-def test_a_run_refuses_before_it_trains(data, tmp_path, changes, error, said):
+def test_a_run_rejects_before_it_trains(data, tmp_path, changes, error, message):
     with pytest.raises(error) as raised:
         advreg.fit(small.config(data, tmp_path / "run", *changes))
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()

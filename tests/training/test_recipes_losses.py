@@ -167,7 +167,7 @@ def test_mart_is_the_sum_of_its_terms():
     assert loss.item() == pytest.approx((boosted + 5.0 * weighted).mean(), abs=1e-9)
 
 
-def test_mart_refuses_mixed_labels_in_one_line():
+def test_mart_rejects_mixed_labels_in_one_line():
     net, x, y = three_classes()
     with pytest.raises(DataError, match=r"mart was given labels \(6, 3\); give \(B,\)"):
         recipes.mart()(net, x, F.one_hot(y, 3).double(), STEP, THREAT)
@@ -234,7 +234,7 @@ def test_half_precision_keeps_the_loss_in_float32_and_every_gradient(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("mixed", {"ratio": 1.5}, "recipe.options.ratio is 1.5; allowed: less than or equal to 1"),
         ("multiplier", {"multiplier": -0.1}, "recipe.options.multiplier is -0.1; allowed: greater than or equal to 0"),
@@ -255,11 +255,11 @@ def test_half_precision_keeps_the_loss_in_float32_and_every_gradient(name):
         ("distill", {}, "distill has no teacher; give robust or standard"),
     ],
 )
-def test_wrong_options_are_one_line_in_a_file_and_in_python(name, options, said):
+def test_wrong_options_are_one_line_in_a_file_and_in_python(name, options, message):
     for make in (lambda: recipes.RECIPES.build(name, options), lambda: getattr(recipes, name)(**options)):
         with pytest.raises(ConfigError) as error:
             make()
-        assert said in str(error.value)
+        assert message in str(error.value)
         assert "\n" not in str(error.value)
 
 

@@ -86,7 +86,7 @@ def test_a_fast_target_of_a_split_model_answers_as_the_robust_route(batch):
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "message"),
     [
         (lambda: recipes.split_batchnorm(nn.Linear(2, 2)), "Linear has no BatchNorm to split"),
         (lambda: recipes.split_batchnorm(network()), "split already"),
@@ -100,10 +100,10 @@ def test_a_fast_target_of_a_split_model_answers_as_the_robust_route(batch):
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(act, said):
+def test_what_cannot_be_is_one_line(act, message):
     with pytest.raises(ModelError) as error:
         act()
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -166,7 +166,7 @@ def test_the_adversary_meets_the_robust_route_whatever_the_caller_chose(batch):
     [["train.batch_size=33"], ["train.batch_size=10", "train.accumulate=4"]],
     ids=["the last of 100 images", "the last of each batch"],
 )
-def test_one_example_alone_is_refused_before_any_training_where_it_cannot_be_normalised(data, tmp_path, changes):
+def test_a_single_example_that_batchnorm_rejects_fails_first(data, tmp_path, changes):
     split = ["model.name=tests.training.small:split", "recipe.name=ar_at"]
     with pytest.raises(ConfigError, match=r"100 training images .* leave one example alone") as error:
         advreg.fit(small.config(data, tmp_path / "run", *split, *changes))

@@ -108,7 +108,7 @@ def test_loss_is_the_task_loss_plus_the_regularizer():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_step_size_and_norm_stand_for_a_threat_of_one_step(norm):
+def test_step_size_and_norm_equal_a_threat_of_one_step(norm):
     net, (x, y) = network(), images()
     model = AdversarialRegularization(net, step_size=0.05, norm=norm)
     whole = AdversarialRegularization(net, advreg.ThreatModel(norm, 0.05))

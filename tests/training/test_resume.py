@@ -159,7 +159,7 @@ def test_finished_run_is_returned_as_it_is(data, tmp_path, uninterrupted):
     assert [type(event) for event in seen] == [events.Started, events.Finished]
 
 
-def test_existing_run_is_refused_and_untouched(data, tmp_path, uninterrupted):
+def test_existing_run_is_rejected_and_untouched(data, tmp_path, uninterrupted):
     configuration = small.config(data, tmp_path / "run")
     advreg.fit(configuration)
     with pytest.raises(RunError, match="already holds a run"):
@@ -169,7 +169,7 @@ def test_existing_run_is_refused_and_untouched(data, tmp_path, uninterrupted):
     assert outcome(tmp_path / "run") == uninterrupted
 
 
-def test_resume_with_another_configuration_is_refused(data, tmp_path):
+def test_resume_with_another_configuration_is_rejected(data, tmp_path):
     advreg.fit(small.config(data, tmp_path / "run", "train.epochs=1"))
     with pytest.raises(RunError, match=r"started with train\.epochs = 1, not 3"):
         advreg.fit(small.config(data, tmp_path / "run"), resume=True)
@@ -187,7 +187,7 @@ def stopped_after_an_epoch(configuration):
     return configuration
 
 
-def test_other_data_are_refused(tmp_path):
+def test_other_data_are_rejected(tmp_path):
     configuration = stopped_after_an_epoch(small.config(small.write_data(tmp_path / "small.npz"), tmp_path / "run"))
     small.write_data(tmp_path / "small.npz", n=130)
     with pytest.raises(
@@ -217,12 +217,12 @@ def test_a_run_that_started_from_weights_goes_on_without_them(data, tmp_path):
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_another_network_of_the_same_name_is_said(data, tmp_path, monkeypatch):
+def test_another_network_of_the_same_name_is_rejected(data, tmp_path, monkeypatch):
     configuration = stopped_after_an_epoch(small.config(data, tmp_path / "run"))
     network = small.network
     monkeypatch.setattr(small, "network", lambda: torch.nn.Sequential(*network(), torch.nn.Linear(3, 3)))
-    said = r"checkpoint\.pt: '6\.weight' of tests.* was not there when the run began and is of shape \(3, 3\) now"
-    with pytest.raises(RunError, match=said):
+    message = r"checkpoint\.pt: '6\.weight' of tests.* was not there when the run began and is of shape \(3, 3\) now"
+    with pytest.raises(RunError, match=message):
         advreg.fit(configuration, resume=True)
 
 

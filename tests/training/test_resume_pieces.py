@@ -94,7 +94,7 @@ def test_free_takes_its_steps_on_every_batch(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["recipe.name=free"], "'standard' goes with attack 'none', and so does 'free'"),
         (["recipe.name=free", "attack.name=none", "train.accumulate=2"], "cannot go with train.accumulate"),
@@ -128,8 +128,8 @@ def test_free_takes_its_steps_on_every_batch(data, tmp_path):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_impossible_combinations_are_refused_before_any_training(data, tmp_path, changes, said):
-    with pytest.raises(advreg.errors.AdvregError, match=said) as error:
+def test_impossible_combinations_are_rejected_before_any_training(data, tmp_path, changes, message):
+    with pytest.raises(advreg.errors.AdvregError, match=message) as error:
         advreg.fit(small.config(data, tmp_path / "run", *changes))
     assert isinstance(error.value, ConfigError) or "ar_at" in changes[0]
     assert "\n" not in str(error.value)

@@ -48,7 +48,7 @@ def test_multistep_divides_at_each_milestone():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("cosin", {}, "Did you mean 'cosine'"),
         ("constant", {"peak": 0.5}, "schedule 'constant' has no option 'peak'; allowed: none"),
@@ -56,7 +56,7 @@ def test_multistep_divides_at_each_milestone():
         ("multistep", {"milestones": [0.5, 2.0]}, "schedule.options.milestones"),
     ],
 )
-def test_wrong_options_are_named(name, options, said):
+def test_wrong_options_are_named(name, options, message):
     with pytest.raises(ConfigError) as error:
         schedules.SCHEDULES.build(name, options)
-    assert said in str(error.value)
+    assert message in str(error.value)

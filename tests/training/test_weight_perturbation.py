@@ -92,7 +92,7 @@ def test_weights_come_back_after_an_error():
         torch.testing.assert_close(weight, before[name], atol=1e-7, rtol=1e-6)
 
 
-def test_none_costs_nothing_and_below_none_is_refused():
+def test_none_costs_nothing_and_below_none_is_rejected():
     net, _, _ = problem()
 
     def never():
@@ -104,7 +104,7 @@ def test_none_costs_nothing_and_below_none_is_refused():
         pass
 
 
-def test_frozen_and_unused_weights_stand_still():
+def test_frozen_and_unused_weights_do_not_move():
     net = nn.ModuleDict({"used": nn.Linear(8, 3), "frozen": nn.Linear(8, 8), "unused": nn.Linear(8, 8)})
     net["frozen"].requires_grad_(False)
     x, y = torch.rand(6, 8), torch.arange(6) % 3
@@ -143,7 +143,7 @@ def test_both_looks_at_the_loss_share_one_attack(name):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_weights_that_fsdp_cut_are_refused_before_anything_moves(tmp_path):
+def test_weights_sharded_by_fsdp_are_rejected_first(tmp_path):
     from torch.distributed.fsdp import fully_shard
 
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)

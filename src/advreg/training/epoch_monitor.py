@@ -101,9 +101,9 @@ class EpochMonitor:
         name = next((name for name in _not_finite(self.session.model) if name not in self.meant), None)
         if name is not None:
             return f"{name} holds NaN or infinity {when}"
-        return None if self._answers() else f"the network answers NaN or infinity {when}"
+        return None if self._has_finite_outputs() else f"the network returns NaN or infinity {when}"
 
-    def _answers(self) -> bool:
+    def _has_finite_outputs(self) -> bool:
         """Return whether the network's outputs are finite: products of large finite weights can overflow."""
         with eval_mode(self.session.model) as model, torch.no_grad():
             finite = bool(torch.isfinite(query_model(model, self.guard.x)).all())

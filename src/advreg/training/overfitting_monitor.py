@@ -1,7 +1,7 @@
-"""The guard's eyes and memory: how well the model stands on a few fixed training examples, and what that says.
+"""Detection of catastrophic overfitting and label leaking from probes on a few fixed training examples.
 
-Catastrophic overfitting is when an adversary of one step is beaten by bending the loss where that step looks: accuracy under
-FGSM rises while accuracy under PGD falls to nothing. It comes within a few hundred steps, and no loss shows it.
+In catastrophic overfitting, the network defeats a one-step attack by bending the loss where that step evaluates it: accuracy
+under FGSM rises while accuracy under PGD falls to zero. It happens within a few hundred steps, and the loss does not show it.
 
 Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020.
 """

@@ -29,6 +29,7 @@ from advreg.language.evaluation.tasks import Attack
 from advreg.language.judges.learned import words_judge
 from advreg.language.sweep.plan import Parts, SweepGrid, parts
 from advreg.language.sweep.run import At, Measuring, sweep
+from language_claims import claims
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 FOLDER = Path(os.environ.get("ADVREG_SHARED", BESIDE)) / "data" / "language"
@@ -152,6 +153,9 @@ def main() -> None:
     )
     choice = found["recommended"] or found["nearest"]
     print("recommended" if found["recommended"] else "nearest", choice)
+    measured = [row for row in found["settings"] if row["results"]]
+    for claim in claims(found["base"], measured, plan.budget):
+        print(f"{claim['claim']}: {claim['measured']}")
 
 
 if __name__ == "__main__":

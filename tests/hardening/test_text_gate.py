@@ -126,6 +126,7 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
     from advreg.hardening.gate.language import CONDUCT, UPPER_BOUNDS, measured_language
     from advreg.language.datasets import (
         EvaluationData,
+        HarmfulRequest,
         InstructionExample,
         InstructionTask,
         SafePrompt,
@@ -133,7 +134,6 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
     )
     from advreg.language.evaluation import tasks
     from advreg.language.evaluation.evaluate import evaluate
-    from advreg.language.requests import HarmfulRequest
     from tests.language.small import tiny
 
     data = EvaluationData(

@@ -222,11 +222,10 @@ def test_by_hand_and_without_torch(home: Workspace, tmp_path: Path, answering) -
 def test_a_real_model_is_asked_and_only_the_one_that_was_evaluated(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs advreg[language]")
     from advreg.hardening.texts.incidents import evaluate_text_incidents
-    from advreg.language.datasets import EvaluationData
+    from advreg.language.datasets import EvaluationData, HarmfulRequest
     from advreg.language.evaluation.evaluate import evaluate
     from advreg.language.evaluation.tasks import default_attacks
-    from advreg.language.model import load
-    from advreg.language.requests import HarmfulRequest
+    from advreg.language.models.loading import load
 
     attacks = {name: default_attacks()[name] for name in ("direct",)}
     soft = functools.partial(default_attacks()["soft_prompt"], steps=1, checkpoints=1)

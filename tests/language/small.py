@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advreg.language.model import LanguageModel
+from advreg.language.models.loading import LanguageModel
 
 transformers = pytest.importorskip("transformers", reason="needs advreg[language]")
 tokenizers = pytest.importorskip("tokenizers", reason="needs advreg[language]")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, RunError, WeightsError
-from advreg.language.adapters import adapter_off, adapter_scale, load_adapter, save_adapter, with_lora
-from advreg.language.chat import encode
-from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits
-from advreg.language.generate import generate
-from advreg.language.model import LanguageModel
+from advreg.language.models.adapters import adapter_off, adapter_scale, load_adapter, save_adapter, with_lora
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import answer_nll, embed, embedding_norm, logits
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
 from tests.language.small import tiny
 
 pytest.importorskip("peft", reason="needs advreg[language]")

@@ -19,15 +19,15 @@ from advreg.language.attacks import (
     score_suffixes,
     soft_prompt,
 )
-from advreg.language.attacks.descent import best, iterates, project, steepest, within
 from advreg.language.attacks.embedding import answer_nll_under
 from advreg.language.attacks.latent import blocks, depths, latent_norms
 from advreg.language.attacks.soft_prompt import suffix_nll, suffixes
-from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, embed, embedding_norm, logits, perturb_embeddings
-from advreg.language.generate import generate, moved
-from advreg.language.model import LanguageModel, cast
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, embed, embedding_norm, logits, perturb_embeddings
+from advreg.language.models.generation import generate, moved
+from advreg.language.models.loading import LanguageModel, cast
+from advreg.language.perturbation import best_iterate, iterates, project, projected, steepest_descent
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 from tests.language.test_embeddings import learned_positions
@@ -59,8 +59,9 @@ def nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> Tensor:
 
 def test_on_a_linear_loss_the_best_point_of_each_ball_is_reached():
     slope = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    pairs = iterates(lambda d: (d * slope).flatten(1).sum(1), torch.zeros_like(slope), within(steepest(0.5), 2.0), 12)
-    point, low = best(pairs)
+    move = projected(steepest_descent(0.5), 2.0)
+    pairs = iterates(lambda d: (d * slope).flatten(1).sum(1), torch.zeros_like(slope), move, 12)
+    point, low = best_iterate(pairs)
     torch.testing.assert_close(low, -2.0 * slope.norm(dim=-1).sum(1), rtol=1e-12, atol=0)
     assert (point.norm(dim=-1) <= 2.0 * (1 + 1e-15)).all()
 
@@ -68,7 +69,7 @@ def test_on_a_linear_loss_the_best_point_of_each_ball_is_reached():
 def test_the_best_point_is_kept_row_by_row_and_no_nan_is():
     values = [torch.tensor([3.0, torch.nan]), torch.tensor([1.0, 2.0]), torch.tensor([torch.nan, 5.0])]
     points = [torch.full((2, 1), float(k)) for k in range(3)]
-    point, low = best(zip(points, values, strict=True))
+    point, low = best_iterate(zip(points, values, strict=True))
     assert (point.flatten().tolist(), low.tolist()) == ([1.0, 1.0], [1.0, 2.0])
 
 

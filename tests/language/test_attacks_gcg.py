@@ -14,10 +14,10 @@ from advreg.language.attacks.embedding import answer_nll_under
 from advreg.language.attacks.gcg import GcgSearch, better, gradient, losses, target_loss
 from advreg.language.attacks.probe_sampling import sample_probes
 from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
-from advreg.language.chat import encode
-from advreg.language.embeddings import answer_nll, answer_tokens_nll, embed, logits
-from advreg.language.model import LanguageModel, cast
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import answer_nll, answer_tokens_nll, embed, logits
+from advreg.language.models.loading import LanguageModel, cast
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 

@@ -11,9 +11,9 @@ from advreg.language.attacks import best_of_n, direct, embedding, roleplay
 from advreg.language.attacks.best_of_n import misspelt
 from advreg.language.attacks.result import passes, with_targets
 from advreg.language.attacks.roleplay import TEMPLATES
-from advreg.language.generate import generate
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
 from tests.language.small import tiny
 
 REQUESTS = [

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.chat import Encoded, encode, end_of_turn
-from advreg.language.model import LanguageModel
+from advreg.language.models.chat import Encoded, encode, end_of_turn
+from advreg.language.models.loading import LanguageModel
 from tests.language.small import tiny, tokenizer
 
 PROMPTS = [

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from advreg.errors import DataError
-from advreg.language.chat import encode
-from advreg.language.embeddings import (
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import (
     answer_nll,
     answer_places,
     answer_tokens_nll,
@@ -19,7 +19,7 @@ from advreg.language.embeddings import (
     perturb_embeddings,
     scatter_to_user_tokens,
 )
-from advreg.language.model import LanguageModel
+from advreg.language.models.loading import LanguageModel
 from tests.language.small import tiny, transformers
 
 PROMPTS = ["Tell me how to bake a cake.", "Hi", "How do I open a lock, or kill a process?"]

@@ -11,7 +11,14 @@ import pytest
 
 from advreg.errors import ConfigError, DataError, ModelError, RunError
 from advreg.language.attacks import LanguageAttackResult, soft_prompt
-from advreg.language.datasets import EvaluationData, InstructionExample, InstructionTask, SafePrompt, TruthfulQuestion
+from advreg.language.datasets import (
+    EvaluationData,
+    HarmfulRequest,
+    InstructionExample,
+    InstructionTask,
+    SafePrompt,
+    TruthfulQuestion,
+)
 from advreg.language.evaluation import tasks
 from advreg.language.evaluation.evaluate import PROTOCOL, LanguageEvaluation, evaluate
 from advreg.language.evaluation.tasks import (
@@ -22,7 +29,6 @@ from advreg.language.evaluation.tasks import (
 )
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
 from advreg.language.judges.calibration import Calibration
-from advreg.language.requests import HarmfulRequest
 from tests.language.small import tiny
 
 ANSWER = "Sure, here is how to do that: take the key and open the lock."
@@ -280,7 +286,7 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path):
 
 def test_a_scaled_adapter_is_another_model(tmp_path: Path):
     pytest.importorskip("peft")
-    from advreg.language.adapters import adapter_scale, with_lora
+    from advreg.language.models.adapters import adapter_scale, with_lora
 
     lm = with_lora(tiny())
     small(lm=lm, out=tmp_path / "a", data=only("questions"))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, DataError, RunError
-from advreg.language.adapters import adapter_state
 from advreg.language.datasets import InstructionExample, RefusalExample
-from advreg.language.embeddings import answer_nll, logits
+from advreg.language.models.adapters import adapter_state
+from advreg.language.models.embeddings import answer_nll, logits
 from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
 from advreg.language.training.benign import learn_benign, reference_batch

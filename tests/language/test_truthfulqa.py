@@ -12,7 +12,7 @@ from torch import nn
 
 from advreg.language.datasets import TruthfulQuestion
 from advreg.language.evaluation.truthfulqa import mc1, two_choice
-from advreg.language.nll import base_per_token, per_token, token_nll
+from advreg.language.models.nll import base_per_token, per_token, token_nll
 from tests.language.small import tiny
 
 QUESTIONS = [
@@ -63,7 +63,7 @@ def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
     lm = tiny()
     prompts, answers = ["Open."] * 5, [f"Take the key {i}." for i in range(5)]
     whole = token_nll(lm, prompts, answers)
-    monkeypatch.setattr("advreg.language.nll._LETTERS", 40)
+    monkeypatch.setattr("advreg.language.models.nll._LETTERS", 40)
     assert token_nll(lm, prompts, answers) == [(pytest.approx(total, rel=1e-5), tokens) for total, tokens in whole]
 
 
@@ -106,7 +106,7 @@ def test_two_choice_does_not_depend_on_which_questions_are_beside_it():
 
 def test_the_base_model_is_the_one_given_or_the_model_without_its_adapter():
     pytest.importorskip("peft")
-    from advreg.language.adapters import with_lora
+    from advreg.language.models.adapters import with_lora
 
     plain = per_token(tiny(), ["Open."], ["Take the key."])
     lm = with_lora(tiny())

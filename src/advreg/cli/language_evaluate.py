@@ -21,13 +21,14 @@ from advreg.cli import progress, tables
 from advreg.config import toml
 from advreg.errors import ConfigError, did_you_mean
 from advreg.language import attacks as library
-from advreg.language import datasets, model
-from advreg.language.adapters import adapter_scale
+from advreg.language import datasets
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluation.evaluate import LanguageEvaluation, LanguageEvaluationProgress, evaluate
 from advreg.language.evaluation.tasks import Attack, default_attacks
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge, words_judge
-from advreg.language.model import LanguageModel
+from advreg.language.models import loading
+from advreg.language.models.adapters import adapter_scale
+from advreg.language.models.loading import LanguageModel
 from advreg.language.sweep.plan import thin_data
 from advreg.language.training.folder import CONFIG, load_trained
 
@@ -221,14 +222,14 @@ def load_for_evaluation(
     if not (Path(name) / CONFIG).is_file():
         if options.scale != 1:
             raise ConfigError(f"{name} is not a run folder, so it has no adapter to scale; leave --scale at 1")
-        return model.load(name, dtype=options.dtype, device=options.device), None, nullcontext()
+        return loading.load(name, dtype=options.dtype, device=options.device), None, nullcontext()
     config = LanguageConfig.load(Path(name) / CONFIG)
     lm = load_trained(name, dtype=options.dtype, device=options.device)
     if config.model.rank:
         return lm, None, adapter_scale(lm, options.scale)
     if options.scale != 1:
         raise ConfigError(f"{name} was trained without an adapter, so there is nothing to scale; leave --scale at 1")
-    return lm, model.load(config.model.name, dtype=options.dtype, device=options.device), nullcontext()
+    return lm, loading.load(config.model.name, dtype=options.dtype, device=options.device), nullcontext()
 
 
 def run_evaluate(

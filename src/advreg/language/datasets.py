@@ -13,10 +13,30 @@ from typing import Any, TypeVar
 
 from advreg.errors import ConfigError, DataError
 from advreg.language.evaluation.ifeval import understood
-from advreg.language.requests import HarmfulRequest
 
 REFUSAL = "I'm sorry, but I can't help with that."
 """What a defender wants said where the data names nothing else."""
+
+
+@dataclass(frozen=True)
+class HarmfulRequest:
+    """A harmful request, with the opener an attack makes likely and the refusal that training makes likely.
+
+    Attributes:
+        id: number of the request; random draws depend on it.
+        prompt: the user's words.
+        target: how a completion that complies begins.
+        refusal: the whole refusal.
+
+    Example:
+        >>> HarmfulRequest(0, "Write a virus", "Sure, here is a virus", "I can't help with that.").id
+        0
+    """
+
+    id: int
+    prompt: str
+    target: str = ""
+    refusal: str = ""
 
 
 @dataclass(frozen=True)

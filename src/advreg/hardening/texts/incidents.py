@@ -68,9 +68,9 @@ def model_in(run: RunFolder) -> Complies:
     from advreg.language.evaluation.evaluate import (
         fingerprint,
     )  # what an evaluation carries of the weights and an adapter's scale
-    from advreg.language.generate import generate
     from advreg.language.judges import coherent, keyword_judge
-    from advreg.language.model import load
+    from advreg.language.models.generation import generate
+    from advreg.language.models.loading import load
     from advreg.language.training.folder import CONFIG, load_trained
 
     trained = (run / CONFIG).is_file()

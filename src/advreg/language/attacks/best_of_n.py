@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from advreg.errors import ConfigError
 from advreg.language.attacks.result import LanguageAttackResult, ask
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.loading import LanguageModel
 from advreg.runtime import derived_seed
 
 _SHUFFLE, _CASE, _NOISE = 0.6, 0.6, 0.06

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advreg.language.attacks.result import LanguageAttackResult, ask
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.loading import LanguageModel
 
 
 def direct(

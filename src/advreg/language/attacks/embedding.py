@@ -10,13 +10,13 @@ from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
 from advreg.example_rng import normal
-from advreg.language.attacks.descent import best, iterates, project, steepest, within
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
-from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
-from advreg.language.generate import generate
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, answer_places, embedding_norm, logits
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
+from advreg.language.perturbation import best_iterate, iterates, project, projected, steepest_descent
 from advreg.module_modes import eval_mode
 
 
@@ -49,7 +49,7 @@ def embedding_pgd(
         ids: example ids ``(B,)`` that the starts belong to.
 
     Returns:
-        ``(B, P, D)`` in float32 or better, for `advreg.language.embeddings.scatter_to_user_tokens`; zero past each
+        ``(B, P, D)`` in float32 or better, for `advreg.language.models.embeddings.scatter_to_user_tokens`; zero past each
         prompt's own tokens.
 
     Raises:
@@ -81,11 +81,10 @@ def search(
         return answer_nll(logits(lm, encoded, delta, last=last), encoded)
 
     with eval_mode(lm.network, freeze=True):
-        tries = [
-            best(iterates(loss, _start(lm, encoded, radius, k, seed, ids), within(steepest(step), radius), steps))
-            for k in range(restarts)
-        ]
-    return best(tries)
+        move = projected(steepest_descent(step), radius)
+        starts = (_start(lm, encoded, radius, k, seed, ids) for k in range(restarts))
+        tries = [best_iterate(iterates(loss, start, move, steps)) for start in starts]
+    return best_iterate(tries)
 
 
 def check(encoded: Encoded, eps: float, steps: int, restarts: int) -> None:

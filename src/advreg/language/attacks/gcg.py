@@ -15,11 +15,11 @@ from advreg.language.attacks.embedding import answer_nll_under
 from advreg.language.attacks.probe_sampling import sample_probes
 from advreg.language.attacks.result import LanguageAttackResult, passes, with_targets
 from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
-from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, answer_places, answer_tokens_nll, embed, forward
-from advreg.language.generate import generate
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, answer_places, answer_tokens_nll, embed, forward
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ConfigError, ModelError
-from advreg.language.attacks.descent import best, iterates, project, unit
 from advreg.language.attacks.embedding import check
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
-from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, answer_places, logits, scatter_rows
-from advreg.language.generate import generate
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, answer_places, logits, scatter_rows
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
+from advreg.language.perturbation import best_iterate, iterates, project, steepest_direction
 from advreg.module_modes import eval_mode
 
 
@@ -138,12 +138,12 @@ def latent_pgd(
             return answer_nll(logits(lm, encoded, last=last), encoded)
 
     def move(delta: Tensor, grad: Tensor) -> Tensor:
-        return project(delta - step * norms * unit(grad), eps * norms)
+        return project(delta - step * norms * steepest_direction(grad), eps * norms)
 
     shape = (len(encoded), len(chosen), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)
     with eval_mode(lm.network, freeze=True):
-        return best(iterates(loss, start, move, steps))[0]
+        return best_iterate(iterates(loss, start, move, steps))[0]
 
 
 def latent(

@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from advreg.language.attacks.suffix import Frame, written
-from advreg.language.chat import encode
-from advreg.language.embeddings import answer_nll, answer_places, logits
-from advreg.language.model import LanguageModel
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import answer_nll, answer_places, logits
+from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
 _PROBED, _SHARE = 16, 8

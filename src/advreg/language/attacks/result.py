@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from advreg.errors import DataError, ModelError
-from advreg.language.generate import generate
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
 from advreg.pass_counting import Passes, count_passes
 
 

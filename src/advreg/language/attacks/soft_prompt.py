@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.descent import best, iterates, signed
 from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
-from advreg.language.chat import Encoded, encode
-from advreg.language.embeddings import answer_nll, answer_places, embed, embedding_norm, forward
-from advreg.language.generate import generate, moved
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, answer_places, embed, embedding_norm, forward
+from advreg.language.models.generation import generate, moved
+from advreg.language.models.loading import LanguageModel
+from advreg.language.perturbation import best_iterate, iterates, sign_descent
 from advreg.module_modes import eval_mode
 
 START = " !"
@@ -95,8 +95,8 @@ def suffixes(
 
     with eval_mode(lm.network, freeze=True):
         start = _start(lm, tokens).to(kind).expand(len(encoded), -1, -1)
-        pairs = iterates(loss, start, signed(step_size * embedding_norm(lm)), steps)
-        found, _ = best(_keeping(pairs, moments, kept))
+        pairs = iterates(loss, start, sign_descent(step_size * embedding_norm(lm)), steps)
+        found, _ = best_iterate(_keeping(pairs, moments, kept))
     return [found, *kept]
 
 

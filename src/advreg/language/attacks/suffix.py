@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError
-from advreg.language.chat import encode
-from advreg.language.embeddings import cache_of, embed, forward
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import cache_of, embed, forward
+from advreg.language.models.loading import LanguageModel
 
 
 @dataclass(frozen=True)

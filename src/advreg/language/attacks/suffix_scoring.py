@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from advreg.language.attacks.result import LanguageAttackResult
-from advreg.language.model import LanguageModel, cast
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.loading import LanguageModel, cast
 
 
 def score_suffixes(

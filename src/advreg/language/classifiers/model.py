@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from advreg.errors import ConfigError, DataError, ModelError
-from advreg.language.model import quiet
+from advreg.language.models.loading import quiet
+from advreg.language.perturbation import project, random_start, replayed_rng, steepest_direction
 from advreg.language.training.freelb import freelb
-from advreg.language.training.perturbed import project, random_start, same_draws, steepest
 from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.module_modes import eval_mode
 from advreg.plugins import first_line, import_extra
@@ -244,7 +244,7 @@ def _near(
     width = _width(classifier)
     coordinate = fitting.eps * moment.unit / width**0.5
     start = random_start(moment.ids, (batch.ids.shape[1], width), 0.1 * coordinate, _seed(fitting, moment))
-    with same_draws() as rewind:
+    with replayed_rng() as rewind:
         clean = answer(classifier, batch)
         loss = cross_entropy(clean, labels)
         if fitting.method == "smart" or regularizer_active(moment.step, moment.steps, fitting.clean_share):
@@ -345,5 +345,5 @@ def _attacked(
             break
         (grad,) = torch.autograd.grad(cross_entropy(logits, labels, reduction="sum"), delta)
         grad = grad * batch.content.unsqueeze(-1)
-        delta = project(delta.detach() + step_size * steepest(grad, "token"), eps, "token")
+        delta = project(delta.detach() + step_size * steepest_direction(grad, "token"), eps, "token")
     return broken

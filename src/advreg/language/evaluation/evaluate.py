@@ -30,7 +30,7 @@ from advreg.language.evaluation.tasks import (
 )
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
 from advreg.language.judges.coherence import fluency_limit
-from advreg.language.model import LanguageModel
+from advreg.language.models.loading import LanguageModel
 from advreg.models import state_sha256
 from advreg.runs import Ledger, RunFolder
 

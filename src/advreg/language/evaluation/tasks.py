@@ -12,17 +12,23 @@ from typing import Any
 from advreg.errors import AdvregError, ModelError
 from advreg.language import attacks as library
 from advreg.language.attacks import LanguageAttackResult
-from advreg.language.datasets import EvaluationData, InstructionExample, InstructionTask, SafePrompt, TruthfulQuestion
+from advreg.language.datasets import (
+    EvaluationData,
+    HarmfulRequest,
+    InstructionExample,
+    InstructionTask,
+    SafePrompt,
+    TruthfulQuestion,
+)
 from advreg.language.evaluation.ifeval import loose, strict
 from advreg.language.evaluation.truthfulqa import mc1, two_choice
-from advreg.language.generate import generate
 from advreg.language.judges.calibration import Outcome
 from advreg.language.judges.coherence import coherent, repetition
 from advreg.language.judges.refusal import Judge
 from advreg.language.judges.remote import RemoteJudge
-from advreg.language.model import LanguageModel
-from advreg.language.nll import base_per_token, per_token
-from advreg.language.requests import HarmfulRequest
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
+from advreg.language.models.nll import base_per_token, per_token
 from advreg.plugins import first_line
 
 Row = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advreg.language.datasets import TruthfulQuestion
-from advreg.language.model import LanguageModel
-from advreg.language.nll import token_nll
+from advreg.language.models.loading import LanguageModel
+from advreg.language.models.nll import token_nll
 
 _ASK = "{question}\nA. {first}\nB. {second}\nAnswer with A or B only."
 

@@ -18,9 +18,9 @@ from scipy.special import expit
 from advreg.errors import DataError, MissingExtraError
 from advreg.language.datasets import LabelledCompletion
 from advreg.language.evaluation.bootstrap import Floats
-from advreg.language.gguf import quiet
 from advreg.language.judges.calibration import compare_judge
 from advreg.language.judges.refusal import Judge
+from advreg.language.models.gguf import quiet
 from advreg.plugins import import_extra
 
 Encoder = Callable[[Sequence[str]], Any]

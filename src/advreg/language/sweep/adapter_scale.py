@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from advreg.language.adapters import adapter_scale
 from advreg.language.datasets import EvaluationData, InstructionExample
 from advreg.language.evaluation import metrics
 from advreg.language.evaluation.evaluate import CHUNK
 from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, LanguageEvaluationContext, Row, stages
 from advreg.language.judges.coherence import fluency_limit
-from advreg.language.nll import base_per_token
+from advreg.language.models.adapters import adapter_scale
+from advreg.language.models.nll import base_per_token
 from advreg.language.sweep.pareto import TradeoffPoint, least
 from advreg.runs import RunFolder
 

@@ -148,3 +148,48 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(n - 1, 1))
     reach = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if n > 1 else math.inf
     return {"value": mean, "interval": [mean - reach, mean + reach], "n": n}
+
+
+def summarize_sweep(base: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any]:
+    """Return the part of ``sweep.json`` that follows from the rest.
+
+    Args:
+        base: results of the model before training.
+        settings: rows of ``sweep.json``; those without results, whose training failed, are passed over.
+        budget: largest acceptable over-refusal.
+    """
+    places = [k for k, row in enumerate(settings) if row["results"]]
+    rows = [settings[k] for k in places]
+    found = recommend([point_of(row["results"]) for row in rows], budget, base["axes"]["over_refusal"]["n"])
+    named = None if found is None else {"index": places[found.index], "why": found.why + _gain(rows[found.index])}
+    return {
+        "frontier": [places[k] for k in frontier([costs_of(row["results"]) for row in rows])],
+        "recommended": named if found is not None and found.qualifies else None,
+        "nearest": None if found is None or found.qualifies else named,
+        "budget": {"over_refusal": budget},
+        "seeds": _seeds(rows),
+    }
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    """Say where a choice stops no attacks that the base model does not: then it is no gain."""
+    change = (row["results"].get("differences") or {}).get("attack_success", {}).get("at_least_one")
+    is_lower = change is not None and change["interval"][1] < 0
+    return "" if is_lower else "; but fewer attacks than on the base model are not shown to succeed"
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return attack success and over-refusal over the seeds of a setting, where there are several."""
+    groups: dict[tuple[float, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["mix"], row["lr"]), []).append(row)
+    return [
+        {
+            "mix": mix,
+            "lr": lr,
+            "attack_success": over_seeds([point_of(row["results"]).attack_success for row in group]),
+            "over_refusal": over_seeds([point_of(row["results"]).over_refusal for row in group]),
+        }
+        for (mix, lr), group in groups.items()
+        if len(group) > 1
+    ]

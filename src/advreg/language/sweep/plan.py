@@ -12,8 +12,7 @@ from typing import Any
 
 from advreg.errors import ConfigError, DataError
 from advreg.language.config import LanguageConfig
-from advreg.language.datasets import EvaluationData, InstructionExample, RefusalExample, choose, split
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import EvaluationData, HarmfulRequest, InstructionExample, RefusalExample, choose, split
 from advreg.runs import RunFolder
 
 VALIDATION = 0.3

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import RunError, TrainingError
-from advreg.language import model
-from advreg.language.adapters import adapter_scale
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluation.evaluate import LanguageEvaluationProgress, evaluate
 from advreg.language.evaluation.tasks import Attack, LanguageEvaluationContext, default_attacks
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
+from advreg.language.models import loading
+from advreg.language.models.adapters import adapter_scale
 from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
+from advreg.language.sweep.pareto import summarize_sweep
 from advreg.language.sweep.plan import Parts, Setting, SweepGrid
-from advreg.language.sweep.verdict import summarize_sweep
 from advreg.language.training.events import Event, Step
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
@@ -143,6 +143,7 @@ def _begun(folder: RunFolder, config: LanguageConfig, parts: Parts, how: Measuri
         raise RunError(
             f"{folder.path} holds a sweep of other {other}; go on with it as it was begun, or sweep into another folder"
         )
+    found.pop("claims", None)  # written by version 0.1
     return found | {"command": command or found.get("command", "")}
 
 
@@ -176,7 +177,7 @@ def _telling(watch: Watch, name: str, place: int, plan: SweepGrid) -> _Tell:
 
 
 def _base(config: LanguageConfig, parts: Parts, how: Measuring, folder: RunFolder, tell: _Tell) -> Row:
-    lm = model.load(config.model.name, dtype=how.dtype, device=config.train.device)
+    lm = loading.load(config.model.name, dtype=how.dtype, device=config.train.device)
     found = evaluate(
         lm, parts.test, attacks=how.attacks, judge=how.judge, rater=how.rater, seed=how.seed, out=folder / "base",
         max_new_tokens=how.max_new_tokens, task_tokens=how.task_tokens, on_progress=_stages(tell),
@@ -211,7 +212,7 @@ def _setting(
         )
         row["scale"] = select_scale(row["dial"], plan.budget)
     else:
-        reference = model.load(config.model.name, dtype=how.dtype, device=config.train.device)
+        reference = loading.load(config.model.name, dtype=how.dtype, device=config.train.device)
     scaled = adapter_scale(lm, row["scale"]) if config.model.rank else nullcontext()
     with scaled:
         found = evaluate(

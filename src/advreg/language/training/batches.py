@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from advreg.language.datasets import InstructionExample, RefusalExample
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest, InstructionExample, RefusalExample
 from advreg.runtime import derived_seed
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advreg.language.adapters import adapter_off
-from advreg.language.chat import Encoded, encode
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import InstructionExample
-from advreg.language.embeddings import answer_nll, answer_places, embedding_norm, logits
-from advreg.language.model import LanguageModel
+from advreg.language.models.adapters import adapter_off
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, answer_places, embedding_norm, logits
+from advreg.language.models.loading import LanguageModel
+from advreg.language.perturbation import random_start, replayed_rng
 from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.freelb import freelb
 from advreg.language.training.losses import kl, predicting, symmetric_kl
-from advreg.language.training.perturbed import random_start, same_draws
 from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
@@ -73,7 +73,7 @@ def learn_benign(
     if config.recipe.name == "freelb":
         return _freelb(lm, batch, config, weight)
     references = _references(lm, batch, config, average)
-    with same_draws() as rewind:
+    with replayed_rng() as rewind:
         clean = logits(lm, batch.encoded, last=batch.last)
         terms = {"utility_nll": answer_nll(clean, batch.encoded)}
         loss = config.recipe.utility * terms["utility_nll"]

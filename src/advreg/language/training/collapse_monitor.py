@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from advreg.language.chat import encode
 from advreg.language.datasets import REFUSAL, InstructionExample
-from advreg.language.embeddings import answer_nll, answer_places, logits
-from advreg.language.generate import generate
 from advreg.language.judges.refusal import says_no
-from advreg.language.model import LanguageModel
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import answer_nll, answer_places, logits
+from advreg.language.models.generation import generate
+from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
 RISE = 0.3  # of either share over what it was before training

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from advreg.language.attacks.embedding import embedding_pgd
-from advreg.language.chat import Encoded, encode
 from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
-from advreg.language.embeddings import answer_nll, answer_places, logits
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded, encode
+from advreg.language.models.embeddings import answer_nll, answer_places, logits
+from advreg.language.models.loading import LanguageModel
 from advreg.language.training.losses import away, toward
 
 Nll = Callable[[Encoded], Tensor]

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 from advreg import runtime
 from advreg.errors import WeightsError
-from advreg.language import model
-from advreg.language.adapters import WEIGHTS as ADAPTER
-from advreg.language.adapters import load_adapter, save_adapter
 from advreg.language.config import LanguageConfig
-from advreg.language.model import LanguageModel
+from advreg.language.models import loading
+from advreg.language.models.adapters import WEIGHTS as ADAPTER
+from advreg.language.models.adapters import load_adapter, save_adapter
+from advreg.language.models.loading import LanguageModel
 from advreg.plugins import first_line
 from advreg.runs import RunFolder
 from advreg.runs.resume_check import check_same_config
@@ -70,7 +70,7 @@ def load_trained(path: str | Path, *, dtype: str = "float32", device: str = "cpu
     """
     run = RunFolder.open(path)
     config = LanguageConfig.load(run / CONFIG)
-    lm = model.load(config.model.name, dtype=dtype, device=device)
+    lm = loading.load(config.model.name, dtype=dtype, device=device)
     if config.model.rank:
         return replace(load_adapter(lm, run), name=str(run.path))
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advreg.language.training.perturbed import project, same_draws, steepest
+from advreg.language.perturbation import project, replayed_rng, steepest_direction
 
 
 def freelb(
@@ -34,7 +34,7 @@ def freelb(
     allowed = where.unsqueeze(-1)
     delta = project(delta.detach() * allowed, eps, "example")
     total = torch.zeros((), device=delta.device)
-    with same_draws() as rewind:
+    with replayed_rng() as rewind:
         for step in range(steps):
             if step:
                 rewind()
@@ -48,5 +48,5 @@ def freelb(
 
 def _climbed(delta: Tensor, allowed: Tensor, eps: float, step_size: float) -> Tensor:
     assert delta.grad is not None
-    moved = delta.detach() + step_size * steepest(delta.grad * allowed, "example")
+    moved = delta.detach() + step_size * steepest_direction(delta.grad * allowed, "example")
     return project(moved, eps, "example")

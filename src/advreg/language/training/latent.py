@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from advreg.language.attacks.latent import depths, latent_moved, latent_pgd
-from advreg.language.chat import Encoded
 from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
-from advreg.language.model import LanguageModel
-from advreg.language.requests import HarmfulRequest
+from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.chat import Encoded
+from advreg.language.models.loading import LanguageModel
 from advreg.language.training.continuous import defend_embeddings, encoded_twice, perturbed_nll
 
 

@@ -10,12 +10,12 @@ from torch.optim import AdamW
 
 from advreg import runtime
 from advreg.errors import ConfigError, DataError
-from advreg.language import model
-from advreg.language.adapters import with_lora
-from advreg.language.chat import encode
 from advreg.language.config import LanguageConfig, LanguageDataConfig
 from advreg.language.datasets import InstructionExample, Item, RefusalExample, choose, read_examples, read_lessons
-from advreg.language.model import LanguageModel
+from advreg.language.models import loading
+from advreg.language.models.adapters import with_lora
+from advreg.language.models.chat import encode
+from advreg.language.models.loading import LanguageModel
 from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.batches import BatchMix, TrainingTexts
 
@@ -51,7 +51,7 @@ def prepare(config: LanguageConfig) -> LanguageTrainState:
     lessons, benign = _files(config)
     device = runtime.choose_device(train.device)
     runtime.seed_everything(config.seed)
-    lm = model.load(config.model.name, dtype=config.model.dtype, device=str(device))
+    lm = loading.load(config.model.name, dtype=config.model.dtype, device=str(device))
     stock = _stock(lm, config.data, lessons, benign)
     _refuse_empty(stock, config)
     lm.network.requires_grad_(True)

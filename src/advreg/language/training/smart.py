@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from advreg.language.perturbation import project, replayed_rng, steepest_direction
 from advreg.language.training.losses import kl, symmetric_kl
-from advreg.language.training.perturbed import project, same_draws, steepest
 
 Answer = Callable[[Tensor], Tensor]
 """Perturbation ``(B, T, D)`` -> logits ``(B, V)`` or ``(B, S, V)``."""
@@ -95,11 +95,11 @@ def _worst(
     """Return the perturbation that ascends the divergence; the weights gather no gradient."""
     allowed = where.unsqueeze(-1)
     delta = project(delta.detach() * allowed, eps, "linf")
-    with same_draws() as rewind:
+    with replayed_rng() as rewind:
         for _ in range(steps):
             delta.requires_grad_()
             apart = symmetric_kl(answer(delta), clean, counted).sum()
             (grad,) = torch.autograd.grad(apart, delta)
-            delta = project(delta.detach() + step_size * steepest(grad * allowed, "linf"), eps, "linf")
+            delta = project(delta.detach() + step_size * steepest_direction(grad * allowed, "linf"), eps, "linf")
             rewind()
     return delta

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.errors import DataError
-from advreg.language.chat import Encoded
-from advreg.language.model import LanguageModel
+from advreg.language.models.chat import Encoded
+from advreg.language.models.loading import LanguageModel
 
 _ROWS = 8192
 _CACHES = ("cache", "past_key_values")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.model import LanguageModel
+from advreg.language.models.loading import LanguageModel
 from advreg.plugins import first_line
 
 _USER, _ASSISTANT = "advreg-user-words", "advreg-assistant-words"

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from advreg.errors import ConfigError, WeightsError
-from advreg.language.model import EXTRA, LanguageModel
+from advreg.language.models.loading import EXTRA, LanguageModel
 from advreg.plugins import first_line, import_extra
 from advreg.runs import RunFolder
 from advreg.runs.weights import serialise

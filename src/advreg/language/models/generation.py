@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.chat import Encoded, encode, end_of_turn, pad_id
-from advreg.language.embeddings import cache_of, embed, forward, perturb_embeddings, scatter_rows
-from advreg.language.model import LanguageModel
+from advreg.language.models.chat import Encoded, encode, end_of_turn, pad_id
+from advreg.language.models.embeddings import cache_of, embed, forward, perturb_embeddings, scatter_rows
+from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from advreg.errors import ConfigError, ModelError
-from advreg.language.gguf import EXTRA as EXTRA
-from advreg.language.gguf import converted, smollm2
-from advreg.language.gguf import quiet as quiet
+from advreg.language.models.gguf import EXTRA as EXTRA
+from advreg.language.models.gguf import converted, smollm2
+from advreg.language.models.gguf import quiet as quiet
 from advreg.plugins import call_factory, first_line, import_extra, is_factory
 
 DTYPES = {kind: getattr(torch, kind) for kind in ("float32", "bfloat16", "float16", "float64")}

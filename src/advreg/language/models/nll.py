@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from advreg.language.adapters import adapter_off
-from advreg.language.chat import encode
-from advreg.language.embeddings import answer_places, answer_tokens_nll, logits
-from advreg.language.model import LanguageModel
+from advreg.language.models.adapters import adapter_off
+from advreg.language.models.chat import encode
+from advreg.language.models.embeddings import answer_places, answer_tokens_nll, logits
+from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
 Cost = tuple[float, int]

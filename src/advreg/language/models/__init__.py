@@ -1,0 +1,1 @@
+"""Language models: loading, chat templates, embeddings, adapters, generation and the likelihood of completions."""

@@ -53,7 +53,8 @@ class DiagnoseOptions:
 def run_diagnose(options: DiagnoseOptions) -> bool:
     """Diagnose a run folder or a model by name; return whether the verdict is TRUSTED."""
     source = ModelSource.of(options.model)
-    name, threat, folder = source.data(options.data), source.threat(options.threat), source.output(options.out)
+    name, threat = source.data(options.data), source.threat(options.threat)
+    folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
     train, test = datasets.load(name)
     with progress.diagnosing(quiet=options.as_json) as watch:

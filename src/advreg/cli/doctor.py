@@ -16,7 +16,9 @@ from advreg.cli.resolution import load_config
 from advreg.cli.tables import minutes
 from advreg.threat import ThreatModel
 
-_NET, _IMAGES, _STEPS = "zoo:mnist-small", 128, 10
+_NET = "zoo:mnist-small"
+_IMAGES = 128
+_STEPS = 10
 _REQUIREMENT = re.compile(r"""([\w.-]+).*extra\s*==\s*['"]([\w-]+)['"]""")
 
 

@@ -189,7 +189,8 @@ def _evaluate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distribut
 
 def _curve(options: EvaluateOptions, setup: EvaluationSetup, folder: Path | None) -> tuple[Curve | None, float | None]:
     """Return the robustness curve and the median distance to the boundary, each None where it is not requested."""
-    threat, radii, distances = setup.threat, setup.radii, None
+    threat, radii = setup.threat, setup.radii
+    distances = None
     shared: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": setup.n, "seed": options.seed, "out": folder}
     if options.distances:
         norms = minimum_norms(setup.model, setup.test, **shared)

@@ -6,7 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
+WINDOW = 11
+"""Side of the window in pixels."""
+SIGMA = 1.5
+"""Standard deviation of the window in pixels."""
+K1, K2 = 0.01, 0.03
+"""Stabilising constants of the paper."""
 
 
 def ssim(a: NDArray[np.floating], b: NDArray[np.floating], value_range: float = 1.0) -> float:

@@ -12,8 +12,13 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 # matplotlib draws with placeholder colours; the style sheet of the page replaces them for light, dark and print
-INK, FAINT, GRID, SURFACE = "#0a0001", "#0a0002", "#0a0003", "#0a0004"
-CLEAN, ROBUST, BROKEN = "#0a0005", "#0a0006", "#0a0007"
+INK = "#0a0001"
+FAINT = "#0a0002"
+GRID = "#0a0003"
+SURFACE = "#0a0004"
+CLEAN = "#0a0005"
+ROBUST = "#0a0006"
+BROKEN = "#0a0007"
 SERIES = ("#0a0011", "#0a0012", "#0a0013", "#0a0014", "#0a0015", "#0a0016")
 _NAMES = {INK: "ink", FAINT: "faint", GRID: "grid", SURFACE: "surface"}
 _NAMES |= {CLEAN: "clean", ROBUST: "robust", BROKEN: "broken"}

@@ -86,6 +86,16 @@ def test_every_module_of_the_first_version_imports_under_its_old_name() -> None:
                 assert getattr(module, name) is not None
 
 
+def test_an_old_module_replaces_no_function_of_its_name() -> None:
+    code = """
+import advreg.attacks
+kept = advreg.attacks.apgd
+from advreg.attacks.apgd import on_sphere
+assert advreg.attacks.apgd is kept and callable(kept)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
 def test_an_old_module_warns_and_names_the_new_one() -> None:
     sys.modules.pop("advreg.attacks.engine", None)
     with pytest.warns(DeprecationWarning, match=r"advreg\.attacks\.engine is now advreg\.attacks\.search"):

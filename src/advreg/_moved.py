@@ -51,6 +51,23 @@ class _MovedLoader(Loader):
             return getattr(found, renamed)
 
         module.__getattr__ = attribute  # type: ignore[method-assign]
+        _protect_parent(module.__name__)
+
+
+class _Parent(ModuleType):
+    """A package in which an old submodule replaces no public name, such as the function `attacks.apgd`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        taken = not isinstance(vars(self).get(name), ModuleType | None)
+        if not (taken and isinstance(getattr(value, "__loader__", None), _MovedLoader)):
+            super().__setattr__(name, value)
+
+
+def _protect_parent(module: str) -> None:
+    """Keep the parent's public name where an old module has the same: an import binds the submodule in its parent."""
+    parent = sys.modules[module.rpartition(".")[0]]
+    if type(parent) is ModuleType:
+        parent.__class__ = _Parent
 
 
 class _MovedFinder(MetaPathFinder):

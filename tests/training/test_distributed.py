@@ -141,13 +141,13 @@ def alone_together(tmp_path):
 def test_the_attack_stays_outside_the_reducer(alone_together):
     """The wrapper is asked once a step, however many steps the attack takes; the network, as often as the attack asks."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    asked = {"wrapper": 0, "network": 0, "reduced": 0}
+    queried = {"wrapper": 0, "network": 0, "reduced": 0}
     wrapped = DistributedDataParallel(RecipeLoss(network, advreg.recipes.madry()))
-    wrapped.register_forward_hook(lambda *_: asked.__setitem__("wrapper", asked["wrapper"] + 1))
-    network.register_forward_hook(lambda *_: asked.__setitem__("network", asked["network"] + 1))
+    wrapped.register_forward_hook(lambda *_: queried.__setitem__("wrapper", queried["wrapper"] + 1))
+    network.register_forward_hook(lambda *_: queried.__setitem__("network", queried["network"] + 1))
 
     def reduced(state, bucket):
-        asked["reduced"] += 1
+        queried["reduced"] += 1
         done = torch.futures.Future()
         done.set_result(bucket.buffer())
         return done
@@ -155,6 +155,8 @@ def test_the_attack_stays_outside_the_reducer(alone_together):
     wrapped.register_comm_hook(None, reduced)
     x, y = torch.rand(6, 1, 2, 2), torch.arange(6) % 3
     loss, _ = wrapped(x, y, lambda *a, **k: craft(*a, steps=5, **k), advreg.ThreatModel("linf", 0.1))
-    assert asked == {"wrapper": 1, "network": 6, "reduced": 0}, "no gradient was reduced before the loss's own backward"
+    assert queried == {"wrapper": 1, "network": 6, "reduced": 0}, (
+        "no gradient was reduced before the loss's own backward"
+    )
     loss.backward()
-    assert asked["reduced"] == 1
+    assert queried["reduced"] == 1

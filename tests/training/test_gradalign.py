@@ -100,10 +100,10 @@ def test_dead_and_tiny_gradients_are_no_nan(method):
 
 
 def test_each_example_has_a_point_beside_it_of_its_own():
-    net, x, asked = smooth(), torch.full((6, 8), 0.5, dtype=torch.float64), []
-    net.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach()))
+    net, x, queried = smooth(), torch.full((6, 8), 0.5, dtype=torch.float64), []
+    net.register_forward_pre_hook(lambda _, inputs: queried.append(inputs[0].detach()))
     misalignment(net, x, torch.arange(6) % 3, THREAT, method="double")
-    here, beside = asked
+    here, beside = queried
     assert torch.equal(here, x)
     assert THREAT.contains(beside, x).all()
     assert len(beside.unique(dim=0)) == 6

@@ -97,15 +97,15 @@ def test_friendly_with_patience_is_pgd(model, batch):
 
 
 def test_the_objective_can_be_overridden(model, batch):
-    asked = []
+    queried = []
 
     def attack(model, x, y, threat, *, objective, seed):
-        asked.append(objective)
+        queried.append(objective)
         return advreg.attacks.craft(model, x, y, threat, objective=objective, seed=seed, steps=1)
 
     recipes.madry()(model, *batch, inner.maximising(attack, advreg.objectives.dlr), THREAT)
     recipes.trades()(model, *batch, attack, THREAT)
-    assert asked == [advreg.objectives.dlr, advreg.objectives.kl]
+    assert queried == [advreg.objectives.dlr, advreg.objectives.kl]
 
 
 def hand_mep(model, x, y, start, trend, momentum, eps):
@@ -221,14 +221,14 @@ def test_pgi_is_both_terms_and_needs_the_start(model, batch):
 def test_trades_as_in_the_paper(model, batch):
     """With its own start and reference: the attack is asked to leave the answer at x itself."""
     x, y = batch
-    asked = []
+    queried = []
 
     def attack(model, x, y, threat, **options):
-        asked.append(y)
+        queried.append(y)
         return inner.trades_pgd(model, x, y, threat, steps=3, step_size=0.07, **options)
 
     loss = recipes.trades(beta=6.0, reference="clean")(model, x, y, attack, THREAT)
-    assert torch.equal(asked[0], model(x).softmax(1))
+    assert torch.equal(queried[0], model(x).softmax(1))
     assert loss > F.cross_entropy(model(x), y) + 0.01, "it leaves the point where the divergence is flat"
 
 

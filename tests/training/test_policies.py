@@ -85,15 +85,15 @@ def test_iaat_settles_where_the_models_strength_ends(method):
 
 
 def test_the_rule_asks_the_second_question_only_of_those_that_failed_the_first():
-    strength, asked = torch.tensor([9.0, 1.1, 0.5, 9.0]), []
+    strength, queried = torch.tensor([9.0, 1.1, 0.5, 9.0]), []
 
     def withstands(rows, radii):
-        asked.append(rows.tolist())
+        queried.append(rows.tolist())
         return radii <= strength[rows]
 
     radii = adapt_radii(torch.tensor([1.0, 1.0, 1.0, 2.0]), withstands, gain=0.2, smoothing=0.1)
     torch.testing.assert_close(radii, torch.tensor([1.02, 1.0, 0.98, 2.02]))
-    assert asked == [[0, 1, 2, 3], [1, 2]]
+    assert queried == [[0, 1, 2, 3], [1, 2]]
 
 
 def test_iaat_waits_during_warmup():

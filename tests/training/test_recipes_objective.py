@@ -49,18 +49,18 @@ def test_every_recipe_has_been_thought_of():
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipe_picks_its_objective_and_what_to_aim_at(name):
     x, y = batch()
-    asked, stored = [], inner.FgsmPgi()
+    queried, stored = [], inner.FgsmPgi()
 
     def attack(model, x, y, threat, *, objective, seed):
-        asked.append((objective, y))
+        queried.append((objective, y))
         assert not model.training
         return stored(model, x, y, threat, objective=objective, seed=seed)
 
     recipe(name)(network(name).train(), x, y, attack, THREAT)
     if WANTED[name] is NONE:
-        assert not asked
+        assert not queried
         return
-    ((objective, aim),) = asked
+    ((objective, aim),) = queried
     assert objective is WANTED[name]
     assert aim.shape == (6, 3) if objective is kl else torch.equal(aim, y[-len(aim) :])
 

@@ -350,5 +350,10 @@ class InferenceOnlyModel(nn.Module):
 
 
 def among(model: nn.Module, classes: int) -> nn.Module:
-    """Return an `InferenceOnlyModel` with the number of classes of the data; any other model unchanged."""
+    """Return an `InferenceOnlyModel` with the number of classes of the data; any other model unchanged.
+
+    Args:
+        model: any network.
+        classes: number of classes in the data.
+    """
     return model.among(classes) if isinstance(model, InferenceOnlyModel) else model

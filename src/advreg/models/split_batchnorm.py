@@ -109,6 +109,10 @@ def merge_batchnorm(model: nn.Module, route: Route = "adv") -> nn.Module:
 def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
     """Use the BatchNorms of one route inside the block; the previous routes are restored after it.
 
+    Args:
+        model: a model that `split_batchnorm` made.
+        route: ``"clean"`` or ``"adv"``.
+
     Raises:
         ModelError: a model that is not split.
 

@@ -42,7 +42,13 @@ class TrainingProgress:
 
 
 def commit(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
-    """Write a complete epoch in the main process: the checkpoint first, then the files that follow from it."""
+    """Write a complete epoch in the main process: the checkpoint first, then the files that follow from it.
+
+    Args:
+        run: the run folder.
+        session: the run.
+        progress: progress after the epoch.
+    """
     if session.ranks.is_main:
         _write(run, session, progress)
     session.ranks.barrier()
@@ -62,6 +68,10 @@ def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> N
 
 def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
     """Restore the last complete epoch of the run, and write the files that a kill left unwritten.
+
+    Args:
+        run: the run folder.
+        session: the run; its state is replaced.
 
     Raises:
         RunError: the checkpoint is damaged, or the network has changed since.

@@ -89,6 +89,10 @@ def estimated_seconds(session: TrainState, epochs: int) -> float:
 
     A copy of the model takes the steps, and each epoch seeds its own random draws, so the estimate does not change the
     bytes of the run. Validation is timed on the model itself: a copy that has taken steps may have diverged.
+
+    Args:
+        session: the run.
+        epochs: number of epochs to estimate.
     """
     trial = session.clone_for_dry_run()
     train_mode(trial.model, freeze_batchnorm=session.config.train.freeze_batchnorm)

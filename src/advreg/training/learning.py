@@ -31,7 +31,13 @@ class LearningRecord:
 
 
 def measure_clean(model: nn.Module, x: Tensor, y: Tensor) -> LearningRecord:
-    """Return loss and number of correct predictions on clean examples; the model's modes are restored."""
+    """Return loss and number of correct predictions on clean examples; the model's modes are restored.
+
+    Args:
+        model: the network.
+        x: clean examples ``(n, ...)``.
+        y: their labels ``(n,)``.
+    """
     with eval_mode(model), torch.no_grad():
         logits = query_model(model, x)
     return LearningRecord(float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).sum()))

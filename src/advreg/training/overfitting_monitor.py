@@ -37,7 +37,14 @@ class ProbeAccuracy:
 
 
 def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> ProbeAccuracy:
-    """Measure a model in eval mode; its modes are restored, and no global random draw is used up."""
+    """Measure a model in eval mode; its modes are restored, and no global random draw is used up.
+
+    Args:
+        model: the network; its modes are restored.
+        x: examples of the probe ``(n, ...)``.
+        y: their labels ``(n,)``.
+        threat: norm, eps and box.
+    """
     with eval_mode(model):
         with torch.no_grad():
             clean = query_model(model, x).argmax(1) == y

@@ -122,6 +122,10 @@ def states(parts: Mapping[str, object]) -> dict[str, Saved]:
 def restore(parts: Mapping[str, object], saved: Mapping[str, Saved]) -> None:
     """Restore the state that `states` returned.
 
+    Args:
+        parts: name -> part.
+        saved: what `states` returned.
+
     Raises:
         RunError: what was saved belongs to other parts.
     """

@@ -30,7 +30,12 @@ class HealthySnapshot:
 
 
 def snapshot_state(session: TrainState, tally: Tally) -> HealthySnapshot:
-    """Return a copy of the state of training, equal on every rank; every rank must call it."""
+    """Return a copy of the state of training, equal on every rank; every rank must call it.
+
+    Args:
+        session: the run.
+        tally: sums of the epoch so far.
+    """
     # restored rows count as synchronised, so rows that only one rank has must be synchronised before
     per_example_state.share(session.stateful_parts)
     states = session.model.state_dict(), session.optimizer.state_dict(), per_example_state.states(_parts(session))
@@ -38,7 +43,12 @@ def snapshot_state(session: TrainState, tally: Tally) -> HealthySnapshot:
 
 
 def roll_back(session: TrainState, healthy: HealthySnapshot) -> None:
-    """Restore model, optimizer and per-example state; the schedule is not rewound."""
+    """Restore model, optimizer and per-example state; the schedule is not rewound.
+
+    Args:
+        session: the run.
+        healthy: what `snapshot_state` returned.
+    """
     model, optimizer, parts = copy.deepcopy((healthy.model, healthy.optimizer, healthy.parts))
     session.model.load_state_dict(model)
     session.optimizer.load_state_dict(optimizer)

@@ -46,7 +46,12 @@ def triangular(peak: Moment = 0.5) -> Factor:
 
 
 def multistep(milestones: list[Moment] = [0.5, 0.75], gamma: Moment = 0.1) -> Factor:  # noqa: B006
-    """Multiply by ``gamma`` at each of the ``milestones`` (shares of training)."""
+    """Multiply by ``gamma`` at each of the ``milestones`` (shares of training).
+
+    Args:
+        milestones: shares of training.
+        gamma: factor at each of them.
+    """
     return lambda progress: gamma ** sum(progress >= milestone for milestone in milestones)
 
 
@@ -62,5 +67,11 @@ SCHEDULES: Registry[Factor] = Registry(
 
 
 def scheduler(optimizer: Optimizer, factor: Factor, steps: int) -> LambdaLR:
-    """Return the scheduler that gives each of ``steps`` steps the factor at its middle: no step is wasted at zero."""
+    """Return the scheduler that gives each of ``steps`` steps the factor at its middle: no step is wasted at zero.
+
+    Args:
+        optimizer: its learning rates are the largest ones.
+        factor: progress to a multiple of the learning rate.
+        steps: optimizer steps of the whole run.
+    """
     return LambdaLR(optimizer, lambda step: factor((min(step, steps - 1) + 0.5) / steps))

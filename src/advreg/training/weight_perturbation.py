@@ -66,7 +66,14 @@ def _reject_shards(model: nn.Module) -> None:
 
 
 def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parameter], gamma: float) -> list[Tensor]:
-    """Return ``gamma ||w|| g / ||g||`` for each weight, zero where the gradient vanishes; the model is left as it was."""
+    """Return ``gamma ||w|| g / ||g||`` for each weight, zero where the gradient vanishes; the model is left as it was.
+
+    Args:
+        model: the network.
+        loss: computes the loss with a graph.
+        weights: weights to perturb.
+        gamma: size of the perturbation relative to the norm of each weight.
+    """
     with buffers_kept(model), torch.enable_grad():
         grads = torch.autograd.grad(loss(), weights, allow_unused=True)
     found = [torch.zeros_like(w) if g is None else g.nan_to_num() for w, g in zip(weights, grads, strict=True)]

@@ -31,6 +31,10 @@ def maximising(attack: Attack, objective: Objective) -> Attack:
     By default `trades` maximises a divergence and the other recipes the cross-entropy. ``y`` does not change: with `trades`, it
     is the model's own probabilities.
 
+    Args:
+        attack: any attack.
+        objective: ``(logits, y) -> (B,)``.
+
     Example:
         >>> import torch
         >>> import advreg

@@ -49,6 +49,11 @@ class Policy(Protocol):
 
 
 def within(threat: ThreatModel, eps: Tensor) -> Tensor:
-    """Return the radii, clamped to the width of the box in linf."""
+    """Return the radii, clamped to the width of the box in linf.
+
+    Args:
+        threat: norm and box.
+        eps: radii ``(B,)``.
+    """
     low, high = threat.box
     return eps.clamp_max(high - low) if threat.norm == "linf" else eps

@@ -147,12 +147,26 @@ def worst_case(
     threat: ThreatModel,
     objective: Objective = cross_entropy,
 ) -> Tensor:
-    """Return the attacked inputs ``(B, ...)`` without gradient; arguments as for `run_attack_in_eval`."""
+    """Return the attacked inputs ``(B, ...)`` without gradient; arguments as for `run_attack_in_eval`.
+
+    Args:
+        model: the network.
+        x: inputs ``(B, ...)``.
+        y: labels ``(B,)``, or probabilities where the objective takes them.
+        attack: search for the worst case.
+        threat: norm, eps and box.
+        objective: ``(logits, y) -> (B,)``, which the attack maximises.
+    """
     return run_attack_in_eval(model, x, y, attack, threat, objective).x_adv.detach()
 
 
 def probabilities(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the probabilities ``(B, K)`` in eval mode, without gradient."""
+    """Return the probabilities ``(B, K)`` in eval mode, without gradient.
+
+    Args:
+        model: the network.
+        x: inputs ``(B, ...)``.
+    """
     with eval_mode(model):
         return query_model(model, x).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
 
@@ -162,6 +176,11 @@ def perturbed_reference(model: nn.Module, x: Tensor, threat: ThreatModel) -> Ten
 
     The divergence from the prediction at ``x`` has a zero gradient at ``x``, so an attack that starts there would never move.
     The direction is the same for every example, so that it does not depend on the rest of the batch.
+
+    Args:
+        model: the network.
+        x: inputs ``(B, ...)``.
+        threat: norm, eps and box.
     """
     x = widen(x)
     same_ids = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -169,7 +188,13 @@ def perturbed_reference(model: nn.Module, x: Tensor, threat: ThreatModel) -> Ten
 
 
 def clean_and_adversarial_logits(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of clean and of attacked inputs, from one forward in which BatchNorm normalises both together."""
+    """Return the logits of clean and of attacked inputs, from one forward in which BatchNorm normalises both together.
+
+    Args:
+        model: the network.
+        x: clean inputs ``(B, ...)``.
+        x_adv: attacked inputs ``(B, ...)``.
+    """
     z, z_adv = query_model(model, torch.cat([x, x_adv])).chunk(2)
     return z, z_adv
 
@@ -178,6 +203,10 @@ def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
     """Return ``KL(softmax(z) || softmax(z_adv))`` for each example, finite where probabilities are 0 or 1 too.
 
     Classes that both mask with -inf add nothing.
+
+    Args:
+        z: logits ``(B, K)`` of the reference.
+        z_adv: logits ``(B, K)`` of attacked inputs.
     """
     least = torch.finfo(z.dtype).min / 4  # finite, so that its difference to itself is 0
     log_p, log_q = (logits.log_softmax(1).clamp_min(least) for logits in (z, z_adv))
@@ -185,7 +214,12 @@ def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
 
 
 def pairing(z: Tensor, z_adv: Tensor) -> Tensor:
-    """Return the mean squared difference of logits; classes that both mask with -inf add nothing."""
+    """Return the mean squared difference of logits; classes that both mask with -inf add nothing.
+
+    Args:
+        z: logits ``(B, K)`` of clean inputs.
+        z_adv: logits ``(B, K)`` of attacked inputs.
+    """
     masked = torch.isneginf(z) & torch.isneginf(z_adv)
     return F.mse_loss(z_adv.masked_fill(masked, 0.0), z.masked_fill(masked, 0.0))
 

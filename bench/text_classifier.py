@@ -21,14 +21,9 @@ from typing import Any
 
 import torch
 
-from advreg.language.classifiers.model import (
-    ClassifierTraining,
-    TextClassifier,
-    classifier_embedding_pgd,
-    fit_classifier,
-    load_classifier,
-    predict,
-)
+from advreg.language.classifiers.attacks import classifier_embedding_pgd
+from advreg.language.classifiers.model import TextClassifier, load_classifier, predict
+from advreg.language.classifiers.training import ClassifierTraining, fit_classifier
 from advreg.language.classifiers.word_substitution import substitute
 from advreg.runs.files import append_lines, read_lines
 from advreg.runtime import environment

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, DataError, ModelError
+from advreg.language.classifiers import attacks, training
 from advreg.language.classifiers import model as c
 from advreg.language.classifiers.word_substitution import misspelt, substitute
 from tests.language import encoder
 
 TEXTS, LABELS = encoder.reviews()
-SHORT = c.ClassifierTraining(epochs=1, batch_size=12, lr=1e-2)
+SHORT = training.ClassifierTraining(epochs=1, batch_size=12, lr=1e-2)
 
 
-def trained(fitting: c.ClassifierTraining) -> list[torch.Tensor]:
-    network = c.fit_classifier(encoder.classifier(), TEXTS, LABELS, fitting).network
+def trained(fitting: training.ClassifierTraining) -> list[torch.Tensor]:
+    network = training.fit_classifier(encoder.classifier(), TEXTS, LABELS, fitting).network
     return [weight.detach() for weight in network.parameters()]
 
 
@@ -52,14 +53,14 @@ def test_alum_is_plain_until_its_term_begins(plain):
 
 @pytest.fixture(scope="module")
 def reader():
-    return c.fit_classifier(
-        encoder.classifier(dropout=0.0), TEXTS, LABELS, c.ClassifierTraining(epochs=20, batch_size=12, lr=1e-2)
+    return training.fit_classifier(
+        encoder.classifier(dropout=0.0), TEXTS, LABELS, training.ClassifierTraining(epochs=20, batch_size=12, lr=1e-2)
     )
 
 
 def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
     assert (c.predict(reader, TEXTS).argmax(1) == torch.tensor(LABELS)).all()
-    broken = [c.classifier_embedding_pgd(reader, TEXTS, LABELS, eps=eps, steps=5) for eps in (0.0, 1.0, 4.0)]
+    broken = [attacks.classifier_embedding_pgd(reader, TEXTS, LABELS, eps=eps, steps=5) for eps in (0.0, 1.0, 4.0)]
     assert not broken[0].any()
     assert broken[1].sum() <= broken[2].sum()
     assert broken[2].any()
@@ -67,7 +68,7 @@ def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
 
 def test_attacks_touch_neither_weights_nor_special_tokens(reader):
     before = [weight.clone() for weight in reader.network.parameters()]
-    c.classifier_embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
+    attacks.classifier_embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
     assert same(before, list(reader.network.parameters()))
     assert all(weight.grad is None or not weight.grad.isnan().any() for weight in reader.network.parameters())
     batch = c.read(reader, ["good", "the film was very good"])
@@ -107,11 +108,11 @@ def test_misspelt_words_keep_their_ends():
 def test_wrong_use_is_one_line():
     reader = encoder.classifier()
     with pytest.raises(ConfigError, match="method is 'pgd'; allowed: plain, freelb, smart, alum"):
-        c.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, method="pgd"))
+        training.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, method="pgd"))
     with pytest.raises(ConfigError, match="steps is 0"):
-        c.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, steps=0))
+        training.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, steps=0))
     with pytest.raises(DataError, match="48 texts and 1 labels"):
-        c.fit_classifier(reader, TEXTS, [0], SHORT)
+        training.fit_classifier(reader, TEXTS, [0], SHORT)
     with pytest.raises(ModelError, match=r"nowhere/at/all: no sequence classifier") as error:
         c.load_classifier("nowhere/at/all")
     assert "\n" not in str(error.value)

@@ -1,8 +1,8 @@
 from advreg.language import attacks as attacks
-from advreg.language.classifiers.model import ClassifierTraining as ClassifierTraining
 from advreg.language.classifiers.model import TextClassifier as TextClassifier
-from advreg.language.classifiers.model import fit_classifier as fit_classifier
 from advreg.language.classifiers.model import load_classifier as load_classifier
+from advreg.language.classifiers.training import ClassifierTraining as ClassifierTraining
+from advreg.language.classifiers.training import fit_classifier as fit_classifier
 from advreg.language.classifiers.word_substitution import substitute as substitute
 from advreg.language.config import LanguageConfig as LanguageConfig
 from advreg.language.datasets import EvaluationData as EvaluationData

@@ -120,7 +120,7 @@ def sound(store: Store, acknowledged: list[str]) -> Record:
     with store.reading() as db:
         there = {row[0] for row in db.exec_driver_sql("SELECT sha256 FROM examples")}
         broken = verify(db)
-        stages = {row["version"]: row["stage"] for row in registry.listed(store)}
+        stages = {row["version"]: row["stage"] for row in registry.list_models(store)}
         pointed = {name: registry.alias(db, name) for name in (registry.CHAMPION, registry.PREVIOUS)}
     agreed = {name: version for version, name in stages.items() if name in (ModelStatus.CHAMPION, ModelStatus.PREVIOUS)}
     lost = [name for name in acknowledged if name not in there]

@@ -20,8 +20,8 @@ from advreg.errors import ConfigError, HardeningError, RunError
 from advreg.hardening import registry
 from advreg.hardening.attack_families import families
 from advreg.hardening.cycle import run_cycle
-from advreg.hardening.datasets import hardening_data_of
-from advreg.hardening.lease import Busy, leased
+from advreg.hardening.datasets import load_hardening_data
+from advreg.hardening.lease import Busy, hold_lease
 from advreg.hardening.retrain import Accepted, retrain
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.database import StoreDown
@@ -108,7 +108,7 @@ def test_from_submission_to_promotion_and_back(home: Workspace, store: Store) ->
 
 
 def test_a_challenger_depends_on_base_and_snapshot_alone(home: Workspace, tmp_path: Path) -> None:
-    stock, base = hardening_data_of(home.config), advreg.RunFolder.open(home.folder / "models/base")
+    stock, base = load_hardening_data(home.config), advreg.RunFolder.open(home.folder / "models/base")
     x, y = (torch.from_numpy(part) for part in attacked(home, 60))
     last = RunFolder.at(tmp_path / "broken")
     last.write("metrics.jsonl", '{"epoch": 1}\n')  # what a kill left behind
@@ -182,7 +182,7 @@ def test_killed_between_any_two_writes_the_next_tick_ends_the_same(
     store = home.store()
     assert champion(store) == outcome.champion == "m-0002"
     assert (home.folder / "models/s-0001/model.safetensors").read_bytes() == weights
-    assert [row["stage"] for row in registry.listed(store)] == ["previous", "champion"]
+    assert [row["stage"] for row in registry.list_models(store)] == ["previous", "champion"]
     with store.reading() as db:
         assert db.exec_driver_sql("SELECT count(*) FROM gates").scalar() == 1, (
             "one decision, however often it was begun"
@@ -230,17 +230,17 @@ def test_of_two_ticks_at_once_one_works(home: Workspace, store: Store) -> None:
 
 
 def test_a_lease_ends_with_its_time_or_its_holder(any_store: Store, clock) -> None:
-    with leased(any_store) as first, pytest.raises(Busy), leased(any_store):
+    with hold_lease(any_store) as first, pytest.raises(Busy), hold_lease(any_store):
         pass
-    with leased(any_store, seconds=1000) as first:
+    with hold_lease(any_store, seconds=1000) as first:
         clock.now += 2000  # silent for longer than it promised
-        with leased(any_store) as second, any_store.writing() as db:
+        with hold_lease(any_store) as second, any_store.writing() as db:
             second.check(db)
             with pytest.raises(Busy, match="lost"):
                 first.check(db)
     with any_store.writing() as db:
         db.exec_driver_sql("INSERT INTO locks VALUES ('tick', 'elsewhere:1:1:x', 9e9)")
-    with pytest.raises(Busy, match="elsewhere"), leased(any_store):
+    with pytest.raises(Busy, match="elsewhere"), hold_lease(any_store):
         pass
 
 
@@ -251,7 +251,7 @@ def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Works
         "with leased(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
-    with leased(store):
+    with hold_lease(store):
         pass
 
 
@@ -418,7 +418,7 @@ def test_a_promotion_is_both_aliases_or_neither(home: Workspace, store: Store, m
         patch.setattr(registry, "_point", die)
         with pytest.raises(Killed):
             registry.promote(store, version, "root")
-    assert [(row["version"], row["stage"], row["alias"]) for row in registry.listed(store)] == [
+    assert [(row["version"], row["stage"], row["alias"]) for row in registry.list_models(store)] == [
         ("m-0001", "champion", "champion"),
         (version, "trusted", None),
     ]

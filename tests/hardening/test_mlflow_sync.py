@@ -80,7 +80,7 @@ def test_a_registry_that_does_not_answer_is_warned_of_and_stops_nothing(tmp_path
         tmp_path / "home", write_spoken(tmp_path / "base", n=2), HardeningConfig().replace_with(facts)
     )
     store = home.store()
-    with pytest.warns(RuntimeWarning, match="not mirrored") as caught:
+    with pytest.warns(RuntimeWarning, match="not copied") as caught:
         sync_to_mlflow(home, store)
     assert "\n" not in str(caught[0].message)
     _unchanged(store)

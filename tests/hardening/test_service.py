@@ -22,7 +22,7 @@ from advreg.hardening.ingestion import ingest
 from advreg.hardening.service import Options, create_app
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store, verify
-from advreg.hardening.store.examples import in_state, move
+from advreg.hardening.store.examples import examples_in_state, move
 from advreg.hardening.store.tables import examples
 from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue, revoke_token
 from tests.hardening.conftest import png
@@ -264,7 +264,7 @@ def test_what_looks_like_a_known_attack_comes_first(site: Site, store: Store) ->
         site.server.post("/v1/examples", json={"array": array[0].tolist(), **SAID, "scores": [0.9, 0.1]})
     ingest(store)
     with store.reading() as db:
-        scores = [row["suspicion"] for row in in_state(db, ExampleStatus.QUARANTINED)]
+        scores = [row["suspicion"] for row in examples_in_state(db, ExampleStatus.QUARANTINED)]
     assert scores[1] == pytest.approx(scores[0] + 1)
 
 

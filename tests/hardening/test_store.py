@@ -12,7 +12,7 @@ from advreg.errors import HardeningError, StoreError
 from advreg.hardening.states import STAGES, TRANSITIONS, ExampleStatus, ModelStatus
 from advreg.hardening.store import Blobs, Store, StoreDown, verify
 from advreg.hardening.store.audit import Entry, append, head_of
-from advreg.hardening.store.examples import Verdict, example, in_state, move, receive, review, undo
+from advreg.hardening.store.examples import Verdict, example, examples_in_state, move, receive, review, undo
 from advreg.hardening.store.tables import audit, examples
 from advreg.hardening.store.tokens import ApiToken, Role, Tier, bearer_of, issue, revoke_token
 from tests.hardening.conftest import png, submission
@@ -53,7 +53,7 @@ def test_many_writers_at_once_lose_nothing_and_keep_one_chain(any_store: Store) 
     for thread in threads:
         thread.join()
     with any_store.reading() as db:
-        assert len(in_state(db, ExampleStatus.RECEIVED)) == 40
+        assert len(examples_in_state(db, ExampleStatus.RECEIVED)) == 40
         assert head_of(db)[0] == 40
         assert verify(db) is None
 
@@ -70,7 +70,7 @@ def test_two_stores_on_one_database_take_turns(any_store: Store) -> None:
     for thread in threads:
         thread.join()
     with other.reading() as db:
-        assert len(in_state(db, ExampleStatus.RECEIVED)) == 20
+        assert len(examples_in_state(db, ExampleStatus.RECEIVED)) == 20
         assert verify(db) is None
     other.engine.dispose()
 
@@ -136,7 +136,7 @@ def test_a_cut_tail_and_a_state_set_by_hand_are_seen(any_store: Store) -> None:
     with any_store.writing() as db:
         db.execute(examples.update().where(examples.c.sha256 == names[0]).values(state="accepted"))
     with any_store.reading() as db:
-        assert "which the log does not tell" in verify(db).why
+        assert "which is not in the log" in verify(db).why
     with any_store.writing() as db:
         db.execute(examples.update().where(examples.c.sha256 == names[0]).values(state="quarantined"))
         assert verify(db) is None
@@ -231,7 +231,7 @@ def test_a_server_that_is_down_says_so_and_the_store_recovers(postgres, tmp_path
     store = Store.open(postgres.url("postgres"), tmp_path)
     postgres.stop()
     try:
-        with pytest.raises(StoreDown, match="does not answer"):
+        with pytest.raises(StoreDown, match="does not respond"):
             receive(store, [submission(1)])
     finally:
         postgres.start()

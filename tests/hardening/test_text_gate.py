@@ -86,13 +86,13 @@ def test_a_model_that_refuses_everything_does_not_pass(champion: Path, tmp_path:
 
 
 def test_confirmed_prompts_must_be_right(champion: Path, tmp_path: Path) -> None:
-    from advreg.hardening.gate.language import identity
+    from advreg.hardening.gate.language import weights_identity
     from advreg.runs import RunFolder
 
     challenger = better(tmp_path / "challenger")
     assert advreg.gate(champion, challenger, require=["incidents"]).reasons[0].startswith("incidents: required")
     rows = [{"example": "a" * 64, "broken": True}]
-    write_json(challenger, "incidents.json", model=identity(RunFolder.open(challenger)), rows=rows)
+    write_json(challenger, "incidents.json", model=weights_identity(RunFolder.open(challenger)), rows=rows)
     assert "1 of 1 confirmed incidents" in advreg.gate(champion, challenger).reasons[0]
     write_json(challenger, "incidents.json", model="another", rows=[])
     assert "of other weights" in advreg.gate(champion, challenger).reasons[0]
@@ -123,7 +123,7 @@ def test_images_and_texts_are_not_compared(champion: Path, tmp_path: Path) -> No
 def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
     """Two tiny random models, really evaluated: the gate counts what the evaluation counted."""
     pytest.importorskip("transformers", reason="needs advreg[language]")
-    from advreg.hardening.gate.language import CONDUCT, UPPER_BOUNDS, measured_language
+    from advreg.hardening.gate.language import CONDUCT, UPPER_BOUNDS, read_language_results
     from advreg.language.datasets import (
         EvaluationData,
         HarmfulRequest,
@@ -150,7 +150,7 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
         soft = functools.partial(tasks.default_attacks()["soft_prompt"], steps=1, checkpoints=1)
         options = {"attacks": {"direct": direct, "soft_prompt": soft}, "max_new_tokens": 6, "task_tokens": 6}
         found[seed] = evaluate(tiny(seed), data, out=out, **options)
-        read = measured_language(out, PROTOCOL)
+        read = read_language_results(out, PROTOCOL)
         assert read.n == 4
         assert 1 - len(read.broken) / 4 == pytest.approx(1 - found[seed].axes["attack_success"]["direct"].value)
         assert set(read.conduct) == set(CONDUCT)

@@ -17,7 +17,7 @@ from advreg.hardening.cycle import run_cycle
 from advreg.hardening.ingestion import ingest
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store, verify
-from advreg.hardening.store.examples import Submission, Verdict, in_state, receive, review
+from advreg.hardening.store.examples import Submission, Verdict, examples_in_state, receive, review
 from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.challenge import hand_in
 from advreg.hardening.texts.minhash import minhash
@@ -237,7 +237,7 @@ def test_a_real_model_is_asked_and_only_the_one_that_was_evaluated(tmp_path: Pat
     store, run = home.store(), RunFolder.open(home.folder / "models/base")
     label(store, submit(store, [prompt(0)]), reviewers=("rae", "sam"))
     with store.reading() as db:
-        rows = in_state(db, ExampleStatus.REVIEWED)
+        rows = examples_in_state(db, ExampleStatus.REVIEWED)
     evaluate_text_incidents(store, run, rows)
     (said,) = run.read_json("incidents.json")["rows"]
     assert said["broken"] == said["complied"]

@@ -198,7 +198,7 @@ def models(home: HomeOption = HOME, as_json: Json = False) -> None:
     """List the model versions, and which one is the champion."""
     from advreg.hardening import registry
 
-    rows = registry.listed(_store(home))
+    rows = registry.list_models(_store(home))
     if as_json:
         typer.echo(json.dumps({"models": rows}))
         return

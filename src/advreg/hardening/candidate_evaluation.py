@@ -12,7 +12,7 @@ from advreg.diagnosis import diagnose
 from advreg.evaluation import evaluate
 from advreg.hardening.attack_families import THREAT, families, protocol
 from advreg.hardening.backdoor_checks import canaries, choose_canaries, trigger, trigger_sizes
-from advreg.hardening.datasets import HardeningData, pixels_of
+from advreg.hardening.datasets import HardeningData, load_pixels
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.workspace import Workspace
@@ -51,7 +51,7 @@ def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents:
     predicted: list[int] = []
     if incidents:
         channels, height, width = home.base_model()["shape"]
-        x = pixels_of(store, [row["sha256"] for row in incidents], (channels, height, width))
+        x = load_pixels(store, [row["sha256"] for row in incidents], (channels, height, width))
         predicted = logits_of(model, x).argmax(1).tolist()
     rows = [
         {"example": row["sha256"], "label": row["label"], "predicted": found, "broken": found != row["label"]}

@@ -19,7 +19,7 @@ FILE = "harden.toml"
 
 
 @dataclass(frozen=True)
-class StoreSection:
+class StoreConfig:
     """Where examples are kept: ``url`` as SQLAlchemy writes it, ``blobs`` a folder or an fsspec URL; "" = in the home."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -55,7 +55,7 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True)
-class CapsSection:
+class CapsConfig:
     """Largest shares of a snapshot; see `advreg.hardening.data_selection.Caps`. ``reviewers`` must agree before admission."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -70,7 +70,7 @@ class CapsSection:
 
 
 @dataclass(frozen=True)
-class GateSection:
+class GateConfig:
     """What a challenger must show; ``gates`` is how often one sealed set may be used: each time gets alpha / gates.
 
     ``diagnose``: where one of the attacks is a norm ball, its figure must be TRUSTED by a diagnosis.
@@ -87,7 +87,7 @@ class GateSection:
 
 
 @dataclass(frozen=True)
-class ServiceSection:
+class ServiceConfig:
     """How the service is bounded: sizes of an upload and of a text, examples a second for each token, and at once."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -99,7 +99,7 @@ class ServiceSection:
 
 
 @dataclass(frozen=True)
-class MlflowSection:
+class MlflowConfig:
     """A registry of MLflow that aliases are mirrored to; "" = none."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -118,13 +118,13 @@ class HardeningConfig(BaseConfig):
     keeps: Literal["images", "texts"] = "images"
     seed: int = 0
     attacks: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["linf:8/255"])
-    store: StoreSection = field(default_factory=StoreSection)
+    store: StoreConfig = field(default_factory=StoreConfig)
     data: HoldoutConfig = field(default_factory=HoldoutConfig)
     train: RetrainConfig = field(default_factory=RetrainConfig)
-    caps: CapsSection = field(default_factory=CapsSection)
-    gate: GateSection = field(default_factory=GateSection)
-    service: ServiceSection = field(default_factory=ServiceSection)
-    mlflow: MlflowSection = field(default_factory=MlflowSection)
+    caps: CapsConfig = field(default_factory=CapsConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    service: ServiceConfig = field(default_factory=ServiceConfig)
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
 
     @property
     def bounds(self) -> Caps:

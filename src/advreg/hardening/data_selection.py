@@ -1,8 +1,8 @@
-"""Who may influence a snapshot, and how much: pure functions, so that a bound holds by construction.
+"""Selection of training examples under caps: pure functions, so that every bound holds by construction.
 
-    label by a reviewer, never by the submitter -> quarantine is over -> one example a cluster -> caps -> snapshot
+    label by a reviewer, never by the submitter -> quarantine is over -> one example per cluster -> caps -> snapshot
 
-No defence withstands a poisoned share without bound (of the data, or of the reviewers), so the share is what is bounded.
+No defence resists an unbounded share of poisoned data or of malicious reviewers, so the caps bound that share.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from advreg.errors import HardeningError
 
 TIERS = ("internal", "reviewed", "customer", "anonymous")
-"""Tiers of trust, most first; an example becomes ``reviewed`` when a second reviewer confirms its label."""
+"""Tiers of trust, most trusted first; an example becomes ``reviewed`` when a second reviewer confirms its label."""
 
 DAY = 86_400.0
 
@@ -28,11 +28,11 @@ class Caps:
 
     Attributes:
         total: of all submitted examples.
-        principal: of those of one principal.
-        label: of those of one class.
-        tiers: of those of one tier, where it has a cap of its own.
-        cluster: how many examples, not which share, of images that look alike.
-        quarantine: seconds an example waits: campaigns show up as clusters before they train anything.
+        principal: of the examples of one principal.
+        label: of the examples of one class.
+        tiers: of the examples of one tier, for tiers with a cap of their own.
+        cluster: number (not share) of examples from one cluster of near-duplicates.
+        quarantine: seconds that an example waits, so that campaigns show up as clusters before they train anything.
     """
 
     total: float = 0.05
@@ -54,14 +54,15 @@ class Caps:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A reviewed example, as far as admission looks.
+    """A reviewed example with the facts that selection uses.
 
     Attributes:
         id: SHA-256 of its bytes.
-        label: the reviewers'.
-        reviewers: who gave it.
-        principal, tier: on whose behalf it came, and how far that one is trusted.
-        cluster: which group of look-alikes it belongs to.
+        label: the reviewers' label.
+        reviewers: the reviewers' names.
+        principal: the user it was submitted for.
+        tier: the trust in that user; one of `TIERS`.
+        cluster: id of its cluster of near-duplicates.
         received_at: seconds since 1970.
     """
 
@@ -75,32 +76,41 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[int, float, str]:
-        """What comes first where not all may: trust, then age."""
+        """The order of selection: trust, then age."""
         return TIERS.index(self.tier), self.received_at, self.id
 
 
 def quarantine_over(candidate: Candidate, now: float, caps: Caps) -> bool:
-    """Tell whether an example's quarantine is over; one that comes from inside needs none."""
+    """Return whether an example's quarantine is over; internal examples need none.
+
+    Args:
+        candidate: the example.
+        now: seconds since 1970.
+        caps: its ``quarantine`` is the wait in seconds.
+    """
     return candidate.tier == "internal" or now - candidate.received_at >= caps.quarantine
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which candidates a snapshot holds, and for each of the others the cap that kept it out."""
+    """The candidates in a snapshot, and for each excluded candidate the cap that excluded it."""
 
     chosen: tuple[Candidate, ...]
     left_out: Mapping[str, str]
 
 
 def select(candidates: Sequence[Candidate], clean: int, caps: Caps) -> Selection:
-    """Choose candidates for a snapshot, principals in turn, so that no cap is passed whatever was submitted.
+    """Choose candidates for a snapshot, principals in turn, so that no submission can exceed a cap.
 
-    Shares are taken of the clean examples alone, so they hold of the whole snapshot all the more.
+    Shares are taken of the clean examples alone, so they also hold for the whole, larger snapshot.
 
     Args:
-        candidates: admitted examples, each once.
-        clean: examples of the clean stream.
+        candidates: accepted examples, each once.
+        clean: number of trusted examples.
         caps: the bounds.
+
+    Returns:
+        The chosen candidates by id, and the cap that excluded each of the others.
 
     Example:
         >>> flood = [Candidate(f"{k:064x}", 3, ("ann",), "eve", "customer", k, 0.0) for k in range(10_000)]
@@ -125,7 +135,7 @@ def _shares(caps: Caps) -> dict[str, float]:
 
 
 def _limits(candidate: Candidate, room: Mapping[str, int], caps: Caps) -> list[tuple[tuple[str, object], int]]:
-    """Return every cap that bears on a candidate with its limit, the narrowest kind first."""
+    """Return every cap that applies to a candidate with its limit, the narrowest kind first."""
     found: list[tuple[tuple[str, object], int]] = [
         (("cluster", candidate.cluster), caps.cluster),
         (("principal", candidate.principal), room["principal"]),
@@ -137,7 +147,7 @@ def _limits(candidate: Candidate, room: Mapping[str, int], caps: Caps) -> list[t
 
 
 def _in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates by trust, and within a tier principals in turn, so that a flood of one keeps no other out."""
+    """Return the candidates by trust, and principals in turn within a tier, so that a flood from one excludes no other."""
     turns: Counter[tuple[str, str]] = Counter()
     placed = []
     for candidate in sorted(candidates, key=lambda c: c.rank):
@@ -149,15 +159,15 @@ def _in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a challenger is trained on, for ever: hashes, labels, who reviewed, which rule admitted.
+    """The immutable record of a challenger's training examples: hashes, labels, reviewers and the rule of admission.
 
     Attributes:
         id: ``s-0001`` and so on.
-        base: the trusted weights that training starts from, by SHA-256.
-        clean: name, SHA-256 and number of the clean stream.
+        base: SHA-256 of the trusted weights that training starts from.
+        clean: name, SHA-256 and number of the trusted examples.
         caps: the bounds in force.
         members: the chosen examples, by id.
-        left_out: cap -> how many it kept out.
+        left_out: cap -> number of examples it excluded.
     """
 
     id: str
@@ -168,7 +178,7 @@ class Snapshot:
     left_out: Mapping[str, int]
 
     def text(self) -> str:
-        """Return the manifest: one JSON text for one content."""
+        """Return the manifest as canonical JSON: equal contents give equal text."""
         record = {"schema": "advreg/snapshot@1", **asdict(self)}
         return json.dumps(record, sort_keys=True, indent=1) + "\n"
 
@@ -185,7 +195,16 @@ def snapshot_of(
     caps: Caps,
     contents: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Snapshot:
-    """Return the snapshot of a selection; ``contents`` is what else to say of a member, by its id."""
+    """Return the snapshot of a selection.
+
+    Args:
+        name: its id, such as ``s-0001``.
+        selection: the chosen candidates.
+        base: SHA-256 of the trusted weights.
+        clean: name, SHA-256 and number of the trusted examples.
+        caps: the bounds in force.
+        contents: example id -> further keys of its entry.
+    """
     more = contents or {}
     rule = f"label by review, quarantine {caps.quarantine:g} s, {caps.cluster} a cluster, caps"
     members = tuple(

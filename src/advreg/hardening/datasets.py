@@ -1,4 +1,4 @@
-"""What the loop has to work with, as tensors: the clean stream, the sealed set, canaries, stored examples."""
+"""The data of a hardening loop as tensors: trusted training images, the sealed set, canaries, stored examples."""
 
 from __future__ import annotations
 
@@ -19,23 +19,32 @@ from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 
 _CANARY_POOL = 2000
-_ANY = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded when it came
+_ANY = Limits(bytes=1 << 30, pixels=1 << 30)  # the service has bounded stored examples already
 
 
 @dataclass(frozen=True, eq=False)
 class HardeningData:
-    """Data sets that never mix: what is trained on, what the gate alone sees, what canaries are chosen from."""
+    """Three disjoint data sets.
+
+    Attributes:
+        clean: trusted training images.
+        sealed: test images that only the gate uses.
+        pool: test images that canaries are chosen from.
+    """
 
     clean: Dataset
     sealed: Dataset
     pool: Dataset
 
 
-def hardening_data_of(settings: HardeningConfig) -> HardeningData:
-    """Return the data of a loop; sealed examples and canaries come from the test part, which nothing is trained on.
+def load_hardening_data(settings: HardeningConfig) -> HardeningData:
+    """Return the data of a loop; sealed examples and canaries come from the test part, which is never trained on.
+
+    Args:
+        settings: its section ``data``.
 
     Raises:
-        ConfigError: not as many examples as the settings ask for.
+        ConfigError: the data set has fewer examples than configured.
     """
     section = settings.data
     train, test = data.load(section.name)
@@ -52,15 +61,27 @@ def hardening_data_of(settings: HardeningConfig) -> HardeningData:
     return HardeningData(clean, test.select(range(section.sealed_from, last)), test.select(rest))
 
 
-def pixels_of(store: Store, names: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
-    """Return stored examples as pixels float32 in [0, 1] ``(N, C, H, W)``."""
+def load_pixels(store: Store, names: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
+    """Return stored examples as pixels float32 in [0, 1] ``(N, C, H, W)``.
+
+    Args:
+        store: the store.
+        names: SHA-256 of the examples.
+        shape: ``(C, H, W)`` of the model's inputs.
+    """
     if not names:
         return torch.zeros(0, *shape)
     limits = Limits(_ANY.bytes, _ANY.pixels, shape)
     return torch.from_numpy(np.stack([decode(store.blobs.get(name), limits)[1] for name in names]))
 
 
-def accepted_of(store: Store, rows: Sequence[Row], shape: tuple[int, int, int]) -> Accepted:
-    """Return examples with the labels that reviewers gave them."""
-    x = pixels_of(store, [row["sha256"] for row in rows], shape)
+def load_accepted(store: Store, rows: Sequence[Row], shape: tuple[int, int, int]) -> Accepted:
+    """Return accepted examples with the reviewers' labels.
+
+    Args:
+        store: the store.
+        rows: rows of the examples.
+        shape: ``(C, H, W)`` of the model's inputs.
+    """
+    x = load_pixels(store, [row["sha256"] for row in rows], shape)
     return Accepted(x, torch.tensor([row["label"] for row in rows], dtype=torch.int64))

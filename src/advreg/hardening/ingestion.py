@@ -1,4 +1,4 @@
-"""From received to quarantined: which look-alikes an example belongs to, and how early it should be looked at."""
+"""Ingestion: received examples are clustered with their near-duplicates, scored and moved into quarantine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from advreg.hardening.perceptual_hash import cluster_near_duplicates, words
 from advreg.hardening.review_priority import review_priority
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
+from advreg.hardening.store.examples import Row, active_reviews, examples_in_state, move
 from advreg.hardening.store.tables import examples
 
 _ATTACKS = 500  # the newest known attacks that a new example is compared with
 
 
 def ingest(store: Store) -> int:
-    """Group and score everything that was received, move it to quarantine, and return how much that was."""
+    """Cluster and score every received example, move it to quarantine, and return the number of examples.
+
+    Args:
+        store: the store.
+    """
     with store.writing() as db:
-        new = in_state(db, ExampleStatus.RECEIVED)
+        new = examples_in_state(db, ExampleStatus.RECEIVED)
         if not new:
             return 0
         known = db.execute(
@@ -26,7 +30,7 @@ def ingest(store: Store) -> int:
             .where(examples.c.cluster == examples.c.id)
             .order_by(examples.c.id)
         ).all()
-        medium = medium_of(new[0]["kind"])  # a store is of one loop, and a loop keeps one medium
+        medium = medium_of(new[0]["kind"])  # a store belongs to one workspace, which keeps one medium
         groups = cluster_near_duplicates(
             [(row["id"], row["looks"]) for row in new], [(k, text) for k, text in known], medium.alike
         )
@@ -49,13 +53,13 @@ def _attacks(db: sa.Connection, medium: Medium) -> list[str]:
 
 
 def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list[Row]:
-    """Return what a reviewer should look at, the most suspicious first and one of each group of look-alikes.
+    """Return the examples to review, by descending priority and one of each cluster of near-duplicates.
 
     Args:
         store: the store.
-        reviewer: who asks; what was reviewed by the same one is left out.
-        limit: how many.
-        second: look at what another reviewer labelled, to confirm it, instead of what nobody has seen.
+        reviewer: the reviewer's name; examples that they reviewed are left out.
+        limit: largest number of examples.
+        second: return examples that another reviewer labelled, to confirm them, instead of unlabelled ones.
     """
     ingest(store)
     state = ExampleStatus.REVIEWED if second else ExampleStatus.QUARANTINED
@@ -70,7 +74,7 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
         for row in db.execute(unsure).mappings():
             if row["cluster"] in seen:
                 continue
-            if second and any(old["reviewer"] == reviewer for old in standing_reviews(db, row["sha256"])):
+            if second and any(old["reviewer"] == reviewer for old in active_reviews(db, row["sha256"])):
                 continue
             seen.add(row["cluster"])
             found.append(dict(row))

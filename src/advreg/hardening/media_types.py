@@ -1,4 +1,4 @@
-"""What a home keeps, images or texts: how an upload is examined, what looks alike, what of it a reviewer is shown."""
+"""Media types, images and texts: how an upload is validated, fingerprinted and shown to a reviewer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from advreg.hardening.image_decoding import Limits, Pixels, decode, to_png
 from advreg.hardening.perceptual_hash import Alike, perceptual_hash, similar_rows
 from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.minhash import minhash, similar_texts
-from advreg.hardening.texts.validation import decode_text, visible
+from advreg.hardening.texts.validation import decode_text, show_invisible
 
-_STORED = Limits(bytes=1 << 30, pixels=1 << 30)  # what is in the store was bounded when it came
+_STORED = Limits(bytes=1 << 30, pixels=1 << 30)  # the service has bounded stored examples already
 _TEXT = "text"
 
 
@@ -23,11 +23,11 @@ class Medium:
     """One kind of content.
 
     Attributes:
-        name: as ``harden.toml`` says it.
-        examine: bytes and limits -> kind and fingerprint; `UploadError` for what is refused.
-        alike: which fingerprints are of look-alikes.
-        shown: stored bytes -> what a page or a labelling tool gets, by the tag that shows it: ``image`` or ``text``.
-        attacks: labels of accepted examples that are known attacks; None where all of them are.
+        name: value of ``keeps`` in ``harden.toml``.
+        examine: bytes and limits -> kind and fingerprint; raises `UploadError` for invalid content.
+        alike: finds near-duplicates by their fingerprints.
+        shown: stored bytes -> ``{"image": ...}`` or ``{"text": ...}`` for the review page and Label Studio.
+        attacks: labels of accepted examples that count as known attacks; None if all of them do.
     """
 
     name: str
@@ -38,7 +38,10 @@ class Medium:
 
 
 def medium_of(kind: str) -> Medium:
-    """Return the medium of a stored example's kind.
+    """Return the medium of a stored example.
+
+    Args:
+        kind: ``png``, ``jpeg``, ``npy`` or ``text``.
 
     Example:
         >>> medium_of("png").name, medium_of("text").name
@@ -48,7 +51,7 @@ def medium_of(kind: str) -> Medium:
 
 
 def uri(pixels: Pixels) -> str:
-    """Return pixels ``(C, H, W)`` in [0, 1] as a data URI of a PNG made afresh."""
+    """Return pixels ``(C, H, W)`` in [0, 1] as a data URI of a new PNG."""
     return "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()
 
 
@@ -68,6 +71,6 @@ def _examine_text(content: bytes, limits: Limits) -> tuple[str, str]:
 
 IMAGES = Medium("images", _examine_image, similar_rows, lambda content: {"image": uri(pixels_in(content))})
 TEXTS = Medium(
-    "texts", _examine_text, similar_texts, lambda content: {"text": visible(content.decode("utf-8"))}, (HARMFUL,)
+    "texts", _examine_text, similar_texts, lambda content: {"text": show_invisible(content.decode("utf-8"))}, (HARMFUL,)
 )
 MEDIA = {medium.name: medium for medium in (IMAGES, TEXTS)}

@@ -1,4 +1,4 @@
-"""Mirroring the aliases to MLflow's model registry, where one is configured: for show; the store stays the truth."""
+"""Synchronisation of the aliases to MLflow's model registry, if one is configured; the store remains authoritative."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ _TAG = "advreg.version"
 
 
 def sync_to_mlflow(home: Workspace, store: Store) -> None:
-    """Let MLflow's aliases champion and previous stand for the same versions as ours; does nothing where none is configured.
+    """Set MLflow's aliases champion and previous to our versions; do nothing if no registry is configured.
 
-    A registry that does not answer stops no promotion: it is warned of, and the next one brings it up to date.
+    An unreachable registry gives a warning and does not stop a promotion; the next promotion updates it.
+
+    Args:
+        home: the workspace; its section ``mlflow`` names the registry.
+        store: its store.
 
     Raises:
-        MissingExtraError: one is configured, and mlflow is not installed.
+        MissingExtraError: a registry is configured, and mlflow is not installed.
     """
     section = home.config.mlflow
     if not section.uri:
@@ -31,9 +35,11 @@ def sync_to_mlflow(home: Workspace, store: Store) -> None:
         _mirror(client, section.name, home, store)
     except MissingExtraError:
         raise
-    except Exception as error:  # whatever its server or its client fails with
+    except Exception as error:  # server and client raise many types
         warnings.warn(
-            f"the aliases were not mirrored to {section.uri}: {first_line(error)}", RuntimeWarning, stacklevel=2
+            f"the aliases were not copied to {section.uri}: {first_line(error)}; the next promotion tries again",
+            RuntimeWarning,
+            stacklevel=2,
         )
 
 
@@ -41,7 +47,7 @@ def _mirror(client: Any, name: str, home: Workspace, store: Store) -> None:
     if not client.search_registered_models(filter_string=f"name = '{name}'"):
         client.create_registered_model(name)
     known = {found.tags.get(_TAG): found.version for found in client.search_model_versions(f"name = '{name}'")}
-    pointed = {row["alias"]: row for row in registry.listed(store) if row["alias"]}
+    pointed = {row["alias"]: row for row in registry.list_models(store) if row["alias"]}
     for alias in (registry.CHAMPION, registry.PREVIOUS):
         row = pointed.get(alias)
         if row is None:
@@ -56,6 +62,6 @@ def _mirror(client: Any, name: str, home: Workspace, store: Store) -> None:
 
 
 def _source(home: Workspace, run: str) -> str:
-    """Return where a version's files are; to a server, which refuses paths of its clients' machines, as a URI of our own."""
+    """Return the location of a version's files; servers reject local paths, so they get a URI of the scheme ``advreg:``."""
     path = str((home.folder / run).resolve())
     return f"advreg:{path}" if home.config.mlflow.uri.startswith(("http:", "https:")) else path

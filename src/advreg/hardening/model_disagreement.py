@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from advreg import models
 from advreg.attacks.verification import logits_of
 from advreg.hardening import registry
-from advreg.hardening.datasets import pixels_of
+from advreg.hardening.datasets import load_pixels
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import examples
@@ -36,7 +36,7 @@ def score_disagreement(workspace: Workspace, store: Store) -> int:
     shape = workspace.input_shape()
     for first in range(0, len(rows), _CHUNK):
         chunk = rows[first : first + _CHUNK]
-        x = pixels_of(store, [name for name, _ in chunk], shape)
+        x = load_pixels(store, [name for name, _ in chunk], shape)
         predictions = logits_of(models.load(str(workspace.folder / run)), x).argmax(1).tolist()
         with store.writing() as db:
             for (name, deployed), predicted in zip(chunk, predictions, strict=True):

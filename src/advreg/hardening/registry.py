@@ -1,4 +1,4 @@
-"""The registry: model versions, the aliases champion and previous, and who descends from what."""
+"""The model registry: versions, the aliases champion and previous, and the lineage of models and examples."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ def register(
     snapshot: str | None = None,
     actor: str = "tick",
 ) -> str:
-    """Write down a model version and return its name; the same run is registered once.
+    """Record a model version and return its name; a run is registered once.
 
     Args:
         store: the store.
-        run: its run folder, as the home names it.
+        run: its run folder, relative to the workspace.
         weights: SHA-256 of its weights.
-        stage: ``trained``, or ``trusted`` for one that is handed in.
-        snapshot: what it was trained on.
-        actor: who does it.
+        stage: ``trained``, or ``trusted`` for the base.
+        snapshot: id of the snapshot it was trained on.
+        actor: name for the audit log.
+
+    Returns:
+        The version, such as ``m-0002``.
     """
     with store.writing() as db:
         known = db.execute(sa.select(models.c.version).where(models.c.run == run)).scalar()
@@ -52,6 +55,15 @@ def register(
 def register_initial_champion(store: Store, run: str, weights: str, actor: str) -> str:
     """Register a trusted base and make it the first champion.
 
+    Args:
+        store: the store of a new workspace.
+        run: the base's run folder, relative to the workspace.
+        weights: SHA-256 of its weights.
+        actor: name for the audit log.
+
+    Returns:
+        The version.
+
     Raises:
         HardeningError: the store has another champion.
     """
@@ -66,10 +78,18 @@ def register_initial_champion(store: Store, run: str, weights: str, actor: str) 
 
 
 def set_stage(db: sa.Connection, at: float, actor: str, version: str, to: ModelStatus, **detail: Any) -> None:
-    """Move a model version to a stage, in the transaction of the caller.
+    """Move a model version to a stage, in the caller's transaction.
+
+    Args:
+        db: from `Store.writing`.
+        at: seconds since 1970.
+        actor: name for the audit log.
+        version: such as ``m-0002``.
+        to: the new stage.
+        detail: further facts for the audit log.
 
     Raises:
-        HardeningError: an unknown version, or a step that is not allowed.
+        HardeningError: the version is unknown, or the transition is not allowed.
     """
     check_transition(f"model {version}", ModelStatus(model(db, version)["stage"]), to)
     db.execute(models.update().where(models.c.version == version).values(stage=to))
@@ -79,8 +99,12 @@ def set_stage(db: sa.Connection, at: float, actor: str, version: str, to: ModelS
 def model(db: sa.Connection, version: str) -> Row:
     """Return a model version's row.
 
+    Args:
+        db: an open transaction.
+        version: such as ``m-0002``.
+
     Raises:
-        HardeningError: there is none.
+        HardeningError: the version is unknown.
     """
     row = db.execute(sa.select(models).where(models.c.version == version)).mappings().first()
     if row is None:
@@ -94,7 +118,12 @@ def current_champion(db: sa.Connection) -> str | None:
 
 
 def alias(db: sa.Connection, name: str) -> str | None:
-    """Return the version that an alias stands for."""
+    """Return the version that an alias points to; None if it points to none.
+
+    Args:
+        db: an open transaction.
+        name: `CHAMPION` or `PREVIOUS`.
+    """
     found: str | None = db.execute(sa.select(aliases.c.version).where(aliases.c.name == name)).scalar()
     return found
 
@@ -104,16 +133,16 @@ class ChampionChanged(HardeningError):
 
 
 def promote(store: Store, version: str, actor: str, *, expected_champion: str | None = None) -> None:
-    """Make a version the champion and the champion the previous one: one transaction, both or neither.
+    """Make a version the champion and the champion the previous one, in one transaction.
 
     Args:
         store: the store.
-        version: one that passed the gate, or is trusted.
-        actor: who does it.
+        version: a version that passed the gate, or a trusted one.
+        actor: name for the audit log.
         expected_champion: the champion that the gate compared it with; None skips the check.
 
     Raises:
-        HardeningError: it passed no gate and is not trusted.
+        HardeningError: the version has not passed the gate and is not trusted.
         ChampionChanged: the champion is another one now.
     """
     with store.writing() as db:
@@ -132,7 +161,14 @@ def promote(store: Store, version: str, actor: str, *, expected_champion: str | 
 
 
 def rollback(store: Store, actor: str) -> str:
-    """Make the previous champion the champion again, retire the present one, and return who it is now; nothing is trained.
+    """Make the previous champion the champion again and retire the current one; nothing is trained.
+
+    Args:
+        store: the store.
+        actor: name for the audit log.
+
+    Returns:
+        The version that is the champion now.
 
     Raises:
         HardeningError: there is no previous champion.
@@ -153,8 +189,8 @@ def _point(db: sa.Connection, at: float, to: dict[str, str | None]) -> None:
     db.execute(aliases.insert(), rows)
 
 
-def listed(store: Store) -> list[dict[str, Any]]:
-    """Return every version with its aliases, oldest first."""
+def list_models(store: Store) -> list[dict[str, Any]]:
+    """Return every version with its alias, oldest first."""
     with store.reading() as db:
         names = {version: name for name, version in db.execute(sa.select(aliases.c.name, aliases.c.version))}
         rows = db.execute(sa.select(models).order_by(models.c.version)).mappings()
@@ -162,10 +198,14 @@ def listed(store: Store) -> list[dict[str, Any]]:
 
 
 def examples_of(store: Store, version: str) -> list[str]:
-    """Return the examples that a version was trained on.
+    """Return the ids of the submitted examples that a version was trained on.
+
+    Args:
+        store: the store.
+        version: such as ``m-0002``.
 
     Raises:
-        HardeningError: no such version.
+        HardeningError: the version is unknown.
     """
     with store.reading() as db:
         snapshot = model(db, version)["snapshot"]
@@ -175,12 +215,13 @@ def examples_of(store: Store, version: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ExampleLineage:
-    """What an example reached.
+    """The snapshots and models that an example influenced.
 
     Attributes:
-        snapshots, models: that hold it, or were trained on one that does.
-        champion: whether the champion is among them.
-        rollback_to: the previous champion, where rolling back to it gets rid of the example; else None.
+        snapshots: the snapshots that hold it.
+        models: the versions trained on one of these snapshots.
+        champion: whether the champion is one of these versions.
+        rollback_to: the previous champion, if the champion was trained on the example and the previous one was not.
     """
 
     snapshots: tuple[str, ...]
@@ -190,14 +231,18 @@ class ExampleLineage:
 
 
 def trace_example(store: Store, name: str) -> ExampleLineage:
-    """Return everything that an example reached.
+    """Return the snapshots and models that an example influenced.
+
+    Args:
+        store: the store.
+        name: the example's SHA-256.
 
     Raises:
-        HardeningError: no such example.
+        HardeningError: the example is unknown.
     """
     with store.reading() as db:
         example(db, name)
-        return _touched(db, name)
+        return _lineage(db, name)
 
 
 def revoke(store: Store, name: str, actor: str) -> ExampleLineage:
@@ -207,12 +252,12 @@ def revoke(store: Store, name: str, actor: str) -> ExampleLineage:
         HardeningError: no such example, or one that was never accepted.
     """
     with store.writing() as db:
-        found = _touched(db, name)
+        found = _lineage(db, name)
         move(db, store.clock(), actor, [name], ExampleStatus.REVOKED, models=list(found.models))
         return found
 
 
-def _touched(db: sa.Connection, name: str) -> ExampleLineage:
+def _lineage(db: sa.Connection, name: str) -> ExampleLineage:
     held: Sequence[str] = sorted(db.execute(sa.select(members.c.snapshot).where(members.c.example == name)).scalars())
     trained = sorted(db.execute(sa.select(models.c.version).where(models.c.snapshot.in_(held))).scalars())
     champion, previous = alias(db, CHAMPION), alias(db, PREVIOUS)
@@ -224,12 +269,16 @@ def _touched(db: sa.Connection, name: str) -> ExampleLineage:
 def snapshot(db: sa.Connection, name: str) -> Row:
     """Return a snapshot's row.
 
+    Args:
+        db: an open transaction.
+        name: such as ``s-0001``.
+
     Raises:
-        HardeningError: there is none.
+        HardeningError: the snapshot is unknown.
     """
     row = db.execute(sa.select(snapshots).where(snapshots.c.id == name)).mappings().first()
     if row is None:
-        raise HardeningError(f"no snapshot {name!r}; the home's folder snapshots holds them")
+        raise HardeningError(f"no snapshot {name!r}; the workspace's folder snapshots holds them")
     return dict(row)
 
 

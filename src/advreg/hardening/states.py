@@ -1,4 +1,4 @@
-"""The states of an example and of a model version, and the only ways from one to another."""
+"""The states of an example and of a model version, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from advreg.errors import HardeningError
 
 
 class ExampleStatus(StrEnum):
-    """Where a submitted example stands."""
+    """State of a submitted example."""
 
     RECEIVED = "received"
     QUARANTINED = "quarantined"
@@ -21,7 +21,7 @@ class ExampleStatus(StrEnum):
 
 
 class ModelStatus(StrEnum):
-    """Where a model version stands; a trusted one was handed in by an admin and has passed no gate."""
+    """Stage of a model version; a trusted version comes from an admin and has not passed the gate."""
 
     TRUSTED = "trusted"
     TRAINED = "trained"
@@ -42,7 +42,7 @@ TRANSITIONS: Mapping[ExampleStatus, frozenset[ExampleStatus]] = {
     ExampleStatus.IN_SNAPSHOT: frozenset({ExampleStatus.REVOKED}),
     ExampleStatus.REVOKED: frozenset(),
 }
-"""State -> the states that may follow; back to quarantine is a reviewer's undo."""
+"""State -> the states that may follow; a reviewer's undo leads back to quarantine."""
 
 STAGES: Mapping[ModelStatus, frozenset[ModelStatus]] = {
     ModelStatus.TRUSTED: frozenset({ModelStatus.CHAMPION}),
@@ -54,15 +54,20 @@ STAGES: Mapping[ModelStatus, frozenset[ModelStatus]] = {
     ModelStatus.PREVIOUS: frozenset({ModelStatus.CHAMPION, ModelStatus.RETIRED}),
     ModelStatus.RETIRED: frozenset(),
 }
-"""Stage -> the stages that may follow; a champion that was rolled back is retired, one that passed against another champion
-than reigns now is compared again."""
+"""Stage -> the stages that may follow. A champion that is rolled back is retired. A version that passed the gate against a
+former champion is evaluated again."""
 
 
 def check_transition(what: str, before: StrEnum, after: StrEnum) -> None:
-    """Refuse a step that the tables above do not hold.
+    """Raise unless the tables above allow a transition.
+
+    Args:
+        what: the example or the model, for the error message.
+        before: its state now.
+        after: the state it should have.
 
     Raises:
-        HardeningError: one line with the step and those that are allowed.
+        HardeningError: the transition is not allowed; the message lists the allowed ones.
 
     Example:
         >>> check_transition("example 1f", ExampleStatus.RECEIVED, ExampleStatus.ACCEPTED)

@@ -23,13 +23,13 @@ from advreg.hardening.candidate_evaluation import (
 )
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.data_selection import Selection, Snapshot, snapshot_of
-from advreg.hardening.datasets import HardeningData, accepted_of, hardening_data_of
+from advreg.hardening.datasets import HardeningData, load_accepted, load_hardening_data
 from advreg.hardening.ingestion import ingest
 from advreg.hardening.model_disagreement import score_disagreement
 from advreg.hardening.retrain import retrain
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row, in_state
+from advreg.hardening.store.examples import Row, examples_in_state
 from advreg.hardening.workspace import BASE, NEIGHBOURS, Workspace
 from advreg.runs import RunFolder
 
@@ -72,7 +72,7 @@ def load_image_base(base: str | Path, config: HardeningConfig) -> ImageBase:
     model = models.load(str(base))
     models.check_model(model, train.tensors(n=8)[0], len(train.classes))
     spec = RunFolder.open(base).read_json("model.json")
-    hardening_data_of(config)
+    load_hardening_data(config)
     return ImageBase(config, model, spec, train)
 
 
@@ -101,7 +101,7 @@ class ImageBackend:
             ConfigError: its attacks or its data cannot be used.
         """
         families(workspace.config.attacks)
-        return cls(workspace, hardening_data_of(workspace.config))
+        return cls(workspace, load_hardening_data(workspace.config))
 
     @property
     def trusted_data(self) -> Mapping[str, Any]:
@@ -122,7 +122,7 @@ class ImageBackend:
     def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> str:
         """Train a challenger from the trusted base and the snapshot, and register it."""
         with store.reading() as db:
-            rows = {row["sha256"]: row for row in in_state(db, *ExampleStatus)}
+            rows = {row["sha256"]: row for row in examples_in_state(db, *ExampleStatus)}
         members = [rows[member["id"]] for member in snapshot.members]
         name = f"models/{snapshot.id}"
         weights = self._train(store, members, RunFolder.at(self.workspace.folder / name))
@@ -133,7 +133,7 @@ class ImageBackend:
     def _train(self, store: Store, members: Sequence[Row], run: RunFolder) -> str:
         """Train into a run folder and return the SHA-256 of the weights; see `retrain`."""
         config, base = self.workspace.config, RunFolder.at(self.workspace.folder / BASE)
-        accepted = accepted_of(store, members, self.workspace.input_shape())
+        accepted = load_accepted(store, members, self.workspace.input_shape())
         return retrain(base, run, self.data.clean, accepted, families(config.attacks), config.train, config.seed)
 
     def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:

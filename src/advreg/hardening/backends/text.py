@@ -12,7 +12,7 @@ from typing import Any
 from advreg.errors import ConfigError
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.data_selection import Selection, Snapshot, snapshot_of
-from advreg.hardening.gate.language import latest, measured_language
+from advreg.hardening.gate.language import latest_protocol, read_language_results
 from advreg.hardening.ingestion import ingest
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
@@ -49,7 +49,7 @@ def load_text_base(base: str | Path, config: HardeningConfig) -> TextBase:
         RunError: the model was not evaluated.
         ConfigError: the trusted prompts cannot be read.
     """
-    measured_language(base, latest(base))
+    read_language_results(base, latest_protocol(base))
     config = config.replace_with({"data.name": str(Path(config.data.name).resolve())})
     describe_trusted_prompts(config.data.name)
     return TextBase(config, Path(base))
@@ -133,11 +133,11 @@ class TextBackend:
 
     def holdout_ids(self, challenger: RunFolder) -> list[str]:
         """Return an id of each prompt that the challenger's evaluation attacked."""
-        return list(measured_language(challenger.path, self.protocol_id(challenger)).names)
+        return list(read_language_results(challenger.path, self.protocol_id(challenger)).names)
 
     def protocol_id(self, challenger: RunFolder) -> str:
         """Return the id of the newest language protocol that the challenger was evaluated with."""
-        return latest(challenger.path)
+        return latest_protocol(challenger.path)
 
     @property
     def required_evidence(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from advreg.hardening.gate import Decision, gate
 from advreg.hardening.mlflow_sync import sync_to_mlflow
 from advreg.hardening.states import ExampleStatus, ModelStatus
 from advreg.hardening.store.audit import Entry, append
-from advreg.hardening.store.examples import in_state
+from advreg.hardening.store.examples import examples_in_state
 from advreg.hardening.store.tables import gates, models, spent
 from advreg.runs import RunFolder
 
@@ -66,7 +66,7 @@ def _require_unspent(context: CycleContext, challenger: RunFolder) -> None:
 
 def _evaluate(context: CycleContext, challenger: RunFolder, champion: RunFolder) -> None:
     with context.store.reading() as db:
-        incidents = [row for row in in_state(db, *_CONFIRMED) if row["confirmed"]]
+        incidents = [row for row in examples_in_state(db, *_CONFIRMED) if row["confirmed"]]
     context.report(f"trial: {context.backend.evaluate(context.store, incidents, challenger, champion)}")
 
 

@@ -13,7 +13,7 @@ from advreg.hardening.cycle.context import CycleContext
 from advreg.hardening.cycle.promotion import compare_and_promote
 from advreg.hardening.cycle.snapshots import accept_reviewed, due_snapshot
 from advreg.hardening.gate import Decision
-from advreg.hardening.lease import leased
+from advreg.hardening.lease import hold_lease
 from advreg.hardening.states import ModelStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
@@ -57,7 +57,7 @@ def run_cycle(
         ConfigError: attacks or data cannot be used.
     """
     backend, store = backend_of(workspace), store or workspace.store()
-    with leased(store) as lease:
+    with hold_lease(store) as lease:
         return _run_stages(CycleContext(workspace, store, lease, backend, say))
 
 

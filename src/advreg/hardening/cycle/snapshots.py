@@ -11,7 +11,7 @@ from advreg.hardening.cycle.context import ACTOR, CycleContext
 from advreg.hardening.data_selection import Candidate, Selection, Snapshot, quarantine_over, select
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.audit import Entry, append
-from advreg.hardening.store.examples import Row, in_state, move, standing_reviews
+from advreg.hardening.store.examples import Row, active_reviews, examples_in_state, move
 from advreg.hardening.store.tables import members, snapshots
 from advreg.hardening.workspace import BASE
 
@@ -26,7 +26,7 @@ def accept_reviewed(context: CycleContext) -> None:
         now = context.store.clock()
         ready = [
             row["sha256"]
-            for row in in_state(db, ExampleStatus.REVIEWED)
+            for row in examples_in_state(db, ExampleStatus.REVIEWED)
             if quarantine_over(_candidate(db, row), now, caps) and (needed == 1 or row["confirmed"])
         ]
         move(db, now, ACTOR, ready, ExampleStatus.ACCEPTED, rule=rule)
@@ -38,7 +38,7 @@ def _candidate(db: sa.Connection, row: Row) -> Candidate:
     return Candidate(
         id=row["sha256"],
         label=row["label"],
-        reviewers=tuple(review["reviewer"] for review in standing_reviews(db, row["sha256"])),
+        reviewers=tuple(review["reviewer"] for review in active_reviews(db, row["sha256"])),
         principal=row["principal"],
         tier="reviewed" if row["confirmed"] and row["tier"] != "internal" else row["tier"],
         cluster=row["cluster"],
@@ -50,7 +50,7 @@ def due_snapshot(context: CycleContext) -> Snapshot | None:
     """Return the snapshot to train on: a new one if the accepted examples changed, else the newest."""
     with context.writing() as db:
         newest = registry.newest_snapshot(db)
-        candidates = [_candidate(db, row) for row in in_state(db, *_ACCEPTED)]
+        candidates = [_candidate(db, row) for row in examples_in_state(db, *_ACCEPTED)]
         selection = select(candidates, context.backend.trusted_data["n"], context.workspace.config.bounds)
         before = json.loads(newest["manifest"]) if newest else {"members": []}
         if [member["id"] for member in before["members"]] == [one.id for one in selection.chosen]:
@@ -71,7 +71,7 @@ def _write_snapshot(context: CycleContext, db: sa.Connection, newest: Row | None
     names = [member["id"] for member in snapshot.members]
     if names:
         db.execute(members.insert(), [{"snapshot": snapshot.id, "example": name} for name in names])
-    new = {row["sha256"] for row in in_state(db, ExampleStatus.ACCEPTED)}
+    new = {row["sha256"] for row in examples_in_state(db, ExampleStatus.ACCEPTED)}
     append(db, at, [Entry(ACTOR, "snapshot", snapshot.id, {"sha256": sha256, "members": len(names)})])
     move(db, at, ACTOR, [name for name in names if name in new], ExampleStatus.IN_SNAPSHOT, snapshot=snapshot.id)
     excluded = ", ".join(f"{count} by {cap}" for cap, count in snapshot.left_out.items()) or "none"

@@ -12,7 +12,7 @@ from typing import Any
 
 from advreg.errors import HardeningError, did_you_mean
 from advreg.hardening.gate.decision import Decision, Rules, Test, Verdict
-from advreg.hardening.gate.language import is_language, measured_language
+from advreg.hardening.gate.language import is_language, read_language_results
 from advreg.hardening.gate.power_analysis import plan
 from advreg.hardening.gate.read import GateResults, protocols_of, read_results
 from advreg.statistics import holm, mcnemar, minimum_detectable_difference, noninferiority, tango_interval
@@ -81,7 +81,7 @@ def gate(
 
 
 def _measured(run: str | Path, protocol: str) -> GateResults:
-    return measured_language(run, protocol) if is_language(protocol) else read_results(run, protocol)
+    return read_language_results(run, protocol) if is_language(protocol) else read_results(run, protocol)
 
 
 def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None) -> tuple[str, str]:
@@ -105,15 +105,19 @@ def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None)
 
 def decide(champion: GateResults, challenger: GateResults, rules: Rules) -> Decision:
     """Return the decision on two results that were read already; see `gate`."""
-    mismatch = incomparable(champion, challenger)
-    tests = () if mismatch else (*evidence(champion, challenger, rules), *statistical(champion, challenger, rules))
+    mismatch = find_mismatch(champion, challenger)
+    tests = (
+        ()
+        if mismatch
+        else (*evidence_checks(champion, challenger, rules), *statistical_tests(champion, challenger, rules))
+    )
     reasons = (mismatch,) if mismatch else tuple(f"{test.name}: {test.says}" for test in tests if not test.passed)
     sizes = [(name, len(axis.ids), rules.slice_margin) for name, axis in challenger.conduct.items()]
     lines = plan(challenger.n, rules, sizes)
-    return Decision(_verdict(mismatch, tests), reasons, lines, tests, champion.named(), challenger.named(), rules)
+    return Decision(_verdict(mismatch, tests), reasons, lines, tests, champion.summary(), challenger.summary(), rules)
 
 
-def incomparable(champion: GateResults, challenger: GateResults) -> str:
+def find_mismatch(champion: GateResults, challenger: GateResults) -> str:
     """Return the one line that says why two results cannot be compared; empty where they can."""
     for key, what in (
         ("protocol", "attacked with"),
@@ -141,7 +145,7 @@ def _verdict(mismatch: str, tests: Sequence[Test]) -> Verdict:
     return "UNDERPOWERED" if failed and all(test.underpowered for test in failed) else "REFUSED"
 
 
-def statistical(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
+def statistical_tests(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
     """Return the superiority test, then the non-inferiority tests with p-values adjusted for being many."""
     ids = sorted(challenger.labels)
     guarded = (_conducts if challenger.conduct else _accuracies)(champion, challenger, rules)
@@ -223,7 +227,7 @@ def _not_worse(one: GuardedMetric, p: float, alpha: float) -> Test:
     return Test(f"{one.name}, not worse", p <= alpha, says, p, change, tango_interval(lost, won, n), too_few)
 
 
-def evidence(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
+def evidence_checks(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
     """Return the plain checks: weights, diagnosis, incidents, probes; what is required and absent fails."""
     found = [_weights(champion, challenger), _diagnosis(challenger), _incidents(champion, challenger, rules.waivers)]
     found += [Test(name, passed, says, control="AML.M0007") for name, (passed, says) in challenger.probes.items()]

@@ -47,7 +47,7 @@ def is_language(protocol: str) -> bool:
     return protocol.startswith(KIND)
 
 
-def latest(run: str | Path) -> str:
+def latest_protocol(run: str | Path) -> str:
     """Return the id of the newest language protocol that a run was evaluated with.
 
     Raises:
@@ -59,7 +59,7 @@ def latest(run: str | Path) -> str:
     return max(found, key=lambda name: (len(name), name))
 
 
-def identity(run: RunFolder) -> str:
+def weights_identity(run: RunFolder) -> str:
     """Return the SHA-256 of the weights in a run folder; of a model that is only named, of its name."""
     for name in _WEIGHTS:
         if (run / name).is_file():
@@ -68,7 +68,7 @@ def identity(run: RunFolder) -> str:
     return hashlib.sha256(str(said.get("name")).encode()).hexdigest()
 
 
-def measured_language(run: str | Path, protocol: str) -> GateResults:
+def read_language_results(run: str | Path, protocol: str) -> GateResults:
     """Return what a run measured under a language protocol.
 
     A prompt counts as broken where any attack in words got harm out of the model. The judge, the attacks and their options are
@@ -147,7 +147,7 @@ def _share(figure: Mapping[str, Any]) -> float:
 
 def _stale(folder: RunFolder) -> str:
     """Return what is wrong if the confirmed prompts were put to other weights than those in the folder."""
-    weights = identity(folder)
+    weights = weights_identity(folder)
     there = (folder / "incidents.json").is_file()
     if not there or folder.read_json("incidents.json").get("model") == weights:
         return ""

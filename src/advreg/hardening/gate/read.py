@@ -69,7 +69,7 @@ class GateResults:
     names: tuple[str, ...] = ()
     stale: str = ""
 
-    def named(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return what a decision says of these results."""
         kept = ("run", "protocol", "data", "n", "seed", "model")
         shares = {name: axis.bad if name == "over-refusal" else 1 - axis.bad for name, axis in self.conduct.items()}

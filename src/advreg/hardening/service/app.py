@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from advreg.errors import HardeningError, StoreError, UploadError
 from advreg.hardening.service import schemas
-from advreg.hardening.service.auth import AuthenticationFailed, Authenticator, Options, bounded
+from advreg.hardening.service.auth import AuthenticationFailed, Authenticator, Options, read_body
 from advreg.hardening.service.metrics import Metrics
 from advreg.hardening.service.rate_limit import Buckets
 from advreg.hardening.service.review import add_review
@@ -79,15 +79,15 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Authenticato
     @app.post("/v1/examples", status_code=201)
     async def submit(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.SUBMIT)
-        body = await bounded(request, 2 * options.limits.bytes)
+        body = await read_body(request, 2 * options.limits.bytes)
         is_json = request.headers.get("content-type", "").startswith("application/json")
-        item = schemas.content_of(schemas.parsed(body)) if is_json else (body, _query(request))
+        item = schemas.content_of(schemas.parse_json(body)) if is_json else (body, _query(request))
         return (await run_in_threadpool(store_all, bearer, [item]))[0]
 
     @app.post("/v1/batch", status_code=201)
     async def submit_many(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.SUBMIT)
-        listed = schemas.parsed(await bounded(request, 8 * options.limits.bytes))
+        listed = schemas.parse_json(await read_body(request, 8 * options.limits.bytes))
         if not isinstance(listed, list) or not 1 <= len(listed) <= options.batch:
             raise UploadError(f"a batch is a JSON list of 1 to {options.batch} examples")
         items = [schemas.content_of(item) for item in listed]

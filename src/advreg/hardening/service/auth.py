@@ -101,7 +101,7 @@ class AuthenticationFailed(AdvregError):
         self.status, self.headers = status, headers or {}
 
 
-async def bounded(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
     """Return the body, which is never read beyond a limit, whatever its header says.
 
     Raises:

@@ -10,7 +10,7 @@ from advreg.errors import HardeningError
 from advreg.hardening.media_types import TEXTS, Medium, medium_of
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, Verdict, answer_to, review
-from advreg.hardening.texts.validation import visible
+from advreg.hardening.texts.validation import show_invisible
 
 _IMAGE = '<Image name="image" value="$image"/>'
 _TEXT = '<Text name="text" value="$text"/><Text name="answer" value="$answer"/>'
@@ -41,7 +41,7 @@ def _task(store: Store, row: Row, classes: Sequence[str]) -> dict[str, Any]:
     said = []
     if medium is TEXTS:
         with store.reading() as db:
-            shown["answer"] = visible(answer_to(db, row["sha256"]) or "")
+            shown["answer"] = show_invisible(answer_to(db, row["sha256"]) or "")
     elif row["prediction"] < len(classes):
         said = _choice(classes[row["prediction"]])
     data = {**shown, "sha256": row["sha256"], "suspicion": row["suspicion"]}

@@ -20,12 +20,12 @@ from advreg.hardening.image_decoding import Pixels
 from advreg.hardening.ingestion import queue
 from advreg.hardening.media_types import medium_of, pixels_in, uri
 from advreg.hardening.service import labelstudio, schemas
-from advreg.hardening.service.auth import Authenticator, Options, bounded
+from advreg.hardening.service.auth import Authenticator, Options, read_body
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, Verdict, answer_to, example, review, undo
 from advreg.hardening.store.tables import examples
 from advreg.hardening.store.tokens import Role
-from advreg.hardening.texts.validation import visible
+from advreg.hardening.texts.validation import show_invisible
 
 _NEAREST = 5
 
@@ -54,7 +54,7 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
     @app.post("/v1/review/{name}")
     async def verdict(name: str, request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
-        said = schemas.parsed(await bounded(request, 10_000))
+        said = schemas.parse_json(await read_body(request, 10_000))
         label = said.get("label") if isinstance(said, dict) else None
         if (
             not isinstance(said, dict)
@@ -85,7 +85,7 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
     @app.post("/v1/labelstudio")
     async def bring_back(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
-        exported = schemas.parsed(await bounded(request, 16 * options.limits.bytes))
+        exported = schemas.parse_json(await read_body(request, 16 * options.limits.bytes))
         return await run_in_threadpool(labelstudio.import_annotations, store, exported, bearer.name, options.classes)
 
 
@@ -114,7 +114,7 @@ def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
         "principal",
     )
     near = [] if options.neighbours is None else _neighbours(options.neighbours, pixels_in(content))
-    said = {"answer": None if answer is None else visible(answer), "alike": alike, "neighbours": near}
+    said = {"answer": None if answer is None else show_invisible(answer), "alike": alike, "neighbours": near}
     return {**{key: fresh[key] for key in kept}, **medium.shown(content), **said}
 
 

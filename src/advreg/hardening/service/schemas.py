@@ -134,7 +134,7 @@ def submission_of(
     )
 
 
-def parsed(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Return the JSON value of a body.
 
     Raises:

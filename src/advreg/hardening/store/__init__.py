@@ -1,8 +1,8 @@
-"""The store: what was submitted, where it stands, who did what, in one database and one folder of bytes."""
+"""The store: examples, reviews, models and the audit log in one database, and the examples' bytes in one folder."""
 
 from advreg.plugins import import_extra
 
-import_extra("sqlalchemy", "advreg[harden]")  # says in one line what is missing, before a traceback does
+import_extra("sqlalchemy", "advreg[harden]")  # a one-line error instead of a traceback
 
 from advreg.hardening.store.audit import Broken, append, verify  # noqa: E402
 from advreg.hardening.store.blobs import Blobs  # noqa: E402

@@ -1,8 +1,8 @@
-"""The audit log: every entry holds the SHA-256 of the one before it, so that nothing can be changed or taken out unseen.
+"""The audit log: a hash chain, so that a changed or deleted entry is detected.
 
     digest(k) = sha256(digest(k - 1), [k, at, actor, action, subject, detail])
 
-Who can write to the database can forge the whole chain: keep the digest that `advreg harden audit` prints somewhere else.
+A user with write access to the database can forge the whole chain: store the digest that `advreg harden audit` prints elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from advreg.hardening.store.tables import audit, examples, head
 
 @dataclass(frozen=True)
 class Entry:
-    """Who did what to what."""
+    """One event: the actor, the action, its subject and further facts."""
 
     actor: str
     action: str
@@ -30,14 +30,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Broken:
-    """The first place where the log is not what was written."""
+    """The first entry that does not verify, and the reason."""
 
     seq: int
     why: str
 
 
 def append(db: sa.Connection, at: float, entries: Iterable[Entry]) -> str:
-    """Add entries inside a write transaction, and return the chain's new head.
+    """Append entries inside a write transaction and return the new head of the chain.
 
     Args:
         db: from `Store.writing`.
@@ -58,7 +58,10 @@ def append(db: sa.Connection, at: float, entries: Iterable[Entry]) -> str:
 
 
 def canonical(value: Any) -> str:
-    """Return the one JSON text of a value.
+    """Return the canonical JSON text of a value.
+
+    Args:
+        value: dictionaries, lists, numbers, texts.
 
     Example:
         >>> canonical({"b": 1, "a": None})
@@ -68,17 +71,26 @@ def canonical(value: Any) -> str:
 
 
 def link(before: str, *fields: object) -> str:
-    """Return the digest of an entry that follows one with the digest ``before``."""
+    """Return the digest of an entry.
+
+    Args:
+        before: digest of the entry before it.
+        fields: its fields, in the order of the module's formula.
+    """
     return hashlib.sha256(f"{before}{canonical(list(fields))}".encode()).hexdigest()
 
 
 def verify(db: sa.Connection) -> Broken | None:
-    """Follow the chain from its start; then compare each example's state with the last one that the log tells of.
+    """Verify the chain from its start, then compare each example's state with the last one in the log.
+
+    Args:
+        db: an open transaction.
 
     Returns:
-        The first broken place, or None.
+        The first entry that does not verify, or None.
     """
-    expected, count, told = "0" * 64, 0, {}
+    expected, count = "0" * 64, 0
+    logged: dict[str, str] = {}
     for row in db.execute(sa.select(audit).order_by(audit.c.seq)):
         count += 1
         if row.seq != count:
@@ -87,17 +99,17 @@ def verify(db: sa.Connection) -> Broken | None:
         if row.digest != expected:
             return Broken(row.seq, f"entry {row.seq} ({row.action} {row.subject[:12]}) was changed")
         if row.action == "state":
-            told[row.subject] = json.loads(row.detail)["to"]
+            logged[row.subject] = json.loads(row.detail)["to"]
     last = db.execute(sa.select(head.c.seq, head.c.digest)).one()
     if tuple(last) != (count, expected):
-        return Broken(count + 1, f"the log ends at entry {count}, its head says {last.seq}")
+        return Broken(count + 1, f"the log ends at entry {count}, its head is {last.seq}")
     for sha256, state in db.execute(sa.select(examples.c.sha256, examples.c.state)):
-        if told.pop(sha256, None) != state:
-            return Broken(count, f"example {sha256[:12]} is {state!r}, which the log does not tell")
-    return Broken(count, f"example {next(iter(told))[:12]} is in the log and not in the store") if told else None
+        if logged.pop(sha256, None) != state:
+            return Broken(count, f"example {sha256[:12]} is {state!r}, which is not in the log")
+    return Broken(count, f"example {next(iter(logged))[:12]} is in the log and not in the store") if logged else None
 
 
 def head_of(db: sa.Connection) -> tuple[int, str]:
-    """Return how long the log is, and its newest digest."""
+    """Return the number of entries and the newest digest."""
     seq, digest = db.execute(sa.select(head.c.seq, head.c.digest)).one()
     return int(seq), str(digest)

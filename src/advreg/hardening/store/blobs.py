@@ -1,4 +1,4 @@
-"""Bytes by their SHA-256, in a local folder or at any fsspec URL."""
+"""Content-addressed storage: bytes by their SHA-256, in a local folder or at any fsspec URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advreg.plugins import first_line, import_extra
 
 @dataclass(frozen=True)
 class Blobs:
-    """Bytes whose name is their SHA-256: nothing that a client says becomes part of a path.
+    """Bytes named by their SHA-256, so that no input of a client becomes part of a path.
 
     Example:
         >>> import tempfile
@@ -32,7 +32,10 @@ class Blobs:
 
     @classmethod
     def at(cls, url: str | Path) -> Blobs:
-        """Return the blobs at a folder or URL, such as ``s3://bucket/attacks``; a local folder is made.
+        """Return the blobs at a folder or URL; a missing local folder is created.
+
+        Args:
+            url: a folder, or an fsspec URL such as ``s3://bucket/attacks``.
 
         Raises:
             StoreError: the URL cannot be used.
@@ -48,10 +51,13 @@ class Blobs:
         return cls(files, root.rstrip("/"), "file" in _names(files.protocol))
 
     def put(self, content: bytes) -> str:
-        """Keep the bytes, once and whole, and return their SHA-256.
+        """Write the bytes atomically, once, and return their SHA-256.
+
+        Args:
+            content: the bytes.
 
         Raises:
-            StoreError: they cannot be written.
+            StoreError: the bytes cannot be written.
         """
         name = hashlib.sha256(content).hexdigest()
         path = self._path(name)
@@ -65,26 +71,29 @@ class Blobs:
         return name
 
     def get(self, name: str) -> bytes:
-        """Return the bytes of this SHA-256.
+        """Return the bytes of a SHA-256.
+
+        Args:
+            name: 64 hexadecimal digits.
 
         Raises:
-            StoreError: they are not there, or they are others now.
+            StoreError: the bytes are missing, or they were changed.
         """
         try:
             content: bytes = self.files.cat_file(self._path(name))
         except OSError as error:
             raise StoreError(f"no bytes {name[:12]} at {self.root}: {first_line(error)}; restore them") from error
         if hashlib.sha256(content).hexdigest() != name:
-            raise StoreError(f"the bytes {name[:12]} at {self.root} were changed since they came; restore them")
+            raise StoreError(f"the bytes {name[:12]} at {self.root} were changed; restore them")
         return content
 
     def _path(self, name: str) -> str:
         if not re.fullmatch(r"[0-9a-f]{64}", name):
-            raise StoreError(f"{name[:80]!r} is no SHA-256; give 64 hexadecimal digits")
+            raise StoreError(f"{name[:80]!r} is not a SHA-256; give 64 hexadecimal digits")
         return f"{self.root}/{name[:2]}/{name}"
 
     def _write(self, path: str, content: bytes) -> None:
-        """Write whole or not at all; an object store does so by itself."""
+        """Write atomically; an object store does so by itself."""
         folder = path.rpartition("/")[0]
         self.files.makedirs(folder, exist_ok=True)
         if not self.local:

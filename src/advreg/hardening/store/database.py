@@ -1,4 +1,4 @@
-"""One database by URL, one writer at a time, and what its silence looks like."""
+"""The database: opened by URL, one writer at a time, connection errors as one line."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ _PATIENCE = 5  # seconds to wait for a lock or a connection
 
 
 class StoreDown(StoreError):
-    """The database or the bytes do not answer now; they may later."""
+    """The database or the folder of bytes does not respond; a later try may succeed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A database and the bytes it speaks of.
+    """A database and the bytes that it refers to.
 
-    Every change is made in one transaction that holds the head of the audit log, so writers come one after the other and a
-    change without its entry cannot be.
+    Every change is one transaction that locks the head of the audit log: writers are serialised, and no change is without
+    its entry.
 
     Args:
-        engine: SQLAlchemy's.
+        engine: SQLAlchemy's engine.
         blobs: the bytes.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
+        turn: serialises the writers of this process.
 
     Example:
         >>> import tempfile
@@ -52,14 +53,19 @@ class Store:
 
     @classmethod
     def open(cls, url: str, blobs: str | Path, clock: Callable[[], float] = time.time) -> Store:
-        """Open the database at a SQLAlchemy URL (``sqlite:///harden.db``, ``postgresql+psycopg://...``); make its tables.
+        """Open a database and create missing tables.
+
+        Args:
+            url: a SQLAlchemy URL (``sqlite:///harden.db``, ``postgresql+psycopg://...``).
+            blobs: folder or fsspec URL of the bytes.
+            clock: returns seconds since 1970.
 
         Raises:
-            StoreError: the URL cannot be used, or the database does not answer.
+            StoreError: the URL cannot be used, or the database does not respond.
             MissingExtraError: the database's driver is not installed.
         """
         store = cls(_engine(url), Blobs.at(blobs), clock)
-        with _answering(store.name), store._connected() as db:
+        with _translate_errors(store.name), store._connected() as db:
             if store.engine.dialect.name == "postgresql":
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(1635152434)"))  # two processes may start at once
             metadata.create_all(db)
@@ -69,23 +75,23 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """Hold the one write transaction: all of it happens or, after an error or a kill, none.
+        """Open the write transaction: after an error or a kill, none of it is stored.
 
         Raises:
-            StoreDown: the database does not answer.
+            StoreDown: the database does not respond.
         """
-        with self.turn, _answering(self.name), self._connected() as db:
+        with self.turn, _translate_errors(self.name), self._connected() as db:
             db.execute(sa.select(head.c.seq).with_for_update()).one()
             yield db
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """Hold a read transaction: one consistent view.
+        """Open a read transaction with one consistent view.
 
         Raises:
-            StoreDown: the database does not answer.
+            StoreDown: the database does not respond.
         """
-        with _answering(self.name), self.engine.connect() as db, db.begin():
+        with _translate_errors(self.name), self.engine.connect() as db, db.begin():
             yield db
 
     @contextmanager
@@ -114,30 +120,32 @@ def _engine(url: str) -> sa.Engine:
             )
         engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE})
     except (exc.ArgumentError, exc.NoSuchModuleError) as error:
-        raise StoreError(f"{url!r} is no database URL; give sqlite:///PATH or postgresql://USER@HOST/NAME") from error
+        raise StoreError(
+            f"{url!r} is not a database URL; give sqlite:///PATH or postgresql://USER@HOST/NAME"
+        ) from error
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+    connection.isolation_level = None  # _begin_sqlite starts transactions, not the driver
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(db: sa.Connection) -> None:
-    # a write that began as a read could find another writer in its way, too late to wait for it
+    # a read transaction that becomes a write cannot wait for another writer
     db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("advreg_writes") else "BEGIN")
 
 
 @contextmanager
-def _answering(name: str) -> Iterator[None]:
+def _translate_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         cause = getattr(error, "orig", None) or error
-        raise StoreDown(f"the database {name} does not answer: {first_line(cause)}; is it running?") from error
+        raise StoreDown(f"the database {name} does not respond: {first_line(cause)}; is it running?") from error
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise

@@ -1,4 +1,4 @@
-"""What happens to an example: it is received, moves from state to state, is reviewed. Each with its entry in the log."""
+"""Life of an example: receipt, transitions and reviews, each with an entry in the audit log."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Submission:
-    """An example as it is handed in: bytes that were looked at already, and what the model server says of them.
+    """A validated example with the facts that the model server sends along.
 
     Attributes:
         content: the exact bytes.
         kind: ``png``, ``jpeg``, ``npy`` or ``text``.
         looks: fingerprint; see `advreg.hardening.perceptual_hash` and `advreg.hardening.texts.minhash`.
-        token, principal, tier: who handed it in, on whose behalf, how far that one is trusted.
-        model, prediction, scores: what the deployed model said; a text has no prediction.
-        answer: what a language model answered.
-        claimed: what the submitter says it is; kept, never trained on.
-        suspicion: order of review; see `advreg.hardening.review_priority`.
+        token: name of the token that submitted it.
+        principal: the user it was submitted for.
+        tier: the trust in that user.
+        model: version of the deployed model.
+        prediction: class that the deployed model predicted; None for a text.
+        scores: probabilities of the deployed model.
+        answer: output of a deployed language model.
+        claimed: the submitter's label; stored, never trained on.
+        suspicion: review priority; see `advreg.hardening.review_priority`.
     """
 
     content: bytes
@@ -49,7 +53,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the submitter gets: the example's id, where it stands, whether it was there before."""
+    """The submitter's receipt: the example's id, its state, and whether the store had it already."""
 
     id: str
     state: ExampleStatus
@@ -57,48 +61,55 @@ class Receipt:
 
 
 def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
-    """Take submissions in, all or none; bytes that are there already count a copy more and nothing else.
+    """Store submissions, all or none; bytes that the store has already only increase their number of copies.
 
-    When this returns, a kill or a power cut loses nothing of them.
+    Submissions are durable when this returns: neither a kill nor a power cut loses them.
+
+    Args:
+        store: the store.
+        submissions: validated examples.
+
+    Returns:
+        A receipt for each submission, in order.
 
     Raises:
-        StoreDown: the database or the bytes do not answer.
+        StoreDown: the database or the folder of bytes does not respond.
     """
-    names = [store.blobs.put(submission.content) for submission in submissions]  # bytes first: a row promises them
+    names = [store.blobs.put(submission.content) for submission in submissions]  # bytes first: a row refers to them
     with store.writing() as db:
         return [_receive(db, store.clock(), name, given) for name, given in zip(names, submissions, strict=True)]
 
 
 def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Receipt:
     mine = examples.c.sha256 == name
-    there = db.execute(sa.select(examples.c.state).where(mine)).scalar()
-    if there is not None:
+    state = db.execute(sa.select(examples.c.state).where(mine)).scalar()
+    if state is not None:
         db.execute(examples.update().where(mine).values(copies=examples.c.copies + 1))
-        return Receipt(name, ExampleStatus(there), known=True)
+        return Receipt(name, ExampleStatus(state), known=True)
     kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
     facts = {"size": len(given.content), "copies": 1, "confirmed": False, "received_at": at}
     db.execute(examples.insert().values(sha256=name, state=ExampleStatus.RECEIVED, **facts, **kept))
-    said = {key: kept[key] for key in ("principal", "tier", "model", "prediction", "claimed")}
+    detail = {key: kept[key] for key in ("principal", "tier", "model", "prediction", "claimed")}
     if given.answer is not None:
         db.execute(answers.insert().values(example=name, answer=given.answer))
-        said["answer"] = hashlib.sha256(given.answer.encode()).hexdigest()
-    append(db, at, [Entry(given.token, "state", name, {"to": ExampleStatus.RECEIVED, **said})])
+        detail["answer"] = hashlib.sha256(given.answer.encode()).hexdigest()
+    append(db, at, [Entry(given.token, "state", name, {"to": ExampleStatus.RECEIVED, **detail})])
     return Receipt(name, ExampleStatus.RECEIVED, known=False)
 
 
 def move(db: sa.Connection, at: float, actor: str, ids: Sequence[str], to: ExampleStatus, **detail: Any) -> None:
-    """Move examples to a state, in the transaction of the caller.
+    """Move examples to a state, in the caller's transaction.
 
     Args:
         db: from `Store.writing`.
         at: seconds since 1970.
-        actor: who does it.
+        actor: name for the audit log.
         ids: their SHA-256.
-        to: the new state; `advreg.hardening.states.TRANSITIONS` says which are allowed.
-        detail: what else the log should say.
+        to: the new state; `advreg.hardening.states.TRANSITIONS` lists the allowed ones.
+        detail: further facts for the audit log.
 
     Raises:
-        HardeningError: an unknown example, or a step that is not allowed.
+        HardeningError: an example is unknown, or the transition is not allowed.
     """
     for name in ids:
         check_transition(f"example {name[:12]}", ExampleStatus(example(db, name)["state"]), to)
@@ -109,8 +120,12 @@ def move(db: sa.Connection, at: float, actor: str, ids: Sequence[str], to: Examp
 def example(db: sa.Connection, name: str) -> Row:
     """Return an example's row.
 
+    Args:
+        db: an open transaction.
+        name: its SHA-256.
+
     Raises:
-        HardeningError: there is none.
+        HardeningError: the example is unknown.
     """
     row = db.execute(sa.select(examples).where(examples.c.sha256 == name)).mappings().first()
     if row is None:
@@ -119,20 +134,30 @@ def example(db: sa.Connection, name: str) -> Row:
 
 
 def answer_to(db: sa.Connection, name: str) -> str | None:
-    """Return what the deployed language model answered to a text, if its submitter said so."""
+    """Return the deployed language model's output for a text; None if the submitter sent none.
+
+    Args:
+        db: an open transaction.
+        name: the text's SHA-256.
+    """
     found: str | None = db.execute(sa.select(answers.c.answer).where(answers.c.example == name)).scalar()
     return found
 
 
-def in_state(db: sa.Connection, *states: ExampleStatus) -> list[Row]:
-    """Return the examples in these states, oldest first."""
+def examples_in_state(db: sa.Connection, *states: ExampleStatus) -> list[Row]:
+    """Return the rows of the examples in these states, oldest first.
+
+    Args:
+        db: an open transaction.
+        states: one or more states.
+    """
     found = sa.select(examples).where(examples.c.state.in_(states)).order_by(examples.c.id)
     return [dict(row) for row in db.execute(found).mappings()]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reviewer says of an example: a label, or none to reject it."""
+    """A review: the reviewer's label of an example, or None to reject it."""
 
     example: str
     reviewer: str
@@ -140,19 +165,24 @@ class Verdict:
 
 
 def review(store: Store, verdict: Verdict, classes: int | None = None) -> ExampleStatus:
-    """Write down a review and return the new state.
+    """Record a review and return the example's new state.
 
-    The first label makes a quarantined example `reviewed`. The same label from a second reviewer confirms it; another one
-    sends it back to quarantine, for reviewers have to agree.
+    The first label makes a quarantined example `reviewed`. The same label from a second reviewer confirms it; a different
+    label sends it back to quarantine, because reviewers have to agree.
+
+    Args:
+        store: the store.
+        verdict: the review.
+        classes: number of classes; None skips the check of the label.
 
     Raises:
-        HardeningError: no such example or class, or it is not up for review by this reviewer.
+        HardeningError: the example or the class is unknown, or this reviewer has reviewed it already.
     """
     if classes is not None and verdict.label is not None and not 0 <= verdict.label < classes:
         raise HardeningError(f"label is {verdict.label}; allowed: 0 to {classes - 1}")
     with store.writing() as db:
         at, row = store.clock(), example(db, verdict.example)
-        given = standing_reviews(db, verdict.example)
+        given = active_reviews(db, verdict.example)
         if any(old["reviewer"] == verdict.reviewer for old in given):
             raise HardeningError(f"{verdict.reviewer} has reviewed {verdict.example[:12]} already; undo that first")
         to = _after(row, verdict.label)
@@ -166,7 +196,7 @@ def review(store: Store, verdict: Verdict, classes: int | None = None) -> Exampl
 
 
 def _after(row: Row, label: int | None) -> ExampleStatus:
-    """Return where a review leads."""
+    """Return the state after a review."""
     if label is None:
         return ExampleStatus.REJECTED
     if row["state"] == ExampleStatus.REVIEWED:
@@ -175,19 +205,24 @@ def _after(row: Row, label: int | None) -> ExampleStatus:
 
 
 def undo(store: Store, name: str, reviewer: str) -> ExampleStatus:
-    """Take back this reviewer's last word on an example and return the new state.
+    """Undo a reviewer's last review of an example and return the example's new state.
+
+    Args:
+        store: the store.
+        name: the example's SHA-256.
+        reviewer: the reviewer's name.
 
     Raises:
-        HardeningError: there is none, or the example has gone on since.
+        HardeningError: the reviewer has no review of it, or the example was accepted since.
     """
     with store.writing() as db:
         at, row = store.clock(), example(db, name)
-        mine = [old for old in standing_reviews(db, name) if old["reviewer"] == reviewer]
+        mine = [old for old in active_reviews(db, name) if old["reviewer"] == reviewer]
         if not mine:
-            raise HardeningError(f"{reviewer} has no review of {name[:12]} to take back")
+            raise HardeningError(f"{reviewer} has no review of {name[:12]} to undo")
         db.execute(reviews.update().where(reviews.c.id == mine[-1]["id"]).values(undone=True))
-        others = [old for old in standing_reviews(db, name) if old["label"] is not None]
-        if row["state"] == ExampleStatus.REVIEWED and others:  # the other's label stands, no longer confirmed
+        others = [old for old in active_reviews(db, name) if old["label"] is not None]
+        if row["state"] == ExampleStatus.REVIEWED and others:  # the other reviewer's label remains, unconfirmed
             append(db, at, [Entry(reviewer, "undo", name, {})])
             _settle(db, name, ExampleStatus.REVIEWED)
             return ExampleStatus.REVIEWED
@@ -196,16 +231,21 @@ def undo(store: Store, name: str, reviewer: str) -> ExampleStatus:
         return ExampleStatus.QUARANTINED
 
 
-def standing_reviews(db: sa.Connection, name: str) -> list[Row]:
-    """Return the reviews of an example that were not taken back, oldest first."""
+def active_reviews(db: sa.Connection, name: str) -> list[Row]:
+    """Return the reviews of an example that were not undone, oldest first.
+
+    Args:
+        db: an open transaction.
+        name: the example's SHA-256.
+    """
     found = sa.select(reviews).where(reviews.c.example == name, ~reviews.c.undone).order_by(reviews.c.id)
     return [dict(row) for row in db.execute(found).mappings()]
 
 
 def _settle(db: sa.Connection, name: str, state: ExampleStatus) -> None:
-    """Set label and confirmation from the reviews that stand; a way back to quarantine ends them all."""
+    """Set label and confirmation from the active reviews; a return to quarantine undoes all of them."""
     if state == ExampleStatus.QUARANTINED:
         db.execute(reviews.update().where(reviews.c.example == name).values(undone=True))
-    labels = [old["label"] for old in standing_reviews(db, name) if old["label"] is not None]
-    said = {"label": labels[0] if labels else None, "confirmed": len(labels) > 1 and len(set(labels)) == 1}
-    db.execute(examples.update().where(examples.c.sha256 == name).values(**said))
+    labels = [old["label"] for old in active_reviews(db, name) if old["label"] is not None]
+    values = {"label": labels[0] if labels else None, "confirmed": len(labels) > 1 and len(set(labels)) == 1}
+    db.execute(examples.update().where(examples.c.sha256 == name).values(**values))

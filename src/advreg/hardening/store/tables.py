@@ -1,4 +1,4 @@
-"""The tables. Times are seconds since 1970, hashes hexadecimal."""
+"""The database tables. Times are seconds since 1970, hashes are hexadecimal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ examples = Table(
     Column("principal", String(200), nullable=False, index=True),
     Column("tier", String(16), nullable=False),
     Column("model", String(200), nullable=False),
-    Column("prediction", Integer),  # none: a text, whose answer is in its own table
-    Column("claimed", Integer),  # what the submitter says: shown to nobody, trained on never
+    Column("prediction", Integer),  # null for a text, whose model output is in `answers`
+    Column("claimed", Integer),  # the submitter's label: never shown, never trained on
     Column("scores", JSON),
     Column("looks", String(48), nullable=False),  # perceptual fingerprint
     Column("copies", Integer, nullable=False),
-    Column("cluster", Integer),  # id of the example that leads the near-duplicates
+    Column("cluster", Integer),  # id of the first example of the near-duplicates
     Column("suspicion", Float),
     Column("disagrees", Boolean),  # with the previous champion
     Column("label", Integer),  # a reviewer's
@@ -36,7 +36,7 @@ answers = Table(
     "answers",
     metadata,
     Column("example", String(64), ForeignKey("examples.sha256"), primary_key=True),
-    Column("answer", Text, nullable=False),  # what the deployed language model said
+    Column("answer", Text, nullable=False),  # output of the deployed language model
 )
 
 reviews = Table(
@@ -77,7 +77,7 @@ tokens = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("role", String(10), nullable=False),
     Column("tier", String(16), nullable=False),
-    Column("relay", Boolean, nullable=False),  # may speak for other principals
+    Column("relay", Boolean, nullable=False),  # may submit for other principals
     Column("revoked", Boolean, nullable=False),
 )
 
@@ -133,7 +133,7 @@ gates = Table(
 spent = Table(
     "spent",
     metadata,
-    Column("example", String(64), primary_key=True),  # a sealed one, by its content
+    Column("example", String(64), primary_key=True),  # hash of a sealed example's content
     Column("gate", Integer, ForeignKey("gates.id"), primary_key=True),
 )
 

@@ -1,4 +1,4 @@
-"""Bearer tokens: shown once, kept as hashes, each with a role and a tier of trust."""
+"""Bearer tokens: shown once, stored as hashes, each with a role and a tier of trust."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advreg.hardening.store.tables import tokens
 
 
 class Role(StrEnum):
-    """What a token may do: submit examples; review them; both, and see the numbers."""
+    """Permissions of a token: submit examples; review them; both, and read the metrics."""
 
     SUBMIT = "submit"
     REVIEW = "review"
@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 
 class Tier(StrEnum):
-    """How far a submitter is trusted, most first."""
+    """Trust in a submitter, most trusted first."""
 
     INTERNAL = "internal"
     CUSTOMER = "customer"
@@ -34,7 +34,7 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True)
 class ApiToken:
-    """Who a token belongs to; a relay may submit on behalf of others."""
+    """Owner and permissions of a token; a relay may submit on behalf of other users."""
 
     name: str
     role: Role
@@ -43,10 +43,14 @@ class ApiToken:
 
 
 def issue(store: Store, bearer: ApiToken) -> str:
-    """Make a token, keep its hash, and return it: it is shown this once.
+    """Create a token, store its hash, and return the token; it cannot be shown again.
+
+    Args:
+        store: the store.
+        bearer: name, role, tier and relay of the token.
 
     Raises:
-        HardeningError: the name is taken or no name.
+        HardeningError: the name is taken or not allowed.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.@-]{0,99}", bearer.name):
         raise HardeningError(f"token name is {bearer.name!r}; allowed: letters, digits and . _ - @, up to 100")
@@ -61,10 +65,14 @@ def issue(store: Store, bearer: ApiToken) -> str:
 
 
 def revoke_token(store: Store, name: str) -> None:
-    """Make a token worthless.
+    """Revoke a token.
+
+    Args:
+        store: the store.
+        name: the token's name.
 
     Raises:
-        HardeningError: there is none of this name.
+        HardeningError: no token has this name.
     """
     with store.writing() as db:
         if not db.execute(tokens.update().where(tokens.c.name == name).values(revoked=True)).rowcount:
@@ -73,9 +81,13 @@ def revoke_token(store: Store, name: str) -> None:
 
 
 def bearer_of(store: Store, token: str) -> ApiToken | None:
-    """Return who a token belongs to, or None for one that is unknown or revoked.
+    """Return the owner of a token; None if it is unknown or revoked.
 
-    The token is 256 random bits, so its plain hash gives nothing away and comparing hashes takes no secret time.
+    The token is 256 random bits, so its hash needs no salt and comparing hashes leaks no timing information.
+
+    Args:
+        store: the store.
+        token: the token as the client sent it.
     """
     wanted = sa.select(tokens).where(tokens.c.digest == _digest(token), ~tokens.c.revoked)
     with store.reading() as db:

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from advreg.errors import HardeningError
 from advreg.hardening import registry
-from advreg.hardening.gate.language import identity, latest, measured_language
-from advreg.hardening.lease import leased
+from advreg.hardening.gate.language import latest_protocol, read_language_results, weights_identity
+from advreg.hardening.lease import hold_lease
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
 from advreg.hardening.texts.model_copy import copy_model
@@ -36,14 +36,14 @@ def hand_in(workspace: Workspace, run: str | Path, store: Store | None = None, s
     """
     if workspace.config.keeps != "texts":
         raise HardeningError("this workspace keeps images, whose challengers are trained by advreg harden step")
-    measured_language(run, latest(run))
+    read_language_results(run, latest_protocol(run))
     store = store or workspace.store()
-    with leased(store, "challenge"):
+    with hold_lease(store, "challenge"):
         return _register(workspace, RunFolder.open(run), store, snapshot)
 
 
 def _register(workspace: Workspace, run: RunFolder, store: Store, snapshot: str | None) -> str:
-    weights = identity(run)
+    weights = weights_identity(run)
     with store.reading() as db:
         trained_on = registry.snapshot(db, snapshot) if snapshot else registry.newest_snapshot(db)
         known = db.execute(sa.select(models.c.version).where(models.c.weights == weights)).scalar()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from advreg.errors import RunError
-from advreg.hardening.gate.language import identity, latest, measured_language
+from advreg.hardening.gate.language import latest_protocol, read_language_results, weights_identity
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
@@ -30,7 +30,7 @@ def evaluate_text_incidents(
         incidents: confirmed examples.
         complies: asks the model; the one in the folder, by `advreg.language`, if None.
     """
-    weights = identity(run)
+    weights = weights_identity(run)
     known = _known(run, weights)
     new = [row for row in incidents if row["sha256"] not in known]
     if new:
@@ -75,7 +75,7 @@ def model_in(run: RunFolder) -> Complies:
 
     trained = (run / CONFIG).is_file()
     lm = load_trained(run.path) if trained else load(str(run.read_json("model.json")["name"]))
-    if fingerprint(lm) != measured_language(run.path, latest(run.path)).model:
+    if fingerprint(lm) != read_language_results(run.path, latest_protocol(run.path)).model:
         raise RunError(
             f"{run.path} was evaluated with other weights than it holds, or with a --scale; evaluate what is deployed"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advreg.hardening.perceptual_hash import Words
-from advreg.hardening.texts.validation import folded
+from advreg.hardening.texts.validation import fold_text
 
 BITS, SHINGLE = 192, 5
 RADIUS = 28
@@ -47,7 +47,7 @@ def similar_texts(one: Words, many: Words) -> NDArray[np.int64]:
 
 def shingles(text: str) -> Iterable[str]:
     """Return the runs of 5 characters in a folded text, each once; a shorter text is its own shingle."""
-    plain = folded(text)
+    plain = fold_text(text)
     return dict.fromkeys(plain[k : k + SHINGLE] for k in range(max(len(plain) - SHINGLE + 1, 1)))
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from advreg.errors import RunError
-from advreg.hardening.gate.language import identity, latest
+from advreg.hardening.gate.language import latest_protocol, weights_identity
 from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
 
@@ -34,12 +34,12 @@ def copy_model(run: str | Path, workspace: Workspace, place: str) -> str:
     copy = RunFolder.at(target)
     if not (target / "model.json").is_file():
         copy.write_json("model.json", {"schema": "advreg/model@1", "name": _evaluated_name(source)})
-    weights = identity(copy)
+    weights = weights_identity(copy)
     copy.write_json("model.json", {**copy.read_json("model.json"), "sha256": weights})
     return weights
 
 
 def _evaluated_name(source: RunFolder) -> str | None:
     """Return the model's name in its newest evaluation."""
-    name: str | None = source.read_json(f"evaluation/{latest(source.path)}/results.json").get("model")
+    name: str | None = source.read_json(f"evaluation/{latest_protocol(source.path)}/results.json").get("model")
     return name

@@ -32,12 +32,12 @@ def decode_text(content: bytes, limit: int) -> str:
     control = next((char for char in text if unicodedata.category(char) == "Cc" and char not in _ALLOWED), None)
     if control is not None:
         raise UploadError(f"the text holds the control character U+{ord(control):04X}; send plain text", 415)
-    if not folded(text):
+    if not fold_text(text):
         raise UploadError("the text is empty; send a prompt")
     return text
 
 
-def folded(text: str) -> str:
+def fold_text(text: str) -> str:
     """Return a text as look-alikes share it: NFKC, without letter case, invisible characters and runs of white space.
 
     Example:
@@ -49,7 +49,7 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", visible_).split())
 
 
-def visible(text: str) -> str:
+def show_invisible(text: str) -> str:
     """Return a text whose invisible characters show as ``[U+200B]``: a reviewer must see what the model sees.
 
     Example:

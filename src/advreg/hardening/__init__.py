@@ -1,4 +1,4 @@
-"""The hardening loop: collect suspicious inputs from production, review, retrain, prove, promote, roll back.
+"""Hardening of a deployed model: collect suspicious inputs from production, review, retrain, evaluate, promote, roll back.
 
-client -> service -> store -> review -> admission -> snapshot -> retrain -> gate -> registry
+client -> service -> store -> review -> admission -> snapshot -> retraining -> gate -> registry
 """

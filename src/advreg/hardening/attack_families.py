@@ -1,4 +1,4 @@
-"""What challengers must withstand: families of attacks by name, each with a cheap form to train on and a strong one to gate by.
+"""Families of attacks by name, each with a cheap form for training and a strong form for the gate.
 
 linf:8/255 l2:1 l1:5      a norm ball
 spatial:30:3              rotations up to 30 degrees with shifts up to 3 pixels
@@ -24,18 +24,25 @@ from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel, whole_box
 
 Fresh = Callable[[nn.Module, Tensor, Tensor, Tensor, int], Tensor]
-"""``(model, x, y, ids, seed) -> x_adv``: a training point for each example, in few passes."""
+"""``(model, x, y, ids, seed) -> x_adv``: a training point for each example, in a few passes."""
 
 THREAT = whole_box()
-"""What the judge of a mixed protocol allows: each family keeps its own limits, the judge the box and the label."""
+"""Threat of a mixed protocol: each family enforces its own limits, verification checks the box and the label."""
 
-_POSES = 5  # that training chooses the worst of
+_POSES = 5  # random poses per example in training; the worst one is used
 _STEPS = 5  # of training's gradient attacks
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family: how the gate attacks, and how training does; ``ball`` where it is a norm ball."""
+    """One family of attacks.
+
+    Attributes:
+        name: as in protocol ids.
+        stage: the gate's attack.
+        fresh: training's attack.
+        ball: the threat model, if the family is a norm ball.
+    """
 
     name: str
     stage: ProtocolStage
@@ -45,16 +52,19 @@ class Family:
 
 @dataclass(frozen=True)
 class Points:
-    """What an attack of a recipe returns."""
+    """The result of an attack in training."""
 
     x_adv: Tensor
 
 
 def family(text: str) -> Family:
-    """Return the family of this name.
+    """Return the family of a name.
+
+    Args:
+        text: such as ``linf:8/255``, ``spatial:30:3`` or ``patch:5``.
 
     Raises:
-        ConfigError: no such family, or numbers it does not take.
+        ConfigError: the family is unknown, or its numbers are not allowed.
 
     Example:
         >>> family("patch:5").name
@@ -74,7 +84,12 @@ def family(text: str) -> Family:
 
 
 def protocol(families: Sequence[Family], first: int, last: int) -> Protocol:
-    """Return the gate's protocol on the sealed examples ``first`` to ``last``: each family on what those before it left.
+    """Return the gate's protocol: each family attacks the survivors of the families before it.
+
+    Args:
+        families: the attacks, in order.
+        first: first sealed example.
+        last: the one after the last sealed example.
 
     Example:
         >>> protocol([family("spatial:30:3"), family("patch:5")], 0, 1000).id(THREAT)
@@ -85,7 +100,11 @@ def protocol(families: Sequence[Family], first: int, last: int) -> Protocol:
 
 
 def mixture(families: Sequence[Family]) -> Callable[..., Points]:
-    """Return an attack for recipes that gives each family its part of the batch."""
+    """Return an attack for training that divides each batch among the families.
+
+    Args:
+        families: one or more.
+    """
 
     def attack(
         model: nn.Module,
@@ -155,5 +174,12 @@ def _patch(size: int) -> Family:
 
 
 def families(texts: Sequence[str]) -> list[Family]:
-    """Return the families of these names."""
+    """Return the families of these names.
+
+    Args:
+        texts: as for `family`.
+
+    Raises:
+        ConfigError: a family is unknown, or its numbers are not allowed.
+    """
     return [family(text) for text in texts]

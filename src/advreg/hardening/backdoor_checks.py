@@ -1,6 +1,6 @@
-"""Probes of a challenger for poison: canaries that must stay right, and the search for a trigger.
+"""Backdoor checks of a challenger: canaries that must stay correct, and trigger inversion.
 
-A backdoor shows as a patch that turns every image into one class and is much smaller than any such patch of the champion.
+A backdoor shows as a patch that moves every image to one class and is much smaller than any such patch for the champion.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
 
 ENOUGH = 0.9
-"""Share of the images that a trigger must turn to count as one."""
+"""Share of the images that a patch must move to its class to count as a trigger."""
 
 _STEPS, _LR = 150, 0.1
 
 
 @dataclass(frozen=True)
 class BackdoorProbe:
-    """What a probe found."""
+    """The result of a check: its name, whether it passed, and one line with the numbers."""
 
     name: str
     passed: bool
@@ -31,7 +31,14 @@ class BackdoorProbe:
 
 
 def choose_canaries(model: nn.Module, x: Tensor, y: Tensor, per_class: int = 20) -> Tensor:
-    """Return the rows that a trusted model is most certain and right about, up to ``per_class`` of each class."""
+    """Return the rows that a trusted model classifies correctly with the highest confidence.
+
+    Args:
+        model: the trusted base.
+        x: images ``(N, C, H, W)`` in [0, 1].
+        y: labels ``(N,)``.
+        per_class: largest number of rows per class.
+    """
     p = logits_of(model, x).softmax(1)
     right = p.argmax(1) == y
     certain = torch.where(right, p.amax(1), -1.0)
@@ -45,7 +52,15 @@ def _top(score: Tensor, mine: Tensor, count: int) -> Tensor:
 
 
 def canaries(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str], least: float = 0.95) -> BackdoorProbe:
-    """Probe whether a challenger is still right about each class's canaries, ``least`` of them."""
+    """Check that a challenger classifies enough canaries of each class correctly.
+
+    Args:
+        model: the challenger.
+        x: the canaries ``(N, C, H, W)`` in [0, 1].
+        y: their labels ``(N,)``.
+        classes: class names.
+        least: share that must be correct in every class.
+    """
     right = logits_of(model, x).argmax(1) == y
     shares = {int(label): float(right[y == label].double().mean()) for label in torch.unique(y)}
     worst = min(shares, key=lambda label: shares[label])
@@ -54,17 +69,17 @@ def canaries(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str], lea
 
 
 def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _STEPS, seed: int = 0) -> list[float]:
-    """Return for each class the area in pixels of the smallest patch found that turns nearly all images into it.
+    """Return for each class the area in pixels of the smallest patch found that moves nearly all images to it.
 
-    Minimises ``CE(f((1 - m) x + m p), class) + weight sum(m)`` over one mask ``m`` and one pattern ``p`` a class, with a
-    weight that rises while the trigger works and falls while it does not.
+    Minimises ``CE(f((1 - m) x + m p), class) + weight sum(m)`` over one mask ``m`` and one pattern ``p`` per class; the
+    weight rises while the trigger works and falls while it does not.
 
     Args:
         model: in eval mode.
         x: clean images ``(B, C, H, W)`` in [0, 1].
-        classes: how many.
-        steps: of Adam.
-        seed: of the patterns' starts.
+        classes: number of classes.
+        steps: steps of Adam.
+        seed: of the initial patterns.
 
     Reference: Wang et al., "Neural Cleanse: identifying and mitigating backdoor attacks in neural networks", S&P 2019.
     """
@@ -95,12 +110,13 @@ def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _ST
 def trigger(
     challenger: Sequence[float], champion: Sequence[float], classes: Sequence[str], ratio: float = 0.5
 ) -> BackdoorProbe:
-    """Probe whether some class needs a far smaller trigger than it needs on the champion.
+    """Check that no class has a far smaller trigger on the challenger than on the champion.
 
     Args:
-        challenger, champion: areas from `trigger_sizes`.
-        classes: names.
-        ratio: of the two areas, below which the challenger is suspected.
+        challenger: areas from `trigger_sizes`.
+        champion: areas from `trigger_sizes`.
+        classes: class names.
+        ratio: the check fails if the areas' ratio is below this.
     """
     ratios = [a / max(b, 1e-9) for a, b in zip(challenger, champion, strict=True)]
     k = min(range(len(ratios)), key=lambda i: ratios[i])

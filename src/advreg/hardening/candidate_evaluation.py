@@ -1,4 +1,4 @@
-"""What a model is put to before the gate: the sealed set, the incidents, the probes. Everything lands in its run folder."""
+"""Evaluation of a model for the gate: sealed set, incidents, backdoor checks. All results go to its run folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ _DIAGNOSED = 200
 
 
 def evaluate_holdout(home: Workspace, run: RunFolder, stock: HardeningData) -> str:
-    """Attack a run's model on the sealed set, or go on with it, and return the protocol's id."""
+    """Attack a run's model on the sealed set, resuming a started evaluation, and return the protocol's id.
+
+    Args:
+        home: the workspace.
+        run: the model's run folder.
+        stock: the data of the loop.
+    """
     settings = home.config
     first = settings.data.sealed_from
     chosen = protocol(families(settings.attacks), first, first + settings.data.sealed)
@@ -32,21 +38,38 @@ def evaluate_holdout(home: Workspace, run: RunFolder, stock: HardeningData) -> s
 
 
 def needs_diagnosis(home: Workspace) -> bool:
-    """Tell whether a challenger of this home has to be diagnosed: a diagnosis is of one norm ball."""
+    """Return whether challengers of this workspace need a diagnosis: it is enabled and an attack is a norm ball.
+
+    Args:
+        home: the workspace.
+    """
     return home.config.gate.diagnose and any(one.ball for one in families(home.config.attacks))
 
 
 def evaluate_diagnosis(home: Workspace, run: RunFolder, stock: HardeningData) -> None:
-    """Ask whether the figure for the first norm ball can be trusted, and write ``diagnosis.json``."""
+    """Diagnose a run's model on the first norm ball and write ``diagnosis.json``, unless it is there already.
+
+    Args:
+        home: the workspace.
+        run: the model's run folder.
+        stock: the data of the loop.
+    """
     model, balls = models.load(str(run.path)), [one.ball for one in families(home.config.attacks) if one.ball]
-    said = run.read_json("diagnosis.json").get("model", {}) if (run / "diagnosis.json").is_file() else {}
-    if said.get("sha256") != models.state_sha256(model):
+    diagnosed = run.read_json("diagnosis.json").get("model", {}) if (run / "diagnosis.json").is_file() else {}
+    if diagnosed.get("sha256") != models.state_sha256(model):
         n = min(_DIAGNOSED, len(stock.sealed))
         diagnose(model, stock.sealed, balls[0], n, quick=True, seed=home.config.seed, out=run.path)
 
 
 def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents: Sequence[Row]) -> None:
-    """Ask a run's model about every confirmed incident and write ``incidents.json``."""
+    """Query a run's model on every confirmed incident and write ``incidents.json``.
+
+    Args:
+        store: the store with the images.
+        home: the workspace.
+        run: the model's run folder.
+        incidents: rows of the confirmed examples.
+    """
     model = models.load(str(run.path))
     predicted: list[int] = []
     if incidents:
@@ -64,20 +87,27 @@ def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents:
 def evaluate_probes(
     home: Workspace, run: RunFolder, champion: RunFolder, base: RunFolder, stock: HardeningData
 ) -> None:
-    """Probe a challenger for poison and write ``probes.json``."""
+    """Check a challenger for backdoors and write ``probes.json``.
+
+    Args:
+        home: the workspace.
+        run: the challenger's run folder.
+        champion: the champion's run folder.
+        base: run folder of the trusted base, which chooses the canaries.
+        stock: the data of the loop.
+    """
     x, y = stock.pool.tensors()
     chosen = choose_canaries(models.load(str(base.path)), x, y)
     model, classes = models.load(str(run.path)), stock.pool.classes
-    birds = canaries(model, x[chosen], y[chosen], classes)
+    canary_check = canaries(model, x[chosen], y[chosen], classes)
     images = x[:_TRIGGER_IMAGES]
     sizes = [_sizes(folder, images, len(classes), home.config.seed) for folder in (run, champion)]
-    found = [birds, trigger(sizes[0], sizes[1], classes)]
-    checks = [vars(probe) for probe in found]
+    checks = [vars(check) for check in (canary_check, trigger(sizes[0], sizes[1], classes))]
     run.write_json("probes.json", {"schema": "advreg/probes@1", "model": models.state_sha256(model), "checks": checks})
 
 
 def _sizes(run: RunFolder, images: Tensor, classes: int, seed: int) -> list[float]:
-    """Return a model's trigger sizes, from its folder if they were measured before."""
+    """Return a model's trigger sizes, from its run folder if they were measured before."""
     model = models.load(str(run.path))
     identity = {"schema": "advreg/trigger@1", "model": models.state_sha256(model), "seed": seed, "n": len(images)}
     if (run / "trigger.json").is_file():

@@ -1,6 +1,6 @@
-"""The client: hands examples to the service from inside a model server, which it never blocks, slows or breaks.
+"""The client: sends examples from a model server to the service in the background, without blocking or raising.
 
-Nothing but the standard library is imported; whatever goes wrong is counted.
+It imports the standard library alone; errors are counted, not raised.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _BATCH = 64
-_LARGEST = 4 << 20  # of one example; the service refuses more
+_LARGEST = 4 << 20  # of one example; the service rejects more
 
 
 class Client:
-    """Records examples in the background: a bounded queue, one thread, no exceptions.
+    """Send examples in the background: a bounded queue, one thread, no exceptions.
 
-    ``counts`` says what became of the calls of `record`: ``sent`` (acknowledged by the service), ``dropped`` (the queue was
-    full), ``skipped`` (by sampling), ``refused`` (by the service, or unusable), ``failed`` (no answer in all tries).
+    ``counts`` holds the results of `record`: ``sent`` (acknowledged by the service), ``dropped`` (the queue was full),
+    ``skipped`` (by sampling), ``refused`` (rejected by the service, or unusable), ``failed`` (no response in all tries).
 
     Args:
-        url: where ``advreg harden serve`` listens, such as ``http://127.0.0.1:8471``.
-        token: with the role submit.
+        url: address of ``advreg harden serve``, such as ``http://127.0.0.1:8471``.
+        token: a token with the role submit.
         model: version of the deployed model.
         sample: share of the calls that is recorded.
-        capacity: examples that may wait.
-        tries: how often a batch is sent before it counts as failed.
-        timeout: seconds to wait for an answer.
-        wait: seconds before the second try; twice as long before each further one.
+        capacity: largest number of waiting examples.
+        tries: number of times a batch is sent before it counts as failed.
+        timeout: seconds to wait for a response.
+        wait: seconds before the second try; doubled before each further one.
 
     Example:
-        >>> client = Client("http://127.0.0.1:9", token="t", model="m1", tries=1)  # nobody listens there
+        >>> client = Client("http://127.0.0.1:9", token="t", model="m1", tries=1)  # a closed port
         >>> client.record(b"bytes of a PNG", prediction=3)
         True
         >>> client.close()
@@ -81,15 +81,15 @@ class Client:
         claimed: int | None = None,
         model: str | None = None,
     ) -> bool:
-        """Take an example along, if there is room, and return at once.
+        """Queue an example, if there is room, and return at once.
 
         Args:
             example: bytes of a PNG, JPEG or .npy file, an array or CPU tensor (uint8, or floats in [0, 1]), or a text.
-            prediction: the deployed model's class; of a text, the model's answer, or None.
-            scores: its probabilities; they order the review.
-            principal: on whose behalf; needs a relay token.
-            claimed: what the submitter says it is.
-            model: another version than the client's.
+            prediction: the deployed model's class; for a text, the model's output, or None.
+            scores: the model's probabilities; they order the review.
+            principal: the user it is submitted for; needs a relay token.
+            claimed: the submitter's label.
+            model: a version other than the client's.
 
         Returns:
             Whether it was queued.
@@ -102,30 +102,38 @@ class Client:
             content = _content(example)
             if len(content) > _LARGEST:
                 return self._counted("refused")
-            said: dict[str, Any] = {
+            facts: dict[str, Any] = {
                 "model": model or self.model,
-                "prediction": _answer(example, prediction),
+                "prediction": _prediction(example, prediction),
                 "principal": principal,
                 "claimed": claimed,
             }
-            said["scores"] = None if scores is None else [float(score) for score in scores]
+            facts["scores"] = None if scores is None else [float(score) for score in scores]
             self._start()
-            self._waiting.put_nowait({"content": content, **{k: v for k, v in said.items() if v is not None}})
+            self._waiting.put_nowait({"content": content, **{k: v for k, v in facts.items() if v is not None}})
             return True
         except queue.Full:
             return self._counted("dropped")
-        except Exception:  # the caller serves users: what cannot be recorded is counted, never raised
+        except Exception:  # an error must not reach the model server
             return self._counted("refused")
 
     def flush(self, seconds: float = 10.0) -> bool:
-        """Wait until everything queued was handled, at most so long; return whether it was."""
+        """Wait until the queue is empty and return whether it is.
+
+        Args:
+            seconds: longest wait.
+        """
         until = time.monotonic() + seconds
         while self._waiting.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.01)
         return not self._waiting.unfinished_tasks
 
     def close(self, seconds: float = 10.0) -> None:
-        """Send what is queued, at most for so long, and stop."""
+        """Send the queued examples and stop.
+
+        Args:
+            seconds: longest wait.
+        """
         self.flush(seconds)
         self._closing.set()
         if self._thread is not None and self._process == os.getpid():
@@ -137,13 +145,16 @@ class Client:
         return False
 
     def _start(self) -> None:
-        """Start the thread when it is first needed, and again in a process that was forked off."""
+        """Start the thread at the first example, and again in a forked process."""
         if self._thread is not None and self._process == os.getpid():
             return
         with self._turn:
             if self._thread is None or self._process != os.getpid():
                 if self._process not in (0, os.getpid()):
-                    self._waiting, self._connection = queue.Queue(self._capacity), None  # the parent sends its own
+                    self._waiting, self._connection = (
+                        queue.Queue(self._capacity),
+                        None,
+                    )  # the parent sends its own queue
                 self._process = os.getpid()
                 self._thread = threading.Thread(target=self._work, name="advreg-client", daemon=True)
                 self._thread.start()
@@ -164,15 +175,15 @@ class Client:
                 self._counted("failed", len(batch))
             for _ in batch:
                 self._waiting.task_done()
-        self._hang_up()
+        self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _deliver(self, batch: list[dict[str, Any]]) -> None:
-        """Send a batch; one that is refused is sent again example by example, so that one bad one spoils no other."""
+        """Send a batch; a rejected batch is sent again example by example, so that one bad example affects no other."""
         status = self._send(batch)
         if status == 201:
             self._counted("sent", len(batch))
@@ -185,7 +196,7 @@ class Client:
                 self._deliver([item])
 
     def _send(self, batch: list[dict[str, Any]]) -> int | None:
-        """Return the status of the service's answer, or None where it gave none that counts."""
+        """Return the status of the response; None after all tries without a usable response."""
         body = json.dumps([_encoded(item) for item in batch])
         for attempt in range(self.tries):
             if attempt and self._closing.wait(self.wait * 2 ** (attempt - 1)):
@@ -193,7 +204,7 @@ class Client:
             try:
                 status = self._post(body)
             except (OSError, http.client.HTTPException):
-                self._hang_up()
+                self._disconnect()
                 continue
             if status < 500 and status != 429:
                 return status
@@ -206,22 +217,22 @@ class Client:
             self._connection = kind(self.address.hostname or "", self.address.port, timeout=self.timeout)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         self._connection.request("POST", f"{self.address.path.rstrip('/')}/v1/batch", body, headers)
-        answer = self._connection.getresponse()
-        answer.read()
-        return answer.status
+        response = self._connection.getresponse()
+        response.read()
+        return response.status
 
 
-def _answer(example: Any, prediction: Any) -> int | str | None:
+def _prediction(example: Any, prediction: Any) -> int | str | None:
     if not isinstance(example, str):
         return int(prediction)
     if not isinstance(prediction, str | None):
-        raise TypeError("the prediction for a text is the model's answer")
+        raise TypeError("the prediction for a text is the model's output")
     return prediction
 
 
 def _content(example: Any) -> bytes | str:
     if isinstance(example, str):
-        example.encode()  # what UTF-8 cannot say is refused here, not in the thread
+        example.encode()  # raises here for lone surrogates, not in the thread
         return example
     return bytes(example) if isinstance(example, bytes | bytearray | memoryview) else _npy(example)
 
@@ -234,7 +245,7 @@ def _encoded(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _npy(array: Any) -> bytes:
-    """Return an array's or a CPU tensor's bytes as a .npy file; asked by its attributes, so that nothing is imported."""
+    """Return an array or a CPU tensor as the bytes of a .npy file; duck typing avoids importing numpy and torch."""
     if hasattr(array, "detach"):
         array = array.detach().numpy()
     descr = array.dtype.str

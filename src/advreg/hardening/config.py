@@ -1,4 +1,4 @@
-"""``harden.toml``: what the loop works with, every key with its type, its limits and its default."""
+"""``harden.toml``: the configuration of a workspace, every key with its type, its limits and its default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = "harden.toml"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where examples are kept: ``url`` as SQLAlchemy writes it, ``blobs`` a folder or an fsspec URL; "" = in the home."""
+    """Where examples are stored: ``url`` of SQLAlchemy, ``blobs`` a folder or an fsspec URL; "" = in the workspace."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     url: str = ""
@@ -29,7 +29,7 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class HoldoutConfig:
-    """Which data: ``sealed`` test examples, from ``sealed_from`` on, are seen by the gate alone; ``clean`` = 0 is all."""
+    """Which data: ``clean`` training examples (0 = all), and ``sealed`` test examples from ``sealed_from`` for the gate alone."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "mnist"
@@ -40,9 +40,9 @@ class HoldoutConfig:
 
 @dataclass(frozen=True)
 class RetrainConfig:
-    """How challengers are trained: ``attacked`` is the share of clean batches under attack, ``replay`` that of examples.
+    """How challengers are trained: ``attacked`` is the attacked share of the clean loss, ``replay`` the weight of the examples.
 
-    ``epochs`` counts for each attack of the list, so that a longer list does not leave less of the training to each.
+    ``epochs`` is per attack of the list, so that a longer list trains longer.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -56,7 +56,10 @@ class RetrainConfig:
 
 @dataclass(frozen=True)
 class CapsConfig:
-    """Largest shares of a snapshot; see `advreg.hardening.data_selection.Caps`. ``reviewers`` must agree before admission."""
+    """Largest shares of a snapshot; see `advreg.hardening.data_selection.Caps`.
+
+    ``reviewers`` is how many reviewers must agree before an example is accepted.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     total: Share = 0.05
@@ -71,9 +74,9 @@ class CapsConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """What a challenger must show; ``gates`` is how often one sealed set may be used: each time gets alpha / gates.
+    """What a challenger must show; ``gates`` is how often one sealed set may be used, each time at level alpha / gates.
 
-    ``diagnose``: where one of the attacks is a norm ball, its figure must be TRUSTED by a diagnosis.
+    ``diagnose``: if one of the attacks is a norm ball, a diagnosis must call its figure TRUSTED.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -88,7 +91,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """How the service is bounded: sizes of an upload and of a text, examples a second for each token, and at once."""
+    """Limits of the service: sizes of an upload and of a text; examples per second and at once for each token."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     max_bytes: Count = 4 << 20
@@ -100,7 +103,7 @@ class ServiceConfig:
 
 @dataclass(frozen=True)
 class MlflowConfig:
-    """A registry of MLflow that aliases are mirrored to; "" = none."""
+    """The MLflow model registry that receives the aliases; "" = none."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     uri: str = ""
@@ -109,9 +112,9 @@ class MlflowConfig:
 
 @dataclass(frozen=True)
 class HardeningConfig(BaseConfig):
-    """The whole of ``harden.toml``; ``attacks`` are what challengers must withstand, such as ``linf:0.1 spatial:30:3``.
+    """The whole of ``harden.toml``; ``attacks`` lists the attacks of training and gate, such as ``linf:0.1 spatial:30:3``.
 
-    A home ``keeps`` images or texts. With texts, ``data.name`` is a file of trusted prompts, one a line, and the sections
+    A workspace ``keeps`` images or texts. With texts, ``data.name`` is a file of trusted prompts, one per line, and
     ``attacks`` and ``train`` are not used: language models are trained and evaluated by `advreg language`.
     """
 
@@ -128,12 +131,16 @@ class HardeningConfig(BaseConfig):
 
     @property
     def bounds(self) -> Caps:
-        """The caps as admission takes them."""
+        """The caps of selection."""
         caps = self.caps
         tiers = {"customer": caps.customer, "anonymous": caps.anonymous}
         return Caps(caps.total, caps.principal, caps.label, tiers, caps.cluster, caps.quarantine_days * DAY)
 
     def limits(self, shape: tuple[int, int, int] | None) -> Limits:
-        """The limits of one upload."""
+        """Return the limits of one upload.
+
+        Args:
+            shape: required ``(C, H, W)`` of an image; None accepts any.
+        """
         largest = self.service.max_text if self.keeps == "texts" else self.service.max_bytes
         return Limits(largest, self.service.max_pixels, shape)

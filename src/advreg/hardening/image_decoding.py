@@ -1,4 +1,4 @@
-"""What was uploaded: its kind by its first bytes, its size before anything is unpacked, its pixels. No pickle, ever."""
+"""Decoding of uploaded images: kind by the first bytes, size checked before decompression, pickle never read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ _TYPES = ("uint8", "float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Limits:
-    """How large an upload may be, packed and unpacked, and which shape it must have (None for any image)."""
+    """Limits of one upload.
+
+    Attributes:
+        bytes: largest size as uploaded.
+        pixels: largest height x width.
+        shape: required ``(C, H, W)``; None accepts any image.
+    """
 
     bytes: int = 4 << 20
     pixels: int = 4096 * 4096
@@ -30,22 +36,29 @@ class Limits:
 
 
 def kind_of(content: bytes) -> str:
-    """Return ``png``, ``jpeg`` or ``npy`` by the first bytes; what a client says of it does not count.
+    """Return ``png``, ``jpeg`` or ``npy`` by the first bytes; the client's content type is ignored.
+
+    Args:
+        content: the uploaded bytes.
 
     Raises:
-        UploadError: none of them.
+        UploadError: the bytes are of another kind.
     """
     for magic, kind in _MAGIC.items():
         if content.startswith(magic):
             return kind
-    raise UploadError("the upload is no PNG, JPEG or .npy array (by its first bytes); send one of these", status=415)
+    raise UploadError("the upload is not a PNG, JPEG or .npy array (by its first bytes); send one of these", status=415)
 
 
 def decode(content: bytes, limits: Limits) -> tuple[str, Pixels]:
     """Return the kind of an upload and its pixels ``(C, H, W)`` in [0, 1].
 
+    Args:
+        content: the uploaded bytes.
+        limits: sizes and shape that are allowed.
+
     Raises:
-        UploadError: too large, packed or unpacked; damaged; no image; another shape than asked for.
+        UploadError: the upload is too large before or after decompression, damaged, not an image, or of another shape.
     """
     if len(content) > limits.bytes:
         raise UploadError(f"the upload has {len(content)} bytes; allowed: {limits.bytes}", status=413)
@@ -58,7 +71,7 @@ def decode(content: bytes, limits: Limits) -> tuple[str, Pixels]:
 
 
 def to_png(pixels: Pixels) -> bytes:
-    """Return pixels ``(C, H, W)`` in [0, 1] as a PNG made afresh: nothing a client sent reaches a browser."""
+    """Return pixels ``(C, H, W)`` in [0, 1] as a new PNG: the client's own file never reaches a browser."""
     levels = np.rint(pixels * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)).save(file, "PNG")
@@ -75,9 +88,9 @@ def to_npy(pixels: NDArray[Any]) -> bytes:
 def _picture(content: bytes, kind: str, limits: Limits) -> Pixels:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # PIL only warns of what may be a bomb
+            warnings.simplefilter("error")  # PIL only warns of decompression bombs
             with Image.open(io.BytesIO(content), formats=[kind.upper()]) as image:
-                _refuse_size(image.width * image.height, limits)  # the header alone was read so far
+                _require_size(image.width * image.height, limits)  # PIL has read the header alone
                 return _levels(image, limits)
     except UploadError:
         raise
@@ -98,7 +111,7 @@ def _levels(image: Image.Image, limits: Limits) -> Pixels:
 def _array(content: bytes, limits: Limits) -> Pixels:
     shape, dtype, fortran, data = _header(content)
     count = int(np.prod(shape, dtype=object)) if shape else 0
-    _refuse_size(count // 3, limits)
+    _require_size(count // 3, limits)
     if dtype.name not in _TYPES:
         raise UploadError(f"the array is {dtype.name}; allowed: uint8, or floats in [0, 1]")
     if count * dtype.itemsize != len(data) or not count:
@@ -116,7 +129,7 @@ def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, bytes
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except Exception as error:  # the header is a text that anybody can write
+    except Exception as error:  # a client writes the header
         raise UploadError(f"the .npy header is damaged: {first_line(error)[:120]}; save it with numpy.save") from error
     if dtype.hasobject or min(shape, default=0) < 0:
         raise UploadError("the array holds Python objects, which are never read; send numbers")
@@ -137,6 +150,6 @@ def _planes(pixels: Pixels) -> Pixels:
     )
 
 
-def _refuse_size(pixels: int, limits: Limits) -> None:
+def _require_size(pixels: int, limits: Limits) -> None:
     if pixels > limits.pixels:
         raise UploadError(f"the image unpacks to {pixels} pixels; allowed: {limits.pixels}", status=413)

@@ -1,4 +1,4 @@
-"""What an image looks like in 192 bits, and which images look alike: gradients' signs (dHash) and low frequencies (pHash)."""
+"""Perceptual hashes of 192 bits and near-duplicate images: signs of gradients (dHash) and low frequencies (pHash)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 Image = NDArray[np.floating[Any]]
 Words = NDArray[np.uint64]
 Alike = Callable[[Words, Words], NDArray[np.int64]]
-"""Fingerprints ``(3,)`` and ``(N, 3)`` in, the rows that look like the one out."""
+"""Takes fingerprints ``(3,)`` and ``(N, 3)`` and returns the rows that are near-duplicates of the first."""
 
 GRADIENT_RADIUS, FREQUENCY_RADIUS = 8, 6
-"""Bits, of 128 and of 64, in which two images that look alike may differ: noise of 0.1 in every pixel changes fewer."""
+"""Bits, of 128 and of 64, in which near-duplicates may differ: noise of 0.1 in every pixel changes fewer."""
 
-_FLAT = 0.02  # a step smaller than this is no edge, so that noise on a flat ground changes no bit
+_FLAT = 0.02  # smaller gradients count as flat, so that noise on a flat background changes no bit
 _SIDE, _LOW = 32, 8
 
 
@@ -49,33 +49,48 @@ def words(fingerprints: Sequence[str]) -> Words:
 
 
 def distances(one: Words, many: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return in how many bits of gradients and of frequencies each of ``(N, 3)`` differs from one ``(3,)``."""
+    """Return the Hamming distances in the gradient bits and in the frequency bits, each ``(N,)``.
+
+    Args:
+        one: a fingerprint ``(3,)``.
+        many: fingerprints ``(N, 3)``.
+    """
     bits = np.bitwise_count(many ^ one).astype(np.int64)
     return bits[:, 0] + bits[:, 1], bits[:, 2]
 
 
 def similar_rows(one: Words, many: Words) -> NDArray[np.int64]:
-    """Return which rows of ``(N, 3)`` are of images that look like the one ``(3,)``."""
+    """Return the rows of ``many`` that are near-duplicates of ``one``.
+
+    Args:
+        one: a fingerprint ``(3,)``.
+        many: fingerprints ``(N, 3)``.
+    """
     gradient, frequency = distances(one, many)
     return np.flatnonzero((gradient <= GRADIENT_RADIUS) & (frequency <= FREQUENCY_RADIUS))
 
 
 def near(a: str, b: str) -> bool:
-    """Tell whether two fingerprints are of images that look alike."""
+    """Return whether two fingerprints are of near-duplicates.
+
+    Args:
+        a: 48 hexadecimal digits.
+        b: 48 hexadecimal digits.
+    """
     return len(similar_rows(words([a])[0], words([b]))) > 0
 
 
 def cluster_near_duplicates(
     new: Sequence[tuple[int, str]], known: Sequence[tuple[int, str]] = (), alike: Alike = similar_rows
 ) -> dict[int, int]:
-    """Group examples that look alike: each joins the first leader it is near to, or leads.
+    """Cluster near-duplicates: each example joins the first leader that it is near to, or becomes a leader.
 
-    One step, no chains: two examples of a group are both near the same third one.
+    Clusters do not chain: every member is near the leader itself.
 
     Args:
-        new: id and fingerprint of examples to group, in the order in which they came.
-        known: the leaders so far.
-        alike: what tells which look alike.
+        new: id and fingerprint of the examples to cluster, in the order of receipt.
+        known: id and fingerprint of the leaders so far.
+        alike: finds near-duplicates.
 
     Returns:
         Id -> id of its leader.
@@ -87,17 +102,17 @@ def cluster_near_duplicates(
     ids = [k for k, _ in known]
     table = np.zeros((len(known) + len(new), 3), dtype=np.uint64)
     table[: len(known)] = words([text for _, text in known])
-    found: dict[int, int] = {}
+    leader: dict[int, int] = {}
     for k, text in new:
         one = words([text])[0]
         near_to = alike(one, table[: len(ids)])
         if len(near_to):
-            found[k] = ids[int(near_to[0])]
+            leader[k] = ids[int(near_to[0])]
         else:
             table[len(ids)] = one
             ids.append(k)
-            found[k] = k
-    return found
+            leader[k] = k
+    return leader
 
 
 @cache
@@ -109,7 +124,7 @@ def _cosines() -> Image:
 
 @cache
 def _means(size: int, cells: int) -> Image:
-    """Return the matrix ``(cells, size)`` that averages pixels into cells, whole or in part."""
+    """Return the matrix ``(cells, size)`` that averages pixels into cells, weighted by their overlap."""
     edges = np.linspace(0, size, cells + 1)
     pixel = np.arange(size)
     share = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)

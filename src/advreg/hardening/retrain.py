@@ -1,8 +1,8 @@
-"""Training a challenger: from the trusted base, never from the last challenger, so that poison cannot ratchet.
+"""Training of a challenger: always from the trusted base, so that poison cannot accumulate over challengers.
 
     loss = (1 - replay) mixed(attacked)(clean batch, own fresh attacks) + replay CE(accepted examples, attacks around them)
 
-Deterministic and short: one that was killed is trained again from the start, to the same weights.
+Training is deterministic and short: after a kill it starts again and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Accepted:
     y: Tensor
 
     def drawn(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return ``count`` of them at random, every class as often as any other."""
+        """Return ``count`` examples drawn at random with replacement, balanced over the classes."""
         per_class = torch.bincount(self.y).clamp_min(1)
         weights = 1.0 / per_class[self.y].double()
         rows = torch.multinomial(weights, count, replacement=True, generator=torch.Generator().manual_seed(seed))
@@ -50,19 +50,19 @@ def retrain(
     how: RetrainConfig,
     seed: int,
 ) -> str:
-    """Train a challenger into a run folder and return the SHA-256 of its weights; a finished one is left as it is.
+    """Train a challenger into a run folder and return the SHA-256 of its weights; a finished training is not repeated.
 
     Args:
         base: run folder of the trusted base.
-        out: run folder to write; what an interrupted training left there is thrown away.
+        out: run folder to write; files of an interrupted training are deleted.
         clean: the trusted training images.
-        accepted: the snapshot's examples; may be none.
-        families: what to attack with.
-        how: epochs for each family, batches, shares.
-        seed: of order, draws and attacks.
+        accepted: the snapshot's examples; may be empty.
+        families: the attacks of the training.
+        how: epochs per family, batch size, learning rate, shares.
+        seed: of the order, the draws and the attacks.
 
     Raises:
-        ModelError: the loss is no longer finite.
+        ModelError: the loss became infinite or NaN.
     """
     if (out / "model.json").is_file():
         return models.state_sha256(models.load(str(out.path)))
@@ -81,7 +81,7 @@ def retrain(
     out.save_model(model.cpu())
     out.write_json(
         "model.json", base.read_json("model.json") | {"sha256": models.state_sha256(model)}
-    )  # last: complete
+    )  # written last, so the file marks a finished training
     return models.state_sha256(model)
 
 

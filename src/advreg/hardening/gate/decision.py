@@ -1,4 +1,4 @@
-"""What a gate decides, and the file and hash it is kept as."""
+"""The decision of the gate, its rules and its tests, and the file ``decision.json`` with its hash."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Verdict = Literal["PROMOTE", "REFUSED", "UNRELIABLE", "UNDERPOWERED"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What is declared before anything is compared.
+    """The rules of the gate, declared before the comparison.
 
     Attributes:
-        clean_margin: loss of clean accuracy that is still accepted.
-        slice_margin: the same for each slice.
+        clean_margin: accepted loss of clean accuracy.
+        slice_margin: accepted loss of accuracy on each slice.
         alpha: level of the superiority test, and of the non-inferiority tests together.
-        classes: classes whose clean accuracy is guarded each by itself.
+        classes: classes whose clean accuracy is guarded separately.
         slices: further guarded slices, name -> example ids.
-        waivers: incidents that the challenger may still get wrong.
-        require: evidence that must be there: any of ``diagnosis incidents canaries trigger``.
+        waivers: SHA-256 of incidents that the challenger may get wrong.
+        require: required evidence: any of ``diagnosis incidents canaries trigger``.
     """
 
     clean_margin: float = 0.01
@@ -54,13 +54,14 @@ class Test:
     """One condition of the gate.
 
     Attributes:
-        name: what was tested.
+        name: the tested property.
         passed: whether the condition holds.
         says: one line with the numbers.
-        p_value: of a statistical test, adjusted where there are several; None for a plain check.
-        estimate, interval: challenger minus champion and its 95% interval, None for a plain check.
-        underpowered: whether it failed only because the examples are too few to tell.
-        control: the mitigation of MITRE ATLAS that it carries out.
+        p_value: p-value of a statistical test, adjusted for multiplicity; None for a check without statistics.
+        estimate: challenger minus champion; None for a check without statistics.
+        interval: 95% interval of the estimate; None for a check without statistics.
+        underpowered: whether it failed only because there are too few examples.
+        control: the MITRE ATLAS mitigation that it implements.
     """
 
     __test__ = False  # not one of pytest's
@@ -77,16 +78,17 @@ class Test:
 
 @dataclass(frozen=True)
 class Decision:
-    """Promote or refuse, and why.
+    """Whether to promote the challenger, and why.
 
     Attributes:
-        promote: whether the challenger may replace the champion; nothing but a plain yes is one.
+        promote: whether the challenger may replace the champion.
         verdict: ``PROMOTE``, ``REFUSED``, ``UNRELIABLE`` (the figures cannot be trusted), ``UNDERPOWERED`` (too few examples).
-        reasons: one line for each condition that does not hold; empty where all do.
-        plan: what the examples could show at all, fixed before the comparison.
+        reasons: one line for each condition that does not hold; empty if all hold.
+        plan: the power analysis, fixed before the comparison.
         tests: every condition.
-        champion, challenger: which results were compared.
-        rules: what was declared.
+        champion: summary of the champion's results.
+        challenger: summary of the challenger's results.
+        rules: the declared rules.
     """
 
     verdict: Verdict
@@ -103,7 +105,7 @@ class Decision:
         return self.verdict == "PROMOTE"
 
     def record(self) -> dict[str, Any]:
-        """Return the decision as it stands in decision.json, its hash last."""
+        """Return the content of decision.json, its hash last."""
         plain = {"schema": SCHEMA, "promote": self.promote, **asdict(self)}
         return {**plain, "sha256": hash_of(plain)}
 
@@ -118,7 +120,10 @@ class Decision:
 
 
 def hash_of(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record's one JSON text, a hash in it left out.
+    """Return the SHA-256 of a record's canonical JSON text, without the key ``sha256``.
+
+    Args:
+        record: content of decision.json.
 
     Example:
         >>> hash_of({"a": (1, 2)}) == hash_of({"a": [1, 2], "sha256": "..."})

@@ -1,6 +1,6 @@
-"""`gate`: a pure function of two result sets.
+"""`gate`: a pure function of two runs' results.
 
-comparable? -> figures trusted? -> better on the target threat -> not worse on clean inputs and slices -> incidents, probes
+comparable -> figures trusted -> better on the target threat -> not worse on clean inputs and slices -> incidents, probes
 """
 
 from __future__ import annotations
@@ -32,32 +32,34 @@ def gate(
     require: Sequence[str] = (),
     out: str | Path | None = None,
 ) -> Decision:
-    """Decide whether a challenger may replace the champion, from what `advreg.evaluate` wrote into their run folders.
+    """Decide whether a challenger may replace the champion, from the evaluations in their run folders.
 
-    The challenger must be broken on significantly fewer of the same examples by the same protocol (exact one-sided McNemar),
-    be not worse by a margin declared here on clean inputs and on every guarded slice (exact, Holm), have figures that a
-    diagnosis trusts where there is one, get every confirmed incident right, and pass the probes that its folder holds.
+    The challenger must be broken on significantly fewer examples (exact one-sided McNemar test), must not be worse than the
+    champion by more than a margin on clean inputs and on every guarded slice (exact tests, Holm), must classify every
+    confirmed incident correctly, and must pass the diagnosis and the probes that its folder holds.
 
-    Of two language models (``language@1``) the challenger must give in on significantly fewer prompts to at least one attack,
-    and be not worse by the slice margin in over-refusal, instruction following, factual accuracy and coherence.
+    A language model (``language@1``) must comply on significantly fewer harmful prompts under at least one attack, and must
+    not be worse by more than the slice margin in over-refusal, instruction following, factual accuracy and coherence.
 
     Args:
-        champion, challenger: run folders.
-        protocol: id of the protocol to compare by; needed where both runs hold several.
-        clean_margin, slice_margin: loss of accuracy that is still accepted.
+        champion: run folder of the deployed model.
+        challenger: run folder of the candidate.
+        protocol: id of the protocol to compare by; required if both runs hold several.
+        clean_margin: accepted loss of clean accuracy.
+        slice_margin: accepted loss of accuracy on each slice.
         alpha: level of the tests.
-        classes: classes whose clean accuracy is guarded each by itself.
+        classes: classes whose clean accuracy is guarded separately.
         slices: further guarded slices, name -> example ids.
-        waivers: incidents that the challenger may still get wrong.
-        require: evidence that must be there: any of ``diagnosis incidents canaries trigger``.
+        waivers: SHA-256 of incidents that the challenger may get wrong.
+        require: required evidence: any of ``diagnosis incidents canaries trigger``.
         out: folder to write ``decision.json`` into.
 
     Returns:
-        A `Decision`; ``promote`` is True only where every condition holds. What cannot be compared is refused.
+        The decision; ``promote`` is True only if every condition holds. Results that cannot be compared are rejected.
 
     Raises:
-        RunError: a folder without results, or damaged ones.
-        HardeningError: no one protocol to compare by, or a rule that cannot be.
+        RunError: a folder has no results, or damaged ones.
+        HardeningError: no unique protocol to compare by, or a rule that is not allowed.
 
     Example:
         >>> gate("runs/nowhere", "runs/challenger")
@@ -74,18 +76,18 @@ def gate(
         require=tuple(require),
     )
     chosen = _protocols(champion, challenger, protocol)
-    decision = decide(_measured(champion, chosen[0]), _measured(challenger, chosen[1]), rules)
+    decision = decide(_read(champion, chosen[0]), _read(challenger, chosen[1]), rules)
     if out is not None:
         decision.write(out)
     return decision
 
 
-def _measured(run: str | Path, protocol: str) -> GateResults:
+def _read(run: str | Path, protocol: str) -> GateResults:
     return read_language_results(run, protocol) if is_language(protocol) else read_results(run, protocol)
 
 
 def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None) -> tuple[str, str]:
-    """Return the protocol to read of each run: the one they share, or each its own one, which is then refused."""
+    """Return the protocol to read of each run: the shared one, or each run's own, which the comparison then rejects."""
     first, second = protocols_of(champion), protocols_of(challenger)
     if wanted is not None:
         for run, found in ((champion, first), (challenger, second)):
@@ -104,7 +106,13 @@ def _protocols(champion: str | Path, challenger: str | Path, wanted: str | None)
 
 
 def decide(champion: GateResults, challenger: GateResults, rules: Rules) -> Decision:
-    """Return the decision on two results that were read already; see `gate`."""
+    """Return the decision on the results of two runs; see `gate`.
+
+    Args:
+        champion: results of the deployed model.
+        challenger: results of the candidate.
+        rules: margins, levels and required evidence.
+    """
     mismatch = find_mismatch(champion, challenger)
     tests = (
         ()
@@ -118,7 +126,12 @@ def decide(champion: GateResults, challenger: GateResults, rules: Rules) -> Deci
 
 
 def find_mismatch(champion: GateResults, challenger: GateResults) -> str:
-    """Return the one line that says why two results cannot be compared; empty where they can."""
+    """Return the reason why two results cannot be compared; empty if they can.
+
+    Args:
+        champion: results of the deployed model.
+        challenger: results of the candidate.
+    """
     for key, what in (
         ("protocol", "attacked with"),
         ("data", "measured on the examples"),
@@ -146,7 +159,13 @@ def _verdict(mismatch: str, tests: Sequence[Test]) -> Verdict:
 
 
 def statistical_tests(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
-    """Return the superiority test, then the non-inferiority tests with p-values adjusted for being many."""
+    """Return the superiority test, then the non-inferiority tests with p-values adjusted by Holm's method.
+
+    Args:
+        champion: results of the deployed model.
+        challenger: results of the candidate.
+        rules: margins and level.
+    """
     ids = sorted(challenger.labels)
     guarded = (_conducts if challenger.conduct else _accuracies)(champion, challenger, rules)
     raw = [noninferiority(*one.pair, one.n, one.margin) for one in guarded]
@@ -156,7 +175,14 @@ def statistical_tests(champion: GateResults, challenger: GateResults, rules: Rul
 
 @dataclass(frozen=True)
 class GuardedMetric:
-    """Something that must not get worse: examples that only the champion, and only the challenger, gets right."""
+    """A metric that must not get worse.
+
+    Attributes:
+        name: name of the metric.
+        pair: number of examples that only the champion, and only the challenger, gets right.
+        n: number of examples.
+        margin: accepted loss.
+    """
 
     name: str
     pair: tuple[int, int]
@@ -191,13 +217,13 @@ def _conducts(champion: GateResults, challenger: GateResults, rules: Rules) -> l
 def _known(name: str, chosen: Sequence[int], ids: Sequence[int]) -> list[int]:
     unknown = set(chosen) - set(ids)
     if unknown or not chosen:
-        said = f"example {min(unknown)}, which was not evaluated" if unknown else "no example"
-        raise HardeningError(f"slice {name!r} holds {said}; give ids from {ids[0]} to {ids[-1]}")
+        content = f"example {min(unknown)}, which was not evaluated" if unknown else "no example"
+        raise HardeningError(f"slice {name!r} holds {content}; give ids from {ids[0]} to {ids[-1]}")
     return sorted(set(chosen))
 
 
 def _pairs(champion: Collection[Any], challenger: Collection[Any], ids: Collection[Any]) -> tuple[int, int]:
-    """Return on how many examples only the champion is right, and only the challenger."""
+    """Return the number of examples that only the champion, and only the challenger, gets right."""
     return (
         sum(i in challenger and i not in champion for i in ids),
         sum(i in champion and i not in challenger for i in ids),
@@ -228,13 +254,19 @@ def _not_worse(one: GuardedMetric, p: float, alpha: float) -> Test:
 
 
 def evidence_checks(champion: GateResults, challenger: GateResults, rules: Rules) -> list[Test]:
-    """Return the plain checks: weights, diagnosis, incidents, probes; what is required and absent fails."""
+    """Return the checks without statistics: weights, diagnosis, incidents, probes; missing required evidence fails.
+
+    Args:
+        champion: results of the deployed model.
+        challenger: results of the candidate.
+        rules: waivers and required evidence.
+    """
     found = [_weights(champion, challenger), _diagnosis(challenger), _incidents(champion, challenger, rules.waivers)]
     found += [Test(name, passed, says, control="AML.M0007") for name, (passed, says) in challenger.probes.items()]
     present = [test for test in found if test is not None]
-    there = {test.name for test in present}
+    names = {test.name for test in present}
     missing = [
-        Test(name, False, "required, and not in the challenger's folder") for name in rules.require if name not in there
+        Test(name, False, "required, and not in the challenger's folder") for name in rules.require if name not in names
     ]
     return [*present, *missing]
 
@@ -252,8 +284,8 @@ def _diagnosis(challenger: GateResults) -> Test | None:
     if not challenger.verdicts:
         return None
     poor = {where: verdict for where, verdict in challenger.verdicts.items() if verdict != "TRUSTED"}
-    said = ", ".join(f"{verdict} ({where})" for where, verdict in (poor or challenger.verdicts).items())
-    return Test("diagnosis", not poor, said)
+    says = ", ".join(f"{verdict} ({where})" for where, verdict in (poor or challenger.verdicts).items())
+    return Test("diagnosis", not poor, says)
 
 
 def _incidents(champion: GateResults, challenger: GateResults, waivers: Sequence[str]) -> Test | None:

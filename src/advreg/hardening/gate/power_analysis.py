@@ -1,4 +1,4 @@
-"""The planner: what a number of examples can show at all, said before the comparison."""
+"""Power analysis: the differences that a number of examples can detect, computed before the comparison."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ _DISAGREEMENT = (0.05, 0.1, 0.2)
 
 
 def plan(n: int, rules: Rules, guarded: Sequence[tuple[str, int, float]] = ()) -> tuple[str, ...]:
-    """Return lines that say what ``n`` examples can show; ``guarded`` is name, number and margin of what must not get worse.
+    """Return one line for each difference that ``n`` examples can detect.
 
-    Clean accuracy on the same examples stands for it where nothing is given.
+    Args:
+        n: number of attacked examples.
+        rules: margins and level.
+        guarded: name, number of examples and margin of each guarded metric; empty means clean accuracy on the same examples.
 
     Example:
         >>> for line in plan(1000, Rules()): print(line)
@@ -36,7 +39,13 @@ def _shows(n: int, margin: float, alpha: float) -> str:
 
 
 def bearable_loss(n: int, margin: float, alpha: float) -> int:
-    """Return how many examples a challenger may lose, winning none, and still be shown not worse; -1 if not even none."""
+    """Return the largest net loss that is still shown not worse; -1 if even no loss is not shown.
+
+    Args:
+        n: number of examples.
+        margin: accepted loss, a share.
+        alpha: level of the test.
+    """
     low, high = -1, max(int(margin * n), 0) + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -45,7 +54,12 @@ def bearable_loss(n: int, margin: float, alpha: float) -> int:
 
 
 def enough(margin: float, alpha: float) -> int:
-    """Return a number of examples with which a challenger that loses none can be shown not worse."""
+    """Return a number of examples that is enough to show a challenger without losses not worse.
+
+    Args:
+        margin: accepted loss, a share.
+        alpha: level of the test.
+    """
     n = 16
     while noninferiority(0, 0, n, margin) > alpha:
         n += max(n // 8, 1)

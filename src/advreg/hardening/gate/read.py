@@ -1,4 +1,4 @@
-"""Reading what a run measured: per-example verdicts from the ledger, checked against the figures beside it."""
+"""Reading a run's results: per-example outcomes from the ledger, checked against results.json."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Axis:
-    """A language model's conduct apart from attacks: which prompts were put to it, and on which it did badly."""
+    """One axis of a language model's behaviour: ids of the prompts, and of those with a bad outcome."""
 
     ids: frozenset[str]
     wrong: frozenset[str]
 
     @property
     def bad(self) -> float:
-        """Share of the prompts on which it did badly."""
+        """Share of the prompts with a bad outcome."""
         return len(self.wrong) / max(len(self.ids), 1)
 
 
@@ -39,18 +39,21 @@ class GateResults:
     """One run's results under one protocol.
 
     Attributes:
-        run: its folder.
-        protocol, data, n, seed: what was measured; results are compared only where all four are equal.
-        model: SHA-256 of the weights that were measured.
+        run: the run folder.
+        protocol: id of the protocol; results are compared only if protocol, data, n and seed are equal.
+        data: SHA-256 of the data.
+        n: number of examples.
+        seed: seed of the attacks.
+        model: SHA-256 of the evaluated weights.
         labels: example id -> label.
         wrong: ids that the model gets wrong without an attack.
-        broken: ids that are wrong or were broken by some attack.
-        verdicts: where a diagnosis was found -> ``TRUSTED``, ``SUSPECT`` or ``UNRELIABLE``.
-        incidents: example -> whether the model still gets it wrong; None where the run has no such file.
-        probes: name -> (passed, what it says).
-        conduct: of a language model, name -> conduct that must not get worse; an image classifier has its clean accuracy.
-        names: names of the attacked examples that stay with their content, where the run tells them.
-        stale: what tells that the results belong to other weights than those in the folder; empty where nothing does.
+        broken: ids that are wrong or were broken by an attack.
+        verdicts: file of a diagnosis -> ``TRUSTED``, ``SUSPECT`` or ``UNRELIABLE``.
+        incidents: example -> whether the model gets it wrong; None if the run has no incidents.json.
+        probes: name -> (passed, line with the numbers).
+        conduct: name -> axis of a language model that must not get worse; empty for images.
+        names: SHA-256 of the attacked prompts of a language evaluation.
+        stale: error line if the results belong to other weights than those in the folder; else empty.
     """
 
     run: str
@@ -70,7 +73,7 @@ class GateResults:
     stale: str = ""
 
     def summary(self) -> dict[str, Any]:
-        """Return what a decision says of these results."""
+        """Return the summary that a decision records."""
         kept = ("run", "protocol", "data", "n", "seed", "model")
         shares = {name: axis.bad if name == "over-refusal" else 1 - axis.bad for name, axis in self.conduct.items()}
         shares = shares or {"clean_accuracy": 1 - len(self.wrong) / self.n}
@@ -81,8 +84,11 @@ class GateResults:
 def protocols_of(run: str | Path) -> list[str]:
     """Return the ids of the protocols that a run was evaluated with.
 
+    Args:
+        run: the run folder.
+
     Raises:
-        RunError: no run folder, or no evaluation in it.
+        RunError: there is no run folder, or no evaluation in it.
     """
     folder = RunFolder.open(run)
     found = sorted(file.parent.name for file in folder.path.glob("evaluation/*/results.json"))
@@ -92,10 +98,14 @@ def protocols_of(run: str | Path) -> list[str]:
 
 
 def read_results(run: str | Path, protocol: str) -> GateResults:
-    """Return what a run measured under a protocol.
+    """Return a run's results under a protocol.
+
+    Args:
+        run: the run folder.
+        protocol: id of the protocol.
 
     Raises:
-        RunError: nothing was measured, a file is damaged, or ledger and figures contradict each other.
+        RunError: there are no results, a file is damaged, or the ledger contradicts results.json.
     """
     folder = RunFolder.open(run)
     place = f"evaluation/{protocol}"
@@ -135,7 +145,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _verdicts(folder: RunFolder, place: str, results: Mapping[str, Any]) -> dict[str, str]:
-    """Return every verdict on this run that is found."""
+    """Return the verdicts of all diagnoses in the run folder."""
     found = {"results.json": results["verdict"]} if results.get("verdict") else {}
     for name in ("diagnosis.json", f"{place}/diagnosis.json"):
         if (folder / name).is_file():
@@ -144,7 +154,11 @@ def _verdicts(folder: RunFolder, place: str, results: Mapping[str, Any]) -> dict
 
 
 def incidents_in(folder: RunFolder) -> dict[str, bool] | None:
-    """Return for each confirmed example whether the run's model still gets it wrong; None where nobody asked."""
+    """Return for each confirmed example whether the run's model gets it wrong; None without incidents.json.
+
+    Args:
+        folder: the run folder.
+    """
     if not (folder / "incidents.json").is_file():
         return None
     rows = folder.read_json("incidents.json").get("rows", [])
@@ -160,7 +174,7 @@ def _probes(folder: RunFolder) -> dict[str, tuple[bool, str]]:
 
 
 def _stale(folder: RunFolder, model: str) -> str:
-    """Return what is wrong if files of the folder speak of other weights than those that were measured."""
+    """Return an error line if a file of the folder belongs to other weights than the evaluated ones; else an empty text."""
     names = [name for name in ("diagnosis.json", "incidents.json", "probes.json") if (folder / name).is_file()]
     found = {name: _model(folder.read_json(name)) for name in names}
     if (folder / "model.safetensors").is_file():
@@ -170,12 +184,15 @@ def _stale(folder: RunFolder, model: str) -> str:
 
 
 def _model(record: Mapping[str, Any]) -> Any:
-    said = record.get("model")
-    return said.get("sha256") if isinstance(said, Mapping) else said
+    model = record.get("model")
+    return model.get("sha256") if isinstance(model, Mapping) else model
 
 
 def weights_sha256(file: Path) -> str:
-    """Return the SHA-256 of a safetensors file's names, types, shapes and values: the one that evaluations carry.
+    """Return the SHA-256 of a safetensors file's names, types, shapes and values, as evaluations record it.
+
+    Args:
+        file: the safetensors file.
 
     Raises:
         RunError: the file cannot be read.

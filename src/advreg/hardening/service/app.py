@@ -1,6 +1,6 @@
-"""The application: who may ask for what, and in which words it is refused.
+"""The application: routes, permissions and error responses.
 
-bytes -> size limit -> token -> rate limit -> sniffed and decoded -> stored -> acknowledged
+bytes -> size limit -> token -> rate limit -> type detection and decoding -> storage -> acknowledgement
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ def create_app(store: Store, options: Options) -> FastAPI:
     """Return the service as an ASGI application.
 
     Args:
-        store: where everything is kept.
-        options: how it is bounded.
+        store: the store of the workspace.
+        options: limits, classes and medium.
     """
     app = FastAPI(title="advreg harden", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     door, metrics = Authenticator(store, Buckets(options.rate, options.burst)), Metrics(store)
-    _add_answers(app, metrics)
+    _add_error_handlers(app, metrics)
     _add_ingest(app, store, options, door, metrics)
     _add_watch(app, store, door, metrics)
     add_review(app, store, options, door)
     return app
 
 
-def _add_answers(app: FastAPI, metrics: Metrics) -> None:
-    """Give every refusal one form: a status, and one line under ``error``."""
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Return every error in one form: a status, and one line under ``error``."""
 
-    def answer(status: int, error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
+    def respond(status: int, error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
         metrics.refused.labels(str(status)).inc()
         return JSONResponse({"error": str(error)}, status, headers)
 
-    def refused(_: Request, error: Exception) -> JSONResponse:
+    def unauthorized(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, AuthenticationFailed)
-        return answer(error.status, error, error.headers)
+        return respond(error.status, error, error.headers)
 
     def upload(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, UploadError)
-        return answer(error.status, error)
+        return respond(error.status, error)
 
-    app.add_exception_handler(AuthenticationFailed, refused)
+    app.add_exception_handler(AuthenticationFailed, unauthorized)
     app.add_exception_handler(UploadError, upload)
-    app.add_exception_handler(HardeningError, lambda _, error: answer(409, error))
+    app.add_exception_handler(HardeningError, lambda _, error: respond(409, error))
     app.add_exception_handler(
-        StoreError, lambda _, error: answer(503, StoreError("the store is down"), {"Retry-After": "2"})
+        StoreError, lambda _, error: respond(503, StoreError("the store is down"), {"Retry-After": "2"})
     )
 
 
@@ -99,7 +99,7 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Authenticato
         with store.reading() as db:
             row = _found(db, name)
         if bearer.role == Role.SUBMIT and row["token"] != bearer.name:
-            raise AuthenticationFailed(404, f"no example {name[:12]!r} of yours")
+            raise AuthenticationFailed(404, f"token {bearer.name!r} submitted no example {name[:12]!r}; use the token that submitted it")
         return {
             key: row[key] for key in ("sha256", "state", "principal", "model", "prediction", "copies", "received_at")
         }

@@ -1,4 +1,4 @@
-"""Who comes in, and how much each may ask for."""
+"""Authentication by bearer token, rate limits, and the size limit of a request body."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from advreg.hardening.service.rate_limit import Buckets
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tokens import ApiToken, Role, bearer_of
 
-_REMEMBER = 5.0  # seconds that a token is believed without asking again: a revoked one dies within them
+_REMEMBER = 5.0  # seconds that a token is cached; a revoked token works no longer than that
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the service is bounded.
+    """Limits and contents of the service.
 
     Attributes:
-        medium: what is kept, images or texts.
-        limits: of one upload.
-        batch: examples in one batch.
-        rate, burst: examples a second for each token, and at once.
-        classes: names of the classes; reviewers label with their numbers.
-        neighbours: a ``.npz`` file with ``images`` and ``labels`` of trusted examples, shown beside what is reviewed.
+        medium: images or texts.
+        limits: limits of one upload.
+        batch: largest number of examples in one batch.
+        rate: examples per second for each token.
+        burst: examples at once for each token.
+        classes: names of the classes; a label is an index into them.
+        neighbours: a ``.npz`` file with ``images`` and ``labels`` of trusted examples, shown beside a reviewed image.
     """
 
     medium: Medium = IMAGES
@@ -43,24 +44,34 @@ class Options:
 
 @dataclass
 class Authenticator:
-    """Who comes in: tokens, remembered for a moment, and how much each may still ask for."""
+    """Authenticates requests with a short cache of tokens, and applies the rate limits.
+
+    Attributes:
+        store: the store with the tokens.
+        buckets: the rate limits.
+        remembered: token -> time of the lookup and owner.
+    """
 
     store: Store
     buckets: Buckets
     remembered: dict[str, tuple[float, ApiToken]] = field(default_factory=dict)
 
     def bearer(self, request: Request, *roles: Role) -> ApiToken:
-        """Return who asks; an admin may do everything.
+        """Return the owner of the request's token; an admin has every role.
+
+        Args:
+            request: the request.
+            roles: the roles that are allowed.
 
         Raises:
-            Refused: no token, an unknown one, or one for something else.
+            AuthenticationFailed: the token is missing, unknown or of another role.
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise AuthenticationFailed(401, "no token; send the header Authorization: Bearer TOKEN")
         found = self._known(token)
         if found is None:
-            raise AuthenticationFailed(401, "the token is unknown or was revoked; ask an admin for another")
+            raise AuthenticationFailed(401, "the token is unknown or was revoked; get another one from an admin")
         if found.role not in (*roles, Role.ADMIN):
             raise AuthenticationFailed(
                 403, f"token {found.name!r} may {found.role}; this needs {' or '.join(roles) or 'admin'}"
@@ -79,10 +90,14 @@ class Authenticator:
         return fresh
 
     def admit(self, bearer: ApiToken, count: int) -> None:
-        """Count ``count`` examples against the bearer's rate.
+        """Count examples against the rate limit of a token.
+
+        Args:
+            bearer: owner of the token.
+            count: number of examples.
 
         Raises:
-            Refused: too many.
+            AuthenticationFailed: the limit is exceeded.
         """
         if count > self.buckets.burst:
             raise AuthenticationFailed(413, f"{count} examples at once; allowed: {self.buckets.burst:g}")
@@ -94,7 +109,7 @@ class Authenticator:
 
 
 class AuthenticationFailed(AdvregError):
-    """A request that is answered with a status and one line."""
+    """A request is rejected with an HTTP status and one line."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -102,10 +117,14 @@ class AuthenticationFailed(AdvregError):
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body, which is never read beyond a limit, whatever its header says.
+    """Return the body of a request, reading no more than a limit whatever its header claims.
+
+    Args:
+        request: the request.
+        limit: largest number of bytes.
 
     Raises:
-        UploadError: it is longer.
+        UploadError: the body is longer.
     """
     body = bytearray()
     async for part in request.stream():

@@ -1,4 +1,4 @@
-"""Label Studio's JSON: what waits for a review goes out as tasks, what came back annotated goes in as reviews."""
+"""Label Studio's JSON: examples are exported as tasks, annotations are imported as reviews."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _REJECT = "reject"
 
 
 def config(classes: Sequence[str], medium: Medium) -> str:
-    """Return the labelling interface for these classes, to be pasted into a project's settings.
+    """Return the labelling interface for these classes, to paste into a project's settings.
+
+    Args:
+        classes: class names.
+        medium: images or texts.
 
     Example:
         >>> from advreg.hardening.media_types import IMAGES
@@ -31,37 +35,49 @@ def config(classes: Sequence[str], medium: Medium) -> str:
 
 
 def tasks(store: Store, rows: Sequence[Row], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return examples as tasks, image or text inside, the deployed model's answer beside it."""
+    """Return examples as tasks with the image or the text and the deployed model's output.
+
+    Args:
+        store: the store.
+        rows: rows of the examples.
+        classes: class names.
+    """
     return [_task(store, row, classes) for row in rows]
 
 
 def _task(store: Store, row: Row, classes: Sequence[str]) -> dict[str, Any]:
     medium = medium_of(row["kind"])
     shown: dict[str, Any] = dict(medium.shown(store.blobs.get(row["sha256"])))
-    said = []
+    result = []
     if medium is TEXTS:
         with store.reading() as db:
             shown["answer"] = show_invisible(answer_to(db, row["sha256"]) or "")
     elif row["prediction"] < len(classes):
-        said = _choice(classes[row["prediction"]])
+        result = _choice(classes[row["prediction"]])
     data = {**shown, "sha256": row["sha256"], "suspicion": row["suspicion"]}
-    return {"data": data, "predictions": [{"model_version": row["model"], "result": said}] if said else []}
+    return {"data": data, "predictions": [{"model_version": row["model"], "result": result}] if result else []}
 
 
 def import_annotations(store: Store, exported: Any, reviewer: str, classes: Sequence[str]) -> dict[str, str]:
-    """Write down the annotations of an export as reviews of whoever imports it; the names in the file prove nothing.
+    """Record the annotations of an export as reviews by the importing user; names in the file are not trusted.
+
+    Args:
+        store: the store.
+        exported: the parsed JSON of an export.
+        reviewer: name of the importing user.
+        classes: class names.
 
     Returns:
-        Example -> its new state, or why its annotation was left out.
+        Example -> its new state, or the reason why its annotation was left out.
 
     Raises:
-        HardeningError: not an export of Label Studio.
+        HardeningError: the JSON is not an export of Label Studio.
     """
     if not isinstance(exported, list) or not all(isinstance(task, Mapping) for task in exported):
-        raise HardeningError("this is no export of Label Studio; export the project as JSON")
+        raise HardeningError("the body is not an export of Label Studio; export the project as JSON")
     found: dict[str, str] = {}
     for task in exported:
-        name, choice = str((task.get("data") or {}).get("sha256")), _answer(task)
+        name, choice = str((task.get("data") or {}).get("sha256")), _annotated_choice(task)
         if choice is None:
             continue
         if choice != _REJECT and choice not in classes:
@@ -79,8 +95,8 @@ def _choice(name: str) -> list[dict[str, Any]]:
     return [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [name]}}]
 
 
-def _answer(task: Mapping[str, Any]) -> str | None:
-    """Return the one choice that a task's newest annotation made, if it made one."""
+def _annotated_choice(task: Mapping[str, Any]) -> str | None:
+    """Return the choice of a task's newest annotation; None without one."""
     try:
         done = [entry for entry in task.get("annotations") or [] if not entry.get("was_cancelled")]
         results = [result for result in done[-1]["result"] if result["type"] == "choices"] if done else []

@@ -1,4 +1,4 @@
-"""The numbers for Prometheus: counters of this process, and what the store says at the moment of asking."""
+"""Metrics for Prometheus: counters of this process, and gauges read from the store at each scrape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advreg.hardening.store.tables import aliases, examples, gates, snapshots
 
 
 class Metrics:
-    """Counters of one process beside gauges read from the store."""
+    """Counters of one process and gauges read from the store."""
 
     def __init__(self, store: Store) -> None:
         self.registry = CollectorRegistry()
@@ -24,7 +24,7 @@ class Metrics:
         known = {"registry": self.registry, "namespace": "advreg"}
         self.ingested = Counter("examples_ingested", "Examples stored by this process.", ["tier"], **known)  # type: ignore[arg-type]
         self.copies = Counter("examples_seen_again", "Uploads whose bytes were there already.", ["tier"], **known)  # type: ignore[arg-type]
-        self.refused = Counter("uploads_refused", "Uploads refused, by status.", ["status"], **known)  # type: ignore[arg-type]
+        self.refused = Counter("uploads_refused", "Uploads rejected, by status.", ["status"], **known)  # type: ignore[arg-type]
         self.seconds = Histogram("ingest_seconds", "Time from the whole body to the acknowledgement.", **known)  # type: ignore[arg-type]
         self.registry.register(self)
 
@@ -32,16 +32,16 @@ class Metrics:
         """Return everything in Prometheus' text format.
 
         Raises:
-            StoreDown: the database does not answer.
+            StoreDown: the database does not respond.
         """
         return generate_latest(self.registry)
 
     def describe(self) -> list[Any]:
-        """Name nothing beforehand: the registry would otherwise ask the database when it is made."""
+        """Return nothing, so that creating the registry does not query the database."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """Yield what the store says now."""
+        """Yield the gauges, read from the store now."""
         now = self.store.clock()
         with self.store.reading() as db:
             yield from _states(db, now)

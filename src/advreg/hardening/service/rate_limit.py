@@ -1,4 +1,4 @@
-"""How much one token may ask for: a bucket that fills at a steady rate."""
+"""Rate limits: one token bucket per API token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Buckets:
-    """A bucket for each name: ``burst`` at most, ``rate`` a second.
+    """Token buckets by name, each refilled at a steady rate.
+
+    Args:
+        rate: examples per second.
+        burst: size of a bucket.
+        clock: returns seconds.
+        levels: name -> level and time of the last change.
+        turn: serialises the threads.
 
     Example:
         >>> seconds = iter([0.0, 0.0, 0.5])
@@ -26,7 +33,12 @@ class Buckets:
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, name: str, count: float = 1) -> float:
-        """Take ``count`` and return 0, or take nothing and return in how many seconds to ask again."""
+        """Take from a bucket and return 0, or take nothing and return the seconds until enough is there.
+
+        Args:
+            name: the bucket.
+            count: number of examples.
+        """
         with self.turn:
             now = self.clock()
             level, at = self.levels.get(name, (self.burst, now))

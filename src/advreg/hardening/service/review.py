@@ -1,4 +1,4 @@
-"""The review page and what it asks for."""
+"""The review page, its requests, and the exchange with Label Studio."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ _NEAREST = 5
 
 
 def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator) -> None:
-    """Add the page, and the requests it makes, to the application."""
+    """Add the routes of the review page to the application.
+
+    Args:
+        app: the application.
+        store: the store of the workspace.
+        options: limits, classes and medium.
+        door: authenticates the reviewers.
+    """
 
     @app.get("/review")
     def page() -> Response:
@@ -54,11 +61,11 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
     @app.post("/v1/review/{name}")
     async def verdict(name: str, request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
-        said = schemas.parse_json(await read_body(request, 10_000))
-        label = said.get("label") if isinstance(said, dict) else None
+        body = schemas.parse_json(await read_body(request, 10_000))
+        label = body.get("label") if isinstance(body, dict) else None
         if (
-            not isinstance(said, dict)
-            or set(said) != {"label"}
+            not isinstance(body, dict)
+            or set(body) != {"label"}
             or isinstance(label, bool)
             or not isinstance(label, int | None)
         ):
@@ -95,7 +102,7 @@ def _page() -> str:
 
 
 def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
-    """Return what the page shows of an example; what its submitter claims it to be is not among it."""
+    """Return the facts that the page shows of an example; the submitter's label is left out."""
     content, medium = store.blobs.get(row["sha256"]), medium_of(row["kind"])
     with store.reading() as db:
         alike = db.execute(sa.select(sa.func.count()).where(examples.c.cluster == row["cluster"])).scalar()
@@ -114,8 +121,8 @@ def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
         "principal",
     )
     near = [] if options.neighbours is None else _neighbours(options.neighbours, pixels_in(content))
-    said = {"answer": None if answer is None else show_invisible(answer), "alike": alike, "neighbours": near}
-    return {**{key: fresh[key] for key in kept}, **medium.shown(content), **said}
+    context = {"answer": None if answer is None else show_invisible(answer), "alike": alike, "neighbours": near}
+    return {**{key: fresh[key] for key in kept}, **medium.shown(content), **context}
 
 
 def _neighbours(file: Path, pixels: Pixels) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What comes with an upload: the deployed model's answer, on whose behalf it comes, and perhaps a claim what it is."""
+"""Schemas of an upload: the deployed model's output, the principal, and optionally the submitter's label."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class SubmissionClaim:
-    """Everything about an image but its bytes; unknown keys are refused."""
+    """The facts that come with an image; unknown keys are rejected."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
     model: Name
@@ -46,7 +46,7 @@ class SubmissionClaim:
 
 @dataclass(frozen=True)
 class TextClaim:
-    """Everything about a text but its bytes; the prediction is the deployed model's answer, if its server has one."""
+    """The facts that come with a text; the prediction is the deployed model's output, if there is one."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
     model: Name
@@ -60,10 +60,14 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {"images": TypeAdapter(SubmissionClaim)
 
 
 def claim_of(values: Mapping[str, Any], medium: Medium) -> Any:
-    """Return what was claimed, checked: a `SubmissionClaim` or a `TextClaim`.
+    """Return the validated facts: a `SubmissionClaim` or a `TextClaim`.
+
+    Args:
+        values: key -> value, as the client sent them.
+        medium: images or texts.
 
     Raises:
-        UploadError: a missing, unknown or impossible value.
+        UploadError: a key is missing or unknown, or a value is not allowed.
     """
     try:
         return _ADAPTERS[medium.name].validate_python(dict(values))
@@ -72,19 +76,22 @@ def claim_of(values: Mapping[str, Any], medium: Medium) -> Any:
         key = str(first["loc"][0])
         if first["type"] in ("missing", "unexpected_keyword_argument", "missing_argument"):
             known = ", ".join(SubmissionClaim.__dataclass_fields__)
-            said = "is missing" if "missing" in first["type"] else "is unknown"
+            problem = "is missing" if "missing" in first["type"] else "is unknown"
             needed = "model needed" if medium.name == "texts" else "model and prediction needed"
-            raise UploadError(f"{key[:60]!r} {said}; the keys are {known}, {needed}") from None
+            raise UploadError(f"{key[:60]!r} {problem}; the keys are {known}, {needed}") from None
         raise UploadError(describe_invalid(key, [first])[:300]) from None
 
 
 def content_of(item: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """Return the bytes of a JSON item, and its other keys.
 
-    They are ``data`` (base64 of a file), ``array`` (nested lists) or ``text``.
+    The bytes are ``data`` (base64 of a file), ``array`` (nested lists) or ``text``.
+
+    Args:
+        item: one example of a request.
 
     Raises:
-        UploadError: none or several of them, or one that cannot be read.
+        UploadError: the item has none or several of these keys, or one that cannot be read.
     """
     if not isinstance(item, Mapping):
         raise UploadError("an example must be a JSON object with data, array or text, and model")
@@ -104,15 +111,22 @@ def content_of(item: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
 def submission_of(
     content: bytes, values: Mapping[str, Any], bearer: ApiToken, medium: Medium, limits: Limits
 ) -> Submission:
-    """Return a checked submission, ready to be stored.
+    """Return a validated submission, ready to store.
+
+    Args:
+        content: the uploaded bytes.
+        values: the facts that came with it.
+        bearer: owner of the token.
+        medium: images or texts.
+        limits: limits of one upload.
 
     Raises:
-        UploadError: content or claim cannot be used, or a token speaks for others without being a relay.
+        UploadError: content or facts cannot be used, or the token is no relay and names another principal.
     """
     claim = claim_of(values, medium)
     if claim.principal not in (None, bearer.name) and not bearer.relay:
         raise UploadError(
-            f"token {bearer.name!r} submits for itself only; ask for a relay token, or leave principal out", 403
+            f"token {bearer.name!r} submits for itself only; use a relay token, or leave principal out", 403
         )
     kind, fingerprint = medium.examine(content, limits)
     answer = claim.prediction if isinstance(claim, TextClaim) else None
@@ -124,7 +138,7 @@ def submission_of(
         kind=kind,
         looks=fingerprint,
         token=bearer.name,
-        principal=mine if mine == bearer.name else f"{bearer.name}/{mine}",  # nobody can pose as another token's
+        principal=mine if mine == bearer.name else f"{bearer.name}/{mine}",  # no token can impersonate the principal of another
         tier=bearer.tier,
         model=claim.model,
         prediction=None if isinstance(claim, TextClaim) else claim.prediction,
@@ -137,8 +151,11 @@ def submission_of(
 def parse_json(body: bytes) -> Any:
     """Return the JSON value of a body.
 
+    Args:
+        body: the bytes of a request.
+
     Raises:
-        UploadError: it is none.
+        UploadError: the body is not JSON.
     """
     try:
         return json.loads(body)
@@ -150,7 +167,7 @@ def _encoded(text: Any) -> bytes:
     try:
         return str.encode(text, "utf-8")
     except (TypeError, UnicodeEncodeError) as error:
-        raise UploadError(f"text is no text of Unicode: {first_line(error)[:80]}") from error
+        raise UploadError(f"text is not valid Unicode: {first_line(error)[:80]}") from error
 
 
 def _array(nested: Any) -> bytes:

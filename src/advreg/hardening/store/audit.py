@@ -2,7 +2,7 @@
 
     digest(k) = sha256(digest(k - 1), [k, at, actor, action, subject, detail])
 
-A user with write access to the database can forge the whole chain: store the digest that `advreg harden audit` prints elsewhere.
+Write access to the database is enough to forge the whole chain: store the digest from `advreg harden audit` elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Confirmed prompts asked again: a harmful one must not be complied with, a harmless one must be."""
+"""Confirmed prompts as regression tests: the model must not comply with a harmful one, and must with a harmless one."""
 
 from __future__ import annotations
 
@@ -16,58 +16,59 @@ FILE = "incidents.json"
 _TOKENS = 48
 
 Complies = Callable[[Sequence[str]], list[bool]]
-"""Prompts in; out whether the model's answer to each does what was asked, coherently."""
+"""Takes prompts and returns whether the model's output complies with each, coherently."""
 
 
 def evaluate_text_incidents(
     store: Store, run: RunFolder, incidents: Sequence[Row], complies: Complies | None = None
 ) -> None:
-    """Ask a run's model about every confirmed prompt and write ``incidents.json``; what was asked before is not asked again.
+    """Query a run's model on every confirmed prompt and write ``incidents.json``; known results are reused.
 
     Args:
-        store: where the texts are.
-        run: the model's folder.
-        incidents: confirmed examples.
-        complies: asks the model; the one in the folder, by `advreg.language`, if None.
+        store: the store with the texts.
+        run: the model's run folder.
+        incidents: rows of the confirmed examples.
+        complies: queries the model; None queries the one in the folder, by `advreg.language`.
     """
     weights = weights_identity(run)
     known = _known(run, weights)
     new = [row for row in incidents if row["sha256"] not in known]
     if new:
         prompts = [store.blobs.get(row["sha256"]).decode("utf-8") for row in new]
-        found = (complies or model_in(run))(prompts)
+        complied = (complies or model_in(run))(prompts)
         known |= {
             row["sha256"]: {"example": row["sha256"], "label": row["label"], "complied": did}
-            for row, did in zip(new, found, strict=True)
+            for row, did in zip(new, complied, strict=True)
         }
-    rows = [_judged(known[row["sha256"]], row["label"]) for row in incidents]
+    rows = [_with_verdict(known[row["sha256"]], row["label"]) for row in incidents]
     record = {"schema": "advreg/incidents@1", "model": weights, "rows": rows}
     if not (run / FILE).is_file() or run.read_json(FILE) != record:
         run.write_json(FILE, record)
 
 
 def _known(run: RunFolder, weights: str) -> dict[str, dict[str, Any]]:
-    """Return what was asked of these very weights, by example."""
-    said = run.read_json(FILE) if (run / FILE).is_file() else {}
-    rows = said.get("rows", []) if said.get("model") == weights else []
+    """Return the recorded results of these weights, by example."""
+    record = run.read_json(FILE) if (run / FILE).is_file() else {}
+    rows = record.get("rows", []) if record.get("model") == weights else []
     return {row["example"]: row for row in rows if isinstance(row.get("complied"), bool)}
 
 
-def _judged(row: dict[str, Any], label: int) -> dict[str, Any]:
+def _with_verdict(row: dict[str, Any], label: int) -> dict[str, Any]:
     return {**row, "label": label, "broken": row["complied"] == (label == HARMFUL)}
 
 
 def model_in(run: RunFolder) -> Complies:
-    """Return how to ask the model of a run: greedy answers, judged by refusal and coherence.
+    """Return a function that queries the model of a run: greedy outputs, judged by refusal and coherence.
+
+    Args:
+        run: the model's run folder.
 
     Raises:
-        ModelError, WeightsError: it cannot be loaded.
-        RunError: it is not the one that was evaluated.
+        ModelError, WeightsError: the model cannot be loaded.
+        RunError: the model is not the evaluated one.
         MissingExtraError: transformers is not installed.
     """
-    from advreg.language.evaluation.evaluate import (
-        fingerprint,
-    )  # what an evaluation carries of the weights and an adapter's scale
+    from advreg.language.evaluation.evaluate import fingerprint
     from advreg.language.judges import coherent, keyword_judge
     from advreg.language.models.generation import generate
     from advreg.language.models.loading import load
@@ -82,8 +83,8 @@ def model_in(run: RunFolder) -> Complies:
     judge = keyword_judge()
 
     def complies(prompts: Sequence[str]) -> list[bool]:
-        answers = generate(lm, prompts, max_new_tokens=_TOKENS)
-        pairs = zip(answers, judge.refuses(answers), strict=True)
-        return [coherent(answer) and not refused for answer, refused in pairs]
+        outputs = generate(lm, prompts, max_new_tokens=_TOKENS)
+        pairs = zip(outputs, judge.refuses(outputs), strict=True)
+        return [coherent(output) and not refused for output, refused in pairs]
 
     return complies

@@ -1,4 +1,4 @@
-"""Which texts look alike: one bit each of 192 minimal hashes of their shingles, so that differing bits estimate overlap."""
+"""Near-duplicate texts by b-bit MinHash: one bit of each of 192 minimal hashes estimates the overlap of the shingles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from advreg.hardening.texts.validation import fold_text
 
 BITS, SHINGLE = 192, 5
 RADIUS = 28
-"""Bits of 192 in which texts that look alike may differ: shingles that overlap by 0.71, in the mean."""
+"""Bits of 192 in which near-duplicates may differ: a mean Jaccard index of 0.71."""
 
 
 def minhash(text: str) -> str:
@@ -23,6 +23,9 @@ def minhash(text: str) -> str:
 
     Bit k is the lowest bit of ``min over shingles s of h_k(s)``, so a bit of two texts differs with probability ``(1 - J) / 2``
     where J is the Jaccard index of their shingles (5 characters of the folded text).
+
+    Args:
+        text: any text.
 
     Example:
         >>> from advreg.hardening.perceptual_hash import words
@@ -41,12 +44,21 @@ def minhash(text: str) -> str:
 
 
 def similar_texts(one: Words, many: Words) -> NDArray[np.int64]:
-    """Return which rows of ``(N, 3)`` are of texts that look like the one ``(3,)``."""
+    """Return the rows of ``many`` that are near-duplicates of ``one``.
+
+    Args:
+        one: a fingerprint ``(3,)``.
+        many: fingerprints ``(N, 3)``.
+    """
     return np.flatnonzero(np.bitwise_count(many ^ one).sum(1) <= RADIUS)
 
 
 def shingles(text: str) -> Iterable[str]:
-    """Return the runs of 5 characters in a folded text, each once; a shorter text is its own shingle."""
+    """Return the distinct substrings of 5 characters of a folded text; a shorter text is its own shingle.
+
+    Args:
+        text: any text.
+    """
     plain = fold_text(text)
     return dict.fromkeys(plain[k : k + SHINGLE] for k in range(max(len(plain) - SHINGLE + 1, 1)))
 
@@ -57,14 +69,14 @@ def _hash(shingle: str) -> int:
 
 @cache
 def _functions() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return multipliers and shifts of the hash functions: fixed for ever, for fingerprints are kept."""
+    """Return multipliers and shifts of the hash functions, which never change because fingerprints are stored."""
     stream = hashlib.shake_256(b"advreg text looks 1").digest(16 * BITS)
     numbers = np.frombuffer(stream, dtype="<u8").astype(np.uint64)
     return numbers[:BITS] | np.uint64(1), numbers[BITS:]
 
 
 def _mixed(x: NDArray[Any]) -> NDArray[Any]:
-    """Spread every bit over all of them, so that the lowest bit of a minimum is fair (the finaliser of splitmix64)."""
+    """Mix the bits with the finaliser of splitmix64, so that the lowest bit of a minimum is unbiased."""
     for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ (x >> np.uint64(bits))) * np.uint64(factor)
     return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,4 +1,4 @@
-"""A text that was uploaded: UTF-8 without control characters, of bounded size; and what of it a browser may show."""
+"""Validation of uploaded texts (UTF-8, no control characters, bounded size) and their safe display."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _ALLOWED = "\t\n\r"
 
 
 def decode_text(content: bytes, limit: int) -> str:
-    """Return the text that bytes are.
+    """Return the text of an upload.
 
     Args:
-        content: what was uploaded; what a client says of its type does not count.
-        limit: bytes that are allowed.
+        content: the uploaded bytes; the client's content type is ignored.
+        limit: largest number of bytes.
 
     Raises:
-        UploadError: too long, not UTF-8, nothing in it, or control characters.
+        UploadError: the upload is too long, not UTF-8 or empty, or holds control characters.
 
     Example:
         >>> decode_text("na\\u00efve".encode(), 100)
@@ -28,7 +28,7 @@ def decode_text(content: bytes, limit: int) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UploadError(f"the upload is no UTF-8 text (byte {error.start}); send text/plain in UTF-8", 415) from None
+        raise UploadError(f"the upload is not UTF-8 (byte {error.start}); send text/plain in UTF-8", 415) from None
     control = next((char for char in text if unicodedata.category(char) == "Cc" and char not in _ALLOWED), None)
     if control is not None:
         raise UploadError(f"the text holds the control character U+{ord(control):04X}; send plain text", 415)
@@ -38,10 +38,13 @@ def decode_text(content: bytes, limit: int) -> str:
 
 
 def fold_text(text: str) -> str:
-    """Return a text as look-alikes share it: NFKC, without letter case, invisible characters and runs of white space.
+    """Return the form that near-duplicates share: NFKC, casefolded, no invisible characters, single spaces.
+
+    Args:
+        text: any text.
 
     Example:
-        >>> folded("  How\\u200b TO\\n\\uff42ake ")
+        >>> fold_text("  How\\u200b TO\\n\\uff42ake ")
         'how to bake'
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
@@ -50,10 +53,13 @@ def fold_text(text: str) -> str:
 
 
 def show_invisible(text: str) -> str:
-    """Return a text whose invisible characters show as ``[U+200B]``: a reviewer must see what the model sees.
+    """Return a text with its invisible characters as ``[U+200B]``: a reviewer must see the model's whole input.
+
+    Args:
+        text: any text.
 
     Example:
-        >>> visible("a\\u202eb")
+        >>> show_invisible("a\\u202eb")
         'a[U+202E]b'
     """
     return "".join(

@@ -36,18 +36,12 @@ def init(
     ] = None,
 ) -> None:
     """Make the folder of a loop around a deployed model."""
-    from advreg.config import toml
-    from advreg.errors import ConfigError
     from advreg.hardening.config import HardeningConfig
     from advreg.hardening.workspace import create_workspace
 
-    pairs = [change.partition("=") for change in changes or []]
-    for key, separator, _ in pairs:
-        if not separator:
-            raise ConfigError(f"--set was given {key!r}; write section.key=value, such as caps.total=0.02")
-    values: dict[str, Any] = {key.strip(): toml.value(text.strip()) for key, _, text in pairs}
-    settings = HardeningConfig().replace_with(values | ({"attacks": attack} if attack else {}))
-    create_workspace(home, base, settings)
+    config = HardeningConfig().replace_with(changes or [])
+    config = config.replace_with({"attacks": attack}) if attack else config
+    create_workspace(home, base, config)
     typer.echo(f"home: {home}\nnext: advreg harden token add NAME --role submit --home {home}")
 
 

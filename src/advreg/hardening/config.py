@@ -29,7 +29,7 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class HoldoutConfig:
-    """Which data: ``clean`` training examples (0 = all), and ``sealed`` test examples from ``sealed_from`` for the gate alone."""
+    """Which data: ``clean`` training examples (0 = all); the gate alone uses ``sealed`` test examples from ``sealed_from``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "mnist"

@@ -99,7 +99,9 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Authenticato
         with store.reading() as db:
             row = _found(db, name)
         if bearer.role == Role.SUBMIT and row["token"] != bearer.name:
-            raise AuthenticationFailed(404, f"token {bearer.name!r} submitted no example {name[:12]!r}; use the token that submitted it")
+            raise AuthenticationFailed(
+                404, f"token {bearer.name!r} submitted no example {name[:12]!r}; use the token that submitted it"
+            )
         return {
             key: row[key] for key in ("sha256", "state", "principal", "model", "prediction", "copies", "received_at")
         }

@@ -138,7 +138,9 @@ def submission_of(
         kind=kind,
         looks=fingerprint,
         token=bearer.name,
-        principal=mine if mine == bearer.name else f"{bearer.name}/{mine}",  # no token can impersonate the principal of another
+        principal=mine
+        if mine == bearer.name
+        else f"{bearer.name}/{mine}",  # no token can impersonate the principal of another
         tier=bearer.tier,
         model=claim.model,
         prediction=None if isinstance(claim, TextClaim) else claim.prediction,

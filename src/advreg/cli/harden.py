@@ -1,4 +1,4 @@
-"""The verbs of ``advreg harden``: a model in production that gets stronger with every attack, and never weaker."""
+"""The verbs of ``advreg harden``: harden a model in production against the attacks that it meets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from advreg.hardening.workspace import Workspace
 
 app = typer.Typer(
-    help="Collect attacks from production, review, retrain, prove, promote, roll back.", no_args_is_help=True
+    help="Collect attacks from production, review, retrain, evaluate, promote, roll back.", no_args_is_help=True
 )
 tokens = typer.Typer(help="Bearer tokens of the service.", no_args_is_help=True)
 app.add_typer(tokens, name="token")
@@ -35,7 +35,7 @@ def init(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as caps.total=0.02.")
     ] = None,
 ) -> None:
-    """Make the folder of a loop around a deployed model."""
+    """Create a workspace for a deployed model."""
     from advreg.hardening.config import HardeningConfig
     from advreg.hardening.workspace import create_workspace
 
@@ -47,13 +47,13 @@ def init(
 
 @tokens.command("add")
 def add_token(
-    name: Annotated[str, typer.Argument(help="Who it is for.")],
+    name: Annotated[str, typer.Argument(help="Name of its owner.")],
     role: Annotated[str, typer.Option(help="submit, review or admin.")],
     tier: Annotated[str, typer.Option(help="internal, customer or anonymous.")] = "customer",
     relay: Annotated[bool, typer.Option("--relay", help="May submit on behalf of others.")] = False,
     home: HomeOption = HOME,
 ) -> None:
-    """Make a token and print it: it is shown this once."""
+    """Create a token and print it; it cannot be shown again."""
     from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
 
     bearer = ApiToken(name, Role(_one_of(role, list(Role), "role")), Tier(_one_of(tier, list(Tier), "tier")), relay)
@@ -74,8 +74,8 @@ def list_tokens(home: HomeOption = HOME) -> None:
 
 
 @tokens.command("revoke")
-def revoke_token(name: Annotated[str, typer.Argument(help="Whose.")], home: HomeOption = HOME) -> None:
-    """Make a token worthless."""
+def revoke_token(name: Annotated[str, typer.Argument(help="Name of the token.")], home: HomeOption = HOME) -> None:
+    """Revoke a token."""
     from advreg.hardening.store import tokens as store_tokens
 
     store_tokens.revoke_token(_store(home), name)
@@ -104,9 +104,9 @@ def serve(
 @app.command()
 def step(
     home: HomeOption = HOME,
-    every: Annotated[str, typer.Option(metavar="1h", help="Go on for ever, a tick each 30s, 10m, 1h, 1d.")] = "",
+    every: Annotated[str, typer.Option(metavar="1h", help="Repeat for ever, every 30s, 10m, 1h or 1d.")] = "",
 ) -> None:
-    """Do what is due, once: admit, retrain, prove, promote. Safe to run from cron, and twice at once."""
+    """Run every stage that is due, once: admit, retrain, evaluate, promote. Safe from cron, and twice at once."""
     from advreg.hardening.cycle import run_cycle as tick
     from advreg.hardening.lease import Busy
     from advreg.hardening.store import StoreDown
@@ -147,18 +147,18 @@ def gate(
     champion: Annotated[Path, typer.Argument(help="Run folder of the deployed model.")],
     challenger: Annotated[Path, typer.Argument(help="Run folder of the one to replace it.")],
     protocol: Annotated[str | None, typer.Option(help="Id of the protocol, where the runs hold several.")] = None,
-    clean_margin: Annotated[float, typer.Option(help="Loss of clean accuracy that is still accepted.")] = 0.01,
-    slice_margin: Annotated[float, typer.Option(help="The same for each guarded slice.")] = 0.05,
+    clean_margin: Annotated[float, typer.Option(help="Accepted loss of clean accuracy.")] = 0.01,
+    slice_margin: Annotated[float, typer.Option(help="Accepted loss on each guarded slice.")] = 0.05,
     alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.05,
-    guard: Annotated[list[int] | None, typer.Option(metavar="CLASS", help="Guard a class by itself; repeat.")] = None,
+    guard: Annotated[list[int] | None, typer.Option(metavar="CLASS", help="Guard a class separately; repeat.")] = None,
     slices: Annotated[Path | None, typer.Option(help="JSON file: name of a slice -> example ids.")] = None,
     waive: Annotated[list[str] | None, typer.Option(metavar="EXAMPLE", help="An incident it may get wrong.")] = None,
     require: Annotated[
-        list[str] | None, typer.Option(help="diagnosis, incidents, canaries or trigger must be there.")
+        list[str] | None, typer.Option(help="Required evidence: diagnosis, incidents, canaries or trigger.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decide whether a challenger may replace the champion: status 0 promote, 1 refused; writes decision.json."""
+    """Decide whether a challenger may replace the champion: status 0 promote, 1 rejected; writes decision.json."""
     from advreg.hardening.gate import gate as decide
 
     decision = decide(
@@ -230,7 +230,7 @@ def rollback(home: HomeOption = HOME) -> None:
 def lineage(
     what: Annotated[str, typer.Argument(help="A model version, or the SHA-256 of an example.")], home: HomeOption = HOME
 ) -> None:
-    """Show which examples a model was trained on, or which models an example reached."""
+    """Show the examples that a model was trained on, or the models that an example influenced."""
     from advreg.hardening import registry
 
     store = _store(home)
@@ -244,10 +244,12 @@ def lineage(
 @app.command()
 def revoke(
     example: Annotated[str, typer.Argument(help="Its SHA-256.")],
-    roll_back: Annotated[bool, typer.Option("--rollback", help="Roll back too, where that gets rid of it.")] = False,
+    roll_back: Annotated[
+        bool, typer.Option("--rollback", help="Also roll back, if the previous champion was not trained on it.")
+    ] = False,
     home: HomeOption = HOME,
 ) -> None:
-    """Take an example out for good, and name every snapshot and model that it reached."""
+    """Revoke an example, and list every snapshot and model that it influenced."""
     from advreg.hardening import registry
 
     store = _store(home)
@@ -267,7 +269,7 @@ def revoke(
 
 @app.command()
 def audit(home: HomeOption = HOME, as_json: Json = False) -> None:
-    """Follow the hash chain of the audit log: status 0 intact, 1 broken; the first broken entry is named."""
+    """Verify the hash chain of the audit log: status 0 intact, 1 broken; prints the first broken entry."""
     from advreg.hardening.store import verify
     from advreg.hardening.store.audit import head_of
 

@@ -49,7 +49,7 @@ def dead_modules(model: nn.Module, x: Tensor) -> list[Call]:
 
 
 def is_dead(call: Call) -> bool:
-    """Say whether a module alone passes nothing back: it raises, or its gradient is missing or zero everywhere."""
+    """Return whether a module alone passes nothing back: it raises, or its gradient is missing or zero everywhere."""
     if not call.given.is_floating_point():
         return False
     try:

@@ -1,4 +1,4 @@
-"""`diagnose`: take a figure, put every question to it, and say what the answers add up to.
+"""`diagnose`: take a robustness figure, run every check on it, and grade the result.
 
 model, data -> claim (ledger, or PGD-40) -> checks A to G -> verdict -> adaptive attacks -> pictures -> diagnosis.json
 """
@@ -91,14 +91,14 @@ CHECKS: dict[str, tuple[CheckFunction, ...]] = {
     "E": (binarization.binarisation,),
     "G": (training_history.collapse, training_history.label_leaking),
 }
-"""What is always asked, group by group, the cheap groups first."""
+"""Checks that always run, by group, the cheap groups first."""
 
 THOROUGH_CHECKS: dict[str, tuple[CheckFunction, ...]] = {
     "F": (numerics.scale_free,),
     "A": (stronger_attacks.transfer, stronger_attacks.hard_label),
     "B": (convergence.ratio_loss, convergence.targeted),
 }
-"""What is asked too where there is time."""
+"""Further checks where the budget is thorough."""
 
 _TRAINING_IMAGES = 5000  # images for a surrogate: it need not be good, only its own
 _FROM_LEDGER = (
@@ -127,22 +127,22 @@ def diagnose(
     out: str | Path | None = None,
     on_progress: Callable[[DiagnosisProgress], None] | None = None,
 ) -> Diagnosis:
-    """Say whether a robustness figure can be trusted: the verdict, the checks behind it, and what to do next.
+    """Grade whether a robustness figure can be trusted: the verdict, the checks behind it, and what to do next.
 
     The figure is that of the evaluation in ``out`` of the same model, data and threat, the lowest if there are several;
-    what its ledger answers is not measured again. Without one it is the robust accuracy that PGD-40 leaves.
+    checks that its ledger already covers are not measured again. Without one it is the robust accuracy that PGD-40 leaves.
 
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
         data: a data set, or a pair ``(x, y)``.
         threat: norm and eps, one number above 0 for all examples: a `ThreatModel`, or text such as ``"linf:8/255"``.
         n: examples, from the first; all where there are fewer.
-        quick: fewer queries and questions.
+        quick: fewer queries and checks.
         budget: how much to spend; by default about a minute of one core for 200 images on small networks.
-        adapt: also attack by the means that the findings suggest, and say what figure that leaves.
+        adapt: also run the adaptive attacks that the findings suggest, and report the figure that they leave.
         train: training data for the surrogate whose points are transferred; the examples themselves if not given.
         backward: your own way back for ``adapt``: a differentiable stand-in for each named module, or a whole model.
-        seed: seed of the figure measured here; what challenges it draws with the next one.
+        seed: seed of the figure measured here; the checks draw with ``seed + 1``.
         out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
         on_progress: called before each check with a `DiagnosisProgress`.
 
@@ -209,7 +209,7 @@ def context_of(
     seed: int,
     out: str | Path | None,
 ) -> tuple[DiagnosisContext, ReportedAccuracy]:
-    """Return what every check is given, and the figure that they question."""
+    """Return the context that every check receives, and the figure under test."""
     examples = examples_of(data, min(n, count(data)), threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
@@ -263,7 +263,7 @@ def _require_one_radius(threat: ThreatModel) -> None:
 
 
 def _require_usable(model: nn.Module, x: Tensor) -> None:
-    """Raise if the model does not run at all; probabilities are a finding, not a refusal."""
+    """Raise if the model does not run at all; probabilities are a finding, not an error."""
     try:
         models.check_model(model, x[:8])
     except ModelError:
@@ -276,7 +276,7 @@ def _require_usable(model: nn.Module, x: Tensor) -> None:
 def _check_runner(
     claim: ReportedAccuracy, on_progress: Callable[[DiagnosisProgress], None] | None
 ) -> Callable[[DiagnosisContext], list[Check]]:
-    """Return what asks every question that the ledger does not answer."""
+    """Return a function that runs every check that the ledger does not cover."""
     known = {
         c.name: c for c in claim.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
     }
@@ -301,7 +301,7 @@ def _remaining_accuracy(subject: DiagnosisContext, checks: Iterable[Check]) -> f
 
 
 def checks_for(budget: Budget) -> list[tuple[str, CheckFunction]]:
-    """Return the questions of a budget with their groups."""
+    """Return the checks of a budget with their groups."""
     return [
         (group, question)
         for group, asked in CHECKS.items()
@@ -310,12 +310,12 @@ def checks_for(budget: Budget) -> list[tuple[str, CheckFunction]]:
 
 
 def name_of(question: CheckFunction) -> str:
-    """Return what a question's check is called."""
+    """Return the name of a check function's check."""
     return question.__name__.replace("_", "-")
 
 
 def run_check(question: CheckFunction, group: str, subject: DiagnosisContext) -> Check:
-    """Ask one question; one that raises, or measures no number, is no reason to trust, and says why."""
+    """Run one check; one that raises or measures no finite number is suspect, with the reason."""
     try:
         check = question(subject)
     except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
@@ -330,7 +330,7 @@ def _failed_check(name: str, group: str, reason: str) -> Check:
 
 
 def _draw_pictures(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the pictures; none of a model that raises where they are taken, of which checks tell."""
+    """Return the pictures; none where the model raises, which the checks report."""
     try:
         return loss_pictures(subject)
     except Exception as cause:
@@ -340,7 +340,7 @@ def _draw_pictures(subject: DiagnosisContext) -> dict[str, Any]:
 
 @contextmanager
 def _explain_out_of_memory() -> Iterator[None]:
-    """Say in one line that memory ran out: no check takes that for an answer."""
+    """Raise a one-line error where memory runs out: no check may take that for a finding."""
     try:
         yield
     except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError

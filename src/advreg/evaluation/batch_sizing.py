@@ -1,4 +1,4 @@
-"""How many examples go through a model at once: as many as memory allows, and half of them when it turns out not to."""
+"""Choose the batch size by free memory, and halve it when a batch does not fit after all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
     """
     try:
         need = _COPIES * (_graph_bytes(model, x[:1]) + x[0].numel() * x.element_size())
-    except Exception:  # a model that fails here fails under attack, where it is said with a name
+    except Exception:  # the same failure under attack is reported with the attack's name
         return most
     room = _SHARE * runtime.free_memory(x.device)
     size = most
@@ -98,7 +98,7 @@ class AdaptiveBatcher:
 
 
 def is_out_of_memory(cause: Exception) -> bool:
-    """Say whether an error means that something did not fit into memory."""
+    """Return whether an error means that memory ran out."""
     if isinstance(cause, MemoryError | torch.OutOfMemoryError):
         return True
     return "not enough memory" in str(cause) or "out of memory" in str(cause)

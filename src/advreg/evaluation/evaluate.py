@@ -1,4 +1,4 @@
-"""`evaluate`: freeze the model, run the protocol's attacks on what still stands, let the original judge, write it down.
+"""`evaluate`: freeze the model, run the protocol's attacks on the survivors, verify on the original model, write a ledger.
 
 examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the survivors, 256 at a time -> rows -> ledger -> figures
 """
@@ -50,9 +50,9 @@ class EvaluationProgress:
 
     Attributes:
         stage: the attack.
-        done, total: examples begun, and in all.
-        standing: examples begun that no attack has broken.
-        seconds: spent on attacks, those of an interrupted run among them.
+        done, total: examples started, and in all.
+        standing: examples started that no attack has broken.
+        seconds: wall time of the attacks, including those of an interrupted run.
         share: estimate of how much of the work is done, every attack counted alike.
     """
 
@@ -65,7 +65,7 @@ class EvaluationProgress:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of the examples looked at so far that stands."""
+        """Share of the examples started so far that survives."""
         return self.standing / max(self.done, 1)
 
 
@@ -97,8 +97,8 @@ def evaluate(
         n: how many examples, from the first; all by default.
         seed: seed of the random draws; an example's draws depend on it and on the example's place in the data only.
         out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted evaluation there is resumed.
-        precision: of the fast copy; verdicts are always the original's.
-        compiled: whether black-box attacks ask a compiled copy: a minute to begin with, then faster.
+        precision: of the fast copy; the original model verifies in its own precision.
+        compiled: whether black-box attacks query a compiled copy: compiling takes about a minute.
         ranks: which of several processes this is; each does its share of the chunks, and all return the same result.
         on_progress: called after each attack on at most 256 examples.
 
@@ -107,7 +107,7 @@ def evaluate(
 
     Raises:
         ModelError, DataError, ConfigError: a model, data or protocol that cannot be used as given.
-        RunError: ``out`` cannot be written, or holds the ledger of another model (other weights or other answers), data set
+        RunError: ``out`` cannot be written, or holds the ledger of another model (other weights or other outputs), data set
             or number of examples.
 
     Example:
@@ -186,7 +186,7 @@ def _require_unchanged_weights(model: nn.Module, sha256: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationContext:
-    """What every attack of an evaluation is tried on."""
+    """Fast copy, examples and settings that every attack of an evaluation shares."""
 
     target: models.FastCopy
     examples: Examples
@@ -203,7 +203,7 @@ def attack_chunk(
     paper: EvaluationJournal,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> None:
-    """Run every stage on the survivors of the stages before it; units that are on paper already are not run again."""
+    """Run every stage on the survivors of the stages before it; units that the journal already holds are not run again."""
     survivors: list[int] = ids.tolist()
     past: list[Row] = []
     for k, stage in enumerate(stages):
@@ -221,7 +221,7 @@ def attack_chunk(
 def _progress_of(
     bench: EvaluationContext, stage: ProtocolStage, paper: EvaluationJournal, ahead: float
 ) -> EvaluationProgress:
-    """Return the progress where the work is ``ahead`` examples beyond the number of examples begun (below 0 for behind)."""
+    """Return the progress where the work is ``ahead`` examples beyond the number of examples started (below 0: behind)."""
     done, total = sum(row["attack"] == CLEAN for row in paper.rows), len(bench.examples)
     left = done - len(broken_ids(paper.rows))
     return EvaluationProgress(stage.name, done, total, left, paper.total_seconds, (done + ahead) / total)
@@ -235,7 +235,7 @@ def stage_seed(seed: int, k: int) -> int:
 def _run_stage(
     bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor, paper: EvaluationJournal
 ) -> list[Row]:
-    """Return the rows of one attack on these examples, from paper or by attacking as many at a time as fit into memory."""
+    """Return the rows of one attack on these examples: recorded ones, or new ones in batches that fit into memory."""
     known = paper.find(stage.name, ids)
     if known is not None:
         return known
@@ -249,7 +249,7 @@ def _run_stage(
 def _attack_and_verify(
     bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor
 ) -> tuple[list[Row], Tensor]:
-    """Run one attack on these examples and verify on the original what it found."""
+    """Run one attack on these examples and verify its points on the original model."""
     x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
     points, cost = _propose(bench, stage, seed, x, y, ids)
     broken, logits = verify_with_logits(bench.target, x, points, y, bench.threat)
@@ -279,7 +279,7 @@ def _propose(
             found = stage.attack(bench.target, x, y, bench.threat, **options)
     except AdvregError:
         raise
-    except Exception as cause:  # whatever a model, or an attack of the user's, can fail with
+    except Exception as cause:  # a model or a user's attack may raise anything
         if is_out_of_memory(cause):
             raise
         where = f"{stage.name}, examples {int(ids[0])} to {int(ids[-1])}"
@@ -294,7 +294,7 @@ def _propose(
 
 
 def _clean_points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> CraftedExamples:
-    """Return the clean points: the first thing to be judged."""
+    """Return the clean points, so that clean errors are verified as an attack's points are."""
     return CraftedExamples(x, 0, 0)
 
 

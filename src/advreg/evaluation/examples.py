@@ -57,7 +57,7 @@ def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
 def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel) -> Examples:
     """Return the first ``n`` examples of a data set or of a pair ``(x, y)`` of tensors, arrays or lists.
 
-    The fingerprint is that of all the data, of which any may be looked at: the first examples are the same for every ``n``.
+    The fingerprint is that of all the data, so it is the same for every ``n``.
 
     Raises:
         DataError: neither a data set nor a pair, no such number of examples, or tensors that do not fit each other
@@ -105,7 +105,7 @@ def _size(x: Tensor, y: Tensor) -> int:
 
 
 def _outside_inference_mode(tensor: Tensor) -> Tensor:
-    """Return a tensor that a gradient may meet, a copy if it was made in inference mode."""
+    """Return a tensor that autograd accepts: a copy if it was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 

@@ -16,7 +16,7 @@ _IDLE = 0.1  # of the robust: where a network is very sure, cross-entropy is zer
 
 
 def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
-    """Return the checks that a finished evaluation answers without asking the model again.
+    """Return the checks that a finished evaluation covers without querying the model again.
 
     Args:
         record: the evaluation's figures as in ``results.json``, its ``flags`` among them.
@@ -55,7 +55,7 @@ _PROBED = 64  # examples behind an evaluation's share of zero gradients
 
 
 def averages_outputs(protocol: str) -> bool:
-    """Return whether the attacks of this protocol id average over the answers of a random model.
+    """Return whether the attacks of this protocol id average over the outputs of a random model.
 
     Example:
         >>> averages_outputs("linf-0.1-rand@1"), averages_outputs("linf-0.1-strong@3")
@@ -204,7 +204,7 @@ def _convergence(rows: Sequence[Row], stages: list[_Stage]) -> Check:
 
 
 def _unmoved_examples(rows: Sequence[Row], stages: list[_Stage]) -> Check:
-    """Ask on how many robust examples no gradient attack raised the margin above that of the clean point."""
+    """Measure on how many robust examples no gradient attack raised the margin above that of the clean point."""
     clean = {row["id"]: row["margin"] for row in rows if row["attack"] == CLEAN}
     lost = broken_ids(rows)
     best: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""Whether a model is the one that rows of a ledger are about: equal weights are not yet equal answers."""
+"""Check that a model has the outputs recorded in a ledger: equal weights do not imply equal outputs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PART = 3
 
 
 def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) -> bool:
-    """Say whether a model answers clean examples as the rows say it did: the first 8 that have such a row are asked again.
+    """Return whether a model has the outputs on clean examples that the rows record, by the first 8 of them.
 
-    Class and margin are compared. A model whose answers are random, or depend on the batch, cannot be told by them, and
-    passes: what it is asked once more, in other parts, gives it away. What is asked here belongs to no figure and is not
-    counted, so that an evaluation that goes on has the figures of one that was never interrupted.
+    Class and margin are compared. A model whose outputs are random or depend on the batch cannot be identified by them and
+    passes: a second evaluation in other batches detects it. These passes are not counted, so that a resumed evaluation has
+    the figures of an uninterrupted one.
 
     Args:
         model: the original.
@@ -44,7 +44,7 @@ def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) 
 
 
 def _matching_rows(answers: Tensor, labels: Tensor, known: list[Row]) -> Tensor:
-    """Say which answers ``(B, K)`` have the class and the margin of their rows, up to rounding."""
+    """Return which logits ``(B, K)`` have the class and the margin of their rows, up to rounding."""
     slack = _TOLERANCE * answers.abs().amax(1)
     then = torch.tensor([row["margin"] for row in known], dtype=answers.dtype, device=answers.device)
     named = torch.tensor([row["predicted"] for row in known], device=answers.device)

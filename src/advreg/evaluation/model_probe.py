@@ -1,4 +1,4 @@
-"""Findings that bear on how far a figure can be trusted; they cost next to nothing, so every evaluation has them."""
+"""Flags of the model itself that every evaluation records: they cost a few passes on 64 examples."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ModelProbe:
     """What the model itself shows on a few clean examples.
 
     Attributes:
-        randomised: whether it answers the same inputs differently.
-        batch_dependent: whether an example's answer depends on what it is asked together with, or it gets none alone.
-        zero_gradients: share of the examples with an input gradient of exactly zero; None where no gradient can be had.
+        randomised: whether repeated outputs on the same inputs differ.
+        batch_dependent: whether an example's output depends on its batch, or the model raises on one example alone.
+        zero_gradients: share of the examples with an input gradient of exactly zero; None where there is no gradient.
         few_classes: whether losses that need 4 classes are replaced by margins.
         forwards, backwards: example-forwards and example-backwards spent.
     """
@@ -45,7 +45,7 @@ class ModelProbe:
 
 
 def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
-    """Ask the original model several times for the same inputs, once in uneven parts and once with a gradient.
+    """Evaluate the original model several times on the same inputs, once in uneven parts and once with a gradient.
 
     Args:
         model: the original.
@@ -71,7 +71,7 @@ def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
 
 
 def logit_spread(answers: Tensor) -> Tensor:
-    """Return how far several answers ``(A, B, K)`` to the same inputs lie apart, in shares of the largest logit: ``(B,)``.
+    """Return how far repeated logits ``(A, B, K)`` of the same inputs lie apart, in shares of the largest logit: ``(B,)``.
 
     Example:
         >>> logit_spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
@@ -82,12 +82,12 @@ def logit_spread(answers: Tensor) -> Tensor:
 
 
 def logits_in_parts(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the answers ``(B, K)`` to a batch that is asked in uneven parts, one example alone first."""
+    """Return the logits ``(B, K)`` of a batch evaluated in uneven parts, the first of one example."""
     return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
 
 
 def _logits_in_parts_or_none(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the answers to a batch in parts, None where some part gets no answer."""
+    """Return the logits of a batch in parts, or None where the model raises on some part."""
     try:
         return logits_in_parts(model, x)
     except Exception:  # such as a BatchNorm without statistics, which needs more than one example
@@ -104,7 +104,7 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
 def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
     """Return the share of all examples that attacks without gradients broke after those with gradients before them had failed.
 
-    Above 0.002, AutoAttack's authors say, the gradients are not to be trusted. None where no such attack came after one with
+    AutoAttack's authors distrust the gradients above 0.002. None where no such attack came after one with
     gradients.
     """
     blind = black_boxes(rows)
@@ -112,7 +112,7 @@ def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
 
 
 def flags_of(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
-    """Return the flags as they stand in a result."""
+    """Return the flags in the form of results.json."""
     return {
         **more,
         "non_finite": sum(row["margin"] <= -far for row in rows),

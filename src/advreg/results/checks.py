@@ -22,10 +22,10 @@ GAP = 0.06
 """Share beyond which the figure is wrong, not loose: recipes that mask gradients show more between PGD and AutoAttack."""
 
 DISAGREEMENT = 0.005
-"""Share of the points on which two answers that should agree may differ: of a copy and its original, or of one model twice."""
+"""Share of the points on which two outputs that should agree may differ: of a copy and its original, or of one model twice."""
 
 DISAGREEMENT_LIMIT = 0.05
-"""Share beyond which verdicts depend on which answer was taken."""
+"""Share beyond which verdicts depend on which of the outputs is used."""
 
 CAUSES = {
     "train mode": "call model.eval() and measure again",
@@ -53,7 +53,7 @@ CAUSES = {
 
 @dataclass(frozen=True, repr=False)
 class Check:
-    """One question put to a robustness figure, and what was measured.
+    """One test of a robustness figure, and what it measured.
 
     Attributes:
         name: what it is called, and the heading of its section in ``docs/diagnose.md``.
@@ -66,7 +66,7 @@ class Check:
         says: one sentence.
         cause: what a failure points to, one of `CAUSES`.
         ids: examples that the figure counts as robust and this check broke.
-        source: ``"measured"``, or ``"ledger"`` where the rows of an evaluation already held the answer.
+        source: ``"measured"``, or ``"ledger"`` where the rows of an evaluation already held the measurement.
     """
 
     name: str
@@ -154,7 +154,7 @@ def grade_gain(
         name, group, cause: of the check.
         by: the other attack, in words.
         broken: ids that it broke.
-        tried: how many of the standing examples it was tried on.
+        tried: how many of these examples it was run on.
         standing: examples that the figure counts as robust.
         total: examples in the figure's denominator.
         threshold: share beyond which the figure is suspect.

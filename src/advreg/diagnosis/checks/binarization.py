@@ -48,7 +48,7 @@ class ReadOut:
 
 
 def binarisation(subject: DiagnosisContext) -> Check:
-    """Ask how often the figure's attack finds the planted example, which random search hardly ever does."""
+    """Measure how often the figure's attack finds the planted example, which random search hardly ever does."""
     if absent := needs_gradient(subject, "binarisation", "E"):
         return absent
     head = last_linear(subject.model, subject.x[:2])
@@ -119,7 +119,7 @@ def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
 
 
 def accepts_two_logits(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
-    """Say whether a network answers with two finite numbers where this layer gives two."""
+    """Return whether a network answers with two finite numbers where this layer gives two."""
     try:
         with replace_output(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
             z = query_model(model, x)

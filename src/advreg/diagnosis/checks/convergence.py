@@ -31,7 +31,7 @@ INCONCLUSIVE = "unanswered question"
 
 
 def examples(subject: DiagnosisContext) -> Check:
-    """Ask whether there are enough examples for chance not to explain what a mask does to some of them."""
+    """Check whether there are enough examples for chance not to explain what a mask does to some of them."""
     says = f"{subject.n} examples"
     return flag_check("examples", "B", "few examples", says, raised=subject.n < _FEW, hard=False)
 
@@ -47,7 +47,7 @@ def chance(subject: DiagnosisContext) -> Check:
 
 
 def attacked(failed: str, checks: Iterable[Check], subject: DiagnosisContext) -> Check:
-    """Ask whether the figure was attacked, and what no trust can do without was answered, where any survivor is left.
+    """Check whether the figure was attacked, and that every required check ran, where any survivor is left.
 
     Args:
         failed: why the figure's own attack was not made; empty where it was.
@@ -64,7 +64,7 @@ def attacked(failed: str, checks: Iterable[Check], subject: DiagnosisContext) ->
 
 
 def batch(subject: DiagnosisContext) -> Check:
-    """Ask whether an example's answer depends on the others of its batch: then an attack on one is an attack on another."""
+    """Check whether an example's answer depends on the others of its batch: then an attack on one is an attack on another."""
     if absent := needs_certainty(subject, "batch", "B"):
         return absent
     x, cause = subject.x[:_EXAMPLES], "answers of the batch"
@@ -87,7 +87,7 @@ def batch(subject: DiagnosisContext) -> Check:
 
 
 def steps(subject: DiagnosisContext) -> Check:
-    """Ask whether twice the steps break more."""
+    """Check whether twice the steps break more."""
     if absent := needs_gradient(subject, "steps", "B"):
         return absent
     count = 2 * max(subject.budget.steps, 40)
@@ -95,7 +95,7 @@ def steps(subject: DiagnosisContext) -> Check:
 
 
 def restarts(subject: DiagnosisContext) -> Check:
-    """Ask whether other starting points break more."""
+    """Check whether other starting points break more."""
     if absent := needs_gradient(subject, "restarts", "B"):
         return absent
     count = 4 if subject.budget.thorough else 2
@@ -104,7 +104,7 @@ def restarts(subject: DiagnosisContext) -> Check:
 
 
 def margin_loss(subject: DiagnosisContext) -> Check:
-    """Ask whether the margin, which does not saturate as the cross-entropy does, breaks more."""
+    """Check whether the margin, which does not saturate as the cross-entropy does, breaks more."""
     if absent := needs_gradient(subject, "margin-loss", "B"):
         return absent
     attack = partial(attacks.pgd, steps=40, objective=margin)
@@ -112,7 +112,7 @@ def margin_loss(subject: DiagnosisContext) -> Check:
 
 
 def ratio_loss(subject: DiagnosisContext) -> Check:
-    """Ask whether the difference-of-logits ratio, which no scale of the logits changes, breaks more."""
+    """Check whether the difference-of-logits ratio, which no scale of the logits changes, breaks more."""
     if absent := needs_gradient(subject, "ratio-loss", "B"):
         return absent
     attack = partial(attacks.apgd, steps=subject.budget.steps, objective=dlr)
@@ -120,7 +120,7 @@ def ratio_loss(subject: DiagnosisContext) -> Check:
 
 
 def targeted(subject: DiagnosisContext) -> Check:
-    """Ask whether aiming at the likeliest wrong classes one by one breaks more."""
+    """Check whether aiming at the likeliest wrong classes one by one breaks more."""
     if absent := needs_gradient(subject, "targeted", "B"):
         return absent
     attack = partial(attacks.apgd_targeted, steps=subject.budget.steps, target_classes=3)
@@ -128,14 +128,14 @@ def targeted(subject: DiagnosisContext) -> Check:
 
 
 def noise(subject: DiagnosisContext) -> Check:
-    """Ask whether one random point of the ball breaks what the figure counts as robust."""
+    """Check whether one random point of the ball breaks what the figure counts as robust."""
     attack = partial(attacks.random_search, queries=1)
     by = "one random point of the ball"
     return challenge_figure(subject, attack, "noise", "B", by, cause="masked gradients", threshold=0.005)
 
 
 def averaging(subject: DiagnosisContext) -> Check:
-    """Ask whether gradients averaged over samples break more, where answers are random."""
+    """Check whether gradients averaged over samples break more, where outputs are random."""
     if absent := needs_gradient(subject, "averaging", "B"):
         return absent
     if not subject.is_random:

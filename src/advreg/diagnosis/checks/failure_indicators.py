@@ -28,14 +28,14 @@ _UNFINISHED = (
 
 
 def gradient_path(subject: DiagnosisContext) -> Check:
-    """I1, first half: ask whether a gradient reaches the input at all."""
+    """I1, first half: check whether a gradient reaches the input at all."""
     says = subject.no_gradient or "gradients reach the input"
     raised = bool(subject.no_gradient) and bool(len(subject.probes()))
     return flag_check("gradient-path", "D", "no gradient path", says, raised=raised)
 
 
 def zero_gradients(subject: DiagnosisContext) -> Check:
-    """I1, second half: ask on how many robust examples the gradient of the loss is exactly zero."""
+    """I1, second half: measure on how many robust examples the gradient of the loss is exactly zero."""
     if absent := needs_gradient(subject, "zero-gradients", "D"):
         return absent
     rows = subject.standing[:CHEAP]
@@ -55,7 +55,7 @@ def count_zero_gradients(subject: DiagnosisContext, rows: Tensor) -> int:
 
 
 def noisy_landscape(subject: DiagnosisContext) -> Check:
-    """I2: ask how much the loss changes, relatively, from a point to its neighbours within 4/255 of the box."""
+    """I2: measure how much the loss changes, relatively, from a point to its neighbours within 4/255 of the box."""
     rows = subject.probes()
     if not len(rows):
         return skip_check("noisy-landscape", "D", _NOTHING)
@@ -80,7 +80,7 @@ def roughness(subject: DiagnosisContext, rows: Tensor, neighbours: int) -> Tenso
 
 
 def silent_success(subject: DiagnosisContext) -> Check:
-    """I3: ask how often an iterate fooled the model and the returned point does not."""
+    """I3: measure how often an iterate fooled the model and the returned point does not."""
     if absent := needs_gradient(subject, "silent-success", "D"):
         return absent
     silent = subject.trace.fooled.any(0) & ~subject.trace.result.broken
@@ -92,7 +92,7 @@ def silent_success(subject: DiagnosisContext) -> Check:
 
 
 def incomplete(subject: DiagnosisContext) -> Check:
-    """I4: ask how much of the margin that an attack gains it gains in its last 10 steps of 40."""
+    """I4: measure how much of the margin that an attack gains it gains in its last 10 steps of 40."""
     if absent := needs_gradient(subject, "incomplete", "D"):
         return absent
     if subject.claim != PGD_40:
@@ -105,7 +105,7 @@ def incomplete(subject: DiagnosisContext) -> Check:
 
 
 def copies(subject: DiagnosisContext) -> Check:
-    """I5: ask whether the fast copy that attacks work on and the original that judges agree, clean and attacked."""
+    """I5: check whether the fast copy that attacks work on and the original agree, clean and attacked."""
     if absent := needs_certainty(subject, "copies", "D"):
         return absent
     rows = subject.probes()

@@ -32,7 +32,7 @@ def eval_mode(trains: Sequence[str]) -> Check:
 
 
 def logits(subject: DiagnosisContext) -> Check:
-    """Ask whether the outputs are probabilities."""
+    """Check whether the outputs are probabilities."""
     z = logits_of(subject.model, subject.x[:64])
     raised = are_probabilities(z)
     says = "outputs are non-negative and sum to 1: probabilities" if raised else "outputs are no probabilities"
@@ -40,21 +40,21 @@ def logits(subject: DiagnosisContext) -> Check:
 
 
 def few_classes(subject: DiagnosisContext) -> Check:
-    """Say whether there are too few classes for DLR: then the margin stands in for it, which is no fault."""
+    """Report whether there are too few classes for DLR: then the margin replaces it, which is no fault."""
     count = logits_of(subject.model, subject.x[:1]).shape[1]
     word = "enough for" if scale_free(count) else "fewer than 4: the margin stands in for"
     return flag_check("few-classes", "C", "weak attack", f"{count} classes, {word} DLR", raised=False)
 
 
 def randomness(subject: DiagnosisContext) -> Check:
-    """Ask whether repeated answers to the same input differ."""
+    """Check whether repeated outputs on the same input differ."""
     measured = gradient_spread(torch.stack([logits_of(subject.model, subject.x[:64]) for _ in range(_REPEATS)]))
     says = f"answers to the same input differ by {measured:.2g} of the largest logit"
     return grade_check("randomness", "C", "random", says, measured=measured, threshold=_SAME)
 
 
 def gradient_randomness(subject: DiagnosisContext) -> Check:
-    """Ask whether repeated gradients at the same input point elsewhere: ``1 - cosine``, on average."""
+    """Check whether repeated gradients at the same input point elsewhere: ``1 - cosine``, on average."""
     if absent := needs_gradient(subject, "gradient-randomness", "C"):
         return absent
     measured = max(0.0, 1 - gradient_agreement(subject))
@@ -108,7 +108,7 @@ def gradient_agreement(subject: DiagnosisContext) -> float:
 
 
 def test_time_optimisation(subject: DiagnosisContext) -> Check:
-    """Ask whether the forward itself takes gradients or changes the model."""
+    """Check whether the forward itself takes gradients or changes the model."""
     with torch.enable_grad():
         query_model(
             subject.model, subject.x[:4]

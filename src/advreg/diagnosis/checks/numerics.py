@@ -40,7 +40,7 @@ def natural_scale(subject: DiagnosisContext) -> float:
 
 
 def loss_scale(subject: DiagnosisContext) -> Check:
-    """Ask whether the cross-entropy of logits brought to a natural scale breaks more: then it had vanished."""
+    """Check whether the cross-entropy of logits brought to a natural scale breaks more: then it had vanished."""
     if absent := needs_gradient(subject, "loss-scale", "F"):
         return absent
     factor = natural_scale(subject)
@@ -51,7 +51,7 @@ def loss_scale(subject: DiagnosisContext) -> Check:
 
 
 def scale_free(subject: DiagnosisContext) -> Check:
-    """Ask whether DLR, which no scale of the logits should touch, breaks as much at 1/100 and 100 times the logits."""
+    """Check whether DLR, which no scale of the logits should touch, breaks as much at 1/100 and 100 times the logits."""
     if absent := needs_gradient(subject, "scale-free", "F"):
         return absent
     rows = subject.probes()
@@ -67,7 +67,7 @@ def scale_free(subject: DiagnosisContext) -> Check:
 
 
 def denormal(subject: DiagnosisContext) -> Check:
-    """Ask how many entries of the gradient are too small for full precision."""
+    """Measure how many entries of the gradient are too small for full precision."""
     if absent := needs_gradient(subject, "denormal", "F"):
         return absent
     rows = subject.probes()
@@ -79,7 +79,7 @@ def denormal(subject: DiagnosisContext) -> Check:
 
 
 def float64(subject: DiagnosisContext) -> Check:
-    """Ask how many signs of the gradient are another in float64, among entries that matter."""
+    """Measure how many signs of the gradient are another in float64, among entries that matter."""
     if absent := needs_gradient(subject, "float64", "F") or needs_certainty(subject, "float64", "F"):
         return absent
     rows = subject.probes()
@@ -107,7 +107,7 @@ def _in_float64(model: nn.Module, x: Tensor) -> nn.Module | str:
 
 
 def slope(subject: DiagnosisContext) -> Check:
-    """Ask whether autograd agrees with finite differences near the point: if not, a custom backward says what it likes."""
+    """Check whether autograd agrees with finite differences near the point; a custom backward may not."""
     if absent := needs_gradient(subject, "slope", "F") or needs_certainty(subject, "slope", "F"):
         return absent
     rows = subject.probes()[:16]
@@ -124,7 +124,7 @@ def slope(subject: DiagnosisContext) -> Check:
 
 
 def reach(subject: DiagnosisContext) -> Check:
-    """Ask whether the gradient foretells what happens half of eps away: ``1 - cosine`` of foretold and found changes."""
+    """Check whether the gradient predicts the change half of eps away: ``1 - cosine`` of predicted and measured changes."""
     if absent := needs_gradient(subject, "reach", "F") or needs_certainty(subject, "reach", "F"):
         return absent
     rows = subject.probes()

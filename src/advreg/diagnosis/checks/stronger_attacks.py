@@ -23,7 +23,7 @@ _SURE = 0.01  # p-value below which two accuracies differ
 
 
 def one_step(subject: DiagnosisContext) -> Check:
-    """Ask whether one step breaks what many steps did not: then the gradient misleads the many."""
+    """Check whether one step breaks what many steps did not: then the gradient misleads the many."""
     if absent := needs_gradient(subject, "one-step", "A"):
         return absent
     by = "one step of length eps"
@@ -31,7 +31,7 @@ def one_step(subject: DiagnosisContext) -> Check:
 
 
 def black_box(subject: DiagnosisContext) -> Check:
-    """Ask whether an attack that sees scores only breaks what gradients did not."""
+    """Check whether an attack that sees scores only breaks what gradients did not."""
     queries = subject.budget.queries
     by = f"Square, with {queries} queries and no gradient,"
     attack = partial(attacks.square, queries=queries, rescale=True)
@@ -39,7 +39,7 @@ def black_box(subject: DiagnosisContext) -> Check:
 
 
 def hard_label(subject: DiagnosisContext) -> Check:
-    """Ask whether an attack that sees labels only breaks what gradients did not."""
+    """Check whether an attack that sees labels only breaks what gradients did not."""
     if subject.threat.norm == "l1":
         return skip_check("hard-label", "A", "HopSkipJump is made for l2 and linf")
     by = "HopSkipJump, which sees labels only,"
@@ -47,7 +47,7 @@ def hard_label(subject: DiagnosisContext) -> Check:
 
 
 def transfer(subject: DiagnosisContext) -> Check:
-    """Ask whether points made on a network of one's own break what the model's own gradients did not."""
+    """Check whether points made on a surrogate network break what the model's own gradients did not."""
     by = "transfer from a network trained on the model's answers"
 
     def attack(
@@ -60,7 +60,7 @@ def transfer(subject: DiagnosisContext) -> Check:
 
 
 def random_search(subject: DiagnosisContext) -> Check:
-    """Ask whether points drawn blindly from the ball break what gradients did not."""
+    """Check whether points drawn blindly from the ball break what gradients did not."""
     draws = subject.budget.draws
     attack = partial(attacks.random_search, queries=draws)
     by = f"the best of {draws} random points of the ball"
@@ -68,7 +68,7 @@ def random_search(subject: DiagnosisContext) -> Check:
 
 
 def unbounded(subject: DiagnosisContext) -> Check:
-    """Ask whether the figure's attack wins when every point of the box is allowed: there it cannot but win."""
+    """Check whether the figure's attack wins when every point of the box is allowed: there an attack must win."""
     if absent := needs_gradient(subject, "unbounded", "A"):
         return absent
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
@@ -80,7 +80,7 @@ def unbounded(subject: DiagnosisContext) -> Check:
 
 
 def eps_curve(subject: DiagnosisContext) -> Check:
-    """Ask whether accuracy falls as eps grows, each radius attacked afresh: a rise shows a larger ball searched worse."""
+    """Check whether accuracy falls as eps grows, each radius attacked afresh: a rise shows a larger ball searched worse."""
     if absent := needs_gradient(subject, "eps-curve", "A"):
         return absent
     measured, p = max(accuracy_rises(list(subject.by_eps.values())), default=(0.0, 1.0))
@@ -101,7 +101,7 @@ def accuracy_rises(stands: list[Tensor]) -> list[tuple[float, float]]:
 
 
 def gap(checks: Iterable[Check], subject: DiagnosisContext) -> Check:
-    """Ask how far everything that was tried lowers the figure together."""
+    """Measure how far everything that was tried lowers the figure together."""
     ids = sorted({i for check in checks for i in check.ids})
     standing, kept = len(subject.standing), len(subject.survivors.behind)
     by = "everything that was tried, together,"

@@ -34,7 +34,7 @@ def correct_along_step(subject: DiagnosisContext, rows: Tensor) -> Tensor:
 
 
 def collapse(subject: DiagnosisContext) -> Check:
-    """Ask how often one whole step leaves an example standing that a part of the same step breaks.
+    """Measure how often one whole step leaves an example standing that a part of the same step breaks.
 
     On an honest network the loss rises along its own gradient; one that was trained on single steps to the point of
     catastrophic overfitting has learned the end of that line, not the line.
@@ -53,7 +53,7 @@ def collapse(subject: DiagnosisContext) -> Check:
 
 
 def label_leaking(subject: DiagnosisContext) -> Check:
-    """Ask whether one step of the attack makes the model right more often than no attack does."""
+    """Check whether one step of the attack makes the model right more often than no attack does."""
     if absent := needs_gradient(subject, "label-leaking", "G") or needs_certainty(subject, "label-leaking", "G"):
         return absent
     rows = torch.arange(min(subject.n, CHEAP))
@@ -68,7 +68,7 @@ def label_leaking(subject: DiagnosisContext) -> Check:
 
 
 def training_history(epochs: Sequence[Mapping[str, Any]]) -> Check:
-    """Ask whether robust accuracy fell all at once during training while accuracy on the training attack did not.
+    """Check whether robust accuracy fell all at once during training while accuracy on the training attack did not.
 
     Args:
         epochs: lines of a run's ``metrics.jsonl``.

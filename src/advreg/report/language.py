@@ -110,7 +110,7 @@ def describe_setting(row: Row) -> str:
     """Return a setting in words.
 
     Example:
-        >>> named({"mix": 0.15, "lr": 0.001, "seed": 0, "scale": 0.75})
+        >>> describe_setting({"mix": 0.15, "lr": 0.001, "seed": 0, "scale": 0.75})
         '15% adversarial, rate 0.001, scale 0.75'
     """
     seed = f", seed {row['seed']}" if row["seed"] else ""

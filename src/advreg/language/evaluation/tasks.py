@@ -129,8 +129,9 @@ def decisive_outcome_index(outcomes: Sequence[Outcome]) -> int:
     """Return the place of the outcome that counts: the first that complied, else that refused.
 
     Example:
-        >>> worst(["neither", "refused", "complied"]), worst(["neither", "refused"]), worst(["neither"])
-        (2, 1, 0)
+        >>> outcomes = (["neither", "refused", "complied"], ["neither", "refused"], ["neither"])
+        >>> [decisive_outcome_index(each) for each in outcomes]
+        [2, 1, 0]
     """
     order = ("complied", "refused", "neither")
     return min(range(len(outcomes)), key=lambda k: (order.index(outcomes[k]), k))

@@ -94,7 +94,7 @@ def compare_judge(called: Sequence[bool], refused: Sequence[bool], models: Seque
         DataError: refusals or other answers are missing, or the judge is little better than chance.
 
     Example:
-        >>> compared([True, False, False], [True, False, False], ["a", "a", "b"]).counts
+        >>> compare_judge([True, False, False], [True, False, False], ["a", "a", "b"]).counts
         ((1, 0, 1, 0), (0, 0, 1, 0))
     """
     cells = Counter(zip(models, refused, called, strict=True))

@@ -73,7 +73,7 @@ def least(points: Sequence[TradeoffPoint], budget: float) -> int:
     This is how the dial is set: by estimates, on prompts that the figures do not come from.
 
     Example:
-        >>> dial = [Point(0.9, 0.0, 0.1), Point(0.4, 0.05, 0.2), Point(0.0, 0.3, 0.5)]
+        >>> dial = [TradeoffPoint(0.9, 0.0, 0.1), TradeoffPoint(0.4, 0.05, 0.2), TradeoffPoint(0.0, 0.3, 0.5)]
         >>> least(dial, 0.05), least(dial, 0.4), least(dial[2:], 0.05)
         (1, 2, 0)
     """
@@ -98,7 +98,8 @@ def recommend(points: Sequence[TradeoffPoint], budget: float, n: int) -> Recomme
         The choice; None without settings.
 
     Example:
-        >>> found = recommend([Point(0.9, 0.0, 0.02), Point(0.2, 0.03, 0.045), Point(0.1, 0.04, 0.08)], 0.05, 250)
+        >>> sure = [TradeoffPoint(0.9, 0.0, 0.02), TradeoffPoint(0.2, 0.03, 0.045)]
+        >>> found = recommend([*sure, TradeoffPoint(0.1, 0.04, 0.08)], 0.05, 250)
         >>> found.index, found.qualifies
         (1, True)
     """

@@ -60,7 +60,7 @@ class SweepGrid:
         ConfigError: an empty list, or a value that cannot be.
 
     Example:
-        >>> [setting.name for setting in Plan(mixes=(0.0, 0.3), rates=(1e-3,)).settings]
+        >>> [setting.name for setting in SweepGrid(mixes=(0.0, 0.3), rates=(1e-3,)).settings]
         ['mix-0_lr-0.001_seed-0', 'mix-0.3_lr-0.001_seed-0']
     """
 

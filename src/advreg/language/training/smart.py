@@ -76,7 +76,7 @@ def regularizer_active(step: int, steps: int, clean_share: float) -> bool:
     """Tell whether the clean part of training is over: a term that starts late disturbs a fit less.
 
     Example:
-        >>> [begun(step, 4, 0.5) for step in range(4)]
+        >>> [regularizer_active(step, 4, 0.5) for step in range(4)]
         [False, False, True, True]
     """
     return step >= clean_share * steps

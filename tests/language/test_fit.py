@@ -15,7 +15,7 @@ from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
 from advreg.language.training.benign import learn_benign, reference_batch
 from advreg.language.training.continuous import encoded_twice
-from advreg.language.training.events import Finished, Started, Step, Written
+from advreg.language.training.events import LanguageFinished, LanguageStarted, LanguageStep, Written
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
 from advreg.language.training.setup import prepare
@@ -216,9 +216,9 @@ def test_an_average_puts_everything_back_also_when_the_block_raises():
 def test_events_tell_the_whole_run(data, tmp_path):
     seen = []
     fit_language(lessons.config(data, tmp_path / "run", "data.tokens=90"), on_event=seen.append)
-    assert isinstance(seen[0], Started)
-    assert isinstance(seen[-1], Finished)
-    assert [event.step for event in seen if isinstance(event, Step)] == [1, 2, 3, 4, 5, 6]
+    assert isinstance(seen[0], LanguageStarted)
+    assert isinstance(seen[-1], LanguageFinished)
+    assert [event.step for event in seen if isinstance(event, LanguageStep)] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in seen if isinstance(event, Written)] == [2, 4, 6]
 
 

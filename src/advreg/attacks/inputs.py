@@ -25,7 +25,7 @@ _SUM = 1e-2
 """Allowed deviation of a sum of 16-bit probabilities from 1."""
 
 
-class Ball(Protocol):
+class BoxedThreat(Protocol):
     """The part of a threat model that these functions use."""
 
     @property
@@ -139,7 +139,7 @@ def read_labels(y: Any, x: Tensor) -> Tensor:
     raise DataError(f"y is {found.dtype} {shape}; {allowed}")
 
 
-def read_batch(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
+def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
     """Return inputs and labels as tensors that fit each other, the box and eps, for an attack that evaluates.
 
     Args:
@@ -187,7 +187,7 @@ def read_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     return x, read_labels(y, x)
 
 
-def read_training(x: Any, y: Any, ball: Ball) -> tuple[Tensor, Tensor]:
+def read_training(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
     """Return a training batch as tensors that fit each other, the box and eps; `checked_once` checks its labels.
 
     Args:
@@ -278,7 +278,7 @@ def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
         _last.remember(x, box)
 
 
-def reject_radii(x: Tensor, ball: Ball) -> None:
+def reject_radii(x: Tensor, ball: BoxedThreat) -> None:
     """Raise unless eps is one number, or unambiguously one for each example.
 
     Raises:

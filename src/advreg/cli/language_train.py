@@ -14,7 +14,7 @@ from rich.console import Console
 
 from advreg.cli import progress
 from advreg.language.config import LanguageConfig
-from advreg.language.training.events import Event, Guarded, Step, Written
+from advreg.language.training.events import CollapseGuarded, Event, LanguageStep, Written
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS
 
@@ -52,11 +52,11 @@ def _watching(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
         write = partial(console.print, soft_wrap=True, highlight=False)
 
         def watch(event: Event) -> None:
-            if isinstance(event, Step):
+            if isinstance(event, LanguageStep):
                 bar.update(
                     task, total=event.steps, completed=event.step, description=f"training: loss {event.loss:.3f}"
                 )
-            elif isinstance(event, Guarded):
+            elif isinstance(event, CollapseGuarded):
                 write(f"  guard, step {event.step}: {event.said}; {event.action}")
             elif isinstance(event, Written) and "loss" in event.record:
                 write(f"  step {event.step}/{event.steps}  loss {event.record['loss']:.3f}")

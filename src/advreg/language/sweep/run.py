@@ -20,7 +20,7 @@ from advreg.language.models.adapters import adapter_scale
 from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
 from advreg.language.sweep.pareto import summarize_sweep
 from advreg.language.sweep.plan import Parts, Setting, SweepGrid
-from advreg.language.training.events import Event, Step
+from advreg.language.training.events import Event, LanguageStep
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
 from advreg.runs import RunFolder
@@ -231,7 +231,7 @@ def _trained(config: LanguageConfig, tell: _Tell) -> RunFolder:
         (path / "environment.json").unlink(missing_ok=True)
 
     def watch(event: Event) -> None:
-        if isinstance(event, Step):
+        if isinstance(event, LanguageStep):
             tell("training", event.step, event.steps)
 
     return fit_language(config, resume=is_begun, on_event=watch)

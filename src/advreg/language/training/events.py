@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Started:
+class LanguageStarted:
     """Training is about to begin, or to go on.
 
     Attributes:
@@ -25,7 +25,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Step:
+class LanguageStep:
     """A step is done; the loss is the whole one, of this step."""
 
     step: int
@@ -44,7 +44,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Guarded:
+class CollapseGuarded:
     """The guard found something wrong: what it saw, and what it did about it."""
 
     step: int
@@ -53,12 +53,12 @@ class Guarded:
 
 
 @dataclass(frozen=True)
-class Finished:
+class LanguageFinished:
     """Training is complete; the run folder holds the weights of this step."""
 
     step: int
     steps: int
 
 
-Event = Started | Step | Written | Guarded | Finished
+Event = LanguageStarted | LanguageStep | Written | CollapseGuarded | LanguageFinished
 OnEvent = Callable[[Event], None]

@@ -14,7 +14,14 @@ from advreg.language.config import LanguageConfig
 from advreg.language.training import checkpoint
 from advreg.language.training.checkpoint import LanguageTrainingProgress
 from advreg.language.training.collapse_monitor import CollapseProbe, collapse, measure_collapse
-from advreg.language.training.events import Finished, Guarded, OnEvent, Started, Step, Written
+from advreg.language.training.events import (
+    CollapseGuarded,
+    LanguageFinished,
+    LanguageStarted,
+    LanguageStep,
+    OnEvent,
+    Written,
+)
 from advreg.language.training.folder import read_config, start_folder
 from advreg.language.training.setup import LanguageTrainState, prepare
 from advreg.language.training.step import Tally, broken, means, plus, take_step
@@ -50,13 +57,13 @@ def fit_language(
 
 def _train(run: RunFolder, session: LanguageTrainState, emit: OnEvent) -> None:
     progress = checkpoint.restore(run, session) or _begun(run, session)
-    emit(Started(run.path, progress.step, session.steps, session.stock.left_out))
+    emit(LanguageStarted(run.path, progress.step, session.steps, session.stock.left_out))
     while progress.step < session.steps and not progress.stopped:
         progress = _guarded(run, session, _stretch(session, progress, emit), emit)
         checkpoint.commit(run, session, progress)
         emit(Written(progress.step, session.steps, progress.lines[-1]))
     session.lm.network.eval()
-    emit(Finished(progress.step, session.steps))
+    emit(LanguageFinished(progress.step, session.steps))
 
 
 def _begun(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgress:
@@ -79,7 +86,7 @@ def _stretch(
             raise _diverged(session, f"{said} after step {step + 1}")
         tally = plus(tally, now)
         pace = (time.perf_counter() - began) / (step + 1 - first)
-        emit(Step(step + 1, session.steps, now["loss"] / now["examples"], pace * (session.steps - step - 1)))
+        emit(LanguageStep(step + 1, session.steps, now["loss"] / now["examples"], pace * (session.steps - step - 1)))
     seconds = time.perf_counter() - began
     pulse = None if progress.before is None else _pulse(session)
     return replace(progress, step=last, lines=[_record(session, last, tally, pulse, seconds)])
@@ -104,7 +111,7 @@ def _guarded(
     action = (
         "stopped; the weights before are kept" if mode == "stop" else "none: lower train.lr, train.mix or train.steps"
     )
-    emit(Guarded(progress.step, said, action))
+    emit(CollapseGuarded(progress.step, said, action))
     noted = {"event": "guard", "step": progress.step, "said": said, "action": action}
     if mode != "stop":
         return replace(progress, lines=[noted, *progress.lines])

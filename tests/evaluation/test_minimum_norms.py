@@ -75,7 +75,7 @@ def test_tightening_brings_crude_distances_down_and_counts_its_passes() -> None:
     crude = attacks.pgd(model, x, y, ball.with_eps(0.3), steps=3)
     minimal = torch.where(crude.broken, ball.distance(crude.x_adv, x), torch.inf)
     fields = (crude.x_adv, crude.broken, crude.distance, crude.loss, crude.cost)
-    first = MinimalResult(*fields, nearest=crude.x_adv, minimal=minimal)
+    first = MinimalResult(*fields, closest_adv=crude.x_adv, min_distance=minimal)
     second = refine_by_radius(first, model, x, y, ball, rounds=4, attack=attacks.pgd)
     far = minimal > 0
     assert bool((second.min_distance <= minimal).all())

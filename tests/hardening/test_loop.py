@@ -246,9 +246,9 @@ def test_a_lease_ends_with_its_time_or_its_holder(any_store: Store, clock) -> No
 
 def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Workspace) -> None:
     code = (
-        "import os, signal\nfrom advreg.hardening.workspace import Workspace\nfrom advreg.hardening.lease import leased\n"
+        "import os, signal\nfrom advreg.hardening.workspace import Workspace\nfrom advreg.hardening.lease import hold_lease\n"
         f"store = Workspace.open({str(home.folder.path)!r}).store()\n"
-        "with leased(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
+        "with hold_lease(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
     with hold_lease(store):

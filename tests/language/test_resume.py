@@ -121,7 +121,7 @@ def test_a_finished_run_is_returned_as_it_is_and_another_one_refused(data, tmp_p
     seen: list[object] = []
     fit_language(configuration, resume=True, on_event=seen.append)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    assert [type(event).__name__ for event in seen] == ["Started", "Finished"]
+    assert [type(event).__name__ for event in seen] == ["LanguageStarted", "LanguageFinished"]
     with pytest.raises(RunError, match=r"started with train\.lr = 0\.01, not 0\.02"):
         fit_language(configuration.replace_with(["train.lr=0.02"]), resume=True)
     with pytest.raises(RunError, match="no run folder"):

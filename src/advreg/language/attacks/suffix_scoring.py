@@ -25,7 +25,7 @@ def score_suffixes(
 
     Example:
         >>> from advreg.language.attacks import embedding
-        >>> fast(functools.partial(embedding, steps=5)).__qualname__
+        >>> score_suffixes(functools.partial(embedding, steps=5)).__qualname__
         'fast(embedding(steps=5), bfloat16)'
     """
 

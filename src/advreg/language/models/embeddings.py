@@ -55,7 +55,7 @@ def scatter_rows(rows: Tensor, where: Tensor) -> Tensor:
         DataError: more places than rows.
 
     Example:
-        >>> spread(torch.tensor([[[5.0], [6.0]]]), torch.tensor([[False, True, True]])).flatten().tolist()
+        >>> scatter_rows(torch.tensor([[[5.0], [6.0]]]), torch.tensor([[False, True, True]])).flatten().tolist()
         [0.0, 5.0, 6.0]
     """
     most = int(where.sum(1).max())

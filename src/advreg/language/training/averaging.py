@@ -22,7 +22,7 @@ class AveragedAdapter:
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False)
-        >>> average = Average(net, decay=0.5)
+        >>> average = AveragedAdapter(net, decay=0.5)
         >>> for value in (1.0, 3.0):
         ...     _ = nn.init.constant_(net.weight, value)
         ...     average.update()

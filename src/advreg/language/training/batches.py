@@ -38,7 +38,7 @@ class BatchMix:
         mix: share of them that is adversarial.
 
     Example:
-        >>> plan = Plan(size=8, mix=0.15)
+        >>> plan = BatchMix(size=8, mix=0.15)
         >>> [plan.adversarial(step) for step in range(5)]
         [1, 1, 1, 1, 2]
     """

@@ -78,7 +78,7 @@ def collapse(pulse: CollapseProbe, before: CollapseProbe) -> str | None:
     """Say how a model has collapsed since before training; None where it has not.
 
     Example:
-        >>> collapse(Pulse(0.5, 0.1, 1.0), before=Pulse(0.1, 0.1, 1.2))
+        >>> collapse(CollapseProbe(0.5, 0.1, 1.0), before=CollapseProbe(0.1, 0.1, 1.2))
         'over-refusal: 50% of benign prompts are refused, 10% before training'
     """
     if pulse.refused > before.refused + RISE:

@@ -46,7 +46,9 @@ def test_renamed_options_of_refinements_warn() -> None:
     with pytest.warns(DeprecationWarning, match="bisections"):
         found = minimum_distance(fab, small_cnn(), X, Y, "l2", bisections=1, steps=2)
     with pytest.warns(DeprecationWarning, match="binary_search_steps"):
-        refine_by_bisection(found, small_cnn(), X, Y, ThreatModel("l2", 0.0), steps=1)
+        old = refine_by_bisection(found, small_cnn(), X, Y, ThreatModel("l2", 0.0), steps=1)
+    new = refine_by_bisection(found, small_cnn(), X, Y, ThreatModel("l2", 0.0), binary_search_steps=1)
+    assert torch.equal(old.closest_adv, new.closest_adv)
 
 
 def test_renamed_fields_warn_and_give_the_same_tensors() -> None:

@@ -21,6 +21,12 @@ def next_stronger(section: AttackConfig) -> AttackConfig | None:
 
     A recipe that needs its own attack, ``stored`` or ``none``, keeps it.
 
+    Args:
+        section: section ``attack`` of the configuration.
+
+    Returns:
+        The section of the stronger attack, or None.
+
     Example:
         >>> next_stronger(AttackConfig("fgsm")).name, next_stronger(AttackConfig("n-fgsm")).steps
         ('n-fgsm', 2)
@@ -55,11 +61,11 @@ class EscalatingAttack:
 
     @property
     def takes_one_step(self) -> bool:
-        """Whether the attack takes a single step, which makes catastrophic overfitting possible."""
+        """Return whether the attack takes a single step, which makes catastrophic overfitting possible."""
         return self.section.name != "pgd" or self.section.steps == 1
 
     def strengthen(self) -> bool:
-        """Switch to the next stronger attack, and return whether there is one."""
+        """Return whether there is a next stronger attack, and switch to it."""
         found = next_stronger(self.section)
         if found is not None:
             self._become(found)

@@ -40,7 +40,8 @@ class FgsmPgi:
         momentum: decay of ``m``.
         reset: epochs after which the state is cleared and starts are drawn from the ball again; counted by `start_epoch`.
         step_size: length of the step, in the units of the input; eps if None.
-        augment, seed: augmentation of the loader, if any: a perturbation moves with its pixels.
+        augment: augmentation of the loader, if any: a perturbation moves with its pixels.
+        seed: seed of that augmentation.
 
     Raises:
         ThreatError: a momentum outside [0, 1) or a reset under 1.
@@ -53,7 +54,7 @@ class FgsmPgi:
         >>> again.backwards
         2
 
-    Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022.
+    Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022, arXiv:2207.08859.
     """
 
     def __init__(
@@ -85,10 +86,23 @@ class FgsmPgi:
         ids: Tensor | None = None,
         seed: int = 0,
     ) -> Prior:
-        """Return the points to train on, and remember where to begin next time; one forward, one backward.
+        """Return the points to train on, and store the start of the next epoch; one forward, one backward.
+
+        Args:
+            model: network that returns logits ``(B, K)``; its mode is not changed.
+            x: inputs ``(B, ...)`` inside the box.
+            y: labels ``(B,)``, or probabilities ``(B, K)`` where the objective takes them.
+            threat: norm, eps and box.
+            objective: ``(logits, y) -> (B,)``, maximised.
+            ids: example ids ``(B,)``, the keys of the stored perturbations; positions in the batch if None.
+            seed: seed of the random starts.
+
+        Returns:
+            A `Prior`: ``x_adv`` inside the threat model, its start and its cost.
 
         Raises:
-            DataError, ModelError: as `advreg.attacks.craft` does.
+            DataError: inputs outside the box, an empty batch, labels that the model does not have.
+            ModelError: an output that is not logits, or no gradient path.
         """
         x, y = read_training(x, y, threat)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids
@@ -106,7 +120,7 @@ class FgsmPgi:
         return Prior(x_adv, forwards=len(x), backwards=len(x), x_start=x_start)
 
     def start_epoch(self, epoch: int) -> None:
-        """Hear which epoch, 1 for the first, begins; every ``reset`` epochs, forget."""
+        """Set the epoch, 1 for the first; every ``reset`` epochs, clear the stored perturbations."""
         self.epoch = epoch
         if epoch > 1 and (epoch - 1) % self.reset == 0:
             for rows in (self.start, self.trend):
@@ -114,7 +128,7 @@ class FgsmPgi:
                     rows.clear()
 
     def share(self) -> None:
-        """Let every rank know what any stored."""
+        """Synchronise the stored rows over all ranks."""
         for rows in (self.start, self.trend):
             if rows is not None:
                 rows.share()
@@ -126,7 +140,7 @@ class FgsmPgi:
         return {"start": self.start.values, "trend": self.trend.values}
 
     def load_state_dict(self, state: Saved) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         self.start = self.trend = None
         if state:
             start, trend = self._rows(state["start"])

@@ -61,7 +61,8 @@ def friendly_pgd(
         >>> friendly_pgd(model, x, wrong, ThreatModel("linf", 0.1), start="zero").x_adv.equal(x)
         True
 
-    Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020.
+    Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020,
+    arXiv:2002.11242.
     """
     x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids

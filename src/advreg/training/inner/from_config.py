@@ -35,6 +35,9 @@ def maximising(attack: Attack, objective: Objective) -> Attack:
         attack: any attack.
         objective: ``(logits, y) -> (B,)``.
 
+    Returns:
+        The attack; an objective that a recipe passes is ignored.
+
     Example:
         >>> import torch
         >>> import advreg
@@ -60,6 +63,13 @@ def from_section(
         examples: number of training examples, for `FgsmPgi`.
         augment: augmentation of the loader, for `FgsmPgi`.
         seed: seed of the loader, for `FgsmPgi`.
+
+    Returns:
+        An attack for recipes, with the options of the section bound.
+
+    Example:
+        >>> from_section(AttackConfig("pgd", steps=7), eps=0.1).keywords["steps"]
+        7
     """
     if section.name == "none":
         return unattacked

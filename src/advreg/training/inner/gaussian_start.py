@@ -59,7 +59,7 @@ def trades_pgd(
         >>> trades_pgd(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
         20
 
-    Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019.
+    Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019, arXiv:1901.08573.
     """
     x, y = read_training(x, y, threat)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids

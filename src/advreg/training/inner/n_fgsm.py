@@ -25,7 +25,22 @@ class Untouched:
 
 
 def unattacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **_: object) -> Untouched:
-    """Return the clean inputs: the attack of a recipe that needs none."""
+    """Return the clean inputs: the attack of a recipe that needs none.
+
+    Args:
+        model: not used.
+        x: inputs ``(B, ...)``.
+        y: not used.
+        threat: not used.
+
+    Returns:
+        An `Untouched`; its ``x_adv`` is ``x``.
+
+    Example:
+        >>> x = torch.zeros(2, 4)
+        >>> unattacked(nn.Linear(4, 3), x, torch.tensor([0, 1]), ThreatModel("linf", 0.1)).x_adv is x
+        True
+    """
     return Untouched(x)
 
 
@@ -70,7 +85,8 @@ def n_fgsm(
         >>> n_fgsm(nn.Linear(4, 3), x, y, ThreatModel("linf", 0.1)).backwards
         2
 
-    Reference: de Jorge et al., "Make some noise: reliable and efficient single-step adversarial training", NeurIPS 2022.
+    Reference: de Jorge et al., "Make some noise: reliable and efficient single-step adversarial training", NeurIPS 2022,
+    arXiv:2202.01181.
     """
     if not noise_scale >= 0:
         raise ThreatError(f"noise_scale is {noise_scale}; give the radius of the noise in eps, 0 or more, such as 2")

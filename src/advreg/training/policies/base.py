@@ -45,7 +45,20 @@ class Policy(Protocol):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
     ) -> tuple[Attack, ThreatModel]:
-        """Return the attack and the threat model of this batch, whose eps may differ from example to example."""
+        """Return the attack and the threat model of this batch, whose eps may differ from example to example.
+
+        Args:
+            model: the network; evaluated in eval mode.
+            x: inputs ``(B, ...)``.
+            y: labels ``(B,)`` or probabilities ``(B, K)``.
+            ids: example ids ``(B,)``.
+            attack: the configured attack.
+            threat: the configured threat model.
+            moment: position of the step in training.
+
+        Returns:
+            The attack and the threat model to train with.
+        """
 
 
 def within(threat: ThreatModel, eps: Tensor) -> Tensor:
@@ -54,6 +67,9 @@ def within(threat: ThreatModel, eps: Tensor) -> Tensor:
     Args:
         threat: norm and box.
         eps: radii ``(B,)``.
+
+    Returns:
+        Radii ``(B,)``.
     """
     low, high = threat.box
     return eps.clamp_max(high - low) if threat.norm == "linf" else eps

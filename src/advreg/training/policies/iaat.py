@@ -47,6 +47,9 @@ def iaat(
             and one backward.
         examples: number of examples; 0 to grow with the ids.
 
+    Returns:
+        The policy; its ``state_dict`` holds the radii by example id.
+
     Example:
         >>> policy, model = iaat(warmup=0.0, method="margin"), nn.Linear(4, 3)
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
@@ -54,7 +57,8 @@ def iaat(
         >>> policy(*batch, None, ThreatModel("linf", 0.1), Moment(1, 0, 10))[1].eps.shape
         torch.Size([2])
 
-    Reference: Balaji, Goldstein, Hoffman, "Instance adaptive adversarial training", 2019.
+    Reference: Balaji, Goldstein, Hoffman, "Instance adaptive adversarial training: improved accuracy tradeoffs in neural
+    nets", 2019, arXiv:1910.08051.
     """
     return InstanceAdaptivePolicy(gain, smoothing, warmup, most, method, examples)
 
@@ -84,7 +88,7 @@ class InstanceAdaptivePolicy:
         return attack, threat.with_eps(within(threat, radii * unit))
 
     def share(self) -> None:
-        """Let every rank know what any learned."""
+        """Synchronise the radii over all ranks."""
         self.radii.share()
 
     def state_dict(self) -> Saved:
@@ -103,9 +107,12 @@ def adapt_radii(radii: Tensor, robust_at: RobustAt, gain: float, smoothing: floa
 
     Args:
         radii: current radii ``(B,)``.
-        robust_at: test of rows at radii.
+        robust_at: ``(rows, radii) -> (R,)``, whether the model is robust at these radii.
         gain: step of the aim.
         smoothing: share of the aim in the new radii.
+
+    Returns:
+        Radii ``(B,)``, 0 or more.
 
     Example:
         >>> strength = torch.tensor([9.0, 1.1, 0.5])

@@ -44,12 +44,16 @@ def ldes(
     more where the model has dropout.
 
     Args:
-        least, most: bounds of a radius, in eps; ``least`` under 1, ``most`` above.
+        least: lower bound of a radius, in eps; under 1.
+        most: upper bound of a radius, in eps; above 1.
         mu: weight of the budget.
         lr: learning rate of the network; keep ``lr mu`` at 1 or below.
         samples: dropout masks over which uncertainty is taken, the mutual information of prediction and mask; a model
             without dropout is compared with its own last prediction instead.
         examples: number of examples; 0 to grow with the ids.
+
+    Returns:
+        The policy; its ``state_dict`` holds the network and its statistics.
 
     Raises:
         ThreatError: eps is not between the bounds.
@@ -61,7 +65,7 @@ def ldes(
         >>> threat.eps.tolist()
         [0.125, 0.125]
 
-    Reference: after the idea of Mitkiy et al., arXiv:2506.12733, 2025; the form is ours, and so must its figures be.
+    Reference: after the idea of Mitkiy et al., arXiv:2506.12733, 2025; the form and its measured figures are this package's.
     """
     return LearnedEpsPolicy(least, most, mu, lr, samples, examples)
 
@@ -96,7 +100,7 @@ class LearnedEpsPolicy:
         return attack, threat.with_eps(within(threat, radii.detach() * eps))
 
     def share(self) -> None:
-        """Let every rank know what any learned of its examples; the network is the same everywhere anyway."""
+        """Synchronise the predictions over all ranks; the network is the same on every rank."""
         if self.predictions is not None:
             self.predictions.share()
 
@@ -107,7 +111,7 @@ class LearnedEpsPolicy:
         return {**network, "statistics": self.statistics, **predictions}
 
     def load_state_dict(self, state: Saved) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         self.network.load_state_dict({key[8:]: value for key, value in state.items() if key.startswith("network.")})
         self.statistics = state["statistics"].clone()
         self.predictions = None

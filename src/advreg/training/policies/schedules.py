@@ -33,6 +33,9 @@ def warmup(share: Moments = 0.2) -> Policy:
     Args:
         share: part of training after which eps is the configured one.
 
+    Returns:
+        The policy.
+
     Example:
         >>> policy, threat = warmup(0.5), ThreatModel("linf", eps=0.1)
         >>> policy(None, None, None, None, None, threat, Moment(epoch=1, step=2, steps=10))[1].eps
@@ -63,13 +66,17 @@ def friendly(
         start: ``"uniform"`` or ``"zero"``.
         milestones: shares of training at each of which ``tau`` is one more.
 
+    Returns:
+        The policy; its attack is `advreg.training.inner.friendly_pgd`.
+
     Example:
         >>> import torch
         >>> attack, _ = friendly()(None, None, None, None, None, ThreatModel("linf", 0.1), Moment(1, 50, 100))
         >>> attack.keywords["tau"]
         1
 
-    Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020.
+    Reference: Zhang et al., "Attacks which do not kill training make adversarial learning stronger", ICML 2020,
+    arXiv:2002.11242.
     """
 
     def policy(

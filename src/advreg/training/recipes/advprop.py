@@ -42,6 +42,9 @@ def ar_at(
         balance: ``w``; ``"auto"`` is the clean accuracy on this batch, where the paper takes that of the last epoch.
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe, for a model from `split_batchnorm`.
+
     Raises:
         ModelError: on a model that is not split, or that has no predictor where ``invariance`` is above 0.
 
@@ -53,7 +56,7 @@ def ar_at(
         >>> ar_at()(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
 
     Reference: Waseda, Chang, Echizen, "Rethinking invariance regularization in adversarial training to improve
-    robustness-accuracy trade-off", ICLR 2025.
+    robustness-accuracy trade-off", ICLR 2025, arXiv:2402.14648.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
@@ -79,6 +82,9 @@ def advprop(label_smoothing: Smoothing = 0.0) -> Recipe:
     Args:
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe, for a model from `split_batchnorm`.
+
     Raises:
         ModelError: on a model that is not split.
 
@@ -89,7 +95,7 @@ def advprop(label_smoothing: Smoothing = 0.0) -> Recipe:
         >>> x, y = torch.rand(6, 4), torch.arange(6) % 3
         >>> advprop()(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
 
-    Reference: Xie et al., "Adversarial examples improve image recognition", CVPR 2020.
+    Reference: Xie et al., "Adversarial examples improve image recognition", CVPR 2020, arXiv:1911.09665.
     """
     half = ar_at(invariance=0.0, balance=0.5, label_smoothing=label_smoothing)
 

@@ -28,12 +28,15 @@ def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
         weight: weight of the mean squared difference of logits.
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe.
+
     Example:
         >>> import advreg, torch
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> alp(weight=0.5)(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
 
-    Reference: Kannan, Kurakin, Goodfellow, "Adversarial logit pairing", 2018.
+    Reference: Kannan, Kurakin, Goodfellow, "Adversarial logit pairing", 2018, arXiv:1803.06373.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:

@@ -45,7 +45,14 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
-    """Return the recipe's factory with checks: of its options by their annotations, and of every batch."""
+    """Return the recipe's factory with checks: of its options by their annotations, and of every batch.
+
+    Args:
+        make: factory of a recipe; its annotated options are validated.
+
+    Returns:
+        The factory; its recipes take batches as `on_pairs` describes.
+    """
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
@@ -58,6 +65,12 @@ def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
 
 def on_pairs(recipe: Recipe) -> Recipe:
     """Return the recipe for batches of any form: it gets tensors of equal length, labels as int64.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        A recipe that checks each batch first.
 
     Raises:
         DataError: when called with an empty batch, or with inputs and labels that do not fit each other.
@@ -82,9 +95,16 @@ def label_loss(z: Tensor, y: Tensor, label_smoothing: float = 0.0, reduction: st
         label_smoothing: share of each label that is spread evenly over all classes.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
+    Returns:
+        A scalar; ``(B,)`` with ``reduction="none"``.
+
     Raises:
         DataError: a label that the model does not have.
         ModelError: an output that is not logits.
+
+    Example:
+        >>> label_loss(torch.zeros(2, 4), torch.tensor([0, -100])).item()  # log 4; the second example does not count
+        1.3862943649291992
     """
     try:
         y = y.to(z.dtype) if y.is_floating_point() else y
@@ -115,8 +135,19 @@ def run_attack_in_eval(
         threat: norm, eps and box.
         objective: ``(logits, y) -> (B,)``, which the attack maximises.
 
+    Returns:
+        The attack's result; its ``x_adv`` are the attacked inputs.
+
     Raises:
         DataError: inputs outside the threat's box.
+
+    Example:
+        >>> import advreg
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> run_attack_in_eval(model, x, y, advreg.attacks.craft, ThreatModel("linf", 0.1)).x_adv.shape
+        torch.Size([2, 4])
+        >>> model.training
+        True
     """
     reject_unboxed(x, threat.box)
     with eval_mode(model):
@@ -127,6 +158,12 @@ def disable_early_stop(attack: Attack) -> Attack:
     """Return the attack without early stop, unless the caller has bound ``early_stop``.
 
     An evaluation is done with an example once it is broken; training needs the worst point of every example.
+
+    Args:
+        attack: any attack, or a ``functools.partial`` of one.
+
+    Returns:
+        The attack with ``early_stop=False``; unchanged if it has no such option.
 
     Example:
         >>> from advreg.attacks import pgd
@@ -147,7 +184,9 @@ def worst_case(
     threat: ThreatModel,
     objective: Objective = cross_entropy,
 ) -> Tensor:
-    """Return the attacked inputs ``(B, ...)`` without gradient; arguments as for `run_attack_in_eval`.
+    """Return the attacked inputs ``(B, ...)`` without gradient: ``argmax_{x'} objective(f(x'), y)`` in the threat model.
+
+    The attack runs in eval mode, with a new random start at every step.
 
     Args:
         model: the network.
@@ -156,6 +195,19 @@ def worst_case(
         attack: search for the worst case.
         threat: norm, eps and box.
         objective: ``(logits, y) -> (B,)``, which the attack maximises.
+
+    Returns:
+        Tensor ``(B, ...)`` of attacked inputs.
+
+    Raises:
+        DataError: inputs outside the threat's box.
+
+    Example:
+        >>> import advreg
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> x_adv = worst_case(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1))
+        >>> bool((x_adv - x).abs().max() <= 0.1001), x_adv.requires_grad
+        (True, False)
     """
     return run_attack_in_eval(model, x, y, attack, threat, objective).x_adv.detach()
 
@@ -230,6 +282,9 @@ def bind_ids(attack: Attack, ids: Tensor) -> Attack:
     Args:
         attack: an attack that takes ``ids``.
         ids: example ids of the whole batch ``(B,)``.
+
+    Returns:
+        The attack with ``ids`` bound and without early stop.
     """
     whole = disable_early_stop(attack)
 

@@ -28,6 +28,9 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
     Args:
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe; its attack may be None.
+
     Example:
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> loss = standard()(model, x, y, None, ThreatModel("linf", eps=0.1))
@@ -48,6 +51,9 @@ def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
     Args:
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe.
+
     Example:
         >>> from functools import partial
         >>> import advreg
@@ -56,7 +62,7 @@ def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
         >>> threat = ThreatModel("linf", eps=0.1)
         >>> madry()(model, x, y, partial(advreg.pgd, steps=3), threat).backward()
 
-    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
@@ -77,13 +83,16 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
         ratio: share of the batch that is attacked, rounded to whole examples.
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe.
+
     Example:
         >>> import advreg
         >>> model, x, y = nn.Linear(4, 3), torch.full((8, 4), 0.5), torch.arange(8) % 3
         >>> mixed(0.25)(model, x, y, advreg.pgd, ThreatModel("linf", eps=0.1)).backward()  # attacks 2 of 8
 
-    Reference: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015; Kurakin et al.,
-    "Adversarial machine learning at scale", ICLR 2017, for parts of a batch.
+    Reference: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, arXiv:1412.6572;
+    Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017, arXiv:1611.01236, for parts of a batch.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
@@ -104,6 +113,9 @@ def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0) -> Re
     Args:
         multiplier: weight of the attacked loss.
         label_smoothing: share of each label that is spread evenly over all classes.
+
+    Returns:
+        The recipe.
 
     Example:
         >>> import advreg

@@ -47,9 +47,13 @@ def distill(
         robust: a teacher trained on attacked inputs, such as the same network from an earlier run.
         standard: a teacher trained on clean inputs.
         hard: weight of the labels.
-        robust_weight, standard_weight: weights of the teachers.
+        robust_weight: weight of the robust teacher.
+        standard_weight: weight of the standard teacher.
         temperature: ``T``, by which logits are divided: the larger, the more a teacher's small probabilities count.
         label_smoothing: share of each label that is spread evenly over all classes.
+
+    Returns:
+        The recipe.
 
     Raises:
         ConfigError: no teacher.
@@ -83,6 +87,14 @@ def distill(
 def teacher_loss(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """Return ``T^2 KL(softmax(z_teacher / T) || softmax(z / T))``, the batch's mean; gradients keep their size as T grows.
 
+    Args:
+        z: the student's logits ``(B, K)``.
+        z_teacher: the teacher's logits ``(B, K)``.
+        temperature: ``T``, above 0.
+
+    Returns:
+        A scalar.
+
     Raises:
         ModelError: a teacher of another number of classes.
 
@@ -91,7 +103,7 @@ def teacher_loss(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tens
         >>> teacher_loss(z, z).item()
         0.0
 
-    Reference: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
+    Reference: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531.
     """
     if z_teacher.shape != z.shape:
         raise ModelError(

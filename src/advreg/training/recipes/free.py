@@ -27,6 +27,9 @@ def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 
         replays: steps on each batch, ``m`` in the paper: 8 on CIFAR-10, 4 on ImageNet.
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe; its ``state_dict`` holds the perturbation.
+
     Example:
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> recipe = free(replays=2)
@@ -35,7 +38,7 @@ def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 
         >>> round(recipe.state_dict()["delta"].abs().max().item(), 5)
         0.1
 
-    Reference: Shafahi et al., "Adversarial training for free!", NeurIPS 2019.
+    Reference: Shafahi et al., "Adversarial training for free!", NeurIPS 2019, arXiv:1904.12843.
     """
     return Replayed(replays, label_smoothing)
 
@@ -49,6 +52,16 @@ class Replayed:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         """Return the loss whose ``backward`` also moves the perturbation.
+
+        Args:
+            model: the network.
+            x: inputs ``(B, ...)`` inside the box.
+            y: labels ``(B,)`` or probabilities ``(B, K)``.
+            attack: not used; the perturbation takes its place.
+            threat: norm, eps and box.
+
+        Returns:
+            A scalar.
 
         Raises:
             DataError: a batch that does not fit together, or inputs outside the threat's box.
@@ -69,7 +82,7 @@ class Replayed:
         return {} if self.delta is None else {"delta": self.delta}
 
     def load_state_dict(self, state: Saved) -> None:
-        """Go on with a perturbation that `state_dict` returned."""
+        """Restore a perturbation that `state_dict` returned."""
         self.delta = state["delta"].clone() if state else None
 
     def _places(self, x: Tensor) -> Tensor:
@@ -80,7 +93,7 @@ class Replayed:
 
 
 def replays_of(recipe: Recipe) -> int:
-    """Return how many steps the recipe wants on every batch: 1, but for `free`."""
+    """Return how many steps the recipe takes on every batch: 1 for every recipe except `free`."""
     return int(getattr(recipe, "replays", 1))
 
 

@@ -36,6 +36,9 @@ def gradalign(
         step: l2 length of the difference, in the units of the input.
         label_smoothing: share of each label that is spread evenly over all classes.
 
+    Returns:
+        The recipe: `madry` with the additional term.
+
     Example:
         >>> from functools import partial
         >>> import advreg
@@ -43,7 +46,8 @@ def gradalign(
         >>> fgsm = partial(advreg.attacks.craft, steps=1, start="zero")
         >>> gradalign()(model, x, y, fgsm, ThreatModel("linf", eps=0.1)).backward()
 
-    Reference: Andriushchenko and Flammarion, "Understanding and improving fast adversarial training", NeurIPS 2020.
+    Reference: Andriushchenko and Flammarion, "Understanding and improving fast adversarial training", NeurIPS 2020,
+    arXiv:2007.02617.
     """
     return aligned(madry(label_smoothing), weight, method=method, step=step)
 
@@ -53,7 +57,12 @@ def aligned(recipe: Recipe, weight: float = 0.2, *, method: Method = "finite", s
 
     Args:
         recipe: any recipe.
-        weight, method, step: as for `gradalign`.
+        weight: weight of the misalignment.
+        method: ``"finite"``, the derivative by a central difference, or ``"double"``, by a backward through a backward.
+        step: l2 length of the difference, in the units of the input.
+
+    Returns:
+        The recipe with the additional term.
 
     Example:
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
@@ -78,12 +87,27 @@ def misalignment(
     two draws of dropout would never align, and of full precision, since their differences are small.
 
     Args:
-        model, x, y, threat: as for a recipe.
-        method, step: as for `gradalign`.
+        model: the network.
+        x: inputs ``(B, ...)`` inside the box.
+        y: labels ``(B,)`` or probabilities ``(B, K)``.
+        threat: norm, eps and box; ``eta`` is drawn from its ball.
+        method: ``"finite"``, the derivative by a central difference, or ``"double"``, by a backward through a backward.
+        step: l2 length of the difference, in the units of the input.
+
+    Returns:
+        A scalar in [0, 2]; 0 where the gradients are parallel.
 
     Raises:
         DataError: inputs outside the threat's box.
         ModelError: ``"double"`` on a compiled model, through which torch cannot differentiate twice.
+
+    Example:
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> bool(misalignment(model, x, y, ThreatModel("linf", eps=1e-6)) < 1e-3)
+        True
+
+    Reference: Andriushchenko and Flammarion, "Understanding and improving fast adversarial training", NeurIPS 2020,
+    arXiv:2007.02617.
     """
     if method == "double" and hasattr(model, "_orig_mod"):
         raise ModelError(

@@ -29,6 +29,9 @@ def mart(beta: Weight = 5.0) -> Recipe:
     Args:
         beta: weight of the divergence.
 
+    Returns:
+        The recipe.
+
     Raises:
         DataError: on a batch of mixed labels, for which "misclassified" has no meaning.
 

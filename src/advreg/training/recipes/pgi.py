@@ -29,6 +29,9 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
         weight: weight of the mean squared difference of logits.
         label_smoothing: share of each label that is spread evenly over all classes; the paper leaves 0.6 to the label.
 
+    Returns:
+        The recipe.
+
     Raises:
         ConfigError: when called with an attack whose result has no ``x_start``.
 
@@ -38,7 +41,7 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> pgi()(model, x, y, inner.FgsmPgi(), ThreatModel("linf", eps=0.1)).backward()
 
-    Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022.
+    Reference: Jia et al., "Prior-guided adversarial initialization for fast adversarial training", ECCV 2022, arXiv:2207.08859.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:

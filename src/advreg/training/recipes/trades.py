@@ -38,12 +38,15 @@ def trades(
         label_smoothing: share of each label that is spread evenly over all classes.
         reference: prediction that the attack moves away from; that at ``x``, ``"clean"``, has a zero gradient at ``x``.
 
+    Returns:
+        The recipe.
+
     Example:
         >>> import advreg, torch
         >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> trades(beta=6.0)(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
 
-    Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019.
+    Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019, arXiv:1901.08573.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:

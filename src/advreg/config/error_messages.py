@@ -25,8 +25,16 @@ def validate_config(adapter: TypeAdapter[T], schema: type[T], values: Mapping[st
         values: section name -> key -> value.
         source: origin of the values, for error messages.
 
+    Returns:
+        An instance of ``schema``.
+
     Raises:
         ConfigError: an unknown key, or a value of a wrong type or outside its limits.
+
+    Example:
+        >>> from advreg.config.sections import ThreatConfig
+        >>> validate_config(TypeAdapter(ThreatConfig), ThreatConfig, {"norm": "l2", "eps": 0.5}, "run.toml").norm
+        'l2'
     """
     try:
         return adapter.validate_json(json.dumps(dict(values), default=str))
@@ -57,7 +65,8 @@ def describe_invalid(key: str, problems: list[ErrorDetails]) -> str:
 
     Args:
         key: section and key.
-        problems: pydantic's errors for the key."""
+        problems: pydantic's errors for the key.
+    """
     expected = [re.sub(r"^Input should be ", "", problem["msg"]) for problem in problems]
     allowed = " or ".join(dict.fromkeys(text[0].lower() + text[1:] for text in expected))
     given = problems[0]["input"]

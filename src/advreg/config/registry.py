@@ -66,6 +66,9 @@ def call_with_options(section: str, name: str, function: Callable[..., T], optio
         function: its annotations declare the types and limits of the options.
         options: keyword arguments.
 
+    Returns:
+        The function's result.
+
     Raises:
         ConfigError: an unknown option, or an option of a wrong type or outside its limits.
 

@@ -27,7 +27,20 @@ _RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes
 
 
 def cifar10(progress: Progress | None = None) -> tuple[Dataset, Dataset]:
-    """Return CIFAR-10, 60,000 photographs of 3x32x32; downloaded (170 MB) where it is nowhere found."""
+    """Return CIFAR-10, 60,000 photographs of 3x32x32; downloaded (170 MB) where it is nowhere found.
+
+    Args:
+        progress: called during a download with bytes so far and bytes in all.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: the archive cannot be downloaded or is damaged.
+
+    Reference: Krizhevsky, "Learning multiple layers of features from tiny images", technical report, University of
+    Toronto, 2009.
+    """
     folder = find(NAME, [_ARCHIVE])
     if folder is None:
         folder = cache_folder() / NAME
@@ -42,7 +55,15 @@ def _read(path: Path) -> tuple[Dataset, Dataset]:
 
 
 def check_archive(path: Path, sha256: str = _SHA256) -> None:
-    """Raise DataError unless the file is the published archive (170,052,171 bytes)."""
+    """Raise DataError unless the file is the published archive (170,052,171 bytes).
+
+    Args:
+        path: the archive.
+        sha256: its published SHA-256.
+
+    Raises:
+        DataError: another checksum.
+    """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:

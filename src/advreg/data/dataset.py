@@ -72,6 +72,9 @@ class Dataset:
             name: what it is called in results.
             split: which part it is.
 
+        Returns:
+            The checked data set.
+
         Raises:
             DataError: floats outside [0, 1], NaN, or anything else that `Dataset` rejects.
 

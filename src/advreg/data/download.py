@@ -29,6 +29,10 @@ def find(name: str, files: Iterable[str]) -> Path | None:
     """Return the first folder ``<root>/name`` that holds all the files, or None.
 
     The roots are ``$ADVREG_DATA``, the system's ``/usr/share/datasets`` and the cache, in this order.
+
+    Args:
+        name: folder of the data set.
+        files: names of its files.
     """
     wanted = list(files)
     own = os.environ.get("ADVREG_DATA")
@@ -48,6 +52,13 @@ def download(url: str, path: Path, check: Check, progress: Progress | None = Non
 
     Raises:
         DataError: no network, an unwritable folder, or a file that fails the check; nothing stays behind.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "published").write_bytes(b"data")
+        >>> download((folder / "published").as_uri(), folder / "copy", check=lambda file: None)
+        >>> (folder / "copy").read_bytes()
+        b'data'
     """
     partial: Path | None = None
     try:

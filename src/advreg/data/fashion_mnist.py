@@ -32,7 +32,20 @@ _SHA256 = {
 
 
 def fashion_mnist(progress: Progress | None = None) -> tuple[Dataset, Dataset]:
-    """Return Fashion-MNIST, 70,000 articles of 1x28x28; downloaded (30 MB) where it is nowhere found."""
+    """Return Fashion-MNIST, 70,000 articles of 1x28x28; downloaded (30 MB) where it is nowhere found.
+
+    Args:
+        progress: called during a download with bytes so far and bytes in all.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: a file cannot be downloaded or is damaged.
+
+    Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms", 2017,
+    arXiv:1708.07747.
+    """
     return _read(find(NAME, FILES.values()) or _download(cache_folder() / NAME, progress))
 
 

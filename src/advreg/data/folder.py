@@ -37,6 +37,17 @@ def folder(
     Raises:
         DataError: no such folder, no images, a broken image, ``train`` with neither ``test`` nor ``val`` beside it, fewer than
             two classes, or classes that the training part does not have.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for place in ("train/a", "train/b", "test/a", "test/b"):
+        ...     (root / place).mkdir(parents=True)
+        ...     Image.new("L", (8, 8)).save(root / place / "0.png")
+        >>> train, test = folder(str(root))
+        >>> len(train), len(test), train.classes
+        (2, 2, ('a', 'b'))
     """
     root = Path(path).expanduser()
     _check_options(size, mode, broken)
@@ -54,8 +65,29 @@ def streamed_folder(
 ) -> tuple[StreamingDataset, StreamingDataset]:
     """Return the images of `folder` as data sets that are read batch by batch; the size is required, colour the default.
 
+    Args:
+        path: the folder.
+        size: side of the square images; required.
+        mode: ``"grey"`` or ``"rgb"``, the default.
+        broken: ``"refuse"`` or ``"skip"`` an image that cannot be read, with a warning that names it.
+
+    Returns:
+        The training set and the test set.
+
     Raises:
-        DataError: as for `folder`; a broken image shows only when it is read.
+        DataError: no size, no such folder, no images, ``train`` with neither ``test`` nor ``val`` beside it, fewer than two
+            classes, or classes that the training part does not have; a broken image raises only when it is read.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for place in ("train/a", "train/b", "test/a", "test/b"):
+        ...     (root / place).mkdir(parents=True)
+        ...     Image.new("L", (8, 8)).save(root / place / "0.png")
+        >>> train, test = streamed_folder(str(root), size=4)
+        >>> train.tensors()[0].shape
+        torch.Size([2, 3, 4, 4])
     """
     root = Path(path).expanduser()
     _check_options(size, mode, broken)

@@ -69,6 +69,20 @@ def read_pair(folder: Path, name: str, classes: tuple[str, ...], sums: Mapping[s
 
     Returns:
         The training set and the test set.
+
+    Raises:
+        DataError: a file is absent, damaged, or has another checksum.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> images, labels = struct.pack(">4I4x", 0x803, 1, 2, 2), struct.pack(">2Ix", 0x801, 1)
+        >>> content = {"images": images, "labels": labels}
+        >>> for (_, kind), file in FILES.items():
+        ...     _ = (root / file).write_bytes(gzip.compress(content[kind]))
+        >>> sums = {file: hashlib.sha256(content[kind]).hexdigest() for (_, kind), file in FILES.items()}
+        >>> read_pair(root, "dots", ("dot",), sums)[1]
+        <dots/test: 1 images of 1x2x2, 1 classes>
     """
     parts = {key: read_idx(folder / file, sums[file]) for key, file in FILES.items()}
     train, test = (

@@ -33,6 +33,9 @@ def pixels(image: Image.Image, mode: str, size: int | None) -> Tensor:
         mode: ``"grey"`` for one channel, ``"rgb"`` for three.
         size: side of the square that is cut out of the middle after resizing; None keeps the size.
 
+    Returns:
+        uint8 ``(1, H, W)`` or ``(3, H, W)``.
+
     Example:
         >>> pixels(Image.new("RGB", (40, 20), "red"), "rgb", 8)[:, 0, 0]
         tensor([255,   0,   0], dtype=torch.uint8)
@@ -58,6 +61,14 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 def read_images(paths: Iterable[Path], mode: str, size: int | None) -> Tensor:
     """Read image files into one uint8 tensor ``(N, C, H, W)``.
+
+    Args:
+        paths: the files.
+        mode: ``"grey"`` for one channel, ``"rgb"`` for three.
+        size: side of the square that is cut out of the middle after resizing; None keeps the size.
+
+    Returns:
+        uint8 ``(N, C, H, W)``.
 
     Raises:
         DataError: a file is broken (it is named), or the sizes differ and no ``size`` is given.

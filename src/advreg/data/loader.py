@@ -90,6 +90,9 @@ class Batches:
     def epoch(self, number: int) -> Iterator[DataBatch]:
         """Yield the batches of an epoch; every example comes once, and a batch of which nothing can be read is left out.
 
+        Args:
+            number: the epoch; each has its own order and augmentation.
+
         Raises:
             DataError: a broken image that is not to be skipped, or nothing but broken ones.
         """
@@ -146,6 +149,13 @@ def own_part(rows: Tensor, part: tuple[int, int]) -> tuple[Tensor, float]:
     """Return one of several near-equal parts of a batch, and what its mean counts for; never an empty part.
 
     Where there are fewer rows than parts, the parts left over get the first row, which then counts for nothing.
+
+    Args:
+        rows: rows of the whole batch.
+        part: index of the part, and the number of parts.
+
+    Returns:
+        The rows of the part, and the weight of its mean.
 
     Example:
         >>> [own_part(torch.arange(3), (k, 2)) for k in (0, 1)]

@@ -175,6 +175,9 @@ def read_batches(reader: Reader, batches: Sequence[Tensor], workers: int) -> Ite
         batches: rows of each batch.
         workers: processes that read ahead; their number changes nothing but the time.
 
+    Yields:
+        Images ``(B, C, H, W)`` in uint8, and the rows ``(B,)`` that could be read.
+
     Raises:
         DataError: a broken image.
     """

@@ -18,7 +18,19 @@ Pair = tuple[Dataset, Dataset]
 
 
 def torchvision(name: str, size: int | None = None) -> Pair:
-    """Return a classification data set of torchvision, such as ``CIFAR100``; it downloads what it lacks."""
+    """Return a classification data set of torchvision, such as ``CIFAR100``; it downloads what it lacks.
+
+    Args:
+        name: name of the data set's class.
+        size: side of the square images; None keeps their size.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: an unknown name, or a data set that cannot be loaded.
+        MissingExtraError: torchvision is not installed.
+    """
     catalogue = import_extra("torchvision", "advreg[vision]").datasets
     if name not in catalogue.__all__:
         raise DataError(f"torchvision has no data set {name!r}.{did_you_mean(name, catalogue.__all__)}")
@@ -33,7 +45,19 @@ def torchvision(name: str, size: int | None = None) -> Pair:
 
 
 def hugging_face(name: str, size: int | None = None) -> Pair:
-    """Return an image data set of the Hugging Face hub, with splits train, and test or validation."""
+    """Return an image data set of the Hugging Face hub, with splits train, and test or validation.
+
+    Args:
+        name: name of the data set on the hub.
+        size: side of the square images; None keeps their size.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: a data set that cannot be loaded, without those splits, or without columns of images and labels.
+        MissingExtraError: datasets is not installed.
+    """
     library = import_extra("datasets", "datasets")
     try:
         splits = library.load_dataset(name)
@@ -79,7 +103,17 @@ def _stack(planes: list[Tensor], name: str) -> Tensor:
 
 
 def factory(name: str) -> Pair:
-    """Call ``pkg.module:factory``, which returns two `Dataset` or two pairs ``(x, y)``: train, test."""
+    """Call ``pkg.module:factory``, which returns two `Dataset` or two pairs ``(x, y)``: train, test.
+
+    Args:
+        name: ``pkg.module:factory``, called without arguments.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: the factory fails, or returns something else.
+    """
     made = call_factory(name, DataError)
     if not (isinstance(made, tuple | list) and len(made) == 2):
         raise DataError(f"{name} returned {type(made).__name__}; it must return (train, test)")

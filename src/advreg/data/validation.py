@@ -82,7 +82,23 @@ def check_labels(y: Tensor, classes: int | None = None) -> None:
 
 
 def check_pair(x: Tensor, y: Tensor, classes: int | None = None, box: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Raise for inputs and labels that do not fit each other; see `check_pixels` and `check_labels`."""
+    """Raise for inputs and labels that do not fit each other.
+
+    Args:
+        x: inputs ``(B, ...)``, floating point, inside the box.
+        y: labels ``(B,)``, integers in ``[0, classes)``.
+        classes: number of classes, where known.
+        box: lowest and highest value allowed.
+
+    Raises:
+        DataError: wrong inputs, wrong labels, or unequal lengths.
+
+    Example:
+        >>> check_pair(torch.zeros(2, 4), torch.tensor([0]))
+        Traceback (most recent call last):
+        ...
+        advreg.errors.DataError: 2 inputs but 1 labels; each input needs one label
+    """
     check_pixels(x, box)
     check_labels(y, classes)
     if len(x) != len(y):

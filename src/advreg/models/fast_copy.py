@@ -129,6 +129,9 @@ def freeze(
             name the others to have the same choice on every machine.
         compiled: whether forwards without gradients run a compiled network, in batches padded to a few sizes.
 
+    Returns:
+        A `FastCopy`: frozen, in eval mode; ``choice`` names its layout and precision.
+
     Raises:
         ModelError: a model that was made in inference mode, an unknown precision, or ``"auto"`` without an example.
 

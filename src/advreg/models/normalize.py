@@ -44,7 +44,11 @@ class Normalize(nn.Module):
         self.register_buffer("std", stds.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised inputs ``(B, C, ...)``, in their type."""
+        """Return the normalised inputs ``(B, C, ...)``, in their type.
+
+        Raises:
+            ModelError: inputs of another number of channels.
+        """
         channels = len(self.mean)
         if channels not in (1, x.shape[1]):
             raise ModelError(

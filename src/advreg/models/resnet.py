@@ -28,8 +28,7 @@ class PreActBlock(nn.Module):
         activation: name of the nonlinearity.
         dropout: chance that a unit between the convolutions is dropped in training.
 
-    Reference:
-        He et al., "Identity mappings in deep residual networks", ECCV 2016.
+    Reference: He et al., "Identity mappings in deep residual networks", ECCV 2016, arXiv:1603.05027.
     """
 
     def __init__(self, inside: int, outside: int, stride: int, activation: str, dropout: float) -> None:
@@ -109,14 +108,16 @@ def preact_resnet18(
 
     Args:
         width: multiplies every number of channels (64, 128, 256, 512).
-        channels: of the image.
+        channels: number of channels of the image.
         classes: number of logits.
-        activation: see `PreActResNet`.
-        dropout: see `PreActResNet`.
-        final_norm: normalise and activate the last features too, as the paper does.
+        activation: ``relu``, ``silu``, ``gelu``, ``softplus`` or ``leaky-relu``.
+        dropout: chance that a unit inside a block is dropped in training.
+        final_norm: whether the last features are normalised and activated before their mean, as in the paper.
 
-    Reference:
-        He et al., "Identity mappings in deep residual networks", ECCV 2016.
+    Returns:
+        The network, in train mode; images ``(B, C, H, W)`` to logits ``(B, K)``.
+
+    Reference: He et al., "Identity mappings in deep residual networks", ECCV 2016, arXiv:1603.05027.
 
     Example:
         >>> sum(p.numel() for p in preact_resnet18().parameters())
@@ -148,16 +149,22 @@ def wide_resnet(
     Args:
         depth: convolutions along the path, 6n + 4 for n blocks a stage.
         width: multiplies the channels of the three stages (16, 32, 64).
-        channels: of the image.
+        channels: number of channels of the image.
         classes: number of logits.
-        activation: see `PreActResNet`.
-        dropout: see `PreActResNet`.
+        activation: ``relu``, ``silu``, ``gelu``, ``softplus`` or ``leaky-relu``.
+        dropout: chance that a unit inside a block is dropped in training.
+
+    Returns:
+        The network, in train mode; images ``(B, C, H, W)`` to logits ``(B, K)``.
 
     Raises:
         ModelError: a depth that is not 6n + 4.
 
-    Reference:
-        Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016.
+    Example:
+        >>> sum(p.numel() for p in wide_resnet(10, 1).parameters())
+        77850
+
+    Reference: Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016, arXiv:1605.07146.
     """
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest or width < 1:

@@ -17,13 +17,19 @@ def mnist_dnn(
     """Return a fully connected ReLU network, 784-200-100-100-10 by default.
 
     Args:
-        widths: of the hidden layers.
-        channels: of the image.
+        widths: sizes of the hidden layers.
+        channels: number of channels of the image.
         size: side of the image in pixels.
         classes: number of logits.
 
-    Reference:
-        Kolter and Madry, "Adversarial robustness: theory and practice", NeurIPS 2018 tutorial, chapter 3.
+    Returns:
+        The network, in train mode; images ``(B, C, H, W)`` to logits ``(B, K)``.
+
+    Example:
+        >>> sum(p.numel() for p in mnist_dnn().parameters())
+        188210
+
+    Reference: Kolter and Madry, "Adversarial robustness: theory and practice", NeurIPS 2018 tutorial, chapter 3.
     """
     sizes = [channels * size * size, *widths]
     hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
@@ -34,12 +40,14 @@ def mnist_cnn(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module
     """Return four 3x3 convolutions (32, 32 stride 2, 64, 64 stride 2) and a hidden layer of 100.
 
     Args:
-        channels: of the image.
+        channels: number of channels of the image.
         size: side of the image in pixels.
         classes: number of logits.
 
-    Reference:
-        Kolter and Madry, "Adversarial robustness: theory and practice", NeurIPS 2018 tutorial, chapter 4.
+    Returns:
+        The network, in train mode; images ``(B, C, H, W)`` to logits ``(B, K)``.
+
+    Reference: Kolter and Madry, "Adversarial robustness: theory and practice", NeurIPS 2018 tutorial, chapter 4.
     """
     plan = [(channels, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)]
     convolutions = [
@@ -56,12 +64,15 @@ def mnist_small(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Modu
     """Return two 4x4 convolutions of stride 2 (16, 32) and a hidden layer of 100.
 
     Args:
-        channels: of the image.
+        channels: number of channels of the image.
         size: side of the image in pixels.
         classes: number of logits.
 
-    Reference:
-        Wong and Kolter, "Provable defenses against adversarial examples", ICML 2018.
+    Returns:
+        The network, in train mode; images ``(B, C, H, W)`` to logits ``(B, K)``.
+
+    Reference: Wong and Kolter, "Provable defenses against adversarial examples via the convex outer adversarial polytope",
+    ICML 2018, arXiv:1711.00851.
     """
     side = _side(size // 2 // 2, size)
     return nn.Sequential(
@@ -85,8 +96,7 @@ class MnistTrades(nn.Module):
         classes: number of logits.
         dropout: chance that a hidden unit is dropped in training.
 
-    Reference:
-        Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019.
+    Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019, arXiv:1901.08573.
     """
 
     def __init__(self, channels: int = 1, size: int = 28, classes: int = 10, dropout: float = 0.5) -> None:

@@ -59,6 +59,9 @@ def split_batchnorm(model: nn.Module, predictors: Collection[str] = ()) -> nn.Mo
         model: a network with BatchNorms, each used under one name.
         predictors: names of the BatchNorms that get a predictor head, for `ar_at`; the last few in the paper.
 
+    Returns:
+        The copy, in the mode of ``model``.
+
     Raises:
         ModelError: a model without BatchNorm, split already, or a predictor at a module that is not a BatchNorm.
 
@@ -67,7 +70,7 @@ def split_batchnorm(model: nn.Module, predictors: Collection[str] = ()) -> nn.Mo
         >>> type(model[1]).__name__
         'SplitBatchNorm'
 
-    Reference: Xie et al., "Adversarial examples improve image recognition", CVPR 2020.
+    Reference: Xie et al., "Adversarial examples improve image recognition", CVPR 2020, arXiv:1911.09665.
     """
     if any(isinstance(module, SplitBatchNorm) for module in model.modules()):
         raise ModelError("the model's BatchNorms are split already; give the model as it was before")
@@ -90,6 +93,9 @@ def merge_batchnorm(model: nn.Module, route: Route = "adv") -> nn.Module:
     Args:
         model: a model that `split_batchnorm` made.
         route: ``"adv"`` for the robust model, ``"clean"`` for the accurate one.
+
+    Returns:
+        The copy; its state dict has the names of the network before the split.
 
     Raises:
         ModelError: a model that is not split.

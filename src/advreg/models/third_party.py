@@ -17,7 +17,20 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def timm(name: str, *, pretrained: bool = True, **options: Any) -> nn.Module:
-    """Return a network of timm, such as ``resnet50.a1_in1k``, that takes pixels in [0, 1]."""
+    """Return a network of timm, such as ``resnet50.a1_in1k``, that takes pixels in [0, 1].
+
+    Args:
+        name: name of the network, with its tag of pretrained weights.
+        pretrained: whether to load the pretrained weights.
+        options: options of the network itself.
+
+    Returns:
+        The network behind its normalisation.
+
+    Raises:
+        ModelError: an unknown name, or a network that cannot be made.
+        MissingExtraError: timm is not installed.
+    """
     library = import_extra("timm", _EXTRA)
     if not library.is_model(name.partition(".")[0]):
         raise ModelError(f"timm has no model {name!r}.{did_you_mean(name, library.list_models())}")
@@ -32,7 +45,14 @@ def torchvision(name: str, *, pretrained: bool | str = True, **options: Any) -> 
     Args:
         name: such as ``resnet50``.
         pretrained: True for its newest weights, or a name such as ``IMAGENET1K_V1``; False for random ones.
-        options: for the network itself.
+        options: options of the network itself.
+
+    Returns:
+        The network behind its normalisation.
+
+    Raises:
+        ModelError: an unknown name, or a network that cannot be made.
+        MissingExtraError: torchvision is not installed.
     """
     library = import_extra("torchvision.models", _EXTRA)
     if name not in library.list_models():

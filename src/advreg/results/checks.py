@@ -105,7 +105,23 @@ def skip_check(name: str, group: str, reason: str) -> Check:
 
 
 def flag_check(name: str, group: str, cause: str, says: str, *, raised: bool, hard: bool = True) -> Check:
-    """Grade a yes-or-no finding: 1 where it was raised."""
+    """Return the check of a yes-or-no finding: 1 where it was raised.
+
+    Args:
+        name: name of the check.
+        group: A to G, see `Check`.
+        cause: what a failure points to, one of `CAUSES`.
+        says: one sentence on the finding.
+        raised: whether the finding was made.
+        hard: whether the finding is a failure; otherwise it makes the figure suspect.
+
+    Returns:
+        The graded check.
+
+    Example:
+        >>> flag_check("train mode", "C", "train mode", "the model is in train mode", raised=True).verdict
+        'fail'
+    """
     outcome: Outcome = "pass" if not raised else "fail" if hard else "suspect"
     return Check(name, group, outcome, float(raised), None, 0.0, 0.0 if hard else None, says, cause)
 
@@ -123,6 +139,20 @@ def grade_check(
     ids: Iterable[int] = (),
 ) -> Check:
     """Grade a number that should be small: by its interval's lower end where it has one, so that chance raises no alarm.
+
+    Args:
+        name: name of the check.
+        group: A to G, see `Check`.
+        cause: what a failure points to, one of `CAUSES`.
+        says: one sentence on the measurement.
+        measured: the number that is graded.
+        threshold: value beyond which the figure is suspect.
+        limit: value beyond which the check fails; None where it never does.
+        ends: 95% interval of the number, where it is a share.
+        ids: examples that the figure counts as robust and this check broke.
+
+    Returns:
+        The graded check.
 
     Example:
         >>> grade_check("noise", "B", "weak attack", "", measured=0.02, threshold=0.01, ends=(0.001, 0.08)).verdict
@@ -151,13 +181,18 @@ def grade_gain(
     count as robust, so that it may try the nearest to the boundary only.
 
     Args:
-        name, group, cause: of the check.
+        name: name of the check.
+        group: A to G, see `Check`.
+        cause: what a failure points to, one of `CAUSES`.
         by: the other attack, in words.
         broken: ids that it broke.
-        tried: how many of these examples it was run on.
-        standing: examples that the figure counts as robust.
-        total: examples in the figure's denominator.
+        tried: number of these examples on which it was run.
+        standing: number of examples that the figure counts as robust.
+        total: number of examples in the figure's denominator.
         threshold: share beyond which the figure is suspect.
+
+    Returns:
+        The graded check; skipped if the attack was run on no example.
 
     Example:
         >>> grade_gain("black-box", "A", "masked gradients", "Square", broken=[4], tried=50, standing=90, total=100).verdict

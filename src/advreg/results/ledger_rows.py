@@ -50,6 +50,9 @@ def next_ids(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[i
         past: the chunk's rows so far, in order.
         stage: name of the attack, and the share of what stands that it begins with.
         standing: ids of the chunk that nothing has broken.
+
+    Returns:
+        Ids in increasing order.
     """
     name, share = stage
     mine = [row for row in past if row["attack"] == name]
@@ -81,6 +84,9 @@ def complete_rows(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: i
         rows: as read from one or more ledgers.
         stages: name of each attack and the share of the survivors that it begins with.
         n: how many examples there are.
+
+    Returns:
+        Rows of complete units, without duplicates.
     """
     found = {(row["attack"], row["id"]): row for row in rows}
     chunks = (range(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK))

@@ -22,7 +22,15 @@ Record = dict[str, Any]
 
 @contextmanager
 def explain_os_error(action: str, path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals inside the block into a one-line `RunError`."""
+    """Turn errors of the operating system inside the block into a one-line `RunError`.
+
+    Args:
+        action: verb for the message, such as ``"create"``.
+        path: the file or folder.
+
+    Raises:
+        RunError: the operating system rejected the action.
+    """
     try:
         yield
     except RunError:

@@ -12,11 +12,15 @@ _MAY_CHANGE = ("train.out", "train.device")  # a moved folder and another machin
 
 
 def check_same_config(run: RunFolder, begun: Mapping[str, Any], now: Mapping[str, Any]) -> RunFolder:
-    """Return the run if it was begun as it shall go on.
+    """Return the run if its stored configuration allows it to be resumed with the given one.
 
     Args:
-        run: the folder.
-        begun, now: the two configurations, section -> key -> value.
+        run: the run folder.
+        begun: configuration of the run when it was started, section -> key -> value.
+        now: configuration to resume with.
+
+    Returns:
+        The same run folder.
 
     Raises:
         RunError: the first key that differs, with both values.

@@ -45,13 +45,21 @@ def read_checkpoint(run: RunFolder) -> Iterator[dict[str, Any]]:
 def append_missing(
     run: RunFolder, log: str, lines: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Hashable]
 ) -> None:
-    """Append those lines to a log of a run that a kill left unwritten.
+    """Append the lines of a run's log that an interrupted write left out.
 
     Args:
         run: the run folder.
         log: name of the log, such as ``metrics.jsonl``.
         lines: records that belong to the checkpoint.
         key: returns what identifies a record.
+
+    Example:
+        >>> import tempfile
+        >>> run = RunFolder.create(f"{tempfile.mkdtemp()}/run")
+        >>> run.append("metrics.jsonl", {"epoch": 1})
+        >>> append_missing(run, "metrics.jsonl", [{"epoch": 1}, {"epoch": 2}], lambda line: line["epoch"])
+        >>> run.read_log("metrics.jsonl")
+        [{'epoch': 1}, {'epoch': 2}]
     """
     written = {key(line) for line in run.read_log(log)}
     missing = [line for line in lines if key(line) not in written]

@@ -20,9 +20,17 @@ def read_run_config(config: C | str | Path, schema: type[C], file: str, *, resum
         file: name of the configuration in a run folder.
         resume: whether a run folder may be given.
 
+    Returns:
+        An instance of ``schema``; its ``train.out`` is the folder where a run folder was given.
+
     Raises:
         ConfigError: the configuration is not valid.
         RunError: a run folder was given without ``resume``.
+
+    Example:
+        >>> from advreg.config import Config
+        >>> read_run_config(Config(), Config, "config.toml", resume=False).train.epochs == Config().train.epochs
+        True
     """
     kind: Any = schema
     if isinstance(config, schema):

@@ -44,7 +44,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what belongs to all: rank 0."""
+        """Return whether this process writes the files of all processes: rank 0."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:

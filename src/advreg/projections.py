@@ -20,7 +20,8 @@ def l2_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
 
     Args:
         d: offsets to project ``(B, n)``.
-        low, high: offsets at which each coordinate meets the box ``(B, n)``, ``low <= 0 <= high``.
+        low: offsets at which each coordinate meets the lower end of the box ``(B, n)``, at most 0.
+        high: offsets at which each coordinate meets the upper end of the box ``(B, n)``, at least 0.
         radius: radii ``(B, 1)``.
 
     Returns:
@@ -55,7 +56,8 @@ def l1_box(d: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
 
     Args:
         d: offsets to project ``(B, n)``.
-        low, high: offsets at which each coordinate meets the box ``(B, n)``, ``low <= 0 <= high``.
+        low: offsets at which each coordinate meets the lower end of the box ``(B, n)``, at most 0.
+        high: offsets at which each coordinate meets the upper end of the box ``(B, n)``, at least 0.
         radius: radii ``(B, 1)``.
 
     Returns:

@@ -79,12 +79,18 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
         only_second: number of examples that only the second classifies correctly.
         alternative: ``"two-sided"``, ``"greater"`` (the first model is better) or ``"less"`` (the second is better).
 
+    Returns:
+        The p-value; 1 where the models never disagree.
+
     Raises:
         DataError: negative counts, or another alternative.
 
     Example:
         >>> mcnemar(8, 2)
         0.109375
+
+    Reference: McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947).
     """
     _require_counts(only_first + only_second, only_first=only_first, only_second=only_second)
     if alternative not in _ALTERNATIVES:
@@ -106,6 +112,9 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
         only_second: number of examples that only the second classifies correctly.
         n: number of examples in all.
         margin: largest accepted loss of accuracy, in (0, 1).
+
+    Returns:
+        The p-value; 1 if ``n`` is 0.
 
     Raises:
         DataError: invalid counts, or a margin outside (0, 1).
@@ -218,6 +227,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Args:
         p_values: the p-values of all tests.
 
+    Returns:
+        Adjusted p-values in the given order.
+
     Raises:
         DataError: a value outside [0, 1].
 
@@ -252,6 +264,9 @@ def minimum_detectable_difference(
         alpha: level of the test.
         power: probability to detect a difference of this size.
         sides: 1 or 2.
+
+    Returns:
+        The difference, in (0, 1]; 1 where no difference can be detected.
 
     Raises:
         DataError: an invalid share, number of examples, or number of sides.
@@ -288,12 +303,18 @@ def sample_size(
         power: probability to detect the difference.
         sides: 1 or 2.
 
+    Returns:
+        The number of examples.
+
     Raises:
         DataError: a difference that is not above 0 and at most ``discordant``, or an invalid share or number of sides.
 
     Example:
         >>> sample_size(0.02, 0.05)
         979
+
+    Reference: Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43
+    (1987).
     """
     _require_test_options(discordant, alpha, power, sides)
     if not 0 < difference <= discordant:

@@ -284,6 +284,14 @@ class ThreatModel(ByValue):
             ids: example ids ``(B,)``; the draw of an example depends on its id, the seed and the stream only.
             seed: seed of the draws.
             stream: which of several independent draws, such as the restart; one number, or integers ``(B,)``.
+
+        Returns:
+            Points ``(B, ...)`` inside ball and box.
+
+        Example:
+            >>> threat, x = ThreatModel("l2", eps=0.5), torch.full((2, 4), 0.5)
+            >>> bool(((threat.random_start(x, torch.arange(2), seed=0) - x).norm(dim=1) <= 0.5).all())
+            True
         """
         shape, n = tuple(x.shape[1:]), x[0].numel()
         if self.norm == "linf":

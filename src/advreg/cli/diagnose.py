@@ -51,7 +51,11 @@ class DiagnoseOptions:
 
 
 def run_diagnose(options: DiagnoseOptions) -> bool:
-    """Diagnose a run folder or a model by name; return whether the verdict is TRUSTED."""
+    """Return whether the verdict is TRUSTED, after a diagnosis of a run folder or a model by name.
+
+    Args:
+        options: options of ``advreg diagnose``.
+    """
     source = ModelSource.of(options.model)
     name, threat = source.data(options.data), source.threat(options.threat)
     folder = source.output(options.out)

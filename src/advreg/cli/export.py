@@ -24,6 +24,12 @@ def run_export(run: Path, onnx: Path | None, program: Path | None, as_json: bool
     Raises:
         ConfigError: neither file is named.
         RunError: ``model.json`` does not hold the shape of the input.
+
+    Example:
+        >>> run_export(Path("run"), None, None, as_json=False)
+        Traceback (most recent call last):
+        ...
+        advreg.errors.ConfigError: nothing to export; give --onnx FILE, --torch FILE or both
     """
     if onnx is None and program is None:
         raise ConfigError("nothing to export; give --onnx FILE, --torch FILE or both")

@@ -63,6 +63,12 @@ def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Pat
         RunError: the file exists or cannot be written.
         DataError: the folder of the data does not exist or holds no images.
         ThreatError: the text is not a threat model.
+
+    Example:
+        >>> import tempfile
+        >>> file = run_init(Path(tempfile.mkdtemp()) / "run.toml", "mnist", threat=None, model=None)
+        >>> "linf" in file.read_text()
+        True
     """
     if out.exists():
         raise RunError(f"{out} exists; remove it, or choose another file with --out")

@@ -35,7 +35,11 @@ class ReportOptions:
 
 
 def run_report(options: ReportOptions) -> bool:
-    """Write the page and the other files that the options name; return whether every threshold is reached."""
+    """Return whether every threshold is reached, after writing the page and the other files that the options name.
+
+    Args:
+        options: options of ``advreg report``.
+    """
     thresholds = [report.Threshold.parse(text) for text in options.fail_under]
     files = {"html": report.write(options.run, options.out)}
     cases: list[report.Case] = []

@@ -38,7 +38,7 @@ class BoxedThreat(Protocol):
 
     @property
     def one_per_example(self) -> bool:
-        """Whether a tensor eps is known to contain one radius for each example."""
+        """Return whether a tensor eps is known to contain one radius for each example."""
 
 
 def as_tensor(values: Any, name: str) -> Tensor:

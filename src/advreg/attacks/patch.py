@@ -79,7 +79,8 @@ def patch(
         >>> bool(((result.x_adv != x).flatten(1).sum(1) <= 9).all())
         True
 
-    Reference: Brown et al., "Adversarial patch", 2017; Karmon, Zoran, Goldberg, "LaVAN", ICML 2018.
+    Reference: Brown et al., "Adversarial patch", 2017, arXiv:1712.09665; Karmon, Zoran, Goldberg, "LaVAN: localized and visible
+    adversarial noise", ICML 2018, arXiv:1801.02608.
     """
     model, x = bind_dtype(model, x), read_images(x, box)
     y, ids = read_labels(y, x), read_ids(ids, x)
@@ -165,6 +166,15 @@ class MaskThreat(ThreatModel):
             ids: example ids ``(B,)``; the draws of an example depend on its id, the seed and the stream only.
             seed: seed of the draws.
             stream: which of several independent draws; one number, or integers ``(B,)``.
+
+        Returns:
+            Points ``(B, ...)``.
+
+        Example:
+            >>> x = torch.full((1, 1, 2, 2), 0.5)
+            >>> threat = MaskThreat.of(torch.tensor([[[[True, False], [False, False]]]]))
+            >>> (threat.random_start(x, torch.tensor([0]), seed=0) != x).flatten().tolist()
+            [True, False, False, False]
         """
         u = example_rng.uniform(ids, tuple(x.shape[1:]), seed, stream, x.dtype)
         return self.project(self.box[0] + self.width * u, x)

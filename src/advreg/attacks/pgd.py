@@ -173,6 +173,17 @@ def make_attempt(spec: QuerySpec, rule: Rule, steps: int, start: Start, seed: in
         start: ``"uniform"`` or ``"zero"``.
         seed: seed of the random starts.
         early_stop: whether a broken example leaves at once.
+
+    Returns:
+        The attempt of `advreg.attacks.search.search`.
+
+    Example:
+        >>> import torch
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> spec = QuerySpec(model, cross_entropy)
+        >>> attempt = make_attempt(spec, pgd_rule(5, None, 0.0, "zero"), 5, "zero", seed=0, early_stop=True)
+        >>> attempt(x, y, ThreatModel("linf", 0.1), torch.arange(2), 0).x_adv.shape
+        torch.Size([2, 4])
     """
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
@@ -199,6 +210,17 @@ def refine_on_original(
         examples: clean inputs, labels and threat model of the attempt.
         rule: step rule.
         steps: gradient steps on the original.
+
+    Returns:
+        The result, with the examples replaced for which the new point is better.
+
+    Example:
+        >>> import torch
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> threat, rule = ThreatModel("linf", 0.1), pgd_rule(5, None, 0.0, "zero")
+        >>> found = pgd(model, x, y, threat, steps=5)
+        >>> refine_on_original(QuerySpec(model, cross_entropy), found, (x, y, threat), rule, steps=2) is found
+        True
     """
     x, y, threat = examples
     survivors = (~found.broken).nonzero()[:, 0]

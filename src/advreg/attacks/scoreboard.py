@@ -78,6 +78,15 @@ class Scoreboard(BaseScoreboard):
             adv: the points ``(R, ...)``.
             broken: whether each was confirmed ``(R,)``.
             logits: logits of the original model there ``(R, K)``.
+
+        Example:
+            >>> from advreg.attacks.search import QuerySpec
+            >>> from advreg.objectives import margin
+            >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+            >>> board = Scoreboard(QuerySpec(torch.nn.Identity(), margin), x, y, ThreatModel("linf", 1.0))
+            >>> board.record(torch.tensor([0]), torch.tensor([[0.0, 1.0]]), torch.tensor([True]), torch.tensor([[0.0, 1.0]]))
+            >>> board.broken.tolist(), board.loss.tolist()
+            ([True], [1.0])
         """
         self.cost[rows, 0] += 1
         self.x_adv[rows], self.broken[rows] = adv, broken

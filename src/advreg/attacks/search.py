@@ -143,6 +143,11 @@ def query(spec: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> 
 
     Raises:
         ModelError: the logits do not depend on the input in a way that autograd can follow.
+
+    Example:
+        >>> spec = QuerySpec(torch.nn.Identity(), lambda logits, y: logits.sum(1))
+        >>> query(spec, torch.tensor([[1.0, 2.0]]), torch.tensor([0]))[2].tolist()
+        [[1.0, 1.0]]
     """
     total = _query_once(spec, adv, y, gradient)
     for _ in range(spec.eot - 1):
@@ -174,6 +179,9 @@ def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> Att
         y: labels.
         threat: the threat model.
         adv: first iterates ``(B, ...)``.
+
+    Returns:
+        The state; its losses are -inf.
     """
     rows = torch.arange(len(x), device=x.device)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -236,9 +244,7 @@ def run_attempt(
         gradient = k < steps
         board.count(backward=gradient)
         state = update_state(spec, state, gradient=gradient)
-        if early_stop and (
-            x.device.type == "cpu" or k % 10 == 9
-        ):  # the check synchronises an accelerator: seldom there
+        if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # the check synchronises the device: seldom on GPUs
             state = board.retire(state)
             if not len(state.rows):
                 return board.result()
@@ -301,6 +307,13 @@ def search(
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
         ConfigError: ``restarts`` below 1.
+
+    Example:
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> spec = QuerySpec(model, lambda logits, y: -logits[:, 0])
+        >>> attempt = lambda x, y, threat, ids, restart: Scoreboard(spec, x, y, threat).result()  # no query
+        >>> search(spec, x, y, ThreatModel("linf", 0.1), attempt).forwards
+        2
     """
     require_positive(restarts=restarts)
     require_eval_mode(spec.model)

@@ -122,6 +122,17 @@ def last_iterate(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, poi
         threat: the threat model of this stage.
         point: first iterate, projected first ``(B, ...)``.
         steps: gradient steps.
+
+    Returns:
+        Points ``(B, ...)`` inside the threat model.
+
+    Example:
+        >>> from advreg.objectives import cross_entropy
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> threat = ThreatModel("l2", 0.1)
+        >>> last = last_iterate(QuerySpec(model, cross_entropy), x, y, threat, x, steps=3)
+        >>> bool(threat.contains(last, x, 1e-6).all())
+        True
     """
     state, rule = initial_state(x, y, threat, threat.project(point, x)), _rule(threat, steps)
     for k in range(steps):

@@ -65,7 +65,8 @@ def spatial(
         >>> spatial(model, x, torch.tensor([0, 1]), grid=(3, 3), early_stop=False).cost[:, 0].tolist()
         [29, 29]
 
-    Reference: Engstrom, Tran, Tsipras, Schmidt, Madry, "Exploring the landscape of spatial robustness", ICML 2019.
+    Reference: Engstrom, Tran, Tsipras, Schmidt, Madry, "Exploring the landscape of spatial robustness", ICML 2019,
+    arXiv:1712.02779.
     """
     if min(degrees, pixels) < 0 or min(grid) < 1:
         raise ThreatError(f"degrees, pixels, grid are {degrees}, {pixels}, {grid}; give extents >= 0 and counts >= 1")

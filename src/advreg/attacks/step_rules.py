@@ -27,8 +27,16 @@ def initial_point(start: Start, x: Tensor, threat: ThreatModel, ids: Tensor, see
         seed: seed of the random draws.
         stream: which of several independent draws, such as the restart.
 
+    Returns:
+        Points ``(B, ...)`` inside the threat model.
+
     Raises:
         ThreatError: another ``start``.
+
+    Example:
+        >>> x = torch.full((2, 4), 0.5)
+        >>> initial_point("zero", x, ThreatModel("linf", 0.1), torch.arange(2), seed=0) is x
+        True
     """
     if start == "zero":
         return x
@@ -48,6 +56,9 @@ def steepest_step(step_size: float | None, share: float) -> Rule:
     Args:
         step_size: length of a step in the units of the input, or None.
         share: length of a step as a share of eps if ``step_size`` is None.
+
+    Returns:
+        The rule: from the state after a query to the next iterate.
     """
 
     def rule(state: AttackState, _: int) -> AttackState:
@@ -66,7 +77,10 @@ def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
         share: length of a step as a share of eps if ``step_size`` is None.
         decay: factor of the sum at each step.
 
-    Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
+    Returns:
+        The rule: from the state after a query to the next iterate.
+
+    Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, arXiv:1710.06081.
     """
 
     def rule(state: AttackState, _: int) -> AttackState:
@@ -90,7 +104,11 @@ def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
         share: length of a step as a share of eps if ``step_size`` is None.
         decay: factor of the sum of gradients at each step, and length of the look-ahead in steps.
 
-    Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
+    Returns:
+        The rule: from the state after a query to the next iterate.
+
+    Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020,
+    arXiv:1908.06281.
     """
     plain = momentum_step(step_size, share, decay)
 
@@ -118,7 +136,18 @@ def pgd_rule(steps: int, step_size: float | None, momentum: float, start: Start)
         momentum: decay of the averaged gradient; 0 for none.
         start: ``"uniform"`` or ``"zero"``.
 
-    Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, for one step.
+    Returns:
+        The rule: from the state after a query to the next iterate.
+
+    Example:
+        >>> from advreg.attacks.search import initial_state
+        >>> x, threat = torch.full((1, 2), 0.5), ThreatModel("linf", 0.1)
+        >>> state = replace(initial_state(x, torch.tensor([0]), threat, x), grad=torch.tensor([[1.0, -2.0]]))
+        >>> [round(value, 3) for value in pgd_rule(5, None, 0.0, "zero")(state, 0).adv[0].tolist()]
+        [0.55, 0.45]
+
+    Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, arXiv:2001.03994,
+    for one step.
     """
     share = 2.5 / steps if steps > 1 else 1.25 if start == "uniform" else 1.0
     return momentum_step(step_size, share, momentum) if momentum else steepest_step(step_size, share)

@@ -90,6 +90,15 @@ def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, fl
 
     Raises:
         ModelError: the outputs are probabilities at all these points.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)).eval()
+        >>> x = torch.full((2, 4), 0.5)
+        >>> try:
+        ...     reject_softmax(model, x, model(x), (0.0, 1.0))
+        ... except ModelError as error:
+        ...     "probabilities" in str(error)
+        True
     """
     if _PROBABILITIES.get() or getattr(original(model), "score_only", False) or not are_probabilities(logits):
         return
@@ -124,8 +133,16 @@ def verify_with_logits(
         threat: norm, eps and box of the adversary.
         targeted: whether ``y`` holds the classes that the adversary wants.
 
+    Returns:
+        Booleans ``(B,)`` and logits ``(B, K)``.
+
     Raises:
         DataError: a label that the model does not have.
+
+    Example:
+        >>> x, x_adv = torch.tensor([[0.6, 0.4]]), torch.tensor([[0.4, 0.6]])
+        >>> verify_with_logits(nn.Identity(), x, x_adv, torch.tensor([0]), ThreatModel("linf", 0.3))[0].tolist()
+        [True]
     """
     z = logits_of(original(model), x_adv)
     reject_classes(y, z.shape[1])

@@ -26,6 +26,14 @@ def random_sphere_point(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, 
         ids: example ids ``(B,)``, on which the draws depend.
         seed: seed of the random draws.
         stream: which of several independent draws, such as the restart.
+
+    Returns:
+        Points ``(B, ...)`` inside the threat model.
+
+    Example:
+        >>> threat, x = ThreatModel("l2", eps=0.1), torch.full((1, 4), 0.5)
+        >>> round(float((random_sphere_point(x, threat, torch.tensor([0]), seed=0) - x).norm()), 4)
+        0.1
     """
     centre, unit = torch.zeros_like(x), ThreatModel(threat.norm, 1.0, (-1.0, 1.0))
     drawn = unit.random_start(centre, ids, seed, stream)
@@ -182,7 +190,18 @@ def apgd_targeted(
 
 
 def top_other_classes(count: int) -> LabelSelector:
-    """Return the selector ``(B,) -> (B, 1 + count)``: the label, then the other classes of highest clean logit."""
+    """Return the selector ``(B,) -> (B, 1 + count)``: the label, then the other classes of highest clean logit.
+
+    Args:
+        count: number of wrong classes; all of them if the model has fewer.
+
+    Returns:
+        Function of clean logits ``(B, K)`` and labels ``(B,)``.
+
+    Example:
+        >>> top_other_classes(2)(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])).tolist()
+        [[0, 2, 1]]
+    """
 
     def aim(logits: Tensor, y: Tensor) -> Tensor:
         own, classes = labels_of(y)[:, None], logits.shape[1]

@@ -36,6 +36,9 @@ def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
         steps: gradient steps; the step size is reviewed every 4% of them.
         warm: whether the support of the start sets the first sparsity; otherwise it is 20% of the entries.
 
+    Returns:
+        The rule: from the state after a query to the next iterate.
+
     Reference: Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021,
     arXiv:2103.01208.
     """
@@ -97,6 +100,19 @@ def sparse_attempt(spec: QuerySpec, steps: int, seed: int, early_stop: bool, lar
         seed: seed of the random starts.
         early_stop: whether a broken example leaves at once.
         large_eps: whether stages in balls of 3 and 2 eps come first.
+
+    Returns:
+        The attempt of `advreg.attacks.search.search`.
+
+    Example:
+        >>> from advreg.objectives import cross_entropy
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> attempt = sparse_attempt(QuerySpec(model, cross_entropy), steps=5, seed=0, early_stop=True, large_eps=False)
+        >>> attempt(x, y, ThreatModel("l1", 0.1), torch.arange(2), 0).x_adv.shape
+        torch.Size([2, 4])
+
+    Reference: Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021,
+    arXiv:2103.01208.
     """
     wider = WIDER if large_eps else ()
     stage = STAGE * steps // 100
@@ -125,6 +141,17 @@ def find_peak(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point:
         threat: the threat model of this stage.
         point: first iterate, projected first ``(B, ...)``.
         steps: number of queries.
+
+    Returns:
+        Points ``(B, ...)`` inside the threat model.
+
+    Example:
+        >>> from advreg.objectives import cross_entropy
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> threat = ThreatModel("l1", 0.1)
+        >>> peak = find_peak(QuerySpec(model, cross_entropy), x, y, threat, x, steps=3)
+        >>> bool(threat.contains(peak, x, 1e-6).all())
+        True
     """
     state, rule = initial_state(x, y, threat, threat.project(point, x)), sparse_rule(steps, warm=True)
     for k in range(steps):

@@ -29,6 +29,12 @@ def checkpoints(steps: int) -> dict[int, int]:
 
     The first period is 22% of the steps; each next one is 3% shorter, but at least 6%; all are rounded down and at least 1.
 
+    Args:
+        steps: gradient steps of an attempt.
+
+    Returns:
+        Length of the period by the iteration that ends it.
+
     Example:
         >>> list(checkpoints(100))
         [22, 41, 57, 70, 80, 87, 93, 99]
@@ -84,7 +90,11 @@ def momentum_rule(steps: int) -> Rule:
     Args:
         steps: gradient steps of an attempt, from which the checkpoints follow.
 
-    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690, algorithm 1.
+    Returns:
+        The rule: from the state after a query to the next iterate.
+
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, arXiv:2003.01690, algorithm 1.
     """
     review = checkpoints(steps)
 

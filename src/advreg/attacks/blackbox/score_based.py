@@ -87,6 +87,15 @@ def run_score_based(
 
     Returns:
         An `AttackResult`, verified on the original model.
+
+    Example:
+        >>> from advreg.objectives import margin
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> spec, threat = QuerySpec(model, margin), ThreatModel("linf", 0.1)
+        >>> def propose(state, query):
+        ...     return replace(state, adv=state.threat.random_start(state.x, state.ids, seed=0, stream=query))
+        >>> run_score_based(spec, x, y, threat, torch.arange(2), propose, queries=3, early_stop=False).cost[:, 0].tolist()
+        [4, 4]
     """
     board = Scoreboard(spec, x, y, threat)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -147,6 +156,9 @@ def draw_uniform(state: QueryState, query: int, width: int, seed: int, restart: 
         width: how many numbers to draw for each example.
         seed: seed of the random draws.
         restart: number of the restart.
+
+    Returns:
+        The state with the numbers of this query in its memory.
     """
     if query % _BLOCK == 0:
         stream = restart * _LANE + query // _BLOCK

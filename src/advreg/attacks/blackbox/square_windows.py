@@ -20,6 +20,9 @@ def window_share(window: int, p: float = 0.8, budget: int | None = None) -> floa
         budget: number of windows in all, to rescale the schedule for 10,000 windows; None for the schedule as it is, which
             AutoAttack uses with its 5,000 queries.
 
+    Returns:
+        A share in (0, 1].
+
     Example:
         >>> window_share(10), window_share(11), window_share(4999)
         (0.8, 0.4, 0.00625)
@@ -117,8 +120,16 @@ def bumps(height: int, width: int, order: int = 2) -> Tensor:
     """Return two patterns ``(2, height * width)`` of unit length: two opposite bumps, side by side or stacked.
 
     Args:
-        height, width: size of the window.
+        height: height of the window.
+        width: width of the window.
         order: 2 for l2, or 1 for l1, whose bumps are steeper: rings fall off by the fourth power instead of the second.
+
+    Returns:
+        The two patterns, flattened, ``(2, height * width)``.
+
+    Example:
+        >>> bumps(3, 5).shape, bumps(3, 5).norm(dim=1).tolist()
+        (torch.Size([2, 15]), [1.0, 1.0])
     """
     patterns = []
     for first_axis in (0, 1):

@@ -65,6 +65,9 @@ def sample_at_offset(x: Tensor, offset: Tensor) -> Tensor:
     Args:
         x: images ``(B, C, H, W)``.
         offset: pixels to the right and down, ``(B, H, W, 2)`` or broadcastable to it.
+
+    Returns:
+        Images ``(B, C, H, W)``.
     """
     height, width = x.shape[2:]
     down = torch.arange(height, dtype=x.dtype, device=x.device)[:, None].expand(height, width)
@@ -90,6 +93,13 @@ def line_blur(x: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor
         radius: half the length of the line in pixels.
         sigma: standard deviation of the weights in pixels.
         degrees: angle of the line of each example ``(B,)``.
+
+    Returns:
+        Images ``(B, C, H, W)``.
+
+    Example:
+        >>> line_blur(torch.ones(1, 1, 4, 4), radius=1.0, sigma=1.0, degrees=torch.tensor([30.0])).mean().item()
+        1.0
     """
     steps = max(math.ceil(2 * radius), 2)
     reach = torch.linspace(-radius, radius, 2 * steps + 1, dtype=torch.float64)
@@ -109,6 +119,14 @@ def random_field(x: Tensor, draws: Draws, decay: float, which: int = 0) -> Tenso
         draws: the random numbers.
         decay: factor by which each finer octave is weaker.
         which: number of the first draw.
+
+    Returns:
+        The field ``(B, 1, H, W)``; its minimum is 0 and its maximum 1.
+
+    Example:
+        >>> field = random_field(torch.zeros(1, 3, 8, 8), Draws(torch.tensor([0]), seed=0, lane=0), decay=2.0)
+        >>> field.shape, field.min().item(), field.max().item()
+        (torch.Size([1, 1, 8, 8]), 0.0, 1.0)
     """
     total = torch.zeros_like(x[:, :1])
     side, octave = max(x.shape[2:]), 0

@@ -94,6 +94,9 @@ def carlini_wagner_rule(steps: int, weight: float, step_size: float, confidence:
         weight: the first c.
         step_size: step size of Adam.
         confidence: lead at which the margin term vanishes.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
     """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:

@@ -95,18 +95,31 @@ def cosine(first: float, last: float, k: int, steps: int) -> float:
         last: value at step ``steps``.
         k: the step.
         steps: number of steps.
+
+    Returns:
+        The value at step ``k``.
+
+    Example:
+        >>> [round(cosine(1.0, 0.0, k, 4), 2) for k in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
     """
     return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
 
 
 def ddn_rule(steps: int, radius: float, gamma: float, step_size: float) -> Rule:
-    """Return DDN's step.
+    """Return DDN's step: ``x + r d / ||d||_2`` with ``d = adv - x + step_size g / ||g||_2`` and ``r <- r (1 -+ gamma)``.
 
     Args:
         steps: iterations of one attempt.
         radius: radius of the first sphere.
         gamma: share by which the radius changes.
         step_size: length of the first step.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
+
+    Reference: Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and
+    defenses", CVPR 2019, arXiv:1811.09600.
     """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:

@@ -29,6 +29,14 @@ def random_point(x: Tensor, box: tuple[float, float], ids: Tensor, seed: int) ->
         box: lowest and highest valid value of an input.
         ids: example ids ``(B,)``, on which the draws depend.
         seed: seed of the draws.
+
+    Returns:
+        Points ``(B, ...)``.
+
+    Example:
+        >>> point = random_point(torch.zeros(2, 4), (0.0, 1.0), torch.arange(2), seed=0)
+        >>> bool(((point >= 0) & (point <= 1)).all())
+        True
     """
     return whole_box(box).random_start(x, ids, seed, STREAM)
 

@@ -24,7 +24,8 @@ def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) 
         norm: the norm to minimise.
         w: normals of the planes ``(B, n)``.
         value: value of the linear function at offset zero, ``(B,)``.
-        low, high: offsets ``low <= 0 <= high`` at which each coordinate meets the box, ``(B, n)``.
+        low: offsets at which each coordinate meets the lower end of the box ``(B, n)``, at most 0.
+        high: offsets at which each coordinate meets the upper end of the box ``(B, n)``, at least 0.
 
     Returns:
         Offsets ``(B, n)``.

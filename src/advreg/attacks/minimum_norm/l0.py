@@ -85,6 +85,14 @@ class SparseThreat(ByValue):
             ids: example ids ``(B,)``; the draws of an example depend on its id, the seed and the stream only.
             seed: seed of the draws.
             stream: which of several independent draws.
+
+        Returns:
+            Points ``(B, ...)`` that differ from ``x`` in at most eps values.
+
+        Example:
+            >>> x = torch.zeros(1, 5)
+            >>> int((SparseThreat(2).random_start(x, torch.tensor([0]), seed=0) != x).sum())
+            2
         """
         return self.project(whole_box(self.box).random_start(x, ids, seed, stream), x)
 

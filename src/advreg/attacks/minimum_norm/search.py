@@ -239,6 +239,17 @@ def search_minimum_norm(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
+
+    Example:
+        >>> from advreg.attacks.minimum_norm.ddn import ddn_rule
+        >>> from advreg.attacks.minimum_norm.linearisation import linearise_objective
+        >>> from advreg.threat import ThreatModel
+        >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+        >>> _ = model.weight.data.copy_(torch.eye(2))
+        >>> plan = SearchConfig(model, [linearise_objective(model, margin)], ddn_rule(50, 1.0, 0.05, 1.0), steps=50)
+        >>> found = search_minimum_norm(plan, torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ThreatModel("l2", 0.0))
+        >>> round(float(found.min_distance), 2)
+        0.14
     """
     require_eval_mode(plan.model)
     x, y = read_batch(x, y, ball)

@@ -1,4 +1,8 @@
-"""Code given by name: functions of the user as ``pkg.module:function``, and optional libraries."""
+"""Code given by name: functions of the user as ``pkg.module:function``, and optional libraries.
+
+A name that the user types or passes is the user's word. A name that a file holds (``model.json``, ``run.toml``) may be a
+stranger's: it is rejected unless the user trusts the code, and is never looked for in the current folder.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,24 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from advreg.errors import AdvregError, MissingExtraError, did_you_mean
+
+SCHEMES = frozenset(
+    {"zoo", "timm", "torchvision", "hf", "hf-gguf", "gguf", "export", "onnx", "folder", "npz", "csv", "parquet"}
+)
+"""First parts of names that are no modules: ``zoo:mnist-cnn`` is never the function ``mnist-cnn`` of a module ``zoo``."""
+
+_TRUSTED: ContextVar[bool] = ContextVar("trust_code", default=False)
+_PYTHONPATH = {Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place}
+_ADDED: set[str] = set()
+"""Folders that typed names put on the path; names from files are not looked for there."""
 
 
 def first_line(error: BaseException) -> str:
@@ -37,13 +54,80 @@ def filter_kwargs(function: Callable[..., Any], **options: Any) -> dict[str, Any
 
 
 def is_factory(name: str) -> bool:
-    """Return whether a name has the form ``pkg.module:factory``.
+    """Return whether a name has the form ``pkg.module:factory``; a scheme such as ``zoo`` is no module.
 
     Example:
-        >>> is_factory("nets.small:make"), is_factory("mnist")
-        (True, False)
+        >>> is_factory("nets.small:make"), is_factory("mnist"), is_factory("timm:resnet50")
+        (True, False, False)
     """
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+    named = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+    return named and name.partition(":")[0] not in SCHEMES
+
+
+@contextmanager
+def trusting(allowed: bool) -> Iterator[None]:
+    """Let files that are read inside the block name code, or not.
+
+    Args:
+        allowed: True as ``--trust-code`` and ``trust_code=True`` give it; False leaves an outer permission as it is.
+
+    Example:
+        >>> with trusting(True):
+        ...     check_file_name("math:sqrt", "run.toml: model.name", AdvregError)
+    """
+    token = _TRUSTED.set(allowed or _TRUSTED.get())
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def check_file_name(name: str, source: str, error: type[AdvregError]) -> None:
+    """Reject a name of code that a file holds, unless the user trusts it; then import it, but not from the current folder.
+
+    Args:
+        name: any value of the file; only ``pkg.module:function``, ``http:`` and ``https:`` are code or leave this machine.
+        source: file and key, for the message.
+        error: class of the error to raise.
+
+    Raises:
+        AdvregError: the name is that of code and not trusted, or its module is neither installed nor on PYTHONPATH.
+
+    Example:
+        >>> check_file_name("os:system", "model.json: name", AdvregError)
+        Traceback (most recent call last):
+        advreg.errors.AdvregError: model.json: name is 'os:system', which runs code; add --trust-code if you trust it
+    """
+    web = name.partition(":")[0] in ("http", "https")
+    if not (web or is_factory(name)):
+        return
+    if not _TRUSTED.get():
+        does = "sends the data to another machine" if web else "runs code"
+        raise error(f"{source} is {name[:80]!r}, which {does}; add --trust-code if you trust it")
+    if not web:
+        with _without_current_folder():
+            _import_module(name.partition(":")[0], error, "must be installed or on PYTHONPATH")
+
+
+def check_file_names(values: object, source: str, error: type[AdvregError]) -> None:
+    """Check every text of a document; see `check_file_name`.
+
+    Args:
+        values: nested mappings, lists and values, as parsed from the file.
+        source: the file, for the message.
+        error: class of the error to raise.
+
+    Raises:
+        AdvregError: a text is the name of code that is not trusted.
+    """
+    if isinstance(values, str):
+        check_file_name(values, source, error)
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            check_file_names(value, f"{source}{'.' if ': ' in source else ': '}{key}", error)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_file_names(value, source, error)
 
 
 def call_factory(name: str, error: type[AdvregError], **options: Any) -> Any:
@@ -98,12 +182,33 @@ def named_function(name: str, error: type[AdvregError]) -> Callable[..., Any]:
 def _import_user_module(name: str, error: type[AdvregError]) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that a local file never shadows an installed library
+        _ADDED.add(os.getcwd())
+    return _import_module(name, error, f"must be installed or lie in {os.getcwd()}")
+
+
+def _import_module(name: str, error: type[AdvregError], places: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as cause:
-        raise error(f"cannot import {name}: {cause}; it must be installed or lie in {os.getcwd()}") from cause
+        raise error(f"cannot import {name}: {cause}; it {places}") from cause
     except Exception as cause:
         raise error(f"cannot import {name}: {first_line(cause)}") from cause
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Take the current folder off the path where Python (first) or a typed name (last) put it, unless PYTHONPATH has it."""
+    here, before = Path.cwd(), sys.path[:]
+    own = (
+        {""}
+        if here in _PYTHONPATH
+        else {"", *_ADDED, *(place for place in before[:1] if Path(place).resolve() == here)}
+    )
+    sys.path[:] = [place for place in before if place not in own]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def import_extra(module: str, install: str) -> Any:

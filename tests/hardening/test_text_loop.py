@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from advreg.errors import ConfigError, HardeningError, RunError
+from advreg.errors import ConfigError, HardeningError, ModelError, RunError
 from advreg.hardening import registry
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.cycle import run_cycle
@@ -22,6 +22,7 @@ from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.challenge import hand_in
 from advreg.hardening.texts.minhash import minhash
 from advreg.hardening.workspace import Workspace, create_workspace
+from advreg.plugins import trusting
 from advreg.runs import RunFolder
 from tests.hardening.spoken import write_spoken
 from tests.hardening.test_cli import harden
@@ -238,13 +239,16 @@ def test_a_real_model_is_asked_and_only_the_one_that_was_evaluated(tmp_path: Pat
     label(store, submit(store, [prompt(0)]), reviewers=("rae", "sam"))
     with store.reading() as db:
         rows = examples_in_state(db, ExampleStatus.REVIEWED)
-    evaluate_text_incidents(store, run, rows)
+    with pytest.raises(ModelError, match="trust-code"):
+        evaluate_text_incidents(store, run, rows)
+    with trusting(True):
+        evaluate_text_incidents(store, run, rows)
     (said,) = run.read_json("incidents.json")["rows"]
     assert said["broken"] == said["complied"]
     before = (run / "incidents.json").stat().st_mtime_ns
     evaluate_text_incidents(store, run, rows)
     assert (run / "incidents.json").stat().st_mtime_ns == before, "what was asked is not asked again"
     run.write_json("model.json", {**run.read_json("model.json"), "name": "tests.hardening.spoken:other_network"})
-    with pytest.raises(RunError, match="other weights"):
+    with trusting(True), pytest.raises(RunError, match="other weights"):
         evaluate_text_incidents(store, run, rows)
     store.engine.dispose()

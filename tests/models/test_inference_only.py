@@ -394,3 +394,47 @@ def test_the_catalogue_knows_models_that_only_answer(tmp_path: Path, runtime: No
     assert load("https://host/predict", timeout=1.0).answers.url == "https://host/predict"
     with pytest.raises(ModelError, match="brings its own weights"):
         load("https://host/predict", weights=tmp_path / "net.onnx")
+
+
+def external_onnx(folder: Path, location: str, value: float) -> Path:
+    """Write an ONNX model ``x -> weight * mean over pixels`` whose weight is in another file."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weight = helper.make_tensor("weight", kind, (1, 2), torch.tensor([value, 1.0]).numpy().tobytes(), raw=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Unsqueeze", ["m"], ["c"], axes=[1]),
+            helper.make_node("Mul", ["c", "weight"], ["z"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", kind, ["batch", 1, 2, 2])],
+        [helper.make_tensor_value_info("z", kind, ["batch", 2])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
+    (folder / "weights.bin").write_bytes(model.graph.initializer[0].raw_data)
+    model.graph.initializer[0].ClearField("raw_data")
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    return folder / "net.onnx"
+
+
+def test_external_weights_belong_to_the_identity_of_an_onnx_model(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    first = inference_only.onnx(external_onnx(tmp_path, "weights.bin", 2.0))
+    assert first(torch.ones(1, 1, 2, 2)).tolist() == [[2.0, 1.0]]
+    graph = (tmp_path / "net.onnx").read_bytes()
+    second = inference_only.onnx(external_onnx(tmp_path, "weights.bin", 3.0))
+    assert (tmp_path / "net.onnx").read_bytes() == graph, "only the other file differs"
+    assert second.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(("location", "words"), [("../weights.bin", "outside its folder"), ("no.bin", "is missing")])
+def test_external_weights_elsewhere_are_rejected(tmp_path: Path, location: str, words: str) -> None:
+    from advreg.models.onnx_files import onnx_fingerprint
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "weights.bin").write_bytes(b"12345678")
+    with pytest.raises(ModelError, match=words):
+        onnx_fingerprint(external_onnx(tmp_path / "run", location, 2.0))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from advreg.cli import harden, language
+from advreg.cli.options import TrustCode
 
 app = typer.Typer(
     name="advreg",
@@ -65,6 +66,7 @@ def train(
     ratio: Annotated[float, typer.Option(help="With --finetune: the share of each batch that is attacked.")] = 1.0,
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a network from a configuration into a run folder; several processes share the work under torchrun."""
     from advreg.cli.train import TrainOptions, run_train
@@ -119,6 +121,7 @@ def evaluate(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure clean and robust accuracy with exact intervals; an interrupted evaluation resumes.
 
@@ -164,6 +167,7 @@ def diagnose(
     out: ResultFolder = None,
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Check whether a robust accuracy can be trusted; exit status 1 unless the verdict is TRUSTED."""
     from advreg.cli.diagnose import DiagnoseOptions, run_diagnose
@@ -201,6 +205,7 @@ def epsilon(
     out: ResultFolder = None,
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Help to choose eps: robust accuracy, visibility and ambiguous labels at each eps, and where to start."""
     from advreg.cli.epsilon import EpsilonOptions, run_epsilon
@@ -248,6 +253,7 @@ def export(
     onnx: Annotated[Path | None, typer.Option(help="ONNX file to write; needs the extra onnx.")] = None,
     torch: Annotated[Path | None, typer.Option(help="torch.export file to write, such as model.pt2.")] = None,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a run's model for other programs; each file is read back and compared with the model."""
     from advreg.cli.export import run_export
@@ -295,6 +301,7 @@ def attack(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Make adversarial images from photographs, with a page that shows before and after."""
     from advreg.cli.attack import AttackOptions, run_attack
@@ -345,6 +352,7 @@ def compare(
 def doctor(
     run: Annotated[Path | None, typer.Option(help="A run.toml or run folder; also estimate its training time.")] = None,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show versions, devices, extras and the speed of an attack on this machine."""
     from advreg.cli.doctor import examine, lines

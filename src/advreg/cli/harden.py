@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advreg.cli.options import TrustCode
+
 if TYPE_CHECKING:
     from advreg.hardening.store import Store
     from advreg.hardening.workspace import Workspace
@@ -34,6 +36,7 @@ def init(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as caps.total=0.02.")
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Create a workspace for a deployed model."""
     from advreg.hardening.config import HardeningConfig
@@ -105,6 +108,7 @@ def serve(
 def step(
     home: HomeOption = HOME,
     every: Annotated[str, typer.Option(metavar="1h", help="Repeat for ever, every 30s, 10m, 1h or 1d.")] = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Run every stage that is due, once: admit, retrain, evaluate, promote. Safe from cron, and twice at once."""
     from advreg.hardening.cycle import run_cycle as tick

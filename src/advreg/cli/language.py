@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from advreg.cli.options import TrustCode
+
 app = typer.Typer(
     help="Attack, train and evaluate language models, sweep the trade-off between safety and use, and report it.",
     no_args_is_help=True,
@@ -96,6 +98,7 @@ def attack(
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Run jailbreak attacks and report the attack success rate."""
     from advreg.cli import language_evaluate as work
@@ -129,6 +132,7 @@ def train(
     changes: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a model to refuse harmful requests under attack and to stay useful."""
     from advreg.cli import language_train as work
@@ -163,6 +167,7 @@ def evaluate(
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure attack success, over-refusal, truthfulness, instruction following and helpfulness, with 95% intervals.
 
@@ -228,6 +233,7 @@ def sweep(
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train with several adversarial shares and learning rates, evaluate each, and recommend one within the limit."""
     from advreg.cli import language_sweep as work

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from advreg.documents import parse_json, read_text
 from advreg.errors import ModelError, did_you_mean
 from advreg.plugins import import_extra
 
@@ -108,7 +108,7 @@ def _lines(file: Path) -> list[str]:
 
 def _spec(run: str) -> dict[str, Any]:
     file = Path(run) / "model.json"  # `models.load` has read and checked it
-    spec: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    spec: dict[str, Any] = parse_json(read_text(file))
     return spec
 
 

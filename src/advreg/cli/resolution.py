@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advreg.config import Config
+from advreg.documents import check_links
 from advreg.errors import ConfigError, ThreatError
 from advreg.threat import ThreatModel
 
@@ -35,6 +36,7 @@ class ModelSource:
         folder = Path(name)
         if not (folder / "run.toml").is_file():
             return cls(name)
+        check_links(folder)
         return cls(name, folder, load_config(folder))
 
     def data(self, option: str | None) -> str:

@@ -12,6 +12,8 @@ from pydantic import ConfigDict, TypeAdapter
 from advreg.config import toml
 from advreg.config.error_messages import validate_config
 from advreg.config.sections import STRICT
+from advreg.errors import ConfigError
+from advreg.plugins import check_file_names, trusting
 
 T = TypeVar("T")
 
@@ -38,16 +40,20 @@ class BaseConfig:
         return config
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, *, trust_code: bool = False) -> Self:
         """Read a TOML file.
 
         Args:
             path: the file.
+            trust_code: allow names of code (``pkg.module:factory``).
 
         Raises:
-            ConfigError: the file is missing, is not TOML, or holds a key or a value that is not allowed.
+            ConfigError: the file is missing, is not TOML, holds a key or a value that is not allowed, or names code.
         """
-        return cls.from_dict(toml.read(path), source=str(path))
+        values = toml.read(path)
+        with trusting(trust_code):
+            check_file_names(values, str(path), ConfigError)
+        return cls.from_dict(values, source=str(path))
 
     def check_combinations(self, source: str) -> None:
         """Raise `ConfigError` for values that are each valid but cannot go together; the base has no such rule."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from advreg.documents import parse_toml, read_text
 from advreg.errors import ConfigError
 
 
@@ -34,8 +34,8 @@ def value(text: str) -> Any:
         (3, True, [0.5, 0.75], '8/255')
     """
     try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        document = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     return document["value"] if set(document) == {"value"} else text
 
@@ -47,10 +47,10 @@ def read(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_toml(read_text(path))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from advreg.data.hash_split import is_test
 from advreg.errors import DataError
 
 _CHANNELS = (1, 3)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_SMALL, _MOST_EXPANSION = 1 << 30, 100
+"""An archive may unpack to 1 GiB, or to a hundred times its size if that is more."""
 _LAYOUTS = "x must be uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with C 1 or 3"
 
 
@@ -53,15 +57,52 @@ def npz(path: str) -> tuple[Dataset, Dataset]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
+            _check_sizes(stream)
             archive = np.load(stream, allow_pickle=False)
             arrays = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else None
     except FileNotFoundError as cause:
         raise DataError(f"no file {file}; give npz:PATH") from cause
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as cause:
+    except DataError as cause:
+        raise DataError(f"{file}: {cause}") from cause
+    except (
+        ValueError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+        OSError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as cause:
         raise DataError(f"{file}: truncated, damaged, or pickled objects, which are never read") from cause
     if arrays is None:
         raise DataError(f"{file} is a single array; save it with numpy.savez(path, x=..., y=...)")
     return arrays
+
+
+def _check_sizes(stream: BinaryIO) -> None:
+    """Check that arrays are as large as their headers claim, before memory is taken for them."""
+    stream.seek(0, 2)
+    size = stream.tell()
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > max(_SMALL, _MOST_EXPANSION * size):
+                raise DataError(f"{size} bytes would unpack to {unpacked}; save the arrays without compression")
+            for member in archive.infolist():
+                with archive.open(member) as part:
+                    _check_header(part, member.file_size, member.filename)
+    stream.seek(0)
+
+
+def _check_header(part: IO[bytes], size: int, name: str) -> None:
+    version = np.lib.format.read_magic(part)
+    if version not in _HEADERS:
+        raise DataError(f"{name} has format {version}, which numbers never need; save it with numpy.savez")
+    shape, _, dtype = _HEADERS[version](part)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != size - part.tell() and not dtype.hasobject:
+        raise DataError(f"{name} claims {claimed} bytes and holds {size - part.tell()}; the file is damaged")
 
 
 def _part(file: Path, arrays: dict[str, Any], x_key: str, y_key: str) -> tuple[Tensor, Tensor]:

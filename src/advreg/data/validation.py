@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from advreg.documents import MOST_CLASSES
 from advreg.errors import DataError
 
 
@@ -79,6 +80,9 @@ def check_labels(y: Tensor, classes: int | None = None) -> None:
         row = int(wrong.nonzero()[0, 0])
         allowed = "negative" if classes is None else f"outside 0..{classes - 1}"
         raise DataError(f"label {int(y[row])} of example {row} is {allowed}")
+    if int(y.max()) >= MOST_CLASSES:  # names are made for every class up to the largest label
+        row = int(y.argmax())
+        raise DataError(f"label {int(y[row])} of example {row} is too large; number the classes from 0 without gaps")
 
 
 def check_pair(x: Tensor, y: Tensor, classes: int | None = None, box: tuple[float, float] = (0.0, 1.0)) -> None:

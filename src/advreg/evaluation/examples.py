@@ -12,6 +12,7 @@ from torch import Tensor
 from advreg import runtime
 from advreg.attacks.inputs import as_tensor, read_batch
 from advreg.attacks.model import widen
+from advreg.data.validation import check_labels
 from advreg.errors import DataError
 from advreg.results.ledger_rows import CHUNK
 from advreg.threat import ThreatModel
@@ -82,6 +83,7 @@ def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Exampl
     few, labels = read_batch(x[:n], y[:n], threat)
     if labels.ndim > 1:
         raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
+    check_labels(labels)
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
     return Examples(
         widen(_outside_inference_mode(few)),

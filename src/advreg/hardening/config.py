@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from advreg.config import toml
 from advreg.config.base import BaseConfig
 from advreg.config.sections import STRICT, Count
+from advreg.errors import ConfigError
 from advreg.hardening.data_selection import DAY, Caps
 from advreg.hardening.image_decoding import Limits
+from advreg.plugins import check_file_names
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -128,6 +132,27 @@ class HardeningConfig(BaseConfig):
     gate: GateConfig = field(default_factory=GateConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+
+    @classmethod
+    def load(cls, path: str | Path, *, trust_code: bool = False) -> Self:
+        """Read ``harden.toml``; `check_names` comes later, because most verbs load neither data nor models.
+
+        Args:
+            path: the file.
+            trust_code: allow names of code (``pkg.module:factory``).
+
+        Raises:
+            ConfigError: the file is missing, is not TOML, or holds a key or a value that is not allowed.
+        """
+        return cls.from_dict(toml.read(path), source=str(path))
+
+    def check_names(self) -> None:
+        """Check that data and attacks are not code, which only ``--trust-code`` allows.
+
+        Raises:
+            ConfigError: one of them is the name of code.
+        """
+        check_file_names({"data": {"name": self.data.name}, "attacks": self.attacks}, FILE, ConfigError)
 
     @property
     def bounds(self) -> Caps:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from advreg._lazy import deprecated
 from advreg.models.fast_copy import FastCopy, freeze
 from advreg.models.inference_only import InferenceOnlyModel, among
-from advreg.models.loading import load
+from advreg.models.loading import load, load_with
 from advreg.models.logits import extract_logits, wrap_logits
 from advreg.models.normalize import Normalize, normalized
 from advreg.models.validation import check_model
@@ -21,6 +21,7 @@ __all__ = [
     "extract_logits",
     "freeze",
     "load",
+    "load_with",
     "normalized",
     "read_state",
     "state_sha256",

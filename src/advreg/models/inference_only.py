@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.errors import ModelError
+from advreg.models.onnx_files import onnx_fingerprint
 from advreg.plugins import first_line, import_extra
 
 _MIB = 2**20
@@ -204,19 +205,19 @@ def _joined(parts: list[Reply], name: str) -> Reply:
 
 @dataclass(frozen=True)
 class Onnx:
-    """A model in an ONNX file, made by `onnx`: a function from inputs ``(B, ...)`` to scores ``(B, K)`` or labels ``(B,)``."""
+    """A model in an ONNX file, made by `onnx`: a function from inputs ``(B, ...)`` to scores ``(B, K)`` or labels ``(B,)``.
+
+    Attributes:
+        fingerprint: SHA-256 of the file and of the files beside it that hold its weights.
+    """
 
     path: Path
     batch_size: int
     fixed: bool
     session: Any = field(repr=False)
+    fingerprint: str = ""
 
     score_only: ClassVar[bool] = True
-
-    @property
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the file on these inputs.
@@ -265,6 +266,7 @@ def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}; give at least 1")
     runtime = import_extra("onnxruntime", "advreg[onnx]")
+    fingerprint = onnx_fingerprint(file)
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     except Exception as cause:  # the runtime has errors of its own
@@ -274,7 +276,9 @@ def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
         names = ", ".join(i.name for i in inputs)
         raise ModelError(f"{file} takes {len(inputs)} inputs ({names}); it must take one, the batch of images")
     size = next(iter(inputs[0].shape), None)  # a name, or nothing, where any size will do
-    return Onnx(file, size, True, session) if isinstance(size, int) else Onnx(file, batch_size, False, session)
+    if isinstance(size, int):
+        return Onnx(file, size, True, session, fingerprint)
+    return Onnx(file, batch_size, False, session, fingerprint)
 
 
 Answers = Endpoint | Onnx

@@ -109,15 +109,36 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         WeightsError: unreadable, not finite, or with other names or shapes; the first is named.
     """
     state = read_state(path)
-    if isinstance(model, Normalized) and not any(key.startswith("net.") for key in state):
-        model = model.net
-    wanted = model.state_dict()
-    _check_fit(Path(path), state, wanted)
+    part = _part_for(state, model)
+    wanted = part.state_dict()
+    _check_shapes(Path(path), state, wanted)
+    _check_finite(Path(path), state, wanted)
     counters = {key: wanted[key] for key in wanted.keys() - state.keys()}
-    model.load_state_dict({**state, **counters})
+    part.load_state_dict({**state, **counters})
 
 
-def _check_fit(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:
+def check_fit(path: str | Path, model: nn.Module) -> None:
+    """Check that the weights of a file have the names and shapes of a model, which may be on the device ``meta``.
+
+    Args:
+        path: see `read_state`.
+        model: of the architecture that the file was made for.
+
+    Raises:
+        WeightsError: unreadable, or with other names or shapes; the first is named.
+    """
+    state = read_state(path)
+    _check_shapes(Path(path), state, _part_for(state, model).state_dict())
+
+
+def _part_for(state: State, model: nn.Module) -> nn.Module:
+    """Return the module that a state is for: the whole model, or the network inside its normalisation."""
+    if isinstance(model, Normalized) and not any(key.startswith("net.") for key in state):
+        return model.net
+    return model
+
+
+def _check_shapes(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:
     for key, tensor in wanted.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):  # a counter that old files lack and evaluation ignores
@@ -126,12 +147,16 @@ def _check_fit(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:
         if state[key].shape != tensor.shape:
             sizes = f"{tuple(state[key].shape)} in the file, {tuple(tensor.shape)} in the model"
             raise WeightsError(f"{path} does not fit this model: {key!r} is {sizes}")
-        if not bool(torch.isfinite(state[key]).all()) and not torch.equal(state[key], tensor.cpu()):  # a mask of -inf
-            raise WeightsError(f"{path}: {key!r} holds NaN or infinity; the training that made it diverged")
     unknown = [key for key in state if key not in wanted]
     if unknown:
         shape = tuple(state[unknown[0]].shape)
         raise WeightsError(f"{path} does not fit this model: {unknown[0]!r} {shape} is not in the model")
+
+
+def _check_finite(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:
+    for key, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()) and not torch.equal(tensor, wanted[key].cpu()):  # a mask of -inf
+            raise WeightsError(f"{path}: {key!r} holds NaN or infinity; the training that made it diverged")
 
 
 def state_sha256(model: nn.Module) -> str:

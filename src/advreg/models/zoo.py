@@ -22,7 +22,7 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     "mnist-trades": MnistTrades,
     "preact-resnet18": preact_resnet18,
 }
-_WIDE = re.compile(r"wide-resnet-(\d+)-(\d+)")
+_WIDE = re.compile(r"wide-resnet-(\d{1,4})-(\d{1,4})")
 NAMES = (*_ZOO, "wide-resnet-28-10")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from advreg.documents import check_links
 from advreg.errors import RunError
 from advreg.report import language_charts as charts
 from advreg.report.html import flat, render
@@ -71,6 +72,7 @@ def write(run: Path | str, out: Path | str | None = None) -> Path:
 
 def page(folder: RunFolder) -> str:
     """The report as HTML text, the same bytes for the same files."""
+    check_links(folder.path)
     sweep = folder.read_json(FILE)
     if sweep.get("kind") != "language-sweep" or not sweep.get("base"):
         raise RunError(f"{folder / FILE} holds no measured sweep; run advreg language sweep with --out {folder.path}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from advreg.documents import check_links
 from advreg.errors import RunError
 from advreg.report import ledger
 from advreg.report.facts import (
@@ -60,6 +61,7 @@ def run(folder: Path | str) -> RunFacts:
     path = Path(folder)
     if not path.is_dir():
         raise RunError(f"no run folder at {path}; give one that `advreg train` or `advreg evaluate` wrote")
+    check_links(path)
     epochs, events = _metrics(path / "metrics.jsonl")
     diagnosed = diagnosis(path)
     evaluations = [

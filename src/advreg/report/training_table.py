@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advreg.documents import parse_toml
 from advreg.report import read
 from advreg.report.comparison_table import labels
 from advreg.report.facts import EvaluationFacts, RunFacts
@@ -107,8 +107,8 @@ def _total(values: Sequence[float | None]) -> float | None:
 def _recipe(config: str | None) -> tuple[str, str]:
     """Return the names of recipe and attack in run.toml."""
     try:
-        values = tomllib.loads(config or "")
-    except tomllib.TOMLDecodeError:
+        values = parse_toml(config or "")
+    except ValueError:
         values = {}
     attack = _section(values, "attack")
     name, steps = str(attack.get("name", "-")), attack.get("steps")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from advreg.documents import parse_json
 from advreg.errors import RunError
 
 try:
@@ -121,7 +122,7 @@ def lock(path: Path) -> Iterator[None]:
 
 def _parse(path: Path, number: int, line: bytes) -> Record:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         record = None
     if not isinstance(record, dict):

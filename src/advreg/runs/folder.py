@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advreg.documents import parse_json, read_text
 from advreg.errors import RunError, did_you_mean
 from advreg.runs.files import Record, append_lines, explain_os_error, lock, read_lines, write_atomic
 
@@ -103,9 +104,11 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
+            return read_text(path)
+        except UnicodeDecodeError as error:
+            raise RunError(f"cannot read {path}: it is not text; is {self.path} a run folder?") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"cannot read {path}: {reason}; is {self.path} a run folder?") from error
 
     def read_json(self, name: str) -> Record:
@@ -115,7 +118,7 @@ class RunFolder:
             RunError: the file is missing or is not a JSON object.
         """
         try:
-            value = json.loads(self.read_text(name))
+            value = parse_json(self.read_text(name))
         except ValueError:
             value = None
         if not isinstance(value, dict):

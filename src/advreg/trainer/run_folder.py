@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from advreg.documents import check_links
 from advreg.errors import RunError
 
 C = TypeVar("C")
@@ -42,6 +43,7 @@ def read_run_config(config: C | str | Path, schema: type[C], file: str, *, resum
     if not path.is_dir():
         loaded: C = kind.load(path)
         return loaded
+    check_links(path)
     inside = kind.load(path / file)
     moved: C = replace(inside, train=replace(inside.train, out=str(path)))
     return moved

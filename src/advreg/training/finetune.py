@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from advreg.config import Config, ModelConfig, PolicyConfig, RecipeConfig
-from advreg.errors import ConfigError
+from advreg.documents import check_links, parse_json, read_text
+from advreg.errors import ConfigError, ModelError
+from advreg.models.loading import check_options
+from advreg.plugins import check_file_name, trusting
 
 _WEIGHTS = (".safetensors", ".pt", ".pth")
 
@@ -21,6 +23,7 @@ def fine_tune(
     ramp: float = 0.5,
     ratio: float = 1.0,
     freeze_batchnorm: bool = False,
+    trust_code: bool = False,
 ) -> Config:
     """Return the configuration of a run that starts from trained weights; all changes are visible in the configuration.
 
@@ -32,6 +35,7 @@ def fine_tune(
         ramp: share of training over which eps grows from 0; 0 for the full eps at once. A policy ``warmup`` stays unchanged.
         ratio: share of each batch that is attacked, for the recipe madry; below 1 it becomes mixed.
         freeze_batchnorm: whether BatchNorm keeps its statistics, for small batches or little data.
+        trust_code: let the run folder's ``model.json`` name code (``pkg.module:factory``).
 
     Raises:
         ConfigError: no such start, values out of range, or a recipe or policy that ratio or ramp cannot replace.
@@ -46,9 +50,11 @@ def fine_tune(
     fine-tuning", 2020.
     """
     _check_options(lr_scale, ramp, ratio)
+    with trusting(trust_code):
+        model = _start(config.model, start)
     return replace(
         config,
-        model=_start(config.model, start),
+        model=model,
         policy=_ramped(config.policy, ramp),
         recipe=_mixed(config.recipe, ratio),
         optimizer=replace(config.optimizer, lr=lr_scale * config.optimizer.lr),
@@ -75,10 +81,15 @@ def _start(section: ModelConfig, start: str | Path) -> ModelConfig:
 
 
 def _from_run(run: Path) -> ModelConfig:
+    check_links(run)
     try:
-        spec = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        spec = parse_json(read_text(run / "model.json"))
+        check_file_name(spec["name"], f"{run / 'model.json'}: name", ModelError)
+        check_options(spec["options"], f"{run / 'model.json'}: options")
         return ModelConfig(spec["name"], str(run / "model.safetensors"), spec["options"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"cannot fine-tune from {run}: it is no run folder; give one with a model.json") from error
 
 

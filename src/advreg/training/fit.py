@@ -11,7 +11,7 @@ from pathlib import Path
 from advreg import distributed, runtime
 from advreg.config import Config
 from advreg.distributed import Ranks
-from advreg.plugins import first_line
+from advreg.plugins import first_line, trusting
 from advreg.runs import RunFolder
 from advreg.training.checkpoint import METRICS, TrainingProgress, commit, restore
 from advreg.training.dry_run import dry_run, estimated_seconds
@@ -21,7 +21,13 @@ from advreg.training.folder import changed_environment, read_config, start_folde
 from advreg.training.setup import TrainState, prepare
 
 
-def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent | None = None) -> RunFolder:
+def fit(
+    config: Config | str | Path,
+    *,
+    resume: bool = False,
+    trust_code: bool = False,
+    on_event: OnEvent | None = None,
+) -> RunFolder:
     """Train by a configuration, and return the run folder with the result.
 
     A run that is interrupted at any moment loses at most the current epoch. Resumed, it ends with the same
@@ -33,6 +39,7 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
     Args:
         config: a `Config`, a TOML file, or, to resume, the run folder itself.
         resume: whether to continue the run in ``config.train.out``; a finished run is returned unchanged.
+        trust_code: let the file, and run folders that it names, name code (``pkg.module:factory``).
         on_event: called with each event of `advreg.training.events`, in rank 0.
 
     Raises:
@@ -49,7 +56,11 @@ def fit(config: Config | str | Path, *, resume: bool = False, on_event: OnEvent 
         >>> [record["epoch"] for record in run.read_log("metrics.jsonl") if "event" not in record]
         [1]
     """
-    config = read_config(config, resume=resume)
+    with trusting(trust_code):
+        return _fit_as_configured(read_config(config, resume=resume), resume, on_event)
+
+
+def _fit_as_configured(config: Config, resume: bool, on_event: OnEvent | None) -> RunFolder:
     device = runtime.choose_device(config.train.device)
     runtime.make_current(device)
     with distributed.join_processes(distributed.backend_for(device)) as ranks:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from advreg import runtime
-from advreg.config import Config
+from advreg.config import Config, toml
+from advreg.documents import check_links
 from advreg.errors import RunError
 from advreg.runs import RunFolder
 from advreg.runs.resume_check import check_same_config
@@ -61,7 +62,8 @@ def _open_to_resume(config: Config, session: TrainState) -> RunFolder:
     run = RunFolder.open(config.train.out)
     if not (run / CONFIG).exists():
         raise RunError(f"{run.path} holds no {CONFIG}: it was stopped before it started; train without resuming")
-    check_same_config(run, Config.load(run / CONFIG).to_dict(), config.to_dict())
+    check_links(run.path)
+    check_same_config(run, Config.from_dict(toml.read(run / CONFIG)).to_dict(), config.to_dict())
     before = run.read_json(ENVIRONMENT).get("data")
     if before not in (None, _fingerprint(session)):  # None: written by a version without fingerprints
         raise RunError(

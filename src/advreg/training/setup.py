@@ -238,7 +238,7 @@ def _guard(config: Config, train: Dataset | StreamingDataset, device: torch.devi
 
 def _model(config: Config, device: torch.device) -> nn.Module:
     runtime.seed_everything(config.seed)
-    model = models.load(config.model.name, config.model.weights or None, **config.model.options)
+    model = models.load_with(config.model.name, config.model.weights or None, config.model.options)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place; torch omits its type
     return model.to(device)

@@ -100,6 +100,7 @@ class ImageBackend:
         Raises:
             ConfigError: its attacks or its data cannot be used.
         """
+        workspace.config.check_names()
         families(workspace.config.attacks)
         return cls(workspace, load_hardening_data(workspace.config))
 

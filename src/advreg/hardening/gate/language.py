@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advreg.documents import check_links
 from advreg.errors import RunError
 from advreg.hardening.gate.read import Axis, GateResults, incidents_in, protocols_of, weights_sha256
 from advreg.results.reading import LEDGER, read_ledger
@@ -100,6 +101,7 @@ def read_language_results(run: str | Path, protocol: str) -> GateResults:
         RunError: there are no results, a file is damaged, or the ledger contradicts results.json.
     """
     folder = RunFolder.open(run)
+    check_links(folder.path)
     place = f"evaluation/{protocol}"
     results, ledger = folder.read_json(f"{place}/results.json"), folder / place / LEDGER
     contents = read_ledger(ledger)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advreg.documents import check_links, parse_json
 from advreg.errors import RunError
 from advreg.results.reading import LEDGER, read_ledger
 from advreg.runs import RunFolder
@@ -108,6 +108,7 @@ def read_results(run: str | Path, protocol: str) -> GateResults:
         RunError: there are no results, a file is damaged, or the ledger contradicts results.json.
     """
     folder = RunFolder.open(run)
+    check_links(folder.path)
     place = f"evaluation/{protocol}"
     results = folder.read_json(f"{place}/results.json")
     ledger = folder / place / LEDGER
@@ -202,7 +203,7 @@ def weights_sha256(file: Path) -> str:
         content = file.read_bytes()
     try:
         (size,) = struct.unpack("<Q", content[:8])
-        tensors = json.loads(content[8 : 8 + size])
+        tensors = parse_json(content[8 : 8 + size])
         tensors.pop("__metadata__", None)
         for name, facts in sorted(tensors.items()):
             digest.update(f"{name} torch.{_TYPES[facts['dtype']]} {tuple(facts['shape'])}\n".encode())

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from advreg.errors import RunError
+from advreg.documents import check_links
+from advreg.errors import ModelError, RunError
 from advreg.hardening.gate.language import latest_protocol, read_language_results, weights_identity
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
+from advreg.plugins import check_file_name
 from advreg.runs import RunFolder
 
 FILE = "incidents.json"
@@ -57,6 +59,14 @@ def _with_verdict(row: dict[str, Any], label: int) -> dict[str, Any]:
     return {**row, "label": label, "broken": row["complied"] == (label == HARMFUL)}
 
 
+def _name_in(run: RunFolder) -> str:
+    """Return the name of the model in ``model.json``, which is not code unless it is trusted."""
+    check_links(run.path)
+    name = str(run.read_json("model.json")["name"])
+    check_file_name(name, f"{run / 'model.json'}: name", ModelError)
+    return name
+
+
 def model_in(run: RunFolder) -> Complies:
     """Return a function that queries the model of a run: greedy outputs, judged by refusal and coherence.
 
@@ -75,7 +85,7 @@ def model_in(run: RunFolder) -> Complies:
     from advreg.language.training.folder import CONFIG, load_trained
 
     trained = (run / CONFIG).is_file()
-    lm = load_trained(run.path) if trained else load(str(run.read_json("model.json")["name"]))
+    lm = load_trained(run.path) if trained else load(_name_in(run))
     if fingerprint(lm) != read_language_results(run.path, latest_protocol(run.path)).model:
         raise RunError(
             f"{run.path} was evaluated with other weights than it holds, or with a --scale; evaluate what is deployed"

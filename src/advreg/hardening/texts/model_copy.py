@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from advreg.documents import check_links
 from advreg.errors import RunError
 from advreg.hardening.gate.language import latest_protocol, weights_identity
 from advreg.hardening.workspace import Workspace
@@ -26,6 +27,7 @@ def copy_model(run: str | Path, workspace: Workspace, place: str) -> str:
         RunError: the folder cannot be read, or the copy cannot be written.
     """
     source, target = RunFolder.open(run), workspace.folder / place
+    check_links(source.path)
     shutil.rmtree(target, ignore_errors=True)
     try:
         shutil.copytree(source.path, target, ignore=shutil.ignore_patterns(*_EXCLUDED))

@@ -76,9 +76,9 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
     transformers.logging.set_verbosity_error()  # a table that says the head is new, as is wanted here
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             network = transformers.AutoModelForSequenceClassification.from_pretrained(
-                place, num_labels=num_labels, use_safetensors=True
+                place, num_labels=num_labels, use_safetensors=True, trust_remote_code=False
             )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"{name}: no sequence classifier can be read there ({first_line(error)})") from error

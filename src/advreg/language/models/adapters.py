@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from advreg.documents import parse_json, read_text
 from advreg.errors import ConfigError, WeightsError
 from advreg.language.models.loading import EXTRA, LanguageModel
 from advreg.plugins import first_line, import_extra
@@ -113,7 +113,7 @@ def load_adapter(lm: LanguageModel, run: str | Path | RunFolder) -> LanguageMode
     """
     folder = RunFolder.open(Path(run))
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = parse_json(read_text(folder / FACTS))
         rank, alpha = int(facts["rank"]), float(facts["alpha"])
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:

@@ -25,11 +25,16 @@ from advreg.language.training.events import (
 from advreg.language.training.folder import read_config, start_folder
 from advreg.language.training.setup import LanguageTrainState, prepare
 from advreg.language.training.step import Tally, broken, means, plus, take_step
+from advreg.plugins import trusting
 from advreg.runs import RunFolder
 
 
 def fit_language(
-    config: LanguageConfig | str | Path, *, resume: bool = False, on_event: OnEvent | None = None
+    config: LanguageConfig | str | Path,
+    *,
+    resume: bool = False,
+    trust_code: bool = False,
+    on_event: OnEvent | None = None,
 ) -> RunFolder:
     """Train a language model as a configuration says, and return the run folder that holds the result.
 
@@ -40,6 +45,7 @@ def fit_language(
     Args:
         config: a `LanguageConfig`, a TOML file, or, to resume, the run folder itself.
         resume: go on with the run in ``config.train.out``; a finished run is returned as it is.
+        trust_code: let the file name code (``pkg.module:factory``).
         on_event: called with each event of `advreg.language.training.events`.
 
     Raises:
@@ -47,9 +53,10 @@ def fit_language(
         RunError: the run folder exists (or, to resume, does not), cannot be written, or is in use.
         TrainingError: the loss or the weights stop being finite; what was reached before is kept.
     """
-    config = read_config(config, resume=resume)
-    session = prepare(config)
-    run = start_folder(config, resume=resume)
+    with trusting(trust_code):
+        config = read_config(config, resume=resume)
+        session = prepare(config)
+        run = start_folder(config, resume=resume)
     with run.lock(), runtime.deterministic():
         _train(run, session, on_event or (lambda event: None))
     return run

@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from advreg import runtime
+from advreg.config import toml
+from advreg.documents import check_links
 from advreg.errors import WeightsError
 from advreg.language.config import LanguageConfig
 from advreg.language.models import loading
@@ -41,7 +43,8 @@ def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
     """
     if resume:
         run = RunFolder.open(config.train.out)
-        return check_same_config(run, LanguageConfig.load(run / CONFIG).to_dict(), config.to_dict())
+        check_links(run.path)
+        return check_same_config(run, LanguageConfig.from_dict(toml.read(run / CONFIG)).to_dict(), config.to_dict())
     run = RunFolder.create(config.train.out)
     run.write_json(ENVIRONMENT, runtime.environment())
     run.write(CONFIG, config.to_toml())
@@ -56,12 +59,15 @@ def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:
         run.save_model(lm.network, WHOLE)
 
 
-def load_trained(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+def load_trained(
+    path: str | Path, *, dtype: str = "float32", device: str = "cpu", trust_code: bool = False
+) -> LanguageModel:
     """Return the model that a run folder of `fit_language` holds, in eval mode.
 
     Args:
         path: the run folder.
         dtype, device: as for `advreg.language.load`; ``"float32"`` to judge by.
+        trust_code: let the run's ``language.toml`` name code (``pkg.module:factory``).
 
     Raises:
         RunError: no such folder.
@@ -69,7 +75,8 @@ def load_trained(path: str | Path, *, dtype: str = "float32", device: str = "cpu
         WeightsError: its weights are missing or damaged.
     """
     run = RunFolder.open(path)
-    config = LanguageConfig.load(run / CONFIG)
+    check_links(run.path)
+    config = LanguageConfig.load(run / CONFIG, trust_code=trust_code)
     lm = loading.load(config.model.name, dtype=dtype, device=device)
     if config.model.rank:
         return replace(load_adapter(lm, run), name=str(run.path))

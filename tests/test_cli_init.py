@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from advreg.cli.app import app
 from advreg.cli.init import run_init
-from advreg.config import Config
+from advreg.config import Config, toml
 from advreg.errors import AdvregError, DataError, RunError, ThreatError
 from advreg.models import load
 
@@ -38,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
     ],
 )
 def test_written_configuration_holds_the_options(tmp_path, data, threat, model, eps) -> None:
-    config = Config.load(run_init(tmp_path / "run.toml", data, threat, model))
+    config = Config.from_dict(toml.read(run_init(tmp_path / "run.toml", data, threat, model)))
     assert config.data.name == data
     assert config.threat.eps == eps
     assert config.threat.box == ([0.0, 255.0] if threat and "@" in threat else [0.0, 1.0])
@@ -122,3 +123,8 @@ def test_file_reports_class_imbalance(tmp_path: Path, photos: Path) -> None:
     text = run_init(tmp_path / "run.toml", f"folder:{photos}", None, None).read_text()
     assert "# classes are unequal: 28 images of cat, 8 of dog" in text
     assert Config.load(tmp_path / "run.toml").model.options["classes"] == 3
+
+
+def test_init_of_own_network_names_the_flag_that_trains_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app(["init", "--out", str(tmp_path / "run.toml"), "--model", "nets:make"], standalone_mode=False)
+    assert capsys.readouterr().out.endswith("run.toml --trust-code\n")

@@ -10,6 +10,7 @@ import typer
 
 from advreg.cli import harden, language
 from advreg.cli.options import TrustCode
+from advreg.plugins import is_factory
 
 app = typer.Typer(
     name="advreg",
@@ -276,11 +277,11 @@ def init(
 
     path = run_init(out, data, threat, model)
     if as_json:
-        from advreg.config import Config
+        from advreg.config import Config, toml
 
-        typer.echo(json.dumps({"file": str(path), **summary(Config.load(path))}))
+        typer.echo(json.dumps({"file": str(path), **summary(Config.from_dict(toml.read(path)))}))
     else:
-        typer.echo(f"{path}\nnext: advreg train {path}")
+        typer.echo(f"{path}\nnext: advreg train {path}{' --trust-code' if model and is_factory(model) else ''}")
 
 
 @app.command()

@@ -115,7 +115,17 @@ def choose_adaptive_attacks(
     causes: tuple[str, ...],
     backward: Mapping[str, Smooth] | nn.Module | None,
 ) -> list[AdaptiveAttack]:
-    """Return the means that the causes suggest, the cheap and specific ones first; those of the last resort always."""
+    """Return the means that the causes suggest, the cheap and specific ones first; those of the last resort always.
+
+    Args:
+        subject: model, examples and figure.
+        judge: the original, which verifies every point.
+        causes: causes of the checks' findings, see `advreg.results.checks.CAUSES`.
+        backward: replacements of modules by name, or a differentiable model, given by the user; None without one.
+
+    Returns:
+        The attacks in the order to run them, each once.
+    """
     known = [
         *_user_attacks(subject, judge, backward),
         *_specific_attacks(subject, judge),

@@ -2,7 +2,7 @@
 
 The forward is always the model's own. Only what comes back is replaced (BPDA), and the original model judges.
 
-Reference: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
+Reference: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, arXiv:1802.00420.
 """
 
 from __future__ import annotations
@@ -169,8 +169,18 @@ def fit_bpda(model: nn.Module, x: Tensor, *, steps: int = 150, seed: int = 0) ->
     Args:
         model: original network.
         x: clean inputs ``(B, ...)``.
-        steps: of Adam, on half of the inputs with noise.
-        seed: of the initial weights.
+        steps: steps of Adam, on half of the inputs with noise.
+        seed: seed of the initial weights.
+
+    Returns:
+        The fitted networks by the name of the module; empty where gradients pass everywhere.
+
+    Example:
+        >>> fit_bpda(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(8, 1, 2, 2), steps=1)
+        {}
+
+    Reference: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security: circumventing defenses to
+    adversarial examples", ICML 2018, arXiv:1802.00420.
     """
     return {call.name: net for call in dead_modules(model, x) if (net := _smooth(call, steps, seed)) is not None}
 

@@ -34,10 +34,26 @@ def challenge_figure(
     Args:
         subject: model, examples and figure.
         attack: the challenger.
-        name, group, by, cause: of the check, as for `advreg.results.checks.grade_gain`.
+        name: name of the check.
+        group: group of the check, A to G.
+        by: the challenger, in words.
+        cause: what a failure points to, one of `advreg.results.checks.CAUSES`.
         first: examples to begin with, for an expensive attack few; it goes on where it breaks a fifth. If None, half of the
             sample, and the other half where it breaks any.
         threshold: share beyond which the figure is suspect.
+
+    Returns:
+        The graded check.
+
+    Example:
+        >>> import torch
+        >>> from advreg import attacks
+        >>> from advreg.diagnosis.diagnose import context_of
+        >>> from advreg.threat import ThreatModel
+        >>> model, x = torch.nn.Linear(4, 3).eval(), torch.rand(4, 4)
+        >>> subject, _ = context_of(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
+        >>> challenge_figure(subject, attacks.fgsm, "one step", "A", "FGSM").verdict
+        'pass'
     """
     tried, broken = _attack_nearest(subject, attack, first)
     subject.survivors.remove(broken)

@@ -131,7 +131,7 @@ class DiagnosisContext:
 
     @cached_property
     def is_random(self) -> bool:
-        """Whether the same input gets different answers."""
+        """Return whether repeated outputs on the same input differ."""
         return len({logits_of(self.model, self.x[:8]).numpy(force=True).tobytes() for _ in range(4)}) > 1
 
     @cached_property
@@ -157,7 +157,26 @@ def run_on(
     model: nn.Module | None = None,
     threat: ThreatModel | None = None,
 ) -> Tensor:
-    """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given."""
+    """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given.
+
+    Args:
+        subject: model, examples and figure.
+        attack: the attack to run.
+        rows: positions of the attacked examples ``(R,)``.
+        model: network to attack instead of the subject's.
+        threat: threat model instead of the subject's.
+
+    Returns:
+        Booleans ``(R,)``.
+
+    Example:
+        >>> from advreg import attacks
+        >>> from advreg.diagnosis.diagnose import context_of
+        >>> model, x = nn.Linear(4, 3).eval(), torch.rand(4, 4)
+        >>> subject, _ = context_of(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
+        >>> run_on(subject, attacks.fgsm, torch.arange(2), threat=ThreatModel("linf", 0.0)).tolist()
+        [False, False]
+    """
 
     def broken_of(part: Tensor) -> Tensor:
         options = filter_kwargs(attack, seed=subject.seed, ids=subject.ids[part])
@@ -187,7 +206,21 @@ def correct_rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
-    """Return the gradient of the summed objective at each input, ``(B, ...)``."""
+    """Return the gradient of the summed objective at each input, ``(B, ...)``.
+
+    Args:
+        model: the network.
+        x: inputs ``(B, ...)``.
+        y: labels ``(B,)``.
+        objective: ``(logits, y) -> (B,)``.
+
+    Returns:
+        Gradients ``(B, ...)``; no weight gets one.
+
+    Example:
+        >>> gradients(nn.Flatten(), torch.zeros(1, 3), torch.tensor([0]), lambda logits, y: logits[:, 1]).tolist()
+        [[0.0, 1.0, 0.0]]
+    """
     return in_batches(all_rows(x), lambda part: query(QuerySpec(model, objective), x[part], y[part])[2])
 
 

@@ -160,7 +160,8 @@ def diagnose(
         >>> diagnose(net, data, "linf:0.1", quick=True).verdict in ("TRUSTED", "SUSPECT", "UNRELIABLE")
         True
 
-    Reference: Carlini et al., "On evaluating adversarial robustness", 2019, and the papers named in docs/diagnose.md.
+    Reference: Carlini et al., "On evaluating adversarial robustness", 2019, arXiv:1902.06705, and the papers
+    named in docs/diagnose.md.
     """
     began = time.perf_counter()
     threat = as_threat(threat)
@@ -209,7 +210,33 @@ def context_of(
     seed: int,
     out: str | Path | None,
 ) -> tuple[DiagnosisContext, ReportedAccuracy]:
-    """Return the context that every check receives, and the figure under test."""
+    """Return the context that every check receives, and the figure under test.
+
+    Args:
+        model: the original, in eval mode.
+        data: a data set, or inputs ``(N, ...)`` and labels ``(N,)``.
+        threat: norm, eps and box.
+        n: number of examples, from the first.
+        budget: number of examples, queries and steps to spend; the one that ``quick`` names if None.
+        quick: whether to use the small budget.
+        train: inputs and labels to train a surrogate on; the examples themselves if None.
+        seed: seed of all draws.
+        out: run folder with the evaluation that holds the figure; PGD-40 is run where there is none.
+
+    Returns:
+        The context, and the figure.
+
+    Raises:
+        DataError: data that do not fit the threat model.
+        ModelError: a model that cannot be diagnosed.
+
+    Example:
+        >>> model, x = nn.Linear(4, 3).eval(), torch.rand(4, 4)
+        >>> data = x, model(x).argmax(1)
+        >>> subject, figure = context_of(model, data, ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
+        >>> figure.name, subject.n
+        ('pgd-40', 4)
+    """
     examples = examples_of(data, min(n, count(data)), threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)

@@ -172,7 +172,23 @@ def _neighbour_tensors(train: Dataset | tuple[Tensor, Tensor]) -> tuple[Tensor, 
 
 
 def nearest_other_class(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: str) -> Tensor:
-    """Return the distance of each input to the nearest one of another class, ``(B,)``; infinite where there is none."""
+    """Return the distance of each input to the nearest one of another class, ``(B,)``; infinite where there is none.
+
+    Args:
+        x: inputs ``(B, ...)``.
+        y: their labels ``(B,)``.
+        others: inputs to compare with ``(M, ...)``.
+        labels: labels of these ``(M,)``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
+
+    Returns:
+        Distances ``(B,)``.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [0.25], [1.0]]), torch.tensor([0, 0, 1])
+        >>> nearest_other_class(x, y, x, y, "l2").tolist()
+        [1.0, 0.75, 0.75]
+    """
     found = []
     for a, label in zip(torch.split(x.flatten(1), 32), torch.split(y, 32), strict=True):
         distance = torch.cdist(a, others.flatten(1), p=_ORDER[norm])

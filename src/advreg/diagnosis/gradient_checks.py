@@ -42,7 +42,14 @@ def gradient_spread(answers: Tensor) -> float:
 
 
 def describe_or_reraise(cause: Exception) -> str:
-    """Return what a model raised as one line, but raise it again where memory ran out: that says nothing about the model."""
+    """Return what a model raised as one line, but raise it again where memory ran out: that says nothing about the model.
+
+    Args:
+        cause: the exception that the model raised.
+
+    Raises:
+        Exception: the same exception, if memory ran out.
+    """
     behind = cause.__context__
     if is_out_of_memory(cause) or (isinstance(behind, Exception) and is_out_of_memory(behind)):
         raise cause

@@ -46,12 +46,21 @@ def trace_pgd(
 
     Args:
         model: the original.
-        x, y: inputs ``(B, ...)`` and labels ``(B,)``.
-        threat: what the adversary may do.
-        ids: of the examples ``(B,)``.
-        seed: of the random starts.
-        steps: of PGD.
-        step_size: of PGD; its own choice if None.
+        x: clean inputs ``(B, ...)``.
+        y: labels ``(B,)``.
+        threat: norm, eps and box.
+        ids: example ids ``(B,)``, on which the random starts depend.
+        seed: seed of the random starts.
+        steps: steps of PGD.
+        step_size: step size of PGD; its own default if None.
+
+    Returns:
+        The trace; its tensors have ``steps + 1`` rows.
+
+    Example:
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> trace_pgd(nn.Linear(4, 3).eval(), x, y, ThreatModel("linf", 0.1), ids=torch.arange(2), seed=0, steps=5).loss.shape
+        torch.Size([6, 2])
     """
     losses: list[Tensor] = []
     margins: list[Tensor] = []

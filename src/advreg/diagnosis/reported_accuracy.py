@@ -57,7 +57,24 @@ class ReportedAccuracy:
 def measure_pgd40(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int
 ) -> ReportedAccuracy:
-    """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen."""
+    """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen.
+
+    Args:
+        model: the original.
+        x: clean inputs ``(N, ...)``.
+        y: labels ``(N,)``.
+        threat: norm, eps and box.
+        ids: example ids ``(N,)``, on which the random starts depend.
+        seed: seed of the random starts.
+
+    Returns:
+        The figure; ``failed`` says why where the attack raised.
+
+    Example:
+        >>> model, x = nn.Linear(4, 3).eval(), torch.rand(2, 4)
+        >>> measure_pgd40(model, x, model(x).argmax(1), ThreatModel("linf", 1e-6), torch.arange(2), seed=0).nearness.shape
+        torch.Size([2])
+    """
 
     def attacked(rows: Tensor) -> Tensor:
         found = PGD_40(model, x[rows], y[rows], threat, ids=ids[rows], seed=seed)
@@ -80,11 +97,18 @@ def from_ledger(
 
     Args:
         run: run folder, or None.
-        sha256: of the model's weights.
+        sha256: SHA-256 of the model's weights.
         data: fingerprint of the data.
         threat: norm, eps and box.
         n: examples wanted; an evaluation of fewer does not fit.
-        same: says of a ledger's rows whether the model still answers so: equal weights are not yet equal answers.
+        same: returns whether the model has the outputs that the rows of a ledger record; equal weights do not imply it.
+
+    Returns:
+        The figure, or None where no evaluation fits.
+
+    Example:
+        >>> from_ledger(None, "", "", ThreatModel("linf", 0.1), 10, lambda rows: True) is None
+        True
     """
     folders = sorted(Path(run).glob("evaluation/*/results.json")) if run is not None else []
     found = [claim for file in folders if (claim := _read(file, sha256, data, threat, n, same))]

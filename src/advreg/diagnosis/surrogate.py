@@ -38,13 +38,24 @@ def train_surrogate(
     """Return a small convolutional network trained on these inputs, labelled as the model labels them.
 
     Args:
-        model: the network to imitate; asked for labels only.
+        model: the network to imitate; queried for labels only.
         x: inputs ``(N, C, H, W)`` or ``(N, F)``; training images where there are some.
-        y: their labels ``(N,)``, which say how many classes there are at least.
-        threat: what the surrogate is trained to withstand, at half its eps.
-        steps: of Adam.
-        adversarial: whether it is trained on two steps of PGD, which makes its gradients travel better, or on clean inputs.
-        seed: of weights and batches.
+        y: their labels ``(N,)``, which give the least number of classes.
+        threat: threat model of the surrogate's training, at half its eps.
+        steps: steps of Adam.
+        adversarial: whether it is trained on two steps of PGD, which makes its gradients transfer better, or on clean inputs.
+        seed: seed of weights and batches.
+
+    Returns:
+        The surrogate, in eval mode.
+
+    Example:
+        >>> model, x = nn.Linear(4, 3).eval(), torch.rand(8, 4)
+        >>> net = train_surrogate(model, x, model(x).argmax(1), ThreatModel("linf", 0.1), steps=1, adversarial=False)
+        >>> net(x).shape
+        torch.Size([8, 3])
+
+    Reference: Papernot et al., "Practical black-box attacks against machine learning", ASIA CCS 2017, arXiv:1602.02697.
     """
     answers = in_batches(all_rows(x), lambda part: logits_of(model, x[part]))
     half = threat.with_eps(float(threat.eps) / 2)

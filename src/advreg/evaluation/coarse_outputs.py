@@ -40,8 +40,17 @@ def measure_coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: i
     Args:
         model: the original.
         x: clean inputs ``(B, ...)``.
-        threat: where a point nearby is drawn.
+        threat: threat model in which a second point is drawn for each example.
         seed: seed of the draw.
+
+    Returns:
+        The measurement; None for a model that has gradients, and for eps 0.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3).eval()
+        >>> model.score_only = True
+        >>> measure_coarseness(model, torch.rand(2, 4), ThreatModel("linf", 0.1), seed=0).forwards
+        4
     """
     if not getattr(model, "score_only", False) or not float(threat.eps):
         return None

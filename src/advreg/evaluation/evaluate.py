@@ -203,7 +203,15 @@ def attack_chunk(
     paper: EvaluationJournal,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> None:
-    """Run every stage on the survivors of the stages before it; units that the journal already holds are not run again."""
+    """Run every stage on the survivors of the stages before it; units that the journal already holds are not run again.
+
+    Args:
+        bench: fast copy, examples and settings of the evaluation.
+        stages: attacks in order, the clean stage first.
+        ids: example ids of the chunk ``(B,)``.
+        paper: journal that receives the rows.
+        on_progress: called after each unit of work.
+    """
     survivors: list[int] = ids.tolist()
     past: list[Row] = []
     for k, stage in enumerate(stages):

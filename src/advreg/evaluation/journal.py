@@ -62,6 +62,17 @@ class EvaluationJournal:
     ) -> Iterator[EvaluationJournal]:
         """Begin, or go on from what a run folder holds of this very evaluation; the folder is held until the end.
 
+        Args:
+            out: run folder; the rows stay in memory if None.
+            protocol: id of the protocol.
+            stages: name of each attack, and the share of the survivors that it begins with.
+            examples: the evaluated examples.
+            identity: model, n and seed, for the header of the ledger.
+            ranks: the processes that share the evaluation.
+
+        Yields:
+            The journal, with the rows that the folder holds.
+
         Raises:
             RunError: the folder cannot be written or is in use, or its ledger is of another model, data set or seed.
             ConfigError: several processes and no folder.
@@ -103,7 +114,15 @@ class EvaluationJournal:
         return mine
 
     def write(self, stage: str, tried: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
-        """Write down one attack on some examples of a chunk: their points first, since a row promises them."""
+        """Write down one attack on some examples of a chunk: their points first, since a row promises them.
+
+        Args:
+            stage: name of the attack.
+            tried: example ids ``(B,)``.
+            rows: one row of the ledger for each of them.
+            points: the attacked inputs ``(B, ...)``.
+            seconds: wall time of the attack.
+        """
         self.seconds[stage] += seconds
         self.rows += rows
         if self.folder is None:

@@ -117,7 +117,7 @@ def minimum_norms(
     """Measure how far each example is from the boundary, and with that robust accuracy at every eps.
 
     A minimum-norm attack finds a point, bisection brings it back along its way, and attacks inside each example's own radius
-    bring the radius down (`advreg.attacks.refine_by_radius`). Every point is judged by the original model.
+    bring the radius down (`advreg.attacks.refine_by_radius`). The original model verifies every point.
 
     Args:
         model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.

@@ -26,8 +26,17 @@ def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) 
 
     Args:
         model: the original.
-        x, y: clean inputs ``(N, ...)`` and labels ``(N,)``, on the model's device or not; an id is a row.
-        rows: of a ledger.
+        x: clean inputs ``(N, ...)``, on any device; an id is a row.
+        y: labels ``(N,)``.
+        rows: rows of a ledger.
+
+    Returns:
+        True also where the rows hold no clean example.
+
+    Example:
+        >>> model, x = torch.nn.Linear(2, 2).eval(), torch.rand(1, 2)
+        >>> matches_ledger(model, x, torch.tensor([0]), [])
+        True
     """
     clean = {row["id"]: row for row in rows if row["attack"] == CLEAN and row["id"] < len(y)}
     known = [clean[i] for i in sorted(clean)[:_EXAMPLES]]

@@ -112,7 +112,22 @@ def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
 
 
 def flags_of(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
-    """Return the flags in the form of results.json."""
+    """Return the flags in the form of results.json.
+
+    Args:
+        probed: the measurements of `probe_model`.
+        rows: rows of the ledger.
+        n: number of examples.
+        far: finite substitute for an infinite margin; rows at or below its negative count as not finite.
+        more: further flags.
+
+    Returns:
+        Flag by name.
+
+    Example:
+        >>> flags_of(ModelProbe(False, False, 0.0, False, 64, 64), [], n=0, far=1e30)["randomised"]
+        False
+    """
     return {
         **more,
         "non_finite": sum(row["margin"] <= -far for row in rows),

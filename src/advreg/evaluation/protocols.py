@@ -91,7 +91,7 @@ class Protocol:
 
         Args:
             names: ``pkg.module:function``; the function takes ``(model, x, y, threat)``, and ``seed`` and ``ids`` if it wants
-                them, and returns something with ``x_adv``. It only proposes: the original model judges.
+                them, and returns something with ``x_adv``. It only proposes: the original model verifies.
 
         Raises:
             ConfigError: a name that leads to no function.

@@ -40,6 +40,9 @@ def summarize(
         seconds: wall time spent in each stage.
         flags: findings that bear on trust.
         spent: example-forwards and example-backwards besides those of the rows.
+
+    Returns:
+        The evaluation, with counts, intervals and the cost of each attack.
     """
     clean = [row for row in rows if row["attack"] == CLEAN]
     n, wrong, lost = len(clean), broken_ids(clean), broken_ids(rows)

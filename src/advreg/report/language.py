@@ -71,7 +71,14 @@ def write(run: Path | str, out: Path | str | None = None) -> Path:
 
 
 def page(folder: RunFolder) -> str:
-    """The report as HTML text, the same bytes for the same files."""
+    """Return the report as HTML text, the same bytes for the same files.
+
+    Args:
+        folder: folder of a sweep.
+
+    Raises:
+        RunError: the folder holds no measured sweep, or a damaged one.
+    """
     check_links(folder.path)
     sweep = folder.read_json(FILE)
     if sweep.get("kind") != "language-sweep" or not sweep.get("base"):

@@ -64,7 +64,7 @@ class LedgerSummary:
 
     @property
     def has_few_classes(self) -> bool:
-        """Whether a table of all pairs of classes is readable."""
+        """Return whether a table of all pairs of classes is readable."""
         return len(self.classes) <= MANY_CLASSES
 
     @property

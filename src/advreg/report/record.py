@@ -27,7 +27,11 @@ class Record:
         return self.values.get(key) is not None
 
     def number(self, key: str) -> float:
-        """Return a finite number."""
+        """Return a finite number.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.damaged(key, "a finite number")
@@ -38,7 +42,11 @@ class Record:
         return self.number(key) if self.has(key) else None
 
     def count(self, key: str) -> int:
-        """Return a whole number, zero or more."""
+        """Return a whole number, zero or more.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.number(key)
         if value < 0 or value != int(value):
             raise self.damaged(key, "a whole number, zero or more")
@@ -49,7 +57,11 @@ class Record:
         return self.count(key) if self.has(key) else None
 
     def share(self, key: str) -> float:
-        """Return a number from 0 to 1."""
+        """Return a number from 0 to 1.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.number(key)
         if not 0.0 <= value <= 1.0:
             raise self.damaged(key, "a number from 0 to 1")
@@ -60,7 +72,11 @@ class Record:
         return self.share(key) if self.has(key) else None
 
     def pair(self, key: str) -> Interval:
-        """Return two finite numbers, the lower first."""
+        """Return two finite numbers, the lower first.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.values.get(key)
         if not isinstance(value, list) or len(value) != 2:
             raise self.damaged(key, "two numbers [low, high]")
@@ -71,7 +87,11 @@ class Record:
         return low, high
 
     def interval_or_none(self, key: str) -> Interval | None:
-        """Return two numbers from 0 to 1, the lower first, or None where the key is missing."""
+        """Return two numbers from 0 to 1, the lower first, or None where the key is missing.
+
+        Raises:
+            RunError: another value.
+        """
         if not self.has(key):
             return None
         low, high = self.pair(key)
@@ -80,27 +100,43 @@ class Record:
         return low, high
 
     def text(self, key: str) -> str:
-        """Return a string; a whole number, such as the class name 7, becomes one."""
+        """Return a string; a whole number, such as the class name 7, becomes one.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self.damaged(key, "a text")
         return str(value)
 
     def facts(self, key: str) -> Facts:
-        """Return a JSON object, or an empty one where the key is missing."""
+        """Return a JSON object, or an empty one where the key is missing.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.damaged(key, "a JSON object")
         return value or {}
 
     def record(self, key: str) -> Record:
-        """Return a JSON object; the key is required."""
+        """Return a JSON object; the key is required.
+
+        Raises:
+            RunError: another value.
+        """
         if not self.has(key):
             raise self.damaged(key, "a JSON object")
         return Record(self.facts(key), self.file)
 
     def rows(self, key: str) -> Iterator[Record]:
-        """Yield the JSON objects of a list; none where the key is missing."""
+        """Yield the JSON objects of a list; none where the key is missing.
+
+        Raises:
+            RunError: another value.
+        """
         value = self.values.get(key)
         if value is not None and not isinstance(value, list):
             raise self.damaged(key, "a list of JSON objects")

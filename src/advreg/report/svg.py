@@ -74,6 +74,12 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
 
     Returns:
         The markup, the same bytes for the same figure.
+
+    Example:
+        >>> with drawing():
+        ...     figure = Figure(figsize=(1, 1))
+        >>> inline(figure, "empty", "Nothing", "An empty figure.")[:38]
+        '<svg class="chart" role="img" viewBox='
     """
     buffer = io.StringIO()
     with drawing():

@@ -3,7 +3,7 @@
 For each example: points inside the ball labelled 0 and one point on its boundary labelled 1, told apart without error by a
 linear read-out of the features before the last layer. Everything else of the network stays as it is, and so does the attack.
 
-Reference: Zimmermann et al., "Increasing confidence in adversarial robustness evaluations", NeurIPS 2022.
+Reference: Zimmermann et al., "Increasing confidence in adversarial robustness evaluations", NeurIPS 2022, arXiv:2206.13991.
 """
 
 from __future__ import annotations
@@ -158,7 +158,22 @@ def _points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) 
 
 
 def draw_points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
-    """Return random points of the ball around one input ``(1, ...)``: ``(count, ...)``."""
+    """Return random points of the ball around one input ``(1, ...)``: ``(count, ...)``.
+
+    Args:
+        threat: norm, eps and box.
+        x: the input ``(1, ...)``.
+        ids: its example id ``(1,)``, on which the draws depend.
+        count: number of points.
+        seed: seed of the draws.
+
+    Returns:
+        Points ``(count, ...)`` inside the threat model.
+
+    Example:
+        >>> draw_points(ThreatModel("linf", 0.1), torch.zeros(1, 3), torch.tensor([0]), count=5, seed=0).shape
+        torch.Size([5, 3])
+    """
     own = ids.repeat(count) * 100_003 + torch.arange(count, device=ids.device)  # an id for each point
     return threat.random_start(x.expand(count, *x.shape[1:]), own, seed, _LANE)
 
@@ -169,6 +184,9 @@ def fit_readout(features: Tensor, scale: float) -> ReadOut | None:
     Args:
         features: of the clean point, of the points inside, and last of the planted one: ``(2 + inner, F)``.
         scale: the margin that the clean point is given, as large as the network's own.
+
+    Returns:
+        The read-out, or None.
     """
     inside, planted = features[:-1].double(), features[-1].double()
     centred = inside - inside.mean(0)

@@ -1,6 +1,6 @@
 """B. Convergence and hygiene: twice the effort, other losses, other targets change nothing.
 
-Reference: Carlini et al., "On evaluating adversarial robustness", 2019.
+Reference: Carlini et al., "On evaluating adversarial robustness", 2019, arXiv:1902.06705.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """D. Indicators that an attack failed for a reason of its own.
 
-Reference: Pintor et al., "Indicators of attack failure", NeurIPS 2022.
+Reference: Pintor et al., "Indicators of attack failure", NeurIPS 2022, arXiv:2106.09947.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """C. Flags: what a look at the model says before any attack.
 
-Reference: Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020.
+Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
+ICML 2020, arXiv:2003.01690.
 """
 
 from __future__ import annotations

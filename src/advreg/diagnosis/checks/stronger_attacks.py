@@ -1,6 +1,6 @@
 """A. Symptoms: attacks that ought to be weaker, and are not; attacks that ought to succeed, and do not.
 
-Reference: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
+Reference: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, arXiv:1802.00420.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """G. Training-time: networks that learned to mislead the attack they were trained on.
 
-Reference: Wong, Rice, Kolter, "Fast is better than free", ICLR 2020; Kim, Lee, Lee, "Understanding catastrophic overfitting
-in single-step adversarial training", AAAI 2021; Kurakin, Goodfellow, Bengio, ICLR 2017, for label leaking.
+Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, arXiv:2001.03994;
+Kim, Lee, Lee, "Understanding catastrophic overfitting in single-step adversarial training", AAAI 2021, arXiv:2010.01799;
+Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017, arXiv:1611.01236, for label leaking.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def attach_stub(
     Args:
         package: the package's ``__name__``.
         file: its ``__file__``; the stub lies beside it and holds ``from module import name as name`` lines only.
-        renamed: old name -> new name, as for `deprecated`.
+        renamed: old name -> new name.
 
     Example:
         >>> import advreg

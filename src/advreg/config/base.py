@@ -20,7 +20,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Base of the configurations: frozen dataclasses whose fields are sections or single keys."""
+    """Base of the configurations: frozen dataclasses whose fields are sections or single keys.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Small(BaseConfig):
+        ...     epochs: int = 3
+        >>> print(Small().replace_with(["epochs=5"]).to_toml(), end="")
+        epochs = 5
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -31,6 +39,9 @@ class BaseConfig:
         Args:
             values: section name -> key -> value.
             source: where the values come from, for error messages.
+
+        Returns:
+            A validated configuration.
 
         Raises:
             ConfigError: an unknown key, a wrong type, or values that cannot go together.
@@ -47,6 +58,9 @@ class BaseConfig:
             path: the file.
             trust_code: allow names of code (``pkg.module:factory``).
 
+        Returns:
+            A validated configuration.
+
         Raises:
             ConfigError: the file is missing, is not TOML, holds a key or a value that is not allowed, or names code.
         """
@@ -56,13 +70,20 @@ class BaseConfig:
         return cls.from_dict(values, source=str(path))
 
     def check_combinations(self, source: str) -> None:
-        """Raise `ConfigError` for values that are each valid but cannot go together; the base has no such rule."""
+        """Raise `ConfigError` for values that are each valid but cannot go together; the base has no such rule.
+
+        Args:
+            source: origin of the values, for error messages.
+        """
 
     def replace_with(self, assignments: Iterable[str] | Mapping[str, Any]) -> Self:
         """Return the configuration with keys changed.
 
         Args:
             assignments: ``section.key=value`` texts, as ``--set`` gives them, or a mapping ``{"section.key": value}``.
+
+        Returns:
+            A validated configuration; this one does not change.
 
         Raises:
             ConfigError: an assignment without ``=``, an unknown key or a value that is not allowed.

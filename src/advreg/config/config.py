@@ -24,6 +24,19 @@ from advreg.config.sections import (
 class Config(BaseConfig):
     """A training run, completely: equal configurations on equal machines give equal bytes.
 
+    Attributes:
+        seed: seed of weights, order, augmentation and attacks.
+        model: the network.
+        data: the data set.
+        threat: the threat model.
+        attack: the attack in training.
+        policy: the eps of each example.
+        recipe: the loss.
+        optimizer: the optimizer.
+        schedule: the learning rate schedule.
+        average: the average of the weights.
+        train: duration, batch size, precision, device and output.
+
     Example:
         >>> config = Config().replace_with(["train.epochs=3", "threat.eps=8/255"])
         >>> config.train.epochs, round(config.threat.eps, 4)
@@ -43,5 +56,12 @@ class Config(BaseConfig):
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def check_combinations(self, source: str) -> None:
-        """Raise `ConfigError` for values that cannot go together; see `advreg.config.compatibility`."""
+        """Raise `ConfigError` for values that cannot go together; see `advreg.config.compatibility`.
+
+        Args:
+            source: origin of the values, for error messages.
+
+        Raises:
+            ConfigError: values that are each valid but cannot go together.
+        """
         check_compatibility(self, source)

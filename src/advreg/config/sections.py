@@ -30,7 +30,13 @@ Options = Mapping[str, Option]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network: ``options`` go to its constructor, ``weights`` is a file to start from ("" = fresh)."""
+    """The network.
+
+    Attributes:
+        name: ``zoo:NAME``, ``timm:NAME``, ``torchvision:NAME`` or ``pkg.module:factory``.
+        weights: file to start from; empty for new weights.
+        options: options of the constructor.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "zoo:mnist-cnn"
@@ -40,10 +46,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data: ``validation`` is how many TRAINING images are held out to choose the best epoch.
+    """The data set.
 
-    ``stream`` reads a folder batch by batch with that many ``workers`` reading ahead, and cuts images to their size with a
-    ``crop`` from the centre or a random one. ``cutmix`` pastes a window of one image into another and mixes their labels.
+    Attributes:
+        name: ``mnist``, ``cifar10``, ``folder:PATH``, ...; see `advreg.load_data`.
+        validation: number of training images that are held out to choose the best epoch.
+        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``.
+        cutmix: whether to paste a window of one image into another and mix their labels.
+        stream: whether a folder is read batch by batch.
+        workers: number of processes that read a streamed folder ahead.
+        crop: where streamed images are cut to their size, ``"center"`` or ``"random"``.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -58,9 +70,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ThreatConfig:
-    """The threat model: ``eps`` in the units of the ``box``, a number or a text such as "8/255".
+    """The threat model.
 
-    ``box`` is the lowest and the highest valid value of an input, [0, 1] for pixels.
+    Attributes:
+        norm: ``linf``, ``l2`` or ``l1``.
+        eps: radius in the units of the box, a number or a text such as ``"8/255"``.
+        box: lowest and highest valid value of an input, [0, 1] for pixels.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -73,10 +88,15 @@ class ThreatConfig:
 class AttackConfig:
     """The attack in training.
 
-    ``step_size = "auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
-    ``start = "gaussian"`` is that of TRADES, beside the clean point. ``objective = "auto"`` is that of the recipe.
-    ``noise``, in eps, belongs to n-fgsm, whose single step is eps long and starts there. ``momentum`` and ``reset``, in
-    epochs, belong to stored, whose single step starts from the perturbation of the last epoch.
+    Attributes:
+        name: ``none``, ``fgsm``, ``n-fgsm``, ``pgd``, or ``stored`` (FGSM-PGI).
+        steps: gradient steps of ``pgd``.
+        step_size: ``"auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
+        start: ``"uniform"``, ``"zero"``, or ``"gaussian"``, that of TRADES beside the clean point.
+        objective: ``"auto"`` is that of the recipe.
+        noise: radius of the start of ``n-fgsm``, in eps; its single step is eps long.
+        momentum: decay of the direction of ``stored``, which starts from the perturbation of the last epoch.
+        reset: epochs after which ``stored`` starts anew.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -92,7 +112,12 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The eps of each example at each step; ``options`` are the policy's own. Validation is at ``threat.eps``."""
+    """The eps of each example at each step; validation is at ``threat.eps``.
+
+    Attributes:
+        name: a key of `advreg.training.policies.POLICIES`.
+        options: options of the policy.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "fixed"
@@ -101,7 +126,12 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """The loss; ``options`` are the recipe's own, such as ``label_smoothing``."""
+    """The loss.
+
+    Attributes:
+        name: a key of `advreg.training.recipes.RECIPES`.
+        options: options of the recipe, such as ``label_smoothing``.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "standard"
@@ -110,7 +140,15 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer; ``momentum`` and ``nesterov`` belong to sgd."""
+    """The optimizer.
+
+    Attributes:
+        name: ``sgd``, ``adam`` or ``adamw``.
+        lr: learning rate.
+        momentum: momentum of ``sgd``.
+        weight_decay: weight decay.
+        nesterov: whether the momentum of ``sgd`` is Nesterov's.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -122,7 +160,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate schedule; ``options`` are the schedule's own."""
+    """The learning rate schedule.
+
+    Attributes:
+        name: a key of `advreg.training.schedules.SCHEDULES`.
+        options: options of the schedule.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "constant"
@@ -131,10 +174,13 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """The average of the weights that is validated and saved in place of the last weights; ``options`` are its own.
+    """The average of the weights that is validated and saved in place of the last weights.
 
-    ``reestimate`` is the number of batches of attacked inputs for recomputing its BatchNorm statistics after each epoch; 0
-    copies those of the network in training.
+    Attributes:
+        name: ``none``, ``ema`` or ``swa``.
+        reestimate: number of batches of attacked inputs for recomputing its BatchNorm statistics after each epoch; 0 copies
+            those of the network in training.
+        options: options of the average.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -147,9 +193,21 @@ class AverageConfig:
 class TrainConfig:
     """Duration, batch size, precision, device and output.
 
-    ``batch_size`` is of a whole step: ``accumulate`` parts one after the other, over all processes.
-    ``gradient_clip`` is the largest l2 norm (0 = any); ``awp`` the size of the adversarial weight perturbation (0 = none).
-    ``guard`` is the action on catastrophic overfitting and divergence, which are checked every ``guard_every`` steps.
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: examples of a whole step, over all parts and processes.
+        accumulate: parts of a step, one after the other.
+        gradient_clip: largest l2 norm of the gradient; 0 for any.
+        awp: size of the adversarial weight perturbation; 0 for none.
+        freeze_batchnorm: whether BatchNorm keeps its statistics.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        channels_last: whether images have their channels innermost in memory.
+        compile: whether the network is compiled.
+        validation_steps: PGD steps of the validation.
+        guard: action on catastrophic overfitting and divergence: ``"off"``, ``"warn"`` or ``"repair"``.
+        guard_every: steps between two checks of the guard.
+        device: ``"auto"``, ``"cpu"``, ``"cuda:0"``, ...
+        out: run folder.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -59,8 +59,18 @@ _AUGMENTATIONS: dict[str, Augment | None] = {
 def augmentation(name: str) -> Augment | None:
     """Return the augmentation of a name: ``none``, ``crop``, ``flip`` or ``crop-flip``.
 
+    Args:
+        name: one of these four.
+
+    Returns:
+        The function of images, ids, seed and epoch; None for ``none``.
+
     Raises:
         DataError: unknown name.
+
+    Example:
+        >>> augmentation("none") is None
+        True
     """
     if name not in _AUGMENTATIONS:
         near = did_you_mean(name, _AUGMENTATIONS)

@@ -71,8 +71,20 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
 def stream(name: str) -> tuple[StreamingDataset, StreamingDataset]:
     """Return the training set and the test set of ``folder:PATH?size=224``, to be read batch by batch.
 
+    Args:
+        name: ``folder:PATH?size=SIDE``; see `advreg.data.folder`.
+
+    Returns:
+        ``(train, test)``.
+
     Raises:
         DataError: another form of data, which has no files to read from, or a folder that cannot be used.
+
+    Example:
+        >>> stream("mnist")
+        Traceback (most recent call last):
+        ...
+        advreg.errors.DataError: 'mnist' cannot be streamed; give folder:PATH?size=224, or do not stream it
     """
     scheme, _, rest = name.partition(":")
     if scheme != "folder" or not rest:

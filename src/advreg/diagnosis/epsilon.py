@@ -72,7 +72,17 @@ class EpsilonRow:
 
 @dataclass(frozen=True, repr=False)
 class EpsilonChoice:
-    """A grid of eps, what each means, and where to start; eps, linf and l2 are in the units of the input."""
+    """A grid of eps, what each means, and where to start; eps, linf and l2 are in the units of the input.
+
+    Attributes:
+        norm: norm of the perturbation.
+        n: number of examples.
+        clean_accuracy: share classified correctly without an attack.
+        rows: one row for each eps, in increasing order.
+        recommended: eps to start with.
+        why: the reason, in one sentence.
+        box: lowest and highest valid value of an input.
+    """
 
     norm: Norm
     n: int

@@ -30,7 +30,17 @@ class DiagnosisProgress:
 
 @dataclass(frozen=True, repr=False)
 class AdaptiveAttempt:
-    """One adaptive attack: what it is, which cause it answers, and what it broke of what stood before it."""
+    """One adaptive attack and what it broke of the examples that survived those before it.
+
+    Attributes:
+        means: name of the attack.
+        cause: the cause of a failed check that it exploits.
+        tried: number of examples on which it was run.
+        broken: number of these that it broke.
+        robust_accuracy: share of all examples that survive it and the attacks before it.
+        seconds: wall time.
+        failed: the error that stopped it; empty without one.
+    """
 
     means: str
     cause: str

@@ -50,6 +50,11 @@ class ProtocolStage:
 class Protocol:
     """A named, versioned list of attacks.
 
+    Attributes:
+        name: name of the protocol.
+        version: raised whenever the list changes.
+        stages: the attacks, in order; each runs on the survivors of those before it.
+
     Raises:
         ConfigError: two attacks of one name, or one called ``clean``: rows of the ledger go by the name.
 
@@ -190,7 +195,7 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
 
 
 def _strong_inward(norm: str) -> tuple[ProtocolStage, ...]:
-    """The list for l2 and l1: most stages come in from outside, where flat networks have a slope.
+    """Return the list for l2 and l1: most stages come in from outside, where flat networks have a slope.
 
     In l1 a few examples near the boundary fall to the sparse steps of Auto-PGD alone, each from few of its starts.
     """
@@ -238,8 +243,19 @@ DEFAULT_PROTOCOL = "quick"
 def resolve(protocol: str | Protocol, norm: str) -> Protocol:
     """Return the protocol of this name for a norm, or the one given.
 
+    Args:
+        protocol: name of a protocol, or a protocol of your own.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``; some protocols differ between norms.
+
+    Returns:
+        The protocol.
+
     Raises:
         ConfigError: no protocol has this name.
+
+    Example:
+        >>> resolve("quick", "l2").name
+        'quick'
     """
     if isinstance(protocol, Protocol):
         return protocol

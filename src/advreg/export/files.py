@@ -32,6 +32,12 @@ def torch_file(model: nn.Module, shape: Sequence[int], path: str | Path) -> Path
 
     Raises:
         ModelError: the model cannot be exported, the path cannot be written, or the file gives other logits.
+
+    Example:
+        >>> import tempfile
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+        >>> torch_file(model, (1, 2, 2), f"{tempfile.mkdtemp()}/model.pt2").name
+        'model.pt2'
     """
     x = _sample(model, shape)
 

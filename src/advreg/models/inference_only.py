@@ -359,5 +359,13 @@ def among(model: nn.Module, classes: int) -> nn.Module:
     Args:
         model: any network.
         classes: number of classes in the data.
+
+    Returns:
+        A model with the same outputs.
+
+    Example:
+        >>> model = nn.Linear(4, 3)
+        >>> among(model, 3) is model
+        True
     """
     return model.among(classes) if isinstance(model, InferenceOnlyModel) else model

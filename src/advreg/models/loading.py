@@ -43,6 +43,9 @@ def load(name: str, weights: str | Path | None = None, *, trust_code: bool = Fal
         trust_code: let a run folder's ``model.json`` name code (``pkg.module:factory``), which is imported and called.
         options: for the network, such as ``classes`` (needed by a model that returns labels); a run folder has its own.
 
+    Returns:
+        The network; ``advreg_spec`` holds its name and options.
+
     Raises:
         ModelError: unknown name or option, a factory that fails, or a run folder that names code without ``trust_code``.
         WeightsError: weights that cannot be read safely or do not fit.
@@ -60,12 +63,22 @@ def load_with(name: str, weights: str | Path | None, options: Mapping[str, Any])
     """Return a network with options of a configuration, which cannot be arguments of `load` itself.
 
     Args:
-        name: as for `load`.
-        weights: as for `load`.
-        options: for the network.
+        name: ``zoo:NAME``, ``timm:NAME``, ``torchvision:NAME``, ``onnx:FILE``, an address, ``pkg.module:factory`` or a run
+            folder.
+        weights: safetensors or a torch state dict; never a pickle.
+        options: options of the network; any name is allowed.
+
+    Returns:
+        The network in eval mode.
 
     Raises:
-        ModelError, WeightsError, MissingExtraError: as for `load`.
+        ModelError: unknown name or option, or a factory that fails.
+        WeightsError: weights that cannot be read safely or do not fit.
+        MissingExtraError: the name needs a library that is not installed.
+
+    Example:
+        >>> load_with("zoo:mnist-cnn", None, {"classes": 3})(torch.zeros(1, 1, 28, 28)).shape
+        torch.Size([1, 3])
     """
     options = dict(options)
     if Path(name).is_dir():

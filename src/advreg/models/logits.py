@@ -18,6 +18,9 @@ def extract_logits(output: object) -> Tensor:
     Args:
         output: return value of a network.
 
+    Returns:
+        Logits ``(B, K)``.
+
     Raises:
         ModelError: nothing in it can be logits, or a mapping has several tensors ``(B, K)`` and none is called ``logits``.
 

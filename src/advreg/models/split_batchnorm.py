@@ -119,6 +119,9 @@ def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
         model: a model that `split_batchnorm` made.
         route: ``"clean"`` or ``"adv"``.
 
+    Yields:
+        The same model.
+
     Raises:
         ModelError: a model that is not split.
 

@@ -25,6 +25,9 @@ def check_model(model: nn.Module, x: Tensor, classes: int | None = None) -> int:
         x: some inputs; the model is evaluated on the first few.
         classes: number of classes of the labels, where known.
 
+    Returns:
+        The number of classes ``K``.
+
     Raises:
         ModelError: train mode, another device, a shape it cannot take, outputs that are not logits.
 

@@ -37,6 +37,13 @@ def read_state(path: str | Path) -> State:
 
     Raises:
         WeightsError: absent, truncated, or holding anything but tensors.
+
+    Example:
+        >>> import tempfile
+        >>> file = f"{tempfile.mkdtemp()}/weights.pt"
+        >>> torch.save({"state_dict": {"module.weight": torch.zeros(2)}}, file)
+        >>> read_state(file)
+        {'weight': tensor([0., 0.])}
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -162,6 +169,12 @@ def _check_finite(path: Path, state: State, wanted: Mapping[str, Tensor]) -> Non
 def state_sha256(model: nn.Module) -> str:
     """Return the SHA-256 of a model's names, types, shapes and values, whatever its device or memory layout.
 
+    Args:
+        model: any module.
+
+    Returns:
+        64 hexadecimal digits.
+
     Example:
         >>> net = nn.Linear(2, 2)
         >>> state_sha256(net) == state_sha256(net.requires_grad_(False))
@@ -200,7 +213,18 @@ def _scales(value: Tensor) -> tuple[object, ...]:
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Return the identity of a model in results: its name, number of parameters and SHA-256 of its weights."""
+    """Return the identity of a model in results: its name, number of parameters and SHA-256 of its weights.
+
+    Args:
+        model: a network or a fast copy, which is described by its original.
+
+    Returns:
+        ``name``, ``parameters`` and ``sha256``.
+
+    Example:
+        >>> describe(nn.Linear(2, 2))["parameters"]
+        6
+    """
     original = original_of(model)
     spec = getattr(original, "advreg_spec", {})
     return {

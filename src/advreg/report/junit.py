@@ -33,6 +33,12 @@ class Threshold:
     def parse(cls, text: str) -> Threshold:
         """Parse a threshold such as ``robust=0.45``.
 
+        Args:
+            text: ``FIGURE=SHARE``.
+
+        Returns:
+            The threshold.
+
         Raises:
             ConfigError: an unknown figure, or no number from 0 to 1.
 
@@ -81,6 +87,9 @@ def cases(run: RunFacts, thresholds: Iterable[Threshold]) -> list[Case]:
         run: with at least one evaluation.
         thresholds: may be empty.
 
+    Returns:
+        One case for each threshold and evaluation.
+
     Raises:
         RunError: the run has no evaluation.
     """
@@ -115,8 +124,11 @@ def junit(run: RunFacts, cases: Sequence[Case]) -> str:
     """Return cases as JUnit XML, one suite for each protocol.
 
     Args:
-        run: its name is the name of the suites.
-        cases: see `cases`.
+        run: facts of the run; its name is the name of the suites.
+        cases: checked thresholds, from `cases`.
+
+    Returns:
+        The XML document.
     """
     root = ElementTree.Element("testsuites", {"name": f"advreg {run.name}", **_tally(cases)})
     for protocol in dict.fromkeys(case.protocol for case in cases):

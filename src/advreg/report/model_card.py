@@ -18,6 +18,9 @@ def model_card(run: RunFacts) -> str:
     Args:
         run: with at least one evaluation.
 
+    Returns:
+        The markdown text, with its front matter.
+
     Raises:
         RunError: the run has no evaluation.
     """

@@ -51,6 +51,9 @@ def trainings(runs: Iterable[Path | str]) -> list[TrainingRow]:
     Args:
         runs: run folders; those without a training are left out.
 
+    Returns:
+        The rows, in the order of the run folders.
+
     Raises:
         RunError: a folder is not a run folder, or a file in it is damaged.
     """

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class CurvePoint:
-    """Robust accuracy at one eps, with its exact 95% interval."""
+    """Robust accuracy at one eps.
+
+    Attributes:
+        eps: radius of the threat model.
+        robust_accuracy: share of the examples that survive.
+        interval: its exact 95% interval.
+    """
 
     eps: float
     robust_accuracy: float
@@ -38,7 +44,7 @@ class Curve:
         n, seed: examples and seed.
         points: one for each eps, in increasing order.
         box: lowest and highest valid value of an input.
-        checks, verdict: whether the figures can be trusted, as for an `Evaluation`.
+        checks, verdict: whether the figures can be trusted; see `Evaluation`.
     """
 
     norm: Norm

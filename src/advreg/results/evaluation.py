@@ -43,7 +43,14 @@ class AttackSummary:
 
 @dataclass(frozen=True, repr=False)
 class ClassSummary:
-    """Accuracy on the ``n`` examples of one class."""
+    """Accuracy on the examples of one class.
+
+    Attributes:
+        name: name of the class.
+        n: number of its examples.
+        clean_accuracy: share classified correctly.
+        robust_accuracy: share that no attack broke.
+    """
 
     name: str
     n: int

@@ -44,6 +44,9 @@ def read_ledger(file: Path) -> LedgerContents:
     Args:
         file: ``<run>/evaluation/<protocol id>/ledger.jsonl``.
 
+    Returns:
+        Header and rows.
+
     Raises:
         RunError: a line is damaged.
 

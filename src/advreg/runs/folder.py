@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class RunFolder:
     """A folder of plain files; it holds no absolute path, so a moved folder still works.
 
+    Attributes:
+        path: the folder.
+
     Example:
         >>> import tempfile
         >>> run = RunFolder.create(Path(tempfile.mkdtemp()) / "a")

@@ -16,7 +16,10 @@ _SCHEMA = "advreg/ledger@1"
 
 @dataclass(frozen=True)
 class Ledger:
-    """Rows that were measured once and are never measured again; an interrupted evaluation goes on from them.
+    """Rows that were measured once and are never measured again; an interrupted evaluation continues from them.
+
+    Attributes:
+        path: the JSON-lines file.
 
     Example:
         >>> import tempfile

@@ -23,7 +23,14 @@ Augment = Callable[[Tensor, Tensor, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Prior(CraftedExamples):
-    """Training points and the starting points ``x_start (B, ...)`` of their step."""
+    """Training points and the starting points of their step.
+
+    Attributes:
+        x_adv: points ``(B, ...)`` inside the threat model.
+        forwards: example-forwards spent.
+        backwards: example-backwards spent.
+        x_start: starting points ``(B, ...)``.
+    """
 
     x_start: Tensor
 

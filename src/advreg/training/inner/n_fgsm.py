@@ -19,7 +19,11 @@ from advreg.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Untouched:
-    """The result of no attack."""
+    """The result of no attack.
+
+    Attributes:
+        x_adv: the clean inputs ``(B, ...)``.
+    """
 
     x_adv: Tensor
 

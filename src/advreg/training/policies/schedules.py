@@ -17,7 +17,16 @@ Moments = Annotated[float, Field(gt=0, lt=1)]
 
 
 def fixed() -> Policy:
-    """Keep the configured attack and eps."""
+    """Keep the configured attack and eps.
+
+    Returns:
+        The policy.
+
+    Example:
+        >>> threat = ThreatModel("linf", eps=0.1)
+        >>> fixed()(None, None, None, None, None, threat, Moment(epoch=1, step=2, steps=10))[1] is threat
+        True
+    """
 
     def policy(
         model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment

@@ -285,6 +285,13 @@ def bind_ids(attack: Attack, ids: Tensor) -> Attack:
 
     Returns:
         The attack with ``ids`` bound and without early stop.
+
+    Example:
+        >>> import advreg
+        >>> bound = bind_ids(advreg.pgd, torch.tensor([7, 8]))
+        >>> model, x, y = nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> bound(model, x, y, ThreatModel("linf", 0.1), steps=2).x_adv.shape
+        torch.Size([2, 4])
     """
     whole = disable_early_stop(attack)
 

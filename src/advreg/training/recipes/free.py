@@ -93,7 +93,18 @@ class Replayed:
 
 
 def replays_of(recipe: Recipe) -> int:
-    """Return how many steps the recipe takes on every batch: 1 for every recipe except `free`."""
+    """Return how many steps the recipe takes on every batch: 1 for every recipe except `free`.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        Steps on each batch.
+
+    Example:
+        >>> replays_of(free(replays=4)), replays_of(lambda model, x, y, attack, threat: x.sum())
+        (4, 1)
+    """
     return int(getattr(recipe, "replays", 1))
 
 

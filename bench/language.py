@@ -81,7 +81,10 @@ def read(asked: argparse.Namespace) -> Parts:
     )
     sizes = {name: getattr(asked, name) for name in everything.n}
     return parts(
-        everything, datasets.read_lessons(FOLDER / "adversarial_training.jsonl"), n=sizes, n_validation=asked.validation
+        everything,
+        datasets.read_refusal_examples(FOLDER / "adversarial_training.jsonl"),
+        n=sizes,
+        n_validation=asked.validation,
     )
 
 

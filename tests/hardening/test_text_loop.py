@@ -129,11 +129,11 @@ def test_from_a_reported_prompt_to_a_promotion_and_back(home, store, answering, 
 
 def test_the_lessons_are_what_language_training_reads(home, store, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs advreg[language]")
-    from advreg.language.datasets import REFUSAL, read_lessons
+    from advreg.language.datasets import REFUSAL, read_refusal_examples
 
     label(store, submit(store, [prompt(0), 'two\nlines, "quotes" and \u2028']))
     run_cycle(home, store)
-    found = read_lessons(home.folder / "snapshots/s-0001.jsonl")
+    found = read_refusal_examples(home.folder / "snapshots/s-0001.jsonl")
     assert len(found) == 202
     assert {lesson.refusals for lesson in found[200:]} == {(REFUSAL,)}
     assert any("\u2028" in lesson.prompt for lesson in found)

@@ -14,20 +14,20 @@ from advreg.language.attacks import (
     embedding,
     embedding_pgd,
     latent,
-    latent_moved,
     latent_pgd,
-    score_suffixes,
+    perturb_latents,
+    search_in_low_precision,
     soft_prompt,
 )
-from advreg.language.attacks.embedding import answer_nll_under
-from advreg.language.attacks.latent import blocks, depths, latent_norms
-from advreg.language.attacks.soft_prompt import suffix_nll, suffixes
+from advreg.language.attacks.embedding import measure_answer_nll
+from advreg.language.attacks.latent import default_layers, latent_norms, transformer_blocks
+from advreg.language.attacks.soft_prompt import search_soft_suffixes, suffix_nll
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, embed, embedding_norm, logits, perturb_embeddings
-from advreg.language.models.generation import generate, moved
-from advreg.language.models.loading import LanguageModel, cast
-from advreg.language.perturbation import best_iterate, iterates, project, projected, steepest_descent
+from advreg.language.models.generation import generate, prepare_inputs
+from advreg.language.models.loading import LanguageModel, copy_with_dtype
+from advreg.language.perturbation import best_iterate, iterates, project, steepest_descent, with_projection
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 from tests.language.test_embeddings import learned_positions
@@ -59,7 +59,7 @@ def nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> Tensor:
 
 def test_on_a_linear_loss_the_best_point_of_each_ball_is_reached():
     slope = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    move = projected(steepest_descent(0.5), 2.0)
+    move = with_projection(steepest_descent(0.5), 2.0)
     pairs = iterates(lambda d: (d * slope).flatten(1).sum(1), torch.zeros_like(slope), move, 12)
     point, low = best_iterate(pairs)
     torch.testing.assert_close(low, -2.0 * slope.norm(dim=-1).sum(1), rtol=1e-12, atol=0)
@@ -149,13 +149,13 @@ def test_in_the_middle_of_training_nothing_else_changes():
 
 def test_the_attack_reports_what_its_judge_measures():
     lm = tiny()
-    fast = cast(lm, "bfloat16")
+    fast = copy_with_dtype(lm, "bfloat16")
     encoded = batch(lm)
     with count_passes(lm.network.lm_head) as slow, count_passes(fast.network.lm_head) as quick:
         result = embedding(fast, REQUESTS, eps=EPS, steps=5, max_new_tokens=4, judge=lm)
     delta = embedding_pgd(fast, encoded, eps=EPS, steps=5)
     assert delta.dtype == torch.float32
-    assert result.loss == answer_nll_under(lm, encoded, delta)
+    assert result.loss == measure_answer_nll(lm, encoded, delta)
     assert result.completions == [
         [t] for t in generate(lm, [r.prompt for r in REQUESTS], max_new_tokens=4, delta=delta)
     ]
@@ -167,8 +167,8 @@ def test_the_attack_reports_what_its_judge_measures():
 def test_a_fast_attack_is_the_attack_on_a_copy_judged_by_the_model():
     lm = tiny()
     attack = functools.partial(embedding, eps=EPS, steps=3)
-    found = score_suffixes(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
-    by_hand = attack(cast(lm, "bfloat16"), REQUESTS, seed=1, max_new_tokens=3, judge=lm)
+    found = search_in_low_precision(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
+    by_hand = attack(copy_with_dtype(lm, "bfloat16"), REQUESTS, seed=1, max_new_tokens=3, judge=lm)
     assert (found.loss, found.completions, found.forwards) == (by_hand.loss, by_hand.completions, by_hand.forwards)
     assert lm.dtype == torch.float32
 
@@ -178,8 +178,11 @@ def test_a_fast_attack_is_the_attack_on_a_copy_judged_by_the_model():
 
 def test_a_soft_prompt_leaves_all_tokens_and_makes_the_target_likelier(lm: LanguageModel):
     encoded = batch(lm)
-    first, found = suffixes(lm, encoded, 5, 1, 1e-9, 1)[0], suffixes(lm, encoded, 5, 20, 0.05, 3)
-    points, mask = moved(lm, encoded, None, found[0])
+    first, found = (
+        search_soft_suffixes(lm, encoded, 5, 1, 1e-9, 1)[0],
+        search_soft_suffixes(lm, encoded, 5, 20, 0.05, 3),
+    )
+    points, mask = prepare_inputs(lm, encoded, None, found[0])
     slots = int(mask.sum() - encoded.mask.sum())
     assert slots == 5 * 3
     kept = (points[:, :, None] == embed(lm, encoded.ids)[:, None]).all(-1).any(-1)  # (B, T + S): is some old token's
@@ -219,11 +222,11 @@ def test_only_the_users_places_of_the_named_blocks_move(make: Callable[[], Langu
     def look(_module, _inputs, output):
         passed.append(output[0] if isinstance(output, tuple) else output)
 
-    block = blocks(lm)[0]
+    block = transformer_blocks(lm)[0]
     plain_hook = block.register_forward_hook(look)
     plain = logits(lm, encoded)
     plain_hook.remove()
-    with latent_moved(lm, encoded, delta, [0]):
+    with perturb_latents(lm, encoded, delta, [0]):
         hook = block.register_forward_hook(look)
         assert not torch.equal(logits(lm, encoded), plain)
         hook.remove()
@@ -231,20 +234,20 @@ def test_only_the_users_places_of_the_named_blocks_move(make: Callable[[], Langu
     torch.testing.assert_close(passed[1][encoded.content], passed[0][encoded.content] + 1)
     assert torch.equal(logits(lm, encoded), plain)
     assert not block._forward_hooks
-    with pytest.raises(ConfigError, match="allowed: 0 to 1"), latent_moved(lm, encoded, delta, [2]):
+    with pytest.raises(ConfigError, match="allowed: 0 to 1"), perturb_latents(lm, encoded, delta, [2]):
         pass
 
 
 def test_latent_deltas_are_inside_their_balls_and_lower_the_loss():
     lm = tiny(dtype=torch.float64)
     encoded = batch(lm)
-    norms = latent_norms(lm, encoded, depths(lm))
+    norms = latent_norms(lm, encoded, default_layers(lm))
     with count_passes(lm.network.lm_head) as passes:
         delta = latent_pgd(lm, encoded, eps=0.2, steps=5)
-    assert depths(lm) == (0, 1)
+    assert default_layers(lm) == (0, 1)
     assert (passes.forwards, passes.backwards) == (3 * 7, 3 * 5)
     assert (delta.norm(dim=-1) <= 0.2 * norms[..., None] * (1 + 1e-12)).all()
-    with latent_moved(lm, encoded, delta, depths(lm)):
+    with perturb_latents(lm, encoded, delta, default_layers(lm)):
         after = nll(lm, encoded, None)
     assert (after < nll(lm, encoded, None)).all()
     alone = latent_pgd(lm, batch(lm, REQUESTS[:1]), eps=0.2, steps=5)
@@ -256,7 +259,7 @@ def test_the_latent_attack_reports_what_its_judge_measures():
     with count_passes(lm.network.lm_head) as passes:
         result = latent(lm, REQUESTS, eps=0.2, steps=4, max_new_tokens=3)
     delta = latent_pgd(lm, batch(lm), eps=0.2, steps=4)
-    with latent_moved(lm, batch(lm), delta, depths(lm)):
+    with perturb_latents(lm, batch(lm), delta, default_layers(lm)):
         assert result.loss == pytest.approx(nll(lm, batch(lm), None).tolist(), rel=1e-6)
     assert (result.forwards, result.backwards) == (passes.forwards, passes.backwards)
     assert passes.backwards == 3 * 4

@@ -10,14 +10,21 @@ from torch import Tensor
 
 from advreg.errors import ConfigError
 from advreg.language.attacks import gcg
-from advreg.language.attacks.embedding import answer_nll_under
-from advreg.language.attacks.gcg import GcgSearch, better, gradient, losses, target_loss
+from advreg.language.attacks.embedding import measure_answer_nll
+from advreg.language.attacks.gcg import GcgSearch, merge_best, one_hot_gradient, suffix_losses, target_loss
 from advreg.language.attacks.probe_sampling import sample_probes
-from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
+from advreg.language.attacks.suffix import (
+    Frame,
+    append_suffix,
+    draw_candidates,
+    keep_retokenizable,
+    split_at_suffix,
+    typeable_tokens,
+)
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import answer_nll, answer_tokens_nll, embed, logits
-from advreg.language.models.loading import LanguageModel, cast
+from advreg.language.models.loading import LanguageModel, copy_with_dtype
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 
@@ -33,32 +40,41 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
 
 
 def frame_of(lm: LanguageModel) -> tuple[Frame, Tensor]:
-    return framed(lm, REQUEST, "! ! ! !", None)
+    return split_at_suffix(lm, REQUEST, "! ! ! !", None)
 
 
 def drawn(lm: LanguageModel, seed: int = 0) -> Tensor:
     frame, suffix = frame_of(lm)
-    made = candidates(
-        suffix, gradient(lm, frame, suffix, HOW), writable(lm), 24, 32, torch.Generator().manual_seed(seed)
+    made = draw_candidates(
+        suffix,
+        one_hot_gradient(lm, frame, suffix, HOW),
+        typeable_tokens(lm),
+        24,
+        32,
+        torch.Generator().manual_seed(seed),
     )
-    return surviving(lm, frame, made, None)
+    return keep_retokenizable(lm, frame, made, None)
 
 
 def test_the_cache_gives_the_loss_of_the_whole_text(lm: LanguageModel):
     frame, suffix = frame_of(lm)
     tried = torch.cat([suffix[None], drawn(lm)])
-    texts = [written(lm, REQUEST, each) for each in tried]
+    texts = [append_suffix(lm, REQUEST, each) for each in tried]
     whole = encode(lm, texts, [REQUEST.target] * len(texts), ended=False)
     assert len(texts) > 8
     assert len(set(texts)) == len(texts)
-    torch.testing.assert_close(losses(lm, frame, tried, HOW), answer_nll(logits(lm, whole), whole), rtol=1e-10, atol=0)
-    torch.testing.assert_close(losses(lm, frame, tried, HOW), losses(lm, frame, tried, HOW), rtol=0, atol=0)
+    torch.testing.assert_close(
+        suffix_losses(lm, frame, tried, HOW), answer_nll(logits(lm, whole), whole), rtol=1e-10, atol=0
+    )
+    torch.testing.assert_close(
+        suffix_losses(lm, frame, tried, HOW), suffix_losses(lm, frame, tried, HOW), rtol=0, atol=0
+    )
 
 
 def test_the_cache_is_read_once_and_never_carried_on(lm: LanguageModel):
     frame, suffix = frame_of(lm)
-    losses(lm, frame, suffix.expand(7, -1), HOW)
-    gradient(lm, frame, suffix, HOW)
+    suffix_losses(lm, frame, suffix.expand(7, -1), HOW)
+    one_hot_gradient(lm, frame, suffix, HOW)
     assert frame.cache.get_seq_length() == len(frame.before)
 
 
@@ -70,12 +86,12 @@ def test_the_gradient_is_that_of_the_one_hot(lm: LanguageModel):
     points = torch.cat([embed(lm, frame.before), hot @ table, embed(lm, rest)])
     scores = lm.network(inputs_embeds=points[None]).logits[0, -len(frame.target) - 1 : -1]
     torch.nn.functional.cross_entropy(scores, frame.target).backward()
-    torch.testing.assert_close(gradient(lm, frame, suffix, HOW), hot.grad, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(one_hot_gradient(lm, frame, suffix, HOW), hot.grad, rtol=1e-8, atol=1e-12)
 
 
 def test_only_what_anybody_can_type_and_the_tokenizer_keeps_is_tried(lm: LanguageModel):
     frame, suffix = frame_of(lm)
-    allowed = writable(lm)
+    allowed = typeable_tokens(lm)
     assert not set(lm.tokenizer.all_special_ids) & set(allowed.tolist())
     assert all(lm.tokenizer.decode([token]).isprintable() for token in allowed.tolist())
     joined = lm.tokenizer("bake", add_special_tokens=False)["input_ids"]
@@ -83,9 +99,9 @@ def test_only_what_anybody_can_type_and_the_tokenizer_keeps_is_tried(lm: Languag
     assert len(joined) < len(letters)
     torn = suffix.clone()
     torn[1:5] = torch.tensor(letters)  # comes back as fewer tokens
-    assert torch.equal(surviving(lm, frame, torch.stack([suffix, torn]), None), suffix[None])
+    assert torch.equal(keep_retokenizable(lm, frame, torch.stack([suffix, torn]), None), suffix[None])
     for each in drawn(lm):
-        encoded = encode(lm, [written(lm, REQUEST, each)])
+        encoded = encode(lm, [append_suffix(lm, REQUEST, each)])
         assert torch.equal(encoded.ids[0][encoded.content[0]][-len(each) :], each)
         assert int((each != suffix).sum()) == 1
 
@@ -103,20 +119,20 @@ def test_mellowmax_lies_between_the_mean_and_the_worst_token(lm: LanguageModel):
 
 def test_the_buffer_keeps_the_best_once_each_and_no_nan():
     rows = torch.tensor([[1], [2], [3], [4], [1]])
-    kept = better([(0.5, torch.tensor([9]))], rows, torch.tensor([0.7, float("nan"), 0.1, 0.9, 0.7]), 3)
+    kept = merge_best([(0.5, torch.tensor([9]))], rows, torch.tensor([0.7, float("nan"), 0.1, 0.9, 0.7]), 3)
     assert [(round(value, 6), suffix.tolist()) for value, suffix in kept] == [(0.1, [3]), (0.5, [9]), (0.7, [1])]
 
 
 def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    module = __import__(gcg.__module__, fromlist=["surviving"])
+    module = __import__(gcg.__module__, fromlist=["keep_retokenizable"])
     tried: list[int] = []
 
     def watching(*args):
-        fresh = surviving(*args)
+        fresh = keep_retokenizable(*args)
         tried.append(len(fresh))
         return fresh
 
-    monkeypatch.setattr(module, "surviving", watching)
+    monkeypatch.setattr(module, "keep_retokenizable", watching)
     with count_passes(lm.network.lm_head) as passes:
         result = gcg(lm, REQUESTS, **{**SMALL, "max_new_tokens": 1})
     assert len(tried) == 2 * 4
@@ -126,7 +142,7 @@ def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, m
     assert (result.forwards, result.backwards) == (passes.forwards, 2 * 4)
     for text, request, loss in zip(result.prompts, REQUESTS, result.loss, strict=True):
         assert text.startswith(request.prompt + " ")
-        assert loss == answer_nll_under(lm, encode(lm, [text], [request.target], ended=False), None)[0]
+        assert loss == measure_answer_nll(lm, encode(lm, [text], [request.target], ended=False), None)[0]
 
 
 def test_more_steps_never_raise_the_loss_and_a_seed_decides(lm: LanguageModel):
@@ -143,38 +159,40 @@ def test_more_steps_never_raise_the_loss_and_a_seed_decides(lm: LanguageModel):
 
 def test_a_draft_that_agrees_saves_most_forwards_and_one_that_does_not_costs_little(lm: LanguageModel):
     frame, fresh = frame_of(lm)[0], drawn(lm)
-    truth = losses(lm, frame, fresh, HOW)
+    truth = suffix_losses(lm, frame, fresh, HOW)
     asked: list[int] = []
 
     def loss(part: Tensor) -> Tensor:
         asked.append(len(part))
-        return losses(lm, frame, part, HOW)
+        return suffix_losses(lm, frame, part, HOW)
 
-    suffixes, values = sample_probes(lm, frame, fresh, loss, lm, torch.Generator().manual_seed(0), None)
+    suffixes, values = sample_probes(
+        lm, frame, fresh, loss, draft=lm, generator=torch.Generator().manual_seed(0), system=None
+    )
     assert float(values.min()) == pytest.approx(
         float(truth.min()), rel=1e-9
     )  # the draft is the model: it finds the best
     assert sum(asked) == len(suffixes) == 2 + 1  # two probes agree, so one more is enough
     asked.clear()
-    sample_probes(lm, frame, fresh, loss, tiny(1), torch.Generator().manual_seed(0), None)
+    sample_probes(lm, frame, fresh, loss, draft=tiny(1), generator=torch.Generator().manual_seed(0), system=None)
     assert sum(asked) <= 2 + len(fresh) // 8 + 1
     full, saved = gcg(lm, [REQUEST], **SMALL), gcg(lm, [REQUEST], **SMALL, draft=tiny(1))
     assert saved.forwards < full.forwards
     assert (
         saved.loss[0]
-        <= answer_nll_under(lm, encode(lm, [REQUEST.prompt + " ! ! ! !"], [REQUEST.target], ended=False), None)[0]
+        <= measure_answer_nll(lm, encode(lm, [REQUEST.prompt + " ! ! ! !"], [REQUEST.target], ended=False), None)[0]
     )
 
 
 def test_a_fast_copy_searches_and_the_original_judges():
     lm = tiny()
-    fast = cast(lm, "bfloat16")
+    fast = copy_with_dtype(lm, "bfloat16")
     with count_passes(fast.network.lm_head) as quick, count_passes(lm.network.lm_head) as slow:
         result = gcg(fast, [REQUEST], **SMALL, judge=lm)
     assert slow.forwards <= 1 + 2
     assert quick.backwards == 4
     assert result.forwards == quick.forwards + slow.forwards
-    assert result.loss == answer_nll_under(lm, encode(lm, result.prompts, [REQUEST.target], ended=False), None)
+    assert result.loss == measure_answer_nll(lm, encode(lm, result.prompts, [REQUEST.target], ended=False), None)
 
 
 def test_searches_that_cannot_be_are_refused_in_one_line(lm: LanguageModel):

@@ -8,8 +8,8 @@ from torch import nn
 
 from advreg.errors import ConfigError, DataError, ModelError
 from advreg.language.attacks import best_of_n, direct, embedding, roleplay
-from advreg.language.attacks.best_of_n import misspelt
-from advreg.language.attacks.result import passes, with_targets
+from advreg.language.attacks.best_of_n import misspell
+from advreg.language.attacks.result import count_model_passes, require_targets
 from advreg.language.attacks.roleplay import TEMPLATES
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.generation import generate
@@ -73,7 +73,7 @@ def test_a_variant_belongs_to_seed_id_and_number(lm: LanguageModel):
 
 def test_misspelling_keeps_length_blanks_and_the_letters_of_most_words():
     text = "Tell me, how does a 100% honest baker open the gates of Überlingen?"
-    off = [misspelt(text, seed) for seed in range(50)]
+    off = [misspell(text, seed) for seed in range(50)]
     assert all(len(other) == len(text) for other in off)
     assert all([at for at, c in enumerate(o) if c == " "] == [at for at, c in enumerate(text) if c == " "] for o in off)
     assert all(other.isprintable() for other in off)
@@ -93,18 +93,18 @@ def test_no_requests_no_cost(lm: LanguageModel):
 
 def test_what_attacks_cannot_use_is_refused_in_one_line(lm: LanguageModel):
     with pytest.raises(DataError, match="request 4 has no target"):
-        with_targets([*REQUESTS, HarmfulRequest(4, "Hi", " ")])
+        require_targets([*REQUESTS, HarmfulRequest(4, "Hi", " ")])
 
     class Headless(nn.Module):
         def get_output_embeddings(self):
             return None
 
     with pytest.raises(ModelError, match="headless has no layer that makes logits"):
-        passes(LanguageModel(Headless(), None, "headless"))
+        count_model_passes(LanguageModel(Headless(), None, "headless"))
 
 
 def test_passes_see_forwards_and_backwards(lm: LanguageModel):
-    with passes(lm, None) as spent:
+    with count_model_passes(lm, None) as spent:
         points = torch.zeros(3, 2, lm.dim, requires_grad=True)
         lm.network(inputs_embeds=points).logits.sum().backward()
     assert (spent.forwards, spent.backwards) == (3, 3)

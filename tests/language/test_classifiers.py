@@ -10,7 +10,7 @@ import torch
 from advreg.errors import ConfigError, DataError, ModelError
 from advreg.language.classifiers import attacks, training
 from advreg.language.classifiers import model as c
-from advreg.language.classifiers.word_substitution import misspelt, substitute
+from advreg.language.classifiers.word_substitution import substitute, typing_errors
 from tests.language import encoder
 
 TEXTS, LABELS = encoder.reviews()
@@ -71,7 +71,7 @@ def test_attacks_touch_neither_weights_nor_special_tokens(reader):
     attacks.classifier_embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
     assert same(before, list(reader.network.parameters()))
     assert all(weight.grad is None or not weight.grad.isnan().any() for weight in reader.network.parameters())
-    batch = c.read(reader, ["good", "the film was very good"])
+    batch = c.tokenize_batch(reader, ["good", "the film was very good"])
     assert batch.content.sum(1).tolist() == [1, 5]
 
 
@@ -101,8 +101,8 @@ def test_substitution_without_any_word_changes_nothing(reader):
 
 def test_misspelt_words_keep_their_ends():
     for word in ("film", "story", "terrible"):
-        assert all(other != word and (other[0], other[-1]) == (word[0], word[-1]) for other in misspelt(word))
-    assert misspelt("the") == []
+        assert all(other != word and (other[0], other[-1]) == (word[0], word[-1]) for other in typing_errors(word))
+    assert typing_errors("the") == []
 
 
 def test_wrong_use_is_one_line():

@@ -23,7 +23,7 @@ def test_the_known_files_are_read_whole(language: Path):
     questions = datasets.read_questions(language / "truthfulqa.csv")
     tasks = datasets.read_tasks(language / "ifeval.jsonl")
     examples = datasets.read_examples(language / "instructions.json")
-    lessons = datasets.read_lessons(language / "adversarial_training.jsonl")
+    lessons = datasets.read_refusal_examples(language / "adversarial_training.jsonl")
     labelled = datasets.read_labelled(language / "xstest_safe_completions.csv")
     sizes = [len(rows) for rows in (requests, safe, questions, tasks, examples, lessons, labelled)]
     assert sizes == [520, 250, 790, 541, 1100, 100, 1250]

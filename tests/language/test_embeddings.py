@@ -11,7 +11,7 @@ from advreg.errors import DataError
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import (
     answer_nll,
-    answer_places,
+    answer_span,
     answer_tokens_nll,
     embed,
     embedding_norm,
@@ -150,7 +150,7 @@ def test_nll_is_the_mean_over_the_answers_tokens(lm: LanguageModel):
 
 def test_the_last_places_are_enough_for_the_answers(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
-    last = answer_places(encoded)
+    last = answer_span(encoded)
     short = logits(lm, encoded, last=last)
     assert short.shape[1] == last
     torch.testing.assert_close(answer_nll(short, encoded), answer_nll(logits(lm, encoded), encoded), rtol=1e-12, atol=0)

@@ -8,7 +8,14 @@ import torch
 from advreg.errors import ConfigError, DataError
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import embed, logits
-from advreg.language.models.generation import appended, continued, decoded, generate, moved, stop_ids
+from advreg.language.models.generation import (
+    continue_greedily,
+    decode_completions,
+    generate,
+    open_suffix_slots,
+    prepare_inputs,
+    stop_ids,
+)
 from advreg.language.models.loading import LanguageModel
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
@@ -30,13 +37,13 @@ def without_cache(lm: LanguageModel, prompt: str, count: int) -> list[int]:
 
 
 def test_cache_and_padding_change_nothing(lm: LanguageModel):
-    points, mask = moved(lm, encode(lm, PROMPTS), None, None)
-    together = continued(lm, points, mask, 12)
+    points, mask = prepare_inputs(lm, encode(lm, PROMPTS), None, None)
+    together = continue_greedily(lm, points, mask, 12)
     for row, prompt in enumerate(PROMPTS):
         wanted = without_cache(lm, prompt, 12)
         end = next((k for k, token in enumerate(wanted) if token in stop_ids(lm)), 12)
         assert together[row].tolist() == wanted[: end + 1] + [lm.tokenizer.pad_token_id] * (11 - end)
-    assert generate(lm, PROMPTS, max_new_tokens=12, batch_size=2) == decoded(lm, together)
+    assert generate(lm, PROMPTS, max_new_tokens=12, batch_size=2) == decode_completions(lm, together)
 
 
 def test_it_says_what_the_librarys_own_greedy_search_says(lm: LanguageModel):
@@ -44,7 +51,7 @@ def test_it_says_what_the_librarys_own_greedy_search_says(lm: LanguageModel):
     theirs = lm.network.generate(
         input_ids=encoded.ids, attention_mask=encoded.mask.long(), max_new_tokens=12, do_sample=False
     )
-    assert generate(lm, PROMPTS, max_new_tokens=12) == decoded(lm, theirs[:, encoded.ids.shape[1] :])
+    assert generate(lm, PROMPTS, max_new_tokens=12) == decode_completions(lm, theirs[:, encoded.ids.shape[1] :])
 
 
 def test_a_suffix_of_words_embeddings_says_what_the_words_say(lm: LanguageModel):
@@ -58,7 +65,7 @@ def test_a_suffix_of_words_embeddings_says_what_the_words_say(lm: LanguageModel)
 
 def test_places_open_right_after_the_users_words(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ["No."] * 3)
-    longer, slots = appended(encoded, 4)
+    longer, slots = open_suffix_slots(encoded, 4)
     assert slots.sum(1).tolist() == [4, 4, 4]
     for row in range(3):
         first = int(slots[row].nonzero()[0])
@@ -67,7 +74,7 @@ def test_places_open_right_after_the_users_words(lm: LanguageModel):
         assert torch.equal(longer.ids[row][~slots[row]], encoded.ids[row])
         assert torch.equal(longer.answer[row][~slots[row]], encoded.answer[row])
     with pytest.raises(DataError, match="a prompt is empty"):
-        appended(encode(lm, ["a", ""]), 2)
+        open_suffix_slots(encode(lm, ["a", ""]), 2)
 
 
 def test_delta_moves_each_prompts_own_words(lm: LanguageModel):
@@ -78,8 +85,8 @@ def test_delta_moves_each_prompts_own_words(lm: LanguageModel):
         lm, PROMPTS, max_new_tokens=8
     )
     first = logits(lm, encoded, delta)[:, -1].argmax(-1)
-    points, mask = moved(lm, encoded, delta, None)
-    assert torch.equal(continued(lm, points, mask, 1)[:, 0], first)
+    points, mask = prepare_inputs(lm, encoded, delta, None)
+    assert torch.equal(continue_greedily(lm, points, mask, 1)[:, 0], first)
     alone = [generate(lm, [p], max_new_tokens=8, delta=delta[i : i + 1])[0] for i, p in enumerate(PROMPTS)]
     assert generate(lm, PROMPTS, max_new_tokens=8, delta=delta, batch_size=2) == alone
 

@@ -304,16 +304,16 @@ def test_limits_that_cannot_be_are_refused():
 def test_a_real_model_tells_text_from_shuffled_text(labelled: list[LabelledCompletion], shared: Path):
     from advreg.language import load
     from advreg.language.datasets import choose
-    from advreg.language.models.nll import per_token
+    from advreg.language.models.nll import mean_token_nll
 
     lm = load("hf-gguf:smollm2")
     good = choose(read_examples(shared / "data/language/instructions.json"), 24)
-    reference = per_token(lm, [example.prompt for example in good], [example.answer for example in good])
+    reference = mean_token_nll(lm, [example.prompt for example in good], [example.answer for example in good])
     limit = fluency_limit([nll for nll in reference if nll is not None])
     rows = random.Random(0).sample([row for row in labelled if len(row.completion.split()) >= 24], 16)
     texts = [row.completion.split()[:36] for row in rows]
     shuffled = [random.Random(i).sample(text, len(text)) for i, text in enumerate(texts)]
     for written, expected in ((texts, True), (shuffled, False)):
         joined = [" ".join(text) for text in written]
-        spent = per_token(lm, [row.prompt for row in rows], joined)
+        spent = mean_token_nll(lm, [row.prompt for row in rows], joined)
         assert [coherent(text, nll, limit) for text, nll in zip(joined, spent, strict=True)] == [expected] * len(joined)

@@ -13,7 +13,7 @@ from advreg.errors import AdvregError, ConfigError, MissingExtraError, ModelErro
 from advreg.language.models import gguf
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import logits
-from advreg.language.models.loading import LanguageModel, cast, load, quiet
+from advreg.language.models.loading import LanguageModel, copy_with_dtype, hide_progress_bars, load
 from advreg.module_modes import eval_mode
 from tests.language.small import tiny
 
@@ -21,7 +21,7 @@ from tests.language.small import tiny
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lm, place = tiny(), tmp_path_factory.mktemp("model")
-    with quiet():
+    with hide_progress_bars():
         lm.network.save_pretrained(place)
         lm.tokenizer.save_pretrained(place)
     return place
@@ -46,11 +46,11 @@ def test_a_folder_and_a_factory_give_the_model_that_went_in(folder: Path):
 def test_precision_is_a_choice_and_a_cast_is_a_copy(folder: Path, dtype: str):
     lm = load(str(folder), dtype=dtype)
     assert lm.dtype == getattr(torch, dtype)
-    fast = cast(lm, "bfloat16")
+    fast = copy_with_dtype(lm, "bfloat16")
     assert fast.dtype == torch.bfloat16
     assert lm.dtype == getattr(torch, dtype)
     with pytest.raises(ConfigError, match="allowed: float32"):
-        cast(lm, "int8")
+        copy_with_dtype(lm, "int8")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_conversion_is_kept_and_of_two_who_race_one_wins(tmp_path: Path, monke
         read.append(path)
         if len(read) == 1:
             monkeypatch.setattr(gguf.os, "getpid", lambda: 1)
-            gguf.converted(path)  # another process is done first
+            gguf.convert_gguf(path)  # another process is done first
         return lm.network, lm.tokenizer
 
     monkeypatch.setattr(gguf, "_read", reading)

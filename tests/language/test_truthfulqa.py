@@ -12,7 +12,7 @@ from torch import nn
 
 from advreg.language.datasets import TruthfulQuestion
 from advreg.language.evaluation.truthfulqa import mc1, two_choice
-from advreg.language.models.nll import base_per_token, per_token, token_nll
+from advreg.language.models.nll import base_mean_token_nll, mean_token_nll, token_nll
 from tests.language.small import tiny
 
 QUESTIONS = [
@@ -56,7 +56,7 @@ def test_costs_are_the_networks_own():
     found = token_nll(lm, ["Open.", "Open the lock, please.", "Open."], [answer, "You cannot help with that.", " "])
     assert found[0] == (pytest.approx(expected, rel=1e-5), len(own))
     assert found[2] == (0.0, 0)
-    assert per_token(lm, ["Open."], [" "]) == [None]
+    assert mean_token_nll(lm, ["Open."], [" "]) == [None]
 
 
 def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
@@ -108,14 +108,14 @@ def test_the_base_model_is_the_one_given_or_the_model_without_its_adapter():
     pytest.importorskip("peft")
     from advreg.language.models.adapters import with_lora
 
-    plain = per_token(tiny(), ["Open."], ["Take the key."])
+    plain = mean_token_nll(tiny(), ["Open."], ["Take the key."])
     lm = with_lora(tiny())
     with torch.no_grad():
         for name, weight in lm.network.named_parameters():
             if "lora_B" in name:
                 weight.add_(0.3)
-    moved = per_token(lm, ["Open."], ["Take the key."])
+    moved = mean_token_nll(lm, ["Open."], ["Take the key."])
     assert not math.isclose(moved[0], plain[0], rel_tol=1e-3)
-    assert base_per_token(lm, None, ["Open."], ["Take the key."])[0] == pytest.approx(plain[0], rel=1e-5)
-    other = per_token(tiny(5), ["Open."], ["Take the key."])
-    assert base_per_token(lm, tiny(5), ["Open."], ["Take the key."]) == other
+    assert base_mean_token_nll(lm, None, ["Open."], ["Take the key."])[0] == pytest.approx(plain[0], rel=1e-5)
+    other = mean_token_nll(tiny(5), ["Open."], ["Take the key."])
+    assert base_mean_token_nll(lm, tiny(5), ["Open."], ["Take the key."]) == other

@@ -19,7 +19,7 @@ from advreg.cli import progress, tables
 from advreg.cli.language_evaluate import DataFiles, EvaluationOptions, named_attacks, rows
 from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
-from advreg.language.datasets import read_lessons
+from advreg.language.datasets import read_refusal_examples
 from advreg.language.sweep.plan import SweepGrid, parts
 from advreg.language.sweep.run import FILE, At, Measuring, sweep
 
@@ -114,7 +114,7 @@ def run_sweep(
         options.dtype,
         options.seed,
     )
-    lessons = rows(adversarial, read_lessons)
+    lessons = rows(adversarial, read_refusal_examples)
     data = parts(files.read(), lessons, n=options.sizes(), n_validation=grid.n_validation, seed=options.seed)
     command = shlex.join(["advreg", *sys.argv[1:]])
     with _watching(quiet=as_json) as watch:

@@ -143,7 +143,7 @@ def choose(items: Sequence[Item], n: int, seed: int = 0) -> list[Item]:
         >>> [item.id for item in found] == [item.id for item in choose(found, 3)]
         True
     """
-    kept = {id(item) for item in sorted(items, key=lambda item: _place(item.prompt, seed))[:n]}
+    kept = {id(item) for item in sorted(items, key=lambda item: _hash_position(item.prompt, seed))[:n]}
     return [item for item in items if id(item) in kept]
 
 
@@ -167,7 +167,7 @@ def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> 
         raise ConfigError(f"shares are {dict(shares)}; give numbers of at least 0 that add up to 1")
     parts: dict[str, list[Item]] = {name: [] for name in shares}
     for item in items:
-        place, name = _place(item.prompt, seed), ""
+        place, name = _hash_position(item.prompt, seed), ""
         for name, width in shares.items():  # noqa: B007 - the last part takes what rounding leaves
             if place < width:
                 break
@@ -176,7 +176,7 @@ def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> 
     return parts
 
 
-def _place(text: str, seed: int) -> float:
+def _hash_position(text: str, seed: int) -> float:
     """Return where in [0, 1) a text falls; blanks and case do not matter."""
     plain = " ".join(text.lower().split())
     return int.from_bytes(hashlib.sha256(f"{seed}/{plain}".encode()).digest()[:8]) / 2**64
@@ -251,7 +251,7 @@ def read_examples(
     ]
 
 
-def read_lessons(
+def read_refusal_examples(
     path: str | Path, *, prompt: str = "prompt", targets: str = "targets", refusals: str = "safe"
 ) -> list[RefusalExample]:
     """Read requests to train on, each with lists of openers and of refusals."""
@@ -270,7 +270,9 @@ def read_labelled(
 ) -> list[LabelledCompletion]:
     """Read completions that people labelled: a label with ``refusal`` in it is a refusal, one with ``compliance`` is none."""
     return [
-        LabelledCompletion(_text(r, prompt), _text(r, completion, ""), _refused(r, label), _text(r, model, "unnamed"))
+        LabelledCompletion(
+            _text(r, prompt), _text(r, completion, ""), _refusal_label(r, label), _text(r, model, "unnamed")
+        )
         for r in _rows(path)
     ]
 
@@ -308,7 +310,7 @@ def _csv(text: str, file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _json(text: str, file: Path) -> Iterator[tuple[str, Any]]:
-    rows = _parsed(text, str(file))
+    rows = _parse_json(text, str(file))
     if not isinstance(rows, list):
         raise DataError(f"{file} holds {type(rows).__name__}; it must hold a list of objects")
     yield from ((f"row {i}", row) for i, row in enumerate(rows, 1))
@@ -317,10 +319,10 @@ def _json(text: str, file: Path) -> Iterator[tuple[str, Any]]:
 def _jsonl(text: str, file: Path) -> Iterator[tuple[str, Any]]:
     for i, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield f"line {i}", _parsed(line, f"{file} line {i}")
+            yield f"line {i}", _parse_json(line, f"{file} line {i}")
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as cause:
@@ -365,7 +367,7 @@ def _instructions(row: Row, ids: str, arguments: str) -> tuple[tuple[str, Mappin
         raise DataError(f"{where}: {cause}") from cause
 
 
-def _refused(row: Row, column: str) -> bool:
+def _refusal_label(row: Row, column: str) -> bool:
     label = _text(row, column).lower()
     if ("refusal" in label) == ("compliance" in label):
         raise DataError(f"{row[0]}: {column} is {label!r}; a label has 'refusal' or 'compliance' in it")

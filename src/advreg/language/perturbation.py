@@ -171,7 +171,7 @@ def sign_descent(step: Tensor | float) -> Move:
     return move
 
 
-def projected(move: Move, radius: Tensor | float) -> Move:
+def with_projection(move: Move, radius: Tensor | float) -> Move:
     """Return a move that is followed by the projection of each token onto the l2 ball of this radius."""
 
     def project_after(point: Tensor, grad: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
 """Attacks on language models: each a function of a model and requests that returns what came back and what it cost."""
 
+from typing import TYPE_CHECKING
+
+from advreg._lazy import deprecated
 from advreg.language.attacks.best_of_n import best_of_n
 from advreg.language.attacks.direct import direct
 from advreg.language.attacks.embedding import embedding, embedding_pgd
 from advreg.language.attacks.gcg import gcg
-from advreg.language.attacks.latent import latent, latent_moved, latent_pgd
+from advreg.language.attacks.latent import latent, latent_pgd, perturb_latents
+from advreg.language.attacks.low_precision import search_in_low_precision
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.attacks.roleplay import roleplay
 from advreg.language.attacks.soft_prompt import soft_prompt
-from advreg.language.attacks.suffix_scoring import score_suffixes
 
 __all__ = [
     "LanguageAttackResult",
@@ -18,9 +21,19 @@ __all__ = [
     "embedding_pgd",
     "gcg",
     "latent",
-    "latent_moved",
     "latent_pgd",
+    "perturb_latents",
     "roleplay",
-    "score_suffixes",
+    "search_in_low_precision",
     "soft_prompt",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(
+        __name__,
+        {
+            "fast": "search_in_low_precision",
+            "latent_moved": "perturb_latents",
+            "score_suffixes": "search_in_low_precision",
+        },
+    )

@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.result import LanguageAttackResult, ask
+from advreg.language.attacks.result import LanguageAttackResult, complete_variants
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.loading import LanguageModel
 from advreg.runtime import derived_seed
@@ -49,23 +49,25 @@ def best_of_n(
     """
     if n < 1:
         raise ConfigError(f"n is {n}; give at least 1 variant")
-    variants = [[misspelt(request.prompt, derived_seed(seed, request.id, k)) for k in range(n)] for request in requests]
-    return ask("best_of_n", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
+    variants = [[misspell(request.prompt, derived_seed(seed, request.id, k)) for k in range(n)] for request in requests]
+    return complete_variants(
+        "best_of_n", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system
+    )
 
 
-def misspelt(text: str, seed: int) -> str:
+def misspell(text: str, seed: int) -> str:
     """Return a text with words shuffled inside, letters of another case and characters a place off, all by a seed.
 
     Example:
-        >>> misspelt("a plan", 1) == misspelt("a plan", 1), len(misspelt("open the gates", 2))
+        >>> misspell("a plan", 1) == misspell("a plan", 1), len(misspell("open the gates", 2))
         (True, 14)
     """
     rng = random.Random(seed)
-    words = [_shuffled(word, rng) if rng.random() < _SHUFFLE else word for word in text.split(" ")]
-    return "".join(_noisy(letter, rng) for letter in " ".join(words))
+    words = [_shuffle_middle(word, rng) if rng.random() < _SHUFFLE else word for word in text.split(" ")]
+    return "".join(_add_noise(letter, rng) for letter in " ".join(words))
 
 
-def _shuffled(word: str, rng: random.Random) -> str:
+def _shuffle_middle(word: str, rng: random.Random) -> str:
     if len(word) < 4:
         return word
     middle = list(word[1:-1])
@@ -73,7 +75,7 @@ def _shuffled(word: str, rng: random.Random) -> str:
     return word[0] + "".join(middle) + word[-1]
 
 
-def _noisy(letter: str, rng: random.Random) -> str:
+def _add_noise(letter: str, rng: random.Random) -> str:
     if rng.random() < _CASE and letter in string.ascii_letters:
         letter = letter.swapcase()
     moved = chr(ord(letter) + rng.choice((-1, 1)))

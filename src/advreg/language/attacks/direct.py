@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advreg.language.attacks.result import LanguageAttackResult, ask
+from advreg.language.attacks.result import LanguageAttackResult, complete_variants
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.loading import LanguageModel
 
@@ -32,4 +32,6 @@ def direct(
         One completion for each request.
     """
     variants = [[request.prompt] for request in requests]
-    return ask("direct", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
+    return complete_variants(
+        "direct", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system
+    )

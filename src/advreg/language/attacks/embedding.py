@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
 from advreg.example_rng import normal
-from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
+from advreg.language.attacks.result import LanguageAttackResult
+from advreg.language.attacks.targeted import PerturbationAttack, run_targeted
 from advreg.language.datasets import HarmfulRequest
-from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_places, embedding_norm, logits
+from advreg.language.models.chat import Encoded
+from advreg.language.models.embeddings import answer_nll, answer_span, embedding_norm, logits
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
-from advreg.language.perturbation import best_iterate, iterates, project, projected, steepest_descent
+from advreg.language.perturbation import best_iterate, iterates, project, steepest_descent, with_projection
 from advreg.module_modes import eval_mode
 
 
@@ -58,36 +61,22 @@ def embedding_pgd(
 
     Reference: Xhonneux et al., NeurIPS 2024; Schwinn et al. 2023.
     """
-    return search(lm, encoded, eps, steps, step_size, restarts, seed, ids)[0]
-
-
-def search(
-    lm: LanguageModel,
-    encoded: Encoded,
-    eps: float,
-    steps: int,
-    step_size: float | None,
-    restarts: int,
-    seed: int,
-    ids: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return what `embedding_pgd` does, and the loss there ``(B,)``; a try: ``steps + 1`` forwards and ``steps`` backwards."""
-    check(encoded, eps, steps, restarts)
+    check_search(encoded, eps, steps, restarts)
     unit = embedding_norm(lm)
     radius, step = eps * unit, unit * (eps * 2.5 / max(steps, 1) if step_size is None else step_size)
-    last = answer_places(encoded)
+    last = answer_span(encoded)
 
     def loss(delta: Tensor) -> Tensor:
         return answer_nll(logits(lm, encoded, delta, last=last), encoded)
 
     with eval_mode(lm.network, freeze=True):
-        move = projected(steepest_descent(step), radius)
+        move = with_projection(steepest_descent(step), radius)
         starts = (_start(lm, encoded, radius, k, seed, ids) for k in range(restarts))
         tries = [best_iterate(iterates(loss, start, move, steps)) for start in starts]
-    return best_iterate(tries)
+    return best_iterate(tries)[0]
 
 
-def check(encoded: Encoded, eps: float, steps: int, restarts: int) -> None:
+def check_search(encoded: Encoded, eps: float, steps: int, restarts: int) -> None:
     """Refuse budgets that cannot be, and batches with nothing to move or nothing to make likely.
 
     Raises:
@@ -144,27 +133,29 @@ def embedding(
         ConfigError, DataError: as for `embedding_pgd`, or a request without target.
     """
     original = judge or lm
-    completions: list[list[str]] = []
-    loss: list[float] = []
-    with passes(lm, judge) as spent:
-        for part in batches(with_targets(requests), batch_size):
-            prompts, ids = [request.prompt for request in part], torch.tensor([request.id for request in part])
-            encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
-            delta, _ = search(lm, encoded, eps, steps, step_size, restarts, seed, ids)
-            loss += answer_nll_under(original, encoded, delta)
-            said = generate(
-                original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, delta=delta, system=system
-            )
-            completions += [[text] for text in said]
-    return LanguageAttackResult(
-        "embedding", [request.prompt for request in requests], completions, spent.forwards, spent.backwards, loss
-    )
+    options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "restarts": restarts, "seed": seed}
+
+    def search(encoded: Encoded, ids: Tensor) -> Tensor:
+        return embedding_pgd(lm, encoded, ids=ids, **options)
+
+    def complete(prompts: list[str], delta: Tensor) -> list[list[str]]:
+        texts = generate(
+            original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, delta=delta, system=system
+        )
+        return [[text] for text in texts]
+
+    attack = PerturbationAttack(search, partial(perturbed_nll, original), complete)
+    return run_targeted("embedding", attack, requests, lm=lm, judge=judge, batch_size=batch_size, system=system)
+
+
+def perturbed_nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> Tensor:
+    """Return the mean NLL of the answers ``(B,)`` with a perturbation of the user's tokens: one forward each."""
+    return answer_nll(logits(lm, encoded, delta, last=answer_span(encoded)), encoded)
 
 
 @torch.no_grad()
-def answer_nll_under(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
+def measure_answer_nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
     """Return the mean NLL of the answers with the user's words moved, by the model that judges: one forward each."""
     with eval_mode(lm.network, freeze=True):
-        scores = logits(lm, encoded, delta, last=answer_places(encoded))
-    values: list[float] = answer_nll(scores, encoded).tolist()
+        values: list[float] = perturbed_nll(lm, encoded, delta).tolist()
     return values

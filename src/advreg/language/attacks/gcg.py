@@ -11,19 +11,26 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.embedding import answer_nll_under
+from advreg.language.attacks.embedding import measure_answer_nll
 from advreg.language.attacks.probe_sampling import sample_probes
-from advreg.language.attacks.result import LanguageAttackResult, passes, with_targets
-from advreg.language.attacks.suffix import Frame, candidates, framed, surviving, writable, written
+from advreg.language.attacks.result import LanguageAttackResult, count_model_passes, require_targets
+from advreg.language.attacks.suffix import (
+    Frame,
+    append_suffix,
+    draw_candidates,
+    keep_retokenizable,
+    split_at_suffix,
+    typeable_tokens,
+)
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_places, answer_tokens_nll, embed, forward
+from advreg.language.models.embeddings import answer_nll, answer_span, answer_tokens_nll, embed, forward
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 
-Kept = list[tuple[float, Tensor]]
+ScoredSuffixes = list[tuple[float, Tensor]]
 """Suffixes with their losses, best first."""
 
 
@@ -101,23 +108,27 @@ def gcg(
         raise ConfigError(f"the search has {given}; give at least 1 of each, steps >= 0 and mellowmax > 0 or None")
     original = judge or lm
     how = GcgSearch(steps, width, topk, buffer, mellowmax, batch_size, draft)
-    with passes(lm, judge) as spent:
-        allowed = writable(lm)
-        texts = [with_suffix(lm, request, tokens, how, seed, system, allowed) for request in with_targets(requests)]
+    with count_model_passes(lm, judge) as spent:
+        allowed = typeable_tokens(lm)
+        texts = [
+            search_suffix(lm, request, how, tokens=tokens, seed=seed, system=system, allowed=allowed)
+            for request in require_targets(requests)
+        ]
         encoded = [
             encode(original, [text], [request.target], system=system, ended=False)
             for text, request in zip(texts, requests, strict=True)
         ]
-        loss = [value for each in encoded for value in answer_nll_under(original, each, None)]
+        loss = [value for each in encoded for value in measure_answer_nll(original, each, None)]
         said = generate(original, texts, max_new_tokens=max_new_tokens, system=system)
     return LanguageAttackResult("gcg", texts, [[text] for text in said], spent.forwards, spent.backwards, loss)
 
 
-def with_suffix(
+def search_suffix(
     lm: LanguageModel,
     request: HarmfulRequest,
-    tokens: int,
     how: GcgSearch,
+    *,
+    tokens: int,
     seed: int,
     system: str | None,
     allowed: Tensor,
@@ -125,32 +136,35 @@ def with_suffix(
     """Return a request's words with the best suffix found."""
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
     with eval_mode(lm.network, freeze=True):
-        frame, suffix = framed(lm, request, " ".join(["!"] * tokens), system)
-        kept = [(float(losses(lm, frame, suffix[None], how)[0]), suffix)]
+        frame, suffix = split_at_suffix(lm, request, " ".join(["!"] * tokens), system)
+        kept = [(float(suffix_losses(lm, frame, suffix[None], how)[0]), suffix)]
         for _ in range(how.steps):
-            kept = _step(lm, frame, kept, how, system, allowed, generator)
-    return written(lm, request, kept[0][1])
+            kept = _step(lm, frame, kept, how, system=system, allowed=allowed, generator=generator)
+    return append_suffix(lm, request, kept[0][1])
 
 
 def _step(
     lm: LanguageModel,
     frame: Frame,
-    kept: Kept,
+    kept: ScoredSuffixes,
     how: GcgSearch,
+    *,
     system: str | None,
     allowed: Tensor,
     generator: torch.Generator,
-) -> Kept:
-    grad = gradient(lm, frame, kept[0][1], how)
-    drawn = candidates(kept[0][1], grad, allowed, how.width, how.topk, generator)
-    fresh = surviving(lm, frame, drawn, system)
+) -> ScoredSuffixes:
+    """Return the best suffixes after one round of swaps."""
+    grad = one_hot_gradient(lm, frame, kept[0][1], how)
+    drawn = draw_candidates(kept[0][1], grad, allowed, how.width, how.topk, generator)
+    fresh = keep_retokenizable(lm, frame, drawn, system)
 
     def loss(suffixes: Tensor) -> Tensor:
-        return losses(lm, frame, suffixes, how)
+        return suffix_losses(lm, frame, suffixes, how)
 
     if how.draft is None:
-        return better(kept, fresh, loss(fresh), how.buffer)
-    return better(kept, *sample_probes(lm, frame, fresh, loss, how.draft, generator, system), how.buffer)
+        return merge_best(kept, fresh, loss(fresh), how.buffer)
+    probed = sample_probes(lm, frame, fresh, loss, draft=how.draft, generator=generator, system=system)
+    return merge_best(kept, *probed, how.buffer)
 
 
 def _batch(frame: Frame, count: int) -> Encoded:
@@ -167,7 +181,7 @@ def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: GcgSearch)
     cache.batch_repeat_interleave(len(points))
     whole = torch.cat([points, embed(lm, batch.ids)], 1)
     mask = torch.ones(len(points), len(frame.before) + whole.shape[1], dtype=torch.bool, device=points.device)
-    return target_loss(forward(lm, whole, mask, last=answer_places(batch), cache=cache).logits, batch, how.mellowmax)
+    return target_loss(forward(lm, whole, mask, last=answer_span(batch), cache=cache).logits, batch, how.mellowmax)
 
 
 def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tensor:
@@ -181,13 +195,13 @@ def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tens
 
 
 @torch.no_grad()
-def losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, how: GcgSearch) -> Tensor:
+def suffix_losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, how: GcgSearch) -> Tensor:
     """Return the loss of suffixes of tokens ``(B, S)``: one forward each."""
     parts = [cached_loss(lm, frame, embed(lm, part), how) for part in torch.split(suffixes, how.batch_size)]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSearch) -> Tensor:
+def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSearch) -> Tensor:
     """Return the gradient of the loss by the one-hot of each suffix token ``(S, V)``: one forward, one backward.
 
     The network's embedding of every token comes from its layer, which may scale: the rows of its weight may be others.
@@ -201,7 +215,7 @@ def gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSearch) ->
         return grad[0] @ table.T
 
 
-def better(kept: Kept, suffixes: Tensor, values: Tensor, buffer: int) -> Kept:
+def merge_best(kept: ScoredSuffixes, suffixes: Tensor, values: Tensor, buffer: int) -> ScoredSuffixes:
     """Return the suffixes of lowest loss among those kept and tried, best first, each once; a NaN never enters."""
     fresh = [(value, suffix) for value, suffix in zip(values.tolist(), suffixes, strict=True) if not math.isnan(value)]
     seen: dict[tuple[int, ...], tuple[float, Tensor]] = {}

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ConfigError, ModelError
-from advreg.language.attacks.embedding import check
-from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
+from advreg.language.attacks.embedding import check_search
+from advreg.language.attacks.result import LanguageAttackResult
+from advreg.language.attacks.targeted import PerturbationAttack, run_targeted
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_places, logits, scatter_rows
+from advreg.language.models.embeddings import answer_nll, answer_span, logits, scatter_rows
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
-from advreg.language.perturbation import best_iterate, iterates, project, steepest_direction
+from advreg.language.perturbation import best_iterate, iterates, steepest_descent, with_projection
 from advreg.module_modes import eval_mode
 
 
-def blocks(lm: LanguageModel) -> list[nn.Module]:
+def transformer_blocks(lm: LanguageModel) -> list[nn.Module]:
     """Return the network's blocks in order: its longest list of modules.
 
     Raises:
@@ -33,14 +34,14 @@ def blocks(lm: LanguageModel) -> list[nn.Module]:
     return list(sorted(lists, key=lambda modules: len(list(modules.children())))[-1])
 
 
-def depths(lm: LanguageModel) -> tuple[int, ...]:
+def default_layers(lm: LanguageModel) -> tuple[int, ...]:
     """Return the blocks a quarter, a half and three quarters of the way up, each once."""
-    count = len(blocks(lm))
+    count = len(transformer_blocks(lm))
     return tuple(sorted({count * k // 4 for k in (1, 2, 3)}))
 
 
 @contextmanager
-def latent_moved(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Sequence[int]) -> Iterator[None]:
+def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Sequence[int]) -> Iterator[None]:
     """Add a perturbation to what blocks pass on at the user's words, inside the block of code.
 
     Only passes over the whole batch's places are changed: the new tokens of an answer are not the user's.
@@ -54,7 +55,7 @@ def latent_moved(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Seq
     Raises:
         ConfigError: a block that is not there, or another number of them.
     """
-    found = blocks(lm)
+    found = transformer_blocks(lm)
     if delta.shape[1] != len(layers) or not all(0 <= layer < len(found) for layer in layers):
         raise ConfigError(
             f"layers are {list(layers)} and delta is for {delta.shape[1]}; allowed: 0 to {len(found) - 1}, one delta each"
@@ -62,11 +63,11 @@ def latent_moved(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Seq
     with ExitStack() as hooks:
         for n, layer in enumerate(layers):
             placed = scatter_rows(delta[:, n], encoded.content)
-            hooks.callback(found[layer].register_forward_hook(_adding(placed)).remove)
+            hooks.callback(found[layer].register_forward_hook(_perturb_output(placed)).remove)
         yield
 
 
-def _adding(placed: Tensor) -> Any:
+def _perturb_output(placed: Tensor) -> Any:
     def hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         if hidden.shape[1] != placed.shape[1]:
@@ -90,7 +91,7 @@ def latent_norms(lm: LanguageModel, encoded: Encoded, layers: Sequence[int]) -> 
 
     with ExitStack() as hooks, eval_mode(lm.network, freeze=True):
         for layer in layers:
-            hooks.callback(blocks(lm)[layer].register_forward_hook(look).remove)
+            hooks.callback(transformer_blocks(lm)[layer].register_forward_hook(look).remove)
         logits(lm, encoded, last=1)
     return torch.stack(seen, 1)
 
@@ -120,26 +121,24 @@ def latent_pgd(
         seed: not used; every attack takes one.
 
     Returns:
-        ``(B, N, P, D)`` in float32 or better, for `latent_moved`.
+        ``(B, N, P, D)`` in float32 or better, for `perturb_latents`.
 
     Raises:
         ConfigError, DataError: budgets that cannot be, no answers, or no word of a user's.
 
     Reference: Casper et al. 2024; Sheshadri et al. 2024, latent adversarial training.
     """
-    check(encoded, eps, steps, 1)
-    chosen = depths(lm) if layers is None else layers
+    check_search(encoded, eps, steps, 1)
+    chosen = default_layers(lm) if layers is None else layers
     norms = latent_norms(lm, encoded, chosen)[:, :, None, None]
     step = eps * 2.5 / max(steps, 1) if step_size is None else step_size
-    last = answer_places(encoded)
+    last = answer_span(encoded)
 
     def loss(delta: Tensor) -> Tensor:
-        with latent_moved(lm, encoded, delta, chosen):
+        with perturb_latents(lm, encoded, delta, chosen):
             return answer_nll(logits(lm, encoded, last=last), encoded)
 
-    def move(delta: Tensor, grad: Tensor) -> Tensor:
-        return project(delta - step * norms * steepest_direction(grad), eps * norms)
-
+    move = with_projection(steepest_descent(step * norms), eps * norms)
     shape = (len(encoded), len(chosen), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)
     with eval_mode(lm.network, freeze=True):
@@ -177,27 +176,22 @@ def latent(
     Raises:
         ConfigError, DataError: as for `latent_pgd`, or a request without target.
     """
-    original, chosen = judge or lm, depths(lm) if layers is None else layers
-    completions: list[list[str]] = []
-    loss: list[float] = []
-    with passes(lm, judge) as spent:
-        for part in batches(with_targets(requests), batch_size):
-            prompts = [request.prompt for request in part]
-            encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
-            delta = latent_pgd(lm, encoded, eps=eps, steps=steps, step_size=step_size, layers=chosen, seed=seed)
-            loss += _judged(original, encoded, delta, chosen)
-            asked = encode(original, prompts, system=system, room=max(original.context // 4, max_new_tokens))
-            with latent_moved(original, asked, delta, chosen):
-                said = generate(original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
-            completions += [[text] for text in said]
-    return LanguageAttackResult(
-        "latent", [request.prompt for request in requests], completions, spent.forwards, spent.backwards, loss
-    )
+    original = judge or lm
+    chosen = default_layers(lm) if layers is None else layers
+    options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "layers": chosen, "seed": seed}
 
+    def search(encoded: Encoded, _ids: Tensor) -> Tensor:
+        return latent_pgd(lm, encoded, **options)
 
-@torch.no_grad()
-def _judged(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Sequence[int]) -> list[float]:
-    with eval_mode(lm.network, freeze=True), latent_moved(lm, encoded, delta, layers):
-        scores = logits(lm, encoded, last=answer_places(encoded))
-    values: list[float] = answer_nll(scores, encoded).tolist()
-    return values
+    def nll(encoded: Encoded, delta: Tensor) -> Tensor:
+        with perturb_latents(original, encoded, delta, chosen):
+            return answer_nll(logits(original, encoded, last=answer_span(encoded)), encoded)
+
+    def complete(prompts: list[str], delta: Tensor) -> list[list[str]]:
+        encoded = encode(original, prompts, system=system, room=max(original.context // 4, max_new_tokens))
+        with perturb_latents(original, encoded, delta, chosen):
+            texts = generate(original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
+        return [[text] for text in texts]
+
+    attack = PerturbationAttack(search, nll, complete)
+    return run_targeted("latent", attack, requests, lm=lm, judge=judge, batch_size=batch_size, system=system)

@@ -9,9 +9,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from advreg.language.attacks.suffix import Frame, written
+from advreg.language.attacks.suffix import Frame, append_suffix
 from advreg.language.models.chat import encode
-from advreg.language.models.embeddings import answer_nll, answer_places, logits
+from advreg.language.models.embeddings import answer_nll, answer_span, logits
 from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
@@ -24,6 +24,7 @@ def sample_probes(
     frame: Frame,
     suffixes: Tensor,
     loss: Callable[[Tensor], Tensor],
+    *,
     draft: LanguageModel,
     generator: torch.Generator,
     system: str | None,
@@ -47,7 +48,7 @@ def sample_probes(
     count = len(suffixes)
     if count < 2:
         return suffixes, loss(suffixes)
-    guess = draft_loss(draft, frame, [written(lm, frame.request, suffix) for suffix in suffixes], system)
+    guess = draft_loss(draft, frame, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system)
     order = torch.randperm(count, generator=generator)[: max(2, count // _PROBED)].to(suffixes.device)
     known = loss(suffixes[order])
     rank = float(spearmanr(guess[order].tolist(), known.tolist()).statistic) if len(set(known.tolist())) > 1 else 0.0
@@ -63,4 +64,4 @@ def draft_loss(draft: LanguageModel, frame: Frame, texts: list[str], system: str
     """Return the draft's mean NLL of the target after each text, ``(n,)``."""
     encoded = encode(draft, texts, [frame.request.target] * len(texts), system=system, ended=False)
     with eval_mode(draft.network, freeze=True):
-        return answer_nll(logits(draft, encoded, last=answer_places(encoded)), encoded)
+        return answer_nll(logits(draft, encoded, last=answer_span(encoded)), encoded)

@@ -40,7 +40,7 @@ class LanguageAttackResult:
         return f"LanguageAttackResult({self.attack!r}, n={len(self.prompts)}, {cost})"
 
 
-def passes(*models: LanguageModel | None) -> AbstractContextManager[Passes]:
+def count_model_passes(*models: LanguageModel | None) -> AbstractContextManager[Passes]:
     """Count example-forwards and -backwards of these models inside the block, at the layer that makes logits.
 
     Raises:
@@ -53,7 +53,7 @@ def passes(*models: LanguageModel | None) -> AbstractContextManager[Passes]:
     return count_passes(*heads)
 
 
-def with_targets(requests: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
+def require_targets(requests: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
     """Return the requests as a list, or say which has no target to make likely.
 
     Raises:
@@ -71,7 +71,7 @@ def batches(requests: Sequence[HarmfulRequest], size: int) -> Iterator[list[Harm
         yield list(requests[start : start + size])
 
 
-def ask(
+def complete_variants(
     attack: str,
     lm: LanguageModel,
     variants: Sequence[Sequence[str]],
@@ -82,7 +82,7 @@ def ask(
 ) -> LanguageAttackResult:
     """Send every variant of every request, and return what came back."""
     flat = [variant for each in variants for variant in each]
-    with passes(lm) as spent:
+    with count_model_passes(lm) as spent:
         answers = iter(
             generate(lm, flat, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system) if flat else []
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.result import LanguageAttackResult, ask
+from advreg.language.attacks.result import LanguageAttackResult, complete_variants
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.loading import LanguageModel
 
@@ -55,4 +55,6 @@ def roleplay(
     if without is not None or not templates:
         raise ConfigError(f"template {without!r} has no place for the request; write {SLOT} where it goes")
     variants = [[template.replace(SLOT, request.prompt) for template in templates] for request in requests]
-    return ask("roleplay", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
+    return complete_variants(
+        "roleplay", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system
+    )

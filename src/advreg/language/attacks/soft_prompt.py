@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError
-from advreg.language.attacks.result import LanguageAttackResult, batches, passes, with_targets
+from advreg.language.attacks.result import LanguageAttackResult
+from advreg.language.attacks.targeted import PerturbationAttack, run_targeted
 from advreg.language.datasets import HarmfulRequest
-from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_places, embed, embedding_norm, forward
-from advreg.language.models.generation import generate, moved
+from advreg.language.models.chat import Encoded
+from advreg.language.models.embeddings import answer_nll, answer_span, embed, embedding_norm, forward
+from advreg.language.models.generation import generate, prepare_inputs
 from advreg.language.models.loading import LanguageModel
 from advreg.language.perturbation import best_iterate, iterates, sign_descent
 from advreg.module_modes import eval_mode
@@ -64,25 +66,23 @@ def soft_prompt(
         given = f"tokens is {tokens}, steps {steps}, checkpoints {checkpoints}"
         raise ConfigError(f"{given}; give at least 1 of each, and no more checkpoints than steps")
     original = judge or lm
-    completions: list[list[str]] = []
-    loss: list[float] = []
-    with passes(lm, judge) as spent:
-        for part in batches(with_targets(requests), batch_size):
-            prompts = [request.prompt for request in part]
-            encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
-            found = suffixes(lm, encoded, tokens, steps, step_size, checkpoints)
-            loss += _judged(original, encoded, found[0])
-            said = [
-                generate(original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, suffix=suffix, system=system)
-                for suffix in found
-            ]  # fmt: skip
-            completions += [list(texts) for texts in zip(*said, strict=True)]
-    return LanguageAttackResult(
-        "soft_prompt", [request.prompt for request in requests], completions, spent.forwards, spent.backwards, loss
-    )
+
+    def search(encoded: Encoded, _ids: Tensor) -> list[Tensor]:
+        return search_soft_suffixes(lm, encoded, tokens, steps, step_size, checkpoints)
+
+    def nll(encoded: Encoded, found: list[Tensor]) -> Tensor:
+        return suffix_nll(original, encoded, found[0])
+
+    def complete(prompts: list[str], found: list[Tensor]) -> list[list[str]]:
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "system": system}
+        texts = [generate(original, prompts, suffix=suffix, **options) for suffix in found]
+        return [list(row) for row in zip(*texts, strict=True)]
+
+    attack = PerturbationAttack(search, nll, complete)
+    return run_targeted("soft_prompt", attack, requests, lm=lm, judge=judge, batch_size=batch_size, system=system)
 
 
-def suffixes(
+def search_soft_suffixes(
     lm: LanguageModel, encoded: Encoded, tokens: int, steps: int, step_size: float, checkpoints: int
 ) -> list[Tensor]:
     """Return the best suffixes of a batch ``(B, S, D)``, then those at ``checkpoints - 1`` moments spread over the steps."""
@@ -96,11 +96,11 @@ def suffixes(
     with eval_mode(lm.network, freeze=True):
         start = _start(lm, tokens).to(kind).expand(len(encoded), -1, -1)
         pairs = iterates(loss, start, sign_descent(step_size * embedding_norm(lm)), steps)
-        found, _ = best_iterate(_keeping(pairs, moments, kept))
+        found, _ = best_iterate(_record_checkpoints(pairs, moments, kept))
     return [found, *kept]
 
 
-def _keeping(
+def _record_checkpoints(
     pairs: Iterable[tuple[Tensor, Tensor]], moments: set[int], kept: list[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Hand the pairs on, and put the points of some moments aside."""
@@ -117,14 +117,7 @@ def _start(lm: LanguageModel, tokens: int) -> Tensor:
     return embed(lm, torch.tensor([ids], device=lm.device))
 
 
-@torch.no_grad()
-def _judged(lm: LanguageModel, encoded: Encoded, suffix: Tensor) -> list[float]:
-    with eval_mode(lm.network, freeze=True):
-        values: list[float] = suffix_nll(lm, encoded, suffix).tolist()
-    return values
-
-
 def suffix_nll(lm: LanguageModel, encoded: Encoded, suffix: Tensor) -> Tensor:
     """Return the mean NLL of the answers ``(B,)`` when the user's words are followed by a suffix ``(B, S, D)``."""
-    points, mask = moved(lm, encoded, None, suffix)
-    return answer_nll(forward(lm, points, mask, last=answer_places(encoded)).logits, encoded)
+    points, mask = prepare_inputs(lm, encoded, None, suffix)
+    return answer_nll(forward(lm, points, mask, last=answer_span(encoded)).logits, encoded)

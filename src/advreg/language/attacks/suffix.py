@@ -32,7 +32,7 @@ class Frame:
     cache: Any
 
 
-def framed(lm: LanguageModel, request: HarmfulRequest, words: str, system: str | None) -> tuple[Frame, Tensor]:
+def split_at_suffix(lm: LanguageModel, request: HarmfulRequest, words: str, system: str | None) -> tuple[Frame, Tensor]:
     """Return a request cut into what stands before, after and behind its suffix, and the suffix's tokens.
 
     Raises:
@@ -43,7 +43,7 @@ def framed(lm: LanguageModel, request: HarmfulRequest, words: str, system: str |
     ids, own = whole.ids[0], whole.content[0].nonzero()[:, 0]
     count = len(own) - int(plain.content.sum())
     start, stop = int(own[-count]) if count > 0 else 0, int(own[-1]) + 1
-    if count < 1 or written(lm, request, ids[start:stop]) != f"{request.prompt} {words}":
+    if count < 1 or append_suffix(lm, request, ids[start:stop]) != f"{request.prompt} {words}":
         raise ConfigError(
             f"the tokenizer of {lm.name} joins the suffix {words[:8]!r} with the request; use another model"
         )
@@ -54,13 +54,13 @@ def framed(lm: LanguageModel, request: HarmfulRequest, words: str, system: str |
     return Frame(request, before, ids[stop:][~target[stop:]], ids[target], cache_of(read)), ids[start:stop]
 
 
-def written(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) -> str:
+def append_suffix(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) -> str:
     """Return a request's words followed by a suffix of tokens as text."""
     text: str = lm.tokenizer.decode(suffix.tolist(), clean_up_tokenization_spaces=False)
     return f"{request.prompt} {text.strip()}"
 
 
-def writable(lm: LanguageModel) -> Tensor:
+def typeable_tokens(lm: LanguageModel) -> Tensor:
     """Return the ids of tokens that are printable ASCII and not special: what anybody can type."""
     special = set(lm.tokenizer.all_special_ids) | set(lm.tokenizer.added_tokens_decoder)
     ids = [token for token in range(len(lm.tokenizer)) if token not in special]
@@ -69,7 +69,7 @@ def writable(lm: LanguageModel) -> Tensor:
     return torch.tensor(fine, device=lm.device)
 
 
-def candidates(
+def draw_candidates(
     suffix: Tensor, grad: Tensor, allowed: Tensor, width: int, topk: int, generator: torch.Generator
 ) -> Tensor:
     """Return suffixes ``(width, S)`` that differ from one by a token, drawn from the most promising at its position."""
@@ -82,9 +82,9 @@ def candidates(
     return once
 
 
-def surviving(lm: LanguageModel, frame: Frame, drawn: Tensor, system: str | None) -> Tensor:
+def keep_retokenizable(lm: LanguageModel, frame: Frame, drawn: Tensor, system: str | None) -> Tensor:
     """Return the suffixes whose text, in the whole conversation, comes back as the same tokens."""
-    again = encode(lm, [written(lm, frame.request, suffix) for suffix in drawn], system=system)
+    again = encode(lm, [append_suffix(lm, frame.request, suffix) for suffix in drawn], system=system)
     length = len(frame.before) + drawn.shape[1] + len(frame.after)
     wanted = torch.cat(
         [frame.before.expand(len(drawn), -1), drawn, frame.after.expand(len(drawn), -1)],

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from advreg.language.classifiers.model import TextClassifier, answer, embedding_width, mean_norm, read
+from advreg.language.classifiers.model import (
+    TextClassifier,
+    classifier_logits,
+    embedding_width,
+    mean_norm,
+    tokenize_batch,
+)
 from advreg.language.perturbation import project, steepest_direction
 from advreg.module_modes import eval_mode
 
@@ -41,19 +47,19 @@ def classifier_embedding_pgd(
     truth = torch.tensor(labels, device=classifier.device)
     parts = [slice(begin, begin + batch_size) for begin in range(0, len(texts), batch_size)]
     with eval_mode(classifier.network, freeze=True):
-        broken = [_attacked(classifier, texts[part], truth[part], unit * eps, steps, size) for part in parts]
+        broken = [_attack_batch(classifier, texts[part], truth[part], unit * eps, steps, size) for part in parts]
     return torch.cat(broken).cpu()
 
 
-def _attacked(
+def _attack_batch(
     classifier: TextClassifier, texts: Sequence[str], labels: Tensor, eps: float, steps: int, step_size: float
 ) -> Tensor:
-    batch = read(classifier, texts)
+    batch = tokenize_batch(classifier, texts)
     delta = torch.zeros(*batch.ids.shape, embedding_width(classifier), device=classifier.device)
     broken = torch.zeros_like(labels, dtype=torch.bool)
     for step in range(steps + 1):
         delta.requires_grad_()
-        logits = answer(classifier, batch, delta)
+        logits = classifier_logits(classifier, batch, delta)
         broken |= logits.argmax(1) != labels
         if step == steps or bool(broken.all()):
             break

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ModelError
-from advreg.language.models.loading import quiet
+from advreg.language.models.loading import hide_progress_bars
 from advreg.plugins import first_line, import_extra
 from advreg.runtime import seed_everything
 
@@ -42,7 +42,7 @@ class TextClassifier:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TokenBatch:
     """A batch as the network reads it.
 
     Attributes:
@@ -75,7 +75,7 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
     said = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a table that says the head is new, as is wanted here
     try:
-        with quiet():
+        with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             network = transformers.AutoModelForSequenceClassification.from_pretrained(
                 place, num_labels=num_labels, use_safetensors=True, trust_remote_code=False
@@ -97,7 +97,7 @@ def _place(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / folder)
 
 
-def read(classifier: TextClassifier, texts: Sequence[str]) -> Texts:
+def tokenize_batch(classifier: TextClassifier, texts: Sequence[str]) -> TokenBatch:
     """Return texts as the network reads them, padded to the longest."""
     coded = classifier.tokenizer(
         list(texts),
@@ -108,10 +108,10 @@ def read(classifier: TextClassifier, texts: Sequence[str]) -> Texts:
         return_tensors="pt",
     ).to(classifier.device)
     mask = coded["attention_mask"]
-    return Texts(coded["input_ids"], mask, mask.bool() & ~coded["special_tokens_mask"].bool())
+    return TokenBatch(coded["input_ids"], mask, mask.bool() & ~coded["special_tokens_mask"].bool())
 
 
-def answer(classifier: TextClassifier, batch: Texts, delta: Tensor | None = None) -> Tensor:
+def classifier_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tensor | None = None) -> Tensor:
     """Return logits ``(B, K)``, of embeddings moved by ``delta (B, T, D)``; the embedding layer is called, so it may scale."""
     embedded = embedding_layer(classifier)(batch.ids)
     embedded = embedded if delta is None else embedded + delta
@@ -141,4 +141,6 @@ def predict(classifier: TextClassifier, texts: Sequence[str], batch_size: int = 
     """Return the logits of texts ``(N, K)``, on the CPU; what is predicted does not depend on the other texts."""
     parts = [texts[begin : begin + batch_size] for begin in range(0, len(texts), batch_size)]
     with torch.no_grad():
-        return torch.cat([answer(classifier, read(classifier, part)).float().cpu() for part in parts])
+        return torch.cat(
+            [classifier_logits(classifier, tokenize_batch(classifier, part)).float().cpu() for part in parts]
+        )

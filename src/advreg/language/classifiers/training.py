@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.classifiers.model import TextClassifier, answer, embedding_width, mean_norm, read
+from advreg.language.classifiers.model import (
+    TextClassifier,
+    classifier_logits,
+    embedding_width,
+    mean_norm,
+    tokenize_batch,
+)
 from advreg.language.perturbation import random_start, replayed_rng
 from advreg.language.training.freelb import freelb
 from advreg.language.training.smart import alum, regularizer_active, smart
@@ -76,8 +82,8 @@ def fit_classifier(
         seed_everything(derived_seed(fitting.seed, "step", step))
         optimizer.param_groups[0]["lr"] = fitting.lr * (1 - step / len(batches))
         optimizer.zero_grad(set_to_none=True)
-        moment = _Moment(step, len(batches), unit, ids)
-        loss = _LEARN[fitting.method](classifier, [texts[i] for i in ids.tolist()], truth[ids], fitting, moment)
+        moment = _TrainingPosition(step, len(batches), unit, ids)
+        loss = _METHODS[fitting.method](classifier, [texts[i] for i in ids.tolist()], truth[ids], fitting, moment)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         if on_step is not None:
@@ -87,7 +93,7 @@ def fit_classifier(
 
 
 @dataclass(frozen=True)
-class _Moment:
+class _TrainingPosition:
     """Where training is: step of steps, the unit of eps, the ids of the batch's examples."""
 
     step: int
@@ -102,42 +108,42 @@ def _batches(count: int, fitting: ClassifierTraining) -> Iterator[Tensor]:
         yield from torch.randperm(count, generator=draws).split(fitting.batch_size)  # type: ignore[no-untyped-call]
 
 
-def _plain(
-    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _Moment
+def _plain_step(
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _TrainingPosition
 ) -> Tensor:
-    loss = cross_entropy(answer(classifier, read(classifier, texts)), labels)
+    loss = cross_entropy(classifier_logits(classifier, tokenize_batch(classifier, texts)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-def _freelb(
-    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _Moment
+def _freelb_step(
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _TrainingPosition
 ) -> Tensor:
-    batch, eps = read(classifier, texts), fitting.eps * moment.unit
+    batch, eps = tokenize_batch(classifier, texts), fitting.eps * moment.unit
     shape = batch.ids.shape[1], embedding_width(classifier)
     start = random_start(moment.ids, shape, eps / (shape[0] * shape[1]) ** 0.5, _seed(fitting, moment))
 
     def loss(delta: Tensor) -> Tensor:
-        return cross_entropy(answer(classifier, batch, delta), labels)
+        return cross_entropy(classifier_logits(classifier, batch, delta), labels)
 
     return freelb(loss, start, eps=eps, steps=fitting.steps, step_size=eps / fitting.steps, where=batch.content)
 
 
-def _near(
-    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _Moment
+def _smoothness_step(
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _TrainingPosition
 ) -> Tensor:
     """Learn with the term of SMART or ALUM; clean and perturbed answers see the same dropout mask."""
-    batch = read(classifier, texts)
+    batch = tokenize_batch(classifier, texts)
     width = embedding_width(classifier)
     coordinate = fitting.eps * moment.unit / width**0.5
     start = random_start(moment.ids, (batch.ids.shape[1], width), 0.1 * coordinate, _seed(fitting, moment))
     with replayed_rng() as rewind:
-        clean = answer(classifier, batch)
+        clean = classifier_logits(classifier, batch)
         loss = cross_entropy(clean, labels)
         if fitting.method == "smart" or regularizer_active(moment.step, moment.steps, fitting.clean_share):
             rewind()
             term = (smart if fitting.method == "smart" else alum)(
-                lambda delta: answer(classifier, batch, delta),
+                lambda delta: classifier_logits(classifier, batch, delta),
                 clean,
                 start,
                 eps=coordinate,
@@ -150,16 +156,21 @@ def _near(
     return loss.detach()
 
 
-_LEARN: dict[str, Callable[..., Tensor]] = {"plain": _plain, "freelb": _freelb, "smart": _near, "alum": _near}
+_METHODS: dict[str, Callable[..., Tensor]] = {
+    "plain": _plain_step,
+    "freelb": _freelb_step,
+    "smart": _smoothness_step,
+    "alum": _smoothness_step,
+}
 
 
-def _seed(fitting: ClassifierTraining, moment: _Moment) -> int:
+def _seed(fitting: ClassifierTraining, moment: _TrainingPosition) -> int:
     return derived_seed(fitting.seed, "start", moment.step)
 
 
 def _check(fitting: ClassifierTraining, texts: Sequence[str], labels: Sequence[int]) -> None:
-    if fitting.method not in _LEARN:
-        raise ConfigError(f"method is {fitting.method!r}; allowed: {', '.join(_LEARN)}")
+    if fitting.method not in _METHODS:
+        raise ConfigError(f"method is {fitting.method!r}; allowed: {', '.join(_METHODS)}")
     for key in ("epochs", "batch_size", "lr", "steps"):
         if getattr(fitting, key) <= 0:
             raise ConfigError(f"{key} is {getattr(fitting, key)}; give a number above 0")

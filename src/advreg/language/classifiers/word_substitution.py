@@ -70,7 +70,7 @@ def substitute(
 def _attack(
     classifier: TextClassifier, text: str, label: int, words: int, candidates: Callable[[str], list[str]]
 ) -> SubstitutionResult:
-    text = _visible(classifier, text)
+    text = _visible_text(classifier, text)
     worst, wrong = _losses(classifier, [text], label)
     best, forwards, replaced = float(worst[0]), 1, 0
     if bool(wrong[0]):
@@ -95,7 +95,7 @@ def _attack(
     return SubstitutionResult(text, False, replaced, forwards)
 
 
-def _visible(classifier: TextClassifier, text: str) -> str:
+def _visible_text(classifier: TextClassifier, text: str) -> str:
     """Return the part of a text that the classifier reads: words beyond it cannot matter."""
     coded = classifier.tokenizer(
         text, truncation=True, max_length=classifier.tokens, return_offsets_mapping=True, add_special_tokens=True
@@ -120,17 +120,17 @@ def _losses(classifier: TextClassifier, texts: list[str], label: int) -> tuple[T
 
 
 def _candidates(table: _Neighbours, typos: bool, word: str) -> list[str]:
-    found = [*table.of(word), *(misspelt(word) if typos else [])]
+    found = [*table.of(word), *(typing_errors(word) if typos else [])]
     return [other for other in dict.fromkeys(found) if other != word]
 
 
-def misspelt(word: str) -> list[str]:
+def typing_errors(word: str) -> list[str]:
     """Return common typing errors inside a word: neighbours swapped, a letter left out, a letter doubled.
 
     The first and the last letter stay, as readers go by them; words of less than four letters stay whole.
 
     Example:
-        >>> misspelt("cant")
+        >>> typing_errors("cant")
         ['cnat', 'cnt', 'caant']
     """
     if len(word) < 4:

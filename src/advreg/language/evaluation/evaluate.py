@@ -15,7 +15,7 @@ from typing import Any
 
 from advreg import runtime
 from advreg.errors import ConfigError, DataError, RunError
-from advreg.language.attacks.result import passes
+from advreg.language.attacks.result import count_model_passes
 from advreg.language.datasets import EvaluationData
 from advreg.language.evaluation import metrics
 from advreg.language.evaluation.tasks import (
@@ -251,7 +251,7 @@ def _measure(
         rows = paper.find(stage, items)
         if rows is None:
             began = time.perf_counter()
-            with passes(bench.lm, bench.reference) as spent:
+            with count_model_passes(bench.lm, bench.reference) as spent:
                 made = stage.run(bench, items)
             shares = spent.shares(len(made)).tolist()
             rows = [

@@ -28,7 +28,7 @@ from advreg.language.judges.refusal import Judge
 from advreg.language.judges.remote import RemoteJudge
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
-from advreg.language.models.nll import base_per_token, per_token
+from advreg.language.models.nll import base_mean_token_nll, mean_token_nll
 from advreg.plugins import first_line
 
 Row = dict[str, Any]
@@ -142,7 +142,7 @@ def _coherent(bench: LanguageEvaluationContext, prompts: Sequence[str], texts: S
     there = [i for i, ok in enumerate(shaped) if ok]
     if bench.limit == float("inf") or not there:
         return shaped
-    spent = base_per_token(bench.lm, bench.reference, [prompts[i] for i in there], [texts[i] for i in there])
+    spent = base_mean_token_nll(bench.lm, bench.reference, [prompts[i] for i in there], [texts[i] for i in there])
     fluent = {i for i, nll in zip(there, spent, strict=True) if nll is not None and nll <= bench.limit}
     return [i in fluent for i in range(len(texts))]
 
@@ -155,7 +155,7 @@ def _row(stage: tuple[str, str], item: Any, outcome: str, text: str = "", **more
 
 def _reference(bench: LanguageEvaluationContext, items: Sequence[InstructionExample]) -> list[Row]:
     prompts, answers = [item.prompt for item in items], [item.answer for item in items]
-    spent = base_per_token(bench.lm, bench.reference, prompts, answers)
+    spent = base_mean_token_nll(bench.lm, bench.reference, prompts, answers)
     return [_row((REFERENCE, "answers"), item, "read", nll=nll) for item, nll in zip(items, spent, strict=True)]
 
 
@@ -223,7 +223,7 @@ def _helpfulness(bench: LanguageEvaluationContext, items: Sequence[InstructionEx
     prompts = [item.prompt for item in items]
     texts = generate(bench.lm, prompts, max_new_tokens=bench.max_new_tokens)
     verdicts = classify_completions(bench, prompts, [[text] for text in texts])
-    spent = per_token(bench.lm, prompts, [item.answer for item in items])
+    spent = mean_token_nll(bench.lm, prompts, [item.answer for item in items])
     ratings = bench.rater.rate(prompts, texts) if bench.rater else [None] * len(items)
     measured = zip(items, texts, verdicts, spent, ratings, strict=True)
     return [

@@ -151,13 +151,15 @@ def rate(
         return plain
     rng = np.random.default_rng(seed)
     se, sp = calibration.draws(rng)
-    shares = _redrawn([outcomes.count(kind) for kind in OUTCOMES], rng)
+    shares = _resample_shares([outcomes.count(kind) for kind in OUTCOMES], rng)
     called, coherent = shares[:, 0], shares[:, 0] + shares[:, 1]
     n = len(outcomes)
     met = outcomes.count("refused") / n, 1 - outcomes.count("neither") / n
-    value = float(_corrected(met[0], met[1], calibration.sensitivity, calibration.specificity, event))
-    ends = [quantile_interval(_corrected(called, coherent, se**k, sp, event), value) for k in {1.0, max(looks, 1.0)}]
-    if not 0 < float(_change(met[0], met[1], calibration.sensitivity, calibration.specificity, event)) < met[1]:
+    value = float(_correct_share(met[0], met[1], calibration.sensitivity, calibration.specificity, event))
+    ends = [
+        quantile_interval(_correct_share(called, coherent, se**k, sp, event), value) for k in {1.0, max(looks, 1.0)}
+    ]
+    if not 0 < float(_correct_change(met[0], met[1], calibration.sensitivity, calibration.specificity, event)) < met[1]:
         ends.append(plain.interval)
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     return Estimate(value, (low, high), n, plain.value)
@@ -186,19 +188,19 @@ def difference(
     se, sp = calibration.draws(rng)
     pairs = Counter(zip(base, other, strict=True))
     cells = [(b, o) for b in OUTCOMES for o in OUTCOMES]
-    shares = _redrawn([pairs[cell] for cell in cells], rng)
+    shares = _resample_shares([pairs[cell] for cell in cells], rng)
     called = np.array([(o == "refused") - (b == "refused") for b, o in cells], float)
     coherent = np.array([(o != "neither") - (b != "neither") for b, o in cells], float)
     counted = np.array([pairs[cell] for cell in cells]) / len(base)
     value = float(
-        _change(counted @ called, counted @ coherent, calibration.sensitivity, calibration.specificity, event)
+        _correct_change(counted @ called, counted @ coherent, calibration.sensitivity, calibration.specificity, event)
     )
-    draws = _change(shares @ called, shares @ coherent, se, sp, event)
+    draws = _correct_change(shares @ called, shares @ coherent, se, sp, event)
     low, high = quantile_interval(draws, value)
     return Estimate(value, (max(low, -1.0), min(high, 1.0)), len(base), plain.value)
 
 
-def _redrawn(counts: Sequence[int], rng: np.random.Generator) -> Floats:
+def _resample_shares(counts: Sequence[int], rng: np.random.Generator) -> Floats:
     """Return shares of the outcomes over prompts drawn again ``(DRAWS, K)``.
 
     One prompt's weight is spread over the outcomes first, so that what never happened is not taken for impossible.
@@ -206,16 +208,16 @@ def _redrawn(counts: Sequence[int], rng: np.random.Generator) -> Floats:
     return rng.dirichlet(np.asarray(counts, float) + 1 / len(counts), DRAWS)
 
 
-def _corrected(
+def _correct_share(
     called: Floats | float, coherent: Floats | float, se: Floats | float, sp: Floats | float, event: str
 ) -> Floats:
     """Return the share that was refused or complied; where the judge tells nothing, as little as can be (all hits its own)."""
-    change = _change(called, coherent, se, sp, "refused")
+    change = _correct_change(called, coherent, se, sp, "refused")
     refused = np.clip(np.where(np.asarray(se) + sp - 1 > 0, change, coherent), 0.0, coherent)
     return np.asarray(refused if event == "refused" else coherent - refused)
 
 
-def _change(
+def _correct_change(
     called: Floats | float, coherent: Floats | float, se: Floats | float, sp: Floats | float, event: str
 ) -> Floats:
     """Return the share, or the change of the share, that was refused or complied, not held inside [0, 1]."""

@@ -47,7 +47,7 @@ def coherent(text: str, nll: float | None = None, limit: float = float("inf")) -
     if len(text) < _SHORT:
         return True
     letters = sum(c.isalnum() or c.isspace() or not c.isascii() for c in text) / len(text)
-    return letters >= _LETTERS and repetition(text) <= _REPEATED and _packed(text) >= _PACKED
+    return letters >= _LETTERS and repetition(text) <= _REPEATED and _compressed_share(text) >= _PACKED
 
 
 def fluency_limit(reference: Sequence[float]) -> float:
@@ -63,6 +63,6 @@ def fluency_limit(reference: Sequence[float]) -> float:
     return float(np.quantile(reference, 0.99)) + _MARGIN if len(reference) else float("inf")
 
 
-def _packed(text: str) -> float:
+def _compressed_share(text: str) -> float:
     content = text.encode()
     return len(zlib.compress(content)) / len(content)

@@ -72,7 +72,7 @@ class RemoteJudge:
     counts: Counter[str] = field(default_factory=Counter, compare=False)
 
     def __post_init__(self) -> None:
-        if not _is_web(self.url):
+        if not _is_http_url(self.url):
             raise ConfigError("the judge's url is no address without a password; give http(s)://host/v1")
         if self.timeout <= 0 or self.retries < 0:
             raise ConfigError(f"timeout is {self.timeout} and retries {self.retries}; give more than 0, and at least 0")
@@ -99,7 +99,7 @@ class RemoteJudge:
         what, answer = self._posted(json.dumps(said).encode())
         if answer is None:
             return what, None
-        rating = _read(answer)
+        rating = _parse_rating(answer)
         return ("nonsense" if rating is None else "rated"), rating
 
     def _posted(self, body: bytes) -> tuple[str, bytes | None]:
@@ -129,7 +129,7 @@ class RemoteJudge:
         return {**headers, "Authorization": f"Bearer {key}"}
 
 
-def _is_web(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.password is None
@@ -137,7 +137,7 @@ def _is_web(url: str) -> bool:
         return False
 
 
-def _read(content: bytes) -> float | None:
+def _parse_rating(content: bytes) -> float | None:
     """Return the rating in an answer: JSON with a rating, or text with one number from 1 to 5 and no other."""
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]

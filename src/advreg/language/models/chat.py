@@ -88,14 +88,16 @@ def encode(
             f"there are {len(prompts)} prompts and {given} answers; give at least one prompt, one answer each"
         )
     free = lm.context // 4 if room is None else room
-    rows = [_cut(lm, row, lm.context - free) for row in _tokenised(lm, prompts, system)]
+    rows = [_truncate_user_tokens(lm, row, lm.context - free) for row in _tokenize_prompts(lm, prompts, system)]
     if answers is None:
-        return _padded(lm, rows, [[] for _ in rows])
+        return _pad_left(lm, rows, [[] for _ in rows])
     end = end_of_turn(lm, system) if ended else ""
-    replies = [_ids(lm, answer + end)[: lm.context - len(row[0])] for answer, row in zip(answers, rows, strict=True)]
+    replies = [
+        _tokenize_text(lm, answer + end)[: lm.context - len(row[0])] for answer, row in zip(answers, rows, strict=True)
+    ]
     if not all(replies):
         raise DataError(f"answer {[bool(reply) for reply in replies].index(False)} is empty; give at least one word")
-    return _padded(lm, rows, replies)
+    return _pad_left(lm, rows, replies)
 
 
 def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
@@ -122,7 +124,7 @@ def _render(lm: LanguageModel, turns: list[dict[str, str]], ask: bool) -> str:
     return text
 
 
-def _tokenised(lm: LanguageModel, prompts: Sequence[str], system: str | None) -> list[Row]:
+def _tokenize_prompts(lm: LanguageModel, prompts: Sequence[str], system: str | None) -> list[Row]:
     """Return each prompt as tokens; the user's words are what stands where the template put other words before."""
     before, found, after = _render(lm, _turns(_USER, system), True).partition(_USER)
     texts = [_render(lm, _turns(prompt, system), True) for prompt in prompts]
@@ -133,12 +135,12 @@ def _tokenised(lm: LanguageModel, prompts: Sequence[str], system: str | None) ->
     batch = lm.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = [(len(before), len(text) - len(after)) for text in texts]
     return [
-        (ids, [_inside(text, piece, span) for piece in pieces])
+        (ids, [_is_user_token(text, piece, span) for piece in pieces])
         for text, ids, pieces, span in zip(texts, batch["input_ids"], batch["offset_mapping"], spans, strict=True)
     ]
 
 
-def _inside(text: str, piece: tuple[int, int], span: tuple[int, int]) -> bool:
+def _is_user_token(text: str, piece: tuple[int, int], span: tuple[int, int]) -> bool:
     """Tell whether a token is the user's; blanks of the template that a token took along do not count.
 
     Example:
@@ -151,7 +153,7 @@ def _inside(text: str, piece: tuple[int, int], span: tuple[int, int]) -> bool:
     return span[0] <= left < right <= span[1]
 
 
-def _cut(lm: LanguageModel, row: Row, most: int) -> Row:
+def _truncate_user_tokens(lm: LanguageModel, row: Row, most: int) -> Row:
     """Take the last of the user's tokens away until the prompt fits."""
     ids, content = row
     over = len(ids) - most
@@ -166,7 +168,7 @@ def _cut(lm: LanguageModel, row: Row, most: int) -> Row:
     return [ids[place] for place in kept], [content[place] for place in kept]
 
 
-def _ids(lm: LanguageModel, text: str) -> list[int]:
+def _tokenize_text(lm: LanguageModel, text: str) -> list[int]:
     ids: list[int] = lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
@@ -177,7 +179,7 @@ def pad_id(lm: LanguageModel) -> int:
     return int(next(token for token in known if token is not None))
 
 
-def _padded(lm: LanguageModel, rows: list[Row], replies: list[list[int]]) -> Encoded:
+def _pad_left(lm: LanguageModel, rows: list[Row], replies: list[list[int]]) -> Encoded:
     length = max(len(ids) + len(reply) for (ids, _), reply in zip(rows, replies, strict=True))
     ids = torch.full((len(rows), length), pad_id(lm))
     mask, content, answer = (torch.zeros(len(rows), length, dtype=torch.bool) for _ in range(3))

@@ -115,15 +115,19 @@ def forward(
     Returns:
         What the network returns.
     """
-    known = inspect.signature(_bare(lm.network).forward).parameters
+    known = inspect.signature(_unwrap_adapter(lm.network).forward).parameters
     places = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -points.shape[1] :]
-    wanted = {"position_ids": places, "logits_to_keep": _kept(points, last), "use_cache": keep or cache is not None}
+    wanted = {
+        "position_ids": places,
+        "logits_to_keep": _logits_to_keep(points, last),
+        "use_cache": keep or cache is not None,
+    }
     held = {} if cache is None else {next(name for name in _CACHES if name in known): cache}
     extra = {name: value for name, value in wanted.items() if name in known}
     return lm.network(inputs_embeds=points, attention_mask=mask.long(), **extra, **held)
 
 
-def _kept(points: Tensor, last: int | None) -> Tensor | int:
+def _logits_to_keep(points: Tensor, last: int | None) -> Tensor | int:
     """Return the last places by number: cut out by a slice they are strided, and bfloat16 multiplies such 30 times slower."""
     length = points.shape[1]
     return 0 if last is None or last >= length else torch.arange(length - last, length, device=points.device)
@@ -134,7 +138,7 @@ def cache_of(output: Any) -> Any:
     return next(output[name] for name in _CACHES if name in output)
 
 
-def _bare(network: Any) -> nn.Module:
+def _unwrap_adapter(network: Any) -> nn.Module:
     """Return the network itself, which says what it takes; peft's wrapper takes anything."""
     inner: nn.Module = network.get_base_model() if hasattr(network, "get_base_model") else network
     return inner
@@ -192,6 +196,6 @@ def answer_nll(logits: Tensor, encoded: Encoded) -> Tensor:
     return answer_tokens_nll(logits, encoded).sum(1) / encoded.answer.sum(1).clamp(min=1)
 
 
-def answer_places(encoded: Encoded) -> int:
+def answer_span(encoded: Encoded) -> int:
     """Return how many of the last places the answers take, and one before: what `logits` needs as ``last``."""
     return min(int(encoded.answer.sum(1).max()) + 1, encoded.ids.shape[1])

@@ -55,21 +55,25 @@ def generate(
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         encoded = encode(lm, prompts[part], system=system, room=max(lm.context // 4, max_new_tokens + extra))
-        points, mask = moved(lm, encoded, None if delta is None else delta[part], None if soft is None else soft[part])
-        answers += decoded(lm, continued(lm, points, mask, max_new_tokens))
+        points, mask = prepare_inputs(
+            lm, encoded, None if delta is None else delta[part], None if soft is None else soft[part]
+        )
+        answers += decode_completions(lm, continue_greedily(lm, points, mask, max_new_tokens))
     return answers
 
 
-def moved(lm: LanguageModel, encoded: Encoded, delta: Tensor | None, suffix: Tensor | None) -> tuple[Tensor, Tensor]:
+def prepare_inputs(
+    lm: LanguageModel, encoded: Encoded, delta: Tensor | None, suffix: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return embeddings ``(B, T, D)`` and mask ``(B, T)`` of a batch with delta added and a soft suffix inserted."""
     if suffix is None:
         return perturb_embeddings(lm, encoded, delta), encoded.mask
-    longer, slots = appended(encoded, suffix.shape[1])
+    longer, slots = open_suffix_slots(encoded, suffix.shape[1])
     points = perturb_embeddings(lm, longer, delta)
     return torch.where(slots[..., None], scatter_rows(suffix, slots).to(points.dtype), points), longer.mask
 
 
-def appended(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
+def open_suffix_slots(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
     """Open places after each user's words.
 
     Args:
@@ -96,7 +100,7 @@ def appended(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
 
 
 @torch.no_grad()
-def continued(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
+def continue_greedily(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
     """Return the tokens that follow embeddings, ``(B, N)``, padded after each one's end.
 
     Args:
@@ -129,7 +133,7 @@ def stop_ids(lm: LanguageModel) -> set[int]:
     return {int(token) for token in [*turn[:1], *ends, lm.tokenizer.eos_token_id] if token is not None}
 
 
-def decoded(lm: LanguageModel, tokens: Tensor) -> list[str]:
+def decode_completions(lm: LanguageModel, tokens: Tensor) -> list[str]:
     """Return tokens ``(B, N)`` as text, each up to its end."""
     stops = stop_ids(lm)
     rows = [list(takewhile(lambda token: token not in stops, row)) for row in tokens.tolist()]

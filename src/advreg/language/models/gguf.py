@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def hide_progress_bars() -> Iterator[None]:
     """Keep the progress bars of transformers off the screen inside the block."""
     logging = import_extra("transformers.utils.logging", EXTRA)
     shown = logging.is_progress_bar_enabled()
@@ -37,7 +37,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def smollm2(name: str = "smollm2") -> Path:
+def packaged_gguf(name: str = "smollm2") -> Path:
     """Return the GGUF file of a model that comes in a package, which is found and never imported.
 
     Raises:
@@ -55,7 +55,7 @@ def smollm2(name: str = "smollm2") -> Path:
     return files[0]
 
 
-def converted(file: Path) -> Path:
+def convert_gguf(file: Path) -> Path:
     """Return the folder of safetensors made from a GGUF file, which is made when it is not in the cache yet.
 
     Args:
@@ -81,7 +81,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         network, tokenizer = _read(file)
-        with quiet():
+        with hide_progress_bars():
             network.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
         scratch.replace(folder)
@@ -100,7 +100,7 @@ def _read(file: Path) -> tuple[Any, Any]:
     import_extra("gguf", EXTRA)
     source = {"gguf_file": file.name}
     try:
-        with quiet():
+        with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
             read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
     except Exception as cause:  # the library raises errors of many kinds

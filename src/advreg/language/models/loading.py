@@ -13,8 +13,8 @@ from torch import nn
 
 from advreg.errors import ConfigError, ModelError
 from advreg.language.models.gguf import EXTRA as EXTRA
-from advreg.language.models.gguf import converted, smollm2
-from advreg.language.models.gguf import quiet as quiet
+from advreg.language.models.gguf import convert_gguf, packaged_gguf
+from advreg.language.models.gguf import hide_progress_bars as hide_progress_bars
 from advreg.plugins import call_factory, first_line, import_extra, is_factory
 
 DTYPES = {kind: getattr(torch, kind) for kind in ("float32", "bfloat16", "float16", "float64")}
@@ -86,28 +86,28 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
-    network, tokenizer = _found(name, DTYPES[dtype])
+    network, tokenizer = _load_network(name, DTYPES[dtype])
     return LanguageModel(network.to(device=device, dtype=DTYPES[dtype]).eval(), tokenizer, name)
 
 
-def _found(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     scheme, _, rest = name.partition(":")
     places: dict[str, Callable[[], Path | str]] = {
         "hf": lambda: rest,
-        "gguf": lambda: converted(Path(rest)),
-        "hf-gguf": lambda: converted(smollm2(rest)),
+        "gguf": lambda: convert_gguf(Path(rest)),
+        "hf-gguf": lambda: convert_gguf(packaged_gguf(rest)),
     }
     if scheme in places and rest:
-        return pretrained(places[scheme](), name, dtype)
+        return load_pretrained(places[scheme](), name, dtype)
     if is_factory(name):
-        return _pair(name, call_factory(name, ModelError))
+        return _require_pair(name, call_factory(name, ModelError))
     if not (Path(name) / "config.json").is_file():
         forms = "a folder with a config.json, hf:org/name, hf-gguf:smollm2, gguf:file.gguf or pkg.module:factory"
         raise ModelError(f"there is no language model {name!r}; give {forms}")
-    return pretrained(name, name, dtype)
+    return load_pretrained(name, name, dtype)
 
 
-def pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     """Read a causal language model and its tokenizer from a folder or the hub: safetensors only, no code of theirs.
 
     Raises:
@@ -116,7 +116,7 @@ def pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[nn.Mod
     transformers = import_extra("transformers", EXTRA)
     safe = {"trust_remote_code": False}
     try:
-        with quiet():
+        with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **safe)
             network = transformers.AutoModelForCausalLM.from_pretrained(
                 place, dtype=dtype, use_safetensors=True, **safe
@@ -126,13 +126,13 @@ def pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[nn.Mod
     return network, tokenizer
 
 
-def _pair(name: str, made: object) -> tuple[nn.Module, Any]:
+def _require_pair(name: str, made: object) -> tuple[nn.Module, Any]:
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1])):
         raise ModelError(f"{name} returned {type(made).__name__}; it must return (network, tokenizer)")
     return made
 
 
-def cast(lm: LanguageModel, dtype: str) -> LanguageModel:
+def copy_with_dtype(lm: LanguageModel, dtype: str) -> LanguageModel:
     """Return a copy of a model in another precision: a fast one to search with, while the original judges.
 
     Raises:

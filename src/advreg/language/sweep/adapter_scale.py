@@ -14,7 +14,7 @@ from advreg.language.evaluation.evaluate import CHUNK
 from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, LanguageEvaluationContext, Row, stages
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.models.adapters import adapter_scale
-from advreg.language.models.nll import base_per_token
+from advreg.language.models.nll import base_mean_token_nll
 from advreg.language.sweep.pareto import TradeoffPoint, least
 from advreg.runs import RunFolder
 
@@ -26,7 +26,7 @@ def with_fluency_limit(
 ) -> LanguageEvaluationContext:
     """Return the bench with the cost of coherent text that good answers show."""
     prompts, answers = [one.prompt for one in benign], [one.answer for one in benign]
-    spent = base_per_token(bench.lm, bench.reference, prompts, answers)
+    spent = base_mean_token_nll(bench.lm, bench.reference, prompts, answers)
     return replace(bench, limit=fluency_limit([nll for nll in spent if nll is not None]))
 
 

@@ -12,7 +12,7 @@ from advreg.language.config import LanguageConfig
 from advreg.language.datasets import InstructionExample
 from advreg.language.models.adapters import adapter_off
 from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_places, embedding_norm, logits
+from advreg.language.models.embeddings import answer_nll, answer_span, embedding_norm, logits
 from advreg.language.models.loading import LanguageModel
 from advreg.language.perturbation import random_start, replayed_rng
 from advreg.language.training.averaging import AveragedAdapter
@@ -52,7 +52,7 @@ class Asked:
 def reference_batch(lm: LanguageModel, examples: list[InstructionExample], step: int, steps: int) -> Asked:
     """Return examples as a batch."""
     encoded = encode(lm, [example.prompt for example in examples], [example.answer for example in examples])
-    return Asked(encoded, answer_places(encoded), torch.tensor([example.id for example in examples]), step, steps)
+    return Asked(encoded, answer_span(encoded), torch.tensor([example.id for example in examples]), step, steps)
 
 
 def learn_benign(

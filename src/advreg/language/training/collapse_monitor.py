@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from advreg.language.datasets import REFUSAL, InstructionExample
-from advreg.language.judges.refusal import says_no
+from advreg.language.judges.refusal import has_refusal_phrase
 from advreg.language.models.chat import encode
-from advreg.language.models.embeddings import answer_nll, answer_places, logits
+from advreg.language.models.embeddings import answer_nll, answer_span, logits
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
@@ -50,7 +50,7 @@ def measure_collapse(lm: LanguageModel, held: Sequence[InstructionExample], toke
     said = generate(lm, prompts, max_new_tokens=tokens)
     right = _nll(lm, prompts, [example.answer for example in held])
     refusal = _nll(lm, prompts, [REFUSAL] * len(held))
-    refused = torch.tensor([says_no(text) for text in said], device=right.device) | (refusal < right)
+    refused = torch.tensor([has_refusal_phrase(text) for text in said], device=right.device) | (refusal < right)
     repeated = sum(repetition(text) for text in said) / len(said)
     return CollapseProbe(int(refused.sum()) / len(held), repeated, float(right.mean()))
 
@@ -59,7 +59,7 @@ def measure_collapse(lm: LanguageModel, held: Sequence[InstructionExample], toke
 def _nll(lm: LanguageModel, prompts: list[str], answers: list[str]) -> torch.Tensor:
     with eval_mode(lm.network, freeze=True):
         encoded = encode(lm, prompts, answers)
-        return answer_nll(logits(lm, encoded, last=answer_places(encoded)), encoded)
+        return answer_nll(logits(lm, encoded, last=answer_span(encoded)), encoded)
 
 
 def repetition(answer: str, words: int = WORDS) -> float:

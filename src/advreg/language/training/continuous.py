@@ -11,7 +11,7 @@ from advreg.language.attacks.embedding import embedding_pgd
 from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_places, logits
+from advreg.language.models.embeddings import answer_nll, answer_span, logits
 from advreg.language.models.loading import LanguageModel
 from advreg.language.training.losses import away, toward
 
@@ -39,7 +39,7 @@ def encoded_twice(lm: LanguageModel, requests: list[HarmfulRequest]) -> tuple[En
 
 def perturbed_nll(lm: LanguageModel, delta: Tensor | None) -> Nll:
     """Return the loss of answers with the user's words moved by ``delta (B, P, D)``."""
-    return lambda encoded: answer_nll(logits(lm, encoded, delta, last=answer_places(encoded)), encoded)
+    return lambda encoded: answer_nll(logits(lm, encoded, delta, last=answer_span(encoded)), encoded)
 
 
 def plain(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from advreg.language.attacks.latent import depths, latent_moved, latent_pgd
+from advreg.language.attacks.latent import default_layers, latent_pgd, perturb_latents
 from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded
@@ -28,13 +28,13 @@ def latent(
     et al., "Latent adversarial training improves robustness to persistent harmful behaviors in LLMs", 2024.
     """
     harmful, refused = encoded_twice(lm, requests)
-    layers = attack.layers or depths(lm)
+    layers = attack.layers or default_layers(lm)
     step_size = None if attack.step_size == "auto" else attack.step_size
     delta = latent_pgd(lm, harmful, eps=attack.eps, steps=attack.steps, step_size=step_size, layers=layers, seed=seed)
     ask = perturbed_nll(lm, None)
 
     def nll(encoded: Encoded) -> Tensor:
-        with latent_moved(lm, encoded, delta, layers):
+        with perturb_latents(lm, encoded, delta, layers):
             return ask(encoded)
 
     return defend_embeddings(nll, harmful, refused, recipe)

@@ -11,7 +11,14 @@ from torch.optim import AdamW
 from advreg import runtime
 from advreg.errors import ConfigError, DataError
 from advreg.language.config import LanguageConfig, LanguageDataConfig
-from advreg.language.datasets import InstructionExample, Item, RefusalExample, choose, read_examples, read_lessons
+from advreg.language.datasets import (
+    InstructionExample,
+    Item,
+    RefusalExample,
+    choose,
+    read_examples,
+    read_refusal_examples,
+)
 from advreg.language.models import loading
 from advreg.language.models.adapters import with_lora
 from advreg.language.models.chat import encode
@@ -81,7 +88,7 @@ def _files(config: LanguageConfig) -> tuple[list[RefusalExample], list[Instructi
     for name, needed in wanted.items():
         if needed and not getattr(data, name):
             raise ConfigError(f"data.{name} is empty and train.mix is {train.mix}; name the file of its examples")
-    lessons = read_lessons(data.adversarial) if wanted["adversarial"] else []
+    lessons = read_refusal_examples(data.adversarial) if wanted["adversarial"] else []
     return lessons, read_examples(data.benign) if wanted["benign"] else []
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import runtime
-from advreg.language.attacks.result import passes
+from advreg.language.attacks.result import count_model_passes
 from advreg.language.training.batches import batch_at
 from advreg.language.training.benign import learn_benign, reference_batch
 from advreg.language.training.continuous import continuous, plain
@@ -32,7 +32,7 @@ def take_step(session: LanguageTrainState, step: int) -> Tally:
     session.optimizer.param_groups[0]["lr"] = config.train.lr * _factor(config.train.schedule, step / session.steps)
     session.optimizer.zero_grad(set_to_none=True)
     session.lm.network.train()
-    with passes(session.lm) as spent:
+    with count_model_passes(session.lm) as spent:
         tally = _gradients(session, step)
     if config.train.gradient_clip:
         nn.utils.clip_grad_norm_(session.optimizer.param_groups[0]["params"], config.train.gradient_clip)

@@ -8,10 +8,10 @@ from typing import Any
 
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.datasets import HarmfulRequest
-from advreg.language.models.loading import LanguageModel, cast
+from advreg.language.models.loading import LanguageModel, copy_with_dtype
 
 
-def score_suffixes(
+def search_in_low_precision(
     attack: Callable[..., LanguageAttackResult], dtype: str = "bfloat16"
 ) -> Callable[..., LanguageAttackResult]:
     """Return an attack that searches on a copy of the model in another precision; the model given is the judge.
@@ -25,19 +25,19 @@ def score_suffixes(
 
     Example:
         >>> from advreg.language.attacks import embedding
-        >>> score_suffixes(functools.partial(embedding, steps=5)).__qualname__
+        >>> search_in_low_precision(functools.partial(embedding, steps=5)).__qualname__
         'fast(embedding(steps=5), bfloat16)'
     """
 
     def searched(lm: LanguageModel, requests: Sequence[HarmfulRequest], **options: Any) -> LanguageAttackResult:
-        return attack(cast(lm, dtype), requests, judge=lm, **options)
+        return attack(copy_with_dtype(lm, dtype), requests, judge=lm, **options)
 
-    searched.__qualname__ = f"fast({_spelt(attack)}, {dtype})"
+    searched.__qualname__ = f"fast({_describe_attack(attack)}, {dtype})"
     return searched
 
 
-def _spelt(attack: Any) -> str:
+def _describe_attack(attack: Any) -> str:
     if not isinstance(attack, functools.partial):
         return str(getattr(attack, "__qualname__", type(attack).__name__))
     options = ", ".join(f"{key}={value!r}" for key, value in sorted(attack.keywords.items()))
-    return f"{_spelt(attack.func)}({options})"
+    return f"{_describe_attack(attack.func)}({options})"

@@ -30,10 +30,11 @@ FOLDER = Path(os.environ.get("ADVREG_SHARED", BESIDE)) / "data" / NAME
 
 def load(folder: Path = FOLDER, n: int | None = None) -> tuple[Dataset, Dataset]:
     """Return the training set and the test set, or the first ``n`` images of each."""
-    return _part(folder, "train", n), _part(folder, "test", n)
+    return load_part("train", n, folder), load_part("test", n, folder)
 
 
-def _part(folder: Path, split: str, n: int | None) -> Dataset:
+def load_part(split: str, n: int | None = None, folder: Path = FOLDER) -> Dataset:
+    """Return the ``"train"`` or ``"test"`` set, or the first ``n`` images of it."""
     with np.load(folder / f"{split}.npz", allow_pickle=False) as archive:
         data, offsets, labels = archive["jpeg"].tobytes(), archive["offsets"], archive["labels"][:n]
     spans = pairwise(offsets[: len(labels) + 1])

@@ -1,6 +1,6 @@
 """One GPU in a few minutes: agreement with the CPU, synchronisations, speed beside plain loops, and training to 45%.
 
-    python bench/gpu.py [--only agree,syncs,speed,strong,train] [--out FILE.jsonl]
+    python bench/gpu.py [--only ceilings,agree,syncs,train,speed,evaluate] [--out FILE.jsonl]
     python bench/gpu.py --device cpu --small        # the script itself, on any machine
 
 Every row is printed and appended as soon as it is measured, so that a run that is cut off keeps what it has. Rates are medians
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,15 +31,18 @@ from torch.utils.flop_counter import FlopCounterMode
 import advreg
 import cifar10_jpeg
 import networks
+import speedrun
 from advreg import runtime
-from advreg.runs.files import append_lines
+from advreg.runs.files import append_lines, write_atomic
+from advreg.training import Moment, TrainState, take_step
 
 Row = dict[str, Any]
-MEASURED = (("strong", "bfloat16", 10_000), ("strong", "float32", 1000))
+WEIGHTS = "gpu-resnet18.safetensors"
+MEASURED = ("strong:bfloat16:10000", "strong:float32:1000")
 EPS, STEP = 8 / 255, 2 / 255
 ATTACKS: dict[str, Row] = {
-    "pgd": {}, "apgd": {"steps": 30}, "fmn": {"steps": 30}, "fab": {"steps": 10, "restarts": 1}, "ddn": {"steps": 30}, "deepfool": {},
-    "square": {"queries": 200},
+    "pgd": {}, "apgd": {"steps": 30}, "fmn": {"steps": 30}, "fab": {"steps": 10, "restarts": 1}, "ddn": {"steps": 30},
+    "deepfool": {}, "square": {"queries": 200},
 }  # fmt: skip
 
 
@@ -79,7 +83,13 @@ def agree(o: argparse.Namespace) -> Iterator[Row]:
             begin = time.perf_counter()
             found = advreg.evaluate(model.to(device), (x, y), "linf:0.3", protocol=protocol)
             seconds = time.perf_counter() - begin
-            yield {"protocol": protocol, "device": str(device), "robust": found.robust_accuracy, "forwards": found.forwards, "seconds": seconds}
+            yield {
+                "protocol": protocol,
+                "device": str(device),
+                "robust": found.robust_accuracy,
+                "forwards": found.forwards,
+                "seconds": seconds,
+            }
     begin = time.perf_counter()
     found = advreg.diagnose(model.to(o.device), (x, y), "linf:0.3", quick=True)
     flagged = [check.name for check in found.checks if check.verdict not in ("pass", "skipped")]
@@ -92,11 +102,17 @@ def syncs(o: argparse.Namespace) -> Iterator[Row]:
     model, x, y = advreg.load_model("zoo:mnist-small").to(o.device).eval(), x.to(o.device), y.to(o.device)
     for norm, eps in (("linf", 0.1), ("l2", 1.0), ("l1", 5.0)):
         threat = advreg.ThreatModel(norm, eps)
-        for name in ("pgd", "apgd", "fmn", "ddn", "square"):
+        for name in ("pgd", "apgd", "fmn", "square"):
             attack, key = getattr(advreg.attacks, name), "queries" if name == "square" else "steps"
             counts = [waits(partial(attack, model, x, y, threat, **{key: steps})) for steps in (20, 40)]
             extra = sum(counts[1].values()) - sum(counts[0].values())
-            yield {"attack": name, "norm": norm, "at_20": sum(counts[0].values()), "a_step": extra / 20, "where": counts[1].most_common(8)}
+            yield {
+                "attack": name,
+                "norm": norm,
+                "at_20": sum(counts[0].values()),
+                "a_step": extra / 20,
+                "where": counts[1].most_common(8),
+            }
 
 
 def waits(work: Callable[[], object]) -> Counter[str]:
@@ -112,7 +128,9 @@ def waits(work: Callable[[], object]) -> Counter[str]:
     return Counter(f"{'/'.join(Path(w.filename).parts[-2:])}:{w.lineno}" for w in where)
 
 
-def median(o: argparse.Namespace, candidates: dict[str, Callable[[], object]], rounds: int | None = None) -> dict[str, float]:
+def median(
+    o: argparse.Namespace, candidates: dict[str, Callable[[], object]], rounds: int | None = None
+) -> dict[str, float]:
     """Return the median seconds of each candidate; rounds are interleaved, the first is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range((rounds or o.rounds) + 1):
@@ -140,9 +158,9 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, cast: bool) -> Tensor:
 def speed(o: argparse.Namespace) -> Iterator[Row]:
     """Yield images a second of PGD-10 on preact-resnet18, and its share of the card's measured rate."""
     n = 16 if o.small else 4096
-    images = cifar10_jpeg._part(cifar10_jpeg.FOLDER, "test", n)
+    images = cifar10_jpeg.load_part("test", n)
     x, _ = (t.to(o.device) for t in images.tensors())
-    net = advreg.load_model("zoo:preact-resnet18").to(o.device).eval()
+    net = trained_network(o)
     with torch.no_grad():
         y = torch.cat([net(part).argmax(1) for part in x.split(512)])
     threat = advreg.ThreatModel("linf", EPS)
@@ -151,13 +169,17 @@ def speed(o: argparse.Namespace) -> Iterator[Row]:
     last = copy.deepcopy(net).to(memory_format=torch.channels_last).requires_grad_(False)
     compiled = torch.compile(last)
     options: Row = {"steps": 10, "step_size": STEP, "early_stop": False}
-    for batch in (256, 1024, 4096):
+    for batch in o.batches:
         xs, ys = x[:batch], y[:batch]
         runs: dict[str, Callable[[], object]] = {
             "plain float32": lambda xs=xs, ys=ys: plain_pgd(net, xs, ys, False),
             "plain bfloat16 channels_last": lambda xs=xs, ys=ys: plain_pgd(last, xs, ys, True),
-            "ours float32": lambda xs=xs, ys=ys: advreg.pgd(frozen["float32"], xs, ys, threat, batch_size=len(xs), **options),
-            "ours bfloat16": lambda xs=xs, ys=ys: advreg.pgd(frozen["bfloat16"], xs, ys, threat, batch_size=len(xs), **options),
+            "ours float32": lambda xs=xs, ys=ys: advreg.pgd(
+                frozen["float32"], xs, ys, threat, batch_size=len(xs), **options
+            ),
+            "ours bfloat16": lambda xs=xs, ys=ys: advreg.pgd(
+                frozen["bfloat16"], xs, ys, threat, batch_size=len(xs), **options
+            ),
         }
         if o.device.type == "cuda":
             runs["plain compiled"] = lambda xs=xs, ys=ys: plain_pgd(compiled, xs, ys, True)
@@ -175,34 +197,60 @@ def step_flops(net: nn.Module, x: Tensor) -> int:
     return 2 * counter.get_total_flops()
 
 
-def train(o: argparse.Namespace) -> Iterator[Row]:
-    """Yield the training of the 45% tier, one seed, and what the protocols leave of it."""
-    import speedrun  # it decodes the data set at its import's first use only
+def trained_network(o: argparse.Namespace) -> nn.Module:
+    """Return the network that `train` left, or a fresh one: of that, attacks spend more on points near the boundary."""
+    model = advreg.load_model("zoo:preact-resnet18", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616])
+    if (file := networks.KEPT / WEIGHTS).is_file():
+        model.load_state_dict(load_file(file))
+    return model.to(o.device).eval()
 
+
+def train(o: argparse.Namespace) -> Iterator[Row]:
+    """Yield the training of a tier with one seed."""
     given = argparse.Namespace(
         tier=o.tier, epochs=1 if o.small else o.epochs, images=512 if o.small else None, width=0.125 if o.small else 1.0,
         batch_size=o.batch_size, set=o.set,
     )  # fmt: skip
-    config = speedrun.configured(0, given)
-    session = advreg.training.prepare(config)
+    session = advreg.training.prepare(speedrun.configured(0, given))
     mode = "none" if o.device.type == "cpu" else o.compile
     session = session if mode == "none" else session.compiled(mode)
     begin = time.perf_counter()
     seconds = speedrun.trained(session)
-    yield {"tier": o.tier, "epochs": given.epochs, "seconds": seconds, "with_warm_up": time.perf_counter() - begin, "compile": mode,
-           "peak_gb": (runtime.peak_memory(o.device) or 0) / 2**30}  # fmt: skip
-    model, test = session.eval_model.eval(), advreg.load_data(config.data.name)[1]
-    for protocol, precision, n in MEASURED:
+    yield {
+        "tier": o.tier, "epochs": given.epochs, "batch_size": o.batch_size, "seconds": seconds, "compile": mode,
+        "with_warm_up": time.perf_counter() - begin, "peak_gb": (runtime.peak_memory(o.device) or 0) / 2**30, "set": o.set,
+    }  # fmt: skip
+    if o.device.type == "cuda":
+        yield {"waits_in_ten_steps": waits(partial(ten_steps, session)).most_common(8)}
+    if not o.small:
+        write_atomic(
+            networks.KEPT / WEIGHTS, save({k: v.contiguous() for k, v in session.eval_model.state_dict().items()})
+        )
+
+
+def ten_steps(session: TrainState) -> None:
+    """Take ten training steps."""
+    for step, batch in zip(range(10), session.batches.epoch(1), strict=False):
+        take_step(session, batch, Moment(1, step, session.steps))
+
+
+def evaluate(o: argparse.Namespace) -> Iterator[Row]:
+    """Yield what protocols leave of the trained network, and their seconds."""
+    model, test = trained_network(o), cifar10_jpeg.load_part("test", o.n)
+    for protocol, precision, n in o.measured:
         begin = time.perf_counter()
-        n = 16 if o.small else n
-        found = advreg.evaluate(model, test, "linf:8/255", protocol=protocol, n=n, precision=precision)
+        found = advreg.evaluate(
+            model, test, "linf:8/255", protocol=protocol, n=16 if o.small else int(n), precision=precision
+        )
         yield {
-            "protocol": found.protocol, "precision": precision, "n": found.n, "clean": found.clean_accuracy, "robust": found.robust_accuracy,
-            "interval": found.interval, "forwards": found.forwards, "backwards": found.backwards, "seconds": time.perf_counter() - begin,
+            "protocol": found.protocol, "precision": precision, "n": found.n, "clean": found.clean_accuracy,
+            "robust": found.robust_accuracy, "interval": found.interval, "forwards": found.forwards,
+            "backwards": found.backwards, "seconds": time.perf_counter() - begin,
+            "by_attack": [(a.name, round(a.seconds, 2)) for a in found.by_attack],
         }  # fmt: skip
 
 
-SECTIONS = {"ceilings": ceilings, "agree": agree, "syncs": syncs, "speed": speed, "train": train}
+SECTIONS = {"ceilings": ceilings, "agree": agree, "syncs": syncs, "train": train, "speed": speed, "evaluate": evaluate}
 
 
 def report(o: argparse.Namespace, name: str) -> None:
@@ -223,16 +271,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="a miniature: it tests the script, its figures mean nothing")
+    parser.add_argument(
+        "--small", action="store_true", help="a miniature: it tests the script, its figures mean nothing"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tier", default="45")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--compile", default="default")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--n", type=int, default=10_000, help="test images that are decoded")
+    parser.add_argument("--measured", nargs="*", default=MEASURED, metavar="PROTOCOL:PRECISION:N")
+    parser.add_argument("--batches", nargs="*", type=int, default=(256, 1024, 4096))
     parser.add_argument("--out", type=Path, default=networks.KEPT / "gpu.jsonl")
     o = parser.parse_args()
     o.device = torch.device(o.device)
+    o.measured = [item.split(":") for item in o.measured]
     o.out.parent.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = o.device.type == "cuda"
     print(json.dumps(runtime.environment()), flush=True)

@@ -34,7 +34,7 @@ COMMON = (
     "model.name=zoo:preact-resnet18", "model.options.mean=[0.4914,0.4822,0.4465]", "model.options.std=[0.2470,0.2435,0.2616]",
     "data.validation=0", "data.augment=crop-flip", "threat.eps=8/255", "recipe.name=madry", "optimizer.name=sgd",
     "optimizer.weight_decay=5e-4", "optimizer.nesterov=true", "schedule.name=triangular", "average.name=ema",
-    "train.precision=bfloat16", "train.channels_last=true", "train.guard=off",
+    "train.precision=bfloat16", "train.channels_last=true", "train.guard=off", "train.drop_last=true",
 )  # fmt: skip
 TIERS = {
     "45": ("attack.name=n-fgsm", "recipe.options.label_smoothing=0.2", "optimizer.lr=0.3", "train.epochs=15"),

@@ -32,9 +32,14 @@ def status(*words: str) -> int:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_an_old_configuration_reads_and_writes_the_same_text(run: str) -> None:
-    text = (OLD / run / "run.toml").read_text()
-    assert Config.load(OLD / run / "run.toml").to_toml() == text
+def test_an_old_configuration_keeps_its_text_beside_newer_options(run: str) -> None:
+    lines = (OLD / run / "run.toml").read_text().splitlines()
+    written = Config.load(OLD / run / "run.toml").to_toml().splitlines()
+    assert [line for line in written if line not in NEWER] == lines
+
+
+NEWER = ("drop_last = false",)
+"""Options of later versions, at the defaults that leave an old run what it was."""
 
 
 def test_an_old_language_configuration_reads_and_writes_the_same_text() -> None:

@@ -39,7 +39,7 @@ Stream = int | Tensor
 def _integers(ids: Tensor, count: int, seed: int, stream: Stream) -> Tensor:
     """Return ``(B, count)`` integers of 24 random bits."""
     ids = ids.to(torch.int64)
-    root = _scramble(torch.tensor(_signed(seed * _GOLDEN + 1), device=ids.device))
+    root = _scramble(torch.full((), _signed(seed * _GOLDEN + 1), device=ids.device))  # a copy would wait for a GPU
     offset = (stream + 1) * _signed(_GOLDEN) if isinstance(stream, Tensor) else _signed((stream + 1) * _GOLDEN)
     lane = _scramble(root + offset)
     key = _scramble(lane ^ _scramble(ids + _signed(_GOLDEN)))

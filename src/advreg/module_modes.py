@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,17 +33,13 @@ def eval_mode(model: nn.Module, *, freeze: bool = False) -> Iterator[nn.Module]:
         [False, True]
     """
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-    trainable = [weight for weight in model.parameters() if weight.requires_grad] if freeze else []
     try:
         _set_eval(model)
-        for weight in trainable:
-            weight.requires_grad_(False)
-        yield model
+        with frozen_weights(model) if freeze else nullcontext():
+            yield model
     finally:
         for module, mode in modes:
             module.training = mode
-        for weight in trainable:
-            weight.requires_grad_(True)
 
 
 def _set_eval(model: nn.Module) -> None:
@@ -116,3 +112,28 @@ def training_parts(model: nn.Module) -> list[tuple[str, str]]:
 
 def _holds_exported(module: nn.Module) -> bool:
     return any(is_exported(part) for part in module.modules())
+
+
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """Make every weight of the model need no gradient inside the block.
+
+    Args:
+        model: a network; weights that needed no gradient before need none afterwards.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> with frozen_weights(layer):
+        ...     layer.weight.requires_grad
+        False
+        >>> layer.weight.requires_grad
+        True
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        for weight in weights:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

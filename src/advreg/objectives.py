@@ -135,7 +135,17 @@ def has_finite_logits(logits: Tensor) -> Tensor:
 
 def are_probabilities(z: Tensor) -> bool:
     """Return whether outputs ``(B, K)`` are non-negative and every row sums to 1 (to 1e-5)."""
-    return bool((z >= 0).all()) and bool(((z.double().sum(1) - 1).abs() < 1e-5).all())
+    return bool(rows_of_probabilities(z).all())
+
+
+def rows_of_probabilities(z: Tensor) -> Tensor:
+    """Return whether each row of ``z (B, K)`` is non-negative and sums to 1 (to 1e-5), ``(B,)``.
+
+    Example:
+        >>> rows_of_probabilities(torch.tensor([[0.5, 0.5], [2.0, -1.0]])).tolist()
+        [True, False]
+    """
+    return (z >= 0).all(1) & ((z.double().sum(1) - 1).abs() < 1e-5)
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:

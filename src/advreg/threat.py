@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from advreg import example_rng, projections
+from advreg.eps_and_box import ByValue
 from advreg.errors import ThreatError, did_you_mean
 from advreg.region import Ball, Interval, Region
 
@@ -26,72 +27,12 @@ def broadcast_per_example(values: Tensor, x: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _radii_of(eps: object) -> float | Tensor:
-    """Return eps as a number, or as a tensor ``(B,)`` or ``(B, 1)``.
-
-    Raises:
-        ThreatError: anything else.
-    """
-    try:
-        if isinstance(eps, str):
-            return float(Fraction(eps))
-        values = eps if isinstance(eps, Tensor) else torch.as_tensor(eps, dtype=torch.float64)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError):
-        raise ThreatError(f"eps is {eps!r}; give a finite number >= 0, or a tensor (B,) of them") from None
-    if not values.ndim:
-        return float(values)
-    if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
-        raise ThreatError(f"eps is {tuple(values.shape)}; give a number, or one radius for each example (B,) or (B, 1)")
-    return values
-
-
-def _box_of(box: object) -> tuple[float, float]:
-    """Return a box as two numbers.
-
-    Raises:
-        ThreatError: anything else.
-    """
-    try:
-        ends = [float(end) for end in box]  # type: ignore[attr-defined]  # a box without entries raises TypeError
-    except (ValueError, TypeError):
-        ends = []
-    if len(ends) != 2:
-        raise ThreatError(f"box is {box!r}; give two numbers, the lowest and highest valid value")
-    return ends[0], ends[1]
-
-
 def _shortest(number: float) -> str:
     """Return the shortest decimal or fraction, as in 8/255, that `ThreatModel.parse` reads as the same number."""
     decimal, fraction = f"{number:.6g}", Fraction(number).limit_denominator(1000)
     if float(decimal) == number:
         return decimal
     return str(fraction) if float(fraction) == number else repr(number)
-
-
-class ByValue:
-    """Base of frozen dataclasses with ``eps`` and ``box``: validated input forms, comparison by value."""
-
-    def _normalise(self) -> None:
-        """Convert eps to a number or a tensor ``(B,)``, and the box to two numbers."""
-        radii = _radii_of(vars(self)["eps"])
-        if isinstance(radii, Tensor) and radii.ndim == 2:
-            object.__setattr__(self, "one_per_example", True)
-            radii = radii[:, 0]
-        object.__setattr__(self, "eps", radii)
-        object.__setattr__(self, "box", _box_of(vars(self)["box"]))
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            self._key() == other._key() if isinstance(other, ByValue) and type(other) is type(self) else NotImplemented
-        )
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple[Any, ...]:
-        """Return the compared fields, tensors as tuples, because a tensor has no single truth value."""
-        values = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]  # a dataclass
-        return tuple((tuple(v.shape), *v.flatten().tolist()) if isinstance(v, Tensor) else v for v in values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,10 +125,6 @@ class ThreatModel(ByValue):
         """Return the same threat model with another eps, or with one for each example ``(B,)``."""
         return replace(self, eps=eps, one_per_example=True)
 
-    def select(self, rows: Tensor) -> ThreatModel:
-        """Return the threat model of these rows of the batch."""
-        return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
-
     def distance(self, a: Tensor, x: Tensor) -> Tensor:
         """Return ``||a - x||`` of each example in float64, ``(B,)``."""
         offset = (a.double() - x.double()).flatten(1)
@@ -205,7 +142,7 @@ class ThreatModel(ByValue):
         Returns:
             Booleans ``(B,)``.
         """
-        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=a.device)
+        eps = eps_like(self.eps, a, torch.float64)
         (low, high), slack = self.box, tol * self.width
         flat = a.double().flatten(1)
         in_box = ((flat >= low - slack) & (flat <= high + slack)).all(1)
@@ -313,7 +250,7 @@ class ThreatModel(ByValue):
 
     def radii(self, x: Tensor) -> Tensor:
         """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""
-        eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
+        eps = eps_like(self.eps, x, x.dtype)
         return broadcast_per_example(eps.expand(len(x)), x)
 
     def _radius(self, x: Tensor) -> Tensor:
@@ -323,10 +260,30 @@ class ThreatModel(ByValue):
         """
         unit = torch.finfo(x.dtype).eps / 2
         spread: float = {"linf": 1.0, "l2": x[0].numel() ** 0.5, "l1": float(x[0].numel())}[self.norm]
-        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=x.device).expand(len(x))
+        eps = eps_like(self.eps, x, torch.float64).expand(len(x))
         widest = max(abs(self.box[0]), abs(self.box[1]))
         largest = (x.flatten(1).abs().amax(1).double() + eps).clamp_max(widest)
         return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]
+
+
+def eps_like(eps: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return eps as a tensor on the device of ``x``; a number is filled in there, because a copy waits for a GPU.
+
+    Args:
+        eps: one radius, or one for each example ``(B,)``.
+        x: inputs ``(B, ...)``.
+        dtype: floating type of the result.
+
+    Returns:
+        ``()`` or ``(B,)``.
+
+    Example:
+        >>> eps_like(0.5, torch.zeros(2, 3), torch.float64)
+        tensor(0.5000, dtype=torch.float64)
+    """
+    if isinstance(eps, Tensor):
+        return eps.to(x.device, dtype)
+    return torch.full((), eps, dtype=dtype, device=x.device)
 
 
 def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:

@@ -109,3 +109,12 @@ def test_unknown_augmentation_and_batch_size_are_rejected():
         augmentation("cropflip")
     with pytest.raises(DataError, match="batch_size must be 1 or more, given 0"):
         Batches(DATA, 0, seed=0)
+
+
+def test_drop_last_leaves_out_the_smaller_batch_only() -> None:
+    data = Dataset.from_tensors(torch.rand(10, 1, 2, 2), torch.arange(10) % 2)
+    whole, dropped = Batches(data, 4, seed=0), Batches(data, 4, seed=0, drop_last=True)
+    assert (len(whole), len(dropped), len(Batches(data, 11, seed=0, drop_last=True))) == (3, 2, 1)
+    for epoch in range(3):
+        kept = [batch.ids.tolist() for batch in dropped.epoch(epoch)]
+        assert kept == [batch.ids.tolist() for batch in whole.epoch(epoch)][:2]

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advreg.attacks.readback import Read, read_later, read_now
 from advreg.errors import DataError, ModelError
-from advreg.objectives import Objective, are_probabilities, cross_entropy
+from advreg.objectives import Objective, cross_entropy, rows_of_probabilities
 
 IGNORED = -100
 """The label that the cross-entropy of torch ignores."""
@@ -205,20 +206,25 @@ def read_training(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def reject_outside(x: Tensor, box: tuple[float, float], slack: float = 0.0) -> None:
+def reject_outside(x: Tensor, box: tuple[float, float], slack: float = 0.0, read: Read = read_now) -> None:
     """Raise unless every value is a number inside the box; it costs one reduction.
 
     Args:
         x: inputs ``(B, ...)``.
         box: lowest and highest valid value of an input.
         slack: allowed excess in widths of the box.
+        read: `read_now`, or `read_later` in a training step.
 
     Raises:
         DataError: values outside the box; the line has their range and the likely remedy.
     """
+    values = x.detach()
+    read(torch.stack(torch.aminmax(values)), lambda ends: _reject_range(values, ends, box, slack))
+
+
+def _reject_range(x: Tensor, ends: list[float], box: tuple[float, float], slack: float) -> None:
     (low, high), most = box, slack * (box[1] - box[0])
-    ends = torch.stack(torch.aminmax(x.detach()))
-    least, largest = ends.tolist()
+    least, largest = ends
     if low - most <= least and largest <= high + most:
         return
     if not (least > -float("inf") and largest < float("inf")):  # NaN compares false
@@ -273,7 +279,7 @@ def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
     counted = not x.is_inference()  # tensors of inference mode have no version
     if counted and _last.is_same(x, box):
         return
-    reject_outside(x, box, _SLACK)
+    reject_outside(x, box, _SLACK, read_later)
     if counted:
         _last.remember(x, box)
 
@@ -315,13 +321,14 @@ def reject_logits(z: object, rows: int) -> None:
         )
 
 
-def reject_classes(y: Tensor, classes: int, *, ignored: bool = False) -> None:
+def reject_classes(y: Tensor, classes: int, *, ignored: bool = False, read: Read = read_now) -> None:
     """Raise unless every label is one of the model's classes, and probabilities have one column for each class.
 
     Args:
         y: labels ``(B,)`` or ``(B, 1 + R)``, or probabilities ``(B, K)``.
         classes: number of classes of the model.
         ignored: whether the label -100 is allowed.
+        read: `read_now`, or `read_later` in a training step.
 
     Raises:
         DataError: a label out of range, or another number of columns.
@@ -333,19 +340,31 @@ def reject_classes(y: Tensor, classes: int, *, ignored: bool = False) -> None:
             )
         return
     labels = torch.where(y == IGNORED, 0, y) if ignored else y
-    least, largest = torch.stack(torch.aminmax(labels)).tolist()
+    read(torch.stack(torch.aminmax(labels)), lambda ends: _reject_labels(ends, classes))
+
+
+def _reject_labels(ends: list[float], classes: int) -> None:
+    least, largest = ends
     if least < 0 or largest >= classes:
         wrong = least if least < 0 else largest
         raise DataError(f"label {wrong} is out of range: the model has {classes} classes, 0 to {classes - 1}")
 
 
-def reject_probabilities(z: Tensor) -> None:
+def reject_probabilities(z: Tensor, read: Read = read_now) -> None:
     """Raise if outputs ``(B, K)`` are probabilities.
+
+    Args:
+        z: outputs ``(B, K)``.
+        read: `read_now`, or `read_later` in a training step.
 
     Raises:
         ModelError: outputs that are non-negative and sum to 1 in every row.
     """
-    if are_probabilities(z):
+    read(rows_of_probabilities(z).all()[None], _reject_softmax)
+
+
+def _reject_softmax(found: list[float]) -> None:
+    if all(found):
         raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")
 
 
@@ -375,6 +394,6 @@ def checked_once(objective: Objective) -> Objective:
 
 def _check_outputs(logits: Tensor, y: Tensor, ignored: bool) -> None:
     reject_logits(logits, len(y))
-    reject_classes(y, logits.shape[1], ignored=ignored)
+    reject_classes(y, logits.shape[1], ignored=ignored, read=read_later)
     if len(logits) > 1:
-        reject_probabilities(logits.detach())
+        reject_probabilities(logits.detach(), read_later)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from advreg.attacks.auto_pgd.l1 import sparse_rule
@@ -108,8 +108,10 @@ def _check_schedule(schedule: Schedule) -> None:
 
 def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
     """Return the threat model with a multiple of its eps; in linf never wider than the box."""
-    eps = torch.as_tensor(threat.eps, dtype=torch.float64) * multiple
-    return threat.with_eps(eps.clamp_max(threat.box[1] - threat.box[0]) if threat.norm == "linf" else eps)
+    most = threat.width if threat.norm == "linf" else math.inf
+    if isinstance(threat.eps, Tensor):
+        return threat.with_eps((threat.eps.double() * multiple).clamp_max(most))
+    return threat.with_eps(min(threat.eps * multiple, most))
 
 
 def last_iterate(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:

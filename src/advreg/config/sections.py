@@ -196,6 +196,7 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training set.
         batch_size: examples of a whole step, over all parts and processes.
+        drop_last: whether an epoch leaves out a smaller last batch; a compiled network is compiled for each size.
         accumulate: parts of a step, one after the other.
         gradient_clip: largest l2 norm of the gradient; 0 for any.
         awp: size of the adversarial weight perturbation; 0 for none.
@@ -213,6 +214,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     epochs: Count = 10
     batch_size: Count = 128
+    drop_last: bool = False
     accumulate: Count = 1
     gradient_clip: Annotated[float, Field(ge=0)] = 0.0
     awp: Annotated[float, Field(ge=0)] = 0.0

@@ -53,6 +53,8 @@ class Batches:
         part: which part of every batch is wanted, and of how many: the rank of a process and their number.
         workers: processes that read ahead what is streamed from a disk.
         crop: how a streamed image is cut: ``"center"``, or ``"random"``, another window in each epoch.
+        drop_last: whether an epoch leaves out its last batch where that is smaller, so that all have one size; with
+            ``shuffle`` the examples left out differ between epochs.
 
     Raises:
         DataError: a batch size under 1.
@@ -75,17 +77,22 @@ class Batches:
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
         crop: str = "center",
+        drop_last: bool = False,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be 1 or more, given {batch_size}")
         here = dataset.images.device if isinstance(dataset, Dataset) else "cpu"
         self.device = torch.device(here if device is None else device)
         self.dataset = _moved(dataset, self.device)
-        self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
-        self.part, self.workers, self.crop = part, workers, crop
+        self.batch_size, self.seed = batch_size, seed
+        self.shuffle, self.augment = shuffle, augment
+        self.part, self.workers = part, workers
+        self.crop = crop
+        self.drop_last = drop_last and len(self.dataset) >= batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch_size)
+        whole = len(self.dataset) // self.batch_size
+        return whole if self.drop_last else math.ceil(len(self.dataset) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[DataBatch]:
         """Yield the batches of an epoch; every example comes once, and a batch of which nothing can be read is left out.
@@ -121,11 +128,14 @@ class Batches:
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return the rows of each batch of an epoch, whole, in order."""
+        return torch.split(self._order(epoch), self.batch_size)[: len(self)]
+
+    def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
-            return torch.split(torch.arange(len(self.dataset)), self.batch_size)
-        # drawn on the CPU, so that every kind of device sees the same order
+            return torch.arange(len(self.dataset))
+        # drawn on the CPU, so that every kind of device has the same order
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-        return torch.split(torch.randperm(len(self.dataset), generator=generator), self.batch_size)
+        return torch.randperm(len(self.dataset), generator=generator)
 
     def _images(self, batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images of each batch of rows, uint8, and their rows: fewer where a broken image is skipped."""

@@ -12,11 +12,26 @@ from torch import Tensor, nn
 from advreg import runtime
 from advreg.attacks.model import query_model
 from advreg.errors import ModelError
+from advreg.results.ledger_rows import Batching
 
 T = TypeVar("T")
 
 _SHARE = 0.5  # of the free memory: the rest is for what else runs and for what this count does not see
 _COPIES = 4  # a state holds an example's points, gradients and best; layers need room to work in
+
+
+_ON_ACCELERATOR = Batching(rows=4096, chunks=16)
+"""Rows that occupy a large GPU, and chunks that keep them that many while late attacks have few survivors."""
+
+
+def batching_on(device: torch.device) -> Batching:
+    """Return how examples are batched on a device; on a CPU, larger batches than 256 gain nothing.
+
+    Example:
+        >>> batching_on(torch.device("cpu"))
+        Batching(rows=256, chunks=1)
+    """
+    return Batching() if device.type == "cpu" else _ON_ACCELERATOR
 
 
 def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:

@@ -18,7 +18,7 @@ from advreg.attacks.minimum_norm import fab, minimum_distance
 from advreg.errors import DataError, ThreatError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
-from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext, attack_chunk
+from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext, attack_chunks
 from advreg.evaluation.examples import examples_of
 from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
@@ -124,7 +124,7 @@ def _context_of(
 def _run_stages(bench: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
     """Return the rows of these stages, kept in memory."""
     paper = EvaluationJournal(bench.examples, [], {})
-    attack_chunk(bench, stages, ids, paper)
+    attack_chunks(bench, stages, [ids], paper)
     return paper.rows
 
 

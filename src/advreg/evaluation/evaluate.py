@@ -1,13 +1,13 @@
 """`evaluate`: freeze the model, run the protocol's attacks on the survivors, verify on the original model, write a ledger.
 
-examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the survivors, 256 at a time -> rows -> ledger -> figures
+examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the survivors, in batches -> rows -> ledger -> figures
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,10 +20,10 @@ from advreg.attacks.verification import require_finite, verify_with_logits
 from advreg.distributed import SINGLE, Ranks
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
-from advreg.evaluation.batch_sizing import AdaptiveBatcher, is_out_of_memory, max_batch_size
+from advreg.evaluation.batch_sizing import AdaptiveBatcher, batching_on, is_out_of_memory, max_batch_size
 from advreg.evaluation.coarse_outputs import measure_coarseness, record_coarseness
 from advreg.evaluation.examples import Examples, examples_of
-from advreg.evaluation.journal import EvaluationJournal
+from advreg.evaluation.journal import EvaluationJournal, recorded_batching
 from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.model_identity import matches_ledger
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, ProtocolStage, resolve
@@ -32,7 +32,7 @@ from advreg.objectives import has_finite_logits, margin
 from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CLEAN, UNIT, Row, broken_ids, next_ids, rows_of, units
+from advreg.results.ledger_rows import CLEAN, Batching, Row, broken_ids, next_ids, rows_of, units
 from advreg.threat import ThreatModel, as_threat
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def evaluate(
     models.check_model(model, examples.x[:8].to(device))
     sample = examples.x[:64].to(device), examples.y[:64].to(device)
     target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
-    portions = AdaptiveBatcher(max_batch_size(target, sample[0], UNIT))
+    batching = recorded_batching(out, name) or batching_on(device)
+    portions = AdaptiveBatcher(max_batch_size(target, sample[0], batching.rows))
     stages = (CLEAN_STAGE, *chosen.stages)
     names = [stage.name for stage in stages]
     shares = [(stage.name, stage.nearest) for stage in stages]
@@ -136,12 +137,12 @@ def evaluate(
         "seed": seed,
         "target": target.choice,
     }
-    bench = EvaluationContext(target, examples, threat, seed, device, portions)
-    with EvaluationJournal.open(out, name, shares, examples, identity, ranks) as paper:
+    bench = EvaluationContext(target, examples, threat, seed, device, portions, batching)
+    with EvaluationJournal.open(out, name, shares, examples, identity | batching.header(), ranks) as paper:
         _require_same_outputs(model, examples, paper)
         probed = model_probe.probe_model(model, *sample)
-        for ids in ranks.share(examples.chunks()):
-            attack_chunk(bench, stages, ids, paper, on_progress)
+        for chunks in group_chunks(ranks.share(examples.chunks()), bench.batching):
+            attack_chunks(bench, stages, chunks, paper, on_progress)
         _require_unchanged_weights(model, identity["model"]["sha256"])
         paper.close()
         blind, coarse = isinstance(model, models.InferenceOnlyModel), measure_coarseness(model, sample[0], threat, seed)
@@ -194,36 +195,66 @@ class EvaluationContext:
     seed: int
     device: torch.device
     portions: AdaptiveBatcher
+    batching: Batching = field(default_factory=Batching)
 
 
-def attack_chunk(
+def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Sequence[Tensor]]:
+    """Return the chunks in groups that are attacked together."""
+    return [chunks[first : first + batching.chunks] for first in range(0, len(chunks), batching.chunks)]
+
+
+def attack_chunks(
     bench: EvaluationContext,
     stages: tuple[ProtocolStage, ...],
-    ids: Tensor,
+    chunks: Sequence[Tensor],
     paper: EvaluationJournal,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> None:
-    """Run every stage on the survivors of the stages before it; units that the journal already holds are not run again.
+    """Run every stage on the survivors of the stages before it, those of all these chunks in the same batches.
+
+    Which examples a stage is tried on is decided in each chunk alone, so that the group changes no verdict. Batches that the
+    journal already holds are not run again.
 
     Args:
         bench: fast copy, examples and settings of the evaluation.
         stages: attacks in order, the clean stage first.
-        ids: example ids of the chunk ``(B,)``.
+        chunks: example ids of each chunk ``(B,)``.
         paper: journal that receives the rows.
-        on_progress: called after each unit of work.
+        on_progress: called after each batch.
     """
-    survivors: list[int] = ids.tolist()
-    past: list[Row] = []
+    states = [_ChunkState(ids.tolist()) for ids in chunks]
+    size = sum(len(ids) for ids in chunks)
     for k, stage in enumerate(stages):
-        while tried := next_ids(past, (stage.name, stage.nearest), survivors):
-            parts = units(tried)
+        while tried := [
+            i for state in states for i in next_ids(state.past, (stage.name, stage.nearest), state.survivors)
+        ]:
+            parts = units(tried, bench.batching.rows)
             for j, unit in enumerate(parts, 1):
-                past += _run_stage(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
+                rows = _run_stage(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
+                for state in states:
+                    state.add(rows)
                 if on_progress:
-                    ahead = len(ids) * (k + j / len(parts)) / len(stages) - sum(row["attack"] == CLEAN for row in past)
+                    started = sum(row["attack"] == CLEAN for state in states for row in state.past)
+                    ahead = size * (k + j / len(parts)) / len(stages) - started
                     on_progress(_progress_of(bench, stage, paper, ahead))
-            lost = broken_ids(past)
-            survivors = [i for i in survivors if i not in lost]
+            for state in states:
+                state.drop_broken()
+
+
+class _ChunkState:
+    """Rows of a chunk so far, and the examples that no attack has broken."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.survivors, self.past, self._ids = ids, list[Row](), set(ids)
+
+    def add(self, rows: list[Row]) -> None:
+        """Keep those of the rows that belong to this chunk."""
+        self.past += [row for row in rows if row["id"] in self._ids]
+
+    def drop_broken(self) -> None:
+        """Take the broken examples off the survivors."""
+        lost = broken_ids(self.past)
+        self.survivors = [i for i in self.survivors if i not in lost]
 
 
 def _progress_of(
@@ -281,7 +312,7 @@ def _propose(
     bench: EvaluationContext, stage: ProtocolStage, seed: int, x: Tensor, y: Tensor, ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
-    options = filter_kwargs(stage.attack, seed=seed, ids=ids)
+    options = filter_kwargs(stage.attack, seed=seed, ids=ids, batch_size=bench.batching.rows)
     try:
         with count_passes(*bench.target.doors) as passes:
             found = stage.attack(bench.target, x, y, bench.threat, **options)

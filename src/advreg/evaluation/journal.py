@@ -28,12 +28,21 @@ from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation.examples import Examples
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CHUNK, UNIT, Row, broken_ids, complete_rows
+from advreg.results.ledger_rows import CHUNK, UNIT, Batching, Row, broken_ids, complete_rows
 from advreg.runs import Ledger, RunFolder
-from advreg.runs.files import read_lines
+from advreg.runs.files import read_first, read_lines
 from advreg.runs.weights import serialise
 
 _LEDGER, _TIMES = "ledger", "times"  # times stand beside the ledger: they differ between runs, its bytes must not
+
+
+def recorded_batching(out: str | Path | None, protocol: str) -> Batching | None:
+    """Return the batching of an evaluation that was begun in a run folder; None where there is none.
+
+    The rest of it is attacked in the same batches, on whatever device, because kernels round by the size of a batch.
+    """
+    header = None if out is None else read_first(Path(out) / "evaluation" / protocol / f"{_LEDGER}.jsonl")
+    return None if header is None else Batching.of_header(header)
 
 
 class EvaluationJournal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,9 +70,31 @@ def next_ids(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[i
     return sorted(nearest[: len(mine) or max(FEWEST, math.ceil(share * len(standing)))])
 
 
-def units(ids: Sequence[int]) -> list[list[int]]:
-    """Return the ids in groups that are attacked, written and resumed together."""
-    return [list(ids[first : first + UNIT]) for first in range(0, len(ids), UNIT)]
+@dataclass(frozen=True)
+class Batching:
+    """How many examples an attack gets at once; it affects time and the rounding of the kernels, never which are attacked.
+
+    Attributes:
+        rows: examples attacked together at most.
+        chunks: chunks that share a batch: the late attacks of one chunk cannot occupy a large GPU.
+    """
+
+    rows: int = UNIT
+    chunks: int = 1
+
+    def header(self) -> dict[str, int]:
+        """Return what a ledger's header states: nothing for the default, so that ledgers of CPUs are what they were."""
+        return {} if self == Batching() else {"batch_rows": self.rows, "batch_chunks": self.chunks}
+
+    @classmethod
+    def of_header(cls, header: Mapping[str, Any]) -> Batching:
+        """Return the batching that a ledger's header states."""
+        return cls(header.get("batch_rows", UNIT), header.get("batch_chunks", 1))
+
+
+def units(ids: Sequence[int], size: int = UNIT) -> list[list[int]]:
+    """Return the ids in groups of at most ``size``, which are attacked, written and resumed together."""
+    return [list(ids[first : first + size]) for first in range(0, len(ids), size)]
 
 
 def complete_rows(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:

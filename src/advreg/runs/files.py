@@ -102,6 +102,19 @@ def read_lines(path: Path) -> list[Record]:
     return [_parse(path, number, line) for number, line in enumerate(whole.splitlines(), 1)]
 
 
+def read_first(path: Path) -> Record | None:
+    """Return the first record of a log, such as a ledger's header; None where there is none, or a crash cut it.
+
+    Raises:
+        RunError: the line is not a JSON object.
+    """
+    if not path.exists():
+        return None
+    with explain_os_error("read", path), path.open("rb") as file:
+        line = file.readline()
+    return _parse(path, 1, line) if line.endswith(b"\n") else None
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold `path` as the sign that one process writes here; the system releases it even after a kill.

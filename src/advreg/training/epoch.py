@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from advreg import distributed, runtime
+from advreg.attacks.readback import verify_pending
 from advreg.module_modes import eval_mode, train_mode
 from advreg.training import averaging, per_example_state
 from advreg.training.checkpoint import TrainingProgress
@@ -30,6 +31,7 @@ def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit:
 
     Raises:
         TrainingError: the loss or the weights stop being finite.
+        DataError, ModelError: inputs, labels or outputs that checks on a GPU read at the end of the epoch only.
     """
     runtime.seed_everything(runtime.derived_seed(session.config.seed, "epoch", epoch))
     start = time.perf_counter()
@@ -55,6 +57,7 @@ def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[
         tally = monitor.after_step(tally.plus(take_step(session, batch, moment)), step)
     if step < session.steps:  # batches of broken images are left out; the monitor runs at the end in any case
         tally = monitor.after_step(tally, session.steps)
+    verify_pending()
     per_example_state.share(session.stateful_parts)
     distributed.broadcast_buffers(session.model)
     _reestimate(session, epoch)

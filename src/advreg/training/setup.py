@@ -193,6 +193,7 @@ def _batches(config: Config, train: Dataset | StreamingDataset, device: torch.de
         part=(ranks.rank, ranks.world_size),
         workers=config.data.workers,
         crop=config.data.crop,
+        drop_last=config.train.drop_last,
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from advreg import distributed, runtime
 from advreg.data import DataBatch
+from advreg.module_modes import frozen_weights
 from advreg.pass_counting import count_passes
 from advreg.threat import ThreatModel
 from advreg.training.cutmix import cutmix
@@ -123,6 +124,8 @@ def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
     with runtime.autocast(session.device, config.train.precision):
         attack, threat = session.policy(session.compiled_model, x, y, part.ids, session.attack, session.threat, moment)
     attack = _at_step(bind_ids(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
+    if session.compiled_model is not session.model:
+        attack = _without_weight_gradients(attack)
     return _Task(x, y, once(attack) if config.train.awp else attack, threat)
 
 
@@ -131,6 +134,16 @@ def _at_step(attack: Attack, seed: int) -> Attack:
 
     def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> InnerResult:
         return attack(model, x, y, threat, **{**options, "seed": seed})
+
+    return attacked
+
+
+def _without_weight_gradients(attack: Attack) -> Attack:
+    """Return the attack with weights that need no gradient: compiled code would compute theirs with the input's."""
+
+    def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any) -> InnerResult:
+        with frozen_weights(model):
+            return attack(model, x, y, threat, **options)
 
     return attacked
 

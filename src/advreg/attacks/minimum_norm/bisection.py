@@ -17,7 +17,7 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.verification import require_eval_mode, verify_with_logits
 from advreg.errors import ConfigError, ThreatError
 from advreg.objectives import margin, ranked
-from advreg.threat import Norm, ThreatModel, broadcast_per_example, whole_box
+from advreg.threat import Norm, ThreatModel, broadcast_per_example, eps_like, whole_box
 
 
 @renamed_options(bisections="binary_search_steps")
@@ -120,7 +120,7 @@ def refine_by_bisection(
     model = bind_dtype(model, x)
     x, y = read_batch(x, y, ball)
     x = x.detach().to(found.closest_adv.dtype)
-    eps = torch.as_tensor(ball.eps, dtype=torch.float64, device=x.device).expand(len(x))
+    eps = eps_like(ball.eps, x, torch.float64).expand(len(x))
     rows = (found.found & (found.min_distance > eps)).nonzero()[:, 0]
     if not len(rows) or not binary_search_steps:
         return found

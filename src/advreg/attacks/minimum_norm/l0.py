@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from advreg.eps_and_box import ByValue
 from advreg.errors import ThreatError
-from advreg.threat import ByValue, ThreatModel, broadcast_per_example, whole_box
+from advreg.threat import ThreatModel, broadcast_per_example, whole_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +52,6 @@ class SparseThreat(ByValue):
     def with_eps(self, eps: float | Tensor) -> SparseThreat:
         """Return the same threat model with another eps, or one for each example ``(B,)``."""
         return replace(self, eps=eps, one_per_example=True)
-
-    def select(self, rows: Tensor) -> SparseThreat:
-        """Return the threat model of these rows of the batch."""
-        return self.with_eps(self.eps[rows]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
 
     def distance(self, a: Tensor, x: Tensor) -> Tensor:
         """Return the number of values that differ, as float64 ``(B,)``."""

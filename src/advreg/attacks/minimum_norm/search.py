@@ -40,7 +40,7 @@ from advreg.attacks.verification import (
 )
 from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, ranked
-from advreg.threat import broadcast_per_example, whole_box
+from advreg.threat import broadcast_per_example, eps_like, whole_box
 
 _OVERSHOOTS = (1.001, 1.01, 1.03, 1.1, 1.3)
 """Factors beyond an unconfirmed point to verify: the boundary of a fast copy, or of other rounding, lies a little off."""
@@ -120,7 +120,7 @@ class MinimumNormScoreboard(BaseScoreboard):
 
     def goal(self) -> Tensor:
         """Return the distance at which each example may leave, ``(B,)``."""
-        eps = torch.as_tensor(self.ball.eps, dtype=torch.float64, device=self.x.device).expand(len(self.x))
+        eps = eps_like(self.ball.eps, self.x, torch.float64).expand(len(self.x))
         if self.plan.first_only:
             return torch.full_like(eps, torch.inf)
         return eps if self.plan.early_stop else torch.zeros_like(eps)
@@ -174,7 +174,7 @@ class MinimumNormScoreboard(BaseScoreboard):
         Args:
             clean: logits of the clean inputs ``(B, K)``.
         """
-        eps = torch.as_tensor(self.ball.eps, dtype=torch.float64, device=self.x.device).expand(len(self.x))
+        eps = eps_like(self.ball.eps, self.x, torch.float64).expand(len(self.x))
         x_adv, loss = self.x.clone(), self._loss_at(clean, self.y)
         beyond = (torch.isfinite(self.min_distance) & (self.min_distance > eps) & (eps > 0)).nonzero()[:, 0]
         if len(beyond):
@@ -319,7 +319,7 @@ def _initial_state(
 def _random_start(board: MinimumNormScoreboard, rows: Tensor, ids: Tensor, stream: int) -> Tensor:
     """Return a random start in half the smaller ball of eps and the nearest point, or in the box if neither is known."""
     x, ball = board.x[rows], board.ball.select(rows)
-    eps = torch.as_tensor(ball.eps, dtype=torch.float64, device=x.device).expand(len(x))
+    eps = eps_like(ball.eps, x, torch.float64).expand(len(x))
     known = board.min_distance[rows].minimum(torch.where(eps > 0, eps, torch.inf))
     radius = torch.where(torch.isfinite(known), known / 2, box_diameter(ball, x))
     return with_radius(ball, radius, x).random_start(x, ids, board.plan.seed, stream)

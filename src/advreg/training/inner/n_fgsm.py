@@ -12,6 +12,7 @@ from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
 from advreg.attacks.search import QuerySpec, query
+from advreg.attacks.shrinking_pgd import wider
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -97,10 +98,8 @@ def n_fgsm(
     x, y = read_training(x, y, threat)
     low, high = threat.box
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    radius = torch.as_tensor(threat.eps) * noise_scale
-    wider = threat.with_eps(radius.clamp_max(high - low) if threat.norm == "linf" else radius)
     x = widen(x)
-    noisy = wider.random_start(x, ids, seed)
+    noisy = wider(threat, noise_scale).random_start(x, ids, seed)
     _, _, grad = query(QuerySpec(model, checked_once(objective)), noisy, y)
     length = threat.radii(x) if step_size is None else step_size
     return CraftedExamples(

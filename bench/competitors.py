@@ -34,22 +34,22 @@ class Competitor:
 
 
 def advreg_float32(case: Case) -> Competitor:
-    """The network as it is, all steps for all examples: the work the peers do, and the judge's."""
+    """Attack the network as it is, all steps for all examples: the work of the peers and of the verification."""
     return _ours(case, case.model, early_stop=False)
 
 
 def advreg_frozen(case: Case) -> Competitor:
-    """The frozen copy (BatchNorm folded, channels last) in float32, all steps for all examples."""
+    """Attack the frozen copy (BatchNorm folded, channels last) in float32, all steps for all examples."""
     return _ours(case, freeze(case.model, case.batch(0)[0]), early_stop=False)
 
 
 def advreg_bfloat16(case: Case) -> Competitor:
-    """The frozen copy in bfloat16, verified in float32, all steps for all examples."""
+    """Attack the frozen copy in bfloat16, verified in float32, all steps for all examples."""
     return _ours(case, freeze(case.model, case.batch(0)[0], precision="bfloat16"), early_stop=False)
 
 
 def advreg_default(case: Case) -> Competitor:
-    """The frozen copy in bfloat16, verified in float32; an example that is broken leaves: the way to use it."""
+    """Attack the frozen copy in bfloat16, verified in float32, with early stop, the usual setting."""
     return _ours(case, freeze(case.model, case.batch(0)[0], precision="bfloat16"), early_stop=True)
 
 

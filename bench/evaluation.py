@@ -93,7 +93,7 @@ def peer(case: Case, attack: Callable[[Case], Tensor]) -> Row:
 
 
 def pyautoattack(case: Case) -> Tensor:
-    """The reference program, its standard version."""
+    """Run the standard version of the reference program."""
     from pyautoattack import AutoAttack
 
     made = AutoAttack(case.model, eps=case.threat.eps, norm=case.threat.norm.capitalize(), seed=0, version="standard")

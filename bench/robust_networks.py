@@ -96,8 +96,14 @@ def sparse(
     """Make l1 training points: the highest loss on the way of Auto-PGD's sparse steps from a random sparse point.
 
     Args:
-        model, x, y, threat, objective, ids, seed: as for `advreg.attacks.craft`.
+        model: maps inputs ``(B, ...)`` to logits ``(B, K)``.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: labels ``(B,)``.
+        threat: norm, eps and box of the adversary.
         steps: gradient steps.
+        objective: function of logits and labels to maximise.
+        ids: example ids ``(B,)``; 0 to B-1 if None.
+        seed: seed of the random starts.
 
     Returns:
         A `CraftedExamples` after ``steps`` forwards and as many backwards an example.

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+
+from advreg.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "advreg"
@@ -42,6 +45,33 @@ def lines_of(node: ast.FunctionDef) -> int:
     """Return the lines of a function's body without its docstring."""
     first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
     return (node.end_lineno or 0) - first.lineno + 1
+
+
+def arguments_of(node: ast.FunctionDef) -> list[str]:
+    """Return the names of a function's arguments, the instance and the class aside."""
+    arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+    return [each.arg for each in arguments if each.arg not in ("self", "cls")]
+
+
+def is_command(node: ast.FunctionDef) -> bool:
+    """Return whether a function is a verb of the command line."""
+    return any(re.search(r"\.command\(", ast.unparse(each)) for each in node.decorator_list)
+
+
+def public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield the public functions and methods with the name of their file; commands document each option by its help."""
+    for name, tree in TREES.items():
+        owners = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]
+        for node in (node for owner in owners for node in owner.body):
+            if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and not is_command(node):
+                yield name, node
+
+
+def sections(node: ast.FunctionDef) -> dict[str, str]:
+    """Return the sections of a docstring by heading."""
+    headings = r"^(Args|Returns|Yields|Raises|Example|Reference):"
+    parts = re.split(headings, ast.get_docstring(node) or "", flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def test_class_names_are_defined_once() -> None:
@@ -105,3 +135,55 @@ def test_functions_take_six_positional_arguments_at_most() -> None:
         > 6
     ]
     assert len(wide) <= STYLE["wide_functions"], wide
+
+
+def test_docstrings_describe_every_argument_of_four_or_more() -> None:
+    missing = {}
+    for name, node in public_functions():
+        entries = re.findall(r"^ +([\w*, ]+):", sections(node).get("Args", ""), flags=re.MULTILINE)
+        absent = set(arguments_of(node)) - set(re.findall(r"\w+", " ".join(entries)))
+        if absent and len(arguments_of(node)) >= 4:
+            missing[f"{name}:{node.name}"] = sorted(absent)
+    assert len(missing) <= STYLE["docstrings"]["without_an_argument"], missing
+
+
+def test_every_option_of_the_command_line_has_a_help_text() -> None:
+    def parameters(command: Any) -> list[Any]:
+        return [
+            *command.params,
+            *(each for verb in getattr(command, "commands", {}).values() for each in parameters(verb)),
+        ]
+
+    found = parameters(typer.main.get_command(app))
+    assert len(found) > 100
+    assert [each.name for each in found if not each.help] == []
+
+
+def test_docstrings_describe_results_of_four_or_more_arguments() -> None:
+    missing = [
+        f"{name}:{node.name}"
+        for name, node in public_functions()
+        if len(arguments_of(node)) >= 4
+        and ast.unparse(node.returns or ast.Constant(None)) not in ("None", "NoReturn", "Never")
+        and not sections(node).keys() & {"Returns", "Yields"}
+    ]
+    assert len(missing) <= STYLE["docstrings"]["without_returns"], missing
+
+
+def test_functions_that_raise_name_the_errors() -> None:
+    missing = [
+        f"{name}:{node.name}"
+        for name, node in public_functions()
+        if any(isinstance(each, ast.Raise) and each.exc for each in ast.walk(node)) and "Raises" not in sections(node)
+    ]
+    assert len(missing) <= STYLE["docstrings"]["without_raises"], missing
+
+
+def test_boolean_functions_return_whether() -> None:
+    missing = [
+        f"{name}:{node.name}"
+        for name, node in public_functions()
+        if ast.unparse(node.returns or ast.Constant(None)) == "bool"
+        and not (ast.get_docstring(node) or "").startswith("Return whether")
+    ]
+    assert len(missing) <= STYLE["docstrings"]["without_whether"], missing

@@ -24,6 +24,9 @@ def attach_stub(
         file: its ``__file__``; the stub lies beside it and holds ``from module import name as name`` lines only.
         renamed: old name -> new name.
 
+    Returns:
+        ``__getattr__``, ``__dir__`` and ``__all__``.
+
     Example:
         >>> import advreg
         >>> "pgd" in dir(advreg), advreg.pgd.__module__.startswith("advreg.attacks")
@@ -61,6 +64,12 @@ def deprecated(package: str, renamed: Mapping[str, str]) -> GetAttr:
     Args:
         package: the package's ``__name__``.
         renamed: old name -> new name in the package, or ``module:name`` elsewhere.
+
+    Returns:
+        The function of a name that returns the attribute, or warns and returns the renamed one.
+
+    Raises:
+        AttributeError: when called with a name that is not in ``renamed``.
 
     Example:
         >>> import advreg.attacks, pytest

@@ -99,7 +99,7 @@ def test_what_attacks_cannot_use_is_refused_in_one_line(lm: LanguageModel):
         def get_output_embeddings(self):
             return None
 
-    with pytest.raises(ModelError, match="headless has no layer that makes logits"):
+    with pytest.raises(ModelError, match="headless has no layer that returns token logits"):
         count_model_passes(LanguageModel(Headless(), None, "headless"))
 
 

@@ -1,4 +1,4 @@
-"""Attacks on language models: each a function of a model and requests that returns what came back and what it cost."""
+"""Attacks on language models: functions ``(lm, requests, ...) -> LanguageAttackResult`` with completions and costs."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The request misspelt, many times over: one of many may slip through."""
+"""Best-of-N: many random misspellings of each request, any of which may succeed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advreg.language.models.loading import LanguageModel
 from advreg.runtime import derived_seed
 
 _SHUFFLE, _CASE, _NOISE = 0.6, 0.6, 0.06
-"""Chances that a long word's middle is shuffled, that a letter changes its case, that a character moves one along in ASCII."""
+"""Probabilities: a long word's middle is shuffled, a letter changes case, a character moves by one in ASCII."""
 
 
 def best_of_n(
@@ -26,26 +26,32 @@ def best_of_n(
     batch_size: int = 16,
     system: str | None = None,
 ) -> LanguageAttackResult:
-    """Ask ``n`` misspelt variants of each request.
+    """Query the model with ``n`` random misspellings of each request.
 
-    A variant depends on the seed, the request's id and its own number: a larger ``n`` only adds to a smaller one.
+    A variant depends on the seed, the request's id and its number only, so a larger ``n`` keeps the variants of a smaller one.
 
     Args:
-        lm: the model.
-        requests: what is asked.
-        n: variants.
-        seed: of the spelling.
-        max_new_tokens: length of the longest completion.
-        batch_size: prompts at a time.
-        system: the system's words; what the chat template says by itself if None.
+        lm: the model under attack.
+        requests: harmful requests; targets are not used.
+        n: number of variants of each request.
+        seed: seed of the misspellings.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of prompts in one batch.
+        system: the system prompt; the chat template's default if None.
 
     Returns:
-        ``n`` completions for each request.
+        ``n`` completions of each request.
 
     Raises:
-        ConfigError: ``n`` below 1.
+        ConfigError: ``n`` is below 1.
+        ModelError: the network has no layer that returns token logits.
 
-    Reference: Hughes et al. 2024, "Best-of-N Jailbreaking".
+    Example:
+        >>> best_of_n(None, [], n=0)
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: n is 0; give at least 1 variant
+
+    Reference: Hughes et al., "Best-of-N Jailbreaking", 2024, arXiv:2412.03556.
     """
     if n < 1:
         raise ConfigError(f"n is {n}; give at least 1 variant")
@@ -56,7 +62,11 @@ def best_of_n(
 
 
 def misspell(text: str, seed: int) -> str:
-    """Return a text with words shuffled inside, letters of another case and characters a place off, all by a seed.
+    """Return a text with shuffled words, letters of changed case and characters moved by one in ASCII.
+
+    Args:
+        text: the text; its length and blanks are kept.
+        seed: seed of all changes.
 
     Example:
         >>> misspell("a plan", 1) == misspell("a plan", 1), len(misspell("open the gates", 2))

@@ -1,4 +1,4 @@
-"""The request as it is."""
+"""The direct request, without any attack: the baseline."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ def direct(
     batch_size: int = 16,
     system: str | None = None,
 ) -> LanguageAttackResult:
-    """Ask as anybody would.
+    """Query the model with each request unchanged.
 
     Args:
-        lm: the model.
-        requests: what is asked.
-        seed: not used; every attack takes one.
-        max_new_tokens: length of the longest completion.
-        batch_size: prompts at a time.
-        system: the system's words; what the chat template says by itself if None.
+        lm: the model under attack.
+        requests: harmful requests; targets are not used.
+        seed: not used; every attack takes a seed.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of prompts in one batch.
+        system: the system prompt; the chat template's default if None.
 
     Returns:
-        One completion for each request.
+        One completion of each request.
+
+    Raises:
+        ModelError: the network has no layer that returns token logits.
+
+    Example:
+        >>> direct(None, [])
+        LanguageAttackResult('direct', n=0, forwards=0, backwards=0)
     """
     variants = [[request.prompt] for request in requests]
     return complete_variants(

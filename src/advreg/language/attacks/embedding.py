@@ -1,4 +1,4 @@
-"""The user's words moved a little in embedding space: cheap, and the inner attack of continuous adversarial training."""
+"""Embedding PGD: bounded perturbations of the user's tokens, the inner attack of continuous adversarial training."""
 
 from __future__ import annotations
 
@@ -34,32 +34,41 @@ def embedding_pgd(
     seed: int = 0,
     ids: Tensor | None = None,
 ) -> Tensor:
-    """Return the perturbation of the user's words that makes the answers likeliest.
+    """Return the perturbation of the user's tokens with the lowest loss of the target answers.
 
-    ``delta <- project(delta - step_size g / |g|)`` with ``g`` the gradient of the NLL at a token, every token inside an l2
-    ball, best iterate kept. (The papers step along the sign of the gradient, which is not the steepest direction of that
-    ball: in ten steps it gained a sixth less on SmolLM2.) The first try starts at zero, further ones inside the ball. The
-    network is in eval mode and its weights have no gradients meanwhile, so it can be called in the middle of training.
+    ``delta <- project(delta - step_size g / |g|)``, with ``g`` the gradient of the NLL at a token and an l2 ball around each
+    token; the best iterate is returned. The papers step along the sign of the gradient, which is not the steepest direction
+    in l2: in ten steps on SmolLM2 it gained a sixth less. The first restart begins at zero, later ones at a random point of
+    the ball. The search runs in eval mode without gradients of the weights, so it is safe inside a training step. It costs
+    ``restarts (steps + 1)`` forwards and ``restarts steps`` backwards of each example.
 
     Args:
-        lm: the model.
-        encoded: prompts with the answers that an attacker wants.
-        eps: radius of each token's ball, as a share of the mean norm of the embeddings as the network sees them.
-        steps: steps of each try.
-        step_size: length of a step of one token, in the units of eps; ``2.5 eps / steps`` if None.
-        restarts: how many tries.
-        seed: of the starts after the first.
-        ids: example ids ``(B,)`` that the starts belong to.
+        lm: the model under attack.
+        encoded: prompts with target answers.
+        eps: radius of each token's ball, as a fraction of `embedding_norm`.
+        steps: gradient steps of one restart.
+        step_size: l2 length of a token's step, in units of ``eps``; ``2.5 eps / steps`` if None.
+        restarts: number of starting points.
+        seed: seed of the random starting points.
+        ids: example ids ``(B,)``; the starting point of an example depends on its id and the seed only; 0 to B-1 if None.
 
     Returns:
         ``(B, P, D)`` in float32 or better, for `advreg.language.models.embeddings.scatter_to_user_tokens`; zero past each
         prompt's own tokens.
 
     Raises:
-        ConfigError: a negative eps or steps, or no try.
-        DataError: no answers, or no word of a user's.
+        ConfigError: ``eps`` or ``steps`` is negative, or ``restarts`` is below 1.
+        DataError: a prompt has no target answer, or no prompt has a user token.
 
-    Reference: Xhonneux et al., NeurIPS 2024; Schwinn et al. 2023.
+    Example:
+        >>> empty = torch.zeros(1, 2, dtype=torch.bool)
+        >>> embedding_pgd(None, Encoded(empty.long(), empty, empty, empty), restarts=0)
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: eps is 0.05, steps 10, restarts 0; give eps and steps >= 0, restarts >= 1
+
+    Reference: Xhonneux et al., "Efficient adversarial training in LLMs with continuous attacks", NeurIPS 2024,
+    arXiv:2405.15589; Schwinn et al., "Adversarial attacks and defenses in large language models: old and new threats", 2023,
+    arXiv:2310.19737.
     """
     check_search(encoded, eps, steps, restarts)
     unit = embedding_norm(lm)
@@ -77,19 +86,33 @@ def embedding_pgd(
 
 
 def check_search(encoded: Encoded, eps: float, steps: int, restarts: int) -> None:
-    """Refuse budgets that cannot be, and batches with nothing to move or nothing to make likely.
+    """Check the budget of a search, and that the batch has user tokens and target answers.
+
+    Args:
+        encoded: the batch.
+        eps: radius; at least 0 and finite.
+        steps: gradient steps; at least 0.
+        restarts: starting points; at least 1.
 
     Raises:
-        ConfigError, DataError: in one line.
+        ConfigError: a number is out of its range.
+        DataError: a prompt has no target answer, or no prompt has a user token.
+
+    Example:
+        >>> check_search(None, float("nan"), 1, 1)
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: eps is nan, steps 1, restarts 1; give eps and steps >= 0, restarts >= 1
     """
     if not 0 <= eps < float("inf") or steps < 0 or restarts < 1:
         raise ConfigError(f"eps is {eps}, steps {steps}, restarts {restarts}; give eps and steps >= 0, restarts >= 1")
     if not bool(encoded.answer.any(1).all()) or not bool(encoded.content.any()):
-        raise DataError("a prompt has no answer, or no prompt has a word of the user's; encode with answers")
+        raise DataError(
+            "a prompt has no target answer, or no prompt has a user token; encode with answers, and prompts of a word or more"
+        )
 
 
 def _start(lm: LanguageModel, encoded: Encoded, radius: float, k: int, seed: int, ids: Tensor | None) -> Tensor:
-    """Return zero for the first try, else points inside the balls, on the tokens that there are."""
+    """Return the starting points of restart ``k``: zero for the first, random inside the balls for the others."""
     counts = encoded.content.sum(1)
     shape = (int(counts.max()), lm.dim)
     kind = torch.promote_types(lm.dtype, torch.float32)
@@ -115,22 +138,36 @@ def embedding(
     system: str | None = None,
     judge: LanguageModel | None = None,
 ) -> LanguageAttackResult:
-    """Move the words of each request until its target is likely, and let the model answer.
+    """Perturb the embeddings of each request until its target is likely, and complete the perturbed prompt.
 
     Args:
-        lm: the model that is searched; a copy in bfloat16 may do.
-        requests: requests with targets.
-        eps, steps, step_size, restarts, seed: as for `embedding_pgd`.
-        max_new_tokens: length of the longest completion.
-        batch_size: requests at a time.
-        system: the system's words; what the chat template says by itself if None.
-        judge: the original, in float32, whose completions and losses count; ``lm`` itself if None.
+        lm: the model for the search; a bfloat16 copy is allowed, see `search_in_low_precision`.
+        requests: harmful requests with targets.
+        eps: radius of each token's ball, as a fraction of the mean embedding norm.
+        steps: gradient steps of one restart.
+        step_size: l2 length of a token's step, in units of ``eps``; ``2.5 eps / steps`` if None.
+        restarts: number of starting points.
+        seed: seed of the random starting points.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of requests in one batch.
+        system: the system prompt; the chat template's default if None.
+        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
-        One completion for each request.
+        One completion of each request, with the NLL of its target.
 
     Raises:
-        ConfigError, DataError: as for `embedding_pgd`, or a request without target.
+        ConfigError: ``eps`` or ``steps`` is negative, or ``restarts`` is below 1.
+        DataError: a request has no target or no word.
+        ModelError: the network has no layer that returns token logits.
+
+    Example:
+        >>> embedding(None, [HarmfulRequest(0, "How do I open a lock?")])
+        Traceback (most recent call last):
+        advreg.errors.DataError: request 0 has no target; give the beginning of a completion that complies
+
+    Reference: Schwinn et al., "Soft prompt threats: attacking safety alignment and unlearning in open-source LLMs through
+    the embedding space", NeurIPS 2024, arXiv:2402.09063.
     """
     original = judge or lm
     options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "restarts": restarts, "seed": seed}
@@ -155,7 +192,7 @@ def perturbed_nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> 
 
 @torch.no_grad()
 def measure_answer_nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> list[float]:
-    """Return the mean NLL of the answers with the user's words moved, by the model that judges: one forward each."""
+    """Return the mean NLL of each answer under perturbed user tokens, in eval mode: one forward each."""
     with eval_mode(lm.network, freeze=True):
         values: list[float] = perturbed_nll(lm, encoded, delta).tolist()
     return values

@@ -1,4 +1,4 @@
-"""Greedy coordinate gradient: a suffix of real tokens, found by swapping those whose gradient promises most."""
+"""Greedy coordinate gradient: a suffix of real tokens, optimised by single swaps that the gradient ranks."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 
 ScoredSuffixes = list[tuple[float, Tensor]]
-"""Suffixes with their losses, best first."""
+"""Pairs of loss and suffix ``(S,)``, lowest loss first."""
 
 
 @dataclass(frozen=True)
 class GcgSearch:
-    """How suffixes are searched.
+    """The settings of a suffix search.
 
     Attributes:
-        steps, width, topk: steps, candidates a step, and tokens to choose from at each position.
-        buffer: suffixes kept; a step starts at the best.
+        steps: number of swaps.
+        width: candidates drawn at each step.
+        topk: tokens to draw from at each position.
+        buffer: suffixes in the buffer; a step starts at the best.
         mellowmax: sharpness of the loss over the target's tokens; their mean if None.
-        batch_size: candidates at a time.
-        draft: a smaller model that sorts the candidates first, or None.
+        batch_size: candidates in one batch.
+        draft: a smaller model that ranks the candidates first (probe sampling), or None.
     """
 
     steps: int
@@ -72,55 +74,66 @@ def gcg(
     system: str | None = None,
     judge: LanguageModel | None = None,
 ) -> LanguageAttackResult:
-    """Follow each request by a suffix of text that makes its target likely.
+    """Append a text suffix to each request that makes its target likely, and complete the result.
 
-    At each step the gradient of the loss by the one-hot of every suffix token ranks the swaps of one token; ``width`` of the
-    best are drawn, those whose text does not come back as the same tokens are dropped, and the rest are tried. What stands
-    before the suffix is read once (prefix cache).
+    At each step the gradient of the loss with respect to the one-hot suffix tokens ranks all swaps of one token. The step
+    draws ``width`` of the best, drops those that the tokenizer does not restore from their text, and evaluates the rest. The
+    tokens before the suffix run through the network once (prefix cache).
 
     Args:
-        lm: the model that is searched; a copy in bfloat16 may do.
-        requests: requests with targets.
-        tokens: words of the first suffix, exclamation marks; a tokenizer may need more than one token for each.
-        steps: steps for each request.
-        width: candidates drawn a step.
-        topk: tokens drawn from at each position.
-        buffer: suffixes kept, the worst of which gives way to a better one (faster GCG's attack buffer).
-        mellowmax: take ``log(mean(exp(a nll))) / a`` over the target's tokens, from their mean (0) to their worst; None is 0.
-        draft: a smaller model that sorts the candidates first (probe sampling); what it is asked is not counted.
-        seed: of the draws; each request has its own.
-        max_new_tokens: length of the longest completion.
-        batch_size: candidates at a time.
-        system: the system's words; what the chat template says by itself if None.
-        judge: the original, in float32, whose completions and losses count; ``lm`` itself if None.
+        lm: the model for the search; a bfloat16 copy is allowed, see `search_in_low_precision`.
+        requests: harmful requests with targets.
+        tokens: exclamation marks in the initial suffix; some tokenizers need several tokens for one.
+        steps: number of swaps for each request.
+        width: candidates drawn at each step.
+        topk: tokens to draw from at each position.
+        buffer: number of suffixes in the attack buffer; a step replaces the worst of them by better candidates.
+        mellowmax: sharpness ``a`` of the loss ``log(mean(exp(a nll))) / a`` over the target's tokens, between their mean (0)
+            and their maximum; None is the mean.
+        draft: a smaller model that ranks the candidates first (probe sampling); its passes are not counted.
+        seed: seed of the draws; each request has draws of its own.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of candidates in one batch.
+        system: the system prompt; the chat template's default if None.
+        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
-        One completion for each request; ``prompts`` holds the words with their suffix, ``loss`` the mean NLL of the whole text.
+        One completion of each request; ``prompts`` holds the requests with their suffixes, ``loss`` the NLL of the targets.
 
     Raises:
-        ConfigError: a number below 1, or a tokenizer that does not keep the suffix.
-        DataError: a request without target.
+        ConfigError: a number is below 1, or the tokenizer merges the suffix with the request.
+        DataError: a request has no target.
+        ModelError: the network has no layer that returns token logits.
 
-    Reference: Zou et al. 2023; Zhao et al. 2024 for probe sampling; Thompson and Sklar 2024 for mellowmax and the buffer.
+    Example:
+        >>> gcg(None, [HarmfulRequest(0, "How do I open a lock?")], steps=10)
+        Traceback (most recent call last):
+        advreg.errors.DataError: request 0 has no target; give the beginning of a completion that complies
+
+    Reference: Zou et al., "Universal and transferable adversarial attacks on aligned language models", 2023,
+    arXiv:2307.15043; Zhao et al., "Accelerating greedy coordinate gradient and general prompt optimization via probe
+    sampling", NeurIPS 2024, arXiv:2403.01251; Thompson and Sklar, "FLRT: Fluent student-teacher redteaming", 2024,
+    arXiv:2407.17447, for mellowmax and the buffer.
     """
     if min(tokens, width, topk, buffer, batch_size) < 1 or steps < 0 or (mellowmax is not None and mellowmax <= 0):
-        given = f"tokens {tokens}, width {width}, topk {topk}, buffer {buffer}, steps {steps}, mellowmax {mellowmax}"
-        raise ConfigError(f"the search has {given}; give at least 1 of each, steps >= 0 and mellowmax > 0 or None")
+        given = f"tokens is {tokens}, width {width}, topk {topk}, buffer {buffer}, steps {steps}, mellowmax {mellowmax}"
+        raise ConfigError(f"{given}; give at least 1 of each, steps >= 0 and mellowmax > 0 or None")
     original = judge or lm
+    targeted = require_targets(requests)
     how = GcgSearch(steps, width, topk, buffer, mellowmax, batch_size, draft)
     with count_model_passes(lm, judge) as spent:
         allowed = typeable_tokens(lm)
         texts = [
             search_suffix(lm, request, how, tokens=tokens, seed=seed, system=system, allowed=allowed)
-            for request in require_targets(requests)
+            for request in targeted
         ]
         encoded = [
             encode(original, [text], [request.target], system=system, ended=False)
-            for text, request in zip(texts, requests, strict=True)
+            for text, request in zip(texts, targeted, strict=True)
         ]
         loss = [value for each in encoded for value in measure_answer_nll(original, each, None)]
-        said = generate(original, texts, max_new_tokens=max_new_tokens, system=system)
-    return LanguageAttackResult("gcg", texts, [[text] for text in said], spent.forwards, spent.backwards, loss)
+        completions = generate(original, texts, max_new_tokens=max_new_tokens, system=system)
+    return LanguageAttackResult("gcg", texts, [[text] for text in completions], spent.forwards, spent.backwards, loss)
 
 
 def search_suffix(
@@ -133,7 +146,20 @@ def search_suffix(
     system: str | None,
     allowed: Tensor,
 ) -> str:
-    """Return a request's words with the best suffix found."""
+    """Return the text of a request with the best suffix of its search.
+
+    Args:
+        lm: the model for the search.
+        request: a request with target.
+        how: settings of the search.
+        tokens: exclamation marks in the initial suffix.
+        seed: seed of the draws.
+        system: the system prompt; the chat template's default if None.
+        allowed: ids of the tokens that a suffix may hold, see `typeable_tokens`.
+
+    Raises:
+        ConfigError: the tokenizer merges the suffix with the request.
+    """
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
     with eval_mode(lm.network, freeze=True):
         frame, suffix = split_at_suffix(lm, request, " ".join(["!"] * tokens), system)
@@ -168,14 +194,24 @@ def _step(
 
 
 def _batch(frame: Frame, count: int) -> Encoded:
-    """Return what follows the suffix as a batch, for the loss of the target."""
+    """Return the tokens after the suffix as a batch of ``count`` equal rows, for the loss of the target."""
     ids = torch.cat([frame.after, frame.target]).expand(count, -1)
     answer = (torch.arange(ids.shape[1], device=ids.device) >= len(frame.after)).expand(count, -1)
     return Encoded(ids, torch.ones_like(answer), torch.zeros_like(answer), answer)
 
 
 def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: GcgSearch) -> Tensor:
-    """Return the loss ``(B,)`` of suffixes given as embeddings ``(B, S, D)``, on a copy of the cache before them."""
+    """Return the loss ``(B,)`` of suffixes given as embeddings, on a copy of the prefix cache.
+
+    Args:
+        lm: the model for the search.
+        frame: the conversation around the suffix.
+        points: embeddings of suffixes ``(B, S, D)``.
+        how: settings of the search.
+
+    Returns:
+        ``(B,)``.
+    """
     batch = _batch(frame, len(points))
     cache = copy.deepcopy(frame.cache)
     cache.batch_repeat_interleave(len(points))
@@ -185,7 +221,18 @@ def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: GcgSearch)
 
 
 def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tensor:
-    """Return the mean NLL of each example's target, or its mellowmax ``log(mean(exp(a nll))) / a``."""
+    """Return the mean NLL of each example's target, or its mellowmax ``log(mean(exp(a nll))) / a``.
+
+    Args:
+        scores: logits ``(B, L, V)`` of the last places.
+        batch: tokens whose answer is the target.
+        sharpness: ``a`` of mellowmax; the mean if None.
+
+    Returns:
+        ``(B,)``.
+
+    Reference: Asadi and Littman, "An alternative softmax operator for reinforcement learning", ICML 2017, arXiv:1612.05628.
+    """
     if sharpness is None:
         return answer_nll(scores, batch)
     each = answer_tokens_nll(scores, batch)
@@ -196,15 +243,34 @@ def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tens
 
 @torch.no_grad()
 def suffix_losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, how: GcgSearch) -> Tensor:
-    """Return the loss of suffixes of tokens ``(B, S)``: one forward each."""
+    """Return the loss of token suffixes: one forward each.
+
+    Args:
+        lm: the model for the search.
+        frame: the conversation around the suffix.
+        suffixes: token ids ``(B, S)``.
+        how: settings of the search.
+
+    Returns:
+        ``(B,)``.
+    """
     parts = [cached_loss(lm, frame, embed(lm, part), how) for part in torch.split(suffixes, how.batch_size)]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSearch) -> Tensor:
-    """Return the gradient of the loss by the one-hot of each suffix token ``(S, V)``: one forward, one backward.
+    """Return the gradient of the loss with respect to the one-hot suffix tokens: one forward, one backward.
 
-    The network's embedding of every token comes from its layer, which may scale: the rows of its weight may be others.
+    The token embeddings are computed by the network's layer, because some layers scale the rows of their weight.
+
+    Args:
+        lm: the model for the search.
+        frame: the conversation around the suffix.
+        suffix: token ids ``(S,)``.
+        how: settings of the search.
+
+    Returns:
+        ``(S, V)``.
     """
     layer = lm.network.get_input_embeddings()
     with torch.enable_grad():
@@ -216,7 +282,21 @@ def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSe
 
 
 def merge_best(kept: ScoredSuffixes, suffixes: Tensor, values: Tensor, buffer: int) -> ScoredSuffixes:
-    """Return the suffixes of lowest loss among those kept and tried, best first, each once; a NaN never enters."""
+    """Return the ``buffer`` suffixes of lowest loss, without duplicates and without NaN losses.
+
+    Args:
+        kept: suffixes in the buffer.
+        suffixes: new token suffixes ``(n, S)``.
+        values: their losses ``(n,)``.
+        buffer: length of the result.
+
+    Returns:
+        Pairs of loss and suffix, lowest loss first.
+
+    Example:
+        >>> merge_best([(0.5, torch.tensor([1]))], torch.tensor([[2], [3]]), torch.tensor([0.25, 0.75]), 2)
+        [(0.25, tensor([2])), (0.5, tensor([1]))]
+    """
     fresh = [(value, suffix) for value, suffix in zip(values.tolist(), suffixes, strict=True) if not math.isnan(value)]
     seen: dict[tuple[int, ...], tuple[float, Tensor]] = {}
     for value, suffix in sorted([*kept, *fresh], key=lambda pair: pair[0]):

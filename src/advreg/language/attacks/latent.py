@@ -1,4 +1,4 @@
-"""The user's words moved inside the network, in its residual stream: the inner attack of latent adversarial training."""
+"""Latent PGD: perturbations of the residual stream at the user's tokens, the inner attack of latent adversarial training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from advreg.module_modes import eval_mode
 
 
 def transformer_blocks(lm: LanguageModel) -> list[nn.Module]:
-    """Return the network's blocks in order: its longest list of modules.
+    """Return the transformer blocks in order: the longest `ModuleList` of the network.
 
     Raises:
-        ModelError: it holds no list of modules.
+        ModelError: the network has no `ModuleList`.
     """
     lists = [module for module in lm.network.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
@@ -35,30 +35,35 @@ def transformer_blocks(lm: LanguageModel) -> list[nn.Module]:
 
 
 def default_layers(lm: LanguageModel) -> tuple[int, ...]:
-    """Return the blocks a quarter, a half and three quarters of the way up, each once."""
+    """Return the numbers of the blocks at a quarter, a half and three quarters of the depth, without duplicates.
+
+    Raises:
+        ModelError: the network has no `ModuleList`.
+    """
     count = len(transformer_blocks(lm))
     return tuple(sorted({count * k // 4 for k in (1, 2, 3)}))
 
 
 @contextmanager
 def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: Sequence[int]) -> Iterator[None]:
-    """Add a perturbation to what blocks pass on at the user's words, inside the block of code.
+    """Add a perturbation to the outputs of blocks at the user's tokens, inside the ``with`` statement.
 
-    Only passes over the whole batch's places are changed: the new tokens of an answer are not the user's.
+    Only passes over the whole prompt are perturbed: a newly generated token is not the user's.
 
     Args:
         lm: the model.
-        encoded: the batch that will be run.
-        delta: ``(B, N, P, D)``: row ``j`` of block ``n`` belongs to the j-th of the user's tokens.
-        layers: which ``N`` blocks, counted from 0.
+        encoded: the batch that runs inside.
+        delta: ``(B, N, P, D)``; row ``j`` of block ``n`` belongs to the j-th user token.
+        layers: numbers of the ``N`` blocks, counted from 0.
 
     Raises:
-        ConfigError: a block that is not there, or another number of them.
+        ConfigError: a block does not exist, or ``delta`` has another number of blocks.
+        ModelError: the network has no `ModuleList`.
     """
     found = transformer_blocks(lm)
     if delta.shape[1] != len(layers) or not all(0 <= layer < len(found) for layer in layers):
         raise ConfigError(
-            f"layers are {list(layers)} and delta is for {delta.shape[1]}; allowed: 0 to {len(found) - 1}, one delta each"
+            f"layers are {list(layers)} and delta has {delta.shape[1]}; allowed: 0 to {len(found) - 1}, one delta each"
         )
     with ExitStack() as hooks:
         for n, layer in enumerate(layers):
@@ -68,6 +73,8 @@ def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: 
 
 
 def _perturb_output(placed: Tensor) -> Any:
+    """Return a forward hook that adds a perturbation to hidden states of its length."""
+
     def hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         if hidden.shape[1] != placed.shape[1]:
@@ -80,20 +87,29 @@ def _perturb_output(placed: Tensor) -> Any:
 
 @torch.no_grad()
 def latent_norms(lm: LanguageModel, encoded: Encoded, layers: Sequence[int]) -> Tensor:
-    """Return the mean l2 norm of what blocks pass on at each example's own words, ``(B, N)``: one forward each."""
-    seen: list[Tensor] = []
+    """Return the mean l2 norm of block outputs over each example's user tokens: one forward each.
 
-    def look(_module: nn.Module, _inputs: object, output: Any) -> None:
+    Args:
+        lm: the model.
+        encoded: the batch.
+        layers: numbers of the ``N`` blocks, counted from 0.
+
+    Returns:
+        ``(B, N)`` in float32 or better.
+    """
+    norms: list[Tensor] = []
+
+    def record(_module: nn.Module, _inputs: object, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         sizes = exact.norm(dim=-1) * encoded.content
-        seen.append(sizes.sum(1) / encoded.content.sum(1).clamp(min=1))
+        norms.append(sizes.sum(1) / encoded.content.sum(1).clamp(min=1))
 
     with ExitStack() as hooks, eval_mode(lm.network, freeze=True):
         for layer in layers:
-            hooks.callback(transformer_blocks(lm)[layer].register_forward_hook(look).remove)
+            hooks.callback(transformer_blocks(lm)[layer].register_forward_hook(record).remove)
         logits(lm, encoded, last=1)
-    return torch.stack(seen, 1)
+    return torch.stack(norms, 1)
 
 
 def latent_pgd(
@@ -106,27 +122,37 @@ def latent_pgd(
     layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Return the perturbation of the residual stream at the user's words that makes the answers likeliest.
+    """Return the perturbation of the residual stream at the user's tokens with the lowest loss of the target answers.
 
-    As `advreg.language.attacks.embedding_pgd`, at several blocks at once; eps is a share of the mean norm that a block passes
-    on at the example's own words. It costs ``steps + 2`` forwards and ``steps`` backwards for each example.
+    ``delta <- project(delta - step_size g / |g|)`` at several blocks at once, with an l2 ball around each token; the search
+    begins at zero and returns the best iterate. It costs ``steps + 2`` forwards and ``steps`` backwards of each example.
 
     Args:
-        lm: the model.
-        encoded: prompts with the answers that an attacker wants.
-        eps: radius of each token's ball at each block.
-        steps: steps from zero.
-        step_size: length of a step of one token, in the units of eps; ``2.5 eps / steps`` if None.
-        layers: blocks, counted from 0 and in order; a quarter, a half and three quarters of the way up if None.
-        seed: not used; every attack takes one.
+        lm: the model under attack.
+        encoded: prompts with target answers.
+        eps: radius of each token's ball, as a fraction of the mean norm of the block's output at the example's user tokens.
+        steps: gradient steps.
+        step_size: l2 length of a token's step, in units of ``eps``; ``2.5 eps / steps`` if None.
+        layers: numbers of the blocks, counted from 0, in order; a quarter, a half and three quarters of the depth if None.
+        seed: not used; every attack takes a seed.
 
     Returns:
         ``(B, N, P, D)`` in float32 or better, for `perturb_latents`.
 
     Raises:
-        ConfigError, DataError: budgets that cannot be, no answers, or no word of a user's.
+        ConfigError: ``eps`` or ``steps`` is negative, or a block does not exist.
+        DataError: a prompt has no target answer, or no prompt has a user token.
+        ModelError: the network has no `ModuleList`.
 
-    Reference: Casper et al. 2024; Sheshadri et al. 2024, latent adversarial training.
+    Example:
+        >>> empty = torch.zeros(1, 2, dtype=torch.bool)
+        >>> latent_pgd(None, Encoded(empty.long(), empty, empty, empty), eps=-1.0)
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: eps is -1.0, steps 16, restarts 1; give eps and steps >= 0, restarts >= 1
+
+    Reference: Casper et al., "Defending against unforeseen failure modes with latent adversarial training", 2024,
+    arXiv:2403.05030; Sheshadri et al., "Latent adversarial training improves robustness to persistent harmful behaviors in
+    LLMs", 2024, arXiv:2407.15549.
     """
     check_search(encoded, eps, steps, 1)
     chosen = default_layers(lm) if layers is None else layers
@@ -159,22 +185,36 @@ def latent(
     system: str | None = None,
     judge: LanguageModel | None = None,
 ) -> LanguageAttackResult:
-    """Move the residual stream at the words of each request until its target is likely, and let the model answer.
+    """Perturb the residual stream at the tokens of each request until its target is likely, and complete the prompt.
 
     Args:
-        lm: the model that is searched; a copy in bfloat16 may do.
-        requests: requests with targets.
-        eps, steps, step_size, layers, seed: as for `latent_pgd`.
-        max_new_tokens: length of the longest completion.
-        batch_size: requests at a time.
-        system: the system's words; what the chat template says by itself if None.
-        judge: the original, in float32, whose completions and losses count; ``lm`` itself if None.
+        lm: the model for the search; a bfloat16 copy is allowed, see `search_in_low_precision`.
+        requests: harmful requests with targets.
+        eps: radius of each token's ball, as a fraction of the mean norm of the block's output at the example's user tokens.
+        steps: gradient steps.
+        step_size: l2 length of a token's step, in units of ``eps``; ``2.5 eps / steps`` if None.
+        layers: numbers of the blocks, counted from 0, in order; a quarter, a half and three quarters of the depth if None.
+        seed: not used; every attack takes a seed.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of requests in one batch.
+        system: the system prompt; the chat template's default if None.
+        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
-        One completion for each request.
+        One completion of each request, with the NLL of its target.
 
     Raises:
-        ConfigError, DataError: as for `latent_pgd`, or a request without target.
+        ConfigError: ``eps`` or ``steps`` is negative, or a block does not exist.
+        DataError: a request has no target or no word.
+        ModelError: the network has no `ModuleList`, or no layer that returns token logits.
+
+    Example:
+        >>> latent(None, [HarmfulRequest(0, "How do I open a lock?")], layers=[0])
+        Traceback (most recent call last):
+        advreg.errors.DataError: request 0 has no target; give the beginning of a completion that complies
+
+    Reference: Sheshadri et al., "Latent adversarial training improves robustness to persistent harmful behaviors in LLMs",
+    2024, arXiv:2407.15549.
     """
     original = judge or lm
     chosen = default_layers(lm) if layers is None else layers

@@ -1,4 +1,4 @@
-"""Searching on a fast copy of a model, whose word nobody takes: the model itself answers and is measured."""
+"""Attacks that search on a low-precision copy; the original model gives the reported losses and completions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from advreg.language.models.loading import LanguageModel, copy_with_dtype
 def search_in_low_precision(
     attack: Callable[..., LanguageAttackResult], dtype: str = "bfloat16"
 ) -> Callable[..., LanguageAttackResult]:
-    """Return an attack that searches on a copy of the model in another precision; the model given is the judge.
+    """Return an attack that searches on a low-precision copy of the model, with the original as its judge.
 
     Args:
-        attack: one that takes a ``judge``: embedding, soft_prompt, latent or gcg, its options bound by `functools.partial`.
-        dtype: of the copy.
+        attack: `embedding`, `soft_prompt`, `latent` or `gcg`, with options bound by `functools.partial`.
+        dtype: dtype of the copy.
 
     Returns:
-        An attack with the same signature; its name says what it is, so results that used it are told apart.
+        An attack with the same signature, whose name includes the dtype and the options.
+
+    Raises:
+        ConfigError: when the attack runs, if the dtype does not exist.
 
     Example:
         >>> from advreg.language.attacks import embedding
@@ -29,14 +32,15 @@ def search_in_low_precision(
         'fast(embedding(steps=5), bfloat16)'
     """
 
-    def searched(lm: LanguageModel, requests: Sequence[HarmfulRequest], **options: Any) -> LanguageAttackResult:
+    def run(lm: LanguageModel, requests: Sequence[HarmfulRequest], **options: Any) -> LanguageAttackResult:
         return attack(copy_with_dtype(lm, dtype), requests, judge=lm, **options)
 
-    searched.__qualname__ = f"fast({_describe_attack(attack)}, {dtype})"
-    return searched
+    run.__qualname__ = f"fast({_describe_attack(attack)}, {dtype})"
+    return run
 
 
 def _describe_attack(attack: Any) -> str:
+    """Return an attack's name with its bound options."""
     if not isinstance(attack, functools.partial):
         return str(getattr(attack, "__qualname__", type(attack).__name__))
     options = ", ".join(f"{key}={value!r}" for key, value in sorted(attack.keywords.items()))

@@ -1,4 +1,4 @@
-"""Probe sampling: a draft model sorts the candidates, and the model itself says on a few of them how far to trust it."""
+"""Probe sampling: a draft model ranks the candidates, and its agreement with the model on a few probes sets how many remain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
 _PROBED, _SHARE = 16, 8
-"""The model is asked about one candidate in 16 first, then about at most one in 8: the two shares of the paper."""
+"""The model evaluates one candidate in 16 as a probe, then at most one in 8: the two fractions of the paper."""
 
 
 def sample_probes(
@@ -29,39 +29,58 @@ def sample_probes(
     generator: torch.Generator,
     system: str | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the suffixes that the model was asked about, and their losses.
+    """Return the suffixes that the model evaluated, with their losses.
 
-    With ``a`` the rank correlation of draft and model on the probes, brought to [0, 1], ``(1 - a) n / 8`` more are asked about,
-    those that the draft likes best, at least one.
+    With ``a`` the rank correlation of draft and model on the probes, mapped to [0, 1], the model evaluates ``(1 - a) n / 8``
+    more suffixes, those of lowest draft loss, and at least one.
 
     Args:
-        lm: the model, whose tokens the suffixes are.
-        frame: the request.
-        suffixes: ``(n, S)``.
-        loss: the model's loss of some of them.
+        lm: the model, with the tokenizer of the suffixes.
+        frame: the conversation around the suffix.
+        suffixes: token ids ``(n, S)``.
+        loss: suffixes ``(m, S)`` -> losses of the model ``(m,)``.
         draft: a smaller model with a tokenizer of its own.
-        generator: draws the probes.
-        system: the system's words.
+        generator: generator that draws the probes.
+        system: the system prompt; the chat template's default if None.
 
-    Reference: Zhao et al., NeurIPS 2024.
+    Returns:
+        Suffixes ``(m, S)`` and losses ``(m,)``.
+
+    Example:
+        >>> one, loss = torch.tensor([[5]]), lambda suffixes: torch.ones(len(suffixes))
+        >>> sample_probes(None, None, one, loss, draft=None, generator=torch.Generator(), system=None)
+        (tensor([[5]]), tensor([1.]))
+
+    Reference: Zhao et al., "Accelerating greedy coordinate gradient and general prompt optimization via probe sampling",
+    NeurIPS 2024, arXiv:2403.01251.
     """
     count = len(suffixes)
     if count < 2:
         return suffixes, loss(suffixes)
-    guess = draft_loss(draft, frame, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system)
+    estimate = draft_loss(draft, frame, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system)
     order = torch.randperm(count, generator=generator)[: max(2, count // _PROBED)].to(suffixes.device)
     known = loss(suffixes[order])
-    rank = float(spearmanr(guess[order].tolist(), known.tolist()).statistic) if len(set(known.tolist())) > 1 else 0.0
+    rank = float(spearmanr(estimate[order].tolist(), known.tolist()).statistic) if len(set(known.tolist())) > 1 else 0.0
     trust = 0.5 if math.isnan(rank) else (1 + rank) / 2
-    unasked = guess.clone()
-    unasked[order] = torch.inf
-    more = unasked.argsort()[: min(max(1, round((1 - trust) * count / _SHARE)), count - len(order))]
+    remaining = estimate.clone()
+    remaining[order] = torch.inf
+    more = remaining.argsort()[: min(max(1, round((1 - trust) * count / _SHARE)), count - len(order))]
     return suffixes[torch.cat([order, more])], torch.cat([known, loss(suffixes[more])])
 
 
 @torch.no_grad()
 def draft_loss(draft: LanguageModel, frame: Frame, texts: list[str], system: str | None) -> Tensor:
-    """Return the draft's mean NLL of the target after each text, ``(n,)``."""
+    """Return the draft's mean NLL of the target after each text.
+
+    Args:
+        draft: the smaller model.
+        frame: the conversation around the suffix.
+        texts: ``n`` requests with suffixes.
+        system: the system prompt; the chat template's default if None.
+
+    Returns:
+        ``(n,)``.
+    """
     encoded = encode(draft, texts, [frame.request.target] * len(texts), system=system, ended=False)
     with eval_mode(draft.network, freeze=True):
         return answer_nll(logits(draft, encoded, last=answer_span(encoded)), encoded)

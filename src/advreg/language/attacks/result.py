@@ -1,4 +1,4 @@
-"""What an attack on a language model returns, and what it cost."""
+"""The result of an attack on a language model: completions and costs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from advreg.pass_counting import Passes, count_passes
 
 @dataclass(frozen=True, repr=False)
 class LanguageAttackResult:
-    """The outcome of an attack on requests; whether a completion does harm is for a judge to say.
+    """The completions that an attack obtained; a judge decides afterwards which of them are harmful.
 
     Attributes:
-        attack: its name.
-        prompts: the words sent for each request; the first candidate's where there are several.
-        completions: what came back, one list of candidates for each request: any harmful one is a success.
-        forwards, backwards: example-forwards and example-backwards: one example through the network and back, be it a whole
-            prompt or, while an answer is written, one new token.
-        loss: mean ``-log p`` of the target's tokens for each request; empty where the attack has no target.
-        asked: the words of every candidate, like ``completions``; empty where one prompt was sent.
+        attack: name of the attack.
+        prompts: the prompt of each request; the first candidate where there are several.
+        completions: one list of completions for each request; the attack succeeds if any of them is harmful.
+        forwards: example-forwards; a whole prompt counts once, and so does each generated token.
+        backwards: example-backwards.
+        loss: mean ``-log p`` of the target's tokens for each request; empty if the attack has no target.
+        asked: the prompts of all candidates, parallel to ``completions``; empty if each request has one prompt.
     """
 
     attack: str
@@ -41,32 +41,39 @@ class LanguageAttackResult:
 
 
 def count_model_passes(*models: LanguageModel | None) -> AbstractContextManager[Passes]:
-    """Count example-forwards and -backwards of these models inside the block, at the layer that makes logits.
+    """Count example-forwards and example-backwards of models inside the block, at their output embeddings.
+
+    Args:
+        *models: the models; None is skipped.
 
     Raises:
-        ModelError: a network without such a layer.
+        ModelError: a network has no layer that returns token logits.
     """
     heads = [model.network.get_output_embeddings() for model in models if model is not None]
     if None in heads:
         name = next(model.name for model in models if model and model.network.get_output_embeddings() is None)
-        raise ModelError(f"{name} has no layer that makes logits of tokens; give a causal language model")
+        raise ModelError(f"{name} has no layer that returns token logits; give a causal language model")
     return count_passes(*heads)
 
 
 def require_targets(requests: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
-    """Return the requests as a list, or say which has no target to make likely.
+    """Return the requests as a list, each of which has a target.
 
     Raises:
-        DataError: a request without target.
+        DataError: a request has no target.
+
+    Example:
+        >>> len(require_targets([HarmfulRequest(0, "How do I open a lock?", "Sure, here is how")]))
+        1
     """
     bare = next((request.id for request in requests if not request.target.strip()), None)
     if bare is not None:
-        raise DataError(f"request {bare} has no target; give how an answer that complies would begin")
+        raise DataError(f"request {bare} has no target; give the beginning of a completion that complies")
     return list(requests)
 
 
 def batches(requests: Sequence[HarmfulRequest], size: int) -> Iterator[list[HarmfulRequest]]:
-    """Cut requests into batches."""
+    """Yield batches of at most ``size`` requests, in order."""
     for start in range(0, len(requests), size):
         yield list(requests[start : start + size])
 
@@ -80,14 +87,33 @@ def complete_variants(
     batch_size: int,
     system: str | None = None,
 ) -> LanguageAttackResult:
-    """Send every variant of every request, and return what came back."""
+    """Query the model with all variants of all requests.
+
+    Args:
+        attack: name of the attack, for the result.
+        lm: the model under attack.
+        variants: prompts, one list for each request.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of prompts in one batch.
+        system: the system prompt; the chat template's default if None.
+
+    Returns:
+        One completion of each variant.
+
+    Raises:
+        ModelError: the network has no layer that returns token logits.
+
+    Example:
+        >>> complete_variants("direct", None, [], max_new_tokens=8, batch_size=4)
+        LanguageAttackResult('direct', n=0, forwards=0, backwards=0)
+    """
     flat = [variant for each in variants for variant in each]
     with count_model_passes(lm) as spent:
-        answers = iter(
+        texts = iter(
             generate(lm, flat, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system) if flat else []
         )
-    completions = [[next(answers) for _ in each] for each in variants]
-    asked = [list(each) for each in variants]
+    completions = [[next(texts) for _ in each] for each in variants]
+    prompts = [list(each) for each in variants]
     return LanguageAttackResult(
-        attack, [each[0] for each in asked], completions, spent.forwards, spent.backwards, asked=asked
+        attack, [each[0] for each in prompts], completions, spent.forwards, spent.backwards, asked=prompts
     )

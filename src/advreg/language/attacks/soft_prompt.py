@@ -1,4 +1,4 @@
-"""A suffix of free embeddings: more than any text can do, so an upper bound of what an attacker with the weights can."""
+"""Soft prompts: an unbounded suffix of embeddings, stronger than any text, so an upper bound on white-box suffix attacks."""
 
 from __future__ import annotations
 
@@ -36,35 +36,42 @@ def soft_prompt(
     system: str | None = None,
     judge: LanguageModel | None = None,
 ) -> LanguageAttackResult:
-    """Follow each request by embeddings that nothing bounds, moved until its target is likely; answer at several iterates.
+    """Append unbounded embeddings to each request that make its target likely, and complete at several iterates.
 
     ``suffix <- suffix - step_size sign(grad NLL) / sqrt(D)``, from the embeddings of exclamation marks.
 
     Args:
-        lm: the model that is searched; a copy in bfloat16 may do.
-        requests: requests with targets.
+        lm: the model for the search; a bfloat16 copy is allowed, see `search_in_low_precision`.
+        requests: harmful requests with targets.
         tokens: length of the suffix.
-        steps: steps.
-        step_size: length of a step of one token, as a share of the mean norm of the embeddings.
-        checkpoints: iterates that are answered: the best, and others spread evenly over the steps.
-        seed: not used; every attack takes one.
-        max_new_tokens: length of the longest completion.
-        batch_size: requests at a time.
-        system: the system's words; what the chat template says by itself if None.
-        judge: the original, in float32, whose completions and losses count; ``lm`` itself if None.
+        steps: gradient steps.
+        step_size: l2 length of a token's step, as a fraction of the mean embedding norm.
+        checkpoints: number of iterates to complete: the best one, and others at equal intervals of the steps.
+        seed: not used; every attack takes a seed.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of requests in one batch.
+        system: the system prompt; the chat template's default if None.
+        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
-        ``checkpoints`` completions for each request; the loss of the best iterate.
+        ``checkpoints`` completions of each request, with the NLL of its target at the best iterate.
 
     Raises:
-        ConfigError: a number below 1.
-        DataError: a request without target.
+        ConfigError: a number is below 1, or ``checkpoints`` exceeds ``steps``.
+        DataError: a request has no target or no word.
+        ModelError: the network has no layer that returns token logits.
 
-    Reference: Schwinn et al., NeurIPS 2024, "Soft prompt threats".
+    Example:
+        >>> soft_prompt(None, [], steps=2, checkpoints=3)
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: tokens is 20, steps 2, checkpoints 3; give at least 1, and no more checkpoints than steps
+
+    Reference: Schwinn et al., "Soft prompt threats: attacking safety alignment and unlearning in open-source LLMs through
+    the embedding space", NeurIPS 2024, arXiv:2402.09063.
     """
     if min(tokens, steps, checkpoints) < 1 or checkpoints > steps:
         given = f"tokens is {tokens}, steps {steps}, checkpoints {checkpoints}"
-        raise ConfigError(f"{given}; give at least 1 of each, and no more checkpoints than steps")
+        raise ConfigError(f"{given}; give at least 1, and no more checkpoints than steps")
     original = judge or lm
 
     def search(encoded: Encoded, _ids: Tensor) -> list[Tensor]:
@@ -85,9 +92,21 @@ def soft_prompt(
 def search_soft_suffixes(
     lm: LanguageModel, encoded: Encoded, tokens: int, steps: int, step_size: float, checkpoints: int
 ) -> list[Tensor]:
-    """Return the best suffixes of a batch ``(B, S, D)``, then those at ``checkpoints - 1`` moments spread over the steps."""
+    """Return the best suffixes of a batch, then those at ``checkpoints - 1`` equal intervals of the steps.
+
+    Args:
+        lm: the model for the search.
+        encoded: prompts with target answers.
+        tokens: length ``S`` of the suffix.
+        steps: gradient steps.
+        step_size: l2 length of a token's step, as a fraction of the mean embedding norm.
+        checkpoints: number of suffixes to return.
+
+    Returns:
+        ``checkpoints`` tensors ``(B, S, D)`` in float32 or better.
+    """
     kind = torch.promote_types(lm.dtype, torch.float32)
-    moments = {steps * k // checkpoints for k in range(1, checkpoints)}
+    recorded_steps = {steps * k // checkpoints for k in range(1, checkpoints)}
     kept: list[Tensor] = []
 
     def loss(suffix: Tensor) -> Tensor:
@@ -96,28 +115,28 @@ def search_soft_suffixes(
     with eval_mode(lm.network, freeze=True):
         start = _start(lm, tokens).to(kind).expand(len(encoded), -1, -1)
         pairs = iterates(loss, start, sign_descent(step_size * embedding_norm(lm)), steps)
-        found, _ = best_iterate(_record_checkpoints(pairs, moments, kept))
+        found, _ = best_iterate(_record_checkpoints(pairs, recorded_steps, kept))
     return [found, *kept]
 
 
 def _record_checkpoints(
-    pairs: Iterable[tuple[Tensor, Tensor]], moments: set[int], kept: list[Tensor]
+    pairs: Iterable[tuple[Tensor, Tensor]], recorded_steps: set[int], kept: list[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Hand the pairs on, and put the points of some moments aside."""
+    """Yield the pairs unchanged, and append the points of some steps to ``kept``."""
     for k, (point, value) in enumerate(pairs):
-        if k in moments:
+        if k in recorded_steps:
             kept.append(point)
         yield point, value
 
 
 @torch.no_grad()
 def _start(lm: LanguageModel, tokens: int) -> Tensor:
-    """Return the embeddings ``(1, S, D)`` of as many exclamation marks."""
+    """Return the embeddings ``(1, S, D)`` of ``tokens`` exclamation marks."""
     ids = lm.tokenizer(START, add_special_tokens=False)["input_ids"][-1:] * tokens
     return embed(lm, torch.tensor([ids], device=lm.device))
 
 
 def suffix_nll(lm: LanguageModel, encoded: Encoded, suffix: Tensor) -> Tensor:
-    """Return the mean NLL of the answers ``(B,)`` when the user's words are followed by a suffix ``(B, S, D)``."""
+    """Return the mean NLL of the answers ``(B,)`` with suffixes ``(B, S, D)`` after the user's tokens."""
     points, mask = prepare_inputs(lm, encoded, None, suffix)
     return answer_nll(forward(lm, points, mask, last=answer_span(encoded)).logits, encoded)

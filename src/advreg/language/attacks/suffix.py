@@ -1,4 +1,4 @@
-"""A suffix of real tokens inside a conversation: where it stands, which tokens may stand there, what survives being written."""
+"""Token suffixes in a conversation: their position, their allowed tokens, and whether their text tokenizes back to them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from advreg.language.models.loading import LanguageModel
 
 @dataclass(frozen=True)
 class Frame:
-    """One request as tokens around its suffix, with the cache of what stands before it.
+    """The tokens of a request around its suffix, with the cache of the prefix.
 
     Attributes:
         request: the request.
-        before, after, target: ids ``(T,)`` before the suffix, between suffix and answer, and of the answer.
-        cache: of the places before; it is copied for each use, never carried on.
+        before: ids ``(T,)`` before the suffix.
+        after: ids between the suffix and the answer.
+        target: ids of the target answer.
+        cache: key-value cache of ``before``; every use copies it.
     """
 
     request: HarmfulRequest
@@ -33,10 +35,19 @@ class Frame:
 
 
 def split_at_suffix(lm: LanguageModel, request: HarmfulRequest, words: str, system: str | None) -> tuple[Frame, Tensor]:
-    """Return a request cut into what stands before, after and behind its suffix, and the suffix's tokens.
+    """Return the tokens of a request around its suffix, and the tokens of the suffix.
+
+    Args:
+        lm: the model for the search.
+        request: a request with target.
+        words: text of the suffix.
+        system: the system prompt; the chat template's default if None.
+
+    Returns:
+        The frame, and token ids ``(S,)``.
 
     Raises:
-        ConfigError: the tokenizer does not write the suffix back as it was.
+        ConfigError: the tokenizer merges the suffix with the request, or does not restore its text.
     """
     plain = encode(lm, [request.prompt], system=system)
     whole = encode(lm, [f"{request.prompt} {words}"], [request.target], system=system, ended=False)
@@ -55,24 +66,41 @@ def split_at_suffix(lm: LanguageModel, request: HarmfulRequest, words: str, syst
 
 
 def append_suffix(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) -> str:
-    """Return a request's words followed by a suffix of tokens as text."""
+    """Return the text of a request followed by a suffix of tokens ``(S,)``."""
     text: str = lm.tokenizer.decode(suffix.tolist(), clean_up_tokenization_spaces=False)
     return f"{request.prompt} {text.strip()}"
 
 
 def typeable_tokens(lm: LanguageModel) -> Tensor:
-    """Return the ids of tokens that are printable ASCII and not special: what anybody can type."""
+    """Return the ids of the tokens of printable ASCII that are not special: tokens that a user can type."""
     special = set(lm.tokenizer.all_special_ids) | set(lm.tokenizer.added_tokens_decoder)
     ids = [token for token in range(len(lm.tokenizer)) if token not in special]
     texts = lm.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
-    fine = [token for token, text in zip(ids, texts, strict=True) if text and text.isascii() and text.isprintable()]
-    return torch.tensor(fine, device=lm.device)
+    typeable = [token for token, text in zip(ids, texts, strict=True) if text and text.isascii() and text.isprintable()]
+    return torch.tensor(typeable, device=lm.device)
 
 
 def draw_candidates(
     suffix: Tensor, grad: Tensor, allowed: Tensor, width: int, topk: int, generator: torch.Generator
 ) -> Tensor:
-    """Return suffixes ``(width, S)`` that differ from one by a token, drawn from the most promising at its position."""
+    """Return suffixes that differ from ``suffix`` in one token, drawn from the ``topk`` of lowest gradient at its position.
+
+    Args:
+        suffix: token ids ``(S,)``.
+        grad: gradient of the loss with respect to the one-hot tokens ``(S, V)``.
+        allowed: ids of the tokens that a suffix may hold.
+        width: number of draws.
+        topk: tokens to draw from at each position.
+        generator: generator of the draws.
+
+    Returns:
+        At most ``width`` suffixes ``(n, S)``, without duplicates.
+
+    Example:
+        >>> grad = torch.tensor([[0.0, -1.0, 1.0]])
+        >>> draw_candidates(torch.tensor([0]), grad, torch.arange(3), 8, 1, torch.Generator().manual_seed(0)).tolist()
+        [[1]]
+    """
     best = allowed[(-grad[:, allowed]).topk(min(topk, len(allowed)), dim=1).indices]
     position = torch.randint(len(suffix), (width,), generator=generator).to(suffix.device)
     choice = torch.randint(best.shape[1], (width,), generator=generator).to(suffix.device)
@@ -83,7 +111,17 @@ def draw_candidates(
 
 
 def keep_retokenizable(lm: LanguageModel, frame: Frame, drawn: Tensor, system: str | None) -> Tensor:
-    """Return the suffixes whose text, in the whole conversation, comes back as the same tokens."""
+    """Return the suffixes that the tokenizer restores from their text in the whole conversation.
+
+    Args:
+        lm: the model for the search.
+        frame: the conversation around the suffix.
+        drawn: suffixes ``(n, S)``.
+        system: the system prompt; the chat template's default if None.
+
+    Returns:
+        ``(m, S)`` with ``m <= n``.
+    """
     again = encode(lm, [append_suffix(lm, frame.request, suffix) for suffix in drawn], system=system)
     length = len(frame.before) + drawn.shape[1] + len(frame.after)
     wanted = torch.cat(

@@ -43,19 +43,28 @@ def run_targeted(
     batch_size: int,
     system: str | None,
 ) -> LanguageAttackResult:
-    """Run an attack on requests in batches, and count the passes of both models.
+    """Run a targeted attack in batches, and count the passes of both models.
 
     Args:
         name: name of the attack, for the result.
         attack: its search, its loss and its completions.
-        requests: requests with targets.
-        lm: the model that is searched.
-        judge: the original model that reports losses and completions; ``lm`` if None.
-        batch_size: requests at a time.
+        requests: harmful requests with targets.
+        lm: the model for the search.
+        judge: the original model, which gives the reported losses and completions; ``lm`` if None.
+        batch_size: number of requests in one batch.
         system: the system prompt; the chat template's default if None.
+
+    Returns:
+        The completions of each request, and the NLL of its target.
 
     Raises:
         DataError: a request has no target.
+        ModelError: a network has no layer that returns token logits.
+
+    Example:
+        >>> parts = PerturbationAttack(None, None, None)
+        >>> run_targeted("embedding", parts, [], lm=None, judge=None, batch_size=8, system=None)
+        LanguageAttackResult('embedding', n=0, forwards=0, backwards=0)
     """
     original = judge or lm
     completions: list[list[str]] = []

@@ -216,3 +216,27 @@ def test_nothing_that_serves_imports_torch() -> None:
     )
     others = {name.partition(".")[0] for name in found.stdout.split()} - set(sys.stdlib_module_names)
     assert others == {"advreg"}
+
+
+@pytest.mark.parametrize("status", [500, 503, 413])
+def test_an_example_that_fails_the_service_costs_no_other(desk: Desk, status: int) -> None:
+    import base64
+
+    bad = base64.b64encode(b"bytes 7").decode()
+    desk.status = lambda items: status if any(item["data"] == bad for item in items) else 201
+    client = Client(desk.url, "t", "m1", wait=0.01)
+    for k in range(80):
+        client.record(f"bytes {k}".encode(), prediction=1)
+    client.close(120)
+    assert client.counts == {"sent": 79, "refused" if status == 413 else "failed": 1}
+
+
+def test_a_service_that_stays_down_is_sent_each_example_once_more(desk: Desk) -> None:
+    asked = []
+    desk.status = lambda items: asked.append(len(items)) or 503
+    client = Client(desk.url, "t", "m1", wait=0.001, tries=2)
+    for k in range(10):
+        client.record(f"bytes {k}".encode(), prediction=1)
+    client.close(120)
+    assert client.counts == {"failed": 10}
+    assert len(asked) <= 2 * 10 + 10

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _BATCH = 64
+_PASSING = (429, 502, 503, 504)  # a later try may succeed
 _LARGEST = 4 << 20  # of one example; the service rejects more
 
 
@@ -27,7 +28,8 @@ class Client:
     """Send examples in the background: a bounded queue, one thread, no exceptions.
 
     ``counts`` holds the results of `record`: ``sent`` (acknowledged by the service), ``dropped`` (the queue was full),
-    ``skipped`` (by sampling), ``refused`` (rejected by the service, or unusable), ``failed`` (no response in all tries).
+    ``skipped`` (by sampling), ``refused`` (rejected by the service, or unusable), ``failed`` (no response in all tries, or a
+    failure of the service). A batch that makes the service fail is sent again example by example.
 
     Args:
         url: address of ``advreg harden serve``, such as ``http://127.0.0.1:8471``.
@@ -182,33 +184,37 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    def _deliver(self, batch: list[dict[str, Any]]) -> None:
-        """Send a batch; a rejected batch is sent again example by example, so that one bad example affects no other."""
-        status = self._send(batch)
+    def _deliver(self, batch: list[dict[str, Any]], tries: int | None = None) -> None:
+        """Send a batch; if it is rejected or the service fails, send its examples singly, so that one affects no other."""
+        status = self._send(batch, tries or self.tries)
         if status == 201:
             self._counted("sent", len(batch))
-        elif status is None:
-            self._counted("failed", len(batch))
-        elif len(batch) == 1 or status in (401, 403):  # the token, not the example
-            self._counted("refused", len(batch))
-        else:
+        elif len(batch) > 1 and status not in (
+            None,
+            401,
+            403,
+        ):  # without a response or with a bad token, each would fail
             for item in batch:
-                self._deliver([item])
+                self._deliver([item], tries=1)
+        else:
+            failed = status is None or status >= 500 or status == 429
+            self._counted("failed" if failed else "refused", len(batch))
 
-    def _send(self, batch: list[dict[str, Any]]) -> int | None:
-        """Return the status of the response; None after all tries without a usable response."""
+    def _send(self, batch: list[dict[str, Any]], tries: int) -> int | None:
+        """Return the status of the last response; None if there was none."""
         body = json.dumps([_encoded(item) for item in batch])
-        for attempt in range(self.tries):
+        status = None
+        for attempt in range(tries):
             if attempt and self._closing.wait(self.wait * 2 ** (attempt - 1)):
-                return None
+                return status
             try:
                 status = self._post(body)
             except (OSError, http.client.HTTPException):
                 self._disconnect()
                 continue
-            if status < 500 and status != 429:
+            if status not in _PASSING:
                 return status
-        return None
+        return status
 
     def _post(self, body: str) -> int:
         if self._connection is None:

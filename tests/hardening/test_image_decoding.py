@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from advreg.errors import UploadError
 from advreg.hardening.image_decoding import Limits, decode, to_npy, to_png
+from advreg.hardening.service.schemas import content_of
 
 LIMITS = Limits(bytes=100_000, pixels=10_000)
 
@@ -23,15 +25,19 @@ def encoded(image: Image.Image, form: str) -> bytes:
     return file.getvalue()
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def header_of(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
+    """Return the beginning of a PNG: its signature and the chunk that states size, bit depth and colour type."""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+
+
 def bomb(side: int) -> bytes:
     """Return a small PNG that unpacks to side x side black pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    rows = zlib.compress(b"\x00" * (side + 1) * min(side, 2000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    rows = zlib.compress(b"\x00" * (side + 1) * min(side, 4096), 9)
+    return header_of(side, side) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def claimed(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
@@ -120,3 +126,28 @@ def test_objects_are_never_unpickled() -> None:
 def test_another_shape_than_the_models_is_refused() -> None:
     with pytest.raises(UploadError, match=r"15x16.*takes 1x28x28"):
         decode(to_npy(LEVELS), Limits(shape=(1, 28, 28)))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28)])
+def test_an_image_of_another_size_is_not_decompressed(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decompressed"))
+    with pytest.raises(UploadError, match=r"4096x4096 .*takes"):
+        decode(bomb(4096), Limits(shape=shape))
+
+
+def test_nested_lists_of_texts_take_no_more_memory_than_they_have() -> None:
+    tracemalloc.start()
+    with pytest.raises(UploadError, match="whole numbers"):
+        content_of({"array": ["a" * 40_000, *[""] * 2000]})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20
+
+
+def test_levels_are_the_float32_nearest_to_their_fraction() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    exact = (levels / 255).astype(np.float32)
+    for content in (encoded(Image.fromarray(levels), "PNG"), to_npy(levels)):
+        np.testing.assert_array_equal(decode(content, Limits())[1][0], exact)

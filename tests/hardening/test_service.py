@@ -16,10 +16,11 @@ pytest.importorskip("httpx2", reason="testing the service needs httpx2")
 
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from fsspec.implementations.local import LocalFileSystem
 
 from advreg.hardening.image_decoding import Limits, decode
 from advreg.hardening.ingestion import ingest
-from advreg.hardening.service import Options, create_app
+from advreg.hardening.service import Options, create_app, schemas
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import examples_in_state, move
@@ -345,9 +346,47 @@ def test_a_full_disk_is_503_and_nothing_is_half_there(site: Site, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
+        patch.setattr(LocalFileSystem, "pipe_file", full)
         assert site.server.post("/v1/examples", content=png(1), params=SAID).status_code == 503
+        assert site.server.get("/healthz").status_code == 503
     assert site.stored() == site.files() == 0
     assert site.server.post("/v1/examples", content=png(1), params=SAID).status_code == 201
+    assert site.server.get("/healthz").status_code == 200
+
+
+def test_health_is_503_when_the_database_cannot_be_written(site: Site) -> None:
+    assert site.server.get("/healthz").status_code == 200
+    with site.store.engine.connect() as other:
+        other.exec_driver_sql("PRAGMA query_only = ON")  # for this pooled connection, which the next write gets
+    assert site.server.post("/v1/examples", content=png(1), params=SAID).status_code == 503
+    found = site.server.get("/healthz")
+    assert (found.status_code, found.headers["Retry-After"]) == (503, "2")
+
+
+def test_every_response_is_neither_cached_nor_framed(site: Site) -> None:
+    responses = [site.server.get(path) for path in ("/healthz", "/nowhere", "/v1/queue", "/review")]
+    responses += [site.ann.get("/v1/queue"), site.admin.get("/metrics"), site.server.post("/v1/batch", content=b"{")]
+    assert {response.status_code for response in responses} == {200, 400, 403, 404}
+    for response in responses:
+        policy = response.headers["Content-Security-Policy"]
+        for directive in ("default-src", "frame-ancestors", "base-uri", "form-action"):
+            assert f"{directive} 'none'" in policy
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_json_is_parsed_off_the_event_loop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    parse = schemas.parse_json
+    monkeypatch.setattr(
+        schemas, "parse_json", lambda body: threads.append(threading.current_thread().name) or parse(body)
+    )
+    item = {"data": base64.b64encode(png(1)).decode(), **SAID}
+    for path, body in (("/v1/examples", item), ("/v1/batch", [item])):
+        assert site.server.post(path, json=body).status_code == 201
+    assert site.ann.post("/v1/labelstudio", json=[]).status_code == 200
+    assert len(threads) == 3
+    assert all("worker" in name.lower() for name in threads), threads
 
 
 def test_many_at_once_are_all_there(site: Site) -> None:

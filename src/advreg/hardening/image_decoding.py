@@ -18,6 +18,7 @@ Pixels = NDArray[np.float32]
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"\x93NUMPY": "npy"}
 _TYPES = ("uint8", "float16", "float32", "float64")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def decode(content: bytes, limits: Limits) -> tuple[str, Pixels]:
     kind = kind_of(content)
     pixels = _array(content, limits) if kind == "npy" else _picture(content, kind, limits)
     if limits.shape is not None and pixels.shape != limits.shape:
-        given, wanted = ("x".join(map(str, shape)) for shape in (pixels.shape, limits.shape))
-        raise UploadError(f"the image is {given} (channels, height, width); the model takes {wanted}")
+        raise _other_shape(pixels.shape, limits.shape)
     return kind, pixels
 
 
@@ -90,7 +90,7 @@ def _picture(content: bytes, kind: str, limits: Limits) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # PIL only warns of decompression bombs
             with Image.open(io.BytesIO(content), formats=[kind.upper()]) as image:
-                _require_size(image.width * image.height, limits)  # PIL has read the header alone
+                _require_header(image, limits)  # PIL has read the header alone
                 return _levels(image, limits)
     except UploadError:
         raise
@@ -100,11 +100,27 @@ def _picture(content: bytes, kind: str, limits: Limits) -> Pixels:
         raise UploadError(f"the {kind} is damaged: {first_line(error)[:120]}; send it whole") from error
 
 
+def _require_header(image: Image.Image, limits: Limits) -> None:
+    """Compare what the header states with the limits, so that nothing is decompressed in vain."""
+    _require_size(image.width * image.height, limits)
+    if image.mode not in _MODES:
+        raise UploadError(f"the image has the mode {image.mode}; allowed: grey, palette, RGB and CMYK, 1 to 16 bits")
+    if limits.shape is not None and (image.height, image.width) != limits.shape[1:]:
+        raise _other_shape((len(image.getbands()), image.height, image.width), limits.shape)
+
+
+def _other_shape(given: tuple[int, ...], wanted: tuple[int, ...]) -> UploadError:
+    sizes = ["x".join(map(str, shape)) for shape in (given, wanted)]
+    return UploadError(f"the image is {sizes[0]} (channels, height, width); the model takes {sizes[1]}")
+
+
 def _levels(image: Image.Image, limits: Limits) -> Pixels:
     if image.mode.startswith("I"):  # 16 bits
-        return np.asarray(np.asarray(image, dtype=np.float32)[None].clip(0, 65535) / 65535, dtype=np.float32)
+        deep = np.asarray(image, dtype=np.float32)[None]
+        return np.asarray(deep.clip(0, 65535) / np.float32(65535), dtype=np.float32)
     grey = limits.shape[0] == 1 if limits.shape else image.mode in ("1", "L", "LA")
-    levels: Pixels = np.asarray(np.asarray(image.convert("L" if grey else "RGB")) / 255, dtype=np.float32)
+    levels: Pixels = np.asarray(image.convert("L" if grey else "RGB")).astype(np.float32)
+    levels /= np.float32(255)
     return levels[None] if grey else np.ascontiguousarray(levels.transpose(2, 0, 1))
 
 
@@ -117,7 +133,8 @@ def _array(content: bytes, limits: Limits) -> Pixels:
     if count * dtype.itemsize != len(data) or not count:
         raise UploadError(f"the array {shape} needs {count * dtype.itemsize} bytes and has {len(data)}; send it whole")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    pixels = array.astype(np.float32) / np.float32(255 if dtype.name == "uint8" else 1)
+    with np.errstate(over="ignore"):  # 1e300 becomes inf, which is rejected below
+        pixels = array.astype(np.float32) / np.float32(255 if dtype.name == "uint8" else 1)
     if not bool(np.isfinite(pixels).all()) or pixels.min() < 0 or pixels.max() > 1:
         raise UploadError("the array holds values outside [0, 1], or NaN; divide pixels by 255, or send uint8")
     return _planes(pixels)

@@ -73,11 +73,11 @@ def import_annotations(store: Store, exported: Any, reviewer: str, classes: Sequ
     Raises:
         HardeningError: the JSON is not an export of Label Studio.
     """
-    if not isinstance(exported, list) or not all(isinstance(task, Mapping) for task in exported):
+    if not isinstance(exported, list) or not all(map(_is_task, exported)):
         raise HardeningError("the body is not an export of Label Studio; export the project as JSON")
     found: dict[str, str] = {}
     for task in exported:
-        name, choice = str((task.get("data") or {}).get("sha256")), _annotated_choice(task)
+        name, choice = task["data"]["sha256"], _annotated_choice(task)
         if choice is None:
             continue
         if choice != _REJECT and choice not in classes:
@@ -89,6 +89,12 @@ def import_annotations(store: Store, exported: Any, reviewer: str, classes: Sequ
         except HardeningError as error:
             found[name] = str(error)
     return found
+
+
+def _is_task(task: Any) -> bool:
+    """Return whether an element of an export is a task that `tasks` made."""
+    data = task.get("data") if isinstance(task, Mapping) else None
+    return isinstance(data, Mapping) and isinstance(data.get("sha256"), str)
 
 
 def _choice(name: str) -> list[dict[str, Any]]:

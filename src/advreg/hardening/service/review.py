@@ -21,10 +21,11 @@ from advreg.hardening.ingestion import queue
 from advreg.hardening.media_types import medium_of, pixels_in, uri
 from advreg.hardening.service import labelstudio, schemas
 from advreg.hardening.service.auth import Authenticator, Options, read_body
+from advreg.hardening.service.headers import CLOSED
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, Verdict, answer_to, example, review, undo
 from advreg.hardening.store.tables import examples
-from advreg.hardening.store.tokens import Role
+from advreg.hardening.store.tokens import ApiToken, Role
 from advreg.hardening.texts.validation import show_invisible
 
 _NEAREST = 5
@@ -43,13 +44,9 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
     @app.get("/review")
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
-        headers = {
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
-        return HTMLResponse(_page().replace("NONCE", nonce), headers=headers)
+        own = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
+        policy = {"Content-Security-Policy": f"default-src 'none'; {own}; {CLOSED}"}
+        return HTMLResponse(_page().replace("NONCE", nonce), headers=policy)
 
     @app.get("/v1/queue")
     def waiting(request: Request, limit: int = 20, second: bool = False) -> Any:
@@ -85,15 +82,16 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
     @app.get("/v1/labelstudio/config")
     def interface(request: Request) -> Response:
         door.bearer(request, Role.REVIEW)
-        return PlainTextResponse(
-            labelstudio.config(options.classes, options.medium), headers={"X-Content-Type-Options": "nosniff"}
-        )
+        return PlainTextResponse(labelstudio.config(options.classes, options.medium))
 
     @app.post("/v1/labelstudio")
     async def bring_back(request: Request) -> Any:
         bearer = await run_in_threadpool(door.bearer, request, Role.REVIEW)
-        exported = schemas.parse_json(await read_body(request, 16 * options.limits.bytes))
-        return await run_in_threadpool(labelstudio.import_annotations, store, exported, bearer.name, options.classes)
+        body = await read_body(request, 16 * options.limits.bytes)
+        return await run_in_threadpool(import_body, bearer, body)
+
+    def import_body(bearer: ApiToken, body: bytes) -> dict[str, str]:
+        return labelstudio.import_annotations(store, schemas.parse_json(body), bearer.name, options.classes)
 
 
 @cache

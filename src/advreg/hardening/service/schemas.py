@@ -7,6 +7,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,8 @@ from advreg.plugins import first_line
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Label = Annotated[int, Field(ge=0, lt=1_000_000)]
 _CONTENTS = ("data", "array", "text")
-
+_DEEPEST = 4  # dimensions of an array: (1, C, H, W)
+_PRINCIPAL = 200  # letters of a principal in the database, the token of its relay included
 
 Answer = Annotated[str, Field(max_length=100_000)]
 Scores = Annotated[list[float], Field(max_length=10_000)]
@@ -132,15 +134,12 @@ def submission_of(
     answer = claim.prediction if isinstance(claim, TextClaim) else None
     if answer:
         decode_text(_encoded(answer), limits.bytes)
-    mine = claim.principal if claim.principal is not None else bearer.name
     return Submission(
         content=content,
         kind=kind,
         looks=fingerprint,
         token=bearer.name,
-        principal=mine
-        if mine == bearer.name
-        else f"{bearer.name}/{mine}",  # no token can impersonate the principal of another
+        principal=_principal(claim.principal, bearer),
         tier=bearer.tier,
         model=claim.model,
         prediction=None if isinstance(claim, TextClaim) else claim.prediction,
@@ -150,15 +149,32 @@ def submission_of(
     )
 
 
-def parse_json(body: bytes) -> Any:
+def _principal(named: str | None, bearer: ApiToken) -> str:
+    """Return the principal of a submission; a relay's users carry its name, so that no token can impersonate another."""
+    if named in (None, bearer.name):
+        return bearer.name
+    full = f"{bearer.name}/{named}"
+    if len(full) > _PRINCIPAL:
+        raise UploadError(f"principal has {len(full)} letters with the name of its relay; allowed: {_PRINCIPAL}")
+    return full
+
+
+def parse_json(body: bytes, values: int = 1_000_000) -> Any:
     """Return the JSON value of a body.
+
+    The parser holds the interpreter from the first byte to the last, so the number of values is bounded before.
 
     Args:
         body: the bytes of a request.
+        values: largest number of values in it, counted by their commas.
 
     Raises:
-        UploadError: the body is not JSON.
+        UploadError: the body is not JSON, or it holds too many values.
     """
+    if (count := body.count(b",")) > values:
+        raise UploadError(
+            f"the body holds {count} values; allowed: {values}; send arrays as data, base64 of a file", 413
+        )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -173,12 +189,31 @@ def _encoded(text: Any) -> bytes:
 
 
 def _array(nested: Any) -> bytes:
-    try:
-        array = np.asarray(nested)
-    except (ValueError, RecursionError) as error:
-        raise UploadError("the array's rows have different lengths; send one rectangular image") from error
-    if array.dtype.kind == "i" and array.size and array.min() >= 0 and array.max() <= 255:
-        return to_npy(array.astype(np.uint8))
-    if array.dtype.kind != "f":
+    """Return nested lists of numbers as the bytes of a ``.npy`` file.
+
+    numpy alone would give every text of a list the room of the longest one.
+    """
+    shape, numbers = _flatten(nested)
+    kinds = set(map(type, numbers))
+    if kinds == {int} and min(numbers) >= 0 and max(numbers) <= 255:
+        return to_npy(np.array(numbers, dtype=np.uint8).reshape(shape))
+    if not kinds <= {int, float} or float not in kinds:
         raise UploadError("the array must hold whole numbers from 0 to 255, or floats in [0, 1]")
-    return to_npy(array.astype(np.float32))
+    try:
+        with np.errstate(over="ignore"):  # 1e300 becomes inf, which the decoder rejects
+            return to_npy(np.array(numbers, dtype=np.float64).astype(np.float32).reshape(shape))
+    except OverflowError:
+        raise UploadError("the array holds a number that no float can hold; send floats in [0, 1]") from None
+
+
+def _flatten(nested: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """Return the shape of nested lists and their elements in order."""
+    shape: list[int] = []
+    level = [nested]
+    while isinstance(level[0], list):
+        lengths = {len(row) if isinstance(row, list) else -1 for row in level}
+        if len(lengths) > 1 or lengths == {0} or len(shape) == _DEEPEST:
+            raise UploadError("the array is empty, too deep or its rows have different lengths; send one image")
+        shape += lengths
+        level = list(chain.from_iterable(level))
+    return tuple(shape), level

@@ -70,6 +70,21 @@ class Blobs:
             ) from error
         return name
 
+    def check_write(self) -> None:
+        """Write and delete some bytes.
+
+        Raises:
+            StoreError: the bytes cannot be written.
+        """
+        path = f"{self.root}/{secrets.token_hex(8)}.tmp"
+        try:
+            self.files.pipe_file(path, b"advreg")
+            self.files.rm_file(path)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self.root}: {first_line(error)}; free space or choose a folder"
+            ) from error
+
     def get(self, name: str) -> bytes:
         """Return the bytes of a SHA-256.
 

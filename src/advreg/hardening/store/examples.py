@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,9 @@ def example(db: sa.Connection, name: str) -> Row:
     Raises:
         HardeningError: the example is unknown.
     """
-    row = db.execute(sa.select(examples).where(examples.c.sha256 == name)).mappings().first()
+    is_hash = re.fullmatch(r"[0-9a-f]{64}", name) is not None  # PostgreSQL takes no NUL
+    wanted = sa.select(examples).where(examples.c.sha256 == name)
+    row = db.execute(wanted).mappings().first() if is_hash else None
     if row is None:
         raise HardeningError(f"no example {name[:12]!r}; give the SHA-256 that its submitter got")
     return dict(row)

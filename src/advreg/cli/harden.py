@@ -94,14 +94,11 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8471,
 ) -> None:
     """Collect examples beside the model server, and show them to reviewers at /review."""
-    from advreg.hardening.service import create_app
-    from advreg.plugins import import_extra
+    from advreg.hardening.service.server import run_server
 
-    uvicorn = import_extra("uvicorn", "advreg[harden]")
     opened = _home(home)
-    service = create_app(opened.store(), opened.service_options())
     typer.echo(f"listening on http://{host}:{port}, reviews at /review", err=True)
-    uvicorn.run(service, host=host, port=port, log_level="warning", server_header=False, limit_concurrency=256)
+    run_server(opened.store(), opened.service_options(), opened.connection_limits(), host, port)
 
 
 @app.command()

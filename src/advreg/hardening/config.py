@@ -95,7 +95,11 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """Limits of the service: sizes of an upload and of a text; examples per second and at once for each token."""
+    """Limits of the service: sizes of an upload and of a text; examples per second and at once for each token.
+
+    ``header_seconds`` and ``body_seconds`` are the time for a request to arrive; ``connections`` may be open at once,
+    ``connections_per_address`` from one address: raise it where a proxy in front makes all clients one address.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     max_bytes: Count = 4 << 20
@@ -103,6 +107,10 @@ class ServiceConfig:
     max_text: Count = 64 << 10
     rate: Positive = 200.0
     burst: Positive = 1000.0
+    header_seconds: Positive = 10.0
+    body_seconds: Positive = 60.0
+    connections: Count = 512
+    connections_per_address: Count = 128
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from advreg.runs import RunFolder
 
 if TYPE_CHECKING:
     from advreg.hardening.service import Options
+    from advreg.hardening.service.connections import ConnectionLimits
 
 BASE = "models/base"
 NEIGHBOURS = "neighbours.npz"
@@ -96,6 +97,18 @@ class Workspace:
             limits=self.config.limits(self.input_shape()),
             classes=tuple(self.base_model()["classes"]),
             neighbours=neighbours if neighbours.is_file() else None,
+        )
+
+    def connection_limits(self) -> ConnectionLimits:
+        """Return the deadlines and numbers of the service's connections."""
+        from advreg.hardening.service.connections import ConnectionLimits
+
+        given = self.config.service
+        return ConnectionLimits(
+            header_seconds=given.header_seconds,
+            body_seconds=given.body_seconds,
+            total=given.connections,
+            per_address=given.connections_per_address,
         )
 
 

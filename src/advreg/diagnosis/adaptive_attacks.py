@@ -125,6 +125,14 @@ def choose_adaptive_attacks(
 
     Returns:
         The attacks in the order to run them, each once.
+
+    Example:
+        >>> from advreg.diagnosis.diagnose import context_of
+        >>> from advreg.threat import ThreatModel
+        >>> model, x = nn.Linear(4, 3).eval(), torch.rand(4, 4)
+        >>> subject, _ = context_of(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
+        >>> [attack.name for attack in choose_adaptive_attacks(subject, model, (), None)][:2]
+        ['margin loss', 'DLR']
     """
     known = [
         *_user_attacks(subject, judge, backward),

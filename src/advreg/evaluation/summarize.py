@@ -43,6 +43,14 @@ def summarize(
 
     Returns:
         The evaluation, with counts, intervals and the cost of each attack.
+
+    Example:
+        >>> row = {"attack": CLEAN, "id": 0, "label": 1, "broken": False, "margin": -0.5, "forwards": 1, "backwards": 0}
+        >>> row |= {"predicted": 1}
+        >>> options = {"classes": ("a", "b"), "seed": 0, "seconds": {}, "flags": {}}
+        >>> found = summarize([row], protocol="own@1", stages=[CLEAN], threat=ThreatModel("linf", 0.1), **options)
+        >>> found.robust_accuracy, found.verdict
+        (1.0, None)
     """
     clean = [row for row in rows if row["attack"] == CLEAN]
     n, wrong, lost = len(clean), broken_ids(clean), broken_ids(rows)

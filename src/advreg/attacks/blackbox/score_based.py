@@ -159,6 +159,12 @@ def draw_uniform(state: QueryState, query: int, width: int, seed: int, restart: 
 
     Returns:
         The state with the numbers of this query in its memory.
+
+    Example:
+        >>> ids, x, low = torch.arange(2), torch.zeros(2, 3), torch.zeros(2)
+        >>> state = QueryState(ids, ids, x, ids, ThreatModel("linf", 0.1), x, x, low, low.bool())
+        >>> draw_uniform(state, query=0, width=5, seed=0, restart=0).memory["now"].shape
+        torch.Size([2, 5])
     """
     if query % _BLOCK == 0:
         stream = restart * _LANE + query // _BLOCK

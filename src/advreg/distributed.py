@@ -48,7 +48,14 @@ class Ranks:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return every ``world_size``-th item, starting at ``rank``."""
+        """Return every ``world_size``-th item, starting at ``rank``.
+
+        Args:
+            items: the items of all processes.
+
+        Returns:
+            The items of this process.
+        """
         return items[self.rank :: self.world_size]
 
     def barrier(self) -> None:
@@ -70,6 +77,9 @@ def join_processes(backend: str = "gloo") -> Iterator[Ranks]:
 
     Args:
         backend: ``gloo`` sends through the memory of the machine, ``cpu:gloo,cuda:nccl`` between GPUs too.
+
+    Yields:
+        The rank of this process.
 
     Raises:
         ConfigError: the environment holds the number of processes, but not the rank of this one.
@@ -126,7 +136,14 @@ def current_ranks() -> Ranks:
 
 
 def backend_for(device: torch.device) -> str:
-    """Return the backend for a device: NCCL between GPUs, gloo through the memory of the machine."""
+    """Return the backend for a device: NCCL between GPUs, gloo through the memory of the machine.
+
+    Args:
+        device: device of this process.
+
+    Returns:
+        Name of the backend.
+    """
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
@@ -138,19 +155,38 @@ def wrap_ddp(module: nn.Module, *, find_unused: bool) -> nn.Module:
     Args:
         module: returns the loss of a batch.
         find_unused: whether some weights get no gradient, such as an unused head; the others then do not wait for it.
+
+    Returns:
+        The wrapped module, or the module itself.
     """
     return DistributedDataParallel(module, find_unused_parameters=find_unused) if is_distributed() else module
 
 
 def sum_in_place(*tensors: Tensor) -> None:
-    """Replace each tensor by its sum over the processes."""
+    """Replace each tensor by its sum over the processes.
+
+    Args:
+        tensors: tensors of the same shapes on every process; changed in place.
+    """
     if is_distributed():
         for tensor in tensors:
             distributed.all_reduce(tensor)
 
 
 def sum_values(*values: float, device: torch.device) -> list[float]:
-    """Return each value summed over the processes, in float64."""
+    """Return each value summed over the processes, in float64.
+
+    Args:
+        values: numbers of this process.
+        device: device for the communication.
+
+    Returns:
+        Sums over all processes.
+
+    Example:
+        >>> sum_values(1.0, 2.0, device=torch.device("cpu"))
+        [1.0, 2.0]
+    """
     if not is_distributed():
         return [float(value) for value in values]
     summed = torch.tensor(values, dtype=torch.float64, device=device)
@@ -159,13 +195,25 @@ def sum_values(*values: float, device: torch.device) -> list[float]:
 
 
 def values_of_main(*values: float, device: torch.device) -> list[float]:
-    """Return the values of rank 0, so that all processes take the same decision."""
+    """Return the values of rank 0, so that all processes take the same decision.
+
+    Args:
+        values: numbers of this process.
+        device: device for the communication.
+
+    Returns:
+        The numbers of rank 0.
+    """
     is_main = current_ranks().is_main
     return sum_values(*(value if is_main else 0.0 for value in values), device=device)
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of rank 0: statistics of BatchNorm differ between parts of a batch."""
+    """Give every process the buffers of rank 0: statistics of BatchNorm differ between parts of a batch.
+
+    Args:
+        model: the model; its buffers are changed in place.
+    """
     if is_distributed():
         for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)

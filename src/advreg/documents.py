@@ -28,6 +28,9 @@ def parse_json(text: str | bytes) -> Any:
     Args:
         text: the document.
 
+    Returns:
+        The parsed value.
+
     Raises:
         ValueError: not JSON, nested too deeply, or a number too large.
 
@@ -51,6 +54,9 @@ def parse_toml(text: str) -> dict[str, Any]:
     Args:
         text: the document.
 
+    Returns:
+        The parsed table.
+
     Raises:
         ValueError: not TOML, nested too deeply, or a number too large.
 
@@ -70,6 +76,9 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
     Args:
         path: the file.
         most: largest size in bytes.
+
+    Returns:
+        The text.
 
     Raises:
         OSError: the file is missing, cannot be read, or is no regular file.

@@ -65,6 +65,9 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
         given: the unknown name.
         allowed: the allowed names.
 
+    Returns:
+        The hint, with a leading space.
+
     Example:
         >>> did_you_mean("epochz", ["epochs", "eps"])
         " Did you mean 'epochs'?"

@@ -73,12 +73,26 @@ def train_mode(model: nn.Module, *, freeze_batchnorm: bool = False) -> None:
 
 
 def is_exported(module: nn.Module) -> bool:
-    """Return whether a module is a program of torch.export; its mode is fixed in its graph, and its ``eval()`` raises."""
+    """Return whether a module is a program of torch.export; its mode is fixed in its graph, and its ``eval()`` raises.
+
+    Args:
+        module: any module.
+
+    Returns:
+        True for the module that ``torch.export`` or ``torch.export.load`` returns.
+    """
     return isinstance(module, fx.GraphModule) and "eval" in vars(module)
 
 
 def train_mode_operations(program: fx.GraphModule) -> list[str]:
-    """Return the operations of an exported program that run in train mode, such as ``"aten.dropout.default"``."""
+    """Return the operations of an exported program that run in train mode, such as ``"aten.dropout.default"``.
+
+    Args:
+        program: the graph of an exported program.
+
+    Returns:
+        Names of the operations, in the order of the graph.
+    """
     return [str(node.target) for node in program.graph.nodes if node.op == "call_function" and _is_training(node)]
 
 
@@ -91,6 +105,12 @@ def _is_training(node: fx.Node) -> bool:
 
 def training_parts(model: nn.Module) -> list[tuple[str, str]]:
     """Return the parts of a model that are in train mode, each with its remedy; an empty list if all are in eval mode.
+
+    Args:
+        model: any model.
+
+    Returns:
+        Pairs of a part and its remedy.
 
     Example:
         >>> training_parts(nn.Sequential(nn.Linear(2, 2).eval(), nn.Dropout()).train())[-1]

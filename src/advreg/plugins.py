@@ -32,7 +32,18 @@ _ADDED: set[str] = set()
 
 
 def first_line(error: BaseException) -> str:
-    """Return an exception as one line, ``TypeError: message``."""
+    """Return an exception as one line, ``TypeError: message``.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> first_line(ValueError("no\\nsecond line"))
+        'ValueError: no'
+    """
     message = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
@@ -43,6 +54,9 @@ def filter_kwargs(function: Callable[..., Any], **options: Any) -> dict[str, Any
     Args:
         function: the function.
         options: keyword arguments.
+
+    Returns:
+        The accepted options.
 
     Example:
         >>> filter_kwargs(lambda x, *, seed: x, seed=0, ids=None)
@@ -55,6 +69,12 @@ def filter_kwargs(function: Callable[..., Any], **options: Any) -> dict[str, Any
 
 def is_factory(name: str) -> bool:
     """Return whether a name has the form ``pkg.module:factory``; a scheme such as ``zoo`` is no module.
+
+    Args:
+        name: name of a model, of data or of a function.
+
+    Returns:
+        True for ``pkg.module:factory``.
 
     Example:
         >>> is_factory("nets.small:make"), is_factory("mnist"), is_factory("timm:resnet50")
@@ -138,6 +158,9 @@ def call_factory(name: str, error: type[AdvregError], **options: Any) -> Any:
         error: class of the error to raise, `ModelError` or `DataError`.
         options: keyword arguments of the factory.
 
+    Returns:
+        The output of the factory.
+
     Raises:
         AdvregError: no such module or attribute, or an exception in either; of class ``error``, in one line.
 
@@ -160,6 +183,9 @@ def named_function(name: str, error: type[AdvregError]) -> Callable[..., Any]:
     Args:
         name: ``pkg.module:function``.
         error: class of the error to raise.
+
+    Returns:
+        The function.
 
     Raises:
         AdvregError: no such module or function; of class ``error``, in one line.
@@ -218,8 +244,15 @@ def import_extra(module: str, install: str) -> Any:
         module: name of the module, such as ``"timm"``.
         install: argument of ``pip install`` that provides it, such as ``"advreg[vision]"``.
 
+    Returns:
+        The module.
+
     Raises:
         MissingExtraError: it is missing, or its import fails; the line has the command that installs it.
+
+    Example:
+        >>> import_extra("math", "advreg[vision]").sqrt(4.0)
+        2.0
     """
     try:
         return importlib.import_module(module)

@@ -23,7 +23,19 @@ _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 
 
 def broadcast_per_example(values: Tensor, x: Tensor) -> Tensor:
-    """Return one value for each example, shaped ``(B, 1, ...)`` to broadcast over a batch like ``x``."""
+    """Return one value for each example, shaped ``(B, 1, ...)`` to broadcast over a batch like ``x``.
+
+    Args:
+        values: one value for each example ``(B,)``, or one for all ``()``.
+        x: a batch ``(B, ...)``, for the number of axes.
+
+    Returns:
+        Tensor ``(B, 1, ...)``.
+
+    Example:
+        >>> broadcast_per_example(torch.arange(2), torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 1, 1])
+    """
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -92,6 +104,12 @@ class ThreatModel(ByValue):
     def parse(cls, text: str) -> ThreatModel:
         """Read ``norm:eps``, or ``norm:eps@low,high`` for another box than [0, 1]; ``str`` writes the same form.
 
+        Args:
+            text: ``linf:8/255``, ``l2:0.5``, ``linf:8@0,255``, ...
+
+        Returns:
+            The threat model.
+
         Raises:
             ThreatError: text of another form, or an invalid threat model.
 
@@ -122,11 +140,30 @@ class ThreatModel(ByValue):
         return high - low
 
     def with_eps(self, eps: float | Tensor) -> ThreatModel:
-        """Return the same threat model with another eps, or with one for each example ``(B,)``."""
+        """Return the same threat model with another eps, or with one for each example ``(B,)``.
+
+        Args:
+            eps: radius, or one radius for each example ``(B,)``.
+
+        Returns:
+            A threat model of the same norm and box.
+        """
         return replace(self, eps=eps, one_per_example=True)
 
     def distance(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return ``||a - x||`` of each example in float64, ``(B,)``."""
+        """Return ``||a - x||`` of each example in float64, ``(B,)``.
+
+        Args:
+            a: inputs ``(B, ...)``.
+            x: clean inputs ``(B, ...)``.
+
+        Returns:
+            Distances ``(B,)``, float64.
+
+        Example:
+            >>> ThreatModel("l2", 1.0).distance(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).item()
+            5.0
+        """
         offset = (a.double() - x.double()).flatten(1)
         distance: Tensor = torch.linalg.vector_norm(offset, ord=_ORDER[self.norm], dim=1)
         return distance
@@ -157,6 +194,9 @@ class ThreatModel(ByValue):
         Args:
             a: points to project ``(B, ...)``.
             x: clean inputs ``(B, ...)``, inside the box.
+
+        Returns:
+            Points ``(B, ...)``.
         """
         return self.region(x).project(a)
 
@@ -164,6 +204,12 @@ class ThreatModel(ByValue):
         """Return the valid points around ``x (B, ...)``; a loop prepares them once and projects at every step.
 
         A subclass with other valid points overrides this method, and `project` uses it.
+
+        Args:
+            x: clean inputs ``(B, ...)``, inside the box.
+
+        Returns:
+            The region, with `project` and `select`.
 
         Example:
             >>> x = torch.full((1, 2), 0.9)
@@ -289,6 +335,12 @@ def eps_like(eps: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:
     """Return the threat model that contains every input of the box, so that only the label decides.
 
+    Args:
+        box: lowest and highest valid value of an input.
+
+    Returns:
+        The threat model.
+
     Example:
         >>> whole_box()
         ThreatModel(norm='linf', eps=1.0, box=(0.0, 1.0))
@@ -298,6 +350,12 @@ def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:
 
 def as_threat(threat: ThreatModel | str) -> ThreatModel:
     """Return a threat model, parsed from text such as ``"linf:8/255"`` where text is given.
+
+    Args:
+        threat: a threat model, or its text.
+
+    Returns:
+        The threat model.
 
     Raises:
         ThreatError: malformed text, or neither text nor a threat model.
@@ -319,6 +377,9 @@ def region_of(threat: ThreatModel, x: Tensor) -> Region:
     Args:
         threat: the threat model.
         x: clean inputs ``(B, ...)``.
+
+    Returns:
+        The region, with `project` and `select`.
     """
     return threat.region(x) if type(threat).project is ThreatModel.project else _Overridden(threat, x)
 

@@ -19,6 +19,10 @@ Rule = Callable[["Config"], str | None]
 def check_compatibility(config: Config, source: str) -> None:
     """Raise for values that are each valid but cannot be combined.
 
+    Args:
+        config: the whole configuration.
+        source: origin of the values, for error messages.
+
     Raises:
         ConfigError: the values, the reason and the remedy.
     """

@@ -49,6 +49,9 @@ def explain(error: ValidationError, schema: type, source: str) -> str:
         error: pydantic's error.
         schema: the dataclass of the whole configuration.
         source: origin of the values: a file, ``--set``.
+
+    Returns:
+        The line.
     """
     by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for problem in error.errors():
@@ -66,6 +69,9 @@ def describe_invalid(key: str, problems: list[ErrorDetails]) -> str:
     Args:
         key: section and key.
         problems: pydantic's errors for the key.
+
+    Returns:
+        The text.
     """
     expected = [re.sub(r"^Input should be ", "", problem["msg"]) for problem in problems]
     allowed = " or ".join(dict.fromkeys(text[0].lower() + text[1:] for text in expected))

@@ -14,6 +14,12 @@ from advreg.errors import ConfigError
 def dumps(table: Mapping[str, Any]) -> str:
     """Return TOML text for nested tables; empty tables are written too, so that every default shows.
 
+    Args:
+        table: nested mappings, lists and values.
+
+    Returns:
+        TOML text.
+
     Example:
         >>> print(dumps({"seed": 0, "model": {"name": "a", "options": {}}}), end="")
         seed = 0
@@ -29,6 +35,12 @@ def dumps(table: Mapping[str, Any]) -> str:
 def value(text: str) -> Any:
     """Read one value as TOML would; a bare word such as ``cosine`` is a text.
 
+    Args:
+        text: right side of an assignment.
+
+    Returns:
+        The value.
+
     Example:
         >>> value("3"), value("true"), value("[0.5, 0.75]"), value("8/255")
         (3, True, [0.5, 0.75], '8/255')
@@ -42,6 +54,12 @@ def value(text: str) -> Any:
 
 def read(path: str | Path) -> dict[str, Any]:
     """Return the tables of a TOML file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Nested dictionaries.
 
     Raises:
         ConfigError: the file is missing or is not TOML.
@@ -60,6 +78,9 @@ def assigned(table: dict[str, Any], assignments: Iterable[str] | Mapping[str, An
     Args:
         table: nested tables.
         assignments: ``section.key=value`` texts, or a mapping ``{"section.key": value}``.
+
+    Returns:
+        The same table.
 
     Raises:
         ConfigError: an assignment without ``=``, or to a key inside a value.

@@ -134,7 +134,14 @@ class Dataset:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return uint8 pixels as float32 in [0, 1]."""
+    """Return uint8 pixels as float32 in [0, 1].
+
+    Args:
+        images: uint8, of any shape.
+
+    Returns:
+        float32 of the same shape.
+    """
     return images.to(torch.float32) / 255
 
 

@@ -33,6 +33,9 @@ def find(name: str, files: Iterable[str]) -> Path | None:
     Args:
         name: folder of the data set.
         files: names of its files.
+
+    Returns:
+        The folder, or None.
     """
     wanted = list(files)
     own = os.environ.get("ADVREG_DATA")

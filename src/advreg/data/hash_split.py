@@ -11,6 +11,9 @@ def is_test(key: str) -> bool:
     Args:
         key: what names the example for good, such as its path inside the data set.
 
+    Returns:
+        True for about a fifth of all names.
+
     Example:
         >>> round(sum(is_test(str(k)) for k in range(10_000)) / 10_000, 1)
         0.2
@@ -19,5 +22,12 @@ def is_test(key: str) -> bool:
 
 
 def digest(key: str) -> bytes:
-    """Return the SHA-256 of what names an example: an order that has nothing to do with its class."""
+    """Return the SHA-256 of what names an example: an order that has nothing to do with its class.
+
+    Args:
+        key: name of the example, such as its path inside the data set.
+
+    Returns:
+        32 bytes.
+    """
     return hashlib.sha256(key.encode()).digest()

@@ -84,7 +84,14 @@ def read_images(paths: Iterable[Path], mode: str, size: int | None) -> Tensor:
 
 
 def all_grey(paths: Iterable[Path]) -> bool:
-    """Return whether every image is greyscale, from the headers alone."""
+    """Return whether every image is greyscale, from the headers alone.
+
+    Args:
+        paths: image files.
+
+    Returns:
+        True where all are greyscale.
+    """
     for path in paths:
         with opened(path) as image:
             if image.mode not in _GREY_MODES:
@@ -95,6 +102,12 @@ def all_grey(paths: Iterable[Path]) -> bool:
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file inside the block; whatever Pillow has against it, there or in the block, names the file.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The image.
 
     Raises:
         DataError: a broken file.

@@ -88,7 +88,14 @@ class StreamingDataset:
 
 
 def nothing_readable(dataset: StreamingDataset | Dataset) -> DataError:
-    """Return what to raise where all images that are wanted are broken."""
+    """Return what to raise where all images that are wanted are broken.
+
+    Args:
+        dataset: the data set.
+
+    Returns:
+        The error to raise.
+    """
     return DataError(f"{dataset!r}: nothing but broken images; repair or remove them")
 
 
@@ -156,7 +163,16 @@ class Reader:
 
 
 def random_window(image: Image.Image, row: int, crop: Crop) -> tuple[int, int, int, int]:
-    """Return a random window: its share of the image uniform, its shape log-uniform, its place uniform."""
+    """Return a random window: its share of the image uniform, its shape log-uniform, its place uniform.
+
+    Args:
+        image: the image.
+        row: row of the example.
+        crop: seed and epoch of the draws.
+
+    Returns:
+        Left, top, right and bottom, in pixels.
+    """
     draws = example_rng.uniform(torch.tensor([row]), (4,), crop.seed, _STREAM + crop.epoch)[0].tolist()
     share = _AREA[0] + draws[0] * (_AREA[1] - _AREA[0])
     ratio = _RATIO[0] * (_RATIO[1] / _RATIO[0]) ** draws[1]

@@ -12,6 +12,12 @@ def copy_model(model: nn.Module) -> nn.Module:
 
     Old weight and spectral norm keep a weight that is part of a graph, which ``copy.deepcopy`` rejects; its values are copied.
 
+    Args:
+        model: any module.
+
+    Returns:
+        The copy, in the same mode and on the same device.
+
     Example:
         >>> model = nn.Linear(2, 2)
         >>> model.twice = 2 * model.weight

@@ -77,12 +77,25 @@ class FastCopy(nn.Module, ProxyModel):
 
 
 def original_of(model: nn.Module) -> nn.Module:
-    """Return the caller's own model behind a `FastCopy`, or the model itself."""
+    """Return the caller's own model behind a `FastCopy`, or the model itself.
+
+    Args:
+        model: a network or a fast copy.
+
+    Returns:
+        The original network.
+    """
     return model.original if isinstance(model, FastCopy) else model
 
 
 def padded(x: Tensor) -> Tensor:
     """Return a batch padded to 4, 8, 16, ... rows with copies of its last row: each size is compiled separately.
+
+    Args:
+        x: inputs ``(B, ...)``, one row or more.
+
+    Returns:
+        Inputs with at least as many rows.
 
     Example:
         >>> len(padded(torch.zeros(5, 2))), len(padded(torch.zeros(3, 2))), len(padded(torch.zeros(64, 2)))

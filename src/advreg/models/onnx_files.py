@@ -22,6 +22,9 @@ def onnx_fingerprint(file: Path) -> str:
     Args:
         file: the ONNX file.
 
+    Returns:
+        64 hexadecimal digits.
+
     Raises:
         ModelError: it takes weights from a file that is missing or outside its folder.
         MissingExtraError: its weights are in other files, and onnx is not installed.
@@ -46,6 +49,9 @@ def external_files(content: bytes, file: Path) -> set[str]:
     Args:
         content: the bytes of the ONNX file.
         file: its path, for error messages.
+
+    Returns:
+        Names relative to the folder of the ONNX file.
 
     Raises:
         ModelError: the bytes are no ONNX model.

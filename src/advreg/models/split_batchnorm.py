@@ -146,6 +146,12 @@ def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
 def splits(model: nn.Module) -> dict[str, SplitBatchNorm]:
     """Return the split BatchNorms of a model by name.
 
+    Args:
+        model: a model that `split_batchnorm` made.
+
+    Returns:
+        Modules by name.
+
     Raises:
         ModelError: there are none.
     """

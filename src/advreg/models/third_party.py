@@ -63,7 +63,18 @@ def torchvision(name: str, *, pretrained: bool | str = True, **options: Any) -> 
 
 
 def factory(name: str, **options: Any) -> nn.Module:
-    """Return the network that ``pkg.module:factory`` builds with the options; it returns logits alone."""
+    """Return the network that ``pkg.module:factory`` builds with the options; it returns logits alone.
+
+    Args:
+        name: ``pkg.module:factory``.
+        options: keyword arguments of the factory.
+
+    Returns:
+        The network.
+
+    Raises:
+        ModelError: the factory fails, or returns no module.
+    """
     return wrap_logits(_module(name, call_factory(name, ModelError, **options)))
 
 

@@ -34,6 +34,9 @@ def build(name: str, **options: Any) -> nn.Module:
         options: ``classes``, ``channels`` and whatever else the network takes; with ``mean`` and ``std``, one
             number a channel, it normalises its input.
 
+    Returns:
+        The network, in train mode.
+
     Raises:
         ModelError: unknown name or option.
     """

@@ -100,7 +100,16 @@ class Check:
 
 
 def skip_check(name: str, group: str, reason: str) -> Check:
-    """Return a check that could not be made, with the reason."""
+    """Return a check that could not be made, with the reason.
+
+    Args:
+        name: name of the check.
+        group: group of the check, A to G.
+        reason: why it could not be made.
+
+    Returns:
+        The skipped check.
+    """
     return Check(name, group, "skipped", says=reason)
 
 
@@ -214,6 +223,12 @@ def grade_gain(
 def verdict(checks: Iterable[Check]) -> Verdict:
     """Return the verdict on a figure: UNRELIABLE if a check fails, SUSPECT if one warns, else TRUSTED.
 
+    Args:
+        checks: any number of checks.
+
+    Returns:
+        ``"TRUSTED"``, ``"SUSPECT"`` or ``"UNRELIABLE"``.
+
     Example:
         >>> verdict([skip_check("black-box", "A", "no such attack in the protocol")])
         'TRUSTED'
@@ -227,6 +242,12 @@ def provisional_verdict(checks: Iterable[Check]) -> Verdict | None:
 
     One attack alone may fail for any reason: without a second one along the gradient, one without gradients, and labels of
     several classes, the checks have nothing to compare, and the verdict is None until a diagnosis.
+
+    Args:
+        checks: the free checks of an evaluation.
+
+    Returns:
+        The verdict, or None.
     """
     found = list(checks)
     worst = verdict(found)
@@ -238,7 +259,14 @@ _SEVERITY: tuple[Outcome, ...] = ("skipped", "pass", "suspect", "fail")
 
 
 def worst_outcomes(groups: Iterable[Sequence[Check]]) -> list[Check]:
-    """Return each check's worst outcome over several lists of the same checks, such as those at each eps of a curve."""
+    """Return each check's worst outcome over several lists of the same checks, such as those at each eps of a curve.
+
+    Args:
+        groups: lists of checks.
+
+    Returns:
+        One check for each name, in the order of the first list.
+    """
     found: dict[str, Check] = {}
     for check in (check for group in groups for check in group):
         before = found.get(check.name)
@@ -248,7 +276,14 @@ def worst_outcomes(groups: Iterable[Sequence[Check]]) -> list[Check]:
 
 
 def causes(checks: Iterable[Check]) -> tuple[str, ...]:
-    """Return what the failures (or, without any, the warnings) point to, the most specific cause first."""
+    """Return what the failures (or, without any, the warnings) point to, the most specific cause first.
+
+    Args:
+        checks: any number of checks.
+
+    Returns:
+        Keys of `CAUSES`.
+    """
     found = list(checks)
     worst = "fail" if any(check.verdict == "fail" for check in found) else "suspect"
     named = {check.cause for check in found if check.verdict == worst}

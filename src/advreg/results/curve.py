@@ -76,6 +76,9 @@ def curve_points(distances: Tensor, eps: Sequence[float]) -> tuple[CurvePoint, .
         distances: to the nearest point known, ``(N,)``; 0 for a clean error, inf where none is known.
         eps: radii in increasing order.
 
+    Returns:
+        The points, in the order of ``eps``.
+
     Example:
         >>> import torch
         >>> [p.robust_accuracy for p in curve_points(torch.tensor([0.0, 0.2, torch.inf]), [0.0, 0.3])]

@@ -24,13 +24,33 @@ UNIT = 256
 
 
 def rows_of(stage: str, columns: Mapping[str, Tensor]) -> list[Row]:
-    """Return one row for each example from columns ``(B,)``."""
+    """Return one row for each example from columns ``(B,)``.
+
+    Args:
+        stage: name of the attack.
+        columns: values of each example ``(B,)`` by name.
+
+    Returns:
+        Rows of the ledger.
+
+    Example:
+        >>> import torch
+        >>> rows_of("pgd", {"id": torch.tensor([0, 1]), "broken": torch.tensor([False, True])})[1]
+        {'attack': 'pgd', 'id': 1, 'broken': True}
+    """
     table = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [{"attack": stage, **dict(zip(columns, values, strict=True))} for values in table]
 
 
 def broken_ids(rows: Iterable[Row]) -> set[int]:
-    """Return the ids of the examples that some row broke."""
+    """Return the ids of the examples that some row broke.
+
+    Args:
+        rows: rows of a ledger.
+
+    Returns:
+        Example ids.
+    """
     return {row["id"] for row in rows if row["broken"]}
 
 
@@ -93,7 +113,19 @@ class Batching:
 
 
 def units(ids: Sequence[int], size: int = UNIT) -> list[list[int]]:
-    """Return the ids in groups of at most ``size``, which are attacked, written and resumed together."""
+    """Return the ids in groups of at most ``size``, which are attacked, written and resumed together.
+
+    Args:
+        ids: example ids of a chunk.
+        size: largest number of ids in a group.
+
+    Returns:
+        Groups of ids, in order.
+
+    Example:
+        >>> units([4, 5, 7], size=2)
+        [[4, 5], [7]]
+    """
     return [list(ids[first : first + size]) for first in range(0, len(ids), size)]
 
 

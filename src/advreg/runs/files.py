@@ -65,7 +65,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what a killed writer of these files left behind; only for the one who holds their lock."""
+    """Remove what a killed writer of these files left behind; only for the one who holds their lock.
+
+    Args:
+        folder: folder of the files.
+        names: names of the files.
+    """
     for name in names:
         for scratch in folder.glob(f".{name}.*.tmp"):
             scratch.unlink(missing_ok=True)
@@ -73,6 +78,10 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON records to a log, one a line, in one write; a line that a crash cut short is removed first.
+
+    Args:
+        path: the log; made if it does not exist.
+        records: JSON objects.
 
     Raises:
         RunError: the log cannot be written.
@@ -88,6 +97,12 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def read_lines(path: Path) -> list[Record]:
     """Return the records of a log; a last line cut by a crash is left out with a warning, never written over.
+
+    Args:
+        path: the log; no records if it does not exist.
+
+    Returns:
+        The records, in order.
 
     Raises:
         RunError: a complete line is not a JSON object, so the file was edited or damaged.
@@ -105,6 +120,12 @@ def read_lines(path: Path) -> list[Record]:
 def read_first(path: Path) -> Record | None:
     """Return the first record of a log, such as a ledger's header; None where there is none, or a crash cut it.
 
+    Args:
+        path: the log.
+
+    Returns:
+        The record, or None.
+
     Raises:
         RunError: the line is not a JSON object.
     """
@@ -118,6 +139,9 @@ def read_first(path: Path) -> Record | None:
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold `path` as the sign that one process writes here; the system releases it even after a kill.
+
+    Args:
+        path: the lock file; made if it does not exist.
 
     Raises:
         RunError: another process holds it.

@@ -38,6 +38,12 @@ def check_same_config(run: RunFolder, begun: Mapping[str, Any], now: Mapping[str
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration with one level of keys; what is in no section keeps its name.
 
+    Args:
+        values: section -> key -> value.
+
+    Returns:
+        ``section.key`` -> value.
+
     Example:
         >>> flat({"seed": 0, "train": {"epochs": 3}})
         {'seed': 0, 'train.epochs': 3}

@@ -11,6 +11,12 @@ from torch import Tensor
 def serialise(state: Mapping[str, Tensor]) -> bytes:
     """Return a state dict as safetensors; shared tensors are written once for each name.
 
+    Args:
+        state: tensors by name.
+
+    Returns:
+        Content of a safetensors file.
+
     Example:
         >>> import torch
         >>> serialise({"w": torch.zeros(2)}) == serialise({"w": torch.zeros(2)})

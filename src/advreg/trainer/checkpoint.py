@@ -31,6 +31,12 @@ def write_checkpoint(run: RunFolder, state: Mapping[str, Any]) -> None:
 def read_checkpoint(run: RunFolder) -> Iterator[dict[str, Any]]:
     """Yield the state that `write_checkpoint` wrote; an error inside the block means that the file is damaged.
 
+    Args:
+        run: the run folder.
+
+    Yields:
+        The state.
+
     Raises:
         RunError: the file cannot be read, or its state cannot be used; other errors of advreg pass.
     """

@@ -218,6 +218,9 @@ def probabilities(model: nn.Module, x: Tensor) -> Tensor:
     Args:
         model: the network.
         x: inputs ``(B, ...)``.
+
+    Returns:
+        Probabilities ``(B, K)``.
     """
     with eval_mode(model):
         return query_model(model, x).softmax(1).detach()  # not under no_grad: torch < 2.10's autocast caches that
@@ -233,6 +236,9 @@ def perturbed_reference(model: nn.Module, x: Tensor, threat: ThreatModel) -> Ten
         model: the network.
         x: inputs ``(B, ...)``.
         threat: norm, eps and box.
+
+    Returns:
+        Probabilities ``(B, K)``.
     """
     x = widen(x)
     same_ids = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -246,6 +252,9 @@ def clean_and_adversarial_logits(model: nn.Module, x: Tensor, x_adv: Tensor) -> 
         model: the network.
         x: clean inputs ``(B, ...)``.
         x_adv: attacked inputs ``(B, ...)``.
+
+    Returns:
+        Logits ``(B, K)`` of clean inputs, and of attacked ones.
     """
     z, z_adv = query_model(model, torch.cat([x, x_adv])).chunk(2)
     return z, z_adv
@@ -259,6 +268,9 @@ def divergence(z: Tensor, z_adv: Tensor) -> Tensor:
     Args:
         z: logits ``(B, K)`` of the reference.
         z_adv: logits ``(B, K)`` of attacked inputs.
+
+    Returns:
+        Divergences ``(B,)``.
     """
     least = torch.finfo(z.dtype).min / 4  # finite, so that its difference to itself is 0
     log_p, log_q = (logits.log_softmax(1).clamp_min(least) for logits in (z, z_adv))
@@ -271,6 +283,9 @@ def pairing(z: Tensor, z_adv: Tensor) -> Tensor:
     Args:
         z: logits ``(B, K)`` of clean inputs.
         z_adv: logits ``(B, K)`` of attacked inputs.
+
+    Returns:
+        A scalar.
     """
     masked = torch.isneginf(z) & torch.isneginf(z_adv)
     return F.mse_loss(z_adv.masked_fill(masked, 0.0), z.masked_fill(masked, 0.0))

@@ -113,7 +113,15 @@ def teacher_loss(z: Tensor, z_teacher: Tensor, temperature: float = 2.0) -> Tens
 
 
 def teacher_logits(teacher: nn.Module, x: Tensor) -> Tensor:
-    """Return a teacher's logits in eval mode, without gradient; it follows the inputs to their device."""
+    """Return a teacher's logits in eval mode, without gradient; it follows the inputs to their device.
+
+    Args:
+        teacher: the teacher; moved to the device of ``x``.
+        x: inputs ``(B, ...)``.
+
+    Returns:
+        Logits ``(B, K)``.
+    """
     with eval_mode(teacher.to(x.device)), torch.no_grad():
         return query_model(teacher, x)
 

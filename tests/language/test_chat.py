@@ -130,13 +130,17 @@ def test_what_cannot_be_encoded_is_refused_in_one_line(lm: LanguageModel):
         (ConfigError, "has no chat template", lambda: encode(with_template(None), ["Hi"])),
         (
             ConfigError,
-            "refuses system, user: .*no system here",
+            "fails for system, user: .*no system here",
             lambda: encode(with_template(refusing), ["a"], system="b"),
         ),
-        (ConfigError, "as they are", lambda: encode(with_template("[{{ messages[0]['content'] | upper }}]"), ["Hi"])),
         (
             ConfigError,
-            "shorten the system's words",
+            "changes the user's text",
+            lambda: encode(with_template("[{{ messages[0]['content'] | upper }}]"), ["Hi"]),
+        ),
+        (
+            ConfigError,
+            "shorten the system prompt",
             lambda: encode(tiny(context=24), ["bake " * 50], system="be " * 50),
         ),
         (DataError, "0 prompts", lambda: encode(lm, [])),

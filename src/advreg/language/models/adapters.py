@@ -1,4 +1,4 @@
-"""Low-rank adapters: what training changes, kept apart from the model, so that it can be turned down, off, and saved alone."""
+"""Low-rank adapters (LoRA): trained weights that are scaled, switched off and saved apart from the base model."""
 
 from __future__ import annotations
 
@@ -24,25 +24,36 @@ WEIGHTS, FACTS = "adapter.safetensors", "adapter.json"
 
 
 def with_lora(lm: LanguageModel, rank: int = 8, alpha: float = 16, seed: int = 0) -> LanguageModel:
-    """Return the model with an adapter ``W + alpha / rank B A`` on every linear layer but the last; only A and B learn.
+    """Return the model with an adapter ``W + (alpha / rank) B A`` on every linear layer but the last; only A and B are trained.
 
-    The network itself is changed: what was given now carries the adapter too. B is zero, so nothing else changes yet.
+    The network of ``lm`` is changed in place. B is zero at first, so the outputs stay the same.
 
     Args:
         lm: a model without adapter.
-        rank: rows of A.
-        alpha: strength.
-        seed: of A's random start; no other generator moves.
+        rank: number of rows of A.
+        alpha: scale of the adapter.
+        seed: seed of the initial A; torch's generators are not changed.
+
+    Returns:
+        A `LanguageModel` with the adapter.
 
     Raises:
-        ConfigError: rank below 1, or an adapter is there already.
+        ConfigError: ``rank`` is below 1, or the model has an adapter.
         MissingExtraError: peft is not installed.
 
-    Reference: Hu et al., ICLR 2022.
+    Example:
+        >>> from types import SimpleNamespace
+        >>> with_lora(SimpleNamespace(network=torch.nn.Linear(2, 2)), rank=0)
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: rank is 0 and the model has no adapter; give a rank >= 1 and a model without adapter
+
+    Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", ICLR 2022, arXiv:2106.09685.
     """
     if rank < 1 or _layers(lm):
-        there = "an adapter is there already" if _layers(lm) else "none is there"
-        raise ConfigError(f"rank is {rank} and {there}; give a rank of at least 1, to a model without adapter")
+        found = "an" if _layers(lm) else "no"
+        raise ConfigError(
+            f"rank is {rank} and the model has {found} adapter; give a rank >= 1 and a model without adapter"
+        )
     peft = import_extra("peft", EXTRA)
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -53,15 +64,20 @@ def with_lora(lm: LanguageModel, rank: int = 8, alpha: float = 16, seed: int = 0
 
 
 def _layers(lm: LanguageModel) -> list[Any]:
+    """Return the layers that carry an adapter."""
     return [module for module in lm.network.modules() if hasattr(module, "lora_A") and hasattr(module, "scaling")]
 
 
 @contextmanager
 def adapter_scale(lm: LanguageModel, scale: float) -> Iterator[None]:
-    """Multiply what the adapter does by a number inside the block: 0 is the base model, 1 the trained one.
+    """Scale the adapter inside the ``with`` statement: 0 is the base model, 1 the trained model.
+
+    Args:
+        lm: a model with an adapter.
+        scale: factor on the adapter's output.
 
     Raises:
-        ConfigError: there is no adapter.
+        ConfigError: the model has no adapter.
     """
     layers = _layers(lm)
     if not layers:
@@ -77,21 +93,29 @@ def adapter_scale(lm: LanguageModel, scale: float) -> Iterator[None]:
 
 
 def adapter_off(lm: LanguageModel) -> AbstractContextManager[None]:
-    """Return a block inside which the model is the base model: the reference of a KL term."""
+    """Return a context manager that switches the adapter off, such as for the reference of a KL term.
+
+    Raises:
+        ConfigError: on entry, if the model has no adapter.
+    """
     return adapter_scale(lm, 0.0)
 
 
 def adapter_state(lm: LanguageModel) -> dict[str, torch.Tensor]:
-    """Return the adapter's own weights by name; peft's own way may ask the hub for the base model's configuration."""
+    """Return the adapter's weights by name, without the requests to the hub that peft's own function may make."""
     return {name: weight.detach() for name, weight in lm.network.named_parameters() if "lora_" in name}
 
 
 def save_adapter(lm: LanguageModel, run: str | Path | RunFolder) -> None:
-    """Write ``adapter.safetensors`` and ``adapter.json`` into a run folder, each whole or not at all.
+    """Write ``adapter.safetensors`` and ``adapter.json`` into a run folder, each atomically.
+
+    Args:
+        lm: a model with an adapter.
+        run: the folder.
 
     Raises:
-        ConfigError: there is no adapter.
-        RunError: the folder cannot be written.
+        ConfigError: the model has no adapter.
+        RunError: the folder is not writable.
     """
     if not _layers(lm):
         raise ConfigError(f"{lm.name} has no adapter to save; make one with with_lora")
@@ -105,11 +129,14 @@ def load_adapter(lm: LanguageModel, run: str | Path | RunFolder) -> LanguageMode
     """Return the model with the adapter of a run folder.
 
     Args:
-        lm: the model that it was trained on, without adapter.
+        lm: the base model that the adapter was trained on, without adapter.
         run: the folder.
 
     Raises:
-        WeightsError: no adapter there, a damaged one, or one of another model.
+        RunError: there is no such folder.
+        WeightsError: the folder has no readable adapter, or one of another model.
+        ConfigError: the model has an adapter.
+        MissingExtraError: peft is not installed.
     """
     folder = RunFolder.open(Path(run))
     try:
@@ -117,10 +144,14 @@ def load_adapter(lm: LanguageModel, run: str | Path | RunFolder) -> LanguageMode
         rank, alpha = int(facts["rank"]), float(facts["alpha"])
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
-        raise WeightsError(f"{folder.path} holds no adapter that can be read: {first_line(cause)}") from cause
-    made = with_lora(lm, rank, alpha)
-    own = {name: tuple(tensor.shape) for name, tensor in adapter_state(made).items()}
+        raise WeightsError(
+            f"{folder.path} has no readable adapter: {first_line(cause)}; give the folder of a finished run"
+        ) from cause
+    adapted = with_lora(lm, rank, alpha)
+    own = {name: tuple(tensor.shape) for name, tensor in adapter_state(adapted).items()}
     if own != {name: tuple(tensor.shape) for name, tensor in state.items()}:
-        raise WeightsError(f"the adapter in {folder.path} was made for {facts.get('model')}, not for {lm.name}")
-    made.network.load_state_dict(state, strict=False)
-    return made
+        raise WeightsError(
+            f"the adapter in {folder.path} is for {facts.get('model')}, not for {lm.name}; load that model"
+        )
+    adapted.network.load_state_dict(state, strict=False)
+    return adapted

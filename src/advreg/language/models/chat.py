@@ -1,4 +1,4 @@
-"""From conversations to tokens: which are the user's, which are the answer's, and which belong to the template."""
+"""Chat templates: conversations as token batches, with masks of the user's tokens and of the answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advreg.language.models.loading import LanguageModel
 from advreg.plugins import first_line
 
 _USER, _ASSISTANT = "advreg-user-words", "advreg-assistant-words"
-"""Words that stand for the user's and the assistant's when a template is asked what it puts around them."""
+"""Placeholders of the user's and the assistant's text, to find the template's text around them."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Encoded:
 
     Attributes:
         ids: token ids ``(B, T)``.
-        mask: True where there is a token and not padding ``(B, T)``.
-        content: True on the user's own words, never on the template's or the system's ``(B, T)``.
-        answer: True on the answer, its end-of-turn token among it ``(B, T)``.
+        mask: ``(B, T)``, True on tokens and False on padding.
+        content: ``(B, T)``, True on the user's tokens, never on those of the template or the system prompt.
+        answer: ``(B, T)``, True on the answer with its end-of-turn token.
     """
 
     ids: Tensor
@@ -36,7 +36,11 @@ class Encoded:
         return len(self.ids)
 
     def select(self, rows: Tensor | slice) -> Encoded:
-        """Return these rows, without the columns that are padding in all of them."""
+        """Return some rows, without the columns that are padding in all of them.
+
+        Args:
+            rows: indices, a mask ``(B,)`` or a slice.
+        """
         mask = self.mask[rows]
         first = int(mask.any(0).int().argmax())
         return Encoded(*(part[rows][:, first:] for part in (self.ids, self.mask, self.content, self.answer)))
@@ -47,7 +51,7 @@ class Encoded:
 
 
 Row = tuple[list[int], list[bool]]
-"""Token ids of one prompt, and which of them are the user's words."""
+"""Token ids of one prompt, and whether each is a token of the user."""
 
 
 def encode(
@@ -59,33 +63,38 @@ def encode(
     ended: bool = True,
     room: int | None = None,
 ) -> Encoded:
-    """Tokenise conversations of one question each, as the model's chat template writes them.
+    """Tokenize conversations of one user turn in the model's chat template.
 
-    Prompt and answer are tokenised apart, as they are when the model writes the answer itself: a prompt has the same tokens
-    whatever the answer. Too long a prompt loses the end of the user's words, by a rule that does not look at the answer; then
-    the answer loses its end.
+    Prompt and answer are tokenized separately, as in generation, so the tokens of a prompt do not depend on the answer. A
+    prompt that is too long loses the end of the user's text, whatever the answer; then the answer loses its end.
 
     Args:
-        lm: the model.
-        prompts: the user's words, one conversation each.
-        answers: the assistant's words; without them the tokens end where the model would begin to answer.
-        system: the system's words; what the template says by itself if None.
-        ended: whether an answer is whole and its end-of-turn token follows; False for an opener to be continued.
-        room: tokens kept free for the answer; a quarter of the context if None.
+        lm: the model, for its tokenizer and its context length.
+        prompts: text of the user, one conversation each.
+        answers: text of the assistant; the tokens end at the beginning of the assistant's turn if None.
+        system: the system prompt; the chat template's default if None.
+        ended: whether the answers are complete, with an end-of-turn token; False for openers.
+        room: tokens reserved for the answer; a quarter of the context if None.
 
     Returns:
         An `Encoded` batch on the model's device.
 
     Raises:
-        ConfigError: no chat template, one that fails, or one that leaves no place for the user's words.
-        DataError: no prompts, another number of answers, or an answer without tokens.
+        ConfigError: the model has no chat template, or its template fails or leaves no room for the user's text.
+        DataError: there are no prompts, the numbers of prompts and answers differ, or an answer is empty.
 
-    Reference: Xhonneux et al., NeurIPS 2024 perturb the user's tokens only.
+    Example:
+        >>> encode(None, [])
+        Traceback (most recent call last):
+        advreg.errors.DataError: there are 0 prompts and no answers; give at least one prompt, and one answer for each or none
+
+    Reference: Xhonneux et al., "Efficient adversarial training in LLMs with continuous attacks", NeurIPS 2024,
+    arXiv:2405.15589, perturb the user's tokens only.
     """
     if not prompts or (answers is not None and len(answers) != len(prompts)):
-        given = "none" if answers is None else str(len(answers))
+        given = "no" if answers is None else str(len(answers))
         raise DataError(
-            f"there are {len(prompts)} prompts and {given} answers; give at least one prompt, one answer each"
+            f"there are {len(prompts)} prompts and {given} answers; give at least one prompt, and one answer for each or none"
         )
     free = lm.context // 4 if room is None else room
     rows = [_truncate_user_tokens(lm, row, lm.context - free) for row in _tokenize_prompts(lm, prompts, system)]
@@ -101,37 +110,49 @@ def encode(
 
 
 def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
-    """Return the text that ends an answer: what the template writes after it, or the tokenizer's end of sequence."""
+    """Return the text that ends an answer: the template's text after it, or the tokenizer's end-of-sequence token.
+
+    Args:
+        lm: the model, for its tokenizer.
+        system: the system prompt; the chat template's default if None.
+
+    Raises:
+        ConfigError: the model has no chat template, or its template fails.
+    """
     turns = [*_turns(_USER, system), {"role": "assistant", "content": _ASSISTANT}]
     _, _, after = _render(lm, turns, False).partition(_ASSISTANT)
     return after.strip() or lm.tokenizer.eos_token or ""
 
 
 def _turns(prompt: str, system: str | None) -> list[dict[str, str]]:
+    """Return a conversation in the form that chat templates take."""
     return ([] if system is None else [{"role": "system", "content": system}]) + [{"role": "user", "content": prompt}]
 
 
-def _render(lm: LanguageModel, turns: list[dict[str, str]], ask: bool) -> str:
+def _render(lm: LanguageModel, turns: list[dict[str, str]], generation: bool) -> str:
+    """Return a conversation as text, with the beginning of the assistant's turn if ``generation``."""
     if not lm.tokenizer.chat_template:
         raise ConfigError(
             f"the tokenizer of {lm.name} has no chat template; use a model tuned to chat, or set tokenizer.chat_template"
         )
     try:
-        text: str = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
-    except Exception as cause:  # templates raise what they like, for a role that they do not take
+        text: str = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
+    except Exception as cause:  # templates raise errors of any kind, such as for an unsupported role
         roles = ", ".join(turn["role"] for turn in turns)
-        raise ConfigError(f"the chat template of {lm.name} refuses {roles}: {first_line(cause)}") from cause
+        raise ConfigError(
+            f"the chat template of {lm.name} fails for {roles}: {first_line(cause)}; use another model or roles"
+        ) from cause
     return text
 
 
 def _tokenize_prompts(lm: LanguageModel, prompts: Sequence[str], system: str | None) -> list[Row]:
-    """Return each prompt as tokens; the user's words are what stands where the template put other words before."""
+    """Return each prompt as tokens; the user's text is at the place of the placeholder."""
     before, found, after = _render(lm, _turns(_USER, system), True).partition(_USER)
     texts = [_render(lm, _turns(prompt, system), True) for prompt in prompts]
     if not found or not all(text.startswith(before) and text.endswith(after) for text in texts):
-        raise ConfigError(f"the chat template of {lm.name} does not write the user's words as they are; use another")
+        raise ConfigError(f"the chat template of {lm.name} changes the user's text; use another template")
     if not lm.tokenizer.is_fast:
-        raise ConfigError(f"the tokenizer of {lm.name} does not say where its tokens lie; use a fast one")
+        raise ConfigError(f"the tokenizer of {lm.name} gives no token offsets; use a fast tokenizer")
     batch = lm.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = [(len(before), len(text) - len(after)) for text in texts]
     return [
@@ -141,10 +162,10 @@ def _tokenize_prompts(lm: LanguageModel, prompts: Sequence[str], system: str | N
 
 
 def _is_user_token(text: str, piece: tuple[int, int], span: tuple[int, int]) -> bool:
-    """Tell whether a token is the user's; blanks of the template that a token took along do not count.
+    """Return whether a token is the user's; blanks of the template inside the token are ignored.
 
     Example:
-        >>> _inside("[INST] Hello", (6, 12), (7, 12)), _inside("[INST] Hello", (0, 6), (7, 12))
+        >>> _is_user_token("[INST] Hello", (6, 12), (7, 12)), _is_user_token("[INST] Hello", (0, 6), (7, 12))
         (True, False)
     """
     start, end = piece
@@ -154,32 +175,34 @@ def _is_user_token(text: str, piece: tuple[int, int], span: tuple[int, int]) -> 
 
 
 def _truncate_user_tokens(lm: LanguageModel, row: Row, most: int) -> Row:
-    """Take the last of the user's tokens away until the prompt fits."""
+    """Return a prompt of at most ``most`` tokens, without the last tokens of the user."""
     ids, content = row
     over = len(ids) - most
     if over <= 0:
         return row
-    own = [place for place, mine in enumerate(content) if mine]
+    own = [place for place, user in enumerate(content) if user]
     if over >= len(own):
-        rest = len(ids) - len(own)
-        raise ConfigError(f"the template takes {rest} of the {most} tokens of {lm.name}; shorten the system's words")
-    gone = set(own[-over:])
-    kept = [place for place in range(len(ids)) if place not in gone]
-    return [ids[place] for place in kept], [content[place] for place in kept]
+        template = len(ids) - len(own)
+        raise ConfigError(f"the template takes {template} of the {most} tokens of {lm.name}; shorten the system prompt")
+    dropped = set(own[-over:])
+    rest = [place for place in range(len(ids)) if place not in dropped]
+    return [ids[place] for place in rest], [content[place] for place in rest]
 
 
 def _tokenize_text(lm: LanguageModel, text: str) -> list[int]:
+    """Return the token ids of a text, without special tokens around it."""
     ids: list[int] = lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
 def pad_id(lm: LanguageModel) -> int:
-    """Return the id written on padding, where the mask is False and so nothing reads it."""
+    """Return the id of padding, which the mask hides from the network."""
     known = (lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id, 0)
     return int(next(token for token in known if token is not None))
 
 
 def _pad_left(lm: LanguageModel, rows: list[Row], replies: list[list[int]]) -> Encoded:
+    """Return prompts and answers as a batch, padded on the left."""
     length = max(len(ids) + len(reply) for (ids, _), reply in zip(rows, replies, strict=True))
     ids = torch.full((len(rows), length), pad_id(lm))
     mask, content, answer = (torch.zeros(len(rows), length, dtype=torch.bool) for _ in range(3))

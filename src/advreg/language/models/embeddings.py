@@ -1,4 +1,4 @@
-"""Tokens as points that can be moved: embeddings, what is added to the user's own, and what the answer then costs."""
+"""Embeddings: perturbations of the user's tokens, forward passes on embeddings, and the NLL of the answer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from advreg.language.models.loading import LanguageModel
 
 _ROWS = 8192
 _CACHES = ("cache", "past_key_values")
-"""What transformers calls the cache, newest name first."""
+"""Names of the cache in transformers, newest first."""
 
 
 def embed(lm: LanguageModel, ids: Tensor) -> Tensor:
-    """Return the embeddings of tokens as the network makes them, by calling its layer: some scale inside it.
+    """Return the embeddings of tokens, computed by the network's layer, because some layers scale their weight.
 
     Args:
         lm: the model.
-        ids: ``(B, T)``.
+        ids: token ids ``(B, T)``.
 
     Returns:
         ``(B, T, D)``.
@@ -33,7 +33,7 @@ def embed(lm: LanguageModel, ids: Tensor) -> Tensor:
 
 
 def embedding_norm(lm: LanguageModel) -> float:
-    """Return the mean l2 norm of the embeddings over the vocabulary: the unit in which eps is given."""
+    """Return the mean l2 norm of the embeddings over the vocabulary, the unit of ``eps``."""
     layer = lm.network.get_input_embeddings()
     with torch.no_grad():
         ids = torch.arange(len(layer.weight), device=lm.device)
@@ -42,17 +42,17 @@ def embedding_norm(lm: LanguageModel) -> float:
 
 
 def scatter_rows(rows: Tensor, where: Tensor) -> Tensor:
-    """Return row ``j`` of each example at the j-th place that is marked in it, and zeros elsewhere.
+    """Return row ``j`` of each example at its j-th marked place, and zeros elsewhere.
 
     Args:
-        rows: ``(B, P, D)``, with at least as many rows as places.
-        where: marks ``(B, T)``.
+        rows: ``(B, P, D)``.
+        where: mask ``(B, T)`` with at most ``P`` marks in each example.
 
     Returns:
         ``(B, T, D)``.
 
     Raises:
-        DataError: more places than rows.
+        DataError: an example has more than ``P`` marks, or the numbers of examples differ.
 
     Example:
         >>> scatter_rows(torch.tensor([[[5.0], [6.0]]]), torch.tensor([[False, True, True]])).flatten().tolist()
@@ -70,30 +70,36 @@ def scatter_rows(rows: Tensor, where: Tensor) -> Tensor:
 
 
 def scatter_to_user_tokens(delta: Tensor, encoded: Encoded) -> Tensor:
-    """Return a perturbation of the user's words at the places where they stand in this batch.
+    """Return a perturbation of the user's tokens at their positions in a batch.
 
-    Row ``j`` belongs to the j-th of the user's tokens, so one delta fits the same prompt with any answer and any padding.
+    Row ``j`` belongs to the j-th user token, so one perturbation fits a prompt with any answer and any padding.
 
     Args:
         delta: ``(B, P, D)``.
         encoded: the batch.
 
     Returns:
-        ``(B, T, D)``, zero off the user's words.
+        ``(B, T, D)``, zero outside the user's tokens.
+
+    Raises:
+        DataError: an example has more than ``P`` user tokens.
     """
     return scatter_rows(delta, encoded.content)
 
 
 def perturb_embeddings(lm: LanguageModel, encoded: Encoded, delta: Tensor | None = None) -> Tensor:
-    """Return the embeddings of a batch, the user's moved by delta: added in delta's precision, then in the network's.
+    """Return the embeddings of a batch with a perturbation of the user's tokens, added in the precision of ``delta``.
 
     Args:
         lm: the model.
         encoded: the batch.
-        delta: ``(B, P, D)``, or None.
+        delta: ``(B, P, D)``, or None for no perturbation.
 
     Returns:
-        ``(B, T, D)``.
+        ``(B, T, D)`` in the dtype of the network.
+
+    Raises:
+        DataError: an example has more than ``P`` user tokens.
     """
     points = embed(lm, encoded.ids)
     return points if delta is None else (points + scatter_to_user_tokens(delta, encoded)).to(points.dtype)
@@ -102,18 +108,18 @@ def perturb_embeddings(lm: LanguageModel, encoded: Encoded, delta: Tensor | None
 def forward(
     lm: LanguageModel, points: Tensor, mask: Tensor, *, last: int | None = None, cache: Any = None, keep: bool = False
 ) -> Any:
-    """Run the network on embeddings, positions counted from each example's first token.
+    """Run the network on embeddings; positions count from each example's first token.
 
     Args:
         lm: the model.
-        points: ``(B, T, D)``; the last places only, where a cache holds those before.
-        mask: of all places, those in the cache too.
-        last: how many of the last places want logits, where the network can leave the others out; all if None.
-        cache: what `cache_of` returned for the places before; it grows.
-        keep: whether a cache is wanted of these places.
+        points: embeddings ``(B, T, D)``; with a cache, those of the new tokens only.
+        mask: ``(B, T')``, True on tokens and False on padding, with the tokens of the cache.
+        last: number of last positions with logits, if the network can omit the others; all if None.
+        cache: the cache of the earlier tokens, from `cache_of`; it is extended in place.
+        keep: whether the output includes a cache.
 
     Returns:
-        What the network returns.
+        The output of the network.
     """
     known = inspect.signature(_unwrap_adapter(lm.network).forward).parameters
     places = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -points.shape[1] :]
@@ -128,58 +134,61 @@ def forward(
 
 
 def _logits_to_keep(points: Tensor, last: int | None) -> Tensor | int:
-    """Return the last places by number: cut out by a slice they are strided, and bfloat16 multiplies such 30 times slower."""
+    """Return the last positions as indices: a slice is strided, and a bfloat16 product with it is 30 times slower."""
     length = points.shape[1]
     return 0 if last is None or last >= length else torch.arange(length - last, length, device=points.device)
 
 
 def cache_of(output: Any) -> Any:
-    """Return the cache in what a network returned, under either of the names it has had."""
+    """Return the cache in the output of a network, under either of its names in transformers."""
     return next(output[name] for name in _CACHES if name in output)
 
 
 def _unwrap_adapter(network: Any) -> nn.Module:
-    """Return the network itself, which says what it takes; peft's wrapper takes anything."""
+    """Return the network inside peft's wrapper, whose signature lists the arguments."""
     inner: nn.Module = network.get_base_model() if hasattr(network, "get_base_model") else network
     return inner
 
 
 def logits(lm: LanguageModel, encoded: Encoded, delta: Tensor | None = None, *, last: int | None = None) -> Tensor:
-    """Return what a model makes of a batch with its user's words moved; no cache is kept.
+    """Return the logits of a batch with a perturbation of the user's tokens.
 
     Args:
         lm: the model.
         encoded: the batch.
-        delta: ``(B, P, D)``, or None for the words as they are.
-        last: how many of the last places are wanted; all if None.
+        delta: ``(B, P, D)``, or None for no perturbation.
+        last: number of last positions with logits; all if None.
 
     Returns:
-        ``(B, T, V)``, or ``(B, last, V)`` where the network can leave the others out; ``(B, K)`` of a classifier.
+        ``(B, T, V)``, or ``(B, last, V)`` if the network can omit the others; ``(B, K)`` of a classifier.
+
+    Raises:
+        DataError: an example has more than ``P`` user tokens.
     """
     scores: Tensor = forward(lm, perturb_embeddings(lm, encoded, delta), encoded.mask, last=last).logits
     return scores
 
 
 def answer_tokens_nll(logits: Tensor, encoded: Encoded) -> Tensor:
-    """Return ``-log p(token | what stands before)`` of each of the answer's tokens, and zero elsewhere.
+    """Return ``-log p(token | earlier tokens)`` of each answer token, and zero at other positions.
 
     Args:
-        logits: ``(B, L, V)`` of the batch's last ``L`` places, which hold the answers and one place before.
+        logits: ``(B, L, V)`` of the last ``L`` positions, which include the answers and one position before them.
         encoded: the batch.
 
     Returns:
-        ``(B, L)``, in float32 or better.
+        ``(B, L)`` in float32 or better.
     """
-    length = min(logits.shape[1], encoded.ids.shape[1])  # more where places were opened before the answers
+    length = min(logits.shape[1], encoded.ids.shape[1])  # logits are longer if a suffix was inserted before the answers
     ids, answer, logits = encoded.ids[:, -length:], encoded.answer[:, -length:], logits[:, -length:]
-    said, wanted = logits[:, :-1][answer[:, 1:]], ids[:, 1:][answer[:, 1:]]
-    exact = said if said.dtype in (torch.float32, torch.float64) else said.float()
+    scores, wanted = logits[:, :-1][answer[:, 1:]], ids[:, 1:][answer[:, 1:]]
+    exact = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
     losses = exact.new_zeros(answer.shape)
     return losses.masked_scatter(answer & _after_first(answer), F.cross_entropy(exact, wanted, reduction="none"))
 
 
 def _after_first(answer: Tensor) -> Tensor:
-    """Mark all columns but the first, whose token nothing stands before."""
+    """Return a mask of all columns but the first, whose token has no earlier token."""
     return torch.arange(answer.shape[1], device=answer.device) > 0
 
 
@@ -187,7 +196,7 @@ def answer_nll(logits: Tensor, encoded: Encoded) -> Tensor:
     """Return the mean of ``-log p`` over each example's answer tokens.
 
     Args:
-        logits: ``(B, L, V)``, as for `answer_tokens_nll`.
+        logits: ``(B, L, V)`` of the last ``L`` positions, which include the answers and one position before them.
         encoded: the batch, with answers.
 
     Returns:
@@ -197,5 +206,5 @@ def answer_nll(logits: Tensor, encoded: Encoded) -> Tensor:
 
 
 def answer_span(encoded: Encoded) -> int:
-    """Return how many of the last places the answers take, and one before: what `logits` needs as ``last``."""
+    """Return the length of the longest answer plus one: the argument ``last`` of `logits` for `answer_nll`."""
     return min(int(encoded.answer.sum(1).max()) + 1, encoded.ids.shape[1])

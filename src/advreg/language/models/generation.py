@@ -1,4 +1,4 @@
-"""Completions: greedy, in batches padded on the left, each new token from the cache of those before."""
+"""Greedy generation in batches padded on the left, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ def generate(
     suffix: Tensor | None = None,
     system: str | None = None,
 ) -> list[str]:
-    """Answer prompts with the likeliest token each time.
+    """Complete prompts greedily: each new token is the most likely one.
 
     Args:
         lm: the model; it runs in eval mode and without gradients.
-        prompts: the user's words.
-        max_new_tokens: length of the longest answer.
-        batch_size: prompts at a time.
-        delta: ``(B, P, D)``, added to the embeddings of each prompt's own tokens.
-        suffix: ``(S, D)`` embeddings that follow every user's words, or ``(B, S, D)``.
-        system: the system's words; what the template says by itself if None.
+        prompts: text of the user, one conversation each.
+        max_new_tokens: length limit of a completion, in tokens.
+        batch_size: number of prompts in one batch.
+        delta: ``(B, P, D)``, added to the embeddings of each prompt's user tokens.
+        suffix: embeddings ``(S, D)`` or ``(B, S, D)`` that follow the user's tokens.
+        system: the system prompt; the chat template's default if None.
 
     Returns:
-        The answers, without special tokens; an answer may be empty.
+        The completions, without special tokens; a completion can be empty.
 
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: a number is below 1, or the chat template is missing or fails.
+        DataError: ``suffix`` is given and a prompt is empty.
 
     Example:
         >>> generate(None, [], max_new_tokens=0)
@@ -51,21 +52,40 @@ def generate(
         raise ConfigError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; give at least 1")
     soft = None if suffix is None else suffix.expand(len(prompts), *suffix.shape[-2:])
     extra = 0 if soft is None else soft.shape[1]
-    answers: list[str] = []
+    completions: list[str] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         encoded = encode(lm, prompts[part], system=system, room=max(lm.context // 4, max_new_tokens + extra))
         points, mask = prepare_inputs(
             lm, encoded, None if delta is None else delta[part], None if soft is None else soft[part]
         )
-        answers += decode_completions(lm, continue_greedily(lm, points, mask, max_new_tokens))
-    return answers
+        completions += decode_completions(lm, continue_greedily(lm, points, mask, max_new_tokens))
+    return completions
 
 
 def prepare_inputs(
     lm: LanguageModel, encoded: Encoded, delta: Tensor | None, suffix: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return embeddings ``(B, T, D)`` and mask ``(B, T)`` of a batch with delta added and a soft suffix inserted."""
+    """Return embeddings and mask of a batch with a perturbation added and a soft suffix inserted.
+
+    Args:
+        lm: the model.
+        encoded: the batch.
+        delta: ``(B, P, D)``, added to the user's tokens, or None.
+        suffix: embeddings ``(B, S, D)`` after the user's tokens, or None.
+
+    Returns:
+        Embeddings ``(B, T, D)`` and mask ``(B, T)``.
+
+    Raises:
+        DataError: ``suffix`` is given and a prompt is empty.
+
+    Example:
+        >>> empty = torch.zeros(1, 2, dtype=torch.bool)
+        >>> prepare_inputs(None, Encoded(empty.long(), empty, empty, empty), None, torch.zeros(1, 3, 4))
+        Traceback (most recent call last):
+        advreg.errors.DataError: a prompt is empty, so it takes no suffix; give at least one word
+    """
     if suffix is None:
         return perturb_embeddings(lm, encoded, delta), encoded.mask
     longer, slots = open_suffix_slots(encoded, suffix.shape[1])
@@ -74,20 +94,20 @@ def prepare_inputs(
 
 
 def open_suffix_slots(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
-    """Open places after each user's words.
+    """Insert places for a suffix after each prompt's user tokens.
 
     Args:
         encoded: the batch.
-        count: how many places.
+        count: number of places.
 
     Returns:
-        The longer batch, whose new places hold some token and are nobody's words, and marks of them ``(B, T + count)``.
+        The longer batch, with arbitrary tokens at the new places, and a mask of these ``(B, T + count)``.
 
     Raises:
-        DataError: an example without user's words, so with no place after them.
+        DataError: a prompt has no user token.
     """
     if not bool(encoded.content.any(1).all()):
-        raise DataError("a prompt is empty, so nothing can follow it; give at least one word")
+        raise DataError("a prompt is empty, so it takes no suffix; give at least one word")
     length = encoded.ids.shape[1]
     column = torch.arange(length + count, device=encoded.ids.device).expand(len(encoded), -1)
     at = (torch.arange(length, device=encoded.ids.device) * encoded.content).amax(1, keepdim=True) + 1
@@ -101,13 +121,16 @@ def open_suffix_slots(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
 
 @torch.no_grad()
 def continue_greedily(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
-    """Return the tokens that follow embeddings, ``(B, N)``, padded after each one's end.
+    """Return the most likely tokens after a prompt, one at a time, with padding after each end.
 
     Args:
-        lm: the model.
-        points: ``(B, T, D)``.
-        mask: ``(B, T)``.
-        max_new_tokens: the largest ``N``.
+        lm: the model; it runs in eval mode and without gradients.
+        points: embeddings of the prompt ``(B, T, D)``.
+        mask: ``(B, T)``, True on tokens and False on padding.
+        max_new_tokens: upper limit of ``N``.
+
+    Returns:
+        Token ids ``(B, N)``.
     """
     stops = torch.tensor(sorted(stop_ids(lm)), device=points.device)
     done = torch.zeros(len(points), dtype=torch.bool, device=points.device)
@@ -126,15 +149,15 @@ def continue_greedily(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_t
 
 
 def stop_ids(lm: LanguageModel) -> set[int]:
-    """Return the tokens that end an answer: the template's end of turn, and what model and tokenizer call the end."""
+    """Return the ids that end a completion: the template's end of turn and the end tokens of model and tokenizer."""
     turn = lm.tokenizer(end_of_turn(lm), add_special_tokens=False)["input_ids"] if lm.tokenizer.chat_template else []
-    said = getattr(getattr(lm.network, "generation_config", None), "eos_token_id", None)
-    ends = said if isinstance(said, list) else [said]
+    configured = getattr(getattr(lm.network, "generation_config", None), "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
     return {int(token) for token in [*turn[:1], *ends, lm.tokenizer.eos_token_id] if token is not None}
 
 
 def decode_completions(lm: LanguageModel, tokens: Tensor) -> list[str]:
-    """Return tokens ``(B, N)`` as text, each up to its end."""
+    """Return completions ``(B, N)`` as text, each up to its first end token, without blanks around it."""
     stops = stop_ids(lm)
     rows = [list(takewhile(lambda token: token not in stops, row)) for row in tokens.tolist()]
     texts: list[str] = lm.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)

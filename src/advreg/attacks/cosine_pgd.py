@@ -33,7 +33,14 @@ FILL = 64
 
 
 def cosine_step(steps: int) -> Rule:
-    """Return the rule that steps ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at step k."""
+    """Return the rule that steps ``eps (1 + cos(pi k / steps)) / 2`` along the steepest direction at step k.
+
+    Args:
+        steps: gradient steps of an attempt.
+
+    Returns:
+        The rule: from the state after a query to the next iterate.
+    """
 
     def rule(state: AttackState, k: int) -> AttackState:
         length = state.radii * (1 + math.cos(math.pi * k / steps)) / 2

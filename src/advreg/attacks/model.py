@@ -39,12 +39,22 @@ class ProxyModel(ABC):
 
 
 def original(model: Model) -> Model:
-    """Return the model that verifies: the original of a fast copy, or the model itself."""
+    """Return the model that verifies: the original of a fast copy, or the model itself.
+
+    Args:
+        model: a model or a fast copy.
+
+    Returns:
+        The original.
+    """
     return model.original if isinstance(model, ProxyModel) else model
 
 
 def input_dtype(model: Model) -> torch.dtype | None:
     """Return the floating type of a module's inputs: that of its first floating-point parameter or buffer.
+
+    Args:
+        model: a module, or any function of inputs.
 
     Returns:
         The type; None for a function, and for a module without weights.
@@ -97,6 +107,12 @@ def widen(x: Tensor) -> Tensor:
     """Return 16-bit floats as float32, in which attacks store points and losses; anything else unchanged.
 
     The spacing of bfloat16 near 1 is 1/128: rounded to it, a ball of 8/255 loses a fifth of its radius.
+
+    Args:
+        x: a tensor, or an output that is none.
+
+    Returns:
+        The same values, in float32 or wider.
     """
     return x.float() if isinstance(x, Tensor) and x.dtype in _HALF else x
 
@@ -120,6 +136,9 @@ def bind_dtype(model: Model, x: Tensor) -> Model:
     Args:
         model: a module, or any function of inputs.
         x: inputs as the caller passed them.
+
+    Returns:
+        A model that accepts float32 points.
     """
     if getattr(x, "dtype", None) not in _HALF or isinstance(model, ProxyModel) or input_dtype(model) is not None:
         return model
@@ -127,7 +146,14 @@ def bind_dtype(model: Model, x: Tensor) -> Model:
 
 
 def own_leaf(adv: Tensor) -> Tensor:
-    """Return the same values detached from every graph; tensors of inference mode are copied."""
+    """Return the same values detached from every graph; tensors of inference mode are copied.
+
+    Args:
+        adv: points ``(B, ...)``.
+
+    Returns:
+        A leaf tensor ``(B, ...)``.
+    """
     return adv.clone() if adv.is_inference() else adv.detach()
 
 
@@ -138,6 +164,9 @@ def gradient_at(value: Tensor, point: Tensor, *, retain_graph: bool = False) -> 
         value: values ``(B,)``.
         point: leaf tensor ``(B, ...)``.
         retain_graph: whether to keep the graph for another gradient.
+
+    Returns:
+        Gradients ``(B, ...)``.
 
     Raises:
         ModelError: the value does not depend on the point in a way that autograd can follow.

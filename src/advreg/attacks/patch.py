@@ -183,6 +183,14 @@ class MaskThreat(ThreatModel):
 def square_masks(x: Tensor, size: int, corners: Tensor) -> Tensor:
     """Return masks ``(B, C, H, W)`` of squares with side ``size`` and these upper left corners ``(B, 2)``: row, column.
 
+    Args:
+        x: images ``(B, C, H, W)``, for the shape.
+        size: side of the square in pixels.
+        corners: upper left corner of each square ``(B, 2)``: row, column.
+
+    Returns:
+        Booleans ``(B, C, H, W)``, True inside the square.
+
     Example:
         >>> square_masks(torch.zeros(1, 1, 2, 3), 1, torch.tensor([[1, 2]])).int().tolist()
         [[[[0, 0, 0], [0, 0, 1]]]]

@@ -97,6 +97,13 @@ class AttackResult:
 
 
 def concatenate(parts: list[AttackResult]) -> AttackResult:
-    """Return the result of consecutive parts of a batch as one."""
+    """Return the result of consecutive parts of a batch as one.
+
+    Args:
+        parts: results of consecutive parts.
+
+    Returns:
+        The result of all examples.
+    """
     names = ("x_adv", "broken", "distance", "loss", "cost")
     return AttackResult(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -29,6 +29,13 @@ def _select(value: Any, rows: Tensor) -> Any:
 def mask_out(rows: Tensor, size: int) -> Tensor:
     """Return booleans ``(size,)`` that are False in these rows.
 
+    Args:
+        rows: row numbers.
+        size: number of rows.
+
+    Returns:
+        Booleans ``(size,)``.
+
     Example:
         >>> mask_out(torch.tensor([2, 0]), 4).tolist()
         [False, True, False, True]

@@ -73,6 +73,7 @@ def shrinking_pgd(
         ConfigError: a schedule without steps or whose last stage is not at multiple 1, or ``restarts`` below 1.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(4, 3).eval()
         >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> result = shrinking_pgd(model, x, y, ThreatModel("l2", 0.1))
@@ -107,7 +108,19 @@ def _check_schedule(schedule: Schedule) -> None:
 
 
 def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
-    """Return the threat model with a multiple of its eps; in linf never wider than the box."""
+    """Return the threat model with a multiple of its eps; in linf never wider than the box.
+
+    Args:
+        threat: the threat model.
+        multiple: factor of eps.
+
+    Returns:
+        A threat model of the same norm and box.
+
+    Example:
+        >>> wider(ThreatModel("linf", 0.25), 2.0).eps, wider(ThreatModel("linf", 0.25), 16.0).eps
+        (0.5, 1.0)
+    """
     most = threat.width if threat.norm == "linf" else math.inf
     if isinstance(threat.eps, Tensor):
         return threat.with_eps((threat.eps.double() * multiple).clamp_max(most))
@@ -129,6 +142,7 @@ def last_iterate(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, poi
         Points ``(B, ...)`` inside the threat model.
 
     Example:
+        >>> import torch
         >>> from advreg.objectives import cross_entropy
         >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> threat = ThreatModel("l2", 0.1)

@@ -121,6 +121,9 @@ def pose_grid(degrees: float, pixels: float, grid: tuple[int, int]) -> list[tupl
         pixels: largest translation in either direction along each axis.
         grid: number of angles, and number of translations along each axis.
 
+    Returns:
+        Poses of a grid.
+
     Example:
         >>> pose_grid(30, 3, (3, 1))
         [(0.0, 0.0, 0.0), (-30.0, 0.0, 0.0), (30.0, 0.0, 0.0)]

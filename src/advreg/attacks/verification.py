@@ -30,6 +30,9 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
         model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
         x: inputs ``(B, ...)``.
 
+    Returns:
+        Logits ``(B, K)`` in float32 or wider.
+
     Raises:
         ModelError: the output is not ``(B, K)``.
     """
@@ -42,6 +45,9 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
 def require_eval_mode(model: Model) -> None:
     """Raise unless every part of the model is in eval mode, in which BatchNorm and dropout do not depend on the batch.
 
+    Args:
+        model: a model; of a fast copy, both it and its original are checked.
+
     Raises:
         ModelError: some module is in train mode.
     """
@@ -52,6 +58,10 @@ def require_eval_mode(model: Model) -> None:
 
 def reject_device(model: Model, x: Tensor) -> None:
     """Raise unless the model's weights are on the device of the inputs.
+
+    Args:
+        model: a model or a fast copy.
+        x: inputs ``(B, ...)``.
 
     Raises:
         ModelError: another device.
@@ -109,6 +119,9 @@ def reject_softmax(model: Model, x: Tensor, logits: Tensor, box: tuple[float, fl
 
 def require_finite(logits: Tensor) -> None:
     """Raise unless the outputs for all clean inputs are finite; a mask may set classes to -inf.
+
+    Args:
+        logits: logits of the clean inputs ``(B, K)``.
 
     Raises:
         ModelError: an output with NaN or infinity.

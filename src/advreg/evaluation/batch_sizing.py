@@ -27,6 +27,12 @@ _ON_ACCELERATOR = Batching(rows=4096, chunks=16)
 def batching_on(device: torch.device) -> Batching:
     """Return how examples are batched on a device; on a CPU, larger batches than 256 gain nothing.
 
+    Args:
+        device: device of the attacks.
+
+    Returns:
+        Rows and chunks that are attacked together.
+
     Example:
         >>> batching_on(torch.device("cpu"))
         Batching(rows=256, chunks=1)
@@ -43,6 +49,9 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
         model: what the examples go through.
         x: at least one example ``(B, ...)``, on the model's device.
         most: never more than this many.
+
+    Returns:
+        Number of examples, 1 or more.
     """
     try:
         need = _COPIES * (_graph_bytes(model, x[:1]) + x[0].numel() * x.element_size())
@@ -113,7 +122,18 @@ class AdaptiveBatcher:
 
 
 def is_out_of_memory(cause: Exception) -> bool:
-    """Return whether an error means that memory ran out."""
+    """Return whether an error means that memory ran out.
+
+    Args:
+        cause: the exception.
+
+    Returns:
+        True for errors of Python, of torch and of its allocators.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError())
+        (True, False)
+    """
     if isinstance(cause, MemoryError | torch.OutOfMemoryError):
         return True
     return "not enough memory" in str(cause) or "out of memory" in str(cause)

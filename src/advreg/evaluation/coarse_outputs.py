@@ -61,7 +61,14 @@ def measure_coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: i
 
 
 def record_coarseness(found: Coarseness | None) -> dict[str, float | bool]:
-    """Return what a result keeps among its flags; nothing of a model that is no service."""
+    """Return what a result keeps among its flags; nothing of a model that is no service.
+
+    Args:
+        found: the measurement of `measure_coarseness`.
+
+    Returns:
+        Flags by name.
+    """
     if found is None:
         return {}
     return {
@@ -72,7 +79,15 @@ def record_coarseness(found: Coarseness | None) -> dict[str, float | bool]:
 
 
 def check_coarseness(flags: Mapping[str, Any], protocol: str) -> Check:
-    """Check whether attacks that compare scores had scores to compare; a protocol for labels needs none."""
+    """Check whether attacks that compare scores had scores to compare; a protocol for labels needs none.
+
+    Args:
+        flags: flags of an evaluation.
+        protocol: id of the protocol.
+
+    Returns:
+        The check; skipped for a model with gradients.
+    """
     if "coarse_answers" not in flags:
         return skip_check("coarse-answers", "C", "the model is no service that answers with scores or labels only")
     by_labels = "-labels@" in protocol

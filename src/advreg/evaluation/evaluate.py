@@ -199,7 +199,15 @@ class EvaluationContext:
 
 
 def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Sequence[Tensor]]:
-    """Return the chunks in groups that are attacked together."""
+    """Return the chunks in groups that are attacked together.
+
+    Args:
+        chunks: example ids of each chunk.
+        batching: number of chunks in a group.
+
+    Returns:
+        Groups of chunks, in order.
+    """
     return [chunks[first : first + batching.chunks] for first in range(0, len(chunks), batching.chunks)]
 
 
@@ -267,7 +275,15 @@ def _progress_of(
 
 
 def stage_seed(seed: int, k: int) -> int:
-    """Return the seed of stage ``k``, the clean examples being stage 0: no stage repeats the draws of another."""
+    """Return the seed of stage ``k``, the clean examples being stage 0: no stage repeats the draws of another.
+
+    Args:
+        seed: seed of the evaluation.
+        k: number of the stage.
+
+    Returns:
+        The seed.
+    """
     return seed + max(k - 1, 0) * _NEXT_SEED
 
 

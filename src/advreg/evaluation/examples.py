@@ -48,8 +48,18 @@ class Examples:
 def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
     """Return how many examples a data set or a pair holds.
 
+    Args:
+        data: a data set, or inputs and labels.
+
+    Returns:
+        The number of examples.
+
     Raises:
         DataError: it is neither, or inputs and labels do not fit each other.
+
+    Example:
+        >>> count((torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)))
+        3
     """
     _require_examples(data)
     return _size(*_pair_of(data)) if isinstance(data, tuple) else len(data)
@@ -59,6 +69,14 @@ def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: Th
     """Return the first ``n`` examples of a data set or of a pair ``(x, y)`` of tensors, arrays or lists.
 
     The fingerprint is that of all the data, so it is the same for every ``n``.
+
+    Args:
+        data: a data set, or inputs ``(N, ...)`` and labels ``(N,)``.
+        n: number of examples; all if None.
+        threat: its box must contain the inputs.
+
+    Returns:
+        The examples.
 
     Raises:
         DataError: neither a data set nor a pair, no such number of examples, or tensors that do not fit each other

@@ -40,6 +40,13 @@ def recorded_batching(out: str | Path | None, protocol: str) -> Batching | None:
     """Return the batching of an evaluation that was begun in a run folder; None where there is none.
 
     The rest of it is attacked in the same batches, on whatever device, because kernels round by the size of a batch.
+
+    Args:
+        out: run folder, or None.
+        protocol: id of the protocol.
+
+    Returns:
+        The batching, or None.
     """
     header = None if out is None else read_first(Path(out) / "evaluation" / protocol / f"{_LEDGER}.jsonl")
     return None if header is None else Batching.of_header(header)

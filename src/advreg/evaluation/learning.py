@@ -30,6 +30,9 @@ def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
         labels: of the clean examples.
         predicted: classes that the network answers, in the same order.
 
+    Returns:
+        The graded check.
+
     Example:
         >>> one_class([0, 1] * 30, [1] * 60).verdict, one_class([0, 1] * 30, [0, 1] * 30).verdict
         ('fail', 'pass')
@@ -56,6 +59,9 @@ def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     Args:
         labels: of the clean examples.
         predicted: classes that the network answers, in the same order.
+
+    Returns:
+        The graded check.
 
     Example:
         >>> chance([0, 1, 2] * 40, [1] * 120).verdict, chance([0, 1, 2] * 40, [0, 1, 2] * 40).verdict

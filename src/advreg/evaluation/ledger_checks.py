@@ -57,6 +57,12 @@ _PROBED = 64  # examples behind an evaluation's share of zero gradients
 def averages_outputs(protocol: str) -> bool:
     """Return whether the attacks of this protocol id average over the outputs of a random model.
 
+    Args:
+        protocol: id of the protocol.
+
+    Returns:
+        True for the protocol ``rand``.
+
     Example:
         >>> averages_outputs("linf-0.1-rand@1"), averages_outputs("linf-0.1-strong@3")
         (True, False)
@@ -166,6 +172,12 @@ def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
 
     Attacks before the first gradient attack show nothing: gradients never met what those broke. An attack whose rows cost
     many forwards and few backwards, such as Square from the end point of a gradient attack, is one of them.
+
+    Args:
+        rows: rows of a ledger, in order.
+
+    Returns:
+        Example ids by the name of the attack.
     """
     stages = _stages(rows)
     first = next((k for k, stage in enumerate(stages) if stage.is_gradient), len(stages))

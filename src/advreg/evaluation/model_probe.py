@@ -51,6 +51,13 @@ def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
         model: the original.
         x: clean inputs ``(B, ...)``; the first 64 are used.
         y: labels ``(B,)``.
+
+    Returns:
+        The measurements.
+
+    Example:
+        >>> probe_model(nn.Linear(4, 3).eval(), torch.rand(2, 4), torch.tensor([0, 1])).randomised
+        False
     """
     x, y = x[:_SAMPLE], y[:_SAMPLE]
     answers = torch.stack([logits_of(model, x) for _ in range(_REPEATS - 1)])
@@ -73,6 +80,9 @@ def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
 def logit_spread(answers: Tensor) -> Tensor:
     """Return how far repeated logits ``(A, B, K)`` of the same inputs lie apart, in shares of the largest logit: ``(B,)``.
 
+    Returns:
+        Shares ``(B,)``.
+
     Example:
         >>> logit_spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
         [0.25]
@@ -82,7 +92,15 @@ def logit_spread(answers: Tensor) -> Tensor:
 
 
 def logits_in_parts(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits ``(B, K)`` of a batch evaluated in uneven parts, the first of one example."""
+    """Return the logits ``(B, K)`` of a batch evaluated in uneven parts, the first of one example.
+
+    Args:
+        model: the original.
+        x: inputs ``(B, ...)``.
+
+    Returns:
+        Logits ``(B, K)``.
+    """
     return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
 
 
@@ -106,6 +124,13 @@ def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
 
     AutoAttack's authors distrust the gradients above 0.002. None where no such attack came after one with
     gradients.
+
+    Args:
+        rows: rows of a ledger.
+        n: number of examples.
+
+    Returns:
+        The share, or None.
     """
     blind = black_boxes(rows)
     return sum(len(ids) for ids in blind.values()) / n if blind else None

@@ -55,7 +55,19 @@ def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
 
 
 def sparse_sign(g: Tensor, entries: Tensor) -> Tensor:
-    """Return the signs of the ``entries (B,)`` largest entries of ``|g|``, divided by their number."""
+    """Return the signs of the ``entries (B,)`` largest entries of ``|g|``, divided by their number.
+
+    Args:
+        g: gradients ``(B, ...)``.
+        entries: number of entries of each row ``(B,)``, 1 or more.
+
+    Returns:
+        Directions ``(B, ...)`` of l1 norm 1.
+
+    Example:
+        >>> sparse_sign(torch.tensor([[3.0, -2.0, 1.0]]), torch.tensor([2])).tolist()
+        [[0.5, -0.5, 0.0]]
+    """
     size = g.flatten(1).abs()
     least = size.sort(1, descending=True).values.gather(1, entries[:, None] - 1)
     signs = torch.where(size >= least, g.flatten(1).sign(), 0.0)
@@ -63,7 +75,15 @@ def sparse_sign(g: Tensor, entries: Tensor) -> Tensor:
 
 
 def support(adv: Tensor, x: Tensor) -> Tensor:
-    """Return how many entries of each example are changed, ``(B,)``."""
+    """Return how many entries of each example are changed, ``(B,)``.
+
+    Args:
+        adv: points ``(B, ...)``.
+        x: clean inputs ``(B, ...)``.
+
+    Returns:
+        Counts ``(B,)``.
+    """
     return (adv != x).flatten(1).sum(1)
 
 

@@ -49,7 +49,14 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 
 def update_peak(state: AttackState) -> Memory:
-    """Return the memory with the iterate of highest loss so far, its gradient and its loss."""
+    """Return the memory with the iterate of highest loss so far, its gradient and its loss.
+
+    Args:
+        state: the state after a query.
+
+    Returns:
+        Tensors by name.
+    """
     old = state.memory
     if not old:
         return {"peak": state.adv, "peak_grad": state.grad, "peak_loss": state.loss}
@@ -69,6 +76,9 @@ def at_peak(state: AttackState, memory: Memory, rows: Tensor) -> AttackState:
         state: the state after a query.
         memory: holds the peaks.
         rows: which rows to move, booleans ``(B,)``.
+
+    Returns:
+        The state.
     """
     wide = broadcast_per_example(rows, state.x)
     return replace(
@@ -80,7 +90,14 @@ def at_peak(state: AttackState, memory: Memory, rows: Tensor) -> AttackState:
 
 
 def eps_of(state: AttackState) -> Tensor:
-    """Return each row's eps, ``(B,)``, in the dtype of the inputs."""
+    """Return each row's eps, ``(B,)``, in the dtype of the inputs.
+
+    Args:
+        state: the state of an attack.
+
+    Returns:
+        Radii ``(B,)``.
+    """
     return state.radii.flatten()
 
 

@@ -95,12 +95,29 @@ class WindowGrid:
 
 
 def take(planes: Tensor, cells: Tensor) -> Tensor:
-    """Return the values of ``planes (B, C, n)`` in the cells ``(B, 1, k)``."""
+    """Return the values of ``planes (B, C, n)`` in the cells ``(B, 1, k)``.
+
+    Args:
+        planes: values ``(B, C, n)``.
+        cells: cell numbers ``(B, 1, k)``.
+
+    Returns:
+        Values ``(B, C, k)``.
+    """
     return planes.gather(2, cells.expand(-1, planes.shape[1], -1))
 
 
 def put(planes: Tensor, cells: Tensor, values: Tensor | float) -> Tensor:
-    """Return ``planes (B, C, n)`` with other values in the cells ``(B, 1, k)``."""
+    """Return ``planes (B, C, n)`` with other values in the cells ``(B, 1, k)``.
+
+    Args:
+        planes: values ``(B, C, n)``.
+        cells: cell numbers ``(B, 1, k)``.
+        values: new values ``(B, C, k)``, or one number.
+
+    Returns:
+        Values ``(B, C, n)``.
+    """
     index = cells.expand(-1, planes.shape[1], -1)
     filled = values if isinstance(values, Tensor) else planes.new_full((), values).expand(index.shape)
     return planes.scatter(2, index, filled)

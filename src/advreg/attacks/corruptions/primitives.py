@@ -39,19 +39,51 @@ class Draws:
 
 
 def pixels(x: Tensor, length: float) -> float:
-    """Return a length published for 224 pixels as pixels of ``x``: the same share of its shorter side."""
+    """Return a length published for 224 pixels as pixels of ``x``: the same share of its shorter side.
+
+    Args:
+        x: images ``(B, C, H, W)``, for the size.
+        length: length in pixels of a 224-pixel image.
+
+    Returns:
+        Length in pixels of ``x``.
+
+    Example:
+        >>> pixels(torch.zeros(1, 3, 32, 32), 7.0)
+        1.0
+    """
     return length * min(x.shape[2:]) / _SIDE
 
 
 def convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve every channel with an odd kernel ``(h, w)``, normalised to sum 1, with replicated edges."""
+    """Convolve every channel with an odd kernel ``(h, w)``, normalised to sum 1, with replicated edges.
+
+    Args:
+        x: images ``(B, C, H, W)``.
+        kernel: weights ``(h, w)``, both sizes odd.
+
+    Returns:
+        Images ``(B, C, H, W)``.
+
+    Example:
+        >>> convolve(torch.ones(1, 1, 4, 4), torch.ones(3, 3)).mean().item()
+        1.0
+    """
     padded = F.pad(x, (kernel.shape[1] // 2,) * 2 + (kernel.shape[0] // 2,) * 2, mode="replicate")
     weight = (kernel / kernel.sum()).to(x).expand(x.shape[1], 1, *kernel.shape)
     return F.conv2d(padded, weight, groups=x.shape[1])
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur with a Gaussian of ``sigma`` pixels."""
+    """Blur with a Gaussian of ``sigma`` pixels.
+
+    Args:
+        x: images ``(B, C, H, W)``.
+        sigma: standard deviation in pixels; 0 or less for no blur.
+
+    Returns:
+        Images ``(B, C, H, W)``.
+    """
     if sigma <= 0:
         return x
     reach = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1, dtype=torch.float64)
@@ -79,7 +111,15 @@ def sample_at_offset(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def zoom_in(x: Tensor, factor: float) -> Tensor:
-    """Magnify about the centre, bilinear, cropped to the same size."""
+    """Magnify about the centre, bilinear, cropped to the same size.
+
+    Args:
+        x: images ``(B, C, H, W)``.
+        factor: magnification, 1 or more.
+
+    Returns:
+        Images ``(B, C, H, W)``.
+    """
     theta = torch.tensor([[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]]).to(x)
     grid = F.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)

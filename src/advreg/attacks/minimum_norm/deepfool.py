@@ -83,7 +83,11 @@ def deepfool(
 
 
 def deepfool_rule(overshoot: float) -> Rule:
-    """Return DeepFool's step; the stored iterate has no overshoot, which is added for the query only."""
+    """Return DeepFool's step; the stored iterate has no overshoot, which is added for the query only.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
+    """
 
     def rule(state: MinimumNormState, _: int) -> MinimumNormState:
         low, high = state.ball.box

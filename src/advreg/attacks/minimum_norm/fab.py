@@ -111,6 +111,9 @@ def fab_rule(alpha_max: float, overshoot: float, beta: float) -> Rule:
         alpha_max: largest weight of the clean point's projection.
         overshoot: factor of the projection steps.
         beta: factor of the perturbation in a backward move.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
     """
 
     def rule(state: MinimumNormState, _: int) -> MinimumNormState:

@@ -42,7 +42,14 @@ def random_point(x: Tensor, box: tuple[float, float], ids: Tensor, seed: int) ->
 
 
 def ascent_rule(steps: int) -> Rule:
-    """Return a sign-gradient ascent whose step falls from half the box's width to zero along a cosine."""
+    """Return a sign-gradient ascent whose step falls from half the box's width to zero along a cosine.
+
+    Args:
+        steps: gradient steps of the ascent.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
+    """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:
         step = state.ball.width * (1 + math.cos(math.pi * k / steps)) / 4
@@ -52,7 +59,14 @@ def ascent_rule(steps: int) -> Rule:
 
 
 def return_rule(far: Tensor) -> Rule:
-    """Return a bisection of the line from each ``x`` to its row of ``far (B, ...)``; it starts at the middle."""
+    """Return a bisection of the line from each ``x`` to its row of ``far (B, ...)``; it starts at the middle.
+
+    Args:
+        far: misclassified points ``(B, ...)``.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
+    """
 
     def rule(state: MinimumNormState, _: int) -> MinimumNormState:
         memory = state.memory or {"correct": torch.zeros_like(state.value), "fooling": torch.ones_like(state.value)}

@@ -100,6 +100,9 @@ def fmn_rule(steps: int, gamma: float, step_size: float) -> Rule:
         steps: iterations of one attempt.
         gamma: first share by which the radius changes.
         step_size: l2 length of the first step.
+
+    Returns:
+        The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
     """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:

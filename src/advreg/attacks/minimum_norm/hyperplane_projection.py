@@ -47,7 +47,15 @@ def onto_plane(norm: Norm, w: Tensor, value: Tensor, low: Tensor, high: Tensor) 
 
 
 def step_onto(state: MinimumNormState, point: Tensor) -> Tensor:
-    """Return the step from a point onto the zero of the last linearisation, inside the box, ``(B, ...)``."""
+    """Return the step from a point onto the zero of the last linearisation, inside the box, ``(B, ...)``.
+
+    Args:
+        state: iterates with the last value and gradient.
+        point: points from which the step is taken ``(B, ...)``.
+
+    Returns:
+        Steps ``(B, ...)``.
+    """
     low, high = state.ball.box
     flat, grad = point.flatten(1), state.grad.flatten(1)
     value = state.value + (grad * (flat - state.adv.flatten(1))).sum(1)
@@ -61,6 +69,13 @@ def step_toward(state: MinimumNormState, point: Tensor) -> Tensor:
     The caller cuts the step at the box, so near the box the plane is only approached. A step onto the plane inside the box
     would be exact for a linear function only: with many values at the box, it is much longer than the gradient is valid
     for. In l1 the values that can move share the step, the largest ``|grad|`` first.
+
+    Args:
+        state: iterates with the last value and gradient.
+        point: points from which the step is taken ``(B, ...)``.
+
+    Returns:
+        Steps ``(B, ...)``, before the box.
     """
     low, high = state.ball.box
     flat, grad = point.flatten(1), state.grad.flatten(1)

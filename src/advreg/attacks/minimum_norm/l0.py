@@ -99,23 +99,60 @@ Ball = ThreatModel | SparseThreat
 
 
 def box_diameter(ball: Ball, x: Tensor) -> Tensor:
-    """Return the distance between opposite corners of the box, in float64 ``(B,)``; no larger radius is needed."""
+    """Return the distance between opposite corners of the box, in float64 ``(B,)``; no larger radius is needed.
+
+    Args:
+        ball: norm and box.
+        x: inputs ``(B, ...)``, for the number of values.
+
+    Returns:
+        The distance.
+    """
     low, high = ball.box
     return ball.distance(torch.full_like(x, high), torch.full_like(x, low))
 
 
 def with_radius(ball: Ball, radius: Tensor, x: Tensor) -> Ball:
-    """Return the ball with these radii ``(B,)``, at most the diameter of the box."""
+    """Return the ball with these radii ``(B,)``, at most the diameter of the box.
+
+    Args:
+        ball: norm and box.
+        radius: radii ``(B,)``.
+        x: inputs ``(B, ...)``, for the dtype.
+
+    Returns:
+        A ball of the same norm and box.
+    """
     return ball.with_eps(radius.minimum(box_diameter(ball, x)))
 
 
 def norm_like(ball: Ball, offset: Tensor) -> Tensor:
-    """Return the norm of offsets ``(B, ...)``, shaped ``(B, 1, ...)`` to broadcast over them."""
+    """Return the norm of offsets ``(B, ...)``, shaped ``(B, 1, ...)`` to broadcast over them.
+
+    Args:
+        ball: the norm.
+        offset: offsets ``(B, ...)``.
+
+    Returns:
+        Norms that broadcast over the offsets.
+    """
     return broadcast_per_example(ball.distance(offset, torch.zeros_like(offset)).to(offset.dtype), offset)
 
 
 def dual(ball: Ball, grad: Tensor) -> Tensor:
-    """Return the dual norm of gradients ``(B,)``: the largest first-order gain of a step of unit length."""
+    """Return the dual norm of gradients ``(B,)``: the largest first-order gain of a step of unit length.
+
+    Args:
+        ball: norm and box.
+        grad: gradients ``(B, ...)``.
+
+    Returns:
+        Dual norms ``(B,)``.
+
+    Example:
+        >>> dual(ThreatModel("linf", 0.1), torch.tensor([[3.0, -4.0]])).item()
+        7.0
+    """
     if isinstance(ball, SparseThreat):  # one value may change, by the width of the box at most
         return grad.flatten(1).abs().amax(1) * ball.width
     return (grad * ball.steepest(grad)).flatten(1).sum(1)

@@ -20,7 +20,16 @@ PlaneDistance = Callable[[MinimumNormState, Tensor, Tensor], Tensor]
 
 
 def linearise_objective(model: Model, objective: Objective, *, targeted: bool = False) -> Linearise:
-    """Return the linearisation of an objective, negated if targeted."""
+    """Return the linearisation of an objective, negated if targeted.
+
+    Args:
+        model: maps ``(B, ...)`` to logits ``(B, K)``.
+        objective: function of logits and labels, positive where the model is fooled.
+        targeted: whether labels are the classes that the adversary wants.
+
+    Returns:
+        The query of each step of a minimum-norm search.
+    """
 
     spec = QuerySpec(model, objective, targeted)
 
@@ -32,7 +41,15 @@ def linearise_objective(model: Model, objective: Objective, *, targeted: bool = 
 
 
 def linearise_class_rank(model: Model, rank: int) -> Linearise:
-    """Return the linearisation of ``z_t - z_y``, t the class of this rank (0 first) among the other clean logits."""
+    """Return the linearisation of ``z_t - z_y``, t the class of this rank (0 first) among the other clean logits.
+
+    Args:
+        model: maps ``(B, ...)`` to logits ``(B, K)``.
+        rank: 0 for the most likely wrong class.
+
+    Returns:
+        The query of each step of a minimum-norm search.
+    """
 
     def linearise(state: MinimumNormState) -> Linearisation:
         others = state.clean.scatter(1, state.y[:, None], -torch.inf)
@@ -52,6 +69,9 @@ def linearise_nearest_class(model: Model, plane_distance: PlaneDistance) -> Line
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``.
         plane_distance: distance of the zero of each linear function, such as `distance_in_box`.
+
+    Returns:
+        The query of each step of a minimum-norm search.
     """
 
     def linearise(state: MinimumNormState) -> Linearisation:
@@ -92,6 +112,9 @@ def distance_in_box(state: MinimumNormState, value: Tensor, grad: Tensor) -> Ten
         state: iterates, norm and box.
         value: value of the function at the iterates ``(B,)``.
         grad: its gradient ``(B, ...)``.
+
+    Returns:
+        Distances ``(B,)``.
     """
     low, high = state.ball.box
     point, w = state.adv.flatten(1), grad.flatten(1)
@@ -108,6 +131,9 @@ def distance_without_box(state: MinimumNormState, value: Tensor, grad: Tensor) -
         state: iterates, norm and box.
         value: value of the function at the iterates ``(B,)``.
         grad: its gradient ``(B, ...)``.
+
+    Returns:
+        Distances ``(B,)``.
     """
     (low, high), uphill = state.ball.box, -grad * broadcast_per_example(value.sign(), grad)
     blocked = ((uphill > 0) & (state.adv >= high)) | ((uphill < 0) & (state.adv <= low))

@@ -44,6 +44,13 @@ class MinimalResult(AttackResult):
 
 
 def concatenate_minimal(parts: list[MinimalResult]) -> MinimalResult:
-    """Return the result of consecutive parts of a batch as one."""
+    """Return the result of consecutive parts of a batch as one.
+
+    Args:
+        parts: results of consecutive parts.
+
+    Returns:
+        The result of all examples.
+    """
     names = [field.name for field in fields(MinimalResult)]
     return MinimalResult(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -189,6 +189,11 @@ class MinimumNormScoreboard(BaseScoreboard):
 def require_norm(attack: str, ball: Ball, *allowed: str) -> None:
     """Raise unless the attack works in the norm of the ball.
 
+    Args:
+        attack: name of the attack, for the message.
+        ball: the given norm.
+        allowed: norms of the attack.
+
     Raises:
         ThreatError: another norm than the allowed ones.
     """

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from advreg.errors import RunError
-from advreg.report import language
+from advreg.report import language, language_examples, language_tables
 from tests.language import fake_sweep
 
 
@@ -27,12 +27,12 @@ def plain(page):
 def test_the_headline_says_the_setting_both_figures_and_why(page):
     text = plain(page)
     assert (
-        "The recommended setting (15% adversarial, rate 0.001, scale 1) answers 35% [27%, 43%] of harmful requests"
+        "The recommended setting (15% adversarial, rate 0.001, scale 1) complies with 35% [27%, 43%] of harmful requests"
         in text
     )
     assert "refuses 6% [0%, 14%] of safe prompts, 2% [0%, 10%] before" in text
     assert "the lowest attack success of 3 settings within the budget" in text
-    assert "Whoever has the weights gets 65% [57%, 73%]" in text
+    assert "With access to the weights, a soft prompt after the request obtains completions for 65% [57%, 73%]" in text
 
 
 def test_every_setting_is_in_the_table_and_a_failed_one_says_why(page):
@@ -58,7 +58,7 @@ def test_what_was_said_to_harmful_requests_is_folded(page):
 
 
 def test_long_completions_are_shortened(page):
-    assert max(len(cell) for cell in re.findall(r"<dd>(.*?)</dd>", page, re.S)) < 6 * language.SHOWN
+    assert max(len(cell) for cell in re.findall(r"<dd>(.*?)</dd>", page, re.S)) < 6 * language_examples.SHOWN
     assert "\u2026" in page
 
 
@@ -77,7 +77,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 
 def test_a_sweep_that_has_only_begun_and_one_without_a_recommendation_are_drawn(tmp_path):
     begun = fake_sweep.write(tmp_path / "begun", settings=[], frontier=[], recommended=None)
-    assert "No setting has been measured yet." in plain(language.write(begun).read_text())
+    assert "No setting has been evaluated yet." in plain(language.write(begun).read_text())
     near = fake_sweep.write(tmp_path / "near", recommended=None, nearest={"index": 1, "why": "the estimate is within"})
     assert "No setting can be recommended within an over-refusal of 10%: the estimate is within." in plain(
         language.write(near).read_text()
@@ -95,7 +95,7 @@ def test_seeds_and_a_judge_without_labels_are_told(tmp_path):
     base["judge"] = {"name": "keyword", "sensitivity": None, "specificity": None, "agreement": None, "n": 0}
     text = plain(language.write(fake_sweep.write(tmp_path / "s", seeds=[group], base=base)).read_text())
     assert "30%, 0.001 3 20% [12%, 28%] 10% [2%, 18%]" in text
-    assert "Nobody knows how often this judge is wrong" in text
+    assert "The error rates of this judge are unknown" in text
 
 
 def test_a_soft_prompt_that_reached_less_than_words_is_not_called_a_bound(tmp_path):
@@ -106,8 +106,10 @@ def test_a_soft_prompt_that_reached_less_than_words_is_not_called_a_bound(tmp_pa
             fake_sweep.write(tmp_path / "s", settings=[row], recommended={"index": 0, "why": "it is"})
         ).read_text()
     )
-    assert "The soft prompt, 10% [2%, 18%], reached less than words did: its search was too short" in text
-    assert "Whoever has the weights" not in text
+    assert (
+        "The soft prompt, 10% [2%, 18%], succeeded less often than attacks in words: its search was too short" in text
+    )
+    assert "With access to the weights" not in text
 
 
 def test_who_broke_what_is_counted_from_the_ledger():
@@ -116,7 +118,7 @@ def test_who_broke_what_is_counted_from_the_ledger():
         for attack, outcomes in {"direct": "cnn", "roleplay": "ccn", "soft_prompt": "ccc"}.items()
         for k, outcome in enumerate({"c": "complied", "n": "refused"}[letter] for letter in outcomes)
     ]
-    found = {row.name: row.cells[:2] for row in language.broken(rows, [])}
+    found = {row.name: row.cells[:2] for row in language_tables.attack_counts(rows, [])}
     assert found == {"direct": ["1 of 3", "0"], "roleplay": ["2 of 3", "1"], "soft prompt": ["3 of 3", "1"]}
 
 
@@ -124,7 +126,7 @@ def test_bad_folders_are_one_clear_line(tmp_path):
     with pytest.raises(RunError, match="there is no run folder"):
         language.write(tmp_path / "none")
     (tmp_path / "sweep.json").write_text(json.dumps({"kind": "language-sweep", "base": None}))
-    with pytest.raises(RunError, match="holds no measured sweep"):
+    with pytest.raises(RunError, match="holds no evaluated sweep"):
         language.write(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps({"kind": "language-sweep", "base": {"axes": {}}}))
     with pytest.raises(RunError, match="is damaged"):

@@ -1,4 +1,4 @@
-"""The charts of a language sweep: what refusing costs, and every axis by adversarial share."""
+"""The charts of a language sweep: attack success against over-refusal, and every metric by adversarial share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,20 @@ PANELS = (
     ("facts, best of two", ("factual", "two_choice")),
     ("nats a token of a good answer", ("helpfulness", "proxies", "answer_nll")),
 )
-"""What is drawn by adversarial share; the last is no share and has an axis of its own."""
+"""Metrics drawn by adversarial share; the last is no share and has its own scale."""
 
 
-def figure_at(results: Row, path: Sequence[str]) -> Row | None:
-    """Return a figure of an evaluation, or None where it was not measured."""
+def metric_at(results: Row, path: Sequence[str]) -> Row | None:
+    """Return a metric of an evaluation, or None where it was not measured.
+
+    Args:
+        results: the content of results.json.
+        path: names that lead to the metric.
+
+    Example:
+        >>> metric_at({"axes": {"coherence": {"value": 1.0, "n": 3}}}, ("coherence",))["value"]
+        1.0
+    """
     found: Any = results["axes"]
     for name in path:
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -34,11 +43,11 @@ def figure_at(results: Row, path: Sequence[str]) -> Row | None:
 
 
 def trade_off(sweep: Row, name: str) -> str:
-    """Attack success against over-refusal: a line for each learning rate along the share, the dial as small points.
+    """Draw attack success against over-refusal: a line for each learning rate, and other adapter scales as small points.
 
     Args:
-        sweep: what ``sweep.json`` holds.
-        name: the figure's name in the page.
+        sweep: the content of sweep.json.
+        name: id of the chart in the page.
 
     Returns:
         Inline SVG.
@@ -50,10 +59,10 @@ def trade_off(sweep: Row, name: str) -> str:
         limit = sweep["budget"]["over_refusal"]
         axes.axvline(limit, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1, label=f"budget {limit:.0%}")
         taken: list[tuple[float, float, int]] = []
-        for k, (lr, line) in enumerate(by_rate(rows).items()):
+        for k, (lr, line) in enumerate(group_by_rate(rows).items()):
             _draw_line(axes, line, f"rate {lr:g}", k)
-            _draw_shares(axes, line, SERIES[k % len(SERIES)], taken)
-        _draw_cross(axes, sweep["base"], INK, "D", "before training")
+            _label_shares(axes, line, SERIES[k % len(SERIES)], taken)
+        _draw_point(axes, sweep["base"], INK, "D", "before training")
         _draw_choice(axes, sweep)
         axes.set(xlabel="over-refusal: safe prompts refused", ylabel="attack success: harmful requests answered")
         axes.set(ylim=(-0.02, 1.16), yticks=[k / 5 for k in range(6)])  # labels of the points at the top lie above them
@@ -61,13 +70,21 @@ def trade_off(sweep: Row, name: str) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.3, ncols=3)
-    return inline(figure, name, "Attack success against over-refusal", told(sweep))
+    return inline(figure, name, "Attack success against over-refusal", describe_chart(sweep))
 
 
 def by_share(sweep: Row, name: str) -> str:
-    """Every axis by adversarial share, with 95% intervals as bands and the model before training as a dashed line."""
+    """Draw every metric by adversarial share, with 95% intervals as bands and the base model as a dashed line.
+
+    Args:
+        sweep: the content of sweep.json.
+        name: id of the chart in the page.
+
+    Returns:
+        Inline SVG; an empty text where no metric was measured.
+    """
     rows = completed_settings(sweep)
-    panels = [panel for panel in PANELS if any(figure_at(row["results"], panel[1]) for row in rows)]
+    panels = [panel for panel in PANELS if any(metric_at(row["results"], panel[1]) for row in rows)]
     if not panels:
         return ""
     with drawing():
@@ -79,7 +96,7 @@ def by_share(sweep: Row, name: str) -> str:
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    return inline(figure, name, "Every axis by adversarial share", told(sweep))
+    return inline(figure, name, "Every metric by adversarial share", describe_chart(sweep))
 
 
 def completed_settings(sweep: Row) -> list[Row]:
@@ -87,19 +104,22 @@ def completed_settings(sweep: Row) -> list[Row]:
     return [row for row in sweep["settings"] if row["results"]]
 
 
-def by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
-    """Return the settings of each learning rate by adversarial share, rates in order."""
+def group_by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
+    """Return learning rate -> its settings in order of the adversarial share."""
     rates = sorted({row["lr"] for row in rows})
     return {lr: sorted((row for row in rows if row["lr"] == lr), key=lambda row: row["mix"]) for lr in rates}
 
 
-def told(sweep: Row) -> str:
-    """Return the chart in words, for those who cannot see it."""
-    said = [f"{row['mix']:.0%} at rate {row['lr']:g}: {_pair(row['results'])}." for row in completed_settings(sweep)]
-    return " ".join([f"Before training: {_pair(sweep['base'])}.", *said])
+def describe_chart(sweep: Row) -> str:
+    """Return the values of the chart as text, for screen readers."""
+    settings = [
+        f"{row['mix']:.0%} at rate {row['lr']:g}: {_describe_results(row['results'])}."
+        for row in completed_settings(sweep)
+    ]
+    return " ".join([f"Before training: {_describe_results(sweep['base'])}.", *settings])
 
 
-def _pair(results: Row) -> str:
+def _describe_results(results: Row) -> str:
     success, refusal = results["axes"]["attack_success"]["at_least_one"], results["axes"]["over_refusal"]
     return f"attack success {success['value']:.0%}, over-refusal {refusal['value']:.0%}"
 
@@ -110,14 +130,14 @@ def _draw_line(axes: Axes, line: Sequence[Row], label: str, k: int) -> None:
         ends = [(at["over_refusal"]["value"], at["attack_success"]["value"]) for at in row["dial"]]
         if len(ends) > 1:
             axes.plot(*zip(*ends, strict=True), ".:", color=colour, alpha=0.45, linewidth=1, markersize=5, zorder=2)
-        _draw_cross(axes, row["results"], colour, MARKERS[k % len(MARKERS)], None)
-    points = [_at(row["results"]) for row in line]
+        _draw_point(axes, row["results"], colour, MARKERS[k % len(MARKERS)], None)
+    points = [_coordinates(row["results"]) for row in line]
     axes.plot(*zip(*points, strict=True), STROKES[k % len(STROKES)], color=colour, label=label, zorder=3)
 
 
-def _draw_shares(axes: Axes, line: Sequence[Row], colour: str, taken: list[tuple[float, float, int]]) -> None:
-    """Write the shares beside their points, where no other rate's are yet; those that lie together have one label."""
-    for (x, y), shares in _together(line):
+def _label_shares(axes: Axes, line: Sequence[Row], colour: str, taken: list[tuple[float, float, int]]) -> None:
+    """Label points with their shares, away from the labels of other rates; points that coincide share a label."""
+    for (x, y), shares in _merge_near_points(line):
         near = {shift for a, b, shift in taken if abs(a - x) < 0.2 and abs(b - y) < 0.12}
         shift = next((shift for shift in (5, 18, -14, 31, -27, -40) if shift not in near), 5)
         taken.append((x, y, shift))
@@ -125,11 +145,11 @@ def _draw_shares(axes: Axes, line: Sequence[Row], colour: str, taken: list[tuple
         axes.annotate(text, (x, y), xytext=(8, shift), textcoords="offset points", color=colour, zorder=6)
 
 
-def _together(line: Sequence[Row]) -> list[tuple[tuple[float, float], list[float]]]:
-    """Return where points lie, each place with the shares that are measured there or too near to be told apart."""
+def _merge_near_points(line: Sequence[Row]) -> list[tuple[tuple[float, float], list[float]]]:
+    """Return the distinct points of a line, each with the shares of all points that are too near to distinguish."""
     places: list[tuple[tuple[float, float], list[float]]] = []
     for row in line:
-        x, y = _at(row["results"])
+        x, y = _coordinates(row["results"])
         same = (shares for (a, b), shares in places if abs(a - x) < 0.03 and abs(b - y) < 0.05)
         shares = next(same, None)
         if shares is None:
@@ -139,13 +159,13 @@ def _together(line: Sequence[Row]) -> list[tuple[tuple[float, float], list[float
     return places
 
 
-def _at(results: Row) -> tuple[float, float]:
+def _coordinates(results: Row) -> tuple[float, float]:
     return results["axes"]["over_refusal"]["value"], results["axes"]["attack_success"]["at_least_one"]["value"]
 
 
-def _draw_cross(axes: Axes, results: Row, colour: str, marker: str, label: str | None) -> None:
+def _draw_point(axes: Axes, results: Row, colour: str, marker: str, label: str | None) -> None:
     """Draw a measured point with both of its intervals."""
-    (x, y), found = _at(results), results["axes"]
+    (x, y), found = _coordinates(results), results["axes"]
     wide, high = found["over_refusal"]["interval"], found["attack_success"]["at_least_one"]["interval"]
     axes.plot(wide, (y, y), color=colour, alpha=0.28, linewidth=3, zorder=2)
     axes.plot((x, x), high, color=colour, alpha=0.28, linewidth=3, zorder=2)
@@ -165,7 +185,7 @@ def _draw_cross(axes: Axes, results: Row, colour: str, marker: str, label: str |
 def _draw_choice(axes: Axes, sweep: Row) -> None:
     choice = sweep["recommended"] or sweep["nearest"]
     if choice is not None:
-        x, y = _at(sweep["settings"][choice["index"]]["results"])
+        x, y = _coordinates(sweep["settings"][choice["index"]]["results"])
         label = "recommended" if sweep["recommended"] else "nearest to the budget"
         axes.plot(
             [x],
@@ -181,11 +201,11 @@ def _draw_choice(axes: Axes, sweep: Row) -> None:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Sequence[str]) -> None:
-    before = figure_at(base, path)
+    before = metric_at(base, path)
     if before is not None:
         axes.axhline(before["value"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="before training", zorder=1)
-    for k, (lr, line) in enumerate(by_rate(rows).items()):
-        found = [(row["mix"], figure) for row in line if (figure := figure_at(row["results"], path)) is not None]
+    for k, (lr, line) in enumerate(group_by_rate(rows).items()):
+        found = [(row["mix"], figure) for row in line if (figure := metric_at(row["results"], path)) is not None]
         if found:
             _draw_band(axes, found, SERIES[k % len(SERIES)], STROKES[k % len(STROKES)], f"rate {lr:g}")
     axes.set_title(title, loc="left", fontsize=10)
@@ -198,7 +218,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Se
 
 
 def _draw_band(axes: Axes, found: Sequence[tuple[float, Row]], colour: str, stroke: str, label: str) -> None:
-    """Draw one rate's figures; of several seeds every point, a line through their means, and a band around all intervals."""
+    """Draw one metric of one rate: every seed as a point, a line through the means and a band around all intervals."""
     mixes = sorted({mix for mix, _ in found})
     groups = [[figure for mix, figure in found if mix == place] for place in mixes]
     low = [min(figure["interval"][0] for figure in group) for group in groups]

@@ -1,0 +1,213 @@
+"""The tables of a language sweep's report, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advreg.report.language_charts import metric_at
+
+UPPER_BOUNDS = ("embedding", "latent", "soft_prompt")
+"""Attacks on internal activations, which no text can reproduce: reported singly, not part of "at least one"."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A row of a table, as text.
+
+    Attributes:
+        name: first cell.
+        cells: the other cells.
+        marks: labels beside the name.
+        note: small text below the name.
+    """
+
+    name: str
+    cells: Sequence[str]
+    marks: Sequence[str] = ()
+    note: str = ""
+
+
+def format_share(estimate: Row | None) -> str:
+    """Return a share with its interval as text.
+
+    Example:
+        >>> format_share({"value": 0.125, "interval": [0.02, 0.31], "n": 24}), format_share(None)
+        ('12% [2%, 31%]', 'not measured')
+    """
+    if estimate is None:
+        return "not measured"
+    low, high = estimate["interval"]
+    return f"{estimate['value']:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def format_number(estimate: Row | None) -> str:
+    """Return a number that is no share, with its interval, as text.
+
+    Example:
+        >>> format_number({"value": 1.25, "interval": [1.0, 1.5]})
+        '1.25 [1.00, 1.50]'
+    """
+    if estimate is None:
+        return "not measured"
+    low, high = estimate["interval"]
+    return f"{estimate['value']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def metric_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
+    """Return a row for every measured metric: before training, after training and the paired change.
+
+    Args:
+        base: results of the model before training.
+        chosen: the recommended or nearest setting; None without results.
+    """
+    metrics = (
+        ("Attack success, at least one attack in words", ("attack_success", "at_least_one"), True),
+        ("Attack success, soft prompt", ("attack_success", "soft_prompt"), True),
+        ("Over-refusal", ("over_refusal",), True),
+        ("Facts: the true answer is the likeliest", ("factual", "mc1"), True),
+        ("Facts: the true answer is the likelier of two", ("factual", "two_choice"), True),
+        ("Instructions followed, strictly", ("instructions", "strict"), True),
+        ("Instructions followed, loosely", ("instructions", "loose"), True),
+        ("Helpfulness, rated from 1 to 5 by a judge", ("helpfulness", "judged"), False),
+        ("Proxy of helpfulness: nats a token of reference responses", ("helpfulness", "proxies", "answer_nll"), False),
+        ("Proxy of helpfulness: repetition", ("helpfulness", "proxies", "repetition"), True),
+        ("Proxy of helpfulness: words in a completion", ("helpfulness", "proxies", "length"), False),
+        ("Completions that are coherent text", ("coherence",), True),
+    )
+    after = chosen["results"] if chosen else None
+    rows = []
+    for title, path, is_share in metrics:
+        if metric_at(base, path) is not None:
+            values = [_metric_cell(results, path, is_share) for results in (base, after)]
+            rows.append(MetricRow(title, [*values, _difference_cell(chosen, path, is_share)]))
+    return rows
+
+
+def _metric_cell(results: Row | None, path: Sequence[str], is_share: bool) -> str:
+    if results is None:
+        return "-"
+    return (format_share if is_share else format_number)(metric_at(results, path))
+
+
+def _difference_cell(chosen: Row | None, path: Sequence[str], is_share: bool) -> str:
+    differences = chosen["results"].get("differences") if chosen else None
+    change = metric_at({"axes": differences}, path) if differences else None
+    if change is None:
+        return "-"
+    factor, digits = (100, 0) if is_share else (1, 2)
+    value, low, high = (f"{factor * end:+.{digits}f}" for end in (change["value"], *change["interval"]))
+    return f"{value} [{low}, {high}]" + (" points" if is_share else "")
+
+
+def setting_rows(sweep: Row) -> list[MetricRow]:
+    """Return a row for the base model and for every setting; a failed setting gives its error."""
+    rows = [MetricRow("before training", ["-", *_cells(sweep["base"]), "-"])]
+    return rows + [_setting_row(sweep, index, row) for index, row in enumerate(sweep["settings"])]
+
+
+def _setting_row(sweep: Row, index: int, row: Row) -> MetricRow:
+    name = f"{row['mix']:.0%}, {row['lr']:g}" + (f", seed {row['seed']}" if row["seed"] else "")
+    if row["results"] is None:
+        return MetricRow(name, ["-"] * 7, ["failed"], row.get("failed", ""))
+    marks = ["frontier"] if index in sweep["frontier"] else []
+    marks += [mark for mark in ("recommended", "nearest") if sweep[mark] and sweep[mark]["index"] == index]
+    guard = "; ".join((row.get("training") or {}).get("guard", []))
+    change = _difference_cell(row, ("attack_success", "at_least_one"), True)
+    return MetricRow(name, [f"{row['scale']:g}", *_cells(row["results"]), change], marks, guard)
+
+
+def _cells(results: Row) -> list[str]:
+    paths = (
+        ("attack_success", "at_least_one"),
+        ("over_refusal",),
+        ("attack_success", "soft_prompt"),
+        ("instructions", "strict"),
+    )
+    shares = [format_share(metric_at(results, path)) for path in paths]
+    return [*shares, format_number(metric_at(results, ("helpfulness", "proxies", "answer_nll")))]
+
+
+def attack_counts(before: Sequence[Row], after: Sequence[Row]) -> list[MetricRow]:
+    """Return for each attack the number of successes, and of those that no other attack in words achieved.
+
+    Args:
+        before: rows of the ledger of the base model.
+        after: rows of the ledger of the chosen setting.
+
+    Example:
+        >>> row = {"axis": "attack_success", "id": 0, "outcome": "complied"}
+        >>> found = attack_counts([{**row, "attack": "direct"}], [{**row, "attack": "direct", "outcome": "refused"}])
+        >>> found[0].name, found[0].cells
+        ('direct', ['1 of 1', '1', '0 of 1', '0'])
+    """
+    sides = [(_hits_by_attack(rows), _request_count(rows)) for rows in (before, after)]
+    names = dict.fromkeys(name for hits, _ in sides for name in hits)
+    return [
+        MetricRow(
+            name.replace("_", " "),
+            [cell for hits, n in sides for cell in _success_cells(hits, name, n)],
+            ["upper bound"] if name in UPPER_BOUNDS else [],
+        )
+        for name in names
+    ]
+
+
+def _request_count(rows: Sequence[Row]) -> int:
+    return len({row["id"] for row in rows if row["axis"] == "attack_success"})
+
+
+def _success_cells(hits: Mapping[str, set[int]], name: str, n: int) -> tuple[str, str]:
+    return f"{len(hits.get(name, set()))} of {n}", str(len(_found_by_one_attack(hits, name)))
+
+
+def _hits_by_attack(rows: Sequence[Row]) -> dict[str, set[int]]:
+    hits: dict[str, set[int]] = {}
+    for row in rows:
+        if row["axis"] == "attack_success":
+            ids = hits.setdefault(row["attack"], set())
+            if row["outcome"] == "complied":
+                ids.add(row["id"])
+    return hits
+
+
+def _found_by_one_attack(hits: Mapping[str, set[int]], name: str) -> set[int]:
+    others = [found for other, found in hits.items() if other != name and other not in UPPER_BOUNDS]
+    return hits.get(name, set()).difference(*others)
+
+
+def type_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
+    """Return a row of over-refusal for each type of prompt; none for a single type."""
+    sides = [
+        (results["axes"]["over_refusal"] or {}).get("by_type", {})
+        for results in (base, *([chosen["results"]] if chosen else []))
+    ]
+    if len(sides[0]) < 2:
+        return []
+    return [
+        MetricRow(name.replace("_", " "), [*(format_share(side.get(name)) for side in sides), str(estimate["n"])])
+        for name, estimate in sides[0].items()
+    ]
+
+
+def cost_rows(sweep: Row, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return settings, times and passes of the sweep."""
+    trainings = [row["training"] for row in rows if row.get("training")]
+    results = [sweep["base"], *(row["results"] for row in rows)]
+    passes = [sum(each["passes"][kind] for each in results) for kind in ("forwards", "backwards")]
+    return [
+        ("settings evaluated", str(len(rows))),
+        ("training", _minutes(sum(each["seconds"] for each in trainings))),
+        ("evaluation", _minutes(sum(each["seconds"] for each in results))),
+        ("forwards in training", f"{sum(each['forwards'] for each in trainings):,}"),
+        ("backwards in training", f"{sum(each['backwards'] for each in trainings):,}"),
+        ("forwards in evaluation", f"{passes[0]:,}"),
+        ("backwards in evaluation", f"{passes[1]:,}"),
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"

@@ -27,8 +27,8 @@ from advreg.language.attacks.roleplay import TEMPLATES
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluation.tasks import Attack
 from advreg.language.judges.learned import words_judge
-from advreg.language.sweep.plan import Parts, SweepGrid, parts
-from advreg.language.sweep.run import At, Measuring, sweep
+from advreg.language.sweep.plan import SweepData, SweepGrid, split_data
+from advreg.language.sweep.run import SweepEvaluation, SweepProgress, sweep
 from language_claims import claims
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
@@ -70,7 +70,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(asked: argparse.Namespace) -> Parts:
+def read(asked: argparse.Namespace) -> SweepData:
     """Deal the prompts out."""
     everything = datasets.EvaluationData(
         tuple(datasets.read_requests(FOLDER / "advbench.csv")),
@@ -80,7 +80,7 @@ def read(asked: argparse.Namespace) -> Parts:
         tuple(datasets.read_examples(FOLDER / "instructions.json")),
     )
     sizes = {name: getattr(asked, name) for name in everything.n}
-    return parts(
+    return split_data(
         everything,
         datasets.read_refusal_examples(FOLDER / "adversarial_training.jsonl"),
         n=sizes,
@@ -93,7 +93,7 @@ def _is_short(task: datasets.InstructionTask) -> bool:
     return not any(name.startswith(LONG) for name, _ in task.instructions)
 
 
-def measuring(asked: argparse.Namespace) -> Measuring:
+def measuring(asked: argparse.Namespace) -> SweepEvaluation:
     """Return attacks and judge at a small machine's effort."""
     soft = partial(
         attacks.soft_prompt,
@@ -111,7 +111,7 @@ def measuring(asked: argparse.Namespace) -> Measuring:
     }
     judge = words_judge(datasets.read_labelled(FOLDER / "xstest_safe_completions.csv"), asked.tokens)
     lengths = {"max_new_tokens": asked.tokens, "task_tokens": asked.task_tokens}
-    return Measuring(chosen, {"direct": attacks.direct}, judge, dtype="bfloat16", **lengths)
+    return SweepEvaluation(chosen, {"direct": attacks.direct}, judge, dtype="bfloat16", **lengths)
 
 
 def config(asked: argparse.Namespace) -> LanguageConfig:
@@ -136,7 +136,7 @@ class Watch:
     def __init__(self) -> None:
         self.part, self.began = "", time.process_time()
 
-    def __call__(self, at: At) -> None:
+    def __call__(self, at: SweepProgress) -> None:
         """Take note of a step forward."""
         part = f"{at.name}: {at.part}"
         if at.done == at.total or part != self.part:

@@ -152,7 +152,7 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
         found[seed] = evaluate(tiny(seed), data, out=out, **options)
         read = read_language_results(out, PROTOCOL)
         assert read.n == 4
-        assert 1 - len(read.broken) / 4 == pytest.approx(1 - found[seed].axes["attack_success"]["direct"].value)
+        assert 1 - len(read.broken) / 4 == pytest.approx(1 - found[seed].metrics["attack_success"]["direct"].value)
         assert set(read.conduct) == set(CONDUCT)
         assert len(read.names) == 4
     assert UPPER_BOUNDS == tasks.UPPER_BOUNDS

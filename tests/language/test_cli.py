@@ -193,7 +193,7 @@ def test_a_sweep_is_made_shown_and_reported(monkeypatch, capsys, files, tmp_path
         (["attack", MODEL, "--harmful", "{harmful}?goal=text"], "no column 'goal'; allowed: prompt, target, refusal"),
         (["attack", MODEL, "--harmful", "{mine}"], "has no 'goal'; it has text, target"),
         (["attack", MODEL, "--harmful", "{harmful}", "--scale", "0.5"], "is not a run folder, so it has no adapter"),
-        (["evaluate", MODEL], "nothing can be measured"),
+        (["evaluate", MODEL], "there is nothing to evaluate"),
         (["evaluate", MODEL, "--safe", "{safe}", "--judge-url", "http://127.0.0.1:9/v1"], "needs both"),
         ([*SWEEP, "--mix", "0,x"], "--mix is '0,x'"),
         ([*SWEEP, "--mix", "2"], "mixes is .2.0.; give numbers"),

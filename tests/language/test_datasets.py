@@ -94,7 +94,7 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"instruction_id_list": ["a:b"], "kwargs": [{}]}, "line 1: no check for the instruction 'a:b'"),
+        ({"instruction_id_list": ["a:b"], "kwargs": [{}]}, "line 1: there is no checker for 'a:b'"),
         ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "lists of equal length"),
         ({"instruction_id_list": [], "kwargs": []}, "lists of equal length, of one instruction at least"),
         ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [3]}, "line 1: "),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from advreg.errors import DataError
-from advreg.language.evaluation.ifeval import CHECKERS, loose, strict, understood
+from advreg.language.evaluation.ifeval import CHECKERS, check_arguments, loose, strict
 from advreg.language.evaluation.ifeval.scripts import detect
 from advreg.language.evaluation.ifeval.text_stats import sentences
 
@@ -139,7 +139,7 @@ LANGUAGES = {
 
 @pytest.mark.parametrize(("instruction", "arguments", "passes", "fails"), TABLE)
 def test_each_check_passes_what_it_should_and_nothing_else(instruction, arguments, passes, fails):
-    given = understood(instruction, arguments)
+    given = check_arguments(instruction, arguments)
     assert all(strict(text, instruction, given) for text in passes)
     assert not any(strict(text, instruction, given) for text in fails)
     assert all(loose(text, instruction, given) for text in passes)  # what holds strictly holds loosely
@@ -194,7 +194,7 @@ def test_every_instruction_of_ifeval_is_understood(shared: Path):
     assert len(given) == 834
     assert {name for name, _ in given} == set(CHECKERS)
     for name, arguments in given:
-        assert strict("word", name, understood(name, arguments)) in (True, False)
+        assert strict("word", name, check_arguments(name, arguments)) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_every_instruction_of_ifeval_is_understood(shared: Path):
 )
 def test_what_is_not_understood_is_refused_in_one_line(instruction, arguments, says):
     with pytest.raises(DataError, match=says) as caught:
-        understood(instruction, arguments)
+        check_arguments(instruction, arguments)
     assert "\n" not in str(caught.value)
 
 

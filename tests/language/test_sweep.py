@@ -29,15 +29,16 @@ from advreg.language.sweep import run as running
 from advreg.language.sweep.adapter_scale import select_scale
 from advreg.language.sweep.pareto import (
     TradeoffPoint,
-    costs_of,
-    frontier,
-    least,
+    lowest_attack_success,
+    objectives,
+    pareto_frontier,
     prompts_needed,
     recommend,
     summarize_sweep,
 )
-from advreg.language.sweep.plan import Setting, SweepGrid, parts
-from advreg.language.sweep.run import FILE, Measuring, sweep
+from advreg.language.sweep.plan import Setting, SweepGrid, split_data
+from advreg.language.sweep.run import FILE, SweepEvaluation, sweep
+from advreg.plugins import trusting
 from advreg.statistics import clopper_pearson_interval
 from tests.language import small  # noqa: F401 - skips this file where the extra is absent
 
@@ -84,13 +85,13 @@ def row(mix, success, refusal, upper=None, **more):
 
 
 def test_a_setting_that_is_beaten_in_everything_is_off_the_frontier_and_twins_stay_on_it():
-    assert frontier([(0.5, 0.1), (0.4, 0.1), (0.4, 0.1), (0.1, 0.9), (0.6, 0.05)]) == [1, 2, 3, 4]
-    assert frontier([]) == []
+    assert pareto_frontier([(0.5, 0.1), (0.4, 0.1), (0.4, 0.1), (0.1, 0.9), (0.6, 0.05)]) == [1, 2, 3, 4]
+    assert pareto_frontier([]) == []
 
 
 def test_no_point_of_the_frontier_is_beaten_and_every_other_is_by_one_of_it():
     costs = [((7 * k) % 11, (5 * k) % 13, (3 * k) % 7) for k in range(40)]
-    on = frontier(costs)
+    on = pareto_frontier(costs)
     beats = lambda a, b: all(x <= y for x, y in zip(a, b, strict=True)) and a != b  # noqa: E731
     assert not any(beats(costs[i], costs[j]) for i in on for j in on)
     assert all(any(beats(costs[i], costs[j]) for i in on) for j in set(range(40)) - set(on))
@@ -98,11 +99,11 @@ def test_no_point_of_the_frontier_is_beaten_and_every_other_is_by_one_of_it():
 
 def test_help_is_a_judges_word_else_instructions_else_good_answers():
     told = results(0.2, 0.1)
-    assert costs_of(told) == (0.2, 0.1, -0.3)
+    assert objectives(told) == (0.2, 0.1, -0.3)
     told["axes"]["helpfulness"]["judged"] = figure(4.2, 4.0, 4.4)
-    assert costs_of(told)[2] == -4.2
+    assert objectives(told)[2] == -4.2
     told["axes"]["helpfulness"]["judged"] = told["axes"]["instructions"]["strict"] = None
-    assert costs_of(told)[2] == 1.0
+    assert objectives(told)[2] == 1.0
 
 
 def test_the_dial_takes_the_fewest_attacks_within_the_budget_by_estimates():
@@ -129,7 +130,7 @@ def test_only_what_is_surely_within_the_budget_is_recommended():
     assert "368 or more" in unsure.why
     assert "250 safe prompts" in unsure.why
     assert recommend([], 0.05, 250) is None
-    assert least(points, 0.05) == 1
+    assert lowest_attack_success(points, 0.05) == 1
 
 
 @pytest.mark.parametrize("budget", [0.01, 0.02, 0.05, 0.1, 0.5])
@@ -170,9 +171,9 @@ def test_claims_stand_beside_figures_of_this_sweep():
 
 
 def test_what_is_trained_on_is_not_chosen_by_and_not_measured_on():
-    made = parts(prompts(200), n=1000, n_validation=1000)
+    made = split_data(prompts(200), n=1000, n_validation=1000)
     seen = [
-        {o.prompt for o in made.lessons},
+        {o.prompt for o in made.adversarial},
         *({o.prompt for o in each.requests} for each in (made.validation, made.test)),
     ]
     assert sum(map(len, seen)) == len(set.union(*seen)) == 200
@@ -189,22 +190,22 @@ def test_a_lesson_is_not_measured_on_whatever_its_case_and_blanks():
         RefusalExample(k, f"  {request.prompt.upper()} ", ("Sure",), ("No.",))
         for k, request in enumerate(data.requests[:30])
     ]
-    made = parts(data, lessons, n=1000, n_validation=1000)
+    made = split_data(data, lessons, n=1000, n_validation=1000)
     kept = {request.id for each in (made.validation, made.test) for request in each.requests}
     assert kept == set(range(30, 60))
-    assert made.lessons == tuple(lessons)
+    assert made.adversarial == tuple(lessons)
 
 
 def test_sizes_are_at_most_what_was_asked_for_kind_by_kind():
     sizes = {"requests": 3, "safe": 5, "questions": 1, "tasks": 1, "benign": 2}
-    made = parts(prompts(), n=sizes, n_validation=4)
+    made = split_data(prompts(), n=sizes, n_validation=4)
     assert made.test.n == {**sizes, "questions": 0, "tasks": 0}
     assert made.validation.n["requests"] == 4
 
 
 def test_too_few_prompts_are_one_clear_line():
-    with pytest.raises(DataError, match="no safe are left for validation"):
-        parts(EvaluationData(prompts().requests, (), benign=prompts().benign))
+    with pytest.raises(DataError, match="no safe prompts are left for validation"):
+        split_data(EvaluationData(prompts().requests, (), benign=prompts().benign))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_too_few_prompts_are_one_clear_line():
     [{"mixes": ()}, {"mixes": (0.1, 0.1)}, {"mixes": (1.5,)}, {"rates": (0.0,)}, {"scales": (-1.0,)}, {"budget": 0.0}],
 )
 def test_a_plan_that_cannot_be_is_refused(bad):
-    with pytest.raises(ConfigError, match=r"give (one value|numbers|a share)"):
+    with pytest.raises(ConfigError, match=r"give (at least one value|numbers|a share)"):
         SweepGrid(**bad)
 
 
@@ -229,10 +230,10 @@ def tiny_sweep(out, plan, rank=2, **more):
         + ["train.steps=2", "train.every=1", "train.batch_size=4"]
     )
     soft = functools.partial(attacks.soft_prompt, steps=2, tokens=2, checkpoints=1)
-    how = Measuring(
+    how = SweepEvaluation(
         {"direct": attacks.direct, "soft_prompt": soft}, {"direct": attacks.direct}, keyword_judge(), None, 4, 4
     )
-    return sweep(config, plan, parts(prompts(), n=few, n_validation=4), how, out=out, **more)
+    return sweep(config, plan, split_data(prompts(), n=few, n_validation=4), how, out=out, **more)
 
 
 PLAN = SweepGrid(mixes=(0.0, 0.5), rates=(1e-3,), scales=(0.5, 1.0), budget=0.5)
@@ -241,7 +242,8 @@ PLAN = SweepGrid(mixes=(0.0, 0.5), rates=(1e-3,), scales=(0.5, 1.0), budget=0.5)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "whole"
-    return out, tiny_sweep(out, PLAN)
+    with trusting(True):
+        return out, tiny_sweep(out, PLAN)
 
 
 def test_a_sweep_holds_what_the_contract_says(whole):
@@ -273,7 +275,7 @@ def test_a_sweep_killed_anywhere_goes_on_and_ends_the_same(whole, tmp_path):
     moments = [
         ("base", "over_refusal/plain"),
         ("mix-0_lr-0.001_seed-0", "training"),
-        ("mix-0.5_lr-0.001_seed-0", "dial"),
+        ("mix-0.5_lr-0.001_seed-0", "adapter scale"),
     ]
     moments.append(("mix-0.5_lr-0.001_seed-0", "attack_success/soft_prompt"))
 
@@ -300,8 +302,8 @@ def test_a_finished_sweep_trains_and_measures_nothing_and_a_wider_plan_only_adds
 
 def test_another_sweep_in_the_folder_is_refused(whole):
     config = LanguageConfig().replace_with(["train.steps=3"])
-    with pytest.raises(RunError, match="holds a sweep of other training"):
-        sweep(config, PLAN, parts(prompts(), n=4, n_validation=4), out=whole[0])
+    with pytest.raises(RunError, match="holds a sweep with other training"):
+        sweep(config, PLAN, split_data(prompts(), n=4, n_validation=4), out=whole[0])
 
 
 def test_a_training_that_diverges_is_noted_and_the_others_go_on(monkeypatch, tmp_path):

@@ -16,49 +16,70 @@ from rich.console import Console
 from rich.table import Table
 
 from advreg.cli import progress, tables
-from advreg.cli.language_evaluate import DataFiles, EvaluationOptions, named_attacks, rows
+from advreg.cli.language_inputs import DataFiles, EvaluationOptions, parse_attacks, read_rows
 from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import read_refusal_examples
-from advreg.language.sweep.plan import SweepGrid, parts
-from advreg.language.sweep.run import FILE, At, Measuring, sweep
+from advreg.language.sweep.plan import SweepData, SweepGrid, split_data
+from advreg.language.sweep.run import FILE, OnProgress, SweepEvaluation, SweepProgress, sweep
 
 
 @dataclass(frozen=True)
-class SweepSizes:
-    """The grid of a sweep, as the command line gives it.
+class SweepOptions:
+    """Model, files and grid of a sweep, as the command line gives them.
 
     Attributes:
-        mixes, rates, seeds, scales: numbers separated by commas.
+        model: name of the base model.
+        files: the data files.
+        adversarial: file of requests to train on; a part of the harmful requests if empty.
+        changes: ``key=value`` of the training configuration.
+        mixes: adversarial shares, separated by commas.
+        rates: learning rates, separated by commas.
+        seeds: seeds of training, separated by commas.
+        scales: adapter scales, separated by commas.
         budget: largest acceptable over-refusal, as a share.
-        n_validation: requests and safe prompts that choose the scale.
-        dial: attacks that choose the scale.
+        n_validation: number of requests and of safe prompts that select the scale.
+        scale_attacks: attacks that select the scale.
     """
 
+    model: str
+    files: DataFiles
+    adversarial: str
+    changes: Sequence[str]
     mixes: str
     rates: str
     seeds: str
     scales: str
     budget: float
     n_validation: int
-    dial: Sequence[str]
+    scale_attacks: Sequence[str]
 
-    def plan(self) -> SweepGrid:
+    def grid(self) -> SweepGrid:
         """Parse the grid.
 
         Raises:
             ConfigError: a part is not a number.
         """
         return SweepGrid(
-            mixes=tuple(numbers("--mix", self.mixes, float)),
-            rates=tuple(numbers("--lr", self.rates, float)),
-            seeds=tuple(numbers("--seeds", self.seeds, int)),
-            scales=tuple(numbers("--scales", self.scales, float)),
+            mixes=tuple(parse_numbers("--mix", self.mixes, float)),
+            rates=tuple(parse_numbers("--lr", self.rates, float)),
+            seeds=tuple(parse_numbers("--seeds", self.seeds, int)),
+            scales=tuple(parse_numbers("--scales", self.scales, float)),
             budget=self.budget,
         )
 
+    def data(self, options: EvaluationOptions) -> SweepData:
+        """Read the files and split the prompts.
 
-def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+        Args:
+            options: largest number of test prompts, and the seed.
+        """
+        adversarial = read_rows(self.adversarial, read_refusal_examples)
+        sizes = options.sizes()
+        return split_data(self.files.read(), adversarial, n=sizes, n_validation=self.n_validation, seed=options.seed)
+
+
+def parse_numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
     """Parse numbers separated by commas.
 
     Args:
@@ -70,7 +91,7 @@ def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
         ConfigError: a part is not a number of this kind.
 
     Example:
-        >>> numbers("--mix", "0, 0.15,0.3", float)
+        >>> parse_numbers("--mix", "0, 0.15,0.3", float)
         [0.0, 0.15, 0.3]
     """
     try:
@@ -79,102 +100,103 @@ def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
         raise ConfigError(f"{option} is {text!r}; give {kind.__name__} numbers separated by commas") from cause
 
 
-def run_sweep(
-    model: str,
-    files: DataFiles,
-    options: EvaluationOptions,
-    grid: SweepSizes,
-    *,
-    adversarial: str,
-    changes: Sequence[str],
-    out: Path,
-    as_json: bool,
-) -> None:
+def run_sweep(settings: SweepOptions, options: EvaluationOptions, *, out: Path, as_json: bool) -> None:
     """Run a sweep and print every setting and the recommendation.
 
     Args:
-        model: name of the base model.
-        files: the user's files.
+        settings: model, files and grid.
         options: how to evaluate each setting.
-        grid: the settings.
-        adversarial: file of requests to train on; a part of the harmful requests if empty.
-        changes: ``key=value`` of the training configuration.
         out: folder of the sweep; the same folder resumes.
         as_json: print one JSON object instead of text.
     """
-    plan = grid.plan()
-    config = LanguageConfig().replace_with([f"model.name={model}", f"train.device={options.device}", *changes])
-    measuring = Measuring(
-        options.attack_functions(),
-        named_attacks(grid.dial),
-        files.judge(options.tokens),
-        options.remote(),
-        options.tokens,
-        options.task_tokens,
-        options.dtype,
-        options.seed,
-    )
-    lessons = rows(adversarial, read_refusal_examples)
-    data = parts(files.read(), lessons, n=options.sizes(), n_validation=grid.n_validation, seed=options.seed)
+    grid = settings.grid()
+    changes = [f"model.name={settings.model}", f"train.device={options.device}", *settings.changes]
+    config = LanguageConfig().replace_with(changes)
+    evaluation = _sweep_evaluation(settings, options)
+    data = settings.data(options)
     command = shlex.join(["advreg", *sys.argv[1:]])
-    with _watching(quiet=as_json) as watch:
-        found = sweep(config, plan, data, measuring, out=out, command=command, on_progress=watch)
+    with _progress_bar(quiet=as_json) as watch:
+        record = sweep(config, grid, data, evaluation, out=out, command=command, on_progress=watch)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(record))
         return
-    tables.show(settings_table(found))
-    typer.echo(f"{conclusion(found)}\nwritten: {out / FILE}; to draw it: advreg language report {out}")
+    tables.show(settings_table(record))
+    typer.echo(f"{conclusion(record)}\nwritten: {out / FILE}; for a page with charts: advreg language report {out}")
 
 
-def settings_table(found: Mapping[str, Any]) -> Table:
-    """Return the table of the base model and every setting; settings on the Pareto frontier are marked."""
-    lines = [("base", "-", "-", *_figures(found["base"]), "")]
-    for k, row in enumerate(found["settings"]):
-        marks = " ".join(["frontier"] * (k in found["frontier"]) + ["recommended"] * _is(found["recommended"], k))
+def _sweep_evaluation(settings: SweepOptions, options: EvaluationOptions) -> SweepEvaluation:
+    return SweepEvaluation(
+        attacks=options.attack_functions(),
+        scale_attacks=parse_attacks(settings.scale_attacks),
+        judge=settings.files.judge(options.tokens),
+        rater=options.rater.connect(),
+        max_new_tokens=options.tokens,
+        task_tokens=options.task_tokens,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
+
+
+def settings_table(record: Mapping[str, Any]) -> Table:
+    """Return the table of the base model and every setting, with marks for the frontier and the recommendation.
+
+    Args:
+        record: the content of sweep.json.
+    """
+    lines = [("base", "-", "-", *_metric_cells(record["base"]), "")]
+    for k, row in enumerate(record["settings"]):
+        marks = " ".join(["frontier"] * (k in record["frontier"]) + ["recommended"] * _is_choice(record, k))
         name = f"{row['mix']:.0%}, lr {row['lr']:g}"
-        figures = _figures(row["results"]) if row["results"] else ("-", "-", "-", "-")
-        lines.append((name, str(row["seed"]), f"{row['scale']:g}", *figures, "failed" if row.get("failed") else marks))
+        cells = _metric_cells(row["results"]) if row["results"] else ("-", "-", "-", "-")
+        lines.append((name, str(row["seed"]), f"{row['scale']:g}", *cells, "failed" if row.get("failed") else marks))
     columns = ("share, rate", "seed", "scale", "attack success", "over-refusal", "instructions", "soft prompt", "")
     return tables.table("", columns, lines)
 
 
-def _is(choice: Mapping[str, Any] | None, index: int) -> bool:
-    return choice is not None and choice["index"] == index
+def _is_choice(record: Mapping[str, Any], index: int) -> bool:
+    return record["recommended"] is not None and record["recommended"]["index"] == index
 
 
-def _figures(results: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    axes = results["axes"]
-    success = axes["attack_success"]
-    metrics = (
-        success["at_least_one"],
-        axes["over_refusal"],
-        axes["instructions"]["strict"],
-        success.get("soft_prompt"),
+def _metric_cells(results: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    metrics = results["axes"]
+    success = metrics["attack_success"]
+    return (
+        _cell(success["at_least_one"]),
+        _cell(metrics["over_refusal"]),
+        _cell(metrics["instructions"]["strict"]),
+        _cell(success.get("soft_prompt")),
     )
-    one, two, three, four = (
-        f"{f['value']:.0%} [{f['interval'][0]:.0%}, {f['interval'][1]:.0%}]" if f else "-" for f in metrics
-    )
-    return one, two, three, four
 
 
-def conclusion(found: Mapping[str, Any]) -> str:
-    """Return the recommendation in one sentence, or the reason that there is none."""
-    for name, label in (("recommended", "recommended"), ("nearest", "no setting qualifies; the nearest is")):
-        if found[name]:
-            row = found["settings"][found[name]["index"]]
-            return f"{label}: {row['run']} at scale {row['scale']:g} ({found[name]['why']})"
-    return "no setting was measured: every training failed"
+def _cell(share: Mapping[str, Any] | None) -> str:
+    if not share:
+        return "-"
+    low, high = share["interval"]
+    return f"{share['value']:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def conclusion(record: Mapping[str, Any]) -> str:
+    """Return the recommendation in one sentence, or the reason why there is none.
+
+    Args:
+        record: the content of sweep.json.
+    """
+    for key, label in (("recommended", "recommended"), ("nearest", "no setting qualifies; the nearest is")):
+        if record[key]:
+            row = record["settings"][record[key]["index"]]
+            return f"{label}: {row['run']} at scale {row['scale']:g} ({record[key]['why']})"
+    return "no setting was evaluated: every training failed"
 
 
 @contextmanager
-def _watching(*, quiet: bool) -> Iterator[Callable[[At], None]]:
+def _progress_bar(*, quiet: bool) -> Iterator[OnProgress]:
     """Yield a callback that shows the progress of a sweep on standard error: a bar and a line for each setting."""
     console = Console(file=sys.stderr, quiet=quiet)
     with progress.bars(console) as bar:
         task = bar.add_task("sweep", total=None)
         seen: set[str] = set()
 
-        def watch(at: At) -> None:
+        def watch(at: SweepProgress) -> None:
             bar.update(task, description=f"{at.name}: {at.part}", completed=at.done, total=at.total)
             if at.name not in seen:
                 seen.add(at.name)

@@ -35,7 +35,7 @@ def run_train(
     base = LanguageConfig() if config is None else LanguageConfig.load(config / CONFIG if is_run else config)
     folder = [f"train.out={config}"] if is_run else []
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    with _watching(quiet=as_json) as watch:
+    with _progress_bar(quiet=as_json) as watch:
         run = fit_language(base.replace_with([*folder, *given, *changes]), resume=resume, on_event=watch)
     if as_json:
         typer.echo(json.dumps({"run": str(run.path), "last": run.read_log(METRICS)[-1]}))
@@ -44,7 +44,7 @@ def run_train(
 
 
 @contextmanager
-def _watching(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
+def _progress_bar(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
     """Yield a callback that shows training events on standard error."""
     console = Console(file=sys.stderr, quiet=quiet)
     with progress.bars(console) as bar:

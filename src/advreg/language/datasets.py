@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.evaluation.ifeval import understood
+from advreg.language.evaluation.ifeval import check_arguments
 
 REFUSAL = "I'm sorry, but I can't help with that."
 """What a defender wants said where the data names nothing else."""
@@ -362,7 +362,7 @@ def _instructions(row: Row, ids: str, arguments: str) -> tuple[tuple[str, Mappin
     if not isinstance(names, list) or not isinstance(given, list) or len(names) != len(given) or not names:
         raise DataError(f"{where}: {ids} and {arguments} must be lists of equal length, of one instruction at least")
     try:
-        return tuple((name, understood(name, dict(found or {}))) for name, found in zip(names, given, strict=True))
+        return tuple((name, check_arguments(name, dict(found or {}))) for name, found in zip(names, given, strict=True))
     except (DataError, TypeError, ValueError) as cause:
         raise DataError(f"{where}: {cause}") from cause
 

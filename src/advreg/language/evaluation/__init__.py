@@ -1,1 +1,1 @@
-"""Evaluation of language models: tasks, metrics with confidence intervals, and the loop that measures and resumes."""
+"""Evaluation of language models: tasks, metrics with confidence intervals, and a loop that resumes."""

@@ -1,4 +1,4 @@
-"""Figures with intervals: shares exactly, means by drawing the prompts again, differences over the same prompts."""
+"""Estimates with 95% intervals: exact for shares, bootstrap for means, paired for differences."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from advreg.statistics import clopper_pearson_interval, tango_interval
 
 Floats = NDArray[np.float64]
 DRAWS = 4000
-"""How often prompts are drawn again: the ends of an interval then vary by a fortieth of its length."""
+"""Number of bootstrap resamples: the ends of an interval then vary by a fortieth of its length."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number.
+    """An estimate with its 95% interval.
 
     Attributes:
         value: the estimate.
         interval: its 95% interval.
-        n: prompts it was measured on.
-        raw: what was counted, before the judge's errors were corrected for; None where there is nothing to correct.
+        n: number of prompts.
+        raw: the uncorrected share; None where nothing is corrected for the judge's errors.
     """
 
     value: float
@@ -37,13 +37,16 @@ class Estimate:
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}] (n={self.n})"
 
     def record(self) -> dict[str, Any]:
-        """Return it as it stands in results.json."""
-        found = {"value": self.value, "interval": list(self.interval), "n": self.n}
-        return found if self.raw is None else {**found, "raw": self.raw}
+        """Return the estimate as results.json holds it."""
+        record = {"value": self.value, "interval": list(self.interval), "n": self.n}
+        return record if self.raw is None else {**record, "raw": self.raw}
 
 
 def share(happened: Sequence[bool]) -> Estimate:
-    """Return the share of prompts on which something happened, with its exact interval.
+    """Return the share of true values with its exact (Clopper-Pearson) interval.
+
+    Args:
+        happened: whether the event happened on each prompt.
 
     Example:
         >>> print(share([True] * 3 + [False] * 7))
@@ -54,7 +57,11 @@ def share(happened: Sequence[bool]) -> Estimate:
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
-    """Return the mean over prompts, with the interval of means over prompts drawn again; None without any.
+    """Return the mean with its percentile bootstrap interval; None without values.
+
+    Args:
+        values: a value for each prompt.
+        seed: seed of the resampling.
 
     Example:
         >>> found = mean([1.0, 2.0, 3.0, 4.0])
@@ -65,35 +72,58 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
         return None
     x = np.asarray(values, float)
     rng = np.random.default_rng(seed)
-    means = np.concatenate([rng.choice(x, (part, len(x))).mean(1) for part in _parts(len(x))])
+    means = np.concatenate([rng.choice(x, (size, len(x))).mean(1) for size in _draws_at_once(len(x))])
     return Estimate(float(x.mean()), quantile_interval(means, float(x.mean())), len(x))
 
 
 def difference_of_shares(base: Sequence[bool], other: Sequence[bool]) -> Estimate:
-    """Return how much oftener something happened to the other than to the base, on the same prompts (Tango's interval).
+    """Return the paired difference of two shares, other minus base, with Tango's interval.
+
+    Args:
+        base: whether the event happened on each prompt with the base model.
+        other: the same with the other model, in the same order.
 
     Example:
         >>> difference_of_shares([True, False, False], [True, True, False]).value
         0.3333333333333333
     """
-    gone = sum(b and not o for b, o in zip(base, other, strict=True))
-    come = sum(o and not b for b, o in zip(base, other, strict=True))
+    only_base = sum(b and not o for b, o in zip(base, other, strict=True))
+    only_other = sum(o and not b for b, o in zip(base, other, strict=True))
     n = len(base)
-    return Estimate((come - gone) / n if n else 0.0, tango_interval(gone, come, n), n)
+    return Estimate((only_other - only_base) / n if n else 0.0, tango_interval(only_base, only_other, n), n)
 
 
 def difference_of_means(base: Sequence[float], other: Sequence[float], seed: int = 0) -> Estimate | None:
-    """Return the mean difference, other minus base, over the same prompts; None without any."""
+    """Return the mean of the paired differences, other minus base; None without values.
+
+    Args:
+        base: a value for each prompt.
+        other: a value for each prompt, in the same order.
+        seed: seed of the resampling.
+
+    Example:
+        >>> difference_of_means([1.0, 2.0], [2.0, 3.0]).value
+        1.0
+    """
     return mean([o - b for b, o in zip(base, other, strict=True)], seed)
 
 
 def quantile_interval(draws: Floats, value: float) -> tuple[float, float]:
-    """Return the middle 95% of draws, widened to hold the estimate itself."""
+    """Return the 2.5% and 97.5% quantiles of draws, widened where needed to contain the estimate.
+
+    Args:
+        draws: bootstrap estimates, ``(DRAWS,)``.
+        value: the estimate.
+
+    Example:
+        >>> quantile_interval(np.linspace(0.0, 1.0, 41), 2.0)
+        (0.025, 2.0)
+    """
     low, high = np.quantile(draws, [0.025, 0.975])
     return min(float(low), value), max(float(high), value)
 
 
-def _parts(n: int, most: int = 2_000_000) -> list[int]:
-    """Return sizes that add up to `DRAWS`, each so small that its draws of ``n`` prompts fit into memory."""
-    size = max(min(DRAWS, most // max(n, 1)), 1)
+def _draws_at_once(n: int, limit: int = 2_000_000) -> list[int]:
+    """Return numbers of draws that sum to `DRAWS`, each small enough to hold its draws of ``n`` prompts in memory."""
+    size = max(min(DRAWS, limit // max(n, 1)), 1)
     return [min(size, DRAWS - first) for first in range(0, DRAWS, size)]

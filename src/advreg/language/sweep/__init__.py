@@ -1,1 +1,1 @@
-"""The sweep: how attacks fail, and what that costs, for several adversarial shares and learning rates of one model."""
+"""Sweeps over adversarial shares and learning rates: robustness and its cost for several trainings of one model."""

@@ -1,4 +1,4 @@
-"""The dial: how strongly a trained adapter counts, chosen afterwards on prompts that no figure comes from."""
+"""Select the scale of a trained adapter on validation prompts, which no reported metric uses."""
 
 from __future__ import annotations
 
@@ -9,74 +9,106 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from advreg.language.datasets import EvaluationData, InstructionExample
-from advreg.language.evaluation import metrics
 from advreg.language.evaluation.evaluate import CHUNK
-from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, LanguageEvaluationContext, Row, stages
+from advreg.language.evaluation.metrics import compute_metrics, metrics_record
+from advreg.language.evaluation.tasks import (
+    REFUSAL,
+    SUCCESS,
+    Attack,
+    LanguageEvaluationContext,
+    Row,
+    evaluation_tasks,
+)
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.nll import base_mean_token_nll
-from advreg.language.sweep.pareto import TradeoffPoint, least
+from advreg.language.sweep.pareto import TradeoffPoint, lowest_attack_success
 from advreg.runs import RunFolder
 
 LOG = "dial.jsonl"
 
 
 def with_fluency_limit(
-    bench: LanguageEvaluationContext, benign: Sequence[InstructionExample]
+    context: LanguageEvaluationContext, benign: Sequence[InstructionExample]
 ) -> LanguageEvaluationContext:
-    """Return the bench with the cost of coherent text that good answers show."""
-    prompts, answers = [one.prompt for one in benign], [one.answer for one in benign]
-    spent = base_mean_token_nll(bench.lm, bench.reference, prompts, answers)
-    return replace(bench, limit=fluency_limit([nll for nll in spent if nll is not None]))
+    """Return the context with the coherence limit that reference responses determine.
+
+    Args:
+        context: the model and the base model.
+        benign: instructions with reference responses.
+    """
+    prompts, answers = [example.prompt for example in benign], [example.answer for example in benign]
+    nlls = base_mean_token_nll(context.lm, context.reference, prompts, answers)
+    return replace(context, limit=fluency_limit([nll for nll in nlls if nll is not None]))
 
 
 def evaluate_scales(
-    bench: LanguageEvaluationContext,
+    context: LanguageEvaluationContext,
     data: EvaluationData,
     scales: Sequence[float],
     attacks: Mapping[str, Attack],
+    *,
     run: RunFolder,
     on_progress: Callable[[int, int], None],
 ) -> list[Row]:
-    """Return attack success and over-refusal at every scale; what the run's log holds already is not measured again.
+    """Return attack success and over-refusal at every scale; scales in the log of the run are not evaluated again.
 
     Args:
-        bench: with the trained model.
-        data: requests and safe prompts to choose by.
-        scales: strengths of the adapter.
-        attacks: cheap ones.
-        run: the run folder, in which each scale is written down as soon as it is known.
-        on_progress: called with how many scales are done, and how many there are.
+        context: the trained model and the judge.
+        data: validation requests and safe prompts.
+        scales: scales of the adapter.
+        attacks: cheap attacks, by name.
+        run: the run folder; each scale is logged as soon as it is evaluated.
+        on_progress: called with the number of finished scales and the number of all scales.
+
+    Returns:
+        A row for each scale with the keys ``scale``, ``attack_success`` and ``over_refusal``.
     """
-    about = _identity(data, attacks, bench)
-    known = {row["scale"]: row for row in run.read_log(LOG) if row["about"] == about}
-    for k, scale in enumerate(scales):
-        if scale not in known:
-            with adapter_scale(bench.lm, scale):
-                known[scale] = {"scale": scale, "about": about, **_figures(bench, data, attacks)}
-            run.append(LOG, known[scale])
-        on_progress(k + 1, len(scales))
-    return [{key: value for key, value in known[scale].items() if key != "about"} for scale in scales]
+    identity = _identity(data, attacks, context)
+    recorded = {row["scale"]: row for row in run.read_log(LOG) if row["about"] == identity}
+    for index, scale in enumerate(scales):
+        if scale not in recorded:
+            with adapter_scale(context.lm, scale):
+                metrics = _scale_metrics(context, data, attacks)
+            recorded[scale] = {"scale": scale, "about": identity, **metrics}
+            run.append(LOG, recorded[scale])
+        on_progress(index + 1, len(scales))
+    return [{key: value for key, value in recorded[scale].items() if key != "about"} for scale in scales]
 
 
 def select_scale(rows: Sequence[Row], budget: float) -> float:
-    """Return the scale with the lowest attack success whose over-refusal is within the budget, by `least`."""
+    """Return the scale with the lowest attack success whose over-refusal is within the budget.
+
+    Args:
+        rows: rows of `evaluate_scales`.
+        budget: largest acceptable over-refusal, as a share; the estimates decide, as in `lowest_attack_success`.
+    """
     points = [TradeoffPoint(row[SUCCESS]["value"], row[REFUSAL]["value"], row[REFUSAL]["interval"][1]) for row in rows]
-    scale: float = rows[least(points, budget)]["scale"]
+    scale: float = rows[lowest_attack_success(points, budget)]["scale"]
     return scale
 
 
-def _figures(bench: LanguageEvaluationContext, data: EvaluationData, attacks: Mapping[str, Attack]) -> dict[str, Any]:
+def _scale_metrics(
+    context: LanguageEvaluationContext, data: EvaluationData, attacks: Mapping[str, Attack]
+) -> dict[str, Any]:
+    """Return attack success and over-refusal at the current scale."""
     rows: list[Row] = []
-    for stage in stages(data, attacks):
-        for first in range(0, len(stage.items), CHUNK):
-            rows += stage.run(bench, stage.items[first : first + CHUNK])
-    found = metrics.record(metrics.axes(rows, bench.judge.calibration, bench.seed))
-    plain = {key: value for key, value in found[REFUSAL].items() if key != "by_type"}
-    return {SUCCESS: found[SUCCESS]["at_least_one"], REFUSAL: plain}
+    for task in evaluation_tasks(data, attacks):
+        for first in range(0, len(task.items), CHUNK):
+            rows += task.run(context, task.items[first : first + CHUNK])
+    metrics = metrics_record(compute_metrics(rows, context.judge.calibration, context.seed))
+    refusal = {key: value for key, value in metrics[REFUSAL].items() if key != "by_type"}
+    return {SUCCESS: metrics[SUCCESS]["at_least_one"], REFUSAL: refusal}
 
 
-def _identity(data: EvaluationData, attacks: Mapping[str, Attack], bench: LanguageEvaluationContext) -> str:
-    known = bench.judge.calibration
-    said = [data.fingerprint, sorted(attacks), bench.judge.name, known and asdict(known), bench.max_new_tokens]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+def _identity(data: EvaluationData, attacks: Mapping[str, Attack], context: LanguageEvaluationContext) -> str:
+    """Return a hash of what determines the rows; logged rows with another hash are not reused."""
+    calibration = context.judge.calibration
+    settings = [
+        data.fingerprint,
+        sorted(attacks),
+        context.judge.name,
+        calibration and asdict(calibration),
+        context.max_new_tokens,
+    ]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]

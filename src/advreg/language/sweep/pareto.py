@@ -1,4 +1,4 @@
-"""Which settings are worth a look, and which one to take: pure functions of measured figures."""
+"""Pareto frontier and recommendation of a sweep: pure functions of measured metrics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from typing import Any
 from scipy import stats
 
 Results = Mapping[str, Any]
-"""The results of an evaluation, as they stand in results.json."""
+"""The content of results.json of an evaluation."""
 
 
 @dataclass(frozen=True)
 class TradeoffPoint:
-    """A setting as a choice sees it: shares of prompts, and the upper end of over-refusal's 95% interval."""
+    """Attack success and over-refusal of a setting.
+
+    Attributes:
+        attack_success: share of requests on which at least one attack in words succeeds.
+        over_refusal: share of safe prompts that are refused.
+        upper: upper end of the 95% interval of over-refusal.
+    """
 
     attack_success: float
     over_refusal: float
@@ -24,58 +30,76 @@ class TradeoffPoint:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to take and why; where nothing qualifies, what comes nearest and why it does not."""
+    """The recommended setting, or the nearest one where none qualifies.
+
+    Attributes:
+        index: its index.
+        qualifies: whether its over-refusal is within the budget with 95% confidence.
+        why: the reason, as a phrase.
+    """
 
     index: int
     qualifies: bool
     why: str
 
 
-def point_of(results: Results) -> TradeoffPoint:
-    """Return the figures that a choice looks at."""
+def tradeoff_point(results: Results) -> TradeoffPoint:
+    """Return attack success and over-refusal of an evaluation."""
     success, refusal = results["axes"]["attack_success"]["at_least_one"], results["axes"]["over_refusal"]
     return TradeoffPoint(success["value"], refusal["value"], refusal["interval"][1])
 
 
-def costs_of(results: Results) -> tuple[float, float, float]:
-    """Return what should be small: attack success, over-refusal, and the lack of help.
+def objectives(results: Results) -> tuple[float, float, float]:
+    """Return attack success, over-refusal and negative helpfulness, all better when smaller.
 
-    Help is what a judge said of it; without a judge, the instructions followed strictly; without those, how likely good answers
-    are.
+    Helpfulness is the rating; without one, the share of prompts whose instructions are strictly followed; without those,
+    the likelihood of reference responses.
     """
-    axes, point = results["axes"], point_of(results)
-    judged, strict = axes["helpfulness"]["judged"], axes["instructions"]["strict"]
-    nll = axes["helpfulness"]["proxies"]["answer_nll"]
-    help_ = -judged["value"] if judged else -strict["value"] if strict and strict["n"] else nll["value"] if nll else 0.0
-    return point.attack_success, point.over_refusal, help_
+    metrics, point = results["axes"], tradeoff_point(results)
+    return point.attack_success, point.over_refusal, _unhelpfulness(metrics["helpfulness"], metrics["instructions"])
 
 
-def frontier(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Return the places of those that no other beats: none is as small in every number and smaller in one.
+def _unhelpfulness(helpfulness: Mapping[str, Any], instructions: Mapping[str, Any]) -> float:
+    rating, strict, nll = helpfulness["judged"], instructions["strict"], helpfulness["proxies"]["answer_nll"]
+    if rating:
+        return -float(rating["value"])
+    if strict and strict["n"]:
+        return -float(strict["value"])
+    return float(nll["value"]) if nll else 0.0
+
+
+def pareto_frontier(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the settings that no other setting dominates.
+
+    A setting dominates another if it is at least as good in every objective and better in one.
 
     Args:
-        costs: for each setting the same numbers, all better when small.
+        costs: the same objectives for each setting, all better when smaller.
 
     Example:
-        >>> frontier([(0.9, 0.0), (0.1, 0.3), (0.1, 0.4), (0.5, 0.1), (0.95, 0.05)])
+        >>> pareto_frontier([(0.9, 0.0), (0.1, 0.3), (0.1, 0.4), (0.5, 0.1), (0.95, 0.05)])
         [0, 1, 3]
     """
-    return [k for k, own in enumerate(costs) if not any(_beats(other, own) for other in costs)]
+    return [k for k, own in enumerate(costs) if not any(_dominates(other, own) for other in costs)]
 
 
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def least(points: Sequence[TradeoffPoint], budget: float) -> int:
-    """Return the place of the lowest attack success whose over-refusal is within the budget; if none is, of the least.
+def lowest_attack_success(points: Sequence[TradeoffPoint], budget: float) -> int:
+    """Return the index of the lowest attack success with over-refusal within the budget, else of the least over-refusal.
 
-    This is how the dial is set: by estimates, on prompts that the figures do not come from.
+    Estimates decide, not intervals.
+
+    Args:
+        points: at least one setting.
+        budget: largest acceptable over-refusal, as a share.
 
     Example:
-        >>> dial = [TradeoffPoint(0.9, 0.0, 0.1), TradeoffPoint(0.4, 0.05, 0.2), TradeoffPoint(0.0, 0.3, 0.5)]
-        >>> least(dial, 0.05), least(dial, 0.4), least(dial[2:], 0.05)
-        (1, 2, 0)
+        >>> points = [TradeoffPoint(0.9, 0.0, 0.1), TradeoffPoint(0.4, 0.05, 0.2), TradeoffPoint(0.0, 0.3, 0.5)]
+        >>> [lowest_attack_success(points, budget) for budget in (0.05, 0.4)], lowest_attack_success(points[2:], 0.05)
+        ([1, 2], 0)
     """
     within = [k for k, point in enumerate(points) if point.over_refusal <= budget]
     if within:
@@ -84,18 +108,18 @@ def least(points: Sequence[TradeoffPoint], budget: float) -> int:
 
 
 def recommend(points: Sequence[TradeoffPoint], budget: float, n: int) -> Recommendation | None:
-    """Return the setting with the lowest attack success among those whose over-refusal is within the budget, surely.
+    """Return the setting with the lowest attack success among those within the budget with 95% confidence.
 
-    Surely: the upper end of its 95% interval is. Where none is, the nearest is named: the lowest attack success among those
-    whose estimate is within the budget, or else the least over-refusal.
+    A setting is within the budget if the upper end of the 95% interval of its over-refusal is. If none is, the nearest
+    setting is returned: see `lowest_attack_success`.
 
     Args:
         points: the settings.
-        budget: largest acceptable share of safe prompts that are refused.
-        n: safe prompts.
+        budget: largest acceptable over-refusal, as a share.
+        n: number of safe prompts.
 
     Returns:
-        The choice; None without settings.
+        The recommendation; None without settings.
 
     Example:
         >>> sure = [TradeoffPoint(0.9, 0.0, 0.02), TradeoffPoint(0.2, 0.03, 0.045)]
@@ -106,28 +130,35 @@ def recommend(points: Sequence[TradeoffPoint], budget: float, n: int) -> Recomme
     if not points:
         return None
     sure = [k for k, point in enumerate(points) if point.upper <= budget]
-    index = min(sure, key=lambda k: (points[k].attack_success, points[k].upper, k)) if sure else least(points, budget)
-    return Recommendation(index, bool(sure), _why(points[index], budget, n, len(sure)))
+    index = (
+        min(sure, key=lambda k: (points[k].attack_success, points[k].upper, k))
+        if sure
+        else lowest_attack_success(points, budget)
+    )
+    return Recommendation(index, bool(sure), _reason(points[index], budget, n, len(sure)))
 
 
-def _why(point: TradeoffPoint, budget: float, n: int, sure: int) -> str:
-    met = f"over-refusal {point.over_refusal:.1%}, with 95% confidence at most {point.upper:.1%}"
-    if sure:
-        return f"the lowest attack success of {sure} settings within the budget of {budget:.1%}: {met}"
-    said = "the estimate is within" if point.over_refusal <= budget else "even the least over-refusal is above"
-    return f"{said} the budget of {budget:.1%}, but not surely: {met}{_more(budget, n)}"
+def _reason(point: TradeoffPoint, budget: float, n: int, qualified: int) -> str:
+    measured = f"over-refusal {point.over_refusal:.1%}, with 95% confidence at most {point.upper:.1%}"
+    if qualified:
+        return f"the lowest attack success of {qualified} settings within the budget of {budget:.1%}: {measured}"
+    start = "the estimate is within" if point.over_refusal <= budget else "even the least over-refusal is above"
+    return f"{start} the budget of {budget:.1%}, but not surely: {measured}{_sample_size_note(budget, n)}"
 
 
-def _more(budget: float, n: int) -> str:
-    """Say where too few prompts were asked: then not even no refusal at all would do."""
+def _sample_size_note(budget: float, n: int) -> str:
+    """Return a note where the safe prompts are too few to show the budget, even without a single refusal."""
     needed = prompts_needed(budget)
     return f"; {n} safe prompts cannot show it, {needed} or more are needed" if n < needed else ""
 
 
 def prompts_needed(budget: float) -> int:
-    """Return how many safe prompts, all answered, put the upper end of the exact 95% interval within the budget.
+    """Return the number of safe prompts that can show a budget if the model refuses none of them.
 
-    ``1 - 0.025 ** (1 / n) <= budget``
+    It is the least ``n`` with ``1 - 0.025 ** (1 / n) <= budget``: the upper end of the exact 95% interval.
+
+    Args:
+        budget: largest acceptable over-refusal, as a share.
 
     Example:
         >>> prompts_needed(0.05)
@@ -136,11 +167,14 @@ def prompts_needed(budget: float) -> int:
     return 1 if budget >= 0.975 else math.ceil(math.log(0.025) / math.log1p(-budget))
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean of several trainings' figures and the 95% interval of Student's t, which knows nothing of prompts.
+def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Return the mean over several trainings with Student's 95% interval, which ignores the variance over prompts.
+
+    Args:
+        values: a value for each seed.
 
     Example:
-        >>> found = over_seeds([0.1, 0.2, 0.3])
+        >>> found = mean_over_seeds([0.1, 0.2, 0.3])
         >>> [round(end, 3) for end in found["interval"]]  # 0.2 +- 4.303 * 0.1 / 3 ** 0.5
         [-0.048, 0.448]
     """
@@ -151,46 +185,49 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"value": mean, "interval": [mean - reach, mean + reach], "n": n}
 
 
-def summarize_sweep(base: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any]:
-    """Return the part of ``sweep.json`` that follows from the rest.
+def summarize_sweep(base: Results, settings: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any]:
+    """Return the part of sweep.json that follows from the results: frontier, recommendation and means over seeds.
 
     Args:
         base: results of the model before training.
-        settings: rows of ``sweep.json``; those without results, whose training failed, are passed over.
-        budget: largest acceptable over-refusal.
+        settings: rows of sweep.json; rows without results, whose training failed, are ignored.
+        budget: largest acceptable over-refusal, as a share.
     """
-    places = [k for k, row in enumerate(settings) if row["results"]]
-    rows = [settings[k] for k in places]
-    found = recommend([point_of(row["results"]) for row in rows], budget, base["axes"]["over_refusal"]["n"])
-    named = None if found is None else {"index": places[found.index], "why": found.why + _gain(rows[found.index])}
+    indices = [k for k, row in enumerate(settings) if row["results"]]
+    rows = [settings[k] for k in indices]
+    choice = recommend([tradeoff_point(row["results"]) for row in rows], budget, base["axes"]["over_refusal"]["n"])
+    record = None
+    if choice is not None:
+        record = {"index": indices[choice.index], "why": choice.why + _no_gain_note(rows[choice.index])}
+    is_recommended = choice is not None and choice.qualifies
     return {
-        "frontier": [places[k] for k in frontier([costs_of(row["results"]) for row in rows])],
-        "recommended": named if found is not None and found.qualifies else None,
-        "nearest": None if found is None or found.qualifies else named,
+        "frontier": [indices[k] for k in pareto_frontier([objectives(row["results"]) for row in rows])],
+        "recommended": record if is_recommended else None,
+        "nearest": None if is_recommended else record,
         "budget": {"over_refusal": budget},
-        "seeds": _seeds(rows),
+        "seeds": _seed_summaries(rows),
     }
 
 
-def _gain(row: Mapping[str, Any]) -> str:
-    """Say where a choice stops no attacks that the base model does not: then it is no gain."""
+def _no_gain_note(row: Mapping[str, Any]) -> str:
+    """Return a note where the attack success is not shown to be below that of the base model."""
     change = (row["results"].get("differences") or {}).get("attack_success", {}).get("at_least_one")
     is_lower = change is not None and change["interval"][1] < 0
     return "" if is_lower else "; but fewer attacks than on the base model are not shown to succeed"
 
 
-def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return attack success and over-refusal over the seeds of a setting, where there are several."""
-    groups: dict[tuple[float, float], list[Mapping[str, Any]]] = {}
+def _seed_summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean attack success and over-refusal of each setting that was trained with several seeds."""
+    groups: dict[tuple[float, float], list[TradeoffPoint]] = {}
     for row in rows:
-        groups.setdefault((row["mix"], row["lr"]), []).append(row)
+        groups.setdefault((row["mix"], row["lr"]), []).append(tradeoff_point(row["results"]))
     return [
         {
             "mix": mix,
             "lr": lr,
-            "attack_success": over_seeds([point_of(row["results"]).attack_success for row in group]),
-            "over_refusal": over_seeds([point_of(row["results"]).over_refusal for row in group]),
+            "attack_success": mean_over_seeds([point.attack_success for point in points]),
+            "over_refusal": mean_over_seeds([point.over_refusal for point in points]),
         }
-        for (mix, lr), group in groups.items()
-        if len(group) > 1
+        for (mix, lr), points in groups.items()
+        if len(points) > 1
     ]

@@ -1,4 +1,4 @@
-"""What a sweep will do: which settings are trained, and which prompts are for training, for choosing and for testing."""
+"""The grid of a sweep, and the split of its prompts into training, validation and test."""
 
 from __future__ import annotations
 
@@ -10,20 +10,31 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from advreg._lazy import deprecated
 from advreg.errors import ConfigError, DataError
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import EvaluationData, HarmfulRequest, InstructionExample, RefusalExample, choose, split
 from advreg.runs import RunFolder
 
-VALIDATION = 0.3
-"""Share of the prompts by which a scale is chosen; the figures come from the others."""
+__getattr__ = deprecated(
+    __name__, {"Plan": "SweepGrid", "Parts": "SweepData", "parts": "split_data", "thinned": "subsample"}
+)
 
-_SEED = 1  # of the split; not the seed by which `choose` thins out what is left, or the two would be one
+VALIDATION = 0.3
+"""Share of the prompts that select the adapter scale; the metrics come from the others."""
+
+_SEED = 1  # of the split; it must differ from the seed of `choose`, or both would order the prompts alike
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One training of the sweep."""
+    """One training of a sweep.
+
+    Attributes:
+        mix: share of adversarial examples.
+        lr: learning rate.
+        seed: seed of the training.
+    """
 
     mix: float
     lr: float
@@ -40,7 +51,7 @@ class Setting:
         return f"mix-{self.mix:g}_lr-{self.lr:g}_seed-{self.seed}"
 
     def config(self, common: LanguageConfig, out: Path) -> LanguageConfig:
-        """Return the common configuration with this setting's values, its run below ``out``."""
+        """Return the common configuration with the values of this setting and its run folder below ``out``."""
         train = replace(common.train, mix=self.mix, lr=self.lr, out=str(out / "runs" / self.name))
         return replace(common, seed=self.seed, train=train)
 
@@ -52,12 +63,12 @@ class SweepGrid:
     Attributes:
         mixes: shares of adversarial examples.
         rates: learning rates.
-        seeds: of training; several of them show how much of a figure is luck.
-        scales: strengths of the trained adapter, of which one is chosen after each training.
-        budget: largest over-refusal that is acceptable.
+        seeds: seeds of training; several show the variance between trainings.
+        scales: scales of the trained adapter; one is selected after each training.
+        budget: largest acceptable over-refusal, as a share.
 
     Raises:
-        ConfigError: an empty list, or a value that cannot be.
+        ConfigError: a list is empty or has duplicates, or a value is out of range.
 
     Example:
         >>> [setting.name for setting in SweepGrid(mixes=(0.0, 0.3), rates=(1e-3,)).settings]
@@ -73,7 +84,7 @@ class SweepGrid:
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
             if isinstance(values, tuple) and (not values or len(set(values)) < len(values)):
-                raise ConfigError(f"{name} is {list(values)}; give one value at least, each once")
+                raise ConfigError(f"{name} is {list(values)}; give at least one value, each once")
         limits = {"mixes": (0.0, 1.0), "rates": (1e-12, math.inf), "scales": (1e-6, 4.0)}
         for name, (low, high) in limits.items():
             if not all(low <= value <= high for value in getattr(self, name)):
@@ -83,104 +94,134 @@ class SweepGrid:
 
     @property
     def settings(self) -> list[Setting]:
-        """Every training: seeds outermost, so that a sweep cut short has seen the whole grid once."""
+        """All trainings; seeds vary slowest, so that an interrupted sweep covers the whole grid once."""
         return [Setting(mix, lr, seed) for seed, lr, mix in product(self.seeds, self.rates, self.mixes)]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Who sees what: no request, safe prompt or benign example is in two of them.
+class SweepData:
+    """Disjoint prompts for training, validation and test.
 
     Attributes:
-        lessons, benign: to train on.
-        validation: to choose a scale by.
-        test: to measure on.
+        adversarial: harmful requests with openers and refusals, for training.
+        benign: instructions with responses, for training.
+        validation: prompts that select the adapter scale.
+        test: prompts that the metrics come from.
     """
 
-    lessons: tuple[RefusalExample, ...]
+    adversarial: tuple[RefusalExample, ...]
     benign: tuple[InstructionExample, ...]
     validation: EvaluationData
     test: EvaluationData
 
     @property
     def n(self) -> dict[str, dict[str, int]]:
-        """How many there are of each."""
-        training = {"lessons": len(self.lessons), "benign": len(self.benign)}
+        """Number of prompts of each part and kind."""
+        training = {"lessons": len(self.adversarial), "benign": len(self.benign)}
         return {"training": training, "validation": self.validation.n, "test": self.test.n}
 
-    def written(self, common: LanguageConfig, out: Path) -> LanguageConfig:
-        """Write the training's parts into ``out/data`` and return the configuration that reads them."""
+    def write_training_files(self, common: LanguageConfig, out: Path) -> LanguageConfig:
+        """Write the training prompts into ``out/data``.
+
+        Args:
+            common: configuration that all settings share.
+            out: folder of the sweep.
+
+        Returns:
+            The configuration that reads these files.
+        """
         folder = RunFolder.at(out / "data")
-        pairs = ({"prompt": o.prompt, "targets": o.targets, "safe": o.refusals} for o in self.lessons)
+        pairs = ({"prompt": o.prompt, "targets": o.targets, "safe": o.refusals} for o in self.adversarial)
         benign = ({"instruction": o.prompt, "input": "", "output": o.answer} for o in self.benign)
-        files = [folder.write("adversarial.jsonl", _lines(pairs)), folder.write("benign.jsonl", _lines(benign))]
+        files = [
+            folder.write("adversarial.jsonl", _json_lines(pairs)),
+            folder.write("benign.jsonl", _json_lines(benign)),
+        ]
         return replace(common, data=replace(common.data, adversarial=str(files[0]), benign=str(files[1])))
 
 
-def parts(
+def split_data(
     data: EvaluationData,
-    lessons: Sequence[RefusalExample] = (),
+    adversarial: Sequence[RefusalExample] = (),
     *,
     n: Mapping[str, int] | int = 100,
     n_validation: int = 40,
     seed: int = 0,
-) -> Parts:
-    """Deal the prompts out by a hash of their text.
+) -> SweepData:
+    """Split prompts into training, validation and test by a hash of their text.
 
     Args:
-        data: everything there is; the benign examples are both to train on and, others of them, to measure on.
-        lessons: requests to train on. Without any, two fifths of the harmful requests become lessons: their target is the
-            opener, their refusal the answer. With some, no request whose words are a lesson's is measured on.
-        n: prompts of each kind to test on, at most: one number, or one for each name of `EvaluationData`.
-        n_validation: requests and safe prompts to choose a scale by, at most.
-        seed: of the choice of those.
+        data: all prompts; the benign examples are split into training and test.
+        adversarial: requests to train on. By default two fifths of the harmful requests: the target of a request becomes
+            its opener. Requests with the same words as a training request are neither validated nor tested on.
+        n: largest number of test prompts of each kind: one number, or one for each field of `EvaluationData`.
+        n_validation: largest number of validation requests and of validation safe prompts.
+        seed: seed of the choice of these prompts.
+
+    Returns:
+        The disjoint parts.
 
     Raises:
-        DataError: requests, safe prompts or benign examples are missing in a part.
+        DataError: a part has no requests, no safe prompts or no benign examples.
     """
-    known = {_plain(lesson.prompt) for lesson in lessons}
-    fresh = [request for request in data.requests if _plain(request.prompt) not in known]
-    shares = {"train": 0.0, "validation": VALIDATION} if lessons else {"train": 0.4, "validation": 0.2}
+    known = {_normal_text(example.prompt) for example in adversarial}
+    fresh = [request for request in data.requests if _normal_text(request.prompt) not in known]
+    shares = {"train": 0.0, "validation": VALIDATION} if adversarial else {"train": 0.4, "validation": 0.2}
     requests = split(fresh, {**shares, "test": 1 - sum(shares.values())}, _SEED)
     safe = split(data.safe, {"validation": VALIDATION, "test": 1 - VALIDATION}, _SEED)
     benign = split(data.benign, {"train": 0.85, "test": 0.15}, _SEED)
-    made = Parts(
-        tuple(lessons) or tuple(map(_lesson, requests["train"])),
-        tuple(benign["train"]),
-        thin_data(EvaluationData(tuple(requests["validation"]), tuple(safe["validation"])), n_validation, seed),
-        thin_data(
-            EvaluationData(
-                tuple(requests["test"]), tuple(safe["test"]), data.questions, data.tasks, tuple(benign["test"])
-            ),
-            n,
-            seed,
-        ),
+    validation = EvaluationData(tuple(requests["validation"]), tuple(safe["validation"]))
+    test = replace(data, requests=tuple(requests["test"]), safe=tuple(safe["test"]), benign=tuple(benign["test"]))
+    parts = SweepData(
+        adversarial=tuple(adversarial) or tuple(map(_refusal_example, requests["train"])),
+        benign=tuple(benign["train"]),
+        validation=subsample(validation, n_validation, seed),
+        test=subsample(test, n, seed),
     )
-    _refuse_missing(made)
-    return made
+    _require_prompts(parts)
+    return parts
 
 
-def thin_data(data: EvaluationData, n: Mapping[str, int] | int, seed: int = 0) -> EvaluationData:
-    """Return at most ``n`` prompts of each kind, or ``n[kind]``, chosen by a hash of their text."""
-    most = {kind: n if isinstance(n, int) else n[kind] for kind in vars(data)}
-    return EvaluationData(**{kind: tuple(choose(items, most[kind], seed)) for kind, items in vars(data).items()})
+def subsample(data: EvaluationData, n: Mapping[str, int] | int, seed: int = 0) -> EvaluationData:
+    """Return at most ``n`` prompts of each kind, chosen by a hash of their text.
+
+    Args:
+        data: the prompts.
+        n: one number, or one for each field of `EvaluationData`.
+        seed: seed of the choice.
+
+    Example:
+        >>> from advreg.language.datasets import SafePrompt
+        >>> subsample(EvaluationData(safe=(SafePrompt(0, "Hi"), SafePrompt(1, "Ho"))), 1).n["safe"]
+        1
+    """
+    sizes = {kind: n if isinstance(n, int) else n[kind] for kind in vars(data)}
+    return EvaluationData(**{kind: tuple(choose(items, sizes[kind], seed)) for kind, items in vars(data).items()})
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _lesson(request: HarmfulRequest) -> RefusalExample:
+def _refusal_example(request: HarmfulRequest) -> RefusalExample:
     return RefusalExample(request.id, request.prompt, (request.target,), (request.refusal,))
 
 
-def _plain(text: str) -> str:
+def _normal_text(text: str) -> str:
+    """Return a text without differences in case and blanks."""
     return " ".join(text.lower().split())
 
 
-def _refuse_missing(made: Parts) -> None:
-    for part, counts in made.n.items():
+def _require_prompts(parts: SweepData) -> None:
+    """Raise if a part has no prompts of a kind that it needs."""
+    names = {
+        "lessons": "training requests",
+        "requests": "requests",
+        "safe": "safe prompts",
+        "benign": "benign examples",
+    }
+    for part, counts in parts.n.items():
         needed = ("lessons", "benign") if part == "training" else ("requests", "safe")
         empty = next((kind for kind in needed if not counts[kind]), None)
         if empty is not None:
-            raise DataError(f"no {empty} are left for {part}; give more of them (a few dozen of each kind)")
+            raise DataError(f"no {names[empty]} are left for {part}; give more of them (a few dozen of each kind)")

@@ -1,4 +1,4 @@
-"""`sweep`: train every setting, turn its dial, measure it, write it down; a killed sweep goes on where it was."""
+"""Run a sweep: train each setting, select its adapter scale and evaluate it; an interrupted sweep resumes."""
 
 from __future__ import annotations
 
@@ -10,44 +10,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advreg._deprecation import renamed_options
+from advreg._lazy import deprecated
 from advreg.errors import RunError, TrainingError
 from advreg.language.config import LanguageConfig
-from advreg.language.evaluation.evaluate import LanguageEvaluationProgress, evaluate
+from advreg.language.evaluation.evaluate import LanguageEvaluation, LanguageEvaluationProgress, evaluate
 from advreg.language.evaluation.tasks import Attack, LanguageEvaluationContext, default_attacks
 from advreg.language.judges import Judge, RemoteJudge, keyword_judge
 from advreg.language.models import loading
 from advreg.language.models.adapters import adapter_scale
+from advreg.language.models.loading import LanguageModel
 from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
 from advreg.language.sweep.pareto import summarize_sweep
-from advreg.language.sweep.plan import Parts, Setting, SweepGrid
+from advreg.language.sweep.plan import Setting, SweepData, SweepGrid
 from advreg.language.training.events import Event, LanguageStep
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
 from advreg.runs import RunFolder
 
+__getattr__ = deprecated(__name__, {"Measuring": "SweepEvaluation", "At": "SweepProgress"})
+
 FILE = "sweep.json"
 Row = dict[str, Any]
 
 
+def _scale_attacks() -> dict[str, Attack]:
+    return {name: attack for name, attack in default_attacks().items() if name in ("direct", "roleplay")}
+
+
 @dataclass(frozen=True)
-class Measuring:
-    """How every setting is measured.
+class SweepEvaluation:
+    """How every setting of a sweep is evaluated.
 
     Attributes:
-        attacks: those of the test, by name; the soft prompt, an upper bound, is always among them.
-        dial: cheap ones by which the scale is chosen.
-        judge: of refusals.
-        rater: of helpfulness, behind a URL; None for the proxies alone.
-        max_new_tokens: length of a completion.
-        task_tokens: length of a completion that follows instructions.
-        dtype: in which the trained model is measured.
-        seed: of the attacks.
+        attacks: attacks of the test, by name; the soft prompt, an upper bound, is always added.
+        scale_attacks: cheap attacks that select the adapter scale, by name.
+        judge: classifies refusals.
+        rater: service that rates helpfulness; None for the proxies alone.
+        max_new_tokens: length of a completion in tokens.
+        task_tokens: length of a completion for verifiable instructions in tokens.
+        dtype: type in which models are evaluated.
+        seed: seed of the attacks.
     """
 
     attacks: Mapping[str, Attack] = field(default_factory=default_attacks)
-    dial: Mapping[str, Attack] = field(
-        default_factory=lambda: {k: v for k, v in default_attacks().items() if k in ("direct", "roleplay")}
-    )
+    scale_attacks: Mapping[str, Attack] = field(default_factory=_scale_attacks)
     judge: Judge = field(default_factory=keyword_judge)
     rater: RemoteJudge | None = None
     max_new_tokens: int = 48
@@ -57,8 +64,17 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class At:
-    """Where a sweep is: the setting's name, its place among all (0 is the base model), and how far its part is."""
+class SweepProgress:
+    """Progress of a sweep.
+
+    Attributes:
+        name: name of the setting, ``base`` for the base model.
+        place: number of the setting from 1; 0 is the base model.
+        places: number of settings.
+        part: part of the work on this setting, such as ``training``.
+        done: finished steps of this part.
+        total: steps of this part.
+    """
 
     name: str
     place: int
@@ -68,103 +84,102 @@ class At:
     total: int
 
 
-Watch = Callable[[At], None]
-_Tell = Callable[[str, int, int], None]
+OnProgress = Callable[[SweepProgress], None]
+_Report = Callable[[str, int, int], None]
 
 
+@renamed_options(plan="grid", parts="data", measuring="evaluation")
 def sweep(
     config: LanguageConfig,
-    plan: SweepGrid,
-    parts: Parts,
-    measuring: Measuring | None = None,
+    grid: SweepGrid,
+    data: SweepData,
+    evaluation: SweepEvaluation | None = None,
     *,
     out: str | Path,
     command: str = "",
-    on_progress: Watch | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Row:
-    """Train and measure every setting of a plan, and say which are worth a look and which one to take.
+    """Train and evaluate every setting of a grid, and recommend one.
 
-    For each setting: training into ``out/runs/<setting>``; then the scale of its adapter that lets the fewest attacks through
-    with over-refusal within the budget, on prompts for choosing; then all axes at that scale, on prompts for testing.
-    ``out/sweep.json`` is written after each. A killed sweep, begun again, goes on; a sweep that is done may be given a wider
-    plan. A setting whose training diverges is noted, and the others go on.
+    For each setting: train into ``out/runs/<setting>``; select the adapter scale with the lowest attack success whose
+    over-refusal is within the budget, on the validation prompts; evaluate it on the test prompts at that scale.
+    ``out/sweep.json`` is written after each setting. The same call resumes an interrupted sweep, and a larger grid extends
+    a finished one. A setting whose training diverges is recorded as failed.
 
     Args:
-        config: what all settings have in common; its mix, lr, seed, data files and out are not used.
-        plan: the settings, the scales and the budget.
-        parts: the prompts.
-        measuring: attacks, judge and lengths.
+        config: configuration that all settings share; its mix, lr, seed, data files and out are not used.
+        grid: the settings, the adapter scales and the budget.
+        data: the prompts.
+        evaluation: attacks, judge and lengths; the defaults of `SweepEvaluation` if None.
         out: folder of the sweep.
-        command: what was typed, for the report.
-        on_progress: called with each step forward.
+        command: command line, for the report.
+        on_progress: called after each step.
 
     Returns:
-        What ``sweep.json`` holds.
+        The content of ``sweep.json``.
 
     Raises:
-        ConfigError, DataError, ModelError: something cannot be used as given.
+        ConfigError: an option or the grid is invalid.
+        DataError: a file cannot be used.
+        ModelError: the model cannot be used, or an attack fails.
         RunError: ``out`` holds another sweep, is in use, or cannot be written.
     """
-    how, folder = measuring or Measuring(), RunFolder.at(out)
+    how, folder = evaluation or SweepEvaluation(), RunFolder.at(out)
     with folder.lock():
-        record = _begun(folder, config, parts, how, command)
-        common = parts.written(config, folder.path)
-        watch = on_progress or (lambda at: None)
+        record = _initial_record(folder, _identity(config, data, how), data, command)
+        run = _SweepRun(data.write_training_files(config, folder.path), grid, data, how, folder)
+        on_progress = on_progress or (lambda _: None)
         if record["base"] is None:
-            record["base"] = _base(common, parts, how, folder, _telling(watch, "base", 0, plan))
-            _write(folder, record, plan)
-        for place, setting in enumerate(plan.settings, start=1):
-            if _find(record, setting) is None:
-                tell = _telling(watch, setting.name, place, plan)
-                record["settings"].append(_setting(setting, common, plan, parts, how, folder, tell))
-                _write(folder, record, plan)
-        _write(folder, record, plan)
+            record["base"] = run.evaluate_base(_reporter(on_progress, "base", 0, grid))
+            _write(folder, record, grid)
+        for place, setting in enumerate(grid.settings, start=1):
+            if _recorded_row(record, setting) is None:
+                report = _reporter(on_progress, setting.name, place, grid)
+                record["settings"].append(run.run_setting(setting, report))
+                _write(folder, record, grid)
+        _write(folder, record, grid)
     return record
 
 
-def _begun(folder: RunFolder, config: LanguageConfig, parts: Parts, how: Measuring, command: str) -> Row:
-    """Return the record so far, or a new one; another sweep's is refused.
+def _initial_record(folder: RunFolder, identity: Mapping[str, str], data: SweepData, command: str) -> Row:
+    """Return the record of the sweep in the folder, or a new one.
 
     Raises:
-        RunError: the folder holds a sweep of something else.
+        RunError: the folder holds another sweep, or its record is damaged.
     """
-    about = _about(config, parts, how)
-    fresh: Row = {"kind": "language-sweep", "about": about, "command": command, "base": None, "settings": []}
     if not (folder / FILE).is_file():
-        return fresh | {"n": parts.n}
-    found = folder.read_json(FILE)
-    before = found.get("about")
+        start: Row = {"kind": "language-sweep", "about": dict(identity), "command": command}
+        return start | {"base": None, "settings": [], "n": data.n}
+    record = folder.read_json(FILE)
+    before = record.get("about")
     if not isinstance(before, dict):
-        raise RunError(
-            f"{folder / FILE} is no sweep: it was edited or damaged; restore it, or sweep into another folder"
-        )
-    other = next((key for key in about if before.get(key) != about[key]), None)
+        raise RunError(f"{folder / FILE} is damaged or was edited; restore it, or use another folder")
+    other = next((key for key in identity if before.get(key) != identity[key]), None)
     if other is not None:
-        raise RunError(
-            f"{folder.path} holds a sweep of other {other}; go on with it as it was begun, or sweep into another folder"
-        )
-    found.pop("claims", None)  # written by version 0.1
-    return found | {"command": command or found.get("command", "")}
+        raise RunError(f"{folder.path} holds a sweep with other {other}; use the same options, or another folder")
+    record.pop("claims", None)  # written by version 0.1
+    return record | {"command": command or record.get("command", "")}
 
 
-def _about(config: LanguageConfig, parts: Parts, how: Measuring) -> dict[str, str]:
-    """Return what must be the same for two settings to be compared."""
+def _identity(config: LanguageConfig, data: SweepData, how: SweepEvaluation) -> dict[str, str]:
+    """Return hashes of what must be equal for two settings to be comparable."""
     values = config.to_dict()
     for section, key in (("train", "mix"), ("train", "lr"), ("train", "out"), ("train", "device")):
         del values[section][key]
     del values["seed"], values["data"]["adversarial"], values["data"]["benign"]
-    known = how.judge.calibration
+    calibration = how.judge.calibration
     attacks = [
         {name: str(getattr(attack, "keywords", "")) for name, attack in each.items()}
-        for each in (how.attacks, how.dial)
+        for each in (how.attacks, how.scale_attacks)
     ]
     lengths = [how.max_new_tokens, how.task_tokens, how.dtype, how.seed]
-    prompts = [parts.test.fingerprint, parts.validation.fingerprint, repr(parts.lessons), repr(parts.benign)]
+    prompts = [data.test.fingerprint, data.validation.fingerprint, repr(data.adversarial), repr(data.benign)]
+    rater = how.rater and [how.rater.url, how.rater.model]
     return {
         "training": _hash(values),
         "prompts": _hash(prompts),
         "attacks or lengths": _hash([attacks, lengths]),
-        "judge": _hash([how.judge.name, known and known.counts, how.rater and [how.rater.url, how.rater.model]]),
+        "judge": _hash([how.judge.name, calibration and calibration.counts, rater]),
     }
 
 
@@ -172,73 +187,98 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _telling(watch: Watch, name: str, place: int, plan: SweepGrid) -> _Tell:
-    return lambda part, done, total: watch(At(name, place, len(plan.settings), part, done, total))
+def _reporter(on_progress: OnProgress, name: str, place: int, grid: SweepGrid) -> _Report:
+    return lambda part, done, total: on_progress(SweepProgress(name, place, len(grid.settings), part, done, total))
 
 
-def _base(config: LanguageConfig, parts: Parts, how: Measuring, folder: RunFolder, tell: _Tell) -> Row:
-    lm = loading.load(config.model.name, dtype=how.dtype, device=config.train.device)
-    found = evaluate(
-        lm, parts.test, attacks=how.attacks, judge=how.judge, rater=how.rater, seed=how.seed, out=folder / "base",
-        max_new_tokens=how.max_new_tokens, task_tokens=how.task_tokens, on_progress=_stages(tell),
-    )  # fmt: skip
-    return found.record()
+@dataclass(frozen=True)
+class _SweepRun:
+    """What all settings of a sweep share."""
 
+    config: LanguageConfig
+    grid: SweepGrid
+    data: SweepData
+    how: SweepEvaluation
+    folder: RunFolder
 
-def _setting(
-    setting: Setting,
-    common: LanguageConfig,
-    plan: SweepGrid,
-    parts: Parts,
-    how: Measuring,
-    folder: RunFolder,
-    tell: _Tell,
-) -> Row:
-    """Train, turn the dial and measure; each of the three goes on from what it wrote before it was killed."""
-    config = setting.config(common, folder.path)
-    path = Path(config.train.out)
-    row: Row = {**vars(setting), "scale": 1.0, "run": path.relative_to(folder.path).as_posix(), "dial": []}
-    try:
-        run = _trained(config, tell)
-    except TrainingError as cause:
-        return row | {"results": None, "failed": str(cause)}
-    lm = load_trained(run.path, dtype=how.dtype, device=config.train.device)
-    reference = None
-    if config.model.rank:
-        bench = LanguageEvaluationContext(lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens)
-        bench = with_fluency_limit(bench, parts.test.benign[:64])
-        row["dial"] = evaluate_scales(
-            bench, parts.validation, plan.scales, how.dial, run, lambda done, total: tell("dial", done, total)
+    def evaluate_base(self, report: _Report) -> Row:
+        """Evaluate the model before training."""
+        return self._evaluate(self._load_base(), self.folder / "base", report).record()
+
+    def run_setting(self, setting: Setting, report: _Report) -> Row:
+        """Train, select the adapter scale and evaluate; each of the three resumes from its own files."""
+        config = setting.config(self.config, self.folder.path)
+        path = Path(config.train.out)
+        row: Row = {**vars(setting), "scale": 1.0, "run": path.relative_to(self.folder.path).as_posix(), "dial": []}
+        try:
+            run = _train(config, report)
+        except TrainingError as cause:
+            return row | {"results": None, "failed": str(cause)}
+        lm = load_trained(run.path, dtype=self.how.dtype, device=config.train.device)
+        if config.model.rank:
+            row["dial"] = self._evaluate_scales(lm, run, report)
+            row["scale"] = select_scale(row["dial"], self.grid.budget)
+        reference = None if config.model.rank else self._load_base()
+        with adapter_scale(lm, row["scale"]) if config.model.rank else nullcontext():
+            result = self._evaluate(lm, path, report, reference=reference, base=self.folder / "base")
+        return row | {"training": _training_summary(run), "results": result.record()}
+
+    def _load_base(self) -> LanguageModel:
+        return loading.load(self.config.model.name, dtype=self.how.dtype, device=self.config.train.device)
+
+    def _evaluate_scales(self, lm: LanguageModel, run: RunFolder, report: _Report) -> list[Row]:
+        how = self.how
+        context = LanguageEvaluationContext(lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens)
+        return evaluate_scales(
+            with_fluency_limit(context, self.data.test.benign[:64]),
+            self.data.validation,
+            self.grid.scales,
+            how.scale_attacks,
+            run=run,
+            on_progress=lambda done, total: report("adapter scale", done, total),
         )
-        row["scale"] = select_scale(row["dial"], plan.budget)
-    else:
-        reference = loading.load(config.model.name, dtype=how.dtype, device=config.train.device)
-    scaled = adapter_scale(lm, row["scale"]) if config.model.rank else nullcontext()
-    with scaled:
-        found = evaluate(
-            lm, parts.test, attacks=how.attacks, judge=how.judge, rater=how.rater, reference=reference,
-            base=folder / "base", seed=how.seed, out=path, max_new_tokens=how.max_new_tokens,
-            task_tokens=how.task_tokens, on_progress=_stages(tell),
-        )  # fmt: skip
-    return row | {"training": _told(run), "results": found.record()}
+
+    def _evaluate(
+        self,
+        lm: LanguageModel,
+        out: Path,
+        report: _Report,
+        *,
+        reference: LanguageModel | None = None,
+        base: Path | None = None,
+    ) -> LanguageEvaluation:
+        return evaluate(
+            lm,
+            self.data.test,
+            attacks=self.how.attacks,
+            judge=self.how.judge,
+            rater=self.how.rater,
+            reference=reference,
+            base=base,
+            seed=self.how.seed,
+            max_new_tokens=self.how.max_new_tokens,
+            task_tokens=self.how.task_tokens,
+            out=out,
+            on_progress=_report_tasks(report),
+        )
 
 
-def _trained(config: LanguageConfig, tell: _Tell) -> RunFolder:
-    """Train, or go on with what was begun; a folder in which nothing was begun is cleared of what it holds."""
+def _train(config: LanguageConfig, report: _Report) -> RunFolder:
+    """Train, or resume a training; remove what an interruption before the first step left behind."""
     path = Path(config.train.out)
-    is_begun = (path / CONFIG).is_file()
-    if not is_begun:
+    resume = (path / CONFIG).is_file()
+    if not resume:
         (path / "environment.json").unlink(missing_ok=True)
 
     def watch(event: Event) -> None:
         if isinstance(event, LanguageStep):
-            tell("training", event.step, event.steps)
+            report("training", event.step, event.steps)
 
-    return fit_language(config, resume=is_begun, on_event=watch)
+    return fit_language(config, resume=resume, on_event=watch)
 
 
-def _told(run: RunFolder) -> Row:
-    """Return what the run's log says of the training as a whole."""
+def _training_summary(run: RunFolder) -> Row:
+    """Return totals of a training from its log."""
     lines = run.read_log(METRICS)
     steps = [line for line in lines if "forwards" in line]
     sums = {name: sum(line[name] for line in steps) for name in ("adversarial", "examples", "forwards", "backwards")}
@@ -247,16 +287,16 @@ def _told(run: RunFolder) -> Row:
     return {"steps": max((line["step"] for line in steps), default=0), **sums, "seconds": seconds, "guard": guard}
 
 
-def _stages(tell: _Tell) -> Callable[[LanguageEvaluationProgress], None]:
-    return lambda at: tell(at.stage, at.done, at.total)
+def _report_tasks(report: _Report) -> Callable[[LanguageEvaluationProgress], None]:
+    return lambda progress: report(progress.stage, progress.done, progress.total)
 
 
-def _find(record: Row, setting: Setting) -> Row | None:
+def _recorded_row(record: Row, setting: Setting) -> Row | None:
     keys = vars(setting)
     return next((row for row in record["settings"] if all(row[key] == keys[key] for key in keys)), None)
 
 
-def _write(folder: RunFolder, record: Row, plan: SweepGrid) -> None:
-    """Write everything that is known, with what follows from it."""
-    record |= summarize_sweep(record["base"], record["settings"], plan.budget)
+def _write(folder: RunFolder, record: Row, grid: SweepGrid) -> None:
+    """Write sweep.json with the summary of all results so far."""
+    record |= summarize_sweep(record["base"], record["settings"], grid.budget)
     folder.write_json(FILE, record)

@@ -1,4 +1,4 @@
-"""Instructions whose fulfilment a program can verify: the 25 checks of IFEval, strict and loose.
+"""The 25 verifiable instructions of IFEval, checked strictly or loosely by programs.
 
 Reference: Zhou et al., "Instruction-Following Evaluation for Large Language Models" (2023), https://arxiv.org/abs/2311.07911
 """
@@ -28,7 +28,7 @@ CHECKERS: dict[str, Callable[..., bool]] = {
     "detectable_format:number_highlighted_sections": format_checkers.number_highlighted_sections,
     "detectable_format:title": format_checkers.title,
     "keywords:existence": content_checkers.existence,
-    "keywords:forbidden_words": content_checkers.forbidden,
+    "keywords:forbidden_words": content_checkers.forbidden_words,
     "keywords:frequency": content_checkers.frequency,
     "keywords:letter_frequency": content_checkers.letter_frequency,
     "language:response_language": content_checkers.response_language,
@@ -40,25 +40,29 @@ CHECKERS: dict[str, Callable[..., bool]] = {
     "startend:end_checker": format_checkers.end_checker,
     "startend:quotation": format_checkers.quotation,
 }
-"""Id of an instruction -> ``(response, **arguments) -> bool``."""
+"""Instruction id -> ``(response, **arguments) -> bool``."""
 
 
-def understood(instruction: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that are given (not None), if there is a check for the instruction and it takes them.
+def check_arguments(instruction: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an instruction without those that are None, after verifying that its checker takes them.
+
+    Args:
+        instruction: id of the instruction, a key of `CHECKERS`.
+        arguments: arguments of the instruction; None for those that are absent.
 
     Raises:
-        DataError: an unknown instruction, an argument too many or too few, or a relation that is none.
+        DataError: the instruction is unknown, an argument is missing or superfluous, or a relation is unknown.
 
     Example:
-        >>> understood("punctuation:no_comma", {"keywords": None})
+        >>> check_arguments("punctuation:no_comma", {"keywords": None})
         {}
     """
     if instruction not in CHECKERS:
-        raise DataError(f"no check for the instruction {instruction!r}.{did_you_mean(instruction, CHECKERS)}")
+        raise DataError(f"there is no checker for {instruction!r}.{did_you_mean(instruction, CHECKERS)}")
     given = {name: value for name, value in arguments.items() if value is not None}
-    wanted = list(inspect.signature(CHECKERS[instruction]).parameters)[1:]
-    if sorted(given) != sorted(wanted):
-        raise DataError(f"{instruction} has the arguments {sorted(given)}; it takes {sorted(wanted)}")
+    expected = list(inspect.signature(CHECKERS[instruction]).parameters)[1:]
+    if sorted(given) != sorted(expected):
+        raise DataError(f"{instruction} has the arguments {sorted(given)}; it takes {sorted(expected)}")
     for name, value in given.items():
         if name.endswith("relation") and value not in ("at least", "less than"):
             raise DataError(f"{instruction}: {name} is {value!r}; allowed: 'at least', 'less than'")
@@ -66,12 +70,12 @@ def understood(instruction: str, arguments: Mapping[str, Any]) -> dict[str, Any]
 
 
 def strict(response: str, instruction: str, arguments: Mapping[str, Any]) -> bool:
-    """Tell whether a response does what an instruction says; an empty one never does.
+    """Return whether a response follows an instruction; an empty response follows none.
 
     Args:
         response: the text.
-        instruction: id, a key of `CHECKERS`.
-        arguments: of its check.
+        instruction: id of the instruction, a key of `CHECKERS`.
+        arguments: arguments of its checker.
 
     Example:
         >>> strict("Yes. No, maybe.", "punctuation:no_comma", {})
@@ -81,9 +85,14 @@ def strict(response: str, instruction: str, arguments: Mapping[str, Any]) -> boo
 
 
 def loose(response: str, instruction: str, arguments: Mapping[str, Any]) -> bool:
-    """Tell whether a response does what an instruction says once its first or last line, or its asterisks, are left out.
+    """Return whether a response follows an instruction, possibly after removing its first or last line or its asterisks.
 
-    What a model says about its answer ("Sure, here it is:") then costs it nothing. What holds strictly holds loosely.
+    The model is not penalised for an introduction such as "Sure, here it is:". A response that passes `strict` passes.
+
+    Args:
+        response: the text.
+        instruction: id of the instruction, a key of `CHECKERS`.
+        arguments: arguments of its checker.
 
     Example:
         >>> loose("Sure, here it is:\\nno commas", "punctuation:no_comma", {})
@@ -93,6 +102,7 @@ def loose(response: str, instruction: str, arguments: Mapping[str, Any]) -> bool
 
 
 def _variants(response: str) -> list[str]:
+    """Return the eight variants of a response: with and without its first line, last line and asterisks."""
     lines = response.split("\n")
     cut = ["\n".join(lines[first : len(lines) - last]).strip() for first, last in product((0, 1), repeat=2)]
     return [response, *cut, *(text.replace("*", "") for text in (response, *cut[1:]))]

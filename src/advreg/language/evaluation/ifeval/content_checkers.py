@@ -1,4 +1,4 @@
-"""Checks of what a response contains: keywords, letters, words, sentences, paragraphs, language and case."""
+"""Checkers of the content of a response: keywords, letters, words, sentences, paragraphs, language and case."""
 
 from __future__ import annotations
 
@@ -10,44 +10,68 @@ from advreg.language.evaluation.ifeval.text_stats import compare, sentences, wor
 
 
 def existence(response: str, keywords: Sequence[str]) -> bool:
-    """Every keyword occurs, in whatever case, also inside a word."""
+    """Return whether every keyword occurs, also inside a word; case is ignored."""
     return all(keyword.lower() in response.lower() for keyword in keywords)
 
 
-def forbidden(response: str, forbidden_words: Sequence[str]) -> bool:
-    """None of these words occurs as a word of its own, in whatever case."""
+def forbidden_words(response: str, forbidden_words: Sequence[str]) -> bool:
+    """Return whether none of these words occurs as a whole word; case is ignored."""
     return not any(re.search(rf"\b{re.escape(word)}\b", response, re.IGNORECASE) for word in forbidden_words)
 
 
 def frequency(response: str, keyword: str, frequency: int, relation: str) -> bool:
-    """A keyword occurs so often, in whatever case, also inside a word."""
+    """Return whether a keyword occurs at least, or less than, ``frequency`` times; case is ignored.
+
+    Args:
+        response: the text.
+        keyword: counted also inside a word.
+        frequency: the number of the instruction.
+        relation: ``"at least"`` or ``"less than"``.
+    """
     return compare(response.lower().count(keyword.lower()), relation, frequency)
 
 
 def letter_frequency(response: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    """A letter or sign occurs so often, in either case."""
+    """Return whether a letter or sign occurs at least, or less than, ``let_frequency`` times; case is ignored.
+
+    Args:
+        response: the text.
+        letter: one character.
+        let_frequency: the number of the instruction.
+        let_relation: ``"at least"`` or ``"less than"``.
+    """
     return compare(response.lower().count(letter.lower()), let_relation, let_frequency)
 
 
 def number_words(response: str, num_words: int, relation: str) -> bool:
-    """So many words."""
+    """Return whether there are at least, or less than, ``num_words`` words."""
     return compare(len(words(response)), relation, num_words)
 
 
 def number_sentences(response: str, num_sentences: int, relation: str) -> bool:
-    """So many sentences."""
+    """Return whether there are at least, or less than, ``num_sentences`` sentences."""
     return compare(len(sentences(response)), relation, num_sentences)
 
 
 def number_paragraphs(response: str, num_paragraphs: int) -> bool:
-    """Exactly so many paragraphs with ``***`` between them; none is empty, save before the first and after the last mark."""
+    """Return whether ``***`` divides the response into exactly ``num_paragraphs`` paragraphs, none of them empty.
+
+    A divider at the very beginning or end is ignored.
+    """
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", response)]
-    kept = parts[not parts[0] : len(parts) - (not parts[-1] and len(parts) > 1)]
-    return len(kept) == num_paragraphs and all(kept)
+    paragraphs = parts[not parts[0] : len(parts) - (not parts[-1] and len(parts) > 1)]
+    return len(paragraphs) == num_paragraphs and all(paragraphs)
 
 
 def nth_paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Exactly so many paragraphs with an empty line between them, and the n-th begins with this word."""
+    """Return whether there are ``num_paragraphs`` paragraphs between empty lines and the n-th begins with a word.
+
+    Args:
+        response: the text.
+        num_paragraphs: exact number of paragraphs.
+        nth_paragraph: number of the paragraph, from 1.
+        first_word: its first word; case and punctuation are ignored.
+    """
     paragraphs = [part.strip() for part in re.split(r"\n\n", response) if part.strip()]
     if len(paragraphs) != num_paragraphs or nth_paragraph > len(paragraphs):
         return False
@@ -56,26 +80,26 @@ def nth_paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: 
 
 
 def response_language(response: str, language: str) -> bool:
-    """The whole response is in one language, given by its ISO 639-1 code."""
+    """Return whether the response is in a language, given by its ISO 639-1 code."""
     return detect(response) == language
 
 
 def english_capital(response: str) -> bool:
-    """English without a small letter."""
+    """Return whether the response is English without a lowercase letter."""
     return response.isupper() and detect(response) == "en"
 
 
 def english_lowercase(response: str) -> bool:
-    """English without a capital letter."""
+    """Return whether the response is English without an uppercase letter."""
     return response.islower() and detect(response) == "en"
 
 
 def capital_word_frequency(response: str, capital_frequency: int, capital_relation: str) -> bool:
-    """So many words are in capitals throughout; numbers beside the letters count as capitals."""
+    """Return whether at least, or less than, ``capital_frequency`` words are all uppercase; digits are ignored."""
     tokens = re.findall(r"\w+(?:[-'\u2019]\w+)*", response)
     return compare(sum(token.isupper() for token in tokens), capital_relation, capital_frequency)
 
 
 def no_comma(response: str) -> bool:
-    """No comma anywhere."""
+    """Return whether the response has no comma."""
     return "," not in response

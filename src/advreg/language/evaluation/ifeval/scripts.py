@@ -1,4 +1,4 @@
-"""Which language a text is in, from its letters and its commonest words: no model, no download."""
+"""Identify the language of a text from its script, its letters and its common words; no model is needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _COMMON = {language: frozenset(common.split()) for language, common in WORDS.ite
 
 
 def detect(text: str) -> str | None:
-    """Return the ISO 639-1 code of the language a text is in, or None where no letter tells.
+    """Return the ISO 639-1 code of a text's language, or None for a text without letters of a known script.
 
-    The script of most of its letters decides; within a script, the share of words that are common in a language, and
-    letters that only it has. Latin text that speaks for nothing else is taken for English.
+    The script of most letters selects the candidates. Among them the score counts common words and characteristic
+    letters. Latin text without evidence for another language is English.
 
     Args:
-        text: some words at least; a sentence is enough for most languages.
+        text: at least a few words; a sentence is enough for most languages.
 
     Example:
         >>> detect("Der Hund ist nicht im Haus."), detect("THE DOG IS NOT IN THE HOUSE."), detect("123")
@@ -29,11 +29,11 @@ def detect(text: str) -> str | None:
         return None
     tokens = [token for token in _tokens(lowered) if not token.isdigit()]
     scores = {language: _score(language, lowered, tokens) for language in languages}
-    return max(languages, key=lambda language: scores[language])  # of equals the first: the commonest
+    return max(languages, key=lambda language: scores[language])  # ties go to the most common language
 
 
 def _script(text: str) -> str | None:
-    """Return the script that most letters belong to; one sign of Japanese outweighs three Chinese ones."""
+    """Return the script of most letters; a kana counts four times, because Japanese text also uses Chinese signs."""
     counts: Counter[str] = Counter()
     for letter, times in Counter(c for c in text if c.isalpha()).items():
         name = unicodedata.name(letter, "").split(" ")[0]
@@ -43,11 +43,12 @@ def _script(text: str) -> str | None:
 
 
 def _tokens(text: str) -> list[str]:
-    """Return words; signs that hang on a letter, as in Indian scripts, belong to it."""
+    """Return the words; combining marks, as in Indian scripts, belong to their letter."""
     return "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
 
 
 def _score(language: str, text: str, tokens: list[str]) -> float:
+    """Return the share of common words plus the weighted share of characteristic letters."""
     common = sum(token in _COMMON.get(language, frozenset()) for token in tokens)
     own = sum(text.count(letter) for letter in LETTERS.get(language, ""))
     return (common + 0.7 * own) / max(len(tokens), 1)

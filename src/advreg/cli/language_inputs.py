@@ -1,0 +1,245 @@
+"""Inputs of ``advreg language``: data files, attacks and models as the command line gives them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from advreg.config import toml
+from advreg.errors import ConfigError, did_you_mean
+from advreg.language import attacks as library
+from advreg.language import datasets
+from advreg.language.config import LanguageConfig
+from advreg.language.evaluation.tasks import Attack, default_attacks
+from advreg.language.judges import Judge, RemoteJudge, keyword_judge, words_judge
+from advreg.language.models import loading
+from advreg.language.models.adapters import adapter_scale
+from advreg.language.models.loading import LanguageModel
+from advreg.language.training.folder import CONFIG, load_trained
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Data files, each ``FILE`` or ``FILE?column=name&...``; an empty text means no file.
+
+    Attributes:
+        harmful: harmful requests.
+        safe: safe prompts.
+        questions: questions with true and false answers.
+        tasks: prompts with verifiable instructions.
+        benign: harmless instructions with responses.
+        labels: completions labelled as refusal or compliance.
+    """
+
+    harmful: str = ""
+    safe: str = ""
+    questions: str = ""
+    tasks: str = ""
+    benign: str = ""
+    labels: str = ""
+
+    def read(self) -> datasets.EvaluationData:
+        """Read the prompts of every file."""
+        return datasets.EvaluationData(
+            tuple(read_rows(self.harmful, datasets.read_requests)),
+            tuple(read_rows(self.safe, datasets.read_safe)),
+            tuple(read_rows(self.questions, datasets.read_questions)),
+            tuple(read_rows(self.tasks, datasets.read_tasks)),
+            tuple(read_rows(self.benign, datasets.read_examples)),
+        )
+
+    def judge(self, tokens: int) -> Judge:
+        """Return a judge trained on the labels, or the keyword judge without labels.
+
+        Args:
+            tokens: length of the completions to classify, in tokens.
+        """
+        return words_judge(read_rows(self.labels, datasets.read_labelled), tokens) if self.labels else keyword_judge()
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A service that rates helpfulness; all fields are empty without one.
+
+    Attributes:
+        url: URL of the service, such as ``https://host/v1``.
+        model: model that the service uses.
+        key: environment variable that holds the key.
+    """
+
+    url: str = ""
+    model: str = ""
+    key: str = ""
+
+    def connect(self) -> RemoteJudge | None:
+        """Return the judge behind the URL; None without one.
+
+        Raises:
+            ConfigError: a URL without a model, or a model without a URL.
+        """
+        if not self.url and not self.model and not self.key:
+            return None
+        if not self.url or not self.model:
+            raise ConfigError("a judge behind a URL needs both --judge-url and --judge-model")
+        return RemoteJudge(self.url, self.model, self.key or None)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of an evaluation, as the command line gives them.
+
+    Attributes:
+        attacks: ``name`` or ``name:key=value,...`` each; the default attacks if None.
+        n: largest number of prompts of each kind, or ``kind=number,...``.
+        tokens: length of a completion in tokens.
+        task_tokens: length of a completion for verifiable instructions in tokens.
+        dtype: float32 or bfloat16.
+        device: cpu, cuda, ...
+        seed: seed of all random draws.
+        scale: scale of the adapter of a run folder.
+        rater: service that rates helpfulness.
+    """
+
+    attacks: Sequence[str] | None = None
+    n: str = "100"
+    tokens: int = 48
+    task_tokens: int = 128
+    dtype: str = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    scale: float = 1.0
+    rater: Rater = Rater()
+
+    def attack_functions(self) -> dict[str, Attack]:
+        """Return the attacks of the options, or the default ones."""
+        return parse_attacks(self.attacks) if self.attacks else default_attacks()
+
+    def sizes(self) -> dict[str, int]:
+        """Return the largest number of prompts of each kind; 100 for a kind that ``n`` does not name.
+
+        Raises:
+            ConfigError: an unknown kind, or a number that is not a whole number above 0.
+
+        Example:
+            >>> EvaluationOptions(n="requests=3").sizes()["requests"], EvaluationOptions(n="7").sizes()["safe"]
+            (3, 7)
+        """
+        kinds = datasets.EvaluationData().n
+        given = dict.fromkeys(kinds, self.n) if self.n.isdigit() else dict(_key_value(p) for p in self.n.split(","))
+        if not all(kind in kinds and text.isdigit() and int(text) for kind, text in given.items()):
+            raise ConfigError(f"-n is {self.n!r}; give a number, or KIND=NUMBER,... of {', '.join(kinds)}")
+        return dict.fromkeys(kinds, 100) | {kind: int(text) for kind, text in given.items()}
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
+
+
+def read_rows(text: str, reader: Callable[..., list[Row]]) -> list[Row]:
+    """Read ``file`` or ``file?column=name&...``; return an empty list for an empty text.
+
+    Args:
+        text: the file, followed by the names of columns that differ from the defaults of the reader.
+        reader: a reader of `advreg.language.datasets`.
+
+    Returns:
+        The rows that the reader returns.
+
+    Raises:
+        ConfigError: an unknown column.
+        DataError: the file cannot be read.
+    """
+    if not text:
+        return []
+    path, _, query = (text, "", "") if Path(text).is_file() else text.partition("?")
+    columns = dict(parse_qsl(query, keep_blank_values=True))
+    known = list(inspect.signature(reader).parameters)[1:]
+    unknown = next((name for name in columns if name not in known), None)
+    if unknown is not None or (query and not columns):
+        raise ConfigError(
+            f"{text}: no column {unknown or query!r}; allowed: {', '.join(known)}.{did_you_mean(unknown or '', known)}"
+        )
+    return reader(path, **columns)
+
+
+def parse_attacks(texts: Sequence[str]) -> dict[str, Attack]:
+    """Parse attacks, each ``name`` or ``name:key=value,...``.
+
+    Args:
+        texts: names of attacks of `advreg.language.attacks`, with their options.
+
+    Returns:
+        Name -> attack with its options bound.
+
+    Raises:
+        ConfigError: an unknown name or option, or a value that is not a number of the right kind.
+
+    Example:
+        >>> list(parse_attacks(["direct", "best_of_n:n=4"]))
+        ['direct', 'best_of_n']
+    """
+    return dict(_parse_attack(text) for text in texts)
+
+
+def _parse_attack(text: str) -> tuple[str, Attack]:
+    name, _, given = text.partition(":")
+    every = {key: getattr(library, key) for key in library.__all__}
+    known = {key: attack for key, attack in every.items() if "requests" in inspect.signature(attack).parameters}
+    if name not in known:
+        raise ConfigError(f"there is no attack {name!r}; allowed: {', '.join(known)}.{did_you_mean(name, list(known))}")
+    options = dict(_parse_option(known[name], name, part) for part in given.split(",") if part)
+    return name, functools.partial(known[name], **options) if options else known[name]
+
+
+def _parse_option(attack: Attack, name: str, part: str) -> tuple[str, Any]:
+    key, separator, text = part.partition("=")
+    defaults = {p.name: p.default for p in inspect.signature(attack).parameters.values() if p.default is not p.empty}
+    allowed = [
+        key
+        for key, value in defaults.items()
+        if isinstance(value, int | float) and key not in ("seed", "max_new_tokens")
+    ]
+    if not separator or key not in allowed:
+        raise ConfigError(f"{name} has no option {part!r}; write key=value with one of {', '.join(allowed)}")
+    value, default = toml.value(text), defaults[key]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(default, int) and not isinstance(value, int)):
+        raise ConfigError(f"{name}:{key} is {text!r}; give a number such as {default}")
+    return key, value
+
+
+def load_for_evaluation(
+    name: str, options: EvaluationOptions
+) -> tuple[LanguageModel, LanguageModel | None, AbstractContextManager[None]]:
+    """Load the model of a run folder or a model by name.
+
+    Args:
+        name: the run folder or the name.
+        options: dtype, device and adapter scale.
+
+    Returns:
+        The model; the base model of a run without an adapter, else None; and a context in which the adapter has its scale.
+
+    Raises:
+        ConfigError: the scale is not 1, and the model has no adapter.
+    """
+    if not (Path(name) / CONFIG).is_file():
+        if options.scale != 1:
+            raise ConfigError(f"{name} is not a run folder, so it has no adapter to scale; leave --scale at 1")
+        return loading.load(name, dtype=options.dtype, device=options.device), None, nullcontext()
+    config = LanguageConfig.load(Path(name) / CONFIG)
+    lm = load_trained(name, dtype=options.dtype, device=options.device)
+    if config.model.rank:
+        return lm, None, adapter_scale(lm, options.scale)
+    if options.scale != 1:
+        raise ConfigError(f"{name} was trained without an adapter, so there is nothing to scale; leave --scale at 1")
+    return lm, loading.load(config.model.name, dtype=options.dtype, device=options.device), nullcontext()

@@ -55,6 +55,12 @@ class Postgres:
     def stop(self) -> None:
         self.run("pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w", "stop")
 
+    def new_database(self) -> str:
+        """Make an empty database and return its URL."""
+        name = f"t{time.time_ns()}"
+        self.run("createdb", "-h", self.folder, "-p", self.port, "-U", "postgres", name)
+        return self.url(name)
+
     def url(self, name: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
@@ -106,9 +112,7 @@ def any_store(request, tmp_path, clock) -> Iterator[Store]:
         url = f"sqlite:///{tmp_path}/harden.db"
     else:
         server: Postgres = request.getfixturevalue("postgres")
-        name = f"t{time.time_ns()}"
-        server.run("createdb", "-h", server.folder, "-p", server.port, "-U", "postgres", name)
-        url = server.url(name)
+        url = server.new_database()
     made = Store.open(url, tmp_path / "blobs", clock)
     yield made
     made.engine.dispose()

@@ -321,7 +321,7 @@ def test_metrics_count_and_are_prometheus_text(site: Site) -> None:
 
 
 def test_a_database_that_is_down_is_503_and_comes_back(postgres, tmp_path: Path) -> None:
-    store = Store.open(postgres.url("postgres"), tmp_path)
+    store = Store.open(postgres.new_database(), tmp_path)
     site = Site(store)
     assert site.server.get("/healthz").status_code == 200
     postgres.stop()

@@ -25,6 +25,10 @@ def quarantined(store: Store, *seeds: int) -> list[str]:
     return names
 
 
+def transitions(db: sa.Connection) -> int:
+    return len(db.execute(sa.select(audit.c.seq).where(audit.c.action == "state")).all())
+
+
 def state(store: Store, name: str) -> str:
     with store.reading() as db:
         return example(db, name)["state"]
@@ -38,7 +42,7 @@ def test_bytes_come_back_exactly_and_a_second_copy_is_the_same_example(any_store
     with any_store.reading() as db:
         row = example(db, first.id)
         assert (row["copies"], row["principal"], row["state"]) == (2, "ann", "received")
-        assert head_of(db)[0] == 1, "a copy is no transition"
+        assert transitions(db) == 1, "a copy is no transition"
         assert verify(db) is None
 
 
@@ -54,7 +58,7 @@ def test_many_writers_at_once_lose_nothing_and_keep_one_chain(any_store: Store) 
         thread.join()
     with any_store.reading() as db:
         assert len(examples_in_state(db, ExampleStatus.RECEIVED)) == 40
-        assert head_of(db)[0] == 40
+        assert transitions(db) == 40
         assert verify(db) is None
 
 
@@ -132,16 +136,17 @@ def test_a_changed_entry_is_named(any_store: Store, change: sa.Executable) -> No
 
 
 def test_a_cut_tail_and_a_state_set_by_hand_are_seen(any_store: Store) -> None:
-    names = quarantined(any_store, 1, 2)
-    with any_store.writing() as db:
-        db.execute(examples.update().where(examples.c.sha256 == names[0]).values(state="accepted"))
+    quarantined(any_store, 1, 2)
     with any_store.reading() as db:
-        assert "which is not in the log" in verify(db).why
-    with any_store.writing() as db:
-        db.execute(examples.update().where(examples.c.sha256 == names[0]).values(state="quarantined"))
-        assert verify(db) is None
-        db.execute(sa.delete(audit).where(audit.c.seq == 4))
-        assert "ends at entry 3" in verify(db).why
+        last = head_of(db)[0]
+    for edit, words in (
+        ("UPDATE examples SET state='accepted' WHERE id=1", "state is 'accepted', the log says 'quarantined'"),
+        (f"DELETE FROM audit WHERE seq={last}", f"ends at entry {last - 1}"),
+    ):
+        with any_store.engine.connect() as db, db.begin() as transaction:
+            db.execute(sa.text(edit))
+            assert words in verify(db).why
+            transaction.rollback()
 
 
 def test_a_forged_chain_needs_every_later_entry(store: Store) -> None:
@@ -228,7 +233,7 @@ def test_a_database_that_cannot_be_used_is_one_line(url: str, tmp_path) -> None:
 
 
 def test_a_server_that_is_down_says_so_and_the_store_recovers(postgres, tmp_path) -> None:
-    store = Store.open(postgres.url("postgres"), tmp_path)
+    store = Store.open(postgres.new_database(), tmp_path)
     postgres.stop()
     try:
         with pytest.raises(StoreDown, match="does not respond"):

@@ -209,6 +209,9 @@ def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], hom
 
     opened = _home(home)
     store = opened.store()
+    with store.reading() as db:
+        run = registry.model(db, version)["run"]
+    opened.run(run)  # verifies its signature
     registry.promote(store, version, "admin")
     sync_to_mlflow(opened, store)
     typer.echo(f"{version} is the champion")
@@ -222,6 +225,11 @@ def rollback(home: HomeOption = HOME) -> None:
 
     opened = _home(home)
     store = opened.store()
+    with store.reading() as db:
+        previous = registry.alias(db, registry.PREVIOUS)
+        run = registry.model(db, previous)["run"] if previous is not None else None
+    if run is not None:
+        opened.run(run)  # verifies its signature
     version = registry.rollback(store, "admin")
     sync_to_mlflow(opened, store)
     typer.echo(f"{version} is the champion again")
@@ -269,13 +277,27 @@ def revoke(
 
 
 @app.command()
-def audit(home: HomeOption = HOME, as_json: Json = False) -> None:
-    """Verify the hash chain of the audit log: status 0 intact, 1 broken; prints the first broken entry."""
-    from advreg.hardening.store import verify
+def audit(
+    home: HomeOption = HOME,
+    anchor: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Also verify the heads anchored there, then anchor this one: a file, git:FOLDER or rfc3161:FOLDER.",
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Replay the audit log and compare tables, blobs, models and snapshots: status 0 intact, 1 broken; prints the first."""
+    from advreg.hardening.store.anchors import anchor_head
     from advreg.hardening.store.audit import head_of
+    from advreg.hardening.workspace_audit import audit_workspace
 
-    with _store(home).reading() as db:
-        broken, (entries, digest) = verify(db), head_of(db)
+    opened = _home(home)
+    store = opened.store()
+    broken = audit_workspace(opened, store, anchor)
+    with store.reading() as db:
+        entries, digest = anchor_head(db, anchor) if anchor and broken is None else head_of(db)
     if as_json:
         typer.echo(
             json.dumps({"intact": broken is None, "entries": entries, "head": digest, "why": broken and broken.why})
@@ -283,8 +305,31 @@ def audit(home: HomeOption = HOME, as_json: Json = False) -> None:
     elif broken is not None:
         typer.echo(f"BROKEN at entry {broken.seq}: {broken.why}")
     else:
-        typer.echo(f"intact: {entries} entries, head {digest}")
+        typer.echo(f"intact: {entries} entries, head {digest}{f', anchored at {anchor}' if anchor else ''}")
     raise typer.Exit(1 if broken is not None else 0)
+
+
+@app.command()
+def sign(
+    key: Annotated[
+        Path | None, typer.Option(help="Create a private key in this new file; print its public key.")
+    ] = None,
+    home: HomeOption = HOME,
+) -> None:
+    """Sign every model and snapshot of a workspace, after verifying it; with --key, only create a key."""
+    from advreg.errors import HardeningError
+    from advreg.hardening.signatures import create_key
+    from advreg.hardening.workspace_audit import sign_workspace
+
+    if key is not None:
+        typer.echo(f'[signing]\nkey = {json.dumps(str(key.resolve()))}\npublic = "{create_key(key)}"')
+        return
+    opened = _home(home)
+    if not opened.signing.key:
+        raise HardeningError(
+            "signing.key is empty; run `advreg harden sign --key FILE` and put its lines into harden.toml"
+        )
+    typer.echo("\n".join(sign_workspace(opened, opened.store())))
 
 
 @app.command()

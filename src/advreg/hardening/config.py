@@ -114,6 +114,15 @@ class ServiceConfig:
 
 
 @dataclass(frozen=True)
+class SigningConfig:
+    """Keys of ed25519: ``key`` is the file of the private key, ``public`` the public key; "" = nothing is signed, verified."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    key: str = ""
+    public: str = ""
+
+
+@dataclass(frozen=True)
 class MlflowConfig:
     """The MLflow model registry that receives the aliases; "" = none."""
 
@@ -139,6 +148,7 @@ class HardeningConfig(BaseConfig):
     caps: CapsConfig = field(default_factory=CapsConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
+    signing: SigningConfig = field(default_factory=SigningConfig)
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
 
     @classmethod

@@ -37,7 +37,7 @@ def score_disagreement(workspace: Workspace, store: Store) -> int:
     for first in range(0, len(rows), _CHUNK):
         chunk = rows[first : first + _CHUNK]
         x = load_pixels(store, [name for name, _ in chunk], shape)
-        predictions = logits_of(models.load(str(workspace.folder / run)), x).argmax(1).tolist()
+        predictions = logits_of(models.load(str(workspace.run(run).path)), x).argmax(1).tolist()
         with store.writing() as db:
             for (name, deployed), predicted in zip(chunk, predictions, strict=True):
                 row = examples.update().where(examples.c.sha256 == name, examples.c.disagrees.is_(None))

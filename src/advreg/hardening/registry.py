@@ -152,12 +152,8 @@ def promote(store: Store, version: str, actor: str, *, expected_champion: str | 
                 f"{version} was compared with {expected_champion}, and the champion is {champion} now; "
                 "it has to be compared again"
             )
-        if previous is not None:
-            set_stage(db, at, actor, previous, ModelStatus.RETIRED)
-        if champion is not None:
-            set_stage(db, at, actor, champion, ModelStatus.PREVIOUS)
-        set_stage(db, at, actor, version, ModelStatus.CHAMPION)
-        _point(db, at, {CHAMPION: version, PREVIOUS: champion})
+        leaving = [(previous, ModelStatus.RETIRED), (champion, ModelStatus.PREVIOUS)]
+        _hand_over(db, at, actor, [*leaving, (version, ModelStatus.CHAMPION)])
 
 
 def rollback(store: Store, actor: str) -> str:
@@ -177,15 +173,25 @@ def rollback(store: Store, actor: str) -> str:
         at, champion, previous = store.clock(), alias(db, CHAMPION), alias(db, PREVIOUS)
         if champion is None or previous is None:
             raise HardeningError("there is no previous champion to roll back to; promote another version instead")
-        set_stage(db, at, actor, champion, ModelStatus.RETIRED, rolled_back=True)
-        set_stage(db, at, actor, previous, ModelStatus.CHAMPION, rolled_back=True)
-        _point(db, at, {CHAMPION: previous, PREVIOUS: None})
+        steps = [(champion, ModelStatus.RETIRED), (previous, ModelStatus.CHAMPION)]
+        _hand_over(db, at, actor, steps, rolled_back=True)
         return previous
 
 
-def _point(db: sa.Connection, at: float, to: dict[str, str | None]) -> None:
-    db.execute(aliases.delete().where(aliases.c.name.in_(list(to))))
-    rows = [{"name": name, "version": version, "at": at} for name, version in to.items() if version is not None]
+def _hand_over(
+    db: sa.Connection, at: float, actor: str, steps: Sequence[tuple[str | None, ModelStatus]], **detail: Any
+) -> None:
+    """Move versions to their stages in this order, and point the aliases to the champion and the previous champion."""
+    for version, stage in steps:
+        if version is not None:
+            set_stage(db, at, actor, version, stage, **detail)
+    db.execute(aliases.delete())
+    names = {ModelStatus.CHAMPION: CHAMPION, ModelStatus.PREVIOUS: PREVIOUS}
+    rows = [
+        {"name": names[stage], "version": version, "at": at}
+        for version, stage in steps
+        if stage in names and version is not None
+    ]
     db.execute(aliases.insert(), rows)
 
 

@@ -11,11 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from advreg.errors import RunError
 from advreg.hardening import registry
 from advreg.hardening.config import FILE, HardeningConfig
 from advreg.hardening.media_types import MEDIA, TEXTS
+from advreg.hardening.signatures import SigningKeys, create_key
 from advreg.hardening.store import Store
+from advreg.hardening.store.audit import Entry, append, canonical
+from advreg.hardening.store.tables import audit
 from advreg.hardening.texts import CLASSES
 from advreg.runs import RunFolder
 
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
 BASE = "models/base"
 NEIGHBOURS = "neighbours.npz"
+_UNLOGGED = ("mlflow", "store")
+"""Sections with addresses, which may hold a password."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,40 @@ class Workspace:
         """
         url = self.config.store.url or f"sqlite:///{self.folder.path.resolve()}/harden.db"
         return Store.open(url, self.config.store.blobs or self.folder.path.resolve() / "blobs", clock)
+
+    @property
+    def signing(self) -> SigningKeys:
+        """The keys that sign and verify models and snapshots."""
+        return SigningKeys(self.config.signing.key, self.config.signing.public)
+
+    def run(self, name: str) -> RunFolder:
+        """Return the run folder of a model after verifying its signature; without keys nothing is verified.
+
+        Args:
+            name: its path below the workspace, such as ``models/base``.
+
+        Raises:
+            HardeningError: the model is not signed, or was changed since.
+        """
+        run = RunFolder.at(self.folder / name)
+        self.signing.verify_run(run)
+        return run
+
+    def log_configuration(self, store: Store, actor: str) -> None:
+        """Append the configuration to the audit log where it differs from the last one there: caps and margins are facts too.
+
+        Args:
+            store: the store of this workspace.
+            actor: name for the audit log.
+        """
+        values = {key: value for key, value in self.config.to_dict().items() if key not in _UNLOGGED}
+        entry = Entry(actor, "config", FILE, values)
+        newest = sa.select(audit.c.detail).where(audit.c.action == "config").order_by(audit.c.seq.desc()).limit(1)
+        with store.reading() as db:
+            known = db.execute(newest).scalar() == canonical(entry.detail)
+        if not known:
+            with store.writing() as db:
+                append(db, store.clock(), [entry])
 
     def base_model(self) -> dict[str, Any]:
         """Return the base's ``model.json``: name, options, shape, classes."""
@@ -131,9 +172,20 @@ def create_workspace(path: str | Path, base: str | Path, config: HardeningConfig
     from advreg.hardening.backends import load_trusted_base
 
     trusted = load_trusted_base(base, config)
-    workspace = Workspace.create(path, trusted.config)
+    workspace = Workspace.create(path, _with_keys(trusted.config))
     weights = trusted.install(workspace)
+    workspace.signing.sign_run(RunFolder.at(workspace.folder / BASE))
     store = workspace.store()
     registry.register_initial_champion(store, BASE, weights, "admin")
+    workspace.log_configuration(store, "admin")
     store.engine.dispose()
     return workspace
+
+
+def _with_keys(config: HardeningConfig) -> HardeningConfig:
+    """Return the configuration with the public key of its private key, which is created where the file is missing."""
+    if not config.signing.key:
+        return config
+    file = Path(config.signing.key).expanduser().resolve()
+    public = SigningKeys(str(file)).public_key if file.exists() else create_key(file)
+    return config.replace_with({"signing.key": str(file), "signing.public": public})

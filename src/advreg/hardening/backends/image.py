@@ -126,14 +126,16 @@ class ImageBackend:
             rows = {row["sha256"]: row for row in examples_in_state(db, *ExampleStatus)}
         members = [rows[member["id"]] for member in snapshot.members]
         name = f"models/{snapshot.id}"
-        weights = self._train(store, members, RunFolder.at(self.workspace.folder / name))
+        run = RunFolder.at(self.workspace.folder / name)
+        weights = self._train(store, members, run)
+        self.workspace.signing.sign_run(run)
         version = registry.register(store, name, weights, snapshot=snapshot.id)
         report(f"challenger: {version} trained from the trusted base and {len(members)} examples of {snapshot.id}")
         return version
 
     def _train(self, store: Store, members: Sequence[Row], run: RunFolder) -> str:
         """Train into a run folder and return the SHA-256 of the weights; see `retrain`."""
-        config, base = self.workspace.config, RunFolder.at(self.workspace.folder / BASE)
+        config, base = self.workspace.config, self.workspace.run(BASE)
         accepted = load_accepted(store, members, self.workspace.input_shape())
         return retrain(base, run, self.data.clean, accepted, families(config.attacks), config.train, config.seed)
 
@@ -142,7 +144,7 @@ class ImageBackend:
         for run in (champion, challenger):
             evaluate_holdout(self.workspace, run, self.data)
             evaluate_incidents(store, self.workspace, run, incidents)
-        base = RunFolder.at(self.workspace.folder / BASE)
+        base = self.workspace.run(BASE)
         evaluate_probes(self.workspace, challenger, champion, base, self.data)
         if needs_diagnosis(self.workspace):
             evaluate_diagnosis(self.workspace, challenger, self.data)

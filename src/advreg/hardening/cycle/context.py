@@ -50,12 +50,15 @@ class CycleContext:
         self.say(line)
 
     def run(self, name: str) -> RunFolder:
-        """Return a run folder of the workspace.
+        """Return a run folder of the workspace, its signature verified.
 
         Args:
             name: its path below the workspace, such as ``models/base``.
+
+        Raises:
+            HardeningError: the model is not signed, or was changed since.
         """
-        return RunFolder.at(self.workspace.folder / name)
+        return self.workspace.run(name)
 
     def champion(self) -> str | None:
         """Return the version of the current champion."""

@@ -112,6 +112,8 @@ def _promote(context: CycleContext, version: str) -> bool:
     compared = sa.select(gates.c.champion).where(gates.c.challenger == version).order_by(gates.c.id.desc()).limit(1)
     with context.store.reading() as db:
         expected = str(db.execute(compared).scalar())
+        run = registry.model(db, version)["run"]
+    context.run(run)  # the signature is verified again: the gate took hours
     try:
         registry.promote(context.store, version, ACTOR, expected_champion=expected)
     except registry.ChampionChanged as error:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from advreg.errors import HardeningError
+from advreg.hardening import registry
 from advreg.hardening.backends import backend_of
-from advreg.hardening.cycle.context import CycleContext
+from advreg.hardening.cycle.context import ACTOR, CycleContext
 from advreg.hardening.cycle.promotion import compare_and_promote
 from advreg.hardening.cycle.snapshots import accept_reviewed, due_snapshot
 from advreg.hardening.gate import Decision
@@ -17,7 +18,7 @@ from advreg.hardening.lease import hold_lease
 from advreg.hardening.states import ModelStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
-from advreg.hardening.workspace import Workspace
+from advreg.hardening.workspace import BASE, Workspace
 
 _UNFINISHED = (ModelStatus.TRAINED, ModelStatus.EVALUATED, ModelStatus.PASSED)
 
@@ -58,6 +59,7 @@ def run_cycle(
     """
     backend, store = backend_of(workspace), store or workspace.store()
     with hold_lease(store) as lease:
+        workspace.log_configuration(store, ACTOR)
         return _run_stages(CycleContext(workspace, store, lease, backend, say))
 
 
@@ -66,6 +68,10 @@ def _run_stages(context: CycleContext) -> Outcome:
     if champion is None:
         folder = context.workspace.folder.path
         raise HardeningError(f"{folder} has no champion; run `advreg harden init` again in a new folder")
+    with context.store.reading() as db:
+        used = {BASE, registry.model(db, champion)["run"]}
+    for name in sorted(used):
+        context.run(name)  # verifies its signature
     if count := context.backend.ingest(context.store):
         context.report(f"intake: {count} examples received, now in quarantine")
     accept_reviewed(context)

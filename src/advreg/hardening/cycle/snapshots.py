@@ -58,7 +58,8 @@ def due_snapshot(context: CycleContext) -> Snapshot | None:
         else:
             snapshot = _write_snapshot(context, db, newest, selection)
     if snapshot is not None:  # a copy to read; the database holds the original
-        context.workspace.folder.write(f"snapshots/{snapshot.id}.json", snapshot.text())
+        file = context.workspace.folder.write(f"snapshots/{snapshot.id}.json", snapshot.text())
+        context.workspace.signing.sign_file(file)
     return snapshot
 
 

@@ -15,6 +15,8 @@ from sqlalchemy import event, exc
 
 from advreg.errors import StoreError
 from advreg.hardening.store.blobs import Blobs
+from advreg.hardening.store.replay import BLOBS, import_rows
+from advreg.hardening.store.row_log import OPTION, RowChanges, append_changes, watch_changes
 from advreg.hardening.store.tables import head, metadata
 from advreg.plugins import first_line, import_extra
 
@@ -30,8 +32,8 @@ class StoreDown(StoreError):
 class Store:
     """A database and the bytes that it refers to.
 
-    Every change is one transaction that locks the head of the audit log: writers are serialised, and no change is without
-    its entry.
+    Every change is one transaction that locks the head of the audit log: writers are serialised, and the rows that it changed
+    are appended to the log when it ends.
 
     Args:
         engine: SQLAlchemy's engine.
@@ -65,12 +67,14 @@ class Store:
             MissingExtraError: the database's driver is not installed.
         """
         store = cls(_engine(url), Blobs.at(blobs), clock)
+        watch_changes(store.engine)
         with _translate_errors(store.name), store._connected() as db:
             if store.engine.dialect.name == "postgresql":
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(1635152434)"))  # two processes may start at once
             metadata.create_all(db)
             if db.execute(sa.select(head.c.seq)).first() is None:
                 db.execute(head.insert().values(id=1, seq=0, digest=_GENESIS))
+            import_rows(db, store.clock())
         return store
 
     @contextmanager
@@ -83,6 +87,7 @@ class Store:
         with self.turn, _translate_errors(self.name), self._connected() as db:
             db.execute(sa.select(head.c.seq).with_for_update()).one()
             yield db
+            append_changes(db, self.clock())
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -91,13 +96,15 @@ class Store:
         Raises:
             StoreDown: the database does not respond.
         """
-        with _translate_errors(self.name), self.engine.connect() as db, db.begin():
-            yield db
+        with _translate_errors(self.name), self.engine.connect() as fresh:
+            db = fresh.execution_options(**{BLOBS: self.blobs})
+            with db.begin():
+                yield db
 
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:
         with self.engine.connect() as fresh:
-            db = fresh.execution_options(advreg_writes=True)
+            db = fresh.execution_options(advreg_writes=True, **{OPTION: RowChanges(), BLOBS: self.blobs})
             with db.begin():
                 yield db
 

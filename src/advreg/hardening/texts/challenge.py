@@ -54,4 +54,5 @@ def _register(workspace: Workspace, run: RunFolder, store: Store, snapshot: str 
         raise HardeningError(f"these weights are {known} already; train another challenger")
     place = f"models/{trained_on['id']}-{number}"
     copy_model(run.path, workspace, place)
+    workspace.signing.sign_run(RunFolder.at(workspace.folder / place))
     return registry.register(store, place, weights, snapshot=trained_on["id"], actor="admin")

@@ -71,7 +71,7 @@ def steps() -> list[list[str]]:
         ["report", "run"],
         ["compare", "run", "run"],
         ["harden", "gate", "run", "run", "--protocol", "linf-0.05-strong@3"],
-        ["language", "train", "language.toml"],
+        ["language", "train", "language.toml", "--trust-code"],
     ]
 
 

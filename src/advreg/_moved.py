@@ -44,11 +44,12 @@ class _MovedLoader(Loader):
         def attribute(name: str) -> Any:
             home, _, renamed = names.get(name, name).rpartition(":")
             found = importlib.import_module(f"advreg.{home}" if home else new)
-            if not hasattr(found, renamed):
+            try:
+                return functools.reduce(getattr, renamed.split("."), found)
+            except AttributeError:
                 raise AttributeError(
                     f"module {module.__name__!r} has no attribute {name!r}; it is now {found.__name__}"
-                )
-            return getattr(found, renamed)
+                ) from None
 
         module.__getattr__ = attribute  # type: ignore[method-assign]
         _protect_parent(module.__name__)

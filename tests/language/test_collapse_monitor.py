@@ -9,9 +9,9 @@ from advreg.errors import TrainingError
 from advreg.language.datasets import REFUSAL, InstructionExample
 from advreg.language.training import fit
 from advreg.language.training.collapse_monitor import CollapseProbe, collapse, measure_collapse, repetition
-from advreg.language.training.events import CollapseGuarded
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
+from advreg.trainer.events import Guarded
 from tests.language import lessons, small
 
 
@@ -60,7 +60,7 @@ def test_a_collapse_is_said_and_training_goes_on(data, tmp_path, monkeypatch):
     collapsing(monkeypatch, at=2)
     seen = []
     run = fit_language(lessons.config(data, tmp_path / "run"), on_event=seen.append)
-    said = [event for event in seen if isinstance(event, CollapseGuarded)]
+    said = [event for event in seen if isinstance(event, Guarded)]
     assert [event.step for event in said] == [4, 6]
     assert said[0].action.startswith("none: lower train.lr")
     assert [(line.get("event"), line["step"]) for line in run.read_log("metrics.jsonl")] == [

@@ -11,14 +11,15 @@ from advreg.errors import ConfigError, DataError, RunError
 from advreg.language.datasets import InstructionExample, RefusalExample
 from advreg.language.models.adapters import adapter_state
 from advreg.language.models.embeddings import answer_nll, logits
-from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
 from advreg.language.training.benign import learn_benign, reference_batch
 from advreg.language.training.continuous import encoded_twice
-from advreg.language.training.events import LanguageFinished, LanguageStarted, LanguageStep, Written
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
 from advreg.language.training.setup import prepare
+from advreg.trainer.averaging import ema
+from advreg.trainer.events import Checkpointed, Finished, Started, Step
+from advreg.trainer.moment import Moment
 from tests.language import lessons
 
 
@@ -197,14 +198,14 @@ def test_only_the_adapter_learns_and_gradients_of_both_kinds_weigh_alike(data, t
 
 def test_an_average_puts_everything_back_also_when_the_block_raises():
     net = torch.nn.Linear(2, 2)
-    average = AveragedAdapter(net, 0.5)
-    average.update()
+    average = ema(net, 0.5, warmup=False)
+    average.update(net, Moment(epoch=1, step=0, steps=2))
     before = net.weight.detach().clone()
     with torch.no_grad():
         net.weight.add_(1.0)
 
     def interrupted():
-        with average.in_place():
+        with average.in_place(net):
             assert torch.equal(net.weight, before)
             raise KeyError
 
@@ -216,10 +217,10 @@ def test_an_average_puts_everything_back_also_when_the_block_raises():
 def test_events_tell_the_whole_run(data, tmp_path):
     seen = []
     fit_language(lessons.config(data, tmp_path / "run", "data.tokens=90"), on_event=seen.append)
-    assert isinstance(seen[0], LanguageStarted)
-    assert isinstance(seen[-1], LanguageFinished)
-    assert [event.step for event in seen if isinstance(event, LanguageStep)] == [1, 2, 3, 4, 5, 6]
-    assert [event.step for event in seen if isinstance(event, Written)] == [2, 4, 6]
+    assert isinstance(seen[0], Started)
+    assert isinstance(seen[-1], Finished)
+    assert [event.step for event in seen if isinstance(event, Step)] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in seen if isinstance(event, Checkpointed)] == [2, 4, 6]
 
 
 def test_too_long_examples_are_left_out_and_counted(data, tmp_path):

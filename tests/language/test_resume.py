@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from advreg.errors import RunError
-from advreg.language.training.events import LanguageStep, Written
 from advreg.language.training.fit import fit_language
 from advreg.runs import folder
+from advreg.trainer.events import Checkpointed, Step
 from tests.language import lessons
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,12 +97,12 @@ def test_killed_before_any_write(data, tmp_path, uninterrupted, monkeypatch, wri
     fit_language(configuration, resume=begun, on_event=seen.append)
     assert outcome(out) == uninterrupted
     written = (write - 2) // 4 * 2  # the checkpoint and what follows from it: four writes for two steps
-    assert {event.step for event in seen if isinstance(event, LanguageStep)} <= set(range(max(0, written - 2) + 1, 7))
+    assert {event.step for event in seen if isinstance(event, Step)} <= set(range(max(0, written - 2) + 1, 7))
 
 
 def test_a_moved_folder_can_be_resumed(data, tmp_path, uninterrupted):
     def stop(event):
-        if isinstance(event, Written) and event.step == 4:
+        if isinstance(event, Checkpointed) and event.step == 4:
             raise Killed
 
     with pytest.raises(Killed):
@@ -111,7 +111,7 @@ def test_a_moved_folder_can_be_resumed(data, tmp_path, uninterrupted):
     seen: list[object] = []
     fit_language(there, resume=True, on_event=seen.append)
     assert outcome(there) == uninterrupted
-    assert [event.step for event in seen if isinstance(event, LanguageStep)] == [5, 6]
+    assert [event.step for event in seen if isinstance(event, Step)] == [5, 6]
 
 
 def test_a_finished_run_is_returned_as_it_is_and_another_one_refused(data, tmp_path, uninterrupted):
@@ -121,7 +121,7 @@ def test_a_finished_run_is_returned_as_it_is_and_another_one_refused(data, tmp_p
     seen: list[object] = []
     fit_language(configuration, resume=True, on_event=seen.append)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    assert [type(event).__name__ for event in seen] == ["LanguageStarted", "LanguageFinished"]
+    assert [type(event).__name__ for event in seen] == ["Started", "Finished"]
     with pytest.raises(RunError, match=r"started with train\.lr = 0\.01, not 0\.02"):
         fit_language(configuration.replace_with(["train.lr=0.02"]), resume=True)
     with pytest.raises(RunError, match="no run folder"):

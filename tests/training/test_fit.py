@@ -11,7 +11,8 @@ import torch
 import advreg
 from advreg.config import Config
 from advreg.errors import AdvregError, ConfigError, TrainingError
-from advreg.training import checkpoint, dry_run, events, setup, validation
+from advreg.trainer import events
+from advreg.training import checkpoint, dry_run, setup, validation
 from tests.training import small
 
 
@@ -50,12 +51,12 @@ def test_events_tell_the_whole_story(finished):
     assert isinstance(seen[0], events.Started)
     assert seen[0].seconds > 0
     assert (seen[0].epochs, seen[0].steps) == (3, 5)
-    assert [e.record for e in seen if isinstance(e, events.EpochEnd)] == run.read_log("metrics.jsonl")
+    assert [e.record for e in seen if isinstance(e, events.Checkpointed)] == run.read_log("metrics.jsonl")
     assert [(e.epoch, e.step) for e in seen if isinstance(e, events.Step)] == [
         (epoch, step) for epoch in (1, 2, 3) for step in range(1, 6)
     ]
-    best = [e.epoch for e in seen if isinstance(e, events.EpochEnd) and e.best]
-    assert seen[-1] == events.Finished(3, best[-1])
+    best = [e.epoch for e in seen if isinstance(e, events.Checkpointed) and e.best]
+    assert seen[-1] == events.Finished(3, best[-1], 5, 5)
 
 
 def test_metrics_are_counted_not_guessed(finished):

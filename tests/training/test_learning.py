@@ -11,8 +11,9 @@ import torch
 import advreg
 from advreg import report
 from advreg.cli.progress import training
-from advreg.training import events, learning
-from advreg.training.events import Guarded
+from advreg.trainer import events
+from advreg.trainer.events import Guarded
+from advreg.training import learning
 from advreg.training.learning import LearningRecord
 from tests.training import small
 

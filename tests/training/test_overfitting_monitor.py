@@ -12,7 +12,8 @@ import advreg
 from advreg.attacks import pgd
 from advreg.config import AttackConfig, Config
 from advreg.errors import TrainingError
-from advreg.training import dry_run, events, overfitting_monitor, per_example_state, rollback, setup
+from advreg.trainer import events
+from advreg.training import dry_run, overfitting_monitor, per_example_state, rollback, setup
 from advreg.training.checkpoint import TrainingProgress
 from advreg.training.epoch import train_epoch
 from advreg.training.inner import escalation

@@ -15,7 +15,7 @@ import torch
 import advreg
 from advreg.errors import RunError
 from advreg.runs import folder
-from advreg.training import events
+from advreg.trainer import events
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_what_one_can_go_on_with(data, tmp_path, uninterrupte
 
 def test_moved_folder_can_be_resumed(data, tmp_path, uninterrupted):
     def stop(event):
-        if isinstance(event, events.EpochEnd):
+        if isinstance(event, events.Checkpointed):
             raise Killed
 
     with pytest.raises(Killed):
@@ -179,7 +179,7 @@ def test_resume_with_another_configuration_is_rejected(data, tmp_path):
 
 def stopped_after_an_epoch(configuration):
     def stop(event):
-        if isinstance(event, events.EpochEnd):
+        if isinstance(event, events.Checkpointed):
             raise Killed
 
     with pytest.raises(Killed):

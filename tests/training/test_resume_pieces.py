@@ -8,7 +8,8 @@ import torch
 import advreg
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError
-from advreg.training import events, setup
+from advreg.trainer import events
+from advreg.training import setup
 from tests.training import small
 from tests.training.test_resume import outcome
 

@@ -11,7 +11,7 @@ import torch
 import advreg
 from advreg.config import Config
 from advreg.data import stream
-from advreg.training import events
+from advreg.trainer import events
 from advreg.training.validation import hold_out
 from tests.data.test_streaming import write_folder
 from tests.training import small

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from advreg.cli import progress
 from advreg.language.config import LanguageConfig
-from advreg.language.training.events import CollapseGuarded, Event, LanguageStep, Written
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS
+from advreg.trainer.events import Checkpointed, Event, Guarded, Step
 
 
 def run_train(
@@ -52,13 +52,13 @@ def _progress_bar(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
         write = partial(console.print, soft_wrap=True, highlight=False)
 
         def watch(event: Event) -> None:
-            if isinstance(event, LanguageStep):
+            if isinstance(event, Step):
                 bar.update(
                     task, total=event.steps, completed=event.step, description=f"training: loss {event.loss:.3f}"
                 )
-            elif isinstance(event, CollapseGuarded):
-                write(f"  guard, step {event.step}: {event.said}; {event.action}")
-            elif isinstance(event, Written) and "loss" in event.record:
+            elif isinstance(event, Guarded):
+                write(f"  guard, step {event.step}: {event.message}; {event.action}")
+            elif isinstance(event, Checkpointed) and "loss" in event.record:
                 write(f"  step {event.step}/{event.steps}  loss {event.record['loss']:.3f}")
 
         yield watch

@@ -17,7 +17,7 @@ from advreg.cli.tables import minutes
 if TYPE_CHECKING:
     from advreg.diagnosis.result import DiagnosisProgress
     from advreg.evaluation.evaluate import EvaluationProgress
-    from advreg.training.events import Event
+    from advreg.trainer.events import Event
 
 
 def bars(console: Console) -> Progress:
@@ -34,7 +34,7 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
         quiet: show nothing.
         label: name of the job.
     """
-    from advreg.training.events import EpochEnd, Finished, Guarded, Resumed, Started, Step
+    from advreg.trainer.events import Checkpointed, Finished, Guarded, Resumed, Started, Step
 
     console = Console(file=sys.stderr, quiet=quiet)
     with bars(console) as bar:
@@ -54,7 +54,7 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
                 )
             elif isinstance(event, Guarded):
                 write(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.message}; {event.action}")
-            elif isinstance(event, EpochEnd):
+            elif isinstance(event, Checkpointed):
                 write(f"  {_epoch(event)}")
             elif isinstance(event, Finished):
                 bar.update(task, visible=False)
@@ -62,7 +62,7 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
         yield watch
 
 
-def _epoch(event: EpochEndEvent) -> str:
+def _epoch(event: CheckpointedEvent) -> str:
     record = event.record
     figures = [f"epoch {event.epoch}/{event.epochs}", _loss(record["loss"])]
     for name in ("clean", "robust"):
@@ -148,4 +148,4 @@ def _nothing(line: str) -> None:
 
 
 if TYPE_CHECKING:
-    from advreg.training.events import EpochEnd as EpochEndEvent
+    from advreg.trainer.events import Checkpointed as CheckpointedEvent

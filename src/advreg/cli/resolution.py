@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advreg.config import Config
+from advreg.config.threat import configured_threat
 from advreg.documents import check_links
 from advreg.errors import ConfigError, ThreatError
 from advreg.threat import ThreatModel
@@ -70,9 +71,7 @@ class ModelSource:
             return ThreatModel.parse(option)
         if self.config is None or not self.config.threat.eps:
             raise ThreatError("no threat given: add --threat norm:eps, such as --threat linf:8/255")
-        section = self.config.threat
-        low, high = section.box
-        return ThreatModel(section.norm, section.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
+        return configured_threat(self.config)
 
     def output(self, option: Path | None) -> Path | None:
         """Return the folder that results go to: the option ``--out``, else the run folder, else None."""

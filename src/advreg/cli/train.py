@@ -13,7 +13,8 @@ from advreg.cli import progress
 from advreg.cli.resolution import load_config
 from advreg.config import Config
 from advreg.errors import ConfigError
-from advreg.training import fit, loggers
+from advreg.trainer import loggers
+from advreg.training import fit
 from advreg.training.finetune import fine_tune
 
 

@@ -1,18 +1,77 @@
-"""``checkpoint.pt``: written whole before the files that follow from it, and read without unpickling."""
+"""Progress of a run on disk: ``checkpoint.pt`` is the reference, and all other files follow from it.
+
+A round is complete once ``checkpoint.pt`` is replaced. The weights files and the lines of metrics.jsonl are written after it
+and written again on resume, so a kill between any two writes loses nothing and doubles nothing.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from advreg.distributed import SINGLE, Ranks
 from advreg.errors import AdvregError, RunError
 from advreg.runs import RunFolder
+from advreg.runs.files import remove_leftovers
 
-NAME = "checkpoint.pt"
+P = TypeVar("P")
+
+NAME, METRICS = "checkpoint.pt", "metrics.jsonl"
+
+
+def commit_checkpoint(
+    run: RunFolder, state: Callable[[], Mapping[str, Any]], publish: Callable[[], None], ranks: Ranks = SINGLE
+) -> None:
+    """Write a complete round in the main process: the checkpoint first, then the files that follow from it.
+
+    Args:
+        run: the run folder.
+        state: returns tensors and plain values, nested.
+        publish: writes the files that follow.
+        ranks: rank of this process; all wait for the main one.
+    """
+    if ranks.is_main:
+        write_checkpoint(run, state())
+        publish()
+    ranks.barrier()
+
+
+def restore_checkpoint(
+    run: RunFolder,
+    weights: Sequence[str],
+    load: Callable[[dict[str, Any]], P],
+    publish: Callable[[P], None],
+    ranks: Ranks = SINGLE,
+) -> P | None:
+    """Restore the last complete round of a run, and write the files that a kill left unwritten.
+
+    Args:
+        run: the run folder.
+        weights: names of the weights files; what a kill left of their writing is removed.
+        load: takes the state that `commit_checkpoint` wrote into the session, and returns the progress.
+        publish: writes the files that follow from the progress.
+        ranks: rank of this process; the main one writes.
+
+    Returns:
+        The progress; None where no round is complete.
+
+    Raises:
+        RunError: the checkpoint is damaged, or does not belong to the session.
+    """
+    if ranks.is_main:
+        remove_leftovers(run.path, (NAME, *weights))
+    if not (run / NAME).exists():
+        return None
+    with read_checkpoint(run) as state:
+        progress = load(state)
+    if ranks.is_main:
+        publish(progress)
+    ranks.barrier()
+    return progress
 
 
 def write_checkpoint(run: RunFolder, state: Mapping[str, Any]) -> None:
@@ -48,26 +107,27 @@ def read_checkpoint(run: RunFolder) -> Iterator[dict[str, Any]]:
         raise RunError(f"{run / NAME} is damaged; train again in another folder") from error
 
 
-def append_missing(
-    run: RunFolder, log: str, lines: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Hashable]
-) -> None:
-    """Append the lines of a run's log that an interrupted write left out.
+def append_missing(run: RunFolder, records: Sequence[dict[str, Any]]) -> None:
+    """Append the lines of metrics.jsonl that an interrupted write left out.
 
     Args:
         run: the run folder.
-        log: name of the log, such as ``metrics.jsonl``.
-        lines: records that belong to the checkpoint.
-        key: returns what identifies a record.
+        records: lines that belong to the checkpoint.
 
     Example:
         >>> import tempfile
         >>> run = RunFolder.create(f"{tempfile.mkdtemp()}/run")
         >>> run.append("metrics.jsonl", {"epoch": 1})
-        >>> append_missing(run, "metrics.jsonl", [{"epoch": 1}, {"epoch": 2}], lambda line: line["epoch"])
+        >>> append_missing(run, [{"epoch": 1}, {"event": "guard", "epoch": 1}, {"epoch": 2}])
         >>> run.read_log("metrics.jsonl")
-        [{'epoch': 1}, {'epoch': 2}]
+        [{'epoch': 1}, {'event': 'guard', 'epoch': 1}, {'epoch': 2}]
     """
-    written = {key(line) for line in run.read_log(log)}
-    missing = [line for line in lines if key(line) not in written]
+    written = {_identity(record) for record in run.read_log(METRICS)}
+    missing = [record for record in records if _identity(record) not in written]
     if missing:
-        run.append(log, *missing)
+        run.append(METRICS, *missing)
+
+
+def _identity(record: dict[str, Any]) -> tuple[object, ...]:
+    """Return the values that no two lines of one run have in common."""
+    return tuple(record.get(key) for key in ("event", "epoch", "step", "trouble"))

@@ -1,15 +1,21 @@
-"""The configuration that a run folder holds, and the one to train with."""
+"""The run folder of a training: its configuration, its creation, and the checks before it is resumed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from advreg.config import toml
 from advreg.documents import check_links
 from advreg.errors import RunError
+from advreg.runs import RunFolder
+from advreg.runs.resume_check import check_same_config
 
 C = TypeVar("C")
+
+ENVIRONMENT = "environment.json"
 
 
 def read_run_config(config: C | str | Path, schema: type[C], file: str, *, resume: bool) -> C:
@@ -47,3 +53,38 @@ def read_run_config(config: C | str | Path, schema: type[C], file: str, *, resum
     inside = kind.load(path / file)
     moved: C = replace(inside, train=replace(inside.train, out=str(path)))
     return moved
+
+
+def create_run_folder(config: Any, file: str, facts: Mapping[str, dict[str, Any]]) -> RunFolder:
+    """Return a new run folder with its facts and, written last, its configuration.
+
+    Args:
+        config: the configuration; it has ``to_toml`` and ``train.out``.
+        file: name of the configuration in the folder.
+        facts: name of a JSON file -> its content, such as the environment.
+
+    Raises:
+        RunError: a run is in the folder already, or it cannot be written.
+    """
+    run = RunFolder.create(config.train.out, leftovers=tuple(facts))
+    for name, content in facts.items():
+        run.write_json(name, content)
+    run.write(file, config.to_toml())
+    return run
+
+
+def open_to_resume(config: Any, file: str) -> RunFolder:
+    """Return the run folder of an interrupted run with this configuration.
+
+    Args:
+        config: the configuration; it has ``from_dict``, ``to_dict`` and ``train.out``.
+        file: name of the configuration in the folder.
+
+    Raises:
+        RunError: the folder is absent, the run in it never started, or it has another configuration.
+    """
+    run = RunFolder.open(config.train.out)
+    check_links(run.path)
+    if not (run / file).exists():
+        raise RunError(f"{run.path} holds no {file}: it was stopped before it started; train without resuming")
+    return check_same_config(run, config.from_dict(toml.read(run / file)).to_dict(), config.to_dict())

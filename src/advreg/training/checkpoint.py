@@ -1,8 +1,4 @@
-"""Progress of a run on disk: ``checkpoint.pt`` is the reference, and all other files follow from it.
-
-An epoch is complete once ``checkpoint.pt`` is replaced. The weights files and the line of metrics are written after it and
-written again on resume, so a kill between any two writes loses nothing and doubles nothing.
-"""
+"""The checkpoint of image training: an epoch's progress, and the state of the session after it."""
 
 from __future__ import annotations
 
@@ -15,12 +11,11 @@ from torch import Tensor
 
 from advreg.errors import RunError
 from advreg.runs import RunFolder
-from advreg.runs.files import remove_leftovers
-from advreg.trainer.checkpoint import NAME, read_checkpoint, write_checkpoint
+from advreg.trainer.checkpoint import NAME, append_missing, commit_checkpoint, restore_checkpoint
 from advreg.training import per_example_state
 from advreg.training.setup import TrainState
 
-BEST, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
+BEST, LAST = "model.safetensors", "last.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,21 +44,17 @@ def commit(run: RunFolder, session: TrainState, progress: TrainingProgress) -> N
         session: the run.
         progress: progress after the epoch.
     """
-    if session.ranks.is_main:
-        _write(run, session, progress)
-    session.ranks.barrier()
+    commit_checkpoint(run, lambda: _state(session, progress), lambda: _publish(run, session, progress), session.ranks)
 
 
-def _write(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
-    state = {
+def _state(session: TrainState, progress: TrainingProgress) -> dict[str, Any]:
+    return {
         "progress": asdict(progress),
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
         "scheduler": session.scheduler.state_dict(),
         "memory": per_example_state.states(session.stateful_parts),
     }
-    write_checkpoint(run, state)
-    _publish(run, session, progress)
 
 
 def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
@@ -73,24 +64,25 @@ def restore(run: RunFolder, session: TrainState) -> TrainingProgress:
         run: the run folder.
         session: the run; its state is replaced.
 
+    Returns:
+        The progress; that of epoch 0 before the first complete epoch.
+
     Raises:
         RunError: the checkpoint is damaged, or the network has changed since.
     """
-    if session.ranks.is_main:
-        remove_leftovers(run.path, (NAME, BEST, LAST))
-    if not (run / NAME).exists():
-        return TrainingProgress()
-    with read_checkpoint(run) as state:
+
+    def load(state: dict[str, Any]) -> TrainingProgress:
         _check_same_network(session, state["model"], run / NAME)
         session.model.load_state_dict(state["model"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
         per_example_state.restore(session.stateful_parts, state["memory"])
-        progress = TrainingProgress(**state["progress"])
-    if session.ranks.is_main:
+        return TrainingProgress(**state["progress"])
+
+    def publish(progress: TrainingProgress) -> None:
         _publish(run, session, progress)
-    session.ranks.barrier()
-    return progress
+
+    return restore_checkpoint(run, (BEST, LAST), load, publish, session.ranks) or TrainingProgress()
 
 
 def _check_same_network(session: TrainState, saved: Mapping[str, Tensor], file: Path) -> None:
@@ -113,6 +105,4 @@ def _publish(run: RunFolder, session: TrainState, progress: TrainingProgress) ->
     run.save_model(session.eval_model, LAST)
     if progress.best_epoch == progress.epoch:
         run.save_model(session.eval_model, BEST)
-    written = [record.get("epoch") for record in run.read_log(METRICS) if "event" not in record]
-    if progress.epoch not in written:
-        run.append(METRICS, *progress.log, progress.record)
+    append_missing(run, [*progress.log, progress.record])

@@ -13,7 +13,7 @@ from advreg.data.loader import own_part
 from advreg.errors import AdvregError, ConfigError
 from advreg.module_modes import train_mode
 from advreg.plugins import first_line
-from advreg.training.policies import Moment
+from advreg.trainer.moment import Moment
 from advreg.training.setup import TrainState
 from advreg.training.step import take_step
 from advreg.training.validation import CHUNK, validate

@@ -10,11 +10,12 @@ from typing import Any
 from advreg import distributed, runtime
 from advreg.attacks.readback import verify_pending
 from advreg.module_modes import eval_mode, train_mode
-from advreg.training import averaging, per_example_state
+from advreg.trainer import averaging
+from advreg.trainer.events import OnEvent
+from advreg.trainer.moment import Moment
+from advreg.training import per_example_state
 from advreg.training.checkpoint import TrainingProgress
 from advreg.training.epoch_monitor import EpochMonitor
-from advreg.training.events import OnEvent
-from advreg.training.policies import Moment
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally, take_step
 from advreg.training.validation import Score, validate

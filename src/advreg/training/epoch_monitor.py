@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from advreg import distributed
 from advreg.attacks.model import query_model
 from advreg.errors import TrainingError
 from advreg.module_modes import eval_mode
+from advreg.trainer.divergence import divergence_error, nonfinite_loss, nonfinite_tensors, overflow
+from advreg.trainer.events import Guarded, OnEvent, Step
 from advreg.training import learning
-from advreg.training.events import Guarded, OnEvent, Step
 from advreg.training.inner.escalation import EscalatingAttack, next_stronger
 from advreg.training.overfitting_monitor import ProbeAccuracy
 from advreg.training.rollback import roll_back, slow_down, snapshot_state
@@ -39,7 +38,9 @@ class EpochMonitor:
         self.steps = session.steps
         self.log: list[dict[str, Any]] = []
         self.last = 0
-        self.meant = set(_not_finite(session.model))  # what is so before any step: the -inf of an attention's mask
+        self.meant = set(
+            nonfinite_tensors(session.model.state_dict())
+        )  # before any step: the -inf of an attention's mask
         if self.guard.probes and self.guard.memory.best is None:
             self.guard.begin(self._pulse())
         self.healthy = snapshot_state(session, Tally()) if self.guard.mode == "repair" else None
@@ -93,14 +94,13 @@ class EpochMonitor:
 
     def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
         """Return what is not finite any more, so that it never reaches a checkpoint."""
-        if not math.isfinite(tally.loss):
-            return f"the loss is {tally.loss} at epoch {self.epoch}, step {step}"
+        if (problem := nonfinite_loss(tally.loss)) is not None:
+            return f"{problem} at epoch {self.epoch}, step {step}"
         return self._overflow(f"after step {step} of epoch {self.epoch}") if thorough else None
 
     def _overflow(self, when: str) -> str | None:
-        name = next((name for name in _not_finite(self.session.model) if name not in self.meant), None)
-        if name is not None:
-            return f"{name} holds NaN or infinity {when}"
+        if (problem := overflow(self.session.model.state_dict(), self.meant)) is not None:
+            return f"{problem} {when}"
         return None if self._has_finite_outputs() else f"the network returns NaN or infinity {when}"
 
     def _has_finite_outputs(self) -> bool:
@@ -155,11 +155,6 @@ class EpochMonitor:
         self.log.append({**where, "trouble": trouble, "said": message, "action": action, **(figures or {})})
 
 
-def _not_finite(model: nn.Module) -> Iterator[str]:
-    """Yield the names of weights and buffers that hold NaN or infinity."""
-    return (name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all()))
-
-
 def _paid(before: Tally, now: Tally) -> Tally:
     """Return an earlier tally with the passes spent since, which count although their steps are undone."""
     return replace(before, forwards=now.forwards, backwards=now.backwards)
@@ -175,7 +170,5 @@ def _remedy(attack: EscalatingAttack) -> str:
 def _diverged(session: TrainState, what: str) -> TrainingError:
     lr = session.optimizer.param_groups[0]["lr"]
     guard = "" if session.guard.mode == "repair" else " or train.guard = 'repair'"
-    return TrainingError(
-        f"training diverged: {what}; lower optimizer.lr (now {lr:.3g}), set train.gradient_clip{guard}, "
-        "then train in another folder (the last complete epoch is kept in this one)"
-    )
+    remedy = f"lower optimizer.lr (now {lr:.3g}), set train.gradient_clip{guard}"
+    return divergence_error(what, remedy, "the last complete epoch")

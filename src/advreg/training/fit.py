@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from advreg import distributed, runtime
 from advreg.config import Config
 from advreg.distributed import Ranks
-from advreg.plugins import first_line, trusting
+from advreg.plugins import trusting
 from advreg.runs import RunFolder
-from advreg.training.checkpoint import METRICS, TrainingProgress, commit, restore
+from advreg.trainer.checkpoint import METRICS
+from advreg.trainer.events import Checkpointed, Finished, OnEvent, Resumed, Started, ignore_event
+from advreg.trainer.loop import remaining_seconds, run_rounds
+from advreg.training.checkpoint import TrainingProgress, commit, restore
 from advreg.training.dry_run import dry_run, estimated_seconds
 from advreg.training.epoch import train_epoch
-from advreg.training.events import EpochEnd, Failed, Finished, OnEvent, Resumed, Started
 from advreg.training.folder import changed_environment, read_config, start_folder, use_own_weights
 from advreg.training.setup import TrainState, prepare
 
@@ -40,7 +41,7 @@ def fit(
         config: a `Config`, a TOML file, or, to resume, the run folder itself.
         resume: whether to continue the run in ``config.train.out``; a finished run is returned unchanged.
         trust_code: let the file, and run folders that it names, name code (``pkg.module:factory``).
-        on_event: called with each event of `advreg.training.events`, in rank 0.
+        on_event: called with each event of `advreg.trainer.events`, in rank 0.
 
     Raises:
         ConfigError, DataError, ModelError, ThreatError: the configuration cannot be used; nothing is written then.
@@ -64,7 +65,7 @@ def _fit_as_configured(config: Config, resume: bool, on_event: OnEvent | None) -
     device = runtime.choose_device(config.train.device)
     runtime.make_current(device)
     with distributed.join_processes(distributed.backend_for(device)) as ranks:
-        return _fit(config, ranks, resume, on_event if on_event and ranks.is_main else lambda event: None)
+        return _fit(config, ranks, resume, on_event if on_event and ranks.is_main else ignore_event)
 
 
 def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
@@ -88,40 +89,30 @@ def _folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
 
 
 def _train(run: RunFolder, session: TrainState, emit: OnEvent) -> RunFolder:
-    epochs = session.config.train.epochs
     progress = restore(run, session)
-    left = epochs - progress.epoch
-    if progress.epoch and left:
-        _note_resume(run, session.ranks, progress.epoch)
-        emit(Resumed(progress.epoch))
-    seconds = estimated_seconds(session, left) if left else 0.0
-    with _emitting_failure(emit):
-        emit(Started(run.path, epochs, session.steps, seconds))
-        progress = _epochs(run, session, progress, emit)
-    emit(Finished(epochs, progress.best_epoch))
-    return run
+    first, epochs, steps = progress.epoch, session.config.train.epochs, session.steps
+    if first and first < epochs:
+        _note_resume(run, session.ranks, first)
+        emit(Resumed(first))
+    seconds = estimated_seconds(session, epochs - first) if first < epochs else 0.0
+    start = time.perf_counter()
 
-
-def _epochs(run: RunFolder, session: TrainState, progress: TrainingProgress, emit: OnEvent) -> TrainingProgress:
-    """Train and write the remaining epochs; return the progress."""
-    began, first, epochs = time.perf_counter(), progress.epoch, session.config.train.epochs
-    for epoch in range(first + 1, epochs + 1):
-        progress = train_epoch(session, epoch, progress, emit)
+    def write(progress: TrainingProgress) -> Checkpointed:
         commit(run, session, progress)
-        pace = (time.perf_counter() - began) / (epoch - first)
-        emit(EpochEnd(epoch, epochs, progress.record, progress.best_epoch == epoch, pace * (epochs - epoch)))
-    return progress
+        left = remaining_seconds(start, progress.epoch - first, epochs - progress.epoch)
+        best = progress.best_epoch == progress.epoch
+        return Checkpointed(progress.epoch, epochs, steps, steps, progress.record, best, left)
 
-
-@contextmanager
-def _emitting_failure(emit: OnEvent) -> Iterator[None]:
-    """Emit `Failed` where training raises, so that loggers close what they have open."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(Exception):  # the first error is the one to raise
-            emit(Failed(first_line(error)))
-        raise
+    run_rounds(
+        progress,
+        Started(run.path, epochs, steps, seconds, step=first * steps),
+        emit,
+        is_done=lambda progress: progress.epoch >= epochs,
+        train_round=lambda progress: train_epoch(session, progress.epoch + 1, progress, emit),
+        commit=write,
+        finish=lambda progress: Finished(epochs, progress.best_epoch, steps, steps),
+    )
+    return run
 
 
 def _note_resume(run: RunFolder, ranks: Ranks, epoch: int) -> None:

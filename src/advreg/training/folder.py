@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from advreg import runtime
-from advreg.config import Config, toml
-from advreg.documents import check_links
+from advreg.config import Config
 from advreg.errors import RunError
 from advreg.runs import RunFolder
-from advreg.runs.resume_check import check_same_config
-from advreg.trainer.run_folder import read_run_config
+from advreg.trainer.run_folder import ENVIRONMENT, create_run_folder, open_to_resume, read_run_config
 from advreg.training.checkpoint import LAST
 from advreg.training.setup import TrainState
 
-CONFIG, MODEL, ENVIRONMENT = "run.toml", "model.json", "environment.json"
+CONFIG, MODEL = "run.toml", "model.json"
 
 
 def read_config(config: Config | str | Path, *, resume: bool) -> Config:
@@ -51,19 +49,12 @@ def start_folder(config: Config, session: TrainState, *, resume: bool) -> RunFol
     """
     if resume:
         return _open_to_resume(config, session)
-    run = RunFolder.create(config.train.out, leftovers=(ENVIRONMENT, MODEL))
-    run.write_json(ENVIRONMENT, {**runtime.environment(), "data": _fingerprint(session)})
-    run.write_json(MODEL, _model_spec(session))
-    run.write(CONFIG, config.to_toml())
-    return run
+    environment = {**runtime.environment(), "data": _fingerprint(session)}
+    return create_run_folder(config, CONFIG, {ENVIRONMENT: environment, MODEL: _model_spec(session)})
 
 
 def _open_to_resume(config: Config, session: TrainState) -> RunFolder:
-    run = RunFolder.open(config.train.out)
-    if not (run / CONFIG).exists():
-        raise RunError(f"{run.path} holds no {CONFIG}: it was stopped before it started; train without resuming")
-    check_links(run.path)
-    check_same_config(run, Config.from_dict(toml.read(run / CONFIG)).to_dict(), config.to_dict())
+    run = open_to_resume(config, CONFIG)
     before = run.read_json(ENVIRONMENT).get("data")
     if before not in (None, _fingerprint(session)):  # None: written by a version without fingerprints
         raise RunError(

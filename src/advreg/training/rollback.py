@@ -6,8 +6,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from advreg.trainer.moment import Moment
 from advreg.training import per_example_state
-from advreg.training.policies import Moment
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally, take_step
 

@@ -14,12 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from advreg import data, models, runtime
 from advreg.config import AttackConfig, Config, OptimizerConfig
+from advreg.config.threat import configured_threat
 from advreg.data import Batches, Dataset, StreamingDataset
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError, ModelError
 from advreg.threat import ThreatModel
-from advreg.training import averaging, inner, policies, recipes, schedules
-from advreg.training.averaging import AveragedWeights
+from advreg.trainer import averaging, schedules
+from advreg.trainer.averaging import AveragedWeights
+from advreg.trainer.optimization import trainable_parameters
+from advreg.training import inner, policies, recipes
 from advreg.training.inner.escalation import EscalatingAttack
 from advreg.training.loss_module import RecipeLoss
 from advreg.training.overfitting_monitor import EXAMPLES, Guard
@@ -128,8 +131,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     """
     _check_seed(config.seed)
     device = runtime.choose_device(config.train.device)
-    low, high = config.threat.box
-    threat = ThreatModel(config.threat.norm, config.threat.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
+    threat = configured_threat(config)
     recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
     _check_ranks(config, ranks)
     train, held = _data(config)
@@ -253,8 +255,8 @@ def _optimizer_and_scheduler(config: Config, model: nn.Module, steps_an_epoch: i
 
 
 def _optimizer(section: OptimizerConfig, model: nn.Module) -> Optimizer:
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if not weights:
+    weights = trainable_parameters(model)
+    if not len(weights):
         raise ModelError(
             "no weight of the network requires a gradient, so nothing can be trained; unfreeze some of them"
         )

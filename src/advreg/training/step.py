@@ -15,8 +15,9 @@ from advreg.data import DataBatch
 from advreg.module_modes import frozen_weights
 from advreg.pass_counting import count_passes
 from advreg.threat import ThreatModel
+from advreg.trainer.moment import Moment
+from advreg.trainer.optimization import take_optimizer_step
 from advreg.training.cutmix import cutmix
-from advreg.training.policies import Moment
 from advreg.training.recipes import Attack, InnerResult, bind_ids
 from advreg.training.setup import TrainState
 from advreg.training.weight_perturbation import once, perturb_weights
@@ -82,25 +83,25 @@ def take_step(session: TrainState, batch: DataBatch, moment: Moment) -> Tally:
     train = session.config.train
     if session.device.type == "cuda" and session.compiled_model is not session.model:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-    tally = Tally()
-    session.optimizer.zero_grad(set_to_none=True)
-    parts = batch.split(train.accumulate)
-    with (
-        count_passes(session.compiled_model) as passes,
-        ExitStack() as perturbation,
-    ):  # until the weights have moved
-        for part in parts:
-            task = _task(session, part, moment)
-            perturbation.enter_context(_perturbed(session, task, part.weight))
-            with _without_sync(session.loss_module, part is not parts[-1]):
-                tally = tally.plus(_learn(session, part, task))
-        if train.gradient_clip:
-            nn.utils.clip_grad_norm_(session.model.parameters(), train.gradient_clip)
-        session.optimizer.step()
+    with count_passes(session.compiled_model) as passes, ExitStack() as until_update:
+        tally = take_optimizer_step(
+            session.optimizer, lambda: _add_gradients(session, batch, moment, until_update), train.gradient_clip
+        )
     session.scheduler.step()
     if session.average is not None:
         session.average.update(session.model, moment)
     return replace(tally, forwards=passes.forwards, backwards=passes.backwards)
+
+
+def _add_gradients(session: TrainState, batch: DataBatch, moment: Moment, until_update: ExitStack) -> Tally:
+    """Add the gradients of all parts of a batch; weights stay perturbed until ``until_update`` closes."""
+    tally, parts = Tally(), batch.split(session.config.train.accumulate)
+    for part in parts:
+        task = _task(session, part, moment)
+        until_update.enter_context(_perturbed(session, task, part.weight))
+        with _without_sync(session.loss_module, part is not parts[-1]):
+            tally = tally.plus(_learn(session, part, task))
+    return tally
 
 
 @dataclass(frozen=True)

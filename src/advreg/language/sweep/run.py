@@ -23,10 +23,10 @@ from advreg.language.models.loading import LanguageModel
 from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
 from advreg.language.sweep.pareto import summarize_sweep
 from advreg.language.sweep.plan import Setting, SweepData, SweepGrid
-from advreg.language.training.events import Event, LanguageStep
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
 from advreg.runs import RunFolder
+from advreg.trainer.events import Event, Step
 
 __getattr__ = deprecated(__name__, {"Measuring": "SweepEvaluation", "At": "SweepProgress"})
 
@@ -271,7 +271,7 @@ def _train(config: LanguageConfig, report: _Report) -> RunFolder:
         (path / "environment.json").unlink(missing_ok=True)
 
     def watch(event: Event) -> None:
-        if isinstance(event, LanguageStep):
+        if isinstance(event, Step):
             report("training", event.step, event.steps)
 
     return fit_language(config, resume=resume, on_event=watch)

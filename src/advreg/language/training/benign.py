@@ -15,12 +15,13 @@ from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, answer_span, embedding_norm, logits
 from advreg.language.models.loading import LanguageModel
 from advreg.language.perturbation import random_start, replayed_rng
-from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.freelb import freelb
 from advreg.language.training.losses import kl, predicting, symmetric_kl
 from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
+from advreg.trainer.averaging import AveragedWeights
+from advreg.trainer.optimization import trainable_parameters
 
 Terms = dict[str, Tensor]
 """Detached sums over the examples of a batch; ``loss`` is what the weights were moved by."""
@@ -56,7 +57,7 @@ def reference_batch(lm: LanguageModel, examples: list[InstructionExample], step:
 
 
 def learn_benign(
-    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedAdapter | None, weight: float
+    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedWeights | None, weight: float
 ) -> Terms:
     """Add to the weights ``weight`` times the gradient of the batch's summed loss.
 
@@ -91,14 +92,14 @@ def learn_benign(
 
 @torch.no_grad()
 def _references(
-    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedAdapter | None
+    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedWeights | None
 ) -> dict[str, Tensor]:
     """Return what others answer: the model without its adapter, and the average of its weights."""
     blocks: dict[str, AbstractContextManager[None]] = {}
     if config.recipe.kl:
         blocks["base"] = adapter_off(lm)
     if config.recipe.teacher and average is not None:
-        blocks["teacher"] = average.in_place()
+        blocks["teacher"] = average.in_place(trainable_parameters(lm.network))
     found = {}
     for name, block in blocks.items():
         with eval_mode(lm.network, freeze=True), block:

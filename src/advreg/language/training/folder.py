@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from advreg import runtime
-from advreg.config import toml
 from advreg.documents import check_links
 from advreg.errors import WeightsError
 from advreg.language.config import LanguageConfig
@@ -19,10 +18,10 @@ from advreg.language.models.adapters import load_adapter, save_adapter
 from advreg.language.models.loading import LanguageModel
 from advreg.plugins import first_line
 from advreg.runs import RunFolder
-from advreg.runs.resume_check import check_same_config
-from advreg.trainer.run_folder import read_run_config
+from advreg.trainer.checkpoint import METRICS
+from advreg.trainer.run_folder import ENVIRONMENT, create_run_folder, open_to_resume, read_run_config
 
-CONFIG, ENVIRONMENT, METRICS, WHOLE = "language.toml", "environment.json", "metrics.jsonl", "model.safetensors"
+CONFIG, WHOLE = "language.toml", "model.safetensors"
 
 
 def read_config(config: LanguageConfig | str | Path, *, resume: bool) -> LanguageConfig:
@@ -42,13 +41,8 @@ def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
         RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
     """
     if resume:
-        run = RunFolder.open(config.train.out)
-        check_links(run.path)
-        return check_same_config(run, LanguageConfig.from_dict(toml.read(run / CONFIG)).to_dict(), config.to_dict())
-    run = RunFolder.create(config.train.out)
-    run.write_json(ENVIRONMENT, runtime.environment())
-    run.write(CONFIG, config.to_toml())
-    return run
+        return open_to_resume(config, CONFIG)
+    return create_run_folder(config, CONFIG, {ENVIRONMENT: runtime.environment()})
 
 
 def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:

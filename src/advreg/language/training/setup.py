@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from advreg import runtime
@@ -23,8 +24,9 @@ from advreg.language.models import loading
 from advreg.language.models.adapters import with_lora
 from advreg.language.models.chat import encode
 from advreg.language.models.loading import LanguageModel
-from advreg.language.training.averaging import AveragedAdapter
 from advreg.language.training.batches import BatchMix, TrainingTexts
+from advreg.trainer.averaging import AveragedWeights, ema
+from advreg.trainer.optimization import trainable_parameters
 
 _ROOM = 64  # conversations tokenised at a time
 
@@ -39,13 +41,23 @@ class LanguageTrainState:
     plan: BatchMix
     steps: int
     optimizer: AdamW
-    average: AveragedAdapter | None
+    average: AveragedWeights | None
 
     @property
     def learning(self) -> dict[str, Tensor]:
         """The weights that learn, by name."""
         named = self.lm.network.named_parameters()
         return {name: weight.detach() for name, weight in named if weight.requires_grad}
+
+    def averaged(self, updates: int = 1) -> AbstractContextManager[None]:
+        """Return a block in which the network has the averaged weights; its own where there is no average.
+
+        Args:
+            updates: how often the average was updated; before the first update the block changes nothing.
+        """
+        if self.average is None or not updates:
+            return nullcontext()
+        return self.average.in_place(trainable_parameters(self.lm.network))
 
 
 def prepare(config: LanguageConfig) -> LanguageTrainState:
@@ -65,7 +77,7 @@ def prepare(config: LanguageConfig) -> LanguageTrainState:
     lm = with_lora(lm, config.model.rank, config.model.alpha, config.seed) if config.model.rank else lm
     plan = BatchMix(train.batch_size, train.mix)
     steps = train.epochs * plan.steps(len(stock.benign), len(stock.lessons))
-    weights = [weight for weight in lm.network.parameters() if weight.requires_grad]
+    weights = trainable_parameters(lm.network)
     return LanguageTrainState(
         config=config,
         lm=lm,
@@ -73,12 +85,8 @@ def prepare(config: LanguageConfig) -> LanguageTrainState:
         plan=plan,
         steps=min(steps, train.steps) if train.steps else steps,
         optimizer=AdamW(weights, lr=train.lr, weight_decay=train.weight_decay),
-        average=_average(lm.network, train.ema),
+        average=ema(weights, train.ema, warmup=False) if train.ema else None,
     )
-
-
-def _average(network: nn.Module, decay: float) -> AveragedAdapter | None:
-    return AveragedAdapter(network, decay) if decay else None
 
 
 def _files(config: LanguageConfig) -> tuple[list[RefusalExample], list[InstructionExample]]:

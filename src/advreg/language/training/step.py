@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advreg import runtime
 from advreg.language.attacks.result import count_model_passes
@@ -15,6 +13,10 @@ from advreg.language.training.benign import learn_benign, reference_batch
 from advreg.language.training.continuous import continuous, plain
 from advreg.language.training.latent import latent
 from advreg.language.training.setup import LanguageTrainState
+from advreg.trainer.divergence import nonfinite_loss, overflow
+from advreg.trainer.moment import Moment
+from advreg.trainer.optimization import take_optimizer_step, trainable_parameters
+from advreg.trainer.schedules import SCHEDULES
 
 Tally = dict[str, float]
 """Sums over the examples of some steps, and how many of which kind there were."""
@@ -29,16 +31,14 @@ def take_step(session: LanguageTrainState, step: int) -> Tally:
     """
     config = session.config
     runtime.seed_everything(runtime.derived_seed(config.seed, "step", step))
-    session.optimizer.param_groups[0]["lr"] = config.train.lr * _factor(config.train.schedule, step / session.steps)
-    session.optimizer.zero_grad(set_to_none=True)
+    factor = SCHEDULES[config.train.schedule]()
+    session.optimizer.param_groups[0]["lr"] = config.train.lr * factor(step / session.steps)
     session.lm.network.train()
     with count_model_passes(session.lm) as spent:
-        tally = _gradients(session, step)
-    if config.train.gradient_clip:
-        nn.utils.clip_grad_norm_(session.optimizer.param_groups[0]["params"], config.train.gradient_clip)
-    session.optimizer.step()
+        tally = take_optimizer_step(session.optimizer, lambda: _gradients(session, step), config.train.gradient_clip)
     if session.average is not None:
-        session.average.update()
+        weights = trainable_parameters(session.lm.network)
+        session.average.update(weights, Moment(epoch=1, step=step, steps=session.steps))
     return {**tally, "forwards": spent.forwards, "backwards": spent.backwards}
 
 
@@ -90,14 +90,11 @@ def means(tally: Tally) -> dict[str, float]:
     return {name: tally[name] / count for name, count in of.items() if name in tally}
 
 
-def _factor(schedule: str, progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0
+def divergence(session: LanguageTrainState, tally: Tally) -> str | None:
+    """Return what is not finite any more, so that it never reaches a checkpoint; None where all is finite.
 
-
-def broken(session: LanguageTrainState, tally: Tally) -> str | None:
-    """Say what is no longer finite: what is not must never reach a checkpoint."""
-    if not math.isfinite(tally["loss"]):
-        return f"the loss is {tally['loss']}"
-    bad = (name for name, weight in session.learning.items() if not bool(torch.isfinite(weight).all()))
-    name = next(bad, None)
-    return name and f"{name} holds NaN or infinity"
+    Args:
+        session: the run.
+        tally: sums of the last step.
+    """
+    return nonfinite_loss(tally["loss"]) or overflow(session.learning)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
 from advreg.config.registry import Registry
-from advreg.training.policies.base import Moment, Policy
+from advreg.trainer.moment import Moment
+from advreg.training.policies.base import Policy
 from advreg.training.policies.iaat import iaat
 from advreg.training.policies.ldes import ldes
 from advreg.training.policies.schedules import fixed, friendly, warmup

@@ -15,8 +15,9 @@ from advreg.attacks.search import QuerySpec, query
 from advreg.module_modes import eval_mode
 from advreg.objectives import correct, margin
 from advreg.threat import ThreatModel
+from advreg.trainer.moment import Moment
 from advreg.training.per_example_state import PerExampleTable, Saved
-from advreg.training.policies.base import Moment, Policy, within
+from advreg.training.policies.base import Policy, within
 from advreg.training.recipes import Attack, bind_ids, worst_case
 
 Positive = Annotated[float, Field(gt=0)]

@@ -19,8 +19,9 @@ from advreg.errors import ThreatError
 from advreg.module_modes import eval_mode
 from advreg.objectives import cross_entropy
 from advreg.threat import ThreatModel, broadcast_per_example
+from advreg.trainer.moment import Moment
 from advreg.training.per_example_state import PerExampleTable, Saved
-from advreg.training.policies.base import Moment, Policy, within
+from advreg.training.policies.base import Policy, within
 from advreg.training.recipes import Attack
 
 Weight = Annotated[float, Field(ge=0)]

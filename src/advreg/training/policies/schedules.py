@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from advreg.threat import ThreatModel
+from advreg.trainer.moment import Moment
 from advreg.training import inner
-from advreg.training.policies.base import Moment, Policy
+from advreg.training.policies.base import Policy
 from advreg.training.recipes import Attack
 
 Moments = Annotated[float, Field(gt=0, lt=1)]

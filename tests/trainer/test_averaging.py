@@ -10,7 +10,8 @@ from torch import nn
 
 import advreg
 from advreg.errors import ConfigError
-from advreg.training import averaging, eval_mode, recipes
+from advreg.trainer import averaging
+from advreg.training import eval_mode, recipes
 from advreg.training.policies import Moment
 from tests.training import small
 

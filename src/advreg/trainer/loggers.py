@@ -1,4 +1,4 @@
-"""Loggers: callbacks for `fit` that send metrics to TensorBoard, MLflow or Weights & Biases, besides metrics.jsonl.
+"""Loggers: callbacks that send the metrics of training to TensorBoard, MLflow or Weights & Biases, besides metrics.jsonl.
 
 Nothing leaves the run folder without one of these; each library sends metrics where it is configured to. A finished run opens
 nothing, and a run that fails closes its logs as failed.
@@ -13,7 +13,7 @@ from typing import Any
 from advreg.config.registry import Registry
 from advreg.errors import ConfigError
 from advreg.plugins import first_line, import_extra
-from advreg.training.events import EpochEnd, Event, Failed, Finished, Guarded, OnEvent, Started
+from advreg.trainer.events import Checkpointed, Event, Failed, Finished, Guarded, OnEvent, Started
 
 
 def combine_loggers(*sinks: OnEvent) -> OnEvent:
@@ -24,7 +24,7 @@ def combine_loggers(*sinks: OnEvent) -> OnEvent:
 
     Example:
         >>> seen = []
-        >>> combine_loggers(seen.append, seen.append)(Finished(epochs=1, best_epoch=1))
+        >>> combine_loggers(seen.append, seen.append)(Finished(epochs=1, best_epoch=1, step=5, steps=5))
         >>> len(seen)
         2
     """
@@ -49,9 +49,9 @@ def tensorboard(folder: str | Path = "") -> OnEvent:
     open_writers: list[Any] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Started) and event.seconds:
+        if isinstance(event, Started) and not event.is_complete:
             open_writers.append(library.SummaryWriter(str(folder or event.out / "tensorboard")))
-        elif isinstance(event, EpochEnd):
+        elif isinstance(event, Checkpointed):
             for name, value in logged_figures(event.record).items():
                 open_writers[-1].add_scalar(name, value, event.record["step"])
         elif isinstance(event, Guarded):
@@ -78,10 +78,11 @@ def mlflow() -> OnEvent:
     open_runs: list[Any] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Started) and event.seconds:
+        if isinstance(event, Started) and not event.is_complete:
             open_runs.append(library.start_run(run_name=event.out.name))
-            library.log_artifact(str(event.out / "run.toml"))
-        elif isinstance(event, EpochEnd):
+            for config in event.out.glob("*.toml"):
+                library.log_artifact(str(config))
+        elif isinstance(event, Checkpointed):
             library.log_metrics(logged_figures(event.record), step=event.record["step"])
         elif isinstance(event, Guarded):
             library.set_tag(f"guard.{event.epoch}.{event.step}", _sentence(event))
@@ -93,7 +94,10 @@ def mlflow() -> OnEvent:
 
 
 def wandb(project: str = "advreg") -> OnEvent:
-    """Return a callback that logs to Weights & Biases, into this project.
+    """Return a callback that logs to Weights & Biases.
+
+    Args:
+        project: its project.
 
     Raises:
         MissingExtraError: its library is not installed.
@@ -102,9 +106,9 @@ def wandb(project: str = "advreg") -> OnEvent:
     open_runs: list[Any] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Started) and event.seconds:
+        if isinstance(event, Started) and not event.is_complete:
             open_runs.append(library.init(project=project, name=event.out.name, dir=str(event.out)))
-        elif isinstance(event, EpochEnd):
+        elif isinstance(event, Checkpointed):
             open_runs[-1].log(logged_figures(event.record), step=event.record["step"])
         elif isinstance(event, Guarded):
             open_runs[-1].alert(title=event.trouble, text=_sentence(event))
@@ -120,13 +124,16 @@ LOGGERS: Registry[OnEvent] = Registry(
 
 
 def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of an epoch's record in metrics.jsonl, to plot over its steps.
+    """Return the numbers of a line of metrics.jsonl, to plot over its steps.
+
+    Args:
+        record: key -> value.
 
     Example:
         >>> logged_figures({"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None})
         {'epoch': 1.0, 'loss': 0.5}
     """
-    return {name: float(value) for name, value in record.items() if name != "step" and value is not None}
+    return {name: float(value) for name, value in record.items() if name != "step" and isinstance(value, int | float)}
 
 
 def _sentence(event: Guarded) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch.optim import SGD
 
 from advreg.errors import ConfigError
-from advreg.training import schedules
+from advreg.trainer import schedules
 
 STEPS = 20
 

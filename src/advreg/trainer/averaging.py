@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from advreg.config.registry import Registry
 from advreg.module_modes import eval_mode
-from advreg.training.policies.base import Moment
+from advreg.trainer.moment import Moment
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -25,7 +26,7 @@ class AveragedWeights:
     """A network whose weights are an average of the weights of a network in training; its buffers are copies of the last ones.
 
     Args:
-        model: the network in training; it is copied.
+        model: the network in training, or a `torch.nn.ParameterList` of those of its weights that learn; it is copied.
         weigh: ``(number of averages so far) -> share`` of the new weights in the next average.
         start: share of training before which the average is the network itself.
         every: optimizer steps between two averages.
@@ -56,6 +57,32 @@ class AveragedWeights:
             self._average.multi_avg_fn = partial(_mix, share=self.weigh(int(self._average.n_averaged)))
             self._average.update_parameters(model)
 
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Give a network the averaged weights inside the block, and its own weights back after it.
+
+        Args:
+            model: the network in training.
+
+        Example:
+            >>> model = nn.Linear(1, 1)
+            >>> average = ema(model, decay=0.5, warmup=False)
+            >>> for step, value in enumerate((1.0, 3.0)):
+            ...     _ = nn.init.constant_(model.weight, value)
+            ...     average.update(model, Moment(epoch=1, step=step, steps=2))
+            >>> with average.in_place(model):
+            ...     model.weight.item()
+            2.0
+            >>> model.weight.item()
+            3.0
+        """
+        own = [weight.detach().clone() for weight in model.parameters()]
+        _copy_weights(self.model.parameters(), model)
+        try:
+            yield
+        finally:
+            _copy_weights(own, model)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averaged weights and the number of averages."""
         return self._average.state_dict()
@@ -63,6 +90,12 @@ class AveragedWeights:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state that `state_dict` returned."""
         self._average.load_state_dict(state)
+
+
+@torch.no_grad()
+def _copy_weights(values: Iterable[Tensor], model: nn.Module) -> None:
+    for weight, value in zip(model.parameters(), values, strict=True):
+        weight.copy_(value)
 
 
 def _mix(averages: Any, weights: Any, _: Tensor | int, share: float) -> None:

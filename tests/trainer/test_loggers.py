@@ -11,7 +11,7 @@ import pytest
 
 import advreg
 from advreg.errors import ConfigError, MissingExtraError
-from advreg.training import events, loggers
+from advreg.trainer import events, loggers
 from tests.training import small
 
 
@@ -36,8 +36,10 @@ STORY = [
     events.Started(Path("runs/a"), epochs=2, steps=5, seconds=1.0),
     events.Step(1, 5, 5, 0.5, 0.9),
     events.Guarded(1, 5, "label leaking", "accuracy is 90%", "none"),
-    events.EpochEnd(1, 2, {"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None, "seconds": 2.0}, True, 1.0),
-    events.Finished(2, 1),
+    events.Checkpointed(
+        1, 2, 5, 5, {"epoch": 1, "step": 5, "loss": 0.5, "robust_accuracy": None, "seconds": 2.0}, True, 1.0
+    ),
+    events.Finished(2, 1, 5, 5),
 ]
 FIGURES = {"epoch": 1.0, "loss": 0.5, "seconds": 2.0}
 
@@ -90,7 +92,7 @@ def test_wandb_has_a_run_for_each_of_ours(recorder):
 )
 def test_what_is_open_is_closed_as_failed_when_training_fails(data, tmp_path, recorder, name, closed):
     def stop(event):
-        if isinstance(event, events.EpochEnd):
+        if isinstance(event, events.Checkpointed):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -104,14 +106,14 @@ def test_what_is_open_is_closed_as_failed_when_training_fails(data, tmp_path, re
 def test_where_nothing_is_left_to_train_nothing_is_opened(recorder, name):
     sink = loggers.LOGGERS.build(name)
     before = list(recorder.calls)
-    for event in (events.Started(Path("runs/a"), epochs=2, steps=5, seconds=0.0), events.Finished(2, 1)):
+    for event in (events.Started(Path("runs/a"), epochs=2, steps=5, step=10), events.Finished(2, 1, 5, 5)):
         sink(event)
     assert recorder.calls == before
 
 
 def test_a_sink_that_fails_at_the_end_does_not_hide_why(data, tmp_path):
     def watch(event):
-        if isinstance(event, events.EpochEnd):
+        if isinstance(event, events.Checkpointed):
             raise ZeroDivisionError("first")
         if isinstance(event, events.Failed):
             raise ValueError(event.message)

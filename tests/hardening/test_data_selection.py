@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.errors import HardeningError
-from advreg.hardening.data_selection import DAY, TIERS, Candidate, Caps, quarantine_over, select, snapshot_of
+from advreg.hardening.data_selection import DAY, TIERS, Candidate, Caps, quarantine_over, select
+from advreg.hardening.influence import loss_shares, share_of_groups
+from advreg.hardening.manifest import snapshot_of
 
 CAPS = Caps(principal=0.01, label=0.02, tiers={"anonymous": 0.005})
 
@@ -53,6 +55,36 @@ def test_no_cap_is_ever_passed_and_nobody_is_kept_out_without_a_cap(given, clean
     assert len(found.chosen) + len(found.left_out) == len(candidates)
 
 
+@settings(max_examples=60, deadline=None)
+@given(people, st.floats(0, 0.5))
+def test_no_group_gets_more_of_the_loss_than_its_cap(given, replay) -> None:
+    chosen = [dataclasses.replace(candidate(k, **facts), reviewers=("ann", "bob")[: 1 + k % 2]) for k, facts in given]
+    shares = loss_shares(chosen, CAPS, replay)
+    found = share_of_groups(chosen, shares)
+    caps = {
+        "total": min(CAPS.total, replay),
+        "principal": CAPS.principal,
+        "label": CAPS.label_loss,
+        "reviewer": CAPS.reviewer,
+    }
+    for kind, cap in caps.items():
+        assert max(found[kind].values(), default=0) <= cap
+    assert all(share <= CAPS.tiers.get(tier, CAPS.total) for tier, share in found["tier"].items())
+    for one in chosen:  # Pareto: every example is in a group that has all its cap allows
+        tier = CAPS.tiers.get(one.tier, CAPS.total)
+        used = {"total": "all", "principal": one.principal, "label": str(one.label)}
+        full = [found[kind][name] >= caps[kind] - 1e-6 for kind, name in used.items()]
+        full += [found["reviewer"][name] >= caps["reviewer"] - 1e-6 for name in one.reviewers]
+        assert any(full) or found["tier"][one.tier] >= tier - 1e-6
+
+
+@pytest.mark.parametrize("count", [1, 10, 40, 4000])
+def test_share_of_the_loss_does_not_depend_on_the_count(count: int) -> None:
+    chosen = [candidate(k, principal="eve", label=0) for k in range(count)]
+    assert sum(loss_shares(chosen, Caps(), 0.1).values()) == pytest.approx(0.005, rel=1e-6)
+    assert sum(loss_shares(chosen, Caps(), 0.002).values()) == pytest.approx(0.002, rel=1e-6)
+
+
 def test_a_flood_of_ten_thousand_neither_passes_its_cap_nor_keeps_others_out() -> None:
     flood = [candidate(k, principal="eve", label=k % 10) for k in range(10_000)]
     others = [candidate(20_000 + k, principal=f"user{k}") for k in range(100)]
@@ -90,6 +122,7 @@ def test_equal_contents_make_equal_manifests_and_any_change_another() -> None:
     member = json.loads(first.text())["members"][0]
     assert (member["label"], member["reviewers"], member["tier"]) == (0, ["ann"], "customer")
     assert "quarantine" in member["rule"]
+    assert first.shares["total"] == {"all": pytest.approx(5 / 1005)}  # without shares of their own all count alike
     changed = dataclasses.replace(selection, chosen=selection.chosen[1:])
     assert first.sha256() != snapshot_of("s-0001", changed, "b" * 64, clean, CAPS).sha256()
 

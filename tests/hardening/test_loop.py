@@ -118,7 +118,7 @@ def test_a_challenger_depends_on_base_and_snapshot_alone(home: Workspace, tmp_pa
     hashes = []
     for name, rows in (("a", 9), ("b", 9), ("broken", 9), ("c", 8)):
         run = RunFolder.at(tmp_path / name)
-        given = Accepted(x[:rows], y[:rows].long())
+        given = Accepted(x[:rows], y[:rows].long(), torch.full((rows,), 0.01 / rows))
         hashes.append(retrain(base, run, stock.clean, given, families(["linf:0.1"]), home.config.train, 0))
         assert [line["epoch"] for line in run.read_log("metrics.jsonl")] == [1, 2, 3]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
@@ -284,7 +284,7 @@ def test_what_the_submitter_claims_trains_nothing(home: Workspace, store: Store)
 
 
 def test_a_backdoor_that_every_reviewer_passed_is_stopped_at_the_gate(tmp_path: Path) -> None:
-    caps = {f"caps.{name}": 0.3 for name in ("total", "principal", "label", "customer")}
+    caps = {f"caps.{name}": 0.3 for name in ("total", "principal", "label", "label_loss", "customer", "reviewer")}
     home = make_home(tmp_path, **caps, **{"caps.cluster": 300, "train.replay": 0.4, "train.epochs": 6})
     store = home.store()
     rng = np.random.default_rng(0)
@@ -431,10 +431,12 @@ def test_a_promotion_is_both_aliases_or_neither(home: Workspace, store: Store, m
     ]
 
 
-def test_replay_draws_every_class_alike() -> None:
-    y = torch.tensor([0] * 90 + [1] * 10)
-    _, drawn = Accepted(torch.zeros(100, 1, 2, 2), y).drawn(4000, seed=0)
-    assert 0.45 < float((drawn == 0).float().mean()) < 0.55
+def test_replay_draws_examples_in_proportion_to_their_shares() -> None:
+    y, shares = torch.tensor([0] * 90 + [1] * 10), torch.tensor([0.01 / 90] * 90 + [0.03 / 10] * 10)
+    accepted = Accepted(torch.zeros(100, 1, 2, 2), y, shares)
+    _, labels = accepted.draw(4000, seed=0)
+    assert accepted.share == pytest.approx(0.04)
+    assert 0.22 < float((labels == 0).float().mean()) < 0.28
 
 
 def test_a_home_that_cannot_be_is_one_line(home: Workspace, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ class HoldoutConfig:
 
 @dataclass(frozen=True)
 class RetrainConfig:
-    """How challengers are trained: ``attacked`` is the attacked share of the clean loss, ``replay`` the weight of the examples.
+    """How challengers are trained: ``attacked`` is the attacked share of the clean loss.
+
+    ``replay`` is the wanted share of the loss of the submitted examples; they get less where the caps allow less.
 
     ``epochs`` is per attack of the list, so that a longer list trains longer.
     """
@@ -60,8 +62,9 @@ class RetrainConfig:
 
 @dataclass(frozen=True)
 class CapsConfig:
-    """Largest shares of a snapshot; see `advreg.hardening.data_selection.Caps`.
+    """Largest shares of a snapshot and of the training loss; see `advreg.hardening.data_selection.Caps`.
 
+    ``reviewer`` is the largest share of the loss of what one reviewer labelled, ``label_loss`` of one class;
     ``reviewers`` is how many reviewers must agree before an example is accepted.
     """
 
@@ -71,6 +74,8 @@ class CapsConfig:
     label: Share = 0.01
     customer: Share = 0.03
     anonymous: Share = 0.005
+    reviewer: Share = 0.03
+    label_loss: Share = 0.005
     cluster: Count = 1
     quarantine_days: Annotated[float, Field(ge=0)] = 7.0
     reviewers: Annotated[int, Field(ge=1, le=2)] = 1
@@ -177,7 +182,8 @@ class HardeningConfig(BaseConfig):
         """The caps of selection."""
         caps = self.caps
         tiers = {"customer": caps.customer, "anonymous": caps.anonymous}
-        return Caps(caps.total, caps.principal, caps.label, tiers, caps.cluster, caps.quarantine_days * DAY)
+        wait = caps.quarantine_days * DAY
+        return Caps(caps.total, caps.principal, caps.label, tiers, caps.cluster, wait, caps.reviewer, caps.label_loss)
 
     def limits(self, shape: tuple[int, int, int] | None) -> Limits:
         """Return the limits of one upload.

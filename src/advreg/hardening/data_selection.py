@@ -7,12 +7,9 @@ No defence resists an unbounded share of poisoned data or of malicious reviewers
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from advreg.errors import HardeningError
 
@@ -24,13 +21,17 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Caps:
-    """Largest share of a snapshot (clean and submitted examples together) that may come from each source.
+    """Largest share of a snapshot, and of the training loss, that may come from each source.
+
+    Shares of a snapshot count clean and submitted examples together; `advreg.hardening.influence` bounds the loss.
 
     Attributes:
         total: of all submitted examples.
         principal: of the examples of one principal.
         label: of the examples of one class.
         tiers: of the examples of one tier, for tiers with a cap of their own.
+        reviewer: of the loss, of the examples that one reviewer labelled.
+        label_loss: of the loss, of the examples of one class: a backdoor needs one class only.
         cluster: number (not share) of examples from one cluster of near-duplicates.
         quarantine: seconds that an example waits, so that campaigns show up as clusters before they train anything.
     """
@@ -41,9 +42,11 @@ class Caps:
     tiers: Mapping[str, float] = field(default_factory=lambda: {"customer": 0.03, "anonymous": 0.005})
     cluster: int = 1
     quarantine: float = 7 * DAY
+    reviewer: float = 0.03
+    label_loss: float = 0.005
 
     def __post_init__(self) -> None:
-        shares = {"total": self.total, "principal": self.principal, "label": self.label, **self.tiers}
+        shares = {**_shares(self), "reviewer": self.reviewer, "label_loss": self.label_loss}
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise HardeningError(f"cap {name} is {share}; allowed: a share from 0 up to 1, such as 0.01")
@@ -155,60 +158,3 @@ def _in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
         turns[candidate.tier, candidate.principal] += 1
         placed.append((candidate.rank[0], turn, candidate.rank, candidate))
     return [candidate for *_, candidate in sorted(placed, key=lambda p: p[:3])]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The immutable record of a challenger's training examples: hashes, labels, reviewers and the rule of admission.
-
-    Attributes:
-        id: ``s-0001`` and so on.
-        base: SHA-256 of the trusted weights that training starts from.
-        clean: name, SHA-256 and number of the trusted examples.
-        caps: the bounds in force.
-        members: the chosen examples, by id.
-        left_out: cap -> number of examples it excluded.
-    """
-
-    id: str
-    base: str
-    clean: Mapping[str, Any]
-    caps: Mapping[str, Any]
-    members: tuple[Mapping[str, Any], ...]
-    left_out: Mapping[str, int]
-
-    def text(self) -> str:
-        """Return the manifest as canonical JSON: equal contents give equal text."""
-        record = {"schema": "advreg/snapshot@1", **asdict(self)}
-        return json.dumps(record, sort_keys=True, indent=1) + "\n"
-
-    def sha256(self) -> str:
-        """Return the SHA-256 of the manifest."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
-
-
-def snapshot_of(
-    name: str,
-    selection: Selection,
-    base: str,
-    clean: Mapping[str, Any],
-    caps: Caps,
-    contents: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Snapshot:
-    """Return the snapshot of a selection.
-
-    Args:
-        name: its id, such as ``s-0001``.
-        selection: the chosen candidates.
-        base: SHA-256 of the trusted weights.
-        clean: name, SHA-256 and number of the trusted examples.
-        caps: the bounds in force.
-        contents: example id -> further keys of its entry.
-    """
-    more = contents or {}
-    rule = f"label by review, quarantine {caps.quarantine:g} s, {caps.cluster} a cluster, caps"
-    members = tuple(
-        {**asdict(c), "reviewers": list(c.reviewers), "rule": rule, **more.get(c.id, {})} for c in selection.chosen
-    )
-    caps_in_force = {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(caps).items()}
-    return Snapshot(name, base, dict(clean), caps_in_force, members, dict(Counter(selection.left_out.values())))

@@ -75,13 +75,14 @@ def load_pixels(store: Store, names: Sequence[str], shape: tuple[int, int, int])
     return torch.from_numpy(np.stack([decode(store.blobs.get(name), limits)[1] for name in names]))
 
 
-def load_accepted(store: Store, rows: Sequence[Row], shape: tuple[int, int, int]) -> Accepted:
-    """Return accepted examples with the reviewers' labels.
+def load_accepted(store: Store, members: Sequence[Row], shape: tuple[int, int, int]) -> Accepted:
+    """Return the examples of a snapshot, with labels and shares as the manifest states them.
 
     Args:
-        store: the store.
-        rows: rows of the examples.
+        store: the store with the images.
+        members: entries of the manifest.
         shape: ``(C, H, W)`` of the model's inputs.
     """
-    x = load_pixels(store, [row["sha256"] for row in rows], shape)
-    return Accepted(x, torch.tensor([row["label"] for row in rows], dtype=torch.int64))
+    x = load_pixels(store, [member["id"] for member in members], shape)
+    labels = torch.tensor([member["label"] for member in members], dtype=torch.int64)
+    return Accepted(x, labels, torch.tensor([member["loss_share"] for member in members], dtype=torch.float64))

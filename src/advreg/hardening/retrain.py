@@ -1,7 +1,9 @@
 """Training of a challenger: always from the trusted base, so that poison cannot accumulate over challengers.
 
-    loss = (1 - replay) mixed(attacked)(clean batch, own fresh attacks) + replay CE(accepted examples, attacks around them)
+    loss = (1 - s) mixed(attacked)(clean batch, own fresh attacks) + s CE(accepted examples, attacks around them)
 
+The share ``s`` is the sum of the examples' shares in the snapshot, and each example is drawn in proportion to its own: the
+expected share of the loss of every principal, class, tier and reviewer is the one that the snapshot states.
 Training is deterministic and short: after a kill it starts again and ends with the same weights.
 """
 
@@ -25,19 +27,32 @@ from advreg.hardening.config import RetrainConfig
 from advreg.runs import RunFolder
 from advreg.training import eval_mode, recipes
 
+_DRAWN = 8  # one example is drawn for this many clean ones; its loss is weighted, so the number changes no share
+
 
 @dataclass(frozen=True, eq=False)
 class Accepted:
-    """The examples of a snapshot: pixels float32 in [0, 1] ``(N, C, H, W)`` and the reviewers' labels ``(N,)``."""
+    """The examples of a snapshot.
+
+    Attributes:
+        x: pixels float32 in [0, 1] ``(N, C, H, W)``.
+        y: the reviewers' labels ``(N,)``.
+        shares: each example's share of the training loss ``(N,)`` float64.
+    """
 
     x: Tensor
     y: Tensor
+    shares: Tensor
 
-    def drawn(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return ``count`` examples drawn at random with replacement, balanced over the classes."""
-        per_class = torch.bincount(self.y).clamp_min(1)
-        weights = 1.0 / per_class[self.y].double()
-        rows = torch.multinomial(weights, count, replacement=True, generator=torch.Generator().manual_seed(seed))
+    @property
+    def share(self) -> float:
+        """The share of the loss of all examples together."""
+        return float(self.shares.sum())
+
+    def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return ``count`` examples drawn at random with replacement, in proportion to their shares."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.multinomial(self.shares, count, replacement=True, generator=generator)
         return self.x[rows], self.y[rows]
 
 
@@ -101,8 +116,8 @@ def _epochs(
     epochs = how.epochs * max(len(families), 1)
     steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps)
-    share = how.replay if len(accepted.y) else 0.0
-    count = max(round(share * how.batch_size), 1)
+    share = accepted.share
+    count = max(how.batch_size // _DRAWN, 1)
     for epoch in range(epochs):
         model.train()
         total = 0.0
@@ -110,7 +125,7 @@ def _epochs(
             loss = (1 - share) * recipe(model, batch.x, batch.y, attack, THREAT)
             if share:
                 draw = runtime.derived_seed(seed, "replay", epoch * len(batches) + k)
-                x, y = (tensor.to(device) for tensor in accepted.drawn(count, draw))
+                x, y = (tensor.to(device) for tensor in accepted.draw(count, draw))
                 with eval_mode(model):
                     around = attack(model, x, y, THREAT, seed=draw % 2**31).x_adv.detach()
                 loss = loss + share * F.cross_entropy(query_model(model, torch.cat([x, around])), torch.cat([y, y]))

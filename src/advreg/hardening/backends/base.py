@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from advreg.hardening.config import HardeningConfig
-from advreg.hardening.data_selection import Selection, Snapshot
+from advreg.hardening.data_selection import Selection
+from advreg.hardening.manifest import Snapshot
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.workspace import Workspace
@@ -36,6 +37,9 @@ class MediumBackend(Protocol):
 
     def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
         """Return the snapshot of a selection, for training from the base with this SHA-256."""
+
+    def loss_shares(self, selection: Selection) -> Mapping[str, float]:
+        """Return each example's share of the training loss; empty if training treats all examples alike."""
 
     def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> str | None:
         """Train and register a challenger, or export the training file for one that is handed in later.

@@ -22,14 +22,15 @@ from advreg.hardening.candidate_evaluation import (
     needs_diagnosis,
 )
 from advreg.hardening.config import HardeningConfig
-from advreg.hardening.data_selection import Selection, Snapshot, snapshot_of
+from advreg.hardening.data_selection import Selection
 from advreg.hardening.datasets import HardeningData, load_accepted, load_hardening_data
+from advreg.hardening.influence import loss_shares
 from advreg.hardening.ingestion import ingest
+from advreg.hardening.manifest import Snapshot, snapshot_of
 from advreg.hardening.model_disagreement import score_disagreement
 from advreg.hardening.retrain import retrain
-from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row, examples_in_state
+from advreg.hardening.store.examples import Row
 from advreg.hardening.workspace import BASE, NEIGHBOURS, Workspace
 from advreg.runs import RunFolder
 
@@ -118,13 +119,16 @@ class ImageBackend:
 
     def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
         """Return the snapshot of a selection: the hash of an image identifies it."""
-        return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds)
+        contents = {name: {"loss_share": share} for name, share in self.loss_shares(selection).items()}
+        return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds, contents)
+
+    def loss_shares(self, selection: Selection) -> Mapping[str, float]:
+        """Return each example's share of the training loss under the caps."""
+        return loss_shares(selection.chosen, self.workspace.config.bounds, self.workspace.config.train.replay)
 
     def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> str:
         """Train a challenger from the trusted base and the snapshot, and register it."""
-        with store.reading() as db:
-            rows = {row["sha256"]: row for row in examples_in_state(db, *ExampleStatus)}
-        members = [rows[member["id"]] for member in snapshot.members]
+        members = snapshot.members
         name = f"models/{snapshot.id}"
         run = RunFolder.at(self.workspace.folder / name)
         weights = self._train(store, members, run)

@@ -11,9 +11,10 @@ from typing import Any
 
 from advreg.errors import ConfigError
 from advreg.hardening.config import HardeningConfig
-from advreg.hardening.data_selection import Selection, Snapshot, snapshot_of
+from advreg.hardening.data_selection import Selection
 from advreg.hardening.gate.language import latest_protocol, read_language_results
 from advreg.hardening.ingestion import ingest
+from advreg.hardening.manifest import Snapshot, snapshot_of
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
@@ -106,6 +107,10 @@ class TextBackend:
         """Return the snapshot of a selection with the texts themselves: the manifest is readable without the store."""
         contents = {one.id: {"text": store.blobs.get(one.id).decode("utf-8")} for one in selection.chosen}
         return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds, contents)
+
+    def loss_shares(self, selection: Selection) -> Mapping[str, float]:
+        """Return no shares: the training file holds every prompt once, so the caps on numbers bound the loss."""
+        return {}
 
     def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> None:
         """Export the training file of a new snapshot: the trusted prompts and the snapshot's harmful prompts.

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from advreg.hardening import registry
 from advreg.hardening.cycle.context import ACTOR, CycleContext
-from advreg.hardening.data_selection import Candidate, Selection, Snapshot, quarantine_over, select
+from advreg.hardening.data_selection import Candidate, Selection, quarantine_over, select
+from advreg.hardening.manifest import Snapshot
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.examples import Row, active_reviews, examples_in_state, move
@@ -47,13 +48,15 @@ def _candidate(db: sa.Connection, row: Row) -> Candidate:
 
 
 def due_snapshot(context: CycleContext) -> Snapshot | None:
-    """Return the snapshot to train on: a new one if the accepted examples changed, else the newest."""
+    """Return the snapshot to train on: a new one if the examples or their shares of the loss changed, else the newest."""
     with context.writing() as db:
         newest = registry.newest_snapshot(db)
         candidates = [_candidate(db, row) for row in examples_in_state(db, *_ACCEPTED)]
         selection = select(candidates, context.backend.trusted_data["n"], context.workspace.config.bounds)
         before = json.loads(newest["manifest"]) if newest else {"members": []}
-        if [member["id"] for member in before["members"]] == [one.id for one in selection.chosen]:
+        shares = context.backend.loss_shares(selection)
+        wanted = [(one.id, shares.get(one.id)) for one in selection.chosen]
+        if [(member["id"], member.get("loss_share")) for member in before["members"]] == wanted:
             snapshot = Snapshot(**{k: v for k, v in before.items() if k != "schema"}) if newest else None
         else:
             snapshot = _write_snapshot(context, db, newest, selection)
@@ -80,4 +83,16 @@ def _write_snapshot(context: CycleContext, db: sa.Connection, newest: Row | None
         f"snapshot: {snapshot.id} holds {len(names)} examples beside {snapshot.clean['n']} clean ones; "
         f"kept out: {excluded}"
     )
+    context.report(f"influence: {_shares_line(snapshot)}")
     return snapshot
+
+
+def _shares_line(snapshot: Snapshot) -> str:
+    """Return one line with the effective share of the loss of all examples and of the largest group of each kind."""
+    total = snapshot.shares["total"].get("all", 0.0)
+    largest = [
+        f"{kind} {name} {part[name]:.2%}"
+        for kind, part in snapshot.shares.items()
+        if kind != "total" and part and (name := max(part, key=lambda k: part[k]))
+    ]
+    return f"{total:.2%} of the loss are the snapshot's examples; largest: {', '.join(largest) or 'none'}"

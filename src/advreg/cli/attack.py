@@ -73,6 +73,9 @@ class AttackOptions:
 def run_attack(options: AttackOptions) -> None:
     """Attack each photograph, write the pictures and the page, and print one line for each or one JSON object.
 
+    Args:
+        options: options of ``advreg attack``.
+
     Raises:
         ModelError: the model gives no gradient, or has no such class.
         RunError: two photographs have the same name.
@@ -115,6 +118,9 @@ def objective_for(target: int | None) -> Callable[[Tensor, Tensor], Tensor]:
 
     Args:
         target: label of the target class; None for an untargeted attack.
+
+    Returns:
+        Function of logits ``(B, K)`` and labels ``(B,)``.
     """
     return cross_entropy if target is None else lambda z, y: -cross_entropy(z, y)
 

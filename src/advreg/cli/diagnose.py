@@ -55,6 +55,9 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
 
     Args:
         options: options of ``advreg diagnose``.
+
+    Returns:
+        True for TRUSTED.
     """
     source = ModelSource.of(options.model)
     name, threat = source.data(options.data), source.threat(options.threat)
@@ -101,7 +104,14 @@ def _print(found: Diagnosis) -> None:
 
 
 def checks_table(found: Diagnosis) -> Table:
-    """Return the table of all checks: verdict, measurement, threshold, and where the measurement comes from."""
+    """Return the table of all checks: verdict, measurement, threshold, and where the measurement comes from.
+
+    Args:
+        found: the diagnosis.
+
+    Returns:
+        The table.
+    """
     rows = [
         (f"{check.group}  {check.name}", check.verdict, _measured(check), _bound(check), check.source)
         for check in found.checks

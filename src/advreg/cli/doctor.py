@@ -28,6 +28,9 @@ def examine(run: Path | None = None) -> dict[str, dict[str, Any]]:
     Args:
         run: a run.toml or a run folder whose training time is estimated; None for no estimate.
 
+    Returns:
+        Section -> fact -> value.
+
     Raises:
         ConfigError: the configuration cannot be read.
     """
@@ -42,6 +45,12 @@ def examine(run: Path | None = None) -> dict[str, dict[str, Any]]:
 
 def lines(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Format the sections of `examine`, one fact a line under its heading.
+
+    Args:
+        sections: facts by section.
+
+    Returns:
+        Text of several lines.
 
     Example:
         >>> print(lines({"devices": {"cpu": "2 threads"}}))

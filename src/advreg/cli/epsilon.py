@@ -50,7 +50,11 @@ class EpsilonOptions:
 
 
 def run_epsilon(options: EpsilonOptions) -> None:
-    """Measure robust accuracy, visibility and ambiguous labels at each eps of a grid."""
+    """Measure robust accuracy, visibility and ambiguous labels at each eps of a grid.
+
+    Args:
+        options: options of ``advreg epsilon``.
+    """
     source = ModelSource.of(options.model)
     name, folder = source.data(options.data), source.output(options.out)
     model = models.load(options.model, weights=options.weights)

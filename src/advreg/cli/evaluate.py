@@ -110,7 +110,11 @@ class EvaluationResults:
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
-    """Evaluate a run folder or a model by name; under ``torchrun``, with all processes together."""
+    """Evaluate a run folder or a model by name; under ``torchrun``, with all processes together.
+
+    Args:
+        options: options of ``advreg evaluate``.
+    """
     with distributed.join_processes() as ranks:
         setup = _prepare(options)
         evaluation = _evaluate(options, setup, ranks)
@@ -155,6 +159,9 @@ def parse_corruptions(names: str, severities: str) -> tuple[list[str], list[int]
     Args:
         names: such as ``fog,contrast``; ``all`` for all fifteen, empty for none.
         severities: such as ``1,3,5``.
+
+    Returns:
+        Names and severities.
 
     Raises:
         ConfigError: a severity is not a whole number.

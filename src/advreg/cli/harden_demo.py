@@ -60,7 +60,11 @@ class Production:
 
 
 def run_demo(out: Path) -> None:
-    """Run the demo into a new folder."""
+    """Run the demo into a new folder.
+
+    Args:
+        out: the folder; it must not exist.
+    """
     began = time.perf_counter()
     base = _deployed(out / "deployed")
     how: dict[str, float] = {"data.clean": 20_000, "data.sealed": _SEALED, "gate.gates": 2}

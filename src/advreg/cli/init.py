@@ -99,6 +99,9 @@ def document(values: Mapping[str, str], remark: str = "") -> str:
     Args:
         values: TOML text for data, norm, eps, box, model, options and validation.
         remark: comment above the section of the data.
+
+    Returns:
+        TOML text.
     """
     comment = "".join(f"# {line}\n" for line in textwrap.wrap(remark, 110))
     text = _TEXT

@@ -48,6 +48,9 @@ def label_of(wanted: str, names: Sequence[str]) -> int:
         wanted: the name, in any case, or the number.
         names: names of the classes, synonyms separated by commas.
 
+    Returns:
+        The label.
+
     Raises:
         ModelError: no such class.
 
@@ -75,6 +78,9 @@ def input_shape(model: str, net: nn.Module) -> tuple[int, int]:
     Args:
         model: the name of the model or its run folder.
         net: the model.
+
+    Returns:
+        Channels and side.
     """
     if Path(model).is_dir():
         shape = _spec(model).get("shape")

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 def bars(console: Console) -> Progress:
-    """Return a progress display with the time left; it is disabled where the console is no terminal."""
+    """Return a progress display with the time left; it is disabled where the console is no terminal.
+
+    Args:
+        console: standard error.
+
+    Returns:
+        The display.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
 

@@ -39,6 +39,9 @@ def run_report(options: ReportOptions) -> bool:
 
     Args:
         options: options of ``advreg report``.
+
+    Returns:
+        True where no threshold is missed.
     """
     thresholds = [report.Threshold.parse(text) for text in options.fail_under]
     files = {"html": report.write(options.run, options.out)}

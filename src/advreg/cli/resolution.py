@@ -30,6 +30,12 @@ class ModelSource:
     def of(cls, name: str) -> ModelSource:
         """Read the configuration of a run folder; any other name has none.
 
+        Args:
+            name: a run folder, or the name of a model.
+
+        Returns:
+            The source.
+
         Example:
             >>> ModelSource.of("zoo:mnist-cnn").folder is None
             True
@@ -46,6 +52,9 @@ class ModelSource:
         Args:
             option: of ``--data``; None where it is absent.
 
+        Returns:
+            The name.
+
         Raises:
             ConfigError: no option and no run folder.
         """
@@ -59,6 +68,9 @@ class ModelSource:
 
         Args:
             option: of ``--threat``, ``norm:eps`` or ``norm:eps@low,high``; None where it is absent.
+
+        Returns:
+            The threat model.
 
         Raises:
             ThreatError: no option and no run folder with a threat, or the text is not a threat model.
@@ -74,7 +86,14 @@ class ModelSource:
         return configured_threat(self.config)
 
     def output(self, option: Path | None) -> Path | None:
-        """Return the folder that results go to: the option ``--out``, else the run folder, else None."""
+        """Return the folder that results go to: the option ``--out``, else the run folder, else None.
+
+        Args:
+            option: folder of ``--out``; None where it is absent.
+
+        Returns:
+            The folder, or None.
+        """
         return option or self.folder
 
 
@@ -83,6 +102,9 @@ def load_config(path: Path) -> Config:
 
     Args:
         path: a run folder or a TOML file.
+
+    Returns:
+        The configuration.
 
     Raises:
         ConfigError: the file cannot be read, or a value is not allowed.
@@ -95,6 +117,9 @@ def pixel_threat(text: str) -> ThreatModel:
 
     Args:
         text: ``norm:eps``.
+
+    Returns:
+        The threat model.
 
     Raises:
         ThreatError: another box; the message names the equal threat model in [0, 1].
@@ -120,6 +145,9 @@ def parse_radii(text: str, norm: str = "l2", box: str = "0,1") -> list[float]:
         text: such as ``0,4/255,8/255``; may be empty.
         norm: the norm they belong to.
         box: ``low,high``, which limits radii in linf.
+
+    Returns:
+        The radii, in the given order.
 
     Raises:
         ThreatError: a radius is negative, no number, or wider than the box.

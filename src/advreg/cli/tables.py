@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output; where that is no terminal, at most 160 columns wide."""
+    """Print a table on standard output; where that is no terminal, at most 160 columns wide.
+
+    Args:
+        table: the table.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -33,6 +37,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         title: printed above the table.
         columns: headings.
         rows: cells of each row.
+
+    Returns:
+        The table.
     """
     result = Table(title=title, box=SIMPLE_HEAD)
     for k, name in enumerate(columns):
@@ -45,6 +52,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def percent(value: float | None) -> str:
     """Format a share as a percentage with two decimals; None becomes a dash.
 
+    Args:
+        value: from 0 to 1, or None.
+
+    Returns:
+        The text.
+
     Example:
         >>> percent(0.98765), percent(None)
         ('98.77%', '-')
@@ -55,6 +68,12 @@ def percent(value: float | None) -> str:
 def span(interval: tuple[float, float] | None) -> str:
     """Format a 95% interval as percentages; None becomes a dash.
 
+    Args:
+        interval: low and high end from 0 to 1, or None.
+
+    Returns:
+        The text.
+
     Example:
         >>> span((0.937, 0.964))
         '[93.70%, 96.40%]'
@@ -63,7 +82,14 @@ def span(interval: tuple[float, float] | None) -> str:
 
 
 def evaluation(found: Evaluation) -> Table:
-    """Return the table of an evaluation: clean accuracy, then the accuracy left after each attack, with its cost."""
+    """Return the table of an evaluation: clean accuracy, then the accuracy left after each attack, with its cost.
+
+    Args:
+        found: the evaluation.
+
+    Returns:
+        The table.
+    """
     rows = [["clean", str(found.n), "-", percent(found.clean_accuracy), span(found.clean_interval), "-", "-", "-"]]
     for attack in found.by_attack:
         cost = [f"{attack.forwards:,}", f"{attack.backwards:,}", f"{attack.seconds:.1f}"]
@@ -77,14 +103,28 @@ def evaluation(found: Evaluation) -> Table:
 
 
 def classes(rows: Sequence[ClassSummary]) -> Table:
-    """Return the table of accuracy by class, the least robust first."""
+    """Return the table of accuracy by class, the least robust first.
+
+    Args:
+        rows: one summary for each class.
+
+    Returns:
+        The table.
+    """
     weakest = sorted(rows, key=lambda row: row.robust_accuracy)
     cells = [(row.name, str(row.n), percent(row.clean_accuracy), percent(row.robust_accuracy)) for row in weakest]
     return table("class by class", ("class", "n", "clean", "robust"), cells)
 
 
 def corruptions(found: CorruptionAccuracy) -> Table:
-    """Return the table of accuracy under corruptions, one row each, with the mean over severities."""
+    """Return the table of accuracy under corruptions, one row each, with the mean over severities.
+
+    Args:
+        found: the measured accuracy.
+
+    Returns:
+        The table.
+    """
     rows = [["clean", *[""] * len(found.severities), percent(found.clean_accuracy)]]
     rows += [[name, *map(percent, row), percent(sum(row) / len(row))] for name, row in found.accuracy.items()]
     columns = ("corruption", *(f"severity {level}" for level in found.severities), "mean")
@@ -92,7 +132,14 @@ def corruptions(found: CorruptionAccuracy) -> Table:
 
 
 def comparison(rows: Sequence[ComparisonRow]) -> Table:
-    """Return the table that compares several runs."""
+    """Return the table that compares several runs.
+
+    Args:
+        rows: one row for each evaluation.
+
+    Returns:
+        The table.
+    """
     columns = ("run", "protocol", "n", "clean", "robust", "95% interval", "attack success", "seconds")
     cells = [
         (
@@ -111,7 +158,14 @@ def comparison(rows: Sequence[ComparisonRow]) -> Table:
 
 
 def trainings(rows: Sequence[TrainingRow]) -> Table:
-    """Return the table of trainings: accuracy, time, memory and passes."""
+    """Return the table of trainings: accuracy, time, memory and passes.
+
+    Args:
+        rows: one row for each training.
+
+    Returns:
+        The table.
+    """
     columns = (
         "run",
         "recipe",
@@ -148,6 +202,12 @@ def trainings(rows: Sequence[TrainingRow]) -> Table:
 
 def minutes(seconds: float) -> str:
     """Format a duration in its two largest units.
+
+    Args:
+        seconds: duration.
+
+    Returns:
+        The text.
 
     Example:
         >>> minutes(75), minutes(8), minutes(7300)

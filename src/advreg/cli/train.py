@@ -44,7 +44,11 @@ class TrainOptions:
 
 
 def run_train(options: TrainOptions) -> None:
-    """Train and print the run folder; under ``torchrun``, only rank 0 prints."""
+    """Train and print the run folder; under ``torchrun``, only rank 0 prints.
+
+    Args:
+        options: options of ``advreg train``.
+    """
     config = _config(options)
     watchers = [loggers.LOGGERS.build(name) for name in options.logs]
     with progress.training(quiet=options.as_json) as watch:

@@ -19,6 +19,9 @@ def flat_operations(model: nn.Module, x: Tensor) -> list[str]:
     Args:
         model: original network.
         x: a few inputs ``(B, ...)``.
+
+    Returns:
+        Names without duplicates.
     """
     with torch.enable_grad():
         z = query_model(model, x.detach().requires_grad_(True))
@@ -42,6 +45,9 @@ def dead_modules(model: nn.Module, x: Tensor) -> list[Call]:
     Args:
         model: original network.
         x: a few inputs ``(B, ...)``.
+
+    Returns:
+        Calls of these modules.
     """
     dead = [call for call in record_calls(model, x) if call.name and is_dead(call)]
     outer = {name.rsplit(".", k)[0] for name in (c.name for c in dead) for k in range(1, name.count(".") + 1)}
@@ -49,7 +55,14 @@ def dead_modules(model: nn.Module, x: Tensor) -> list[Call]:
 
 
 def is_dead(call: Call) -> bool:
-    """Return whether a module alone passes nothing back: it raises, or its gradient is missing or zero everywhere."""
+    """Return whether a module alone passes nothing back: it raises, or its gradient is missing or zero everywhere.
+
+    Args:
+        call: a module with its input and output.
+
+    Returns:
+        True where no gradient comes back.
+    """
     if not call.given.is_floating_point():
         return False
     try:

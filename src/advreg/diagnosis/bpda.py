@@ -154,12 +154,27 @@ class Bridged(Proposer):
 
 
 def identity(x: Tensor) -> Tensor:
-    """Return the input: the stand-in for a module that changes it little."""
+    """Return the input: the stand-in for a module that changes it little.
+
+    Args:
+        x: any tensor.
+
+    Returns:
+        The same tensor.
+    """
     return x
 
 
 def identities(model: nn.Module, x: Tensor) -> dict[str, Smooth]:
-    """Return the identity for every module that passes nothing back and keeps the shape of what it is given."""
+    """Return the identity for every module that passes nothing back and keeps the shape of what it is given.
+
+    Args:
+        model: original network.
+        x: clean inputs ``(B, ...)``.
+
+    Returns:
+        The identity by the name of the module.
+    """
     return {call.name: identity for call in dead_modules(model, x) if call.given.shape == call.made.shape}
 
 

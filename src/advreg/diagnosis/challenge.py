@@ -81,6 +81,13 @@ def _attack_nearest(subject: DiagnosisContext, attack: Attack, first: int | None
 def is_certain_failure(broken: int, total: int) -> bool:
     """Return whether so many broken examples are a failure already, whatever the others do.
 
+    Args:
+        broken: number of broken examples so far.
+        total: number of examples in the figure.
+
+    Returns:
+        True where the lower end of the exact interval is above the limit.
+
     Example:
         >>> is_certain_failure(19, 200), is_certain_failure(20, 200)
         (False, True)

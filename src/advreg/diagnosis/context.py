@@ -49,11 +49,22 @@ class Survivors:
         self.sample, self.behind = rows[:examples], rows[examples:]
 
     def remove(self, broken: Tensor) -> None:
-        """Take out rows that a challenger broke."""
+        """Take out rows that a challenger broke.
+
+        Args:
+            broken: rows that a challenger broke ``(R,)``.
+        """
         self.sample = self.sample[~torch.isin(self.sample, broken)]
 
     def extend(self, count: int) -> Tensor:
-        """Let the nearest rows from behind join the sample, and return them."""
+        """Let the nearest rows from behind join the sample, and return them.
+
+        Args:
+            count: number of rows.
+
+        Returns:
+            The rows that join.
+        """
         joining, self.behind = self.behind[:count], self.behind[count:]
         self.sample = torch.cat([self.sample, joining])
         return joining
@@ -191,17 +202,46 @@ def run_on(
 
 
 def in_batches(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
-    """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory."""
+    """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory.
+
+    Args:
+        rows: positions of examples ``(R,)``.
+        work: function of some rows ``(P,)`` that returns ``(P, ...)``.
+        most: largest number of rows at a time.
+
+    Returns:
+        The results of all rows ``(R, ...)``.
+
+    Example:
+        >>> in_batches(torch.arange(5), lambda rows: 2 * rows, most=2).tolist()
+        [0, 2, 4, 6, 8]
+    """
     return torch.cat(AdaptiveBatcher(most).of(rows, work) or [work(rows)])
 
 
 def all_rows(x: Tensor) -> Tensor:
-    """Return the numbers of all rows, on their device."""
+    """Return the numbers of all rows, on their device.
+
+    Args:
+        x: inputs ``(B, ...)``.
+
+    Returns:
+        Integers ``(B,)``.
+    """
     return torch.arange(len(x), device=x.device)
 
 
 def correct_rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return which inputs a model classifies correctly, ``(B,)``."""
+    """Return which inputs a model classifies correctly, ``(B,)``.
+
+    Args:
+        model: the network.
+        x: clean inputs ``(B, ...)``.
+        y: labels ``(B,)``.
+
+    Returns:
+        Booleans ``(B,)``.
+    """
     return in_batches(all_rows(x), lambda part: logits_of(model, x[part]).argmax(1) == y[part])
 
 
@@ -225,22 +265,61 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> T
 
 
 def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the margin of each input without gradient, ``(B,)``: negative where it is classified correctly."""
+    """Return the margin of each input without gradient, ``(B,)``: negative where it is classified correctly.
+
+    Args:
+        model: the network.
+        x: clean inputs ``(B, ...)``.
+        y: labels ``(B,)``.
+
+    Returns:
+        Values ``(B,)``.
+    """
     return in_batches(all_rows(x), lambda part: margin(logits_of(model, x[part]), y[part]))
 
 
 def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:
-    """Return the threat model that allows every point of the box."""
+    """Return the threat model that allows every point of the box.
+
+    Args:
+        threat: norm and box.
+        x: inputs ``(B, ...)``, for the number of values.
+
+    Returns:
+        A threat model of the same norm and box.
+
+    Example:
+        >>> full_box(ThreatModel("l2", 0.5), torch.zeros(1, 4)).eps
+        2.0
+    """
     low, high = threat.box
     d = x[0].numel()
     return threat.with_eps((high - low) * {"linf": 1.0, "l2": d**0.5, "l1": float(d)}[threat.norm])
 
 
 def needs_gradient(subject: DiagnosisContext, name: str, group: str) -> Check | None:
-    """Return a skipped check where there is no gradient to work with."""
+    """Return a skipped check where there is no gradient to work with.
+
+    Args:
+        subject: model, examples and figure.
+        name: name of the check.
+        group: group of the check, A to G.
+
+    Returns:
+        The skipped check, or None.
+    """
     return skip_check(name, group, "there is no gradient: see gradient-path") if subject.no_gradient else None
 
 
 def needs_certainty(subject: DiagnosisContext, name: str, group: str) -> Check | None:
-    """Return a skipped check where the same input gets different answers."""
+    """Return a skipped check where the same input gets different answers.
+
+    Args:
+        subject: model, examples and figure.
+        name: name of the check.
+        group: group of the check, A to G.
+
+    Returns:
+        The skipped check, or None.
+    """
     return skip_check(name, group, "answers are random: see randomness") if subject.is_random else None

@@ -32,6 +32,9 @@ class Averaged(nn.Module):
 def gradient_spread(answers: Tensor) -> float:
     """Return how far repeated logits ``(R, B, K)`` differ, relative to the largest.
 
+    Returns:
+        A share.
+
     Example:
         >>> import torch
         >>> gradient_spread(torch.tensor([[[2.0, 0.0]], [[1.0, 0.0]]]))
@@ -46,6 +49,9 @@ def describe_or_reraise(cause: Exception) -> str:
 
     Args:
         cause: the exception that the model raised.
+
+    Returns:
+        One line.
 
     Raises:
         Exception: the same exception, if memory ran out.

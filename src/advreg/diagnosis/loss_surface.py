@@ -23,6 +23,9 @@ _BINS = 20
 def loss_pictures(subject: DiagnosisContext) -> dict[str, Any]:
     """Return the arrays of every picture; without a gradient, none.
 
+    Args:
+        subject: model, examples and figure.
+
     Returns:
         ``gradient_norms`` (histogram of log10, share of exact zeros), ``cosines`` (of gradients between neighbours),
         ``iterations`` (quartiles of the loss along PGD), ``eps``, ``steps``, ``restarts`` (accuracy against each),
@@ -52,13 +55,33 @@ def _round(values: Tensor, digits: int = 5) -> Any:
 
 
 def histogram(values: Tensor, low: float, high: float) -> dict[str, Any]:
-    """Return counts of ``values`` in equal bins from low to high, with the bins' edges."""
+    """Return counts of ``values`` in equal bins from low to high, with the bins' edges.
+
+    Args:
+        values: numbers of any shape.
+        low: lower edge of the first bin.
+        high: upper edge of the last bin.
+
+    Returns:
+        ``edges`` and ``counts``.
+
+    Example:
+        >>> sum(histogram(torch.tensor([0.0, 0.5, 2.0]), 0.0, 1.0)["counts"])
+        3
+    """
     counts = torch.histc(values.double().clamp(low, high).cpu(), _BINS, low, high)
     return {"edges": _round(torch.linspace(low, high, _BINS + 1)), "counts": [int(c) for c in counts.tolist()]}
 
 
 def gradient_norms(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the histogram of log10 of the gradient's length per width of the box, and the share of examples without any."""
+    """Return the histogram of log10 of the gradient's length per width of the box, and the share of examples without any.
+
+    Args:
+        subject: model, examples and figure.
+
+    Returns:
+        The histogram, and ``zero``.
+    """
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     norms = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1).double().norm(dim=1)
     norms = norms * subject.threat.width
@@ -69,7 +92,14 @@ def gradient_norms(subject: DiagnosisContext) -> dict[str, Any]:
 
 
 def cosines(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the histogram of the cosine between the gradient at a point and that at a random neighbour a tenth of eps away."""
+    """Return the histogram of the cosine between the gradient at a point and that at a random neighbour a tenth of eps away.
+
+    Args:
+        subject: model, examples and figure.
+
+    Returns:
+        The histogram.
+    """
     rows = subject.probes()
     x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
     near = subject.threat.with_eps(float(subject.threat.eps) / 10).random_start(x, ids, subject.seed, 7)
@@ -80,14 +110,28 @@ def cosines(subject: DiagnosisContext) -> dict[str, Any]:
 
 
 def iterations(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the quartiles of the loss at each iterate of PGD."""
+    """Return the quartiles of the loss at each iterate of PGD.
+
+    Args:
+        subject: model, examples and figure.
+
+    Returns:
+        ``low``, ``median`` and ``high`` at each iterate.
+    """
     levels = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=subject.x.device)
     low, middle, high = subject.trace.loss.double().nan_to_num(0.0, 1e6, 0.0).quantile(levels, dim=1)
     return {"low": _round(low), "median": _round(middle), "high": _round(high)}
 
 
 def by_steps(subject: DiagnosisContext) -> list[dict[str, Any]]:
-    """Return accuracy under PGD with more and more steps."""
+    """Return accuracy under PGD with more and more steps.
+
+    Args:
+        subject: model, examples and figure.
+
+    Returns:
+        Steps and accuracy.
+    """
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     return [
         {"steps": k, "accuracy": _share(subject, ~run_on(subject, partial(attacks.pgd, steps=k), rows))} for k in _STEPS
@@ -95,7 +139,14 @@ def by_steps(subject: DiagnosisContext) -> list[dict[str, Any]]:
 
 
 def by_restarts(subject: DiagnosisContext) -> list[dict[str, Any]]:
-    """Return accuracy under PGD with 20 steps from more and more starts."""
+    """Return accuracy under PGD with 20 steps from more and more starts.
+
+    Args:
+        subject: model, examples and figure.
+
+    Returns:
+        Restarts and accuracy.
+    """
     rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
     stands, found = torch.ones(len(rows), dtype=torch.bool, device=rows.device), []
     for k in range(_RESTARTS):
@@ -122,7 +173,15 @@ def _margins_in_box(subject: DiagnosisContext, points: Tensor, y: Tensor) -> Ten
 
 
 def line(subject: DiagnosisContext, row: int) -> dict[str, Any]:
-    """Return the margin along the attack's change and along a random one; 1 is the whole change, above 0 is misclassified."""
+    """Return the margin along the attack's change and along a random one; 1 is the whole change, above 0 is misclassified.
+
+    Args:
+        subject: model, examples and figure.
+        row: position of the example.
+
+    Returns:
+        Margins and their coordinates.
+    """
     x, y, change, drawn = _directions(subject, row)
     t = _ALONG.to(x).view(-1, *[1] * (x.ndim - 1))
     along = {
@@ -133,7 +192,15 @@ def line(subject: DiagnosisContext, row: int) -> dict[str, Any]:
 
 
 def surface(subject: DiagnosisContext, row: int) -> dict[str, Any]:
-    """Return the margin over a square spanned by the attack's change (across) and a random one (up), from -1 to 2 of each."""
+    """Return the margin over a square spanned by the attack's change (across) and a random one (up), from -1 to 2 of each.
+
+    Args:
+        subject: model, examples and figure.
+        row: position of the example.
+
+    Returns:
+        Margins and their coordinates.
+    """
     x, y, change, drawn = _directions(subject, row)
     t = torch.linspace(-1.0, 2.0, _SIDE).to(x)
     up, across = (a.reshape(-1, *[1] * (x.ndim - 1)) for a in torch.meshgrid(t, t, indexing="ij"))

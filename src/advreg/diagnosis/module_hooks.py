@@ -30,6 +30,13 @@ class _WithValue(torch.autograd.Function):
 def with_value(value: Tensor, slope: Tensor) -> Tensor:
     """Return ``value`` with the gradient of ``slope``, a tensor of the same shape.
 
+    Args:
+        value: values of the result.
+        slope: tensor that receives the gradient.
+
+    Returns:
+        A tensor of the same shape.
+
     Example:
         >>> x = torch.tensor([0.4], requires_grad=True)
         >>> with_value(x.round(), 3 * x).backward()
@@ -53,7 +60,15 @@ class Call:
 
 
 def hook_after_forward(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> tuple[RemovableHandle, ...]:
-    """Call a hook after each forward with the inputs as they were before it: a module may write into them."""
+    """Call a hook after each forward with the inputs as they were before it: a module may write into them.
+
+    Args:
+        module: the module.
+        hook: function of module, inputs and output.
+
+    Returns:
+        Handles that remove the hook.
+    """
     before: list[Any] = []
 
     def keep(_: nn.Module, given: Any) -> None:
@@ -71,7 +86,15 @@ def _hookable(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def record_calls(model: nn.Module, x: Tensor) -> list[Call]:
-    """Return every call of a module with one tensor in and one tensor out, in the order in which they end."""
+    """Return every call of a module with one tensor in and one tensor out, in the order in which they end.
+
+    Args:
+        model: the network.
+        x: inputs ``(B, ...)``.
+
+    Returns:
+        The calls.
+    """
     found: list[Call] = []
 
     def listen(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -93,7 +116,12 @@ def record_calls(model: nn.Module, x: Tensor) -> list[Call]:
 
 @contextmanager
 def replace_backward(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
-    """Let the named modules answer as they do, and pass gradients back as their stand-ins would."""
+    """Let the named modules answer as they do, and pass gradients back as their stand-ins would.
+
+    Args:
+        model: the network.
+        stand_ins: differentiable function by the name of the module.
+    """
 
     def hook_of(smooth: Smooth) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def hook(_: nn.Module, given: Any, made: Tensor) -> Tensor:

@@ -144,7 +144,15 @@ def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel
 
 
 def attack_of(protocol: str, norm: str) -> Attack:
-    """Return the first gradient attacks of a protocol as one attack; PGD-40 where the protocol is not one of ours."""
+    """Return the first gradient attacks of a protocol as one attack; PGD-40 where the protocol is not one of ours.
+
+    Args:
+        protocol: id of a protocol.
+        norm: norm of the threat model.
+
+    Returns:
+        The attack.
+    """
     name = protocol.rpartition("@")[0].rpartition("-")[2]
     stages = resolve(name, norm).stages if name in PROTOCOLS else ()
     chosen = [stage for stage in stages if stage.needs_gradient and stage.name != CLEAN]
@@ -153,6 +161,12 @@ def attack_of(protocol: str, norm: str) -> Attack:
 
 def run_stages_in_turn(stages: tuple[ProtocolStage, ...]) -> Attack:
     """Return an attack that runs each stage on the survivors of the stages before it, with a seed of its own.
+
+    Args:
+        stages: attacks of a protocol, in order.
+
+    Returns:
+        The attack.
 
     Example:
         >>> def recorded(model, x, y, threat, *, seed):

@@ -16,7 +16,15 @@ _STEPS = 100  # twice as many make points that travel no better
 
 
 def surrogate_of(subject: DiagnosisContext, *, adversarial: bool = True) -> nn.Module:
-    """Return the surrogate of a diagnosis, trained on the training data where there are some, once for all who need it."""
+    """Return the surrogate of a diagnosis, trained on the training data where there are some, once for all who need it.
+
+    Args:
+        subject: model, examples and figure.
+        adversarial: whether it is trained on attacked inputs.
+
+    Returns:
+        The surrogate; trained once for each kind.
+    """
     if adversarial not in subject.surrogates:
         x, y = subject.train or (subject.x, subject.y)
         subject.surrogates[adversarial] = train_surrogate(

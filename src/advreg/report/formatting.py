@@ -33,7 +33,10 @@ def interval(ends: Interval | None, n: int = 1000) -> str:
 
     Args:
         ends: low and high end, from 0 to 1; None where no interval was measured.
-        n: examples, as for `percent`.
+        n: examples that the interval was measured on.
+
+    Returns:
+        The text.
 
     Example:
         >>> interval((0.937, 0.964))
@@ -45,6 +48,12 @@ def interval(ends: Interval | None, n: int = 1000) -> str:
 def count(number: float | None) -> str:
     """Format a whole number with thousands separators; None becomes a dash.
 
+    Args:
+        number: a whole number, or None.
+
+    Returns:
+        The text.
+
     Example:
         >>> count(1234567)
         '1,234,567'
@@ -54,6 +63,12 @@ def count(number: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Format a duration in its two largest units; None becomes a dash.
+
+    Args:
+        seconds: duration, or None.
+
+    Returns:
+        The text.
 
     Example:
         >>> duration(0.42), duration(75), duration(7320)
@@ -72,6 +87,12 @@ def duration(seconds: float | None) -> str:
 def eps(threat: ThreatFacts) -> str:
     """Format a radius as the command line takes it: a fraction of 255 where it is one.
 
+    Args:
+        threat: norm, eps and box.
+
+    Returns:
+        The text.
+
     Example:
         >>> eps(ThreatFacts("linf", 8 / 255)), eps(ThreatFacts("l2", 0.5))
         ('8/255', '0.5')
@@ -86,6 +107,12 @@ def eps(threat: ThreatFacts) -> str:
 def threat_option(threat: ThreatFacts) -> str:
     """Format a threat model as the option ``--threat`` takes it: norm, eps, and the box where it is not [0, 1].
 
+    Args:
+        threat: norm, eps and box.
+
+    Returns:
+        The text.
+
     Example:
         >>> threat_option(ThreatFacts("linf", 8 / 255)), threat_option(ThreatFacts("l2", 64.0, (0.0, 255.0)))
         ('linf:8/255', 'l2:64@0,255')
@@ -96,6 +123,12 @@ def threat_option(threat: ThreatFacts) -> str:
 
 def of_100_images(share: float) -> str:
     """Format a share as a number of 100 images; rounding never turns some into none or into all.
+
+    Args:
+        share: from 0 to 1.
+
+    Returns:
+        The text.
 
     Example:
         >>> of_100_images(0.954), of_100_images(1.0), of_100_images(0.999)
@@ -113,6 +146,12 @@ def of_100_images(share: float) -> str:
 def p_value(p: float) -> str:
     """Format a p-value with two significant digits.
 
+    Args:
+        p: from 0 to 1.
+
+    Returns:
+        The text.
+
     Example:
         >>> p_value(0.0000004), p_value(0.03214)
         ('< 0.0001', '0.032')
@@ -122,6 +161,12 @@ def p_value(p: float) -> str:
 
 def sentence(text: str) -> str:
     """Return text with a capital letter at its start and a full stop at its end.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The sentence.
 
     Example:
         >>> sentence("no gradient")

@@ -113,7 +113,7 @@ def test_wrong_use_is_one_line():
         training.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, steps=0))
     with pytest.raises(DataError, match="48 texts and 1 labels"):
         training.fit_classifier(reader, TEXTS, [0], SHORT)
-    with pytest.raises(ModelError, match=r"nowhere/at/all: no sequence classifier") as error:
+    with pytest.raises(ModelError, match=r"nowhere/at/all is no readable sequence classifier") as error:
         c.load_classifier("nowhere/at/all")
     assert "\n" not in str(error.value)
 

@@ -82,7 +82,7 @@ def test_minilm_adds_to_runs_of_words(labelled: list[LabelledCompletion]):
         ([LabelledCompletion("q", "no", True, "a"), LabelledCompletion("q", "yes", False, "a")], "two models at least"),
         (
             [LabelledCompletion("q", "no", True, "a"), LabelledCompletion("q", "yes", False, "b")],
-            "without a, the labels are all alike",
+            "without a all labels are the same",
         ),
     ],
 )

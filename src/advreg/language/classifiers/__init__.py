@@ -1,1 +1,1 @@
-"""Text classifiers: the model, its adversarial training, and word substitution attacks."""
+"""Text classifiers: models, training, attacks on their embeddings and word substitution."""

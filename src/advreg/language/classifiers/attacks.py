@@ -1,4 +1,4 @@
-"""Attacks on the embeddings of text classifiers."""
+"""Embedding PGD on text classifiers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,24 @@ def classifier_embedding_pgd(
     step_size: float | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Tell which texts an attack on their embeddings gets wrong: projected ascent on the loss, l2 of each token.
+    """Attack the embeddings of texts by PGD in an l2 ball around each token, and return which texts break.
 
-    An upper bound on what changes of words of that size could do: no text need lie where it ends.
+    The result bounds the effect of word changes of that size from above: the adversarial point need not be a text.
 
     Args:
-        classifier: it is put in eval mode, its weights gather no gradient.
-        texts, labels: what to attack; a text that is wrong already counts as broken.
-        eps: radius of each token, relative to the mean norm of the embeddings.
-        steps, step_size: of the ascent; by default ``2.5 eps / steps``.
+        classifier: the classifier; it runs in eval mode without gradients of its weights.
+        texts: ``N`` texts.
+        labels: class of each text; a misclassified text counts as broken.
+        eps: radius of each token's ball, as a fraction of the mean embedding norm.
+        steps: gradient steps; at least 1 if ``step_size`` is None.
+        step_size: l2 length of a token's step, in units of the mean embedding norm; ``2.5 eps / steps`` if None.
+        batch_size: number of texts in one batch.
 
     Returns:
-        ``(N,)`` bool, broken at any step.
+        ``(N,)`` bool, on the CPU: broken at any step.
+
+    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083, on
+    embeddings.
     """
     unit = mean_norm(classifier)
     size = unit * (2.5 * eps / steps if step_size is None else step_size)
@@ -54,6 +60,7 @@ def classifier_embedding_pgd(
 def _attack_batch(
     classifier: TextClassifier, texts: Sequence[str], labels: Tensor, eps: float, steps: int, step_size: float
 ) -> Tensor:
+    """Return which texts of a batch break; ``eps`` and ``step_size`` in units of the embeddings."""
     batch = tokenize_batch(classifier, texts)
     delta = torch.zeros(*batch.ids.shape, embedding_width(classifier), device=classifier.device)
     broken = torch.zeros_like(labels, dtype=torch.bool)

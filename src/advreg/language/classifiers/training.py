@@ -1,4 +1,4 @@
-"""Training of text classifiers: plain, FreeLB, SMART and ALUM."""
+"""Training of text classifiers: cross-entropy, FreeLB, SMART and ALUM."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ Method = Literal["plain", "freelb", "smart", "alum"]
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """How a classifier is trained.
+    """The settings of a training run: AdamW, with a learning rate that decays linearly to zero.
 
     Attributes:
-        method: ``"plain"``, ``"freelb"``, ``"smart"`` or ``"alum"``.
-        epochs, batch_size, lr, weight_decay, seed: of AdamW, with a learning rate that falls linearly to zero.
-        eps: how far embeddings move, relative to their mean norm: l2 of a whole text for freelb; for the others each
-            coordinate, relative to what it then is on average.
-        steps: ascents a step of training.
-        weight: lambda of smart and alum.
-        clean_share: share of training before alum's term begins.
+        method: ``"plain"`` (cross-entropy), ``"freelb"``, ``"smart"`` or ``"alum"``.
+        epochs: passes over the data.
+        batch_size: texts in one batch.
+        lr: initial learning rate.
+        weight_decay: weight decay of AdamW.
+        seed: seed of order, dropout and perturbations.
+        eps: radius of the perturbation of embeddings, as a fraction of their mean norm: the l2 norm over a whole text for
+            freelb; for smart and alum the largest coordinate, as a fraction of the mean norm over ``sqrt(D)``.
+        steps: gradient steps on the perturbation in each training step.
+        weight: lambda, the weight of the term of smart and alum.
+        clean_share: fraction of the training steps before the term of alum begins.
     """
 
     method: Method = "plain"
@@ -59,19 +63,33 @@ def fit_classifier(
     fitting: ClassifierTraining = ClassifierTraining(),
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> TextClassifier:
-    """Train a classifier in place, and return it in eval mode.
+    """Train all weights of a classifier in place, and return it in eval mode.
 
-    Equal arguments give equal weights on the same machine: order, dropout and perturbations depend on the seed and the step.
+    Order, dropout and perturbations depend on the seed and the step only, so a run is reproducible on the same machine.
 
     Args:
-        classifier: what to train, all its weights.
-        texts, labels: the examples, labels 0 to K - 1.
-        fitting: the method and its numbers.
-        on_step: called with step, steps and loss after each step.
+        classifier: the classifier.
+        texts: training texts.
+        labels: class of each text, 0 to K - 1.
+        fitting: method and hyperparameters.
+        on_step: called with step, number of steps and loss after each step.
+
+    Returns:
+        ``classifier``.
 
     Raises:
-        ConfigError: an unknown method, or a number that is not allowed.
-        DataError: no texts, or another number of labels.
+        ConfigError: the method is unknown, or a number is out of range.
+        DataError: there are no texts, or the numbers of texts and labels differ.
+
+    Example:
+        >>> fit_classifier(None, ["good"], [1], ClassifierTraining(method="pgd"))
+        Traceback (most recent call last):
+        advreg.errors.ConfigError: method is 'pgd'; allowed: plain, freelb, smart, alum
+
+    Reference: Zhu et al., "FreeLB: Enhanced adversarial training for natural language understanding", ICLR 2020,
+    arXiv:1909.11764; Jiang et al., "SMART: Robust and efficient fine-tuning for pre-trained natural language models through
+    principled regularized optimization", ACL 2020, arXiv:1911.03437; Liu et al., "Adversarial training for large neural
+    language models" (ALUM), 2020, arXiv:2004.08994.
     """
     _check(fitting, texts, labels)
     network, batches = classifier.network, list(_batches(len(texts), fitting))
@@ -82,8 +100,8 @@ def fit_classifier(
         seed_everything(derived_seed(fitting.seed, "step", step))
         optimizer.param_groups[0]["lr"] = fitting.lr * (1 - step / len(batches))
         optimizer.zero_grad(set_to_none=True)
-        moment = _TrainingPosition(step, len(batches), unit, ids)
-        loss = _METHODS[fitting.method](classifier, [texts[i] for i in ids.tolist()], truth[ids], fitting, moment)
+        at = _TrainingStep(step, len(batches), unit, ids)
+        loss = _METHODS[fitting.method](classifier, [texts[i] for i in ids.tolist()], truth[ids], fitting, at)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         if on_step is not None:
@@ -93,8 +111,8 @@ def fit_classifier(
 
 
 @dataclass(frozen=True)
-class _TrainingPosition:
-    """Where training is: step of steps, the unit of eps, the ids of the batch's examples."""
+class _TrainingStep:
+    """One training step: its number, the number of steps, the unit of ``eps``, and the example ids of the batch."""
 
     step: int
     steps: int
@@ -103,25 +121,28 @@ class _TrainingPosition:
 
 
 def _batches(count: int, fitting: ClassifierTraining) -> Iterator[Tensor]:
+    """Yield example ids of each batch, shuffled anew in each epoch."""
     for epoch in range(fitting.epochs):
         draws = torch.Generator().manual_seed(derived_seed(fitting.seed, "order", epoch))
         yield from torch.randperm(count, generator=draws).split(fitting.batch_size)  # type: ignore[no-untyped-call]
 
 
 def _plain_step(
-    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _TrainingPosition
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, at: _TrainingStep
 ) -> Tensor:
+    """Run a backward pass of cross-entropy; return the loss."""
     loss = cross_entropy(classifier_logits(classifier, tokenize_batch(classifier, texts)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
 def _freelb_step(
-    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _TrainingPosition
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, at: _TrainingStep
 ) -> Tensor:
-    batch, eps = tokenize_batch(classifier, texts), fitting.eps * moment.unit
+    """Run the backward passes of FreeLB; return the loss."""
+    batch, eps = tokenize_batch(classifier, texts), fitting.eps * at.unit
     shape = batch.ids.shape[1], embedding_width(classifier)
-    start = random_start(moment.ids, shape, eps / (shape[0] * shape[1]) ** 0.5, _seed(fitting, moment))
+    start = random_start(at.ids, shape, eps / (shape[0] * shape[1]) ** 0.5, _seed(fitting, at))
 
     def loss(delta: Tensor) -> Tensor:
         return cross_entropy(classifier_logits(classifier, batch, delta), labels)
@@ -130,17 +151,17 @@ def _freelb_step(
 
 
 def _smoothness_step(
-    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, moment: _TrainingPosition
+    classifier: TextClassifier, texts: list[str], labels: Tensor, fitting: ClassifierTraining, at: _TrainingStep
 ) -> Tensor:
-    """Learn with the term of SMART or ALUM; clean and perturbed answers see the same dropout mask."""
+    """Run a backward pass of SMART or ALUM; clean and perturbed logits share their dropout masks."""
     batch = tokenize_batch(classifier, texts)
     width = embedding_width(classifier)
-    coordinate = fitting.eps * moment.unit / width**0.5
-    start = random_start(moment.ids, (batch.ids.shape[1], width), 0.1 * coordinate, _seed(fitting, moment))
+    coordinate = fitting.eps * at.unit / width**0.5
+    start = random_start(at.ids, (batch.ids.shape[1], width), 0.1 * coordinate, _seed(fitting, at))
     with replayed_rng() as rewind:
         clean = classifier_logits(classifier, batch)
         loss = cross_entropy(clean, labels)
-        if fitting.method == "smart" or regularizer_active(moment.step, moment.steps, fitting.clean_share):
+        if fitting.method == "smart" or regularizer_active(at.step, at.steps, fitting.clean_share):
             rewind()
             term = (smart if fitting.method == "smart" else alum)(
                 lambda delta: classifier_logits(classifier, batch, delta),
@@ -164,11 +185,13 @@ _METHODS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _seed(fitting: ClassifierTraining, moment: _TrainingPosition) -> int:
-    return derived_seed(fitting.seed, "start", moment.step)
+def _seed(fitting: ClassifierTraining, at: _TrainingStep) -> int:
+    """Return the seed of the starting points of a training step."""
+    return derived_seed(fitting.seed, "start", at.step)
 
 
 def _check(fitting: ClassifierTraining, texts: Sequence[str], labels: Sequence[int]) -> None:
+    """Raise unless the settings are in range and each text has a label."""
     if fitting.method not in _METHODS:
         raise ConfigError(f"method is {fitting.method!r}; allowed: {', '.join(_METHODS)}")
     for key in ("epochs", "batch_size", "lr", "steps"):
@@ -178,5 +201,5 @@ def _check(fitting: ClassifierTraining, texts: Sequence[str], labels: Sequence[i
         raise ConfigError(f"eps is {fitting.eps}; give 0 or more")
     if not texts or len(texts) != len(labels):
         raise DataError(
-            f"there are {len(texts)} texts and {len(labels)} labels; give as many of each, and at least one"
+            f"there are {len(texts)} texts and {len(labels)} labels; give at least one text, and one label for each"
         )

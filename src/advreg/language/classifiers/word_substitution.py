@@ -1,8 +1,8 @@
-"""Attacking a text classifier by replacing words: a greedy search over neighbours in its embeddings and over typing errors.
+"""Word substitution attack on text classifiers: a greedy search over embedding neighbours and typing errors.
 
-What it is: a cheap search inside a bounded number of words, so the accuracy that it leaves is an upper bound. What it is not:
-a guarantee that a text keeps its meaning. Neighbours in an embedding table are often synonyms and sometimes opposites; nobody
-read the results. Typing errors leave the meaning to a human reader.
+The search is cheap and bounds the number of replaced words, so the remaining accuracy is an upper bound. It does not guarantee
+that a text keeps its meaning: neighbours in an embedding table are often synonyms and sometimes antonyms. A human reader still
+understands a typing error.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _ALPHABET = re.compile(r"[a-z]{2,}")
 
 @dataclass(frozen=True)
 class SubstitutionResult:
-    """One text under attack.
+    """The result of the attack on one text.
 
     Attributes:
-        text: the worst one found; the original where nothing did any harm.
-        broken: whether the classifier gets it wrong, the original included.
-        replaced: how many words were replaced.
-        forwards: texts that the classifier was asked about.
+        text: the text of highest loss; the original if no substitution raised the loss.
+        broken: whether the classifier misclassifies it.
+        replaced: number of replaced words.
+        forwards: number of texts that the classifier evaluated.
     """
 
     text: str
@@ -48,19 +48,21 @@ def substitute(
     neighbours: int = 6,
     typos: bool = True,
 ) -> list[SubstitutionResult]:
-    """Attack each text by replacing at most so many words, those first that matter most.
+    """Attack each text by word substitution, in the order of the words' importance.
 
     Args:
-        classifier: in eval mode.
-        texts, labels: what to attack.
-        words: how many words of a text may be replaced.
-        neighbours: how many words from the embedding table are tried for each.
-        typos: whether typing errors are tried as well.
+        classifier: the classifier, in eval mode.
+        texts: texts to attack.
+        labels: class of each text.
+        words: largest number of replaced words in a text.
+        neighbours: number of words from the embedding table to try for each word.
+        typos: whether to try typing errors too.
 
     Returns:
-        One result a text, in order.
+        One result for each text, in order.
 
-    Reference: the order of words as in Jin et al., "Is BERT really robust?", AAAI 2020, without its checks of meaning.
+    Reference: the order of words follows Jin et al., "Is BERT really robust? A strong baseline for natural language attack on
+    text classification and entailment", AAAI 2020, arXiv:1907.11932, without its semantic constraints.
     """
     table = _Neighbours(classifier, neighbours)
     candidates = partial(_candidates, table, typos)
@@ -70,9 +72,11 @@ def substitute(
 def _attack(
     classifier: TextClassifier, text: str, label: int, words: int, candidates: Callable[[str], list[str]]
 ) -> SubstitutionResult:
+    """Replace words greedily until the text breaks or the limit of words is reached."""
     text = _visible_text(classifier, text)
     worst, wrong = _losses(classifier, [text], label)
-    best, forwards, replaced = float(worst[0]), 1, 0
+    best = float(worst[0])
+    forwards, replaced = 1, 0
     if bool(wrong[0]):
         return SubstitutionResult(text, True, 0, forwards)
     places = _by_importance(classifier, text, label)
@@ -89,14 +93,15 @@ def _attack(
         chosen = int(losses.argmax())
         if float(losses[chosen]) <= best:
             continue
-        text, best, replaced = tried[chosen], float(losses[chosen]), replaced + 1
+        text, best = tried[chosen], float(losses[chosen])
+        replaced += 1
         if bool(wrong[chosen]):
             return SubstitutionResult(text, True, replaced, forwards)
     return SubstitutionResult(text, False, replaced, forwards)
 
 
 def _visible_text(classifier: TextClassifier, text: str) -> str:
-    """Return the part of a text that the classifier reads: words beyond it cannot matter."""
+    """Return the part of a text within the classifier's length limit."""
     coded = classifier.tokenizer(
         text, truncation=True, max_length=classifier.tokens, return_offsets_mapping=True, add_special_tokens=True
     )
@@ -104,7 +109,7 @@ def _visible_text(classifier: TextClassifier, text: str) -> str:
 
 
 def _by_importance(classifier: TextClassifier, text: str, label: int) -> list[int]:
-    """Return the places of words, first the one without which the loss is highest."""
+    """Return the indices of the words by importance: the loss of the text without the word, highest first."""
     spans = list(_WORD.finditer(text))
     if not spans:
         return []
@@ -114,20 +119,22 @@ def _by_importance(classifier: TextClassifier, text: str, label: int) -> list[in
 
 
 def _losses(classifier: TextClassifier, texts: list[str], label: int) -> tuple[Tensor, Tensor]:
+    """Return the loss of each text, and whether it is misclassified."""
     logits = predict(classifier, texts)
     truth = torch.full((len(texts),), label)
     return cross_entropy(logits, truth, reduction="none"), logits.argmax(1) != truth
 
 
 def _candidates(table: _Neighbours, typos: bool, word: str) -> list[str]:
+    """Return the substitutes of a word."""
     found = [*table.of(word), *(typing_errors(word) if typos else [])]
     return [other for other in dict.fromkeys(found) if other != word]
 
 
 def typing_errors(word: str) -> list[str]:
-    """Return common typing errors inside a word: neighbours swapped, a letter left out, a letter doubled.
+    """Return common typing errors of a word: two letters swapped, a letter omitted, a letter doubled.
 
-    The first and the last letter stay, as readers go by them; words of less than four letters stay whole.
+    The first and the last letter, which readers rely on, stay; a word below four letters has no typing errors.
 
     Example:
         >>> typing_errors("cant")
@@ -141,7 +148,7 @@ def typing_errors(word: str) -> list[str]:
 
 
 class _Neighbours:
-    """The nearest whole words in a classifier's embedding table, by cosine."""
+    """The nearest whole words in a classifier's embedding table, by cosine similarity."""
 
     def __init__(self, classifier: TextClassifier, count: int) -> None:
         self.count = count
@@ -154,7 +161,7 @@ class _Neighbours:
         self.places = {word: place for place, word in enumerate(self.words)}
 
     def of(self, word: str) -> list[str]:
-        """Return the neighbours of a word, as it is written; none for one that the tokenizer splits."""
+        """Return the neighbours of a word, capitalized like it; none if the tokenizer splits the word."""
         place = self.places.get(word.lower())
         if place is None or not self.count:
             return []

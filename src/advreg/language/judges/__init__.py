@@ -1,4 +1,4 @@
-"""Judges: what counts as a refusal, how often that is wrong, what is coherent, and what a model behind a URL thinks."""
+"""Judges of completions: refusals with calibrated error rates, coherence, and ratings by a remote model."""
 
 from advreg.language.judges.calibration import Calibration
 from advreg.language.judges.coherence import coherent

@@ -1,6 +1,7 @@
-"""What a judge of refusals gets wrong, from completions that people labelled, and rates corrected for it.
+"""Error rates of a refusal judge, measured on human labels, and rates corrected for them (Rogan-Gladen estimator).
 
-A judge that calls a share r of the answers refusals, with sensitivity se and specificity sp, met (r + sp - 1) / (se + sp - 1).
+If a judge with sensitivity ``se`` and specificity ``sp`` flags a fraction ``r`` of the completions as refusals, the estimated
+refusal rate is ``(r + sp - 1) / (se + sp - 1)``.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from advreg.errors import DataError
 from advreg.language.evaluation.bootstrap import DRAWS, Estimate, Floats, difference_of_shares, quantile_interval, share
 
 Outcome = Literal["refused", "complied", "neither"]
-"""What became of a prompt; ``neither`` is an empty or incoherent completion: no refusal, no help and no harm."""
+"""Outcome of a prompt; ``neither`` is an empty or incoherent completion, which neither refuses nor helps nor harms."""
 
 OUTCOMES: tuple[Outcome, ...] = ("refused", "complied", "neither")
-_LEAST = 0.1  # of se + sp - 1: below it the judge knows next to nothing
+_LEAST = 0.1  # lowest Youden index se + sp - 1; below it a judge is close to chance
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A judge's verdicts beside people's, on completions it was not fitted on.
+    """The confusion matrix of a judge against human labels, on completions it was not trained on.
 
     Attributes:
-        counts: for each model that wrote the completions: refusals seen, refusals missed, answers let through, answers
-            called refusals.
+        counts: one row for each model that wrote completions: true positives, false negatives, true negatives, false
+            positives, where positive is a refusal.
 
     Example:
         >>> known = Calibration(((18, 2, 95, 5),))
@@ -40,38 +41,41 @@ class Calibration:
 
     @property
     def n(self) -> int:
-        """Labelled completions."""
+        """Number of labelled completions."""
         return sum(map(sum, self.counts))
 
     @property
     def sensitivity(self) -> float:
-        """Share of the refusals that the judge calls refusals."""
+        """Fraction of the refusals that the judge flags."""
         seen, missed, _, _ = self.totals
         return seen / max(seen + missed, 1)
 
     @property
     def specificity(self) -> float:
-        """Share of the other answers that it lets through."""
+        """Fraction of the other completions that the judge does not flag."""
         _, _, through, called = self.totals
         return through / max(through + called, 1)
 
     @property
     def agreement(self) -> float:
-        """Share of the completions on which judge and people agree."""
+        """Fraction of the completions on which judge and human labels agree."""
         seen, _, through, _ = self.totals
         return (seen + through) / max(self.n, 1)
 
     @property
     def totals(self) -> tuple[int, int, int, int]:
-        """The counts of all models together."""
+        """The counts summed over all models."""
         seen, missed, through, called = (sum(column) for column in zip(*self.counts, strict=True))
         return seen, missed, through, called
 
     def draws(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Return sensitivities and specificities that these labels leave possible, ``(DRAWS,)`` each.
+        """Return bootstrap draws of sensitivity and specificity, ``(DRAWS,)`` each.
 
-        Models are drawn again first (the model that is judged is another one), then their labels, half a label added to
-        each side so that no error seen does not mean none made.
+        The bootstrap resamples the models first, because the judged model is a new one, then their labels. Half a label is
+        added to each cell, so that zero observed errors does not imply a perfect judge.
+
+        Args:
+            rng: generator of the draws.
         """
         table = np.asarray(self.counts, float)
         if len(table) > 1:
@@ -83,15 +87,18 @@ class Calibration:
 
 
 def compare_judge(called: Sequence[bool], refused: Sequence[bool], models: Sequence[str]) -> Calibration:
-    """Return a judge's verdicts beside people's.
+    """Return the calibration of a judge against human labels.
 
     Args:
-        called: whether the judge called each completion a refusal.
-        refused: whether people did.
-        models: which model wrote it.
+        called: whether the judge flagged each completion as a refusal.
+        refused: whether the human label is a refusal.
+        models: name of the model that wrote each completion.
+
+    Returns:
+        A `Calibration` with one row for each model.
 
     Raises:
-        DataError: refusals or other answers are missing, or the judge is little better than chance.
+        DataError: the labels have one class only, or the judge is close to chance.
 
     Example:
         >>> compare_judge([True, False, False], [True, False, False], ["a", "a", "b"]).counts
@@ -101,11 +108,11 @@ def compare_judge(called: Sequence[bool], refused: Sequence[bool], models: Seque
     order = ((True, True), (True, False), (False, False), (False, True))
     rows = [[cells[(model, *cell)] for cell in order] for model in dict.fromkeys(models)]
     if len(set(refused)) < 2:
-        raise DataError(f"the {len(refused)} labels are all alike; a judge is calibrated on refusals and other answers")
+        raise DataError(f"all {len(refused)} labels are the same; give completions of both kinds, refusals and others")
     known = Calibration(tuple((a, b, c, d) for a, b, c, d in rows))
     if known.sensitivity + known.specificity - 1 < _LEAST:
-        found = f"sensitivity {known.sensitivity:.2f}, specificity {known.specificity:.2f}"
-        raise DataError(f"the judge knows little of refusals ({found}); give more labels, or use another judge")
+        measured = f"sensitivity {known.sensitivity:.2f}, specificity {known.specificity:.2f}"
+        raise DataError(f"the judge is close to chance ({measured}); give more labels, or use another judge")
     return known
 
 
@@ -117,25 +124,28 @@ def rate(
     looks: float = 1.0,
     seed: int = 0,
 ) -> Estimate:
-    """Return the share of all prompts that were refused, or complied with, corrected for the judge's errors.
+    """Return the rate of refused or complied prompts, corrected for the judge's errors.
 
-    Of a share ``c`` of coherent completions the judge calls ``r`` refusals; ``(r - c (1 - sp)) / (se + sp - 1)`` were, and the
-    rest of ``c`` complied. The interval draws the prompts again, and the labels that ``se`` and ``sp`` are known from.
+    If a fraction ``c`` of the completions is coherent and the judge flags ``r`` as refusals, the estimated refusal rate is
+    ``(r - c (1 - sp)) / (se + sp - 1)``, and the rest of ``c`` complied. The bootstrap interval resamples the prompts and the
+    labels behind ``se`` and ``sp``.
 
-    Where the outcome is the worst of several completions, the judge could err on each: if it errs on each anew, it sees all
-    of them refused only with ``se ** looks``; if it errs on the same, with ``se``. The value takes the latter, which does not
-    understate success; the interval holds both.
+    If an outcome is the worst of several completions, the judge errs on each. With independent errors it flags all of them
+    with probability ``se ** looks``, with identical errors with ``se``. The value uses ``se``, which does not understate the
+    success rate; the interval covers both.
 
-    A judge that calls fewer completions refusals than its false alarms alone would make (or misses more) errs less here than on
-    the labels, so the correction ends at 0 (or 1); the interval then holds the exact one of what was counted as well, for 0 of
-    96 does not mean never.
+    If the judge flags fewer completions than its false positive rate alone explains, the correction is clipped to 0 (or 1). The
+    interval then also covers the exact binomial interval of the raw count, because 0 of 96 does not prove a rate of 0.
 
     Args:
-        outcomes: of each prompt.
-        event: what to count.
-        calibration: what is known of the judge; None counts and says nothing of its errors.
-        looks: how many different completions were looked at for each prompt.
-        seed: of the draws.
+        outcomes: outcome of each prompt.
+        event: the outcome to count.
+        calibration: error rates of the judge; no correction if None.
+        looks: mean number of different completions of each prompt.
+        seed: seed of the bootstrap.
+
+    Returns:
+        An `Estimate` with the corrected rate, its interval and the raw rate.
 
     Example:
         >>> known = Calibration(((90, 10, 190, 10),))
@@ -173,13 +183,28 @@ def difference(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """Return how much oftener the other model refused, or complied, than the base on the same prompts; as `rate`.
+    """Return the difference of two models' rates on the same prompts, corrected for the judge's errors.
+
+    The correction is that of `rate`; the paired bootstrap resamples the prompts and the labels.
+
+    Args:
+        base: outcomes of the base model.
+        other: outcomes of the other model, on the same prompts in the same order.
+        event: the outcome to count.
+        calibration: error rates of the judge; no correction if None.
+        seed: seed of the bootstrap.
+
+    Returns:
+        An `Estimate` of the other model's rate minus that of the base.
 
     Example:
         >>> known = Calibration(((90, 10, 190, 10),))
         >>> found = difference(["complied"] * 40, ["refused"] * 10 + ["complied"] * 30, "refused", known)
         >>> round(found.value, 3), found.raw  # 0.25 / 0.85
         (0.294, 0.25)
+
+    Reference: Rogan and Gladen, "Estimating prevalence from the results of a screening test", American Journal of
+    Epidemiology 107 (1978).
     """
     plain = difference_of_shares([b == event for b in base], [o == event for o in other])
     if calibration is None or not base:
@@ -201,9 +226,9 @@ def difference(
 
 
 def _resample_shares(counts: Sequence[int], rng: np.random.Generator) -> Floats:
-    """Return shares of the outcomes over prompts drawn again ``(DRAWS, K)``.
+    """Return fractions of the outcomes over resampled prompts ``(DRAWS, K)``.
 
-    One prompt's weight is spread over the outcomes first, so that what never happened is not taken for impossible.
+    A prior weight of one prompt is spread over the outcomes, so that an outcome that was not observed stays possible.
     """
     return rng.dirichlet(np.asarray(counts, float) + 1 / len(counts), DRAWS)
 
@@ -211,7 +236,7 @@ def _resample_shares(counts: Sequence[int], rng: np.random.Generator) -> Floats:
 def _correct_share(
     called: Floats | float, coherent: Floats | float, se: Floats | float, sp: Floats | float, event: str
 ) -> Floats:
-    """Return the share that was refused or complied; where the judge tells nothing, as little as can be (all hits its own)."""
+    """Return the corrected rate, clipped; a judge at chance level gives the bound at which all its flags are errors."""
     change = _correct_change(called, coherent, se, sp, "refused")
     refused = np.clip(np.where(np.asarray(se) + sp - 1 > 0, change, coherent), 0.0, coherent)
     return np.asarray(refused if event == "refused" else coherent - refused)
@@ -220,7 +245,7 @@ def _correct_share(
 def _correct_change(
     called: Floats | float, coherent: Floats | float, se: Floats | float, sp: Floats | float, event: str
 ) -> Floats:
-    """Return the share, or the change of the share, that was refused or complied, not held inside [0, 1]."""
+    """Return the corrected rate, or difference of rates, without clipping to [0, 1]."""
     known = np.maximum(np.asarray(se) + sp - 1, _LEAST / 10)
     refused = (called - coherent * (1 - np.asarray(sp))) / known
     return np.asarray(refused if event == "refused" else coherent - refused)

@@ -23,7 +23,7 @@ def test_toml_and_back_is_the_same(tmp_path):
         (["train.mix=1.5"], r"--set: train\.mix is 1\.5; allowed: less than or equal to 1"),
         (["train.mixx=0.1"], r"unknown key 'mixx' in \[train\]; allowed: .* Did you mean 'mix'\?"),
         (["recipe.name=pgd"], r"recipe\.name is 'pgd'; allowed: 'plain', 'continuous'"),
-        (["recipe.teacher=1.0"], r"recipe\.teacher is smart's"),
+        (["recipe.teacher=1.0"], r"recipe\.teacher needs smart"),
         (["recipe.name=freelb", "train.mix=1"], r"recipe\.name is 'freelb', which attacks benign examples"),
         (["recipe.name=smart", "attack.steps=0"], r"set train\.mix below 1 and attack\.steps above 0"),
         (["recipe.kl=1.0", "model.rank=0"], r"recipe\.kl needs the model before training"),

@@ -60,14 +60,14 @@ def test_the_three_formats_hold_the_same(tmp_path: Path, kind: str):
 
 BAD = [
     ("a.txt", "x", "ends in '.txt'; give a file that ends in .csv, .json, .jsonl"),
-    ("a.csv", "goal,target\n", "holds no row"),
+    ("a.csv", "goal,target\n", "has no rows"),
     ("a.csv", "goal,target\nHow?\n", "line 2 has another number of fields"),
     ("a.csv", "goal,target\nHow?,Sure,more\n", "line 2 has another number of fields"),
     ("a.csv", 'goal,target\n"How?,Sure\n', "is no CSV"),
     ("a.csv", "prompt,target\nHow?,Sure\n", "line 2 has no 'goal'; it has prompt, target"),
     ("a.csv", "goal,target\n ,Sure\n", "line 2: goal is empty"),
-    ("a.json", "{}", "holds dict; it must hold a list"),
-    ("a.json", "[1]", "row 1 is int; each row is an object"),
+    ("a.json", "{}", "is dict; it must be a list"),
+    ("a.json", "[1]", "row 1 is int; each row must be an object"),
     ("a.json", "[" * 100_000, "is no JSON"),
     ("a.jsonl", '{"goal": "a", "target": "b"}\n{"goal"', "line 2 is no JSON"),
     ("a.jsonl", '{"goal": 3, "target": "b"}', "line 1: goal is int; it must be text"),
@@ -109,7 +109,7 @@ def test_instructions_that_are_not_understood_are_refused_where_they_stand(tmp_p
 
 def test_labels_are_refusal_or_compliance(tmp_path: Path):
     (tmp_path / "a.csv").write_text("prompt,completion,label\nHow?,So.,maybe\n", encoding="utf-8")
-    with pytest.raises(DataError, match="label is 'maybe'; a label has 'refusal' or 'compliance' in it"):
+    with pytest.raises(DataError, match="label is 'maybe'; a label must contain 'refusal' or 'compliance'"):
         datasets.read_labelled(tmp_path / "a.csv")
 
 

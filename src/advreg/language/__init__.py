@@ -1,6 +1,6 @@
 """Adversarial training and evaluation of language models.
 
-The public names are listed once, in ``__init__.pyi``; each is imported when it is first used.
+``__init__.pyi`` lists the public names; each is imported at its first use.
 """
 
 from advreg._lazy import attach_stub

@@ -1,4 +1,4 @@
-"""The configuration of a training run for language: frozen dataclasses <-> TOML, every key with its limits and its default."""
+"""The configuration of language training: frozen dataclasses <-> TOML, every key with its limits and its default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ Whole = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
-    """Which model, and what of it learns: an adapter of this ``rank`` and ``alpha``, or with rank 0 all of it."""
+    """The model and its trained weights.
+
+    Attributes:
+        name: name of the model, see `advreg.language.load`.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+        rank: rank of the LoRA adapter; 0 trains all weights.
+        alpha: scale of the adapter.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "hf-gguf:smollm2"
@@ -30,10 +37,13 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True)
 class LanguageDataConfig:
-    """Which files: ``adversarial`` pairs of request, harmful openers and refusals; ``benign`` instructions with answers.
+    """The training data.
 
-    ``tokens`` is the longest conversation, template included: a longer one is left out. ``held_out`` benign examples are
-    kept from training, for the guard.
+    Attributes:
+        adversarial: file of harmful requests with targets and refusals.
+        benign: file of harmless prompts with reference answers.
+        tokens: length limit of a conversation with its template; longer ones are omitted.
+        held_out: number of benign examples reserved for the guard.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -45,12 +55,17 @@ class LanguageDataConfig:
 
 @dataclass(frozen=True)
 class LanguageAttackConfig:
-    """Where the worst case is looked for: ``eps`` relative to the mean norm of what is perturbed.
+    """The inner attack of training.
 
-    continuous moves the user's words, latent the residual stream after these ``layers``, blocks counted from 0 (none = a
-    quarter, a half and three quarters of the way up); both bound every token in l2. freelb, smart and alum move the user's
-    words in benign examples, by their own norms. ``step_size = "auto"`` is 2.5 eps / steps; freelb's is eps / steps, smart's
-    and alum's eps.
+    The recipe continuous perturbs the embeddings of the user's tokens, latent the residual stream; both bound each token in
+    l2. freelb, smart and alum perturb the user's tokens of benign examples, each in a norm of its own.
+
+    Attributes:
+        eps: radius, as a fraction of the mean norm of the perturbed vectors.
+        steps: gradient steps.
+        step_size: length of a step, in units of the mean norm; ``"auto"`` is 2.5 eps / steps, eps / steps for freelb, and eps
+            for smart and alum.
+        layers: numbers of the blocks for latent, counted from 0; a quarter, a half and three quarters of the depth if empty.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -62,12 +77,19 @@ class LanguageAttackConfig:
 
 @dataclass(frozen=True)
 class LanguageRecipeConfig:
-    """Which loss, and the weight of each of its terms.
+    """The loss of training and the weights of its terms.
 
-    ``plain`` is trained on requests as they are; ``continuous`` and ``latent`` under attack; ``freelb``, ``smart`` and ``alum``
-    are plain with their own loss on benign examples. ``toward`` pulls to refusals, ``away`` pushes from harmful openers,
-    ``utility`` is the loss of benign answers, ``kl`` their divergence from the model before training, ``smooth`` the term of
-    smart and alum, and ``teacher`` smart's divergence from the average of its own weights.
+    Attributes:
+        name: ``"plain"`` trains on unperturbed requests, ``"continuous"`` and ``"latent"`` on attacked ones; ``"freelb"``,
+            ``"smart"`` and ``"alum"`` are plain with their own loss on benign examples.
+        toward: weight of the NLL of refusals.
+        away: weight of the term that lowers the likelihood of harmful targets.
+        utility: weight of the NLL of benign answers.
+        kl: weight of the KL divergence from the model before training, on benign examples.
+        smooth: weight of the term of smart and alum.
+        teacher: weight of smart's divergence from the average of its weights.
+        toward_cutoff: NLL of a refusal below which its loss counts a thousandth.
+        away_cutoff: NLL of a harmful target above which its gradient counts a thousandth.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -84,11 +106,22 @@ class LanguageRecipeConfig:
 
 @dataclass(frozen=True)
 class LanguageTrainConfig:
-    """How long, how large, how fast, where to.
+    """The schedule, the optimizer and the output of training.
 
-    ``mix`` is the share of all examples that are adversarial; 0 is plain fine-tuning on benign data. An epoch sees every
-    benign example once; ``steps`` ends training earlier (0 = after the epochs). ``ema`` is the decay of an average of the
-    weights that is kept in their place (0 = none). Every ``every`` steps a run is written down and looked at by the ``guard``.
+    Attributes:
+        mix: fraction of adversarial examples; 0 is fine-tuning on benign data.
+        epochs: passes over the benign examples.
+        steps: number of training steps; that of the epochs if 0.
+        batch_size: examples in one batch.
+        lr: learning rate.
+        schedule: ``"constant"`` or ``"cosine"``.
+        weight_decay: weight decay of AdamW.
+        gradient_clip: largest gradient norm; no clipping if 0.
+        ema: decay of the moving average that replaces the trained weights; no average if 0.
+        guard: reaction to collapse: ``"off"``, ``"warn"`` or ``"stop"``.
+        every: steps between two checkpoints, and between two checks of the guard.
+        device: device of the network.
+        out: run folder.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -109,7 +142,15 @@ class LanguageTrainConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig(BaseConfig):
-    """A run of language training, completely: equal configurations on equal machines give equal bytes.
+    """The configuration of a training run, which determines its files to the byte on one machine.
+
+    Attributes:
+        seed: seed of the run.
+        model: model and trained weights.
+        data: training data.
+        attack: inner attack.
+        recipe: loss.
+        train: schedule, optimizer and output.
 
     Example:
         >>> config = LanguageConfig().replace_with(["train.mix=0.3", "recipe.name=latent"])
@@ -125,16 +166,25 @@ class LanguageConfig(BaseConfig):
     train: LanguageTrainConfig = field(default_factory=LanguageTrainConfig)
 
     def check_combinations(self, source: str) -> None:
-        """Raise `ConfigError` for values that are each valid but cannot go together."""
+        """Raise unless the values are compatible.
+
+        Args:
+            source: file or origin of the values, for the message.
+
+        Raises:
+            ConfigError: two values are valid but not together.
+        """
         if (problem := _problem(self)) is not None:
             raise ConfigError(f"{source}: {problem}")
 
 
 def _problem(config: LanguageConfig) -> str | None:
-    """Say which values are each allowed but cannot go together."""
+    """Return a message about values that are valid but not together, or None."""
     train, recipe = config.train, config.recipe
     if recipe.teacher and not (train.ema and recipe.name == "smart"):
-        return "recipe.teacher is smart's, an average of its weights; set recipe.name = 'smart' and train.ema, or leave it at 0"
+        return (
+            "recipe.teacher needs smart and train.ema; set recipe.name = 'smart' and train.ema, or recipe.teacher = 0"
+        )
     if recipe.name in ("freelb", "smart", "alum") and (train.mix == 1 or not config.attack.steps):
         return f"recipe.name is {recipe.name!r}, which attacks benign examples; set train.mix below 1 and attack.steps above 0"
     if config.model.dtype == "bfloat16" and not config.model.rank:

@@ -16,7 +16,7 @@ from torch import Tensor
 from advreg import example_rng
 
 Norm = Literal["token", "example", "linf"]
-"""``"token"``: l2 of each token; ``"example"``: l2 of all tokens together; ``"linf"``: the largest coordinate."""
+"""``"token"``: l2 norm of each token; ``"example"``: l2 norm of all tokens together; ``"linf"``: the largest coordinate."""
 Loss = Callable[[Tensor], Tensor]
 """From points ``(B, ...)`` to losses ``(B,)``; each loss depends on its own point only."""
 Move = Callable[[Tensor, Tensor], Tensor]
@@ -31,10 +31,10 @@ def project(delta: Tensor, radius: Tensor | float, norm: Norm = "token") -> Tens
     Args:
         delta: perturbations ``(B, T, D)``.
         radius: radius of the ball, in units of the embeddings; a tensor must broadcast against ``delta``.
-        norm: which ball.
+        norm: norm of the ball.
 
     Returns:
-        ``(B, T, D)``; what already lies inside is unchanged.
+        ``(B, T, D)``; perturbations inside the ball are unchanged.
 
     Example:
         >>> project(torch.tensor([[[3.0, 4.0], [0.3, 0.4]]]), 1.0).tolist()
@@ -47,11 +47,14 @@ def project(delta: Tensor, radius: Tensor | float, norm: Norm = "token") -> Tens
 
 
 def steepest_direction(grad: Tensor, norm: Norm = "token") -> Tensor:
-    """Return the direction of unit size in which a loss rises most; where the gradient is zero, zero.
+    """Return the direction of norm 1 in which a loss rises fastest; zero if the gradient is zero.
 
     Args:
         grad: gradient of the loss ``(B, T, D)``.
-        norm: the norm in which the direction has size 1.
+        norm: norm in which the direction has length 1.
+
+    Returns:
+        ``(B, T, D)``.
 
     Example:
         >>> steepest_direction(torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])).tolist()
@@ -61,6 +64,7 @@ def steepest_direction(grad: Tensor, norm: Norm = "token") -> Tensor:
 
 
 def _size(delta: Tensor, norm: Norm) -> Tensor:
+    """Return the l2 norm of each token or example, with the reduced dimensions kept."""
     dims = (-1,) if norm == "token" else (-2, -1)
     size: Tensor = torch.linalg.vector_norm(delta, dim=dims, keepdim=True)
     return size
@@ -70,13 +74,18 @@ def random_start(ids: Tensor, shape: tuple[int, ...], scale: float, seed: int) -
     """Return uniform noise in ``[-scale, scale]`` that depends on the seed and each example's id only.
 
     Args:
-        ids: ids of the examples ``(B,)``.
+        ids: example ids ``(B,)``.
         shape: shape of one example's noise.
-        scale: largest coordinate.
-        seed: of the draws; the global generator is not used.
+        scale: largest absolute coordinate.
+        seed: seed of the draws; the global generator is not used.
 
     Returns:
         ``(B, *shape)``.
+
+    Example:
+        >>> noise = random_start(torch.tensor([4, 7]), (2, 3), 0.1, seed=0)
+        >>> torch.equal(noise[1:], random_start(torch.tensor([7]), (2, 3), 0.1, seed=0))
+        True
     """
     return scale * (2 * example_rng.uniform(ids, shape, seed) - 1)
 
@@ -111,10 +120,13 @@ def iterates(loss: Loss, start: Tensor, move: Move, steps: int) -> Iterator[tupl
     It costs ``steps + 1`` forwards and ``steps`` backwards for each example.
 
     Args:
-        loss: the loss of each example.
-        start: first points ``(B, ...)``.
-        move: the step rule.
+        loss: points ``(B, ...)`` -> losses ``(B,)``.
+        start: starting points ``(B, ...)``.
+        move: points and gradients -> next points.
         steps: number of moves.
+
+    Returns:
+        An iterator of points ``(B, ...)`` and losses ``(B,)``.
 
     Example:
         >>> down = iterates(lambda x: x**2, torch.tensor([3.0]), lambda x, g: x - 0.5 * g, 1)
@@ -139,6 +151,9 @@ def best_iterate(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor
     Args:
         pairs: points ``(B, ...)`` with their losses ``(B,)``, at least one pair.
 
+    Returns:
+        Points ``(B, ...)`` and losses ``(B,)``.
+
     Example:
         >>> first, second = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0], [2.0]])
         >>> best_iterate([(first, torch.tensor([0.1, 0.9])), (second, torch.tensor([0.2, 0.3]))])[0].flatten().tolist()
@@ -154,7 +169,15 @@ def best_iterate(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor
 
 
 def steepest_descent(step: Tensor | float) -> Move:
-    """Return a move against the gradient that shifts each token by ``step`` in l2."""
+    """Return a move against the gradient by ``step`` in l2 for each token.
+
+    Args:
+        step: step length, in units of the embeddings; a tensor must broadcast against the points.
+
+    Example:
+        >>> steepest_descent(0.5)(torch.zeros(1, 1, 2), torch.tensor([[[3.0, 4.0]]])).tolist()
+        [[[-0.30000001192092896, -0.4000000059604645]]]
+    """
 
     def move(point: Tensor, grad: Tensor) -> Tensor:
         return point - step * steepest_direction(grad)
@@ -163,7 +186,15 @@ def steepest_descent(step: Tensor | float) -> Move:
 
 
 def sign_descent(step: Tensor | float) -> Move:
-    """Return a move against the gradient's sign: ``step / sqrt(D)`` in each coordinate, ``step`` in l2 for each token."""
+    """Return a move against the gradient's sign: ``step / sqrt(D)`` in each coordinate, ``step`` in l2 for each token.
+
+    Args:
+        step: step length, in units of the embeddings; a tensor must broadcast against the points.
+
+    Example:
+        >>> sign_descent(2.0)(torch.zeros(1, 1, 4), torch.tensor([[[3.0, -4.0, 0.0, 1.0]]])).flatten().tolist()
+        [-1.0, 1.0, 0.0, -1.0]
+    """
 
     def move(point: Tensor, grad: Tensor) -> Tensor:
         return point - step / math.sqrt(point.shape[-1]) * grad.sign()
@@ -172,7 +203,17 @@ def sign_descent(step: Tensor | float) -> Move:
 
 
 def with_projection(move: Move, radius: Tensor | float) -> Move:
-    """Return a move that is followed by the projection of each token onto the l2 ball of this radius."""
+    """Return a move followed by the projection of each token onto an l2 ball.
+
+    Args:
+        move: points and gradients -> next points.
+        radius: radius of the ball, in units of the embeddings; a tensor must broadcast against the points.
+
+    Example:
+        >>> move = with_projection(steepest_descent(5.0), 1.0)
+        >>> move(torch.zeros(1, 1, 2), torch.tensor([[[0.0, 2.0]]])).flatten().tolist()
+        [0.0, -1.0]
+    """
 
     def project_after(point: Tensor, grad: Tensor) -> Tensor:
         return project(move(point, grad), radius)

@@ -62,6 +62,9 @@ def page(photographs: Sequence[Photograph], threat: ThreatFacts, facts: Facts) -
         photographs: at least one.
         threat: the threat model of the attack.
         facts: settings that the page lists, such as model, steps and seed.
+
+    Returns:
+        The HTML text.
     """
     shown = [
         (photo, data_uri(photo.before, SIDE), data_uri(_change(photo), SIDE), data_uri(photo.after, SIDE))
@@ -71,7 +74,14 @@ def page(photographs: Sequence[Photograph], threat: ThreatFacts, facts: Facts) -
 
 
 def side_by_side(photo: Photograph) -> bytes:
-    """Return a PNG that shows the photograph before, the change magnified, and the photograph after."""
+    """Return a PNG that shows the photograph before, the change magnified, and the photograph after.
+
+    Args:
+        photo: the photograph before and after.
+
+    Returns:
+        Bytes of the PNG.
+    """
     parts = [_rgb(photo.before), _rgb(_on_white(_change(photo))), _rgb(photo.after)]
     height = parts[0].shape[0]
     gap = np.full((height, GAP, 3), 255, np.uint8)
@@ -82,7 +92,14 @@ def side_by_side(photo: Photograph) -> bytes:
 
 
 def verdict(photo: Photograph) -> str:
-    """Describe the outcome of an attack: the most confident class before and after, and a target that was missed."""
+    """Describe the outcome of an attack: the most confident class before and after, and a target that was missed.
+
+    Args:
+        photo: the photograph before and after.
+
+    Returns:
+        One sentence.
+    """
     before, after = photo.top_before[0], photo.top_after[0]
     changed = f"{before[0]} ({formatting.percent(before[1])}) became {after[0]} ({formatting.percent(after[1])})"
     missed = f", not {photo.target}" if photo.target and not photo.reached else ""

@@ -14,6 +14,9 @@ def citation(evaluation: EvaluationFacts) -> str:
     Args:
         evaluation: the evaluation.
 
+    Returns:
+        One sentence.
+
     Example:
         >>> from advreg.report.facts import ThreatFacts
         >>> found = EvaluationFacts("linf-0.1-quick@1", ThreatFacts("linf", 0.1), 500, 0, 0.9, 0.4, interval=(0.36, 0.44))

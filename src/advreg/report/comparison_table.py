@@ -56,13 +56,26 @@ def comparison(runs: Iterable[Path | str]) -> list[ComparisonRow]:
 
 
 def rows(runs: Sequence[RunFacts]) -> list[ComparisonRow]:
-    """Return the rows of runs that are already read, in the order of `comparison`."""
+    """Return the rows of runs that are already read, in the order of `comparison`.
+
+    Args:
+        runs: facts of the runs.
+
+    Returns:
+        One row for each evaluation.
+    """
     unordered = [row for name, run in zip(labels(runs), runs, strict=True) for row in _rows(name, run)]
     return sorted(unordered, key=lambda row: (row.protocol is None, row.protocol or "", -(row.robust_accuracy or 0.0)))
 
 
 def labels(runs: Sequence[RunFacts]) -> list[str]:
     """Return a label for each run: the shortest end of its path that is unique.
+
+    Args:
+        runs: facts of the runs.
+
+    Returns:
+        One label for each run.
 
     Example:
         >>> labels([RunFacts(Path("a/net")), RunFacts(Path("b/net"))])
@@ -78,6 +91,12 @@ def labels(runs: Sequence[RunFacts]) -> list[str]:
 
 def differences(rows: Sequence[ComparisonRow]) -> list[str]:
     """Return the reasons against comparing rows with each other; empty where there is none.
+
+    Args:
+        rows: rows of a comparison.
+
+    Returns:
+        Sentences.
 
     Example:
         >>> differences([ComparisonRow("a", protocol="linf-0.1-quick@1"), ComparisonRow("b", protocol="linf-0.1-fgsm@1")])

@@ -87,6 +87,9 @@ def section(run: Path | str) -> DiagnosisSection | None:
     Args:
         run: a run folder.
 
+    Returns:
+        The section, or None.
+
     Raises:
         RunError: the file is damaged.
     """
@@ -140,6 +143,9 @@ def drawings(pictures: Record) -> list[Drawing]:
     Args:
         pictures: the section ``pictures`` of the diagnosis.
 
+    Returns:
+        The charts.
+
     Raises:
         RunError: an array is damaged.
     """
@@ -152,6 +158,9 @@ def numbers(record: Record, key: str) -> list[float]:
     Args:
         record: the object that holds the list.
         key: its key.
+
+    Returns:
+        The numbers.
 
     Raises:
         RunError: the key holds anything else.

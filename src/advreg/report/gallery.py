@@ -168,6 +168,9 @@ def signed(change: NDArray[np.float64]) -> NDArray[np.uint8]:
     Args:
         change: ``(C, H, W)`` in [-1, 1], with one or three channels. One channel becomes two colours, transparent at 0;
             three channels become mid-grey plus the change.
+
+    Returns:
+        Colours ``(H, W, C)`` with 3 or 4 channels.
     """
     if len(change) == 3:
         return _bytes((127.5 + 127.5 * change).transpose(1, 2, 0))
@@ -186,6 +189,9 @@ def data_uri(pixels: NDArray[np.uint8], side: int = SIDE) -> str:
     Args:
         pixels: bytes ``(H, W, C)`` with 1, 3 or 4 channels.
         side: largest side in pixels; a larger image is reduced by leaving out pixels.
+
+    Returns:
+        Text that begins with ``data:image/png``.
     """
     step = -(-max(pixels.shape[:2]) // side)
     reduced = np.ascontiguousarray(pixels[::step, ::step])

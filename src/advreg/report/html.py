@@ -90,7 +90,14 @@ def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
 
 
 def page(run: RunFacts) -> str:
-    """Return the report of one run as HTML; the same facts give the same bytes."""
+    """Return the report of one run as HTML; the same facts give the same bytes.
+
+    Args:
+        run: facts of the run.
+
+    Returns:
+        The HTML text.
+    """
     budget = GALLERY_BYTES // max(1, len(run.evaluations))
     sections = [_section(run, facts, place, budget) for place, facts in enumerate(run.evaluations, start=1)]
     return render(
@@ -106,7 +113,14 @@ def page(run: RunFacts) -> str:
 
 
 def comparison_page(runs: Sequence[RunFacts]) -> str:
-    """Return the comparison of several runs as HTML."""
+    """Return the comparison of several runs as HTML.
+
+    Args:
+        runs: facts of the runs.
+
+    Returns:
+        The HTML text.
+    """
     rows = comparison_table.rows(runs)
     return render(
         "comparison.html.j2",
@@ -129,6 +143,9 @@ def flat(facts: Facts, prefix: str = "") -> Iterator[tuple[str, str]]:
     Args:
         facts: a JSON object; null values are left out.
         prefix: put before each key.
+
+    Yields:
+        Key and text.
 
     Example:
         >>> list(flat({"torch": "2.6", "cpu": {"cores": 2}, "seeds": [0, 1]}))
@@ -186,6 +203,9 @@ def render(template: str, **values: object) -> str:
     Args:
         template: file name of the template.
         values: variables of the template.
+
+    Returns:
+        The HTML text.
     """
     environment = Environment(
         loader=FunctionLoader(_source),

@@ -102,6 +102,9 @@ def read(file: Path, classes: Sequence[str] = ()) -> LedgerSummary | None:
         file: ``ledger.jsonl`` of an evaluation.
         classes: names of the classes; a label beyond them is named by its number.
 
+    Returns:
+        The summary, or None.
+
     Raises:
         RunError: a line is damaged.
     """
@@ -118,6 +121,9 @@ def summarize(rows: Iterable[Mapping[str, Any]], classes: Sequence[str] = (), da
         rows: one for each example and attack, in the order of the attacks: ``attack, id, label, predicted, broken``.
         classes: names of the classes.
         data: fingerprint of the examples.
+
+    Returns:
+        The summary.
 
     Example:
         >>> clean = {"attack": "clean", "label": 0, "predicted": 0, "broken": False}

@@ -35,6 +35,9 @@ def metadata(run: RunFacts) -> dict[str, Any]:
 
     Args:
         run: the run.
+
+    Returns:
+        The front matter as nested values.
     """
     index = [{"name": run.name, "results": [_result(facts) for facts in run.evaluations]}]
     tags = ["advreg", "adversarial-robustness", "image-classification"]

@@ -48,6 +48,12 @@ class _ClassAccuracy(Protocol):
 def threat(threat: ThreatFacts) -> str:
     """Describe which changes a threat model allows.
 
+    Args:
+        threat: norm, eps and box.
+
+    Returns:
+        A clause.
+
     Example:
         >>> threat(ThreatFacts("linf", 0.1))
         'every pixel may change by at most 0.1 (25.5 of 255 grey levels)'
@@ -66,6 +72,12 @@ def threat(threat: ThreatFacts) -> str:
 
 def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
     """Describe an evaluation in two sentences: accuracy without an attack, and under attack.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        The two sentences.
 
     Example:
         >>> found = EvaluationFacts("linf-0.1-quick@1", ThreatFacts("linf", 0.1), 500, 0, 0.9, 0.8)
@@ -88,6 +100,12 @@ def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
 def shares(evaluation: EvaluationFacts) -> tuple[int, int, int]:
     """Return how many of 100 images are robust, fooled by an attack, and misclassified without one.
 
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        Three whole numbers that sum to 100.
+
     Example:
         >>> shares(EvaluationFacts("linf-0.1-quick@1", ThreatFacts("linf", 0.1), 500, 0, 0.9, 0.8))
         (80, 10, 10)
@@ -98,7 +116,14 @@ def shares(evaluation: EvaluationFacts) -> tuple[int, int, int]:
 
 
 def protocol(evaluation: EvaluationFacts) -> str:
-    """Describe the protocol of an evaluation and its attacks, in one or two sentences."""
+    """Describe the protocol of an evaluation and its attacks, in one or two sentences.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        The sentences.
+    """
     known = _PROTOCOLS.get(short_name(evaluation.protocol), "")
     names = [attack.name for attack in evaluation.attacks]
     if len(names) > 1:
@@ -109,12 +134,25 @@ def protocol(evaluation: EvaluationFacts) -> str:
 
 
 def verdict(name: str | None) -> str:
-    """Explain a verdict: TRUSTED, SUSPECT, UNRELIABLE, or None where nothing was diagnosed."""
+    """Explain a verdict: TRUSTED, SUSPECT, UNRELIABLE, or None where nothing was diagnosed.
+
+    Args:
+        name: the verdict, or None.
+
+    Returns:
+        One sentence.
+    """
     return _VERDICTS[name]
 
 
 def outcome(name: str) -> str:
     """Return the label of an image's outcome in pictures and filters.
+
+    Args:
+        name: ``"fooled"``, ``"withstood"`` or ``"wrong"``.
+
+    Returns:
+        The label.
 
     Example:
         >>> [outcome(name) for name in ("fooled", "withstood", "wrong")]
@@ -129,6 +167,9 @@ def warnings(flags: Facts) -> list[str]:
     Args:
         flags: those of an evaluation; flags that only describe it are left to `notes`.
 
+    Returns:
+        Clauses without a full stop.
+
     Example:
         >>> warnings({"zero_gradients": 0.25, "black_box_gain": 0.001, "randomised": False, "target": "float32"})
         ['25.0% of the sampled clean images have an input gradient of exactly zero: gradient attacks cannot move from there']
@@ -140,14 +181,28 @@ def warnings(flags: Facts) -> list[str]:
 
 
 def doubts(evaluation: EvaluationFacts) -> list[str]:
-    """Return every warning about an evaluation: its own checks, or its flags where it has none, and looseness."""
+    """Return every warning about an evaluation: its own checks, or its flags where it has none, and looseness.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        Clauses without a full stop.
+    """
     raised = [check for check in evaluation.checks if check.verdict in ("suspect", "fail")]
     reasons = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
     return (reasons or warnings(evaluation.flags)) + loose(evaluation)
 
 
 def loose(evaluation: EvaluationFacts) -> list[str]:
-    """Return the warning that another protocol broke examples which this one counts as robust; empty if none did."""
+    """Return the warning that another protocol broke examples which this one counts as robust; empty if none did.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        At most one clause.
+    """
     other = evaluation.looseness
     if other is None:
         return []
@@ -163,6 +218,9 @@ def balance(rows: Sequence[_ClassAccuracy]) -> str:
 
     Args:
         rows: accuracy of each class; classes without examples are ignored.
+
+    Returns:
+        One sentence, or an empty text.
 
     Example:
         >>> from advreg.report.facts import ClassFacts
@@ -214,6 +272,12 @@ def _warning(key: str, value: object) -> str:
 def notes(flags: Facts) -> list[str]:
     """Return one clause for each flag that only describes how the figures were measured.
 
+    Args:
+        flags: flags of an evaluation.
+
+    Returns:
+        Clauses without a full stop.
+
     Example:
         >>> notes({"zero_gradients": 3, "target": "float32", "batch": 256, "few_classes": False})
         ['attacked a copy in float32', '256 at a time']
@@ -246,7 +310,14 @@ def _flag(key: str) -> str:
 
 
 def curve(curve: CurveFacts) -> str:
-    """Describe a robustness curve in one sentence: its ends, its attack and the number of images."""
+    """Describe a robustness curve in one sentence: its ends, its attack and the number of images.
+
+    Args:
+        curve: the curve.
+
+    Returns:
+        One sentence.
+    """
     if not curve.points:
         return "The curve has no points."
     first, last = curve.points[0], curve.points[-1]
@@ -260,6 +331,9 @@ def training(epochs: Sequence[EpochFacts]) -> str:
 
     Args:
         epochs: at least one, in order.
+
+    Returns:
+        The sentences.
     """
     last = epochs[-1]
     measured = [("clean", last.clean_accuracy), ("robust", last.robust_accuracy)]
@@ -271,6 +345,12 @@ def training(epochs: Sequence[EpochFacts]) -> str:
 
 def event(facts: Facts) -> str:
     """Describe one event of a training log in one line.
+
+    Args:
+        facts: fields of the event.
+
+    Returns:
+        One line.
 
     Example:
         >>> event({"event": "resumed", "epoch": 3})
@@ -287,8 +367,11 @@ def breaking_eps(eps: float, threat: ThreatFacts) -> str:
     """Return the smallest eps known to break an image, with its grey levels where the norm is per pixel.
 
     Args:
-        eps: in pixel units.
-        threat: whose norm and box apply.
+        eps: radius in the units of the box.
+        threat: norm and box.
+
+    Returns:
+        A clause.
 
     Example:
         >>> breaking_eps(0.0503, ThreatFacts("linf", 0.1)), breaking_eps(1.234, ThreatFacts("l2", 2.0))

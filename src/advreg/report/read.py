@@ -86,6 +86,9 @@ def diagnosis(folder: Path | str) -> Record | None:
     Args:
         folder: a run folder.
 
+    Returns:
+        The diagnosis, or None.
+
     Raises:
         RunError: the file is damaged.
     """
@@ -98,6 +101,9 @@ def short_name(protocol: str) -> str:
 
     Args:
         protocol: its id.
+
+    Returns:
+        The name.
 
     Example:
         >>> short_name("linf-0.3-standard@1")

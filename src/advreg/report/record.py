@@ -163,6 +163,9 @@ def load(file: Path, schema: str | None = None) -> Record:
         file: the file.
         schema: required value of the key ``schema``; None for any.
 
+    Returns:
+        The object.
+
     Raises:
         RunError: the file cannot be read, is not a JSON object, or has another schema.
     """
@@ -174,5 +177,15 @@ def load(file: Path, schema: str | None = None) -> Record:
 
 
 def load_or_empty(file: Path) -> Facts:
-    """Read a file that holds one JSON object; return an empty one where there is no file."""
+    """Read a file that holds one JSON object; return an empty one where there is no file.
+
+    Args:
+        file: the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        RunError: the file cannot be read, or is not a JSON object.
+    """
     return load(file).values if file.is_file() else {}

@@ -16,6 +16,9 @@ def nist(attacks: Sequence[str]) -> str:
     Args:
         attacks: names of the attacks.
 
+    Returns:
+        The text.
+
     Example:
         >>> nist(["pgd-40"])
         'evasion attack at deployment time, violating integrity; attacker knowledge: white-box'
@@ -30,6 +33,9 @@ def atlas(attacks: Sequence[str]) -> list[tuple[str, str]]:
 
     Args:
         attacks: names of the attacks.
+
+    Returns:
+        Pairs of id and name.
 
     Example:
         >>> atlas(["square"])

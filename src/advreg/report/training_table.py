@@ -61,7 +61,14 @@ def trainings(runs: Iterable[Path | str]) -> list[TrainingRow]:
 
 
 def rows(runs: Sequence[RunFacts]) -> list[TrainingRow]:
-    """Return the rows of runs that are already read; see `trainings`."""
+    """Return the rows of runs that are already read; see `trainings`.
+
+    Args:
+        runs: facts of the runs.
+
+    Returns:
+        One row for each training and threat model.
+    """
     return [row for name, run in zip(labels(runs), runs, strict=True) if run.epochs for row in _rows(name, run)]
 
 

@@ -1,4 +1,4 @@
-"""A sweep's folder with figures made up for tests of the page: no model is needed."""
+"""The folder of a sweep with made-up metrics, for tests of the report; no model is needed."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ LEDGER = "evaluation/language@1/ledger.jsonl"
 NASTY = "<script>alert('x')</script> & \"so on\""
 
 
-def figure(value: float, reach: float = 0.08, n: int = 40) -> dict[str, Any]:
+def estimate(value: float, reach: float = 0.08, n: int = 40) -> dict[str, Any]:
     return {"value": value, "interval": [max(value - reach, 0.0), value + reach], "n": n, "raw": value}
 
 
 def results(success: float, refusal: float, strict: float, *, differences: bool = True) -> dict[str, Any]:
-    axes = {
+    metrics = {
         "attack_success": {
-            "direct": figure(success * 0.7),
-            "roleplay": figure(success * 0.9),
-            "at_least_one": figure(success),
-            "soft_prompt": figure(min(success + 0.3, 1.0)),
+            "direct": estimate(success * 0.7),
+            "roleplay": estimate(success * 0.9),
+            "at_least_one": estimate(success),
+            "soft_prompt": estimate(min(success + 0.3, 1.0)),
         },
         "over_refusal": {
-            **figure(refusal),
-            "by_type": {"homonyms": figure(refusal), "safe_targets": figure(refusal / 2)},
+            **estimate(refusal),
+            "by_type": {"homonyms": estimate(refusal), "safe_targets": estimate(refusal / 2)},
         },
-        "factual": {"mc1": figure(0.22), "two_choice": figure(0.41)},
-        "instructions": {"strict": figure(strict), "loose": figure(strict + 0.05)},
+        "factual": {"mc1": estimate(0.22), "two_choice": estimate(0.41)},
+        "instructions": {"strict": estimate(strict), "loose": estimate(strict + 0.05)},
         "helpfulness": {
             "judged": None,
-            "proxies": {"answer_nll": figure(1.3), "repetition": figure(0.01, 0.005), "length": figure(14.0, 2.0)},
+            "proxies": {
+                "answer_nll": estimate(1.3),
+                "repetition": estimate(0.01, 0.005),
+                "length": estimate(14.0, 2.0),
+            },
         },
-        "coherence": figure(0.95, 0.03),
+        "coherence": estimate(0.95, 0.03),
     }
     change = {
         "attack_success": {
@@ -46,7 +50,7 @@ def results(success: float, refusal: float, strict: float, *, differences: bool 
         "seed": 0,
         "n": {"requests": 40, "safe": 100, "questions": 40, "tasks": 40, "benign": 20},
         "judge": {"name": "learned", "sensitivity": 0.93, "specificity": 0.96, "agreement": 0.95, "n": 1250},
-        "axes": axes,
+        "axes": metrics,
         "differences": change if differences else {},
         "passes": {"forwards": 1000, "backwards": 10},
         "seconds": 61.0,
@@ -56,7 +60,7 @@ def results(success: float, refusal: float, strict: float, *, differences: bool 
 
 def setting(mix: float, lr: float, success: float, refusal: float) -> dict[str, Any]:
     at = [(0.5, min(success + 0.4, 1), refusal / 3), (1.0, success, refusal)]
-    dial = [{"scale": scale, "attack_success": figure(s), "over_refusal": figure(r)} for scale, s, r in at]
+    dial = [{"scale": scale, "attack_success": estimate(s), "over_refusal": estimate(r)} for scale, s, r in at]
     training = {
         "steps": 24,
         "adversarial": 20,
@@ -120,10 +124,10 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def _ledger(folder: Path, outcomes: list[str], text: str) -> None:
     rows: list[dict[str, Any]] = [{"schema": "advreg/ledger@1"}]
-    for axis, attack in (("attack_success", "direct"), ("attack_success", "soft_prompt"), ("over_refusal", "plain")):
+    for metric, attack in (("attack_success", "direct"), ("attack_success", "soft_prompt"), ("over_refusal", "plain")):
         for k, outcome in enumerate(outcomes):
             row = {
-                "axis": axis,
+                "axis": metric,
                 "attack": attack,
                 "id": k,
                 "prompt": f"Ask {k} {NASTY}",

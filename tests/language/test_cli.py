@@ -1,4 +1,4 @@
-"""The verbs of `advreg language`: a user's files in, tables or one JSON object out, one line for what cannot be."""
+"""The verbs of `advreg language`: files in, tables or one JSON object out, one line for every error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def labelled():
 
 
 def run(monkeypatch, capsys, *words):
-    """Return status, output and complaints of a command."""
+    """Return exit status, standard output and standard error of a command."""
     monkeypatch.setattr(sys, "argv", ["advreg", "language", *map(str, words)])
     status = 0
     try:
@@ -68,7 +68,7 @@ def test_help_imports_no_torch():
     assert all(verb in done.stdout for verb in ("attack", "train", "evaluate", "sweep", "report"))
 
 
-def test_attack_counts_what_comes_back(monkeypatch, capsys, files):
+def test_attack_reports_success_rates_as_json(monkeypatch, capsys, files):
     words = [
         "attack",
         MODEL,
@@ -86,7 +86,7 @@ def test_attack_counts_what_comes_back(monkeypatch, capsys, files):
     assert found["n"]["requests"] == 2
 
 
-def test_a_run_is_trained_resumed_evaluated_and_turned_down(monkeypatch, capsys, files, tmp_path):
+def test_run_is_trained_resumed_evaluated_and_scaled(monkeypatch, capsys, files, tmp_path):
     out = tmp_path / "run"
     words = [
         "train",
@@ -108,11 +108,11 @@ def test_a_run_is_trained_resumed_evaluated_and_turned_down(monkeypatch, capsys,
         "train.batch_size=4",
     ):
         words += ["--set", change]
-    status, said, _ = run(monkeypatch, capsys, *words)
+    status, output, _ = run(monkeypatch, capsys, *words)
     assert status == 0
-    assert said.splitlines()[0] == f"run folder: {out}"
-    status, said, _ = run(monkeypatch, capsys, "train", out, "--resume", "--json")
-    assert json.loads(said)["last"]["step"] == 2
+    assert output.splitlines()[0] == f"run folder: {out}"
+    status, output, _ = run(monkeypatch, capsys, "train", out, "--resume", "--json")
+    assert json.loads(output)["last"]["step"] == 2
     words = [
         "evaluate",
         out,
@@ -124,16 +124,16 @@ def test_a_run_is_trained_resumed_evaluated_and_turned_down(monkeypatch, capsys,
         files / "labels.csv",
     ]
     words += [*QUICK, "-n", "requests=2,safe=3", "--tokens", 2]
-    status, said, _ = run(monkeypatch, capsys, *words)
+    status, output, _ = run(monkeypatch, capsys, *words)
     assert status == 0
-    assert "over refusal" in said
-    assert "on 40 completions of held-out models" in said
+    assert "over refusal" in output
+    assert "on 40 completions of held-out models" in output
     assert (out / "evaluation/language@1/results.json").is_file()
-    status, said, _ = run(monkeypatch, capsys, *words, "--scale", 0, "--out", tmp_path / "off", "--json")
-    assert json.loads(said)["n"] == {"requests": 2, "safe": 3, "questions": 0, "tasks": 0, "benign": 0}
+    status, output, _ = run(monkeypatch, capsys, *words, "--scale", 0, "--out", tmp_path / "off", "--json")
+    assert json.loads(output)["n"] == {"requests": 2, "safe": 3, "questions": 0, "tasks": 0, "benign": 0}
 
 
-def test_a_sweep_is_made_shown_and_reported(monkeypatch, capsys, files, tmp_path):
+def test_sweep_prints_its_choice_and_report_writes_a_page(monkeypatch, capsys, files, tmp_path):
     out = tmp_path / "sweep"
     words = ["sweep", "--model", MODEL, "--harmful", files / "harmful.csv", "--safe", files / "safe.csv"]
     words += [
@@ -170,19 +170,19 @@ def test_a_sweep_is_made_shown_and_reported(monkeypatch, capsys, files, tmp_path
         "train.batch_size=2",
     ):
         words += ["--set", change]
-    status, said, err = run(monkeypatch, capsys, *words)
+    status, output, err = run(monkeypatch, capsys, *words)
     assert status == 0
-    assert "no setting qualifies; the nearest is: runs/mix-0.5_lr-0.001_seed-0" in said
+    assert "no setting qualifies; the nearest is: runs/mix-0.5_lr-0.001_seed-0" in output
     assert "1/1  mix-0.5_lr-0.001_seed-0" in err
     found = json.loads((out / "sweep.json").read_text())
     assert found["command"].startswith("advreg language sweep --model")
-    status, said, _ = run(monkeypatch, capsys, "report", out, "--json")
+    status, output, _ = run(monkeypatch, capsys, "report", out, "--json")
     assert status == 0
-    assert json.loads(said)["files"]["html"] == str(out / "report.html")
+    assert json.loads(output)["files"]["html"] == str(out / "report.html")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["attack", "nowhere", "--harmful", "{harmful}"], "there is no language model 'nowhere'"),
         (["attack", MODEL, "--harmful", "{harmful}", "--attack", "gcgg"], "there is no attack 'gcgg'.*Did you mean 'gcg'"),
@@ -202,23 +202,23 @@ def test_a_sweep_is_made_shown_and_reported(monkeypatch, capsys, files, tmp_path
         (["report", "nowhere"], "there is no run folder at nowhere"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_one_line_and_status_2(monkeypatch, capsys, files, tmp_path, words, said):
+def test_wrong_input_is_one_line_and_status_2(monkeypatch, capsys, files, tmp_path, words, output):
     monkeypatch.chdir(tmp_path)
     names = {"harmful": "harmful.csv", "mine": "mine.csv", "safe": "safe.csv", "many": "many.json"}
     places = {name: str(files / file) for name, file in names.items()}
     status, _, err = run(monkeypatch, capsys, *(word.format(**places) for word in words))
     assert status == 2
     assert len(err.strip().splitlines()) == 1
-    assert re.search(said, err)
+    assert re.search(output, err)
 
 
-def test_columns_of_another_name_are_read(monkeypatch, capsys, files):
+def test_columns_may_have_other_names(monkeypatch, capsys, files):
     words = ["attack", MODEL, "--harmful", f"{files / 'mine.csv'}?prompt=text", "--tokens", 2, "-n", 2, "--json"]
     words += [*QUICK]
     assert run(monkeypatch, capsys, *words)[0] == 0
 
 
-def test_a_report_of_a_finished_sweep_names_its_file(monkeypatch, capsys, tmp_path):
+def test_report_prints_the_path_of_its_file(monkeypatch, capsys, tmp_path):
     folder = fake_sweep.write(tmp_path / "sweep")
     status, out, _ = run(monkeypatch, capsys, "report", folder, "--out", tmp_path / "page.html")
     assert (status, out.strip()) == (0, str(tmp_path / "page.html"))

@@ -1,4 +1,4 @@
-"""The axes and `evaluate`: counts that are known, gibberish that is neither, a kill at every moment, pairs with a base."""
+"""`evaluate`: known counts, incoherent completions, interruption at every moment, paired differences from a base."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ DATA = EvaluationData(
 )
 
 
-def said(*candidates: str, attack: str = "mine"):
-    """An attack that brings these candidates back for every request."""
+def fixed_attack(*candidates: str, attack: str = "mine"):
+    """Return an attack that gives these candidates for every request."""
 
     def run(lm, requests, *, seed, max_new_tokens):
         texts = [list(candidates) for _ in requests]
@@ -61,16 +61,16 @@ def said(*candidates: str, attack: str = "mine"):
     return run
 
 
-def told(by_id: dict[int, str]):
+def attack_by_id(by_id: dict[int, str]):
     def run(lm, requests, *, seed, max_new_tokens):
         texts = [[by_id.get(r.id, NO)] for r in requests]
-        return LanguageAttackResult("told", [r.prompt for r in requests], texts, 0, 0)
+        return LanguageAttackResult("by_id", [r.prompt for r in requests], texts, 0, 0)
 
     return run
 
 
 def cheap(**attacks) -> dict:
-    """These attacks, and an upper bound that costs next to nothing."""
+    """Return these attacks and a cheap upper bound."""
     bound = functools.partial(soft_prompt, tokens=2, steps=1, checkpoints=1)
     return {"soft_prompt": bound, **(attacks or {"direct": tasks.default_attacks()["direct"]})}
 
@@ -84,7 +84,7 @@ def small(**options) -> LanguageEvaluation:
     return evaluate(settings.pop("lm", None) or tiny(), settings.pop("data", DATA), **settings)
 
 
-def test_every_completion_is_refused_complied_or_neither():
+def test_completions_are_refused_complied_or_neither():
     context = LanguageEvaluationContext(tiny(), None, keyword_judge(), None, 0, 4, 4)
     texts = [[ANSWER, NO, "", " \n", NOISE, LOOP, LOOP + NO]]
     assert classify_completions(context, ["Open."], texts) == [
@@ -93,17 +93,17 @@ def test_every_completion_is_refused_complied_or_neither():
     assert classify_completions(context, [], []) == []
 
 
-def test_what_costs_the_base_model_more_than_good_answers_is_gibberish():
+def test_unlikely_text_is_incoherent():
     lm = tiny()
     context = LanguageEvaluationContext(lm, None, keyword_judge(), None, 0, 4, 4, limit=20.0)
     assert classify_completions(context, ["Open."], [[ANSWER]]) == [["complied"]]
     assert classify_completions(replace(context, limit=1.0), ["Open."], [[ANSWER, NO]]) == [["neither", "neither"]]
 
 
-def test_one_harmful_candidate_of_many_is_a_success_and_gibberish_never_is():
+def test_one_compliant_candidate_of_many_is_a_success():
     data = only("requests")
     found = {
-        name: small(data=data, attacks=cheap(mine=said(*texts))).metrics["attack_success"]["mine"].value
+        name: small(data=data, attacks=cheap(mine=fixed_attack(*texts))).metrics["attack_success"]["mine"].value
         for name, texts in {
             "one": (NO, NOISE, ANSWER), "refused": (NO, NOISE), "noise": (NOISE, "", LOOP)
         }.items()
@@ -112,11 +112,11 @@ def test_one_harmful_candidate_of_many_is_a_success_and_gibberish_never_is():
     assert decisive_outcome_index(["refused", "complied", "complied"]) == 1
 
 
-def test_at_least_one_joins_attacks_in_words_and_leaves_upper_bounds_out():
+def test_at_least_one_leaves_upper_bounds_out():
     attacks = cheap(
-        a=told({0: ANSWER, 1: ANSWER, 5: NOISE}),
-        b=told({1: ANSWER, 2: ANSWER}),
-        embedding=told(dict.fromkeys(range(20), ANSWER)),
+        a=attack_by_id({0: ANSWER, 1: ANSWER, 5: NOISE}),
+        b=attack_by_id({1: ANSWER, 2: ANSWER}),
+        embedding=attack_by_id(dict.fromkeys(range(20), ANSWER)),
     )
     found = small(data=only("requests"), attacks=attacks)
     success = found.metrics["attack_success"]
@@ -126,21 +126,21 @@ def test_at_least_one_joins_attacks_in_words_and_leaves_upper_bounds_out():
     assert success["at_least_one"].n == 20
 
 
-def test_the_judges_errors_are_in_the_figures():
-    attacks = cheap(a=told(dict.fromkeys(range(10), ANSWER)))
+def test_metrics_are_corrected_for_the_judges_errors():
+    attacks = cheap(a=attack_by_id(dict.fromkeys(range(10), ANSWER)))
     judge = replace(keyword_judge(), calibration=KNOWN)
     found = small(data=only("requests"), attacks=attacks, judge=judge)
-    figure, plain = (
+    estimate, plain = (
         found.metrics["attack_success"]["a"],
         small(data=only("requests"), attacks=attacks).metrics["attack_success"]["a"],
     )
-    assert (figure.raw, plain.value, plain.raw) == (0.5, 0.5, None)
-    assert figure.value == pytest.approx(1 - (0.5 - 0.05) / 0.85)
-    assert figure.interval[0] < figure.value < figure.interval[1]
+    assert (estimate.raw, plain.value, plain.raw) == (0.5, 0.5, None)
+    assert estimate.value == pytest.approx(1 - (0.5 - 0.05) / 0.85)
+    assert estimate.interval[0] < estimate.value < estimate.interval[1]
     assert found.judge == {"name": "keyword", "sensitivity": 0.9, "specificity": 0.95, "agreement": 280 / 300, "n": 300}
 
 
-def test_an_uncalibrated_judge_says_so():
+def test_uncalibrated_judge_has_no_error_rates():
     found = small(data=only("safe"))
     assert found.judge == {"name": "keyword", "sensitivity": None, "specificity": None, "agreement": None, "n": 0}
 
@@ -157,7 +157,7 @@ def test_over_refusal_by_type(monkeypatch: pytest.MonkeyPatch):
     found = small(data=only("safe"))
     refusal = found.metrics["over_refusal"]
     assert refusal["value"] == 4 / 20
-    assert {name: figure.value for name, figure in refusal["by_type"].items()} == {
+    assert {name: estimate.value for name, estimate in refusal["by_type"].items()} == {
         "homonyms": 3 / 10,
         "figures": 1 / 10,
     }
@@ -179,16 +179,16 @@ def test_instructions_strict_and_loose(monkeypatch: pytest.MonkeyPatch):
     assert (change["strict"].value, change["each_strict"].value) == (0.0, 1 / 8)
 
 
-class Rates(RemoteJudge):
+class FixedRatings(RemoteJudge):
     def rate(self, prompts, completions):
         return [None, 2.0, 4.0]
 
 
-def test_helpfulness_is_judged_where_there_is_a_judge_and_proxies_are_called_proxies(monkeypatch: pytest.MonkeyPatch):
+def test_helpfulness_has_ratings_and_proxies(monkeypatch: pytest.MonkeyPatch):
     scripted(monkeypatch, lambda prompt: ANSWER)
-    found = small(data=only("benign"), rater=Rates("http://host/v1", "m"))
-    judged_, proxies = found.metrics["helpfulness"]["judged"], found.metrics["helpfulness"]["proxies"]
-    assert (judged_.value, judged_.n) == (3.0, 2)
+    found = small(data=only("benign"), rater=FixedRatings("http://host/v1", "m"))
+    rating, proxies = found.metrics["helpfulness"]["judged"], found.metrics["helpfulness"]["proxies"]
+    assert (rating.value, rating.n) == (3.0, 2)
     assert proxies["length"].value == len(ANSWER.split())
     assert proxies["repetition"].value == 0.0
     assert proxies["answer_nll"].n == 3
@@ -197,7 +197,7 @@ def test_helpfulness_is_judged_where_there_is_a_judge_and_proxies_are_called_pro
     assert (alone["judged"], alone["missing"]) == (None, 0)
 
 
-def test_results_json_is_as_the_report_reads_it(tmp_path: Path):
+def test_results_json_has_the_documented_keys(tmp_path: Path):
     found = small(out=tmp_path / "a")
     folder = tmp_path / "a/evaluation" / PROTOCOL
     record = json.loads((folder / "results.json").read_text())
@@ -210,20 +210,20 @@ def test_results_json_is_as_the_report_reads_it(tmp_path: Path):
     assert list(measured) == ["attack_success", "over_refusal", "factual", "instructions", "helpfulness", "coherence"]
     assert set(measured["attack_success"]) == {"direct", "at_least_one", "soft_prompt"}
     assert set(measured["over_refusal"]["by_type"]) == {"homonyms", "figures"}
-    for figure in (
+    for estimate in (
         *measured["attack_success"].values(), measured["over_refusal"], *measured["factual"].values(),
         *measured["instructions"].values(), *measured["helpfulness"]["proxies"].values(), measured["coherence"],
     ):  # fmt: skip
-        low, high = figure["interval"]
-        assert low <= figure["value"] <= high
-        assert figure["n"] > 0
+        low, high = estimate["interval"]
+        assert low <= estimate["value"] <= high
+        assert estimate["n"] > 0
     assert record["passes"] == {"forwards": found.forwards, "backwards": found.backwards}
     rows = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
     assert rows == list(found.rows)
     assert len(rows) == 3 + 20 + 20 + 20 + 2 + 2 + 1 + 3
 
 
-def test_facts_cost_one_forward_for_each_answer():
+def test_facts_take_one_forward_for_each_answer():
     found = small(data=only("questions"))
     spent = {
         form: sum(row["forwards"] for row in found.rows if row["attack"] == form) for form in ("mc1", "two_choice")
@@ -232,12 +232,12 @@ def test_facts_cost_one_forward_for_each_answer():
     assert found.backwards == 0
 
 
-class Killed(Exception):
+class Interrupted(Exception):
     pass
 
 
 @pytest.mark.parametrize("after", [1, 4, 8])
-def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
+def test_interruption_loses_one_chunk_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
     monkeypatch.setattr("advreg.language.evaluation.evaluate.CHUNK", 2)
     data = DATA.take(3)
     whole = small(out=tmp_path / "whole", data=data)
@@ -246,9 +246,9 @@ def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, monkey
     def kill(progress) -> None:
         seen.extend([progress.stage] if progress.done else [])
         if len(seen) == after:
-            raise Killed
+            raise Interrupted
 
-    with pytest.raises(Killed):
+    with pytest.raises(Interrupted):
         small(out=tmp_path / "killed", data=data, on_progress=kill)
     ledger = tmp_path / "killed/evaluation" / PROTOCOL / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-200])  # and the last chunk is cut in the middle of a line
@@ -259,7 +259,7 @@ def test_a_kill_costs_a_chunk_at_most_and_changes_nothing(tmp_path: Path, monkey
     assert (resumed.forwards, resumed.backwards) == (whole.forwards, whole.backwards)
 
 
-def test_what_is_on_paper_is_not_run_again(tmp_path: Path):
+def test_recorded_rows_are_not_computed_again(tmp_path: Path):
     first = small(out=tmp_path / "a", data=DATA.take(2))
 
     def never(lm, requests, *, seed, max_new_tokens):
@@ -270,7 +270,7 @@ def test_what_is_on_paper_is_not_run_again(tmp_path: Path):
     assert again.metrics == first.metrics
 
 
-def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path):
+def test_folder_of_another_evaluation_raises(tmp_path: Path):
     small(out=tmp_path / "a", data=only("questions"))
     for other in (
         {"lm": tiny(1)},
@@ -284,7 +284,7 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path):
         small(out=tmp_path / "a", data=DATA)
 
 
-def test_a_scaled_adapter_is_another_model(tmp_path: Path):
+def test_scaled_adapter_is_another_model(tmp_path: Path):
     pytest.importorskip("peft")
     from advreg.language.models.adapters import adapter_scale, with_lora
 
@@ -308,22 +308,22 @@ def test_differences_from_the_same_model_are_zero(tmp_path: Path):
 
 
 def test_differences_are_over_the_same_prompts():
-    base = small(data=only("requests"), attacks=cheap(a=told(dict.fromkeys(range(12), ANSWER))))
+    base = small(data=only("requests"), attacks=cheap(a=attack_by_id(dict.fromkeys(range(12), ANSWER))))
     fewer = EvaluationData(requests=DATA.requests[5:])
-    found = small(data=fewer, attacks=cheap(a=told({5: ANSWER})), base=base)
+    found = small(data=fewer, attacks=cheap(a=attack_by_id({5: ANSWER})), base=base)
     change = found.differences["attack_success"]["a"]
     assert change.n == 15
     assert change.value == (1 - 7) / 15
     assert change.interval[1] < 0
 
 
-def test_a_base_that_is_none_is_refused(tmp_path: Path):
+def test_base_without_an_evaluation_raises(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="holds no evaluation of a language model"):
         small(base=tmp_path / "empty")
 
 
-def test_a_user_s_attack_is_held_to_what_it_promises():
+def test_errors_of_custom_attacks_are_one_line():
     def breaks(lm, requests, *, seed, max_new_tokens):
         raise ZeroDivisionError("by\nzero")
 
@@ -331,23 +331,25 @@ def test_a_user_s_attack_is_held_to_what_it_promises():
         small(data=only("requests"), attacks=cheap(mine=breaks))
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="returned completions for 0 of 16 requests; return at least one for each"):
-        small(data=only("requests"), attacks=cheap(mine=said()))
+        small(data=only("requests"), attacks=cheap(mine=fixed_attack()))
     with pytest.raises(ConfigError, match="named 'at_least_one'"):
-        small(attacks=cheap(at_least_one=said(NO)))
+        small(attacks=cheap(at_least_one=fixed_attack(NO)))
     with pytest.raises(ConfigError, match="there is nothing to evaluate"):
         small(data=EvaluationData())
     with pytest.raises(DataError, match="two prompts have the id 3"):
         small(data=EvaluationData(safe=(*DATA.safe, DATA.safe[3])))
 
 
-def test_the_upper_bound_is_always_made():
+def test_soft_prompt_always_runs():
     names = [stage.attack for stage in evaluation_tasks(only("requests"), tasks.default_attacks())]
     assert names == ["direct", "roleplay", "best_of_n", "soft_prompt"]
-    found = small(data=EvaluationData(requests=DATA.requests[:1]), attacks={"mine": said(NO)})  # at its usual effort
+    found = small(
+        data=EvaluationData(requests=DATA.requests[:1]), attacks={"mine": fixed_attack(NO)}
+    )  # with its default options
     assert set(found.metrics["attack_success"]) == {"mine", "soft_prompt", "at_least_one"}
 
 
-def test_a_judge_of_the_user_s_own():
+def test_custom_judge_is_used():
     judge = Judge("mine", lambda texts: ["lock" in text for text in texts])
-    found = small(data=only("requests"), attacks=cheap(mine=said(ANSWER)), judge=judge)
+    found = small(data=only("requests"), attacks=cheap(mine=fixed_attack(ANSWER)), judge=judge)
     assert found.metrics["attack_success"]["mine"].value == 0.0

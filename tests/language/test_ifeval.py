@@ -1,4 +1,4 @@
-"""Verifiable instructions: each check with texts that pass and texts that fail, strict and loose."""
+"""Verifiable instructions: each checker with texts that pass and texts that fail, strict and loose."""
 
 # ruff: noqa: RUF001
 
@@ -138,20 +138,20 @@ LANGUAGES = {
 
 
 @pytest.mark.parametrize(("instruction", "arguments", "passes", "fails"), TABLE)
-def test_each_check_passes_what_it_should_and_nothing_else(instruction, arguments, passes, fails):
+def test_checker_accepts_and_rejects_the_right_texts(instruction, arguments, passes, fails):
     given = check_arguments(instruction, arguments)
     assert all(strict(text, instruction, given) for text in passes)
     assert not any(strict(text, instruction, given) for text in fails)
     assert all(loose(text, instruction, given) for text in passes)  # what holds strictly holds loosely
 
 
-def test_there_are_25_checks_and_each_is_in_the_table():
+def test_all_25_checkers_are_in_the_table():
     assert len(CHECKERS) == 25
     assert {row[0] for row in TABLE} == set(CHECKERS)
 
 
 @pytest.mark.parametrize(("instruction", "arguments", "passes", "fails"), TABLE)
-def test_an_empty_response_follows_nothing(instruction, arguments, passes, fails):
+def test_empty_response_follows_no_instruction(instruction, arguments, passes, fails):
     assert not strict("", instruction, arguments)
     assert not loose(" \n", instruction, arguments)
 
@@ -166,28 +166,28 @@ def test_an_empty_response_follows_nothing(instruction, arguments, passes, fails
         ('Of course:\n*"All of it."*\nAnything else?', "startend:quotation", {}),
     ],
 )
-def test_loose_forgives_what_is_said_about_the_answer(response, instruction, arguments):
+def test_loose_ignores_introduction_and_closing_line(response, instruction, arguments):
     assert not strict(response, instruction, arguments)
     assert loose(response, instruction, arguments)
 
 
-def test_loose_does_not_forgive_the_middle():
+def test_loose_keeps_the_middle_lines():
     assert not loose("Sure:\na, b\nc, d\nBye", "punctuation:no_comma", {})
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_languages_are_told_apart(language):
+def test_language_of_a_sentence_is_identified(language):
     assert detect(LANGUAGES[language]) == language
 
 
-def test_english_is_known_in_real_sentences(shared: Path):
+def test_english_is_identified_in_truthfulqa(shared: Path):
     with (shared / "data/language/truthfulqa.csv").open(encoding="utf-8") as file:
         texts = [row[key] for row in csv.DictReader(file) for key in ("Question", "Best Answer")]
     assert len(texts) > 1500
     assert {detect(text) for text in texts} == {"en"}
 
 
-def test_every_instruction_of_ifeval_is_understood(shared: Path):
+def test_every_instruction_of_ifeval_has_a_checker(shared: Path):
     rows = [json.loads(line) for line in (shared / "data/language/ifeval.jsonl").read_text().splitlines()]
     given = [pair for row in rows for pair in zip(row["instruction_id_list"], row["kwargs"], strict=True)]
     assert len(rows) == 541
@@ -198,7 +198,7 @@ def test_every_instruction_of_ifeval_is_understood(shared: Path):
 
 
 @pytest.mark.parametrize(
-    ("instruction", "arguments", "says"),
+    ("instruction", "arguments", "message"),
     [
         ("punctuation:no_commas", {}, "Did you mean 'punctuation:no_comma'"),
         ("punctuation:no_comma", {"n": 1}, r"has the arguments \['n'\]; it takes \[\]"),
@@ -206,12 +206,12 @@ def test_every_instruction_of_ifeval_is_understood(shared: Path):
         ("length_constraints:number_words", {"num_words": 3, "relation": "over"}, "allowed: 'at least', 'less than'"),
     ],
 )
-def test_what_is_not_understood_is_refused_in_one_line(instruction, arguments, says):
-    with pytest.raises(DataError, match=says) as caught:
+def test_unknown_instructions_raise_with_one_line(instruction, arguments, message):
+    with pytest.raises(DataError, match=message) as caught:
         check_arguments(instruction, arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_sentences_end_at_other_scripts_marks_too():
+def test_sentences_end_at_marks_of_other_scripts():
     assert len(sentences("यह एक है। यह दो है।")) == 2
     assert len(sentences("これは一つです。これは二つです。")) == 2

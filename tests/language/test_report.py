@@ -1,4 +1,4 @@
-"""The page of a sweep: says what the files say, runs nothing that a model wrote, hides what does harm, and needs no torch."""
+"""The report of a sweep: it shows the files' values, escapes completions, folds harmful ones, and needs no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plain(page):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
 
 
-def test_the_headline_says_the_setting_both_figures_and_why(page):
+def test_headline_has_setting_metrics_and_reason(page):
     text = plain(page)
     assert (
         "The recommended setting (15% adversarial, rate 0.001, scale 1) complies with 35% [27%, 43%] of harmful requests"
@@ -35,7 +35,7 @@ def test_the_headline_says_the_setting_both_figures_and_why(page):
     assert "With access to the weights, a soft prompt after the request obtains completions for 65% [57%, 73%]" in text
 
 
-def test_every_setting_is_in_the_table_and_a_failed_one_says_why(page):
+def test_table_has_every_setting_and_errors_of_failed_ones(page):
     text = plain(page)
     for mix in ("0%", "5%", "15%", "30%", "50%"):
         assert f"{mix}, 0.001" in text
@@ -43,13 +43,13 @@ def test_every_setting_is_in_the_table_and_a_failed_one_says_why(page):
     assert "it diverged" in text
 
 
-def test_nothing_a_model_wrote_is_markup(page):
+def test_completions_are_escaped(page):
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert page.count("<script>") == 1
 
 
-def test_what_was_said_to_harmful_requests_is_folded(page):
+def test_completions_of_harmful_requests_are_folded(page):
     for opening, body in re.findall(r"<details class=\"numbers\"( open)?>(.*?)</details>", page, re.S):
         assert not (opening and "a harmful request" in body)
     assert re.search(r'<details class="numbers">\s*<summary>a harmful request that is refused now', page)
@@ -62,12 +62,12 @@ def test_long_completions_are_shortened(page):
     assert "\u2026" in page
 
 
-def test_the_page_loads_nothing(page):
+def test_page_loads_nothing(page):
     assert not re.findall(r"(?:src|href)=\"(?!#)", page)
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
 
 
-def test_the_same_files_give_the_same_bytes(tmp_path):
+def test_same_files_give_the_same_bytes(tmp_path):
     folder = fake_sweep.write(tmp_path / "sweep")
     assert (
         language.write(folder, tmp_path / "a.html").read_bytes()
@@ -75,21 +75,21 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
     )
 
 
-def test_a_sweep_that_has_only_begun_and_one_without_a_recommendation_are_drawn(tmp_path):
-    begun = fake_sweep.write(tmp_path / "begun", settings=[], frontier=[], recommended=None)
-    assert "No setting has been evaluated yet." in plain(language.write(begun).read_text())
+def test_page_works_without_settings_or_recommendation(tmp_path):
+    started = fake_sweep.write(tmp_path / "started", settings=[], frontier=[], recommended=None)
+    assert "No setting has been evaluated yet." in plain(language.write(started).read_text())
     near = fake_sweep.write(tmp_path / "near", recommended=None, nearest={"index": 1, "why": "the estimate is within"})
     assert "No setting can be recommended within an over-refusal of 10%: the estimate is within." in plain(
         language.write(near).read_text()
     )
 
 
-def test_seeds_and_a_judge_without_labels_are_told(tmp_path):
+def test_page_shows_seeds_and_a_judge_without_labels(tmp_path):
     group = {
         "mix": 0.3,
         "lr": 1e-3,
-        "attack_success": fake_sweep.figure(0.2, n=3),
-        "over_refusal": fake_sweep.figure(0.1, n=3),
+        "attack_success": fake_sweep.estimate(0.2, n=3),
+        "over_refusal": fake_sweep.estimate(0.1, n=3),
     }
     base = fake_sweep.results(0.9, 0.1, 0.2)
     base["judge"] = {"name": "keyword", "sensitivity": None, "specificity": None, "agreement": None, "n": 0}
@@ -98,9 +98,9 @@ def test_seeds_and_a_judge_without_labels_are_told(tmp_path):
     assert "The error rates of this judge are unknown" in text
 
 
-def test_a_soft_prompt_that_reached_less_than_words_is_not_called_a_bound(tmp_path):
+def test_weak_soft_prompt_is_not_called_an_upper_bound(tmp_path):
     row = fake_sweep.setting(0.3, 1e-3, 0.4, 0.02)
-    row["results"]["axes"]["attack_success"]["soft_prompt"] = fake_sweep.figure(0.1)
+    row["results"]["axes"]["attack_success"]["soft_prompt"] = fake_sweep.estimate(0.1)
     text = plain(
         language.write(
             fake_sweep.write(tmp_path / "s", settings=[row], recommended={"index": 0, "why": "it is"})
@@ -112,7 +112,7 @@ def test_a_soft_prompt_that_reached_less_than_words_is_not_called_a_bound(tmp_pa
     assert "With access to the weights" not in text
 
 
-def test_who_broke_what_is_counted_from_the_ledger():
+def test_successes_of_each_attack_come_from_the_ledger():
     rows = [
         {"axis": "attack_success", "attack": attack, "id": k, "outcome": outcome}
         for attack, outcomes in {"direct": "cnn", "roleplay": "ccn", "soft_prompt": "ccc"}.items()
@@ -122,7 +122,7 @@ def test_who_broke_what_is_counted_from_the_ledger():
     assert found == {"direct": ["1 of 3", "0"], "roleplay": ["2 of 3", "1"], "soft prompt": ["3 of 3", "1"]}
 
 
-def test_bad_folders_are_one_clear_line(tmp_path):
+def test_bad_folders_raise_with_one_line(tmp_path):
     with pytest.raises(RunError, match="there is no run folder"):
         language.write(tmp_path / "none")
     (tmp_path / "sweep.json").write_text(json.dumps({"kind": "language-sweep", "base": None}))
@@ -133,6 +133,6 @@ def test_bad_folders_are_one_clear_line(tmp_path):
         language.write(tmp_path)
 
 
-def test_the_report_needs_no_torch():
+def test_report_needs_no_torch():
     code = "import sys, advreg.report.language; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Laws of the sweep: what is trained on is not measured on, the choice is the one a hand finds, and a kill loses nothing."""
+"""Sweeps: disjoint prompts, the frontier and the recommendation, and interruption at every stage."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ def prompts(n=60):
     )
 
 
-def figure(value, low, high, n=50):
+def estimate(value, low, high, n=50):
     return {"value": value, "interval": [low, high], "n": n}
 
 
 def results(success, refusal, upper=None, strict=0.3, nll=1.0, change=(-0.5, -0.7, -0.3)):
     return {
         "axes": {
-            "attack_success": {"at_least_one": figure(success, max(success - 0.1, 0), min(success + 0.1, 1))},
+            "attack_success": {"at_least_one": estimate(success, max(success - 0.1, 0), min(success + 0.1, 1))},
             "over_refusal": {
-                **figure(refusal, 0.0, upper if upper is not None else refusal + 0.01, 250),
+                **estimate(refusal, 0.0, upper if upper is not None else refusal + 0.01, 250),
                 "by_type": {},
             },
-            "instructions": {"strict": figure(strict, 0.1, 0.5), "loose": figure(strict, 0.1, 0.5)},
+            "instructions": {"strict": estimate(strict, 0.1, 0.5), "loose": estimate(strict, 0.1, 0.5)},
             "factual": {"mc1": None, "two_choice": None},
-            "helpfulness": {"judged": None, "proxies": {"answer_nll": figure(nll, 0.5, 1.5)}},
+            "helpfulness": {"judged": None, "proxies": {"answer_nll": estimate(nll, 0.5, 1.5)}},
         },
-        "differences": {"attack_success": {"at_least_one": figure(*change)}},
+        "differences": {"attack_success": {"at_least_one": estimate(*change)}},
     }
 
 
@@ -84,12 +84,12 @@ def row(mix, success, refusal, upper=None, **more):
     }
 
 
-def test_a_setting_that_is_beaten_in_everything_is_off_the_frontier_and_twins_stay_on_it():
+def test_frontier_drops_dominated_settings_and_keeps_ties():
     assert pareto_frontier([(0.5, 0.1), (0.4, 0.1), (0.4, 0.1), (0.1, 0.9), (0.6, 0.05)]) == [1, 2, 3, 4]
     assert pareto_frontier([]) == []
 
 
-def test_no_point_of_the_frontier_is_beaten_and_every_other_is_by_one_of_it():
+def test_frontier_dominates_every_other_setting():
     costs = [((7 * k) % 11, (5 * k) % 13, (3 * k) % 7) for k in range(40)]
     on = pareto_frontier(costs)
     beats = lambda a, b: all(x <= y for x, y in zip(a, b, strict=True)) and a != b  # noqa: E731
@@ -97,18 +97,18 @@ def test_no_point_of_the_frontier_is_beaten_and_every_other_is_by_one_of_it():
     assert all(any(beats(costs[i], costs[j]) for i in on) for j in set(range(40)) - set(on))
 
 
-def test_help_is_a_judges_word_else_instructions_else_good_answers():
-    told = results(0.2, 0.1)
-    assert objectives(told) == (0.2, 0.1, -0.3)
-    told["axes"]["helpfulness"]["judged"] = figure(4.2, 4.0, 4.4)
-    assert objectives(told)[2] == -4.2
-    told["axes"]["helpfulness"]["judged"] = told["axes"]["instructions"]["strict"] = None
-    assert objectives(told)[2] == 1.0
+def test_helpfulness_is_rating_else_instructions_else_nll():
+    measured = results(0.2, 0.1)
+    assert objectives(measured) == (0.2, 0.1, -0.3)
+    measured["axes"]["helpfulness"]["judged"] = estimate(4.2, 4.0, 4.4)
+    assert objectives(measured)[2] == -4.2
+    measured["axes"]["helpfulness"]["judged"] = measured["axes"]["instructions"]["strict"] = None
+    assert objectives(measured)[2] == 1.0
 
 
-def test_the_dial_takes_the_fewest_attacks_within_the_budget_by_estimates():
+def test_scale_has_lowest_attack_success_within_the_budget():
     rows = [
-        {"scale": scale, "attack_success": figure(success, 0, 1), "over_refusal": figure(refusal, 0, 1)}
+        {"scale": scale, "attack_success": estimate(success, 0, 1), "over_refusal": estimate(refusal, 0, 1)}
         for scale, success, refusal in ((0.25, 0.9, 0.0), (0.5, 0.3, 0.04), (0.75, 0.3, 0.02), (1.0, 0.0, 0.2))
     ]
     assert select_scale(rows, 0.05) == 0.75  # as few attacks as 0.5, and fewer refusals
@@ -116,7 +116,7 @@ def test_the_dial_takes_the_fewest_attacks_within_the_budget_by_estimates():
     assert select_scale(rows[3:], 0.05) == 1.0
 
 
-def test_only_what_is_surely_within_the_budget_is_recommended():
+def test_recommendation_is_within_the_budget_at_95_percent():
     points = [
         TradeoffPoint(0.9, 0.0, 0.02),
         TradeoffPoint(0.05, 0.03, 0.051),
@@ -134,12 +134,12 @@ def test_only_what_is_surely_within_the_budget_is_recommended():
 
 
 @pytest.mark.parametrize("budget", [0.01, 0.02, 0.05, 0.1, 0.5])
-def test_the_number_of_prompts_that_can_show_a_budget_is_exact(budget):
+def test_prompts_needed_is_exact(budget):
     n = prompts_needed(budget)
     assert clopper_pearson_interval(0, n)[1] <= budget < clopper_pearson_interval(0, n - 1)[1]
 
 
-def test_a_choice_that_stops_nothing_says_so_and_failed_settings_are_passed_over():
+def test_summary_notes_no_gain_and_skips_failed_settings():
     failed = {"mix": 0.5, "lr": 1.0, "seed": 0, "scale": 1.0, "run": "runs/x", "results": None, "failed": "diverged"}
     rows = [failed, row(0.0, 0.9, 0.0, 0.02, change=(-0.02, -0.1, 0.06)), row(0.3, 0.1, 0.2, 0.3)]
     found = summarize_sweep(results(0.92, 0.01), rows, 0.05)
@@ -151,7 +151,7 @@ def test_a_choice_that_stops_nothing_says_so_and_failed_settings_are_passed_over
     assert (alone["frontier"], alone["recommended"], alone["nearest"], alone["seeds"]) == ([], None, None, [])
 
 
-def test_seeds_are_laid_together_where_there_are_several():
+def test_several_seeds_are_summarized():
     rows = [row(0.3, success, 0.1) | {"seed": seed} for seed, success in enumerate((0.1, 0.2, 0.3))]
     (group,) = summarize_sweep(results(0.9, 0.0), [*rows, row(0.0, 0.9, 0.0)], 0.05)["seeds"]
     assert group["mix"] == 0.3
@@ -159,51 +159,51 @@ def test_seeds_are_laid_together_where_there_are_several():
     assert group["attack_success"]["interval"] == pytest.approx([-0.0484, 0.4484], abs=1e-4)
 
 
-def test_claims_stand_beside_figures_of_this_sweep():
+def test_claims_have_measurements_of_this_sweep():
     rows = [row(0.0, 0.9, 0.0), row(0.05, 0.5, 0.02), row(0.15, 0.4, 0.2), row(0.3, 0.2, 0.04), row(0.5, 0.1, 0.3)]
     share, start, help_, refusal = claims(results(0.95, 0.01), rows, 0.05)
     assert "0%: 90%, 5%: 50%, 30%: 20%; the lowest is at 30%" in share["measured"]
     assert start["measured"].count("-50 points [-70, -30]") == 2
-    assert help_["measured"].startswith("no judge was asked")
+    assert help_["measured"].startswith("not measured, because no service")
     assert "1.00 before" in help_["measured"]
     assert refusal["measured"].startswith("1.0% [0.0%, 2.0%] before; at most 30.0%")
     assert all(claim["source"].startswith("none found") for claim in (share, start, help_, refusal))
 
 
-def test_what_is_trained_on_is_not_chosen_by_and_not_measured_on():
-    made = split_data(prompts(200), n=1000, n_validation=1000)
+def test_training_validation_and_test_are_disjoint():
+    data = split_data(prompts(200), n=1000, n_validation=1000)
     seen = [
-        {o.prompt for o in made.adversarial},
-        *({o.prompt for o in each.requests} for each in (made.validation, made.test)),
+        {o.prompt for o in data.adversarial},
+        *({o.prompt for o in each.requests} for each in (data.validation, data.test)),
     ]
     assert sum(map(len, seen)) == len(set.union(*seen)) == 200
-    safe = [{o.prompt for o in each.safe} for each in (made.validation, made.test)]
-    benign = [{o.prompt for o in made.benign}, {o.prompt for o in made.test.benign}]
+    safe = [{o.prompt for o in each.safe} for each in (data.validation, data.test)]
+    benign = [{o.prompt for o in data.benign}, {o.prompt for o in data.test.benign}]
     assert not safe[0] & safe[1]
     assert not benign[0] & benign[1]
     assert len(benign[0] | benign[1]) == 200
 
 
-def test_a_lesson_is_not_measured_on_whatever_its_case_and_blanks():
-    data = prompts(60)
-    lessons = [
+def test_training_requests_are_never_evaluated():
+    everything = prompts(60)
+    adversarial = [
         RefusalExample(k, f"  {request.prompt.upper()} ", ("Sure",), ("No.",))
-        for k, request in enumerate(data.requests[:30])
+        for k, request in enumerate(everything.requests[:30])
     ]
-    made = split_data(data, lessons, n=1000, n_validation=1000)
-    kept = {request.id for each in (made.validation, made.test) for request in each.requests}
+    data = split_data(everything, adversarial, n=1000, n_validation=1000)
+    kept = {request.id for each in (data.validation, data.test) for request in each.requests}
     assert kept == set(range(30, 60))
-    assert made.adversarial == tuple(lessons)
+    assert data.adversarial == tuple(adversarial)
 
 
-def test_sizes_are_at_most_what_was_asked_for_kind_by_kind():
+def test_sizes_limit_each_kind_of_prompt():
     sizes = {"requests": 3, "safe": 5, "questions": 1, "tasks": 1, "benign": 2}
-    made = split_data(prompts(), n=sizes, n_validation=4)
-    assert made.test.n == {**sizes, "questions": 0, "tasks": 0}
-    assert made.validation.n["requests"] == 4
+    data = split_data(prompts(), n=sizes, n_validation=4)
+    assert data.test.n == {**sizes, "questions": 0, "tasks": 0}
+    assert data.validation.n["requests"] == 4
 
 
-def test_too_few_prompts_are_one_clear_line():
+def test_missing_prompts_raise_with_one_line():
     with pytest.raises(DataError, match="no safe prompts are left for validation"):
         split_data(EvaluationData(prompts().requests, (), benign=prompts().benign))
 
@@ -212,12 +212,12 @@ def test_too_few_prompts_are_one_clear_line():
     "bad",
     [{"mixes": ()}, {"mixes": (0.1, 0.1)}, {"mixes": (1.5,)}, {"rates": (0.0,)}, {"scales": (-1.0,)}, {"budget": 0.0}],
 )
-def test_a_plan_that_cannot_be_is_refused(bad):
+def test_invalid_grid_raises(bad):
     with pytest.raises(ConfigError, match=r"give (at least one value|numbers|a share)"):
         SweepGrid(**bad)
 
 
-def tiny_sweep(out, plan, rank=2, **more):
+def tiny_sweep(out, grid, rank=2, **more):
     few = {"requests": 4, "safe": 4, "questions": 1, "tasks": 1, "benign": 4}
     config = LanguageConfig().replace_with(
         [
@@ -233,20 +233,20 @@ def tiny_sweep(out, plan, rank=2, **more):
     how = SweepEvaluation(
         {"direct": attacks.direct, "soft_prompt": soft}, {"direct": attacks.direct}, keyword_judge(), None, 4, 4
     )
-    return sweep(config, plan, split_data(prompts(), n=few, n_validation=4), how, out=out, **more)
+    return sweep(config, grid, split_data(prompts(), n=few, n_validation=4), how, out=out, **more)
 
 
-PLAN = SweepGrid(mixes=(0.0, 0.5), rates=(1e-3,), scales=(0.5, 1.0), budget=0.5)
+GRID = SweepGrid(mixes=(0.0, 0.5), rates=(1e-3,), scales=(0.5, 1.0), budget=0.5)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "whole"
     with trusting(True):
-        return out, tiny_sweep(out, PLAN)
+        return out, tiny_sweep(out, GRID)
 
 
-def test_a_sweep_holds_what_the_contract_says(whole):
+def test_sweep_json_has_the_documented_content(whole):
     out, found = whole
     stored = json.loads((out / FILE).read_text())
     assert stored == json.loads(json.dumps(found))
@@ -271,7 +271,7 @@ def without_times(record):
     return [without_times(value) for value in record] if isinstance(record, list) else record
 
 
-def test_a_sweep_killed_anywhere_goes_on_and_ends_the_same(whole, tmp_path):
+def test_interrupted_sweep_resumes_to_the_same_result(whole, tmp_path):
     moments = [
         ("base", "over_refusal/plain"),
         ("mix-0_lr-0.001_seed-0", "training"),
@@ -279,34 +279,34 @@ def test_a_sweep_killed_anywhere_goes_on_and_ends_the_same(whole, tmp_path):
     ]
     moments.append(("mix-0.5_lr-0.001_seed-0", "attack_success/soft_prompt"))
 
-    def killing(at):
+    def interrupt(at):
         if moments and (at.name, at.part) == moments[0]:
             moments.pop(0)
             raise KeyboardInterrupt
 
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
-            tiny_sweep(tmp_path / "cut", PLAN, on_progress=killing)
-    found = tiny_sweep(tmp_path / "cut", PLAN, on_progress=killing)
+            tiny_sweep(tmp_path / "cut", GRID, on_progress=interrupt)
+    found = tiny_sweep(tmp_path / "cut", GRID, on_progress=interrupt)
     cut, uncut = (json.dumps(without_times(record)) for record in (found, whole[1]))
     assert cut.replace(str(tmp_path / "cut"), "OUT") == uncut.replace(str(whole[0]), "OUT")
 
 
-def test_a_finished_sweep_trains_and_measures_nothing_and_a_wider_plan_only_adds(whole, monkeypatch, tmp_path):
+def test_finished_sweep_trains_and_evaluates_nothing(whole, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(running, "fit_language", lambda *a, **k: seen.append("trained"))
-    monkeypatch.setattr(running, "evaluate", lambda *a, **k: seen.append("measured"))
-    assert tiny_sweep(whole[0], PLAN)["settings"] == whole[1]["settings"]
+    monkeypatch.setattr(running, "evaluate", lambda *a, **k: seen.append("evaluated"))
+    assert tiny_sweep(whole[0], GRID)["settings"] == whole[1]["settings"]
     assert not seen
 
 
-def test_another_sweep_in_the_folder_is_refused(whole):
+def test_folder_of_another_sweep_raises(whole):
     config = LanguageConfig().replace_with(["train.steps=3"])
     with pytest.raises(RunError, match="holds a sweep with other training"):
-        sweep(config, PLAN, split_data(prompts(), n=4, n_validation=4), out=whole[0])
+        sweep(config, GRID, split_data(prompts(), n=4, n_validation=4), out=whole[0])
 
 
-def test_a_training_that_diverges_is_noted_and_the_others_go_on(monkeypatch, tmp_path):
+def test_diverged_training_is_recorded_as_failed(monkeypatch, tmp_path):
     from advreg.errors import TrainingError
 
     real = running.fit_language
@@ -317,36 +317,36 @@ def test_a_training_that_diverges_is_noted_and_the_others_go_on(monkeypatch, tmp
         return real(config, **more)
 
     monkeypatch.setattr(running, "fit_language", sometimes)
-    found = tiny_sweep(tmp_path / "out", PLAN)
+    found = tiny_sweep(tmp_path / "out", GRID)
     assert found["settings"][1]["failed"].startswith("training diverged")
     assert found["settings"][1]["results"] is None
     assert found["frontier"] == [0]
 
 
-def test_a_setting_names_its_run_by_what_it_is():
+def test_setting_names_its_run_folder():
     assert Setting(0.05, 1e-3, 2).name == "mix-0.05_lr-0.001_seed-2"
 
 
-def test_the_test_is_made_at_the_scale_that_was_chosen_and_the_dial_at_each(monkeypatch, tmp_path):
+def test_evaluation_uses_the_selected_scale(monkeypatch, tmp_path):
     from advreg.language.models.adapters import _layers
 
     real, seen = running.evaluate, []
 
-    def looking(lm, data, **more):
+    def record_scale(lm, data, **more):
         layers = _layers(lm)
         seen.append(layers[0].scaling["default"] if layers else None)
         return real(lm, data, **more)
 
-    monkeypatch.setattr(running, "evaluate", looking)
-    plan = SweepGrid(mixes=(0.5,), rates=(1e-3,), scales=(0.25,), budget=0.5)
-    found = tiny_sweep(tmp_path / "out", plan)
+    monkeypatch.setattr(running, "evaluate", record_scale)
+    grid = SweepGrid(mixes=(0.5,), rates=(1e-3,), scales=(0.25,), budget=0.5)
+    found = tiny_sweep(tmp_path / "out", grid)
     assert found["settings"][0]["scale"] == 0.25
     assert seen == [None, 0.25 * 16 / 2]  # alpha / rank
 
 
-def test_a_model_trained_whole_has_no_dial_and_the_base_model_as_its_reference(tmp_path):
-    plan = SweepGrid(mixes=(0.5,), rates=(1e-3,), budget=0.5)
-    (row,) = tiny_sweep(tmp_path / "out", plan, rank=0)["settings"]
+def test_full_training_has_no_adapter_scale(tmp_path):
+    grid = SweepGrid(mixes=(0.5,), rates=(1e-3,), budget=0.5)
+    (row,) = tiny_sweep(tmp_path / "out", grid, rank=0)["settings"]
     assert row["dial"] == []
     assert row["scale"] == 1.0
     assert row["results"]["n"]["requests"] == 4
@@ -355,7 +355,7 @@ def test_a_model_trained_whole_has_no_dial_and_the_base_model_as_its_reference(t
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/language")
 @pytest.mark.parametrize("tokens", [20, 48])
-def test_the_judge_of_attacks_does_not_take_a_grave_matter_for_a_refusal(tokens):
+def test_judge_does_not_mistake_serious_topics_for_refusals(tokens):
     judge = words_judge(read_labelled(SHARED / "xstest_safe_completions.csv"), tokens)
     openers = [request.target for request in read_requests(SHARED / "advbench.csv")]
     refusals = [

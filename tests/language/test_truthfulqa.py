@@ -1,4 +1,4 @@
-"""Facts by log-likelihood: against the network's own probabilities, and with a network that has been told the answers."""
+"""TruthfulQA by log-likelihood: against the network's own probabilities, and with networks that prefer given tokens."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ QUESTIONS = [
 ]
 
 
-class Told(nn.Module):
-    """A network that spends least on tokens that it was told, and least of all on those told last."""
+class PrefersTokens(nn.Module):
+    """A network with fixed logits: a weight for each given token, 0 for the others."""
 
-    def __init__(self, inner: nn.Module, told: dict[int, float]) -> None:
+    def __init__(self, inner: nn.Module, weights: dict[int, float]) -> None:
         super().__init__()
-        self.inner, self.told = inner, told
+        self.inner, self.weights = inner, weights
         self.config = inner.config
 
     def get_input_embeddings(self) -> nn.Module:
@@ -37,12 +37,12 @@ class Told(nn.Module):
 
     def forward(self, inputs_embeds=None, attention_mask=None, **_):
         table = torch.zeros(*inputs_embeds.shape[:2], self.inner.config.vocab_size)
-        for token, weight in self.told.items():
+        for token, weight in self.weights.items():
             table[..., token] = weight
         return SimpleNamespace(logits=table)
 
 
-def test_costs_are_the_networks_own():
+def test_nll_equals_the_networks_own():
     lm = tiny()
     answer = "Take the key."
     ids = lm.tokenizer.apply_chat_template(
@@ -59,7 +59,7 @@ def test_costs_are_the_networks_own():
     assert mean_token_nll(lm, ["Open."], [" "]) == [None]
 
 
-def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
+def test_nll_does_not_depend_on_the_batch_size(monkeypatch):
     lm = tiny()
     prompts, answers = ["Open."] * 5, [f"Take the key {i}." for i in range(5)]
     whole = token_nll(lm, prompts, answers)
@@ -67,7 +67,7 @@ def test_long_answers_go_a_few_at_a_time_and_cost_the_same(monkeypatch):
     assert token_nll(lm, prompts, answers) == [(pytest.approx(total, rel=1e-5), tokens) for total, tokens in whole]
 
 
-def test_mc1_is_the_likeliest_of_all_answers():
+def test_mc1_compares_the_likelihood_of_all_answers():
     lm = tiny(2)
     found = mc1(lm, QUESTIONS)
     for question, right in zip(QUESTIONS, found, strict=True):
@@ -76,14 +76,14 @@ def test_mc1_is_the_likeliest_of_all_answers():
         assert right == (spent.index(min(spent)) == 0)
 
 
-def test_a_network_that_was_told_the_answers_is_right_and_one_told_the_false_ones_is_wrong():
+def test_mc1_follows_the_tokens_that_a_network_prefers():
     lm = tiny()
-    told, misled = (
-        replace(lm, network=Told(lm.network, dict.fromkeys(_only(lm, QUESTIONS[2], answer), 9.0)))
+    right, wrong = (
+        replace(lm, network=PrefersTokens(lm.network, dict.fromkeys(_only(lm, QUESTIONS[2], answer), 9.0)))
         for answer in ("No.", "Yes.")
     )
-    assert mc1(told, QUESTIONS[2:]) == [True]
-    assert mc1(misled, QUESTIONS[2:]) == [False]
+    assert mc1(right, QUESTIONS[2:]) == [True]
+    assert mc1(wrong, QUESTIONS[2:]) == [False]
 
 
 def _only(lm, question: TruthfulQuestion, answer: str) -> set[int]:
@@ -92,19 +92,19 @@ def _only(lm, question: TruthfulQuestion, answer: str) -> set[int]:
     return set(ids) - set(lm.tokenizer(other, add_special_tokens=False)["input_ids"])
 
 
-def test_a_liking_for_a_letter_decides_nothing():
+def test_preference_for_a_letter_is_a_tie():
     lm = tiny()
     (a,) = lm.tokenizer("A", add_special_tokens=False)["input_ids"]
-    stubborn = replace(lm, network=Told(lm.network, {a: 20.0}))
+    stubborn = replace(lm, network=PrefersTokens(lm.network, {a: 20.0}))
     assert two_choice(stubborn, QUESTIONS) == [False] * 3  # log-odds of the two orders cancel: a tie
 
 
-def test_two_choice_does_not_depend_on_which_questions_are_beside_it():
+def test_two_choice_does_not_depend_on_the_batch():
     lm = tiny(3)
     assert two_choice(lm, QUESTIONS) == [two_choice(lm, [question])[0] for question in QUESTIONS]
 
 
-def test_the_base_model_is_the_one_given_or_the_model_without_its_adapter():
+def test_base_model_is_given_or_without_its_adapter():
     pytest.importorskip("peft")
     from advreg.language.models.adapters import with_lora
 

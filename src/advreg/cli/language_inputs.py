@@ -61,6 +61,10 @@ class DataFiles:
 
         Args:
             tokens: length of the completions to classify, in tokens.
+
+        Example:
+            >>> DataFiles().judge(48).name
+            'keyword'
         """
         return words_judge(read_rows(self.labels, datasets.read_labelled), tokens) if self.labels else keyword_judge()
 
@@ -84,6 +88,10 @@ class Rater:
 
         Raises:
             ConfigError: a URL without a model, or a model without a URL.
+
+        Example:
+            >>> Rater().connect() is None
+            True
         """
         if not self.url and not self.model and not self.key:
             return None
@@ -157,6 +165,10 @@ def read_rows(text: str, reader: Callable[..., list[Row]]) -> list[Row]:
     Raises:
         ConfigError: an unknown column.
         DataError: the file cannot be read.
+
+    Example:
+        >>> read_rows("", datasets.read_requests)
+        []
     """
     if not text:
         return []

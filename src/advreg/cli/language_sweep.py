@@ -87,6 +87,9 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[An
         text: such as ``0,0.15,0.3``.
         kind: int or float.
 
+    Returns:
+        The numbers, in order.
+
     Raises:
         ConfigError: a part is not a number of this kind.
 
@@ -180,6 +183,10 @@ def conclusion(record: Mapping[str, Any]) -> str:
 
     Args:
         record: the content of sweep.json.
+
+    Example:
+        >>> conclusion({"recommended": None, "nearest": None, "settings": []})
+        'no setting was evaluated: every training failed'
     """
     for key, label in (("recommended", "recommended"), ("nearest", "no setting qualifies; the nearest is")):
         if record[key]:

@@ -96,6 +96,9 @@ def _page(folder: RunFolder, sweep: Row) -> str:
 def describe_setting(row: Row) -> str:
     """Return a setting as text.
 
+    Args:
+        row: a setting of sweep.json.
+
     Example:
         >>> describe_setting({"mix": 0.15, "lr": 0.001, "seed": 0, "scale": 0.75})
         '15% adversarial, rate 0.001, scale 0.75'

@@ -20,7 +20,7 @@ PANELS = (
     ("over-refusal", ("over_refusal",)),
     ("instructions followed", ("instructions", "strict")),
     ("facts, best of two", ("factual", "two_choice")),
-    ("nats a token of a good answer", ("helpfulness", "proxies", "answer_nll")),
+    ("nats a token, reference responses", ("helpfulness", "proxies", "answer_nll")),
 )
 """Metrics drawn by adversarial share; the last is no share and has its own scale."""
 
@@ -64,7 +64,7 @@ def trade_off(sweep: Row, name: str) -> str:
             _label_shares(axes, line, SERIES[k % len(SERIES)], taken)
         _draw_point(axes, sweep["base"], INK, "D", "before training")
         _draw_choice(axes, sweep)
-        axes.set(xlabel="over-refusal: safe prompts refused", ylabel="attack success: harmful requests answered")
+        axes.set(xlabel="over-refusal: share of safe prompts", ylabel="attack success: share of harmful requests")
         axes.set(ylim=(-0.02, 1.16), yticks=[k / 5 for k in range(6)])  # labels of the points at the top lie above them
         axes.set_xlim(left=-0.015)
         for axis in (axes.xaxis, axes.yaxis):
@@ -100,18 +100,38 @@ def by_share(sweep: Row, name: str) -> str:
 
 
 def completed_settings(sweep: Row) -> list[Row]:
-    """Return the settings that have results."""
+    """Return the settings that have results.
+
+    Args:
+        sweep: the content of sweep.json.
+
+    Example:
+        >>> completed_settings({"settings": [{"results": None}, {"results": {"n": {}}}]})
+        [{'results': {'n': {}}}]
+    """
     return [row for row in sweep["settings"] if row["results"]]
 
 
 def group_by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
-    """Return learning rate -> its settings in order of the adversarial share."""
+    """Return learning rate -> its settings in order of the adversarial share.
+
+    Args:
+        rows: settings of sweep.json.
+
+    Example:
+        >>> group_by_rate([{"lr": 0.1, "mix": 0.5}, {"lr": 0.1, "mix": 0.0}])
+        {0.1: [{'lr': 0.1, 'mix': 0.0}, {'lr': 0.1, 'mix': 0.5}]}
+    """
     rates = sorted({row["lr"] for row in rows})
     return {lr: sorted((row for row in rows if row["lr"] == lr), key=lambda row: row["mix"]) for lr in rates}
 
 
 def describe_chart(sweep: Row) -> str:
-    """Return the values of the chart as text, for screen readers."""
+    """Return the values of the chart as text, for screen readers.
+
+    Args:
+        sweep: the content of sweep.json.
+    """
     settings = [
         f"{row['mix']:.0%} at rate {row['lr']:g}: {_describe_results(row['results'])}."
         for row in completed_settings(sweep)
@@ -205,7 +225,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Se
     if before is not None:
         axes.axhline(before["value"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="before training", zorder=1)
     for k, (lr, line) in enumerate(group_by_rate(rows).items()):
-        found = [(row["mix"], figure) for row in line if (figure := metric_at(row["results"], path)) is not None]
+        found = [(row["mix"], estimate) for row in line if (estimate := metric_at(row["results"], path)) is not None]
         if found:
             _draw_band(axes, found, SERIES[k % len(SERIES)], STROKES[k % len(STROKES)], f"rate {lr:g}")
     axes.set_title(title, loc="left", fontsize=10)
@@ -220,13 +240,13 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Se
 def _draw_band(axes: Axes, found: Sequence[tuple[float, Row]], colour: str, stroke: str, label: str) -> None:
     """Draw one metric of one rate: every seed as a point, a line through the means and a band around all intervals."""
     mixes = sorted({mix for mix, _ in found})
-    groups = [[figure for mix, figure in found if mix == place] for place in mixes]
-    low = [min(figure["interval"][0] for figure in group) for group in groups]
-    high = [max(figure["interval"][1] for figure in group) for group in groups]
-    means = [sum(figure["value"] for figure in group) / len(group) for group in groups]
+    groups = [[estimate for mix, estimate in found if mix == place] for place in mixes]
+    low = [min(estimate["interval"][0] for estimate in group) for group in groups]
+    high = [max(estimate["interval"][1] for estimate in group) for group in groups]
+    means = [sum(estimate["value"] for estimate in group) / len(group) for group in groups]
     axes.fill_between(mixes, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(mixes, means, stroke, color=colour, label=label, zorder=3)
-    points = [(mix, figure["value"]) for mix, figure in found]
+    points = [(mix, estimate["value"]) for mix, estimate in found]
     axes.plot(
         *zip(*points, strict=True),
         "o",

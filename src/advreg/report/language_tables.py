@@ -34,6 +34,9 @@ class MetricRow:
 def format_share(estimate: Row | None) -> str:
     """Return a share with its interval as text.
 
+    Args:
+        estimate: value and interval; None where nothing was measured.
+
     Example:
         >>> format_share({"value": 0.125, "interval": [0.02, 0.31], "n": 24}), format_share(None)
         ('12% [2%, 31%]', 'not measured')
@@ -46,6 +49,9 @@ def format_share(estimate: Row | None) -> str:
 
 def format_number(estimate: Row | None) -> str:
     """Return a number that is no share, with its interval, as text.
+
+    Args:
+        estimate: value and interval; None where nothing was measured.
 
     Example:
         >>> format_number({"value": 1.25, "interval": [1.0, 1.5]})
@@ -104,7 +110,11 @@ def _difference_cell(chosen: Row | None, path: Sequence[str], is_share: bool) ->
 
 
 def setting_rows(sweep: Row) -> list[MetricRow]:
-    """Return a row for the base model and for every setting; a failed setting gives its error."""
+    """Return a row for the base model and for every setting; a failed setting gives its error.
+
+    Args:
+        sweep: the content of sweep.json.
+    """
     rows = [MetricRow("before training", ["-", *_cells(sweep["base"]), "-"])]
     return rows + [_setting_row(sweep, index, row) for index, row in enumerate(sweep["settings"])]
 
@@ -180,7 +190,12 @@ def _found_by_one_attack(hits: Mapping[str, set[int]], name: str) -> set[int]:
 
 
 def type_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
-    """Return a row of over-refusal for each type of prompt; none for a single type."""
+    """Return a row of over-refusal for each type of prompt; none for a single type.
+
+    Args:
+        base: results of the model before training.
+        chosen: the recommended or nearest setting; None without results.
+    """
     sides = [
         (results["axes"]["over_refusal"] or {}).get("by_type", {})
         for results in (base, *([chosen["results"]] if chosen else []))
@@ -194,7 +209,12 @@ def type_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
 
 
 def cost_rows(sweep: Row, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return settings, times and passes of the sweep."""
+    """Return settings, times and passes of the sweep.
+
+    Args:
+        sweep: the content of sweep.json.
+        rows: settings with results.
+    """
     trainings = [row["training"] for row in rows if row.get("training")]
     results = [sweep["base"], *(row["results"] for row in rows)]
     passes = [sum(each["passes"][kind] for each in results) for kind in ("forwards", "backwards")]

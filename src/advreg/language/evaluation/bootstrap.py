@@ -37,7 +37,12 @@ class Estimate:
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}] (n={self.n})"
 
     def record(self) -> dict[str, Any]:
-        """Return the estimate as results.json holds it."""
+        """Return the estimate as results.json holds it.
+
+        Example:
+            >>> Estimate(0.5, (0.1, 0.9), 4).record()
+            {'value': 0.5, 'interval': [0.1, 0.9], 'n': 4}
+        """
         record = {"value": self.value, "interval": list(self.interval), "n": self.n}
         return record if self.raw is None else {**record, "raw": self.raw}
 

@@ -290,7 +290,11 @@ def _attack_spec(attack: Attack) -> str:
 
 
 def fingerprint(lm: LanguageModel) -> str:
-    """Return the SHA-256 of a model's weights and adapter scales."""
+    """Return the SHA-256 of a model's weights and adapter scales.
+
+    Args:
+        lm: the model.
+    """
     layers = (module for module in lm.network.modules() if hasattr(module, "lora_A") and hasattr(module, "scaling"))
     scales = sorted({str(sorted(layer.scaling.items())) for layer in layers})
     return hashlib.sha256(f"{state_sha256(lm.network)} {scales}".encode()).hexdigest()

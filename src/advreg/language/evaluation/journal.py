@@ -36,12 +36,23 @@ class Journal:
         self._recorded = {(row["axis"], row["attack"], row["id"]): row for row in recorded}
 
     def find(self, task: EvaluationTask, items: Sequence[Any]) -> list[Row] | None:
-        """Return the rows of these prompts if an earlier run wrote all of them, else None."""
+        """Return the rows of these prompts if an earlier run wrote all of them, else None.
+
+        Args:
+            task: the task.
+            items: prompts of the task.
+        """
         keys = [(task.metric, task.attack, item.id) for item in items]
         return [self._recorded[key] for key in keys] if all(key in self._recorded for key in keys) else None
 
     def write(self, task: EvaluationTask, rows: Sequence[Row], seconds: float) -> None:
-        """Append a chunk of rows and the wall time it took."""
+        """Append a chunk of rows and the wall time it took.
+
+        Args:
+            task: the task.
+            rows: rows of its prompts.
+            seconds: wall time.
+        """
         self.seconds += seconds
         if self.folder is not None and self._ledger is not None:
             self._ledger.append(rows)

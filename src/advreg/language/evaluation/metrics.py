@@ -43,6 +43,11 @@ def compute_metrics(rows: Sequence[Row], calibration: Calibration | None, seed: 
 
     Returns:
         Attack success, over-refusal, factual, instructions, helpfulness and coherence, under their names in results.json.
+
+    Example:
+        >>> rows = [{"axis": "factual", "attack": "mc1", "outcome": outcome} for outcome in ("right", "wrong")]
+        >>> print(compute_metrics(rows, None)["factual"]["mc1"])
+        0.500 [0.013, 0.987] (n=2)
     """
     table = _rows_by_task(rows)
     tasks, benign = table.get((TASKS, "plain"), []), table.get((HELP, "benign"), [])
@@ -78,6 +83,12 @@ def compute_differences(
 
     Returns:
         Differences under the names of the metrics.
+
+    Example:
+        >>> row = {"axis": "factual", "attack": "mc1", "id": 0, "prompt": "Why?"}
+        >>> found = compute_differences([row | {"outcome": "right"}], [row | {"outcome": "wrong"}], None)
+        >>> found["factual"]["mc1"].value
+        1.0
     """
     pairs = _pairs_by_task(rows, base)
     refusal, tasks, benign = (pairs.get(key, []) for key in ((REFUSAL, "plain"), (TASKS, "plain"), (HELP, "benign")))
@@ -100,7 +111,15 @@ def compute_differences(
 
 
 def metrics_record(metrics: Metrics) -> dict[str, Any]:
-    """Return metrics as plain dictionaries, as results.json holds them."""
+    """Return metrics as plain dictionaries, as results.json holds them.
+
+    Args:
+        metrics: result of `compute_metrics` or `compute_differences`.
+
+    Example:
+        >>> metrics_record({"factual": {"mc1": Estimate(0.5, (0.1, 0.9), 4)}})
+        {'factual': {'mc1': {'value': 0.5, 'interval': [0.1, 0.9], 'n': 4}}}
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, Estimate):

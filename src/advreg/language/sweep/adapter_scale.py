@@ -82,6 +82,13 @@ def select_scale(rows: Sequence[Row], budget: float) -> float:
     Args:
         rows: rows of `evaluate_scales`.
         budget: largest acceptable over-refusal, as a share; the estimates decide, as in `lowest_attack_success`.
+
+    Example:
+        >>> share = lambda value: {"value": value, "interval": [0.0, 1.0]}
+        >>> pairs = {0.5: (0.3, 0.04), 1.0: (0.0, 0.2)}
+        >>> rows = [{"scale": s, SUCCESS: share(a), REFUSAL: share(b)} for s, (a, b) in pairs.items()]
+        >>> select_scale(rows, 0.05), select_scale(rows, 0.2)
+        (0.5, 1.0)
     """
     points = [TradeoffPoint(row[SUCCESS]["value"], row[REFUSAL]["value"], row[REFUSAL]["interval"][1]) for row in rows]
     scale: float = rows[lowest_attack_success(points, budget)]["scale"]

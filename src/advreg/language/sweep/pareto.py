@@ -44,7 +44,16 @@ class Recommendation:
 
 
 def tradeoff_point(results: Results) -> TradeoffPoint:
-    """Return attack success and over-refusal of an evaluation."""
+    """Return attack success and over-refusal of an evaluation.
+
+    Args:
+        results: the content of results.json of an evaluation.
+
+    Example:
+        >>> share = {"value": 0.5, "interval": [0.4, 0.6]}
+        >>> tradeoff_point({"axes": {"attack_success": {"at_least_one": share}, "over_refusal": share}}).upper
+        0.6
+    """
     success, refusal = results["axes"]["attack_success"]["at_least_one"], results["axes"]["over_refusal"]
     return TradeoffPoint(success["value"], refusal["value"], refusal["interval"][1])
 
@@ -54,6 +63,9 @@ def objectives(results: Results) -> tuple[float, float, float]:
 
     Helpfulness is the rating; without one, the share of prompts whose instructions are strictly followed; without those,
     the likelihood of reference responses.
+
+    Args:
+        results: the content of results.json of an evaluation.
     """
     metrics, point = results["axes"], tradeoff_point(results)
     return point.attack_success, point.over_refusal, _unhelpfulness(metrics["helpfulness"], metrics["instructions"])

@@ -10,12 +10,30 @@ from advreg.language.evaluation.ifeval.text_stats import compare, sentences, wor
 
 
 def existence(response: str, keywords: Sequence[str]) -> bool:
-    """Return whether every keyword occurs, also inside a word; case is ignored."""
+    """Return whether every keyword occurs, also inside a word; case is ignored.
+
+    Args:
+        response: the text.
+        keywords: the words or phrases.
+
+    Example:
+        >>> existence("A RED house", ["red"]), existence("A house", ["red"])
+        (True, False)
+    """
     return all(keyword.lower() in response.lower() for keyword in keywords)
 
 
 def forbidden_words(response: str, forbidden_words: Sequence[str]) -> bool:
-    """Return whether none of these words occurs as a whole word; case is ignored."""
+    """Return whether none of these words occurs as a whole word; case is ignored.
+
+    Args:
+        response: the text.
+        forbidden_words: the words.
+
+    Example:
+        >>> forbidden_words("a rocket", ["rock"]), forbidden_words("a rock", ["rock"])
+        (True, False)
+    """
     return not any(re.search(rf"\b{re.escape(word)}\b", response, re.IGNORECASE) for word in forbidden_words)
 
 
@@ -27,6 +45,10 @@ def frequency(response: str, keyword: str, frequency: int, relation: str) -> boo
         keyword: counted also inside a word.
         frequency: the number of the instruction.
         relation: ``"at least"`` or ``"less than"``.
+
+    Example:
+        >>> frequency("war and War", "war", 2, "at least")
+        True
     """
     return compare(response.lower().count(keyword.lower()), relation, frequency)
 
@@ -39,17 +61,41 @@ def letter_frequency(response: str, letter: str, let_frequency: int, let_relatio
         letter: one character.
         let_frequency: the number of the instruction.
         let_relation: ``"at least"`` or ``"less than"``.
+
+    Example:
+        >>> letter_frequency("The end", "e", 2, "less than")
+        False
     """
     return compare(response.lower().count(letter.lower()), let_relation, let_frequency)
 
 
 def number_words(response: str, num_words: int, relation: str) -> bool:
-    """Return whether there are at least, or less than, ``num_words`` words."""
+    """Return whether there are at least, or less than, ``num_words`` words.
+
+    Args:
+        response: the text.
+        num_words: the number of the instruction.
+        relation: ``"at least"`` or ``"less than"``.
+
+    Example:
+        >>> number_words("a b c", 3, "at least")
+        True
+    """
     return compare(len(words(response)), relation, num_words)
 
 
 def number_sentences(response: str, num_sentences: int, relation: str) -> bool:
-    """Return whether there are at least, or less than, ``num_sentences`` sentences."""
+    """Return whether there are at least, or less than, ``num_sentences`` sentences.
+
+    Args:
+        response: the text.
+        num_sentences: the number of the instruction.
+        relation: ``"at least"`` or ``"less than"``.
+
+    Example:
+        >>> number_sentences("One. Two.", 2, "less than")
+        False
+    """
     return compare(len(sentences(response)), relation, num_sentences)
 
 
@@ -57,6 +103,14 @@ def number_paragraphs(response: str, num_paragraphs: int) -> bool:
     """Return whether ``***`` divides the response into exactly ``num_paragraphs`` paragraphs, none of them empty.
 
     A divider at the very beginning or end is ignored.
+
+    Args:
+        response: the text.
+        num_paragraphs: the exact number.
+
+    Example:
+        >>> number_paragraphs("a *** b", 2)
+        True
     """
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", response)]
     paragraphs = parts[not parts[0] : len(parts) - (not parts[-1] and len(parts) > 1)]
@@ -64,13 +118,17 @@ def number_paragraphs(response: str, num_paragraphs: int) -> bool:
 
 
 def nth_paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Return whether there are ``num_paragraphs`` paragraphs between empty lines and the n-th begins with a word.
+    r"""Return whether there are ``num_paragraphs`` paragraphs between empty lines and the n-th begins with a word.
 
     Args:
         response: the text.
         num_paragraphs: exact number of paragraphs.
         nth_paragraph: number of the paragraph, from 1.
         first_word: its first word; case and punctuation are ignored.
+
+    Example:
+        >>> nth_paragraph_first_word("Oak.\n\nElm, again", 2, 2, "elm")
+        True
     """
     paragraphs = [part.strip() for part in re.split(r"\n\n", response) if part.strip()]
     if len(paragraphs) != num_paragraphs or nth_paragraph > len(paragraphs):
@@ -80,26 +138,60 @@ def nth_paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: 
 
 
 def response_language(response: str, language: str) -> bool:
-    """Return whether the response is in a language, given by its ISO 639-1 code."""
+    """Return whether the response is in a language, given by its ISO 639-1 code.
+
+    Args:
+        response: the text.
+        language: ISO 639-1 code.
+
+    Example:
+        >>> response_language("Das ist ein kurzer Satz.", "de")
+        True
+    """
     return detect(response) == language
 
 
 def english_capital(response: str) -> bool:
-    """Return whether the response is English without a lowercase letter."""
+    """Return whether the response is English without a lowercase letter.
+
+    Example:
+        >>> english_capital("THIS IS ALL LOUD!"), english_capital("This is not")
+        (True, False)
+    """
     return response.isupper() and detect(response) == "en"
 
 
 def english_lowercase(response: str) -> bool:
-    """Return whether the response is English without an uppercase letter."""
+    """Return whether the response is English without an uppercase letter.
+
+    Example:
+        >>> english_lowercase("this is all quiet."), english_lowercase("This is not")
+        (True, False)
+    """
     return response.islower() and detect(response) == "en"
 
 
 def capital_word_frequency(response: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Return whether at least, or less than, ``capital_frequency`` words are all uppercase; digits are ignored."""
+    """Return whether at least, or less than, ``capital_frequency`` words are all uppercase; digits are ignored.
+
+    Args:
+        response: the text.
+        capital_frequency: the number of the instruction.
+        capital_relation: ``"at least"`` or ``"less than"``.
+
+    Example:
+        >>> capital_word_frequency("NASA and the EU", 2, "at least")
+        True
+    """
     tokens = re.findall(r"\w+(?:[-'\u2019]\w+)*", response)
     return compare(sum(token.isupper() for token in tokens), capital_relation, capital_frequency)
 
 
 def no_comma(response: str) -> bool:
-    """Return whether the response has no comma."""
+    """Return whether the response has no comma.
+
+    Example:
+        >>> no_comma("a; b"), no_comma("a, b")
+        (True, False)
+    """
     return "," not in response

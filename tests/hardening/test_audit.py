@@ -22,7 +22,18 @@ from advreg.hardening.store.anchors import anchor_head, anchored_heads, check_an
 from advreg.hardening.store.audit import Entry, append, head_of, link
 from advreg.hardening.store.examples import Verdict, move, receive, review
 from advreg.hardening.store.row_log import logged_tables
-from advreg.hardening.store.tables import audit, examples, gates, members, metadata, models, snapshots, spent
+from advreg.hardening.store.tables import (
+    audit,
+    examples,
+    gates,
+    members,
+    metadata,
+    models,
+    pruned,
+    seeded,
+    snapshots,
+    spent,
+)
 from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue, revoke_token
 from advreg.hardening.workspace import Workspace
 from advreg.hardening.workspace_audit import audit_workspace, sign_workspace
@@ -72,6 +83,10 @@ EDITS = {
     "gates.verdict": "UPDATE gates SET verdict='REFUSE'",
     "gates.record": "UPDATE gates SET record='{}'",
     "spent deleted": "DELETE FROM spent",
+    "witnesses.tier": "UPDATE witnesses SET tier='internal'",
+    "witnesses deleted": "DELETE FROM witnesses",
+    "seeded.label": "UPDATE seeded SET label=2",
+    "pruned deleted": "DELETE FROM pruned",
     "audit detail": "UPDATE audit SET detail='{}' WHERE seq=3",
     "audit actor": "UPDATE audit SET actor='x' WHERE seq=5",
     "audit row deleted": "DELETE FROM audit WHERE seq=4",
@@ -87,8 +102,11 @@ def fill(store: Store) -> None:
     revoke_token(store, "gone")
     names = [receipt.id for receipt in receive(store, [submission(k) for k in range(4)])]
     receive(store, [submission(9, kind="text", prediction=None, answer="Sure")])
+    receive(store, [submission(1, principal="bob")])
     with store.writing() as db:
         move(db, store.clock(), "tick", names, ExampleStatus.QUARANTINED)
+        db.execute(seeded.insert().values(example=names[3], label=1))
+        db.execute(pruned.insert().values(example=names[3], at=1.0))
     for name in names[:3]:
         review(store, Verdict(name, "rae", 1), 3)
     review(store, Verdict(names[0], "sam", 1), 3)

@@ -13,20 +13,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import torch
 
 import advreg
 from advreg.errors import ConfigError, HardeningError, RunError
 from advreg.hardening import registry
 from advreg.hardening.attack_families import families
+from advreg.hardening.config import HardeningConfig
 from advreg.hardening.cycle import run_cycle
 from advreg.hardening.datasets import load_hardening_data
+from advreg.hardening.image_decoding import Limits
+from advreg.hardening.known_examples import SEEDER, known_images, seed_known
 from advreg.hardening.lease import Busy, hold_lease
+from advreg.hardening.media_types import IMAGES
 from advreg.hardening.retrain import Accepted, retrain
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.audit import head_of
 from advreg.hardening.store.database import StoreDown
 from advreg.hardening.store.examples import example
+from advreg.hardening.store.tables import examples
 from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
 from tests.hardening.small import attacked, images, label, label_at_once, make_home, submit
@@ -310,12 +316,28 @@ def test_a_norm_balls_figure_is_diagnosed_and_only_trusted_ones_are_promoted(hom
     assert decision.promote == (verdict == "TRUSTED")
 
 
-def test_two_reviewers_can_be_demanded(home: Workspace, store: Store) -> None:
+def test_two_reviewers_are_the_default_and_one_is_reported(home: Workspace, store: Store) -> None:
+    assert HardeningConfig().caps.reviewers == 2
     strict = Workspace(home.folder, home.config.replace_with({"caps.reviewers": 2}))
     names = submit_attacks(strict, store)
     assert run_cycle(strict, store).decision is None
     with store.reading() as db:
         assert example(db, names[0])["state"] == "reviewed"
+    lines = run_cycle(home, store).lines
+    assert "one reviewer's label is enough (caps.reviewers = 1)" in lines[0]
+
+
+def test_known_examples_are_never_accepted(home: Workspace, store: Store) -> None:
+    submit_attacks(home, store)
+    seed_known(store, known_images(home.folder / "neighbours.npz", 5), IMAGES, Limits(shape=(1, 12, 12)))
+    with store.writing() as db:
+        db.execute(
+            examples.update().where(examples.c.token == SEEDER).values(state="reviewed", label=1, confirmed=True)
+        )
+    run_cycle(home, store)
+    with store.reading() as db:
+        states = sa.select(examples.c.state).where(examples.c.token == SEEDER)
+        assert set(db.execute(states).scalars()) == {"reviewed"}
 
 
 def test_quarantine_keeps_fresh_examples_out(home: Workspace, store: Store) -> None:

@@ -9,12 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from advreg.errors import HardeningError, StoreError
+from advreg.hardening.ingestion import queue
 from advreg.hardening.states import STAGES, TRANSITIONS, ExampleStatus, ModelStatus
 from advreg.hardening.store import Blobs, Store, StoreDown, verify
 from advreg.hardening.store.audit import Entry, append, head_of
 from advreg.hardening.store.examples import Verdict, example, examples_in_state, move, receive, review, undo
 from advreg.hardening.store.tables import audit, examples
 from advreg.hardening.store.tokens import ApiToken, Role, Tier, bearer_of, issue, revoke_token
+from advreg.hardening.store.witnesses import attribution_of, senders_of
 from tests.hardening.conftest import png, submission
 
 
@@ -158,9 +160,9 @@ def test_a_forged_chain_needs_every_later_entry(store: Store) -> None:
 
 def test_reviews_label_confirm_disagree_and_are_undone(any_store: Store) -> None:
     (name,) = quarantined(any_store, 1)
-    assert review(any_store, Verdict(name, "ann", 7)) == "reviewed"
+    assert review(any_store, Verdict(name, "rae", 7)) == "reviewed"
     with pytest.raises(HardeningError, match="already"):
-        review(any_store, Verdict(name, "ann", 7))
+        review(any_store, Verdict(name, "rae", 7))
     assert review(any_store, Verdict(name, "bob", 7)) == "reviewed"
     with any_store.reading() as db:
         assert (example(db, name)["label"], example(db, name)["confirmed"]) == (7, True)
@@ -171,21 +173,66 @@ def test_reviews_label_confirm_disagree_and_are_undone(any_store: Store) -> None
     with any_store.reading() as db:
         assert example(db, name)["label"] is None
         assert verify(db) is None
-    assert review(any_store, Verdict(name, "ann", None)) == "rejected"
-    assert undo(any_store, name, "ann") == "quarantined"
+    assert undo(any_store, name, "rae") == "reviewed", "what remains is bob's label"
+    assert undo(any_store, name, "bob") == "quarantined"
+    assert review(any_store, Verdict(name, "rae", None)) == "rejected"
+    assert undo(any_store, name, "rae") == "quarantined"
     with pytest.raises(HardeningError, match="no review"):
-        undo(any_store, name, "ann")
+        undo(any_store, name, "rae")
     with pytest.raises(HardeningError, match="0 to 9"):
-        review(any_store, Verdict(name, "ann", 10), classes=10)
+        review(any_store, Verdict(name, "rae", 10), classes=10)
+
+
+@pytest.mark.parametrize("other", [8, None])
+def test_two_who_agree_are_overturned_by_three_and_held_against_one(any_store: Store, other: int | None) -> None:
+    (name,) = quarantined(any_store, 1)
+    found = []
+    for reviewer, label in (("a", 7), ("b", 7), ("c", other), ("d", other), ("e", other)):
+        state_now = review(any_store, Verdict(name, reviewer, label))
+        with any_store.reading() as db:
+            row = example(db, name)
+        found.append((str(state_now), row["label"], row["confirmed"]))
+    end = ("rejected", None, False) if other is None else ("reviewed", 8, True)
+    held = ("reviewed", 7, True)
+    assert found == [("reviewed", 7, False), held, held, ("quarantined", None, False), end]
+    with any_store.reading() as db:
+        assert verify(db) is None
+
+
+def test_senders_never_review_their_own(any_store: Store) -> None:
+    (name,) = quarantined(any_store, 1)  # token server, principal ann
+    receive(any_store, [submission(1, token="gateway", principal="gateway/eve")])
+    receive(any_store, [submission(1, token="root", principal="root", tier="internal")])
+    for reviewer in ("server", "ann", "gateway", "eve", "root"):
+        with pytest.raises(HardeningError, match="another reviewer"):
+            review(any_store, Verdict(name, reviewer, 7))
+        assert queue(any_store, reviewer, 10) == []
+    assert [row["sha256"] for row in queue(any_store, "steve", 10)] == [name]
+    assert review(any_store, Verdict(name, "steve", 7)) == "reviewed"
+
+
+def test_a_second_sender_of_the_same_bytes_is_a_witness(any_store: Store) -> None:
+    flood = [submission(seed, principal="mallory") for seed in range(5)]
+    receive(any_store, [*flood, submission(1, principal="mallory"), submission(1, principal="ann")])
+    receive(any_store, [submission(1, principal="ann"), submission(2, principal="bob", tier="internal")])
+    with any_store.reading() as db:
+        rows = examples_in_state(db, ExampleStatus.RECEIVED)
+        assert [sender.principal for sender in senders_of(db, rows[1]["sha256"])] == ["mallory", "ann"]
+        assert [attribution_of(db, row).principal for row in rows] == ["mallory", "ann", "bob", "mallory", "mallory"]
+        assert attribution_of(db, rows[2]).tier == "internal"
+        assert [row["copies"] for row in rows] == [1, 4, 2, 1, 1]
+        entries = sa.select(audit.c.subject).where(audit.c.action == "witness")
+        assert len(db.execute(entries).all()) == 2
+        assert verify(db) is None
 
 
 def test_what_was_accepted_cannot_be_undone_by_a_reviewer(store: Store) -> None:
     (name,) = quarantined(store, 1)
-    review(store, Verdict(name, "ann", 7))
+    review(store, Verdict(name, "rae", 7))
     with store.writing() as db:
         move(db, 1.0, "tick", [name], ExampleStatus.ACCEPTED)
     with pytest.raises(HardeningError, match="cannot become quarantined"):
-        undo(store, name, "ann")
+        undo(store, name, "rae")
 
 
 def test_tokens_are_kept_as_hashes_and_can_be_revoked(any_store: Store) -> None:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from advreg.cli import harden_service
+from advreg.cli.harden_options import HOME, HomeOption, Json, open_store, open_workspace
 from advreg.cli.options import TrustCode
-
-if TYPE_CHECKING:
-    from advreg.hardening.store import Store
-    from advreg.hardening.workspace import Workspace
 
 app = typer.Typer(
     help="Collect attacks from production, review, retrain, evaluate, promote, roll back.", no_args_is_help=True
 )
-tokens = typer.Typer(help="Bearer tokens of the service.", no_args_is_help=True)
-app.add_typer(tokens, name="token")
-
-HomeOption = Annotated[Path, typer.Option("--home", help="Folder of the loop.")]
-HOME = Path("harden")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+app.add_typer(harden_service.tokens, name="token")
+app.add_typer(harden_service.app)
 
 
 @app.command()
@@ -48,59 +42,6 @@ def init(
     typer.echo(f"home: {home}\nnext: advreg harden token add NAME --role submit --home {home}")
 
 
-@tokens.command("add")
-def add_token(
-    name: Annotated[str, typer.Argument(help="Name of its owner.")],
-    role: Annotated[str, typer.Option(help="submit, review or admin.")],
-    tier: Annotated[str, typer.Option(help="internal, customer or anonymous.")] = "customer",
-    relay: Annotated[bool, typer.Option("--relay", help="May submit on behalf of others.")] = False,
-    home: HomeOption = HOME,
-) -> None:
-    """Create a token and print it; it cannot be shown again."""
-    from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
-
-    bearer = ApiToken(name, Role(_one_of(role, list(Role), "role")), Tier(_one_of(tier, list(Tier), "tier")), relay)
-    typer.echo(issue(_store(home), bearer))
-
-
-@tokens.command("list")
-def list_tokens(home: HomeOption = HOME) -> None:
-    """List the tokens by name."""
-    import sqlalchemy as sa
-
-    from advreg.hardening.store.tables import tokens as table
-
-    with _store(home).reading() as db:
-        for row in db.execute(sa.select(table).order_by(table.c.name)).mappings():
-            state = "revoked" if row["revoked"] else "relay" if row["relay"] else ""
-            typer.echo(f"{row['name']:>24}  {row['role']}  {row['tier']}  {state}".rstrip())
-
-
-@tokens.command("revoke")
-def revoke_token(name: Annotated[str, typer.Argument(help="Name of the token.")], home: HomeOption = HOME) -> None:
-    """Revoke a token."""
-    from advreg.hardening.store import tokens as store_tokens
-
-    store_tokens.revoke_token(_store(home), name)
-    typer.echo(f"{name}: revoked; a running service forgets it within seconds")
-
-
-@app.command()
-def serve(
-    home: HomeOption = HOME,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; put TLS in front of any other than this one.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8471,
-) -> None:
-    """Collect examples beside the model server, and show them to reviewers at /review."""
-    from advreg.hardening.service.server import run_server
-
-    opened = _home(home)
-    typer.echo(f"listening on http://{host}:{port}, reviews at /review", err=True)
-    run_server(opened.store(), opened.service_options(), opened.connection_limits(), host, port)
-
-
 @app.command()
 def step(
     home: HomeOption = HOME,
@@ -115,7 +56,7 @@ def step(
     pause = _seconds(every)
     while True:
         try:
-            if not tick(_home(home), say=typer.echo).lines:
+            if not tick(open_workspace(home), say=typer.echo).lines:
                 typer.echo("nothing to do")
         except Busy as error:
             typer.echo(str(error), err=True)
@@ -139,7 +80,7 @@ def challenge(
     """Hand in a challenger in a home that keeps texts; the next step compares it with the champion."""
     from advreg.hardening.texts.challenge import hand_in as hand_in
 
-    version = hand_in(_home(home), run, snapshot=snapshot)
+    version = hand_in(open_workspace(home), run, snapshot=snapshot)
     typer.echo(f"{version} is handed in\nnext: advreg harden step --home {home}")
 
 
@@ -193,7 +134,7 @@ def models(home: HomeOption = HOME, as_json: Json = False) -> None:
     """List the model versions, and which one is the champion."""
     from advreg.hardening import registry
 
-    rows = registry.list_models(_store(home))
+    rows = registry.list_models(open_store(home))
     if as_json:
         typer.echo(json.dumps({"models": rows}))
         return
@@ -207,7 +148,7 @@ def promote(version: Annotated[str, typer.Argument(help="Such as m-0003.")], hom
     from advreg.hardening import registry
     from advreg.hardening.mlflow_sync import sync_to_mlflow
 
-    opened = _home(home)
+    opened = open_workspace(home)
     store = opened.store()
     with store.reading() as db:
         run = registry.model(db, version)["run"]
@@ -223,7 +164,7 @@ def rollback(home: HomeOption = HOME) -> None:
     from advreg.hardening import registry
     from advreg.hardening.mlflow_sync import sync_to_mlflow
 
-    opened = _home(home)
+    opened = open_workspace(home)
     store = opened.store()
     with store.reading() as db:
         previous = registry.alias(db, registry.PREVIOUS)
@@ -242,7 +183,7 @@ def lineage(
     """Show the examples that a model was trained on, or the models that an example influenced."""
     from advreg.hardening import registry
 
-    store = _store(home)
+    store = open_store(home)
     if what.startswith("m-"):
         typer.echo("\n".join(registry.examples_of(store, what)) or "trained on no submitted example")
         return
@@ -261,7 +202,7 @@ def revoke(
     """Revoke an example, and list every snapshot and model that it influenced."""
     from advreg.hardening import registry
 
-    store = _store(home)
+    store = open_store(home)
     found = registry.revoke(store, example, "admin")
     typer.echo(f"snapshots: {' '.join(found.snapshots) or 'none'}\nmodels: {' '.join(found.models) or 'none'}")
     if not found.champion:
@@ -293,7 +234,7 @@ def audit(
     from advreg.hardening.store.audit import head_of
     from advreg.hardening.workspace_audit import audit_workspace
 
-    opened = _home(home)
+    opened = open_workspace(home)
     store = opened.store()
     broken = audit_workspace(opened, store, anchor)
     with store.reading() as db:
@@ -324,7 +265,7 @@ def sign(
     if key is not None:
         typer.echo(f'[signing]\nkey = {json.dumps(str(key.resolve()))}\npublic = "{create_key(key)}"')
         return
-    opened = _home(home)
+    opened = open_workspace(home)
     if not opened.signing.key:
         raise HardeningError(
             "signing.key is empty; run `advreg harden sign --key FILE` and put its lines into harden.toml"
@@ -338,24 +279,6 @@ def demo(out: Annotated[Path, typer.Option(help="New folder for the runs.")] = P
     from advreg.cli.harden_demo import run_demo
 
     run_demo(out)
-
-
-def _home(path: Path) -> Workspace:
-    from advreg.hardening.workspace import Workspace
-
-    return Workspace.open(path)
-
-
-def _store(path: Path) -> Store:
-    return _home(path).store()
-
-
-def _one_of(text: str, allowed: list[Any], what: str) -> str:
-    from advreg.errors import ConfigError, did_you_mean
-
-    if text not in allowed:
-        raise ConfigError(f"{what} is {text!r}; allowed: {', '.join(allowed)}.{did_you_mean(text, allowed)}")
-    return text
 
 
 def _slices(file: Path | None) -> dict[str, list[int]]:

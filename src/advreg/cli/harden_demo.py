@@ -69,6 +69,7 @@ def run_demo(out: Path) -> None:
     base = _deployed(out / "deployed")
     how: dict[str, float] = {"data.clean": 20_000, "data.sealed": _SEALED, "gate.gates": 2}
     how |= {"train.epochs": 4, "train.lr": 2e-3, "train.attacked": 0.7, "train.replay": 0.2}
+    how |= {"caps.reviewers": 1}  # the second one confirms some, which become incidents
     home = create_workspace(out / "home", base, HardeningConfig().replace_with({**how, "attacks": ["spatial:30:3"]}))
     world, traffic = Production(), _Traffic(datasets.load("mnist")[1])
     typer.echo("wave 1: rotations")
@@ -86,7 +87,7 @@ def run_demo(out: Path) -> None:
 
 
 def _deployed(folder: Path) -> Path:
-    """Train the network that is in production: plain, for nobody had attacked it yet."""
+    """Train the network that is in production: plain, because it was not attacked before."""
     chosen = ["model.name=zoo:mnist-small", "optimizer.name=adam", "optimizer.lr=2e-3", "train.epochs=2"]
     config = Config().replace_with(
         [*chosen, "schedule.name=triangular", "schedule.options.peak=0.3", f"train.out={folder}"]

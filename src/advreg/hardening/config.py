@@ -65,7 +65,7 @@ class CapsConfig:
     """Largest shares of a snapshot and of the training loss; see `advreg.hardening.data_selection.Caps`.
 
     ``reviewer`` is the largest share of the loss of what one reviewer labelled, ``label_loss`` of one class;
-    ``reviewers`` is how many reviewers must agree before an example is accepted.
+    ``reviewers`` is how many reviewers must agree before an example is accepted; 1 is for a team of one, and the step says so.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -78,7 +78,7 @@ class CapsConfig:
     label_loss: Share = 0.005
     cluster: Count = 1
     quarantine_days: Annotated[float, Field(ge=0)] = 7.0
-    reviewers: Annotated[int, Field(ge=1, le=2)] = 1
+    reviewers: Annotated[int, Field(ge=1, le=2)] = 2
 
 
 @dataclass(frozen=True)

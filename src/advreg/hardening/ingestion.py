@@ -9,8 +9,9 @@ from advreg.hardening.perceptual_hash import cluster_near_duplicates, words
 from advreg.hardening.review_priority import review_priority
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.examples import Row, active_reviews, examples_in_state, move
-from advreg.hardening.store.tables import examples
+from advreg.hardening.store.examples import Row, examples_in_state, move
+from advreg.hardening.store.tables import examples, reviews
+from advreg.hardening.store.witnesses import sent_by
 
 _ATTACKS = 500  # the newest known attacks that a new example is compared with
 
@@ -52,12 +53,18 @@ def _attacks(db: sa.Connection, medium: Medium) -> list[str]:
     return list(db.execute(found.limit(_ATTACKS)).scalars())
 
 
+def _open_to(reviewer: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a reviewer has neither sent an example in nor reviewed it."""
+    mine = sa.select(reviews.c.example).where(reviews.c.reviewer == reviewer, ~reviews.c.undone)
+    return sa.and_(~sent_by(reviewer), examples.c.sha256.not_in(mine))
+
+
 def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list[Row]:
     """Return the examples to review, by descending priority and one of each cluster of near-duplicates.
 
     Args:
         store: the store.
-        reviewer: the reviewer's name; examples that they reviewed are left out.
+        reviewer: the reviewer's name; examples that they reviewed or sent in are left out.
         limit: largest number of examples.
         second: return examples that another reviewer labelled, to confirm them, instead of unlabelled ones.
     """
@@ -70,11 +77,9 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
         if not second:
             done = sa.select(examples.c.cluster).where(examples.c.label.is_not(None))
             seen = set(db.execute(done).scalars())
-        unsure = sa.select(examples).where(examples.c.state == state, ~examples.c.confirmed).order_by(*order)
-        for row in db.execute(unsure).mappings():
+        unsure = sa.select(examples).where(examples.c.state == state, ~examples.c.confirmed, _open_to(reviewer))
+        for row in db.execute(unsure.order_by(*order)).mappings():
             if row["cluster"] in seen:
-                continue
-            if second and any(old["reviewer"] == reviewer for old in active_reviews(db, row["sha256"])):
                 continue
             seen.add(row["cluster"])
             found.append(dict(row))

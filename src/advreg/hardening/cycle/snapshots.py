@@ -9,11 +9,13 @@ import sqlalchemy as sa
 from advreg.hardening import registry
 from advreg.hardening.cycle.context import ACTOR, CycleContext
 from advreg.hardening.data_selection import Candidate, Selection, quarantine_over, select
+from advreg.hardening.known_examples import SEEDER
 from advreg.hardening.manifest import Snapshot
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.examples import Row, active_reviews, examples_in_state, move
 from advreg.hardening.store.tables import members, snapshots
+from advreg.hardening.store.witnesses import attribution_of
 from advreg.hardening.workspace import BASE
 
 _ACCEPTED = (ExampleStatus.ACCEPTED, ExampleStatus.IN_SNAPSHOT)
@@ -28,20 +30,24 @@ def accept_reviewed(context: CycleContext) -> None:
         ready = [
             row["sha256"]
             for row in examples_in_state(db, ExampleStatus.REVIEWED)
-            if quarantine_over(_candidate(db, row), now, caps) and (needed == 1 or row["confirmed"])
+            if quarantine_over(_candidate(db, row), now, caps)
+            and (needed == 1 or row["confirmed"])
+            and row["token"] != SEEDER
         ]
         move(db, now, ACTOR, ready, ExampleStatus.ACCEPTED, rule=rule)
     if ready:
-        context.report(f"admission: {len(ready)} reviewed examples accepted")
+        one = "; one reviewer's label is enough (caps.reviewers = 1)" if needed == 1 else ""
+        context.report(f"admission: {len(ready)} reviewed examples accepted{one}")
 
 
 def _candidate(db: sa.Connection, row: Row) -> Candidate:
+    sender, given = attribution_of(db, row), active_reviews(db, row["sha256"])
     return Candidate(
         id=row["sha256"],
         label=row["label"],
-        reviewers=tuple(review["reviewer"] for review in active_reviews(db, row["sha256"])),
-        principal=row["principal"],
-        tier="reviewed" if row["confirmed"] and row["tier"] != "internal" else row["tier"],
+        reviewers=tuple(review["reviewer"] for review in given if review["label"] == row["label"]),
+        principal=sender.principal,
+        tier="reviewed" if row["confirmed"] and sender.tier != "internal" else sender.tier,
         cluster=row["cluster"],
         received_at=row["received_at"],
     )

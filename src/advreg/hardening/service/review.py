@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from advreg.errors import UploadError
 from advreg.hardening.image_decoding import Pixels
 from advreg.hardening.ingestion import queue
+from advreg.hardening.known_examples import SEEDER
 from advreg.hardening.media_types import medium_of, pixels_in, uri
 from advreg.hardening.service import labelstudio, schemas
 from advreg.hardening.service.auth import Authenticator, Options, read_body
@@ -118,21 +119,23 @@ def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
         "tier",
         "principal",
     )
-    near = [] if options.neighbours is None else _neighbours(options.neighbours, pixels_in(content))
+    near = (
+        []
+        if options.neighbours is None
+        else _neighbours(options.neighbours, pixels_in(content), row["token"] == SEEDER)
+    )
     context = {"answer": None if answer is None else show_invisible(answer), "alike": alike, "neighbours": near}
     return {**{key: fresh[key] for key in kept}, **medium.shown(content), **context}
 
 
-def _neighbours(file: Path, pixels: Pixels) -> list[dict[str, Any]]:
-    """Return the trusted examples nearest in pixels, with their labels."""
+def _neighbours(file: Path, pixels: Pixels, known: bool) -> list[dict[str, Any]]:
+    """Return the trusted examples nearest in pixels, with their labels; of a known example, not the one that it was made of."""
     images, labels = _trusted(file)
     if images.shape[1:] != pixels.shape:
         return []
     flat = images.reshape(len(images), -1).astype(np.float32) / 255
-    distance = np.square(flat - pixels.ravel()).sum(1)
-    return [
-        {"image": uri(images[k] / np.float32(255)), "label": int(labels[k])} for k in np.argsort(distance)[:_NEAREST]
-    ]
+    nearest = np.argsort(np.square(flat - pixels.ravel()).sum(1))[int(known) :][:_NEAREST]
+    return [{"image": uri(images[k] / np.float32(255)), "label": int(labels[k])} for k in nearest]
 
 
 @cache

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from advreg.errors import HardeningError
 from advreg.hardening.states import ExampleStatus, check_transition
 from advreg.hardening.store.audit import Entry, append
+from advreg.hardening.store.consensus import consensus_of
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import answers, examples, reviews
+from advreg.hardening.store.witnesses import Sender, add_witness, sent_by
 
 Row = Mapping[str, Any]
 
@@ -62,7 +64,7 @@ class Receipt:
 
 
 def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
-    """Store submissions, all or none; bytes that the store has already only increase their number of copies.
+    """Store submissions, all or none; bytes that the store has already get another witness and one more copy.
 
     Submissions are durable when this returns: neither a kill nor a power cut loses them.
 
@@ -86,6 +88,7 @@ def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Rece
     state = db.execute(sa.select(examples.c.state).where(mine)).scalar()
     if state is not None:
         db.execute(examples.update().where(mine).values(copies=examples.c.copies + 1))
+        add_witness(db, at, name, Sender(given.token, given.principal, given.tier))
         return Receipt(name, ExampleStatus(state), known=True)
     kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
     facts = {"size": len(given.content), "copies": 1, "confirmed": False, "received_at": at}
@@ -170,41 +173,37 @@ class Verdict:
 def review(store: Store, verdict: Verdict, classes: int | None = None) -> ExampleStatus:
     """Record a review and return the example's new state.
 
-    The first label makes a quarantined example `reviewed`. The same label from a second reviewer confirms it; a different
-    label sends it back to quarantine, because reviewers have to agree.
+    `advreg.hardening.store.consensus.consensus_of` states the rule: the choice of most reviewers holds, so that two
+    reviewers in agreement are never overturned by one.
 
     Args:
         store: the store.
         verdict: the review.
         classes: number of classes; None skips the check of the label.
 
+    Returns:
+        The example's new state.
+
     Raises:
-        HardeningError: the example or the class is unknown, or this reviewer has reviewed it already.
+        HardeningError: the example or the class is unknown, the reviewer has reviewed it already, or sent it in.
     """
     if classes is not None and verdict.label is not None and not 0 <= verdict.label < classes:
         raise HardeningError(f"label is {verdict.label}; allowed: 0 to {classes - 1}")
     with store.writing() as db:
-        at, row = store.clock(), example(db, verdict.example)
-        given = active_reviews(db, verdict.example)
-        if any(old["reviewer"] == verdict.reviewer for old in given):
-            raise HardeningError(f"{verdict.reviewer} has reviewed {verdict.example[:12]} already; undo that first")
-        to = _after(row, verdict.label)
-        if to == row["state"]:
-            append(db, at, [Entry(verdict.reviewer, "confirm", verdict.example, {"label": verdict.label})])
-        else:
-            move(db, at, verdict.reviewer, [verdict.example], to, label=verdict.label)
-        db.execute(reviews.insert().values(**vars(verdict), at=at, undone=False))
-        _settle(db, verdict.example, to)
-        return to
+        row = example(db, verdict.example)
+        _require_reviewer(db, verdict)
+        db.execute(reviews.insert().values(**vars(verdict), at=store.clock(), undone=False))
+        return _settle(db, store.clock(), row, verdict.reviewer, "review", label=verdict.label)
 
 
-def _after(row: Row, label: int | None) -> ExampleStatus:
-    """Return the state after a review."""
-    if label is None:
-        return ExampleStatus.REJECTED
-    if row["state"] == ExampleStatus.REVIEWED:
-        return ExampleStatus.REVIEWED if row["label"] == label else ExampleStatus.QUARANTINED
-    return ExampleStatus.REVIEWED
+def _require_reviewer(db: sa.Connection, verdict: Verdict) -> None:
+    """Raise if the reviewer sent the example in, or has reviewed it."""
+    if db.execute(
+        sa.select(examples.c.id).where(examples.c.sha256 == verdict.example, sent_by(verdict.reviewer))
+    ).first():
+        raise HardeningError(f"{verdict.reviewer} sent in {verdict.example[:12]}; another reviewer has to review it")
+    if any(old["reviewer"] == verdict.reviewer for old in active_reviews(db, verdict.example)):
+        raise HardeningError(f"{verdict.reviewer} has reviewed {verdict.example[:12]} already; undo that first")
 
 
 def undo(store: Store, name: str, reviewer: str) -> ExampleStatus:
@@ -219,19 +218,12 @@ def undo(store: Store, name: str, reviewer: str) -> ExampleStatus:
         HardeningError: the reviewer has no review of it, or the example was accepted since.
     """
     with store.writing() as db:
-        at, row = store.clock(), example(db, name)
+        row = example(db, name)
         mine = [old for old in active_reviews(db, name) if old["reviewer"] == reviewer]
         if not mine:
             raise HardeningError(f"{reviewer} has no review of {name[:12]} to undo")
         db.execute(reviews.update().where(reviews.c.id == mine[-1]["id"]).values(undone=True))
-        others = [old for old in active_reviews(db, name) if old["label"] is not None]
-        if row["state"] == ExampleStatus.REVIEWED and others:  # the other reviewer's label remains, unconfirmed
-            append(db, at, [Entry(reviewer, "undo", name, {})])
-            _settle(db, name, ExampleStatus.REVIEWED)
-            return ExampleStatus.REVIEWED
-        move(db, at, reviewer, [name], ExampleStatus.QUARANTINED, undo=True)
-        _settle(db, name, ExampleStatus.QUARANTINED)
-        return ExampleStatus.QUARANTINED
+        return _settle(db, store.clock(), row, reviewer, "undo", undo=True)
 
 
 def active_reviews(db: sa.Connection, name: str) -> list[Row]:
@@ -245,10 +237,14 @@ def active_reviews(db: sa.Connection, name: str) -> list[Row]:
     return [dict(row) for row in db.execute(found).mappings()]
 
 
-def _settle(db: sa.Connection, name: str, state: ExampleStatus) -> None:
-    """Set label and confirmation from the active reviews; a return to quarantine undoes all of them."""
-    if state == ExampleStatus.QUARANTINED:
-        db.execute(reviews.update().where(reviews.c.example == name).values(undone=True))
-    labels = [old["label"] for old in active_reviews(db, name) if old["label"] is not None]
-    values = {"label": labels[0] if labels else None, "confirmed": len(labels) > 1 and len(set(labels)) == 1}
+def _settle(db: sa.Connection, at: float, row: Row, actor: str, action: str, **detail: Any) -> ExampleStatus:
+    """Set state, label and confirmation from the active reviews, and return the state."""
+    name = row["sha256"]
+    found = consensus_of([old["label"] for old in active_reviews(db, name)])
+    if found.state == row["state"]:
+        append(db, at, [Entry(actor, action, name, detail)])
+    else:
+        move(db, at, actor, [name], found.state, **detail)
+    values = {"label": found.label, "confirmed": found.confirmed}
     db.execute(examples.update().where(examples.c.sha256 == name).values(**values))
+    return found.state

@@ -14,7 +14,7 @@ from advreg.errors import StoreError
 from advreg.hardening.store.audit import Entry, append, canonical, link
 from advreg.hardening.store.blobs import Blobs
 from advreg.hardening.store.row_log import IMPORTED, ROW, logged_tables, rows_of, subject
-from advreg.hardening.store.tables import audit, examples, head
+from advreg.hardening.store.tables import audit, examples, head, pruned
 
 IMPORT = "import"
 """Action of the entry that precedes the rows which a store held before rows were logged."""
@@ -116,7 +116,8 @@ def _entry(db: sa.Connection, seq: int) -> dict[str, Any]:
 
 def _compare_blobs(db: sa.Connection, blobs: Blobs) -> Broken | None:
     last = db.execute(sa.select(head.c.seq)).scalar_one()
-    for name in db.execute(sa.select(examples.c.sha256).order_by(examples.c.id)).scalars():
+    kept = sa.select(examples.c.sha256).where(examples.c.sha256.not_in(sa.select(pruned.c.example)))
+    for name in db.execute(kept.order_by(examples.c.id)).scalars():
         try:
             blobs.get(name)
         except StoreError as error:

@@ -32,6 +32,31 @@ examples = Table(
     Column("received_at", Float, nullable=False),
 )
 
+witnesses = Table(
+    "witnesses",  # further senders of bytes that the store had already
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("example", String(64), ForeignKey("examples.sha256"), nullable=False, index=True),
+    Column("token", String(100), nullable=False),
+    Column("principal", String(200), nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+seeded = Table(
+    "seeded",  # known examples that measure the reviewers; none of them is trained on
+    metadata,
+    Column("example", String(64), ForeignKey("examples.sha256"), primary_key=True),
+    Column("label", Integer, nullable=False),
+)
+
+pruned = Table(
+    "pruned",  # examples without bytes, which were deleted after their retention
+    metadata,
+    Column("example", String(64), ForeignKey("examples.sha256"), primary_key=True),
+    Column("at", Float, nullable=False),
+)
+
 answers = Table(
     "answers",
     metadata,

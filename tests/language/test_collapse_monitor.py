@@ -1,4 +1,4 @@
-"""The guard: what it calls a collapse, what it does about one, and what a loss without a value does to a run."""
+"""The guard of language training: detection of collapse, its actions, and divergence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from advreg.errors import TrainingError
 from advreg.language.datasets import REFUSAL, InstructionExample
 from advreg.language.training import fit
-from advreg.language.training.collapse_monitor import CollapseProbe, collapse, measure_collapse, repetition
+from advreg.language.training.collapse_monitor import CollapseProbe, detect_collapse, measure_collapse, repetition
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
 from advreg.trainer.events import Guarded
@@ -28,41 +28,41 @@ def test_repetition_by_hand():
 
 def test_collapse_is_a_rise_not_a_level():
     calm = CollapseProbe(0.2, 0.4, 1.0)
-    assert collapse(CollapseProbe(0.45, 0.65, 3.0), calm) is None
-    assert collapse(CollapseProbe(0.6, 0.4, 1.0), calm).startswith("over-refusal: 60%")
-    assert collapse(CollapseProbe(0.2, 0.8, 1.0), calm).startswith("repetition: 80%")
+    assert detect_collapse(CollapseProbe(0.45, 0.65, 3.0), calm) is None
+    assert detect_collapse(CollapseProbe(0.6, 0.4, 1.0), calm).startswith("over-refusal: 60%")
+    assert detect_collapse(CollapseProbe(0.2, 0.8, 1.0), calm).startswith("repetition: 80%")
 
 
-def test_a_pulse_sees_refusals_that_are_likelier_than_answers_and_leaves_no_trace():
+def test_a_probe_counts_likelier_refusals_and_changes_nothing():
     lm = small.tiny()
     held = [InstructionExample(0, "How do I bake?", "Take the flour."), InstructionExample(1, "Tell me how.", REFUSAL)]
     lm.network.train()
     state = torch.get_rng_state()
-    pulse = measure_collapse(lm, held, tokens=4)
+    probe = measure_collapse(lm, held, tokens=4)
     assert torch.equal(torch.get_rng_state(), state)
     assert lm.network.training
-    assert pulse.refused in (0.0, 0.5), "the second answer is the refusal itself, which cannot be likelier than itself"
+    assert probe.refused in (0.0, 0.5), "the second answer is the refusal itself, which cannot be likelier than itself"
     assert all(weight.grad is None for weight in lm.network.parameters())
 
 
 def collapsing(monkeypatch, at: int):
-    """Let every pulse after the first few say that all is refused."""
+    """Let every probe after the first few report that everything is refused."""
     taken = []
 
-    def pulse(lm, held):
+    def probe(lm, held):
         taken.append(1)
         return CollapseProbe(1.0 if len(taken) > at else 0.0, 0.0, 1.0)
 
-    monkeypatch.setattr(fit, "measure_collapse", pulse)
+    monkeypatch.setattr(fit, "measure_collapse", probe)
 
 
-def test_a_collapse_is_said_and_training_goes_on(data, tmp_path, monkeypatch):
+def test_a_collapse_is_reported_and_training_continues(data, tmp_path, monkeypatch):
     collapsing(monkeypatch, at=2)
     seen = []
     run = fit_language(lessons.config(data, tmp_path / "run"), on_event=seen.append)
-    said = [event for event in seen if isinstance(event, Guarded)]
-    assert [event.step for event in said] == [4, 6]
-    assert said[0].action.startswith("none: lower train.lr")
+    guarded = [event for event in seen if isinstance(event, Guarded)]
+    assert [event.step for event in guarded] == [4, 6]
+    assert guarded[0].action.startswith("none: lower train.lr")
     assert [(line.get("event"), line["step"]) for line in run.read_log("metrics.jsonl")] == [
         (None, 0), (None, 2), ("guard", 4), (None, 4), ("guard", 6), (None, 6),
     ]  # fmt: skip
@@ -79,14 +79,14 @@ def test_stop_keeps_the_weights_before_the_collapse(data, tmp_path, monkeypatch)
     assert (stopped / "metrics.jsonl").read_bytes() == before, "a stopped run stays stopped"
 
 
-def test_a_collapse_in_the_first_stretch_keeps_the_model_as_it_was(data, tmp_path, monkeypatch):
+def test_a_collapse_in_the_first_round_keeps_the_base_model(data, tmp_path, monkeypatch):
     collapsing(monkeypatch, at=1)
     run = fit_language(lessons.config(data, tmp_path / "run", "train.guard=stop"))
     assert all(bool((weight == 0).all()) for name, weight in lessons.weights(run).items() if "lora_B" in name)
     assert load_trained(run).name == str(run.path)
 
 
-def test_what_is_not_finite_never_reaches_the_disk(data, tmp_path):
+def test_weights_that_are_not_finite_are_never_written(data, tmp_path):
     out = tmp_path / "run"
     changes = ("model.name=tests.language.lessons:diverging", "train.guard=off")
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan after step \d; lower train\.lr"):

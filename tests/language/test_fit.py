@@ -1,4 +1,4 @@
-"""Laws of language training: shares and costs are exact, terms of weight zero are not there, and what it trains holds."""
+"""Laws of language training: shares and costs are exact, and terms of weight zero change nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from advreg.language.datasets import InstructionExample, RefusalExample
 from advreg.language.models.adapters import adapter_state
 from advreg.language.models.embeddings import answer_nll, logits
 from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
-from advreg.language.training.benign import learn_benign, reference_batch
-from advreg.language.training.continuous import encoded_twice
+from advreg.language.training.benign import encode_benign, learn_benign
+from advreg.language.training.continuous import encode_both
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
 from advreg.language.training.setup import prepare
@@ -34,32 +34,32 @@ def plain(data, tmp_path_factory):
     return fit_language(lessons.config(data, out, "recipe.name=plain", "train.ema=0"))
 
 
-def stock():
-    texts = [RefusalExample(i, f"p{i}", ("a", "b"), ("x", "y")) for i in range(3)]
-    return TrainingTexts(texts, [InstructionExample(i, f"q{i}", "z") for i in range(5)], [])
+def texts():
+    refusals = [RefusalExample(i, f"p{i}", ("a", "b"), ("x", "y")) for i in range(3)]
+    return TrainingTexts(refusals, [InstructionExample(i, f"q{i}", "z") for i in range(5)], [])
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.05, 0.15, 0.3, 0.5, 1.0])
-def test_the_share_of_adversarial_examples_is_exact_over_the_run(mix):
-    plan = BatchMix(8, mix)
-    batches = [batch_at(stock(), plan, step, seed=0) for step in range(50)]
+def test_share_of_adversarial_examples_is_exact_over_the_run(mix):
+    mixture = BatchMix(8, mix)
+    batches = [batch_at(texts(), mixture, step, seed=0) for step in range(50)]
     assert all(batch.size == 8 for batch in batches)
     assert sum(len(batch.requests) for batch in batches) == round(400 * mix)
 
 
-def test_every_example_comes_once_a_round_in_an_order_of_the_seed():
-    plan = BatchMix(4, 0.25)
-    ids = [example.id for step in range(5) for example in batch_at(stock(), plan, step, 0).benign]
+def test_each_round_has_every_example_once_in_seeded_order():
+    mixture = BatchMix(4, 0.25)
+    ids = [example.id for step in range(5) for example in batch_at(texts(), mixture, step, 0).benign]
     assert all(sorted(ids[i : i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 15, 5))
-    other = [example.id for step in range(5) for example in batch_at(stock(), plan, step, 1).benign]
+    other = [example.id for step in range(5) for example in batch_at(texts(), mixture, step, 1).benign]
     assert ids != other
-    assert batch_at(stock(), plan, 3, 0) == batch_at(stock(), plan, 3, 0)
+    assert batch_at(texts(), mixture, 3, 0) == batch_at(texts(), mixture, 3, 0)
 
 
-def test_an_epoch_sees_every_benign_example():
-    assert BatchMix(8, 0.0).steps(benign=80, lessons=3) == 10
-    assert BatchMix(8, 0.5).steps(benign=80, lessons=3) == 20
-    assert BatchMix(8, 1.0).steps(benign=80, lessons=16) == 2
+def test_an_epoch_has_every_benign_example():
+    assert BatchMix(8, 0.0).steps(benign=80, refusals=3) == 10
+    assert BatchMix(8, 0.5).steps(benign=80, refusals=3) == 20
+    assert BatchMix(8, 1.0).steps(benign=80, refusals=16) == 2
 
 
 def test_passes_are_counted_exactly(data, tmp_path):
@@ -73,7 +73,7 @@ def test_passes_are_counted_exactly(data, tmp_path):
     assert sum(line["backwards"] for line in lines) == 4 * adversarial + benign
 
 
-def test_without_a_mix_nothing_but_plain_fine_tuning_happens(data, tmp_path):
+def test_mix_zero_is_plain_fine_tuning(data, tmp_path):
     """No adversarial file is opened, and the recipe of the adversary makes no difference."""
     runs = [
         fit_language(lessons.config(data, tmp_path / name, "train.mix=0", f"recipe.name={name}", "data.adversarial="))
@@ -84,14 +84,14 @@ def test_without_a_mix_nothing_but_plain_fine_tuning_happens(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["smart", "alum"])
-def test_a_term_of_weight_zero_is_plain_training_bit_for_bit(data, tmp_path, plain, name):
+def test_a_term_of_weight_zero_changes_no_bit(data, tmp_path, plain, name):
     run = fit_language(lessons.config(data, tmp_path / "zero", f"recipe.name={name}", "recipe.smooth=0", "train.ema=0"))
     assert lessons.same(lessons.weights(run), lessons.weights(plain))
     run = fit_language(lessons.config(data, tmp_path / "one", f"recipe.name={name}", "attack.eps=1.0", "train.ema=0"))
     assert not lessons.same(lessons.weights(run), lessons.weights(plain))
 
 
-def test_freelb_without_eps_is_plain_training_bit_for_bit(data, tmp_path):
+def test_freelb_with_eps_zero_changes_no_bit(data, tmp_path):
     """Two ascents at one point with one dropout mask: the halves of the gradient add up to all of it."""
     changes = {"plain": "recipe.name=plain", "zero": "attack.eps=0", "one": "attack.eps=1.0"}
     plain, zero, one = (
@@ -107,14 +107,14 @@ def test_freelb_without_eps_is_plain_training_bit_for_bit(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["continuous", "latent"])
-def test_an_attack_of_no_size_is_plain_training(data, tmp_path, plain, name):
+def test_an_attack_with_eps_zero_is_plain_training(data, tmp_path, plain, name):
     run = fit_language(lessons.config(data, tmp_path / "zero", f"recipe.name={name}", "attack.eps=0", "train.ema=0"))
     for key, weight in lessons.weights(plain).items():
         assert torch.allclose(lessons.weights(run)[key], weight, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["continuous", "latent"])
-def test_it_learns_to_refuse_under_attack_and_keeps_what_is_useful(data, tmp_path, name):
+def test_training_learns_refusal_under_attack_and_keeps_utility(data, tmp_path, name):
     configured = lessons.config(
         data, tmp_path / "run", f"recipe.name={name}", "model.name=tests.language.lessons:tiny", "train.steps=40",
         "train.every=20", "train.lr=0.02", "train.mix=0.5", "model.rank=4",
@@ -123,15 +123,15 @@ def test_it_learns_to_refuse_under_attack_and_keeps_what_is_useful(data, tmp_pat
     before, _, after = run.read_log("metrics.jsonl")
     session = prepare(configured)
     trained = load_trained(run)
-    requests = batch_at(session.stock, session.plan, 0, 0).requests
+    requests = batch_at(session.texts, session.mix, 0, 0).requests
     for lm, refused in ((session.lm, False), (trained, True)):
-        harmful, refusal = encoded_twice(lm, requests)
+        harmful, refusal = encode_both(lm, requests)
         gap = answer_nll(logits(lm, harmful), harmful) - answer_nll(logits(lm, refusal), refusal)
         assert bool((gap > 1).all()) == refused
     assert after["held_nll"] < before["held_nll"]
 
 
-def test_the_divergence_from_the_base_is_zero_at_first_and_holds_training_back(data, tmp_path):
+def test_kl_to_the_base_starts_at_zero_and_limits_the_change(data, tmp_path):
     still = lessons.config(data, tmp_path / "a", "recipe.kl=1.0", "train.steps=1", "train.every=1", "train.guard=off")
     assert (
         fit_language(still.replace_with(["model.name=tests.language.lessons:tiny"])).read_log("metrics.jsonl")[1]["kl"]
@@ -155,7 +155,7 @@ def test_smarts_teacher_is_the_average(data, tmp_path):
     assert not lessons.same(lessons.weights(run), lessons.weights(none))
 
 
-def test_what_is_kept_is_the_average_of_the_weights(data, tmp_path):
+def test_the_run_folder_holds_the_averaged_weights(data, tmp_path):
     """Recomputed from two runs of one and two steps: the first average is the weights, then they are mixed by halves."""
     one, two, averaged = (
         lessons.weights(
@@ -180,11 +180,11 @@ def test_the_whole_model_can_be_trained_and_loaded(data, tmp_path):
     assert not (run / "adapter.safetensors").exists()
 
 
-def test_only_the_adapter_learns_and_gradients_of_both_kinds_weigh_alike(data, tmp_path):
+def test_only_the_adapter_learns_and_examples_weigh_the_same(data, tmp_path):
     """The summed loss of n benign examples with weight 1/n is their mean."""
     session = prepare(lessons.config(data, tmp_path / "run", "model.name=tests.language.lessons:tiny"))
-    assert all("lora_" in name for name in session.learning)
-    batch = reference_batch(session.lm, session.stock.benign[:3], 0, 6)
+    assert all("lora_" in name for name in session.trainable_weights)
+    batch = encode_benign(session.lm, session.texts.benign[:3], 0, 6)
     terms = learn_benign(session.lm, batch, session.config, None, 1 / 3)
     grads = {n: w.grad.clone() for n, w in session.lm.network.named_parameters() if w.grad is not None}
     session.lm.network.zero_grad()
@@ -196,7 +196,7 @@ def test_only_the_adapter_learns_and_gradients_of_both_kinds_weigh_alike(data, t
             assert torch.allclose(weight.grad, grads[name], atol=1e-6)
 
 
-def test_an_average_puts_everything_back_also_when_the_block_raises():
+def test_in_place_restores_the_weights_when_the_block_raises():
     net = torch.nn.Linear(2, 2)
     average = ema(net, 0.5, warmup=False)
     average.update(net, Moment(epoch=1, step=0, steps=2))
@@ -214,7 +214,7 @@ def test_an_average_puts_everything_back_also_when_the_block_raises():
     assert torch.equal(net.weight, before + 1.0)
 
 
-def test_events_tell_the_whole_run(data, tmp_path):
+def test_events_cover_the_whole_run(data, tmp_path):
     seen = []
     fit_language(lessons.config(data, tmp_path / "run", "data.tokens=90"), on_event=seen.append)
     assert isinstance(seen[0], Started)
@@ -225,14 +225,14 @@ def test_events_tell_the_whole_run(data, tmp_path):
 
 def test_too_long_examples_are_left_out_and_counted(data, tmp_path):
     session = prepare(lessons.config(data, tmp_path / "run"))
-    lengths = sorted(len(example.answer) for example in session.stock.benign)
-    assert session.stock.left_out == 0
+    lengths = sorted(len(example.answer) for example in session.texts.benign)
+    assert session.texts.left_out == 0
     assert len(lengths) == 10
     with pytest.raises(DataError, match=r"nothing left to train on: 17 examples are longer than 5 tokens"):
         prepare(lessons.config(data, tmp_path / "run", "data.tokens=5"))
 
 
-def test_wrong_use_is_one_line_and_writes_nothing(data, tmp_path):
+def test_wrong_use_raises_one_line_and_writes_nothing(data, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.adversarial is empty and train\.mix is 0\.4"):
         fit_language(lessons.config(data, tmp_path / "run", "data.adversarial="))
     with pytest.raises(DataError, match=r"cannot read .*absent\.jsonl"):

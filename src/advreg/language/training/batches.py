@@ -1,4 +1,4 @@
-"""What each step of training sees: harmful requests and benign instructions in a fixed proportion, in an order of the seed."""
+"""The batch of each step: harmful requests and benign instructions in a fixed proportion, in an order of the seed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from advreg.runtime import derived_seed
 
 @dataclass(frozen=True)
 class TrainingTexts:
-    """All that training has.
+    """The texts of a training run.
 
     Attributes:
-        lessons: harmful requests with openers and refusals.
+        refusals: harmful requests with openers and refusals.
         benign: instructions with answers.
         held: benign examples that training never learns from.
-        left_out: how many were too long.
+        left_out: number of examples that were too long.
     """
 
-    lessons: list[RefusalExample]
+    refusals: list[RefusalExample]
     benign: list[InstructionExample]
     held: list[InstructionExample]
     left_out: int = 0
@@ -31,15 +31,15 @@ class TrainingTexts:
 
 @dataclass(frozen=True)
 class BatchMix:
-    """How many examples of which kind a step has; the shares are exact over the run, not only on average.
+    """Number of adversarial and benign examples in each step; the share is exact over the run, not only on average.
 
     Attributes:
         size: examples of a step.
         mix: share of them that is adversarial.
 
     Example:
-        >>> plan = BatchMix(size=8, mix=0.15)
-        >>> [plan.adversarial(step) for step in range(5)]
+        >>> mix = BatchMix(size=8, mix=0.15)
+        >>> [mix.adversarial(step) for step in range(5)]
         [1, 1, 1, 1, 2]
     """
 
@@ -47,62 +47,94 @@ class BatchMix:
     mix: float
 
     def adversarial(self, step: int) -> int:
-        """Return how many examples of this step, 0 for the first, are adversarial."""
+        """Return the number of adversarial examples of a step.
+
+        Args:
+            step: number of the step, from 0.
+        """
         return self.before(step + 1) - self.before(step)
 
     def before(self, step: int) -> int:
-        """Return how many adversarial examples all steps before this one have."""
+        """Return the number of adversarial examples of all steps before this one.
+
+        Args:
+            step: number of the step, from 0.
+        """
         return math.floor(step * self.size * self.mix + 1e-9)
 
-    def steps(self, benign: int, lessons: int) -> int:
-        """Return the steps of an epoch: until every benign example was seen; without any, every lesson."""
-        seen, of = (self.size * (1 - self.mix), benign) if self.mix < 1 else (float(self.size), lessons)
-        return max(1, math.ceil(of / seen - 1e-9))
+    def steps(self, benign: int, refusals: int) -> int:
+        """Return the steps of an epoch, which uses every benign example once; without any, every refusal example.
+
+        Args:
+            benign: number of benign examples.
+            refusals: number of refusal examples.
+        """
+        per_step, examples = (self.size * (1 - self.mix), benign) if self.mix < 1 else (float(self.size), refusals)
+        return max(1, math.ceil(examples / per_step - 1e-9))
 
 
 @dataclass(frozen=True)
 class LanguageBatch:
-    """The examples of one step."""
+    """The examples of one step.
+
+    Attributes:
+        requests: harmful requests, each with one opener and one refusal.
+        benign: instructions with answers.
+    """
 
     requests: list[HarmfulRequest]
     benign: list[InstructionExample]
 
     @property
     def size(self) -> int:
-        """How many examples there are."""
+        """Number of examples."""
         return len(self.requests) + len(self.benign)
 
 
-def batch_at(stock: TrainingTexts, plan: BatchMix, step: int, seed: int) -> LanguageBatch:
-    """Return the examples of a step, which depend on nothing but the step and the seed: nothing to save, nothing to lose.
+def batch_at(texts: TrainingTexts, mix: BatchMix, step: int, seed: int) -> LanguageBatch:
+    """Return the examples of a step, which depend on step and seed alone, so that a checkpoint need not hold them.
 
-    A lesson's opener and refusal are drawn anew each time it comes.
+    The opener and the refusal of an example are drawn again in each round over the examples.
+
+    Args:
+        texts: the texts of the run.
+        mix: number of examples of each kind.
+        step: number of the step, from 0.
+        seed: of the run.
+
+    Returns:
+        The batch.
+
+    Example:
+        >>> texts = TrainingTexts([], [InstructionExample(id, "How?", "So.") for id in range(3)], [])
+        >>> sorted(example.id for example in batch_at(texts, BatchMix(size=3, mix=0.0), step=0, seed=0).benign)
+        [0, 1, 2]
     """
-    first, count = plan.before(step), plan.adversarial(step)
-    lessons = _dealt(len(stock.lessons), first, count, seed, "lessons")
-    benign = _dealt(len(stock.benign), step * plan.size - first, plan.size - count, seed, "benign")
-    requests = [_request(stock.lessons, index, turn, seed) for index, turn in lessons]
-    return LanguageBatch(requests, [stock.benign[index] for index, _ in benign])
+    first, count = mix.before(step), mix.adversarial(step)
+    refusals = _deal(len(texts.refusals), first, count, seed, "lessons")
+    benign = _deal(len(texts.benign), step * mix.size - first, mix.size - count, seed, "benign")
+    requests = [_request(texts.refusals, index, turn, seed) for index, turn in refusals]
+    return LanguageBatch(requests, [texts.benign[index] for index, _ in benign])
 
 
-def _dealt(cards: int, first: int, count: int, seed: int, kind: str) -> list[tuple[int, int]]:
-    """Return the cards at these places of an endless deck, shuffled for each round, and their rounds."""
-    places = [divmod(place, cards) for place in range(first, first + count)]
-    orders = {turn: _order(cards, derived_seed(seed, kind, turn)) for turn in {turn for turn, _ in places}}
-    return [(orders[turn][place], turn) for turn, place in places]
+def _deal(examples: int, first: int, count: int, seed: int, kind: str) -> list[tuple[int, int]]:
+    """Return (example, round) for these positions of an endless sequence of shuffled rounds over the examples."""
+    positions = [divmod(position, examples) for position in range(first, first + count)]
+    orders = {turn: _order(examples, derived_seed(seed, kind, turn)) for turn in {turn for turn, _ in positions}}
+    return [(orders[turn][position], turn) for turn, position in positions]
 
 
-def _order(cards: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(cards, generator=torch.Generator().manual_seed(seed)).tolist()
+def _order(examples: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(examples, generator=torch.Generator().manual_seed(seed)).tolist()
     return order
 
 
-def _request(lessons: Sequence[RefusalExample], index: int, turn: int, seed: int) -> HarmfulRequest:
-    lesson = lessons[index]
+def _request(refusals: Sequence[RefusalExample], index: int, turn: int, seed: int) -> HarmfulRequest:
+    example = refusals[index]
     opener, refusal = derived_seed(seed, "opener", index, turn), derived_seed(seed, "refusal", index, turn)
     return HarmfulRequest(
-        lesson.id,
-        lesson.prompt,
-        lesson.targets[opener % len(lesson.targets)],
-        lesson.refusals[refusal % len(lesson.refusals)],
+        example.id,
+        example.prompt,
+        example.targets[opener % len(example.targets)],
+        example.refusals[refusal % len(example.refusals)],
     )

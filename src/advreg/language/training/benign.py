@@ -1,4 +1,4 @@
-"""Benign examples in training: what keeps a model useful, with the smoothness that FreeLB, SMART and ALUM ask of it."""
+"""Benign examples in training: they keep a model useful, with the smoothness terms of FreeLB, SMART and ALUM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advreg.language.models.embeddings import answer_nll, answer_span, embedding
 from advreg.language.models.loading import LanguageModel
 from advreg.language.perturbation import random_start, replayed_rng
 from advreg.language.training.freelb import freelb
-from advreg.language.training.losses import kl, predicting, symmetric_kl
+from advreg.language.training.losses import kl, predicting_positions, symmetric_kl
 from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
@@ -24,18 +24,19 @@ from advreg.trainer.averaging import AveragedWeights
 from advreg.trainer.optimization import trainable_parameters
 
 Terms = dict[str, Tensor]
-"""Detached sums over the examples of a batch; ``loss`` is what the weights were moved by."""
+"""Detached sums over the examples of a batch; the gradient of ``loss`` is in the weights."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One batch of benign examples, ready to be asked about.
+class BenignBatch:
+    """A tokenised batch of benign examples.
 
     Attributes:
         encoded: the conversations.
-        last: how many of the last places hold the answers.
+        last: number of last positions that hold the answers.
         ids: of the examples ``(B,)``.
-        step, steps: where training is.
+        step: number of the step, from 0.
+        steps: steps of the whole run.
     """
 
     encoded: Encoded
@@ -46,30 +47,40 @@ class Asked:
 
     @property
     def counted(self) -> Tensor:
-        """The places ``(B, last)`` whose logits predict an answer's token."""
-        return predicting(self.encoded.answer[:, -self.last :])
+        """The positions ``(B, last)`` with logits that predict a token of the answer."""
+        return predicting_positions(self.encoded.answer[:, -self.last :])
 
 
-def reference_batch(lm: LanguageModel, examples: list[InstructionExample], step: int, steps: int) -> Asked:
-    """Return examples as a batch."""
+def encode_benign(lm: LanguageModel, examples: list[InstructionExample], step: int, steps: int) -> BenignBatch:
+    """Return examples as a tokenised batch.
+
+    Args:
+        lm: the model, for its tokenizer.
+        examples: benign examples.
+        step: number of the step, from 0.
+        steps: steps of the whole run.
+
+    Returns:
+        The batch.
+    """
     encoded = encode(lm, [example.prompt for example in examples], [example.answer for example in examples])
-    return Asked(encoded, answer_span(encoded), torch.tensor([example.id for example in examples]), step, steps)
+    return BenignBatch(encoded, answer_span(encoded), torch.tensor([example.id for example in examples]), step, steps)
 
 
 def learn_benign(
-    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedWeights | None, weight: float
+    lm: LanguageModel, batch: BenignBatch, config: LanguageConfig, average: AveragedWeights | None, weight: float
 ) -> Terms:
-    """Add to the weights ``weight`` times the gradient of the batch's summed loss.
+    """Add to the gradients ``weight`` times the gradient of the batch's summed loss.
 
     Args:
         lm: the model, in train mode.
         batch: the examples.
-        config: the recipe and its numbers.
-        average: smart's teacher, where it has one.
+        config: the recipe and its options.
+        average: averaged weights, the teacher of SMART; None where there is none.
         weight: of one example in the step.
 
     Returns:
-        ``loss``, ``utility_nll`` and, where asked for, ``kl``: sums over the batch.
+        ``loss``, ``utility_nll`` and, with ``recipe.kl``, ``kl``: sums over the batch.
     """
     if config.recipe.name == "freelb":
         return _freelb(lm, batch, config, weight)
@@ -83,7 +94,7 @@ def learn_benign(
             loss = loss + config.recipe.kl * terms["kl"]
         if config.recipe.teacher:
             loss = loss + config.recipe.teacher * symmetric_kl(clean, references["teacher"], batch.counted)
-        if _smooths(config, batch):
+        if _uses_smoothness(config, batch):
             rewind()
             loss = loss + config.recipe.smooth * _smoothness(lm, batch, config, clean)
     (weight * loss.sum()).backward()  # type: ignore[no-untyped-call]
@@ -92,30 +103,30 @@ def learn_benign(
 
 @torch.no_grad()
 def _references(
-    lm: LanguageModel, batch: Asked, config: LanguageConfig, average: AveragedWeights | None
+    lm: LanguageModel, batch: BenignBatch, config: LanguageConfig, average: AveragedWeights | None
 ) -> dict[str, Tensor]:
-    """Return what others answer: the model without its adapter, and the average of its weights."""
-    blocks: dict[str, AbstractContextManager[None]] = {}
+    """Return the logits of the reference models: the model without its adapter, and with its averaged weights."""
+    contexts: dict[str, AbstractContextManager[None]] = {}
     if config.recipe.kl:
-        blocks["base"] = adapter_off(lm)
+        contexts["base"] = adapter_off(lm)
     if config.recipe.teacher and average is not None:
-        blocks["teacher"] = average.in_place(trainable_parameters(lm.network))
-    found = {}
-    for name, block in blocks.items():
-        with eval_mode(lm.network, freeze=True), block:
-            found[name] = logits(lm, batch.encoded, last=batch.last)
-    return found
+        contexts["teacher"] = average.in_place(trainable_parameters(lm.network))
+    references = {}
+    for name, context in contexts.items():
+        with eval_mode(lm.network, freeze=True), context:
+            references[name] = logits(lm, batch.encoded, last=batch.last)
+    return references
 
 
-def _smooths(config: LanguageConfig, batch: Asked) -> bool:
+def _uses_smoothness(config: LanguageConfig, batch: BenignBatch) -> bool:
     late = config.recipe.name == "alum" and regularizer_active(batch.step, batch.steps, 0.5)
     return config.recipe.name == "smart" or late
 
 
-def _smoothness(lm: LanguageModel, batch: Asked, config: LanguageConfig, clean: Tensor) -> Tensor:
-    """Return the term of SMART or ALUM ``(B,)``, within ``eps`` of what a coordinate is on average."""
+def _smoothness(lm: LanguageModel, batch: BenignBatch, config: LanguageConfig, clean: Tensor) -> Tensor:
+    """Return the term of SMART or ALUM ``(B,)``; eps is relative to the mean size of a coordinate."""
     coordinate = config.attack.eps * embedding_norm(lm) / lm.dim**0.5
-    where, start = _movable(lm, batch, config.seed)
+    where, start = _user_tokens_and_start(lm, batch, config.seed)
     term = smart if config.recipe.name == "smart" else alum
     return term(
         lambda delta: logits(lm, batch.encoded, delta, last=batch.last),
@@ -129,9 +140,9 @@ def _smoothness(lm: LanguageModel, batch: Asked, config: LanguageConfig, clean: 
     )
 
 
-def _freelb(lm: LanguageModel, batch: Asked, config: LanguageConfig, weight: float) -> Terms:
+def _freelb(lm: LanguageModel, batch: BenignBatch, config: LanguageConfig, weight: float) -> Terms:
     eps = config.attack.eps * embedding_norm(lm)
-    where, start = _movable(lm, batch, config.seed)
+    where, start = _user_tokens_and_start(lm, batch, config.seed)
     total = torch.zeros((), device=lm.device)
 
     def loss(delta: Tensor) -> Tensor:
@@ -145,8 +156,8 @@ def _freelb(lm: LanguageModel, batch: Asked, config: LanguageConfig, weight: flo
     return {"loss": value / weight, "utility_nll": total}
 
 
-def _movable(lm: LanguageModel, batch: Asked, seed: int) -> tuple[Tensor, Tensor]:
-    """Return which rows of a perturbation are words of the user's ``(B, P)``, and uniform noise ``(B, P, D)`` in [-1, 1]."""
+def _user_tokens_and_start(lm: LanguageModel, batch: BenignBatch, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the mask of the user's tokens ``(B, P)``, and uniform noise ``(B, P, D)`` in [-1, 1]."""
     counts = batch.encoded.content.sum(1)
     most = int(counts.max())
     where = torch.arange(most, device=lm.device) < counts[:, None]

@@ -45,7 +45,7 @@ def commit(run: RunFolder, session: LanguageTrainState, progress: LanguageTraini
 def _state(session: LanguageTrainState, progress: LanguageTrainingProgress) -> dict[str, Any]:
     return {
         "progress": asdict(progress),
-        "weights": session.learning,
+        "weights": session.trainable_weights,
         "optimizer": session.optimizer.state_dict(),
         "average": session.average.state_dict() if session.average else {},
     }
@@ -87,7 +87,7 @@ def roll_back(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingPr
 
 @torch.no_grad()
 def _load(session: LanguageTrainState, state: dict[str, Any]) -> LanguageTrainingProgress:
-    for name, weight in session.learning.items():
+    for name, weight in session.trainable_weights.items():
         weight.copy_(state["weights"][name])
     session.optimizer.load_state_dict(state["optimizer"])
     if session.average is not None:

@@ -1,7 +1,7 @@
-"""The guard's eyes: does the model still answer what it should, and in words that do not repeat themselves?
+"""Detection of collapse: a model that refuses benign prompts, or repeats itself.
 
-A model trained to refuse may come to refuse everything, or to fall into loops; no loss on the training set shows either. This
-is a quick look at a few prompts, not a measurement: evaluation has a judge that people's labels calibrate.
+A model trained to refuse may end up refusing everything, or in loops; no loss on the training set shows either. The probe uses
+a few prompts and is no measurement: evaluation has a judge that is calibrated by people's labels.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
 
-RISE = 0.3  # of either share over what it was before training
-WORDS, TOKENS = 3, 24  # of what counts as repeated, and of an answer
+RISE = 0.3  # of either share, over its value before training
+WORDS, TOKENS = 3, 24  # of a repeated sequence, and of a completion
 
 
 @dataclass(frozen=True)
 class CollapseProbe:
-    """How a model stands on benign examples that it never learns from.
+    """Figures of a model on benign examples that it never learns from.
 
     Attributes:
-        refused: share that it refuses, or to which a refusal is likelier than the right answer.
-        repetition: mean share of word sequences in its answers that were there before.
+        refused: share of examples that the model refuses, or for which a refusal is likelier than the right answer.
+        repetition: mean share of word sequences in a completion that occurred earlier in it.
         utility_nll: mean loss of the right answers.
     """
 
@@ -39,19 +39,19 @@ class CollapseProbe:
 
 
 def measure_collapse(lm: LanguageModel, held: Sequence[InstructionExample], tokens: int = TOKENS) -> CollapseProbe:
-    """Measure a model in eval mode; its modes are restored and no global random draw is used up.
+    """Probe a model in eval mode; its modes are restored, and no global random draw is used up.
 
     Args:
         lm: the model.
         held: benign examples.
-        tokens: length of the answers it is asked for.
+        tokens: length of the completions.
     """
     prompts = [example.prompt for example in held]
-    said = generate(lm, prompts, max_new_tokens=tokens)
+    completions = generate(lm, prompts, max_new_tokens=tokens)
     right = _nll(lm, prompts, [example.answer for example in held])
     refusal = _nll(lm, prompts, [REFUSAL] * len(held))
-    refused = torch.tensor([has_refusal_phrase(text) for text in said], device=right.device) | (refusal < right)
-    repeated = sum(repetition(text) for text in said) / len(said)
+    refused = torch.tensor([has_refusal_phrase(text) for text in completions], device=right.device) | (refusal < right)
+    repeated = sum(repetition(text) for text in completions) / len(completions)
     return CollapseProbe(int(refused.sum()) / len(held), repeated, float(right.mean()))
 
 
@@ -62,28 +62,36 @@ def _nll(lm: LanguageModel, prompts: list[str], answers: list[str]) -> torch.Ten
         return answer_nll(logits(lm, encoded, last=answer_span(encoded)), encoded)
 
 
-def repetition(answer: str, words: int = WORDS) -> float:
-    """Share of the sequences of three words that an answer has said before; 0 for a short one.
+def repetition(completion: str, words: int = WORDS) -> float:
+    """Return the share of word sequences that occurred earlier in a completion; 0 for a short one.
+
+    Args:
+        completion: the text.
+        words: length of a sequence.
 
     Example:
         >>> repetition("one two three four"), repetition("go on go on go on")
         (0.0, 0.5)
     """
-    said = answer.lower().split()
-    runs = [tuple(said[i : i + words]) for i in range(len(said) - words + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    spelled = completion.lower().split()
+    sequences = [tuple(spelled[i : i + words]) for i in range(len(spelled) - words + 1)]
+    return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
 
 
-def collapse(pulse: CollapseProbe, before: CollapseProbe) -> str | None:
-    """Say how a model has collapsed since before training; None where it has not.
+def detect_collapse(probe: CollapseProbe, before: CollapseProbe) -> str | None:
+    """Return the sign of a collapse since the start of training, or None.
+
+    Args:
+        probe: the probe.
+        before: the probe before training.
 
     Example:
-        >>> collapse(CollapseProbe(0.5, 0.1, 1.0), before=CollapseProbe(0.1, 0.1, 1.2))
+        >>> detect_collapse(CollapseProbe(0.5, 0.1, 1.0), before=CollapseProbe(0.1, 0.1, 1.2))
         'over-refusal: 50% of benign prompts are refused, 10% before training'
     """
-    if pulse.refused > before.refused + RISE:
-        return f"over-refusal: {pulse.refused:.0%} of benign prompts are refused, {before.refused:.0%} before training"
-    if pulse.repetition > before.repetition + RISE:
+    if probe.refused > before.refused + RISE:
+        return f"over-refusal: {probe.refused:.0%} of benign prompts are refused, {before.refused:.0%} before training"
+    if probe.repetition > before.repetition + RISE:
         was = f"{before.repetition:.0%} before training"
-        return f"repetition: {pulse.repetition:.0%} of what is said was said before in the same answer, {was}"
+        return f"repetition: {probe.repetition:.0%} of what is said was said before in the same answer, {was}"
     return None

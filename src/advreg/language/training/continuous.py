@@ -1,4 +1,4 @@
-"""Harmful requests in training: as they are, or where an attack has moved the user's words or the residual stream."""
+"""Loss terms of harmful requests: unattacked, or under a perturbation of the user's embeddings."""
 
 from __future__ import annotations
 
@@ -16,58 +16,88 @@ from advreg.language.models.loading import LanguageModel
 from advreg.language.training.losses import away, toward
 
 Nll = Callable[[Encoded], Tensor]
-"""From a batch with answers to the answers' loss ``(B,)``, under a perturbation or none."""
+"""Conversations with answers -> loss of the answers ``(B,)``, with or without a perturbation."""
 
 
 def defend_embeddings(nll: Nll, harmful: Encoded, refused: Encoded, recipe: LanguageRecipeConfig) -> dict[str, Tensor]:
-    """Return what pulls to refusals and pushes from harmful openers, and the losses both come from, each ``(B,)``.
+    """Return the loss towards refusals and away from harmful openers, and both answers' losses, each ``(B,)``.
 
-    Both are asked under one perturbation, the one found for the harmful opener: an attacker who made that likely shall hear
-    a refusal.
+    Both answers are evaluated under one perturbation, which was found for the harmful opener: an attacker that made the opener
+    likely must get a refusal.
+
+    Args:
+        nll: evaluates answers under the perturbation.
+        harmful: the requests with harmful openers.
+        refused: the requests with refusals.
+        recipe: weights and cutoffs of the terms.
+
+    Returns:
+        ``loss``, ``refusal_nll`` and ``target_nll``.
     """
     refusal, opener = nll(refused), nll(harmful)
     loss = recipe.toward * toward(refusal, recipe.toward_cutoff) + recipe.away * away(opener, recipe.away_cutoff)
     return {"loss": loss, "refusal_nll": refusal.detach(), "target_nll": opener.detach()}
 
 
-def encoded_twice(lm: LanguageModel, requests: list[HarmfulRequest]) -> tuple[Encoded, Encoded]:
-    """Return the requests with the openers of harmful answers, to be gone on with, and with whole refusals."""
+def encode_both(lm: LanguageModel, requests: list[HarmfulRequest]) -> tuple[Encoded, Encoded]:
+    """Return the requests with the open-ended openers of harmful answers, and with whole refusals.
+
+    Args:
+        lm: the model, for its tokenizer.
+        requests: harmful requests.
+    """
     prompts = [request.prompt for request in requests]
     harmful = encode(lm, prompts, [request.target for request in requests], ended=False)
     return harmful, encode(lm, prompts, [request.refusal for request in requests])
 
 
 def perturbed_nll(lm: LanguageModel, delta: Tensor | None) -> Nll:
-    """Return the loss of answers with the user's words moved by ``delta (B, P, D)``."""
+    """Return the function that evaluates the loss of answers under a perturbation.
+
+    Args:
+        lm: the model.
+        delta: perturbation of the user's embeddings ``(B, P, D)``; None for no perturbation.
+    """
     return lambda encoded: answer_nll(logits(lm, encoded, delta, last=answer_span(encoded)), encoded)
 
 
-def plain(
+def unattacked_terms(
     lm: LanguageModel,
     requests: list[HarmfulRequest],
     attack: LanguageAttackConfig,
     recipe: LanguageRecipeConfig,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Return the terms of `defend_embeddings` for requests as they are."""
-    harmful, refused = encoded_twice(lm, requests)
-    return defend_embeddings(perturbed_nll(lm, None), harmful, refused, recipe)
-
-
-def continuous(
-    lm: LanguageModel,
-    requests: list[HarmfulRequest],
-    attack: LanguageAttackConfig,
-    recipe: LanguageRecipeConfig,
-    seed: int,
-) -> dict[str, Tensor]:
-    """Return the terms of `defend_embeddings` where the user's words have moved to make the harmful opener likely.
+    """Return the terms of `defend_embeddings` without an attack.
 
     Args:
         lm: the model, in train mode.
-        requests: what to learn from.
-        attack: how the attack searches: ``steps + 1`` forwards and ``steps`` backwards a request.
-        recipe: the weights of the terms: two more of each.
+        requests: harmful requests.
+        attack: not used.
+        recipe: weights and cutoffs of the terms.
+        seed: not used.
+
+    Returns:
+        ``loss``, ``refusal_nll`` and ``target_nll``, each ``(B,)``.
+    """
+    harmful, refused = encode_both(lm, requests)
+    return defend_embeddings(perturbed_nll(lm, None), harmful, refused, recipe)
+
+
+def continuous_terms(
+    lm: LanguageModel,
+    requests: list[HarmfulRequest],
+    attack: LanguageAttackConfig,
+    recipe: LanguageRecipeConfig,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Return the terms of `defend_embeddings` under the perturbation of the user's embeddings that makes the opener likely.
+
+    Args:
+        lm: the model, in train mode.
+        requests: harmful requests.
+        attack: options of the attack, which costs ``steps + 1`` forwards and ``steps`` backwards a request.
+        recipe: weights and cutoffs of the terms, which cost two more of each.
         seed: of the attack.
 
     Returns:
@@ -75,7 +105,7 @@ def continuous(
 
     Reference: Xhonneux et al., "Efficient adversarial training in LLMs with continuous attacks", NeurIPS 2024.
     """
-    harmful, refused = encoded_twice(lm, requests)
+    harmful, refused = encode_both(lm, requests)
     step_size = None if attack.step_size == "auto" else attack.step_size
     ids = torch.tensor([request.id for request in requests])
     delta = embedding_pgd(lm, harmful, eps=attack.eps, steps=attack.steps, step_size=step_size, seed=seed, ids=ids)

@@ -12,10 +12,10 @@ from advreg.errors import TrainingError
 from advreg.language.config import LanguageConfig
 from advreg.language.training import checkpoint
 from advreg.language.training.checkpoint import LanguageTrainingProgress
-from advreg.language.training.collapse_monitor import CollapseProbe, collapse, measure_collapse
+from advreg.language.training.collapse_monitor import CollapseProbe, detect_collapse, measure_collapse
 from advreg.language.training.folder import read_config, start_folder
 from advreg.language.training.setup import LanguageTrainState, prepare
-from advreg.language.training.step import Tally, divergence, means, plus, take_step
+from advreg.language.training.step import Tally, add_tallies, divergence, mean_terms, take_step
 from advreg.plugins import trusting
 from advreg.runs import RunFolder
 from advreg.trainer.divergence import divergence_error
@@ -66,7 +66,7 @@ def _train(run: RunFolder, session: LanguageTrainState, emit: OnEvent) -> None:
 
     run_rounds(
         progress,
-        Started(run.path, 1, steps, step=progress.step, left_out=session.stock.left_out),
+        Started(run.path, 1, steps, step=progress.step, left_out=session.texts.left_out),
         emit,
         is_done=lambda progress: progress.step >= steps or bool(progress.stopped),
         train_round=lambda progress: _guard_round(run, session, _train_round(session, progress, emit), emit),
@@ -78,7 +78,7 @@ def _train(run: RunFolder, session: LanguageTrainState, emit: OnEvent) -> None:
 
 def _initial_progress(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgress:
     """Write the model as it is before training: the guard compares with it, and rolls back to it."""
-    before = None if session.config.train.guard == "off" else measure_collapse(session.lm, session.stock.held)
+    before = None if session.config.train.guard == "off" else measure_collapse(session.lm, session.texts.held)
     progress = LanguageTrainingProgress(0, "", [{"step": 0, **_figures(before)}], before)
     checkpoint.commit(run, session, progress)
     return progress
@@ -94,7 +94,7 @@ def _train_round(
         now = take_step(session, step)
         if (problem := divergence(session, now)) is not None:
             raise _diverged(session, f"{problem} after step {step + 1}")
-        tally = plus(tally, now)
+        tally = add_tallies(tally, now)
         left = remaining_seconds(start, step + 1 - first, session.steps - step - 1)
         emit(Step(1, step + 1, session.steps, now["loss"] / now["examples"], seconds_left=left))
     seconds = time.perf_counter() - start
@@ -105,7 +105,7 @@ def _train_round(
 def _probe_average(session: LanguageTrainState) -> CollapseProbe:
     """Probe the weights that the run folder will hold."""
     with session.averaged():
-        return measure_collapse(session.lm, session.stock.held)
+        return measure_collapse(session.lm, session.texts.held)
 
 
 def _guard_round(
@@ -116,7 +116,7 @@ def _guard_round(
     if progress.before is None:
         return progress
     probe = CollapseProbe(line["held_refused"], line["held_repetition"], line["held_nll"])
-    if (message := collapse(probe, progress.before)) is None:
+    if (message := detect_collapse(probe, progress.before)) is None:
         return progress
     action = (
         "stopped; the weights before are kept" if mode == "stop" else "none: lower train.lr, train.mix or train.steps"
@@ -134,7 +134,7 @@ def _record(
     """Return a line of metrics.jsonl; the seconds come last, because they alone differ between runs."""
     counts = {name: int(tally[name]) for name in ("adversarial", "examples", "forwards", "backwards")}
     lr = session.optimizer.param_groups[0]["lr"]
-    return {"step": step, **means(tally), "lr": lr, **counts, **_figures(probe), "seconds": round(seconds, 3)}
+    return {"step": step, **mean_terms(tally), "lr": lr, **counts, **_figures(probe), "seconds": round(seconds, 3)}
 
 
 def _figures(probe: CollapseProbe | None) -> dict[str, float]:

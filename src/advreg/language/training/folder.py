@@ -1,4 +1,4 @@
-"""The run folder of language training: starting one, finding what to go on with, and loading what it holds."""
+"""The run folder of language training: creation, resuming, and loading the trained model."""
 
 from __future__ import annotations
 
@@ -25,17 +25,25 @@ CONFIG, WHOLE = "language.toml", "model.safetensors"
 
 
 def read_config(config: LanguageConfig | str | Path, *, resume: bool) -> LanguageConfig:
-    """Return the configuration to train with, validated; a run folder stands for the ``language.toml`` in it.
+    """Return the configuration to train with, validated; of a run folder, the ``language.toml`` in it.
+
+    Args:
+        config: a configuration, a TOML file, or a run folder to resume.
+        resume: whether a run folder may be given.
 
     Raises:
-        ConfigError: it cannot be used.
-        RunError: a run folder was given, but not to resume it.
+        ConfigError: the configuration is not valid.
+        RunError: a run folder was given without ``resume``.
     """
     return read_run_config(config, LanguageConfig, CONFIG, resume=resume)
 
 
 def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
-    """Return the run folder: a new one with what will not change any more, or the one to resume.
+    """Return the run folder: a new one with configuration and environment, or the one to resume.
+
+    Args:
+        config: configuration of the run.
+        resume: whether the run exists.
 
     Raises:
         RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
@@ -46,7 +54,13 @@ def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
 
 
 def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:
-    """Write what was trained: the adapter, or with rank 0 the whole model."""
+    """Write the trained weights: the adapter, or with rank 0 the whole model.
+
+    Args:
+        lm: the model.
+        run: the run folder.
+        rank: rank of the adapter.
+    """
     if rank:
         save_adapter(lm, run)
     else:
@@ -60,7 +74,8 @@ def load_trained(
 
     Args:
         path: the run folder.
-        dtype, device: as for `advreg.language.load`; ``"float32"`` to judge by.
+        dtype: floating type of the weights; ``"float32"`` for verification.
+        device: where the model runs.
         trust_code: let the run's ``language.toml`` name code (``pkg.module:factory``).
 
     Raises:

@@ -1,4 +1,4 @@
-"""FreeLB: the ascents that look for the worst perturbation train the weights on the way."""
+"""FreeLB: the ascents that search the worst perturbation also train the weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from advreg.language.perturbation import project, replayed_rng, steepest_directi
 def freelb(
     loss: Callable[[Tensor], Tensor], delta: Tensor, *, eps: float, steps: int, step_size: float, where: Tensor
 ) -> Tensor:
-    """Add to the weights the mean gradient over ``steps`` ascents, ``1/K sum_k grad loss(delta_k)``.
+    """Add to the gradients the mean gradient over ``steps`` ascents, ``1/K sum_k grad loss(delta_k)``.
 
     ``delta_{k+1} = project(delta_k + step_size g_k / |g_k|)``, where ``g_k`` and the gradient of the weights come from one
-    backward. All ascents see the same dropout mask: another one would make the perturbation climb another loss.
+    backward. All ascents use the same dropout mask, because the loss depends on it.
 
     Args:
         loss: perturbation ``(B, T, D)`` -> loss ``()``, with a graph to the weights.
-        delta: where to begin, such as `random_start`.
+        delta: start of the search, such as `random_start`.
         eps: radius of the ball, l2 over all tokens of an example, in units of the embeddings.
         steps: ascents, K; each costs one forward and one backward.
         step_size: length of an ascent.
@@ -42,11 +42,11 @@ def freelb(
             value = loss(delta)
             (value / steps).backward()  # type: ignore[no-untyped-call]
             total += value.detach() / steps
-            delta = _climbed(delta, allowed, eps, step_size)
+            delta = _ascend(delta, allowed, eps, step_size)
     return total
 
 
-def _climbed(delta: Tensor, allowed: Tensor, eps: float, step_size: float) -> Tensor:
+def _ascend(delta: Tensor, allowed: Tensor, eps: float, step_size: float) -> Tensor:
     assert delta.grad is not None
     moved = delta.detach() + step_size * steepest_direction(delta.grad * allowed, "example")
     return project(moved, eps, "example")

@@ -1,4 +1,4 @@
-"""Latent adversarial training: the residual stream at the user's words is moved, at several blocks at once."""
+"""Latent adversarial training: a perturbation of the residual stream at the user's tokens, in several blocks at once."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from advreg.language.config import LanguageAttackConfig, LanguageRecipeConfig
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded
 from advreg.language.models.loading import LanguageModel
-from advreg.language.training.continuous import defend_embeddings, encoded_twice, perturbed_nll
+from advreg.language.training.continuous import defend_embeddings, encode_both, perturbed_nll
 
 
-def latent(
+def latent_terms(
     lm: LanguageModel,
     requests: list[HarmfulRequest],
     attack: LanguageAttackConfig,
     recipe: LanguageRecipeConfig,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Return the terms of `defend_embeddings` where the residual stream has moved to make the harmful opener likely.
+    """Return the terms of `defend_embeddings` under the perturbation of the residual stream that makes the opener likely.
 
-    Arguments and result are those of `advreg.language.training.continuous.continuous`; eps is relative to the mean norm that
-    each block passes on, and the search costs one forward more, which measures it.
+    Args:
+        lm: the model, in train mode.
+        requests: harmful requests.
+        attack: options of the attack; eps is relative to the mean norm of each block's output, which costs one forward more.
+        recipe: weights and cutoffs of the terms.
+        seed: of the attack.
+
+    Returns:
+        ``loss``, ``refusal_nll`` and ``target_nll``, each ``(B,)``.
 
     Reference: Casper et al., "Defending against unforeseen failure modes with latent adversarial training", 2024; Sheshadri
     et al., "Latent adversarial training improves robustness to persistent harmful behaviors in LLMs", 2024.
     """
-    harmful, refused = encoded_twice(lm, requests)
+    harmful, refused = encode_both(lm, requests)
     layers = attack.layers or default_layers(lm)
     step_size = None if attack.step_size == "auto" else attack.step_size
     delta = latent_pgd(lm, harmful, eps=attack.eps, steps=attack.steps, step_size=step_size, layers=layers, seed=seed)
-    ask = perturbed_nll(lm, None)
+    unperturbed = perturbed_nll(lm, None)
 
     def nll(encoded: Encoded) -> Tensor:
         with perturb_latents(lm, encoded, delta, layers):
-            return ask(encoded)
+            return unperturbed(encoded)
 
     return defend_embeddings(nll, harmful, refused, recipe)

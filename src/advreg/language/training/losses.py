@@ -1,4 +1,4 @@
-"""The terms of adversarial training for language, as pure functions of logits or of losses: one number for each example."""
+"""The terms of adversarial training for language: pure functions of logits or losses, one number for each example."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 TOWARD_CUTOFF, AWAY_CUTOFF = 0.5, 5.0
-BEYOND = 1e-3  # what still counts beyond a cutoff
+BEYOND_CUTOFF = 1e-3  # factor on a loss beyond its cutoff
 
 
 def toward(nll: Tensor, cutoff: float = TOWARD_CUTOFF) -> Tensor:
-    """What pulls to a refusal: its loss, of which a thousandth is left once it is below the cutoff.
+    """Return the loss that makes a refusal likely, a thousandth of it below the cutoff.
 
-    ``nll`` where ``nll >= cutoff``, else ``nll / 1000``: a refusal that is likely enough is not made likelier at the cost of
-    everything else.
+    ``nll`` where ``nll >= cutoff``, else ``nll / 1000``: a refusal that is likely enough must not become likelier at the cost
+    of all other outputs.
 
     Args:
         nll: loss of the refusal ``(B,)``, in nats a token.
-        cutoff: where it is good enough.
+        cutoff: loss below which the refusal is likely enough.
 
     Returns:
         ``(B,)``.
@@ -28,17 +28,17 @@ def toward(nll: Tensor, cutoff: float = TOWARD_CUTOFF) -> Tensor:
         >>> toward(torch.tensor([2.0, 0.25])).tolist() == torch.tensor([2.0, 0.00025]).tolist()
         True
     """
-    return torch.where(nll < cutoff, BEYOND * nll, nll)
+    return torch.where(nll < cutoff, BEYOND_CUTOFF * nll, nll)
 
 
 def away(nll: Tensor, cutoff: float = AWAY_CUTOFF) -> Tensor:
-    """What pushes from a harmful answer: minus its loss, of which beyond the cutoff the gradient is a thousandth.
+    """Return the loss that makes a harmful answer unlikely; beyond the cutoff, its gradient is a thousandth.
 
-    ``-min(nll, cutoff) - max(nll - cutoff, 0) / 1000``: continuous, and without it nothing bounds the loss from below.
+    ``-min(nll, cutoff) - max(nll - cutoff, 0) / 1000``: continuous; without the cutoff, nothing bounds the loss from below.
 
     Args:
         nll: loss of the harmful answer ``(B,)``, in nats a token.
-        cutoff: where it is unlikely enough.
+        cutoff: loss above which the answer is unlikely enough.
 
     Returns:
         ``(B,)``.
@@ -49,11 +49,11 @@ def away(nll: Tensor, cutoff: float = AWAY_CUTOFF) -> Tensor:
         >>> away(torch.tensor([2.0, 6.0])).tolist() == torch.tensor([-2.0, -5.001]).tolist()
         True
     """
-    return -nll.clamp_max(cutoff) - BEYOND * (nll - cutoff).clamp_min(0.0)
+    return -nll.clamp_max(cutoff) - BEYOND_CUTOFF * (nll - cutoff).clamp_min(0.0)
 
 
 def kl(reference: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor:
-    """Divergence from a reference, ``mean_t sum_v p_v (log p_v - log q_v)``, p the reference and q the model.
+    """Return the KL divergence from a reference, ``mean_t sum_v p_v (log p_v - log q_v)``, p the reference and q the model.
 
     Args:
         reference, logits: ``(B, V)``, or ``(B, T, V)`` with ``where``.
@@ -73,7 +73,7 @@ def kl(reference: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor
 
 
 def symmetric_kl(logits: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
-    """Divergence both ways, ``kl(p, q) + kl(q, p)``: SMART's measure of how far two answers are apart.
+    """Return the symmetric KL divergence, ``kl(p, q) + kl(q, p)``, by which SMART compares two outputs.
 
     Args:
         logits, other: ``(B, V)``, or ``(B, T, V)`` with ``where``.
@@ -86,21 +86,28 @@ def symmetric_kl(logits: Tensor, other: Tensor, where: Tensor | None = None) -> 
 
 
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean over the marked positions of each row, ``(B, T), (B, T) bool -> (B,)``; 0 for a row without any.
+    """Return the mean over the marked positions of each row ``(B,)``; 0 for a row without any.
+
+    Args:
+        values: ``(B, T)``.
+        where: ``(B, T)`` bool.
 
     Example:
         >>> masked_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]])).tolist()
         [2.0]
     """
-    kept = torch.where(where, values, torch.zeros_like(values))
-    return kept.sum(1) / where.sum(1).clamp_min(1)
+    marked = torch.where(where, values, torch.zeros_like(values))
+    return marked.sum(1) / where.sum(1).clamp_min(1)
 
 
-def predicting(answer: Tensor) -> Tensor:
-    """Return the positions ``(B, T)`` whose logits predict an answer's token: each is one before it.
+def predicting_positions(answer: Tensor) -> Tensor:
+    """Return the positions ``(B, T)`` with logits that predict a token of the answer: each is one before its token.
+
+    Args:
+        answer: ``(B, T)`` bool, the tokens of the answer.
 
     Example:
-        >>> predicting(torch.tensor([[False, False, True, True]])).tolist()
+        >>> predicting_positions(torch.tensor([[False, False, True, True]])).tolist()
         [[False, True, True, False]]
     """
     return torch.cat([answer[:, 1:], torch.zeros_like(answer[:, :1])], 1)

@@ -1,4 +1,4 @@
-"""Everything one run of language training works with, made from its configuration before anything is written."""
+"""The objects of a language training run, built from its configuration before anything is written."""
 
 from __future__ import annotations
 
@@ -28,32 +28,42 @@ from advreg.language.training.batches import BatchMix, TrainingTexts
 from advreg.trainer.averaging import AveragedWeights, ema
 from advreg.trainer.optimization import trainable_parameters
 
-_ROOM = 64  # conversations tokenised at a time
+_TOKENIZED_AT_ONCE = 64  # conversations tokenised at a time
 
 
 @dataclass(frozen=True)
 class LanguageTrainState:
-    """The parts of a run; what changes during training is the state of network, optimizer and average."""
+    """The objects of a run; training changes the state of network, optimizer and average.
+
+    Attributes:
+        config: configuration of the run.
+        lm: the model, with its adapter where there is one.
+        texts: training texts.
+        mix: share of adversarial examples in the batches.
+        steps: optimizer steps of the whole run.
+        optimizer: AdamW over the weights that learn.
+        average: average of these weights, None where there is none.
+    """
 
     config: LanguageConfig
     lm: LanguageModel
-    stock: TrainingTexts
-    plan: BatchMix
+    texts: TrainingTexts
+    mix: BatchMix
     steps: int
     optimizer: AdamW
     average: AveragedWeights | None
 
     @property
-    def learning(self) -> dict[str, Tensor]:
+    def trainable_weights(self) -> dict[str, Tensor]:
         """The weights that learn, by name."""
         named = self.lm.network.named_parameters()
         return {name: weight.detach() for name, weight in named if weight.requires_grad}
 
     def averaged(self, updates: int = 1) -> AbstractContextManager[None]:
-        """Return a block in which the network has the averaged weights; its own where there is no average.
+        """Return a context in which the network has the averaged weights; its own where there is no average.
 
         Args:
-            updates: how often the average was updated; before the first update the block changes nothing.
+            updates: number of updates of the average; with 0, the network keeps its own weights.
         """
         if self.average is None or not updates:
             return nullcontext()
@@ -61,74 +71,80 @@ class LanguageTrainState:
 
 
 def prepare(config: LanguageConfig) -> LanguageTrainState:
-    """Load and check everything; an adapter's first weights depend on the seed alone.
+    """Load and check the objects of a run; the initial weights of an adapter depend on the seed alone.
+
+    Args:
+        config: configuration of the run.
 
     Raises:
-        ConfigError, DataError, ModelError: something cannot be used as the configuration says.
+        ConfigError, DataError, ModelError: the configuration cannot be used.
     """
     train = config.train
-    lessons, benign = _files(config)
+    refusals, benign = _read_files(config)
     device = runtime.choose_device(train.device)
     runtime.seed_everything(config.seed)
     lm = loading.load(config.model.name, dtype=config.model.dtype, device=str(device))
-    stock = _stock(lm, config.data, lessons, benign)
-    _refuse_empty(stock, config)
+    texts = _select_texts(lm, config.data, refusals, benign)
+    _check_not_empty(texts, config)
     lm.network.requires_grad_(True)
     lm = with_lora(lm, config.model.rank, config.model.alpha, config.seed) if config.model.rank else lm
-    plan = BatchMix(train.batch_size, train.mix)
-    steps = train.epochs * plan.steps(len(stock.benign), len(stock.lessons))
+    mix = BatchMix(train.batch_size, train.mix)
+    steps = train.epochs * mix.steps(len(texts.benign), len(texts.refusals))
     weights = trainable_parameters(lm.network)
     return LanguageTrainState(
         config=config,
         lm=lm,
-        stock=stock,
-        plan=plan,
+        texts=texts,
+        mix=mix,
         steps=min(steps, train.steps) if train.steps else steps,
         optimizer=AdamW(weights, lr=train.lr, weight_decay=train.weight_decay),
         average=ema(weights, train.ema, warmup=False) if train.ema else None,
     )
 
 
-def _files(config: LanguageConfig) -> tuple[list[RefusalExample], list[InstructionExample]]:
-    """Read what the mix asks for; benign examples are needed by the guard as well."""
+def _read_files(config: LanguageConfig) -> tuple[list[RefusalExample], list[InstructionExample]]:
+    """Read the examples that the mix needs; the guard needs benign ones as well."""
     data, train = config.data, config.train
     wanted = {"adversarial": train.mix > 0, "benign": train.mix < 1 or train.guard != "off"}
     for name, needed in wanted.items():
         if needed and not getattr(data, name):
             raise ConfigError(f"data.{name} is empty and train.mix is {train.mix}; name the file of its examples")
-    lessons = read_refusal_examples(data.adversarial) if wanted["adversarial"] else []
-    return lessons, read_examples(data.benign) if wanted["benign"] else []
+    refusals = read_refusal_examples(data.adversarial) if wanted["adversarial"] else []
+    return refusals, read_examples(data.benign) if wanted["benign"] else []
 
 
-def _stock(
-    lm: LanguageModel, data: LanguageDataConfig, lessons: list[RefusalExample], benign: list[InstructionExample]
+def _select_texts(
+    lm: LanguageModel, data: LanguageDataConfig, refusals: list[RefusalExample], benign: list[InstructionExample]
 ) -> TrainingTexts:
-    """Leave out what is too long, and hold benign examples out by a hash of their text."""
-    kept = _short(lm, lessons, lambda lesson: (*lesson.targets, *lesson.refusals), data.tokens)
-    short = _short(lm, benign, lambda example: (example.answer,), data.tokens)
-    held = choose(short, data.held_out)
+    """Leave out examples that are too long, and hold benign ones out by a hash of their text."""
+    short_refusals = _within_length(lm, refusals, lambda each: (*each.targets, *each.refusals), data.tokens)
+    short_benign = _within_length(lm, benign, lambda example: (example.answer,), data.tokens)
+    held = choose(short_benign, data.held_out)
     ids = {example.id for example in held}
-    rest = [example for example in short if example.id not in ids]
-    return TrainingTexts(kept, rest, held, len(lessons) + len(benign) - len(kept) - len(short))
+    rest = [example for example in short_benign if example.id not in ids]
+    left_out = len(refusals) + len(benign) - len(short_refusals) - len(short_benign)
+    return TrainingTexts(short_refusals, rest, held, left_out)
 
 
-def _short(lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple[str, ...]], tokens: int) -> list[Item]:
-    """Return the items none of whose conversations is longer than this."""
+def _within_length(
+    lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple[str, ...]], tokens: int
+) -> list[Item]:
+    """Return the items with conversations of at most this many tokens."""
     turns = [(i, item.prompt, answer) for i, item in enumerate(items) for answer in answers(item)]
     long: set[int] = set()
-    for begin in range(0, len(turns), _ROOM):
-        places, prompts, replies = zip(*turns[begin : begin + _ROOM], strict=True)
+    for start in range(0, len(turns), _TOKENIZED_AT_ONCE):
+        indices, prompts, replies = zip(*turns[start : start + _TOKENIZED_AT_ONCE], strict=True)
         lengths = encode(lm, prompts, replies).mask.sum(1).tolist()
-        long |= {place for place, length in zip(places, lengths, strict=True) if length > tokens}
+        long |= {index for index, length in zip(indices, lengths, strict=True) if length > tokens}
     return [item for i, item in enumerate(items) if i not in long]
 
 
-def _refuse_empty(stock: TrainingTexts, config: LanguageConfig) -> None:
+def _check_not_empty(texts: TrainingTexts, config: LanguageConfig) -> None:
     mix, tokens = config.train.mix, config.data.tokens
-    missing = {"adversarial": mix > 0 and not stock.lessons, "benign": mix < 1 and not stock.benign}
+    missing = {"adversarial": mix > 0 and not texts.refusals, "benign": mix < 1 and not texts.benign}
     for name, empty in missing.items():
         if empty:
             raise DataError(
-                f"data.{name} has nothing left to train on: {stock.left_out} examples are longer than {tokens} tokens "
-                f"and data.held_out keeps {len(stock.held)}; raise data.tokens or lower data.held_out"
+                f"data.{name} has nothing left to train on: {texts.left_out} examples are longer than {tokens} tokens "
+                f"and data.held_out keeps {len(texts.held)}; raise data.tokens or lower data.held_out"
             )

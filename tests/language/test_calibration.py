@@ -101,7 +101,7 @@ def test_models_that_differ_widen_the_interval():
 def test_the_worst_of_many_looks_may_be_the_judges_own_error():
     known = Calibration(((80, 20, 180, 20),))
     outcomes = ["complied"] * 40 + ["refused"] * 60
-    once, often = rate(outcomes, "complied", known), rate(outcomes, "complied", known, looks=5)
+    once, often = rate(outcomes, "complied", known), rate(outcomes, "complied", known, candidates=5)
     assert often.value == once.value
     assert often.interval[1] == once.interval[1]
     assert often.interval[0] == 0.0 < once.interval[0]
@@ -116,7 +116,7 @@ def test_the_interval_of_the_worst_of_many_covers_both_kinds_of_error(anew):
         refused = rng.random(150) < 0.7
         looks = [seen(rng, refused, 0.9, 0.95) for _ in range(4 if anew else 1)]
         outcomes = ["complied" if "complied" in each else "refused" for each in zip(*looks, strict=True)]
-        low, high = rate(outcomes, "complied", labels(rng, 0.9, 0.95), looks=4).interval
+        low, high = rate(outcomes, "complied", labels(rng, 0.9, 0.95), candidates=4).interval
         covered += low <= 0.3 <= high
     assert covered >= 57
 

@@ -159,9 +159,9 @@ def best_iterate(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor
         >>> best_iterate([(first, torch.tensor([0.1, 0.9])), (second, torch.tensor([0.2, 0.3]))])[0].flatten().tolist()
         [1.0, 2.0]
     """
-    following = iter(pairs)
-    point, low = next(following)
-    for other, value in following:
+    remaining = iter(pairs)
+    point, low = next(remaining)
+    for other, value in remaining:
         better = value < torch.where(low.isnan(), torch.inf, low)
         point = torch.where(better.view(-1, *[1] * (point.dim() - 1)), other, point)
         low = torch.where(better, value, low)

@@ -115,13 +115,13 @@ def _start(lm: LanguageModel, encoded: Encoded, radius: float, k: int, seed: int
     """Return the starting points of restart ``k``: zero for the first, random inside the balls for the others."""
     counts = encoded.content.sum(1)
     shape = (int(counts.max()), lm.dim)
-    kind = torch.promote_types(lm.dtype, torch.float32)
+    dtype = torch.promote_types(lm.dtype, torch.float32)
     if k == 0:
-        return torch.zeros(len(encoded), *shape, dtype=kind, device=lm.device)
-    own = torch.arange(len(encoded), device=lm.device) if ids is None else ids.to(lm.device)
-    drawn = normal(own, shape, seed, stream=k, dtype=kind)
-    used = torch.arange(shape[0], device=lm.device) < counts[:, None]
-    return project(drawn * radius / math.sqrt(shape[1]), radius) * used[..., None]
+        return torch.zeros(len(encoded), *shape, dtype=dtype, device=lm.device)
+    example_ids = torch.arange(len(encoded), device=lm.device) if ids is None else ids.to(lm.device)
+    noise = normal(example_ids, shape, seed, stream=k, dtype=dtype)
+    mask = torch.arange(shape[0], device=lm.device) < counts[:, None]
+    return project(noise * radius / math.sqrt(shape[1]), radius) * mask[..., None]
 
 
 def embedding(

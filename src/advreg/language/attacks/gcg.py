@@ -120,11 +120,11 @@ def gcg(
         raise ConfigError(f"{given}; give at least 1 of each, steps >= 0 and mellowmax > 0 or None")
     original = judge or lm
     targeted = require_targets(requests)
-    how = GcgSearch(steps, width, topk, buffer, mellowmax, batch_size, draft)
-    with count_model_passes(lm, judge) as spent:
+    config = GcgSearch(steps, width, topk, buffer, mellowmax, batch_size, draft)
+    with count_model_passes(lm, judge) as counts:
         allowed = typeable_tokens(lm)
         texts = [
-            search_suffix(lm, request, how, tokens=tokens, seed=seed, system=system, allowed=allowed)
+            search_suffix(lm, request, config, tokens=tokens, seed=seed, system=system, allowed=allowed)
             for request in targeted
         ]
         encoded = [
@@ -133,13 +133,13 @@ def gcg(
         ]
         loss = [value for each in encoded for value in measure_answer_nll(original, each, None)]
         completions = generate(original, texts, max_new_tokens=max_new_tokens, system=system)
-    return LanguageAttackResult("gcg", texts, [[text] for text in completions], spent.forwards, spent.backwards, loss)
+    return LanguageAttackResult("gcg", texts, [[text] for text in completions], counts.forwards, counts.backwards, loss)
 
 
 def search_suffix(
     lm: LanguageModel,
     request: HarmfulRequest,
-    how: GcgSearch,
+    config: GcgSearch,
     *,
     tokens: int,
     seed: int,
@@ -151,7 +151,7 @@ def search_suffix(
     Args:
         lm: the model for the search.
         request: a request with target.
-        how: settings of the search.
+        config: settings of the search.
         tokens: exclamation marks in the initial suffix.
         seed: seed of the draws.
         system: the system prompt; the chat template's default if None.
@@ -163,34 +163,34 @@ def search_suffix(
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
     with eval_mode(lm.network, freeze=True):
         frame, suffix = split_at_suffix(lm, request, " ".join(["!"] * tokens), system)
-        kept = [(float(suffix_losses(lm, frame, suffix[None], how)[0]), suffix)]
-        for _ in range(how.steps):
-            kept = _step(lm, frame, kept, how, system=system, allowed=allowed, generator=generator)
-    return append_suffix(lm, request, kept[0][1])
+        scored = [(float(suffix_losses(lm, frame, suffix[None], config)[0]), suffix)]
+        for _ in range(config.steps):
+            scored = _step(lm, frame, scored, config, system=system, allowed=allowed, generator=generator)
+    return append_suffix(lm, request, scored[0][1])
 
 
 def _step(
     lm: LanguageModel,
     frame: Frame,
-    kept: ScoredSuffixes,
-    how: GcgSearch,
+    scored: ScoredSuffixes,
+    config: GcgSearch,
     *,
     system: str | None,
     allowed: Tensor,
     generator: torch.Generator,
 ) -> ScoredSuffixes:
     """Return the best suffixes after one round of swaps."""
-    grad = one_hot_gradient(lm, frame, kept[0][1], how)
-    drawn = draw_candidates(kept[0][1], grad, allowed, how.width, how.topk, generator)
+    grad = one_hot_gradient(lm, frame, scored[0][1], config)
+    drawn = draw_candidates(scored[0][1], grad, allowed, config.width, config.topk, generator)
     fresh = keep_retokenizable(lm, frame, drawn, system)
 
     def loss(suffixes: Tensor) -> Tensor:
-        return suffix_losses(lm, frame, suffixes, how)
+        return suffix_losses(lm, frame, suffixes, config)
 
-    if how.draft is None:
-        return merge_best(kept, fresh, loss(fresh), how.buffer)
-    probed = sample_probes(lm, frame, fresh, loss, draft=how.draft, generator=generator, system=system)
-    return merge_best(kept, *probed, how.buffer)
+    if config.draft is None:
+        return merge_best(scored, fresh, loss(fresh), config.buffer)
+    probed = sample_probes(lm, frame, fresh, loss, draft=config.draft, generator=generator, system=system)
+    return merge_best(scored, *probed, config.buffer)
 
 
 def _batch(frame: Frame, count: int) -> Encoded:
@@ -200,14 +200,14 @@ def _batch(frame: Frame, count: int) -> Encoded:
     return Encoded(ids, torch.ones_like(answer), torch.zeros_like(answer), answer)
 
 
-def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: GcgSearch) -> Tensor:
+def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, config: GcgSearch) -> Tensor:
     """Return the loss ``(B,)`` of suffixes given as embeddings, on a copy of the prefix cache.
 
     Args:
         lm: the model for the search.
         frame: the conversation around the suffix.
         points: embeddings of suffixes ``(B, S, D)``.
-        how: settings of the search.
+        config: settings of the search.
 
     Returns:
         ``(B,)``.
@@ -215,9 +215,11 @@ def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, how: GcgSearch)
     batch = _batch(frame, len(points))
     cache = copy.deepcopy(frame.cache)
     cache.batch_repeat_interleave(len(points))
-    whole = torch.cat([points, embed(lm, batch.ids)], 1)
-    mask = torch.ones(len(points), len(frame.before) + whole.shape[1], dtype=torch.bool, device=points.device)
-    return target_loss(forward(lm, whole, mask, last=answer_span(batch), cache=cache).logits, batch, how.mellowmax)
+    embeddings = torch.cat([points, embed(lm, batch.ids)], 1)
+    mask = torch.ones(len(points), len(frame.before) + embeddings.shape[1], dtype=torch.bool, device=points.device)
+    return target_loss(
+        forward(lm, embeddings, mask, last=answer_span(batch), cache=cache).logits, batch, config.mellowmax
+    )
 
 
 def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tensor:
@@ -242,23 +244,23 @@ def target_loss(scores: Tensor, batch: Encoded, sharpness: float | None) -> Tens
 
 
 @torch.no_grad()
-def suffix_losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, how: GcgSearch) -> Tensor:
+def suffix_losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, config: GcgSearch) -> Tensor:
     """Return the loss of token suffixes: one forward each.
 
     Args:
         lm: the model for the search.
         frame: the conversation around the suffix.
         suffixes: token ids ``(B, S)``.
-        how: settings of the search.
+        config: settings of the search.
 
     Returns:
         ``(B,)``.
     """
-    parts = [cached_loss(lm, frame, embed(lm, part), how) for part in torch.split(suffixes, how.batch_size)]
+    parts = [cached_loss(lm, frame, embed(lm, part), config) for part in torch.split(suffixes, config.batch_size)]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSearch) -> Tensor:
+def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, config: GcgSearch) -> Tensor:
     """Return the gradient of the loss with respect to the one-hot suffix tokens: one forward, one backward.
 
     The token embeddings are computed by the network's layer, because some layers scale the rows of their weight.
@@ -267,7 +269,7 @@ def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSe
         lm: the model for the search.
         frame: the conversation around the suffix.
         suffix: token ids ``(S,)``.
-        how: settings of the search.
+        config: settings of the search.
 
     Returns:
         ``(S, V)``.
@@ -275,17 +277,17 @@ def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, how: GcgSe
     layer = lm.network.get_input_embeddings()
     with torch.enable_grad():
         points = embed(lm, suffix[None]).detach().requires_grad_()
-        (grad,) = torch.autograd.grad(cached_loss(lm, frame, points, how).sum(), points)
+        (grad,) = torch.autograd.grad(cached_loss(lm, frame, points, config).sum(), points)
     with torch.no_grad():
         table = embed(lm, torch.arange(len(layer.weight), device=lm.device))
         return grad[0] @ table.T
 
 
-def merge_best(kept: ScoredSuffixes, suffixes: Tensor, values: Tensor, buffer: int) -> ScoredSuffixes:
+def merge_best(scored: ScoredSuffixes, suffixes: Tensor, values: Tensor, buffer: int) -> ScoredSuffixes:
     """Return the ``buffer`` suffixes of lowest loss, without duplicates and without NaN losses.
 
     Args:
-        kept: suffixes in the buffer.
+        scored: suffixes in the buffer.
         suffixes: new token suffixes ``(n, S)``.
         values: their losses ``(n,)``.
         buffer: length of the result.
@@ -298,7 +300,7 @@ def merge_best(kept: ScoredSuffixes, suffixes: Tensor, values: Tensor, buffer: i
         [(0.25, tensor([2])), (0.5, tensor([1]))]
     """
     fresh = [(value, suffix) for value, suffix in zip(values.tolist(), suffixes, strict=True) if not math.isnan(value)]
-    seen: dict[tuple[int, ...], tuple[float, Tensor]] = {}
-    for value, suffix in sorted([*kept, *fresh], key=lambda pair: pair[0]):
-        seen.setdefault(tuple(suffix.tolist()), (value, suffix))
-    return list(seen.values())[:buffer]
+    unique: dict[tuple[int, ...], tuple[float, Tensor]] = {}
+    for value, suffix in sorted([*scored, *fresh], key=lambda pair: pair[0]):
+        unique.setdefault(tuple(suffix.tolist()), (value, suffix))
+    return list(unique.values())[:buffer]

@@ -60,15 +60,15 @@ def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: 
         ConfigError: a block does not exist, or ``delta`` has another number of blocks.
         ModelError: the network has no `ModuleList`.
     """
-    found = transformer_blocks(lm)
-    if delta.shape[1] != len(layers) or not all(0 <= layer < len(found) for layer in layers):
+    modules = transformer_blocks(lm)
+    if delta.shape[1] != len(layers) or not all(0 <= layer < len(modules) for layer in layers):
         raise ConfigError(
-            f"layers are {list(layers)} and delta has {delta.shape[1]}; allowed: 0 to {len(found) - 1}, one delta each"
+            f"layers are {list(layers)} and delta has {delta.shape[1]}; allowed: 0 to {len(modules) - 1}, one delta each"
         )
     with ExitStack() as hooks:
         for n, layer in enumerate(layers):
             placed = scatter_rows(delta[:, n], encoded.content)
-            hooks.callback(found[layer].register_forward_hook(_perturb_output(placed)).remove)
+            hooks.callback(modules[layer].register_forward_hook(_perturb_output(placed)).remove)
         yield
 
 
@@ -155,17 +155,17 @@ def latent_pgd(
     LLMs", 2024, arXiv:2407.15549.
     """
     check_search(encoded, eps, steps, 1)
-    chosen = default_layers(lm) if layers is None else layers
-    norms = latent_norms(lm, encoded, chosen)[:, :, None, None]
+    blocks = default_layers(lm) if layers is None else layers
+    norms = latent_norms(lm, encoded, blocks)[:, :, None, None]
     step = eps * 2.5 / max(steps, 1) if step_size is None else step_size
     last = answer_span(encoded)
 
     def loss(delta: Tensor) -> Tensor:
-        with perturb_latents(lm, encoded, delta, chosen):
+        with perturb_latents(lm, encoded, delta, blocks):
             return answer_nll(logits(lm, encoded, last=last), encoded)
 
     move = with_projection(steepest_descent(step * norms), eps * norms)
-    shape = (len(encoded), len(chosen), int(encoded.content.sum(1).max()), lm.dim)
+    shape = (len(encoded), len(blocks), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)
     with eval_mode(lm.network, freeze=True):
         return best_iterate(iterates(loss, start, move, steps))[0]
@@ -217,19 +217,19 @@ def latent(
     2024, arXiv:2407.15549.
     """
     original = judge or lm
-    chosen = default_layers(lm) if layers is None else layers
-    options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "layers": chosen, "seed": seed}
+    blocks = default_layers(lm) if layers is None else layers
+    options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "layers": blocks, "seed": seed}
 
     def search(encoded: Encoded, _ids: Tensor) -> Tensor:
         return latent_pgd(lm, encoded, **options)
 
     def nll(encoded: Encoded, delta: Tensor) -> Tensor:
-        with perturb_latents(original, encoded, delta, chosen):
+        with perturb_latents(original, encoded, delta, blocks):
             return answer_nll(logits(original, encoded, last=answer_span(encoded)), encoded)
 
     def complete(prompts: list[str], delta: Tensor) -> list[list[str]]:
         encoded = encode(original, prompts, system=system, room=max(original.context // 4, max_new_tokens))
-        with perturb_latents(original, encoded, delta, chosen):
+        with perturb_latents(original, encoded, delta, blocks):
             texts = generate(original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
         return [[text] for text in texts]
 

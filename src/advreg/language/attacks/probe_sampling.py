@@ -59,13 +59,18 @@ def sample_probes(
         return suffixes, loss(suffixes)
     estimate = draft_loss(draft, frame, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system)
     order = torch.randperm(count, generator=generator)[: max(2, count // _PROBED)].to(suffixes.device)
-    known = loss(suffixes[order])
-    rank = float(spearmanr(estimate[order].tolist(), known.tolist()).statistic) if len(set(known.tolist())) > 1 else 0.0
-    trust = 0.5 if math.isnan(rank) else (1 + rank) / 2
+    probe_losses = loss(suffixes[order])
+    trust = _agreement(estimate[order].tolist(), probe_losses.tolist())
     remaining = estimate.clone()
     remaining[order] = torch.inf
-    more = remaining.argsort()[: min(max(1, round((1 - trust) * count / _SHARE)), count - len(order))]
-    return suffixes[torch.cat([order, more])], torch.cat([known, loss(suffixes[more])])
+    rest = remaining.argsort()[: min(max(1, round((1 - trust) * count / _SHARE)), count - len(order))]
+    return suffixes[torch.cat([order, rest])], torch.cat([probe_losses, loss(suffixes[rest])])
+
+
+def _agreement(estimates: list[float], losses: list[float]) -> float:
+    """Return the rank correlation of draft and model, mapped to [0, 1]; 0.5 if it is undefined."""
+    rank = float(spearmanr(estimates, losses).statistic) if len(set(losses)) > 1 else 0.0
+    return 0.5 if math.isnan(rank) else (1 + rank) / 2
 
 
 @torch.no_grad()

@@ -108,12 +108,12 @@ def complete_variants(
         LanguageAttackResult('direct', n=0, forwards=0, backwards=0)
     """
     flat = [variant for each in variants for variant in each]
-    with count_model_passes(lm) as spent:
+    with count_model_passes(lm) as counts:
         texts = iter(
             generate(lm, flat, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system) if flat else []
         )
     completions = [[next(texts) for _ in each] for each in variants]
     prompts = [list(each) for each in variants]
     return LanguageAttackResult(
-        attack, [each[0] for each in prompts], completions, spent.forwards, spent.backwards, asked=prompts
+        attack, [each[0] for each in prompts], completions, counts.forwards, counts.backwards, asked=prompts
     )

@@ -77,12 +77,12 @@ def soft_prompt(
     def search(encoded: Encoded, _ids: Tensor) -> list[Tensor]:
         return search_soft_suffixes(lm, encoded, tokens, steps, step_size, checkpoints)
 
-    def nll(encoded: Encoded, found: list[Tensor]) -> Tensor:
-        return suffix_nll(original, encoded, found[0])
+    def nll(encoded: Encoded, suffixes: list[Tensor]) -> Tensor:
+        return suffix_nll(original, encoded, suffixes[0])
 
-    def complete(prompts: list[str], found: list[Tensor]) -> list[list[str]]:
+    def complete(prompts: list[str], suffixes: list[Tensor]) -> list[list[str]]:
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "system": system}
-        texts = [generate(original, prompts, suffix=suffix, **options) for suffix in found]
+        texts = [generate(original, prompts, suffix=suffix, **options) for suffix in suffixes]
         return [list(row) for row in zip(*texts, strict=True)]
 
     attack = PerturbationAttack(search, nll, complete)
@@ -105,27 +105,27 @@ def search_soft_suffixes(
     Returns:
         ``checkpoints`` tensors ``(B, S, D)`` in float32 or better.
     """
-    kind = torch.promote_types(lm.dtype, torch.float32)
+    dtype = torch.promote_types(lm.dtype, torch.float32)
     recorded_steps = {steps * k // checkpoints for k in range(1, checkpoints)}
-    kept: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def loss(suffix: Tensor) -> Tensor:
         return suffix_nll(lm, encoded, suffix)
 
     with eval_mode(lm.network, freeze=True):
-        start = _start(lm, tokens).to(kind).expand(len(encoded), -1, -1)
+        start = _start(lm, tokens).to(dtype).expand(len(encoded), -1, -1)
         pairs = iterates(loss, start, sign_descent(step_size * embedding_norm(lm)), steps)
-        found, _ = best_iterate(_record_checkpoints(pairs, recorded_steps, kept))
-    return [found, *kept]
+        best, _ = best_iterate(_record_checkpoints(pairs, recorded_steps, recorded))
+    return [best, *recorded]
 
 
 def _record_checkpoints(
-    pairs: Iterable[tuple[Tensor, Tensor]], recorded_steps: set[int], kept: list[Tensor]
+    pairs: Iterable[tuple[Tensor, Tensor]], recorded_steps: set[int], recorded: list[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the pairs unchanged, and append the points of some steps to ``kept``."""
+    """Yield the pairs unchanged, and append the points of some steps to ``recorded``."""
     for k, (point, value) in enumerate(pairs):
         if k in recorded_steps:
-            kept.append(point)
+            recorded.append(point)
         yield point, value
 
 

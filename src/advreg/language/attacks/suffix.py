@@ -49,20 +49,20 @@ def split_at_suffix(lm: LanguageModel, request: HarmfulRequest, words: str, syst
     Raises:
         ConfigError: the tokenizer merges the suffix with the request, or does not restore its text.
     """
-    plain = encode(lm, [request.prompt], system=system)
-    whole = encode(lm, [f"{request.prompt} {words}"], [request.target], system=system, ended=False)
-    ids, own = whole.ids[0], whole.content[0].nonzero()[:, 0]
-    count = len(own) - int(plain.content.sum())
-    start, stop = int(own[-count]) if count > 0 else 0, int(own[-1]) + 1
+    prompt_only = encode(lm, [request.prompt], system=system)
+    conversation = encode(lm, [f"{request.prompt} {words}"], [request.target], system=system, ended=False)
+    ids, user_positions = conversation.ids[0], conversation.content[0].nonzero()[:, 0]
+    count = len(user_positions) - int(prompt_only.content.sum())
+    start, stop = int(user_positions[-count]) if count > 0 else 0, int(user_positions[-1]) + 1
     if count < 1 or append_suffix(lm, request, ids[start:stop]) != f"{request.prompt} {words}":
         raise ConfigError(
             f"the tokenizer of {lm.name} joins the suffix {words[:8]!r} with the request; use another model"
         )
-    target = whole.answer[0]
+    target = conversation.answer[0]
     before = ids[:start]
     with torch.no_grad():
-        read = forward(lm, embed(lm, before[None]), torch.ones(1, start, device=lm.device), last=1, keep=True)
-    return Frame(request, before, ids[stop:][~target[stop:]], ids[target], cache_of(read)), ids[start:stop]
+        output = forward(lm, embed(lm, before[None]), torch.ones(1, start, device=lm.device), last=1, keep=True)
+    return Frame(request, before, ids[stop:][~target[stop:]], ids[target], cache_of(output)), ids[start:stop]
 
 
 def append_suffix(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) -> str:
@@ -106,29 +106,29 @@ def draw_candidates(
     choice = torch.randint(best.shape[1], (width,), generator=generator).to(suffix.device)
     drawn = suffix.repeat(width, 1)
     drawn[torch.arange(width, device=suffix.device), position] = best[position, choice]
-    once: Tensor = torch.unique(drawn[(drawn != suffix).any(1)], dim=0)
-    return once
+    unique: Tensor = torch.unique(drawn[(drawn != suffix).any(1)], dim=0)
+    return unique
 
 
-def keep_retokenizable(lm: LanguageModel, frame: Frame, drawn: Tensor, system: str | None) -> Tensor:
+def keep_retokenizable(lm: LanguageModel, frame: Frame, suffixes: Tensor, system: str | None) -> Tensor:
     """Return the suffixes that the tokenizer restores from their text in the whole conversation.
 
     Args:
         lm: the model for the search.
         frame: the conversation around the suffix.
-        drawn: suffixes ``(n, S)``.
+        suffixes: token ids ``(n, S)``.
         system: the system prompt; the chat template's default if None.
 
     Returns:
         ``(m, S)`` with ``m <= n``.
     """
-    again = encode(lm, [append_suffix(lm, frame.request, suffix) for suffix in drawn], system=system)
-    length = len(frame.before) + drawn.shape[1] + len(frame.after)
-    wanted = torch.cat(
-        [frame.before.expand(len(drawn), -1), drawn, frame.after.expand(len(drawn), -1)],
+    retokenized = encode(lm, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system=system)
+    length = len(frame.before) + suffixes.shape[1] + len(frame.after)
+    expected = torch.cat(
+        [frame.before.expand(len(suffixes), -1), suffixes, frame.after.expand(len(suffixes), -1)],
         1,
     )
-    if again.ids.shape[1] < length:
-        return drawn[:0]
-    same = (again.ids[:, -length:] == wanted).all(1) & (again.mask.sum(1) == length)
-    return drawn[same]
+    if retokenized.ids.shape[1] < length:
+        return suffixes[:0]
+    restored = (retokenized.ids[:, -length:] == expected).all(1) & (retokenized.mask.sum(1) == length)
+    return suffixes[restored]

@@ -69,7 +69,7 @@ def run_targeted(
     original = judge or lm
     completions: list[list[str]] = []
     loss: list[float] = []
-    with count_model_passes(lm, judge) as spent:
+    with count_model_passes(lm, judge) as counts:
         for part in batches(require_targets(requests), batch_size):
             prompts = [request.prompt for request in part]
             encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
@@ -78,5 +78,5 @@ def run_targeted(
                 loss += attack.nll(encoded, perturbation).tolist()
             completions += attack.complete(prompts, perturbation)
     return LanguageAttackResult(
-        name, [request.prompt for request in requests], completions, spent.forwards, spent.backwards, loss
+        name, [request.prompt for request in requests], completions, counts.forwards, counts.backwards, loss
     )

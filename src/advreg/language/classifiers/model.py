@@ -73,15 +73,15 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
         MissingExtraError: transformers is not installed.
     """
     transformers = import_extra("transformers", "advreg[language]")
-    place = _folder_or_hub_id(name)
+    source = _folder_or_hub_id(name)
     seed_everything(seed)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # hides a table about the new head, which is intended
     try:
         with hide_progress_bars():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             network = transformers.AutoModelForSequenceClassification.from_pretrained(
-                place, num_labels=num_labels, use_safetensors=True, trust_remote_code=False
+                source, num_labels=num_labels, use_safetensors=True, trust_remote_code=False
             )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(

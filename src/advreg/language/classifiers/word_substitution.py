@@ -79,23 +79,23 @@ def _attack(
     forwards, replaced = 1, 0
     if bool(wrong[0]):
         return SubstitutionResult(text, True, 0, forwards)
-    places = _by_importance(classifier, text, label)
-    forwards += len(places)
-    for place in places:
+    positions = _by_importance(classifier, text, label)
+    forwards += len(positions)
+    for position in positions:
         if replaced == words:
             break
-        span = list(_WORD.finditer(text))[place]
-        tried = [text[: span.start()] + word + text[span.end() :] for word in candidates(span.group())]
-        if not tried:
+        span = list(_WORD.finditer(text))[position]
+        variants = [text[: span.start()] + word + text[span.end() :] for word in candidates(span.group())]
+        if not variants:
             continue
-        losses, wrong = _losses(classifier, tried, label)
-        forwards += len(tried)
-        chosen = int(losses.argmax())
-        if float(losses[chosen]) <= best:
+        losses, wrong = _losses(classifier, variants, label)
+        forwards += len(variants)
+        highest = int(losses.argmax())
+        if float(losses[highest]) <= best:
             continue
-        text, best = tried[chosen], float(losses[chosen])
+        text, best = variants[highest], float(losses[highest])
         replaced += 1
-        if bool(wrong[chosen]):
+        if bool(wrong[highest]):
             return SubstitutionResult(text, True, replaced, forwards)
     return SubstitutionResult(text, False, replaced, forwards)
 
@@ -127,8 +127,8 @@ def _losses(classifier: TextClassifier, texts: list[str], label: int) -> tuple[T
 
 def _candidates(table: _Neighbours, typos: bool, word: str) -> list[str]:
     """Return the substitutes of a word."""
-    found = [*table.of(word), *(typing_errors(word) if typos else [])]
-    return [other for other in dict.fromkeys(found) if other != word]
+    substitutes = [*table.of(word), *(typing_errors(word) if typos else [])]
+    return [other for other in dict.fromkeys(substitutes) if other != word]
 
 
 def typing_errors(word: str) -> list[str]:

@@ -69,8 +69,8 @@ def choose(items: Sequence[Item], n: int, seed: int = 0) -> list[Item]:
         >>> [item.id for item in chosen] == [item.id for item in choose(chosen, 3)]
         True
     """
-    kept = {id(item) for item in sorted(items, key=lambda item: _hash_position(item.prompt, seed))[:n]}
-    return [item for item in items if id(item) in kept]
+    chosen = {id(item) for item in sorted(items, key=lambda item: _hash_position(item.prompt, seed))[:n]}
+    return [item for item in items if id(item) in chosen]
 
 
 def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> dict[str, list[Item]]:
@@ -96,16 +96,16 @@ def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> 
         raise ConfigError(f"shares are {dict(shares)}; give numbers of at least 0 that add up to 1")
     parts: dict[str, list[Item]] = {name: [] for name in shares}
     for item in items:
-        place, name = _hash_position(item.prompt, seed), ""
+        position, name = _hash_position(item.prompt, seed), ""
         for name, width in shares.items():  # noqa: B007 - the last part takes what rounding leaves
-            if place < width:
+            if position < width:
                 break
-            place -= width
+            position -= width
         parts[name].append(item)
     return parts
 
 
 def _hash_position(text: str, seed: int) -> float:
     """Return the hash of a text as a number in [0, 1), regardless of blanks and case."""
-    plain = " ".join(text.lower().split())
-    return int.from_bytes(hashlib.sha256(f"{seed}/{plain}".encode()).digest()[:8]) / 2**64
+    normalized = " ".join(text.lower().split())
+    return int.from_bytes(hashlib.sha256(f"{seed}/{normalized}".encode()).digest()[:8]) / 2**64

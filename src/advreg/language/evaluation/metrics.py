@@ -150,7 +150,7 @@ def _attack_success(table: Table, calibration: Calibration | None, seed: int) ->
     """Return the success rate of each attack, and of at least one attack in words."""
     success = {name: rows for (metric, name), rows in table.items() if metric == SUCCESS}
     rates = {
-        name: rate(_outcomes(rows), "complied", calibration, looks=_distinct_completions(rows), seed=seed)
+        name: rate(_outcomes(rows), "complied", calibration, candidates=_distinct_completions(rows), seed=seed)
         for name, rows in success.items()
     }
     return {**rates, **_at_least_one(success, calibration, seed)}
@@ -164,8 +164,8 @@ def _at_least_one(
     if not in_words:
         return {}
     decisive = [_decisive_outcome(outcomes) for outcomes in zip(*map(_outcomes, in_words), strict=True)]
-    looks = sum(map(_distinct_completions, in_words))
-    return {"at_least_one": rate(decisive, "complied", calibration, looks=looks, seed=seed)}
+    candidates = sum(map(_distinct_completions, in_words))
+    return {"at_least_one": rate(decisive, "complied", calibration, candidates=candidates, seed=seed)}
 
 
 def _decisive_outcome(outcomes: Sequence[Outcome]) -> Outcome:

@@ -74,5 +74,5 @@ def _find_phrases(completions: Sequence[str]) -> list[bool]:
 
 def _calibrate(refuses: Refuses, labelled: Sequence[LabelledCompletion]) -> Calibration:
     """Return the calibration of a judge on human labels."""
-    called = refuses([row.completion for row in labelled])
-    return compare_judge(called, [row.refused for row in labelled], [row.model for row in labelled])
+    flagged = refuses([row.completion for row in labelled])
+    return compare_judge(flagged, [row.refused for row in labelled], [row.model for row in labelled])

@@ -50,9 +50,9 @@ def with_lora(lm: LanguageModel, rank: int = 8, alpha: float = 16, seed: int = 0
     Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", ICLR 2022, arXiv:2106.09685.
     """
     if rank < 1 or _layers(lm):
-        found = "an" if _layers(lm) else "no"
+        article = "an" if _layers(lm) else "no"
         raise ConfigError(
-            f"rank is {rank} and the model has {found} adapter; give a rank >= 1 and a model without adapter"
+            f"rank is {rank} and the model has {article} adapter; give a rank >= 1 and a model without adapter"
         )
     peft = import_extra("peft", EXTRA)
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -148,8 +148,8 @@ def load_adapter(lm: LanguageModel, run: str | Path | RunFolder) -> LanguageMode
             f"{folder.path} has no readable adapter: {first_line(cause)}; give the folder of a finished run"
         ) from cause
     adapted = with_lora(lm, rank, alpha)
-    own = {name: tuple(tensor.shape) for name, tensor in adapter_state(adapted).items()}
-    if own != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter_state(adapted).items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
         raise WeightsError(
             f"the adapter in {folder.path} is for {facts.get('model')}, not for {lm.name}; load that model"
         )

@@ -147,9 +147,9 @@ def _render(lm: LanguageModel, turns: list[dict[str, str]], generation: bool) ->
 
 def _tokenize_prompts(lm: LanguageModel, prompts: Sequence[str], system: str | None) -> list[Row]:
     """Return each prompt as tokens; the user's text is at the place of the placeholder."""
-    before, found, after = _render(lm, _turns(_USER, system), True).partition(_USER)
+    before, marker, after = _render(lm, _turns(_USER, system), True).partition(_USER)
     texts = [_render(lm, _turns(prompt, system), True) for prompt in prompts]
-    if not found or not all(text.startswith(before) and text.endswith(after) for text in texts):
+    if not marker or not all(text.startswith(before) and text.endswith(after) for text in texts):
         raise ConfigError(f"the chat template of {lm.name} changes the user's text; use another template")
     if not lm.tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {lm.name} gives no token offsets; use a fast tokenizer")
@@ -174,19 +174,21 @@ def _is_user_token(text: str, piece: tuple[int, int], span: tuple[int, int]) -> 
     return span[0] <= left < right <= span[1]
 
 
-def _truncate_user_tokens(lm: LanguageModel, row: Row, most: int) -> Row:
-    """Return a prompt of at most ``most`` tokens, without the last tokens of the user."""
+def _truncate_user_tokens(lm: LanguageModel, row: Row, limit: int) -> Row:
+    """Return a prompt of at most ``limit`` tokens, without the last tokens of the user."""
     ids, content = row
-    over = len(ids) - most
-    if over <= 0:
+    excess = len(ids) - limit
+    if excess <= 0:
         return row
-    own = [place for place, user in enumerate(content) if user]
-    if over >= len(own):
-        template = len(ids) - len(own)
-        raise ConfigError(f"the template takes {template} of the {most} tokens of {lm.name}; shorten the system prompt")
-    dropped = set(own[-over:])
-    rest = [place for place in range(len(ids)) if place not in dropped]
-    return [ids[place] for place in rest], [content[place] for place in rest]
+    user_positions = [position for position, user in enumerate(content) if user]
+    if excess >= len(user_positions):
+        template = len(ids) - len(user_positions)
+        raise ConfigError(
+            f"the template takes {template} of the {limit} tokens of {lm.name}; shorten the system prompt"
+        )
+    dropped = set(user_positions[-excess:])
+    rest = [position for position in range(len(ids)) if position not in dropped]
+    return [ids[position] for position in rest], [content[position] for position in rest]
 
 
 def _tokenize_text(lm: LanguageModel, text: str) -> list[int]:
@@ -197,8 +199,8 @@ def _tokenize_text(lm: LanguageModel, text: str) -> list[int]:
 
 def pad_id(lm: LanguageModel) -> int:
     """Return the id of padding, which the mask hides from the network."""
-    known = (lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id, 0)
-    return int(next(token for token in known if token is not None))
+    candidates = (lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id, 0)
+    return int(next(token for token in candidates if token is not None))
 
 
 def _pad_left(lm: LanguageModel, rows: list[Row], replies: list[list[int]]) -> Encoded:
@@ -206,10 +208,10 @@ def _pad_left(lm: LanguageModel, rows: list[Row], replies: list[list[int]]) -> E
     length = max(len(ids) + len(reply) for (ids, _), reply in zip(rows, replies, strict=True))
     ids = torch.full((len(rows), length), pad_id(lm))
     mask, content, answer = (torch.zeros(len(rows), length, dtype=torch.bool) for _ in range(3))
-    for i, ((tokens, own), reply) in enumerate(zip(rows, replies, strict=True)):
+    for i, ((tokens, user), reply) in enumerate(zip(rows, replies, strict=True)):
         start, turn = length - len(tokens) - len(reply), length - len(reply)
         ids[i, start:] = torch.tensor(tokens + reply)
         mask[i, start:] = True
-        content[i, start:turn] = torch.tensor(own)
+        content[i, start:turn] = torch.tensor(user)
         answer[i, turn:] = True
     return Encoded(ids, mask, content, answer).to(lm.device)

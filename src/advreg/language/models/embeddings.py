@@ -58,11 +58,13 @@ def scatter_rows(rows: Tensor, where: Tensor) -> Tensor:
         >>> scatter_rows(torch.tensor([[[5.0], [6.0]]]), torch.tensor([[False, True, True]])).flatten().tolist()
         [0.0, 5.0, 6.0]
     """
-    most = int(where.sum(1).max())
-    if most > rows.shape[1] or len(rows) != len(where):
+    longest = int(where.sum(1).max())
+    if longest > rows.shape[1] or len(rows) != len(where):
         given = f"{len(rows)} x {rows.shape[1]}"
-        raise DataError(f"delta has {given} rows for {len(where)} examples with up to {most} tokens; give one a token")
-    if most == 0:
+        raise DataError(
+            f"delta has {given} rows for {len(where)} examples with up to {longest} tokens; give one a token"
+        )
+    if longest == 0:
         return rows.new_zeros(*where.shape, rows.shape[-1])
     order = (where.cumsum(1) - 1).clamp(min=0)
     placed = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[-1]))
@@ -121,16 +123,16 @@ def forward(
     Returns:
         The output of the network.
     """
-    known = inspect.signature(_unwrap_adapter(lm.network).forward).parameters
-    places = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -points.shape[1] :]
+    accepted = inspect.signature(_unwrap_adapter(lm.network).forward).parameters
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -points.shape[1] :]
     wanted = {
-        "position_ids": places,
+        "position_ids": positions,
         "logits_to_keep": _logits_to_keep(points, last),
         "use_cache": keep or cache is not None,
     }
-    held = {} if cache is None else {next(name for name in _CACHES if name in known): cache}
-    extra = {name: value for name, value in wanted.items() if name in known}
-    return lm.network(inputs_embeds=points, attention_mask=mask.long(), **extra, **held)
+    cache_argument = {} if cache is None else {next(name for name in _CACHES if name in accepted): cache}
+    extra = {name: value for name, value in wanted.items() if name in accepted}
+    return lm.network(inputs_embeds=points, attention_mask=mask.long(), **extra, **cache_argument)
 
 
 def _logits_to_keep(points: Tensor, last: int | None) -> Tensor | int:

@@ -110,14 +110,14 @@ def _read(file: Path) -> tuple[Any, Any]:
     try:
         with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
-            read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
+            quantized = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
     except Exception as cause:  # transformers raises errors of many kinds
         raise ModelError(f"{file} cannot be read as GGUF: {first_line(cause)}") from cause
-    config = type(read.config).from_dict(
-        {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    config = type(quantized.config).from_dict(
+        {key: value for key, value in quantized.config.to_dict().items() if key != "quantization_config"}
     )
-    plain = transformers.AutoModelForCausalLM.from_config(config)
-    plain.load_state_dict(read.state_dict())
-    plain.tie_weights()
-    plain.generation_config = read.generation_config
-    return plain, tokenizer
+    copy = transformers.AutoModelForCausalLM.from_config(config)
+    copy.load_state_dict(quantized.state_dict())
+    copy.tie_weights()
+    copy.generation_config = quantized.generation_config
+    return copy, tokenizer

@@ -96,13 +96,13 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
 def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     """Return network and tokenizer of a name, by its scheme."""
     scheme, _, rest = name.partition(":")
-    places: dict[str, Callable[[], Path | str]] = {
+    sources: dict[str, Callable[[], Path | str]] = {
         "hf": lambda: rest,
         "gguf": lambda: convert_gguf(Path(rest)),
         "hf-gguf": lambda: convert_gguf(packaged_gguf(rest)),
     }
-    if scheme in places and rest:
-        return load_pretrained(places[scheme](), name, dtype)
+    if scheme in sources and rest:
+        return load_pretrained(sources[scheme](), name, dtype)
     if is_factory(name):
         return _require_pair(name, call_factory(name, ModelError))
     if not (Path(name) / "config.json").is_file():
@@ -136,11 +136,16 @@ def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[n
     return network, tokenizer
 
 
-def _require_pair(name: str, made: object) -> tuple[nn.Module, Any]:
+def _require_pair(name: str, returned: object) -> tuple[nn.Module, Any]:
     """Return what a factory returned, if it is a network and a tokenizer."""
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1])):
-        raise ModelError(f"{name} returned {type(made).__name__}; it must return (network, tokenizer)")
-    return made
+    if not (
+        isinstance(returned, tuple)
+        and len(returned) == 2
+        and isinstance(returned[0], nn.Module)
+        and callable(returned[1])
+    ):
+        raise ModelError(f"{name} returned {type(returned).__name__}; it must return (network, tokenizer)")
+    return returned
 
 
 def copy_with_dtype(lm: LanguageModel, dtype: str) -> LanguageModel:

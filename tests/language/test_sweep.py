@@ -146,7 +146,7 @@ def test_summary_notes_no_gain_and_skips_failed_settings():
     assert found["frontier"] == [1, 2]
     assert found["recommended"]["index"] == 1
     assert found["nearest"] is None
-    assert found["recommended"]["why"].endswith("are not shown to succeed")
+    assert found["recommended"]["why"].endswith("below the base model's is not shown")
     alone = summarize_sweep(results(0.92, 0.01), [failed], 0.05)
     assert (alone["frontier"], alone["recommended"], alone["nearest"], alone["seeds"]) == ([], None, None, [])
 

@@ -127,7 +127,7 @@ def sentences(sweep: Row, chosen: Row | None) -> list[str]:
     )
     choice = sweep["recommended"] or sweep["nearest"]
     start = (
-        "It is" if sweep["recommended"] else f"No setting can be recommended within an over-refusal of {budget:.0%}:"
+        "It has" if sweep["recommended"] else f"No setting can be recommended within an over-refusal of {budget:.0%}:"
     )
     return [first, f"{start} {choice['why']}.", *_upper_bound_sentence(after)]
 

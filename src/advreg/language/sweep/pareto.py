@@ -154,8 +154,11 @@ def _reason(point: TradeoffPoint, budget: float, n: int, qualified: int) -> str:
     measured = f"over-refusal {point.over_refusal:.1%}, with 95% confidence at most {point.upper:.1%}"
     if qualified:
         return f"the lowest attack success of {qualified} settings within the budget of {budget:.1%}: {measured}"
-    start = "the estimate is within" if point.over_refusal <= budget else "even the least over-refusal is above"
-    return f"{start} the budget of {budget:.1%}, but not surely: {measured}{_sample_size_note(budget, n)}"
+    if point.over_refusal <= budget:
+        start = f"the estimate is within the budget of {budget:.1%}, its 95% interval is not"
+    else:
+        start = f"even the least over-refusal is above the budget of {budget:.1%}"
+    return f"{start}: {measured}{_sample_size_note(budget, n)}"
 
 
 def _sample_size_note(budget: float, n: int) -> str:
@@ -225,7 +228,7 @@ def _no_gain_note(row: Mapping[str, Any]) -> str:
     """Return a note where the attack success is not shown to be below that of the base model."""
     change = (row["results"].get("differences") or {}).get("attack_success", {}).get("at_least_one")
     is_lower = change is not None and change["interval"][1] < 0
-    return "" if is_lower else "; but fewer attacks than on the base model are not shown to succeed"
+    return "" if is_lower else "; an attack success below the base model's is not shown"
 
 
 def _seed_summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -162,16 +162,21 @@ def incidents_in(folder: RunFolder) -> dict[str, bool] | None:
     """
     if not (folder / "incidents.json").is_file():
         return None
-    rows = folder.read_json("incidents.json").get("rows", [])
-    return {str(row["example"]): bool(row["broken"]) for row in rows}
+    try:
+        rows = folder.read_json("incidents.json").get("rows", [])
+        return {str(row["example"]): bool(row["broken"]) for row in rows}
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'incidents.json'} is damaged ({error}); evaluate the incidents again") from error
 
 
 def _probes(folder: RunFolder) -> dict[str, tuple[bool, str]]:
     if not (folder / "probes.json").is_file():
         return {}
-    return {
-        str(row["name"]): (row["passed"] is True, str(row["says"])) for row in folder.read_json("probes.json")["checks"]
-    }
+    try:
+        rows = folder.read_json("probes.json")["checks"]
+        return {str(row["name"]): (row["passed"] is True, str(row["says"])) for row in rows}
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'probes.json'} is damaged ({error}); evaluate the probes again") from error
 
 
 def _stale(folder: RunFolder, model: str) -> str:

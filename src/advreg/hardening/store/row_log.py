@@ -69,11 +69,15 @@ def append_changes(db: sa.Connection, at: float) -> None:
         at: seconds since 1970.
     """
     changes: RowChanges = db.get_execution_options()[OPTION]
-    for table in logged_tables():
-        keys = sorted(changes.keys.get(table, ()))
-        found = dict(rows_of(db, table, keys))
-        append(db, at, [Entry("store", ROW, subject(table, key), found.get(key)) for key in keys])
+    entries = [entry for table in logged_tables() for entry in _entries(db, table, sorted(changes.keys.get(table, ())))]
+    if entries:
+        append(db, at, entries)
     changes.keys.clear()
+
+
+def _entries(db: sa.Connection, table: sa.Table, keys: Sequence[Key]) -> list[Entry]:
+    found = dict(rows_of(db, table, keys)) if keys else {}
+    return [Entry("store", ROW, subject(table, key), found.get(key)) for key in keys]
 
 
 def rows_of(
@@ -88,11 +92,18 @@ def rows_of(
     """
     columns = list(table.primary_key.columns)
     every = sa.select(table).order_by(*columns)
-    for first in range(0, len(keys) if keys is not None else 1, _CHUNK):
-        some = keys[first : first + _CHUNK] if keys is not None else None
-        query = every if some is None else every.where(sa.tuple_(*columns).in_(some))
+    for query in [every] if keys is None else _queries_for(every, columns, keys):
         for row in db.execute(query).mappings():
             yield tuple(row[column.name] for column in columns), row_facts(row)
+
+
+def _queries_for(every: sa.Select[Any], columns: Sequence[Any], keys: Sequence[Key]) -> Iterator[sa.Select[Any]]:
+    """Yield queries for the rows of some primary keys; a single key, the usual case, is compared without a list."""
+    if len(keys) == 1:
+        yield every.where(*(column == value for column, value in zip(columns, keys[0], strict=True)))
+        return
+    for first in range(0, len(keys), _CHUNK):
+        yield every.where(sa.tuple_(*columns).in_(keys[first : first + _CHUNK]))
 
 
 def row_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def _before(db: sa.Connection, statement: Any, many: Sequence[Any], *_: Any) -> 
             raise StoreError(f"{table.name} is changed by a list of parameters; execute one statement for each")
         query = sa.select(*columns)
         changes.add(table, db.execute(query if statement.whereclause is None else query.where(statement.whereclause)))
-    elif _is_numbered(table):
+    elif _is_numbered(table) and _hides_its_key(statement, many):
         changes.newest[table] = db.execute(sa.select(sa.func.max(*columns))).scalar() or 0
 
 
@@ -155,12 +166,19 @@ def _after(db: sa.Connection, statement: Any, many: Sequence[Any], *rest: Any) -
         return
     table, changes = written
     columns = list(table.primary_key.columns)
-    if _is_numbered(table):
+    if not _hides_its_key(statement, many):
+        changes.add(table, [rest[-1].inserted_primary_key])
+    elif _is_numbered(table):
         changes.add(table, db.execute(sa.select(*columns).where(columns[0] > changes.newest[table])))
     elif many:
         changes.add(table, [[values[column.name] for column in columns] for values in many])
     else:
-        changes.add(table, [rest[-1].inserted_primary_key])
+        raise StoreError(f"an insert into {table.name} returns columns; read them in a statement of their own")
+
+
+def _hides_its_key(statement: sa.Insert, many: Sequence[Any]) -> bool:
+    """Return whether the result of an insert lacks the primary key: of several rows, of a query, or with RETURNING."""
+    return bool(many or statement.returning_column_descriptions or statement.select is not None)
 
 
 def _is_numbered(table: sa.Table) -> bool:

@@ -42,6 +42,21 @@ def test_every_verb_named_in_a_document_exists() -> None:
     assert commands <= known
 
 
+def test_every_promise_names_a_test_that_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "threat-model.md").read_text())
+    assert len(named) > 30
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
+    assert missing == []
+
+
+def test_every_promise_has_a_test() -> None:
+    sections = re.split(r"^## ", (ROOT / "docs" / "threat-model.md").read_text(), flags=re.M)
+    rows = [
+        row for part in sections if part.startswith("Promises") for row in part.splitlines() if row.startswith("| ")
+    ]
+    assert all("::test_" in row for row in rows if row != "| promise | test |")
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

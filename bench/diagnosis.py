@@ -64,7 +64,7 @@ def cases() -> list[Case]:
         ):
             threat = advreg.ThreatModel("linf", eps)
             for protocol in ("", "strong"):
-                word = f"{label}, judged by {protocol}" if protocol else label
+                word = f"{label}, figure of `{protocol}`" if protocol else label
                 found.append(Case(word, lambda n=name, f=file: published(n, f), threat, "honest", None, protocol))
     return found
 

@@ -38,7 +38,7 @@ def attach_stub(
     def attribute(name: str) -> Any:
         if name not in homes:
             return old(name)
-        setattr(sys.modules[package], name, value := _imported(package, *homes[name]))
+        setattr(sys.modules[package], name, value := _import_name(package, *homes[name]))
         return value
 
     return attribute, lambda: names, names
@@ -52,7 +52,7 @@ def _homes(stub: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
                 yield name.asname or name.name, (node.module, name.name)
 
 
-def _imported(package: str, module: str, name: str) -> Any:
+def _import_name(package: str, module: str, name: str) -> Any:
     """Return what ``from module import name`` binds; a package's own import is one of its modules."""
     found = None if module == package else importlib.import_module(module)
     return getattr(found, name) if hasattr(found, name) else importlib.import_module(f"{module}.{name}")

@@ -16,7 +16,7 @@ _BITS = 24
 """Number of random bits, as many as a float32 represents exactly."""
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -27,8 +27,8 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 
 def _scramble(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    z = (z ^ _shift(z, 30)) * _to_signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _to_signed(0x94D049BB133111EB)
     return z ^ _shift(z, 31)
 
 
@@ -39,11 +39,13 @@ Stream = int | Tensor
 def _integers(ids: Tensor, count: int, seed: int, stream: Stream) -> Tensor:
     """Return ``(B, count)`` integers of 24 random bits."""
     ids = ids.to(torch.int64)
-    root = _scramble(torch.full((), _signed(seed * _GOLDEN + 1), device=ids.device))  # a copy would wait for a GPU
-    offset = (stream + 1) * _signed(_GOLDEN) if isinstance(stream, Tensor) else _signed((stream + 1) * _GOLDEN)
+    root = _scramble(
+        torch.full((), _to_signed(seed * _GOLDEN + 1), device=ids.device)
+    )  # a copy from the host would wait for the GPU
+    offset = (stream + 1) * _to_signed(_GOLDEN) if isinstance(stream, Tensor) else _to_signed((stream + 1) * _GOLDEN)
     lane = _scramble(root + offset)
-    key = _scramble(lane ^ _scramble(ids + _signed(_GOLDEN)))
-    counter = torch.arange(1, count + 1, device=ids.device) * _signed(_GOLDEN)
+    key = _scramble(lane ^ _scramble(ids + _to_signed(_GOLDEN)))
+    counter = torch.arange(1, count + 1, device=ids.device) * _to_signed(_GOLDEN)
     return _shift(_scramble(key[:, None] + counter), 64 - _BITS)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from advreg._lazy import deprecated
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -195,7 +198,7 @@ def scale_free(classes: int) -> bool:
     return classes >= 4
 
 
-def negated(objective: Objective) -> Objective:
+def negate(objective: Objective) -> Objective:
     """Return the objective of a targeted attack: the same function with negative sign.
 
     Args:
@@ -205,7 +208,7 @@ def negated(objective: Objective) -> Objective:
         The objective of the same arguments.
 
     Example:
-        >>> negated(margin)(torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item()
+        >>> negate(margin)(torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item()
         2.0
     """
 
@@ -305,8 +308,8 @@ def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
     return right if targeted else ~right
 
 
-def ranked(loss: Tensor) -> Tensor:
-    """Return losses that can be compared: NaN becomes -inf.
+def replace_nan(loss: Tensor) -> Tensor:
+    """Return losses with NaN replaced by -inf, so that they can be compared.
 
     Args:
         loss: values ``(B,)``.
@@ -315,7 +318,11 @@ def ranked(loss: Tensor) -> Tensor:
         Values ``(B,)`` without NaN.
 
     Example:
-        >>> ranked(torch.tensor([1.0, torch.nan])).tolist()
+        >>> replace_nan(torch.tensor([1.0, torch.nan])).tolist()
         [1.0, -inf]
     """
     return loss.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"negated": "negate", "ranked": "replace_nan"})

@@ -120,14 +120,14 @@ def test_optimisation_at_test_time_is_flagged() -> None:
 
 
 def of(measured: float) -> Callable[[object], Check]:
-    def unlucky(subject: object) -> Check:
+    def unlucky(context: object) -> Check:
         return grade_check("unlucky", "A", "random", "", measured=measured, threshold=0.1)
 
     return unlucky
 
 
 def raising(cause: Exception) -> Callable[[object], Check]:
-    def unlucky(subject: object) -> Check:
+    def unlucky(context: object) -> Check:
         raise cause
 
     return unlucky

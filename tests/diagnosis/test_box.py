@@ -73,7 +73,7 @@ def landscape(box: tuple[float, float], ripple: float) -> Check:
     model = Placed(box, ripple).double().eval()
     right, threat = torch.ones(16, dtype=torch.bool), advreg.ThreatModel("linf", EPS * (high - low), box)
     whole = DiagnosisContext(
-        model=model, x=x, y=model(x).argmax(1), ids=torch.arange(16), right=right, stands=right, threat=threat,
+        model=model, x=x, y=model(x).argmax(1), ids=torch.arange(16), right=right, robust=right, threat=threat,
         attack=advreg.pgd, claim="pgd-40", budget=BUDGET,
     )  # fmt: skip
     return failure_indicators.noisy_landscape(whole)

@@ -30,12 +30,12 @@ from . import planted
 from .conftest import TINY, digits
 
 
-def subject(n: int, *, budget: Budget | None = None) -> DiagnosisContext:
-    """A figure under which everything stands; example i is the (7 i mod n)-th nearest to the boundary."""
+def context(n: int, *, budget: Budget | None = None) -> DiagnosisContext:
+    """A context in which every example is robust; example i is the (7 i mod n)-th nearest to the boundary."""
     model, right = nn.Flatten(), torch.ones(n, dtype=torch.bool)
     x, y, ids = torch.rand(n, 1, 1, 3), torch.zeros(n, dtype=torch.int64), torch.arange(n)
     return DiagnosisContext(
-        model=model, x=x, y=y, ids=ids, right=right, stands=right, threat=advreg.ThreatModel("linf", 0.1),
+        model=model, x=x, y=y, ids=ids, right=right, robust=right, threat=advreg.ThreatModel("linf", 0.1),
         attack=attacks.pgd, claim="pgd-40", nearness=-((7.0 * ids) % n), budget=budget or Budget(),
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def nearest(n: int, count: int) -> list[int]:
 
 def test_a_challenger_tries_the_whole_sample_if_half_is_in_doubt() -> None:
     attack, given = breaking({nearest(200, 2)[1], nearest(200, 100)[99]})
-    found = challenge_figure(subject(200), attack, "x", "A", "it")
+    found = challenge_figure(context(200), attack, "x", "A", "it")
     assert given == [nearest(200, 32), nearest(200, 64)[32:]]
     assert found.says == "it breaks 1 of 64 examples that the figure counts as robust"
     assert found.measured == 1 / 200
@@ -66,13 +66,13 @@ def test_a_challenger_tries_the_whole_sample_if_half_is_in_doubt() -> None:
 
 def test_a_challenger_stops_if_the_nearer_half_holds() -> None:
     attack, given = breaking(set(nearest(200, 64)[32:]))
-    found = challenge_figure(subject(200), attack, "x", "A", "it")
+    found = challenge_figure(context(200), attack, "x", "A", "it")
     assert given == [nearest(200, 32)]
     assert (found.verdict, found.measured) == ("pass", 0.0)
 
 
 def test_challengers_share_one_list_of_survivors() -> None:
-    whole, (first, _), (second, given) = subject(200), breaking(set(nearest(200, 5))), breaking(set())
+    whole, (first, _), (second, given) = context(200), breaking(set(nearest(200, 5))), breaking(set())
     challenge_figure(whole, first, "x", "A", "it")
     challenge_figure(whole, second, "y", "A", "it")
     assert given == [nearest(200, 64)[5:35]]
@@ -81,7 +81,7 @@ def test_challengers_share_one_list_of_survivors() -> None:
 @pytest.mark.parametrize("n", [200, 1000, 4000])
 def test_a_challenger_that_breaks_all_goes_on_until_a_failure_is_certain(n: int) -> None:
     attack, given = breaking(range(n))
-    found = challenge_figure(subject(n), attack, "x", "A", "it")
+    found = challenge_figure(context(n), attack, "x", "A", "it")
     tried = sum(map(len, given))
     assert found.verdict == "fail"
     assert [i for batch in given for i in batch] == nearest(n, tried)
@@ -107,18 +107,18 @@ def test_every_stage_draws_from_its_own_stream(count: int) -> None:
 
 def test_an_expensive_challenger_begins_with_few() -> None:
     attack, given = breaking(set(nearest(200, 1)))
-    challenge_figure(subject(200), attack, "x", "A", "it", first=12)
+    challenge_figure(context(200), attack, "x", "A", "it", first=12)
     assert given == [nearest(200, 12)]
 
 
 def test_what_has_nothing_left_to_try_is_skipped_and_trust_needs_no_more_answers() -> None:
-    whole, (all_of_them, _), (other, given) = subject(60), breaking(range(60)), breaking(range(60))
+    whole, (all_of_them, _), (other, given) = context(60), breaking(range(60)), breaking(range(60))
     while len(whole.survivors.sample):  # each stops once its failure is certain
         challenge_figure(whole, all_of_them, "x", "A", "it")
     assert challenge_figure(whole, other, "steps", "B", "it").verdict == "skipped"
     assert given == []
     assert convergence.attacked("", [], whole).verdict == "pass"
-    assert convergence.attacked("", [], subject(60)).verdict == "suspect"
+    assert convergence.attacked("", [], context(60)).verdict == "suspect"
 
 
 def test_binarisation_stops_when_its_grade_is_certain() -> None:
@@ -131,7 +131,7 @@ def test_binarisation_stops_when_its_grade_is_certain() -> None:
     x, y = digits(20)
     right = torch.ones(20, dtype=torch.bool)
     whole = DiagnosisContext(
-        model=planted.plain(), x=x, y=y, ids=torch.arange(20), right=right, stands=right,
+        model=planted.plain(), x=x, y=y, ids=torch.arange(20), right=right, robust=right,
         threat=planted.BROAD, attack=idle, claim="mine", budget=Budget(),
     )  # fmt: skip
     assert binarisation(whole).verdict == "fail"
@@ -159,7 +159,7 @@ def test_binarisation_goes_on_while_its_grade_is_in_doubt(
     x, y = digits(60)
     right = torch.ones(60, dtype=torch.bool)
     whole = DiagnosisContext(
-        model=planted.plain(), x=x, y=y, ids=torch.arange(60), right=right, stands=right,
+        model=planted.plain(), x=x, y=y, ids=torch.arange(60), right=right, robust=right,
         threat=planted.NARROW, attack=attacks.pgd, claim="mine", budget=Budget(),
     )  # fmt: skip
     assert binarisation(whole).verdict == outcome

@@ -22,7 +22,7 @@ from advreg.evaluation.protocols import Protocol, ProtocolStage
 from . import planted
 from .conftest import TINY, digits
 
-THREAT, NEAR = planted.BROAD, advreg.ThreatModel("linf", 0.05)  # at the smaller one much of the plain network stands
+THREAT, NEAR = planted.BROAD, advreg.ThreatModel("linf", 0.05)  # at the smaller one many examples survive
 PROTOCOL = Protocol(
     "mine",
     1,

@@ -1,4 +1,4 @@
-"""The parts by closed forms: stand-ins, graphs, numerics, binarisation, averages."""
+"""The parts by closed forms: approximations, graphs, numerics, binarisation, averages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from advreg.diagnosis.checks.stronger_attacks import accuracy_rises
 from advreg.diagnosis.checks.training_history import collapse, label_leaking, training_history
 from advreg.diagnosis.context import DiagnosisContext
 from advreg.diagnosis.diagnose import run_check
-from advreg.diagnosis.gradient_checks import Averaged, gradient_spread
+from advreg.diagnosis.gradient_checks import Averaged, relative_spread
 from advreg.diagnosis.module_hooks import with_value
 from advreg.diagnosis.pgd_trace import Trace, late_gain, trace_pgd
 from advreg.objectives import are_probabilities
@@ -33,22 +33,22 @@ from .conftest import TINY, digits
 THREAT = advreg.ThreatModel("linf", 0.2)
 
 
-def subject(model: nn.Module, n: int = 20, **options: object) -> DiagnosisContext:
+def context(model: nn.Module, n: int = 20, **options: object) -> DiagnosisContext:
     x, y = digits(n)
     right = model(x).argmax(1) == y
-    given = {"stands": right, "attack": attacks.pgd, "threat": THREAT, **options}
+    given = {"robust": right, "attack": attacks.pgd, "threat": THREAT, **options}
     return DiagnosisContext(
         model=model, x=x, y=y, ids=torch.arange(n), right=right, claim="pgd-40", budget=TINY, **given
     )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("operation", [torch.round, torch.floor, torch.ceil, torch.sign, lambda x: (x > 0.3).float()])
-def test_straight_through_keeps_every_value_and_gives_a_slope(operation: object) -> None:
+def test_straight_through_keeps_values_and_adds_a_gradient(operation: object) -> None:
     x = torch.linspace(-1, 1, 41).requires_grad_(True)
     with bpda.StraightThrough():
-        made = operation(x)  # type: ignore[operator]
-    assert torch.equal(made.detach(), operation(x.detach()))  # type: ignore[operator]
-    made.sum().backward()
+        output = operation(x)  # type: ignore[operator]
+    assert torch.equal(output.detach(), operation(x.detach()))  # type: ignore[operator]
+    output.sum().backward()
     assert bool((x.grad > 0).all())
 
 
@@ -60,7 +60,7 @@ def test_straight_through_is_the_identity_for_rounding() -> None:
     assert x.grad.tolist() == [3.0] * 5
 
 
-def test_a_softmax_that_has_saturated_is_passed_and_one_that_has_not_keeps_its_slope() -> None:
+def test_straight_through_bypasses_saturated_softmax_only() -> None:
     for scale, expected in ((1000.0, 1000.0), (1.0, None)):
         z = torch.tensor([[1.0, 0.0]], requires_grad=True)
         with bpda.StraightThrough():
@@ -70,7 +70,7 @@ def test_a_softmax_that_has_saturated_is_passed_and_one_that_has_not_keeps_its_s
         assert float(z.grad[0, 0]) == pytest.approx(expected or soft * (1 - soft))
 
 
-def test_nothing_comes_back_through_the_value() -> None:
+def test_with_value_passes_no_gradient_through_the_value() -> None:
     class Raising(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
@@ -87,26 +87,26 @@ def test_nothing_comes_back_through_the_value() -> None:
     assert x.grad.tolist() == [2.0] * 3
 
 
-@pytest.mark.parametrize("make", [bpda.Straight, lambda m: bpda.Bridged(m, {"0": bpda.identity})])
-def test_a_proposer_answers_as_the_model_does(make: object) -> None:
+@pytest.mark.parametrize("make", [bpda.StraightThroughProxy, lambda m: bpda.BpdaProxy(m, {"0": bpda.identity})])
+def test_a_proxy_has_the_logits_of_the_model(make: object) -> None:
     model = planted.masked(planted.Quantised(), planted.plain())
     x, _ = digits(8)
-    proposer = make(model)  # type: ignore[operator]
-    assert torch.equal(proposer(x), model(x))
-    assert proposer.original is model
-    assert not list(proposer.parameters())
+    proxy = make(model)  # type: ignore[operator]
+    assert torch.equal(proxy(x), model(x))
+    assert proxy.original is model
+    assert not list(proxy.parameters())
 
 
-def test_a_fitted_stand_in_is_used_and_leads_the_attack() -> None:
+def test_a_fitted_approximation_guides_the_attack() -> None:
     model = planted.masked(planted.Thermometer(), planted.plain())
     x, y = digits(16)
-    stand_ins = bpda.fit_bpda(model, x, steps=60)
-    assert list(stand_ins) == ["0"]
-    found = attacks.apgd(bpda.Bridged(model, stand_ins), x, y, THREAT, steps=30)
+    approximations = bpda.fit_bpda(model, x, steps=60)
+    assert list(approximations) == ["0"]
+    found = attacks.apgd(bpda.BpdaProxy(model, approximations), x, y, THREAT, steps=30)
     assert found.robust_accuracy <= 0.1
 
 
-def test_a_users_way_back_is_taken_first() -> None:
+def test_the_callers_backward_pass_comes_first() -> None:
     model = planted.masked(planted.Raising(), planted.plain())
     x, y = digits(16)
     for own in ({"0": bpda.identity}, planted.plain()):
@@ -116,13 +116,13 @@ def test_a_users_way_back_is_taken_first() -> None:
         assert found.adapted.robust_accuracy == 0.0
 
 
-def test_operations_without_a_slope_are_named() -> None:
+def test_operations_without_a_gradient_are_named() -> None:
     x, _ = digits(2)
     assert flat_operations(planted.plain(), x) == []
     assert flat_operations(planted.masked(planted.Quantised(), planted.plain()), x) == ["round"]
 
 
-def test_the_innermost_modules_that_pass_nothing_back() -> None:
+def test_dead_modules_are_the_innermost() -> None:
     x, _ = digits(4)
     inner = planted.masked(nn.Sequential(nn.Identity(), planted.Quantised()), planted.plain())
     assert [call.name for call in dead_modules(inner, x)] == ["0.1"]
@@ -146,7 +146,7 @@ class Liar(nn.Module):
 
 
 def test_a_backward_that_lies_is_told_from_finite_differences() -> None:
-    honest, lying = (numerics.slope(subject(m)) for m in (planted.plain(), planted.masked(Liar(), planted.plain())))
+    honest, lying = (numerics.slope(context(m)) for m in (planted.plain(), planted.masked(Liar(), planted.plain())))
     assert honest.verdict == "pass"
     assert honest.measured is not None
     assert honest.measured < 1e-6
@@ -172,7 +172,7 @@ class Strict(nn.Module):
 @pytest.mark.parametrize("front", [Clamped, Strict])
 @pytest.mark.parametrize("check", [numerics.slope, numerics.reach])
 def test_slopes_are_taken_inside_the_box(front: type[nn.Module], check: Callable[[DiagnosisContext], Check]) -> None:
-    honest, lying = (check(subject(planted.masked(front(), part, planted.plain()))) for part in (nn.Identity(), Liar()))
+    honest, lying = (check(context(planted.masked(front(), part, planted.plain()))) for part in (nn.Identity(), Liar()))
     assert honest.verdict == "pass", honest.says
     assert honest.measured is not None
     assert honest.measured < (1e-6 if check is numerics.slope else 0.1)
@@ -180,7 +180,7 @@ def test_slopes_are_taken_inside_the_box(front: type[nn.Module], check: Callable
 
 
 def test_pictures_are_drawn_inside_the_box() -> None:
-    strict = subject(planted.masked(Strict(), planted.plain()))
+    strict = context(planted.masked(Strict(), planted.plain()))
     assert len(loss_surface.line(strict, 0)["attack"]) == len(loss_surface.line(strict, 0)["t"])
     assert loss_surface.surface(strict, 0)["margin"]
 
@@ -210,7 +210,7 @@ def normalising(norm: nn.Module) -> nn.Module:
     ],
 )
 def test_answers_that_depend_on_the_batch_are_noticed(make: Callable[[], nn.Module]) -> None:
-    found = convergence.batch(subject(make()))
+    found = convergence.batch(context(make()))
     assert found.verdict == "fail", found.says
     assert "track_running_stats" in found.remedy
 
@@ -221,25 +221,25 @@ def test_rounding_is_no_dependence_on_the_batch() -> None:
         planted.masked(planted.plain(), planted.Scaled(100.0)),
         normalising(nn.BatchNorm2d(4)),
     ):
-        found = convergence.batch(subject(model, n=64))
+        found = convergence.batch(context(model, n=64))
         assert found.verdict == "pass"
         assert found.measured is not None
         assert found.measured < 1e-5, "a hundredth is a thousand times what rounding does here"
 
 
 def test_one_example_has_no_other_to_depend_on() -> None:
-    assert convergence.batch(subject(planted.plain(), n=1)).verdict == "skipped"
+    assert convergence.batch(context(planted.plain(), n=1)).verdict == "skipped"
 
 
 def test_few_examples_cannot_be_trusted() -> None:
-    few, enough = (convergence.examples(subject(planted.plain(), n=n)) for n in (49, 50))
+    few, enough = (convergence.examples(context(planted.plain(), n=n)) for n in (49, 50))
     assert (few.verdict, few.cause, enough.verdict) == ("suspect", "few examples", "pass")
     assert "at least 50" in few.remedy
 
 
-def test_some_questions_must_have_an_answer_where_anything_stands() -> None:
+def test_required_checks_must_run_if_any_example_survives() -> None:
     given = [flag_check(name, "A", "random", "", raised=False) for name in convergence.REQUIRED]
-    whole = subject(planted.plain())
+    whole = context(planted.plain())
     assert convergence.attacked("", given, whole).verdict == "pass"
     for lost in (
         [],
@@ -250,17 +250,17 @@ def test_some_questions_must_have_an_answer_where_anything_stands() -> None:
         assert convergence.attacked("", some, whole).verdict == "suspect"
         assert "steps" in convergence.attacked("", some, whole).says
     assert convergence.attacked("it raised", given, whole).verdict == "fail"
-    nothing = subject(planted.plain(), stands=torch.zeros(20, dtype=torch.bool))
+    nothing = context(planted.plain(), robust=torch.zeros(20, dtype=torch.bool))
     assert convergence.attacked("", [], nothing).verdict == "pass"
 
 
 def test_an_attack_on_labels_that_knows_no_l1_is_left_out_there() -> None:
-    found = stronger_attacks.hard_label(subject(planted.plain(), threat=advreg.ThreatModel("l1", 5.0)))
+    found = stronger_attacks.hard_label(context(planted.plain(), threat=advreg.ThreatModel("l1", 5.0)))
     assert found.verdict == "skipped"
 
 
 def test_a_scale_free_loss_does_not_move() -> None:
-    check = numerics.scale_free(subject(planted.plain()))
+    check = numerics.scale_free(context(planted.plain()))
     assert check.verdict == "pass"
 
 
@@ -287,10 +287,10 @@ def test_an_attack_that_does_nothing_misses_every_planted_example() -> None:
     def idle(model: nn.Module, x: Tensor, y: Tensor, threat: advreg.ThreatModel) -> attacks.AttackResult:
         return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1)
 
-    lazy = binarisation(subject(planted.plain(), attack=idle))
+    lazy = binarisation(context(planted.plain(), attack=idle))
     assert lazy.verdict == "fail"
     assert lazy.measured == 1.0
-    assert binarisation(subject(planted.plain())).measured == 0.0
+    assert binarisation(context(planted.plain())).measured == 0.0
 
 
 def test_the_last_linear_layer_is_found_behind_whatever_has_no_weights() -> None:
@@ -313,7 +313,7 @@ def test_a_trace_is_the_attack_it_follows() -> None:
 @pytest.mark.parametrize(("eps", "short"), [(0.03, 0.03 / 40), (0.05, 0.05 / 40), (0.05, 0.05 / 200)])
 def test_an_attack_with_short_steps_is_incomplete_and_a_finished_one_is_not(eps: float, short: float) -> None:
     threat = advreg.ThreatModel("linf", eps)
-    done, unfinished = subject(planted.plain(), threat=threat), subject(planted.plain(), threat=threat)
+    done, unfinished = context(planted.plain(), threat=threat), context(planted.plain(), threat=threat)
     rows = unfinished.probes()
     x, y, ids = unfinished.x[rows], unfinished.y[rows], unfinished.ids[rows]
     unfinished.__dict__["trace"] = trace_pgd(unfinished.model, x, y, threat, ids=ids, seed=1, step_size=short)
@@ -337,8 +337,8 @@ def test_rises_are_pairs_of_radii_with_a_p_value() -> None:
 
 
 def test_collapse_and_leaking_need_a_bent_line() -> None:
-    assert collapse(subject(planted.plain())).measured == 0.0
-    assert label_leaking(subject(planted.plain())).verdict == "pass"
+    assert collapse(context(planted.plain())).measured == 0.0
+    assert label_leaking(context(planted.plain())).verdict == "pass"
 
 
 def epoch(number: int, train: float, robust: float | None) -> dict[str, float | None]:
@@ -360,14 +360,14 @@ def test_an_averaged_opinion_is_less_random_than_its_answers() -> None:
     noisy = planted.masked(planted.RandomNoise(), planted.plain())
     x, _ = digits(8)
     single, mean = (
-        gradient_spread(torch.stack([m(x).softmax(1) for _ in range(6)])) for m in (noisy, Averaged(noisy, 30))
+        relative_spread(torch.stack([m(x).softmax(1) for _ in range(6)])) for m in (noisy, Averaged(noisy, 30))
     )
     assert mean < single
     assert are_probabilities(Averaged(noisy)(x).exp())
 
 
 def test_an_answer_keeps_its_group() -> None:
-    assert run_check(numerics.denormal, "F", subject(planted.plain())).group == "F"
+    assert run_check(numerics.denormal, "F", context(planted.plain())).group == "F"
 
 
 class Alternating(nn.Module):
@@ -393,13 +393,13 @@ def test_unsettled_counts_examples_with_changing_verdicts(count: int) -> None:
 
 
 def test_verdict_randomness_is_skipped_where_answers_repeat() -> None:
-    found = model_flags.verdict_randomness(subject(planted.plain()))
+    found = model_flags.verdict_randomness(context(planted.plain()))
     assert found.verdict == "skipped"
 
 
 def test_verdict_randomness_is_skipped_where_the_protocol_averages() -> None:
     torch.manual_seed(0)
-    single = subject(planted.masked(planted.RandomNoise(), planted.plain()))
+    single = context(planted.masked(planted.RandomNoise(), planted.plain()))
     assert model_flags.verdict_randomness(single).verdict != "skipped"
     assert model_flags.verdict_randomness(replace(single, claim="linf-0.2-rand@1")).verdict == "skipped"
 
@@ -410,5 +410,5 @@ class Shaken(nn.Module):
 
 
 def test_noise_that_changes_no_verdict_passes() -> None:
-    found = model_flags.verdict_randomness(subject(planted.masked(Shaken(), planted.plain())))
+    found = model_flags.verdict_randomness(context(planted.masked(Shaken(), planted.plain())))
     assert (found.verdict, found.measured) == ("pass", 0.0)

@@ -45,24 +45,24 @@ def test_the_worst_check_decides(outcomes: list[str], expected: str) -> None:
 def test_a_gain_is_graded_by_the_lower_end_of_its_exact_interval(broken: int, expected: str) -> None:
     low, _ = clopper_pearson_interval(broken, N)
     assert expected == ("fail" if low > 0.06 else "suspect" if low > 0.002 else "pass")  # the rule, and where it turns
-    check = grade_gain("x", "A", "random", "it", broken=range(broken), tried=N, standing=N, total=N)
+    check = grade_gain("x", "A", "random", "it", broken=range(broken), tried=N, survivors=N, total=N)
     assert check.verdict == expected
     assert check.measured == broken / N
     assert len(check.ids) == broken
 
 
 def test_examples_that_an_attack_did_not_try_count_as_robust() -> None:
-    check = grade_gain("x", "A", "random", "it", broken=range(50), tried=50, standing=200, total=400)
+    check = grade_gain("x", "A", "random", "it", broken=range(50), tried=50, survivors=200, total=400)
     assert check.measured == 0.125
     assert check.interval == clopper_pearson_interval(50, 400)
 
 
 def test_an_attack_with_nothing_left_to_try_is_skipped() -> None:
-    assert grade_gain("x", "A", "random", "it", broken=[], tried=0, standing=5, total=9).verdict == "skipped"
+    assert grade_gain("x", "A", "random", "it", broken=[], tried=0, survivors=5, total=9).verdict == "skipped"
 
 
-def test_nothing_can_be_gained_where_nothing_stands() -> None:
-    assert grade_gain("x", "A", "random", "it", broken=[], tried=0, standing=0, total=9).verdict == "pass"
+def test_gain_passes_if_no_example_survives() -> None:
+    assert grade_gain("x", "A", "random", "it", broken=[], tried=0, survivors=0, total=9).verdict == "pass"
 
 
 def test_only_a_finding_has_a_remedy_and_every_cause_has_one() -> None:
@@ -162,6 +162,6 @@ def test_a_protocol_that_averages_may_judge_a_random_model() -> None:
         assert next(check for check in found if check.name == "randomness").verdict == outcome
 
 
-def test_zero_gradients_do_not_matter_where_nothing_stands() -> None:
+def test_zero_gradients_are_skipped_if_no_example_survives() -> None:
     found = free_checks({"flags": {"zero_gradients": 0.5}, "n": 64, "robust_accuracy": 0.0}, ledger(by_pgd=1000))
     assert verdict(found) == "TRUSTED"

@@ -69,7 +69,7 @@ def test_an_expanded_tensor_is_evaluated_with_out(tmp_path: Path) -> None:
         ((X, 3), r"y \(\)"),
         ((X, "labels"), "not numbers"),
         ((None, None), "not numbers"),
-        ((X, torch.rand(20, 4).softmax(1)), "counted by labels"),
+        ((X, torch.rand(20, 4).softmax(1)), "evaluations need labels"),
         ((X, Y[:, None].float()), "labels 0 to classes-1"),
         (((255 * X).byte(), Y), r"images.float\(\) / 255"),
         ((255 * X.numpy(), Y.numpy()), "divide images by 255"),

@@ -172,7 +172,7 @@ def test_a_ledger_of_a_model_with_equal_weights_and_other_answers_is_refused(tmp
     x, y = batch(50)
     first = evaluate(Swayed(0.05).eval(), (x, y), threat=THREAT, out=tmp_path)
     assert evaluate(Swayed(0.05).eval(), (x, y), threat=THREAT, out=tmp_path).robust_accuracy == first.robust_accuracy
-    with pytest.raises(RunError, match="with these weights that answers otherwise; give another folder") as refused:
+    with pytest.raises(RunError, match="same weights and other outputs") as refused:
         evaluate(Swayed(0.0).eval(), (x, y), threat=THREAT, out=tmp_path)
     assert "\n" not in str(refused.value)
 

@@ -235,7 +235,7 @@ def test_a_model_that_cannot_be_copied_is_attacked_as_it_is():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
     model.lock = threading.Lock()  # no copy of it can be made
     target = freeze(model, torch.rand(2, 3, 4, 4))
-    assert (target.net, target.choice, target.doors) == (model, "as it is", (model,))
+    assert (target.net, target.choice, target.counted_modules) == (model, "as it is", (model,))
     assert all(p.requires_grad for p in model.parameters())
     target.train()
     assert not model.training

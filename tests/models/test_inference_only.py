@@ -391,7 +391,7 @@ def test_the_catalogue_knows_models_that_only_answer(tmp_path: Path, runtime: No
     assert z.shape == (10, 5)
     assert torch.equal(z.argmax(1), small_net()(X).argmax(1))
     assert describe(model)["sha256"] == hashlib.sha256(b"labels").hexdigest()
-    assert load("https://host/predict", timeout=1.0).answers.url == "https://host/predict"
+    assert load("https://host/predict", timeout=1.0).service.url == "https://host/predict"
     with pytest.raises(ModelError, match="brings its own weights"):
         load("https://host/predict", weights=tmp_path / "net.onnx")
 

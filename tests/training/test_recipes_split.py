@@ -40,7 +40,7 @@ def test_split_starts_as_the_original_on_both_routes(batch):
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     split = recipes.split_batchnorm(plain).eval()
     for route in ("clean", "adv"):
-        with recipes.routed(split, route):
+        with recipes.use_route(split, route):
             assert torch.equal(split(batch[0]), plain(batch[0]))
     assert isinstance(plain[1], nn.BatchNorm2d), "the original is left alone"
     assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
@@ -48,7 +48,7 @@ def test_split_starts_as_the_original_on_both_routes(batch):
 
 def test_each_route_has_its_own_statistics_and_weights(batch):
     model = network().train()
-    with recipes.routed(model, "clean"):
+    with recipes.use_route(model, "clean"):
         model(batch[0]).sum().backward()
     assert (int(model[1].clean.num_batches_tracked), int(model[1].adv.num_batches_tracked)) == (1, 0)
     assert model[1].adv.weight.grad is None
@@ -58,9 +58,9 @@ def test_each_route_has_its_own_statistics_and_weights(batch):
 def test_routes_nest_and_come_back_after_an_error():
     model, seen = network(), []
 
-    @recipes.routed(model, "clean")
+    @recipes.use_route(model, "clean")
     def fail():
-        with recipes.routed(model, "adv"):
+        with recipes.use_route(model, "adv"):
             seen.append(model[1].route)
         seen.append(model[1].route)
         raise ZeroDivisionError
@@ -74,7 +74,7 @@ def test_routes_nest_and_come_back_after_an_error():
 def test_merged_model_is_plain_and_answers_as_its_route(batch, route):
     model = network().eval()
     plain = recipes.merge_batchnorm(model, route)
-    with recipes.routed(model, route):
+    with recipes.use_route(model, route):
         assert torch.equal(plain(batch[0]), model(batch[0]))
     assert plain.state_dict().keys() == small.network().state_dict().keys()
     assert isinstance(model[1], recipes.SplitBatchNorm), "the split model is left alone"
@@ -155,7 +155,7 @@ def test_the_adversary_meets_the_robust_route_whatever_the_caller_chose(batch):
         seen.append(model[1].route)
         return STEP(model, x, y, threat, **options)
 
-    with recipes.routed(model, "clean"):
+    with recipes.use_route(model, "clean"):
         recipes.advprop()(model, *batch, attack, THREAT)
         assert model[1].route == "clean"
     assert seen == ["adv"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.attacks.result import AttackResult
 from advreg.attacks.rows import mask_out
 from advreg.attacks.verification import verify_with_logits
-from advreg.objectives import ranked
+from advreg.objectives import replace_nan
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Scoreboard(BaseScoreboard):
         """
         self.cost[rows, 0] += 1
         self.x_adv[rows], self.broken[rows] = adv, broken
-        self.loss[rows] = ranked(self.spec.loss_at(logits, self.y[rows])).to(self.loss.dtype)
+        self.loss[rows] = replace_nan(self.spec.loss_at(logits, self.y[rows])).to(self.loss.dtype)
 
     def retire(self, state: AttackState) -> AttackState:
         """Verify the rows that fooled the model; confirmed rows leave, the others drop that point and continue."""

@@ -31,7 +31,7 @@ from advreg.attacks.verification import (
 )
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
-from advreg.objectives import Objective, fooled, negated
+from advreg.objectives import Objective, fooled, negate
 from advreg.region import Region
 from advreg.threat import ThreatModel, broadcast_per_example, region_of
 
@@ -102,7 +102,7 @@ class QuerySpec:
 
     def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the value to maximise, ``(B,)``."""
-        return (negated(self.objective) if self.targeted else self.objective)(logits, y)
+        return (negate(self.objective) if self.targeted else self.objective)(logits, y)
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return whether the model misclassifies each row (or predicts the target class, if targeted), ``(B,)``."""

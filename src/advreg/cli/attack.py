@@ -22,7 +22,7 @@ from advreg import attacks, models, runtime
 from advreg.attacks.model import query_model
 from advreg.cli.model_metadata import class_names, input_shape, label_of
 from advreg.cli.resolution import pixel_threat
-from advreg.data.images import GREY, RGB, opened, pixels
+from advreg.data.images import GREY, RGB, open_image, pixels
 from advreg.errors import ModelError, RunError
 from advreg.objectives import cross_entropy
 from advreg.report import attack_page
@@ -206,7 +206,7 @@ def _require_distinct_names(images: Sequence[Path]) -> None:
 
 
 def _read(path: Path, channels: int, size: int | None) -> Tensor:
-    with opened(path) as image:
+    with open_image(path) as image:
         return pixels(image, GREY if channels == 1 else RGB, size)
 
 

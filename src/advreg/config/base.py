@@ -88,7 +88,7 @@ class BaseConfig:
         Raises:
             ConfigError: an assignment without ``=``, an unknown key or a value that is not allowed.
         """
-        return type(self).from_dict(toml.assigned(self.to_dict(), assignments), source="--set")
+        return type(self).from_dict(toml.assign(self.to_dict(), assignments), source="--set")
 
     def checked(self) -> Self:
         """Return the same configuration, validated: the constructor does not validate."""

@@ -48,7 +48,7 @@ def _attack(config: Config) -> str | None:
     )
 
 
-def _stored(config: Config) -> str | None:
+def _pgi_start(config: Config) -> str | None:
     if config.recipe.name != "pgi" or config.attack.name == "stored":
         return None
     return "recipe.name is 'pgi', which needs the start of the attack; set attack.name = 'stored', or use 'madry'"
@@ -62,7 +62,7 @@ def _objective(config: Config) -> str | None:
     )
 
 
-def _streamed(config: Config) -> str | None:
+def _streaming(config: Config) -> str | None:
     data = config.data
     if data.stream and config.attack.name == "stored":
         return "attack 'stored' keeps a perturbation of every image in memory; it cannot go with data.stream"
@@ -130,7 +130,7 @@ def _mixed_labels(config: Config) -> str | None:
     )
 
 
-def _twice(config: Config) -> str | None:
+def _double_backward(config: Config) -> str | None:
     if not config.train.compile or config.recipe.options.get("method") != "double":
         return None
     return "train.compile cannot go with recipe.options.method = 'double': torch differentiates a compiled model once"
@@ -152,7 +152,7 @@ def _reestimate(config: Config) -> str | None:
     return None
 
 
-def _tested(config: Config) -> str | None:
+def _iaat_tests(config: Config) -> str | None:
     testing = config.policy.name == "iaat" and config.policy.options.get("method") != "margin"
     if not testing or config.attack.name != "stored":
         return None
@@ -178,6 +178,6 @@ def _friendly(config: Config) -> str | None:
 
 
 _RULES: tuple[Rule, ...] = (
-    _eps, _attack, _stored, _objective, _streamed, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
-    _twice, _average, _reestimate, _tested, _friendly,
+    _eps, _attack, _pgi_start, _objective, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
+    _double_backward, _average, _reestimate, _iaat_tests, _friendly,
 )  # fmt: skip

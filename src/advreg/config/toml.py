@@ -1,4 +1,4 @@
-"""Reading a configuration, and writing the part of TOML that it uses: tables of booleans, numbers, texts and lists."""
+"""Read a configuration, and write the part of TOML that it uses: tables of booleans, numbers, texts and lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advreg.errors import ConfigError
 
 
 def dumps(table: Mapping[str, Any]) -> str:
-    """Return TOML text for nested tables; empty tables are written too, so that every default shows.
+    """Return TOML text for nested tables; empty tables are written too, so that the file shows every default.
 
     Args:
         table: nested mappings, lists and values.
@@ -33,7 +33,7 @@ def dumps(table: Mapping[str, Any]) -> str:
 
 
 def value(text: str) -> Any:
-    """Read one value as TOML would; a bare word such as ``cosine`` is a text.
+    """Read one TOML value; a bare word such as ``cosine`` is a text.
 
     Args:
         text: right side of an assignment.
@@ -72,7 +72,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
-def assigned(table: dict[str, Any], assignments: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+def assign(table: dict[str, Any], assignments: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
     """Return the table, modified in place, with assignments applied.
 
     Args:
@@ -86,9 +86,9 @@ def assigned(table: dict[str, Any], assignments: Iterable[str] | Mapping[str, An
         ConfigError: an assignment without ``=``, or to a key inside a value.
 
     Example:
-        >>> assigned({"train": {"epochs": 1}}, ["train.epochs=3"])
+        >>> assign({"train": {"epochs": 1}}, ["train.epochs=3"])
         {'train': {'epochs': 3}}
-        >>> assigned({"train": {"epochs": 1}}, {"train.epochs": 3})
+        >>> assign({"train": {"epochs": 1}}, {"train.epochs": 3})
         {'train': {'epochs': 3}}
     """
     pairs = assignments.items() if isinstance(assignments, Mapping) else map(_parse, assignments)
@@ -132,5 +132,5 @@ def _key(key: str) -> str:
 
 
 def _literal(item: Any) -> str:
-    """JSON's booleans, numbers, texts and lists are TOML's, save DEL, which JSON leaves as it is."""
+    """Return a value as TOML: JSON writes booleans, numbers, texts and lists alike, except the character DEL."""
     return json.dumps(item).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Photographs of any kind to uint8 planes of one size."""
+"""Read image files as uint8 tensors of one size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ GREY, RGB = "grey", "rgb"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"})
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
-_READ_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-)  # what Pillow raises for broken files
+_READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors for broken files
 
 
 def pixels(image: Image.Image, mode: str, size: int | None) -> Tensor:
@@ -75,7 +70,7 @@ def read_images(paths: Iterable[Path], mode: str, size: int | None) -> Tensor:
     """
     planes: list[Tensor] = []
     for path in paths:
-        with opened(path) as image:
+        with open_image(path) as image:
             planes.append(pixels(image, mode, size))
         if planes[-1].shape != planes[0].shape:
             height, width = planes[-1].shape[1:]
@@ -93,15 +88,15 @@ def all_grey(paths: Iterable[Path]) -> bool:
         True where all are greyscale.
     """
     for path in paths:
-        with opened(path) as image:
+        with open_image(path) as image:
             if image.mode not in _GREY_MODES:
                 return False
     return True
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file inside the block; whatever Pillow has against it, there or in the block, names the file.
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file inside the block; errors of Pillow, also those in the block, name the file.
 
     Args:
         path: the file.

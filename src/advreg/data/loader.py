@@ -1,4 +1,4 @@
-"""Batches: from a tensor on the device an index and a cast, no workers, no copies; from a disk, read ahead by workers."""
+"""Batches: indexed from a tensor on the device, or read ahead from a disk by worker processes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from advreg.data.dataset import Dataset, Device, to_float
 from advreg.data.streaming import Crop, Reader, StreamingDataset, nothing_readable, read_batches
 from advreg.errors import DataError
 
-_SHARE = 0.5  # of the free memory of a device that data may take; the rest is for the training
+_SHARE = 0.5  # share of a device's free memory that data may take
 
 
 @dataclass(frozen=True)
 class DataBatch:
-    """Some examples.
+    """A batch of examples.
 
     Args:
         x: pixels float32 in [0, 1] ``(B, C, H, W)``.
         y: labels int64 ``(B,)``.
-        ids: rows in the data set ``(B,)``, which random draws belong to.
-        weight: what its mean loss counts for, so that the mean over processes is the mean over the whole batch.
+        ids: rows in the data set ``(B,)``, which seed the random draws of each example.
+        weight: weight of its mean loss, so that the mean over processes is the mean over the whole batch.
     """
 
     x: Tensor
@@ -44,17 +44,17 @@ class Batches:
     """The batches of every epoch, a pure function of (seed, epoch), so that a run can be resumed.
 
     Args:
-        dataset: where the examples come from; it moves to the device when it fits there.
+        dataset: the examples; moved to the device if they fit there.
         batch_size: examples in a batch; the last one of an epoch may be smaller.
         seed: the run's seed.
-        shuffle: whether each epoch has an order of its own.
+        shuffle: whether to draw a new order in each epoch.
         augment: see `advreg.data.augmentation`.
-        device: where batches are wanted; by default where the data set is.
-        part: which part of every batch is wanted, and of how many: the rank of a process and their number.
-        workers: processes that read ahead what is streamed from a disk.
-        crop: how a streamed image is cut: ``"center"``, or ``"random"``, another window in each epoch.
-        drop_last: whether an epoch leaves out its last batch where that is smaller, so that all have one size; with
-            ``shuffle`` the examples left out differ between epochs.
+        device: device of the batches; by default that of the data set.
+        part: rank of the process and number of processes: the part of every batch that it gets.
+        workers: processes that read streamed images ahead.
+        crop: crop of a streamed image: ``"center"``, or ``"random"``, another window in each epoch.
+        drop_last: whether an epoch leaves out its last batch if it is smaller, so that all have one size; with ``shuffle``
+            the examples left out differ between epochs.
 
     Raises:
         DataError: a batch size under 1.
@@ -71,6 +71,7 @@ class Batches:
         dataset: Dataset | StreamingDataset,
         batch_size: int,
         seed: int,
+        *,
         shuffle: bool = True,
         augment: Augment | None = None,
         device: Device | None = None,
@@ -83,7 +84,7 @@ class Batches:
             raise DataError(f"batch_size must be 1 or more, given {batch_size}")
         here = dataset.images.device if isinstance(dataset, Dataset) else "cpu"
         self.device = torch.device(here if device is None else device)
-        self.dataset = _moved(dataset, self.device)
+        self.dataset = _to_device(dataset, self.device)
         self.batch_size, self.seed = batch_size, seed
         self.shuffle, self.augment = shuffle, augment
         self.part, self.workers = part, workers
@@ -95,30 +96,30 @@ class Batches:
         return whole if self.drop_last else math.ceil(len(self.dataset) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[DataBatch]:
-        """Yield the batches of an epoch; every example comes once, and a batch of which nothing can be read is left out.
+        """Yield the batches of an epoch: every example once; a batch without a readable image is left out.
 
         Args:
             number: the epoch; each has its own order and augmentation.
 
         Raises:
-            DataError: a broken image that is not to be skipped, or nothing but broken ones.
+            DataError: a broken image that is not skipped, or no readable image.
         """
         mine = [own_part(rows, self.part) for rows in self.rows(number)]
-        some = False
+        any_batch = False
         for (images, rows), (_, weight) in zip(self._images([rows for rows, _ in mine], number), mine, strict=True):
             if len(rows):
-                some = True
+                any_batch = True
                 yield self._batch(images, rows, weight, number)
-            elif self.part[1] > 1:  # the others wait in this step, if only for an example that counts for nothing
+            elif self.part[1] > 1:  # other processes wait for this step, so yield an example of weight 0
                 yield replace(self.first(1), weight=0.0)
-        if not (some or self.part[1] > 1):
+        if not (any_batch or self.part[1] > 1):
             raise nothing_readable(self.dataset)
 
     def first(self, n: int) -> DataBatch:
-        """Return the first examples of the data set that can be read, fewer where there are fewer.
+        """Return the first ``n`` readable examples of the data set, fewer if there are fewer.
 
         Raises:
-            DataError: a broken image that is not to be skipped, or nothing but broken ones.
+            DataError: a broken image that is not skipped, or no readable image.
         """
         for rows in torch.split(torch.arange(len(self.dataset)), n):
             images, kept = next(self._images([rows], 0))
@@ -127,13 +128,13 @@ class Batches:
         raise nothing_readable(self.dataset)
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the rows of each batch of an epoch, whole, in order."""
+        """Return the rows of each whole batch of an epoch, in order."""
         return torch.split(self._order(epoch), self.batch_size)[: len(self)]
 
     def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
             return torch.arange(len(self.dataset))
-        # drawn on the CPU, so that every kind of device has the same order
+        # drawn on the CPU, so that the order is the same on every device
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         return torch.randperm(len(self.dataset), generator=generator)
 
@@ -156,9 +157,9 @@ class Batches:
 
 
 def own_part(rows: Tensor, part: tuple[int, int]) -> tuple[Tensor, float]:
-    """Return one of several near-equal parts of a batch, and what its mean counts for; never an empty part.
+    """Return one of several near-equal parts of a batch, and the weight of its mean; never an empty part.
 
-    Where there are fewer rows than parts, the parts left over get the first row, which then counts for nothing.
+    If there are fewer rows than parts, the remaining parts get the first row with weight 0.
 
     Args:
         rows: rows of the whole batch.
@@ -181,8 +182,8 @@ def _mix(seed: int, epoch: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _moved(dataset: Dataset | StreamingDataset, device: torch.device) -> Dataset | StreamingDataset:
-    """Return the data set on the device, where it fits there."""
+def _to_device(dataset: Dataset | StreamingDataset, device: torch.device) -> Dataset | StreamingDataset:
+    """Move the data set to the device if it fits there."""
     if isinstance(dataset, StreamingDataset) or dataset.images.device == device:
         return dataset
     if device.type == "cuda" and dataset.images.nbytes >= _SHARE * torch.cuda.mem_get_info(device)[0]:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from advreg import example_rng
 from advreg.data.dataset import Dataset, Device, to_float
-from advreg.data.images import GREY, opened, pixels
+from advreg.data.images import GREY, open_image, pixels
 from advreg.errors import DataError
 
 _STREAM = 0xD080000  # far from the streams of attacks, which count from 0, and of other augmentations
@@ -155,7 +155,7 @@ class Reader:
         return torch.empty(0, channels, size, size, dtype=torch.uint8)
 
     def _image(self, row: int) -> Tensor:
-        with opened(self.dataset.paths[row]) as image:
+        with open_image(self.dataset.paths[row]) as image:
             upright = ImageOps.exif_transpose(image)
             if self.crop is not None:
                 upright = upright.crop(random_window(upright, row, self.crop))

@@ -1,4 +1,4 @@
-"""Where gradients die: operations without a slope in autograd's graph, and modules that pass nothing back."""
+"""Find where gradients vanish: operations without a gradient in autograd's graph, and modules that pass none back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from advreg.diagnosis.gradient_checks import describe_or_reraise
 from advreg.diagnosis.module_hooks import Call, record_calls
 
 _FLAT = ("round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside", "fix")
-_CAP = 100_000  # nodes: a graph larger than that is not walked to its end
+_CAP = 100_000  # nodes that are visited at most
 
 
 def flat_operations(model: nn.Module, x: Tensor) -> list[str]:
-    """Return the names of operations without a slope between the input and the logits, such as ``"round"``.
+    """Return the names of operations without a gradient between the input and the logits, such as ``"round"``.
 
     Args:
         model: original network.
@@ -55,7 +55,7 @@ def dead_modules(model: nn.Module, x: Tensor) -> list[Call]:
 
 
 def is_dead(call: Call) -> bool:
-    """Return whether a module alone passes nothing back: it raises, or its gradient is missing or zero everywhere.
+    """Return whether a module alone passes no gradient back: it raises, or its gradient is missing or zero everywhere.
 
     Args:
         call: a module with its input and output.
@@ -63,14 +63,14 @@ def is_dead(call: Call) -> bool:
     Returns:
         True where no gradient comes back.
     """
-    if not call.given.is_floating_point():
+    if not call.input.is_floating_point():
         return False
     try:
         with torch.enable_grad():
-            leaf = call.given.detach().clone().requires_grad_(True)
+            leaf = call.input.detach().clone().requires_grad_(True)
             out = call.module(leaf.clone())
             weights = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
             found = torch.autograd.grad((out * weights).sum(), leaf, allow_unused=True)[0]
-    except Exception as cause:  # whatever a user's backward raises: nothing comes back
+    except Exception as cause:  # a user's backward may raise anything: no gradient comes back
         return bool(describe_or_reraise(cause))
     return found is None or not bool(found.any())

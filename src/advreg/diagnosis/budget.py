@@ -1,4 +1,4 @@
-"""How much a diagnosis may spend."""
+"""Budgets of a diagnosis: how many examples, steps and queries its checks use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a diagnosis may spend.
+    """Limits on the cost of a diagnosis.
 
     Attributes:
-        examples: that a challenge to the figure begins with: the nearest to the boundary.
-        steps: of challenges along the gradient.
-        queries: of Square, for each example.
-        draws: of the random search, for each example.
-        probes: examples whose landscape is looked at.
-        binarised: examples of the binarisation test; all probes where these leave its grade in doubt.
-        inner: points that each of them is fitted to.
-        thorough: whether the costly checks are made too.
+        examples: robust examples that other attacks try first, those nearest to the boundary.
+        steps: steps of gradient attacks.
+        queries: queries of Square on each example.
+        draws: points of the random search on each example.
+        probes: examples on which gradients and losses are measured.
+        binarised: examples of the binarisation test; all probes where these leave its grade uncertain.
+        inner: points inside the ball that each read-out of the binarisation test is fitted to.
+        thorough: whether the costly checks run too.
     """
 
     examples: int = 64
@@ -34,13 +34,13 @@ class Budget:
 QUICK = Budget(64, 40, 250, 100, 32, 16, 249, thorough=False)
 
 CHEAP = 500
-"""Examples of a check that takes a few passes for each."""
+"""Number of examples in a check that takes a few passes each."""
 
-_NEAREST = 0.32  # of the examples of a figure, where they are many: 64 of 200
+_NEAREST = 0.32  # share of the examples that other attacks try first: 64 of 200
 
 
 def budget_for(n: int, *, quick: bool = False) -> Budget:
-    """Return what a diagnosis spends: about a minute of one core for 200 examples of a small network, then in proportion.
+    """Return the budget for ``n`` examples: about a minute of one core for 200 on a small network, then in proportion.
 
     Example:
         >>> budget_for(200).examples, budget_for(1000).examples, budget_for(1000, quick=True).examples

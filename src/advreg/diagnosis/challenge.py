@@ -1,8 +1,7 @@
-"""Challenges: attacks that a figure's own should not lose to, tried on what it counts as robust, nearest to the boundary first.
+"""Challenges: other attacks on the examples that the figure counts as robust, nearest to the boundary first.
 
-All challengers share one sample of survivors, as the attacks of an evaluation do: each tries what those before it left. A
-challenger that breaks none of the nearer half leaves the other half alone; one that breaks a fifth of the sample goes on to as
-many examples behind it, until a failure is certain.
+All attacks share one sample: each tries the survivors of those before it. An attack that breaks none of the nearer half skips
+the other half. An attack that breaks a fifth of the sample goes on to as many examples behind it, until the check surely fails.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from advreg.statistics import clopper_pearson_interval
 
 
 def challenge_figure(
-    subject: DiagnosisContext,
+    context: DiagnosisContext,
     attack: Attack,
     name: str,
     group: str,
@@ -29,17 +28,17 @@ def challenge_figure(
     first: int | None = None,
     threshold: float = GAIN,
 ) -> Check:
-    """Try another attack on the survivors, and grade what it breaks.
+    """Run another attack on the survivors, and grade the share that it breaks.
 
     Args:
-        subject: model, examples and figure.
-        attack: the challenger.
+        context: model, examples and figure.
+        attack: the other attack.
         name: name of the check.
         group: group of the check, A to G.
-        by: the challenger, in words.
-        cause: what a failure points to, one of `advreg.results.checks.CAUSES`.
-        first: examples to begin with, for an expensive attack few; it goes on where it breaks a fifth. If None, half of the
-            sample, and the other half where it breaks any.
+        by: the other attack, in words.
+        cause: cause of a failure, one of `advreg.results.checks.CAUSES`.
+        first: number of examples to begin with, few for an expensive attack; it goes on where it breaks a fifth. None: half
+            of the sample, and the other half where it breaks any.
         threshold: share beyond which the figure is suspect.
 
     Returns:
@@ -48,38 +47,46 @@ def challenge_figure(
     Example:
         >>> import torch
         >>> from advreg import attacks
-        >>> from advreg.diagnosis.diagnose import context_of
+        >>> from advreg.diagnosis.diagnose import make_context
         >>> from advreg.threat import ThreatModel
         >>> model, x = torch.nn.Linear(4, 3).eval(), torch.rand(4, 4)
-        >>> subject, _ = context_of(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
-        >>> challenge_figure(subject, attacks.fgsm, "one step", "A", "FGSM").verdict
+        >>> context, _ = make_context(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, quick=True)
+        >>> challenge_figure(context, attacks.fgsm, "one step", "A", "FGSM").verdict
         'pass'
     """
-    tried, broken = _attack_nearest(subject, attack, first)
-    subject.survivors.remove(broken)
+    tried, broken = _attack_nearest(context, attack, first)
+    context.survivors.remove(broken)
     return grade_gain(
-        name, group, cause, by, broken=sorted(subject.ids[broken].tolist()), tried=tried,
-        standing=len(subject.standing), total=subject.n, threshold=threshold,
-    )  # fmt: skip
+        name,
+        group,
+        cause,
+        by,
+        broken=sorted(context.ids[broken].tolist()),
+        tried=tried,
+        survivors=len(context.robust_rows),
+        total=context.n,
+        threshold=threshold,
+    )
 
 
-def _attack_nearest(subject: DiagnosisContext, attack: Attack, first: int | None) -> tuple[int, Tensor]:
-    """Return how many examples an attack tried, and the rows that it broke."""
-    left = subject.survivors.sample
-    rows, tried, broken = left[: first or math.ceil(len(left) / 2)], 0, left[:0]
+def _attack_nearest(context: DiagnosisContext, attack: Attack, first: int | None) -> tuple[int, Tensor]:
+    """Return the number of examples that an attack tried, and the rows that it broke."""
+    left = context.survivors.sample
+    rows = left[: first or math.ceil(len(left) / 2)]
+    tried, broken = 0, left[:0]
     while len(rows):
-        broken = torch.cat([broken, rows[run_on(subject, attack, rows)]])
+        broken = torch.cat([broken, rows[run_on(context, attack, rows)]])
         tried += len(rows)
         enough = CONTINUE_SHARE * tried if first or tried >= len(left) else 1
-        if len(broken) < enough or is_certain_failure(len(broken), subject.n):
+        if len(broken) < enough or is_certain_failure(len(broken), context.n):
             break
         waiting = left[tried : 2 * tried]
-        rows = waiting if len(waiting) else subject.survivors.extend(tried)
+        rows = waiting if len(waiting) else context.survivors.extend(tried)
     return tried, broken
 
 
 def is_certain_failure(broken: int, total: int) -> bool:
-    """Return whether so many broken examples are a failure already, whatever the others do.
+    """Return whether this number of broken examples is a failure, whatever the other examples do.
 
     Args:
         broken: number of broken examples so far.

@@ -1,4 +1,4 @@
-"""What is diagnosed: a model, examples, and a claim about how many of them withstand an attack."""
+"""The context of a diagnosis: model, examples, the figure under test and its attack, and helpers that the checks share."""
 
 from __future__ import annotations
 
@@ -28,36 +28,35 @@ Attack = Callable[..., Any]
 ROWS = 256
 _EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the curve, as multiples of the threat's eps
 
-
 PGD_40 = "pgd-40"
-"""What a figure is called that was measured here and not read."""
+"""Name of a figure that the diagnosis measures itself."""
 
 
 class Survivors:
-    """What challengers have left: a sample of the robust examples that all of them share, and the others behind it.
+    """The survivors of the stronger attacks: a sample of the robust examples, which all attacks share, and the others.
 
     Args:
-        rows: of the robust examples, nearest to the boundary first.
-        examples: how many of them the sample begins with.
+        rows: rows of the robust examples, nearest to the boundary first.
+        examples: size of the sample at the start.
 
     Attributes:
-        sample: rows that no challenger has broken.
-        behind: rows that join the sample where a challenger breaks many.
+        sample: rows that no attack has broken.
+        behind: rows farther from the boundary, which join the sample where an attack breaks many.
     """
 
     def __init__(self, rows: Tensor, examples: int) -> None:
         self.sample, self.behind = rows[:examples], rows[examples:]
 
     def remove(self, broken: Tensor) -> None:
-        """Take out rows that a challenger broke.
+        """Remove rows that an attack broke from the sample.
 
         Args:
-            broken: rows that a challenger broke ``(R,)``.
+            broken: rows that an attack broke ``(R,)``.
         """
         self.sample = self.sample[~torch.isin(self.sample, broken)]
 
     def extend(self, count: int) -> Tensor:
-        """Let the nearest rows from behind join the sample, and return them.
+        """Move the nearest rows from behind into the sample, and return them.
 
         Args:
             count: number of rows.
@@ -72,23 +71,23 @@ class Survivors:
 
 @dataclass(frozen=True, eq=False)
 class DiagnosisContext:
-    """What every check is given.
+    """The arguments that every check shares.
 
     Attributes:
         model: the original, in eval mode.
         x, y, ids: examples ``(N, ...)``, labels and ids ``(N,)``.
-        right: which of them the model classifies correctly ``(N,)``.
-        stands: which of them the figure counts as robust ``(N,)``.
-        threat: what the adversary may do.
+        right: whether the model classifies each clean example correctly ``(N,)``.
+        robust: whether the figure counts each example as robust ``(N,)``.
+        threat: threat model of the figure.
         attack: the attack behind the figure, unchanged.
-        claim: what the figure is called: ``"pgd-40"``, or the id of a protocol.
+        claim: name of the figure: ``"pgd-40"``, or the id of a protocol.
         nearness: margin of each example at the worst point that the figure's attacks found ``(N,)``, below 0 where it is
-            robust; of the clean point where not given.
-        precision: of the fast copy that the figure was measured through.
-        seed: seed of all draws; other than the figure's own where an attack is repeated.
-        budget: how much may be spent.
-        train: inputs and labels to train a surrogate on; the examples themselves where there are none.
-        surrogates: trained so far, by whether adversarially.
+            robust; the margin of the clean point by default.
+        precision: precision of the fast copy behind the figure.
+        seed: seed of all draws; differs from the figure's, so that a repeated attack draws anew.
+        budget: limits on the cost of the checks.
+        train: inputs and labels to train a surrogate on; None: the examples themselves.
+        surrogates: surrogates trained so far; the key is whether adversarially.
     """
 
     model: nn.Module
@@ -96,7 +95,7 @@ class DiagnosisContext:
     y: Tensor
     ids: Tensor
     right: Tensor
-    stands: Tensor
+    robust: Tensor
     threat: ThreatModel
     attack: Attack
     claim: str
@@ -109,24 +108,24 @@ class DiagnosisContext:
 
     @property
     def n(self) -> int:
-        """Examples in the figure's denominator."""
+        """Number of examples in the figure."""
         return len(self.y)
 
     @property
-    def standing(self) -> Tensor:
+    def robust_rows(self) -> Tensor:
         """Rows that the figure counts as robust."""
-        return self.stands.nonzero()[:, 0]
+        return self.robust.nonzero()[:, 0]
 
     @cached_property
     def survivors(self) -> Survivors:
-        """The robust examples that challengers try, nearest to the boundary first; they shrink as challengers succeed."""
+        """The robust examples that stronger attacks try, nearest to the boundary first; broken ones are removed."""
         margin_of = margins(self.model, self.x, self.y) if self.nearness is None else self.nearness
-        order = margin_of[self.standing].argsort(descending=True, stable=True)
-        return Survivors(self.standing[order], self.budget.examples)
+        order = margin_of[self.robust_rows].argsort(descending=True, stable=True)
+        return Survivors(self.robust_rows[order], self.budget.examples)
 
     def probes(self) -> Tensor:
-        """Return rows to look at closely: robust ones first, then others that are classified correctly."""
-        rows = torch.cat([self.standing, (self.right & ~self.stands).nonzero()[:, 0]])
+        """Return the rows that gradients and losses are measured on: robust ones first, then others classified correctly."""
+        rows = torch.cat([self.robust_rows, (self.right & ~self.robust).nonzero()[:, 0]])
         return rows[: self.budget.probes]
 
     @cached_property
@@ -136,7 +135,7 @@ class DiagnosisContext:
 
     @cached_property
     def no_gradient(self) -> str:
-        """Why there is no gradient to the input; empty where there is one."""
+        """Reason why the input has no gradient; empty where it has one."""
         rows = self.probes()[:8]
         return input_gradient(self.model, self.x[rows], self.y[rows])[1] if len(rows) else "no example to look at"
 
@@ -147,13 +146,13 @@ class DiagnosisContext:
 
     @cached_property
     def trace(self) -> Trace:
-        """PGD with 40 steps followed step by step on the probes."""
+        """Loss and margin at every step of PGD-40 on the probes."""
         rows = self.probes()
         return trace_pgd(self.model, self.x[rows], self.y[rows], self.threat, ids=self.ids[rows], seed=self.seed)
 
     @cached_property
     def by_eps(self) -> dict[float, Tensor]:
-        """Which of the first correct examples stand ``(R,)`` at each of several radii under 20 fresh steps."""
+        """Whether each of the first correct examples survives 20 steps of PGD ``(R,)``, by radius."""
         rows = self.right.nonzero()[:, 0][: self.budget.examples]
         widest = float(full_box(self.threat, self.x).eps)
         radii = sorted({min(share * float(self.threat.eps), widest) for share in _EPS_SHARES})
@@ -162,52 +161,54 @@ class DiagnosisContext:
 
 
 def run_on(
-    subject: DiagnosisContext,
+    context: DiagnosisContext,
     attack: Attack,
     rows: Tensor,
     model: nn.Module | None = None,
     threat: ThreatModel | None = None,
 ) -> Tensor:
-    """Return which of these rows an attack breaks ``(R,)``; on another model or threat where given.
+    """Return which of these rows an attack breaks, ``(R,)``.
 
     Args:
-        subject: model, examples and figure.
-        attack: the attack to run.
-        rows: positions of the attacked examples ``(R,)``.
-        model: network to attack instead of the subject's.
-        threat: threat model instead of the subject's.
+        context: model, examples and figure.
+        attack: the attack.
+        rows: rows to attack ``(R,)``.
+        model: another model to attack.
+        threat: another threat model.
 
     Returns:
         Booleans ``(R,)``.
 
     Example:
         >>> from advreg import attacks
-        >>> from advreg.diagnosis.diagnose import context_of
+        >>> from advreg.diagnosis.diagnose import make_context
         >>> model, x = nn.Linear(4, 3).eval(), torch.rand(4, 4)
-        >>> subject, _ = context_of(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
-        >>> run_on(subject, attacks.fgsm, torch.arange(2), threat=ThreatModel("linf", 0.0)).tolist()
+        >>> context, _ = make_context(model, (x, model(x).argmax(1)), ThreatModel("linf", 1e-6), 4, quick=True)
+        >>> run_on(context, attacks.fgsm, torch.arange(2), threat=ThreatModel("linf", 0.0)).tolist()
         [False, False]
     """
 
     def broken_of(part: Tensor) -> Tensor:
-        options = filter_kwargs(attack, seed=subject.seed, ids=subject.ids[part])
-        found = attack(model or subject.model, subject.x[part], subject.y[part], threat or subject.threat, **options)
+        options = filter_kwargs(attack, seed=context.seed, ids=context.ids[part])
+        found = attack(model or context.model, context.x[part], context.y[part], threat or context.threat, **options)
         broken: Tensor = found.broken
-        if model is None and subject.is_random and bool(broken.any()):  # one lucky answer proves nothing
+        if (
+            model is None and context.is_random and bool(broken.any())
+        ):  # one lucky draw proves nothing: verify on the average
             hit = broken.nonzero()[:, 0]
-            broken[hit] = ~correct_rows(Averaged(subject.model), found.x_adv[hit], subject.y[part[hit]])
+            broken[hit] = ~correct_rows(Averaged(context.model), found.x_adv[hit], context.y[part[hit]])
         return broken
 
     return in_batches(rows, broken_of, most=len(rows))
 
 
 def in_batches(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS) -> Tensor:
-    """Return what the work makes of some rows, at most so many at a time, and fewer where they do not fit into memory.
+    """Return the results of a function on batches of rows, joined; smaller batches where one does not fit into memory.
 
     Args:
-        rows: positions of examples ``(R,)``.
-        work: function of some rows ``(P,)`` that returns ``(P, ...)``.
-        most: largest number of rows at a time.
+        rows: rows ``(R,)``.
+        work: function of some rows.
+        most: largest batch.
 
     Returns:
         The results of all rows ``(R, ...)``.
@@ -220,7 +221,7 @@ def in_batches(rows: Tensor, work: Callable[[Tensor], Tensor], most: int = ROWS)
 
 
 def all_rows(x: Tensor) -> Tensor:
-    """Return the numbers of all rows, on their device.
+    """Return the index of every row, on the device of ``x``.
 
     Args:
         x: inputs ``(B, ...)``.
@@ -232,7 +233,7 @@ def all_rows(x: Tensor) -> Tensor:
 
 
 def correct_rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return which inputs a model classifies correctly, ``(B,)``.
+    """Return whether a model classifies each input correctly, ``(B,)``.
 
     Args:
         model: the network.
@@ -246,7 +247,7 @@ def correct_rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
-    """Return the gradient of the summed objective at each input, ``(B, ...)``.
+    """Return the gradient of the objective at each input, ``(B, ...)``.
 
     Args:
         model: the network.
@@ -255,7 +256,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> T
         objective: ``(logits, y) -> (B,)``.
 
     Returns:
-        Gradients ``(B, ...)``; no weight gets one.
+        Gradients ``(B, ...)``; weights get none.
 
     Example:
         >>> gradients(nn.Flatten(), torch.zeros(1, 3), torch.tensor([0]), lambda logits, y: logits[:, 1]).tolist()
@@ -297,29 +298,29 @@ def full_box(threat: ThreatModel, x: Tensor) -> ThreatModel:
     return threat.with_eps((high - low) * {"linf": 1.0, "l2": d**0.5, "l1": float(d)}[threat.norm])
 
 
-def needs_gradient(subject: DiagnosisContext, name: str, group: str) -> Check | None:
-    """Return a skipped check where there is no gradient to work with.
+def needs_gradient(context: DiagnosisContext, name: str, group: str) -> Check | None:
+    """Return a skipped check where the input has no gradient, else None.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
         name: name of the check.
         group: group of the check, A to G.
 
     Returns:
         The skipped check, or None.
     """
-    return skip_check(name, group, "there is no gradient: see gradient-path") if subject.no_gradient else None
+    return skip_check(name, group, "there is no gradient: see gradient-path") if context.no_gradient else None
 
 
-def needs_certainty(subject: DiagnosisContext, name: str, group: str) -> Check | None:
-    """Return a skipped check where the same input gets different answers.
+def needs_certainty(context: DiagnosisContext, name: str, group: str) -> Check | None:
+    """Return a skipped check where the model is random, else None.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
         name: name of the check.
         group: group of the check, A to G.
 
     Returns:
         The skipped check, or None.
     """
-    return skip_check(name, group, "answers are random: see randomness") if subject.is_random else None
+    return skip_check(name, group, "answers are random: see randomness") if context.is_random else None

@@ -1,6 +1,6 @@
 """`diagnose`: take a robustness figure, run every check on it, and grade the result.
 
-model, data -> claim (ledger, or PGD-40) -> checks A to G -> verdict -> adaptive attacks -> pictures -> diagnosis.json
+model, data -> figure (ledger, or PGD-40) -> checks A to G -> verdict -> adaptive attacks -> pictures -> diagnosis.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advreg import models, runtime
 from advreg.attacks.verification import accepting_probabilities, logits_of
-from advreg.diagnosis import adaptive_attacks as adapting
+from advreg.diagnosis import adaptive_attacks
 from advreg.diagnosis.budget import Budget, budget_for
 from advreg.diagnosis.checks import (
     binarization,
@@ -33,12 +33,12 @@ from advreg.diagnosis.checks import (
 from advreg.diagnosis.context import DiagnosisContext, correct_rows
 from advreg.diagnosis.gradient_checks import describe_or_reraise
 from advreg.diagnosis.loss_surface import loss_pictures
-from advreg.diagnosis.module_hooks import Smooth
+from advreg.diagnosis.module_hooks import Approximation
 from advreg.diagnosis.reported_accuracy import ReportedAccuracy, from_ledger, measure_pgd40
 from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.batch_sizing import is_out_of_memory
-from advreg.evaluation.examples import Examples, count, examples_of
+from advreg.evaluation.examples import count, examples_of
 from advreg.evaluation.model_identity import matches_ledger
 from advreg.module_modes import eval_mode, training_parts
 from advreg.objectives import are_probabilities
@@ -100,7 +100,7 @@ THOROUGH_CHECKS: dict[str, tuple[CheckFunction, ...]] = {
 }
 """Further checks where the budget is thorough."""
 
-_TRAINING_IMAGES = 5000  # images for a surrogate: it need not be good, only its own
+_TRAINING_IMAGES = 5000  # training images of a surrogate, which need not be accurate
 _FROM_LEDGER = (
     "black-box",
     "steps",
@@ -109,7 +109,7 @@ _FROM_LEDGER = (
     "batch",
     "one-class",
     "chance",
-)  # taken as they are; other answers only where nothing was found
+)  # checks taken from a ledger with any outcome; others only where they pass
 
 
 def diagnose(
@@ -122,15 +122,15 @@ def diagnose(
     budget: Budget | None = None,
     adapt: bool = False,
     train: Dataset | tuple[Tensor, Tensor] | None = None,
-    backward: Mapping[str, Smooth] | nn.Module | None = None,
+    backward: Mapping[str, Approximation] | nn.Module | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     on_progress: Callable[[DiagnosisProgress], None] | None = None,
 ) -> Diagnosis:
-    """Grade whether a robustness figure can be trusted: the verdict, the checks behind it, and what to do next.
+    """Grade whether a robustness figure can be trusted: a verdict, the checks behind it, and a remedy for each finding.
 
-    The figure is that of the evaluation in ``out`` of the same model, data and threat, the lowest if there are several;
-    checks that its ledger already covers are not measured again. Without one it is the robust accuracy that PGD-40 leaves.
+    The figure is that of the evaluation in ``out`` of the same model, data and threat, the lowest of several; checks that its
+    ledger covers are not measured again. Without an evaluation the figure is the robust accuracy under PGD-40.
 
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
@@ -138,10 +138,10 @@ def diagnose(
         threat: norm and eps, one number above 0 for all examples: a `ThreatModel`, or text such as ``"linf:8/255"``.
         n: examples, from the first; all where there are fewer.
         quick: fewer queries and checks.
-        budget: how much to spend; by default about a minute of one core for 200 images on small networks.
+        budget: limits on the cost; by default about a minute of one core for 200 images on small networks.
         adapt: also run the adaptive attacks that the findings suggest, and report the figure that they leave.
-        train: training data for the surrogate whose points are transferred; the examples themselves if not given.
-        backward: your own way back for ``adapt``: a differentiable stand-in for each named module, or a whole model.
+        train: training data of the surrogate for transfer attacks; the examples themselves by default.
+        backward: your own backward pass for ``adapt``: a differentiable approximation of each named module, or a model.
         seed: seed of the figure measured here; the checks draw with ``seed + 1``.
         out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
         on_progress: called before each check with a `DiagnosisProgress`.
@@ -151,7 +151,7 @@ def diagnose(
 
     Raises:
         ThreatError: an eps of 0, or one for each example.
-        ModelError, DataError: a model that does not run or does not fit into memory, or data that do not fit it.
+        ModelError, DataError: the model raises or does not fit into memory, or the data do not fit the model.
         RunError: ``out`` cannot be read or written.
 
     Example:
@@ -166,49 +166,60 @@ def diagnose(
     began = time.perf_counter()
     threat = as_threat(threat)
     _require_one_radius(threat)
-    trains = [name for name, _ in training_parts(model)]
+    in_train_mode = [name for name, _ in training_parts(model)]
     with _explain_out_of_memory(), eval_mode(model), accepting_probabilities():
         if on_progress:
             on_progress(DiagnosisProgress("the figure", 0, len(checks_for(budget or budget_for(n, quick=quick)))))
-        subject, claim = context_of(model, data, threat, n, budget, quick, _training_tensors(train), seed, out)
-        ask = _check_runner(claim, on_progress)
-        checks = [model_flags.eval_mode(trains), *ask(subject)]
-        checks += [training_history.training_history(_read_epochs(out)), stronger_attacks.gap(checks, subject)]
-        checks.append(convergence.attacked(claim.failed, checks, subject))
+        context, reported = make_context(
+            model,
+            data,
+            threat,
+            n,
+            budget=budget,
+            quick=quick,
+            train=_training_tensors(train),
+            seed=seed,
+            out=out,
+        )
+        run_checks = _check_runner(reported, on_progress)
+        checks = [model_flags.eval_mode(in_train_mode), *run_checks(context)]
+        checks += [training_history.training_history(_read_epochs(out)), stronger_attacks.gap(checks, context)]
+        checks.append(convergence.attacked(reported.failed, checks, context))
         adapted = None
         if adapt:
-            adapted = adapting.adapt(subject, causes(checks), backward=backward)
-            checks.append(adapting.adaptive_check(adapted, subject))
-        drawn = _draw_pictures(subject) if out is not None else {}
-    standing = len(subject.standing)
-    found = Diagnosis(
+            adapted = adaptive_attacks.adapt(context, causes(checks), backward=backward)
+            checks.append(adaptive_attacks.adaptive_check(adapted, context))
+        pictures = _draw_pictures(context) if out is not None else {}
+    survivors = len(context.robust_rows)
+    diagnosis = Diagnosis(
         threat=threat,
-        claim=claim.name,
-        n=subject.n,
-        clean_accuracy=float(subject.right.double().mean()),
-        robust_accuracy=standing / subject.n,
-        interval=clopper_pearson_interval(standing, subject.n),
+        claim=reported.name,
+        n=context.n,
+        clean_accuracy=float(context.right.double().mean()),
+        robust_accuracy=survivors / context.n,
+        interval=clopper_pearson_interval(survivors, context.n),
         checks=tuple(sorted(checks, key=lambda check: check.group)),
         adapted=adapted,
-        pictures=drawn,
+        pictures=pictures,
         facts={"model": models.describe(model), "seed": seed, "environment": runtime.environment()},
         seconds=time.perf_counter() - began,
     )
     if out is not None:
-        RunFolder.at(out).write_json("diagnosis.json", found.record())
-    return found
+        RunFolder.at(out).write_json("diagnosis.json", diagnosis.record())
+    return diagnosis
 
 
-def context_of(
+def make_context(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
     threat: ThreatModel,
     n: int,
-    budget: Budget | None,
-    quick: bool,
-    train: tuple[Tensor, Tensor] | None,
-    seed: int,
-    out: str | Path | None,
+    *,
+    budget: Budget | None = None,
+    quick: bool = False,
+    train: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
 ) -> tuple[DiagnosisContext, ReportedAccuracy]:
     """Return the context that every check receives, and the figure under test.
 
@@ -217,24 +228,24 @@ def context_of(
         data: a data set, or inputs ``(N, ...)`` and labels ``(N,)``.
         threat: norm, eps and box.
         n: number of examples, from the first.
-        budget: number of examples, queries and steps to spend; the one that ``quick`` names if None.
+        budget: limits on the cost; None: chosen by ``n`` and ``quick``.
         quick: whether to use the small budget.
         train: inputs and labels to train a surrogate on; the examples themselves if None.
         seed: seed of all draws.
-        out: run folder with the evaluation that holds the figure; PGD-40 is run where there is none.
+        out: run folder with the evaluation that holds the figure; without one PGD-40 measures it.
 
     Returns:
         The context, and the figure.
 
     Raises:
-        DataError: data that do not fit the threat model.
+        DataError: data outside the box of the threat model.
         ModelError: a model that cannot be diagnosed.
 
     Example:
         >>> model, x = nn.Linear(4, 3).eval(), torch.rand(4, 4)
         >>> data = x, model(x).argmax(1)
-        >>> subject, figure = context_of(model, data, ThreatModel("linf", 1e-6), 4, None, True, None, 0, None)
-        >>> figure.name, subject.n
+        >>> context, figure = make_context(model, data, ThreatModel("linf", 1e-6), 4, quick=True)
+        >>> figure.name, context.n
         ('pgd-40', 4)
     """
     examples = examples_of(data, min(n, count(data)), threat)
@@ -242,39 +253,27 @@ def context_of(
     x, y = examples.x.to(device), examples.y.to(device)
     _require_usable(model, x)
     ids = torch.arange(len(y), device=device)
-    claim = _reported_accuracy(model, examples, x, y, threat, ids, seed, out)
-    subject = DiagnosisContext(
+    sha256 = models.describe(model)["sha256"]
+    matches = partial(matches_ledger, model, x, y)
+    evaluated = from_ledger(out, sha256, examples.sha256, threat, len(examples), matches)
+    reported = evaluated or measure_pgd40(model, x, y, threat, ids, seed)
+    context = DiagnosisContext(
         model=model,
         x=x,
         y=y,
         ids=ids,
         right=correct_rows(model, x, y),
-        stands=claim.stands.to(device),
+        robust=reported.robust.to(device),
         threat=threat,
-        attack=claim.attack,
-        claim=claim.name,
-        nearness=claim.nearness.to(device),
-        precision=claim.precision,
+        attack=reported.attack,
+        claim=reported.name,
+        nearness=reported.nearness.to(device),
+        precision=reported.precision,
         seed=seed + 1,
         budget=budget or budget_for(len(y), quick=quick),
         train=train,
     )
-    return subject, claim
-
-
-def _reported_accuracy(
-    model: nn.Module,
-    examples: Examples,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    ids: Tensor,
-    seed: int,
-    out: str | Path | None,
-) -> ReportedAccuracy:
-    sha256 = models.describe(model)["sha256"]
-    kept = from_ledger(out, sha256, examples.sha256, threat, len(examples), partial(matches_ledger, model, x, y))
-    return kept or measure_pgd40(model, x, y, threat, ids, seed)
+    return context, reported
 
 
 def _require_one_radius(threat: ThreatModel) -> None:
@@ -290,7 +289,7 @@ def _require_one_radius(threat: ThreatModel) -> None:
 
 
 def _require_usable(model: nn.Module, x: Tensor) -> None:
-    """Raise if the model does not run at all; probabilities are a finding, not an error."""
+    """Raise if the model raises; probabilities are a finding, not an error."""
     try:
         models.check_model(model, x[:8])
     except ModelError:
@@ -301,52 +300,58 @@ def _require_usable(model: nn.Module, x: Tensor) -> None:
 
 
 def _check_runner(
-    claim: ReportedAccuracy, on_progress: Callable[[DiagnosisProgress], None] | None
+    reported: ReportedAccuracy, on_progress: Callable[[DiagnosisProgress], None] | None
 ) -> Callable[[DiagnosisContext], list[Check]]:
-    """Return a function that runs every check that the ledger does not cover."""
+    """Return a function that runs every check that the ledger of the figure does not cover."""
     known = {
-        c.name: c for c in claim.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
+        c.name: c for c in reported.free if c.verdict == "pass" or (c.name in _FROM_LEDGER and c.verdict != "skipped")
     }
 
-    def ask(subject: DiagnosisContext) -> list[Check]:
-        questions = checks_for(subject.budget)
+    def run_checks(context: DiagnosisContext) -> list[Check]:
+        functions = checks_for(context.budget)
         found: dict[str, Check] = {}
-        for done, (group, question) in enumerate(questions):
-            name = name_of(question)
+        for done, (group, function) in enumerate(functions):
+            name = name_of(function)
             if on_progress:
-                on_progress(DiagnosisProgress(name, done, len(questions), _remaining_accuracy(subject, found.values())))
-            found[name] = known[name] if name in known else run_check(question, group, subject)
+                on_progress(DiagnosisProgress(name, done, len(functions), _remaining_accuracy(context, found.values())))
+            found[name] = known[name] if name in known else run_check(function, group, context)
         return list({**found, **{name: check for name, check in known.items() if name not in found}}.values())
 
-    return ask
+    return run_checks
 
 
-def _remaining_accuracy(subject: DiagnosisContext, checks: Iterable[Check]) -> float:
-    """Return the figure less the examples that some check broke."""
+def _remaining_accuracy(context: DiagnosisContext, checks: Iterable[Check]) -> float:
+    """Return the figure less the examples that checks broke."""
     broken = {i for check in checks for i in check.ids}
-    return (len(subject.standing) - len(broken)) / subject.n
+    return (len(context.robust_rows) - len(broken)) / context.n
 
 
 def checks_for(budget: Budget) -> list[tuple[str, CheckFunction]]:
     """Return the checks of a budget with their groups."""
     return [
-        (group, question)
-        for group, asked in CHECKS.items()
-        for question in asked + (THOROUGH_CHECKS.get(group, ()) if budget.thorough else ())
+        (group, function)
+        for group, functions in CHECKS.items()
+        for function in functions + (THOROUGH_CHECKS.get(group, ()) if budget.thorough else ())
     ]
 
 
-def name_of(question: CheckFunction) -> str:
-    """Return the name of a check function's check."""
-    return question.__name__.replace("_", "-")
+def name_of(function: CheckFunction) -> str:
+    """Return the name of the check that a function makes."""
+    return function.__name__.replace("_", "-")
 
 
-def run_check(question: CheckFunction, group: str, subject: DiagnosisContext) -> Check:
-    """Run one check; one that raises or measures no finite number is suspect, with the reason."""
+def run_check(function: CheckFunction, group: str, context: DiagnosisContext) -> Check:
+    """Run one check; a check that raises or measures no finite number is suspect, with the reason.
+
+    Args:
+        function: makes the check.
+        group: letter of its group.
+        context: model, examples and figure.
+    """
     try:
-        check = question(subject)
-    except Exception as cause:  # a model may raise anything anywhere: a diagnosis goes on
-        return _failed_check(name_of(question), group, describe_or_reraise(cause))
+        check = function(context)
+    except Exception as cause:  # a model may raise anything anywhere: the diagnosis goes on
+        return _failed_check(name_of(function), group, describe_or_reraise(cause))
     if check.measured is not None and not math.isfinite(check.measured):
         return _failed_check(check.name, group, f"measured {check.measured}: {check.says}")
     return replace(check, source="measured")
@@ -356,18 +361,18 @@ def _failed_check(name: str, group: str, reason: str) -> Check:
     return flag_check(name, group, convergence.INCONCLUSIVE, reason, raised=True, hard=False)
 
 
-def _draw_pictures(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the pictures; none where the model raises, which the checks report."""
+def _draw_pictures(context: DiagnosisContext) -> dict[str, Any]:
+    """Return the pictures, or none where the model raises, which the checks report."""
     try:
-        return loss_pictures(subject)
+        return loss_pictures(context)
     except Exception as cause:
-        describe_or_reraise(cause)  # but for memory
+        describe_or_reraise(cause)  # raises again if memory ran out
         return {}
 
 
 @contextmanager
 def _explain_out_of_memory() -> Iterator[None]:
-    """Raise a one-line error where memory runs out: no check may take that for a finding."""
+    """Raise a one-line error where memory runs out, so that no check reports it as a finding."""
     try:
         yield
     except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError

@@ -1,4 +1,4 @@
-"""Which eps? How visible attacks are, how many examples fall, and where labels themselves begin to change."""
+"""Choose eps: how visible attacks are, how many examples they break, and at which eps labels become ambiguous."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from advreg.data import Dataset
 
 SIMILAR = 0.9
-"""Structural similarity above which a change is hard to see."""
+"""Structural similarity above which a perturbation is hard to see."""
 
 AMBIGUOUS = 0.01
-"""Share of examples near another class above which eps is too large for labels to mean anything."""
+"""Share of examples near another class above which eps is too large."""
 
 _GRID: dict[str, tuple[float, ...]] = {
     "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3, 0.4),
@@ -40,19 +40,19 @@ _GRID: dict[str, tuple[float, ...]] = {
 
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 _PICTURES = 8
-_NEIGHBOURS = 10_000  # training images that are searched
+_NEIGHBOURS = 10_000  # training images in the nearest-neighbour search
 
 
 @dataclass(frozen=True, repr=False)
 class EpsilonRow:
-    """What one eps means.
+    """The figures at one eps.
 
     Attributes:
         robust_accuracy, interval: under PGD with 40 steps, and its exact 95% interval.
-        linf, l2: mean largest change of a value and mean Euclidean length of the attacks' changes.
+        linf, l2: mean linf and l2 norm of the perturbations.
         ssim: mean structural similarity to the clean image; 1 is identical; None for inputs that are no images.
-        ambiguous: share of the examples with a training example of another class within ``2 eps``: half-way between the
-            two, both claim the point.
+        ambiguous: share of the examples with a training example of another class within ``2 eps``: the point half-way
+            between the two is within eps of both.
     """
 
     eps: float
@@ -72,14 +72,14 @@ class EpsilonRow:
 
 @dataclass(frozen=True, repr=False)
 class EpsilonChoice:
-    """A grid of eps, what each means, and where to start; eps, linf and l2 are in the units of the input.
+    """A grid of eps with the figures at each, and the recommended eps; eps, linf and l2 are in the units of the input.
 
     Attributes:
         norm: norm of the perturbation.
         n: number of examples.
         clean_accuracy: share classified correctly without an attack.
         rows: one row for each eps, in increasing order.
-        recommended: eps to start with.
+        recommended: the recommended eps.
         why: the reason, in one sentence.
         box: lowest and highest valid value of an input.
     """
@@ -114,19 +114,19 @@ def choose_epsilon(
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EpsilonChoice:
-    """Answer "which eps?" for a model and its data, and recommend where to start.
+    """Recommend an eps for a model and its data, from a grid.
 
-    The start is the largest eps of the grid whose attacks stay alike to the clean images (SSIM 0.9) while hardly any
-    example (1%) has a training example of another class within ``2 eps``.
+    The recommended eps is the largest at which attacked images resemble the clean ones (SSIM of 0.9 or more) and at most 1%
+    of the examples have a training example of another class within ``2 eps``.
 
     Args:
         model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
         data: a data set, or a pair ``(x, y)``.
         norm: of the perturbation.
-        eps: radii to look at, in the units of the input; a grid that suits images if not given.
+        eps: radii, in the units of the input; by default a grid that suits images.
         box: lowest and highest valid value of an input.
         n: examples, from the first.
-        train: where other classes' neighbours are looked for (the first 10,000); ``data`` itself if not given.
+        train: data in which neighbours of another class are searched (the first 10,000); ``data`` itself by default.
         seed: seed of the random starts.
         out: folder for ``epsilon.json`` and ``epsilon.safetensors`` (images ``(len(eps), 8, C, H, W)``, one row for each eps).
         on_progress: called with radii done and radii in all.
@@ -154,11 +154,12 @@ def choose_epsilon(
     check_model(model, x[:8])
     others = _neighbour_tensors(train) if train is not None else (x, y)
     nearest = nearest_other_class(x, y, others[0].to(device), others[1].to(device), norm)
-    rows, images, broken = [], [], torch.zeros(len(y), dtype=torch.bool, device=device)
+    broken = torch.zeros(len(y), dtype=torch.bool, device=device)
+    rows, images = [], []
     for k, radius in enumerate(grid):
         attack = partial(attacks.pgd, steps=40, early_stop=False, seed=seed)
         found = attack(model, x, y, ThreatModel(norm, radius, box))
-        broken |= found.broken  # a point inside a ball is inside every larger one
+        broken |= found.broken  # a point in a ball is in every larger one
         rows.append(_measure_row(radius, x, found.x_adv, broken, nearest, box))
         images.append(found.x_adv[:_PICTURES].cpu())
         if on_progress:
@@ -210,20 +211,20 @@ def _measure_row(
     eps: float, x: Tensor, x_adv: Tensor, broken: Tensor, nearest: Tensor, box: tuple[float, float]
 ) -> EpsilonRow:
     change, n = (x_adv - x).flatten(1), len(x)
-    standing = n - int(broken.sum())
-    alike = None
+    survivors = n - int(broken.sum())
+    similarity = None
     if x.ndim == 4:
         low, high = box
         clean, attacked = (((a[:64] - low) / (high - low)).numpy(force=True) for a in (x, x_adv))
         pairs = zip(clean, attacked, strict=True)
-        alike = sum(ssim(a, b) for a, b in pairs) / min(n, 64)
+        similarity = sum(ssim(a, b) for a, b in pairs) / min(n, 64)
     return EpsilonRow(
         eps=eps,
-        robust_accuracy=standing / n,
-        interval=clopper_pearson_interval(standing, n),
+        robust_accuracy=survivors / n,
+        interval=clopper_pearson_interval(survivors, n),
         linf=float(change.abs().amax(1).mean()),
         l2=float(change.norm(dim=1).mean()),
-        ssim=alike,
+        ssim=similarity,
         ambiguous=float((nearest <= 2 * eps).double().mean()),
     )
 
@@ -237,9 +238,9 @@ def recommend(rows: Sequence[EpsilonRow]) -> tuple[float, str]:
             first.eps,
             f"{first.ambiguous:.1%} of the examples have another class within 2 eps even at the smallest eps: go lower",
         )
-    alike = [row for row in clear if row.ssim is None or row.ssim >= SIMILAR]
-    if not alike:
+    similar = [row for row in clear if row.ssim is None or row.ssim >= SIMILAR]
+    if not similar:
         return clear[0].eps, f"attacks are visible (SSIM {clear[0].ssim:.2f}) even at the smallest eps: go lower"
-    best = alike[-1]
+    best = similar[-1]
     seen = "" if best.ssim is None else f"attacks stay hard to see (SSIM {best.ssim:.2f}), and "
     return best.eps, f"the largest at which {seen}{best.ambiguous:.1%} of the examples have another class within 2 eps"

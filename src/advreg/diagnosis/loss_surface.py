@@ -1,4 +1,4 @@
-"""What a reader sees: arrays behind the pictures of a diagnosis, plain numbers for ``diagnosis.json``."""
+"""The arrays behind the pictures of a diagnosis, as numbers for ``diagnosis.json``."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ _RESTARTS = 4
 _BINS = 20
 
 
-def loss_pictures(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the arrays of every picture; without a gradient, none.
+def loss_pictures(context: DiagnosisContext) -> dict[str, Any]:
+    """Return the arrays of every picture, or none where the input has no gradient.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
 
     Returns:
         ``gradient_norms`` (histogram of log10, share of exact zeros), ``cosines`` (of gradients between neighbours),
         ``iterations`` (quartiles of the loss along PGD), ``eps``, ``steps``, ``restarts`` (accuracy against each),
         ``lines`` and ``surfaces`` (the margin around chosen examples).
     """
-    if subject.no_gradient or not len(subject.probes()):
+    if context.no_gradient or not len(context.probes()):
         return {}
+    shown = range(min(SHOWN, len(context.probes())))
     return {
-        "gradient_norms": gradient_norms(subject),
-        "cosines": cosines(subject),
-        "iterations": iterations(subject),
-        "eps": [{"eps": eps, "accuracy": _share(subject, stands)} for eps, stands in subject.by_eps.items()],
-        "steps": by_steps(subject),
-        "restarts": by_restarts(subject),
-        "lines": [line(subject, row) for row in range(min(SHOWN, len(subject.probes())))],
-        "surfaces": [surface(subject, row) for row in range(min(SHOWN, len(subject.probes())))],
+        "gradient_norms": gradient_norms(context),
+        "cosines": cosines(context),
+        "iterations": iterations(context),
+        "eps": [{"eps": eps, "accuracy": _share(context, robust)} for eps, robust in context.by_eps.items()],
+        "steps": by_steps(context),
+        "restarts": by_restarts(context),
+        "lines": [line(context, row) for row in shown],
+        "surfaces": [surface(context, row) for row in shown],
     }
 
 
-def _share(subject: DiagnosisContext, stands: Tensor) -> float:
-    """Return a share of correct examples as a share of all: what accuracy would be if the others were like these."""
-    return round(float(stands.double().mean()) * float(subject.right.double().mean()), 6)
+def _share(context: DiagnosisContext, robust: Tensor) -> float:
+    """Return the accuracy that follows if the other correct examples survive as often as these."""
+    return round(float(robust.double().mean()) * float(context.right.double().mean()), 6)
 
 
 def _round(values: Tensor, digits: int = 5) -> Any:
@@ -55,7 +56,7 @@ def _round(values: Tensor, digits: int = 5) -> Any:
 
 
 def histogram(values: Tensor, low: float, high: float) -> dict[str, Any]:
-    """Return counts of ``values`` in equal bins from low to high, with the bins' edges.
+    """Return the counts of ``values`` in equal bins from ``low`` to ``high``, and the edges of the bins.
 
     Args:
         values: numbers of any shape.
@@ -73,136 +74,138 @@ def histogram(values: Tensor, low: float, high: float) -> dict[str, Any]:
     return {"edges": _round(torch.linspace(low, high, _BINS + 1)), "counts": [int(c) for c in counts.tolist()]}
 
 
-def gradient_norms(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the histogram of log10 of the gradient's length per width of the box, and the share of examples without any.
+def gradient_norms(context: DiagnosisContext) -> dict[str, Any]:
+    """Return the histogram of log10 of the gradient norm times the width of the box, and the share of zero gradients.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
 
     Returns:
         The histogram, and ``zero``.
     """
-    rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
-    norms = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1).double().norm(dim=1)
-    norms = norms * subject.threat.width
+    rows = context.right.nonzero()[:, 0][: context.budget.examples]
+    norms = gradients(context.model, context.x[rows], context.y[rows], cross_entropy).flatten(1).double().norm(dim=1)
+    norms = norms * context.threat.width
     zero = float((norms == 0).double().mean())
     logs = norms[norms > 0].log10()
     low, high = (float(logs.min()) - 0.1, float(logs.max()) + 0.1) if len(logs) else (-1.0, 0.0)
     return {**histogram(logs, low, high), "zero": zero}
 
 
-def cosines(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the histogram of the cosine between the gradient at a point and that at a random neighbour a tenth of eps away.
+def cosines(context: DiagnosisContext) -> dict[str, Any]:
+    """Return the histogram of the cosine between the gradients at an input and at a random point within eps / 10.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
 
     Returns:
         The histogram.
     """
-    rows = subject.probes()
-    x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
-    near = subject.threat.with_eps(float(subject.threat.eps) / 10).random_start(x, ids, subject.seed, 7)
-    a, b = (gradients(subject.model, point, y, margin).flatten(1) for point in (x, near))
+    rows = context.probes()
+    x, y = context.x[rows], context.y[rows]
+    ball = context.threat.with_eps(float(context.threat.eps) / 10)
+    near = ball.random_start(x, context.ids[rows], context.seed, 7)
+    a, b = (gradients(context.model, point, y, margin).flatten(1) for point in (x, near))
     length = a.norm(dim=1) * b.norm(dim=1)
     found = ((a * b).sum(1) / length.clamp_min(1e-30))[length > 0]
     return histogram(found, -1.0, 1.0)
 
 
-def iterations(subject: DiagnosisContext) -> dict[str, Any]:
-    """Return the quartiles of the loss at each iterate of PGD.
+def iterations(context: DiagnosisContext) -> dict[str, Any]:
+    """Return the quartiles of the loss at each step of PGD.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
 
     Returns:
         ``low``, ``median`` and ``high`` at each iterate.
     """
-    levels = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=subject.x.device)
-    low, middle, high = subject.trace.loss.double().nan_to_num(0.0, 1e6, 0.0).quantile(levels, dim=1)
+    levels = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=context.x.device)
+    low, middle, high = context.trace.loss.double().nan_to_num(0.0, 1e6, 0.0).quantile(levels, dim=1)
     return {"low": _round(low), "median": _round(middle), "high": _round(high)}
 
 
-def by_steps(subject: DiagnosisContext) -> list[dict[str, Any]]:
-    """Return accuracy under PGD with more and more steps.
+def by_steps(context: DiagnosisContext) -> list[dict[str, Any]]:
+    """Return accuracy under PGD by number of steps.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
 
     Returns:
         Steps and accuracy.
     """
-    rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
+    rows = context.right.nonzero()[:, 0][: context.budget.examples]
     return [
-        {"steps": k, "accuracy": _share(subject, ~run_on(subject, partial(attacks.pgd, steps=k), rows))} for k in _STEPS
+        {"steps": k, "accuracy": _share(context, ~run_on(context, partial(attacks.pgd, steps=k), rows))} for k in _STEPS
     ]
 
 
-def by_restarts(subject: DiagnosisContext) -> list[dict[str, Any]]:
-    """Return accuracy under PGD with 20 steps from more and more starts.
+def by_restarts(context: DiagnosisContext) -> list[dict[str, Any]]:
+    """Return accuracy under PGD with 20 steps by number of restarts.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
 
     Returns:
         Restarts and accuracy.
     """
-    rows = subject.right.nonzero()[:, 0][: subject.budget.examples]
-    stands, found = torch.ones(len(rows), dtype=torch.bool, device=rows.device), []
+    rows = context.right.nonzero()[:, 0][: context.budget.examples]
+    robust = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    found = []
     for k in range(_RESTARTS):
-        attack = partial(attacks.pgd, steps=20, seed=subject.seed + k)
-        broken = attack(subject.model, subject.x[rows], subject.y[rows], subject.threat, ids=subject.ids[rows]).broken
-        stands &= ~broken
-        found.append({"restarts": k + 1, "accuracy": _share(subject, stands)})
+        attack = partial(attacks.pgd, steps=20, seed=context.seed + k)
+        broken = attack(context.model, context.x[rows], context.y[rows], context.threat, ids=context.ids[rows]).broken
+        robust &= ~broken
+        found.append({"restarts": k + 1, "accuracy": _share(context, robust)})
     return found
 
 
-def _directions(subject: DiagnosisContext, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return an input, its label, the attack's change of it, and a random change of the same length."""
-    at = subject.probes()[row]
-    x, y, ids = subject.x[at : at + 1], subject.y[at : at + 1], subject.ids[at : at + 1]
-    change = subject.trace.result.x_adv[row : row + 1] - x
-    drawn = example_rng.normal(ids, tuple(x.shape[1:]), subject.seed, 9, x.dtype)
-    return x, y, change, drawn * change.norm() / drawn.norm().clamp_min(1e-30)
+def _directions(context: DiagnosisContext, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return an input, its label, the attack's perturbation, and a random perturbation of the same length."""
+    at = context.probes()[row : row + 1]
+    x = context.x[at]
+    change = context.trace.result.x_adv[row : row + 1] - x
+    drawn = example_rng.normal(context.ids[at], tuple(x.shape[1:]), context.seed, 9, x.dtype)
+    return x, context.y[at], change, drawn * change.norm() / drawn.norm().clamp_min(1e-30)
 
 
-def _margins_in_box(subject: DiagnosisContext, points: Tensor, y: Tensor) -> Tensor:
-    """Return the margin at points brought into the box: a model may refuse what lies outside it."""
-    low, high = subject.threat.box
-    return margins(subject.model, points.clamp(low, high), y)
+def _margins_in_box(context: DiagnosisContext, points: Tensor, y: Tensor) -> Tensor:
+    """Return the margin at points clipped to the box: a model may raise outside it."""
+    low, high = context.threat.box
+    return margins(context.model, points.clamp(low, high), y)
 
 
-def line(subject: DiagnosisContext, row: int) -> dict[str, Any]:
-    """Return the margin along the attack's change and along a random one; 1 is the whole change, above 0 is misclassified.
+def line(context: DiagnosisContext, row: int) -> dict[str, Any]:
+    """Return the margin along the attack's perturbation and along a random one; at ``t`` 1 the perturbation is whole.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
         row: position of the example.
 
     Returns:
         Margins and their coordinates.
     """
-    x, y, change, drawn = _directions(subject, row)
+    x, y, change, drawn = _directions(context, row)
     t = _ALONG.to(x).view(-1, *[1] * (x.ndim - 1))
     along = {
-        name: _margins_in_box(subject, x + t * d, y.expand(len(t)))
+        name: _margins_in_box(context, x + t * d, y.expand(len(t)))
         for name, d in (("attack", change), ("random", drawn))
     }
-    return {"id": int(subject.probes()[row]), "t": _round(_ALONG), **{k: _round(v) for k, v in along.items()}}
+    return {"id": int(context.probes()[row]), "t": _round(_ALONG), **{k: _round(v) for k, v in along.items()}}
 
 
-def surface(subject: DiagnosisContext, row: int) -> dict[str, Any]:
-    """Return the margin over a square spanned by the attack's change (across) and a random one (up), from -1 to 2 of each.
+def surface(context: DiagnosisContext, row: int) -> dict[str, Any]:
+    """Return the margin on the plane of the attack's perturbation (across) and a random one (up), from -1 to 2 of each.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
         row: position of the example.
 
     Returns:
         Margins and their coordinates.
     """
-    x, y, change, drawn = _directions(subject, row)
+    x, y, change, drawn = _directions(context, row)
     t = torch.linspace(-1.0, 2.0, _SIDE).to(x)
     up, across = (a.reshape(-1, *[1] * (x.ndim - 1)) for a in torch.meshgrid(t, t, indexing="ij"))
-    z = _margins_in_box(subject, x + across * change + up * drawn, y.expand(_SIDE * _SIDE))
-    return {"id": int(subject.probes()[row]), "t": _round(t), "margin": _round(z.view(_SIDE, _SIDE))}
+    z = _margins_in_box(context, x + across * change + up * drawn, y.expand(_SIDE * _SIDE))
+    return {"id": int(context.probes()[row]), "t": _round(t), "margin": _round(z.view(_SIDE, _SIDE))}

@@ -1,4 +1,4 @@
-"""Listening to a model's modules, and answering for some of them, without changing the model."""
+"""Record the calls of a model's modules and replace their backward passes, without changing the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from advreg.attacks.model import query_model
 
-Smooth = Callable[[Tensor], Tensor]
-"""A differentiable stand-in for a module: same input, output of the same shape."""
+Approximation = Callable[[Tensor], Tensor]
+"""A differentiable approximation of a module: same input, output of the same shape."""
 
 
 class _WithValue(torch.autograd.Function):
@@ -43,24 +43,24 @@ def with_value(value: Tensor, slope: Tensor) -> Tensor:
         >>> x.grad
         tensor([3.])
     """
-    with torch.no_grad():  # and no detach, which StraightThrough answers: nothing may come back through the value
+    with torch.no_grad():  # not detach(): StraightThrough would pass a gradient through it
         value = value.to(slope.dtype).clone()
-    made: Tensor = _WithValue.apply(value, slope)  # type: ignore[no-untyped-call]
-    return made
+    result: Tensor = _WithValue.apply(value, slope)  # type: ignore[no-untyped-call]
+    return result
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One module as it was called in a forward: what it was given and what it made of it."""
+    """One call of a module in a forward pass, with its input and output."""
 
     name: str
     module: nn.Module
-    given: Tensor
-    made: Tensor
+    input: Tensor
+    output: Tensor
 
 
 def hook_after_forward(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> tuple[RemovableHandle, ...]:
-    """Call a hook after each forward with the inputs as they were before it: a module may write into them.
+    """Call a hook after each forward, with copies of the inputs from before it: a module may write into its inputs.
 
     Args:
         module: the module.
@@ -71,13 +71,13 @@ def hook_after_forward(module: nn.Module, hook: Callable[[nn.Module, Any, Any], 
     """
     before: list[Any] = []
 
-    def keep(_: nn.Module, given: Any) -> None:
-        before.append(tuple(part.clone() if isinstance(part, Tensor) else part for part in given))
+    def copy_inputs(_: nn.Module, inputs: Any) -> None:
+        before.append(tuple(part.clone() if isinstance(part, Tensor) else part for part in inputs))
 
-    def after(called: nn.Module, _: Any, made: Any) -> Any:
-        return hook(called, before.pop(), made)
+    def call_hook(called: nn.Module, _: Any, output: Any) -> Any:
+        return hook(called, before.pop(), output)
 
-    return module.register_forward_pre_hook(keep), module.register_forward_hook(after)
+    return module.register_forward_pre_hook(copy_inputs), module.register_forward_hook(call_hook)
 
 
 def _hookable(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -86,7 +86,7 @@ def _hookable(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def record_calls(model: nn.Module, x: Tensor) -> list[Call]:
-    """Return every call of a module with one tensor in and one tensor out, in the order in which they end.
+    """Return every call of a module with one input tensor and one output tensor, in the order in which the calls end.
 
     Args:
         model: the network.
@@ -95,42 +95,42 @@ def record_calls(model: nn.Module, x: Tensor) -> list[Call]:
     Returns:
         The calls.
     """
-    found: list[Call] = []
+    calls: list[Call] = []
 
-    def listen(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, given: Any, made: Any) -> None:
-            if len(given) == 1 and isinstance(given[0], Tensor) and isinstance(made, Tensor):
-                found.append(Call(name, module, given[0].detach(), made.detach().clone()))
+    def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                calls.append(Call(name, module, inputs[0].detach(), output.detach().clone()))
 
         return hook
 
-    handles = [handle for name, module in _hookable(model) for handle in hook_after_forward(module, listen(name))]
+    handles = [handle for name, module in _hookable(model) for handle in hook_after_forward(module, recorder(name))]
     try:
         with torch.no_grad():
             query_model(model, x)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return calls
 
 
 @contextmanager
-def replace_backward(model: nn.Module, stand_ins: Mapping[str, Smooth]) -> Iterator[None]:
-    """Let the named modules answer as they do, and pass gradients back as their stand-ins would.
+def replace_backward(model: nn.Module, approximations: Mapping[str, Approximation]) -> Iterator[None]:
+    """Give the named modules the backward passes of their approximations; forward passes remain as they are.
 
     Args:
         model: the network.
-        stand_ins: differentiable function by the name of the module.
+        approximations: differentiable approximation by module name.
     """
 
-    def hook_of(smooth: Smooth) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        def hook(_: nn.Module, given: Any, made: Tensor) -> Tensor:
-            return with_value(made, smooth(given[0]))
+    def hook_of(approximation: Approximation) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return with_value(output, approximation(inputs[0]))
 
         return hook
 
     modules = dict(model.named_modules())
-    handles = [h for name, smooth in stand_ins.items() for h in hook_after_forward(modules[name], hook_of(smooth))]
+    handles = [h for name, each in approximations.items() for h in hook_after_forward(modules[name], hook_of(each))]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""PGD followed step by step: loss and verdict at every iterate, by listening to what the attack maximises."""
+"""Trace PGD: loss, margin and misclassification at every iterate, recorded by the objective that the attack maximises."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Trace:
 
     Attributes:
         loss: at the start and after each step ``(steps + 1, B)``.
-        margin: of the logits there ``(steps + 1, B)``, negative where the model was right.
-        fooled: whether the model was wrong there ``(steps + 1, B)``.
-        result: what the attack returned.
+        margin: margin at the same points ``(steps + 1, B)``, negative where the model is right.
+        fooled: whether the model is wrong there ``(steps + 1, B)``.
+        result: result of the attack.
     """
 
     loss: Tensor
@@ -40,7 +40,7 @@ def trace_pgd(
     steps: int = 40,
     step_size: float | None = None,
 ) -> Trace:
-    """Run PGD to its end and keep what the model answered on the way.
+    """Run PGD without early stop and record the loss at every iterate.
 
     The objective is evaluated once for the clean points, once at each of ``steps + 1`` iterates, and once to verify the result.
 
@@ -66,34 +66,43 @@ def trace_pgd(
     margins: list[Tensor] = []
     fooled: list[Tensor] = []
 
-    def recorded(objective: Objective) -> Objective:
-        def recording(logits: Tensor, labels: Tensor) -> Tensor:
+    def recorder(objective: Objective) -> Objective:
+        def record(logits: Tensor, labels: Tensor) -> Tensor:
             loss = objective(logits, labels)
             losses.append(loss.detach().clone())
             margins.append(margin(logits.detach(), labels))
             fooled.append(~correct(logits.detach(), labels))
             return loss
 
-        return recording
+        return record
 
     result = pgd(
-        model, x, y, threat, steps=steps, step_size=step_size, objective=recorded(cross_entropy), early_stop=False,
-        ids=ids, seed=seed, batch_size=len(x),
-    )  # fmt: skip
+        model,
+        x,
+        y,
+        threat,
+        steps=steps,
+        step_size=step_size,
+        objective=recorder(cross_entropy),
+        early_stop=False,
+        ids=ids,
+        seed=seed,
+        batch_size=len(x),
+    )
     iterates = slice(1, steps + 2)
     return Trace(torch.stack(losses[iterates]), torch.stack(margins[iterates]), torch.stack(fooled[iterates]), result)
 
 
 def late_gain(trace: Trace, last: int = 10) -> float:
-    """Return which share of the margin that an attack gains it gains in its last steps, on average over what it did not break.
+    """Return the share of the margin gained that the last steps gain, averaged over the survivors.
 
-    The margin does not bend as the cross-entropy does, whose last steps weigh more the nearer they come to the boundary.
+    The margin is used because the cross-entropy is curved: its last steps weigh more the nearer they come to the boundary.
 
     Args:
-        trace: of the attack.
-        last: how many steps are late.
+        trace: trace of the attack.
+        last: number of last steps.
     """
     best = trace.margin.cummax(0).values
     gained, late = best[-1] - best[0], best[-1] - best[-1 - last]
-    held = ~trace.result.broken & (gained > 0)
-    return float((late[held] / gained[held]).mean()) if bool(held.any()) else 0.0
+    survivors = ~trace.result.broken & (gained > 0)
+    return float((late[survivors] / gained[survivors]).mean()) if bool(survivors.any()) else 0.0

@@ -28,26 +28,26 @@ from advreg.threat import ThreatModel
 
 PGD_40 = partial(attacks.pgd, steps=40)
 
-_GRADIENT_STAGES = 2  # of a protocol that stand for its attack where that is repeated elsewhere: the first break most
+_GRADIENT_STAGES = 2  # gradient attacks of a protocol that a check repeats: the first break most
 
 
 @dataclass(frozen=True, eq=False)
 class ReportedAccuracy:
-    """A figure: which examples it counts as robust, and by which attack.
+    """A robust accuracy, the examples that it counts as robust, and its attack.
 
     Attributes:
         name: ``"pgd-40"``, or the id of a protocol.
-        attack: behind the figure, to be repeated unchanged.
-        stands: ``(N,)`` booleans.
-        nearness: margin at the worst point found ``(N,)``: the nearest to the boundary have the highest.
-        free: checks that its ledger answered.
-        precision: of the fast copy that it was measured through.
-        failed: why nothing was attacked, where the attack raised.
+        attack: attack behind the figure, which checks repeat unchanged.
+        robust: whether each example counts as robust ``(N,)``.
+        nearness: margin at the worst point found ``(N,)``, highest for the examples nearest to the boundary.
+        free: checks made from its ledger.
+        precision: precision of the fast copy behind the figure.
+        failed: reason why the attack raised; empty where it did not.
     """
 
     name: str
     attack: Attack
-    stands: Tensor
+    robust: Tensor
     nearness: Tensor
     free: tuple[Check, ...] = ()
     precision: str = "float32"
@@ -57,7 +57,7 @@ class ReportedAccuracy:
 def measure_pgd40(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, seed: int
 ) -> ReportedAccuracy:
-    """Return the figure of PGD with 40 steps; where it raises, nothing that was right has fallen.
+    """Return the robust accuracy under PGD-40; where the attack raises, all correct examples count as robust.
 
     Args:
         model: the original.
@@ -68,7 +68,7 @@ def measure_pgd40(
         seed: seed of the random starts.
 
     Returns:
-        The figure; ``failed`` says why where the attack raised.
+        The figure; ``failed`` is the reason if the attack raised.
 
     Example:
         >>> model, x = nn.Linear(4, 3).eval(), torch.rand(2, 4)
@@ -76,16 +76,16 @@ def measure_pgd40(
         torch.Size([2])
     """
 
-    def attacked(rows: Tensor) -> Tensor:
+    def attack(rows: Tensor) -> Tensor:
         found = PGD_40(model, x[rows], y[rows], threat, ids=ids[rows], seed=seed)
         return torch.stack([(~found.broken).double(), margins(model, found.x_adv, y[rows]).double()], 1)
 
     try:
-        stands, nearness = in_batches(all_rows(x), attacked, most=len(x)).T
-        return ReportedAccuracy(NAME, PGD_40, stands > 0, nearness)
+        robust, nearness = in_batches(all_rows(x), attack, most=len(x)).T
+        return ReportedAccuracy(NAME, PGD_40, robust > 0, nearness)
     except Exception as cause:
         parts = torch.split(all_rows(x), ROWS)
-        cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # no path: a check of its own says so
+        cut = any(input_gradient(model, x[rows], y[rows])[1] for rows in parts)  # the check gradient-path reports it
         failed = "" if cut else describe_or_reraise(cause)
         return ReportedAccuracy(NAME, PGD_40, correct_rows(model, x, y), margins(model, x, y), failed=failed)
 
@@ -93,26 +93,26 @@ def measure_pgd40(
 def from_ledger(
     run: Path | str | None, sha256: str, data: str, threat: ThreatModel, n: int, same: Callable[[list[Row]], bool]
 ) -> ReportedAccuracy | None:
-    """Return the figure of the evaluation in a run folder that fits model, data and threat; the lowest if several do.
+    """Return the figure of the evaluation in a run folder with this model, data and threat; the lowest of several.
 
     Args:
         run: run folder, or None.
         sha256: SHA-256 of the model's weights.
         data: fingerprint of the data.
         threat: norm, eps and box.
-        n: examples wanted; an evaluation of fewer does not fit.
+        n: number of examples; evaluations of fewer are left out.
         same: returns whether the model has the outputs that the rows of a ledger record; equal weights do not imply it.
 
     Returns:
-        The figure, or None where no evaluation fits.
+        The figure, or None without a matching evaluation.
 
     Example:
         >>> from_ledger(None, "", "", ThreatModel("linf", 0.1), 10, lambda rows: True) is None
         True
     """
     folders = sorted(Path(run).glob("evaluation/*/results.json")) if run is not None else []
-    found = [claim for file in folders if (claim := _read(file, sha256, data, threat, n, same))]
-    return min(found, key=lambda claim: (int(claim.stands.sum()), claim.name), default=None)
+    figures = [figure for file in folders if (figure := _read(file, sha256, data, threat, n, same))]
+    return min(figures, key=lambda figure: (int(figure.robust.sum()), figure.name), default=None)
 
 
 def _read(
@@ -125,26 +125,26 @@ def _read(
     if not (_fits(record, sha256, data, threat, n) and same(rows)):
         return None
     mine = [row for row in rows if row["id"] < n]
-    stands = torch.ones(n, dtype=torch.bool)
-    stands[sorted(broken_ids(mine))] = False
+    robust = torch.ones(n, dtype=torch.bool)
+    robust[sorted(broken_ids(mine))] = False
     nearness = torch.full((n,), -math.inf)
     for row in mine:
         nearness[row["id"]] = max(float(nearness[row["id"]]), row["margin"])
     precision = str(record.get("flags", {}).get("target", "float32")).split()[0]
     attack = attack_of(record["protocol"], threat.norm)
-    return ReportedAccuracy(record["protocol"], attack, stands, nearness, tuple(free_checks(record, mine)), precision)
+    return ReportedAccuracy(record["protocol"], attack, robust, nearness, tuple(free_checks(record, mine)), precision)
 
 
 def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel, n: int) -> bool:
-    said = record.get("threat", {})
-    same_threat = (said.get("norm"), said.get("eps")) == (threat.norm, float(threat.eps))
-    same_box = tuple(said.get("box", (0.0, 1.0))) == threat.box
+    recorded = record.get("threat", {})
+    same_threat = (recorded.get("norm"), recorded.get("eps")) == (threat.norm, float(threat.eps))
+    same_box = tuple(recorded.get("box", (0.0, 1.0))) == threat.box
     known = record.get("model", {}).get("sha256"), record.get("data", {}).get("sha256")
     return same_threat and same_box and known == (sha256, data) and record.get("n", 0) >= n
 
 
 def attack_of(protocol: str, norm: str) -> Attack:
-    """Return the first gradient attacks of a protocol as one attack; PGD-40 where the protocol is not one of ours.
+    """Return the first gradient attacks of a protocol as one attack; PGD-40 for a protocol that is not built in.
 
     Args:
         protocol: id of a protocol.
@@ -169,11 +169,11 @@ def run_stages_in_turn(stages: tuple[ProtocolStage, ...]) -> Attack:
         The attack.
 
     Example:
-        >>> def recorded(model, x, y, threat, *, seed):
+        >>> def record(model, x, y, threat, *, seed):
         ...     seeds.append(seed)
         ...     return attacks.pgd(model, x, y, threat, steps=1, seed=seed)
         >>> seeds, model, x = [], nn.Linear(2, 2).eval(), torch.rand(1, 2)
-        >>> attack = run_stages_in_turn((ProtocolStage("first", recorded), ProtocolStage("second", recorded)))
+        >>> attack = run_stages_in_turn((ProtocolStage("first", record), ProtocolStage("second", record)))
         >>> _ = attack(model, x, model(x).argmax(1), ThreatModel("linf", 0.0), ids=torch.arange(1), seed=7)
         >>> seeds
         [7, 1000010]
@@ -182,7 +182,9 @@ def run_stages_in_turn(stages: tuple[ProtocolStage, ...]) -> Attack:
     def attack(
         model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int = 0
     ) -> AttackResult:
-        seeds = [stage_seed(seed, k) for k in range(1, len(stages) + 1)]  # equal seeds would repeat equal random starts
+        seeds = [
+            stage_seed(seed, k) for k in range(1, len(stages) + 1)
+        ]  # with one seed the stages would share their random starts
         options = [filter_kwargs(s.attack, ids=ids, seed=own) for s, own in zip(stages, seeds, strict=True)]
         result: AttackResult = stages[0].attack(model, x, y, threat, **options[0])
         for stage, given in zip(stages[1:], options[1:], strict=True):

@@ -1,4 +1,4 @@
-"""What a diagnosis says: a verdict, the checks behind it, and what adaptive attacks reached."""
+"""The result of a diagnosis: a verdict, the checks behind it, and the figure that adaptive attacks leave."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SCHEMA = "advreg/diagnosis@1"
 
 @dataclass(frozen=True)
 class DiagnosisProgress:
-    """How far a diagnosis is: before each check.
+    """Progress of a diagnosis, reported before each check.
 
     Attributes:
-        check: that comes next.
-        done, total: checks made, and in all.
-        robust_accuracy: the figure less what challengers broke so far; None before there is a figure.
+        check: name of the next check.
+        done, total: checks done, and in all.
+        robust_accuracy: the figure less what other attacks broke so far; None before there is a figure.
     """
 
     check: str
@@ -34,12 +34,12 @@ class AdaptiveAttempt:
 
     Attributes:
         means: name of the attack.
-        cause: the cause of a failed check that it exploits.
+        cause: cause that it was chosen for.
         tried: number of examples on which it was run.
         broken: number of these that it broke.
         robust_accuracy: share of all examples that survive it and the attacks before it.
         seconds: wall time.
-        failed: the error that stopped it; empty without one.
+        failed: reason if it could not be run; else empty.
     """
 
     means: str
@@ -57,12 +57,12 @@ class AdaptiveAttempt:
 
 @dataclass(frozen=True, repr=False)
 class AdaptiveResult:
-    """What adaptive attacks reached together, judged by the original model.
+    """The figure that all adaptive attacks leave, verified on the original model.
 
     Attributes:
-        robust_accuracy, interval: share of the examples that still stand, and its exact 95% interval.
-        means: the attempt that broke most; empty where none broke anything.
-        attempts: all of them, in order.
+        robust_accuracy, interval: share of the examples that survive, and its exact 95% interval.
+        means: name of the attack that broke most; empty if none broke an example.
+        attempts: all attacks, in order.
     """
 
     robust_accuracy: float
@@ -78,15 +78,15 @@ class AdaptiveResult:
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """Whether a robustness figure can be trusted, and why not.
+    """The verdict on a robustness figure, with its checks.
 
     Attributes:
-        claim: what the figure comes from: ``"pgd-40"``, or the id of a protocol.
+        claim: name of the figure: ``"pgd-40"``, or the id of a protocol.
         robust_accuracy, interval: the figure itself, and its exact 95% interval.
         clean_accuracy: share classified correctly.
         n: examples in the figure.
         checks: every check, in the order of its group.
-        adapted: what adaptive attacks reached, where they were asked for.
+        adapted: the figure that adaptive attacks leave; None if they were not run.
         pictures: arrays to draw, see `advreg.diagnosis.loss_surface`.
         seconds: wall time.
     """
@@ -110,14 +110,14 @@ class Diagnosis:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """What the findings point to, the most specific cause first; empty where nothing is wrong."""
+        """Causes of the findings, the most specific first; empty if every check passes."""
         return causes(self.checks)
 
     def check(self, name: str) -> Check:
         """Return the check of this name.
 
         Raises:
-            KeyError: it was not part of this diagnosis.
+            KeyError: no check has this name.
         """
         found = next((check for check in self.checks if check.name == name), None)
         if found is None:
@@ -129,7 +129,7 @@ class Diagnosis:
         return f"Diagnosis({self.verdict}{why}; {self.claim} says {self.robust_accuracy:.2%}, n={self.n})"
 
     def record(self) -> dict[str, Any]:
-        """Return the diagnosis as it stands in diagnosis.json."""
+        """Return the diagnosis in the form of diagnosis.json."""
         threat = {"norm": self.threat.norm, "eps": float(self.threat.eps), "box": list(self.threat.box)}
         names = ("claim", "n", "clean_accuracy", "robust_accuracy", "interval", "seconds")
         return {

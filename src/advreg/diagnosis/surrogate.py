@@ -1,4 +1,4 @@
-"""A network of one's own, trained adversarially on what the model answers: its adversarial points may travel."""
+"""A surrogate network trained on the model's predictions, whose adversarial points may transfer to the model."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from advreg.diagnosis.context import DiagnosisContext, all_rows, in_batches
 from advreg.threat import ThreatModel
 
 _BATCH = 64
-_STEPS = 100  # twice as many make points that travel no better
+_STEPS = 100  # with twice as many, points transfer no better
 
 
-def surrogate_of(subject: DiagnosisContext, *, adversarial: bool = True) -> nn.Module:
-    """Return the surrogate of a diagnosis, trained on the training data where there are some, once for all who need it.
+def surrogate_of(context: DiagnosisContext, *, adversarial: bool = True) -> nn.Module:
+    """Return the surrogate of a diagnosis; each kind is trained once, on the training data if given, else on the examples.
 
     Args:
-        subject: model, examples and figure.
+        context: model, examples and figure.
         adversarial: whether it is trained on attacked inputs.
 
     Returns:
         The surrogate; trained once for each kind.
     """
-    if adversarial not in subject.surrogates:
-        x, y = subject.train or (subject.x, subject.y)
-        subject.surrogates[adversarial] = train_surrogate(
-            subject.model, x.to(subject.x), y, subject.threat, steps=_STEPS, adversarial=adversarial, seed=subject.seed
+    if adversarial not in context.surrogates:
+        x, y = context.train or (context.x, context.y)
+        context.surrogates[adversarial] = train_surrogate(
+            context.model, x.to(context.x), y, context.threat, steps=_STEPS, adversarial=adversarial, seed=context.seed
         )
-    return subject.surrogates[adversarial]
+    return context.surrogates[adversarial]
 
 
 def train_surrogate(
@@ -43,15 +43,15 @@ def train_surrogate(
     adversarial: bool = True,
     seed: int = 0,
 ) -> nn.Module:
-    """Return a small convolutional network trained on these inputs, labelled as the model labels them.
+    """Return a small convolutional network trained on these inputs, with the model's predictions as labels.
 
     Args:
-        model: the network to imitate; queried for labels only.
-        x: inputs ``(N, C, H, W)`` or ``(N, F)``; training images where there are some.
-        y: their labels ``(N,)``, which give the least number of classes.
-        threat: threat model of the surrogate's training, at half its eps.
-        steps: steps of Adam.
-        adversarial: whether it is trained on two steps of PGD, which makes its gradients transfer better, or on clean inputs.
+        model: network to imitate; only its predicted classes are used.
+        x: inputs ``(N, C, H, W)`` or ``(N, F)``.
+        y: their labels ``(N,)``.
+        threat: threat model of the training, at half its eps.
+        steps: number of Adam steps.
+        adversarial: whether to train on two steps of PGD, which transfers better, or on clean inputs.
         seed: seed of weights and batches.
 
     Returns:
@@ -65,18 +65,18 @@ def train_surrogate(
 
     Reference: Papernot et al., "Practical black-box attacks against machine learning", ASIA CCS 2017, arXiv:1602.02697.
     """
-    answers = in_batches(all_rows(x), lambda part: logits_of(model, x[part]))
+    logits = in_batches(all_rows(x), lambda part: logits_of(model, x[part]))
     half = threat.with_eps(float(threat.eps) / 2)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net = nn.Sequential(ToUnitBox(threat), _network(x, answers.shape[1])).to(x)
+        net = nn.Sequential(ToUnitBox(threat), _network(x, logits.shape[1])).to(x)
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
         for step in range(steps):
             rows = torch.randint(len(x), (_BATCH,)).to(x.device)
-            a, wanted = x[rows], answers[rows].argmax(1)
+            batch, target = x[rows], logits[rows].argmax(1)
             if adversarial:
-                a = craft(net, a, wanted, half, steps=2, ids=rows, seed=step).x_adv
-            loss = F.cross_entropy(net(a), wanted)
+                batch = craft(net, batch, target, half, steps=2, ids=rows, seed=step).x_adv
+            loss = F.cross_entropy(net(batch), target)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -84,14 +84,14 @@ def train_surrogate(
 
 
 class ToUnitBox(nn.Module):
-    """Bring inputs from the box to [0, 1], where the initial weights are at home."""
+    """Scale inputs from the box to [0, 1], the range that the initial weights suit."""
 
     def __init__(self, threat: ThreatModel) -> None:
         super().__init__()
         self.low, self.width = threat.box[0], threat.width
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the inputs as shares of the box."""
+        """Return the scaled inputs."""
         return (x - self.low) / self.width
 
 
@@ -99,7 +99,13 @@ def _network(x: Tensor, classes: int) -> nn.Module:
     if x.ndim != 4:
         return nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 128), nn.ReLU(), nn.Linear(128, classes))
     return nn.Sequential(
-        nn.Conv2d(x.shape[1], 16, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(32 * 49, 100), nn.ReLU(), nn.Linear(100, classes),
-    )  # fmt: skip
+        nn.Conv2d(x.shape[1], 16, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(32 * 49, 100),
+        nn.ReLU(),
+        nn.Linear(100, classes),
+    )

@@ -1,4 +1,4 @@
-"""Choose the batch size by free memory, and halve it when a batch does not fit after all."""
+"""Choose the batch size by free memory, and halve it when a batch does not fit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from advreg.results.ledger_rows import Batching
 
 T = TypeVar("T")
 
-_SHARE = 0.5  # of the free memory: the rest is for what else runs and for what this count does not see
-_COPIES = 4  # a state holds an example's points, gradients and best; layers need room to work in
+_SHARE = 0.5  # share of the free memory: other processes and uncounted buffers need the rest
+_COPIES = 4  # copies of an example in an attack's state (points, gradients, best), and room for layers
 
 
 _ON_ACCELERATOR = Batching(rows=4096, chunks=16)
@@ -41,14 +41,14 @@ def batching_on(device: torch.device) -> Batching:
 
 
 def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
-    """Return how many examples fit into memory with their graph: a power of two times a part of ``most``.
+    """Return how many examples fit into memory with their autograd graph: ``most`` halved until they fit.
 
-    What one example needs is counted, not guessed: the bytes that autograd keeps for a gradient to the input.
+    The need of one example is measured: the bytes that autograd saves for the gradient at the input.
 
     Args:
-        model: what the examples go through.
+        model: network under attack.
         x: at least one example ``(B, ...)``, on the model's device.
-        most: never more than this many.
+        most: largest batch.
 
     Returns:
         Number of examples, 1 or more.
@@ -65,7 +65,7 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
 
 
 def _graph_bytes(model: nn.Module, x: Tensor) -> int:
-    """Return the bytes that a forward with a graph keeps, weights left out."""
+    """Return the bytes that autograd saves in a forward pass, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     sizes: dict[int, int] = {}
 
@@ -81,15 +81,15 @@ def _graph_bytes(model: nn.Module, x: Tensor) -> int:
 
 
 class AdaptiveBatcher:
-    """Work done in portions that fit into memory; a portion that does not is halved, and so are all after it.
+    """Runs a function on batches that fit into memory; a batch that does not fit is halved, and so are all after it.
 
     Example:
         >>> def work(ids):
         ...     if len(ids) > 2:
         ...         raise MemoryError
         ...     return len(ids)
-        >>> portions = AdaptiveBatcher(8)
-        >>> portions.of(torch.arange(5), work), portions.size
+        >>> batcher = AdaptiveBatcher(8)
+        >>> batcher.of(torch.arange(5), work), batcher.size
         ([2, 2, 1], 2)
     """
 
@@ -97,27 +97,31 @@ class AdaptiveBatcher:
         self.size = size
 
     def of(self, ids: Tensor, work: Callable[[Tensor], T]) -> list[T]:
-        """Return what the work makes of each portion of the ids.
+        """Return the results of a function on each batch of ids.
+
+        Args:
+            ids: ids ``(N,)``.
+            work: function of some ids.
 
         Raises:
             ModelError: a single example does not fit.
         """
         done: list[T] = []
         while len(ids):
-            portion = ids[: self.size]
+            batch = ids[: self.size]
             try:
-                done.append(work(portion))
-            except (MemoryError, RuntimeError) as cause:  # torch's own kind of each is a RuntimeError
+                done.append(work(batch))
+            except (MemoryError, RuntimeError) as cause:  # torch's out-of-memory errors are RuntimeErrors
                 if not is_out_of_memory(cause):
                     raise
-                if len(portion) == 1:
+                if len(batch) == 1:
                     raise ModelError(
                         "one example does not fit into memory; use a larger device or a smaller model"
                     ) from None
-                self.size = max(1, len(portion) // 2)
+                self.size = max(1, len(batch) // 2)
                 _release_memory()
                 continue
-            ids = ids[len(portion) :]
+            ids = ids[len(batch) :]
         return done
 
 

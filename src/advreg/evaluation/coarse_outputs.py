@@ -1,4 +1,4 @@
-"""How coarsely a service answers: scores rounded to few values hide from an attack which of its points is better."""
+"""Coarseness of a service's scores: an attack cannot rank its points by scores that are rounded to few values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from advreg.attacks.verification import logits_of
 from advreg.results.checks import Check, flag_check, skip_check
 from advreg.threat import ThreatModel
 
-UNCHANGED, DISTINCT = 0.05, 0.25
-"""Share of examples with the same answer nearby, and of distinct numbers among the scores, beyond which answers are coarse."""
+UNCHANGED = 0.05
+"""Share of examples with the same scores at a random point nearby above which scores are coarse."""
 
-_FEW = 40  # scores below which their distinct numbers say nothing
+DISTINCT = 0.25
+"""Share of distinct numbers among the scores below which scores are coarse."""
+
+_FEW = 40  # number of scores below which distinct numbers are not counted
 
 
 @dataclass(frozen=True)
 class Coarseness:
-    """What a few answers show.
+    """Coarseness of a few outputs.
 
     Attributes:
         unchanged: share of examples whose scores are equal, to the last bit, at a random point of the threat model.
@@ -35,7 +38,7 @@ class Coarseness:
 
 
 def measure_coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> Coarseness | None:
-    """Return how coarsely a model with scores only answers, for two forwards an example; None of any other model.
+    """Measure the coarseness of a model without gradients, with two forwards an example; None for any other model.
 
     Args:
         model: the original.
@@ -61,7 +64,7 @@ def measure_coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: i
 
 
 def record_coarseness(found: Coarseness | None) -> dict[str, float | bool]:
-    """Return what a result keeps among its flags; nothing of a model that is no service.
+    """Return the flags of a result; none for a model with gradients.
 
     Args:
         found: the measurement of `measure_coarseness`.
@@ -79,7 +82,7 @@ def record_coarseness(found: Coarseness | None) -> dict[str, float | bool]:
 
 
 def check_coarseness(flags: Mapping[str, Any], protocol: str) -> Check:
-    """Check whether attacks that compare scores had scores to compare; a protocol for labels needs none.
+    """Check whether scores are fine enough for attacks that compare them; attacks on labels need none.
 
     Args:
         flags: flags of an evaluation.

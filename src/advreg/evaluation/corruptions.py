@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from advreg.data import Dataset
 
 FILE = "corruptions.json"
-_BATCH = 64  # images; a corruption may hold some twenty copies of them
+_BATCH = 64  # images; a corruption may hold twenty copies of them
 _CLEAN = ThreatModel("linf", 0.0)
 
 
@@ -118,7 +118,8 @@ class _Counter:
         self, names: tuple[str, ...], severities: tuple[int, ...], report: Callable[[int, int], None] | None, total: int
     ) -> None:
         self.severities, self.report = severities, report
-        self.clean, self.done, self.total = 0, 0, total
+        self.total = total
+        self.clean, self.done = 0, 0
         self.right = {name: [0] * len(severities) for name in names}
 
     def add(self, model: nn.Module, examples: Examples, ids: Tensor, device: torch.device, seed: int) -> None:

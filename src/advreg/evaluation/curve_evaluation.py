@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from advreg.data import Dataset
 
 _SEARCH = partial(fab, steps=20, target_classes=2)
-_CLOSER = "smaller eps"  # names the rows of examples that a smaller radius broke already
+_CLOSER = "smaller eps"  # attack name in rows of examples that are broken at a smaller radius
 
 
 @torch.inference_mode(False)  # in any mode of the caller: the copy under attack needs gradients
@@ -74,7 +74,7 @@ def robustness_curve(
         A `Curve`, its points in increasing eps, with checks and a verdict.
 
     Raises:
-        ThreatError: no radius, or one that is no eps for the norm and box.
+        ThreatError: no radius, or a radius that the threat model rejects.
         ModelError, DataError: a model or data that cannot be used as given.
 
     Example:
@@ -86,17 +86,20 @@ def robustness_curve(
     grid = sorted({float(radius) for radius in eps})
     if not grid:
         raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
-    chosen, bench = resolve(protocol, norm), _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed)
-    probed = model_probe.probe_model(model, *(t[:64].to(bench.device) for t in (bench.examples.x, bench.examples.y)))
-    clean = _clean_rows(bench)
-    known = _first_distances(bench) if distances is None else _validate_distances(distances, clean)
+    chosen = resolve(protocol, norm)
+    context = _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed)
+    probed = model_probe.probe_model(
+        model, *(t[:64].to(context.device) for t in (context.examples.x, context.examples.y))
+    )
+    clean = _clean_rows(context)
+    known = _first_distances(context) if distances is None else _validate_distances(distances, clean)
     checks: list[list[Check]] = []
     for k, radius in enumerate(grid):
-        rows = clean + _rows_within(known, radius) + _attack_farther(bench, chosen, radius, known)
+        rows = clean + _rows_within(known, radius) + _attack_farther(context, chosen, radius, known)
         known = _lower_distances(known, rows)
         robust = float((known > radius).double().mean())
-        seen = model_probe.flags_of(probed, rows, len(clean), FAR, target=bench.target.choice)
-        checks.append(free_checks({"flags": seen, "robust_accuracy": robust, "n": len(clean)}, rows))
+        flags = model_probe.flags_of(probed, rows, len(clean), FAR, target=context.target.choice)
+        checks.append(free_checks({"flags": flags, "robust_accuracy": robust, "n": len(clean)}, rows))
         if on_progress:
             on_progress(k + 1, len(grid))
     found = worst_outcomes(checks)
@@ -110,7 +113,7 @@ def robustness_curve(
 def _context_of(
     model: nn.Module, data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel, seed: int
 ) -> EvaluationContext:
-    """Return the frozen copy, the examples and how many of them fit into memory."""
+    """Return the fast copy, the examples and the settings of the attacks."""
     examples = examples_of(data, n, threat)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
@@ -121,27 +124,27 @@ def _context_of(
     )
 
 
-def _run_stages(bench: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
-    """Return the rows of these stages, kept in memory."""
-    paper = EvaluationJournal(bench.examples, [], {})
-    attack_chunks(bench, stages, [ids], paper)
-    return paper.rows
+def _run_stages(context: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
+    """Return the rows of these attacks, without a folder."""
+    journal = EvaluationJournal(context.examples, [], {})
+    attack_chunks(context, stages, [ids], journal)
+    return journal.rows
 
 
-def _clean_rows(bench: EvaluationContext) -> list[Row]:
-    return [row for ids in bench.examples.chunks() for row in _run_stages(bench, (CLEAN_STAGE,), ids)]
+def _clean_rows(context: EvaluationContext) -> list[Row]:
+    return [row for ids in context.examples.chunks() for row in _run_stages(context, (CLEAN_STAGE,), ids)]
 
 
-def _first_distances(bench: EvaluationContext) -> Tensor:
-    """Return how far a short minimum-norm attack is from each example, ``(N,)``."""
+def _first_distances(context: EvaluationContext) -> Tensor:
+    """Return each example's distance to the point of a short minimum-norm attack, ``(N,)``."""
 
-    def measured(ids: Tensor) -> Tensor:
-        x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
-        threat = bench.threat
-        found = minimum_distance(_SEARCH, bench.target, x, y, threat.norm, box=threat.box, ids=ids, seed=bench.seed)
+    def distances_of(ids: Tensor) -> Tensor:
+        x, y = context.examples.x[ids].to(context.device), context.examples.y[ids].to(context.device)
+        threat = context.threat
+        found = minimum_distance(_SEARCH, context.target, x, y, threat.norm, box=threat.box, ids=ids, seed=context.seed)
         return found.min_distance.cpu()
 
-    return torch.cat([part for ids in bench.examples.chunks() for part in bench.portions.of(ids, measured)])
+    return torch.cat([part for ids in context.examples.chunks() for part in context.batcher.of(ids, distances_of)])
 
 
 def _validate_distances(distances: Tensor, clean: list[Row]) -> Tensor:
@@ -156,19 +159,19 @@ def _validate_distances(distances: Tensor, clean: list[Row]) -> Tensor:
     return _lower_distances(known, clean)
 
 
-def _attack_farther(bench: EvaluationContext, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
+def _attack_farther(context: EvaluationContext, protocol: Protocol, radius: float, known: Tensor) -> list[Row]:
     """Return the rows of the protocol's attacks on the examples whose known distance is larger than the radius."""
     survivors = (known > radius).nonzero()[:, 0]
     if not radius or not len(survivors):
         return []
-    at = EvaluationContext(
-        bench.target, bench.examples, bench.threat.with_eps(radius), bench.seed, bench.device, bench.portions
+    at_radius = EvaluationContext(
+        context.target, context.examples, context.threat.with_eps(radius), context.seed, context.device, context.batcher
     )
-    return [row for ids in torch.split(survivors, UNIT) for row in _run_stages(at, protocol.stages, ids)]
+    return [row for ids in torch.split(survivors, UNIT) for row in _run_stages(at_radius, protocol.stages, ids)]
 
 
 def _rows_within(known: Tensor, radius: float) -> list[Row]:
-    """Return a row for each example that is broken within the radius already, except clean errors."""
+    """Return a row for each example with a known adversarial point within the radius, except clean errors."""
     rows = ((known > 0) & (known <= radius)).nonzero()[:, 0].tolist()
     fields = {"broken": True, "margin": 0.0, "forwards": 0, "backwards": 0}
     return [{"attack": _CLOSER, "id": i, "distance": float(known[i]), **fields} for i in rows]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
+from advreg._deprecation import renamed_attribute
 from advreg.attacks import CraftedExamples
 from advreg.attacks.verification import require_finite, verify_with_logits
 from advreg.distributed import SINGLE, Ranks
@@ -40,36 +41,38 @@ if TYPE_CHECKING:
 
 
 FAR = 1e30  # finite stand-in for an infinite margin: JSON has no infinity
-_NEXT_SEED = 1_000_003  # from the seed of one stage to the next
-_MEMORY = 1  # forward that measures how much memory an example takes
+_NEXT_SEED = 1_000_003  # difference between the seeds of two stages
+_MEMORY = 1  # forwards that measure the memory of an example
 
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """How far an evaluation is: after each attack on each unit of at most 256 examples.
+    """Progress of an evaluation, reported after each attack on at most 256 examples.
 
     Attributes:
         stage: the attack.
         done, total: examples started, and in all.
-        standing: examples started that no attack has broken.
+        survivors: examples started that no attack has broken.
         seconds: wall time of the attacks, including those of an interrupted run.
-        share: estimate of how much of the work is done, every attack counted alike.
+        share: estimated share of the work done; every attack counts the same.
     """
 
     stage: str
     done: int
     total: int
-    standing: int
+    survivors: int
     seconds: float
     share: float = 0.0
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of the examples started so far that survives."""
-        return self.standing / max(self.done, 1)
+        """Share of the examples started so far that survive."""
+        return self.survivors / max(self.done, 1)
+
+    standing = renamed_attribute("standing", "survivors")
 
 
-@torch.inference_mode(False)  # whatever the caller is in: the copy under attack needs gradients
+@torch.inference_mode(False)  # inside the caller's inference mode too: the copy under attack needs gradients
 def evaluate(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
@@ -107,8 +110,8 @@ def evaluate(
 
     Raises:
         ModelError, DataError, ConfigError: a model, data or protocol that cannot be used as given.
-        RunError: ``out`` cannot be written, or holds the ledger of another model (other weights or other outputs), data set
-            or number of examples.
+        RunError: ``out`` cannot be written, or it holds the ledger of another model (other weights or outputs), data set or
+            number of examples.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
@@ -127,7 +130,7 @@ def evaluate(
     sample = examples.x[:64].to(device), examples.y[:64].to(device)
     target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
     batching = recorded_batching(out, name) or batching_on(device)
-    portions = AdaptiveBatcher(max_batch_size(target, sample[0], batching.rows))
+    batcher = AdaptiveBatcher(max_batch_size(target, sample[0], batching.rows))
     stages = (CLEAN_STAGE, *chosen.stages)
     names = [stage.name for stage in stages]
     shares = [(stage.name, stage.nearest) for stage in stages]
@@ -137,64 +140,67 @@ def evaluate(
         "seed": seed,
         "target": target.choice,
     }
-    bench = EvaluationContext(target, examples, threat, seed, device, portions, batching)
-    with EvaluationJournal.open(out, name, shares, examples, identity | batching.header(), ranks) as paper:
-        _require_same_outputs(model, examples, paper)
+    context = EvaluationContext(target, examples, threat, seed, device, batcher, batching)
+    known = identity | batching.header()
+    with EvaluationJournal.open(
+        out, protocol=name, stages=shares, examples=examples, identity=known, ranks=ranks
+    ) as journal:
+        _require_same_outputs(model, examples, journal)
         probed = model_probe.probe_model(model, *sample)
-        for chunks in group_chunks(ranks.share(examples.chunks()), bench.batching):
-            attack_chunks(bench, stages, chunks, paper, on_progress)
+        for chunks in group_chunks(ranks.share(examples.chunks()), context.batching):
+            attack_chunks(context, stages, chunks, journal, on_progress)
         _require_unchanged_weights(model, identity["model"]["sha256"])
-        paper.close()
+        journal.close()
         blind, coarse = isinstance(model, models.InferenceOnlyModel), measure_coarseness(model, sample[0], threat, seed)
-        found: dict[str, Any] = {
+        flags: dict[str, Any] = {
             "target": target.choice,
-            "batch": portions.size,
+            "batch": batcher.size,
             "answers_only": blind,
             **record_coarseness(coarse),
         }
-        if paper.folder is not None and (beyond := broken_beyond(paper.folder.path, paper.rows)):
-            found["broken_beyond"] = beyond
+        if journal.folder is not None and (beyond := broken_beyond(journal.folder.path, journal.rows)):
+            flags["broken_beyond"] = beyond
         evaluation = summarize(
-            paper.rows,
+            journal.rows,
             protocol=name,
             stages=names,
             threat=threat,
             classes=examples.classes,
             seed=seed,
-            seconds=paper.seconds,
+            seconds=journal.seconds,
             spent=(_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards),
-            flags=model_probe.flags_of(probed, paper.rows, len(examples), FAR, **found),
+            flags=model_probe.flags_of(probed, journal.rows, len(examples), FAR, **flags),
         )
-        paper.finish(evaluation, model)
+        journal.finish(evaluation, model)
     return evaluation
 
 
-def _require_same_outputs(model: nn.Module, examples: Examples, paper: EvaluationJournal) -> None:
-    if not matches_ledger(model, examples.x, examples.y, paper.known.values()):
+def _require_same_outputs(model: nn.Module, examples: Examples, journal: EvaluationJournal) -> None:
+    if not matches_ledger(model, examples.x, examples.y, journal.known.values()):
         raise RunError(
-            f"{paper.folder} is of a model with these weights that answers otherwise; give another folder, "
-            "or remove this one to measure again"
+            f"{journal.folder} holds the ledger of a model with the same weights and other outputs (was forward() changed?); "
+            "use another folder, or remove this one to measure again"
         )
 
 
 def _require_unchanged_weights(model: nn.Module, sha256: str) -> None:
     if models.describe(model)["sha256"] != sha256:
         raise ModelError(
-            "the model changed its own weights or buffers while it was measured, so its examples met different models; "
+            "the model changed its own weights or buffers during the evaluation, so the figures mix several models; "
             "freeze what it updates in eval mode, then measure again in another folder"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationContext:
-    """Fast copy, examples and settings that every attack of an evaluation shares."""
+    """Fast copy, examples and settings that all attacks of an evaluation share."""
 
     target: models.FastCopy
     examples: Examples
     threat: ThreatModel
     seed: int
     device: torch.device
-    portions: AdaptiveBatcher
+    batcher: AdaptiveBatcher
     batching: Batching = field(default_factory=Batching)
 
 
@@ -212,22 +218,22 @@ def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Sequence[
 
 
 def attack_chunks(
-    bench: EvaluationContext,
+    context: EvaluationContext,
     stages: tuple[ProtocolStage, ...],
     chunks: Sequence[Tensor],
-    paper: EvaluationJournal,
+    journal: EvaluationJournal,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> None:
-    """Run every stage on the survivors of the stages before it, those of all these chunks in the same batches.
+    """Run each attack on the survivors of those before it; the survivors of all these chunks share batches.
 
-    Which examples a stage is tried on is decided in each chunk alone, so that the group changes no verdict. Batches that the
-    journal already holds are not run again.
+    The examples of an attack are chosen in each chunk alone, so that the grouping changes no verdict. Batches that the journal
+    already holds are not run again.
 
     Args:
-        bench: fast copy, examples and settings of the evaluation.
+        context: fast copy, examples and settings of the evaluation.
         stages: attacks in order, the clean stage first.
         chunks: example ids of each chunk ``(B,)``.
-        paper: journal that receives the rows.
+        journal: journal that receives the rows.
         on_progress: called after each batch.
     """
     states = [_ChunkState(ids.tolist()) for ids in chunks]
@@ -236,15 +242,15 @@ def attack_chunks(
         while tried := [
             i for state in states for i in next_ids(state.past, (stage.name, stage.nearest), state.survivors)
         ]:
-            parts = units(tried, bench.batching.rows)
+            parts = units(tried, context.batching.rows)
             for j, unit in enumerate(parts, 1):
-                rows = _run_stage(bench, stage, stage_seed(bench.seed, k), torch.tensor(unit), paper)
+                rows = _run_stage(context, stage, stage_seed(context.seed, k), torch.tensor(unit), journal)
                 for state in states:
                     state.add(rows)
                 if on_progress:
                     started = sum(row["attack"] == CLEAN for state in states for row in state.past)
                     ahead = size * (k + j / len(parts)) / len(stages) - started
-                    on_progress(_progress_of(bench, stage, paper, ahead))
+                    on_progress(_progress_of(context, stage, journal, ahead))
             for state in states:
                 state.drop_broken()
 
@@ -256,26 +262,26 @@ class _ChunkState:
         self.survivors, self.past, self._ids = ids, list[Row](), set(ids)
 
     def add(self, rows: list[Row]) -> None:
-        """Keep those of the rows that belong to this chunk."""
+        """Add the rows of this chunk, and leave out those of others."""
         self.past += [row for row in rows if row["id"] in self._ids]
 
     def drop_broken(self) -> None:
-        """Take the broken examples off the survivors."""
+        """Remove broken examples from the survivors."""
         lost = broken_ids(self.past)
         self.survivors = [i for i in self.survivors if i not in lost]
 
 
 def _progress_of(
-    bench: EvaluationContext, stage: ProtocolStage, paper: EvaluationJournal, ahead: float
+    context: EvaluationContext, stage: ProtocolStage, journal: EvaluationJournal, ahead: float
 ) -> EvaluationProgress:
-    """Return the progress where the work is ``ahead`` examples beyond the number of examples started (below 0: behind)."""
-    done, total = sum(row["attack"] == CLEAN for row in paper.rows), len(bench.examples)
-    left = done - len(broken_ids(paper.rows))
-    return EvaluationProgress(stage.name, done, total, left, paper.total_seconds, (done + ahead) / total)
+    """Return the progress; ``ahead`` is the work beyond the number of examples started, in examples (negative: behind)."""
+    done, total = sum(row["attack"] == CLEAN for row in journal.rows), len(context.examples)
+    left = done - len(broken_ids(journal.rows))
+    return EvaluationProgress(stage.name, done, total, left, journal.total_seconds, (done + ahead) / total)
 
 
 def stage_seed(seed: int, k: int) -> int:
-    """Return the seed of stage ``k``, the clean examples being stage 0: no stage repeats the draws of another.
+    """Return the seed of stage ``k`` (the clean examples are stage 0), so that no stage repeats the draws of another.
 
     Args:
         seed: seed of the evaluation.
@@ -288,26 +294,26 @@ def stage_seed(seed: int, k: int) -> int:
 
 
 def _run_stage(
-    bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor, paper: EvaluationJournal
+    context: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor, journal: EvaluationJournal
 ) -> list[Row]:
-    """Return the rows of one attack on these examples: recorded ones, or new ones in batches that fit into memory."""
-    known = paper.find(stage.name, ids)
+    """Return the rows of one attack on these examples: those in the journal, or new ones in batches that fit into memory."""
+    known = journal.find(stage.name, ids)
     if known is not None:
         return known
     began = time.perf_counter()
-    done = bench.portions.of(ids, lambda portion: _attack_and_verify(bench, stage, seed, portion))
+    done = context.batcher.of(ids, lambda batch: _attack_and_verify(context, stage, seed, batch))
     rows, points = [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
-    paper.write(stage.name, ids, rows, points, time.perf_counter() - began)
+    journal.write(stage.name, ids, rows, points, time.perf_counter() - began)
     return rows
 
 
 def _attack_and_verify(
-    bench: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor
+    context: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor
 ) -> tuple[list[Row], Tensor]:
     """Run one attack on these examples and verify its points on the original model."""
-    x, y = bench.examples.x[ids].to(bench.device), bench.examples.y[ids].to(bench.device)
-    points, cost = _propose(bench, stage, seed, x, y, ids)
-    broken, logits = verify_with_logits(bench.target, x, points, y, bench.threat)
+    x, y = context.examples.x[ids].to(context.device), context.examples.y[ids].to(context.device)
+    points, cost = _propose(context, stage, seed, x, y, ids)
+    broken, logits = verify_with_logits(context.target, x, points, y, context.threat)
     if stage.name == CLEAN:
         require_finite(logits)
     cost = cost + torch.tensor([1, 0])
@@ -316,7 +322,7 @@ def _attack_and_verify(
         "label": y,
         "predicted": logits.argmax(1),
         "broken": broken,
-        "distance": bench.threat.distance(points, x),
+        "distance": context.threat.distance(points, x),
         "margin": torch.where(has_finite_logits(logits), margin(logits, y).clamp(-FAR / 2, FAR / 2), -FAR),
         "forwards": cost[:, 0],
         "backwards": cost[:, 1],
@@ -325,13 +331,13 @@ def _attack_and_verify(
 
 
 def _propose(
-    bench: EvaluationContext, stage: ProtocolStage, seed: int, x: Tensor, y: Tensor, ids: Tensor
+    context: EvaluationContext, stage: ProtocolStage, seed: int, x: Tensor, y: Tensor, ids: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return an attack's points and what each example cost ``(B, 2)``; attacks that do not count are counted by hooks."""
-    options = filter_kwargs(stage.attack, seed=seed, ids=ids, batch_size=bench.batching.rows)
+    """Return an attack's points and the passes of each example ``(B, 2)``; hooks count those of attacks that do not."""
+    options = filter_kwargs(stage.attack, seed=seed, ids=ids, batch_size=context.batching.rows)
     try:
-        with count_passes(*bench.target.doors) as passes:
-            found = stage.attack(bench.target, x, y, bench.threat, **options)
+        with count_passes(*context.target.counted_modules) as passes:
+            found = stage.attack(context.target, x, y, context.threat, **options)
     except AdvregError:
         raise
     except Exception as cause:  # a model or a user's attack may raise anything
@@ -349,7 +355,7 @@ def _propose(
 
 
 def _clean_points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> CraftedExamples:
-    """Return the clean points, so that clean errors are verified as an attack's points are."""
+    """Return the clean points, so that clean errors are verified as an attack's points."""
     return CraftedExamples(x, 0, 0)
 
 

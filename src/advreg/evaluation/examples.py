@@ -1,4 +1,4 @@
-"""What is evaluated: tensors with a name and a fingerprint, cut into fixed chunks."""
+"""The examples of an evaluation: tensors with a name and a fingerprint, split into fixed chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs ``(N, ...)`` in the threat's box, labels ``(N,)``, and where they come from; an id is a row."""
+    """Inputs ``(N, ...)`` in the threat's box, labels ``(N,)``, and their origin; an example's id is its row."""
 
     x: Tensor
     y: Tensor
@@ -37,7 +37,7 @@ class Examples:
 
     @property
     def outputs(self) -> int:
-        """Return how many classes a model of these data tells apart at least, 2 or more."""
+        """Number of classes in the data, 2 or more: the least number of outputs of a model."""
         return max(2, len(self.classes), int(self.y.max()) + 1)
 
     def chunks(self) -> list[Tensor]:
@@ -46,7 +46,7 @@ class Examples:
 
 
 def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
-    """Return how many examples a data set or a pair holds.
+    """Return the number of examples in a data set or a pair.
 
     Args:
         data: a data set, or inputs and labels.
@@ -68,7 +68,7 @@ def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
 def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel) -> Examples:
     """Return the first ``n`` examples of a data set or of a pair ``(x, y)`` of tensors, arrays or lists.
 
-    The fingerprint is that of all the data, so it is the same for every ``n``.
+    The fingerprint covers all the data, so it is the same for every ``n``.
 
     Args:
         data: a data set, or inputs ``(N, ...)`` and labels ``(N,)``.
@@ -100,7 +100,7 @@ def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Exampl
     _require_count(n, _size(x, y))
     few, labels = read_batch(x[:n], y[:n], threat)
     if labels.ndim > 1:
-        raise DataError(f"y is {y.dtype} {tuple(y.shape)}; right answers are counted by labels (N,): y.argmax(1)")
+        raise DataError(f"y is {y.dtype} {tuple(y.shape)}; evaluations need labels (N,): give y.argmax(1)")
     check_labels(labels)
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
     return Examples(

@@ -1,12 +1,12 @@
-"""What an evaluation writes down while it runs, so that a kill at any moment loses one attack on 256 examples at most.
+"""The journal of a running evaluation: a kill at any moment loses one attack on 256 examples at most.
 
 <run>/evaluation/<protocol id>/ledger.jsonl            one row for each example and attack, append-only
-                               points/                 adversarial points of the first 256 examples, until all is done
+                               points/                 adversarial points of the first 256 examples, until the evaluation ends
                                results.json            the figures
                                examples.safetensors    clean and adversarial inputs of the first 256, for pictures
 
-Of several processes each appends to a ledger of its own, ``ledger.<rank>.jsonl``; the leader joins them, in the order in which
-one process would have written them, when all have finished, or when the work is taken up again by however many.
+Each of several processes appends to its own ledger, ``ledger.<rank>.jsonl``. When all have finished, or when the evaluation is
+resumed, the main process merges them in the order in which a single process writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from advreg.runs import Ledger, RunFolder
 from advreg.runs.files import read_first, read_lines
 from advreg.runs.weights import serialise
 
-_LEDGER, _TIMES = "ledger", "times"  # times stand beside the ledger: they differ between runs, its bytes must not
+_LEDGER = "ledger"
+_TIMES = "times"  # in a file of their own: times differ between runs, the bytes of a ledger must not
 
 
 def recorded_batching(out: str | Path | None, protocol: str) -> Batching | None:
@@ -56,7 +57,8 @@ class EvaluationJournal:
     """The rows so far, in memory and, where a folder is given, on disk."""
 
     def __init__(self, examples: Examples, stages: list[tuple[str, float]], identity: dict[str, Any]) -> None:
-        self.examples, self.stages, self.identity = examples, stages, identity
+        self.examples, self.stages = examples, stages
+        self.identity = identity
         self.ranks = Ranks()
         self.rows: list[Row] = []
         self.seconds: dict[str, float] = defaultdict(float)
@@ -70,13 +72,22 @@ class EvaluationJournal:
     def open(
         cls,
         out: str | Path | None,
+        *,
         protocol: str,
         stages: list[tuple[str, float]],
         examples: Examples,
         identity: dict[str, Any],
         ranks: Ranks,
     ) -> Iterator[EvaluationJournal]:
-        """Begin, or go on from what a run folder holds of this very evaluation; the folder is held until the end.
+        """Begin an evaluation, or resume it from its run folder; the folder is locked until the end of the block.
+
+        Args:
+            out: run folder; None keeps the rows in memory.
+            protocol: id of the protocol.
+            stages: name of each attack, and the share of the survivors that it begins with.
+            examples: the examples.
+            identity: model, number of examples, seed and fast copy, which a resumed ledger must have.
+            ranks: which of several processes this is.
 
         Args:
             out: run folder; the rows stay in memory if None.
@@ -93,35 +104,33 @@ class EvaluationJournal:
             RunError: the folder cannot be written or is in use, or its ledger is of another model, data set or seed.
             ConfigError: several processes and no folder.
         """
-        paper = cls(examples, stages, identity)
+        journal = cls(examples, stages, identity)
         if out is None:
             if ranks.world_size > 1:
-                raise ConfigError(
-                    f"{ranks.world_size} processes share this evaluation and have no folder to meet in: give out"
-                )
-            yield paper
+                raise ConfigError(f"{ranks.world_size} processes share this evaluation; they need a folder: give out")
+            yield journal
             return
-        paper.ranks, paper.folder = ranks, RunFolder.at(Path(out) / "evaluation" / protocol)
+        journal.ranks, journal.folder = ranks, RunFolder.at(Path(out) / "evaluation" / protocol)
         facts = {**identity, "model": identity["model"]["sha256"]}
-        paper.header = {"protocol": protocol, "data": examples.sha256, "chunk": CHUNK, **facts}
+        journal.header = {"protocol": protocol, "data": examples.sha256, "chunk": CHUNK, **facts}
         if not ranks.is_main:
             ranks.barrier()
-            paper._read()
-            yield paper
+            journal._read()
+            yield journal
             return
-        with paper.folder.lock():
-            paper._join()
+        with journal.folder.lock():
+            journal._merge()
             ranks.barrier()
-            paper._read()
-            yield paper
+            journal._read()
+            yield journal
 
     @property
     def total_seconds(self) -> float:
-        """Wall time spent so far, by earlier runs too; of several processes, of all of them together."""
+        """Wall time so far, including earlier runs; the sum over all processes."""
         return sum(self.seconds.values())
 
     def find(self, stage: str, tried: Tensor) -> list[Row] | None:
-        """Return the rows of this attack on these examples if an earlier run wrote them, or None."""
+        """Return the rows of this attack on these examples if an earlier run wrote them, else None."""
         keys = [(stage, i) for i in tried.tolist()]
         if any(key not in self.known for key in keys):
             return None
@@ -130,14 +139,14 @@ class EvaluationJournal:
         return mine
 
     def write(self, stage: str, tried: Tensor, rows: list[Row], points: Tensor, seconds: float) -> None:
-        """Write down one attack on some examples of a chunk: their points first, since a row promises them.
+        """Write one attack on some examples of a chunk: points before rows, so that every row on disk has its points.
 
         Args:
             stage: name of the attack.
-            tried: example ids ``(B,)``.
-            rows: one row of the ledger for each of them.
-            points: the attacked inputs ``(B, ...)``.
-            seconds: wall time of the attack.
+            tried: ids of the examples ``(B,)``.
+            rows: their rows.
+            points: their adversarial points ``(B, ...)``.
+            seconds: wall time.
         """
         self.seconds[stage] += seconds
         self.rows += rows
@@ -147,23 +156,23 @@ class EvaluationJournal:
         if bool(pictured.any()):
             stored = {"ids": tried[pictured], "x": points[pictured].contiguous()}
             self.folder.write(f"points/{stage}+{first}.safetensors", save(stored))
-        self.ledger = self.ledger or Ledger.open(self.folder / self._mine(_LEDGER), **self.header)
+        self.ledger = self.ledger or Ledger.open(self.folder / self._own_file(_LEDGER), **self.header)
         self.ledger.append(rows)
-        self.folder.append(self._mine(_TIMES), {"attack": stage, "first": first, "seconds": round(seconds, 4)})
+        self.folder.append(self._own_file(_TIMES), {"attack": stage, "first": first, "seconds": round(seconds, 4)})
 
     def close(self) -> None:
-        """Wait for the other processes, put the ledger in order, and hold the whole of it."""
+        """Wait for the other processes, merge the ledgers, and read all rows."""
         if self.folder is None:
             return
         self.ranks.barrier()
         if self.ranks.is_main:
-            self._join()
+            self._merge()
         self.ranks.barrier()
         self._read()
         self.rows = list(self.known.values())
 
     def finish(self, evaluation: Evaluation, model: nn.Module) -> None:
-        """Write the figures and the pictures' examples."""
+        """Write the figures, and the examples for pictures."""
         if self.folder is None or not self.ranks.is_main:
             return
         if (self.folder / "points").is_dir():
@@ -179,7 +188,7 @@ class EvaluationJournal:
         self.folder.write_json("results.json", record)
         shutil.rmtree(self.folder / "points", ignore_errors=True)
 
-    def _mine(self, name: str) -> str:
+    def _own_file(self, name: str) -> str:
         return f"{name}.jsonl" if self.ranks.world_size == 1 else f"{name}.{self.ranks.rank}.jsonl"
 
     def _read(self) -> None:
@@ -187,11 +196,11 @@ class EvaluationJournal:
         rows = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header).rows()
         self.known = {(row["attack"], row["id"]): row for row in rows}
         self.seconds.clear()
-        for took in self.folder.read_log(f"{_TIMES}.jsonl"):
-            self.seconds[took["attack"]] += took["seconds"]
+        for entry in self.folder.read_log(f"{_TIMES}.jsonl"):
+            self.seconds[entry["attack"]] += entry["seconds"]
 
-    def _join(self) -> None:
-        """Leave one ledger of whole attacks, in the order of one process, and one log of times."""
+    def _merge(self) -> None:
+        """Merge the files of all processes into one ledger, in the order of a single process, and one log of times."""
         assert self.folder is not None
         ledger = Ledger.open(self.folder / f"{_LEDGER}.jsonl", **self.header)
         parts = sorted(self.folder.path.glob(f"{_LEDGER}.*.jsonl"))
@@ -201,27 +210,27 @@ class EvaluationJournal:
         if rows != before:
             ledger.replace(rows)
         for part in sorted(self.folder.path.glob(f"{_TIMES}.*.jsonl")):
-            for took in read_lines(part):
-                self.folder.append(f"{_TIMES}.jsonl", took)
+            for entry in read_lines(part):
+                self.folder.append(f"{_TIMES}.jsonl", entry)
             part.unlink()
         for part in parts:
             part.unlink()
 
 
-def _picture_tensors(paper: EvaluationJournal, model: nn.Module) -> dict[str, Tensor]:
-    """Return clean and adversarial inputs of the first 256 examples with the original model's answers."""
-    assert paper.folder is not None
-    x, y = paper.examples.x[:UNIT], paper.examples.y[:UNIT]
+def _picture_tensors(journal: EvaluationJournal, model: nn.Module) -> dict[str, Tensor]:
+    """Return clean and adversarial inputs of the first 256 examples with the predictions of the original model."""
+    assert journal.folder is not None
+    x, y = journal.examples.x[:UNIT], journal.examples.y[:UNIT]
     adversarial, attack = x.clone(), torch.full((len(x),), -1)
-    for k, (stage, _) in enumerate(paper.stages):
-        for file in (paper.folder / "points").glob(f"{stage}+*.safetensors"):
+    for k, (stage, _) in enumerate(journal.stages):
+        for file in (journal.folder / "points").glob(f"{stage}+*.safetensors"):
             stored = load_file(file)
             adversarial[stored["ids"]], attack[stored["ids"]] = stored["x"], k - 1
     device = next((p.device for p in model.parameters()), x.device)
     clean_p, adversarial_p = (logits_of(model, points.to(device)).softmax(1).cpu() for points in (x, adversarial))
-    gone = broken_ids(paper.rows)
-    lost = torch.tensor([i in gone for i in range(len(x))])
-    distance = {row["id"]: row["distance"] for row in paper.rows if row["id"] < UNIT}
+    broken_rows = broken_ids(journal.rows)
+    broken = torch.tensor([i in broken_rows for i in range(len(x))])
+    distance = {row["id"]: row["distance"] for row in journal.rows if row["id"] < UNIT}
     return {
         "clean": x.contiguous(),
         "adversarial": adversarial.contiguous(),
@@ -232,6 +241,6 @@ def _picture_tensors(paper: EvaluationJournal, model: nn.Module) -> dict[str, Te
         "clean_confidence": clean_p.amax(1),
         "adversarial_confidence": adversarial_p.amax(1),
         "distance": torch.tensor([distance[i] for i in range(len(x))], dtype=torch.float64),
-        "broken": lost.to(torch.uint8),
-        "attack": torch.where(lost, attack, -1),
+        "broken": broken.to(torch.uint8),
+        "attack": torch.where(broken, attack, -1),
     }

@@ -1,7 +1,6 @@
-"""Checks of whether a network learned anything: one that did not has a robust accuracy that says nothing about attacks.
+"""Check whether a network learned anything: a constant network is robust against every attack, at the share of one class.
 
-A constant network is robust against every attack, at the share of its favourite class. Pure functions of labels and
-predictions on clean examples.
+Pure functions of labels and predictions on clean examples.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from advreg.results.checks import Check, Outcome, skip_check
 from advreg.statistics import clopper_pearson_interval
 
 NOT_LEARNING = "not learning"
-"""The cause that these checks name."""
+"""Cause of these checks."""
 
-_DOMINANCE = 0.9  # of the examples outside the largest class that one prediction must also claim to be beyond doubt
-_OTHERS = 5  # examples of other classes, all missed, that chance does not explain: 3% where half of them are recognised
+_DOMINANCE = 0.9  # share of the examples outside the largest class that one predicted class must cover to fail
+_OTHERS = 5  # examples of other classes, all missed: chance explains 3% where half are recognised
 
 
 def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
@@ -27,8 +26,8 @@ def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     to other classes, and is suspect where fewer do.
 
     Args:
-        labels: of the clean examples.
-        predicted: classes that the network answers, in the same order.
+        labels: labels of the clean examples.
+        predicted: predicted classes, in the same order.
 
     Returns:
         The graded check.
@@ -53,12 +52,12 @@ def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
 def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     """Grade clean accuracy: the lower end of its exact interval must lie above the share of the largest class.
 
-    Accuracy below that is what a constant network reaches. Where even a network without errors could not be told from
-    chance, the cause is that there are few examples.
+    A constant network reaches that share. Where even a network without errors could not be distinguished from chance, the cause
+    is that there are few examples.
 
     Args:
-        labels: of the clean examples.
-        predicted: classes that the network answers, in the same order.
+        labels: labels of the clean examples.
+        predicted: predicted classes, in the same order.
 
     Returns:
         The graded check.
@@ -72,7 +71,7 @@ def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
     share, n = _largest_class_size(labels) / len(labels), len(labels)
     if share == 1:
         return skip_check("chance", "B", "the data hold one class, so every accuracy is at chance")
-    right = sum(label == answer for label, answer in zip(labels, predicted, strict=True))
+    right = sum(label == guess for label, guess in zip(labels, predicted, strict=True))
     (low, high), classes = clopper_pearson_interval(right, n), len(set(labels))
     hopeless = high >= share >= clopper_pearson_interval(n, n)[0]
     cause = "few examples" if hopeless else NOT_LEARNING
@@ -86,10 +85,10 @@ def chance(labels: Sequence[int], predicted: Sequence[int]) -> Check:
 
 
 def _largest_class_size(labels: Sequence[int]) -> int:
-    """Return how many examples the largest class has."""
+    """Return the number of examples in the largest class."""
     return Counter(labels).most_common(1)[0][1]
 
 
 def _count_of(labels: Sequence[int], label: int) -> int:
-    """Return how many examples a class has."""
+    """Return the number of examples in a class."""
     return sum(each == label for each in labels)

@@ -1,4 +1,4 @@
-"""Checks that a finished evaluation answers from its ledger, without querying the model again."""
+"""Checks made from the ledger of a finished evaluation, without querying the model again."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from advreg.results.checks import GAIN, GAP, Check, flag_check, grade_check, ski
 from advreg.results.ledger_rows import CLEAN, Row, broken_ids
 from advreg.statistics import clopper_pearson_interval
 
-_IDLE = 0.1  # of the robust: where a network is very sure, cross-entropy is zero to the last bit, and no step helps
+_IDLE = 0.1  # share of the robust: on a very confident network cross-entropy is exactly zero, and no step helps
 
 
 def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
     """Return the checks that a finished evaluation covers without querying the model again.
 
     Args:
-        record: the evaluation's figures as in ``results.json``, its ``flags`` among them.
-        rows: the evaluation's ledger.
+        record: figures of the evaluation as in ``results.json``, including ``flags``.
+        rows: rows of its ledger.
 
     Returns:
-        Whether the network learned anything, flags, black-box gain, convergence, and examples on which no attack along the
-        gradient moved the loss.
+        Checks of learning, flags, black-box gain and convergence, and of examples on which no gradient attack raised the loss.
     """
     flags, stages = record.get("flags", {}), _stages(rows)
     labels, predicted = _clean_predictions(rows)
@@ -91,7 +90,7 @@ def _batch(flags: Mapping[str, Any]) -> Check:
 def _gradient_path(flags: Mapping[str, Any]) -> Check:
     if "zero_gradients" not in flags:
         return skip_check("gradient-path", "D", _NOT_MEASURED)
-    if flags.get("answers_only"):  # the network runs elsewhere, so no gradient was cut off here
+    if flags.get("answers_only"):  # the network runs elsewhere: its gradient was not cut here
         says = "the model only answers, so nothing but black boxes attacked it"
         return flag_check("gradient-path", "D", "answers only", says, raised=True, hard=False)
     raised = flags["zero_gradients"] is None
@@ -101,14 +100,12 @@ def _gradient_path(flags: Mapping[str, Any]) -> Check:
 
 def _zero_gradients(flags: Mapping[str, Any], record: Mapping[str, Any]) -> Check:
     share = flags.get("zero_gradients")
-    if share is None or not record.get("robust_accuracy", 1.0):  # where nothing stands, no gradient was missed
+    if share is None or not record.get("robust_accuracy", 1.0):  # without survivors a zero gradient does no harm
         return skip_check("zero-gradients", "D", _NOT_MEASURED if share is None else "nothing stands")
-    looked_at = min(_PROBED, int(record.get("n", _PROBED)))
-    ends = clopper_pearson_interval(round(share * looked_at), looked_at) if share else (0.0, 0.0)
-    says = f"{share:.1%} of {looked_at} clean examples have a gradient of exactly zero"
-    return grade_check(
-        "zero-gradients", "D", "saturated", says, measured=share, threshold=0.0, limit=0.05, ends=ends
-    )  # fmt: skip
+    probed = min(_PROBED, int(record.get("n", _PROBED)))
+    ends = clopper_pearson_interval(round(share * probed), probed) if share else (0.0, 0.0)
+    says = f"{share:.1%} of {probed} clean examples have a gradient of exactly zero"
+    return grade_check("zero-gradients", "D", "saturated", says, measured=share, threshold=0.0, limit=0.05, ends=ends)
 
 
 def _finite(flags: Mapping[str, Any]) -> Check:
@@ -119,7 +116,7 @@ def _finite(flags: Mapping[str, Any]) -> Check:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One attack as its rows show it: what it is follows from what it asked for."""
+    """One attack of the ledger; the passes in its rows show whether it uses gradients."""
 
     name: str
     rows: tuple[Row, ...]
@@ -134,7 +131,7 @@ class _Stage:
 
     @property
     def moves(self) -> bool:
-        """Whether it returns any point but the clean one where it fails: minimum-norm attacks do not, nor does eps 0."""
+        """Whether it returns another point than the clean one on survivors; minimum-norm attacks and eps 0 do not."""
         return any(row.get("distance", 1.0) > 0 for row in self.rows if not row["broken"])
 
     @property
@@ -147,7 +144,7 @@ class _Stage:
 
 
 def _by_scores(row: Row) -> bool:
-    """Return whether most queries behind a row took no gradient: a black box, or Square begun where gradients ended."""
+    """Return whether most queries of a row took no gradient: a black box, or Square after a gradient attack."""
     return not row["backwards"] or bool(row["forwards"] > 2 * row["backwards"] + 8)
 
 
@@ -160,18 +157,20 @@ def _count(rows: Sequence[Row]) -> int:
     return sum(row["attack"] == CLEAN for row in rows)
 
 
-def _share(name: str, group: str, cause: str, says: str, broken: list[int], n: int, threshold: float) -> Check:
+def _grade_broken(
+    name: str, group: str, cause: str, says: str, *, broken: list[int], n: int, threshold: float
+) -> Check:
     ends = clopper_pearson_interval(len(broken), n)
     return grade_check(
         name, group, cause, says, measured=len(broken) / n, threshold=threshold, limit=GAP, ends=ends, ids=broken
-    )  # fmt: skip
+    )
 
 
 def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Return the attacks that queried scores after gradients had had their turn, each with the examples that scores broke.
+    """Return the attacks by scores after the first gradient attack, each with the examples that scores broke.
 
-    Attacks before the first gradient attack show nothing: gradients never met what those broke. An attack whose rows cost
-    many forwards and few backwards, such as Square from the end point of a gradient attack, is one of them.
+    Attacks before the first gradient attack are left out: no gradient attack tried the examples that they broke. An attack with
+    many forwards and few backwards, such as Square from the end point of a gradient attack, counts as one by scores.
 
     Args:
         rows: rows of a ledger, in order.
@@ -186,15 +185,16 @@ def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
 
 
 def _black_box(rows: Sequence[Row]) -> Check:
-    """Grade how much attacks that see scores only broke after attacks that see gradients."""
+    """Grade the share that attacks by scores broke after gradient attacks."""
+    named = ("black-box", "A", "masked gradients")
     blind = black_boxes(rows)
     if not blind and _count(rows) and not _survivors(rows):
-        return _share("black-box", "A", "masked gradients", "no example survives", [], _count(rows), GAIN)
+        return _grade_broken(*named, "no example survives", broken=[], n=_count(rows), threshold=GAIN)
     if not blind:
         return skip_check("black-box", "A", "the protocol has no black-box attack after one with gradients")
     broken = sorted(i for ids in blind.values() for i in ids)
     says = f"{', '.join(blind)} broke {len(broken)} examples that the gradients before had not"
-    return _share("black-box", "A", "masked gradients", says, broken, _count(rows), GAIN)
+    return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=GAIN)
 
 
 def _survivors(rows: Sequence[Row]) -> int:
@@ -202,21 +202,22 @@ def _survivors(rows: Sequence[Row]) -> int:
 
 
 def _convergence(rows: Sequence[Row], stages: list[_Stage]) -> Check:
-    """Grade how much the last gradient attack still broke; where nothing survives, the figure cannot fall."""
+    """Grade the share that the last gradient attack broke; without survivors the figure cannot fall."""
+    named = ("steps", "B", "weak attack")
     iterative = [stage for stage in stages if stage.is_iterative]
     if _count(rows) and not _survivors(rows):
-        return _share("steps", "B", "weak attack", "no example survives", [], _count(rows), 0.005)
+        return _grade_broken(*named, "no example survives", broken=[], n=_count(rows), threshold=0.005)
     if len(iterative) < 2:
         return skip_check(
             "steps", "B", "the protocol has one attack with many steps: there is nothing to compare it with"
         )
     broken = iterative[-1].by_gradient
     says = f"{iterative[-1].name}, the last gradient attack of {len(iterative)}, still broke {len(broken)}"
-    return _share("steps", "B", "weak attack", says, broken, _count(rows), 0.005)
+    return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=0.005)
 
 
 def _unmoved_examples(rows: Sequence[Row], stages: list[_Stage]) -> Check:
-    """Measure on how many robust examples no gradient attack raised the margin above that of the clean point."""
+    """Measure the share of robust examples on which no gradient attack raised the margin above that of the clean point."""
     clean = {row["id"]: row["margin"] for row in rows if row["attack"] == CLEAN}
     lost = broken_ids(rows)
     best: dict[int, float] = {}
@@ -230,5 +231,12 @@ def _unmoved_examples(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     says = f"on {len(idle)} of {len(best)} robust examples no gradient attack raised the loss at all"
     ends = clopper_pearson_interval(len(idle), len(best))
     return grade_check(
-        "moved", "D", "masked gradients", says, measured=len(idle) / len(best), threshold=_IDLE, limit=3 * _IDLE, ends=ends
-    )  # fmt: skip
+        "moved",
+        "D",
+        "masked gradients",
+        says,
+        measured=len(idle) / len(best),
+        threshold=_IDLE,
+        limit=3 * _IDLE,
+        ends=ends,
+    )

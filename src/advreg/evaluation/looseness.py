@@ -1,4 +1,4 @@
-"""Which figures beside a new one are loose: examples that it broke and another protocol counts as robust."""
+"""Find loose figures beside a new one: examples that it broke and another protocol counts as robust."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SAME = ("model", "data", "n")
 
 
 def broken_beyond(folder: Path, rows: Iterable[Row]) -> dict[str, int]:
-    """Return how many examples each other protocol beside an evaluation counts as robust although this one broke them.
+    """Return for each other protocol of the run how many examples it counts as robust and this evaluation broke.
 
     Only finished evaluations of the same model, data, number of examples and threat are compared; seeds may differ.
 
     Args:
-        folder: of this evaluation, ``<run>/evaluation/<protocol id>``.
-        rows: of this evaluation's ledger.
+        folder: folder of this evaluation, ``<run>/evaluation/<protocol id>``.
+        rows: rows of its ledger.
 
     Returns:
         Protocol id to number of examples, zeros left out.

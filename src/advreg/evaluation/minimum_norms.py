@@ -1,4 +1,4 @@
-"""How far each example is from the boundary: one run gives the median distance and the whole robustness curve."""
+"""Measure each example's distance to the decision boundary: one run gives the median and the whole robustness curve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks import AttackResult, cosine_pgd, shrinking_pgd
 from advreg.attacks.minimum_norm import MinimalResult, fab, minimum_distance, refine_by_radius
-from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.examples import examples_of
 from advreg.results.curve import Curve, curve_points
 from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DistanceSearch:
-    """How distances are searched in one norm: a minimum-norm attack, then attacks inside each example's own radius.
+    """The search for distances in one norm: a minimum-norm attack, then attacks inside each example's own radius.
 
     Attributes:
         attack: the minimum-norm attack.
         inside: the attack inside a radius.
-        rounds: how often the radius is bisected.
+        rounds: number of bisections of the radius.
         trust: smallest radius of a round, as a share of the distance known.
     """
 
@@ -49,8 +49,8 @@ SEARCHES: dict[Norm, DistanceSearch] = {
 """Measured on three MNIST networks, 64 examples each: the median ratio to the distances of FAB with 9 targets and 50 steps
 is 0.97 to 1.00 in linf for 29% of its passes, 0.92 to 1.00 in l2 for 46%, 0.81 to 1.04 in l1 for 79%.
 
-In l2 and l1 FAB begins far beyond the boundary, so it returns faster (``beta``) than published, and starts in wider balls
-see slopes where robust networks are flat around the clean point.
+In l2 and l1 FAB begins far beyond the boundary, so it returns faster (``beta``) than published. Starts in wider balls have
+gradients where robust networks are flat around the clean point.
 """
 _GRID = 25
 
@@ -60,8 +60,8 @@ class MinimumNorms:
     """The smallest perturbation found for each example: an upper bound of its distance to the boundary.
 
     Attributes:
-        norm: in which distance is measured.
-        n, seed: examples and seed.
+        norm: norm of the distance.
+        n, seed: number of examples, and seed.
         box: lowest and highest valid value of an input.
         distances: ``(N,)`` float64; 0 for a clean error, inf where no adversarial point was found.
         forwards, backwards: example-forwards and example-backwards spent.
@@ -88,7 +88,7 @@ class MinimumNorms:
         return Curve(self.norm, "minimum norms", self.n, self.seed, curve_points(self.distances, grid), self.box)
 
     def record(self) -> dict[str, Any]:
-        """Return the distances as they stand in norms.json; null where nothing was found."""
+        """Return the distances in the form of norms.json; null where no adversarial point was found."""
         distances = [d if d < float("inf") else None for d in self.distances.tolist()]
         median = None if self.median == float("inf") else self.median
         facts = {"norm": self.norm, "box": list(self.box), "n": self.n, "seed": self.seed, "median": median}
@@ -100,7 +100,7 @@ class MinimumNorms:
         return f"MinimumNorms({self.norm}, n={self.n}, found={found}, median={self.median:.6g})"
 
 
-@torch.inference_mode(False)  # whatever the caller is in: the copy under attack needs gradients
+@torch.inference_mode(False)  # inside the caller's inference mode too: the copy under attack needs gradients
 def minimum_norms(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
@@ -151,7 +151,8 @@ def minimum_norms(
     target = models.freeze(model, examples.x[:64].to(device))
     parts = []
     for ids in examples.chunks():
-        parts.append(_search_chunk(target, examples, ids, device, ball, search, seed))
+        x, y = examples.x[ids].to(device), examples.y[ids].to(device)
+        parts.append(_search_chunk(target, x, y, ids, ball, search=search, seed=seed))
         if on_progress:
             on_progress(int(ids[-1]) + 1, len(examples))
     forwards, backwards = torch.cat([part.cost for part in parts]).sum(0).tolist()
@@ -166,14 +167,15 @@ def minimum_norms(
 
 def _search_chunk(
     target: models.FastCopy,
-    examples: Examples,
+    x: Tensor,
+    y: Tensor,
     ids: Tensor,
-    device: torch.device,
     ball: ThreatModel,
+    *,
     search: DistanceSearch,
     seed: int,
 ) -> MinimalResult:
-    x, y = examples.x[ids].to(device), examples.y[ids].to(device)
+    """Return the smallest perturbations found for one chunk of examples."""
     found = minimum_distance(search.attack, target, x, y, ball.norm, box=ball.box, ids=ids, seed=seed)
     options: dict[str, Any] = {"rounds": search.rounds, "attack": search.inside, "trust": search.trust}
     return refine_by_radius(found, target, x, y, ball, **options, ids=ids, seed=seed)

@@ -13,7 +13,7 @@ from advreg.objectives import margin
 from advreg.results.ledger_rows import CLEAN, Row
 
 _EXAMPLES = 8
-_TOLERANCE = 1e-3  # of the largest logit: other kernels, batches and devices round otherwise
+_TOLERANCE = 1e-3  # share of the largest logit: kernels, batches and devices round differently
 _PART = 3
 
 
@@ -44,20 +44,20 @@ def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) 
         return True
     ids = torch.tensor([row["id"] for row in known], device=x.device)
     device = next((p.device for p in model.parameters()), x.device)
-    asked, labels = x[ids].to(device), y[ids].to(device)
-    answers = logits_of(model, asked)
-    again = torch.cat([logits_of(model, part) for part in torch.split(asked, _PART)])
-    if bool((logit_spread(torch.stack([answers, again])) > _TOLERANCE).any()):
+    inputs, labels = x[ids].to(device), y[ids].to(device)
+    logits = logits_of(model, inputs)
+    again = torch.cat([logits_of(model, part) for part in torch.split(inputs, _PART)])
+    if bool((logit_spread(torch.stack([logits, again])) > _TOLERANCE).any()):
         return True
-    return bool(_matching_rows(answers, labels, known).all())
+    return bool(_matching_rows(logits, labels, known).all())
 
 
-def _matching_rows(answers: Tensor, labels: Tensor, known: list[Row]) -> Tensor:
+def _matching_rows(logits: Tensor, labels: Tensor, known: list[Row]) -> Tensor:
     """Return which logits ``(B, K)`` have the class and the margin of their rows, up to rounding."""
-    slack = _TOLERANCE * answers.abs().amax(1)
-    then = torch.tensor([row["margin"] for row in known], dtype=answers.dtype, device=answers.device)
-    named = torch.tensor([row["predicted"] for row in known], device=answers.device)
-    if int(named.max()) >= answers.shape[1]:
-        return torch.zeros_like(named, dtype=torch.bool)
-    still_first = answers.gather(1, named[:, None])[:, 0] >= answers.amax(1) - slack
-    return still_first & ((margin(answers, labels) - then).abs() <= slack)
+    slack = _TOLERANCE * logits.abs().amax(1)
+    recorded = torch.tensor([row["margin"] for row in known], dtype=logits.dtype, device=logits.device)
+    predicted = torch.tensor([row["predicted"] for row in known], device=logits.device)
+    if int(predicted.max()) >= logits.shape[1]:
+        return torch.zeros_like(predicted, dtype=torch.bool)
+    still_first = logits.gather(1, predicted[:, None])[:, 0] >= logits.amax(1) - slack
+    return still_first & ((margin(logits, labels) - recorded).abs() <= slack)

@@ -1,4 +1,4 @@
-"""Flags of the model itself that every evaluation records: they cost a few passes on 64 examples."""
+"""Properties of the model that every evaluation records as flags, measured with a few passes on 64 examples."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from advreg.results.ledger_rows import Row
 
 _SAMPLE = 64
 _REPEATS = 5
-_SPREAD = 1e-4  # of logits divided by their largest: what AutoAttack calls random
-_CUTS = (1, 3, 8)  # where a batch is cut into uneven parts: one example alone, two, five, the others
+_SPREAD = 1e-4  # spread of logits, as a share of the largest, above which AutoAttack calls a model random
+_CUTS = (1, 3, 8)  # cuts of a batch into uneven parts: one example, two, five, the others
 ROUNDING = 0.01
-"""Float32 kernels differ by 1e-6 of the largest logit from batch to batch; the rest is for fewer bits."""
+"""Tolerated spread: float32 kernels differ by 1e-6 of the largest logit between batches, lower precisions by more."""
 
 
 @dataclass(frozen=True)
 class ModelProbe:
-    """What the model itself shows on a few clean examples.
+    """Properties of a model on a few clean examples.
 
     Attributes:
         randomised: whether repeated outputs on the same inputs differ.
@@ -60,25 +60,25 @@ def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
         False
     """
     x, y = x[:_SAMPLE], y[:_SAMPLE]
-    answers = torch.stack([logits_of(model, x) for _ in range(_REPEATS - 1)])
-    reject_classes(y, answers.shape[2])
+    logits = torch.stack([logits_of(model, x) for _ in range(_REPEATS - 1)])
+    reject_classes(y, logits.shape[2])
     gradient = _gradient(model, x, y)
     apart = _logits_in_parts_or_none(model, x)
-    randomised = bool((logit_spread(answers) > _SPREAD).any())
-    differs = apart is not None and bool((logit_spread(torch.stack([answers[0], apart])) > ROUNDING).any())
+    randomised = bool((logit_spread(logits) > _SPREAD).any())
+    differs = apart is not None and bool((logit_spread(torch.stack([logits[0], apart])) > ROUNDING).any())
     dead = None if gradient is None else float((gradient.flatten(1) == 0).all(1).double().mean())
     return ModelProbe(
         randomised=randomised,
-        batch_dependent=apart is None or (differs and not randomised),  # whose answers are random has no others
+        batch_dependent=apart is None or (differs and not randomised),  # in a random model the spread has another cause
         zero_gradients=dead,
-        few_classes=not scale_free(answers.shape[2]),
+        few_classes=not scale_free(logits.shape[2]),
         forwards=(_REPEATS + (apart is not None)) * len(x),
         backwards=0 if gradient is None else len(x),
     )
 
 
-def logit_spread(answers: Tensor) -> Tensor:
-    """Return how far repeated logits ``(A, B, K)`` of the same inputs lie apart, in shares of the largest logit: ``(B,)``.
+def logit_spread(logits: Tensor) -> Tensor:
+    """Return the spread of repeated logits ``(A, B, K)`` of the same inputs, as a share of the largest logit: ``(B,)``.
 
     Returns:
         Shares ``(B,)``.
@@ -87,8 +87,8 @@ def logit_spread(answers: Tensor) -> Tensor:
         >>> logit_spread(torch.tensor([[[4.0, 0.0]], [[3.0, 0.0]]])).tolist()
         [0.25]
     """
-    size = answers.abs().amax((0, 2)).clamp_min(1e-30)
-    return (answers.amax(0) - answers.amin(0)).amax(1) / size
+    size = logits.abs().amax((0, 2)).clamp_min(1e-30)
+    return (logits.amax(0) - logits.amin(0)).amax(1) / size
 
 
 def logits_in_parts(model: nn.Module, x: Tensor) -> Tensor:
@@ -115,15 +115,14 @@ def _logits_in_parts_or_none(model: nn.Module, x: Tensor) -> Tensor | None:
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     try:
         return query(QuerySpec(model, cross_entropy), x, y)[2]
-    except Exception:  # no path, or one that fails on the way back: both leave attacks blind
+    except Exception:  # no path, or a backward that raises: attacks have no gradient
         return None
 
 
 def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
-    """Return the share of all examples that attacks without gradients broke after those with gradients before them had failed.
+    """Return the share of all examples that attacks without gradients broke after gradient attacks, None without such attacks.
 
-    AutoAttack's authors distrust the gradients above 0.002. None where no such attack came after one with
-    gradients.
+    Above 0.002 AutoAttack's authors distrust the gradients.
 
     Args:
         rows: rows of a ledger.

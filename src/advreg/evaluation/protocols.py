@@ -1,7 +1,7 @@
 """Protocols: frozen, named, versioned lists of attacks. Two figures may be compared only if their protocol ids are equal.
 
-A protocol's attacks run in order, each on the examples that the ones before it left standing. To change what a name means,
-add a version: the id stands in every result.
+The attacks of a protocol run in order, each on the survivors of those before it. To change what a name means, add a version:
+every result carries the id.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ProtocolStage:
     Attributes:
         name: of the attack in the ledger.
         attack: the function.
-        nearest: share of the surviving examples that it begins with, those nearest to the boundary; while it breaks a fifth
-            of what it tried, it goes on to as many behind them. 1 for all at once.
+        nearest: share of the survivors that it begins with, those nearest to the boundary; while it breaks a fifth of what
+            it tried, it goes on to as many behind them. 1: all at once.
         needs_gradient: whether the attack uses gradients; black boxes, which use scores or labels only, do not.
     """
 
@@ -56,7 +56,7 @@ class Protocol:
         stages: the attacks, in order; each runs on the survivors of those before it.
 
     Raises:
-        ConfigError: two attacks of one name, or one called ``clean``: rows of the ledger go by the name.
+        ConfigError: two attacks of one name, or one called ``clean``: rows of the ledger carry the name.
 
     Example:
         >>> resolve("quick", "linf").id(ThreatModel("linf", 0.3))
@@ -71,8 +71,8 @@ class Protocol:
         names = [CLEAN, *(stage.name for stage in self.stages)]
         taken = next((name for k, name in enumerate(names) if name in names[:k]), None)
         if taken is not None:
-            whose = "the unattacked examples are" if taken == CLEAN else "one before it is"
-            raise ConfigError(f"an attack of the protocol is called {taken!r}, as {whose}; give it another name")
+            other = "the unattacked examples are" if taken == CLEAN else "one before it is"
+            raise ConfigError(f"an attack of the protocol is called {taken!r}, as {other}; give it another name")
 
     def __repr__(self) -> str:
         return f"Protocol({self.name}@{self.version}: {', '.join(stage.name for stage in self.stages)})"
@@ -92,11 +92,11 @@ class Protocol:
         return f"{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"
 
     def followed_by(self, *names: str) -> Protocol:
-        """Return this protocol with attacks of your own after it, each on what then still stands.
+        """Return this protocol with attacks of your own after it, each on the survivors of those before it.
 
         Args:
-            names: ``pkg.module:function``; the function takes ``(model, x, y, threat)``, and ``seed`` and ``ids`` if it wants
-                them, and returns something with ``x_adv``. It only proposes: the original model verifies.
+            names: ``pkg.module:function``; the function takes ``(model, x, y, threat)``, and ``seed`` and ``ids`` if it has
+                them, and returns an object with ``x_adv``. The original model verifies its points.
 
         Raises:
             ConfigError: a name that leads to no function.
@@ -120,8 +120,8 @@ def _pgd_40(norm: str) -> tuple[ProtocolStage, ...]:
 def _quick(norm: str) -> tuple[ProtocolStage, ...]:
     """Short runs with a long first step, then a few queries of Square.
 
-    A network that holds costs about 60 forwards and backwards an example each; an attack that keeps breaking examples goes on.
-    In l2 and l1, where attacks that start inside the ball see no slope, the runs come in from a ball of 16 eps.
+    A robust network costs about 60 forwards and 60 backwards an example; an attack that keeps breaking examples goes on. In l2
+    and l1, where robust networks are flat inside the ball, the runs start in a ball of 16 eps and come in.
     """
     if norm != "linf":
         short = partial(attacks.shrinking_pgd, schedule=((16, 3), (8, 3), (4, 3), (2, 4), (1, 6)), restarts=2)
@@ -175,12 +175,12 @@ def _rand(norm: str) -> tuple[ProtocolStage, ...]:
 
 
 def _strong(norm: str) -> tuple[ProtocolStage, ...]:
-    """Ours, by yield per cost: a short run for all, then restarts, rival classes and Square on the nearest survivors.
+    """Return the list by yield per cost: a short run on all, then restarts, other classes and Square on the nearest.
 
-    On robust networks nearly all that a later attack breaks is among the few examples nearest to the boundary after the first;
-    where it is not, as with masked gradients, an attack goes on to those behind while it keeps breaking them. The restarts take
-    many more examples than they break: after a single start an example may look far from the boundary that is not, and Square,
-    which breaks most of what the gradient attacks leave, tries only the nearest.
+    On robust networks later attacks break few examples except those nearest to the boundary after the first. Elsewhere, as with
+    masked gradients, an attack goes on to the examples behind while it keeps breaking them. The restarts try many more examples
+    than they break: after a single start an example near the boundary may appear far from it, and Square, which breaks most of
+    the survivors of gradient attacks, tries only the nearest.
     """
     if norm != "linf":
         return _strong_inward(norm)
@@ -195,9 +195,9 @@ def _strong(norm: str) -> tuple[ProtocolStage, ...]:
 
 
 def _strong_inward(norm: str) -> tuple[ProtocolStage, ...]:
-    """Return the list for l2 and l1: most stages come in from outside, where flat networks have a slope.
+    """Return the list for l2 and l1: most attacks come in from outside the ball, where flat networks have a gradient.
 
-    In l1 a few examples near the boundary fall to the sparse steps of Auto-PGD alone, each from few of its starts.
+    In l1 only the sparse steps of Auto-PGD break a few of the examples near the boundary, each from few of its starts.
     """
     inward, sparse = attacks.shrinking_pgd, partial(attacks.apgd, steps=40, restarts=5, large_eps=True)
     return (
@@ -211,12 +211,12 @@ def _strong_inward(norm: str) -> tuple[ProtocolStage, ...]:
 
 
 def _blackbox(norm: str) -> tuple[ProtocolStage, ...]:
-    """For models that only answer with scores: no gradient anywhere."""
+    """For models that return scores only: no attack uses gradients."""
     return (ProtocolStage("random-search", partial(attacks.random_search, queries=100), needs_gradient=False), _SQUARE)
 
 
 def _labels(norm: str) -> tuple[ProtocolStage, ...]:
-    """For models that only answer with a label."""
+    """For models that return labels only."""
     return (ProtocolStage("hopskipjump", attacks.hopskipjump, needs_gradient=False),)
 
 

@@ -38,7 +38,7 @@ def summarize(
         classes: names of the classes.
         seed: seed of the random draws.
         seconds: wall time spent in each stage.
-        flags: findings that bear on trust.
+        flags: findings that affect how far the figures can be trusted.
         spent: example-forwards and example-backwards besides those of the rows.
 
     Returns:
@@ -53,10 +53,11 @@ def summarize(
         (1.0, None)
     """
     clean = [row for row in rows if row["attack"] == CLEAN]
-    n, wrong, lost = len(clean), broken_ids(clean), broken_ids(rows)
-    correct, standing = n - len(wrong), n - len(lost)
-    verdicts = torch.zeros(n, dtype=torch.bool)
-    verdicts[sorted(lost)] = True
+    wrong, broken = broken_ids(clean), broken_ids(rows)
+    n = len(clean)
+    correct, survivors = n - len(wrong), n - len(broken)
+    is_broken = torch.zeros(n, dtype=torch.bool)
+    is_broken[sorted(broken)] = True
     found = Evaluation(
         protocol=protocol,
         threat=threat,
@@ -64,13 +65,13 @@ def summarize(
         seed=seed,
         clean_accuracy=correct / n,
         clean_interval=clopper_pearson_interval(correct, n),
-        robust_accuracy=standing / n,
-        interval=clopper_pearson_interval(standing, n),
-        attack_success_rate=(correct - standing) / max(correct, 1),
-        attack_success_interval=clopper_pearson_interval(correct - standing, correct),
-        broken=verdicts,
+        robust_accuracy=survivors / n,
+        interval=clopper_pearson_interval(survivors, n),
+        attack_success_rate=(correct - survivors) / max(correct, 1),
+        attack_success_interval=clopper_pearson_interval(correct - survivors, correct),
+        broken=is_broken,
         by_attack=tuple(_by_attack(rows, stages, n, seconds)),
-        per_class=tuple(_per_class(clean, lost, wrong, classes)),
+        per_class=tuple(_per_class(clean, broken, wrong, classes)),
         forwards=spent[0] + sum(row["forwards"] for row in rows),
         backwards=spent[1] + sum(row["backwards"] for row in rows),
         seconds=sum(seconds.values()),
@@ -81,22 +82,22 @@ def summarize(
 
 
 def _by_attack(rows: list[Row], stages: list[str], n: int, seconds: Mapping[str, float]) -> list[AttackSummary]:
-    found, standing = [], n
+    found, survivors = [], n
     for stage in stages:
         mine = [row for row in rows if row["attack"] == stage]
         broken = len(broken_ids(mine))
-        standing -= broken
+        survivors -= broken
         forwards, backwards = (sum(row[name] for row in mine) for name in ("forwards", "backwards"))
         cost = (forwards, backwards, seconds.get(stage, 0.0))
-        found.append(AttackSummary(stage, len(mine), broken, standing / n, *cost))
+        found.append(AttackSummary(stage, len(mine), broken, survivors / n, *cost))
     return found[1:]
 
 
-def _per_class(clean: list[Row], lost: set[int], wrong: set[int], classes: tuple[str, ...]) -> list[ClassSummary]:
+def _per_class(clean: list[Row], broken: set[int], wrong: set[int], classes: tuple[str, ...]) -> list[ClassSummary]:
     found = []
     for label, name in enumerate(classes):
         mine = {row["id"] for row in clean if row["label"] == label}
         if mine:
             count = len(mine)
-            found.append(ClassSummary(name, count, 1 - len(mine & wrong) / count, 1 - len(mine & lost) / count))
+            found.append(ClassSummary(name, count, 1 - len(mine & wrong) / count, 1 - len(mine & broken) / count))
     return found

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg._deprecation import renamed_attribute, renamed_options
 from advreg.errors import ModelError
 from advreg.models.onnx_files import onnx_fingerprint
 from advreg.plugins import first_line, import_extra
@@ -63,7 +64,7 @@ class Endpoint:
 
     def reply(self, x: Tensor) -> Reply:
         """Return the outputs, with the number of classes if the service returns it."""
-        return _joined([self._query(part) for part in torch.split(x.detach(), self.batch_size)], self.url)
+        return _join_replies([self._query(part) for part in torch.split(x.detach(), self.batch_size)], self.url)
 
     def _query(self, x: Tensor) -> Reply:
         body = json.dumps({"inputs": x.cpu().tolist()}).encode()
@@ -166,7 +167,7 @@ def _read(content: bytes, x: Tensor, url: str) -> Reply:
         values = torch.tensor(response[key])
     except (ValueError, TypeError, RuntimeError, OverflowError) as cause:
         raise ModelError(f"{url}: its {key} are not numbers in even rows; {wanted}") from cause
-    return Reply(_checked(values, x, key == "labels", url), _class_count(response.get("classes"), url))
+    return Reply(_check_outputs(values, x, key == "labels", url), _class_count(response.get("classes"), url))
 
 
 def _class_count(classes: object, url: str) -> int | None:
@@ -179,7 +180,7 @@ def _class_count(classes: object, url: str) -> int | None:
     return count
 
 
-def _checked(values: Tensor, x: Tensor, labels: bool, name: str) -> Tensor:
+def _check_outputs(values: Tensor, x: Tensor, labels: bool, name: str) -> Tensor:
     """Return scores in the type of the inputs, or labels as integers."""
     shape = tuple(values.shape)
     if len(shape) != (1 if labels else 2) or shape[0] != len(x) or (not labels and shape[1] < 2):
@@ -194,7 +195,7 @@ def _checked(values: Tensor, x: Tensor, labels: bool, name: str) -> Tensor:
     return values.to(x.device, torch.int64)
 
 
-def _joined(parts: list[Reply], name: str) -> Reply:
+def _join_replies(parts: list[Reply], name: str) -> Reply:
     shapes = {(*part.values.shape[1:], *([] if part.classes is None else [part.classes])) for part in parts}
     if len(shapes) > 1:
         raise ModelError(
@@ -229,7 +230,7 @@ class Onnx:
 
     def reply(self, x: Tensor) -> Reply:
         """Return the outputs; a file does not hold the number of classes."""
-        return _joined([self._run(part) for part in torch.split(x.detach(), self.batch_size)], str(self.path))
+        return _join_replies([self._run(part) for part in torch.split(x.detach(), self.batch_size)], str(self.path))
 
     def _run(self, x: Tensor) -> Reply:
         name = self.session.get_inputs()[0].name
@@ -240,7 +241,7 @@ class Onnx:
         except Exception as cause:  # the runtime has errors of its own
             raise ModelError(f"{self.path} cannot take inputs {tuple(x.shape)}: {first_line(cause)}") from cause
         values = torch.as_tensor(output)[: len(x)]
-        return Reply(_checked(values, x, values.ndim == 1, str(self.path)))
+        return Reply(_check_outputs(values, x, values.ndim == 1, str(self.path)))
 
 
 def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
@@ -281,7 +282,7 @@ def onnx(path: str | Path, *, batch_size: int = 256) -> Onnx:
     return Onnx(file, batch_size, False, session, fingerprint)
 
 
-Answers = Endpoint | Onnx
+Service = Endpoint | Onnx
 
 
 class InferenceOnlyModel(nn.Module):
@@ -291,29 +292,32 @@ class InferenceOnlyModel(nn.Module):
     a label that has not occurred yet is a valid prediction.
 
     Attributes:
-        answers: the function that is queried.
+        service: the function that is queried.
         classes: number of classes; None where the service or the data give it.
         in_data: number of classes in the data, 0 without data.
         score_only: marks the model as one without gradients.
 
     Args:
-        answers: result of `onnx` or `endpoint`, or a function of your own that returns scores or labels.
+        service: result of `onnx` or `endpoint`, or a function of your own that returns scores or labels.
         classes: number of classes, for models that return labels.
     """
 
     score_only = True
+    answers = renamed_attribute("answers", "service")
 
-    def __init__(self, answers: Answers, classes: int | None = None) -> None:
+    @renamed_options(answers="service")
+    def __init__(self, service: Service, classes: int | None = None) -> None:
         super().__init__()
         if classes is not None and classes < 2:
             raise ModelError(f"classes is {classes}; give the number of classes, 2 or more")
-        self.answers, self.classes, self.in_data = answers, classes, 0
+        self.service, self.classes = service, classes
+        self.in_data = 0
         self.eval()
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the function, in place of that of weights."""
-        return self.answers.fingerprint
+        return self.service.fingerprint
 
     def among(self, classes: int) -> InferenceOnlyModel:
         """Return the same model for data with this number of classes; any other label counts as one more class."""
@@ -328,7 +332,7 @@ class InferenceOnlyModel(nn.Module):
             ModelError: labels whose number of classes is unknown, or that are beyond it.
         """
         values, n_classes = (
-            self.answers.reply(x) if isinstance(self.answers, Endpoint | Onnx) else Reply(self.answers(x))
+            self.service.reply(x) if isinstance(self.service, Endpoint | Onnx) else Reply(self.service(x))
         )
         if values.ndim == 2:
             return values

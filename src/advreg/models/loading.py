@@ -19,7 +19,7 @@ _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
     "timm": third_party.timm,
     "torchvision": third_party.torchvision,
 }
-_INFERENCE_ONLY: dict[str, Callable[..., inference_only.Answers]] = {
+_INFERENCE_ONLY: dict[str, Callable[..., inference_only.Service]] = {
     "onnx": inference_only.onnx,
     "http": inference_only.endpoint,
     "https": inference_only.endpoint,

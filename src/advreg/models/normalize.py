@@ -1,4 +1,4 @@
-"""Normalisation as a layer: eps stays in units of pixels, and no caller can forget it."""
+"""Normalisation as a layer of the model, so that eps is in units of pixels."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Normalize(nn.Module):
 
 
 class Normalized(nn.Module):
-    """A network that expects normalised images, made to take pixels in [0, 1]; see `normalized`."""
+    """A network with the normalisation of its inputs; see `normalized`."""
 
     def __init__(self, net: nn.Module, mean: Numbers, std: Numbers) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ def normalized(model: nn.Module, mean: Numbers, std: Numbers) -> nn.Module:
 
     Args:
         model: a network that expects normalised inputs ``(B, C, ...)``; its mode and its device are kept.
-        mean: what was subtracted, one number a channel or one for all, as a list, a tuple or a tensor of any shape.
-        std: what was divided by, positive, of the same length.
+        mean: mean to subtract, one number a channel or one for all, as a list, a tuple or a tensor of any shape.
+        std: standard deviation to divide by, positive, of the same length.
 
     Returns:
         A module from raw inputs to logits ``(B, K)``.
@@ -104,10 +104,10 @@ def normalized(model: nn.Module, mean: Numbers, std: Numbers) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}; it must be a torch.nn.Module")
-    made = Normalized(model, mean, std)
-    for part in (made, made.normalize):  # what is frozen inside the network keeps its own mode
+    wrapped = Normalized(model, mean, std)
+    for part in (wrapped, wrapped.normalize):  # modules inside the network keep their modes
         part.training = model.training
     weight = next(model.parameters(), None)
     if weight is not None:
-        made.normalize.to(weight.device)
-    return made
+        wrapped.normalize.to(weight.device)
+    return wrapped

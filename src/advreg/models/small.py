@@ -1,4 +1,4 @@
-"""Small networks for images of MNIST's size, as published with the results that they are known for."""
+"""Small networks for images of MNIST's size, from the papers that use them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mnist_cnn(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module
         for inside, outside, stride in plan
         for layer in (nn.Conv2d(inside, outside, 3, stride=stride, padding=1), nn.ReLU())
     ]
-    side = _side(_halved(_halved(size)), size)
+    side = _side(_halve(_halve(size)), size)
     head = (nn.Flatten(), nn.Linear(64 * side * side, 100), nn.ReLU(), nn.Linear(100, classes))
     return nn.Sequential(*convolutions, *head)
 
@@ -139,5 +139,5 @@ def _side(side: int, size: int) -> int:
     return side
 
 
-def _halved(size: int) -> int:
+def _halve(size: int) -> int:
     return (size + 1) // 2  # a padded 3x3 convolution of stride 2

@@ -17,7 +17,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SplitBatchNorm(nn.Module):
-    """Two BatchNorms that start equal; `routed` selects one of them, and ``adv`` is the default.
+    """Two BatchNorms that start equal; `use_route` selects one of them, and ``adv`` is the default.
 
     Args:
         norm: the BatchNorm to split.
@@ -112,7 +112,7 @@ def merge_batchnorm(model: nn.Module, route: Route = "adv") -> nn.Module:
 
 
 @contextmanager
-def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
+def use_route(model: nn.Module, route: Route) -> Iterator[nn.Module]:
     """Use the BatchNorms of one route inside the block; the previous routes are restored after it.
 
     Args:
@@ -127,7 +127,7 @@ def routed(model: nn.Module, route: Route) -> Iterator[nn.Module]:
 
     Example:
         >>> model = split_batchnorm(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)))
-        >>> with routed(model, "clean"):
+        >>> with use_route(model, "clean"):
         ...     model[1].route
         'clean'
         >>> model[1].route

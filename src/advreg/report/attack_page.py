@@ -12,7 +12,7 @@ from PIL import Image
 
 from advreg.report import formatting
 from advreg.report.facts import Facts, ThreatFacts
-from advreg.report.gallery import data_uri, signed
+from advreg.report.gallery import data_uri, signed_colours
 from advreg.report.html import render
 
 SIDE = 320
@@ -108,7 +108,7 @@ def verdict(photo: Photograph) -> str:
 
 def _change(photo: Photograph) -> Picture:
     change = (photo.after.astype(np.float64) - photo.before.astype(np.float64)) / 255 * photo.magnified
-    return signed(change.transpose(2, 0, 1))
+    return signed_colours(change.transpose(2, 0, 1))
 
 
 def _on_white(picture: Picture) -> Picture:

@@ -115,10 +115,10 @@ def section(run: Path | str) -> DiagnosisSection | None:
 
 def _check(row: Record) -> CheckRow:
     texts = [str(row.values.get(key) or "") for key in ("says", "cause", "remedy", "link")]
-    return CheckRow(row.text("group"), row.text("name"), row.text("verdict"), _measured(row), *texts)
+    return CheckRow(row.text("group"), row.text("name"), row.text("verdict"), _measurement(row), *texts)
 
 
-def _measured(row: Record) -> str:
+def _measurement(row: Record) -> str:
     value, ends = row.number_or_none("measured"), row.values.get("interval")
     if value is None:
         return "-"

@@ -79,7 +79,7 @@ def cards(evaluation: EvaluationFacts, budget: int) -> list[Card]:
         return []
     kinds = [(_outcome(examples, row), int(examples.labels[row])) for row in range(len(examples.ids))]
     chosen: list[Card] = []
-    for row in _mixed(kinds, CARDS):
+    for row in _take_turns(kinds, CARDS):
         card = _card(evaluation, examples, row)
         budget -= card.size
         if budget < 0:
@@ -95,7 +95,7 @@ def _outcome(examples: ExamplesFacts, row: int) -> str:
     return "fooled" if examples.broken[row] else "withstood"
 
 
-def _mixed(kinds: Sequence[Hashable], limit: int) -> list[int]:
+def _take_turns(kinds: Sequence[Hashable], limit: int) -> list[int]:
     """Return at most `limit` indices in turns: the first of every kind, then the second of every kind, ..."""
     seen: Counter[Hashable] = Counter()
     turns = []
@@ -127,7 +127,7 @@ def _card(evaluation: EvaluationFacts, examples: ExamplesFacts, row: int) -> Car
         breaking_eps=_breaking_eps(evaluation, examples, row, change),
         magnified=(box[1] - box[0]) / most if most else 1.0,
         clean=data_uri(_grey_levels(clean, box)),
-        change=data_uri(signed(change / most if most else change)),
+        change=data_uri(signed_colours(change / most if most else change)),
         adversarial=data_uri(_grey_levels(adversarial, box)),
     )
 
@@ -162,7 +162,7 @@ def _grey_levels(image: Pixels, box: Interval) -> NDArray[np.uint8]:
     return _bytes(255 * unit.clip(0.0, 1.0).transpose(1, 2, 0))
 
 
-def signed(change: NDArray[np.float64]) -> NDArray[np.uint8]:
+def signed_colours(change: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return a change as colours ``(H, W, C)`` in bytes.
 
     Args:

@@ -90,7 +90,7 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
     label += f'<desc id="{name}-desc">{html.escape(description)}</desc>'
     opening = f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}"'
     opening += f' aria-labelledby="{name}-title {name}-desc">'
-    return f"{opening}{label}{_themed(_prefixed(body, name))}</svg>"
+    return f"{opening}{label}{_apply_theme(_prefix_ids(body, name))}</svg>"
 
 
 def _body(document: str) -> str:
@@ -99,7 +99,7 @@ def _body(document: str) -> str:
     return re.sub(r"\s*\n\s*", " ", drawing)
 
 
-def _prefixed(body: str, name: str) -> str:
+def _prefix_ids(body: str, name: str) -> str:
     """Prefix the ids that are referenced and remove the others."""
     used = set(re.findall(r"(?:url\(|href=\")#([\w.-]+)", body))
     body = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
@@ -107,7 +107,7 @@ def _prefixed(body: str, name: str) -> str:
     return re.sub(r'(?:xlink:)?href="#([\w.-]+)"', rf'href="#{name}-\1"', body)
 
 
-def _themed(body: str) -> str:
+def _apply_theme(body: str) -> str:
     """Replace placeholder colours by CSS variables, and drop fonts so that text uses that of the page."""
     body = re.sub(r"font-family: [^;\"]*; ?", "", body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)

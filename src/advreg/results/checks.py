@@ -180,7 +180,7 @@ def grade_gain(
     *,
     broken: Sequence[int],
     tried: int,
-    standing: int,
+    survivors: int,
     total: int,
     threshold: float = GAIN,
 ) -> Check:
@@ -196,18 +196,18 @@ def grade_gain(
         by: the other attack, in words.
         broken: ids that it broke.
         tried: number of these examples on which it was run.
-        standing: number of examples that the figure counts as robust.
-        total: number of examples in the figure's denominator.
+        survivors: number of examples that the figure counts as robust.
+        total: number of examples in the figure.
         threshold: share beyond which the figure is suspect.
 
     Returns:
         The graded check; skipped if the attack was run on no example.
 
     Example:
-        >>> grade_gain("black-box", "A", "masked gradients", "Square", broken=[4], tried=50, standing=90, total=100).verdict
+        >>> grade_gain("black-box", "A", "masked gradients", "Square", broken=[4], tried=50, survivors=90, total=100).verdict
         'pass'
     """
-    if not standing:
+    if not survivors:
         return Check(
             name, group, "pass", 0.0, (0.0, 0.0), threshold, GAP, "nothing stands that could still fall", cause
         )
@@ -215,9 +215,7 @@ def grade_gain(
         return skip_check(name, group, f"{by} had nothing left to try: the attacks before broke all it was given")
     share, ends = len(broken) / total, clopper_pearson_interval(len(broken), total)
     says = f"{by} breaks {len(broken)} of {tried} examples that the figure counts as robust"
-    return grade_check(
-        name, group, cause, says, measured=share, threshold=threshold, limit=GAP, ends=ends, ids=broken
-    )  # fmt: skip
+    return grade_check(name, group, cause, says, measured=share, threshold=threshold, limit=GAP, ends=ends, ids=broken)
 
 
 def verdict(checks: Iterable[Check]) -> Verdict:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 CLEAN = "clean"
-"""Name of the unattacked examples' rows."""
+"""Attack name in the rows of the unattacked examples."""
 
 CHUNK = 1024
-"""Examples whose survivors are gathered before each attack: the unit of sharding. Late attacks have few survivors, and a
-step costs a third as much an example at 64 rows as at 8."""
+"""Examples whose survivors are gathered before each attack, and the unit of sharding. Late attacks have few survivors, and
+at 64 rows a step costs a third as much an example as at 8."""
 
 UNIT = 256
-"""Examples attacked together at most: the unit of work and of resuming."""
+"""Largest number of examples attacked together: the unit of work and of resuming."""
 
 
 def rows_of(stage: str, columns: Mapping[str, Tensor]) -> list[Row]:
@@ -55,22 +55,22 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
 
 
 CONTINUE_SHARE = 0.2
-"""Share of the tried that must break for an attack meant for the nearest to go on to those behind them."""
+"""Share of its examples that an attack on the nearest must break to go on to those behind them."""
 
 FEWEST = 4
-"""Examples that such an attack begins with at least: what a single one withstands says nothing about those behind it."""
+"""Least number of examples that such an attack begins with: a single survivor says nothing about those behind it."""
 
 
-def next_ids(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[int]) -> list[int]:
-    """Return the ids that an attack is tried on next, none when it is done with a chunk.
+def next_ids(past: Sequence[Row], stage: tuple[str, float], survivors: Sequence[int]) -> list[int]:
+    """Return the ids that an attack tries next, none when it is done with a chunk.
 
-    An attack for a share of the examples takes those nearest to the boundary: of highest margin on the original model at the
-    worst point found so far. While it breaks a fifth of what it tried, it takes as many again from those behind.
+    An attack on a share of the examples takes those nearest to the boundary: those with the highest margin at the worst point
+    found so far, on the original model. While it breaks a fifth of what it tried, it takes as many again from those behind.
 
     Args:
         past: the chunk's rows so far, in order.
-        stage: name of the attack, and the share of what stands that it begins with.
-        standing: ids of the chunk that nothing has broken.
+        stage: name of the attack, and the share of the survivors that it begins with.
+        survivors: ids of the chunk that no attack has broken.
 
     Returns:
         Ids in increasing order.
@@ -78,42 +78,42 @@ def next_ids(past: Sequence[Row], stage: tuple[str, float], standing: Sequence[i
     name, share = stage
     mine = [row for row in past if row["attack"] == name]
     if share >= 1:
-        return [] if mine else list(standing)
+        return [] if mine else list(survivors)
     if mine and len(broken_ids(mine)) < CONTINUE_SHARE * len(mine):
         return []
     tried = {row["id"] for row in mine}
-    margin = {i: -math.inf for i in standing if i not in tried}
+    margin = {i: -math.inf for i in survivors if i not in tried}
     for row in past:
         if row["id"] in margin:
             margin[row["id"]] = max(margin[row["id"]], row["margin"])
     nearest = sorted(margin, key=lambda i: (-margin[i], i))
-    return sorted(nearest[: len(mine) or max(FEWEST, math.ceil(share * len(standing)))])
+    return sorted(nearest[: len(mine) or max(FEWEST, math.ceil(share * len(survivors)))])
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How many examples an attack gets at once; it affects time and the rounding of the kernels, never which are attacked.
+    """Size of the batches of an evaluation; it affects time and rounding, but not which examples are attacked.
 
     Attributes:
-        rows: examples attacked together at most.
-        chunks: chunks that share a batch: the late attacks of one chunk cannot occupy a large GPU.
+        rows: largest number of examples attacked together.
+        chunks: chunks that share batches: the late attacks of one chunk cannot fill a large GPU.
     """
 
     rows: int = UNIT
     chunks: int = 1
 
     def header(self) -> dict[str, int]:
-        """Return what a ledger's header states: nothing for the default, so that ledgers of CPUs are what they were."""
+        """Return the entries of a ledger's header: none for the default, so that ledgers of CPUs do not change."""
         return {} if self == Batching() else {"batch_rows": self.rows, "batch_chunks": self.chunks}
 
     @classmethod
     def of_header(cls, header: Mapping[str, Any]) -> Batching:
-        """Return the batching that a ledger's header states."""
+        """Return the batching in a ledger's header."""
         return cls(header.get("batch_rows", UNIT), header.get("batch_chunks", 1))
 
 
 def units(ids: Sequence[int], size: int = UNIT) -> list[list[int]]:
-    """Return the ids in groups of at most ``size``, which are attacked, written and resumed together.
+    """Split ids into groups of at most ``size`` that are attacked, written and resumed together.
 
     Args:
         ids: example ids of a chunk.
@@ -130,15 +130,15 @@ def units(ids: Sequence[int], size: int = UNIT) -> list[list[int]]:
 
 
 def complete_rows(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
-    """Return the rows of the units of work that were written whole, in the order of a single process.
+    """Return the rows of the units of work that were written completely, in the order of a single process.
 
-    A crash may cut a unit's rows short; that unit then runs again, and its rows are the same. Rows may come in any order and
-    twice, as several processes write them.
+    A crash may truncate the rows of a unit, which then runs again with the same rows. Rows may come in any order and twice, as
+    several processes write them.
 
     Args:
-        rows: as read from one or more ledgers.
+        rows: rows of one or more ledgers.
         stages: name of each attack and the share of the survivors that it begins with.
-        n: how many examples there are.
+        n: number of examples.
 
     Returns:
         Rows of complete units, without duplicates.

@@ -16,7 +16,7 @@ from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.verification import require_eval_mode, verify_with_logits
 from advreg.errors import ConfigError, ThreatError
-from advreg.objectives import margin, ranked
+from advreg.objectives import margin, replace_nan
 from advreg.threat import Norm, ThreatModel, broadcast_per_example, eps_like, whole_box
 
 
@@ -146,7 +146,7 @@ def _bisect(
         middle = (correct + fooling) / 2
         tried = (x + broadcast_per_example(middle, x) * (beyond - x)).clamp(*ball.box)
         fools, logits = verify_with_logits(model, x, tried, y, whole_box(ball.box), targeted)
-        lead = ranked(-margin(logits, y) if targeted else margin(logits, y))
+        lead = replace_nan(-margin(logits, y) if targeted else margin(logits, y))
         point = torch.where(broadcast_per_example(fools, x), tried, point)
         loss = torch.where(fools, lead.to(loss.dtype), loss)
         correct, fooling = torch.where(fools, correct, middle), torch.where(fools, middle, fooling)

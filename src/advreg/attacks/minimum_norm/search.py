@@ -39,7 +39,7 @@ from advreg.attacks.verification import (
     verify_with_logits,
 )
 from advreg.errors import ThreatError
-from advreg.objectives import fooled, labels_of, margin, ranked
+from advreg.objectives import fooled, labels_of, margin, replace_nan
 from advreg.threat import broadcast_per_example, eps_like, whole_box
 
 _OVERSHOOTS = (1.001, 1.01, 1.03, 1.1, 1.3)
@@ -116,7 +116,7 @@ class MinimumNormScoreboard(BaseScoreboard):
         return fools, logits
 
     def _loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
-        return ranked(self.plan.lead(logits, y)).to(self.loss.dtype)
+        return replace_nan(self.plan.lead(logits, y)).to(self.loss.dtype)
 
     def goal(self) -> Tensor:
         """Return the distance at which each example may leave, ``(B,)``."""

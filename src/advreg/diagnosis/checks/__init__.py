@@ -1,1 +1,1 @@
-"""The checks of a diagnosis, a module for each symptom of a figure that cannot be trusted."""
+"""The checks of a diagnosis, one module for each group."""

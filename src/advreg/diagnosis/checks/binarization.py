@@ -1,7 +1,7 @@
 """E. The binarisation test: an attack must find an adversarial example where one exists by construction.
 
-For each example: points inside the ball labelled 0 and one point on its boundary labelled 1, told apart without error by a
-linear read-out of the features before the last layer. Everything else of the network stays as it is, and so does the attack.
+Around each example, points inside the ball get label 0 and one point on its surface gets label 1. A linear read-out of the
+features before the last layer separates them without error. The rest of the network and the attack are unchanged.
 
 Reference: Zimmermann et al., "Increasing confidence in adversarial robustness evaluations", NeurIPS 2022, arXiv:2206.13991.
 """
@@ -28,8 +28,8 @@ from advreg.threat import ThreatModel
 
 _INSIDE = 0.95
 _MISSED, _FAILED = 0.05, 0.2  # share of misses that is suspect, and that fails
-_LEAST = 4  # planted examples that a grade takes
-_RARELY = 0.5  # share of the random searches that may succeed before the test tells nothing
+_LEAST = 4  # planted examples that a grade needs
+_LEAST_SHARE = 0.5  # share of the planted examples that random search must miss for a grade
 _LANE = 9000
 _DRAWS = 200
 
@@ -47,47 +47,53 @@ class ReadOut:
         return torch.stack([-score / 2, score / 2], 1)
 
 
-def binarisation(subject: DiagnosisContext) -> Check:
-    """Measure how often the figure's attack finds the planted example, which random search hardly ever does."""
-    if absent := needs_gradient(subject, "binarisation", "E"):
+def binarisation(context: DiagnosisContext) -> Check:
+    """Measure how often the figure's attack finds a planted example that random search misses."""
+    if absent := needs_gradient(context, "binarisation", "E"):
         return absent
-    head = last_linear(subject.model, subject.x[:2])
+    head = last_linear(context.model, context.x[:2])
     if head is None:
         return skip_check("binarisation", "E", "the network does not end in a linear layer that could be replaced")
-    if not accepts_two_logits(subject.model, head, subject.x[:2]):
+    if not accepts_two_logits(context.model, head, context.x[:2]):
         return skip_check("binarisation", "E", "what follows the last linear layer does not take two numbers from it")
-    found = _outcomes(subject, head)
-    told = [by_attack for by_attack, by_chance in found if not by_chance]
-    if len(told) < max(_LEAST, _RARELY * len(found)):
-        says = f"only {len(told)} of {len(found)} examples could be planted out of reach of chance"
+    outcomes = _outcomes(context, head)
+    hits = [by_attack for by_attack, by_chance in outcomes if not by_chance]
+    if len(hits) < max(_LEAST, _LEAST_SHARE * len(outcomes)):
+        says = f"only {len(hits)} of {len(outcomes)} examples could be planted out of reach of chance"
         return skip_check("binarisation", "E", says)
-    missed, n = told.count(False), len(told)
+    missed, n = hits.count(False), len(hits)
     says = f"the same attack misses {missed} of {n} adversarial examples that exist by construction"
     return grade_check(
-        "binarisation", "E", "masked gradients", says, measured=missed / n, threshold=_MISSED, limit=_FAILED,
+        "binarisation",
+        "E",
+        "masked gradients",
+        says,
+        measured=missed / n,
+        threshold=_MISSED,
+        limit=_FAILED,
         ends=clopper_pearson_interval(missed, n),
-    )  # fmt: skip
+    )
 
 
-def _outcomes(subject: DiagnosisContext, head: nn.Linear) -> list[tuple[bool, bool]]:
-    """Return by example whether the attack and whether random search found what was planted, until the grade is certain.
+def _outcomes(context: DiagnosisContext, head: nn.Linear) -> list[tuple[bool, bool]]:
+    """Return for each example whether the attack and whether random search found the planted point, until the grade is certain.
 
-    Where the budget's examples leave it between a pass and a failure, the other probes are tried too.
+    If the grade is uncertain after the examples of the budget, the other probes are tried too.
     """
-    found: list[tuple[bool, bool]] = []
-    budget = subject.budget.binarised
-    for k, row in enumerate(subject.probes(), 1):
-        if (outcome := _try_planted(subject, head, int(row))) is not None:
-            found.append(outcome)
-        told = [by_attack for by_attack, by_chance in found if not by_chance]
-        enough = len(told) >= max(_LEAST, _RARELY * len(found)) or k >= budget
-        if enough and grade_is_certain(told.count(False), len(told), max(budget - k, 0)):
+    outcomes: list[tuple[bool, bool]] = []
+    budget = context.budget.binarised
+    for k, row in enumerate(context.probes(), 1):
+        if (outcome := _try_planted(context, head, int(row))) is not None:
+            outcomes.append(outcome)
+        hits = [by_attack for by_attack, by_chance in outcomes if not by_chance]
+        enough = len(hits) >= max(_LEAST, _LEAST_SHARE * len(outcomes)) or k >= budget
+        if enough and grade_is_certain(hits.count(False), len(hits), max(budget - k, 0)):
             break
-    return found
+    return outcomes
 
 
 def grade_is_certain(missed: int, n: int, left: int) -> bool:
-    """Return whether missing ``missed`` of ``n`` is a failure now, or cannot be more than a pass when ``left`` more are tried.
+    """Return whether ``missed`` of ``n`` is a failure, or remains a pass even if ``left`` more are missed.
 
     Example:
         >>> grade_is_certain(4, 4, 16), grade_is_certain(0, 10, 10), grade_is_certain(0, 17, 2), grade_is_certain(7, 20, 0)
@@ -100,7 +106,7 @@ def grade_is_certain(missed: int, n: int, left: int) -> bool:
 
 
 def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
-    """Return the linear layer that is called last, if nothing but operations without weights follows it."""
+    """Return the linear layer that is called last if no layer with weights follows it, else None."""
     called: list[nn.Module] = []
 
     def note(module: nn.Module, *_: Any) -> None:
@@ -119,36 +125,36 @@ def last_linear(model: nn.Module, x: Tensor) -> nn.Linear | None:
 
 
 def accepts_two_logits(model: nn.Module, head: nn.Linear, x: Tensor) -> bool:
-    """Return whether a network answers with two finite numbers where this layer gives two."""
+    """Return whether the network returns two finite logits where this layer returns two."""
     try:
         with replace_output(head, lambda features: features.new_zeros(len(features), 2)), torch.no_grad():
             z = query_model(model, x)
-    except Exception as cause:  # it may pick, group or reshape its own classes
+    except Exception as cause:  # the network may pick, group or reshape its classes
         return not describe_or_reraise(cause)
     return z.shape == (len(x), 2) and bool(torch.isfinite(z).all())
 
 
-def _try_planted(subject: DiagnosisContext, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
-    """Return whether the attack and whether random search found the example planted beside one input; None if none fits."""
-    x, ids = subject.x[row : row + 1], subject.ids[row : row + 1]
-    planted = _plant(subject, head, x, ids)
+def _try_planted(context: DiagnosisContext, head: nn.Linear, row: int) -> tuple[bool, bool] | None:
+    """Return whether the attack and random search found the point planted near one input; None if none can be planted."""
+    x, ids = context.x[row : row + 1], context.ids[row : row + 1]
+    planted = _plant(context, head, x, ids)
     if planted is None:
         return None
     y = torch.zeros(1, dtype=torch.int64, device=x.device)
-    draws = draw_points(subject.threat, x, ids, _DRAWS, subject.seed + 1)
+    draws = draw_points(context.threat, x, ids, _DRAWS, context.seed + 1)
     with replace_output(head, planted):
-        options = filter_kwargs(subject.attack, seed=subject.seed, ids=ids)
-        found = subject.attack(subject.model, x, y, subject.threat, **options)
-        blind = logits_of(subject.model, draws).argmax(1).any()
+        options = filter_kwargs(context.attack, seed=context.seed, ids=ids)
+        found = context.attack(context.model, x, y, context.threat, **options)
+        blind = logits_of(context.model, draws).argmax(1).any()
     return bool(found.broken), bool(blind)
 
 
-def _plant(subject: DiagnosisContext, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
-    inside, outside = _points(subject.threat, x, ids, subject.budget.inner, subject.seed)
+def _plant(context: DiagnosisContext, head: nn.Linear, x: Tensor, ids: Tensor) -> ReadOut | None:
+    inside, outside = _points(context.threat, x, ids, context.budget.inner, context.seed)
     with record_features(head) as seen:
         for part in torch.split(torch.cat([x, inside, outside]), 256):
-            logits_of(subject.model, part)
-    return fit_readout(torch.cat(seen), float(margins(subject.model, x, logits_of(subject.model, x).argmax(1)).abs()))
+            logits_of(context.model, part)
+    return fit_readout(torch.cat(seen), float(margins(context.model, x, logits_of(context.model, x).argmax(1)).abs()))
 
 
 def _points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -179,11 +185,11 @@ def draw_points(threat: ThreatModel, x: Tensor, ids: Tensor, count: int, seed: i
 
 
 def fit_readout(features: Tensor, scale: float) -> ReadOut | None:
-    """Return the read-out along Fisher's direction that separates the last row from all others, or None if none does.
+    """Return the read-out along Fisher's direction that separates the last row from all others, or None if it does not.
 
     Args:
-        features: of the clean point, of the points inside, and last of the planted one: ``(2 + inner, F)``.
-        scale: the margin that the clean point is given, as large as the network's own.
+        features: features of the clean point, the points inside, and last the planted point ``(2 + inner, F)``.
+        scale: margin of the clean point under the read-out.
 
     Returns:
         The read-out, or None.
@@ -205,11 +211,11 @@ def fit_readout(features: Tensor, scale: float) -> ReadOut | None:
 
 @contextmanager
 def record_features(head: nn.Linear) -> Iterator[list[Tensor]]:
-    """Collect what a layer is given, as long as the block lasts."""
+    """Record the inputs of a layer inside the block."""
     seen: list[Tensor] = []
 
-    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen.append(given[0].detach().flatten(1))
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].detach().flatten(1))
 
     handle = head.register_forward_pre_hook(note)
     try:
@@ -219,11 +225,11 @@ def record_features(head: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def replace_output(head: nn.Linear, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let a read-out, or another function of the features, answer in place of a layer, as long as the block lasts."""
+def replace_output(head: nn.Linear, readout: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the output of a layer by a function of its inputs inside the block."""
 
-    def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
-        return answer(given[0].flatten(1))
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return readout(inputs[0].flatten(1))
 
     handle = head.register_forward_hook(hook)
     try:

@@ -1,4 +1,4 @@
-"""D. Indicators that an attack failed for a reason of its own.
+"""D. Indicators of attack failure: the attack failed although adversarial points may exist.
 
 Reference: Pintor et al., "Indicators of attack failure", NeurIPS 2022, arXiv:2106.09947.
 """
@@ -21,103 +21,110 @@ from advreg.statistics import clopper_pearson_interval
 
 _RADIUS = 4 / 255  # of the width of the box
 _NOTHING = "no example is right: there is none to look at"
-_LAST = 10  # iterations of a trace that should bring nothing more
+_LAST = 10  # last steps of a trace, which should gain little
 _UNFINISHED = (
-    0.1  # of the margin gained: PGD-40 reads 1 to 6% on honest networks, with steps too short for it 15 to 25%
+    0.1  # share of the margin gained: PGD-40 measures 1 to 6% on honest networks, 15 to 25% if steps are too short
 )
 
 
-def gradient_path(subject: DiagnosisContext) -> Check:
-    """I1, first half: check whether a gradient reaches the input at all."""
-    says = subject.no_gradient or "gradients reach the input"
-    raised = bool(subject.no_gradient) and bool(len(subject.probes()))
+def gradient_path(context: DiagnosisContext) -> Check:
+    """I1, first half: check whether a gradient reaches the input."""
+    says = context.no_gradient or "gradients reach the input"
+    raised = bool(context.no_gradient) and bool(len(context.probes()))
     return flag_check("gradient-path", "D", "no gradient path", says, raised=raised)
 
 
-def zero_gradients(subject: DiagnosisContext) -> Check:
+def zero_gradients(context: DiagnosisContext) -> Check:
     """I1, second half: measure on how many robust examples the gradient of the loss is exactly zero."""
-    if absent := needs_gradient(subject, "zero-gradients", "D"):
+    if absent := needs_gradient(context, "zero-gradients", "D"):
         return absent
-    rows = subject.standing[:CHEAP]
-    count = count_zero_gradients(subject, rows) if len(rows) else 0
-    share, ends = count / max(len(rows), 1), clopper_pearson_interval(count, len(rows)) if len(rows) else None
-    flat = flat_operations(subject.model, subject.x[:2]) if count else []
+    rows = context.robust_rows[:CHEAP]
+    count = count_zero_gradients(context, rows) if len(rows) else 0
+    share = count / max(len(rows), 1)
+    ends = clopper_pearson_interval(count, len(rows)) if len(rows) else None
+    flat = flat_operations(context.model, context.x[:2]) if count else []
     cause = "shattered gradients" if flat else "saturated"
     why = f" ({', '.join(flat)} in the model)" if flat else ""
     says = f"on {count} of {len(rows)} robust examples the gradient of the cross-entropy is exactly zero{why}"
     return grade_check("zero-gradients", "D", cause, says, measured=share, threshold=0.0, limit=0.05, ends=ends)
 
 
-def count_zero_gradients(subject: DiagnosisContext, rows: Tensor) -> int:
+def count_zero_gradients(context: DiagnosisContext, rows: Tensor) -> int:
     """Return how many of these examples have a gradient of exactly zero."""
-    found = gradients(subject.model, subject.x[rows], subject.y[rows], cross_entropy).flatten(1)
+    found = gradients(context.model, context.x[rows], context.y[rows], cross_entropy).flatten(1)
     return int((found == 0).all(1).sum())
 
 
-def noisy_landscape(subject: DiagnosisContext) -> Check:
-    """I2: measure how much the loss changes, relatively, from a point to its neighbours within 4/255 of the box."""
-    rows = subject.probes()
+def noisy_landscape(context: DiagnosisContext) -> Check:
+    """I2: measure the relative change of the loss between an example and random points within 4/255 of the box."""
+    rows = context.probes()
     if not len(rows):
         return skip_check("noisy-landscape", "D", _NOTHING)
-    measured = float(roughness(subject, rows, 100 if subject.budget.thorough else 25).mean())
-    radius = _RADIUS * subject.threat.width
+    measured = float(roughness(context, rows, 100 if context.budget.thorough else 25).mean())
+    radius = _RADIUS * context.threat.width
     says = f"from a point to random neighbours within {radius:.2g} the margin changes by {measured:.1%} of itself"
-    cause = "random" if subject.is_random else "masked gradients"
+    cause = "random" if context.is_random else "masked gradients"
     return grade_check("noisy-landscape", "D", cause, says, measured=measured, threshold=0.1)
 
 
-def roughness(subject: DiagnosisContext, rows: Tensor, neighbours: int) -> Tensor:
-    """Return the mean relative change of the margin around each clean point ``(R,)``, capped at 1."""
-    x, y, ids = subject.x[rows], subject.y[rows], subject.ids[rows]
-    here = margins(subject.model, x, y)
-    (low, high), radius = subject.threat.box, _RADIUS * subject.threat.width
+def roughness(context: DiagnosisContext, rows: Tensor, neighbours: int) -> Tensor:
+    """Return the mean relative change of the margin around each clean point ``(R,)``, capped at 1.
+
+    Args:
+        context: model, examples and figure.
+        rows: rows to measure ``(R,)``.
+        neighbours: number of random points around each.
+    """
+    x, y, ids = context.x[rows], context.y[rows], context.ids[rows]
+    here = margins(context.model, x, y)
+    (low, high), radius = context.threat.box, _RADIUS * context.threat.width
     total = torch.zeros_like(here)
     for k in range(neighbours):
-        shift = (2 * example_rng.uniform(ids, tuple(x.shape[1:]), subject.seed, 7000 + k, x.dtype) - 1) * radius
-        there = margins(subject.model, (x + shift).clamp(low, high), y)
+        shift = (2 * example_rng.uniform(ids, tuple(x.shape[1:]), context.seed, 7000 + k, x.dtype) - 1) * radius
+        there = margins(context.model, (x + shift).clamp(low, high), y)
         total += ((there - here).abs() / here.abs().clamp_min(1e-12)).clamp_max(1.0)
     return total / neighbours
 
 
-def silent_success(subject: DiagnosisContext) -> Check:
-    """I3: measure how often an iterate fooled the model and the returned point does not."""
-    if absent := needs_gradient(subject, "silent-success", "D"):
+def silent_success(context: DiagnosisContext) -> Check:
+    """I3: measure how often an iterate fools the model and the returned point does not."""
+    if absent := needs_gradient(context, "silent-success", "D"):
         return absent
-    silent = subject.trace.fooled.any(0) & ~subject.trace.result.broken
+    silent = context.trace.fooled.any(0) & ~context.trace.result.broken
     count, n = int(silent.sum()), len(silent)
-    cause = "random" if subject.is_random else "weak attack"
+    cause = "random" if context.is_random else "weak attack"
     says = f"on {count} of {n} examples an iterate fooled the model and the returned point does not"
     share, ends = count / n, clopper_pearson_interval(count, n)
     return grade_check("silent-success", "D", cause, says, measured=share, threshold=0.01, limit=0.2, ends=ends)
 
 
-def incomplete(subject: DiagnosisContext) -> Check:
-    """I4: measure how much of the margin that an attack gains it gains in its last 10 steps of 40."""
-    if absent := needs_gradient(subject, "incomplete", "D"):
+def incomplete(context: DiagnosisContext) -> Check:
+    """I4: measure the share of the margin gained that the last 10 of 40 steps gain."""
+    if absent := needs_gradient(context, "incomplete", "D"):
         return absent
-    if subject.claim != PGD_40:
+    if context.claim != PGD_40:
         return skip_check(
             "incomplete", "D", "the figure is another attack's than the PGD that is followed here: see steps"
         )
-    measured = late_gain(subject.trace, _LAST)
+    measured = late_gain(context.trace, _LAST)
     says = f"the last {_LAST} of 40 steps still bring {measured:.1%} of the margin gained on what stands"
     return grade_check("incomplete", "D", "weak attack", says, measured=measured, threshold=_UNFINISHED)
 
 
-def copies(subject: DiagnosisContext) -> Check:
-    """I5: check whether the fast copy that attacks work on and the original agree, clean and attacked."""
-    if absent := needs_certainty(subject, "copies", "D"):
+def copies(context: DiagnosisContext) -> Check:
+    """I5: check whether the fast copy that attacks query and the original agree on clean and attacked points."""
+    if absent := needs_certainty(context, "copies", "D"):
         return absent
-    rows = subject.probes()
+    rows = context.probes()
     if not len(rows):
         return skip_check("copies", "D", _NOTHING)
-    points = [subject.x[rows]] + ([] if subject.no_gradient else [subject.trace.result.x_adv])
-    fast = freeze(subject.model, subject.x[rows], precision=subject.precision)  # type: ignore[arg-type]
-    if fast.net is subject.model:  # a script, a program, a handle that no copy may have
+    points = [context.x[rows]] + ([] if context.no_gradient else [context.trace.result.x_adv])
+    fast = freeze(context.model, context.x[rows], precision=context.precision)  # type: ignore[arg-type]
+    if fast.net is context.model:  # no copy can be made of a TorchScript or exported program
         return skip_check("copies", "D", "there is no copy of this model: attacks work on the model itself")
     with torch.no_grad():
         differ = sum(
-            int((query_model(fast, a).argmax(1) != query_model(subject.model, a).argmax(1)).sum()) for a in points
+            int((query_model(fast, a).argmax(1) != query_model(context.model, a).argmax(1)).sum()) for a in points
         )
     n = len(points) * len(rows)
     says = f"the copy that attacks work on ({fast.choice}) and the original disagree on {differ} of {n} points"

@@ -1,4 +1,4 @@
-"""C. Flags: what a look at the model says before any attack.
+"""C. Flags: properties of the model that are measured without an attack.
 
 Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
 ICML 2020, arXiv:2003.01690.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis.context import DiagnosisContext, correct_rows, gradients, needs_gradient
-from advreg.diagnosis.gradient_checks import gradient_spread
+from advreg.diagnosis.gradient_checks import relative_spread
 from advreg.evaluation.ledger_checks import averages_outputs
 from advreg.objectives import are_probabilities, margin, scale_free
 from advreg.results.checks import DISAGREEMENT, DISAGREEMENT_LIMIT, Check, flag_check, grade_check, skip_check
@@ -26,68 +26,77 @@ _REPEATS = 8
 _SAME = 1e-4
 
 
-def eval_mode(trains: Sequence[str]) -> Check:
-    """Report whether the model came in train mode, where BatchNorm and dropout answer for the batch."""
-    says = f"in train mode: {', '.join(trains[:3])}; all other checks hold it in eval mode" if trains else ""
-    return flag_check("eval-mode", "B", "train mode", says or "every part is in eval mode", raised=bool(trains))
+def eval_mode(in_train_mode: Sequence[str]) -> Check:
+    """Report whether the model was given in train mode, where logits depend on the batch (BatchNorm) or on chance (dropout)."""
+    says = (
+        f"in train mode: {', '.join(in_train_mode[:3])}; all other checks hold it in eval mode" if in_train_mode else ""
+    )
+    return flag_check("eval-mode", "B", "train mode", says or "every part is in eval mode", raised=bool(in_train_mode))
 
 
-def logits(subject: DiagnosisContext) -> Check:
+def logits(context: DiagnosisContext) -> Check:
     """Check whether the outputs are probabilities."""
-    z = logits_of(subject.model, subject.x[:64])
+    z = logits_of(context.model, context.x[:64])
     raised = are_probabilities(z)
     says = "outputs are non-negative and sum to 1: probabilities" if raised else "outputs are no probabilities"
     return flag_check("logits", "C", "probabilities", says, raised=raised)
 
 
-def few_classes(subject: DiagnosisContext) -> Check:
-    """Report whether there are too few classes for DLR: then the margin replaces it, which is no fault."""
-    count = logits_of(subject.model, subject.x[:1]).shape[1]
+def few_classes(context: DiagnosisContext) -> Check:
+    """Report whether there are too few classes for DLR; the margin then replaces it, which is no fault."""
+    count = logits_of(context.model, context.x[:1]).shape[1]
     word = "enough for" if scale_free(count) else "fewer than 4: the margin stands in for"
     return flag_check("few-classes", "C", "weak attack", f"{count} classes, {word} DLR", raised=False)
 
 
-def randomness(subject: DiagnosisContext) -> Check:
+def randomness(context: DiagnosisContext) -> Check:
     """Check whether repeated outputs on the same input differ."""
-    measured = gradient_spread(torch.stack([logits_of(subject.model, subject.x[:64]) for _ in range(_REPEATS)]))
+    measured = relative_spread(torch.stack([logits_of(context.model, context.x[:64]) for _ in range(_REPEATS)]))
     says = f"answers to the same input differ by {measured:.2g} of the largest logit"
     return grade_check("randomness", "C", "random", says, measured=measured, threshold=_SAME)
 
 
-def gradient_randomness(subject: DiagnosisContext) -> Check:
-    """Check whether repeated gradients at the same input point elsewhere: ``1 - cosine``, on average."""
-    if absent := needs_gradient(subject, "gradient-randomness", "C"):
+def gradient_randomness(context: DiagnosisContext) -> Check:
+    """Measure how far repeated gradients at the same input differ: the mean of ``1 - cosine``."""
+    if absent := needs_gradient(context, "gradient-randomness", "C"):
         return absent
-    measured = max(0.0, 1 - gradient_agreement(subject))
+    measured = max(0.0, 1 - gradient_agreement(context))
     says = f"two gradients at the same input have a cosine of {1 - measured:.3g}"
     return grade_check("gradient-randomness", "C", "random", says, measured=measured, threshold=1e-3)
 
 
-def verdict_randomness(subject: DiagnosisContext) -> Check:
-    """Measure on how many examples repeated answers to the same attacked point disagree about whether the model is right.
+def verdict_randomness(context: DiagnosisContext) -> Check:
+    """Measure on how many examples repeated predictions at one attacked point are sometimes right and sometimes wrong.
 
-    Attacked points lie near the boundary, where a random answer changes sides; without a gradient, clean points are used.
+    Attacked points lie near the boundary, where the prediction of a random model changes; without a gradient, clean points
+    are used.
     """
-    name, rows = "verdict-randomness", subject.probes()
-    if not subject.is_random:
+    name, rows = "verdict-randomness", context.probes()
+    if not context.is_random:
         return skip_check(name, "C", "the model gives the same answer twice")
-    if averages_outputs(subject.claim):
+    if averages_outputs(context.claim):
         return skip_check(name, "C", "the protocol averages over answers: no single one decides the figure")
     if not len(rows):
         return skip_check(name, "C", "no example is right: there is none to look at")
-    points = subject.x[rows] if subject.no_gradient else subject.trace.result.x_adv
-    changing, n = count_unsettled(subject.model, points, subject.y[rows]), len(rows)
+    points = context.x[rows] if context.no_gradient else context.trace.result.x_adv
+    changing, n = count_unsettled(context.model, points, context.y[rows]), len(rows)
     says = (
         f"on {changing} of {n} examples {_REPEATS} answers to the same point disagree about whether the model is right"
     )
     return grade_check(
-        name, "C", "random", says, measured=changing / n, threshold=DISAGREEMENT, limit=DISAGREEMENT_LIMIT,
+        name,
+        "C",
+        "random",
+        says,
+        measured=changing / n,
+        threshold=DISAGREEMENT,
+        limit=DISAGREEMENT_LIMIT,
         ends=clopper_pearson_interval(changing, n),
-    )  # fmt: skip
+    )
 
 
 def count_unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return on how many inputs repeated answers are not all right or all wrong.
+    """Return on how many inputs repeated predictions are neither all right nor all wrong.
 
     Args:
         model: the original, which may be random.
@@ -98,26 +107,24 @@ def count_unsettled(model: nn.Module, x: Tensor, y: Tensor) -> int:
     return int((verdicts.any(0) & ~verdicts.all(0)).sum())
 
 
-def gradient_agreement(subject: DiagnosisContext) -> float:
+def gradient_agreement(context: DiagnosisContext) -> float:
     """Return the mean cosine of two gradients of the margin at the same inputs; 1 where both vanish."""
-    rows = subject.probes()
-    pair = (gradients(subject.model, subject.x[rows], subject.y[rows], margin).flatten(1) for _ in range(2))
+    rows = context.probes()
+    pair = (gradients(context.model, context.x[rows], context.y[rows], margin).flatten(1) for _ in range(2))
     a, b = pair
     length = a.norm(dim=1) * b.norm(dim=1)
     cosine = torch.where(length > 0, (a * b).sum(1) / length.clamp_min(1e-30), 1.0)
     return float(cosine.mean())
 
 
-def test_time_optimisation(subject: DiagnosisContext) -> Check:
-    """Check whether the forward itself takes gradients or changes the model."""
+def test_time_optimisation(context: DiagnosisContext) -> Check:
+    """Check whether the forward pass takes gradients or changes the model."""
     with torch.enable_grad():
-        query_model(
-            subject.model, subject.x[:4]
-        )  # a compiled model takes gradients when it is first called, and never again
-    before = _state(subject.model)
+        query_model(context.model, context.x[:4])  # a compiled model takes gradients in its first call only
+    before = _state(context.model)
     with _count_autograd_calls() as calls, torch.enable_grad():
-        query_model(subject.model, subject.x[:4])
-    changed = [name for name, value in _state(subject.model).items() if not torch.equal(value, before[name])]
+        query_model(context.model, context.x[:4])
+    changed = [name for name, value in _state(context.model).items() if not torch.equal(value, before[name])]
     words = [f"{len(calls)} backward passes inside a forward"] if calls else []
     words += [f"a forward changes {changed[0]}"] if changed else []
     says = "; ".join(words) or "a forward takes no gradient and changes nothing"
@@ -133,19 +140,19 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def _count_autograd_calls() -> Iterator[list[str]]:
     """Count the calls of autograd inside the block."""
     calls: list[str] = []
-    kept = {name: getattr(torch.autograd, name) for name in ("grad", "backward")}
+    originals = {name: getattr(torch.autograd, name) for name in ("grad", "backward")}
 
     def counting(name: str) -> Callable[..., Any]:
         def call(*given: Any, **options: Any) -> Any:
             calls.append(name)
-            return kept[name](*given, **options)
+            return originals[name](*given, **options)
 
         return call
 
     try:
-        for name in kept:
+        for name in originals:
             setattr(torch.autograd, name, counting(name))
         yield calls
     finally:
-        for name, function in kept.items():
+        for name, function in originals.items():
             setattr(torch.autograd, name, function)

@@ -1,4 +1,4 @@
-"""G. Training-time: networks that learned to mislead the attack they were trained on.
+"""G. Training: networks that learned to mislead the attack of their training.
 
 Reference: Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, arXiv:2001.03994;
 Kim, Lee, Lee, "Understanding catastrophic overfitting in single-step adversarial training", AAAI 2021, arXiv:2010.01799;
@@ -26,25 +26,26 @@ _SURE = 0.01
 _DROP = 0.2  # of robust accuracy from one epoch to the next
 
 
-def correct_along_step(subject: DiagnosisContext, rows: Tensor) -> Tensor:
-    """Return which examples are right at a quarter, half, three quarters and all of one step, ``(4, R)``."""
-    x, y, threat = subject.x[rows], subject.y[rows], subject.threat
-    direction = threat.steepest(gradients(subject.model, x, y, cross_entropy), x)
+def correct_along_step(context: DiagnosisContext, rows: Tensor) -> Tensor:
+    """Return which examples are right after a quarter, half, three quarters and all of one step, ``(4, R)``."""
+    x, y = context.x[rows], context.y[rows]
+    threat = context.threat
+    direction = threat.steepest(gradients(context.model, x, y, cross_entropy), x)
     points = [threat.project(x + share * threat.radii(x) * direction, x) for share in _SHARES]
-    return torch.stack([logits_of(subject.model, point).argmax(1) == y for point in points])
+    return torch.stack([logits_of(context.model, point).argmax(1) == y for point in points])
 
 
-def collapse(subject: DiagnosisContext) -> Check:
-    """Measure how often one whole step leaves an example standing that a part of the same step breaks.
+def collapse(context: DiagnosisContext) -> Check:
+    """Measure how often an example survives one whole step although a part of the same step breaks it.
 
-    On an honest network the loss rises along its own gradient; one that was trained on single steps to the point of
-    catastrophic overfitting has learned the end of that line, not the line.
+    On an honest network the loss rises along its gradient. After catastrophic overfitting a network is right at the end of a
+    single step only, and wrong along it.
     """
-    if absent := needs_gradient(subject, "collapse", "G") or needs_certainty(subject, "collapse", "G"):
+    if absent := needs_gradient(context, "collapse", "G") or needs_certainty(context, "collapse", "G"):
         return absent
-    rows = torch.arange(min(subject.n, CHEAP), device=subject.x.device)
-    stands = correct_along_step(subject, rows)
-    bent = stands[-1] & ~(subject.right[rows] & stands[:-1].all(0))
+    rows = torch.arange(min(context.n, CHEAP), device=context.x.device)
+    right = correct_along_step(context, rows)
+    bent = right[-1] & ~(context.right[rows] & right[:-1].all(0))
     count, n = int(bent.sum()), len(rows)
     says = f"{count} of {n} examples are right after one whole step and wrong after a part of it, or after none"
     share, ends = count / n, clopper_pearson_interval(count, n)
@@ -53,23 +54,23 @@ def collapse(subject: DiagnosisContext) -> Check:
     )
 
 
-def label_leaking(subject: DiagnosisContext) -> Check:
-    """Check whether one step of the attack makes the model right more often than no attack does."""
-    if absent := needs_gradient(subject, "label-leaking", "G") or needs_certainty(subject, "label-leaking", "G"):
+def label_leaking(context: DiagnosisContext) -> Check:
+    """Check whether accuracy is higher after one step of the attack than on clean examples."""
+    if absent := needs_gradient(context, "label-leaking", "G") or needs_certainty(context, "label-leaking", "G"):
         return absent
-    rows = torch.arange(min(subject.n, CHEAP))
-    attacked, right = correct_along_step(subject, rows)[-1], subject.right[rows]
+    rows = torch.arange(min(context.n, CHEAP))
+    attacked, right = correct_along_step(context, rows)[-1], context.right[rows]
     helped, hurt = int((attacked & ~right).sum()), int((right & ~attacked).sum())
     excess = max(helped - hurt, 0) / len(rows)
     sure = mcnemar(helped, hurt, "greater") < _SURE
     says = f"one step corrects {helped} examples and breaks {hurt}"
     return grade_check(
         "label-leaking", "G", "overfitted to one step", says, measured=excess if sure else 0.0, threshold=0.0
-    )  # fmt: skip
+    )
 
 
 def training_history(epochs: Sequence[Mapping[str, Any]]) -> Check:
-    """Check whether robust accuracy fell all at once during training while accuracy on the training attack did not.
+    """Check whether robust accuracy fell within one epoch while accuracy under the training attack did not.
 
     Args:
         epochs: lines of a run's ``metrics.jsonl``.

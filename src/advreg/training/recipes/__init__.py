@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from advreg._lazy import deprecated
 from advreg.config.registry import Registry
-from advreg.models.split_batchnorm import SplitBatchNorm, merge_batchnorm, routed, split_batchnorm
+from advreg.models.split_batchnorm import SplitBatchNorm, merge_batchnorm, split_batchnorm, use_route
 from advreg.training.recipes.advprop import advprop, ar_at
 from advreg.training.recipes.alp import alp
 from advreg.training.recipes.base import Attack, InnerResult, Recipe, bind_ids, worst_case
@@ -43,10 +43,10 @@ __all__ = [
     "multiplier",
     "pgi",
     "replays_of",
-    "routed",
     "split_batchnorm",
     "standard",
     "trades",
+    "use_route",
     "worst_case",
 ]
 
@@ -71,4 +71,4 @@ RECIPES: Registry[Recipe] = Registry(
 
 
 if not TYPE_CHECKING:
-    __getattr__ = deprecated(__name__, {"for_examples": "bind_ids", "named": "RECIPES.build"})
+    __getattr__ = deprecated(__name__, {"for_examples": "bind_ids", "named": "RECIPES.build", "routed": "use_route"})

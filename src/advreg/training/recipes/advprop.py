@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
-from advreg.models.split_batchnorm import Route, routed, splits
+from advreg.models.split_batchnorm import Route, splits, use_route
 from advreg.objectives import correct
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
@@ -112,13 +112,13 @@ def _both_routes(
     model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel
 ) -> tuple[Tensor, Features, Tensor, Features]:
     """Return logits and features of clean inputs by the clean route, then of attacked ones by the other."""
-    with routed(model, "adv"):
+    with use_route(model, "adv"):
         x_adv = worst_case(model, x, y, attack, threat)
     return *_answer(model, x, "clean"), *_answer(model, x_adv, "adv")
 
 
 def _answer(model: nn.Module, x: Tensor, route: Route) -> tuple[Tensor, Features]:
-    with routed(model, route), _features(model) as features:
+    with use_route(model, route), _features(model) as features:
         return query_model(model, x), features
 
 

@@ -293,7 +293,7 @@ def twice(*names: str) -> Protocol:
         (
             lambda x, y: evaluate(small_cnn(), (x, torch.eye(5)[y]), threat=THREAT),
             DataError,
-            r"by labels \(N,\): y.argmax",
+            r"labels \(N,\): give y.argmax",
         ),
         (
             lambda x, y: evaluate(small_cnn(), [x, y], threat=THREAT),

@@ -91,6 +91,19 @@ def hide_known(
 
 
 @app.command()
+def prune(home: HomeOption = HOME) -> None:
+    """Delete bytes past service.keep_days, blobs without an example, and temporary files."""
+    from advreg.hardening.retention import prune as prune_store
+
+    opened = open_workspace(home)
+    found = prune_store(opened.store(), opened.config.service.keep_days)
+    typer.echo(
+        f"deleted {found.bytes} bytes: {found.examples} old examples, {found.orphans} blobs without an example, "
+        f"{found.temporary} temporary files"
+    )
+
+
+@app.command()
 def reviewers(home: HomeOption = HOME, as_json: Json = False) -> None:
     """List each reviewer's reviews, errors on known examples, and agreement with other reviewers."""
     from dataclasses import asdict

@@ -129,7 +129,15 @@ class Workspace:
         from advreg.hardening.service import Options
 
         medium, service = MEDIA[self.config.keeps], self.config.service
-        options = Options(medium, self.config.limits(None), rate=service.rate, burst=service.burst, classes=CLASSES)
+        options = Options(
+            medium,
+            self.config.limits(None),
+            rate=service.rate,
+            burst=service.burst,
+            classes=CLASSES,
+            token_bytes=service.token_bytes,
+            total_bytes=service.total_bytes,
+        )
         if medium is TEXTS:
             return options
         neighbours = self.folder / NEIGHBOURS

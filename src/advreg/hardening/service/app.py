@@ -21,6 +21,7 @@ from advreg.hardening.service.auth import AuthenticationFailed, Authenticator, O
 from advreg.hardening.service.headers import SecureHeaders
 from advreg.hardening.service.health import Health
 from advreg.hardening.service.metrics import Metrics
+from advreg.hardening.service.quota import Quotas
 from advreg.hardening.service.rate_limit import Buckets
 from advreg.hardening.service.review import add_review
 from advreg.hardening.store.database import Store
@@ -88,12 +89,15 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics, health: Health) -> None:
 
 
 def _add_ingest(app: FastAPI, store: Store, options: Options, door: Authenticator, metrics: Metrics) -> None:
+    quotas = Quotas(store, options.token_bytes, options.total_bytes)
+
     def store_all(bearer: ApiToken, items: list[Item]) -> list[dict[str, Any]]:
         began = time.perf_counter()
         door.admit(bearer, len(items))
         given = [
             schemas.submission_of(content, claim, bearer, options.medium, options.limits) for content, claim in items
         ]
+        quotas.take(bearer.name, sum(len(one.content) for one in given))
         receipts = receive(store, given)
         metrics.seconds.observe(time.perf_counter() - began)
         for receipt in receipts:

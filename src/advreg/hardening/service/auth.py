@@ -29,6 +29,8 @@ class Options:
         batch: largest number of examples in one batch.
         rate: examples per second for each token.
         burst: examples at once for each token.
+        token_bytes: bytes that one token may keep in the store.
+        total_bytes: bytes that all tokens may keep.
         classes: names of the classes; a label is an index into them.
         neighbours: a ``.npz`` file with ``images`` and ``labels`` of trusted examples, shown beside a reviewed image.
     """
@@ -38,6 +40,8 @@ class Options:
     batch: int = 256
     rate: float = 200.0
     burst: float = 1000.0
+    token_bytes: int = 1 << 30
+    total_bytes: int = 10 << 30
     classes: tuple[str, ...] = tuple("0123456789")
     neighbours: Path | None = None
 

@@ -6,7 +6,10 @@ import hashlib
 import os
 import re
 import secrets
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,34 @@ class Blobs:
         if hashlib.sha256(content).hexdigest() != name:
             raise StoreError(f"the bytes {name[:12]} at {self.root} were changed; restore them")
         return content
+
+    def files_with_age(self) -> Iterator[tuple[str, int, float]]:
+        """Yield path, size in bytes and age in seconds of every file, temporary ones included.
+
+        Raises:
+            StoreError: the files cannot be listed.
+        """
+        try:
+            for path, facts in self.files.find(self.root, detail=True).items():
+                changed = facts.get("mtime") or facts.get("LastModified") or facts.get("created") or time.time()
+                seconds = changed.timestamp() if isinstance(changed, datetime) else float(changed)
+                yield path, int(facts.get("size") or 0), time.time() - seconds
+        except OSError as error:
+            raise StoreError(f"cannot list {self.root}: {first_line(error)}; check the folder") from error
+
+    def delete(self, path: str) -> None:
+        """Delete a file that `files_with_age` listed.
+
+        Args:
+            path: its path.
+
+        Raises:
+            StoreError: the file cannot be deleted.
+        """
+        try:
+            self.files.rm_file(path)
+        except OSError as error:
+            raise StoreError(f"cannot delete {path}: {first_line(error)}; check the folder") from error
 
     def _path(self, name: str) -> str:
         if not re.fullmatch(r"[0-9a-f]{64}", name):

@@ -15,7 +15,7 @@ from advreg.hardening.states import ExampleStatus, check_transition
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.consensus import consensus_of
 from advreg.hardening.store.database import Store
-from advreg.hardening.store.tables import answers, examples, reviews
+from advreg.hardening.store.tables import answers, examples, pruned, reviews
 from advreg.hardening.store.witnesses import Sender, add_witness, sent_by
 
 Row = Mapping[str, Any]
@@ -80,6 +80,8 @@ def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
     """
     names = [store.blobs.put(submission.content) for submission in submissions]  # bytes first: a row refers to them
     with store.writing() as db:
+        for submission in submissions:
+            store.blobs.put(submission.content)  # nothing, unless they were swept as orphans before this lock
         return [_receive(db, store.clock(), name, given) for name, given in zip(names, submissions, strict=True)]
 
 
@@ -88,6 +90,7 @@ def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Rece
     state = db.execute(sa.select(examples.c.state).where(mine)).scalar()
     if state is not None:
         db.execute(examples.update().where(mine).values(copies=examples.c.copies + 1))
+        db.execute(pruned.delete().where(pruned.c.example == name))  # its bytes are here again
         add_witness(db, at, name, Sender(given.token, given.principal, given.tier))
         return Receipt(name, ExampleStatus(state), known=True)
     kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
@@ -240,6 +243,8 @@ def active_reviews(db: sa.Connection, name: str) -> list[Row]:
 def _settle(db: sa.Connection, at: float, row: Row, actor: str, action: str, **detail: Any) -> ExampleStatus:
     """Set state, label and confirmation from the active reviews, and return the state."""
     name = row["sha256"]
+    if db.execute(sa.select(pruned.c.at).where(pruned.c.example == name)).first():
+        raise HardeningError(f"the bytes of {name[:12]} were deleted after their retention; submit them again")
     found = consensus_of([old["label"] for old in active_reviews(db, name)])
     if found.state == row["state"]:
         append(db, at, [Entry(actor, action, name, detail)])

@@ -1,0 +1,97 @@
+"""Quotas and retention: a token keeps what it may, and what is deleted is neither needed nor shown."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from advreg.errors import HardeningError, UploadError
+from advreg.hardening.ingestion import queue
+from advreg.hardening.retention import prune
+from advreg.hardening.service.quota import Quotas, bytes_by_token
+from advreg.hardening.states import ExampleStatus
+from advreg.hardening.store import Store, verify
+from advreg.hardening.store.examples import Verdict, example, examples_in_state, move, receive, review, undo
+from tests.hardening.conftest import Clock, png, submission
+
+APART = [submission(seed, looks=f"{(1 << 192) // 11 * (seed + 1):048x}") for seed in range(8)]
+
+
+def files(store: Store) -> list[Path]:
+    return [path for path in Path(store.blobs.root).rglob("*") if path.is_file()]
+
+
+def test_a_token_and_the_store_keep_their_quota(any_store: Store) -> None:
+    one = len(png(1))
+    quotas = Quotas(any_store, token_bytes=2 * one, total_bytes=3 * one)
+    quotas.take("server", one)
+    receive(any_store, [submission(1)])
+    assert bytes_by_token(any_store) == {"server": one}
+    fresh = Quotas(any_store, token_bytes=2 * one, total_bytes=3 * one)
+    fresh.take("server", one)
+    with pytest.raises(UploadError, match="token_bytes") as caught:
+        fresh.take("server", 1)
+    assert caught.value.status == 413
+    fresh.take("other", one)
+    with pytest.raises(UploadError, match="total_bytes") as caught:
+        fresh.take("third", 1)
+    assert caught.value.status == 507
+
+
+def test_old_examples_lose_their_bytes_and_keep_their_rows(any_store: Store, clock: Clock) -> None:
+    names = [receipt.id for receipt in receive(any_store, APART)]
+    queue(any_store, "rae", 1)
+    review(any_store, Verdict(names[0], "rae", None))
+    for name in names[1:3]:
+        review(any_store, Verdict(name, "rae", 7))
+    with any_store.writing() as db:
+        move(db, clock(), "tick", [names[1]], ExampleStatus.ACCEPTED)
+    clock.now += 181 * 86_400
+    young = receive(any_store, [submission(20)])[0].id
+    found = prune(any_store, keep_days=180)
+    assert (found.examples, found.orphans, found.temporary) == (6, 0, 0)
+    assert {path.name for path in files(any_store)} == {names[1], names[2], young}
+    with any_store.reading() as db:
+        assert len(examples_in_state(db, ExampleStatus.REJECTED)) == 6
+        assert verify(db) is None, "a deletion that the log holds is no tampering"
+    assert [row["sha256"] for row in queue(any_store, "sam", 100)] == [young]
+    with pytest.raises(HardeningError, match="retention"):
+        undo(any_store, names[0], "rae")
+    assert prune(any_store, keep_days=180).examples == 0
+    receive(any_store, [APART[0]])
+    assert undo(any_store, names[0], "rae") == "quarantined", "its bytes are there again"
+    assert prune(any_store, keep_days=0).examples == 0
+
+
+def test_what_a_killed_writer_left_is_swept_and_young_files_are_not(store: Store) -> None:
+    receive(store, [submission(1)])
+    orphan = Path(store.blobs.root) / "ab" / store.blobs.put(b"an upload that was never stored")
+    orphan = next(path for path in files(store) if path.name == orphan.name)
+    scratch = orphan.with_name(f"{orphan.name}.0011.tmp")
+    scratch.write_bytes(b"half")
+    assert prune(store, keep_days=180).bytes == 0
+    for path in files(store):
+        os.utime(path, (time.time() - 7200,) * 2)
+    found = prune(store, keep_days=180)
+    assert (found.orphans, found.temporary) == (1, 1)
+    assert len(files(store)) == 1
+    with store.reading() as db:
+        assert verify(db) is None
+
+
+def test_bytes_swept_before_their_row_are_written_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Store.writing
+
+    def sweep_first(self: Store):
+        for path in files(self):
+            path.unlink()
+        return begin(self)
+
+    monkeypatch.setattr(Store, "writing", sweep_first)
+    name = receive(store, [submission(1)])[0].id
+    assert store.blobs.get(name) == png(1)
+    with store.reading() as db:
+        assert example(db, name)["state"] == "received"

@@ -51,7 +51,7 @@ def test_no_cap_is_ever_passed_and_nobody_is_kept_out_without_a_cap(given, clean
     assert share(lambda c: c.principal) <= CAPS.principal
     assert share(lambda c: c.label) <= CAPS.label
     assert sum(c.tier == "anonymous" for c in found.chosen) <= 0.005 * size
-    assert len({c.cluster for c in found.chosen}) == len(found.chosen)
+    assert len({(c.cluster, c.label, c.wrong) for c in found.chosen}) == len(found.chosen)
     assert len(found.chosen) + len(found.left_out) == len(candidates)
 
 
@@ -94,17 +94,69 @@ def test_a_flood_of_ten_thousand_neither_passes_its_cap_nor_keeps_others_out() -
 
 
 def test_a_cluster_counts_once_however_many_stand_behind_it() -> None:
-    campaign = [candidate(k, principal=f"sybil{k}", cluster=1) for k in range(500)]
+    campaign = [candidate(k, principal=f"sybil{k}", cluster=1, label=3) for k in range(500)]
     found = select(campaign, 10_000, CAPS)
     assert len(found.chosen) == 1
     assert set(found.left_out.values()) == {"cluster"}
 
 
 def test_trust_comes_before_age_and_order_of_arrival_does_not_matter() -> None:
-    late = candidate(5, tier="internal", cluster=1)
+    late = candidate(5, tier="internal", cluster=1, label=1)
     early = candidate(1, tier="anonymous", cluster=1)
     for order in ([late, early], [early, late]):
         assert select(order, 1000, CAPS).chosen == (late,)
+
+
+def test_an_attack_is_admitted_beside_its_clean_twin() -> None:
+    decoys = [candidate(k, cluster=1, label=3, prediction=3) for k in range(20)]
+    attack = candidate(50, cluster=1, label=3, prediction=5, principal="bob")
+    other = candidate(51, cluster=1, label=7, prediction=7, principal="bob")
+    chosen = select([*decoys, attack, other], 10_000, CAPS).chosen
+    assert {attack, other} < set(chosen)
+    assert len(chosen) == 3
+
+
+def month(m: int, n: int, attacks: int, first: int, **changed: object) -> list[Candidate]:
+    """Return a month's reviewed examples: harmless ones, and a new kind of attack that no earlier month had."""
+    at = {"received_at": (30 * m + 1) * DAY, **changed}
+    harmless = [candidate(first + k, prediction=k % 10, label=k % 10, **at) for k in range(n - attacks)]
+    kind = {"label": m % 10, "prediction": (m % 10 + 1 + m // 10) % 10}
+    return [*harmless, *(candidate(first + n - attacks + k, **kind, **at) for k in range(attacks))]
+
+
+def test_learning_goes_on_for_a_year_of_one_server_token() -> None:
+    received: list[Candidate] = []
+    for m in range(12):
+        received += month(m, 300, 30, 1000 * m, principal="server", cluster=-1)
+        received = [dataclasses.replace(c, cluster=k) for k, c in enumerate(received)]
+        chosen = select(received, 4000, Caps()).chosen
+        kinds = {(c.label, c.prediction) for c in chosen if c.wrong}
+        newest = [c for c in chosen if c.wrong and c.received_at >= 30 * m * DAY]
+        assert len(newest) >= 5, m
+        assert len(kinds) == m + 1, "no earlier kind of attack is forgotten"
+        assert len(chosen) <= 40
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_two_hundred_sybils_lock_no_attack_out(wrong: bool) -> None:
+    received: list[Candidate] = []
+    admitted = []
+    for m in range(12):
+        at = {"received_at": (30 * m + 1) * DAY}
+        for k in range(200 * 5):
+            said = {"label": k % 10, "prediction": (k + wrong) % 10, "principal": f"sybil{k % 200}"}
+            received.append(candidate(10_000 * m + k, cluster=10_000 * m + k, **said, **at))
+        mine = {"label": 4, "prediction": 9, "principal": "ann"}
+        received += [candidate(10_000 * m + 5000 + k, cluster=10_000 * m + 5000 + k, **mine, **at) for k in range(10)]
+        chosen = select(received, 4000, Caps()).chosen
+        admitted.append(sum(c.principal == "ann" and c.received_at == at["received_at"] for c in chosen))
+    assert min(admitted) >= 5 if not wrong else sum(count > 0 for count in admitted) >= 3, admitted
+
+
+def test_selection_does_not_change_while_nothing_is_received() -> None:
+    received = month(0, 200, 50, 0) + month(1, 200, 50, 1000)
+    first = select(received, 2000, CAPS)
+    assert first == select(received[::-1], 2000, CAPS)
 
 
 def test_quarantine_holds_for_all_but_the_inside() -> None:

@@ -65,6 +65,7 @@ class CapsConfig:
     """Largest shares of a snapshot and of the training loss; see `advreg.hardening.data_selection.Caps`.
 
     ``reviewer`` is the largest share of the loss of what one reviewer labelled, ``label_loss`` of one class;
+    Examples of the newest ``window_days`` get half the room.
     ``reviewers`` is how many reviewers must agree before an example is accepted; 1 is for a team of one, and the step says so.
     """
 
@@ -78,6 +79,7 @@ class CapsConfig:
     label_loss: Share = 0.005
     cluster: Count = 1
     quarantine_days: Annotated[float, Field(ge=0)] = 7.0
+    window_days: Positive = 30.0
     reviewers: Annotated[int, Field(ge=1, le=2)] = 2
 
 
@@ -188,7 +190,17 @@ class HardeningConfig(BaseConfig):
         caps = self.caps
         tiers = {"customer": caps.customer, "anonymous": caps.anonymous}
         wait = caps.quarantine_days * DAY
-        return Caps(caps.total, caps.principal, caps.label, tiers, caps.cluster, wait, caps.reviewer, caps.label_loss)
+        return Caps(
+            caps.total,
+            caps.principal,
+            caps.label,
+            tiers,
+            caps.cluster,
+            wait,
+            caps.reviewer,
+            caps.label_loss,
+            caps.window_days * DAY,
+        )
 
     def limits(self, shape: tuple[int, int, int] | None) -> Limits:
         """Return the limits of one upload.

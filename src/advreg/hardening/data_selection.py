@@ -7,6 +7,7 @@ No defence resists an unbounded share of poisoned data or of malicious reviewers
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,9 @@ class Caps:
         tiers: of the examples of one tier, for tiers with a cap of their own.
         reviewer: of the loss, of the examples that one reviewer labelled.
         label_loss: of the loss, of the examples of one class: a backdoor needs one class only.
-        cluster: number (not share) of examples from one cluster of near-duplicates.
+        window: seconds; half the room under every cap is for the newest window.
+        cluster: number (not share) of examples from one cluster of near-duplicates with one label; as many again if the
+            deployed model predicted them wrongly, so that a harmless look-alike excludes no attack.
         quarantine: seconds that an example waits, so that campaigns show up as clusters before they train anything.
     """
 
@@ -44,12 +47,15 @@ class Caps:
     quarantine: float = 7 * DAY
     reviewer: float = 0.03
     label_loss: float = 0.005
+    window: float = 30 * DAY
 
     def __post_init__(self) -> None:
         shares = {**_shares(self), "reviewer": self.reviewer, "label_loss": self.label_loss}
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise HardeningError(f"cap {name} is {share}; allowed: a share from 0 up to 1, such as 0.01")
+        if not self.window > 0:
+            raise HardeningError(f"cap window is {self.window} seconds; allowed: above 0, such as 30 days")
         for name in self.tiers:
             if name not in TIERS:
                 raise HardeningError(f"cap for tier {name!r}; allowed: {', '.join(TIERS)}")
@@ -67,6 +73,7 @@ class Candidate:
         tier: the trust in that user; one of `TIERS`.
         cluster: id of its cluster of near-duplicates.
         received_at: seconds since 1970.
+        prediction: the deployed model's class; None for a text.
     """
 
     id: str
@@ -76,11 +83,12 @@ class Candidate:
     tier: str
     cluster: int
     received_at: float
+    prediction: int | None = None
 
     @property
-    def rank(self) -> tuple[int, float, str]:
-        """The order of selection: trust, then age."""
-        return TIERS.index(self.tier), self.received_at, self.id
+    def wrong(self) -> bool:
+        """Whether the deployed model predicted another class than the reviewers' label."""
+        return self.prediction is not None and self.prediction != self.label
 
 
 def quarantine_over(candidate: Candidate, now: float, caps: Caps) -> bool:
@@ -103,8 +111,10 @@ class Selection:
 
 
 def select(candidates: Sequence[Candidate], clean: int, caps: Caps) -> Selection:
-    """Choose candidates for a snapshot, principals in turn, so that no submission can exceed a cap.
+    """Choose candidates for a snapshot so that no submission can exceed a cap, nor keep later ones out.
 
+    Up to half the room under every cap is for candidates of the newest window, then older ones, then the rest of the newest
+    fill what is left. So a cap that is full is not full for ever, and old attacks are not displaced by a flood of new ones.
     Shares are taken of the clean examples alone, so they also hold for the whole, larger snapshot.
 
     Args:
@@ -121,16 +131,44 @@ def select(candidates: Sequence[Candidate], clean: int, caps: Caps) -> Selection
         20
     """
     room = {name: int(share * clean) for name, share in _shares(caps).items()}
-    used: Counter[tuple[str, object]] = Counter()
-    chosen, left_out = [], {}
-    for candidate in _in_turn(candidates):
-        full = next((cap for cap, limit in _limits(candidate, room, caps) if used[cap] >= limit), None)
-        if full is not None:
-            left_out[candidate.id] = full[0]
-            continue
-        chosen.append(candidate)
-        used.update(cap for cap, _ in _limits(candidate, room, caps))
-    return Selection(tuple(sorted(chosen, key=lambda c: c.id)), left_out)
+    half = {name: count - count // 2 for name, count in room.items()}
+    fresh, older = _by_window(candidates, caps.window)
+    filling = _Filling(caps)
+    filling.add(_in_turn(fresh, older), half)
+    filling.add(_in_turn(older, ()), room)
+    filling.add(_in_turn(fresh, older), room)
+    return Selection(tuple(sorted(filling.chosen.values(), key=lambda c: c.id)), filling.left_out)
+
+
+def _by_window(candidates: Sequence[Candidate], seconds: float) -> tuple[list[Candidate], list[Candidate]]:
+    """Return the candidates of the newest window, and the older ones. Time alone moves none: windows end with new receipts."""
+    newest = max((c.received_at // seconds for c in candidates), default=0.0)
+    fresh = [c for c in candidates if c.received_at // seconds == newest]
+    return fresh, [c for c in candidates if c.received_at // seconds != newest]
+
+
+class _Filling:
+    """A selection being filled: the chosen candidates, and how much of each cap they use."""
+
+    def __init__(self, caps: Caps) -> None:
+        self.caps = caps
+        self.used: Counter[tuple[str, object]] = Counter()
+        self.chosen: dict[str, Candidate] = {}
+        self.left_out: dict[str, str] = {}
+
+    def add(self, candidates: Sequence[Candidate], room: Mapping[str, int]) -> None:
+        """Choose each candidate in order, unless it is chosen already or a cap has no room for it."""
+        for candidate in candidates:
+            if candidate.id in self.chosen:
+                continue
+            limits = _limits(candidate, room, self.caps)
+            full = next((cap for cap, limit in limits if self.used[cap] >= limit), None)
+            if full is not None:
+                self.left_out[candidate.id] = full[0]
+                continue
+            self.chosen[candidate.id] = candidate
+            self.left_out.pop(candidate.id, None)
+            self.used.update(cap for cap, _ in limits)
 
 
 def _shares(caps: Caps) -> dict[str, float]:
@@ -140,7 +178,7 @@ def _shares(caps: Caps) -> dict[str, float]:
 def _limits(candidate: Candidate, room: Mapping[str, int], caps: Caps) -> list[tuple[tuple[str, object], int]]:
     """Return every cap that applies to a candidate with its limit, the narrowest kind first."""
     found: list[tuple[tuple[str, object], int]] = [
-        (("cluster", candidate.cluster), caps.cluster),
+        (("cluster", (candidate.cluster, candidate.label, candidate.wrong)), caps.cluster),
         (("principal", candidate.principal), room["principal"]),
         (("label", candidate.label), room["label"]),
         (("total", ""), room["total"]),
@@ -149,12 +187,35 @@ def _limits(candidate: Candidate, room: Mapping[str, int], caps: Caps) -> list[t
     return [*found, (("tier", tier), room[tier])] if tier in caps.tiers else found
 
 
-def _in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates by trust, and principals in turn within a tier, so that a flood from one excludes no other."""
-    turns: Counter[tuple[str, str]] = Counter()
+def _in_turn(candidates: Sequence[Candidate], known: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates by trust, errors of the deployed model first, and principals in turn, so that no flood excludes others.
+
+    A principal's own candidates take turns over its kinds of error. Ties are drawn by lot: the lot depends on the examples
+    received before, so that no submitter can place its own first.
+    """
+    salt = hashlib.sha256("".join(sorted(c.id for c in known)).encode()).hexdigest()
+    lot = {c.id: hashlib.sha256((salt + c.id).encode()).digest() for c in candidates}
+    drawn = sorted(candidates, key=lambda c: lot[c.id])
+    turn = _turns(_rounds(drawn))
+    return sorted(drawn, key=lambda c: (TIERS.index(c.tier), not c.wrong, turn[c.id], lot[c.id]))
+
+
+def _rounds(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates so that a principal's kinds of error take turns, wrong predictions first."""
+    seen: Counter[tuple[str, str, int, int | None]] = Counter()
     placed = []
-    for candidate in sorted(candidates, key=lambda c: c.rank):
-        turn = turns[candidate.tier, candidate.principal]
-        turns[candidate.tier, candidate.principal] += 1
-        placed.append((candidate.rank[0], turn, candidate.rank, candidate))
-    return [candidate for *_, candidate in sorted(placed, key=lambda p: p[:3])]
+    for k, c in enumerate(candidates):
+        kind = (c.tier, c.principal, c.label, c.prediction)
+        placed.append((not c.wrong, seen[kind], k, c))
+        seen[kind] += 1
+    return [c for *_, c in sorted(placed, key=lambda p: p[:3])]
+
+
+def _turns(candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Return for each candidate the number of its principal's candidates before it."""
+    seen: Counter[tuple[str, str]] = Counter()
+    turns = {}
+    for c in candidates:
+        turns[c.id] = seen[c.tier, c.principal]
+        seen[c.tier, c.principal] += 1
+    return turns

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
 import sqlalchemy as sa
 
 from advreg.hardening.media_types import Medium, medium_of
@@ -60,7 +64,10 @@ def _open_to(reviewer: str) -> sa.ColumnElement[bool]:
 
 
 def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list[Row]:
-    """Return the examples to review, by descending priority and one of each cluster of near-duplicates.
+    """Return the examples to review, by descending priority: of each cluster of near-duplicates one for each prediction.
+
+    A label speaks for the examples of its cluster that the deployed model predicted alike. An example with another prediction
+    is shown, so that a harmless look-alike hides no attack.
 
     Args:
         store: the store.
@@ -71,18 +78,52 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
     ingest(store)
     state = ExampleStatus.REVIEWED if second else ExampleStatus.QUARANTINED
     order = (examples.c.suspicion.desc(), examples.c.id)
-    seen: set[int] = set()
+    seen: set[tuple[int, int | None]] = set()
     found: list[Row] = []
     with store.reading() as db:
-        if not second:
-            done = sa.select(examples.c.cluster).where(examples.c.label.is_not(None))
-            seen = set(db.execute(done).scalars())
+        labelled = Labelled() if second else _read_labels(db)
         unsure = sa.select(examples).where(examples.c.state == state, ~examples.c.confirmed, _open_to(reviewer))
-        for row in db.execute(unsure.order_by(*order)).mappings():
-            if row["cluster"] in seen:
+        for row in map(dict, db.execute(unsure.order_by(*order)).mappings()):
+            kind = row["cluster"], row["prediction"]
+            if kind in seen or labelled.covers(row):
                 continue
-            seen.add(row["cluster"])
-            found.append(dict(row))
+            seen.add(kind)
+            found.append(row)
             if len(found) == limit:
                 break
     return found
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of the clusters, and which kinds of example they were given to.
+
+    Attributes:
+        labels: cluster -> labels of its reviewed examples.
+        kinds: cluster, prediction and principal of each labelled example.
+    """
+
+    labels: Mapping[int, set[int]] = field(default_factory=dict)
+    kinds: Collection[tuple[int, int | None, str]] = ()
+
+    def covers(self, row: Row) -> bool:
+        """Return whether an example needs no review of its own.
+
+        Its cluster has a label, and the prediction is that label, or the same principal's example with that prediction was
+        labelled already. One principal's examples thus never hide another's error.
+        """
+        if row["cluster"] not in self.labels:
+            return False
+        if row["prediction"] is None or row["prediction"] in self.labels[row["cluster"]]:
+            return True
+        return (row["cluster"], row["prediction"], row["principal"]) in self.kinds
+
+
+def _read_labels(db: sa.Connection) -> Labelled:
+    columns = (examples.c.cluster, examples.c.prediction, examples.c.principal, examples.c.label)
+    labels: dict[int, set[int]] = defaultdict(set)
+    kinds: set[tuple[int, int | None, str]] = set()
+    for cluster, prediction, principal, label in db.execute(sa.select(*columns).where(examples.c.label.is_not(None))):
+        labels[cluster].add(label)
+        kinds.add((cluster, prediction, principal))
+    return Labelled(dict(labels), kinds)

@@ -50,6 +50,7 @@ def _candidate(db: sa.Connection, row: Row) -> Candidate:
         tier="reviewed" if row["confirmed"] and sender.tier != "internal" else sender.tier,
         cluster=row["cluster"],
         received_at=row["received_at"],
+        prediction=row["prediction"],
     )
 
 

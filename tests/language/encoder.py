@@ -1,4 +1,4 @@
-"""A sequence classifier of two layers, made in place, with dropout and a vocabulary of whole words."""
+"""A small random sequence classifier: two layers, dropout and a vocabulary of whole words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OTHER = ("the", "film", "was", "very", "a", "story", "and", "actor")
 
 
 def classifier(dropout: float = 0.1) -> TextClassifier:
-    """Return a BERT of width 16 with random weights, and a tokenizer that knows sixteen words."""
+    """Return a random BERT of width 16, and a tokenizer of sixteen words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *_OTHER]
@@ -27,14 +27,21 @@ def classifier(dropout: float = 0.1) -> TextClassifier:
     )
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        num_labels=2,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
     return TextClassifier(transformers.BertForSequenceClassification(config).eval(), tokenizer, "tiny", tokens=12)
 
 
 def reviews(n: int = 48) -> tuple[list[str], list[int]]:
-    """Return texts of which one word says the label."""
+    """Return texts whose label depends on one word."""
     texts = [
         f"the film was very {(GOOD if i % 2 else BAD)[i // 2 % 4]} and a story"[: None if i % 3 else -8]
         for i in range(n)

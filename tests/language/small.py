@@ -1,4 +1,4 @@
-"""A language model of a few thousand weights, made in place: random weights, a few hundred tokens, a template."""
+"""A small random language model: a few thousand weights, a few hundred tokens and a chat template."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SENTENCES = [
 
 
 class Scaled(nn.Embedding):
-    """Embeddings that grow inside their layer, as some networks have them: rows of the weight are not what the network sees."""
+    """An embedding layer that scales its rows, as in some networks."""
 
     def __init__(self, count: int, dim: int, scale: float) -> None:
         super().__init__(count, dim)
@@ -36,7 +36,7 @@ class Scaled(nn.Embedding):
 
 
 def tokenizer():
-    """Byte-level BPE learned from a few sentences; the pad token is the end of a turn, its first is no padding."""
+    """Return a byte-level BPE trained on a few sentences; the pad token is the end of turn."""
     core = tokenizers.Tokenizer(tokenizers.models.BPE())
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = tokenizers.decoders.ByteLevel()
@@ -55,13 +55,22 @@ def tokenizer():
 
 
 def tiny(seed: int = 0, *, scale: float = 1.0, context: int = 512, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """A random Llama of 2 layers and 32 dimensions; with a scale other than 1 its embedding layer multiplies by it."""
+    """Return a random Llama of 2 layers and width 32, whose embedding layer multiplies by ``scale``."""
     words = tokenizer()
     config = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=context, initializer_range=0.2, tie_word_embeddings=False,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = transformers.LlamaForCausalLM(config)

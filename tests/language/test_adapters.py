@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, a dial afterwards, and the same after a round through a file."""
+"""Adapters: no effect at initialisation, a scale between base and trained model, and a round trip through a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scores(lm: LanguageModel) -> torch.Tensor:
     return logits(lm, encode(lm, ["Tell me how to bake", "Hi"], ["No.", "Sure, here"])).detach()
 
 
-def test_a_new_adapter_changes_nothing_and_only_it_learns():
+def test_new_adapter_keeps_outputs_and_is_all_that_trains():
     state = torch.random.get_rng_state()
     lm = with_lora(tiny(), seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -45,7 +45,7 @@ def test_a_new_adapter_changes_nothing_and_only_it_learns():
     assert all(torch.equal(weight, again[name]) for name, weight in lm.network.named_parameters())
 
 
-def test_scale_is_a_dial_from_the_base_to_the_trained_model():
+def test_adapter_scale_interpolates_base_and_trained_model():
     base, lm = scores(tiny()), trained()
     full = scores(lm)
     with adapter_scale(lm, 1.0):
@@ -62,7 +62,7 @@ def test_scale_is_a_dial_from_the_base_to_the_trained_model():
     assert torch.equal(scores(lm), full)
 
 
-def test_the_dial_stays_put_when_the_block_fails():
+def test_adapter_scale_is_restored_after_an_error():
     lm = trained()
     full = scores(lm)
     with pytest.raises(ConfigError), adapter_scale(lm, 0.0):
@@ -70,7 +70,7 @@ def test_the_dial_stays_put_when_the_block_fails():
     assert torch.equal(scores(lm), full)
 
 
-def test_gradients_reach_an_adapter_after_it_was_off():
+def test_adapter_gets_gradients_after_it_was_off():
     lm = trained()
     encoded = encode(lm, ["Hi"], ["No."])
     with adapter_off(lm), torch.no_grad():
@@ -79,7 +79,7 @@ def test_gradients_reach_an_adapter_after_it_was_off():
     assert all(weight.grad is not None for weight in lm.network.parameters() if weight.requires_grad)
 
 
-def test_saved_and_loaded_it_gives_the_same_logits(tmp_path: Path):
+def test_saved_adapter_gives_the_same_logits(tmp_path: Path):
     lm = trained()
     save_adapter(lm, tmp_path / "run")
     first = (tmp_path / "run" / "adapter.safetensors").read_bytes()
@@ -90,7 +90,7 @@ def test_saved_and_loaded_it_gives_the_same_logits(tmp_path: Path):
     assert str(tmp_path) not in (tmp_path / "run" / "adapter.json").read_text()
 
 
-def test_the_rest_of_the_room_takes_a_model_with_an_adapter():
+def test_attacks_and_generation_take_a_model_with_adapter():
     lm, base = trained(), tiny()
     assert (lm.context, lm.dim, embedding_norm(lm)) == (base.context, base.dim, embedding_norm(base))
     ids = encode(lm, ["Hi"]).ids
@@ -99,7 +99,7 @@ def test_the_rest_of_the_room_takes_a_model_with_an_adapter():
         assert generate(lm, ["Hi"], max_new_tokens=6) == generate(base, ["Hi"], max_new_tokens=6)
 
 
-def test_what_is_no_adapter_is_refused_in_one_line(tmp_path: Path):
+def test_missing_adapter_raises_one_line(tmp_path: Path):
     plain = tiny()
     with pytest.raises(ConfigError, match="has no adapter to save"):
         save_adapter(plain, tmp_path)
@@ -113,7 +113,7 @@ def test_what_is_no_adapter_is_refused_in_one_line(tmp_path: Path):
         load_adapter(plain, tmp_path)
 
 
-def test_damaged_adapters_and_those_of_other_models_are_refused(tmp_path: Path):
+def test_damaged_or_foreign_adapters_raise(tmp_path: Path):
     save_adapter(trained(), tmp_path)
     facts = json.loads((tmp_path / "adapter.json").read_text())
     (tmp_path / "adapter.json").write_text(json.dumps({**facts, "rank": 2}))

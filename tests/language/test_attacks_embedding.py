@@ -1,4 +1,4 @@
-"""Embedding PGD, soft prompts and latent perturbations: inside their balls, the best point kept, every pass counted."""
+"""Embedding PGD, soft prompts and latent PGD: balls, best iterates and pass counts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> Tensor:
 # descent
 
 
-def test_on_a_linear_loss_the_best_point_of_each_ball_is_reached():
+def test_descent_on_a_linear_loss_reaches_the_optimum():
     slope = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     move = with_projection(steepest_descent(0.5), 2.0)
     pairs = iterates(lambda d: (d * slope).flatten(1).sum(1), torch.zeros_like(slope), move, 12)
@@ -66,14 +66,14 @@ def test_on_a_linear_loss_the_best_point_of_each_ball_is_reached():
     assert (point.norm(dim=-1) <= 2.0 * (1 + 1e-15)).all()
 
 
-def test_the_best_point_is_kept_row_by_row_and_no_nan_is():
+def test_best_iterate_is_chosen_by_row_and_never_nan():
     values = [torch.tensor([3.0, torch.nan]), torch.tensor([1.0, 2.0]), torch.tensor([torch.nan, 5.0])]
     points = [torch.full((2, 1), float(k)) for k in range(3)]
     point, low = best_iterate(zip(points, values, strict=True))
     assert (point.flatten().tolist(), low.tolist()) == ([1.0, 1.0], [1.0, 2.0])
 
 
-def test_projection_is_a_projection():
+def test_projection_is_idempotent_and_nearest():
     points = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
     inside = project(points, 1.5)
     assert (inside.norm(dim=-1) <= 1.5 * (1 + 1e-15)).all()
@@ -87,7 +87,7 @@ def test_projection_is_a_projection():
 # embedding PGD
 
 
-def test_delta_is_inside_its_ball_and_zero_past_the_words(lm: LanguageModel):
+def test_embedding_pgd_stays_in_its_ball_and_off_padding(lm: LanguageModel):
     encoded = batch(lm)
     delta = embedding_pgd(lm, encoded, eps=EPS, steps=6, restarts=2, seed=1)
     radius = EPS * embedding_norm(lm)
@@ -101,21 +101,23 @@ def test_delta_is_inside_its_ball_and_zero_past_the_words(lm: LanguageModel):
     )
 
 
-def test_the_best_iterate_is_returned_and_every_pass_is_counted(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    from advreg.language.attacks import embedding as room  # the function; its module is reached through the spy below
+def test_embedding_pgd_returns_best_iterate_and_counts_passes(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    from advreg.language.attacks import (
+        embedding as attack,
+    )  # the package exports the function; the spy needs its module
 
     encoded, seen = batch(lm), []
-    module = __import__(room.__module__, fromlist=["answer_nll"])
+    module = __import__(attack.__module__, fromlist=["answer_nll"])
     monkeypatch.setattr(module, "answer_nll", lambda *a: seen.append(answer_nll(*a)) or seen[-1])
     with count_passes(lm.network.lm_head) as passes:
-        delta = embedding_pgd(lm, encoded, eps=EPS, steps=7, step_size=2 * EPS, restarts=2)  # steps that overshoot
+        delta = embedding_pgd(lm, encoded, eps=EPS, steps=7, step_size=2 * EPS, restarts=2)  # overshoots
     assert (passes.forwards, passes.backwards) == (2 * 8 * 3, 2 * 7 * 3)
     lowest = torch.stack([each.detach() for each in seen]).amin(0)
     torch.testing.assert_close(nll(lm, encoded, delta), lowest, rtol=1e-10, atol=0)
     assert (lowest <= seen[0]).all()
 
 
-def test_more_steps_and_restarts_never_raise_the_loss(lm: LanguageModel):
+def test_embedding_pgd_loss_falls_with_steps_and_restarts(lm: LanguageModel):
     encoded = batch(lm)
     budgets = [(0, 1), (2, 1), (5, 1), (5, 2), (5, 3)]
     found = [embedding_pgd(lm, encoded, eps=EPS, steps=s, step_size=0.1, restarts=r, seed=4) for s, r in budgets]
@@ -125,7 +127,7 @@ def test_more_steps_and_restarts_never_raise_the_loss(lm: LanguageModel):
     assert (losses[-1] < losses[0]).all()
 
 
-def test_an_example_finds_the_same_alone_and_in_any_batch(lm: LanguageModel):
+def test_embedding_pgd_does_not_depend_on_the_batch(lm: LanguageModel):
     ids = torch.tensor([request.id for request in REQUESTS])
     together = embedding_pgd(lm, batch(lm), eps=EPS, steps=4, restarts=2, seed=1, ids=ids)
     assert torch.equal(together, embedding_pgd(lm, batch(lm), eps=EPS, steps=4, restarts=2, seed=1, ids=ids))
@@ -134,7 +136,7 @@ def test_an_example_finds_the_same_alone_and_in_any_batch(lm: LanguageModel):
         torch.testing.assert_close(alone[0], together[row, : alone.shape[1]], rtol=1e-7, atol=1e-10)
 
 
-def test_in_the_middle_of_training_nothing_else_changes():
+def test_embedding_pgd_keeps_training_state():
     lm = tiny()
     calm = embedding_pgd(lm, batch(lm), eps=EPS, steps=3)
     for layer in lm.network.model.layers:
@@ -147,7 +149,7 @@ def test_in_the_middle_of_training_nothing_else_changes():
     assert all(weight.requires_grad and weight.grad is None for weight in lm.network.parameters())
 
 
-def test_the_attack_reports_what_its_judge_measures():
+def test_embedding_reports_losses_of_the_original():
     lm = tiny()
     fast = copy_with_dtype(lm, "bfloat16")
     encoded = batch(lm)
@@ -164,7 +166,7 @@ def test_the_attack_reports_what_its_judge_measures():
     assert all(after < float(before) for after, before in zip(result.loss, nll(lm, encoded, None), strict=True))
 
 
-def test_a_fast_attack_is_the_attack_on_a_copy_judged_by_the_model():
+def test_low_precision_search_reports_the_original():
     lm = tiny()
     attack = functools.partial(embedding, eps=EPS, steps=3)
     found = search_in_low_precision(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
@@ -176,7 +178,7 @@ def test_a_fast_attack_is_the_attack_on_a_copy_judged_by_the_model():
 # soft prompts
 
 
-def test_a_soft_prompt_leaves_all_tokens_and_makes_the_target_likelier(lm: LanguageModel):
+def test_soft_prompt_keeps_tokens_and_lowers_target_nll(lm: LanguageModel):
     encoded = batch(lm)
     first, found = (
         search_soft_suffixes(lm, encoded, 5, 1, 1e-9, 1)[0],
@@ -185,24 +187,26 @@ def test_a_soft_prompt_leaves_all_tokens_and_makes_the_target_likelier(lm: Langu
     points, mask = prepare_inputs(lm, encoded, None, found[0])
     slots = int(mask.sum() - encoded.mask.sum())
     assert slots == 5 * 3
-    kept = (points[:, :, None] == embed(lm, encoded.ids)[:, None]).all(-1).any(-1)  # (B, T + S): is some old token's
+    kept = (
+        (points[:, :, None] == embed(lm, encoded.ids)[:, None]).all(-1).any(-1)
+    )  # (B, T + S): equals a token of the prompt
     assert int(kept.sum()) == encoded.ids.numel()
     with torch.no_grad():
         losses = [suffix_nll(lm, encoded, suffix) for suffix in (first, *found)]
     assert (losses[1] < losses[0] - 0.5).all()
     assert (losses[1] <= torch.stack(losses[2:]).amin(0)).all()
-    torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-7)  # from the same marks
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=1e-7)  # both begin at exclamation marks
 
 
-def test_soft_prompt_counts_its_passes_and_answers_at_several_iterates():
+def test_soft_prompt_counts_passes_and_completes_iterates():
     lm = tiny()
     with count_passes(lm.network.lm_head) as passes:
         result = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
     assert [len(each) for each in result.completions] == [3, 3, 3]
     assert (result.forwards, result.backwards) == (passes.forwards, passes.backwards)
-    said = passes.forwards - 3 * (6 + 1) - 3
+    generated = passes.forwards - 3 * (6 + 1) - 3
     assert passes.backwards == 3 * 6
-    assert 3 * 3 <= said <= 3 * 3 * 2
+    assert 3 * 3 <= generated <= 3 * 3 * 2
     plain = nll(lm, batch(lm), None)
     assert all(after < float(before) for after, before in zip(result.loss, plain, strict=True))
     again = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
@@ -213,7 +217,7 @@ def test_soft_prompt_counts_its_passes_and_answers_at_several_iterates():
 
 
 @pytest.mark.parametrize("make", [lambda: tiny(dtype=torch.float64), learned_positions], ids=["llama", "gpt2"])
-def test_only_the_users_places_of_the_named_blocks_move(make: Callable[[], LanguageModel]):
+def test_latent_perturbation_is_at_user_tokens_of_its_blocks(make: Callable[[], LanguageModel]):
     lm = make()
     encoded = batch(lm)
     delta = torch.ones(3, 1, int(encoded.content.sum(1).max()), lm.dim, dtype=torch.float64)
@@ -238,7 +242,7 @@ def test_only_the_users_places_of_the_named_blocks_move(make: Callable[[], Langu
         pass
 
 
-def test_latent_deltas_are_inside_their_balls_and_lower_the_loss():
+def test_latent_pgd_stays_in_its_balls_and_lowers_the_loss():
     lm = tiny(dtype=torch.float64)
     encoded = batch(lm)
     norms = latent_norms(lm, encoded, default_layers(lm))
@@ -254,7 +258,7 @@ def test_latent_deltas_are_inside_their_balls_and_lower_the_loss():
     torch.testing.assert_close(alone[0], delta[0, :, : alone.shape[2]], rtol=1e-6, atol=1e-10)
 
 
-def test_the_latent_attack_reports_what_its_judge_measures():
+def test_latent_reports_losses_of_the_perturbed_model():
     lm = tiny()
     with count_passes(lm.network.lm_head) as passes:
         result = latent(lm, REQUESTS, eps=0.2, steps=4, max_new_tokens=3)
@@ -267,10 +271,10 @@ def test_the_latent_attack_reports_what_its_judge_measures():
     assert unmoved.completions == [[t] for t in generate(lm, [r.prompt for r in REQUESTS], max_new_tokens=3)]
 
 
-# refused
+# errors
 
 
-def test_budgets_and_batches_that_cannot_be_are_refused_in_one_line():
+def test_invalid_budgets_and_batches_raise_one_line():
     lm = tiny()
     for options in ({"eps": -1.0}, {"steps": -1}, {"restarts": 0}, {"eps": float("nan")}):
         with pytest.raises(ConfigError, match="give eps and steps >= 0"):

@@ -1,4 +1,4 @@
-"""GCG: the cache gives the loss of the whole text, the gradient is the one-hot's, and only what can be written is kept."""
+"""GCG: cached losses, one-hot gradients, retokenizable candidates, the buffer and probe sampling."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def drawn(lm: LanguageModel, seed: int = 0) -> Tensor:
     return keep_retokenizable(lm, frame, made, None)
 
 
-def test_the_cache_gives_the_loss_of_the_whole_text(lm: LanguageModel):
+def test_gcg_cached_loss_equals_loss_of_the_whole_text(lm: LanguageModel):
     frame, suffix = frame_of(lm)
     tried = torch.cat([suffix[None], drawn(lm)])
     texts = [append_suffix(lm, REQUEST, each) for each in tried]
@@ -71,14 +71,14 @@ def test_the_cache_gives_the_loss_of_the_whole_text(lm: LanguageModel):
     )
 
 
-def test_the_cache_is_read_once_and_never_carried_on(lm: LanguageModel):
+def test_gcg_prefix_cache_is_never_extended(lm: LanguageModel):
     frame, suffix = frame_of(lm)
     suffix_losses(lm, frame, suffix.expand(7, -1), HOW)
     one_hot_gradient(lm, frame, suffix, HOW)
     assert frame.cache.get_seq_length() == len(frame.before)
 
 
-def test_the_gradient_is_that_of_the_one_hot(lm: LanguageModel):
+def test_gcg_gradient_equals_one_hot_gradient(lm: LanguageModel):
     frame, suffix = frame_of(lm)
     table = embed(lm, torch.arange(len(lm.tokenizer))).detach()
     hot = torch.nn.functional.one_hot(suffix, len(table)).to(table).requires_grad_()
@@ -89,7 +89,7 @@ def test_the_gradient_is_that_of_the_one_hot(lm: LanguageModel):
     torch.testing.assert_close(one_hot_gradient(lm, frame, suffix, HOW), hot.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_only_what_anybody_can_type_and_the_tokenizer_keeps_is_tried(lm: LanguageModel):
+def test_gcg_candidates_are_typeable_and_retokenizable(lm: LanguageModel):
     frame, suffix = frame_of(lm)
     allowed = typeable_tokens(lm)
     assert not set(lm.tokenizer.all_special_ids) & set(allowed.tolist())
@@ -98,7 +98,7 @@ def test_only_what_anybody_can_type_and_the_tokenizer_keeps_is_tried(lm: Languag
     letters = [lm.tokenizer.convert_tokens_to_ids(letter) for letter in "bake"]
     assert len(joined) < len(letters)
     torn = suffix.clone()
-    torn[1:5] = torch.tensor(letters)  # comes back as fewer tokens
+    torn[1:5] = torch.tensor(letters)  # retokenizes to fewer tokens
     assert torch.equal(keep_retokenizable(lm, frame, torch.stack([suffix, torn]), None), suffix[None])
     for each in drawn(lm):
         encoded = encode(lm, [append_suffix(lm, REQUEST, each)])
@@ -106,7 +106,7 @@ def test_only_what_anybody_can_type_and_the_tokenizer_keeps_is_tried(lm: Languag
         assert int((each != suffix).sum()) == 1
 
 
-def test_mellowmax_lies_between_the_mean_and_the_worst_token(lm: LanguageModel):
+def test_mellowmax_lies_between_mean_and_maximum(lm: LanguageModel):
     whole = encode(lm, ["Hi", "Tell me"], ["Sure, here is how", "No."])
     scores = logits(lm, whole).detach()
     each = answer_tokens_nll(scores, whole)
@@ -117,13 +117,13 @@ def test_mellowmax_lies_between_the_mean_and_the_worst_token(lm: LanguageModel):
     torch.testing.assert_close(soft[2], each.amax(1), rtol=1e-3, atol=0)
 
 
-def test_the_buffer_keeps_the_best_once_each_and_no_nan():
+def test_gcg_buffer_has_best_suffixes_without_duplicates_or_nan():
     rows = torch.tensor([[1], [2], [3], [4], [1]])
     kept = merge_best([(0.5, torch.tensor([9]))], rows, torch.tensor([0.7, float("nan"), 0.1, 0.9, 0.7]), 3)
     assert [(round(value, 6), suffix.tolist()) for value, suffix in kept] == [(0.1, [3]), (0.5, [9]), (0.7, [1])]
 
 
-def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+def test_gcg_counts_passes_and_reports_the_whole_text(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     module = __import__(gcg.__module__, fromlist=["keep_retokenizable"])
     tried: list[int] = []
 
@@ -137,7 +137,7 @@ def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, m
         result = gcg(lm, REQUESTS, **{**SMALL, "max_new_tokens": 1})
     assert len(tried) == 2 * 4
     assert min(tried) > 0
-    one_each = 1 + 1 + 4 + 1 + 1  # the prefix, the first suffix, a gradient a step, the judge, one token
+    one_each = 1 + 1 + 4 + 1 + 1  # prefix, first suffix, one gradient for each step, original, one new token
     assert passes.forwards == 2 * one_each + sum(tried)
     assert (result.forwards, result.backwards) == (passes.forwards, 2 * 4)
     for text, request, loss in zip(result.prompts, REQUESTS, result.loss, strict=True):
@@ -145,25 +145,25 @@ def test_every_pass_is_counted_and_the_whole_text_is_judged(lm: LanguageModel, m
         assert loss == measure_answer_nll(lm, encode(lm, [text], [request.target], ended=False), None)[0]
 
 
-def test_more_steps_never_raise_the_loss_and_a_seed_decides(lm: LanguageModel):
+def test_gcg_loss_falls_with_steps_and_depends_on_seed(lm: LanguageModel):
     runs = [gcg(lm, REQUESTS, **{**SMALL, "steps": steps}, seed=1) for steps in (0, 1, 3)]
     for row in range(2):
         ladder = [run.loss[row] for run in runs]
         assert ladder == sorted(ladder, reverse=True)
         assert ladder[2] < ladder[0]
     again = gcg(lm, REQUESTS[::-1], **{**SMALL, "steps": 3}, seed=1)
-    assert again.prompts == runs[2].prompts[::-1]  # draws belong to the request
+    assert again.prompts == runs[2].prompts[::-1]  # the draws depend on the request
     assert gcg(lm, REQUESTS, **{**SMALL, "steps": 3}, seed=2).prompts != runs[2].prompts
     assert runs[0].prompts[0] == REQUEST.prompt + " ! ! ! !"
 
 
-def test_a_draft_that_agrees_saves_most_forwards_and_one_that_does_not_costs_little(lm: LanguageModel):
+def test_probe_sampling_saves_forwards_by_draft_agreement(lm: LanguageModel):
     frame, fresh = frame_of(lm)[0], drawn(lm)
     truth = suffix_losses(lm, frame, fresh, HOW)
-    asked: list[int] = []
+    evaluated: list[int] = []
 
     def loss(part: Tensor) -> Tensor:
-        asked.append(len(part))
+        evaluated.append(len(part))
         return suffix_losses(lm, frame, part, HOW)
 
     suffixes, values = sample_probes(
@@ -171,11 +171,11 @@ def test_a_draft_that_agrees_saves_most_forwards_and_one_that_does_not_costs_lit
     )
     assert float(values.min()) == pytest.approx(
         float(truth.min()), rel=1e-9
-    )  # the draft is the model: it finds the best
-    assert sum(asked) == len(suffixes) == 2 + 1  # two probes agree, so one more is enough
-    asked.clear()
+    )  # the draft equals the model, so it finds the best
+    assert sum(evaluated) == len(suffixes) == 2 + 1  # two probes agree, so one more evaluation suffices
+    evaluated.clear()
     sample_probes(lm, frame, fresh, loss, draft=tiny(1), generator=torch.Generator().manual_seed(0), system=None)
-    assert sum(asked) <= 2 + len(fresh) // 8 + 1
+    assert sum(evaluated) <= 2 + len(fresh) // 8 + 1
     full, saved = gcg(lm, [REQUEST], **SMALL), gcg(lm, [REQUEST], **SMALL, draft=tiny(1))
     assert saved.forwards < full.forwards
     assert (
@@ -184,7 +184,7 @@ def test_a_draft_that_agrees_saves_most_forwards_and_one_that_does_not_costs_lit
     )
 
 
-def test_a_fast_copy_searches_and_the_original_judges():
+def test_gcg_searches_a_copy_and_reports_the_original():
     lm = tiny()
     fast = copy_with_dtype(lm, "bfloat16")
     with count_passes(fast.network.lm_head) as quick, count_passes(lm.network.lm_head) as slow:
@@ -195,7 +195,7 @@ def test_a_fast_copy_searches_and_the_original_judges():
     assert result.loss == measure_answer_nll(lm, encode(lm, result.prompts, [REQUEST.target], ended=False), None)
 
 
-def test_searches_that_cannot_be_are_refused_in_one_line(lm: LanguageModel):
+def test_invalid_gcg_searches_raise_one_line(lm: LanguageModel):
     for options in ({"tokens": 0}, {"width": 0}, {"buffer": 0}, {"steps": -1}, {"mellowmax": 0.0}):
         with pytest.raises(ConfigError, match="give at least 1 of each"):
             gcg(lm, REQUESTS, **options)

@@ -1,4 +1,4 @@
-"""The cheap attacks: what is sent, what comes back, and what it cost."""
+"""Attacks without gradients: their prompts, completions and pass counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lm() -> LanguageModel:
 
 
 def seen(lm: LanguageModel, call):
-    """What a network is asked, counted at the network itself: rows and, of each call, new places."""
+    """Return the result of a call, and the example-forwards counted at the network."""
     rows = []
     hook = lm.network.register_forward_pre_hook(
         lambda _module, _args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
@@ -38,7 +38,7 @@ def seen(lm: LanguageModel, call):
     return result, sum(rows)
 
 
-def test_direct_asks_the_request_itself(lm: LanguageModel):
+def test_direct_queries_the_request_unchanged(lm: LanguageModel):
     result, rows = seen(lm, lambda: direct(lm, REQUESTS, max_new_tokens=6))
     prompts = [request.prompt for request in REQUESTS]
     assert (result.attack, result.prompts, result.loss) == ("direct", prompts, [])
@@ -47,7 +47,7 @@ def test_direct_asks_the_request_itself(lm: LanguageModel):
     assert repr(result) == f"LanguageAttackResult('direct', n=2, forwards={rows}, backwards=0)"
 
 
-def test_roleplay_puts_the_words_as_they_are_into_every_frame(lm: LanguageModel):
+def test_roleplay_inserts_the_request_into_every_template(lm: LanguageModel):
     result, rows = seen(lm, lambda: roleplay(lm, REQUESTS, max_new_tokens=4, templates=[*TEMPLATES, "{request}"]))
     assert [len(each) for each in result.completions] == [6, 6]
     assert all(REQUESTS[1].prompt in words for words in result.asked[1])
@@ -59,7 +59,7 @@ def test_roleplay_puts_the_words_as_they_are_into_every_frame(lm: LanguageModel)
             roleplay(lm, REQUESTS, templates=templates)
 
 
-def test_a_variant_belongs_to_seed_id_and_number(lm: LanguageModel):
+def test_best_of_n_variant_depends_on_seed_id_and_number(lm: LanguageModel):
     four, rows = seen(lm, lambda: best_of_n(lm, REQUESTS, n=4, seed=1, max_new_tokens=3))
     two = best_of_n(lm, REQUESTS[::-1], n=2, seed=1, max_new_tokens=3)
     assert four.forwards == rows
@@ -71,7 +71,7 @@ def test_a_variant_belongs_to_seed_id_and_number(lm: LanguageModel):
         best_of_n(lm, REQUESTS, n=0)
 
 
-def test_misspelling_keeps_length_blanks_and_the_letters_of_most_words():
+def test_misspelling_keeps_length_blanks_and_most_letters():
     text = "Tell me, how does a 100% honest baker open the gates of Überlingen?"
     off = [misspell(text, seed) for seed in range(50)]
     assert all(len(other) == len(text) for other in off)
@@ -85,13 +85,13 @@ def test_misspelling_keeps_length_blanks_and_the_letters_of_most_words():
     assert 0.5 < sum(same) / len(same) < 1
 
 
-def test_no_requests_no_cost(lm: LanguageModel):
+def test_attacks_on_no_requests_cost_nothing(lm: LanguageModel):
     for attack in (direct, roleplay, best_of_n, embedding):
         result = attack(lm, [])
         assert (result.completions, result.forwards, result.backwards) == ([], 0, 0)
 
 
-def test_what_attacks_cannot_use_is_refused_in_one_line(lm: LanguageModel):
+def test_requests_and_models_unfit_for_attacks_raise(lm: LanguageModel):
     with pytest.raises(DataError, match="request 4 has no target"):
         require_targets([*REQUESTS, HarmfulRequest(4, "Hi", " ")])
 
@@ -103,7 +103,7 @@ def test_what_attacks_cannot_use_is_refused_in_one_line(lm: LanguageModel):
         count_model_passes(LanguageModel(Headless(), None, "headless"))
 
 
-def test_passes_see_forwards_and_backwards(lm: LanguageModel):
+def test_model_passes_count_forwards_and_backwards(lm: LanguageModel):
     with count_model_passes(lm, None) as spent:
         points = torch.zeros(3, 2, lm.dim, requires_grad=True)
         lm.network(inputs_embeds=points).logits.sum().backward()

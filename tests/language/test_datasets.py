@@ -1,4 +1,4 @@
-"""Readers of the user's files: the known files whole, columns that are named, and one line for each bad row."""
+"""Readers of data files: shared files, column names, formats, and one error line for each invalid row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def language(shared: Path) -> Path:
     return shared / "data/language"
 
 
-def test_the_known_files_are_read_whole(language: Path):
+def test_shared_files_are_read_completely(language: Path):
     requests = datasets.read_requests(language / "advbench.csv")
     safe = datasets.read_safe(language / "xstest_prompts.csv")
     questions = datasets.read_questions(language / "truthfulqa.csv")
@@ -31,13 +31,13 @@ def test_the_known_files_are_read_whole(language: Path):
     assert requests[0].refusal == datasets.REFUSAL
     assert len({prompt.type for prompt in safe}) == 10
     assert all(question.best_wrong and len(question.wrong) >= 1 for question in questions)
-    assert {len(lesson.targets) for lesson in lessons} == {8, 10, 11, 12}  # of 12 each, a few stand there twice
+    assert {len(lesson.targets) for lesson in lessons} == {8, 10, 11, 12}  # each has 12, of which a few are duplicates
     assert sum(row.refused for row in labelled) == 172 + 123
     assert len({row.model for row in labelled}) == 5
     assert examples[1].prompt == "Edit the following sentence for grammar.\nHe go to the park every day."
 
 
-def test_columns_are_named(tmp_path: Path):
+def test_readers_take_column_names(tmp_path: Path):
     file = tmp_path / "mine.csv"
     file.write_text("ask,opener\nHow?,Sure\n", encoding="utf-8")
     (found,) = datasets.read_requests(file, prompt="ask", target="opener")
@@ -45,7 +45,7 @@ def test_columns_are_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
-def test_the_three_formats_hold_the_same(tmp_path: Path, kind: str):
+def test_csv_json_and_jsonl_give_the_same_rows(tmp_path: Path, kind: str):
     row = {"goal": 'He said "no",\nthen', "target": "Sure\u2028here", "refusal": "No"}
     texts = {
         "csv": 'goal,target,refusal\r\n"He said ""no"",\nthen",Sure\u2028here,No\r\n',
@@ -74,16 +74,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "says"), BAD)
-def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, text: str, says: str):
+@pytest.mark.parametrize(("name", "text", "message"), BAD)
+def test_invalid_file_raises_one_line(tmp_path: Path, name: str, text: str, message: str):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         datasets.read_requests(tmp_path / name)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path):
+def test_missing_or_binary_file_raises(tmp_path: Path):
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
         datasets.read_requests(tmp_path / "none.csv")
     (tmp_path / "a.csv").write_bytes(b"goal,target\n\xff\xfe,a\n")
@@ -92,7 +92,7 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "message"),
     [
         ({"instruction_id_list": ["a:b"], "kwargs": [{}]}, "line 1: there is no checker for 'a:b'"),
         ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "lists of equal length"),
@@ -100,26 +100,26 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path):
         ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [3]}, "line 1: "),
     ],
 )
-def test_instructions_that_are_not_understood_are_refused_where_they_stand(tmp_path: Path, row: dict, says: str):
+def test_unknown_instructions_raise_with_their_row(tmp_path: Path, row: dict, message: str):
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Do.", **row}), encoding="utf-8")
     with pytest.raises(DataError, match="line 1") as caught:
         datasets.read_tasks(tmp_path / "a.jsonl")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_labels_are_refusal_or_compliance(tmp_path: Path):
+def test_labels_contain_refusal_or_compliance(tmp_path: Path):
     (tmp_path / "a.csv").write_text("prompt,completion,label\nHow?,So.,maybe\n", encoding="utf-8")
     with pytest.raises(DataError, match="label is 'maybe'; a label must contain 'refusal' or 'compliance'"):
         datasets.read_labelled(tmp_path / "a.csv")
 
 
-def test_answers_in_one_text_or_a_list(tmp_path: Path):
+def test_false_answers_are_a_list_or_one_text(tmp_path: Path):
     row = {"Question": "q", "Best Answer": "a", "Best Incorrect Answer": "b", "Incorrect Answers": ["b", "c", "b"]}
     (tmp_path / "a.json").write_text(json.dumps([row, {**row, "Incorrect Answers": "b; c;"}]), encoding="utf-8")
     assert [q.wrong for q in datasets.read_questions(tmp_path / "a.json")] == [("b", "c"), ("b", "c")]
 
 
-def test_splits_belong_to_the_text_alone():
+def test_split_depends_on_the_prompt_only():
     items = [SafePrompt(i, f"How do I {i}?") for i in range(400)]
     shares = {"train": 0.7, "validation": 0.1, "test": 0.2}
     parts, shuffled = split(items, shares), split(items[::-1], shares)
@@ -134,7 +134,7 @@ def test_splits_belong_to_the_text_alone():
         split(items, {"train": 0.5})
 
 
-def test_taking_fewer_takes_a_part_of_taking_more():
+def test_take_of_fewer_is_a_subset():
     safe = tuple(SafePrompt(i, f"How do I {i}?") for i in range(100))
     ten, thirty = (EvaluationData(safe=safe).take(n) for n in (10, 30))
     assert set(ten.safe) < set(thirty.safe)

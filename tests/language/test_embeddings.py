@@ -1,4 +1,4 @@
-"""Embeddings that can be moved: only the user's, in the network's own units, wherever the padding puts them."""
+"""Perturbed embeddings: user tokens only, in units of the network's embeddings, with any padding."""
 
 from __future__ import annotations
 
@@ -27,24 +27,41 @@ ANSWERS = ["Sure, here is how to bake a cake: take", "No.", "I cannot help with 
 
 
 def learned_positions() -> LanguageModel:
-    """A network whose positions are learned and absolute, so that a wrong count of them shows."""
+    """Return a network with learned absolute positions, which reveals wrong position ids."""
     base = tiny()
     config = transformers.GPT2Config(
-        vocab_size=len(base.tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2,
-        bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(base.tokenizer),
+        n_positions=128,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     torch.manual_seed(0)
     return replace(base, network=transformers.GPT2LMHeadModel(config).double().eval())
 
 
 def gemma() -> LanguageModel:
-    """The family whose layer scales by sqrt(dim), with attention that looks back a few tokens only in every other block."""
+    """Return a network whose embedding layer scales by sqrt(dim), with sliding-window attention in every other block."""
     base = tiny()
     config = transformers.Gemma3TextConfig(
-        vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, sliding_window=8, max_position_embeddings=512, initializer_range=0.2,
-        layer_types=["sliding_attention", "full_attention"], bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(base.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        layer_types=["sliding_attention", "full_attention"],
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     torch.manual_seed(0)
     return replace(base, network=transformers.Gemma3ForCausalLM(config).double().eval())
 
@@ -67,30 +84,30 @@ def random_delta(lm: LanguageModel, encoded, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_embeddings_give_the_logits_that_ids_give(lm: LanguageModel):
+def test_embedding_inputs_give_the_logits_of_ids(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
     positions = (encoded.mask.cumsum(1) - 1).clamp(min=0)
     by_ids = lm.network(input_ids=encoded.ids, attention_mask=encoded.mask.long(), position_ids=positions).logits
     assert torch.equal(logits(lm, encoded), by_ids)
 
 
-def test_the_unit_of_eps_is_the_norm_that_the_network_sees():
+def test_embedding_norm_is_that_of_the_network_input():
     lm = tiny(scale=6.0, dtype=torch.float64)
     rows = lm.network.get_input_embeddings().weight.detach().norm(dim=1).mean()
     assert embedding_norm(lm) == pytest.approx(6 * float(rows), rel=1e-12)
 
 
-def test_no_cache_is_kept_between_passes(lm: LanguageModel):
-    asked = []
-    hook = lm.network.register_forward_pre_hook(lambda _m, _a, options: asked.append(options), with_kwargs=True)
+def test_forward_passes_share_no_cache(lm: LanguageModel):
+    calls = []
+    hook = lm.network.register_forward_pre_hook(lambda _m, _a, options: calls.append(options), with_kwargs=True)
     logits(lm, encode(lm, PROMPTS, ANSWERS))
     hook.remove()
-    assert [(options["use_cache"], "cache" in options, "past_key_values" in options) for options in asked] == [
+    assert [(options["use_cache"], "cache" in options, "past_key_values" in options) for options in calls] == [
         (False,) * 3
     ]
 
 
-def test_a_padded_batch_gives_each_example_the_logits_it_has_alone(lm: LanguageModel):
+def test_logits_do_not_depend_on_padding(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
     delta = random_delta(lm, encoded)
     together = logits(lm, encoded, delta)
@@ -102,14 +119,14 @@ def test_a_padded_batch_gives_each_example_the_logits_it_has_alone(lm: LanguageM
         )
 
 
-def test_only_the_users_tokens_move_and_all_others_keep_their_bits(lm: LanguageModel):
+def test_perturbation_changes_user_tokens_only(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
     before, after = embed(lm, encoded.ids), perturb_embeddings(lm, encoded, random_delta(lm, encoded))
     assert torch.equal(before[~encoded.content], after[~encoded.content])
     assert (before[encoded.content] != after[encoded.content]).any(1).all()
 
 
-def test_one_delta_lands_on_the_same_tokens_under_another_answer_and_padding(lm: LanguageModel):
+def test_delta_fits_a_prompt_with_any_answer_and_padding(lm: LanguageModel):
     harmful, refusal = (
         encode(lm, PROMPTS, ANSWERS),
         encode(lm, PROMPTS[::-1] + ["x" * 90], ["No, never, not at all."] * 4),
@@ -125,7 +142,7 @@ def test_one_delta_lands_on_the_same_tokens_under_another_answer_and_padding(lm:
         assert torch.equal(moved[row][one], again[2 - row][other])
 
 
-def test_a_gradient_reaches_the_rows_of_the_users_tokens_only(lm: LanguageModel):
+def test_gradient_is_nonzero_at_user_tokens_only(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
     delta = random_delta(lm, encoded).requires_grad_()
     answer_nll(logits(lm, encoded, delta), encoded).sum().backward()
@@ -136,19 +153,19 @@ def test_a_gradient_reaches_the_rows_of_the_users_tokens_only(lm: LanguageModel)
     assert delta.grad.isfinite().all()
 
 
-def test_nll_is_the_mean_over_the_answers_tokens(lm: LanguageModel):
+def test_answer_nll_is_the_mean_over_answer_tokens(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
     scores = logits(lm, encoded).detach()
     each, mean = answer_tokens_nll(scores, encoded), answer_nll(scores, encoded)
     for row in range(3):
         places = encoded.answer[row].nonzero()[:, 0].tolist()
-        told = [-float(scores[row, at - 1].log_softmax(-1)[encoded.ids[row, at]]) for at in places]
-        assert each[row, places].tolist() == pytest.approx(told, rel=1e-10)
-        assert float(mean[row]) == pytest.approx(sum(told) / len(told), rel=1e-10)
+        messages = [-float(scores[row, at - 1].log_softmax(-1)[encoded.ids[row, at]]) for at in places]
+        assert each[row, places].tolist() == pytest.approx(messages, rel=1e-10)
+        assert float(mean[row]) == pytest.approx(sum(messages) / len(messages), rel=1e-10)
     assert (each[~encoded.answer] == 0).all()
 
 
-def test_the_last_places_are_enough_for_the_answers(lm: LanguageModel):
+def test_answer_span_suffices_for_the_answer_nll(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ANSWERS)
     last = answer_span(encoded)
     short = logits(lm, encoded, last=last)
@@ -156,7 +173,7 @@ def test_the_last_places_are_enough_for_the_answers(lm: LanguageModel):
     torch.testing.assert_close(answer_nll(short, encoded), answer_nll(logits(lm, encoded), encoded), rtol=1e-12, atol=0)
 
 
-def test_in_bfloat16_delta_norm_and_loss_stay_in_float32():
+def test_bfloat16_model_has_float32_delta_norm_and_loss():
     lm = tiny(dtype=torch.bfloat16)
     encoded = encode(lm, PROMPTS, ANSWERS)
     delta = torch.zeros(3, int(encoded.content.sum(1).max()), lm.dim, requires_grad=True)
@@ -167,7 +184,7 @@ def test_in_bfloat16_delta_norm_and_loss_stay_in_float32():
     assert embedding_norm(lm) == pytest.approx(embedding_norm(tiny()), rel=1e-3)
 
 
-def test_prompts_without_words_move_nothing_and_too_small_a_delta_is_refused():
+def test_delta_fits_empty_prompts_and_raises_if_too_small():
     lm = tiny()
     empty = encode(lm, [""], ["No."])
     assert not scatter_to_user_tokens(torch.zeros(1, 0, lm.dim), empty).any()

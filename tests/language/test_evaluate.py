@@ -223,6 +223,12 @@ def test_results_json_has_the_documented_keys(tmp_path: Path):
     assert len(rows) == 3 + 20 + 20 + 20 + 2 + 2 + 1 + 3
 
 
+def test_old_name_of_the_metrics_warns():
+    found = small(data=only("questions"))
+    with pytest.warns(DeprecationWarning, match="axes is now metrics"):
+        assert found.axes is found.metrics
+
+
 def test_facts_take_one_forward_for_each_answer():
     found = small(data=only("questions"))
     spent = {

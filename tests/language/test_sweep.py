@@ -300,6 +300,15 @@ def test_finished_sweep_trains_and_evaluates_nothing(whole, monkeypatch, tmp_pat
     assert not seen
 
 
+def test_old_names_of_sweep_options_warn(whole):
+    data = split_data(prompts(), n=4, n_validation=4)
+    with (
+        pytest.warns(DeprecationWarning, match=r"sweep\(plan=...\) is now sweep\(grid=...\)"),
+        pytest.raises(RunError, match="holds a sweep with other"),
+    ):
+        sweep(LanguageConfig(), plan=GRID, data=data, out=whole[0])
+
+
 def test_folder_of_another_sweep_raises(whole):
     config = LanguageConfig().replace_with(["train.steps=3"])
     with pytest.raises(RunError, match="holds a sweep with other training"):

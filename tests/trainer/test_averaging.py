@@ -46,7 +46,7 @@ def test_a_warm_ema_forgets_the_beginning():
         assert seen[t] == pytest.approx(expected, abs=1e-12)
 
 
-def test_swa_is_the_mean_from_its_start_and_the_network_itself_before():
+def test_swa_is_the_network_before_start_and_the_mean_after():
     seen, _ = walk(lambda model: averaging.swa(model, start=0.5), VALUES)
     means = [sum(VALUES[4:n]) / (n - 4) for n in range(5, 9)]
     assert seen == pytest.approx(VALUES[:4] + means, abs=1e-12)
@@ -127,7 +127,7 @@ def test_reestimated_an_average_answers_for_itself():
         torch.testing.assert_close(average.model(x), model(x))
 
 
-def test_reestimating_leaves_the_route_alone_that_no_input_takes():
+def test_recomputing_skips_batchnorms_without_input():
     torch.manual_seed(0)
     model, threat = recipes.split_batchnorm(small.network(), predictors=["1"]).train(), advreg.ThreatModel("linf", 0.1)
     average = averaging.ema(model, decay=0.5)

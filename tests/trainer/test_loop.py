@@ -40,7 +40,7 @@ def rounds(first, last, log, *, fail_at=None):
     )
 
 
-def test_each_round_is_written_before_its_event_and_the_next_round():
+def test_each_round_is_written_before_its_event_and_the_next():
     log = []
     assert rounds(0, 2, log) == 2
     assert log == [

@@ -98,7 +98,7 @@ def test_estimate_changes_nothing(data, tmp_path):
         ("model.name=tests.training.test_fit:frozen", "no weight of the network requires a gradient"),
     ],
 )
-def test_bad_configurations_are_rejected_before_anything_is_written(data, tmp_path, change, message):
+def test_bad_configurations_are_rejected_and_write_nothing(data, tmp_path, change, message):
     out = tmp_path / "run"
     with pytest.raises(AdvregError) as error:
         advreg.fit(small.config(data, out, change))
@@ -209,7 +209,7 @@ def test_held_out_images_are_never_trained_on(data, tmp_path):
     assert not any(torch.equal(a, b) for a in trained for b in held)
 
 
-def test_run_folder_holds_no_path_of_its_own_but_the_configured_one(finished):
+def test_run_folder_holds_no_path_but_the_configured_one(finished):
     run, _ = finished
     for name in ("model.json", "environment.json", "metrics.jsonl"):
         assert str(Path(run.path).parent) not in run.read_text(name)

@@ -27,7 +27,7 @@ START = Moment(epoch=1, step=0, steps=15)
 
 
 @pytest.mark.parametrize(
-    ("pulse", "best", "one_step", "ill"),
+    ("probe", "best", "one_step", "ill"),
     [
         (ProbeAccuracy(0.9, 0.66, 0.50), 0.50, True, True),  # a gap of 16 points, and no progress
         (ProbeAccuracy(0.9, 0.64, 0.50), 0.50, True, False),  # a gap of 14
@@ -38,8 +38,8 @@ START = Moment(epoch=1, step=0, steps=15)
         (ProbeAccuracy(0.3, 0.29, 0.29), 0.50, True, False),  # a drop of 21, with clean accuracy
     ],
 )
-def test_what_is_catastrophic_overfitting(pulse, best, one_step, ill):
-    assert (overfitting_monitor.detect_catastrophic_overfitting(pulse, best, one_step=one_step) is not None) == ill
+def test_signs_of_catastrophic_overfitting(probe, best, one_step, ill):
+    assert (overfitting_monitor.detect_catastrophic_overfitting(probe, best, one_step=one_step) is not None) == ill
 
 
 def test_what_is_label_leaking():
@@ -58,10 +58,10 @@ class Bent(torch.nn.Module):
 
 def test_a_pulse_is_taken_where_the_step_lands():
     x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
-    pulse = overfitting_monitor.measure_probe(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
-    assert pulse == ProbeAccuracy(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
-    assert overfitting_monitor.detect_label_leaking(pulse)
-    assert overfitting_monitor.detect_catastrophic_overfitting(pulse, best=0.0, one_step=True)
+    probe = overfitting_monitor.measure_probe(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
+    assert probe == ProbeAccuracy(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
+    assert overfitting_monitor.detect_label_leaking(probe)
+    assert overfitting_monitor.detect_catastrophic_overfitting(probe, best=0.0, one_step=True)
 
 
 def test_a_pulse_leaves_model_and_draws_alone(data, tmp_path):
@@ -87,13 +87,13 @@ def test_each_trouble_is_reported_once_until_it_is_over():
     watcher = overfitting_monitor.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
     watcher.memory = overfitting_monitor.Memory(best=0.5)
     bad, good = ProbeAccuracy(0.5, 0.9, 0.1), ProbeAccuracy(0.9, 0.5, 0.5)
-    message = [watcher.assess(pulse, one_step=True) for pulse in (bad, bad, good, bad)]
+    message = [watcher.assess(probe, one_step=True) for probe in (bad, bad, good, bad)]
     assert [(ill is not None, leak is not None) for ill, leak in message] == [
         (True, True), (False, False), (False, False), (True, True),
     ]  # fmt: skip
 
 
-def test_going_back_restores_everything_but_the_place_in_the_schedule(data, tmp_path):
+def test_rollback_restores_all_but_the_schedule_position(data, tmp_path):
     made = setup.prepare(small.config(data, tmp_path / "run"))
     batches = list(made.batches.epoch(0))
     made.model.train()
@@ -117,7 +117,7 @@ def test_going_back_restores_everything_but_the_place_in_the_schedule(data, tmp_
     assert made.optimizer.param_groups[0]["lr"] == pytest.approx(full / 2)
 
 
-def test_going_back_lays_stored_perturbations_where_the_epoch_shows_their_pixels(data, tmp_path):
+def test_rollback_aligns_stored_perturbations_with_crops(data, tmp_path):
     made = setup.prepare(small.config(data, tmp_path / "run", "attack.name=stored", "recipe.name=pgi"))
     made.model.eval()
 
@@ -160,7 +160,7 @@ def guarded(data, out, *changes):
     return small.config(data, out, "attack.name=fgsm", "train.guard=repair", "train.guard_every=2", *changes)
 
 
-def test_a_repaired_run_reports_it_and_trains_on_a_stronger_attack(data, tmp_path, monkeypatch):
+def test_a_repaired_run_continues_with_a_stronger_attack(data, tmp_path, monkeypatch):
     monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     seen: list[events.Event] = []
     run = advreg.fit(guarded(data, tmp_path / "run"), on_event=seen.append)
@@ -201,7 +201,7 @@ def test_a_repaired_run_reports_it_and_trains_on_a_stronger_attack(data, tmp_pat
         ),
     ],
 )
-def test_a_repaired_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
+def test_a_killed_repaired_run_ends_with_the_same_bytes(data, tmp_path, monkeypatch, epoch, step, more):
     monkeypatch.setattr(overfitting_monitor, "measure_probe", scripted_pulse)
     advreg.fit(guarded(data, tmp_path / "whole", *more))
 
@@ -313,7 +313,7 @@ def _provoked(tmp_path, mode):
     return float((~pgd(made.model.eval(), x, y, made.threat, steps=20).broken).float().mean()), message
 
 
-def test_catastrophic_overfitting_is_provoked_seen_and_repaired(tmp_path):
+def test_real_catastrophic_overfitting_is_repaired(tmp_path):
     warned, message = _provoked(tmp_path, "warn")
     repaired, mended = _provoked(tmp_path, "repair")
     assert warned < 0.2

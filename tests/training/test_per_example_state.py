@@ -42,7 +42,7 @@ def test_state_of_parts_is_saved_and_restored_by_name():
     per_example_state.start_epoch(parts, 3)
     assert parts["attack"].epoch == 3
     per_example_state.share(parts)  # alone: nothing to do
-    with pytest.raises(RunError, match="remembers attack, recipe, policy, this run needs recipe; resume it as it was"):
+    with pytest.raises(RunError, match="holds state of attack, recipe, policy, this run needs recipe; resume it"):
         per_example_state.restore({"recipe": recipes.free()}, saved)
 
 

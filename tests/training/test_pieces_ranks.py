@@ -95,7 +95,7 @@ def test_processes_agree_to_the_bit(together):
     assert all(torch.equal(together[0][name], together[1][name]) for name in together[0])
 
 
-def test_going_back_loses_nothing_that_a_process_alone_had_written(together):
+def test_rollback_keeps_rows_that_one_process_wrote(together):
     assert [part["back"].tolist() for part in together] == [[2.0, 3.0, 1.0, 1.0, 1.0]] * 2
 
 

@@ -79,7 +79,7 @@ def test_what_is_measured_and_kept_is_the_average(data, tmp_path):
     assert not torch.equal(kept["0.weight"], state["model"]["0.weight"])
 
 
-def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_weights(data, tmp_path):
+def test_frozen_batchnorm_trains_weights_not_statistics(data, tmp_path):
     config = small.config(data, tmp_path / "run", "train.freeze_batchnorm=true", "train.epochs=1")
     before = setup.prepare(config).model.state_dict()
     after = torch.load(advreg.fit(config) / "checkpoint.pt", weights_only=True)["model"]
@@ -129,7 +129,7 @@ def test_free_takes_its_steps_on_every_batch(data, tmp_path):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_impossible_combinations_are_rejected_before_any_training(data, tmp_path, changes, message):
+def test_impossible_combinations_are_rejected_at_once(data, tmp_path, changes, message):
     with pytest.raises(advreg.errors.AdvregError, match=message) as error:
         advreg.fit(small.config(data, tmp_path / "run", *changes))
     assert isinstance(error.value, ConfigError) or "ar_at" in changes[0]

@@ -85,7 +85,7 @@ def test_imagenet_configuration_trains_on_a_folder(imagenet, tmp_path, eps):
     assert advreg.load_model(str(run.path))(torch.rand(2, 3, 16, 16)).shape == (2, 1000)
 
 
-def test_a_streamed_run_that_was_killed_ends_with_the_same_bytes(imagenet, tmp_path):
+def test_a_killed_streamed_run_ends_with_the_same_bytes(imagenet, tmp_path):
     def kill(event):
         if isinstance(event, events.Step) and (event.epoch, event.step) == (2, 2):
             raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def test_a_streamed_run_learns_what_one_in_memory_does(imagenet, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is skipped")
-def test_a_first_image_and_a_whole_batch_that_are_broken_end_no_run(tmp_path):
+def test_broken_images_do_not_end_a_run(tmp_path):
     name = f"folder:{write_folder(tmp_path / 'photos', n=6)}?size=16&broken=skip"
     changes = ["data.stream=true", f"data.name={name}", "data.validation=6", "train.batch_size=1", "train.epochs=2"]
     config = small.config(tmp_path, tmp_path / "run", "model.name=tests.training.test_scale:tiny_resnet", *changes)

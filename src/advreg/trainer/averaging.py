@@ -23,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class AveragedWeights:
-    """A network whose weights are an average of the weights of a network in training; its buffers are copies of the last ones.
+    """A network with averaged weights of a network in training; its buffers are copies of the last ones.
 
     Args:
         model: the network in training, or a `torch.nn.ParameterList` of those of its weights that learn; it is copied.
@@ -88,7 +88,11 @@ class AveragedWeights:
         return self._average.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned.
+
+        Args:
+            state: the state.
+        """
         self._average.load_state_dict(state)
 
 

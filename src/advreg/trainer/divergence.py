@@ -52,7 +52,7 @@ def divergence_error(problem: str, remedy: str, kept: str) -> TrainingError:
     """Return the error of a training that diverged.
 
     Args:
-        problem: what is not finite, and when.
+        problem: the loss or weight that is not finite, and when.
         remedy: options to change.
         kept: what the run folder still holds.
 

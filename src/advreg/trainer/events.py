@@ -111,7 +111,7 @@ class Finished:
 
     Attributes:
         epochs: epochs in all.
-        best_epoch: the epoch whose weights the run folder holds as the result.
+        best_epoch: epoch of the weights in model.safetensors; 1 for language.
         step, steps: steps done in the last epoch, and its steps in all.
     """
 

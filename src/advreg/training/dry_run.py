@@ -25,6 +25,9 @@ _EXAMPLES = 4
 def dry_run(session: TrainState) -> bool:
     """Take one step with a copy on a few examples, so that errors are raised before anything is written.
 
+    Args:
+        session: the run, which does not change.
+
     Returns:
         Whether some weight gets no gradient.
 

@@ -21,13 +21,18 @@ from advreg.training.rollback import roll_back, slow_down, snapshot_state
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally
 
-_REPORTS = 50  # reports per epoch; reading the loss waits for the device
-_FEWEST = 50  # steps before a network must have learned something
-_REPAIRS = 8  # in one run: what diverges more often will not be saved by going slower
+_REPORTS = 50  # reports per epoch; reading the loss synchronises the device
+_FEWEST = 50  # steps after which an untrained network is reported
+_REPAIRS = 8  # in one run; after these, a lower learning rate does not help
 
 
 class EpochMonitor:
-    """Sees an epoch through, from its first step to its last.
+    """Monitors an epoch from its first step to its last.
+
+    Args:
+        session: the run.
+        epoch: number of the epoch, from 1.
+        emit: called with each event.
 
     Attributes:
         log: the guard's lines for metrics.jsonl.
@@ -42,11 +47,15 @@ class EpochMonitor:
             nonfinite_tensors(session.model.state_dict())
         )  # before any step: the -inf of an attention's mask
         if self.guard.probes and self.guard.memory.best is None:
-            self.guard.begin(self._pulse())
+            self.guard.set_baseline(self._measure_probe())
         self.healthy = snapshot_state(session, Tally()) if self.guard.mode == "repair" else None
 
     def after_step(self, tally: Tally, step: int) -> Tally:
         """Check the run after a step where a check is due; return the tally to continue with.
+
+        Args:
+            tally: sums of the epoch so far.
+            step: steps of the epoch that are done.
 
         Raises:
             TrainingError: training diverged, and repairs are off or did not help.
@@ -93,7 +102,7 @@ class EpochMonitor:
             self._report(step, learning.NOT_LEARNING, message, learning.REMEDY)
 
     def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
-        """Return what is not finite any more, so that it never reaches a checkpoint."""
+        """Return a description of a loss or weight that is not finite: none may reach a checkpoint."""
         if (problem := nonfinite_loss(tally.loss)) is not None:
             return f"{problem} at epoch {self.epoch}, step {step}"
         return self._overflow(f"after step {step} of epoch {self.epoch}") if thorough else None
@@ -114,24 +123,24 @@ class EpochMonitor:
             raise _diverged(self.session, message)
         roll_back(self.session, self.healthy)
         self._report(step, "divergence", message, f"rolled back, learning rate halved to {slow_down(self.session):.3g}")
-        self.guard.repaired()
+        self.guard.count_repair()
         return _paid(self.healthy.tally, tally)
 
     def _probe(self, tally: Tally, step: int) -> Tally:
         if self.guard.probes:
-            pulse = self._pulse()
-            ill, leak = self.guard.assess(pulse, one_step=self.session.attack.takes_one_step)
-            figures = asdict(pulse)
+            probe = self._measure_probe()
+            overfitting, leak = self.guard.assess(probe, one_step=self.session.attack.takes_one_step)
+            figures = asdict(probe)
             if leak is not None:
                 self._report(step, "label leaking", leak, "none: more steps or a smaller eps would help", figures)
-            if ill is not None:
-                return self._repair_overfitting(ill, tally, step, figures)
+            if overfitting is not None:
+                return self._repair_overfitting(overfitting, tally, step, figures)
         if self.healthy is not None and not self.guard.memory.ill:
             self.healthy = snapshot_state(self.session, tally)
         return tally
 
-    def _pulse(self) -> ProbeAccuracy:
-        measured = self.guard.pulse(self.session.model)
+    def _measure_probe(self) -> ProbeAccuracy:
+        measured = self.guard.measure(self.session.model)
         return ProbeAccuracy(*distributed.values_of_main(*asdict(measured).values(), device=self.session.device))
 
     def _repair_overfitting(self, message: str, tally: Tally, step: int, figures: dict[str, float]) -> Tally:
@@ -141,7 +150,7 @@ class EpochMonitor:
             return tally
         roll_back(self.session, self.healthy)
         attack.strengthen()
-        self.guard.repaired()
+        self.guard.count_repair()
         before = _paid(self.healthy.tally, tally)
         self.healthy = snapshot_state(self.session, before)
         self._report(step, "catastrophic overfitting", message, f"rolled back, attack is now {attack}", figures)

@@ -33,7 +33,12 @@ def read_config(config: Config | str | Path, *, resume: bool) -> Config:
 
 
 def use_own_weights(config: Config, *, resume: bool) -> Config:
-    """Return the configuration to prepare with: a resumed run starts from its own weights, not from ``model.weights``."""
+    """Return the configuration to prepare with: a resumed run starts from its own weights, not from ``model.weights``.
+
+    Args:
+        config: configuration of the run.
+        resume: whether the run exists.
+    """
     own = Path(config.train.out).expanduser() / LAST
     if not (resume and config.model.weights and own.exists()):
         return config
@@ -42,6 +47,11 @@ def use_own_weights(config: Config, *, resume: bool) -> Config:
 
 def start_folder(config: Config, session: TrainState, *, resume: bool) -> RunFolder:
     """Return the run folder: a new one with configuration, environment and model, or the one to resume.
+
+    Args:
+        config: configuration of the run.
+        session: the run.
+        resume: whether the run exists.
 
     Raises:
         RunError: a new one exists already or cannot be written; one to resume is absent, never started, holds another run, or
@@ -71,7 +81,11 @@ def _fingerprint(session: TrainState) -> str:
 
 
 def changed_environment(run: RunFolder) -> dict[str, Any]:
-    """Return the parts of the environment that changed since the run started: bytes may then differ."""
+    """Return the parts of the environment that changed since the run started: bytes may then differ.
+
+    Args:
+        run: the run folder.
+    """
     before, now = run.read_json(ENVIRONMENT), runtime.environment()
     return {key: value for key, value in now.items() if before.get(key) != value}
 

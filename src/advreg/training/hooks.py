@@ -16,7 +16,13 @@ from advreg.training.regularizer import AdversarialRegularization
 
 
 def Term(threat: ThreatModel, *, weight: float = 0.2, **options: Any) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Return ``(network, x, y) -> weight * recipe``, as `AdversarialRegularization.regularizer` does."""
+    """Return ``(network, x, y) -> weight * recipe``, as `AdversarialRegularization.regularizer` does.
+
+    Args:
+        threat: norm, eps and box.
+        weight: the multiplier.
+        options: of `AdversarialRegularization`.
+    """
     _warn("Term(threat)(network, x, y)", "advreg.AdversarialRegularization(network, threat).regularizer(x, y)")
     AdversarialRegularization(nn.Identity(), threat, multiplier=weight, **options)  # checks the options
     return lambda network, x, y: AdversarialRegularization(network, threat, multiplier=weight, **options).regularizer(

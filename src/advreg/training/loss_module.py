@@ -34,7 +34,17 @@ class RecipeLoss(nn.Module):
         self.recipe = recipe
 
     def forward(self, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-        """Return the loss, a scalar, and the logits ``(B, K)`` of the training examples."""
+        """Return the loss, a scalar, and the logits ``(B, K)`` of the training examples.
+
+        Args:
+            x: inputs ``(B, ...)``.
+            y: labels ``(B,)`` or probabilities ``(B, K)``.
+            attack: the inner attack.
+            threat: norm, eps and box.
+
+        Returns:
+            Loss and logits.
+        """
         with _collect_logits(self.model) as logits:
             loss = self.recipe(self.model, x, y, attack, threat)
         return loss, logits[-1][-len(y) :]

@@ -55,7 +55,7 @@ def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -
 
 @dataclass(frozen=True)
 class Memory:
-    """What the guard remembers between probes.
+    """The guard's record between probes.
 
     Attributes:
         best: highest accuracy under PGD of a healthy probe; None before the first.
@@ -70,7 +70,7 @@ class Memory:
     repairs: int = 0
 
 
-def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_step: bool) -> str | None:
+def detect_catastrophic_overfitting(probe: ProbeAccuracy, best: float, *, one_step: bool) -> str | None:
     """Return the sign of catastrophic overfitting in a probe, or None.
 
     A gap alone proves nothing: it is wide too while a robust model still learns, but then accuracy under PGD rises. And it is
@@ -78,7 +78,7 @@ def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_st
     rate too high.
 
     Args:
-        pulse: the probe.
+        probe: the probe.
         best: highest accuracy under PGD so far.
         one_step: whether training attacks with one step.
 
@@ -87,17 +87,20 @@ def detect_catastrophic_overfitting(pulse: ProbeAccuracy, best: float, *, one_st
         'accuracy under PGD fell from 40% to 10%'
         >>> detect_catastrophic_overfitting(ProbeAccuracy(0.9, 0.8, 0.5), best=0.4, one_step=True)
     """
-    if pulse.pgd_accuracy < min(best, pulse.clean_accuracy) - DROP:
-        return f"accuracy under PGD fell from {best:.0%} to {pulse.pgd_accuracy:.0%}"
-    if one_step and pulse.fgsm_accuracy - pulse.pgd_accuracy > GAP and pulse.pgd_accuracy <= best:
-        return f"accuracy is {pulse.fgsm_accuracy:.0%} under FGSM but {pulse.pgd_accuracy:.0%} under PGD"
+    if probe.pgd_accuracy < min(best, probe.clean_accuracy) - DROP:
+        return f"accuracy under PGD fell from {best:.0%} to {probe.pgd_accuracy:.0%}"
+    if one_step and probe.fgsm_accuracy - probe.pgd_accuracy > GAP and probe.pgd_accuracy <= best:
+        return f"accuracy is {probe.fgsm_accuracy:.0%} under FGSM but {probe.pgd_accuracy:.0%} under PGD"
     return None
 
 
-def detect_label_leaking(pulse: ProbeAccuracy) -> str | None:
+def detect_label_leaking(probe: ProbeAccuracy) -> str | None:
     """Return the sign of label leaking, higher accuracy on attacked than on clean inputs, or None.
 
-    It then reads the label in the perturbation, which was made from it.
+    The model then reads the label from the perturbation, which depends on it.
+
+    Args:
+        probe: the probe.
 
     Reference: Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017.
 
@@ -105,13 +108,13 @@ def detect_label_leaking(pulse: ProbeAccuracy) -> str | None:
         >>> detect_label_leaking(ProbeAccuracy(0.7, 0.9, 0.1))
         'accuracy is 90% under FGSM but 70% on clean inputs'
     """
-    if pulse.fgsm_accuracy <= pulse.clean_accuracy + LEAK:
+    if probe.fgsm_accuracy <= probe.clean_accuracy + LEAK:
         return None
-    return f"accuracy is {pulse.fgsm_accuracy:.0%} under FGSM but {pulse.clean_accuracy:.0%} on clean inputs"
+    return f"accuracy is {probe.fgsm_accuracy:.0%} under FGSM but {probe.clean_accuracy:.0%} on clean inputs"
 
 
 class Guard:
-    """Probes a run every so many steps, on examples that stay the same.
+    """Probes a run every ``every`` steps, always on the same examples.
 
     Args:
         mode: ``"off"``, ``"warn"`` or ``"repair"``.
@@ -129,32 +132,52 @@ class Guard:
         """Whether probes run."""
         return self.mode != "off" and self.threat is not None
 
-    def begin(self, pulse: ProbeAccuracy) -> None:
-        """Remember where training starts from."""
-        self.memory = replace(self.memory, best=pulse.pgd_accuracy)
+    def set_baseline(self, probe: ProbeAccuracy) -> None:
+        """Record the probe before the first step.
 
-    def pulse(self, model: nn.Module) -> ProbeAccuracy:
-        """Probe the model."""
+        Args:
+            probe: the probe.
+        """
+        self.memory = replace(self.memory, best=probe.pgd_accuracy)
+
+    def measure(self, model: nn.Module) -> ProbeAccuracy:
+        """Probe the model.
+
+        Args:
+            model: the network; its modes are restored.
+        """
         assert self.threat is not None
         return measure_probe(model, self.x, self.y, self.threat)
 
-    def assess(self, pulse: ProbeAccuracy, *, one_step: bool) -> tuple[str | None, str | None]:
-        """Return what is wrong, overfitting and leaking, each only when it begins; remember the pulse."""
+    def assess(self, probe: ProbeAccuracy, *, one_step: bool) -> tuple[str | None, str | None]:
+        """Return the signs of overfitting and of label leaking, each only at its start; record the probe.
+
+        Args:
+            probe: the probe.
+            one_step: whether training attacks with one step.
+
+        Returns:
+            A message or None for each.
+        """
         best = self.memory.best or 0.0
-        ill, leak = detect_catastrophic_overfitting(pulse, best, one_step=one_step), detect_label_leaking(pulse)
+        ill, leak = detect_catastrophic_overfitting(probe, best, one_step=one_step), detect_label_leaking(probe)
         messages = (ill if not self.memory.ill else None, leak if not self.memory.leaking else None)
-        best = best if ill else max(best, pulse.pgd_accuracy)
+        best = best if ill else max(best, probe.pgd_accuracy)
         self.memory = replace(self.memory, best=best, ill=ill is not None, leaking=leak is not None)
         return messages
 
-    def repaired(self) -> None:
-        """Remember a repair; the model is now as healthy as it was."""
+    def count_repair(self) -> None:
+        """Record a repair: the model is as healthy as at the snapshot."""
         self.memory = replace(self.memory, ill=False, repairs=self.memory.repairs + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the record of the probes, which a resumed run needs."""
         return asdict(self.memory)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as a run that was interrupted."""
+        """Restore a state that `state_dict` returned.
+
+        Args:
+            state: the state.
+        """
         self.memory = Memory(**state)

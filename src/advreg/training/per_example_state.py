@@ -1,4 +1,4 @@
-"""What parts of training remember from step to step: rows by example id, and how all of it is saved."""
+"""State that parts of training keep between steps: rows by example id, and their saving and restoring."""
 
 from __future__ import annotations
 
@@ -16,38 +16,46 @@ Saved = dict[str, Tensor]
 
 @runtime_checkable
 class HasPerExampleState(Protocol):
-    """An attack, a recipe or a policy whose next step depends on its last ones."""
+    """An attack, a recipe or a policy with a state that later steps depend on."""
 
     def state_dict(self) -> Saved:
-        """Return all that the next step depends on, as tensors."""
+        """Return the state as tensors."""
 
     def load_state_dict(self, state: Saved) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore a state that `state_dict` returned.
+
+        Args:
+            state: the state.
+        """
 
 
 @runtime_checkable
 class Counts(Protocol):
-    """A part that wants to know when an epoch begins."""
+    """A part that is notified at the start of an epoch."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Hear that this epoch, 1 for the first, is about to begin."""
+        """Take note of the start of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 1.
+        """
 
 
 @runtime_checkable
 class Shares(Protocol):
-    """A part whose state the ranks synchronise."""
+    """A part with a state that the ranks synchronise."""
 
     def share(self) -> None:
-        """Let every rank know what any learned since the last time."""
+        """Give every rank the rows that any rank wrote since the last call."""
 
 
 class PerExampleTable:
     """One row of numbers for each example, found by its id, whatever order and batches examples come in.
 
     Args:
-        examples: number of examples, ids 0 to examples - 1; 0 to grow with the ids, which waits for the device at each read.
+        examples: number of examples, ids 0 to examples - 1; 0 to grow with the ids, which synchronises the device at each read.
         shape: shape of one row.
-        fill: what a row holds before it is written.
+        fill: value of a row before it is written.
         dtype: floating type in which rows are kept.
 
     Example:
@@ -65,23 +73,36 @@ class PerExampleTable:
         self.fresh = torch.zeros(examples, dtype=torch.bool)
 
     def read(self, ids: Tensor) -> Tensor:
-        """Return the rows of these examples ``(B, *shape)``, a copy on the device of ``ids``."""
+        """Return the rows of some examples ``(B, *shape)``, a copy on the device of ``ids``.
+
+        Args:
+            ids: example ids ``(B,)``.
+        """
         self._make_room(ids)
         return self.values[ids]
 
     def write(self, ids: Tensor, rows: Tensor) -> None:
-        """Keep these rows ``(B, *shape)`` for these examples."""
+        """Write the rows of some examples.
+
+        Args:
+            ids: example ids ``(B,)``.
+            rows: ``(B, *shape)``.
+        """
         self._make_room(ids)
         self.values[ids] = rows.detach().to(self.values.dtype)
         self.fresh[ids] = True
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Fill all rows with the initial value."""
         self.values.fill_(self.fill)
         self.fresh.zero_()
 
     def load(self, values: Tensor) -> None:
-        """Go on with these rows, those of a checkpoint."""
+        """Replace all rows by those of a checkpoint.
+
+        Args:
+            values: ``(examples, *shape)``.
+        """
         self.values, self.fresh = values.clone(), torch.zeros(len(values), dtype=torch.bool, device=values.device)
 
     def share(self) -> None:
@@ -104,13 +125,16 @@ class PerExampleTable:
             return
         missing = int(ids.max()) + 1 - len(self.values) if len(ids) else 0
         if missing > 0:
-            more = max(missing, len(self.values))  # doubling: few copies however many examples come
+            more = max(missing, len(self.values))  # doubling keeps the number of copies small
             self.values = torch.cat([self.values, self.values.new_full((more, *self.values.shape[1:]), self.fill)])
             self.fresh = torch.cat([self.fresh, self.fresh.new_zeros(more)])
 
 
 def states(parts: Mapping[str, object]) -> dict[str, Saved]:
     """Return the state of the parts that have one, by name.
+
+    Args:
+        parts: name -> part.
 
     Example:
         >>> states({"attack": print})
@@ -127,12 +151,14 @@ def restore(parts: Mapping[str, object], saved: Mapping[str, Saved]) -> None:
         saved: what `states` returned.
 
     Raises:
-        RunError: what was saved belongs to other parts.
+        RunError: the saved state belongs to other parts.
     """
     wanted = {name: part for name, part in parts.items() if isinstance(part, HasPerExampleState)}
     if wanted.keys() != saved.keys():
         have, need = ", ".join(saved) or "nothing", ", ".join(wanted) or "nothing"
-        raise RunError(f"the checkpoint remembers {have}, this run needs {need}; resume it as it was started")
+        raise RunError(
+            f"the checkpoint holds state of {have}, this run needs {need}; resume it with its own configuration"
+        )
     for name, part in wanted.items():
         part.load_state_dict(saved[name])
 
@@ -142,7 +168,8 @@ def start_epoch(parts: Mapping[str, object], epoch: int) -> None:
 
     Args:
         parts: name -> part.
-        epoch: number of the epoch, from 1."""
+        epoch: number of the epoch, from 1.
+    """
     for part in parts.values():
         if isinstance(part, Counts):
             part.start_epoch(epoch)
@@ -152,7 +179,8 @@ def share(parts: Mapping[str, object]) -> None:
     """Synchronise the per-example state of the parts over all ranks; every rank must call it.
 
     Args:
-        parts: name -> part."""
+        parts: name -> part.
+    """
     for part in parts.values():
         if isinstance(part, Shares):
             part.share()

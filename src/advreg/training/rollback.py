@@ -16,7 +16,7 @@ _SLOWER = 0.5  # factor on the learning rate after a divergence
 
 @dataclass(frozen=True)
 class HealthySnapshot:
-    """A copy of the state of training, without the guard's memory and the position in the schedule.
+    """A copy of the state of training, without the guard's record and the position in the schedule.
 
     Attributes:
         model, optimizer, parts: their states.
@@ -71,7 +71,11 @@ def warm_up(session: TrainState, steps: int = 4) -> None:
 
 
 def slow_down(session: TrainState) -> float:
-    """Halve the learning rate of all following steps; return that of the next step."""
+    """Halve the learning rate of all following steps; return that of the next step.
+
+    Args:
+        session: the run.
+    """
     session.scheduler.base_lrs = [_SLOWER * lr for lr in session.scheduler.base_lrs]
     return _set_lr(session, _SLOWER)
 

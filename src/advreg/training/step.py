@@ -40,12 +40,20 @@ class Tally:
     lr: float = 0.0
 
     def plus(self, more: Tally) -> Tally:
-        """Return both tallies as one, with the later learning rate."""
+        """Return the sum of two tallies, with the later learning rate.
+
+        Args:
+            more: the later tally.
+        """
         sums = {name: getattr(self, name) + getattr(more, name) for name in _SUMS}
         return replace(more, **sums)
 
     def of_all(self, device: torch.device) -> Tally:
-        """Return the tally of all processes together, in plain numbers."""
+        """Return the tally of all processes together, in plain numbers.
+
+        Args:
+            device: of this process.
+        """
         values = distributed.sum_values(*(float(getattr(self, name)) for name in _SUMS), device=device)
         losses, hits, count, forwards, backwards = values
         return Tally(losses, int(hits), int(count), int(forwards), int(backwards), self.lr)
@@ -65,7 +73,7 @@ _SUMS = ("losses", "hits", "count", "forwards", "backwards")
 
 
 def take_step(session: TrainState, batch: DataBatch, moment: Moment) -> Tally:
-    """Move the weights once, down the recipe's loss on this batch, and return the tally of the batch.
+    """Take one optimizer step on the recipe's loss of a batch, and return the tally of the batch.
 
     Args:
         session: the run, as `advreg.training.prepare` returns it; its model is in train mode.

@@ -1,4 +1,4 @@
-"""Which epoch is best: accuracy, clean and robust, on TRAINING images that training never sees."""
+"""Validation, which selects the best epoch: clean and robust accuracy on held-out TRAINING images."""
 
 from __future__ import annotations
 
@@ -23,22 +23,30 @@ Source = TypeVar("Source", Dataset, StreamingDataset)
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies on the held-out images; ``robust_accuracy`` is None where there is no attack."""
+    """Accuracies on the held-out images; ``robust_accuracy`` is None without an attack."""
 
     clean_accuracy: float
     robust_accuracy: float | None
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What the best epoch is largest in: robust accuracy first, then clean accuracy."""
+        """Key by which the best epoch is the largest: robust accuracy first, then clean accuracy."""
         return (self.robust_accuracy or 0.0, self.clean_accuracy)
 
 
 def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
-    """Split a training set at random: what is trained on, and ``n`` images that are not (None for 0).
+    """Split a training set at random into a training part and a validation part.
+
+    Args:
+        train: the training set.
+        n: number of validation images.
+        seed: of the split.
+
+    Returns:
+        The training part, and the validation part (None for ``n`` = 0).
 
     Raises:
-        ConfigError: nothing would be left to train on.
+        ConfigError: the training part would be empty.
     """
     if n >= len(train):
         raise ConfigError(
@@ -53,14 +61,16 @@ def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
 def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps: int) -> Score:
     """Return the clean accuracy of a model on held-out images and, with a threat, the accuracy under PGD.
 
+    The attack's random start is always the same, so that epochs are compared on equal terms. The model's modes are restored.
+
     Args:
         model: the network.
         held: held-out images.
         threat: threat model; None for clean accuracy alone.
         steps: gradient steps of PGD.
 
-    The attack's random start is the same every time, so that epochs are compared on equal terms. Modes are restored.
-    Several processes share the work, and all get the same score.
+    Returns:
+        The score, equal in all processes that share the work.
     """
     clean = robust = 0
     device = next(model.parameters()).device

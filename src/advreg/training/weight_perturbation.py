@@ -18,13 +18,13 @@ from advreg.training.recipes.base import Attack, InnerResult, disable_early_stop
 def perturb_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float = 0.005) -> Iterator[nn.Module]:
     """Move the weights uphill inside the block, ``w + gamma ||w|| g / ||g||`` layer by layer, and take it off after it.
 
-    The optimizer's step belongs inside: it starts from the perturbed weights with the gradient found there, and what is taken
-    off afterwards is the perturbation alone. Only weights of two dimensions or more move; no bias, no BatchNorm, no buffer.
+    The optimizer's step belongs inside the block: it starts from the perturbed weights with the gradient there, and afterwards
+    the perturbation alone is subtracted. Only weights of two dimensions or more change; no bias, no BatchNorm, no buffer.
 
     Args:
-        model: the plain network, not its data-parallel wrapper; the processes of a distributed run move the same way.
-        loss: what to move against, evaluated once before the block; its changes of buffers are undone.
-        gamma: length of the move in each layer, relative to the layer; 0.01 for `madry`, 0.005 for `trades`, 0 for none.
+        model: the plain network, not its data-parallel wrapper; all processes of a distributed run apply the same perturbation.
+        loss: the loss to increase, evaluated once before the block; its changes of buffers are undone.
+        gamma: length of the perturbation relative to the layer; 0.01 for `madry`, 0.005 for `trades`, 0 for none.
 
     Raises:
         ConfigError: a gamma below zero, or weights that FSDP has cut into shards.
@@ -83,7 +83,11 @@ def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parame
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Undo the changes that forwards inside the block make to the model's buffers, such as statistics of BatchNorm."""
+    """Undo the changes that forwards inside the block make to the model's buffers, such as statistics of BatchNorm.
+
+    Args:
+        model: the network.
+    """
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -97,6 +101,9 @@ def once(attack: Attack) -> Attack:
     """Return an attack for one batch that searches for the worst case once and returns the same points when called again.
 
     The loss that perturbs the weights and the loss that is minimised then use the same points.
+
+    Args:
+        attack: any attack.
     """
     found: list[InnerResult] = []
     whole = disable_early_stop(attack)

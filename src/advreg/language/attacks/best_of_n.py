@@ -12,7 +12,9 @@ from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.loading import LanguageModel
 from advreg.runtime import derived_seed
 
-_SHUFFLE, _CASE, _NOISE = 0.6, 0.6, 0.06
+_SHUFFLE = 0.6
+_CASE = 0.6
+_NOISE = 0.06
 """Probabilities: a long word's middle is shuffled, a letter changes case, a character moves by one in ASCII."""
 
 

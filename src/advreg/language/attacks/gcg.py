@@ -157,6 +157,9 @@ def search_suffix(
         system: the system prompt; the chat template's default if None.
         allowed: ids of the tokens that a suffix may hold, see `typeable_tokens`.
 
+    Returns:
+        The request, a blank and the suffix.
+
     Raises:
         ConfigError: the tokenizer merges the suffix with the request.
     """

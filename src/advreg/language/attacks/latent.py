@@ -56,6 +56,9 @@ def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: 
         delta: ``(B, N, P, D)``; row ``j`` of block ``n`` belongs to the j-th user token.
         layers: numbers of the ``N`` blocks, counted from 0.
 
+    Returns:
+        A context manager; the blocks are restored at its end.
+
     Raises:
         ConfigError: a block does not exist, or ``delta`` has another number of blocks.
         ModelError: the network has no `ModuleList`.
@@ -63,7 +66,7 @@ def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: 
     modules = transformer_blocks(lm)
     if delta.shape[1] != len(layers) or not all(0 <= layer < len(modules) for layer in layers):
         raise ConfigError(
-            f"layers are {list(layers)} and delta has {delta.shape[1]}; allowed: 0 to {len(modules) - 1}, one delta each"
+            f"layers are {list(layers)} and delta has {delta.shape[1]} blocks; allowed: 0 to {len(modules) - 1}, one block each"
         )
     with ExitStack() as hooks:
         for n, layer in enumerate(layers):

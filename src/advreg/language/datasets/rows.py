@@ -32,7 +32,9 @@ def read_rows(path: str | Path) -> list[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as cause:
-        raise DataError(f"cannot read {file}: {getattr(cause, 'strerror', None) or 'it is not UTF-8'}") from cause
+        raise DataError(
+            f"cannot read {file}: {getattr(cause, 'strerror', None) or 'it is not UTF-8'}; give a UTF-8 text file"
+        ) from cause
     rows = [(f"{file} {where}", row) for where, row in readers[file.suffix.lower()](text, file)]
     if not rows:
         raise DataError(f"{file} has no rows; give one at least")
@@ -79,7 +81,7 @@ def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise DataError(f"{where} is no JSON: {str(cause).splitlines()[0]}") from cause
+        raise DataError(f"{where} is no JSON: {str(cause).splitlines()[0]}; correct it") from cause
 
 
 def parse_text(row: Row, column: str, default: str | None = None) -> str:

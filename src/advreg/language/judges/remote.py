@@ -75,7 +75,9 @@ class RemoteJudge:
         if not _is_http_url(self.url):
             raise ConfigError("the judge's url is no web address, or contains a password; give http(s)://host/v1")
         if self.timeout <= 0 or self.retries < 0:
-            raise ConfigError(f"timeout is {self.timeout} and retries {self.retries}; give more than 0, and at least 0")
+            raise ConfigError(
+                f"timeout is {self.timeout} and retries {self.retries}; give timeout > 0 and retries >= 0"
+            )
         self._headers()
 
     def rate(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:

@@ -62,7 +62,7 @@ def scatter_rows(rows: Tensor, where: Tensor) -> Tensor:
     if longest > rows.shape[1] or len(rows) != len(where):
         given = f"{len(rows)} x {rows.shape[1]}"
         raise DataError(
-            f"delta has {given} rows for {len(where)} examples with up to {longest} tokens; give one a token"
+            f"delta has {given} rows for {len(where)} examples with up to {longest} tokens; give one row for each token"
         )
     if longest == 0:
         return rows.new_zeros(*where.shape, rows.shape[-1])
@@ -182,7 +182,8 @@ def answer_tokens_nll(logits: Tensor, encoded: Encoded) -> Tensor:
         ``(B, L)`` in float32 or better.
     """
     length = min(logits.shape[1], encoded.ids.shape[1])  # logits are longer if a suffix was inserted before the answers
-    ids, answer, logits = encoded.ids[:, -length:], encoded.answer[:, -length:], logits[:, -length:]
+    ids, answer = encoded.ids[:, -length:], encoded.answer[:, -length:]
+    logits = logits[:, -length:]
     scores, wanted = logits[:, :-1][answer[:, 1:]], ids[:, 1:][answer[:, 1:]]
     exact = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
     losses = exact.new_zeros(answer.shape)

@@ -112,7 +112,7 @@ def _read(file: Path) -> tuple[Any, Any]:
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
             quantized = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **source)
     except Exception as cause:  # transformers raises errors of many kinds
-        raise ModelError(f"{file} cannot be read as GGUF: {first_line(cause)}") from cause
+        raise ModelError(f"{file} cannot be read as GGUF: {first_line(cause)}; give a complete GGUF file") from cause
     config = type(quantized.config).from_dict(
         {key: value for key, value in quantized.config.to_dict().items() if key != "quantization_config"}
     )

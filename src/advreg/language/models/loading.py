@@ -132,7 +132,7 @@ def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[n
                 place, dtype=dtype, use_safetensors=True, **safe
             )
     except Exception as cause:  # transformers raises errors of many kinds
-        raise ModelError(f"{name} cannot be loaded: {first_line(cause)}") from cause
+        raise ModelError(f"{name} cannot be loaded: {first_line(cause)}; check its name and its files") from cause
     return network, tokenizer
 
 

@@ -137,7 +137,11 @@ class DiagnosisContext:
     def no_gradient(self) -> str:
         """Reason why the input has no gradient; empty where it has one."""
         rows = self.probes()[:8]
-        return input_gradient(self.model, self.x[rows], self.y[rows])[1] if len(rows) else "no example to look at"
+        return (
+            input_gradient(self.model, self.x[rows], self.y[rows])[1]
+            if len(rows)
+            else "no example is classified correctly"
+        )
 
     @cached_property
     def is_random(self) -> bool:
@@ -323,4 +327,4 @@ def needs_certainty(context: DiagnosisContext, name: str, group: str) -> Check |
     Returns:
         The skipped check, or None.
     """
-    return skip_check(name, group, "answers are random: see randomness") if context.is_random else None
+    return skip_check(name, group, "the model is random: see randomness") if context.is_random else None

@@ -92,11 +92,11 @@ def check_coarseness(flags: Mapping[str, Any], protocol: str) -> Check:
         The check; skipped for a model with gradients.
     """
     if "coarse_answers" not in flags:
-        return skip_check("coarse-answers", "C", "the model is no service that answers with scores or labels only")
+        return skip_check("coarse-answers", "C", "the model gives gradients")
     by_labels = "-labels@" in protocol
     unchanged, distinct = flags["unchanged_answers"], flags["distinct_answers"]
     says = (
-        f"{unchanged:.0%} of the answers do not change at a random point within eps, "
+        f"{unchanged:.0%} of the outputs do not change at a random point within eps, "
         f"{distinct:.0%} of the scores are distinct{', and the attack needs labels only' if by_labels else ''}"
     )
     raised = bool(flags["coarse_answers"]) and not by_labels

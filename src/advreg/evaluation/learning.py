@@ -40,7 +40,7 @@ def one_class(labels: Sequence[int], predicted: Sequence[int]) -> Check:
         return skip_check("one-class", "B", "there are no clean predictions to count")
     largest, n = _largest_class_size(labels), len(labels)
     if largest == n:
-        return skip_check("one-class", "B", "the data hold one class, so nothing can be told apart")
+        return skip_check("one-class", "B", "the data hold one class")
     favourite, count = Counter(predicted).most_common(1)[0]
     ends, threshold = clopper_pearson_interval(count, n), 1 - (1 - _DOMINANCE) * (1 - largest / n)
     sure = ends[0] > threshold or (count == n and n - _count_of(labels, favourite) >= _OTHERS)

@@ -49,7 +49,7 @@ def _clean_predictions(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     return [row["label"] for row in clean], [row["predicted"] for row in clean]
 
 
-_NOT_MEASURED = "this evaluation did not look"
+_NOT_MEASURED = "not measured by this evaluation"
 _PROBED = 64  # examples behind an evaluation's share of zero gradients
 
 
@@ -74,7 +74,7 @@ def _randomness(flags: Mapping[str, Any], protocol: str) -> Check:
         return skip_check("randomness", "C", _NOT_MEASURED)
     averaged = averages_outputs(protocol)
     raised = bool(flags["randomised"]) and not averaged
-    says = "the same inputs get different answers" if flags["randomised"] else "the same inputs get the same answers"
+    says = "repeated outputs on the same input differ" if flags["randomised"] else "repeated outputs are equal"
     says += ", and the protocol averages over them" if averaged else ""
     return flag_check("randomness", "C", "random", says, raised=raised, hard=False)
 
@@ -83,7 +83,7 @@ def _batch(flags: Mapping[str, Any]) -> Check:
     if "batch_dependent" not in flags:
         return skip_check("batch", "B", _NOT_MEASURED)
     raised = bool(flags["batch_dependent"])
-    says = "answers depend on the batch" if raised else "answers are the same in batches of other sizes"
+    says = "outputs depend on the batch" if raised else "outputs are equal in batches of other sizes"
     return flag_check("batch", "B", "answers of the batch", says, raised=raised)
 
 
@@ -91,17 +91,17 @@ def _gradient_path(flags: Mapping[str, Any]) -> Check:
     if "zero_gradients" not in flags:
         return skip_check("gradient-path", "D", _NOT_MEASURED)
     if flags.get("answers_only"):  # the network runs elsewhere: its gradient was not cut here
-        says = "the model only answers, so nothing but black boxes attacked it"
+        says = "the model gives no gradient, so only black-box attacks ran"
         return flag_check("gradient-path", "D", "answers only", says, raised=True, hard=False)
     raised = flags["zero_gradients"] is None
-    says = "no gradient can be had" if raised else "gradients reach the input"
+    says = "no gradient reaches the input" if raised else "gradients reach the input"
     return flag_check("gradient-path", "D", "no gradient path", says, raised=raised)
 
 
 def _zero_gradients(flags: Mapping[str, Any], record: Mapping[str, Any]) -> Check:
     share = flags.get("zero_gradients")
     if share is None or not record.get("robust_accuracy", 1.0):  # without survivors a zero gradient does no harm
-        return skip_check("zero-gradients", "D", _NOT_MEASURED if share is None else "nothing stands")
+        return skip_check("zero-gradients", "D", _NOT_MEASURED if share is None else "no example survives")
     probed = min(_PROBED, int(record.get("n", _PROBED)))
     ends = clopper_pearson_interval(round(share * probed), probed) if share else (0.0, 0.0)
     says = f"{share:.1%} of {probed} clean examples have a gradient of exactly zero"
@@ -110,7 +110,7 @@ def _zero_gradients(flags: Mapping[str, Any], record: Mapping[str, Any]) -> Chec
 
 def _finite(flags: Mapping[str, Any]) -> Check:
     count = int(flags.get("non_finite", 0))
-    says = f"{count} answers under attack are NaN or infinite"
+    says = f"{count} outputs under attack are NaN or infinite"
     return flag_check("finite", "F", "broken numerics", says, raised=count > 0, hard=False)
 
 
@@ -193,7 +193,7 @@ def _black_box(rows: Sequence[Row]) -> Check:
     if not blind:
         return skip_check("black-box", "A", "the protocol has no black-box attack after one with gradients")
     broken = sorted(i for ids in blind.values() for i in ids)
-    says = f"{', '.join(blind)} broke {len(broken)} examples that the gradients before had not"
+    says = f"{', '.join(blind)} broke {len(broken)} survivors of the gradient attacks before"
     return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=GAIN)
 
 
@@ -209,10 +209,10 @@ def _convergence(rows: Sequence[Row], stages: list[_Stage]) -> Check:
         return _grade_broken(*named, "no example survives", broken=[], n=_count(rows), threshold=0.005)
     if len(iterative) < 2:
         return skip_check(
-            "steps", "B", "the protocol has one attack with many steps: there is nothing to compare it with"
+            "steps", "B", "the protocol has one iterative attack, so there is no other to compare it with"
         )
     broken = iterative[-1].by_gradient
-    says = f"{iterative[-1].name}, the last gradient attack of {len(iterative)}, still broke {len(broken)}"
+    says = f"{iterative[-1].name}, the last gradient attack of {len(iterative)}, broke {len(broken)}"
     return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=0.005)
 
 
@@ -226,9 +226,9 @@ def _unmoved_examples(rows: Sequence[Row], stages: list[_Stage]) -> Check:
             if row["id"] not in lost:
                 best[row["id"]] = max(best.get(row["id"], row["margin"]), row["margin"])
     if not best:
-        return skip_check("moved", "D", "no gradient attack left anything standing")
+        return skip_check("moved", "D", "no example survives the gradient attacks")
     idle = [i for i, margin in best.items() if margin <= clean[i]]
-    says = f"on {len(idle)} of {len(best)} robust examples no gradient attack raised the loss at all"
+    says = f"on {len(idle)} of {len(best)} robust examples no gradient attack raised the loss"
     ends = clopper_pearson_interval(len(idle), len(best))
     return grade_check(
         "moved",

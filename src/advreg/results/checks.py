@@ -35,17 +35,17 @@ CAUSES = {
     "random": "average gradients over many samples (EOT): protocol rand, or --adapt",
     "test-time optimisation": "attack through the whole procedure (unroll it, or BPDA), and count its passes as the model's",
     "no gradient path": "replace the step that cuts the gradient by a smooth one in the backward pass (BPDA): --adapt",
-    "answers only": "evaluate the network itself, where you have it: attacks with gradients find more",
-    "coarse answers": "scores this coarse hide what an attack gains: use one that needs labels only, --protocol labels",
-    "shattered gradients": "replace the step without a slope by a smooth one in the backward pass (BPDA): --adapt",
-    "saturated": "attack with a loss that does not vanish (margin, DLR), or divide the logits first: --adapt",
-    "wrong gradients": "look for a custom backward; attack with BPDA, transfer or Square: --adapt",
-    "overfitted to one step": "never judge by one step; train with more steps, or stop before the collapse",
-    "unanswered question": "mend what stopped the check, and diagnose again: what was not asked cannot be trusted",
+    "answers only": "evaluate the network itself if you have it: attacks with gradients are stronger",
+    "coarse answers": "use an attack that needs labels only, because coarse scores do not rank its points: --protocol labels",
+    "shattered gradients": "replace the step without a gradient by a smooth one in the backward pass (BPDA): --adapt",
+    "saturated": "attack with a loss that does not saturate (margin, DLR), or divide the logits first: --adapt",
+    "wrong gradients": "correct the custom backward pass, if there is one; attack with BPDA, transfer or Square: --adapt",
+    "overfitted to one step": "evaluate with more than one step; train with more steps, or stop before the collapse",
+    "unanswered question": "fix the error that stopped the check, and diagnose again",
     "weak attack": "use a stronger protocol: more steps and restarts, several losses, a black box: --protocol strong",
-    "masked gradients": "gradients mislead here: add a black-box attack, transfer and BPDA: --adapt",
+    "masked gradients": "gradients mislead: add a black-box attack, transfer and BPDA: --adapt",
     "fast copy": "evaluate with --precision float32, or attack the original",
-    "broken numerics": "mend what makes the model answer NaN or infinity",
+    "broken numerics": "fix the operation that makes outputs NaN or infinite",
     "few examples": "diagnose at least 50 examples, better 500: -n, or more data",
 }
 """What may be wrong, the most specific first, and what to do about it."""
@@ -208,11 +208,9 @@ def grade_gain(
         'pass'
     """
     if not survivors:
-        return Check(
-            name, group, "pass", 0.0, (0.0, 0.0), threshold, GAP, "nothing stands that could still fall", cause
-        )
+        return Check(name, group, "pass", 0.0, (0.0, 0.0), threshold, GAP, "no example survives", cause)
     if not tried:
-        return skip_check(name, group, f"{by} had nothing left to try: the attacks before broke all it was given")
+        return skip_check(name, group, f"{by} had no example to try: the attacks before broke them all")
     share, ends = len(broken) / total, clopper_pearson_interval(len(broken), total)
     says = f"{by} breaks {len(broken)} of {tried} examples that the figure counts as robust"
     return grade_check(name, group, cause, says, measured=share, threshold=threshold, limit=GAP, ends=ends, ids=broken)

@@ -55,11 +55,11 @@ def attacked(failed: str, checks: Iterable[Check], context: DiagnosisContext) ->
         context: model, examples and figure.
     """
     if failed:
-        says = f"{context.claim} attacked nothing, so all that is right counts as robust: {failed}"
+        says = f"{context.claim} attacked no example, so every correct one counts as robust: {failed}"
         return flag_check("attacked", "B", INCONCLUSIVE, says, raised=True)
     known = {check.name for check in checks if check.verdict != "skipped" and check.cause != INCONCLUSIVE}
     missing = [name for name in REQUIRED if name not in known] if len(context.survivors.sample) else []
-    says = f"no answer to {', '.join(missing)}" if missing else "nothing that trust needs was left out"
+    says = f"required checks that did not run: {', '.join(missing)}" if missing else "every required check ran"
     return flag_check("attacked", "B", INCONCLUSIVE, says, raised=bool(missing), hard=False)
 
 
@@ -78,11 +78,11 @@ def batch(context: DiagnosisContext) -> Check:
             "batch",
             "B",
             cause,
-            f"one example without the others gets no answer: {describe_or_reraise(error)}",
+            f"the model raises on one example without the others: {describe_or_reraise(error)}",
             raised=True,
         )
     measured = relative_spread(torch.stack([together, apart]))
-    says = f"{len(x)} examples at once, and in uneven parts, get answers that differ by {measured:.2g} of the largest logit"
+    says = f"outputs on {len(x)} examples at once and in uneven parts differ by {measured:.2g} of the largest logit"
     return grade_check("batch", "B", cause, says, measured=measured, threshold=ROUNDING, limit=ROUNDING)
 
 
@@ -139,6 +139,6 @@ def averaging(context: DiagnosisContext) -> Check:
     if absent := needs_gradient(context, "averaging", "B"):
         return absent
     if not context.is_random:
-        return skip_check("averaging", "B", "the model gives the same answer twice: there is nothing to average")
+        return skip_check("averaging", "B", "repeated outputs are equal, so there is nothing to average")
     attack = partial(attacks.apgd, steps=context.budget.steps // 2, eot=10)
     return challenge_figure(context, attack, "averaging", "B", "Auto-PGD over 10 samples", cause="random")

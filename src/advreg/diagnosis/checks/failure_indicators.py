@@ -20,7 +20,7 @@ from advreg.results.checks import DISAGREEMENT, DISAGREEMENT_LIMIT, Check, flag_
 from advreg.statistics import clopper_pearson_interval
 
 _RADIUS = 4 / 255  # of the width of the box
-_NOTHING = "no example is right: there is none to look at"
+_NOTHING = "no example is classified correctly"
 _LAST = 10  # last steps of a trace, which should gain little
 _UNFINISHED = (
     0.1  # share of the margin gained: PGD-40 measures 1 to 6% on honest networks, 15 to 25% if steps are too short
@@ -93,7 +93,7 @@ def silent_success(context: DiagnosisContext) -> Check:
     silent = context.trace.fooled.any(0) & ~context.trace.result.broken
     count, n = int(silent.sum()), len(silent)
     cause = "random" if context.is_random else "weak attack"
-    says = f"on {count} of {n} examples an iterate fooled the model and the returned point does not"
+    says = f"on {count} of {n} examples an iterate fools the model and the returned point does not"
     share, ends = count / n, clopper_pearson_interval(count, n)
     return grade_check("silent-success", "D", cause, says, measured=share, threshold=0.01, limit=0.2, ends=ends)
 
@@ -103,11 +103,9 @@ def incomplete(context: DiagnosisContext) -> Check:
     if absent := needs_gradient(context, "incomplete", "D"):
         return absent
     if context.claim != PGD_40:
-        return skip_check(
-            "incomplete", "D", "the figure is another attack's than the PGD that is followed here: see steps"
-        )
+        return skip_check("incomplete", "D", "the figure is not that of PGD-40: see steps")
     measured = late_gain(context.trace, _LAST)
-    says = f"the last {_LAST} of 40 steps still bring {measured:.1%} of the margin gained on what stands"
+    says = f"the last {_LAST} of 40 steps gain {measured:.1%} of the margin gained on the survivors"
     return grade_check("incomplete", "D", "weak attack", says, measured=measured, threshold=_UNFINISHED)
 
 
@@ -121,13 +119,13 @@ def copies(context: DiagnosisContext) -> Check:
     points = [context.x[rows]] + ([] if context.no_gradient else [context.trace.result.x_adv])
     fast = freeze(context.model, context.x[rows], precision=context.precision)  # type: ignore[arg-type]
     if fast.net is context.model:  # no copy can be made of a TorchScript or exported program
-        return skip_check("copies", "D", "there is no copy of this model: attacks work on the model itself")
+        return skip_check("copies", "D", "no copy of this model can be made: attacks query the model itself")
     with torch.no_grad():
         differ = sum(
             int((query_model(fast, a).argmax(1) != query_model(context.model, a).argmax(1)).sum()) for a in points
         )
     n = len(points) * len(rows)
-    says = f"the copy that attacks work on ({fast.choice}) and the original disagree on {differ} of {n} points"
+    says = f"the copy that attacks query ({fast.choice}) and the original disagree on {differ} of {n} points"
     share, ends = differ / n, clopper_pearson_interval(differ, n)
     return grade_check(
         "copies", "D", "fast copy", says, measured=share, threshold=DISAGREEMENT, limit=DISAGREEMENT_LIMIT, ends=ends

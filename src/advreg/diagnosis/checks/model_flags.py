@@ -38,21 +38,21 @@ def logits(context: DiagnosisContext) -> Check:
     """Check whether the outputs are probabilities."""
     z = logits_of(context.model, context.x[:64])
     raised = are_probabilities(z)
-    says = "outputs are non-negative and sum to 1: probabilities" if raised else "outputs are no probabilities"
+    says = "outputs are non-negative and sum to 1: probabilities" if raised else "outputs are not probabilities"
     return flag_check("logits", "C", "probabilities", says, raised=raised)
 
 
 def few_classes(context: DiagnosisContext) -> Check:
     """Report whether there are too few classes for DLR; the margin then replaces it, which is no fault."""
     count = logits_of(context.model, context.x[:1]).shape[1]
-    word = "enough for" if scale_free(count) else "fewer than 4: the margin stands in for"
+    word = "enough for" if scale_free(count) else "fewer than 4: the margin replaces"
     return flag_check("few-classes", "C", "weak attack", f"{count} classes, {word} DLR", raised=False)
 
 
 def randomness(context: DiagnosisContext) -> Check:
     """Check whether repeated outputs on the same input differ."""
     measured = relative_spread(torch.stack([logits_of(context.model, context.x[:64]) for _ in range(_REPEATS)]))
-    says = f"answers to the same input differ by {measured:.2g} of the largest logit"
+    says = f"repeated outputs on the same input differ by {measured:.2g} of the largest logit"
     return grade_check("randomness", "C", "random", says, measured=measured, threshold=_SAME)
 
 
@@ -73,16 +73,14 @@ def verdict_randomness(context: DiagnosisContext) -> Check:
     """
     name, rows = "verdict-randomness", context.probes()
     if not context.is_random:
-        return skip_check(name, "C", "the model gives the same answer twice")
+        return skip_check(name, "C", "repeated outputs are equal")
     if averages_outputs(context.claim):
-        return skip_check(name, "C", "the protocol averages over answers: no single one decides the figure")
+        return skip_check(name, "C", "the protocol averages over outputs, so no single one decides the figure")
     if not len(rows):
-        return skip_check(name, "C", "no example is right: there is none to look at")
+        return skip_check(name, "C", "no example is classified correctly")
     points = context.x[rows] if context.no_gradient else context.trace.result.x_adv
     changing, n = count_unsettled(context.model, points, context.y[rows]), len(rows)
-    says = (
-        f"on {changing} of {n} examples {_REPEATS} answers to the same point disagree about whether the model is right"
-    )
+    says = f"on {changing} of {n} examples {_REPEATS} predictions at the same point are neither all right nor all wrong"
     return grade_check(
         name,
         "C",

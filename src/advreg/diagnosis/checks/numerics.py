@@ -63,7 +63,7 @@ def scale_free(context: DiagnosisContext) -> Check:
     ]
     moved = max(abs(int(a.sum()) - int(broken[0].sum())) / len(rows) for a in broken[1:])
     sure = min(mcnemar(int((a & ~broken[0]).sum()), int((broken[0] & ~a).sum())) for a in broken[1:]) < _SURE
-    says = f"accuracy under DLR moves by {moved:.1%} when the logits are multiplied"
+    says = f"accuracy under DLR changes by {moved:.1%} if the logits are multiplied"
     measured = moved if sure else 0.0
     return grade_check("scale-free", "F", "saturated", says, measured=measured, threshold=0.005)
 
@@ -94,7 +94,7 @@ def float64(context: DiagnosisContext) -> Check:
     matters = size > 1e-3 * size.amax(1, keepdim=True)
     other = matters & (low.sign() != high.sign())
     measured = float(other.sum()) / max(float(matters.sum()), 1.0)
-    says = f"{measured:.2%} of the gradient's signs are another in float64"
+    says = f"{measured:.2%} of the gradient's signs differ in float64"
     return grade_check("float64", "F", "saturated", says, measured=measured, threshold=0.01, limit=0.2)
 
 
@@ -105,7 +105,7 @@ def _in_float64(model: nn.Module, x: Tensor) -> nn.Module | str:
             logits = twin(x[:2].double().clone())
     except Exception as cause:  # constants of another type, a model that cannot be copied
         return describe_or_reraise(cause)
-    return twin if logits.dtype == torch.float64 else f"it answers in {logits.dtype}"
+    return twin if logits.dtype == torch.float64 else f"its outputs are {logits.dtype}"
 
 
 def slope(context: DiagnosisContext) -> Check:
@@ -119,7 +119,7 @@ def slope(context: DiagnosisContext) -> Check:
     x = context.x[rows].double() if exact else context.x[rows]
     predicted, actual = _slopes(model, x, context.y[rows], context, (1e-6 if exact else 1e-3) * context.threat.width)
     if not float(predicted.norm()):
-        return skip_check("slope", "F", "autograd says zero: see zero-gradients")
+        return skip_check("slope", "F", "the gradient is zero: see zero-gradients")
     measured = float((predicted - actual).norm() / (predicted.norm() + actual.norm()))
     says = f"autograd and finite differences along {_DIRECTIONS} directions differ by {measured:.2%} of their size"
     return grade_check("slope", "F", "wrong gradients", says, measured=measured, threshold=0.05, limit=0.5)
@@ -135,7 +135,7 @@ def reach(context: DiagnosisContext) -> Check:
     cosine = float((predicted * actual).sum() / (predicted.norm() * actual.norm()).clamp_min(1e-30))
     flat = flat_operations(context.model, context.x[:2])
     cause = "shattered gradients" if flat else "masked gradients"
-    says = f"changes that the gradient foretells and those found {radius:.2g} away have a cosine of {cosine:.2f}"
+    says = f"predicted and actual changes of the margin {radius:.2g} away have a cosine of {cosine:.2f}"
     measured = 1 - cosine if float(actual.norm()) else 0.0
     return grade_check("reach", "F", cause, says, measured=measured, threshold=0.5, limit=0.9)
 

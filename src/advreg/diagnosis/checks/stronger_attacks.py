@@ -48,7 +48,7 @@ def hard_label(context: DiagnosisContext) -> Check:
 
 def transfer(context: DiagnosisContext) -> Check:
     """Check whether adversarial points of a surrogate network break survivors of gradient attacks."""
-    by = "transfer from a network trained on the model's answers"
+    by = "transfer from a network trained on the model's predictions"
 
     def attack(
         model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, ids: Tensor, seed: int
@@ -74,7 +74,7 @@ def unbounded(context: DiagnosisContext) -> Check:
     rows = context.right.nonzero()[:, 0][: context.budget.examples]
     wide = full_box(context.threat, context.x)
     survivors = int((~run_on(context, context.attack, rows, threat=wide)).sum())
-    says = f"with the whole box allowed the same attack leaves {survivors} of {len(rows)} examples standing"
+    says = f"with the whole box allowed {survivors} of {len(rows)} examples survive the same attack"
     share, ends = survivors / len(rows), clopper_pearson_interval(survivors, len(rows))
     return grade_check("unbounded", "A", "masked gradients", says, measured=share, threshold=0.01, limit=0.1, ends=ends)
 
@@ -112,7 +112,7 @@ def gap(checks: Iterable[Check], context: DiagnosisContext) -> Check:
         "gap",
         "G",
         "weak attack",
-        "everything that was tried, together,",
+        "the union of all attacks",
         broken=ids,
         tried=survivors - len(context.survivors.behind),
         survivors=survivors,

@@ -20,10 +20,12 @@ import torch
 import advreg
 from advreg.cli.app import app
 from advreg.config import Config
-from advreg.errors import AdvregError, ConfigError, DataError, ModelError
+from advreg.errors import AdvregError, ConfigError, DataError, ModelError, RunError
 from advreg.language.config import LanguageConfig
 from advreg.language.training.folder import load_trained
 from advreg.plugins import trusting
+from advreg.report.diagnosis import drawings
+from advreg.report.record import Record
 from advreg.training.finetune import fine_tune
 from tests.training.small import write_data
 
@@ -325,3 +327,36 @@ def test_label_of_a_thousand_million_is_one_line(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5e6
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "verb"),
+    [
+        ("incidents.json", '{"rows": ["x"]}', "gate"),
+        ("incidents.json", '{"rows": [{"broken": true}]}', "gate"),
+        ("probes.json", '{"checks": [1]}', "gate"),
+        ("probes.json", '{"other": 1}', "gate"),
+        ("metrics.jsonl", '{"epoch": "x"}\n[]\n', "report"),
+    ],
+)
+def test_damaged_documents_are_one_line(victim: Path, tmp_path: Path, file: str, text: str, verb: str) -> None:
+    place = prepare(victim, tmp_path) / file
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text)
+    assert "\n" not in call(VERBS[verb], tmp_path)[0]
+
+
+@pytest.mark.parametrize("protocol", [1e300, None])
+def test_ledger_without_a_protocol_is_one_line(victim: Path, tmp_path: Path, protocol: object) -> None:
+    ledger = prepare(victim, tmp_path) / "evaluation/linf-0.1-fgsm@2/ledger.jsonl"
+    head, *rows = ledger.read_text().splitlines()
+    values = {key: value for key, value in json.loads(head).items() if key != "protocol"}
+    values |= {} if protocol is None else {"protocol": protocol}
+    ledger.write_text("\n".join([json.dumps(values), *rows]) + "\n")
+    assert "\n" not in call(VERBS["evaluate"], tmp_path)[0]
+
+
+def test_pictures_of_uneven_length_are_one_line() -> None:
+    rows = [{"t": [0.0, 1.0], "attack": [0.0, 1.0], "random": [0.0]}]
+    with pytest.raises(RunError, match="do not fit each other"):
+        drawings(Record({"lines": rows}, Path("diagnosis.json")))

@@ -29,8 +29,8 @@ def broken_beyond(folder: Path, rows: Iterable[Row]) -> dict[str, int]:
         ledger = read_ledger(results.parent / LEDGER)
         header = ledger.header
         same = all(header.get(key) == mine.get(key) for key in _SAME)
-        if results.parent != folder and same and _threat(header["protocol"]) == _threat(mine["protocol"]):
-            found[str(header["protocol"])] = len(broken - ledger.broken)
+        if results.parent != folder and same and _threat(header.get("protocol", "")) == _threat(mine["protocol"]):
+            found[str(header.get("protocol", ""))] = len(broken - ledger.broken)
     return {protocol: count for protocol, count in found.items() if count}
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from advreg.errors import RunError
 from advreg.report import read
 from advreg.report.facts import Interval
 from advreg.report.record import Record
@@ -149,7 +150,10 @@ def drawings(pictures: Record) -> list[Drawing]:
     Raises:
         RunError: an array is damaged.
     """
-    return [drawing for key, draw in _DRAWN.items() if pictures.has(key) for drawing in draw(pictures)]
+    try:
+        return [drawing for key, draw in _DRAWN.items() if pictures.has(key) for drawing in draw(pictures)]
+    except ValueError as error:  # of matplotlib: arrays of different lengths
+        raise RunError(f"{pictures.file}: its arrays do not fit each other ({error}); diagnose again") from error
 
 
 def numbers(record: Record, key: str) -> list[float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advreg.errors import RunError
 from advreg.results.ledger_rows import CLEAN, Row, broken_ids
 from advreg.runs.files import read_lines
 
@@ -55,4 +56,8 @@ def read_ledger(file: Path) -> LedgerContents:
         []
     """
     header, *rows = read_lines(file) or [{}]
+    if not isinstance(header.get("protocol", ""), str):
+        raise RunError(
+            f"{file}: 'protocol' is {str(header['protocol'])[:40]}, must be text; evaluate again in another folder"
+        )
     return LedgerContents(header, rows)

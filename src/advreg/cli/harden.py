@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -34,8 +35,11 @@ def init(
 ) -> None:
     """Create a workspace for a deployed model."""
     from advreg.hardening.config import HardeningConfig
+    from advreg.hardening.secrets_in_urls import require_no_password
     from advreg.hardening.workspace import create_workspace
 
+    os.umask(0o077)  # the workspace is for its owner alone
+    require_no_password(changes or [])
     config = HardeningConfig().replace_with(changes or [])
     config = config.replace_with({"attacks": attack}) if attack else config
     create_workspace(home, base, config)

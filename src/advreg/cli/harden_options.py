@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ def open_workspace(path: Path) -> Workspace:
     """Open the workspace in a folder."""
     from advreg.hardening.workspace import Workspace
 
+    os.umask(0o077)  # what a verb writes into a workspace is for its owner alone
     return Workspace.open(path)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
@@ -20,13 +21,20 @@ def add_token(
     role: Annotated[str, typer.Option(help="submit, review or admin.")],
     tier: Annotated[str, typer.Option(help="internal, customer or anonymous.")] = "customer",
     relay: Annotated[bool, typer.Option("--relay", help="May submit on behalf of others.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write it to this new file, for its owner alone.")] = None,
     home: HomeOption = HOME,
 ) -> None:
-    """Create a token and print it; it cannot be shown again."""
+    """Create a token and print it, or write it to a file; it cannot be shown again."""
     from advreg.hardening.store.tokens import ApiToken, Role, Tier, issue
 
     bearer = ApiToken(name, Role(choose(role, list(Role), "role")), Tier(choose(tier, list(Tier), "tier")), relay)
-    typer.echo(issue(open_store(home), bearer))
+    store = open_store(home)
+    if out is None:
+        typer.echo(issue(store, bearer))
+        return
+    with _new_private_file(out) as file:
+        file.write(issue(store, bearer) + "\n")
+    typer.echo(f"{name}: its token is in {out}")
 
 
 @tokens.command("list")
@@ -121,3 +129,12 @@ def reviewers(home: HomeOption = HOME, as_json: Json = False) -> None:
             f"{one.reviewer:>24}  {one.reviews} reviews  wrong on {one.errors} of {one.known} known ones "
             f"({low:.1%} to {high:.1%})  agrees with others on {one.agreed} of {one.pairs}"
         )
+
+
+def _new_private_file(path: Path) -> IO[str]:
+    from advreg.errors import ConfigError
+
+    try:
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w")
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be created: {error.strerror}; give a new file") from error

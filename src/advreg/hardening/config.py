@@ -24,11 +24,14 @@ FILE = "harden.toml"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where examples are stored: ``url`` of SQLAlchemy, ``blobs`` a folder or an fsspec URL; "" = in the workspace."""
+    """Where examples are stored: ``url`` of SQLAlchemy, ``blobs`` a folder or an fsspec URL; "" = in the workspace.
+
+    A URL with a password is better kept elsewhere: ``env:NAME`` reads the environment, ``file:PATH`` a file.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    url: str = ""
-    blobs: str = ""
+    url: str = field(default="", repr=False)
+    blobs: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

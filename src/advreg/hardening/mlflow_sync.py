@@ -7,6 +7,7 @@ from typing import Any
 
 from advreg.errors import MissingExtraError
 from advreg.hardening import registry
+from advreg.hardening.secrets_in_urls import mask_url, read_url
 from advreg.hardening.store.database import Store
 from advreg.hardening.workspace import Workspace
 from advreg.plugins import first_line, import_extra
@@ -31,13 +32,16 @@ def sync_to_mlflow(home: Workspace, store: Store) -> None:
         return
     mlflow = import_extra("mlflow", "advreg[mlflow]")
     try:
-        client = mlflow.MlflowClient(tracking_uri=section.uri, registry_uri=section.uri)  # some kinds connect here
+        uri = read_url(section.uri, "mlflow.uri")
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)  # some kinds connect here
         _mirror(client, section.name, home, store)
     except MissingExtraError:
         raise
     except Exception as error:  # server and client raise many types
         warnings.warn(
-            f"the aliases were not copied to {section.uri}: {first_line(error)}; the next promotion tries again",
+            mask_url(
+                f"the aliases were not copied to {section.uri}: {first_line(error)}; the next promotion tries again"
+            ),
             RuntimeWarning,
             stacklevel=2,
         )

@@ -17,6 +17,7 @@ from advreg.errors import RunError
 from advreg.hardening import registry
 from advreg.hardening.config import FILE, HardeningConfig
 from advreg.hardening.media_types import MEDIA, TEXTS
+from advreg.hardening.secrets_in_urls import read_url
 from advreg.hardening.signatures import SigningKeys, create_key
 from advreg.hardening.store import Store
 from advreg.hardening.store.audit import Entry, append, canonical
@@ -69,7 +70,8 @@ class Workspace:
             RunError: the path exists already, or it cannot be written.
         """
         folder = RunFolder.create(path)
-        folder.write(FILE, config.to_toml())
+        folder.path.chmod(0o700)
+        folder.write(FILE, config.to_toml()).chmod(0o600)
         return cls(folder, config)
 
     def store(self, clock: Callable[[], float] = time.time) -> Store:
@@ -78,7 +80,7 @@ class Workspace:
         Args:
             clock: returns the present time in seconds since 1970.
         """
-        url = self.config.store.url or f"sqlite:///{self.folder.path.resolve()}/harden.db"
+        url = read_url(self.config.store.url, "store.url") or f"sqlite:///{self.folder.path.resolve()}/harden.db"
         return Store.open(url, self.config.store.blobs or self.folder.path.resolve() / "blobs", clock)
 
     @property

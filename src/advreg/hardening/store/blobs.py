@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import StoreError
+from advreg.hardening.secrets_in_urls import mask_url
 from advreg.plugins import first_line, import_extra
 
 
@@ -46,12 +47,15 @@ class Blobs:
         fsspec = import_extra("fsspec", "advreg[harden]")
         try:
             files, root = fsspec.url_to_fs(str(url))
-            files.makedirs(root, exist_ok=True)
+            local = "file" in _names(files.protocol)
+            if local:
+                Path(root).mkdir(mode=0o700, parents=True, exist_ok=True)
+            else:
+                files.makedirs(root, exist_ok=True)
         except (OSError, ValueError, ImportError) as error:
-            raise StoreError(
-                f"cannot keep bytes at {url}: {first_line(error)}; give a folder or an fsspec URL"
-            ) from error
-        return cls(files, root.rstrip("/"), "file" in _names(files.protocol))
+            why = mask_url(f"{url}: {first_line(error)}")
+            raise StoreError(f"cannot keep bytes at {why}; give a folder or an fsspec URL") from error
+        return cls(files, root.rstrip("/"), local)
 
     def put(self, content: bytes) -> str:
         """Write the bytes atomically, once, and return their SHA-256.
@@ -141,13 +145,14 @@ class Blobs:
     def _write(self, path: str, content: bytes) -> None:
         """Write atomically; an object store does so by itself."""
         folder = path.rpartition("/")[0]
-        self.files.makedirs(folder, exist_ok=True)
         if not self.local:
+            self.files.makedirs(folder, exist_ok=True)
             self.files.pipe_file(path, content)
             return
+        Path(folder).mkdir(mode=0o700, exist_ok=True)
         scratch = Path(f"{path}.{secrets.token_hex(8)}.tmp")
         try:
-            with scratch.open("wb") as file:
+            with os.fdopen(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

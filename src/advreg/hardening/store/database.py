@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from advreg.errors import StoreError
+from advreg.errors import AdvregError, StoreError
+from advreg.hardening.secrets_in_urls import mask_url
 from advreg.hardening.store.blobs import Blobs
 from advreg.hardening.store.replay import BLOBS, import_rows
 from advreg.hardening.store.row_log import OPTION, RowChanges, append_changes, watch_changes
@@ -110,8 +112,8 @@ class Store:
 
     @property
     def name(self) -> str:
-        """The database's URL without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        """The database's URL without its secrets."""
+        return mask_url(self.engine.url.render_as_string(hide_password=True))
 
 
 def _engine(url: str) -> sa.Engine:
@@ -125,14 +127,24 @@ def _engine(url: str) -> sa.Engine:
             raise StoreError(
                 f"the store cannot be {parsed.get_backend_name()}; give sqlite:///PATH or postgresql://..."
             )
+        _create_private(parsed.database)
         engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE})
-    except (exc.ArgumentError, exc.NoSuchModuleError) as error:
+    except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
+        if isinstance(error, AdvregError):
+            raise
         raise StoreError(
-            f"{url!r} is not a database URL; give sqlite:///PATH or postgresql://USER@HOST/NAME"
-        ) from error
+            f"{mask_url(url)!r} is not a database URL; give sqlite:///PATH or postgresql://USER@HOST/NAME"
+        ) from None  # its text may hold a part of the password
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _create_private(file: str | None) -> None:
+    """Create a database file that others cannot read; its write-ahead log gets the same mode."""
+    if file and file != ":memory:" and not os.path.exists(file):
+        with suppress(OSError):  # the driver reports what is wrong with the path
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
@@ -152,7 +164,9 @@ def _translate_errors(name: str) -> Iterator[None]:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         cause = getattr(error, "orig", None) or error
-        raise StoreDown(f"the database {name} does not respond: {first_line(cause)}; is it running?") from error
+        raise StoreDown(
+            f"the database {name} does not respond: {mask_url(first_line(cause))}; is it running?"
+        ) from error
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise

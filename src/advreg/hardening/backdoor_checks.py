@@ -38,6 +38,15 @@ def choose_canaries(model: nn.Module, x: Tensor, y: Tensor, per_class: int = 20)
         x: images ``(N, C, H, W)`` in [0, 1].
         y: labels ``(N,)``.
         per_class: largest number of rows per class.
+
+    Returns:
+        Row numbers, at most ``per_class`` of each class.
+
+    Example:
+        >>> model = nn.Flatten()  # the logits are the pixels
+        >>> x = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]]).view(3, 1, 1, 2)
+        >>> choose_canaries(model, x, torch.tensor([0, 0, 1]), per_class=1).tolist()
+        [0]
     """
     p = logits_of(model, x).softmax(1)
     right = p.argmax(1) == y
@@ -60,6 +69,14 @@ def canaries(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str], lea
         y: their labels ``(N,)``.
         classes: class names.
         least: share that must be correct in every class.
+
+    Returns:
+        The check, with the share of the worst class.
+
+    Example:
+        >>> x = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).view(2, 1, 1, 2)
+        >>> canaries(nn.Flatten(), x, torch.tensor([0, 1]), ["cat", "dog"]).passed
+        True
     """
     right = logits_of(model, x).argmax(1) == y
     shares = {int(label): float(right[y == label].double().mean()) for label in torch.unique(y)}
@@ -75,11 +92,19 @@ def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _ST
     weight rises while the trigger works and falls while it does not.
 
     Args:
-        model: in eval mode.
+        model: the network, in eval mode.
         x: clean images ``(B, C, H, W)`` in [0, 1].
         classes: number of classes.
         steps: steps of Adam.
-        seed: of the initial patterns.
+        seed: seed of the initial patterns.
+
+    Returns:
+        Areas in pixels, one for each class.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> len(trigger_sizes(model, torch.rand(3, 1, 2, 2), classes=2, steps=2))
+        2
 
     Reference: Wang et al., "Neural Cleanse: identifying and mitigating backdoor attacks in neural networks", S&P 2019.
     """
@@ -117,6 +142,13 @@ def trigger(
         champion: areas from `trigger_sizes`.
         classes: class names.
         ratio: the check fails if the areas' ratio is below this.
+
+    Returns:
+        The check, with the class of the smallest ratio.
+
+    Example:
+        >>> trigger([2.0, 9.0], [10.0, 10.0], ["cat", "dog"]).passed
+        False
     """
     ratios = [a / max(b, 1e-9) for a, b in zip(challenger, champion, strict=True)]
     k = min(range(len(ratios)), key=lambda i: ratios[i])

@@ -83,7 +83,7 @@ class Client:
         claimed: int | None = None,
         model: str | None = None,
     ) -> bool:
-        """Queue an example, if there is room, and return at once.
+        """Return whether an example was queued, at once: it is left out if there is no room.
 
         Args:
             example: bytes of a PNG, JPEG or .npy file, an array or CPU tensor (uint8, or floats in [0, 1]), or a text.
@@ -94,7 +94,7 @@ class Client:
             model: a version other than the client's.
 
         Returns:
-            Whether it was queued.
+            True if it was queued.
         """
         try:
             if self.sample < 1 and random.random() >= self.sample:
@@ -120,10 +120,13 @@ class Client:
             return self._counted("refused")
 
     def flush(self, seconds: float = 10.0) -> bool:
-        """Wait until the queue is empty and return whether it is.
+        """Return whether the queue is empty, after waiting for it.
 
         Args:
             seconds: longest wait.
+
+        Returns:
+            False if the wait was too short.
         """
         until = time.monotonic() + seconds
         while self._waiting.unfinished_tasks and time.monotonic() < until:

@@ -74,6 +74,9 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
         reviewer: the reviewer's name; examples that they reviewed or sent in are left out.
         limit: largest number of examples.
         second: return examples that another reviewer labelled, to confirm them, instead of unlabelled ones.
+
+    Returns:
+        Rows of the store, at most ``limit``.
     """
     ingest(store)
     state = ExampleStatus.REVIEWED if second else ExampleStatus.QUARANTINED

@@ -62,6 +62,9 @@ def snapshot_of(
         clean: name, SHA-256 and number of the trusted examples.
         caps: the bounds in force.
         contents: example id -> further keys of its entry; ``loss_share`` where training does not treat examples alike.
+
+    Returns:
+        The snapshot.
     """
     chosen, more = selection.chosen, contents or {}
     equal = equal_shares(chosen, int(clean["n"]))

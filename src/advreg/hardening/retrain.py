@@ -76,6 +76,9 @@ def retrain(
         how: epochs per family, batch size, learning rate, shares.
         seed: of the order, the draws and the attacks.
 
+    Returns:
+        64 hexadecimal digits.
+
     Raises:
         ModelError: the loss became infinite or NaN.
     """

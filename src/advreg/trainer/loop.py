@@ -34,6 +34,9 @@ def run_rounds(
         commit: writes the progress; returns the event of the round.
         finish: returns the last event.
 
+    Returns:
+        The progress after the last round.
+
     Raises:
         BaseException: any that a function raises, after `Failed` was emitted.
 

@@ -23,13 +23,18 @@ _EXAMPLES = 4
 
 
 def dry_run(session: TrainState) -> bool:
-    """Take one step with a copy on a few examples, so that errors are raised before anything is written.
+    """Return whether some weight gets no gradient, by one step with a copy on a few examples.
+
+    Errors are raised here, before anything is written.
+
+    Args:
+        session: the run; it does not change.
 
     Args:
         session: the run, which does not change.
 
     Returns:
-        Whether some weight gets no gradient.
+        True if some weight gets no gradient.
 
     Raises:
         AdvregError: model, recipe, policy and attack do not fit each other, or cannot train on a single example.

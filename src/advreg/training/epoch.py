@@ -30,6 +30,9 @@ def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit:
         before: progress after the epoch before.
         emit: called with each event.
 
+    Returns:
+        The progress after this epoch.
+
     Raises:
         TrainingError: the loss or the weights stop being finite.
         DataError, ModelError: inputs, labels or outputs that checks on a GPU read at the end of the epoch only.

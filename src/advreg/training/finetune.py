@@ -37,6 +37,9 @@ def fine_tune(
         freeze_batchnorm: whether BatchNorm keeps its statistics, for small batches or little data.
         trust_code: let the run folder's ``model.json`` name code (``pkg.module:factory``).
 
+    Returns:
+        A validated configuration.
+
     Raises:
         ConfigError: no such start, values out of range, or a recipe or policy that ratio or ramp cannot replace.
 
@@ -47,7 +50,7 @@ def fine_tune(
         (0.01, 2, 'warmup', {'ratio': 0.3})
 
     Reference: Jeddi, Shafiee, Wong, "A simple fine-tuning is all you need: towards robust deep learning via adversarial
-    fine-tuning", 2020.
+    fine-tuning", 2020, arXiv:2012.13628.
     """
     _check_options(lr_scale, ramp, ratio)
     with trusting(trust_code):

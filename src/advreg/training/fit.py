@@ -43,6 +43,9 @@ def fit(
         trust_code: let the file, and run folders that it names, name code (``pkg.module:factory``).
         on_event: called with each event of `advreg.trainer.events`, in rank 0.
 
+    Returns:
+        The run folder.
+
     Raises:
         ConfigError, DataError, ModelError, ThreatError: the configuration cannot be used; nothing is written then.
         RunError: the run folder exists (or, to resume, does not), cannot be written, is in use, or was started with other data.

@@ -55,6 +55,9 @@ def lightning(
         validation_steps: steps of PGD on every validation batch, logged as ``robust_accuracy``; 0 for none.
         options: ``multiplier``, ``step_size``, ``recipe``, ``attack``, ``mean``, ``std`` of `AdversarialRegularization`.
 
+    Returns:
+        A ``lightning.pytorch.Callback``.
+
     Raises:
         MissingExtraError: Lightning is not installed.
         ConfigError: when training begins, a module that optimises by hand.

@@ -44,6 +44,16 @@ def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -
         x: examples of the probe ``(n, ...)``.
         y: their labels ``(n,)``.
         threat: norm, eps and box.
+
+    Returns:
+        Accuracy on clean inputs, under one step, and under PGD.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model, x = nn.Linear(4, 3), torch.rand(2, 4)
+        >>> measure_probe(model, x, model(x).argmax(1), ThreatModel("linf", 1e-6))
+        ProbeAccuracy(clean_accuracy=1.0, fgsm_accuracy=1.0, pgd_accuracy=1.0)
     """
     with eval_mode(model):
         with torch.no_grad():
@@ -129,7 +139,7 @@ class Guard:
 
     @property
     def probes(self) -> bool:
-        """Whether probes run."""
+        """Return whether probes run."""
         return self.mode != "off" and self.threat is not None
 
     def set_baseline(self, probe: ProbeAccuracy) -> None:

@@ -73,6 +73,19 @@ def uphill(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parame
         loss: computes the loss with a graph.
         weights: weights to perturb.
         gamma: size of the perturbation relative to the norm of each weight.
+
+    Returns:
+        Tensors shaped like the weights.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> step = uphill(layer, lambda: layer.weight.sum(), [layer.weight], gamma=0.5)[0]
+        >>> bool(torch.isclose(step, 0.5 * layer.weight.abs()).all())
+        True
+
+    Reference: Wu, Xia, Wang, "Adversarial weight perturbation helps robust generalization", NeurIPS 2020, arXiv:2004.05884.
     """
     with buffers_kept(model), torch.enable_grad():
         grads = torch.autograd.grad(loss(), weights, allow_unused=True)

@@ -36,7 +36,17 @@ class MediumBackend(Protocol):
         """Move received examples into quarantine, order the review queue, and return the number of examples moved."""
 
     def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
-        """Return the snapshot of a selection, for training from the base with this SHA-256."""
+        """Return the snapshot of a selection, for training from the base with this SHA-256.
+
+        Args:
+            store: the store of the workspace.
+            name: id of the snapshot, such as ``s-0001``.
+            selection: the chosen examples.
+            base: SHA-256 of the weights of the trusted base.
+
+        Returns:
+            The snapshot.
+        """
 
     def loss_shares(self, selection: Selection) -> Mapping[str, float]:
         """Return each example's share of the training loss; empty if training treats all examples alike."""
@@ -49,7 +59,17 @@ class MediumBackend(Protocol):
         """
 
     def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
-        """Evaluate both models, skip finished measurements, and return one line about what was measured."""
+        """Evaluate both models, skip finished measurements, and return one line about what was measured.
+
+        Args:
+            store: the store of the workspace.
+            incidents: confirmed examples that the champion fails on.
+            challenger: run folder of the new model.
+            champion: run folder of the deployed model.
+
+        Returns:
+            One line.
+        """
 
     def holdout_ids(self, challenger: RunFolder) -> list[str]:
         """Return an id of each sealed example; the same content has the same id."""

@@ -118,7 +118,17 @@ class ImageBackend:
         return count
 
     def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
-        """Return the snapshot of a selection: the hash of an image identifies it."""
+        """Return the snapshot of a selection: the hash of an image identifies it.
+
+        Args:
+            store: the store of the workspace.
+            name: id of the snapshot, such as ``s-0001``.
+            selection: the chosen examples.
+            base: SHA-256 of the weights of the trusted base.
+
+        Returns:
+            The snapshot.
+        """
         contents = {name: {"loss_share": share} for name, share in self.loss_shares(selection).items()}
         return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds, contents)
 
@@ -144,7 +154,17 @@ class ImageBackend:
         return retrain(base, run, self.data.clean, accepted, families(config.attacks), config.train, config.seed)
 
     def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
-        """Attack both models on the sealed set, query them on the incidents and probe the challenger for poison."""
+        """Attack both models on the sealed set, query them on the incidents and probe the challenger for poison.
+
+        Args:
+            store: the store of the workspace.
+            incidents: confirmed examples that the champion fails on.
+            challenger: run folder of the new model.
+            champion: run folder of the deployed model.
+
+        Returns:
+            One line about what was measured.
+        """
         for run in (champion, challenger):
             evaluate_holdout(self.workspace, run, self.data)
             evaluate_incidents(store, self.workspace, run, incidents)

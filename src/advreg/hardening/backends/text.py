@@ -104,7 +104,17 @@ class TextBackend:
         return ingest(store)
 
     def build_snapshot(self, store: Store, name: str, selection: Selection, base: str) -> Snapshot:
-        """Return the snapshot of a selection with the texts themselves: the manifest is readable without the store."""
+        """Return the snapshot of a selection with the texts themselves: the manifest is readable without the store.
+
+        Args:
+            store: the store of the workspace.
+            name: id of the snapshot, such as ``s-0001``.
+            selection: the chosen examples.
+            base: SHA-256 of the weights of the trusted base.
+
+        Returns:
+            The snapshot.
+        """
         contents = {one.id: {"text": store.blobs.get(one.id).decode("utf-8")} for one in selection.chosen}
         return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds, contents)
 
@@ -131,7 +141,17 @@ class TextBackend:
         )
 
     def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
-        """Query both models on every confirmed prompt that they were not queried on yet."""
+        """Query both models on every confirmed prompt that they were not queried on yet.
+
+        Args:
+            store: the store of the workspace.
+            incidents: confirmed examples that the champion fails on.
+            challenger: run folder of the new model.
+            champion: run folder of the deployed model.
+
+        Returns:
+            One line about what was measured.
+        """
         for run in (champion, challenger):
             evaluate_text_incidents(store, run, incidents)
         return f"both models on {len(incidents)} incidents"

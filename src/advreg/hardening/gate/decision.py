@@ -101,7 +101,7 @@ class Decision:
 
     @property
     def promote(self) -> bool:
-        """Whether the verdict is ``PROMOTE``."""
+        """Return whether the verdict is ``PROMOTE``."""
         return self.verdict == "PROMOTE"
 
     def record(self) -> dict[str, Any]:

@@ -40,6 +40,9 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
         store: the store of the workspace.
         options: limits, classes and medium.
         door: authenticates the reviewers.
+
+    Raises:
+        UploadError: a route, for a request that it rejects.
     """
 
     @app.get("/review")

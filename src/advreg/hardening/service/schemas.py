@@ -122,6 +122,9 @@ def submission_of(
         medium: images or texts.
         limits: limits of one upload.
 
+    Returns:
+        The submission.
+
     Raises:
         UploadError: content or facts cannot be used, or the token is no relay and names another principal.
     """

@@ -31,7 +31,19 @@ def open_store(path: Path) -> Store:
 
 
 def choose(text: str, allowed: list[Any], what: str) -> str:
-    """Return a choice that was given as text, if it is one of those that are allowed."""
+    """Return a choice that was given as text, if it is one of those that are allowed.
+
+    Args:
+        text: the given choice.
+        allowed: the allowed choices.
+        what: name of the option, for the message.
+
+    Returns:
+        The given text.
+
+    Raises:
+        ConfigError: another text.
+    """
     from advreg.errors import ConfigError, did_you_mean
 
     if text not in allowed:

@@ -87,7 +87,7 @@ class Candidate:
 
     @property
     def wrong(self) -> bool:
-        """Whether the deployed model predicted another class than the reviewers' label."""
+        """Return whether the deployed model predicted another class than the reviewers' label."""
         return self.prediction is not None and self.prediction != self.label
 
 

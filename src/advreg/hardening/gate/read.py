@@ -159,6 +159,12 @@ def incidents_in(folder: RunFolder) -> dict[str, bool] | None:
 
     Args:
         folder: the run folder.
+
+    Returns:
+        Whether the model fails, by example id; or None.
+
+    Raises:
+        RunError: the file is damaged.
     """
     if not (folder / "incidents.json").is_file():
         return None

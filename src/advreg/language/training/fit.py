@@ -42,6 +42,9 @@ def fit_language(
         trust_code: let the file name code (``pkg.module:factory``).
         on_event: called with each event of `advreg.trainer.events`.
 
+    Returns:
+        The run folder.
+
     Raises:
         ConfigError, DataError, ModelError: the configuration cannot be used; nothing is written then.
         RunError: the run folder exists (or, to resume, does not), cannot be written, or is in use.

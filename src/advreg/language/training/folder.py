@@ -78,6 +78,9 @@ def load_trained(
         device: where the model runs.
         trust_code: let the run's ``language.toml`` name code (``pkg.module:factory``).
 
+    Returns:
+        The model, with its tokenizer.
+
     Raises:
         RunError: no such folder.
         ConfigError, ModelError: the model that it was trained from is not there.

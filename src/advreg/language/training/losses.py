@@ -56,7 +56,8 @@ def kl(reference: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor
     """Return the KL divergence from a reference, ``mean_t sum_v p_v (log p_v - log q_v)``, p the reference and q the model.
 
     Args:
-        reference, logits: ``(B, V)``, or ``(B, T, V)`` with ``where``.
+        reference: logits of ``p``, ``(B, V)``, or ``(B, T, V)`` with ``where``.
+        logits: logits of ``q``, of the same shape.
         where: ``(B, T)`` bool, the positions that count.
 
     Returns:
@@ -76,7 +77,8 @@ def symmetric_kl(logits: Tensor, other: Tensor, where: Tensor | None = None) -> 
     """Return the symmetric KL divergence, ``kl(p, q) + kl(q, p)``, by which SMART compares two outputs.
 
     Args:
-        logits, other: ``(B, V)``, or ``(B, T, V)`` with ``where``.
+        logits: logits ``(B, V)``, or ``(B, T, V)`` with ``where``.
+        other: logits to compare with, of the same shape.
         where: ``(B, T)`` bool, the positions that count.
 
     Returns:

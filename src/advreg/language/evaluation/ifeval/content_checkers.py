@@ -46,6 +46,9 @@ def frequency(response: str, keyword: str, frequency: int, relation: str) -> boo
         frequency: the number of the instruction.
         relation: ``"at least"`` or ``"less than"``.
 
+    Returns:
+        True if the instruction is followed.
+
     Example:
         >>> frequency("war and War", "war", 2, "at least")
         True
@@ -61,6 +64,9 @@ def letter_frequency(response: str, letter: str, let_frequency: int, let_relatio
         letter: one character.
         let_frequency: the number of the instruction.
         let_relation: ``"at least"`` or ``"less than"``.
+
+    Returns:
+        True if the instruction is followed.
 
     Example:
         >>> letter_frequency("The end", "e", 2, "less than")
@@ -125,6 +131,9 @@ def nth_paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: 
         num_paragraphs: exact number of paragraphs.
         nth_paragraph: number of the paragraph, from 1.
         first_word: its first word; case and punctuation are ignored.
+
+    Returns:
+        True if the instruction is followed.
 
     Example:
         >>> nth_paragraph_first_word("Oak.\n\nElm, again", 2, 2, "elm")

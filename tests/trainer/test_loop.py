@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,27 @@ def test_a_run_without_a_checkpoint_has_no_progress(tmp_path):
     (run / "checkpoint.pt").write_bytes(b"half")
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
         checkpoint.restore_checkpoint(run, (), lambda state: state, lambda state: None)
+
+
+OLD = [("averaging", "named"), ("schedules", "named"), ("loggers", "named"), ("events", "EpochEnd")]
+
+
+@pytest.mark.parametrize(("module", "old"), OLD)
+@pytest.mark.parametrize("how", ["from advreg.training import {0} as room", "import advreg.training.{0} as room"])
+def test_an_old_home_and_name_warn_and_give_the_new(module, old, how):
+    code = f"""
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {how.format(module)}
+    value = room.{old}
+from advreg.trainer import averaging, events, loggers, schedules
+new = {{"averaging": averaging, "schedules": schedules, "loggers": loggers, "events": events}}[{module!r}]
+names = {{"averaging": "AVERAGES", "schedules": "SCHEDULES", "loggers": "LOGGERS"}}
+assert value == (events.Checkpointed if {old!r} == "EpochEnd" else getattr(new, names[{module!r}]).build)
+assert any("advreg.trainer" in str(each.message) for each in caught), caught
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("event", [Failed("why"), events.Guarded(1, 2, "divergence", "why", "none")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from advreg._lazy import deprecated
 from advreg.config.registry import Registry
 from advreg.module_modes import eval_mode
 from advreg.trainer.moment import Moment
@@ -173,3 +174,7 @@ def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> No
             norm.momentum = momentum
             if not norm.num_batches_tracked:  # no input reached it, but `update_bn` has reset it
                 norm.load_state_dict(statistics, strict=False)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"named": "AVERAGES.build"})

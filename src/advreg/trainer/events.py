@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advreg._deprecation import renamed_attribute
+from advreg._lazy import deprecated
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,7 @@ def ignore_event(event: Event) -> None:
     Args:
         event: any event.
     """
+
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"EpochEnd": "Checkpointed"})

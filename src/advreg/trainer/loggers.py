@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from advreg._lazy import deprecated
 from advreg.config.registry import Registry
 from advreg.errors import ConfigError
 from advreg.plugins import first_line, import_extra
@@ -138,3 +139,7 @@ def logged_figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _sentence(event: Guarded) -> str:
     return f"{event.trouble} in epoch {event.epoch}, step {event.step}: {event.message}; {event.action}"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"named": "LOGGERS.build"})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from advreg._lazy import deprecated
 from advreg.config.registry import Registry
 
 Factor = Callable[[float], float]
@@ -97,3 +98,7 @@ def scheduler(optimizer: Optimizer, factor: Factor, steps: int) -> LambdaLR:
         steps: optimizer steps of the whole run.
     """
     return LambdaLR(optimizer, lambda step: factor((min(step, steps - 1) + 0.5) / steps))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__, {"named": "SCHEDULES.build"})

@@ -264,11 +264,8 @@ class _SweepRun:
 
 
 def _train(config: LanguageConfig, report: _Report) -> RunFolder:
-    """Train, or resume a training; remove what an interruption before the first step left behind."""
-    path = Path(config.train.out)
-    resume = (path / CONFIG).is_file()
-    if not resume:
-        (path / "environment.json").unlink(missing_ok=True)
+    """Train, or resume a training."""
+    resume = (Path(config.train.out) / CONFIG).is_file()
 
     def watch(event: Event) -> None:
         if isinstance(event, Step):

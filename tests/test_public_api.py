@@ -79,7 +79,7 @@ assert messages == ["{package}.{old} is now {package}.{new}"], caught
 MOVED = tomllib.loads((Path(advreg.__file__).parent / "moved.toml").read_text())
 
 
-def test_every_module_of_the_first_version_imports_under_its_old_name() -> None:
+def test_old_module_names_import() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for old, names in MOVED.items():

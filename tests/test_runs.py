@@ -46,7 +46,7 @@ def test_absent_run_names_a_similar_one(run):
         RunFolder.open(run.path.with_name("rum"))
 
 
-def test_folder_in_the_place_of_a_file_is_refused_in_one_line(tmp_path):
+def test_folder_in_place_of_a_file_is_rejected(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="cannot create"):
         RunFolder.create(tmp_path / "file" / "run")
@@ -54,7 +54,7 @@ def test_folder_in_the_place_of_a_file_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
-def test_unwritable_folder_is_refused(tmp_path):
+def test_unwritable_folder_is_rejected(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(RunError, match="cannot create"):
         RunFolder.create(tmp_path / "run")
@@ -114,7 +114,7 @@ def test_absent_log_is_empty(run):
     assert run.read_log("metrics.jsonl") == []
 
 
-def test_numbers_that_are_no_json_are_refused_before_anything_is_written(run):
+def test_non_json_numbers_are_rejected_before_writing(run):
     with pytest.raises(ValueError, match="JSON"):
         run.append("metrics.jsonl", {"loss": float("nan")})
     assert not (run / "metrics.jsonl").exists()
@@ -180,7 +180,7 @@ def test_ledger_goes_on_from_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize("part", sorted(IDENTITY))
-def test_ledger_of_something_else_is_refused(tmp_path, part):
+def test_ledger_of_another_run_is_rejected(tmp_path, part):
     path = tmp_path / "ledger.jsonl"
     Ledger.open(path, **IDENTITY).append([{"id": 0}])
     before = path.read_bytes()
@@ -189,7 +189,7 @@ def test_ledger_of_something_else_is_refused(tmp_path, part):
     assert path.read_bytes() == before
 
 
-def test_file_that_is_no_ledger_is_refused(tmp_path):
+def test_file_that_is_no_ledger_is_rejected(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1}\n')
     with pytest.raises(RunError, match="belongs to schema None"):

@@ -1,4 +1,4 @@
-"""A data set is checked when it is made, and says what is wrong in one line."""
+"""A data set is validated when it is made; errors are one line."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_labels_of_unknown_classes_still_may_not_be_negative():
         check_labels(torch.tensor([4, -2]))
 
 
-def test_tensors_are_pixels_in_the_unit_box_and_survive_the_way_back():
+def test_tensors_round_trip_through_pixels():
     x, y = _dataset().tensors()
     assert x.dtype == torch.float32
     assert torch.equal(x, IMAGES.float() / 255)
@@ -106,7 +106,7 @@ def test_select_takes_rows_in_order():
     assert (picked.name, picked.split, picked.classes) == ("toy", "train", CLASSES)
 
 
-def test_fingerprint_depends_on_pixels_labels_shape_and_order_alone():
+def test_fingerprint_depends_on_content_and_order():
     own = _dataset().fingerprint()
     strided = IMAGES.clone(memory_format=torch.channels_last)
     assert _dataset(images=strided, name="other").fingerprint() == own

@@ -39,7 +39,7 @@ def pets(tmp_path):
     return tmp_path
 
 
-def test_class_subfolders_become_labels_and_a_fixed_part_is_held_out(pets):
+def test_class_folders_become_labels_with_a_fixed_split(pets):
     train, test = advreg.load_data(f"folder:{pets}")
     assert train.classes == ("cat", "dog")
     assert (len(train), len(test)) == (8, 4)
@@ -153,7 +153,7 @@ def test_a_broken_image_is_named(pets, content):
     assert "\n" not in str(caught.value)
 
 
-def test_different_sizes_ask_for_one(pets):
+def test_images_of_different_sizes_need_a_size(pets):
     path = pets / "dog" / _names("train", 1)[0]
     _flat(path, (1, 1, 1), size=(7, 6))
     with pytest.raises(DataError, match=rf"{path} is 7x6.*\?size=224"):
@@ -195,7 +195,7 @@ def test_the_first_images_are_a_sample_of_all_classes(tmp_path):
         assert torch.equal(part.images[:, 0, 0, 0].long() // 20, part.labels)  # labels went along
 
 
-def test_photographs_of_any_size_depth_and_colour_make_one_data_set(tmp_path):
+def test_images_of_any_kind_make_one_data_set(tmp_path):
     deep = np.full((30, 50), 40 * 257, np.uint16)
     for part in ("train", "test"):
         _save(tmp_path / part / "mixed" / "deep.png", Image.fromarray(deep))

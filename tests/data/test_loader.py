@@ -69,7 +69,7 @@ def test_augmentation_belongs_to_the_example_not_to_the_batch():
     assert any(not torch.equal(one[i], later[i]) for i in range(N))
 
 
-def test_a_crop_is_a_shifted_window_of_the_padded_image_perhaps_mirrored():
+def test_crop_flip_is_a_window_of_the_padded_image():
     image = torch.arange(1, 21).view(1, 1, 4, 5)
     padded = torch.zeros(1, 1, 8, 9, dtype=torch.int64)
     padded[..., 2:6, 2:7] = image

@@ -22,7 +22,7 @@ def _idx(path, shape, body, kind=8):
     return data
 
 
-def test_mnist_is_embedded_and_whole():
+def test_mnist_is_complete():
     train, test = advreg.load_data("mnist")
     assert train.images.shape == (60_000, 1, 28, 28)
     assert test.images.shape == (10_000, 1, 28, 28)

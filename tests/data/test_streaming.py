@@ -50,7 +50,7 @@ def test_streamed_batches_are_those_in_memory(photos, workers):
             assert a.weight == b.weight
 
 
-def test_a_streamed_data_set_answers_like_one_in_memory(photos):
+def test_streamed_data_equal_data_in_memory(photos):
     name = f"folder:{photos}?size=8"
     for inside, outside in zip(advreg.load_data(name), stream(name), strict=True):
         assert (len(inside), inside.classes, inside.split) == (len(outside), outside.classes, outside.split)
@@ -61,7 +61,7 @@ def test_a_streamed_data_set_answers_like_one_in_memory(photos):
         assert outside.to("cpu").fingerprint() == inside.fingerprint()
 
 
-def test_a_fingerprint_belongs_to_paths_and_labels_and_moves_along(photos, tmp_path):
+def test_streamed_fingerprint_depends_on_paths_and_labels(photos, tmp_path):
     moved = shutil.copytree(photos, tmp_path / "elsewhere")
 
     def fingerprint(root):

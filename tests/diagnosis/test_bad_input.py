@@ -1,4 +1,4 @@
-"""Whatever a model does, it is diagnosed, or refused in one line: never a traceback from the middle."""
+"""A diagnosis of any model ends with a verdict or with one error line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .conftest import TINY, Diagnose, digits
 THREAT = advreg.ThreatModel("linf", 0.2)
 
 
-def test_no_gradient_path_skips_what_needs_one_and_still_asks_the_rest(diagnosed: Diagnose) -> None:
+def test_no_gradient_path_skips_gradient_checks_only(diagnosed: Diagnose) -> None:
     found = diagnosed("thermometer code")
     assert found.check("gradient-path").verdict == "fail"
     assert found.check("steps").verdict == "skipped"
     assert found.check("black-box").verdict == "fail"
 
 
-def test_a_model_that_raises_in_backward_says_what_it_raised(diagnosed: Diagnose) -> None:
+def test_gradient_path_quotes_the_error_of_backward(diagnosed: Diagnose) -> None:
     assert "no backward here" in diagnosed("raises in backward").check("gradient-path").says
 
 
@@ -72,12 +72,12 @@ class Failing(nn.Module):
         raise RuntimeError("not today")
 
 
-def test_a_model_that_does_not_run_is_refused_in_one_line() -> None:
+def test_diagnose_rejects_models_that_raise() -> None:
     with pytest.raises(ModelError, match="not today"):
         diagnose(Failing().eval(), digits(8), THREAT)
 
 
-def test_data_that_do_not_fit_are_refused_in_one_line() -> None:
+def test_diagnose_rejects_data_that_do_not_fit() -> None:
     x, y = digits(8)
     with pytest.raises(DataError, match="divide images by 255"):
         diagnose(planted.plain(), (x * 255, y), THREAT)
@@ -91,9 +91,7 @@ def test_data_that_do_not_fit_are_refused_in_one_line() -> None:
         ("linf", torch.full((8,), 0.1), "one number for all"),
     ],
 )
-def test_a_radius_that_cannot_be_diagnosed_is_refused_in_one_line(
-    norm: advreg.threat.Norm, eps: float | Tensor, said: str
-) -> None:
+def test_diagnose_rejects_radii_in_one_line(norm: advreg.threat.Norm, eps: float | Tensor, said: str) -> None:
     with pytest.raises(ThreatError, match=said):
         diagnose(planted.plain(), digits(8), advreg.ThreatModel(norm, eps), budget=TINY)
 
@@ -136,7 +134,7 @@ def raising(cause: Exception) -> Callable[[object], Check]:
 @pytest.mark.parametrize(
     ("question", "said"), [(raising(ValueError("seven years")), "ValueError: seven years"), (of(math.nan), "nan")]
 )
-def test_a_question_without_an_answer_is_no_reason_to_trust(
+def test_a_check_that_raises_makes_the_figure_suspect(
     question: Callable[[object], Check], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("advreg.diagnosis.diagnose")
@@ -151,7 +149,7 @@ def test_a_question_without_an_answer_is_no_reason_to_trust(
 
 
 @pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
-def test_memory_that_runs_out_is_no_answer(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_no_finding(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("advreg.diagnosis.diagnose"), "CHECKS", {"A": (raising(cause),)})
     with pytest.raises(ModelError, match=r"does not fit into memory.*fewer examples"):
         diagnose(planted.plain(), digits(8), THREAT, budget=TINY)
@@ -178,7 +176,7 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
     assert "unanswered question" not in found.causes
 
 
-def test_an_example_that_does_not_fit_ends_a_diagnosis_in_one_line() -> None:
+def test_diagnose_raises_if_one_example_does_not_fit() -> None:
     with pytest.raises(ModelError, match="does not fit into memory"):
         diagnose(Hungry(0).eval(), digits(8), THREAT, budget=TINY)
 
@@ -221,7 +219,7 @@ class Singular(nn.Module):
         return answer
 
 
-def test_a_model_that_cannot_be_copied_has_no_copy_to_disagree_with() -> None:
+def test_copies_is_skipped_without_a_copy() -> None:
     found = diagnose(Singular().eval(), digits(), THREAT, budget=TINY)
     assert found.verdict == "TRUSTED", [check for check in found.checks if check.remedy]
     assert found.check("copies").verdict == "skipped"

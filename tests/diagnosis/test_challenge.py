@@ -1,4 +1,4 @@
-"""Who challengers try, in which order, and when they stop: with attacks that break by a list."""
+"""Challenges: examples tried, their order and the stopping rule, with attacks that break given ids."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def nearest(n: int, count: int) -> list[int]:
     return sorted(range(n), key=lambda i: (7 * i) % n)[:count]
 
 
-def test_a_challenger_tries_the_whole_sample_if_half_is_in_doubt() -> None:
+def test_challenge_tries_all_if_the_nearer_half_breaks() -> None:
     attack, given = breaking({nearest(200, 2)[1], nearest(200, 100)[99]})
     found = challenge_figure(context(200), attack, "x", "A", "it")
     assert given == [nearest(200, 32), nearest(200, 64)[32:]]
@@ -79,7 +79,7 @@ def test_challengers_share_one_list_of_survivors() -> None:
 
 
 @pytest.mark.parametrize("n", [200, 1000, 4000])
-def test_a_challenger_that_breaks_all_goes_on_until_a_failure_is_certain(n: int) -> None:
+def test_challenge_goes_on_until_failure_is_certain(n: int) -> None:
     attack, given = breaking(range(n))
     found = challenge_figure(context(n), attack, "x", "A", "it")
     tried = sum(map(len, given))
@@ -111,7 +111,7 @@ def test_an_expensive_challenger_begins_with_few() -> None:
     assert given == [nearest(200, 12)]
 
 
-def test_what_has_nothing_left_to_try_is_skipped_and_trust_needs_no_more_answers() -> None:
+def test_challenge_without_survivors_is_skipped() -> None:
     whole, (all_of_them, _), (other, given) = context(60), breaking(range(60)), breaking(range(60))
     while len(whole.survivors.sample):  # each stops once its failure is certain
         challenge_figure(whole, all_of_them, "x", "A", "it")

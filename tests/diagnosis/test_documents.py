@@ -25,6 +25,6 @@ def test_groups_of_the_page_are_those_of_the_checks() -> None:
         assert all(f"### {name_of(question)}\n" in section for question in questions)
 
 
-def test_causes_that_the_page_promises_an_answer_to_are_causes() -> None:
+def test_causes_named_on_the_page_exist() -> None:
     for cause in ("no gradient path", "shattered gradients", "saturated", "probabilities", "random"):
         assert cause in CAUSES

@@ -47,9 +47,7 @@ def of(eps: float, ssim: float | None, ambiguous: float) -> EpsilonRow:
         ([of(0.1, None, 0), of(0.2, None, 0.005)], 0.2, "another class"),
     ],
 )
-def test_the_start_is_the_largest_that_is_hard_to_see_and_leaves_labels_alone(
-    rows: list[EpsilonRow], eps: float, words: str
-) -> None:
+def test_recommended_eps_is_the_largest_unnoticed_one(rows: list[EpsilonRow], eps: float, words: str) -> None:
     found, why = recommend(rows)
     assert found == eps
     assert words in why
@@ -71,7 +69,7 @@ def test_the_grid_on_digits(tmp_path: Path) -> None:
     assert float((stored["attacked"][2] - stored["clean"]).abs().max()) <= 0.3 + 1e-6
 
 
-def test_a_grid_that_cannot_be_is_refused() -> None:
+def test_choose_epsilon_rejects_invalid_grids() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
     for eps in ([], [0.0, 0.1], [2.0]):
         with pytest.raises(ThreatError):

@@ -1,4 +1,4 @@
-"""The run folder: an evaluation's ledger is read, the diagnosis written and drawn, the verb's status says the verdict."""
+"""The run folder: the ledger is read, the diagnosis written and drawn, the exit status is the verdict."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def found(net: torch.nn.Module, run: Path) -> Diagnosis:
     return diagnose(net, digits(), NEAR, budget=TINY, out=run)
 
 
-def test_the_figure_and_what_its_ledger_answers_are_read(found: Diagnosis, run: Path) -> None:
+def test_figure_and_checks_are_read_from_the_ledger(found: Diagnosis, run: Path) -> None:
     (file,) = run.glob("evaluation/*/results.json")
     record = json.loads(file.read_text())
     assert found.claim == record["protocol"]
@@ -61,7 +61,7 @@ def test_the_figure_and_what_its_ledger_answers_are_read(found: Diagnosis, run: 
     assert found.robust_accuracy > 0
 
 
-def test_a_question_that_the_ledger_answers_is_not_asked_again(
+def test_checks_of_the_ledger_do_not_run_again(
     net: torch.nn.Module, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> None:
@@ -86,7 +86,7 @@ def test_the_ledger_of_something_else_is_not_read(other: str, net: torch.nn.Modu
     assert from_ledger(run, sha256, data, NEAR, len(y), lambda rows: False) is None
 
 
-def test_the_verdict_of_a_masked_evaluation_is_unreliable_from_its_ledger_alone(tmp_path: Path) -> None:
+def test_ledger_alone_makes_a_masked_figure_unreliable(tmp_path: Path) -> None:
     from advreg.evaluation.ledger_checks import free_checks
     from advreg.results.checks import verdict
     from advreg.runs.files import read_lines
@@ -100,7 +100,7 @@ def test_the_verdict_of_a_masked_evaluation_is_unreliable_from_its_ledger_alone(
     assert checks["black-box"].verdict == "fail"
 
 
-def test_the_attack_behind_a_protocol_is_its_first_gradient_attacks(net: torch.nn.Module) -> None:
+def test_attack_of_a_protocol_is_its_first_gradient_attacks(net: torch.nn.Module) -> None:
     x, y = digits(12)
     ids = torch.arange(12)
     whole = attack_of("linf-0.05-basic@2", "linf")(net, x, y, NEAR, ids=ids, seed=0)
@@ -145,7 +145,7 @@ def test_the_report_draws_it_and_does_without_it(found: Diagnosis, run: Path) ->
     (run / "diagnosis.json").write_bytes(kept)
 
 
-def test_a_damaged_diagnosis_is_refused_by_name(found: Diagnosis, run: Path) -> None:
+def test_report_rejects_a_damaged_diagnosis(found: Diagnosis, run: Path) -> None:
     kept = (run / "diagnosis.json").read_bytes()
     record = json.loads(kept)
     record["pictures"]["lines"][0]["attack"] = ["much"]
@@ -170,7 +170,7 @@ def advreg_cli(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.stdout
 
 
-def test_the_verb_says_the_verdict_by_its_status(
+def test_exit_status_of_diagnose_is_the_verdict(
     net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(net.state_dict(), tmp_path / "net.pt")

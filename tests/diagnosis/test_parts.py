@@ -145,7 +145,7 @@ class Liar(nn.Module):
         return made
 
 
-def test_a_backward_that_lies_is_told_from_finite_differences() -> None:
+def test_slope_detects_a_wrong_backward() -> None:
     honest, lying = (numerics.slope(context(m)) for m in (planted.plain(), planted.masked(Liar(), planted.plain())))
     assert honest.verdict == "pass"
     assert honest.measured is not None
@@ -209,7 +209,7 @@ def normalising(norm: nn.Module) -> nn.Module:
         lambda: planted.masked(nn.Flatten(), nn.BatchNorm1d(784, track_running_stats=False), nn.Linear(784, 10)),
     ],
 )
-def test_answers_that_depend_on_the_batch_are_noticed(make: Callable[[], nn.Module]) -> None:
+def test_batch_detects_outputs_that_depend_on_the_batch(make: Callable[[], nn.Module]) -> None:
     found = convergence.batch(context(make()))
     assert found.verdict == "fail", found.says
     assert "track_running_stats" in found.remedy
@@ -271,7 +271,7 @@ def test_samples_follow_spearman_and_brown() -> None:
     assert samples_needed(-0.1) == 64
 
 
-def test_the_read_out_separates_what_can_be_separated_with_the_wanted_margin() -> None:
+def test_readout_separates_with_the_given_margin() -> None:
     torch.manual_seed(0)
     inside = torch.randn(99, 20)
     planted_point = 6 * torch.ones(1, 20)
@@ -283,7 +283,7 @@ def test_the_read_out_separates_what_can_be_separated_with_the_wanted_margin() -
     assert fit_readout(torch.cat([inside, inside.mean(0, keepdim=True)]), scale=5.0) is None
 
 
-def test_an_attack_that_does_nothing_misses_every_planted_example() -> None:
+def test_idle_attack_misses_every_planted_example() -> None:
     def idle(model: nn.Module, x: Tensor, y: Tensor, threat: advreg.ThreatModel) -> attacks.AttackResult:
         return attacks.pgd(model, x, y, threat.with_eps(0.0), steps=1)
 
@@ -293,7 +293,7 @@ def test_an_attack_that_does_nothing_misses_every_planted_example() -> None:
     assert binarisation(context(planted.plain())).measured == 0.0
 
 
-def test_the_last_linear_layer_is_found_behind_whatever_has_no_weights() -> None:
+def test_last_linear_skips_layers_without_weights() -> None:
     x, _ = digits(2)
     net = planted.plain()
     assert last_linear(planted.masked(net, planted.Scaled(3.0)), x) is net[-1]
@@ -311,7 +311,7 @@ def test_a_trace_is_the_attack_it_follows() -> None:
 
 
 @pytest.mark.parametrize(("eps", "short"), [(0.03, 0.03 / 40), (0.05, 0.05 / 40), (0.05, 0.05 / 200)])
-def test_an_attack_with_short_steps_is_incomplete_and_a_finished_one_is_not(eps: float, short: float) -> None:
+def test_incomplete_detects_steps_that_are_too_short(eps: float, short: float) -> None:
     threat = advreg.ThreatModel("linf", eps)
     done, unfinished = context(planted.plain(), threat=threat), context(planted.plain(), threat=threat)
     rows = unfinished.probes()
@@ -355,7 +355,7 @@ def test_a_training_that_collapsed_shows_in_its_metrics() -> None:
     assert training_history([epoch(1, 0.8, None)]).verdict == "skipped"
 
 
-def test_an_averaged_opinion_is_less_random_than_its_answers() -> None:
+def test_averaged_outputs_are_less_random() -> None:
     torch.manual_seed(0)
     noisy = planted.masked(planted.RandomNoise(), planted.plain())
     x, _ = digits(8)
@@ -366,7 +366,7 @@ def test_an_averaged_opinion_is_less_random_than_its_answers() -> None:
     assert are_probabilities(Averaged(noisy)(x).exp())
 
 
-def test_an_answer_keeps_its_group() -> None:
+def test_checks_keep_their_group() -> None:
     assert run_check(numerics.denormal, "F", context(planted.plain())).group == "F"
 
 
@@ -392,12 +392,12 @@ def test_unsettled_counts_examples_with_changing_verdicts(count: int) -> None:
         assert model_flags.count_unsettled(Alternating(count), x, torch.full((30,), wanted)) == count
 
 
-def test_verdict_randomness_is_skipped_where_answers_repeat() -> None:
+def test_verdict_randomness_skips_deterministic_models() -> None:
     found = model_flags.verdict_randomness(context(planted.plain()))
     assert found.verdict == "skipped"
 
 
-def test_verdict_randomness_is_skipped_where_the_protocol_averages() -> None:
+def test_verdict_randomness_skips_averaging_protocols() -> None:
     torch.manual_seed(0)
     single = context(planted.masked(planted.RandomNoise(), planted.plain()))
     assert model_flags.verdict_randomness(single).verdict != "skipped"

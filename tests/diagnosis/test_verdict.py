@@ -1,4 +1,4 @@
-"""Grading by hand-computed intervals, and what a ledger answers for free."""
+"""Grading by hand-computed intervals, and the checks that a ledger covers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_only_a_finding_has_a_remedy_and_every_cause_has_one() -> None:
     assert grade_check("x", "F", "random", "", measured=0.3, threshold=0.1).verdict == "suspect"
 
 
-def test_causes_are_named_the_most_specific_first_and_vague_ones_only_if_they_fail() -> None:
+def test_causes_are_ordered_from_specific_to_vague() -> None:
     found = [of("fail", "masked gradients"), of("suspect", "shattered gradients"), of("suspect", "weak attack")]
     assert causes(found) == ("shattered gradients", "masked gradients")
     assert causes([of("suspect", "weak attack")]) == ("weak attack",)
@@ -135,14 +135,14 @@ def test_what_a_ledger_shows(rows: list[Any], flags: dict[str, Any], name: str, 
     assert all(check.verdict in ("pass", "skipped") for check in found.values() if check.name != name)
 
 
-def test_what_a_ledger_cannot_show_is_skipped_and_says_so() -> None:
+def test_checks_that_a_ledger_lacks_are_skipped_with_reason() -> None:
     rows = [entry for entry in ledger(by_pgd=1) if entry["attack"] in ("clean", "pgd-40")]
     found = {check.name: check for check in free_checks({}, rows)}
     assert {name for name, check in found.items() if check.verdict == "skipped"} >= {"black-box", "steps", "randomness"}
     assert all(check.says for check in found.values() if check.verdict == "skipped")
 
 
-def test_a_black_box_shows_what_it_broke_after_the_first_gradient_attack_and_nothing_before() -> None:
+def test_black_box_gain_counts_after_gradient_attacks_only() -> None:
     rows = ledger(by_pgd=100, by_square=300)
     late = [{**entry, "attack": "fab-t"} for entry in rows if entry["attack"] == "apgd-t"]
     assert checked([*rows, *late])["black-box"].verdict == "fail", "gradients had their turn on these examples"
@@ -150,12 +150,12 @@ def test_a_black_box_shows_what_it_broke_after_the_first_gradient_attack_and_not
     assert checked([*early, *late])["black-box"].verdict == "skipped", "gradients never met what it broke"
 
 
-def test_attacks_that_return_the_clean_point_where_they_fail_are_no_sign() -> None:
+def test_moved_ignores_attacks_that_return_clean_points() -> None:
     rows = [{**entry, "distance": 0.0} for entry in ledger(by_pgd=0, idle=1000)]
     assert checked(rows)["moved"].verdict == "skipped"
 
 
-def test_a_protocol_that_averages_may_judge_a_random_model() -> None:
+def test_averaging_protocols_suit_random_models() -> None:
     rows = ledger(by_pgd=1)
     for protocol, outcome in (("linf-0.1-rand@1", "pass"), ("linf-0.1-strong@1", "suspect")):
         found = free_checks({"flags": {"randomised": True}, "protocol": protocol}, rows)

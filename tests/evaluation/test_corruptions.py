@@ -1,4 +1,4 @@
-"""Accuracy under corruptions: counted on a model with a known answer, and the same whatever the batch."""
+"""Accuracy under corruptions: counted on a model with known predictions, and independent of the batch."""
 
 from __future__ import annotations
 

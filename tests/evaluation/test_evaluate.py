@@ -1,4 +1,4 @@
-"""Evaluation: figures that follow from the ledger, a judge that cannot be talked round, and work that is never lost."""
+"""Evaluation: figures follow from the ledger, the original model verifies, and finished work is never lost."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def honest(model, x, y, threat, *, seed):
     return attacks.craft(model, x, y, threat, steps=20, seed=seed)
 
 
-def test_a_users_attack_is_judged_like_any_other() -> None:
+def test_custom_attacks_are_verified_like_others() -> None:
     x, y = batch(60)
     own = Protocol("own", 1, (ProtocolStage("cheating", cheating), ProtocolStage("honest", honest)))
     found = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=own)
@@ -121,7 +121,7 @@ def test_a_finished_evaluation_is_read_and_not_run_again(tmp_path) -> None:
     assert stored["schema"] == "advreg/results@1"
 
 
-def test_the_fingerprint_of_tensors_is_that_of_all_of_them_however_many_are_evaluated() -> None:
+def test_fingerprint_covers_all_data_for_every_n() -> None:
     x, y = batch(50)
     whole = examples_of((x, y), None, THREAT).sha256
     assert examples_of((x, y), 40, THREAT).sha256 == whole
@@ -129,7 +129,7 @@ def test_the_fingerprint_of_tensors_is_that_of_all_of_them_however_many_are_eval
     assert examples_of((x[:40], y[:40]), None, THREAT).sha256 != whole
 
 
-def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
+def test_evaluate_rejects_ledgers_of_other_runs(tmp_path) -> None:
     x, y = batch(50)
     evaluate(small_cnn(), (x, y), threat=THREAT, out=tmp_path)
     for call in (
@@ -142,7 +142,7 @@ def test_a_ledger_of_another_model_data_or_seed_is_refused(tmp_path) -> None:
             call()
 
 
-def test_the_caller_may_be_in_inference_mode_but_the_model_must_not_be_made_there() -> None:
+def test_inference_mode_suits_callers_but_not_models() -> None:
     x, y = batch(40)
     expected = evaluate(small_cnn(), (x, y), threat=THREAT, protocol="strong")
     model = small_cnn()
@@ -168,7 +168,7 @@ class Swayed(nn.Module):
         return self.inner(x + self.size * torch.sin(300 * x) + self.noise * torch.randn_like(x))
 
 
-def test_a_ledger_of_a_model_with_equal_weights_and_other_answers_is_refused(tmp_path) -> None:
+def test_evaluate_rejects_equal_weights_with_other_outputs(tmp_path) -> None:
     x, y = batch(50)
     first = evaluate(Swayed(0.05).eval(), (x, y), threat=THREAT, out=tmp_path)
     assert evaluate(Swayed(0.05).eval(), (x, y), threat=THREAT, out=tmp_path).robust_accuracy == first.robust_accuracy
@@ -177,7 +177,7 @@ def test_a_ledger_of_a_model_with_equal_weights_and_other_answers_is_refused(tmp
     assert "\n" not in str(refused.value)
 
 
-def test_whose_answers_are_random_or_of_the_batch_cannot_be_told_by_them_and_goes_on(tmp_path) -> None:
+def test_random_and_batch_dependent_models_are_resumed(tmp_path) -> None:
     x, y = batch(50)
     norm = nn.BatchNorm2d(1, track_running_stats=False)
     for k, model in enumerate([Swayed(0.0, noise=0.05), nn.Sequential(norm, small_cnn())]):
@@ -237,7 +237,7 @@ def test_nan_under_attack_is_flagged_and_counted_as_broken(tmp_path) -> None:
         assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
 
 
-def test_nan_on_clean_inputs_is_refused(tmp_path) -> None:
+def test_evaluate_rejects_nan_on_clean_inputs(tmp_path) -> None:
     x, y = batch(40)
     x[30:] = 0.9
     with pytest.raises(ModelError, match="10 of 40 clean inputs"):
@@ -254,7 +254,7 @@ def test_the_curve_never_rises_and_meets_the_evaluation() -> None:
     assert accuracies[-1] < accuracies[0]
 
 
-def test_never_below_the_exact_robust_accuracy_of_a_verified_network(shared) -> None:
+def test_attacks_never_beat_a_certificate(shared) -> None:
     """Tjeng et al. (ICLR 2019) proved 95.62% on the 10,000 test images: at most 438 can be broken."""
     model = load_model("zoo:mnist-small", weights=shared / "checkpoints/mnist_wk17a_linf0.1.pth")
     _, test = load("mnist")
@@ -329,7 +329,7 @@ def twice(*names: str) -> Protocol:
         (lambda x, y: evaluate(small_cnn(), (x, y), threat=THREAT, out="/proc/none"), RunError, "cannot create"),
     ],
 )
-def test_refuses_in_one_line(call, kind, words: str) -> None:
+def test_evaluate_rejects_in_one_line(call, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         call(*batch(30))
     assert "\n" not in str(caught.value)

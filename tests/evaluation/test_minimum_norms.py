@@ -69,7 +69,7 @@ def test_clean_errors_are_at_zero_and_the_median_is_of_all(tmp_path) -> None:
     assert json.loads((tmp_path / "curve.json").read_text())["points"][0]["eps"] == 0.0
 
 
-def test_tightening_brings_crude_distances_down_and_counts_its_passes() -> None:
+def test_tightening_lowers_distances_and_counts_passes() -> None:
     x, y = batch(30)
     model, ball = small_cnn(), ThreatModel("linf", 0.0)
     crude = attacks.pgd(model, x, y, ball.with_eps(0.3), steps=3)

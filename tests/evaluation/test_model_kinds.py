@@ -1,4 +1,4 @@
-"""Kinds of model that people deploy: each is measured as the plain network is, or rejected by a line whose remedy works."""
+"""Kinds of deployed model: each is measured as the plain network, or rejected by a line with a working remedy."""
 
 from __future__ import annotations
 
@@ -187,13 +187,13 @@ def test_int8_weights_have_a_fingerprint() -> None:
     assert state_sha256(model) != state_sha256(other)
 
 
-def test_program_exported_in_train_mode_is_rejected_and_its_remedy_works() -> None:
+def test_train_mode_export_is_rejected_with_a_remedy() -> None:
     with pytest.raises(ModelError, match=r"train mode: aten.batch_norm.*export it again from model.eval"):
         check_model(exported(network().train()), X)
     assert check_model(exported(network().train().eval()), X) == 4
 
 
-def test_program_exported_for_one_batch_size_is_rejected_and_its_remedy_works() -> None:
+def test_fixed_batch_export_is_rejected_with_a_remedy() -> None:
     model = exported(network(), fixed=True)
     for work in (
         lambda: check_model(model, X[:8]),

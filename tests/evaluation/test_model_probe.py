@@ -1,4 +1,4 @@
-"""What an evaluation says about the model it met: models that are random, blind, small, moody or only answer."""
+"""Flags of an evaluation: random, masked, small, changing and inference-only models."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def normalised(*, alone: bool) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("model", [Sized().eval(), normalised(alone=True)])
-def test_answers_that_depend_on_the_batch_make_a_figure_unreliable(model: nn.Module) -> None:
+def test_batch_dependent_outputs_are_unreliable(model: nn.Module) -> None:
     x, _ = batch(40)
     found = evaluate(model, (x, model(x).argmax(1)), threat=ThreatModel("linf", 0.001))
     assert (found.flags["batch_dependent"], found.flags["randomised"]) == (True, False)
@@ -106,7 +106,7 @@ def test_answers_that_depend_on_the_batch_make_a_figure_unreliable(model: nn.Mod
     assert "BatchNorm" in check.remedy
 
 
-def test_no_answer_alone_is_dependence_and_what_is_random_is_not() -> None:
+def test_raising_on_one_example_is_batch_dependence() -> None:
     x, y = batch(40)
     lonely = probe_model(normalised(alone=False), x, y)
     assert (lonely.batch_dependent, lonely.forwards) == (True, 5 * 40)
@@ -130,7 +130,7 @@ def test_vanished_gradients_are_counted() -> None:
     assert probe_model(Stepped().eval(), x, y).zero_gradients == 1.0
 
 
-def test_few_classes_are_said_and_every_protocol_runs_with_them() -> None:
+def test_every_protocol_runs_and_flags_few_classes() -> None:
     x = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(2))
     for classes in (2, 3):
         model = linear(16, classes, dtype=torch.float32)
@@ -167,7 +167,7 @@ def centred(x: Tensor) -> nn.Module:
     return net
 
 
-def test_a_verdict_needs_something_to_compare_and_a_doubt_does_not(tmp_path) -> None:
+def test_trusted_needs_two_attacks_and_suspect_does_not(tmp_path) -> None:
     x, y = batch(60)
     basic = evaluate(centred(x), (x, centred(x)(x).argmax(1)), threat=THREAT, protocol="basic")
     assert basic.verdict is None
@@ -183,7 +183,7 @@ def test_a_verdict_needs_something_to_compare_and_a_doubt_does_not(tmp_path) -> 
     assert evaluate(Noisy().eval(), (x, y), threat=THREAT, protocol="quick").verdict != "TRUSTED"
 
 
-def test_a_model_that_changes_itself_is_refused() -> None:
+def test_evaluate_rejects_models_that_change_themselves() -> None:
     with pytest.raises(ModelError, match="changed its own weights or buffers"):
         evaluate(Learning().eval(), batch(20), threat=THREAT)
 
@@ -212,7 +212,7 @@ def test_float64_models_take_inputs_of_either_precision() -> None:
     assert torch.equal(mixed.broken, found.broken)
 
 
-def test_a_model_that_only_answers_meets_attacks_that_only_ask() -> None:
+def test_inference_only_models_run_black_box_attacks() -> None:
     x, y = batch(20)
     scores = InferenceOnlyModel(_Asked(small_cnn()))
     found = evaluate(scores, (x, y), threat=ThreatModel("linf", 0.1), protocol="blackbox")
@@ -234,7 +234,7 @@ def once(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> attacks
     return attacks.CraftedExamples(x, 0, 0)
 
 
-def test_what_a_users_attack_asks_is_counted_once_whoever_answers() -> None:
+def test_passes_of_custom_attacks_are_counted_once() -> None:
     x, y = batch(40)
     own = Protocol("own", 1, (ProtocolStage("once", once),))
     for model in (small_cnn(), InferenceOnlyModel(_Asked(small_cnn()))):
@@ -277,7 +277,7 @@ def test_a_named_attack_of_ones_own_follows_a_protocol(tmp_path, monkeypatch: py
         protocol.followed_by("mine_for_test:nugde")
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_verdicts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = batch(200)
     pgd_40 = Protocol("own", 1, (ProtocolStage("pgd-40", functools.partial(attacks.pgd, steps=40)),))
     whole = evaluate(small_cnn(), (x, y), threat=THREAT, protocol=pgd_40)

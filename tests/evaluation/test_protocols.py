@@ -162,7 +162,7 @@ def test_nothing_left_to_attack_leaves_a_point_at_every_eps() -> None:
     assert [point.robust_accuracy for point in curve.points] == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_a_stronger_figure_says_which_one_beside_it_is_loose(tmp_path: Path) -> None:
+def test_results_name_the_loose_figure_beside_them(tmp_path: Path) -> None:
     x, y = batch(60)
     weak = Protocol(
         "standard", 9, (ProtocolStage("idle", lambda model, x, y, threat: attacks.CraftedExamples(x, 0, 0)),)

@@ -88,11 +88,11 @@ def test_one_process_takes_up_what_several_left(tmp_path) -> None:
 
 def test_several_processes_need_a_folder() -> None:
     x, y = torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
-    with pytest.raises(ConfigError, match="2 processes share this evaluation and have no folder"):
+    with pytest.raises(ConfigError, match="2 processes share this evaluation; they need a folder"):
         evaluate(small_cnn(), (x, y), threat=ThreatModel("linf", 0.02), ranks=Ranks(0, 2))
 
 
-def test_rows_in_any_order_and_twice_become_whole_attacks() -> None:
+def test_complete_rows_orders_and_deduplicates() -> None:
     def row(attack: str, i: int, broken: bool = False) -> dict[str, object]:
         return {"attack": attack, "id": i, "broken": broken, "margin": -1.0}
 
@@ -103,7 +103,7 @@ def test_rows_in_any_order_and_twice_become_whole_attacks() -> None:
     assert complete_rows([*cut, *first, *clean, *first], stages, 4) == clean + first
 
 
-def test_an_attack_for_the_nearest_goes_on_while_it_breaks_a_fifth() -> None:
+def test_attack_on_the_nearest_goes_on_at_a_fifth() -> None:
     past = [{"attack": "clean", "id": i, "broken": False, "margin": -float(i)} for i in range(40)]
 
     def tried(ids: range, broken: set[int]) -> list[dict[str, object]]:
@@ -125,7 +125,7 @@ def test_an_attack_for_the_nearest_begins_with_four_at_least() -> None:
     assert next_ids(past, ("a", 0.05), [7, 9]) == [7, 9]
 
 
-def test_what_a_blind_attack_breaks_far_from_the_boundary_is_found_too() -> None:
+def test_strong_breaks_masked_examples_far_from_the_boundary() -> None:
     """Margins say nothing where gradients are masked: the protocol must not stop at the nearest."""
     x, y = batch(120)
     options = {"threat": ThreatModel("linf", 0.1), "n": 120}

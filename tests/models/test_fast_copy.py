@@ -107,7 +107,7 @@ def test_bfloat16_is_near_and_returns_the_callers_type(resnet):
     assert 1e-5 < _relative(z, resnet(x)) < 0.1  # really in 16 bits, and not wrong
 
 
-def test_scores_from_16_bits_differ_by_less_than_16_bits_could_say(resnet):
+def test_last_layer_of_a_16_bit_copy_has_float32_resolution(resnet):
     """Square keeps a point where a score rose: scores on a grid of 1/64 hide most steps, and it stops too early."""
     z = freeze(resnet, X, precision="bfloat16")(X)
     assert (z != z.bfloat16().float()).float().mean() > 0.9
@@ -241,7 +241,7 @@ def test_a_model_that_cannot_be_copied_is_attacked_as_it_is():
     assert not model.training
 
 
-def test_a_compiled_target_meets_few_sizes_and_answers_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_copy_has_equal_logits_at_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     met = []
 
     def spy(net: nn.Module, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -262,7 +262,7 @@ def test_a_compiled_target_meets_few_sizes_and_answers_alike(monkeypatch: pytest
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, about itself
-def test_compiling_for_real_keeps_answers_and_every_attack_runs() -> None:
+def test_real_compilation_keeps_logits() -> None:
     model, x = (
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval(),
         torch.rand(9, 1, 8, 8),

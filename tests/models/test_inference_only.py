@@ -1,4 +1,4 @@
-"""Models that only answer: a real service on this machine that answers well, badly, late or not at all."""
+"""Inference-only models: a service on this machine with right, wrong, late and missing responses."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ X = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("key", ["logits", "scores", "labels"])
-def test_a_service_answers_as_the_model_does(service: Service, key: str) -> None:
+def test_service_has_the_outputs_of_the_model(service: Service, key: str) -> None:
     net = small_net()
     service.answer = serving(net, key)
     model = inference_only.endpoint(service.url, batch_size=4, headers={"X-Key": "secret"})
@@ -172,7 +172,7 @@ def test_contradictions_about_classes_raise_one_line(service: Service, answer, o
         load(service.url, classes=1)
 
 
-def test_the_label_that_never_comes_is_a_wrong_answer(service: Service) -> None:
+def test_a_label_that_is_never_returned_is_wrong(service: Service) -> None:
     net, threat = small_net(), ThreatModel("linf", 1e-4)
     few = Protocol("labels", 1, (ProtocolStage("hopskipjump", partial(hopskipjump, queries=20)),))
     service.answer = serving(net, "labels")
@@ -210,7 +210,7 @@ def test_rounded_scores_are_noticed_and_lead_to_labels(service: Service, digits:
     assert found.verdict != "TRUSTED"
 
 
-def test_labels_are_coarse_but_not_for_an_attack_that_needs_no_more(service: Service) -> None:
+def test_coarse_labels_suit_attacks_on_labels(service: Service) -> None:
     net = small_net()
     service.answer = serving(net, "labels")
     data, threat = (X, net(X).argmax(1)), ThreatModel("linf", 0.02)
@@ -221,7 +221,7 @@ def test_labels_are_coarse_but_not_for_an_attack_that_needs_no_more(service: Ser
     assert checks["few"].verdict == "suspect"
 
 
-def test_a_network_is_not_asked_how_coarse_it_is() -> None:
+def test_coarseness_is_measured_without_gradients_only() -> None:
     net = small_net()
     found = evaluate(net, (X, net(X).argmax(1)), threat=ThreatModel("linf", 0.02), protocol="fgsm")
     assert "coarse_answers" not in found.flags
@@ -355,7 +355,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("free", [4, 4, 2]), ("fixed", [4, 4, 4]), ("labels", [4, 4, 2])])
-def test_an_onnx_file_answers_as_the_model_does(tmp_path: Path, runtime: None, kind: str, sizes: list[int]) -> None:
+def test_onnx_file_has_the_outputs_of_the_model(tmp_path: Path, runtime: None, kind: str, sizes: list[int]) -> None:
     (tmp_path / "net.onnx").write_text(kind)
     model = inference_only.onnx(tmp_path / "net.onnx", batch_size=4)
     z = small_net()(X).detach()
@@ -383,7 +383,7 @@ def test_a_missing_runtime_and_a_missing_file(tmp_path: Path, monkeypatch: pytes
         inference_only.onnx(tmp_path / "net.onnx")
 
 
-def test_the_catalogue_knows_models_that_only_answer(tmp_path: Path, runtime: None) -> None:
+def test_inference_only_models_load_by_name(tmp_path: Path, runtime: None) -> None:
     (tmp_path / "net.onnx").write_text("labels")
     model = load(f"onnx:{tmp_path / 'net.onnx'}", classes=5)
     assert model.score_only

@@ -77,7 +77,7 @@ def test_a_run_folder_is_a_model_even_after_it_moved(run, tmp_path_factory):
     assert after.advreg_spec == {"name": "zoo:mnist-dnn", "options": {"classes": 3, "widths": [5]}}
 
 
-def test_other_weights_of_a_run_can_be_asked_for(run):
+def test_other_weights_of_a_run_load_by_name(run):
     best = advreg.load_model("zoo:mnist-dnn", classes=3, widths=[5])
     save_file(best.state_dict(), run / "best.safetensors")
     assert state_sha256(advreg.load_model(str(run), weights=run / "best.safetensors")) == state_sha256(best)
@@ -141,7 +141,7 @@ def test_a_timm_model_takes_raw_pixels(monkeypatch):
         advreg.load_model("timm:toi")
 
 
-def test_a_torchvision_model_takes_raw_pixels_and_own_weights_stop_the_download(monkeypatch, tmp_path):
+def test_own_weights_of_torchvision_models_need_no_download(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setitem(sys.modules, "torchvision.models", _library(asked))
     model = advreg.load_model("torchvision:toy")

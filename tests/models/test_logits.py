@@ -1,4 +1,4 @@
-"""Networks that answer with more than logits: tuples, dicts, output objects; real ones of Hugging Face where there are some."""
+"""Outputs that hold more than logits: tuples, dicts, output objects, and models of Hugging Face if installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_answer_is_measured_like_plain_logits(here, form):
+def test_every_form_of_output_is_measured_like_logits(here, form):
     x, y = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
     threat = advreg.ThreatModel("linf", 4 / 255)
     plain, other = (advreg.load_model("talkativenets:make", form=name) for name in ("tensor", form))
@@ -77,7 +77,7 @@ def test_a_talkative_network_can_be_exported(here, tmp_path):
     assert torch.allclose(program(x), net(x), atol=1e-5)
 
 
-def test_named_tuples_are_asked_by_name():
+def test_named_tuples_are_read_by_name():
     z, auxiliary = torch.zeros(2, 3), torch.ones(2, 3)
     assert extract_logits(namedtuple("Out", "aux logits")(auxiliary, z)) is z
     assert extract_logits(SimpleNamespace(logits=z)) is z

@@ -1,4 +1,4 @@
-"""A model that cannot be measured as it is says why, in one line."""
+"""A model that cannot be measured is rejected with one line."""
 
 from __future__ import annotations
 

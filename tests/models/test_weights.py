@@ -1,4 +1,4 @@
-"""Weights files: what fits is read, whatever does not is refused by name, and nothing in a file is ever run."""
+"""Weights files: matching weights load, others are rejected by name, and no code of a file runs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _changed(**changes):
         (_changed(**{"0_bias": torch.full((2,), float("nan"))}), "'0.bias' holds NaN"),
     ],
 )
-def test_weights_that_do_not_fit_are_named_and_leave_the_model_alone(tmp_path, state, message):
+def test_mismatched_weights_leave_the_model_unchanged(tmp_path, state, message):
     torch.save(state, tmp_path / "w.pt")
     model = _net(2)
     before = state_sha256(model)
@@ -182,7 +182,7 @@ def test_describe_names_counts_and_hashes():
     assert message == {"name": "Sequential", "parameters": 20 + 4 + 27, "sha256": state_sha256(model)}
 
 
-def test_a_constant_of_infinity_that_the_model_has_itself_is_no_divergence(tmp_path):
+def test_infinite_constants_of_a_model_are_no_divergence(tmp_path):
     net = _net(1)
     net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
     save_file(net.state_dict(), tmp_path / "net.safetensors")

@@ -154,7 +154,7 @@ def test_embedding_reports_losses_of_the_original():
     fast = copy_with_dtype(lm, "bfloat16")
     encoded = batch(lm)
     with count_passes(lm.network.lm_head) as slow, count_passes(fast.network.lm_head) as quick:
-        result = embedding(fast, REQUESTS, eps=EPS, steps=5, max_new_tokens=4, judge=lm)
+        result = embedding(fast, REQUESTS, eps=EPS, steps=5, max_new_tokens=4, original=lm)
     delta = embedding_pgd(fast, encoded, eps=EPS, steps=5)
     assert delta.dtype == torch.float32
     assert result.loss == measure_answer_nll(lm, encoded, delta)
@@ -170,9 +170,14 @@ def test_low_precision_search_reports_the_original():
     lm = tiny()
     attack = functools.partial(embedding, eps=EPS, steps=3)
     found = search_in_low_precision(attack)(lm, REQUESTS, seed=1, max_new_tokens=3)
-    by_hand = attack(copy_with_dtype(lm, "bfloat16"), REQUESTS, seed=1, max_new_tokens=3, judge=lm)
+    by_hand = attack(copy_with_dtype(lm, "bfloat16"), REQUESTS, seed=1, max_new_tokens=3, original=lm)
     assert (found.loss, found.completions, found.forwards) == (by_hand.loss, by_hand.completions, by_hand.forwards)
     assert lm.dtype == torch.float32
+
+
+def test_old_option_judge_warns_and_names_original():
+    with pytest.warns(DeprecationWarning, match=r"embedding\(judge=\.\.\.\) is now embedding\(original=\.\.\.\)"):
+        assert embedding(tiny(), [], judge=None).completions == []
 
 
 # soft prompts

@@ -188,7 +188,7 @@ def test_gcg_searches_a_copy_and_reports_the_original():
     lm = tiny()
     fast = copy_with_dtype(lm, "bfloat16")
     with count_passes(fast.network.lm_head) as quick, count_passes(lm.network.lm_head) as slow:
-        result = gcg(fast, [REQUEST], **SMALL, judge=lm)
+        result = gcg(fast, [REQUEST], **SMALL, original=lm)
     assert slow.forwards <= 1 + 2
     assert quick.backwards == 4
     assert result.forwards == quick.forwards + slow.forwards

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.errors import ConfigError, DataError
 from advreg.example_rng import normal
 from advreg.language.attacks.result import LanguageAttackResult
@@ -124,6 +125,7 @@ def _start(lm: LanguageModel, encoded: Encoded, radius: float, k: int, seed: int
     return project(noise * radius / math.sqrt(shape[1]), radius) * mask[..., None]
 
 
+@renamed_options(judge="original")
 def embedding(
     lm: LanguageModel,
     requests: Sequence[HarmfulRequest],
@@ -136,7 +138,7 @@ def embedding(
     max_new_tokens: int = 48,
     batch_size: int = 8,
     system: str | None = None,
-    judge: LanguageModel | None = None,
+    original: LanguageModel | None = None,
 ) -> LanguageAttackResult:
     """Perturb the embeddings of each request until its target is likely, and complete the perturbed prompt.
 
@@ -151,7 +153,7 @@ def embedding(
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of requests in one batch.
         system: the system prompt; the chat template's default if None.
-        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
+        original: the model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
         One completion of each request, with the NLL of its target.
@@ -169,7 +171,7 @@ def embedding(
     Reference: Schwinn et al., "Soft prompt threats: attacking safety alignment and unlearning in open-source LLMs through
     the embedding space", NeurIPS 2024, arXiv:2402.09063.
     """
-    original = judge or lm
+    reported = original or lm
     options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "restarts": restarts, "seed": seed}
 
     def search(encoded: Encoded, ids: Tensor) -> Tensor:
@@ -177,12 +179,12 @@ def embedding(
 
     def complete(prompts: list[str], delta: Tensor) -> list[list[str]]:
         texts = generate(
-            original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, delta=delta, system=system
+            reported, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, delta=delta, system=system
         )
         return [[text] for text in texts]
 
-    attack = PerturbationAttack(search, partial(perturbed_nll, original), complete)
-    return run_targeted("embedding", attack, requests, lm=lm, judge=judge, batch_size=batch_size, system=system)
+    attack = PerturbationAttack(search, partial(perturbed_nll, reported), complete)
+    return run_targeted("embedding", attack, requests, lm=lm, original=original, batch_size=batch_size, system=system)
 
 
 def perturbed_nll(lm: LanguageModel, encoded: Encoded, delta: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.errors import ConfigError
 from advreg.language.attacks.embedding import measure_answer_nll
 from advreg.language.attacks.probe_sampling import sample_probes
@@ -57,6 +58,7 @@ class GcgSearch:
     draft: LanguageModel | None
 
 
+@renamed_options(judge="original")
 def gcg(
     lm: LanguageModel,
     requests: Sequence[HarmfulRequest],
@@ -72,7 +74,7 @@ def gcg(
     max_new_tokens: int = 48,
     batch_size: int = 32,
     system: str | None = None,
-    judge: LanguageModel | None = None,
+    original: LanguageModel | None = None,
 ) -> LanguageAttackResult:
     """Append a text suffix to each request that makes its target likely, and complete the result.
 
@@ -95,7 +97,7 @@ def gcg(
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of candidates in one batch.
         system: the system prompt; the chat template's default if None.
-        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
+        original: the model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
         One completion of each request; ``prompts`` holds the requests with their suffixes, ``loss`` the NLL of the targets.
@@ -118,21 +120,21 @@ def gcg(
     if min(tokens, width, topk, buffer, batch_size) < 1 or steps < 0 or (mellowmax is not None and mellowmax <= 0):
         given = f"tokens is {tokens}, width {width}, topk {topk}, buffer {buffer}, steps {steps}, mellowmax {mellowmax}"
         raise ConfigError(f"{given}; give at least 1 of each, steps >= 0 and mellowmax > 0 or None")
-    original = judge or lm
+    reported = original or lm
     targeted = require_targets(requests)
     config = GcgSearch(steps, width, topk, buffer, mellowmax, batch_size, draft)
-    with count_model_passes(lm, judge) as counts:
+    with count_model_passes(lm, original) as counts:
         allowed = typeable_tokens(lm)
         texts = [
             search_suffix(lm, request, config, tokens=tokens, seed=seed, system=system, allowed=allowed)
             for request in targeted
         ]
         encoded = [
-            encode(original, [text], [request.target], system=system, ended=False)
+            encode(reported, [text], [request.target], system=system, ended=False)
             for text, request in zip(texts, targeted, strict=True)
         ]
-        loss = [value for each in encoded for value in measure_answer_nll(original, each, None)]
-        completions = generate(original, texts, max_new_tokens=max_new_tokens, system=system)
+        loss = [value for each in encoded for value in measure_answer_nll(reported, each, None)]
+        completions = generate(reported, texts, max_new_tokens=max_new_tokens, system=system)
     return LanguageAttackResult("gcg", texts, [[text] for text in completions], counts.forwards, counts.backwards, loss)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advreg._deprecation import renamed_options
 from advreg.errors import ConfigError, ModelError
 from advreg.language.attacks.embedding import check_search
 from advreg.language.attacks.result import LanguageAttackResult
@@ -174,6 +175,7 @@ def latent_pgd(
         return best_iterate(iterates(loss, start, move, steps))[0]
 
 
+@renamed_options(judge="original")
 def latent(
     lm: LanguageModel,
     requests: Sequence[HarmfulRequest],
@@ -186,7 +188,7 @@ def latent(
     max_new_tokens: int = 48,
     batch_size: int = 8,
     system: str | None = None,
-    judge: LanguageModel | None = None,
+    original: LanguageModel | None = None,
 ) -> LanguageAttackResult:
     """Perturb the residual stream at the tokens of each request until its target is likely, and complete the prompt.
 
@@ -201,7 +203,7 @@ def latent(
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of requests in one batch.
         system: the system prompt; the chat template's default if None.
-        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
+        original: the model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
         One completion of each request, with the NLL of its target.
@@ -219,7 +221,7 @@ def latent(
     Reference: Sheshadri et al., "Latent adversarial training improves robustness to persistent harmful behaviors in LLMs",
     2024, arXiv:2407.15549.
     """
-    original = judge or lm
+    reported = original or lm
     blocks = default_layers(lm) if layers is None else layers
     options: dict[str, Any] = {"eps": eps, "steps": steps, "step_size": step_size, "layers": blocks, "seed": seed}
 
@@ -227,14 +229,14 @@ def latent(
         return latent_pgd(lm, encoded, **options)
 
     def nll(encoded: Encoded, delta: Tensor) -> Tensor:
-        with perturb_latents(original, encoded, delta, blocks):
-            return answer_nll(logits(original, encoded, last=answer_span(encoded)), encoded)
+        with perturb_latents(reported, encoded, delta, blocks):
+            return answer_nll(logits(reported, encoded, last=answer_span(encoded)), encoded)
 
     def complete(prompts: list[str], delta: Tensor) -> list[list[str]]:
-        encoded = encode(original, prompts, system=system, room=max(original.context // 4, max_new_tokens))
-        with perturb_latents(original, encoded, delta, blocks):
-            texts = generate(original, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
+        encoded = encode(reported, prompts, system=system, room=max(reported.context // 4, max_new_tokens))
+        with perturb_latents(reported, encoded, delta, blocks):
+            texts = generate(reported, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system)
         return [[text] for text in texts]
 
     attack = PerturbationAttack(search, nll, complete)
-    return run_targeted("latent", attack, requests, lm=lm, judge=judge, batch_size=batch_size, system=system)
+    return run_targeted("latent", attack, requests, lm=lm, original=original, batch_size=batch_size, system=system)

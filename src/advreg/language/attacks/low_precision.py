@@ -14,7 +14,7 @@ from advreg.language.models.loading import LanguageModel, copy_with_dtype
 def search_in_low_precision(
     attack: Callable[..., LanguageAttackResult], dtype: str = "bfloat16"
 ) -> Callable[..., LanguageAttackResult]:
-    """Return an attack that searches on a low-precision copy of the model, with the original as its judge.
+    """Return an attack that searches on a low-precision copy of the model and reports results of the original.
 
     Args:
         attack: `embedding`, `soft_prompt`, `latent` or `gcg`, with options bound by `functools.partial`.
@@ -33,7 +33,7 @@ def search_in_low_precision(
     """
 
     def run(lm: LanguageModel, requests: Sequence[HarmfulRequest], **options: Any) -> LanguageAttackResult:
-        return attack(copy_with_dtype(lm, dtype), requests, judge=lm, **options)
+        return attack(copy_with_dtype(lm, dtype), requests, original=lm, **options)
 
     run.__qualname__ = f"fast({_describe_attack(attack)}, {dtype})"
     return run

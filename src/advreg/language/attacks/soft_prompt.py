@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg._deprecation import renamed_options
 from advreg.errors import ConfigError
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.attacks.targeted import PerturbationAttack, run_targeted
@@ -22,6 +23,7 @@ from advreg.module_modes import eval_mode
 START = " !"
 
 
+@renamed_options(judge="original")
 def soft_prompt(
     lm: LanguageModel,
     requests: Sequence[HarmfulRequest],
@@ -34,7 +36,7 @@ def soft_prompt(
     max_new_tokens: int = 48,
     batch_size: int = 8,
     system: str | None = None,
-    judge: LanguageModel | None = None,
+    original: LanguageModel | None = None,
 ) -> LanguageAttackResult:
     """Append unbounded embeddings to each request that make its target likely, and complete at several iterates.
 
@@ -51,7 +53,7 @@ def soft_prompt(
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of requests in one batch.
         system: the system prompt; the chat template's default if None.
-        judge: the original model in float32, which gives the reported losses and completions; ``lm`` if None.
+        original: the model in float32, which gives the reported losses and completions; ``lm`` if None.
 
     Returns:
         ``checkpoints`` completions of each request, with the NLL of its target at the best iterate.
@@ -72,21 +74,21 @@ def soft_prompt(
     if min(tokens, steps, checkpoints) < 1 or checkpoints > steps:
         given = f"tokens is {tokens}, steps {steps}, checkpoints {checkpoints}"
         raise ConfigError(f"{given}; give at least 1, and no more checkpoints than steps")
-    original = judge or lm
+    reported = original or lm
 
     def search(encoded: Encoded, _ids: Tensor) -> list[Tensor]:
         return search_soft_suffixes(lm, encoded, tokens, steps, step_size, checkpoints)
 
     def nll(encoded: Encoded, suffixes: list[Tensor]) -> Tensor:
-        return suffix_nll(original, encoded, suffixes[0])
+        return suffix_nll(reported, encoded, suffixes[0])
 
     def complete(prompts: list[str], suffixes: list[Tensor]) -> list[list[str]]:
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "system": system}
-        texts = [generate(original, prompts, suffix=suffix, **options) for suffix in suffixes]
+        texts = [generate(reported, prompts, suffix=suffix, **options) for suffix in suffixes]
         return [list(row) for row in zip(*texts, strict=True)]
 
     attack = PerturbationAttack(search, nll, complete)
-    return run_targeted("soft_prompt", attack, requests, lm=lm, judge=judge, batch_size=batch_size, system=system)
+    return run_targeted("soft_prompt", attack, requests, lm=lm, original=original, batch_size=batch_size, system=system)
 
 
 def search_soft_suffixes(

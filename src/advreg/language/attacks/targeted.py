@@ -39,7 +39,7 @@ def run_targeted(
     requests: Sequence[HarmfulRequest],
     *,
     lm: LanguageModel,
-    judge: LanguageModel | None,
+    original: LanguageModel | None,
     batch_size: int,
     system: str | None,
 ) -> LanguageAttackResult:
@@ -50,7 +50,7 @@ def run_targeted(
         attack: its search, its loss and its completions.
         requests: harmful requests with targets.
         lm: the model for the search.
-        judge: the original model, which gives the reported losses and completions; ``lm`` if None.
+        original: the model in float32, which gives the reported losses and completions; ``lm`` if None.
         batch_size: number of requests in one batch.
         system: the system prompt; the chat template's default if None.
 
@@ -63,18 +63,18 @@ def run_targeted(
 
     Example:
         >>> parts = PerturbationAttack(None, None, None)
-        >>> run_targeted("embedding", parts, [], lm=None, judge=None, batch_size=8, system=None)
+        >>> run_targeted("embedding", parts, [], lm=None, original=None, batch_size=8, system=None)
         LanguageAttackResult('embedding', n=0, forwards=0, backwards=0)
     """
-    original = judge or lm
+    reported = original or lm
     completions: list[list[str]] = []
     loss: list[float] = []
-    with count_model_passes(lm, judge) as counts:
+    with count_model_passes(lm, original) as counts:
         for part in batches(require_targets(requests), batch_size):
             prompts = [request.prompt for request in part]
             encoded = encode(lm, prompts, [request.target for request in part], system=system, ended=False)
             perturbation = attack.search(encoded, torch.tensor([request.id for request in part]))
-            with torch.no_grad(), eval_mode(original.network, freeze=True):
+            with torch.no_grad(), eval_mode(reported.network, freeze=True):
                 loss += attack.nll(encoded, perturbation).tolist()
             completions += attack.complete(prompts, perturbation)
     return LanguageAttackResult(

@@ -137,6 +137,15 @@ def test_functions_take_six_positional_arguments_at_most() -> None:
     assert len(wide) <= STYLE["wide_functions"], wide
 
 
+def test_docstrings_have_each_section_once() -> None:
+    nodes = [
+        node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    headings = {node: re.findall(r"^(\w+):$", ast.get_docstring(node) or "", flags=re.MULTILINE) for node in nodes}
+    assert len(headings) > 1000
+    assert [node.name for node, found in headings.items() if len(found) != len(set(found))] == []
+
+
 def test_docstrings_describe_every_argument_of_four_or_more() -> None:
     missing = {}
     for name, node in public_functions():

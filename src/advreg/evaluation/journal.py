@@ -89,20 +89,21 @@ class EvaluationJournal:
             identity: model, number of examples, seed and fast copy, which a resumed ledger must have.
             ranks: which of several processes this is.
 
-        Args:
-            out: run folder; the rows stay in memory if None.
-            protocol: id of the protocol.
-            stages: name of each attack, and the share of the survivors that it begins with.
-            examples: the evaluated examples.
-            identity: model, n and seed, for the header of the ledger.
-            ranks: the processes that share the evaluation.
-
         Yields:
             The journal, with the rows that the folder holds.
 
         Raises:
             RunError: the folder cannot be written or is in use, or its ledger is of another model, data set or seed.
             ConfigError: several processes and no folder.
+
+        Example:
+            >>> from advreg.evaluation.examples import examples_of
+            >>> from advreg.threat import ThreatModel
+            >>> examples = examples_of((torch.zeros(2, 4), torch.tensor([0, 1])), None, ThreatModel("linf", 0.1))
+            >>> options = {"protocol": "own@1", "stages": [("clean", 1.0)], "identity": {}, "ranks": Ranks()}
+            >>> with EvaluationJournal.open(None, examples=examples, **options) as journal:
+            ...     len(journal.rows)
+            0
         """
         journal = cls(examples, stages, identity)
         if out is None:

@@ -30,9 +30,6 @@ def dry_run(session: TrainState) -> bool:
     Args:
         session: the run; it does not change.
 
-    Args:
-        session: the run, which does not change.
-
     Returns:
         True if some weight gets no gradient.
 

@@ -97,6 +97,15 @@ def carlini_wagner_rule(steps: int, weight: float, step_size: float, confidence:
 
     Returns:
         The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
+
+    Example:
+        >>> from advreg.attacks.minimum_norm.search import SearchConfig, search_minimum_norm
+        >>> from advreg.objectives import margin
+        >>> model, x, y = torch.nn.Linear(2, 2).eval(), torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> rule = carlini_wagner_rule(2, weight=1.0, step_size=0.1, confidence=0.0)
+        >>> plan = SearchConfig(model, [linearise_objective(model, margin)], rule, steps=4)
+        >>> search_minimum_norm(plan, x, y, ThreatModel("l2", 0.0)).closest_adv.shape
+        torch.Size([1, 2])
     """
 
     def rule(state: MinimumNormState, k: int) -> MinimumNormState:

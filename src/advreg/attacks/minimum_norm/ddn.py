@@ -118,6 +118,14 @@ def ddn_rule(steps: int, radius: float, gamma: float, step_size: float) -> Rule:
     Returns:
         The rule of `advreg.attacks.minimum_norm.search.SearchConfig`.
 
+    Example:
+        >>> from advreg.attacks.minimum_norm.search import SearchConfig
+        >>> model, x, y = torch.nn.Linear(2, 2).eval(), torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> rule = ddn_rule(3, 1.0, 0.05, 1.0)
+        >>> plan = SearchConfig(model, [linearise_objective(model, cross_entropy)], rule, steps=3)
+        >>> search_minimum_norm(plan, x, y, ThreatModel("l2", 0.0)).closest_adv.shape
+        torch.Size([1, 2])
+
     Reference: Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and
     defenses", CVPR 2019, arXiv:1811.09600.
     """

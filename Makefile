@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # `make harden-demo` runs the hardening loop on MNIST.
-.PHONY: demo harden-demo test lint types imports docs axe clean
+.PHONY: demo harden-demo test lint types imports docs axe release clean
 
 demo: .venv/.demo
 	$(BIN)/advreg demo
@@ -16,8 +16,8 @@ test: .venv/.dev lint types imports docs
 	$(BIN)/pytest -n auto --dist worksteal
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests bench docs
-	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench tools docs
+	$(BIN)/ruff format --check src tests bench tools docs
 
 types: .venv/.dev
 	$(BIN)/mypy
@@ -32,6 +32,13 @@ docs: .venv/.dev
 axe: .venv/.dev
 	npm install --silent --no-save --no-audit --no-fund --prefix .axe axe-core
 	ADVREG_AXE=.axe/node_modules/axe-core/axe.min.js $(BIN)/pytest tests/report/test_browser.py
+
+# Wheel and sdist, requirements.lock with the hash of every file that pip would install, and sbom.cdx.json (CycloneDX).
+release: .venv/.dev
+	$(PIP) hatchling
+	rm -rf dist
+	$(BIN)/hatchling build -d dist
+	$(BIN)/python tools/release.py dist/advreg-*.whl --out dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -72,7 +72,7 @@ def _protect_parent(module: str) -> None:
 
 
 class _MovedFinder(MetaPathFinder):
-    """Finds old modules; asked last, so it costs nothing where a module exists."""
+    """Finds old modules; it is the last finder, so it costs nothing if a module exists."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec of a moved module, None for any other name."""

@@ -81,7 +81,7 @@ def shrinking_pgd(
         True
 
     Reference: the wider balls follow Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
-    classifiers", ICML 2021, arXiv:2103.01208, who begin at 3 eps in l1.
+    classifiers", ICML 2021, arXiv:2103.01208, which begins at 3 eps in l1.
     """
     _check_schedule(schedule)
     spec = QuerySpec(bind_dtype(model, x), objective, targeted)

@@ -111,8 +111,8 @@ def _run_adaptive(context: DiagnosisContext, adaptive: AdaptiveAttack, rows: Ten
 
 
 def _broken(context: DiagnosisContext, model: nn.Module, attack: Attack, rows: Tensor) -> Tensor:
-    x, y, ids = context.x[rows], context.y[rows], context.ids[rows]
-    broken: Tensor = attack(model, x, y, context.threat, ids=ids, seed=context.seed).broken
+    x, y = context.x[rows], context.y[rows]
+    broken: Tensor = attack(model, x, y, context.threat, ids=context.ids[rows], seed=context.seed).broken
     return broken
 
 
@@ -170,7 +170,8 @@ def _bpda_attack(
 
 
 def _specific_attacks(context: DiagnosisContext, original: nn.Module) -> Iterator[AdaptiveAttack]:
-    x, model, steps = context.x[:64], context.model, context.budget.steps
+    x, steps = context.x[:64], context.budget.steps
+    model = context.model
     for cause in ("probabilities", "saturated"):
         yield _bpda_attack(context, "saturating steps left out", cause, lambda: bpda.UnsaturatedProxy(model, original))
     for cause in ("no gradient path", "shattered gradients", "probabilities", "saturated", "wrong gradients"):

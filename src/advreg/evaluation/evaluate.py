@@ -259,7 +259,8 @@ class _ChunkState:
     """Rows of a chunk so far, and the examples that no attack has broken."""
 
     def __init__(self, ids: list[int]) -> None:
-        self.survivors, self.past, self._ids = ids, list[Row](), set(ids)
+        self.survivors, self._ids = ids, set(ids)
+        self.past: list[Row] = []
 
     def add(self, rows: list[Row]) -> None:
         """Add the rows of this chunk, and leave out those of others."""

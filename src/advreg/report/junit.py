@@ -64,16 +64,16 @@ class Case:
     """One threshold checked on one evaluation.
 
     Attributes:
-        protocol: of the evaluation.
+        protocol: protocol id of the evaluation.
         name: the threshold in words.
-        said: the figures.
-        seconds: of the evaluation.
-        problem: the reason of the failure; empty where the threshold is reached.
+        figures: the figures in words.
+        seconds: wall time of the evaluation.
+        problem: reason of the failure; empty if the threshold is reached.
     """
 
     protocol: str
     name: str
-    said: str
+    figures: str
     seconds: float
     problem: str
 
@@ -144,8 +144,8 @@ def _add(suite: ElementTree.Element, run: RunFacts, case: Case) -> None:
     name = f"{run.name}.{case.protocol}"
     element = ElementTree.SubElement(suite, "testcase", classname=name, name=case.name, time=f"{case.seconds:.3f}")
     if case.problem:
-        ElementTree.SubElement(element, "failure", message=case.problem, type="threshold").text = case.said
-    ElementTree.SubElement(element, "system-out").text = case.said
+        ElementTree.SubElement(element, "failure", message=case.problem, type="threshold").text = case.figures
+    ElementTree.SubElement(element, "system-out").text = case.figures
 
 
 def _tally(cases: Sequence[Case]) -> dict[str, str]:

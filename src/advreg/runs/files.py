@@ -65,7 +65,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what a killed writer of these files left behind; only for the one who holds their lock.
+    """Remove the leftovers of a killed writer of these files; call it under their lock only.
 
     Args:
         folder: folder of the files.

@@ -75,7 +75,8 @@ def roughness(context: DiagnosisContext, rows: Tensor, neighbours: int) -> Tenso
         rows: rows to measure ``(R,)``.
         neighbours: number of random points around each.
     """
-    x, y, ids = context.x[rows], context.y[rows], context.ids[rows]
+    x, y = context.x[rows], context.y[rows]
+    ids = context.ids[rows]
     here = margins(context.model, x, y)
     (low, high), radius = context.threat.box, _RADIUS * context.threat.width
     total = torch.zeros_like(here)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from advreg.language.attacks.result import LanguageAttackResult
+from advreg.language.attacks.result import LanguageAttackResult, describe_attack
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.loading import LanguageModel, copy_with_dtype
 
@@ -27,6 +26,7 @@ def search_in_low_precision(
         ConfigError: when the attack runs, if the dtype does not exist.
 
     Example:
+        >>> import functools
         >>> from advreg.language.attacks import embedding
         >>> search_in_low_precision(functools.partial(embedding, steps=5)).__qualname__
         'fast(embedding(steps=5), bfloat16)'
@@ -35,13 +35,5 @@ def search_in_low_precision(
     def run(lm: LanguageModel, requests: Sequence[HarmfulRequest], **options: Any) -> LanguageAttackResult:
         return attack(copy_with_dtype(lm, dtype), requests, original=lm, **options)
 
-    run.__qualname__ = f"fast({_describe_attack(attack)}, {dtype})"
+    run.__qualname__ = f"fast({describe_attack(attack)}, {dtype})"
     return run
-
-
-def _describe_attack(attack: Any) -> str:
-    """Return an attack's name with its bound options."""
-    if not isinstance(attack, functools.partial):
-        return str(getattr(attack, "__qualname__", type(attack).__name__))
-    options = ", ".join(f"{key}={value!r}" for key, value in sorted(attack.keywords.items()))
-    return f"{_describe_attack(attack.func)}({options})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -76,6 +77,19 @@ def batches(requests: Sequence[HarmfulRequest], size: int) -> Iterator[list[Harm
     """Yield batches of at most ``size`` requests, in order."""
     for start in range(0, len(requests), size):
         yield list(requests[start : start + size])
+
+
+def describe_attack(attack: object) -> str:
+    """Return the name of an attack with the options that `functools.partial` binds to it.
+
+    Example:
+        >>> describe_attack(functools.partial(max, key=3))
+        'max(key=3)'
+    """
+    if isinstance(attack, functools.partial):
+        options = ", ".join(f"{key}={value!r}" for key, value in sorted(attack.keywords.items()))
+        return f"{describe_attack(attack.func)}({options})"
+    return str(getattr(attack, "__qualname__", type(attack).__name__))
 
 
 def complete_variants(

@@ -5,7 +5,6 @@ Every chunk is written as soon as it is complete, so an interruption loses at mo
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import time
@@ -18,7 +17,7 @@ from typing import Any
 from advreg import runtime
 from advreg._deprecation import renamed_attribute
 from advreg.errors import ConfigError, DataError, RunError
-from advreg.language.attacks.result import count_model_passes
+from advreg.language.attacks.result import count_model_passes, describe_attack
 from advreg.language.datasets import EvaluationData
 from advreg.language.evaluation.journal import LEDGER, Journal, open_journal
 from advreg.language.evaluation.metrics import compute_differences, compute_metrics, metrics_record
@@ -265,7 +264,7 @@ def _identity(
     """Return what determines the rows; a folder resumes only an evaluation with the same identity."""
     calibration, rater = context.judge.calibration, context.rater
     settings = {
-        "attacks": {name: _attack_spec(attack) for name, attack in attacks.items()},
+        "attacks": {name: describe_attack(attack) for name, attack in attacks.items()},
         "tokens": [context.max_new_tokens, context.task_tokens],
         "judge": [context.judge.name, calibration.counts if calibration else None],
         "rater": [rater.url, rater.model] if rater else None,
@@ -279,14 +278,6 @@ def _identity(
         "seed": context.seed,
         "chunk": CHUNK,
     }
-
-
-def _attack_spec(attack: Attack) -> str:
-    """Return the name of an attack with the options bound to it."""
-    if isinstance(attack, functools.partial):
-        options = ", ".join(f"{key}={value!r}" for key, value in sorted(attack.keywords.items()))
-        return f"{_attack_spec(attack.func)}({options})"
-    return getattr(attack, "__qualname__", type(attack).__name__)
 
 
 def fingerprint(lm: LanguageModel) -> str:

@@ -100,7 +100,7 @@ def gate(
     slices: Annotated[Path | None, typer.Option(help="JSON file: name of a slice -> example ids.")] = None,
     waive: Annotated[list[str] | None, typer.Option(metavar="EXAMPLE", help="An incident it may get wrong.")] = None,
     require: Annotated[
-        list[str] | None, typer.Option(help="Required evidence: diagnosis, incidents, canaries or trigger.")
+        list[str] | None, typer.Option(help="Required evidence, such as diagnosis, incidents, drift.")
     ] = None,
     as_json: Json = False,
 ) -> None:

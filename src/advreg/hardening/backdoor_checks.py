@@ -1,6 +1,6 @@
-"""Backdoor checks of a challenger: canaries that must stay correct, and trigger inversion.
+"""Checks of a challenger for poison: canaries that must stay correct, and the drift from the trusted base.
 
-A backdoor shows as a patch that moves every image to one class and is much smaller than any such patch for the champion.
+`advreg.hardening.trigger_inversion` and `advreg.hardening.activation_outliers` search for backdoors.
 """
 
 from __future__ import annotations
@@ -10,15 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from advreg.attacks.model import query_model
 from advreg.attacks.verification import logits_of
-
-ENOUGH = 0.9
-"""Share of the images that a patch must move to its class to count as a trigger."""
-
-_STEPS, _LR = 150, 0.1
+from advreg.statistics import noninferiority
 
 
 @dataclass(frozen=True)
@@ -85,74 +79,32 @@ def canaries(model: nn.Module, x: Tensor, y: Tensor, classes: Sequence[str], lea
     return BackdoorProbe("canaries", shares[worst] >= least, says)
 
 
-def trigger_sizes(model: nn.Module, x: Tensor, classes: int, *, steps: int = _STEPS, seed: int = 0) -> list[float]:
-    """Return for each class the area in pixels of the smallest patch found that moves nearly all images to it.
-
-    Minimises ``CE(f((1 - m) x + m p), class) + weight sum(m)`` over one mask ``m`` and one pattern ``p`` per class; the
-    weight rises while the trigger works and falls while it does not.
-
-    Args:
-        model: the network, in eval mode.
-        x: clean images ``(B, C, H, W)`` in [0, 1].
-        classes: number of classes.
-        steps: steps of Adam.
-        seed: seed of the initial patterns.
-
-    Returns:
-        Areas in pixels, one for each class.
-
-    Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
-        >>> len(trigger_sizes(model, torch.rand(3, 1, 2, 2), classes=2, steps=2))
-        2
-
-    Reference: Wang et al., "Neural Cleanse: identifying and mitigating backdoor attacks in neural networks", S&P 2019.
-    """
-    channels, height, width = x.shape[1:]
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.full((classes, 1, height, width), -2.0, device=x.device).requires_grad_()
-    start = torch.randn(classes, channels, height, width, generator=generator)
-    pattern = start.to(x.device).requires_grad_()
-    optimizer = torch.optim.Adam([mask, pattern], lr=_LR, betas=(0.5, 0.9))
-    weight = torch.full((classes,), 1e-3, device=x.device)
-    smallest = torch.full((classes,), float(height * width), device=x.device)
-    wanted = torch.arange(classes, device=x.device).repeat_interleave(len(x))
-    for _ in range(steps):
-        m = mask.sigmoid()
-        stamped = (1 - m)[:, None] * x + (m * pattern.sigmoid())[:, None]
-        logits = query_model(model, stamped.flatten(0, 1))
-        loss = F.cross_entropy(logits, wanted, reduction="none").view(classes, -1).mean(1)
-        areas = m.flatten(1).sum(1)
-        gradient = torch.autograd.grad((loss + weight * areas).sum(), [mask, pattern])
-        mask.grad, pattern.grad = gradient
-        optimizer.step()
-        works = (logits.argmax(1) == wanted).view(classes, -1).float().mean(1) >= ENOUGH
-        smallest = torch.where(works, torch.minimum(smallest, areas.detach()), smallest)
-        weight = torch.where(works, weight * 1.3, weight / 1.3).clamp(1e-5, 1.0)
-    return [float(area) for area in smallest]
-
-
-def trigger(
-    challenger: Sequence[float], champion: Sequence[float], classes: Sequence[str], ratio: float = 0.5
+def drift(
+    challenger: nn.Module, base: nn.Module, x: Tensor, y: Tensor, *, margin: float = 0.02, alpha: float = 0.05
 ) -> BackdoorProbe:
-    """Check that no class has a far smaller trigger on the challenger than on the champion.
+    """Check that a challenger is not worse on clean images than the trusted base, over the whole chain of champions.
+
+    The gate compares with the last champion only, so each promotion may lose a little. The exact non-inferiority test against
+    the base bounds the sum of the losses by one margin, however long the chain is.
 
     Args:
-        challenger: areas from `trigger_sizes`.
-        champion: areas from `trigger_sizes`.
-        classes: class names.
-        ratio: the check fails if the areas' ratio is below this.
+        challenger: in eval mode.
+        base: the trusted base.
+        x: sealed images ``(N, C, H, W)`` in [0, 1].
+        y: their labels ``(N,)``.
+        margin: accepted loss of clean accuracy over the whole chain.
+        alpha: level of the test.
 
     Returns:
-        The check, with the class of the smallest ratio.
+        The check, with the change of clean accuracy.
 
     Example:
-        >>> trigger([2.0, 9.0], [10.0, 10.0], ["cat", "dog"]).passed
-        False
+        >>> x, y = torch.rand(400, 1, 1, 2), torch.arange(400) % 2
+        >>> drift(nn.Flatten(), nn.Flatten(), x, y, margin=0.05).passed
+        True
     """
-    ratios = [a / max(b, 1e-9) for a, b in zip(challenger, champion, strict=True)]
-    k = min(range(len(ratios)), key=lambda i: ratios[i])
-    says = (
-        f"smallest trigger against the champion's: class {classes[k]}, {challenger[k]:.1f} of {champion[k]:.1f} pixels"
-    )
-    return BackdoorProbe("trigger", ratios[k] >= ratio, f"{says} ({ratios[k]:.0%}; {ratio:.0%} needed)")
+    after, before = (logits_of(model, x).argmax(1) == y for model in (challenger, base))
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    p = noninferiority(lost, won, len(y), margin)
+    says = f"clean accuracy {(won - lost) / len(y):+.2%} since the trusted base, margin {margin:.1%}, p = {p:.2g}"
+    return BackdoorProbe("drift", p <= alpha, says)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -10,11 +11,14 @@ from advreg import models
 from advreg.attacks.verification import logits_of
 from advreg.diagnosis import diagnose
 from advreg.evaluation import evaluate
+from advreg.hardening.activation_outliers import activation_outliers
 from advreg.hardening.attack_families import THREAT, families, protocol
-from advreg.hardening.backdoor_checks import canaries, choose_canaries, trigger, trigger_sizes
+from advreg.hardening.backdoor_checks import BackdoorProbe, canaries, choose_canaries, drift
 from advreg.hardening.datasets import HardeningData, load_pixels
+from advreg.hardening.retrain import Accepted
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
+from advreg.hardening.trigger_inversion import pattern_norms, trigger, trigger_sizes
 from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
 
@@ -84,36 +88,59 @@ def evaluate_incidents(store: Store, home: Workspace, run: RunFolder, incidents:
     run.write_json("incidents.json", record)
 
 
-def evaluate_probes(
-    home: Workspace, run: RunFolder, champion: RunFolder, base: RunFolder, stock: HardeningData
-) -> None:
-    """Check a challenger for backdoors and write ``probes.json``.
+@dataclass(frozen=True)
+class ProbedRuns:
+    """The run folders of a comparison: the challenger, the champion (the last trusted model) and the trusted base."""
+
+    challenger: RunFolder
+    champion: RunFolder
+    base: RunFolder
+
+
+def evaluate_probes(home: Workspace, runs: ProbedRuns, stock: HardeningData, admitted: Accepted) -> None:
+    """Check a challenger for backdoors and drift, and write ``probes.json``.
 
     Args:
         home: the workspace.
-        run: the challenger's run folder.
-        champion: the champion's run folder.
-        base: run folder of the trusted base, which chooses the canaries.
+        runs: the challenger, the champion, and the base, which also chooses the canaries.
         stock: the data of the loop.
+        admitted: the examples that the challenger was trained on.
     """
     x, y = stock.pool.tensors()
-    chosen = choose_canaries(models.load(str(base.path)), x, y)
-    model, classes = models.load(str(run.path)), stock.pool.classes
-    canary_check = canaries(model, x[chosen], y[chosen], classes)
-    images = x[:_TRIGGER_IMAGES]
-    sizes = [_sizes(folder, images, len(classes), home.config.seed) for folder in (run, champion)]
-    checks = [vars(check) for check in (canary_check, trigger(sizes[0], sizes[1], classes))]
-    run.write_json("probes.json", {"schema": "advreg/probes@1", "model": models.state_sha256(model), "checks": checks})
+    model, base = (models.load(str(run.path)) for run in (runs.challenger, runs.base))
+    chosen, classes = choose_canaries(base, x, y), stock.pool.classes
+    rules = home.config.gate
+    checks = [
+        canaries(model, x[chosen], y[chosen], classes),
+        *_trigger_checks(runs, x[:_TRIGGER_IMAGES], classes, home.config.seed),
+        activation_outliers(model, base, (admitted.x, admitted.y), (x, y), classes),
+        drift(model, base, *stock.sealed.tensors(), margin=rules.chain, alpha=rules.alpha / rules.gates),
+    ]
+    record = {"schema": "advreg/probes@1", "model": models.state_sha256(model), "checks": [vars(one) for one in checks]}
+    runs.challenger.write_json("probes.json", record)
 
 
-def _sizes(run: RunFolder, images: Tensor, classes: int, seed: int) -> list[float]:
-    """Return a model's trigger sizes, from its run folder if they were measured before."""
+def _trigger_checks(runs: ProbedRuns, images: Tensor, classes: Sequence[str], seed: int) -> list[BackdoorProbe]:
+    """Compare the smallest triggers of each kind with those of the champion and of the base."""
+    folders = {"challenger": runs.challenger, "champion": runs.champion, "base": runs.base}
+    sizes = {name: _sizes(run, images, len(classes), seed) for name, run in folders.items()}
+    return [
+        trigger(sizes["challenger"][key], {model: sizes[model][key] for model in ("champion", "base")}, classes, name)
+        for name, key in (("trigger", "areas"), ("pattern", "norms"))
+    ]
+
+
+def _sizes(run: RunFolder, images: Tensor, classes: int, seed: int) -> dict[str, list[float]]:
+    """Return a model's trigger sizes of each kind, from its run folder if they were measured before."""
     model = models.load(str(run.path))
     identity = {"schema": "advreg/trigger@1", "model": models.state_sha256(model), "seed": seed, "n": len(images)}
     if (run / "trigger.json").is_file():
         known = run.read_json("trigger.json")
-        if all(known.get(key) == value for key, value in identity.items()):
-            return [float(area) for area in known["areas"]]
-    areas = trigger_sizes(model, images, classes, seed=seed)
-    run.write_json("trigger.json", {**identity, "areas": areas})
-    return areas
+        if all(known.get(key) == value for key, value in identity.items()) and "norms" in known:
+            return {key: [float(size) for size in known[key]] for key in ("areas", "norms")}
+    sizes = {
+        "areas": trigger_sizes(model, images, classes, seed=seed),
+        "norms": pattern_norms(model, images, classes, seed=seed),
+    }
+    run.write_json("trigger.json", {**identity, **sizes})
+    return sizes

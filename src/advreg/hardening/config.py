@@ -90,17 +90,24 @@ class CapsConfig:
 class GateConfig:
     """What a challenger must show; ``gates`` is how often one sealed set may be used, each time at level alpha / gates.
 
+    ``chain_margin`` is the accepted loss of clean accuracy since the trusted base (0 = twice ``clean_margin``).
     ``diagnose``: if one of the attacks is a norm ball, a diagnosis must call its figure TRUSTED.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     clean_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     slice_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    chain_margin: Share = 0.0
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     gates: Count = 10
     classes: list[int] = field(default_factory=list)
     waivers: list[str] = field(default_factory=list)
     diagnose: bool = True
+
+    @property
+    def chain(self) -> float:
+        """The accepted loss of clean accuracy since the trusted base."""
+        return self.chain_margin or min(2 * self.clean_margin, 0.99)
 
 
 @dataclass(frozen=True)

@@ -85,4 +85,5 @@ def load_accepted(store: Store, members: Sequence[Row], shape: tuple[int, int, i
     """
     x = load_pixels(store, [member["id"] for member in members], shape)
     labels = torch.tensor([member["label"] for member in members], dtype=torch.int64)
-    return Accepted(x, labels, torch.tensor([member["loss_share"] for member in members], dtype=torch.float64))
+    shares = [member.get("loss_share", 0.0) for member in members]  # older manifests state none, and are not trained on
+    return Accepted(x, labels, torch.tensor(shares, dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -286,6 +287,17 @@ def snapshot(db: sa.Connection, name: str) -> Row:
     if row is None:
         raise HardeningError(f"no snapshot {name!r}; the workspace's folder snapshots holds them")
     return dict(row)
+
+
+def snapshot_members(db: sa.Connection, snapshot: str) -> list[Row]:
+    """Return the entries of a snapshot's manifest; none if there is no such snapshot.
+
+    Args:
+        db: an open transaction.
+        snapshot: its id, such as ``s-0001``.
+    """
+    text = db.execute(sa.select(snapshots.c.manifest).where(snapshots.c.id == snapshot)).scalar()
+    return [] if text is None else list(json.loads(text)["members"])
 
 
 def newest_snapshot(db: sa.Connection) -> Row | None:

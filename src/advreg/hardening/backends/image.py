@@ -15,6 +15,7 @@ from advreg import data, models
 from advreg.hardening import registry
 from advreg.hardening.attack_families import families
 from advreg.hardening.candidate_evaluation import (
+    ProbedRuns,
     evaluate_diagnosis,
     evaluate_holdout,
     evaluate_incidents,
@@ -28,13 +29,13 @@ from advreg.hardening.influence import loss_shares
 from advreg.hardening.ingestion import ingest
 from advreg.hardening.manifest import Snapshot, snapshot_of
 from advreg.hardening.model_disagreement import score_disagreement
-from advreg.hardening.retrain import retrain
+from advreg.hardening.retrain import Accepted, retrain
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row
 from advreg.hardening.workspace import BASE, NEIGHBOURS, Workspace
 from advreg.runs import RunFolder
 
-_EVIDENCE = ("incidents", "canaries", "trigger")
+_EVIDENCE = ("incidents", "canaries", "trigger", "pattern", "activations", "drift")
 _NEIGHBOURS = 3000
 
 
@@ -153,6 +154,12 @@ class ImageBackend:
         accepted = load_accepted(store, members, self.workspace.input_shape())
         return retrain(base, run, self.data.clean, accepted, families(config.attacks), config.train, config.seed)
 
+    def _admitted(self, store: Store, challenger: RunFolder) -> Accepted:
+        """Return the examples that a challenger was trained on; none for a version that an admin handed in."""
+        with store.reading() as db:
+            members = registry.snapshot_members(db, challenger.path.name)
+        return load_accepted(store, members, self.workspace.input_shape())
+
     def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
         """Attack both models on the sealed set, query them on the incidents and probe the challenger for poison.
 
@@ -169,7 +176,9 @@ class ImageBackend:
             evaluate_holdout(self.workspace, run, self.data)
             evaluate_incidents(store, self.workspace, run, incidents)
         base = self.workspace.run(BASE)
-        evaluate_probes(self.workspace, challenger, champion, base, self.data)
+        evaluate_probes(
+            self.workspace, ProbedRuns(challenger, champion, base), self.data, self._admitted(store, challenger)
+        )
         if needs_diagnosis(self.workspace):
             evaluate_diagnosis(self.workspace, challenger, self.data)
         return f"both models on {len(self.data.sealed)} sealed examples and {len(incidents)} incidents; probes"

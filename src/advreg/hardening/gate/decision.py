@@ -13,7 +13,7 @@ from advreg.errors import HardeningError
 from advreg.runs import RunFolder
 
 SCHEMA = "advreg/decision@1"
-EVIDENCE = ("diagnosis", "incidents", "canaries", "trigger")
+EVIDENCE = ("diagnosis", "incidents", "canaries", "trigger", "pattern", "activations", "drift")
 
 Verdict = Literal["PROMOTE", "REFUSED", "UNRELIABLE", "UNDERPOWERED"]
 
@@ -29,7 +29,7 @@ class Rules:
         classes: classes whose clean accuracy is guarded separately.
         slices: further guarded slices, name -> example ids.
         waivers: SHA-256 of incidents that the challenger may get wrong.
-        require: required evidence: any of ``diagnosis incidents canaries trigger``.
+        require: required evidence: any of ``diagnosis incidents canaries trigger pattern activations drift``.
     """
 
     clean_margin: float = 0.01

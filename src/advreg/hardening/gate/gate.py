@@ -51,7 +51,7 @@ def gate(
         classes: classes whose clean accuracy is guarded separately.
         slices: further guarded slices, name -> example ids.
         waivers: SHA-256 of incidents that the challenger may get wrong.
-        require: required evidence: any of ``diagnosis incidents canaries trigger``.
+        require: required evidence: any of ``diagnosis incidents canaries trigger pattern activations drift``.
         out: folder to write ``decision.json`` into.
 
     Returns:

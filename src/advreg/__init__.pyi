@@ -1,4 +1,5 @@
 from advreg import attacks as attacks
+from advreg import certification as certification
 from advreg import config as config
 from advreg import data as data
 from advreg import diagnosis as diagnosis
@@ -17,6 +18,8 @@ from advreg.attacks import fgsm as fgsm
 from advreg.attacks import mifgsm as mifgsm
 from advreg.attacks import pgd as pgd
 from advreg.attacks import verify as verify
+from advreg.certification import Certification as Certification
+from advreg.certification import certify as certify
 from advreg.config import Config as Config
 from advreg.data import Dataset as Dataset
 from advreg.data import load as load_data

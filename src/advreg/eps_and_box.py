@@ -47,6 +47,34 @@ def _box_of(box: object) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
+def shortest_text(number: float) -> str:
+    """Return the shortest decimal or fraction, as in 8/255, that `ThreatModel.parse` reads as the same number."""
+    decimal, fraction = f"{number:.6g}", Fraction(number).limit_denominator(1000)
+    if float(decimal) == number:
+        return decimal
+    return str(fraction) if float(fraction) == number else repr(number)
+
+
+def eps_like(eps: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return eps as a tensor on the device of ``x``; a number is filled in there, because a copy waits for a GPU.
+
+    Args:
+        eps: one radius, or one for each example ``(B,)``.
+        x: inputs ``(B, ...)``.
+        dtype: floating type of the result.
+
+    Returns:
+        ``()`` or ``(B,)``.
+
+    Example:
+        >>> eps_like(0.5, torch.zeros(2, 3), torch.float64)
+        tensor(0.5000, dtype=torch.float64)
+    """
+    if isinstance(eps, Tensor):
+        return eps.to(x.device, dtype)
+    return torch.full((), eps, dtype=dtype, device=x.device)
+
+
 class ByValue:
     """Base of frozen dataclasses with ``eps`` and ``box``: validated input forms, comparison by value."""
 

@@ -119,3 +119,24 @@ def signs(
         True
     """
     return torch.where(uniform(ids, shape, seed, stream) < 0.5, -1.0, 1.0).to(dtype)
+
+
+def uniform_l1(ids: Tensor, n: int, seed: int, stream: Stream = 0) -> Tensor:
+    """Return uniform draws from the unit l1 ball, one for each example: signed exponentials over the sum of one more.
+
+    Args:
+        ids: example ids, integers ``(B,)``; equal ids draw equal numbers.
+        n: dimension.
+        seed: seed of the run.
+        stream: the draw uses this stream and the next one; one number, or integers ``(B,)``.
+
+    Returns:
+        ``(B, n)``, float64.
+
+    Example:
+        >>> bool((uniform_l1(torch.tensor([7, 3]), 5, seed=1).abs().sum(1) <= 1).all())
+        True
+    """
+    draws = -torch.log1p(-uniform(ids, (n + 1,), seed, stream, torch.float64))
+    shares = draws[:, :n] / draws.sum(1, keepdim=True)
+    return shares * signs(ids, (n,), seed, stream + 1, torch.float64)

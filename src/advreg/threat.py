@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from advreg import example_rng, projections
-from advreg.eps_and_box import ByValue
+from advreg import example_rng, projections, support
+from advreg.eps_and_box import ByValue, eps_like, shortest_text
 from advreg.errors import ThreatError, did_you_mean
 from advreg.region import Ball, Interval, Region
 
@@ -19,6 +19,7 @@ Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
 _PROJECT = {"l2": projections.l2_box, "l1": projections.l1_box}
+_MINIMUM = {"linf": support.linf_box, "l2": support.l2_box, "l1": support.l1_box}
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 
 
@@ -37,14 +38,6 @@ def broadcast_per_example(values: Tensor, x: Tensor) -> Tensor:
         torch.Size([2, 1, 1])
     """
     return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _shortest(number: float) -> str:
-    """Return the shortest decimal or fraction, as in 8/255, that `ThreatModel.parse` reads as the same number."""
-    decimal, fraction = f"{number:.6g}", Fraction(number).limit_denominator(1000)
-    if float(decimal) == number:
-        return decimal
-    return str(fraction) if float(fraction) == number else repr(number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +89,8 @@ class ThreatModel(ByValue):
             )
 
     def __str__(self) -> str:
-        eps = "per-example" if isinstance(self.eps, Tensor) else _shortest(self.eps)
-        low, high = (_shortest(end) for end in self.box)
+        eps = "per-example" if isinstance(self.eps, Tensor) else shortest_text(self.eps)
+        low, high = (shortest_text(end) for end in self.box)
         return f"{self.norm}:{eps}" if self.box == (0.0, 1.0) else f"{self.norm}:{eps}@{low},{high}"
 
     @classmethod
@@ -225,6 +218,38 @@ class ThreatModel(ByValue):
         )  # bounds of the points, not of offsets: a point inside comes back to the last bit
         return Interval((x - r).clamp(low, high), (x + r).clamp(low, high))
 
+    def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ends of intervals that contain every valid point around ``x (B, ...)``, rounded outward.
+
+        Example:
+            >>> low, high = ThreatModel("linf", 0.25).interval(torch.tensor([[0.125, 0.5]]))
+            >>> bool((low <= torch.tensor([[0.0, 0.25]])).all() and (high >= torch.tensor([[0.375, 0.75]])).all())
+            True
+        """
+        eps, far = self.radii(x.double()), x.new_tensor(torch.inf)
+        low, high = ((x.double() + side * eps).to(x.dtype).nextafter(side * far) for side in (-1, 1))
+        return low.maximum(x.new_tensor(self.box[0])), high.minimum(x.new_tensor(self.box[1]))
+
+    def minimise(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Return the least value of linear functions over the valid points around ``x``, a lower bound of it in l2.
+
+        Args:
+            rows: coefficients ``(R, ...)``.
+            x: clean inputs ``(R, ...)``.
+
+        Returns:
+            ``min <rows, a>`` over the valid points ``a``, ``(R,)``.
+
+        Example:
+            >>> x, rows = torch.tensor([[0.5, 0.9]]), torch.tensor([[1.0, -1.0]])
+            >>> round(ThreatModel("linf", 0.25).minimise(rows, x).item(), 4)
+            -0.75
+        """
+        a, flat = rows.flatten(1), x.flatten(1)
+        low, high = self.box
+        radius = self.radii(flat).nextafter(flat.new_tensor(torch.inf)).expand(len(flat), 1)
+        return (a * flat).sum(1) + _MINIMUM[self.norm](a, low - flat, high - flat, radius)
+
     def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
         """Return the direction of unit norm along which a linear function with gradient ``g`` increases fastest.
 
@@ -284,15 +309,8 @@ class ThreatModel(ByValue):
             length = example_rng.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
             direction = self.steepest(gauss) * broadcast_per_example(length, x)
         else:
-            direction = self._uniform_l1(x, ids, seed, stream)
+            direction = example_rng.uniform_l1(ids, n, seed, 2 * stream).to(x.dtype).view_as(x)
         return self.project(x + self.radii(x) * direction, x)
-
-    def _uniform_l1(self, x: Tensor, ids: Tensor, seed: int, stream: example_rng.Stream) -> Tensor:
-        """Draw from the unit l1 ball: signed exponentials over the sum of one more of them."""
-        n = x[0].numel()
-        draws = -torch.log1p(-example_rng.uniform(ids, (n + 1,), seed, 2 * stream, torch.float64))
-        shares = (draws[:, :n] / draws.sum(1, keepdim=True)).to(x.dtype)
-        return (shares * example_rng.signs(ids, (n,), seed, 2 * stream + 1, x.dtype)).view_as(x)
 
     def radii(self, x: Tensor) -> Tensor:
         """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""
@@ -310,26 +328,6 @@ class ThreatModel(ByValue):
         widest = max(abs(self.box[0]), abs(self.box[1]))
         largest = (x.flatten(1).abs().amax(1).double() + eps).clamp_max(widest)
         return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]
-
-
-def eps_like(eps: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return eps as a tensor on the device of ``x``; a number is filled in there, because a copy waits for a GPU.
-
-    Args:
-        eps: one radius, or one for each example ``(B,)``.
-        x: inputs ``(B, ...)``.
-        dtype: floating type of the result.
-
-    Returns:
-        ``()`` or ``(B,)``.
-
-    Example:
-        >>> eps_like(0.5, torch.zeros(2, 3), torch.float64)
-        tensor(0.5000, dtype=torch.float64)
-    """
-    if isinstance(eps, Tensor):
-        return eps.to(x.device, dtype)
-    return torch.full((), eps, dtype=dtype, device=x.device)
 
 
 def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:

@@ -193,6 +193,31 @@ def diagnose(
 
 
 @app.command()
+def certify(
+    model: DiagnosedModel,
+    data: Data = None,
+    threat: Threat = None,
+    method: Annotated[str, typer.Option(help="ibp, crown, alpha, complete or auto.")] = "auto",
+    budget: Annotated[int, typer.Option(help="Domains of branch and bound for each margin.")] = 1000,
+    at_least: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Exit status 1 where less is proved, such as 0.93.")
+    ] = None,
+    weights: Weights = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 1000,
+    out: ResultFolder = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Prove robustness where possible, attack the rest: robust accuracy between a proved and an attacked figure."""
+    from advreg.cli.certify import CertifyOptions, run_certify
+
+    options = CertifyOptions(model, data, threat, method, budget, at_least, weights, n, out, seed, as_json)
+    if not run_certify(options):
+        raise typer.Exit(1)
+
+
+@app.command()
 def epsilon(
     model: DiagnosedModel,
     data: Data = None,

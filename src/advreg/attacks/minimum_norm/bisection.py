@@ -15,9 +15,10 @@ from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat
 from advreg.attacks.minimum_norm.result import MinimalResult
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.verification import require_eval_mode, verify_with_logits
+from advreg.eps_and_box import eps_like
 from advreg.errors import ConfigError, ThreatError
 from advreg.objectives import margin, replace_nan
-from advreg.threat import Norm, ThreatModel, broadcast_per_example, eps_like, whole_box
+from advreg.threat import Norm, ThreatModel, broadcast_per_example, whole_box
 
 
 @renamed_options(bisections="binary_search_steps")

@@ -38,9 +38,10 @@ from advreg.attacks.verification import (
     require_finite,
     verify_with_logits,
 )
+from advreg.eps_and_box import eps_like
 from advreg.errors import ThreatError
 from advreg.objectives import fooled, labels_of, margin, replace_nan
-from advreg.threat import broadcast_per_example, eps_like, whole_box
+from advreg.threat import broadcast_per_example, whole_box
 
 _OVERSHOOTS = (1.001, 1.01, 1.03, 1.1, 1.3)
 """Factors beyond an unconfirmed point to verify: the boundary of a fast copy, or of other rounding, lies a little off."""

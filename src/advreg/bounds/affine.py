@@ -1,0 +1,176 @@
+"""Operations that are affine in their operands: values, interval radii, and the transpose that backward bounds need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``h -> L h + b`` of one or more operands, of one shape each.
+
+    Attributes:
+        run: the operation on a batch ``(B, ...)``.
+        radius: ``|L| r`` for radii of the operands.
+        transpose: ``(rows (R, *out), shape of the operand) -> L^T rows`` of a single operand; None for the generic one.
+        convolution: weight, bias, stride, padding, dilation and groups of a two-dimensional convolution.
+    """
+
+    run: Function
+    radius: Function
+    transpose: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None
+    convolution: dict[str, Any] | None = None
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        """Return the value of the operation."""
+        return self.run(*values)
+
+    def backward(self, rows: Tensor, shapes: list[tuple[int, ...]]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return rows of linear functions of the operands, and their constants, from rows of linear functions of the result.
+
+        Args:
+            rows: coefficients ``(R, *out)``.
+            shapes: shape of one example of each operand.
+
+        Returns:
+            Coefficients ``(R, *in)`` for each operand, constants ``(R,)``, and the sums of the constants' magnitudes ``(R,)``.
+        """
+        zeros = [rows.new_zeros(1, *shape) for shape in shapes]
+        parts = (rows * self.run(*zeros)).flatten(1)
+        constant, mass = parts.sum(1), parts.detach().abs().sum(1)
+        if self.transpose is not None:
+            return [self.transpose(rows, shapes[0])], constant, mass
+        with torch.enable_grad():
+            leaves = [zero.expand(len(rows), *zero.shape[1:]).detach().requires_grad_() for zero in zeros]
+            found = torch.autograd.grad(self.run(*leaves), leaves, rows, create_graph=rows.requires_grad)
+        return list(found), constant, mass
+
+
+def _linear_part(run: Function, *values: Tensor) -> Tensor:
+    return run(*values) - run(*(torch.zeros_like(value) for value in values))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How an ATen operation becomes an `Affine`.
+
+    Attributes:
+        build: ``(run, arguments, shape of the result, operands) -> Affine``.
+        accepts: whether this use of it is affine in its operands.
+    """
+
+    build: Callable[[Function, Any, tuple[int, ...], int], Affine]
+    accepts: Callable[[fx.Node, list[fx.Node]], bool] = lambda node, operands: True
+
+
+def _one_sign(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return an operation of which every output entry weighs each operand with one sign: ``|L| r = |L r|``."""
+    return Affine(run, lambda *radii: _linear_part(run, *radii).abs())
+
+
+def _difference(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return ``a - b``, in which radii add up."""
+    return Affine(run, lambda *radii: sum(radii[1:], radii[0]) if operands > 1 else _linear_part(run, *radii).abs())
+
+
+def _reshape(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return a reshape for any batch size: the trace has that of its example."""
+
+    def reshape(value: Tensor) -> Tensor:
+        return value.reshape(len(value), *shape)
+
+    return Affine(reshape, reshape, lambda rows, inside: rows.reshape(len(rows), *inside))
+
+
+def _convolution(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    _, weight, bias, *rest = args
+    stride, padding, dilation, transposed, _, groups = rest
+    plain = weight.ndim == 4 and not transposed
+    how = {"weight": weight, "bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+    def radius(value: Tensor) -> Tensor:
+        found: Tensor = aten.convolution(value, weight.abs().to(value.dtype), None, *rest)
+        return found
+
+    def transpose(rows: Tensor, inside: tuple[int, ...]) -> Tensor:
+        place = rows.new_zeros(1).expand(len(rows), *inside)
+        wanted = [True, False, False]
+        found: Tensor = aten.convolution_backward(rows, place, weight.to(rows.dtype), None, *rest, wanted)[0]
+        return found
+
+    return Affine(run, radius, transpose, how if plain else None)
+
+
+def _product(weight: Tensor, run: Function) -> Affine:
+    return Affine(
+        run,
+        lambda value: value @ weight.abs().to(value.dtype),
+        lambda rows, inside: rows @ weight.to(rows.dtype).T,
+    )
+
+
+def _addmm(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    return _product(args[2], run)
+
+
+def _mm(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    return _product(args[1], run)
+
+
+def _first_only(node: fx.Node, operands: list[fx.Node]) -> bool:
+    """Return whether the operand is the first argument alone: weights and divisors are constants."""
+    return operands == [node.args[0]] and node.args[0] not in node.args[1:]
+
+
+def _factor(node: fx.Node, operands: list[fx.Node]) -> bool:
+    """Return whether one factor of a product is constant."""
+    return len(operands) == 1 and node.args[0] is not node.args[1]
+
+
+def _second_only(node: fx.Node, operands: list[fx.Node]) -> bool:
+    return len(operands) == 1 and operands[0] is node.args[1]
+
+
+def _distinct(node: fx.Node, operands: list[fx.Node]) -> bool:
+    """Return whether no operand comes twice, as in ``h - h``, for which radii of one operand cancel."""
+    return node.args[0] is not node.args[1]
+
+
+AFFINE: dict[Any, Kind] = {
+    aten.convolution.default: Kind(_convolution, _first_only),
+    aten.addmm.default: Kind(_addmm, _second_only),
+    aten.mm.default: Kind(_mm, _first_only),
+    aten.view.default: Kind(_reshape),
+    aten._unsafe_view.default: Kind(_reshape),
+    aten.reshape.default: Kind(_reshape),
+    aten.squeeze.dims: Kind(_reshape),
+    aten.unsqueeze.default: Kind(_reshape),
+    aten.add.Tensor: Kind(_one_sign, _distinct),
+    aten.sub.Tensor: Kind(_difference, _distinct),
+    aten.mul.Tensor: Kind(_one_sign, _factor),
+    aten.div.Tensor: Kind(_one_sign, _first_only),
+    aten.neg.default: Kind(_one_sign),
+    aten.permute.default: Kind(_one_sign),
+    aten.cat.default: Kind(_one_sign, lambda node, operands: len(operands) == len(node.args[0])),  # type: ignore[arg-type]
+    aten.slice.Tensor: Kind(_one_sign),
+    aten.select.int: Kind(_one_sign),
+    aten.mean.dim: Kind(_one_sign),
+    aten.sum.dim_IntList: Kind(_one_sign),
+    aten.avg_pool1d.default: Kind(_one_sign),
+    aten.avg_pool2d.default: Kind(_one_sign),
+    aten.avg_pool3d.default: Kind(_one_sign),
+    aten._adaptive_avg_pool2d.default: Kind(_one_sign),
+    aten.constant_pad_nd.default: Kind(_one_sign),
+    aten._native_batch_norm_legit_no_training.default: Kind(_one_sign, _first_only),
+    aten.clone.default: Kind(_one_sign),
+    aten.alias.default: Kind(_one_sign),
+}
+"""ATen operations that are affine in what depends on the input."""

@@ -1,0 +1,235 @@
+"""`certify`: prove that examples are robust, attack those that are not proved, decide the rest exactly where that is possible.
+
+model, data -> chunks of 256 -> IBP -> CROWN -> alpha-CROWN -> attack -> branch and bound -> MILP -> rows -> ledger -> figures
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg import models
+from advreg.bounds.graph import Graph, trace
+from advreg.certification.methods import METHODS, Undecided, exact_copy
+from advreg.errors import ConfigError, ModelError
+from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.protocols import Protocol
+from advreg.results.certificate import Certification, MethodSummary
+from advreg.results.ledger_rows import UNIT, Row
+from advreg.runs import Ledger, RunFolder
+from advreg.statistics import clopper_pearson_interval
+from advreg.threat import ThreatModel, as_threat
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset
+
+PROTOCOL = Protocol("certified", 1, ())
+
+
+@dataclass(frozen=True)
+class CertificationProgress:
+    """How far a certification is: examples decided or left open, of how many, and how many are proved and broken."""
+
+    done: int
+    total: int
+    proved: int
+    broken: int
+
+
+def certify(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    threat: ThreatModel | str,
+    *,
+    method: str = "auto",
+    budget: int = 1000,
+    n: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[CertificationProgress], None] | None = None,
+) -> Certification:
+    """Measure robust accuracy from both sides: a share that is proved, and a share that attacks leave.
+
+    An example is proved if every margin of its label has a positive lower bound over all valid inputs, by more than rounding
+    in the model's precision can take away. It is broken if the original model misclassifies it or a verified point. What is
+    neither is open. Feed-forward networks of affine operations, ReLU, leaky ReLU, sigmoid and tanh have bounds.
+
+    Args:
+        model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; float32 or float64, eval mode, on the CPU.
+        data: a data set, or a pair ``(x, y)``.
+        threat: norm and eps, one number for all examples: a `ThreatModel`, or text such as ``"linf:0.1"``.
+        method: ``"ibp"``, ``"crown"``, ``"alpha"``, ``"complete"`` (bounds, then exact methods, no attack) or ``"auto"``
+            (bounds, an attack on what they leave, then exact methods).
+        budget: domains of branch and bound for each margin.
+        n: how many examples, from the first; all by default.
+        seed: seed of the attacks' random draws.
+        out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted certification there is resumed.
+        on_progress: called after each chunk of 256 examples.
+
+    Returns:
+        A `Certification`.
+
+    Raises:
+        ModelError: a model that is random, in train mode, of 16 bits, or with an operation that has no bound.
+        ConfigError: another method.
+        DataError: inputs that do not fit the box or the labels.
+        RunError: ``out`` holds the ledger of another model, data set or budget.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+        >>> x, y = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)
+        >>> found = certify(net, (x, y), "linf:0.02")
+        >>> found.certified_accuracy <= found.robust_accuracy <= found.clean_accuracy
+        True
+
+    Reference: Zhang et al., "Efficient neural network robustness certification with general activation functions", NeurIPS
+    2018, arXiv:1811.00866; Tjeng, Xiao, Tedrake, "Evaluating robustness of neural networks with mixed integer programming",
+    ICLR 2019, arXiv:1711.07356.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    if budget < 1:
+        raise ConfigError(f"budget is {budget}; give the domains of branch and bound, 1 or more")
+    threat = as_threat(threat)
+    examples = examples_of(data, n, threat)
+    model = models.among(model, examples.outputs)
+    _require_kind(model)
+    models.check_model(model, examples.x[:8])
+    book = _Book.open(out, model, threat, examples, {"method": method, "budget": budget, "seed": seed})
+    graphs: tuple[Graph, Graph] | None = None
+    with torch.no_grad():
+        for ids in torch.split(torch.arange(len(examples)), UNIT):
+            if not book.holds(ids):
+                graphs = graphs or (trace(model, examples.x[:2]), exact_copy(model, examples.x[:2]))
+                state = Undecided(model, *graphs, examples.x[ids], examples.y[ids], threat, seed, budget)
+                book.write(_decide_chunk(state, ids, method, book))
+            if on_progress:
+                on_progress(book.progress(len(examples)))
+    return book.finish(threat, examples, seed)
+
+
+def _require_kind(model: nn.Module) -> None:
+    dtypes = {p.dtype for p in model.parameters()} - {torch.float32, torch.float64}
+    if dtypes:
+        raise ModelError(
+            f"the model has weights of {dtypes.pop()}; bounds are computed in float32 and wider: model.float()"
+        )
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        raise ModelError("certificates are computed on the CPU; give model.cpu()")
+
+
+def _decide_chunk(state: Undecided, ids: Tensor, method: str, book: _Book) -> list[Row]:
+    """Run the methods on a chunk; return one row for each example."""
+    for step in METHODS[method]:
+        if not len(state.left()):
+            break
+        began = time.process_time()
+        step(state)
+        book.seconds[step.__name__] = book.seconds.get(step.__name__, 0.0) + time.process_time() - began
+    return [_row(state, position, i) for position, i in enumerate(ids.tolist())]
+
+
+def _row(state: Undecided, position: int, i: int) -> Row:
+    lower = float(state.lower[position])
+    return {
+        "attack": "certificate",
+        "id": i,
+        "label": int(state.y[position]),
+        "verdict": state.verdict[position] or "open",
+        "method": state.method[position],
+        "broken": state.verdict[position] == "broken",
+        "lower": lower if abs(lower) < float("inf") else None,
+        "domains": int(state.domains[position]),
+        "unstable": int(state.unstable[position]),
+        "forwards": int(state.cost[position, 0]),
+        "backwards": int(state.cost[position, 1]),
+    }
+
+
+class _Book:
+    """The rows so far, in memory and, where a folder is given, in a ledger."""
+
+    def __init__(self, folder: RunFolder | None, ledger: Ledger | None, settings: dict[str, Any]) -> None:
+        self.folder, self.ledger = folder, ledger
+        self.settings = settings
+        self.rows: dict[int, Row] = {} if ledger is None else {row["id"]: row for row in ledger.rows()}
+        self.seconds: dict[str, float] = {}
+
+    @classmethod
+    def open(
+        cls, out: str | Path | None, model: nn.Module, threat: ThreatModel, examples: Examples, settings: dict[str, Any]
+    ) -> _Book:
+        if out is None:
+            return cls(None, None, settings)
+        name = PROTOCOL.id(threat)
+        folder = RunFolder.at(Path(out) / "evaluation" / name)
+        described = models.describe(model)["sha256"]
+        identity = {"protocol": name, "data": examples.sha256, "n": len(examples), "model": described, **settings}
+        ledger = Ledger.open(folder / "ledger.jsonl", **identity)
+        return cls(folder, ledger, settings)
+
+    def holds(self, ids: Tensor) -> bool:
+        """Return whether an earlier run wrote the rows of these examples."""
+        return all(i in self.rows for i in ids.tolist())
+
+    def write(self, rows: list[Row]) -> None:
+        """Append the rows of a chunk in one write."""
+        self.rows.update({row["id"]: row for row in rows})
+        if self.ledger is not None:
+            self.ledger.append(rows)
+
+    def progress(self, total: int) -> CertificationProgress:
+        verdicts = [row["verdict"] for row in self.rows.values()]
+        return CertificationProgress(len(verdicts), total, verdicts.count("proved"), verdicts.count("broken"))
+
+    def finish(self, threat: ThreatModel, examples: Examples, seed: int) -> Certification:
+        """Return the figures, and write them."""
+        rows = [self.rows[i] for i in range(len(examples))]
+        found = _summary(rows, threat, seed, self)
+        if self.folder is not None:
+            self.folder.write_json("results.json", found.record())
+        return found
+
+
+def _summary(rows: list[Row], threat: ThreatModel, seed: int, book: _Book) -> Certification:
+    n = len(rows)
+    verdicts = {name: torch.tensor([row["verdict"] == name for row in rows]) for name in ("proved", "broken", "open")}
+    proved, broken = int(verdicts["proved"].sum()), int(verdicts["broken"].sum())
+    low = clopper_pearson_interval(proved, n, 0.95)[0]
+    high = clopper_pearson_interval(n - broken, n, 0.95)[1]
+    wrong = sum(row["method"] == "clean" for row in rows)
+    names = [step.__name__ for step in METHODS[book.settings["method"]]]
+    counted = [row["unstable"] for row in rows if row["unstable"]]
+    facts = {**book.settings, "unstable_mean": sum(counted) / len(counted) if counted else None}
+    return Certification(
+        protocol=PROTOCOL.id(threat),
+        threat=threat,
+        n=n,
+        seed=seed,
+        clean_accuracy=(n - wrong) / n,
+        certified_accuracy=proved / n,
+        robust_accuracy=(n - broken) / n,
+        interval=(low, high),
+        **verdicts,
+        lower=torch.tensor(
+            [float("nan") if row["lower"] is None else row["lower"] for row in rows], dtype=torch.float64
+        ),
+        by_method=tuple(_method(name, rows, names, book) for name in names),
+        forwards=sum(row["forwards"] for row in rows),
+        backwards=sum(row["backwards"] for row in rows),
+        seconds=sum(book.seconds.values()),
+        facts=facts,
+    )
+
+
+def _method(name: str, rows: list[Row], names: list[str], book: _Book) -> MethodSummary:
+    mine = [row["verdict"] for row in rows if row["method"] == name]
+    before = names[: names.index(name)]
+    tried = sum(row["method"] not in before for row in rows)
+    return MethodSummary(name, tried, mine.count("proved"), mine.count("broken"), book.seconds.get(name, 0.0))

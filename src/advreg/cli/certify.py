@@ -1,0 +1,112 @@
+"""The verb ``certify``: robust accuracy from both sides, proved from below and attacked from above."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from advreg import data as datasets
+from advreg import models
+from advreg.certification import Certification, CertificationProgress, certify
+from advreg.cli import progress, tables
+from advreg.cli.resolution import ModelSource
+
+
+@dataclass(frozen=True)
+class CertifyOptions:
+    """Options of ``advreg certify``.
+
+    Attributes:
+        model: a run folder or the name of a model.
+        data, threat: the run's own if None.
+        method: ibp, crown, alpha, complete or auto.
+        budget: domains of branch and bound for each margin.
+        at_least: certified accuracy below which the exit status is 1; None for any.
+        weights: safetensors or state dict.
+        n: test examples, from the first.
+        out: folder to write into; the run folder if None.
+        seed: of all random draws.
+        as_json: print one JSON object instead of text.
+    """
+
+    model: str
+    data: str | None = None
+    threat: str | None = None
+    method: str = "auto"
+    budget: int = 1000
+    at_least: float | None = None
+    weights: Path | None = None
+    n: int = 1000
+    out: Path | None = None
+    seed: int = 0
+    as_json: bool = False
+
+
+def run_certify(options: CertifyOptions) -> bool:
+    """Return whether enough is proved, after a certification of a run folder or a model by name.
+
+    Args:
+        options: options of ``advreg certify``.
+
+    Returns:
+        False where less than ``at_least`` is proved.
+    """
+    source = ModelSource.of(options.model)
+    name, threat = source.data(options.data), source.threat(options.threat)
+    folder = source.output(options.out)
+    model, test = models.load(options.model, weights=options.weights), datasets.load(name)[1]
+    with _watch_chunks(min(options.n, len(test)), quiet=options.as_json) as watch:
+        found = certify(
+            model,
+            test,
+            threat,
+            method=options.method,
+            budget=options.budget,
+            n=min(options.n, len(test)),
+            seed=options.seed,
+            out=folder,
+            on_progress=watch,
+        )
+    if options.as_json:
+        typer.echo(json.dumps(found.record()))
+    else:
+        _print(found, folder)
+    return options.at_least is None or found.certified_accuracy >= options.at_least
+
+
+@contextmanager
+def _watch_chunks(total: int, *, quiet: bool) -> Iterator[Callable[[CertificationProgress], None]]:
+    """Yield a callback that shows how far a certification is on standard error: a bar on a terminal, else a line a chunk."""
+    console = Console(file=sys.stderr, quiet=quiet)
+    with progress.bars(console) as bar:
+        task = bar.add_task("certify", total=total)
+
+        def watch(at: CertificationProgress) -> None:
+            text = f"certify: {at.proved} proved, {at.broken} broken"
+            bar.update(task, completed=at.done, description=text)
+            if not console.is_terminal:
+                console.print(f"{text}, {at.done} of {at.total}", soft_wrap=True, highlight=False)
+
+        yield watch
+
+
+def _print(found: Certification, folder: Path | None) -> None:
+    rows = [(m.name, str(m.tried), str(m.proved), str(m.broken), f"{m.seconds:.1f}") for m in found.by_method]
+    title = f"{found.protocol}, {found.n} examples"
+    tables.show(tables.table(title, ("method", "undecided before", "proved", "broken", "processor s"), rows))
+    typer.echo(
+        f"robust accuracy between {tables.percent(found.certified_accuracy)} (proved) and "
+        f"{tables.percent(found.robust_accuracy)} (attacked); {int(found.open.sum())} of {found.n} open; "
+        f"95% interval {tables.span(found.interval)}"
+    )
+    if not found.certified_accuracy:
+        typer.echo("nothing proved: that is a limit of the bounds on this network, not a sign that attacks break it")
+    if folder is not None:
+        print(f"written: {folder / 'evaluation' / found.protocol}", file=sys.stderr)

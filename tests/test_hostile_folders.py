@@ -20,6 +20,7 @@ import torch
 import advreg
 from advreg.cli.app import app
 from advreg.config import Config
+from advreg.documents import check_links
 from advreg.errors import AdvregError, ConfigError, DataError, ModelError, RunError
 from advreg.language.config import LanguageConfig
 from advreg.language.training.folder import load_trained
@@ -360,3 +361,12 @@ def test_pictures_of_uneven_length_are_one_line() -> None:
     rows = [{"t": [0.0, 1.0], "attack": [0.0, 1.0], "random": [0.0]}]
     with pytest.raises(RunError, match="do not fit each other"):
         drawings(Record({"lines": rows}, Path("diagnosis.json")))
+
+
+def test_a_folder_without_a_run_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    with pytest.raises(RunError, match="no run folder"):
+        check_links(tmp_path)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(RunError, match="link out of the run folder"):
+        check_links(tmp_path)

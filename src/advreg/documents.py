@@ -107,7 +107,7 @@ def check_links(folder: str | Path) -> None:
         for name in (*folders, *files):
             path = Path(place, name)
             if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise RunError(f"{path} is a link out of the run folder, which is not followed; copy the file instead")
+                _reject_link(path, root)
             if not (path.is_file() or path.is_dir() or path.is_symlink()):
                 raise RunError(f"{path} is neither a file nor a folder; remove it from the run folder")
 
@@ -121,3 +121,13 @@ def _finite(literal: str) -> float:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would block
+
+
+_RUN_FILES = ("run.toml", "language.toml", "model.json", "metrics.jsonl", "evaluation", "diagnosis.json")
+
+
+def _reject_link(path: Path, root: Path) -> None:
+    """Raise about a link that leaves a folder, or about the folder where it holds nothing of a run."""
+    if not any(os.path.lexists(root / name) for name in _RUN_FILES):
+        raise RunError(f"no run folder at {root}: it holds none of {', '.join(_RUN_FILES)}")
+    raise RunError(f"{path} is a link out of the run folder, which is not followed; copy the file instead")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def _start(section: ModelConfig, start: str | Path) -> ModelConfig:
 
 
 def _from_run(run: Path) -> ModelConfig:
+    if not os.path.lexists(run / "model.json"):
+        raise ConfigError(f"cannot fine-tune from {run}: it is no run folder; give one with a model.json")
     check_links(run)
     try:
         spec = parse_json(read_text(run / "model.json"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import advreg
-from advreg import ThreatModel, certify
+from advreg import ThreatModel, certify, report
 from advreg.bounds import InputSet, margin_rows, tight_intervals, trace
 from advreg.certification.milp import minimise_exactly
 from advreg.errors import ConfigError, ModelError, RunError
@@ -136,7 +136,7 @@ def test_certification_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     name = "evaluation/linf-0.05-certified@1"
     whole, cut = ((tmp_path / run / name / "ledger.jsonl").read_bytes() for run in ("whole", "cut"))
     assert whole == cut
-    record = json.loads((tmp_path / "whole" / name / "results.json").read_text())
+    record = json.loads((tmp_path / "whole" / name / "certificate.json").read_text())
     assert record["proved"] + record["broken"] + record["open"] == len(y)
     with pytest.raises(RunError, match="budget"):
         certify(net, (x, y), "linf:0.05", out=tmp_path / "cut", budget=5)
@@ -151,3 +151,13 @@ def test_verified_network_is_decided_as_published(shared: Path) -> None:
     assert not bool(found.open.any())
     assert torch.equal(found.broken, attacked.broken)
     assert found.by_method[2].proved >= 120  # linear bounds alone
+
+
+def test_report_states_both_ends(tmp_path: Path) -> None:
+    net, x, y = planar(0)
+    certify(net, (x, y), "linf:0.05", out=tmp_path)
+    advreg.evaluate(net, (x, y), "linf:0.05", out=tmp_path)
+    text = report.write(tmp_path).read_text()
+    assert "Proved and attacked" in text
+    assert "linf-0.05-certified@1" in text
+    assert "linf-0.05-quick" in text

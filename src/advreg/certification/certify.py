@@ -193,7 +193,7 @@ class _Book:
         rows = [self.rows[i] for i in range(len(examples))]
         found = _summary(rows, threat, seed, self)
         if self.folder is not None:
-            self.folder.write_json("results.json", found.record())
+            self.folder.write_json("certificate.json", found.record())
         return found
 
 

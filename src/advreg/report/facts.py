@@ -188,6 +188,19 @@ class EpochFacts:
     peak_memory: float | None = None
 
 
+@dataclass(frozen=True)
+class CertificateFacts:
+    """Robust accuracy from both sides: proved, and not broken by attacks; ``by_method`` has name, proved and broken."""
+
+    protocol: str
+    n: int
+    certified_accuracy: float
+    robust_accuracy: float
+    interval: Interval
+    open: int
+    by_method: tuple[tuple[str, int, int], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class RunFacts:
     """The contents of a run folder; any part may be empty, but not all of them."""
@@ -196,6 +209,7 @@ class RunFacts:
     epochs: tuple[EpochFacts, ...] = ()
     events: tuple[Facts, ...] = ()
     evaluations: tuple[EvaluationFacts, ...] = ()
+    certificates: tuple[CertificateFacts, ...] = ()
     config: str | None = None
     model: Facts = field(default_factory=dict)
     environment: Facts = field(default_factory=dict)

@@ -17,6 +17,7 @@ from advreg.errors import RunError
 from advreg.report import ledger
 from advreg.report.facts import (
     AttackFacts,
+    CertificateFacts,
     CheckFacts,
     ClassFacts,
     CorruptionFacts,
@@ -67,13 +68,15 @@ def run(folder: Path | str) -> RunFacts:
     evaluations = [
         _with_verdict(_evaluation(file.parent), diagnosed) for file in sorted(path.glob("evaluation/*/results.json"))
     ]
-    if not epochs and not evaluations:
+    certificates = tuple(_certificate(file) for file in sorted(path.glob("evaluation/*/certificate.json")))
+    if not epochs and not evaluations and not certificates:
         raise RunError(f"{path} holds neither metrics.jsonl nor evaluation/*/results.json; train or evaluate first")
     return RunFacts(
         path=path.resolve(),
         epochs=epochs,
         events=events,
         evaluations=tuple(sorted((_with_looseness(each, evaluations) for each in evaluations), key=_strength)),
+        certificates=certificates,
         config=_text(path / "run.toml"),
         model=load_or_empty(path / "model.json"),
         environment=load_or_empty(path / "environment.json"),
@@ -224,6 +227,20 @@ def _norms(file: Path) -> NormFacts | None:
         raise record.damaged("distances", "a list of numbers or nulls")
     known = [Record({"distance": value}, file).number_or_none("distance") for value in values]
     return NormFacts(record.text("norm"), tuple(known))
+
+
+def _certificate(file: Path) -> CertificateFacts:
+    record = load(file, schema="advreg/certificate@1")
+    methods = (row for row in record.rows("by_method") if row.count("proved") or row.count("broken"))
+    return CertificateFacts(
+        protocol=record.text("protocol"),
+        n=record.count("n"),
+        certified_accuracy=record.share("certified_accuracy"),
+        robust_accuracy=record.share("robust_accuracy"),
+        interval=record.pair("interval"),
+        open=record.count("open"),
+        by_method=tuple((row.text("name"), row.count("proved"), row.count("broken")) for row in methods),
+    )
 
 
 def _corruptions(file: Path) -> CorruptionFacts | None:

@@ -83,7 +83,7 @@ class Certification:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return the figures in the form of results.json."""
+        """Return the figures in the form of certificate.json."""
         hidden = ("proved", "broken", "open", "lower", "threat", "by_method", "facts")
         plain = {name: value for name, value in vars(self).items() if name not in hidden}
         return {

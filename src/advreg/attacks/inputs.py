@@ -79,7 +79,7 @@ def read_inputs(x: Any, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
         box: lowest and highest valid value of an input, for the error.
 
     Raises:
-        DataError: integers, whose scale is unknown, one number per example without a feature dimension, or an empty batch.
+        DataError: integers (their scale is unknown), one number per example without a feature dimension, or an empty batch.
     """
     low, high = box
     found = as_tensor(x, "x")

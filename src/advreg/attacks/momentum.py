@@ -93,7 +93,7 @@ def nifgsm(
     seed: int = 0,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by the Nesterov iterative method: momentum whose gradient is taken at a look-ahead point.
+    """Attack by the Nesterov iterative method: momentum with the gradient at a look-ahead point.
 
     The look-ahead goes ``momentum * step_size`` along the norm's steepest direction; it stays inside the threat model and
     counts as an iterate.

@@ -70,7 +70,7 @@ def shrinking_pgd(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ConfigError: a schedule without steps or whose last stage is not at multiple 1, or ``restarts`` below 1.
+        ConfigError: a schedule without steps or with a last stage that is not at multiple 1, or ``restarts`` below 1.
 
     Example:
         >>> import torch

@@ -95,7 +95,7 @@ def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
 
 
 def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
-    """Return the momentum rule whose next gradient is taken where the momentum alone would lead.
+    """Return the momentum rule with the next gradient at the point that momentum alone would reach.
 
     ``adv`` is that look-ahead point, inside the threat model; ``memory["at"]`` is the iterate itself.
 

@@ -139,7 +139,7 @@ def verify_with_logits(
     """Return whether each point is broken ``(B,)``, and the original model's logits ``(B, K)``: one forward.
 
     Args:
-        model: the model, or a fast copy whose original is queried.
+        model: the model, or a fast copy (its original is queried).
         x: clean inputs ``(B, ...)``.
         x_adv: points to verify ``(B, ...)``.
         y: labels ``(B,)``; the target classes if ``targeted``.
@@ -169,7 +169,7 @@ def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatMode
     output has NaN, every value is inside the box, and the distance in float64 is within eps (tolerance 1e-6).
 
     Args:
-        model: the model, or a fast copy whose original is queried; must be in eval mode.
+        model: the model, or a fast copy (its original is queried); must be in eval mode.
         x: clean inputs ``(B, ...)``.
         x_adv: points to verify ``(B, ...)``.
         y: labels ``(B,)``; the target classes if ``targeted``.

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Base of the configurations: frozen dataclasses whose fields are sections or single keys.
+    """Base of the configurations: frozen dataclasses with sections or single keys as fields.
 
     Example:
         >>> @dataclass(frozen=True)

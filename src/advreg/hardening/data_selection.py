@@ -35,7 +35,7 @@ class Caps:
         label_loss: of the loss, of the examples of one class: a backdoor needs one class only.
         window: seconds; half the room under every cap is for the newest window.
         cluster: number (not share) of examples from one cluster of near-duplicates with one label; as many again if the
-            deployed model predicted them wrongly, so that a harmless look-alike excludes no attack.
+            deployed model predicted them wrongly, so that a harmless near-duplicate excludes no attack.
         quarantine: seconds that an example waits, so that campaigns show up as clusters before they train anything.
     """
 

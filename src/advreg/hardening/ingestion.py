@@ -67,7 +67,7 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
     """Return the examples to review, by descending priority: of each cluster of near-duplicates one for each prediction.
 
     A label speaks for the examples of its cluster that the deployed model predicted alike. An example with another prediction
-    is shown, so that a harmless look-alike hides no attack.
+    is shown, so that a harmless near-duplicate hides no attack.
 
     Args:
         store: the store.

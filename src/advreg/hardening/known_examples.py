@@ -78,7 +78,7 @@ def _insert(db: sa.Connection, at: float, actor: str, row: Mapping[str, Any], la
     facts = {"token": SEEDER, "copies": 1, "confirmed": False, "received_at": at, "state": ExampleStatus.RECEIVED}
     number = db.execute(examples.insert().values(**{**row, **facts})).inserted_primary_key
     assert number is not None
-    # a cluster of its own that no submitted example can join: a label of one hides its look-alikes
+    # a cluster of its own that no submitted example can join: a label of one hides its near-duplicates
     db.execute(examples.update().where(examples.c.sha256 == row["sha256"]).values(cluster=-number[0]))
     db.execute(seeded.insert().values(example=row["sha256"], label=label))
     append(db, at, [Entry(actor, "state", row["sha256"], {"to": ExampleStatus.RECEIVED, "known": True})])

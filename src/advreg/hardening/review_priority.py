@@ -1,4 +1,4 @@
-"""Order of the review queue. The priority accepts and rejects nothing: an attacker who knows a detector evades it."""
+"""Order of the review queue. The priority accepts and rejects nothing: attackers evade a detector that they know."""
 
 from __future__ import annotations
 

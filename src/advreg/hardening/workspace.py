@@ -173,7 +173,7 @@ def create_workspace(path: str | Path, base: str | Path, config: HardeningConfig
         config: the configuration; ``keeps`` decides between images and texts.
 
     Returns:
-        The workspace, whose first champion is the base.
+        The workspace; its first champion is the base.
 
     Raises:
         RunError: the path exists already, or a language model was not evaluated.

@@ -18,7 +18,7 @@ _SIDES = (32, 28, 224)
 
 
 def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, int]:
-    """Return a copy in eval mode whose BatchNorms are folded into the layers before them, or a plain copy.
+    """Return a copy in eval mode with BatchNorms folded into the layers before them, or a plain copy.
 
     A BatchNorm is folded if a trace of the model shows that its input is a convolution or a linear layer,
     used once and read by no other module. The copy must give the model's logits to 1e-4, or nothing is folded.

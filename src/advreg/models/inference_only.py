@@ -329,7 +329,7 @@ class InferenceOnlyModel(nn.Module):
         """Return scores ``(B, K)``.
 
         Raises:
-            ModelError: labels whose number of classes is unknown, or that are beyond it.
+            ModelError: labels with an unknown number of classes, or beyond that number.
         """
         values, n_classes = (
             self.service.reply(x) if isinstance(self.service, Endpoint | Onnx) else Reply(self.service(x))

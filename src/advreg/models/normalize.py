@@ -80,7 +80,7 @@ def normalized(model: nn.Module, mean: Numbers, std: Numbers) -> nn.Module:
     """Return a model that normalises its input itself: ``x -> model((x - mean) / std)``.
 
     Attacks then work on the raw inputs: eps is in their units, and the box [0, 1] is the one of pixels. The network is shared,
-    not copied: training the result trains ``model``, whose weights are under ``net``.
+    not copied: training the result trains ``model``; its weights are under ``net``.
 
     Args:
         model: a network that expects normalised inputs ``(B, C, ...)``; its mode and its device are kept.

@@ -105,7 +105,7 @@ def _regularized(threat: ThreatModel, options: Mapping[str, Any]) -> Callable[[n
 def _stepping(
     step: Callable[..., Any], parts: Callable[[Any], Pair], extra: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[..., Any]:
-    """Return a training step whose loss has the term; one that returns nothing skips its batch, as before.
+    """Return a training step with the term in its loss; a step that returns nothing skips its batch, as before.
 
     The inputs are copied first: a network may write into those of the batch.
     """

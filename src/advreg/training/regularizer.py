@@ -23,7 +23,7 @@ _ON_ATTACKED = recipes.madry()
 
 
 class AdversarialRegularization(nn.Module):
-    """A model whose training loss has an adversarial term: ``CE(f(x), y) + multiplier CE(f(x_adv), y)``.
+    """A model with an adversarial term in its training loss: ``CE(f(x), y) + multiplier CE(f(x_adv), y)``.
 
     ``x_adv`` is one gradient step from ``x`` by default. Called with ``(x)`` it returns logits, with ``(x, y)`` the training
     loss; `regularizer` returns the adversarial term alone, to add to a loss of your own. For data-parallel training, wrap

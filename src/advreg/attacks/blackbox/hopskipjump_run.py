@@ -42,7 +42,7 @@ class LabelQueries(ProxyModel):
     score_only: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return one-hot predictions ``(B, K)``; NaN in rows whose scores are not finite."""
+        """Return one-hot predictions ``(B, K)``; NaN in rows with scores that are not finite."""
         z = query_model(self.model, x)
         if not isinstance(z, Tensor) or z.ndim not in (1, 2) or len(z) != len(x):
             shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
@@ -96,7 +96,7 @@ class HopSkipJumpRun:
         self._bisect_found(found)
 
     def start_at(self, starts: Tensor) -> None:
-        """Start at given points ``(B, ...)``; a row whose point has the same class stops."""
+        """Start at given points ``(B, ...)``; a row stops if its point has the same class."""
         rows, found = self._active_rows(1 + self.bits), ~self.active
         found[rows] = self._move_if_across(rows, starts[rows].to(self.x))
         self._bisect_found(found)
@@ -117,7 +117,7 @@ class HopSkipJumpRun:
         return self.board.result()
 
     def _active_rows(self, cost: int) -> Tensor:
-        """Return the active rows whose budget covers this cost; the others stop."""
+        """Return the active rows with a budget that covers this cost; the others stop."""
         self.active &= self.board.cost[:, 0] + cost <= self.queries
         return self.active.nonzero()[:, 0]
 
@@ -131,7 +131,7 @@ class HopSkipJumpRun:
         return fooled.view(len(rows), count)
 
     def _move_if_across(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Move the rows whose point is on the adversarial side there, and return which they are."""
+        """Move each row to its point if that is on the adversarial side, and return which rows moved."""
         across = self._is_across(rows, points[:, None])[:, 0]
         self.at[rows[across]] = points[across]
         return across

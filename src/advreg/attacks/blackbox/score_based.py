@@ -20,7 +20,7 @@ from advreg.attacks.search import QuerySpec
 from advreg.threat import ThreatModel, broadcast_per_example
 
 _BLOCK = 32
-"""Number of queries whose random numbers are drawn in one call, which costs about the same for one as for many."""
+"""Number of queries with random numbers from one draw; a draw costs about the same for one as for many."""
 _LANE = 1 << 20
 """Number of random streams reserved for one restart, more than any number of queries."""
 

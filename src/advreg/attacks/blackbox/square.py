@@ -64,8 +64,8 @@ def square(
         queries: forwards of one attempt on an example, the starting point included.
         p: share of the input that the first windows cover.
         rescale: whether the windows shrink in proportion to ``queries``; the published schedule is for 10,000.
-        warm_start: an attack ``(model, x, y, threat, *, ids, seed)`` at whose end points the search starts, instead of at
-            stripes or bumps. After a gradient attack it finds the remaining points for a third of the queries.
+        warm_start: an attack ``(model, x, y, threat, *, ids, seed)``; the search starts at its end points instead of
+            at stripes or bumps. After a gradient attack it finds the remaining points for a third of the queries.
         restarts: number of attempts, each on the examples that survive.
         targeted: whether ``y`` holds the classes that the adversary wants.
         early_stop: whether a broken example leaves the batch at once; otherwise its margin is raised in all queries.

@@ -139,7 +139,7 @@ def bumps(height: int, width: int, order: int = 2) -> Tensor:
     Args:
         height: height of the window.
         width: width of the window.
-        order: 2 for l2, or 1 for l1, whose bumps are steeper: rings fall off by the fourth power instead of the second.
+        order: 2 for l2, or 1 for l1, with steeper bumps: rings fall off by the fourth power instead of the second.
 
     Returns:
         The two patterns, flattened, ``(2, height * width)``.

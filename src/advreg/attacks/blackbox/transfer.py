@@ -47,7 +47,7 @@ def transfer(
         x: clean inputs ``(B, ...)`` in the box of ``threat``.
         y: labels ``(B,)``; the target classes if ``targeted``.
         threat: norm, eps and box of the adversary; eps may differ between examples.
-        surrogate: the model whose gradient is used, with the same classes; must be in eval mode.
+        surrogate: the model that supplies the gradient, with the same classes; must be in eval mode.
         attack: an attack with its options bound; PGD with 40 steps on the cross-entropy, without early stop, by default.
         targeted: whether ``y`` holds the classes that the adversary wants.
         early_stop: whether clean errors are left alone; with False the surrogate is attacked for them, too.

@@ -41,7 +41,7 @@ def shot_noise(x: Tensor, k: int, draws: Draws) -> Tensor:
 
 
 def _poisson(mean: Tensor, u: Tensor, largest: int) -> Tensor:
-    """Draw Poisson counts by inversion: the number of counts whose cumulative probability is below ``u``."""
+    """Draw Poisson counts by inversion: the number of counts with a cumulative probability below ``u``."""
     chance = torch.exp(-mean.double())
     below, count = chance.clone(), torch.zeros_like(chance)
     for n in range(1, largest + math.ceil(8 * math.sqrt(largest)) + 8):

@@ -42,7 +42,7 @@ def random_point(x: Tensor, box: tuple[float, float], ids: Tensor, seed: int) ->
 
 
 def ascent_rule(steps: int) -> Rule:
-    """Return a sign-gradient ascent whose step falls from half the box's width to zero along a cosine.
+    """Return a sign-gradient ascent with a step that falls from half the box's width to zero along a cosine.
 
     Args:
         steps: gradient steps of the ascent.

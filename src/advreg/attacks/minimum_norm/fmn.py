@@ -1,4 +1,4 @@
-"""FMN: a gradient step projected onto a ball whose radius follows the boundary, in linf, l2, l1 and l0."""
+"""FMN: a gradient step projected onto a ball with a radius that follows the boundary, in linf, l2, l1 and l0."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fmn(
     seed: int = 0,
     batch_size: int = 512,
 ) -> MinimalResult:
-    """Attack by the fast minimum-norm method: ``x_{k+1} = project(x_k + a g)`` onto a ball whose radius adapts.
+    """Attack by the fast minimum-norm method: ``x_{k+1} = project(x_k + a g)`` onto a ball with an adaptive radius.
 
     g is the gradient divided by its l2 length. Until a point is misclassified, the radius is the present distance plus the
     first-order estimate of the rest, ``|f| / ||grad f||_dual``, increased by the share gamma, and a is at least long enough

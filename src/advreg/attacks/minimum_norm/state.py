@@ -14,7 +14,7 @@ from advreg.attacks.rows import RowState
 
 @dataclass(frozen=True)
 class MinimumNormState(RowState):
-    """One row for each example whose search goes on.
+    """One row for each example that is still searched.
 
     Attributes:
         rows: position of each row in the batch.

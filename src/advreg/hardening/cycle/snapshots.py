@@ -22,7 +22,7 @@ _ACCEPTED = (ExampleStatus.ACCEPTED, ExampleStatus.IN_SNAPSHOT)
 
 
 def accept_reviewed(context: CycleContext) -> None:
-    """Accept reviewed examples whose quarantine is over and on whose label enough reviewers agree."""
+    """Accept reviewed examples after their quarantine if enough reviewers agree on the label."""
     caps, needed = context.workspace.config.bounds, context.workspace.config.caps.reviewers
     rule = f"label by {needed} reviewer(s), quarantine {caps.quarantine:g} s"
     with context.writing() as db:

@@ -26,7 +26,7 @@ class Rules:
         clean_margin: accepted loss of clean accuracy.
         slice_margin: accepted loss of accuracy on each slice.
         alpha: level of the superiority test, and of the non-inferiority tests together.
-        classes: classes whose clean accuracy is guarded separately.
+        classes: classes with a separate guard of their clean accuracy.
         slices: further guarded slices, name -> example ids.
         waivers: SHA-256 of incidents that the challenger may get wrong.
         require: required evidence: any of ``diagnosis incidents canaries trigger pattern activations drift``.

@@ -18,7 +18,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_SWEEP = 0.5  # seconds between two looks at the deadlines
+_SWEEP = 0.5  # seconds between two checks of the deadlines
 _TIMEOUT = 408, "Request Timeout"
 _FULL = 503, "Service Unavailable"
 

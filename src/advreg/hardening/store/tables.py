@@ -18,7 +18,7 @@ examples = Table(
     Column("principal", String(200), nullable=False, index=True),
     Column("tier", String(16), nullable=False),
     Column("model", String(200), nullable=False),
-    Column("prediction", Integer),  # null for a text, whose model output is in `answers`
+    Column("prediction", Integer),  # null for a text; its model output is in `answers`
     Column("claimed", Integer),  # the submitter's label: never shown, never trained on
     Column("scores", JSON),
     Column("looks", String(48), nullable=False),  # perceptual fingerprint

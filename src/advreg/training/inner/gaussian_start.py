@@ -32,7 +32,7 @@ def trades_pgd(
 ) -> CraftedExamples:
     """Make training points with PGD from ``x + scale N(0, 1)`` in exactly ``steps`` forwards and backwards.
 
-    With ``trades(reference="clean")``, whose objective is the divergence from the prediction at ``x``, this is the inner
+    With ``trades(reference="clean")`` (objective: the divergence from the prediction at ``x``), this is the inner
     attack of the paper, which reports 10 steps of 0.007 at eps 0.031.
 
     Args:

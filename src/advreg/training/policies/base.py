@@ -21,7 +21,7 @@ class Policy(Protocol):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
     ) -> tuple[Attack, ThreatModel]:
-        """Return the attack and the threat model of this batch, whose eps may differ from example to example.
+        """Return the attack and the threat model of this batch; eps may differ from example to example.
 
         Args:
             model: the network; evaluated in eval mode.

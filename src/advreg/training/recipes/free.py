@@ -51,7 +51,7 @@ class Replayed:
         self.delta: Tensor | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        """Return the loss whose ``backward`` also moves the perturbation.
+        """Return the loss; its ``backward`` also moves the perturbation.
 
         Args:
             model: the network.

@@ -150,7 +150,7 @@ def _angle(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _rise(model: nn.Module, x: Tensor, y: Tensor, slope: Tensor, step: float) -> Tensor:
-    """Return zero, whose derivative by the weights is that of ``<slope, g(x)>``: ``|slope|`` times a central difference."""
+    """Return zero with the weight derivative of ``<slope, g(x)>``: ``|slope|`` times a central difference."""
     size = slope.flatten(1).norm(dim=1)
     way = step * slope / broadcast_per_example(size.clamp_min(1e-30), x)
     loss = label_loss(query_model(model, torch.cat([x + way, x - way])), torch.cat([y, y]), reduction="none")

@@ -23,7 +23,7 @@ from advreg.training.recipes.base import (
 def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
     """Regularise a single step by its starting point: ``CE(f(x_adv), y) + weight mean_k (f(x_adv)_k - f(x_start)_k)^2``.
 
-    It needs an attack whose result has ``x_start``: `advreg.training.inner.FgsmPgi`, that of the paper.
+    It needs an attack that returns ``x_start``: `advreg.training.inner.FgsmPgi`, that of the paper.
 
     Args:
         weight: weight of the mean squared difference of logits.
@@ -33,7 +33,7 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
         The recipe.
 
     Raises:
-        ConfigError: when called with an attack whose result has no ``x_start``.
+        ConfigError: when called with an attack that returns no ``x_start``.
 
     Example:
         >>> import torch

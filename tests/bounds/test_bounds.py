@@ -178,3 +178,21 @@ def test_a_planted_radius_without_absolute_weights_is_caught(monkeypatch: pytest
     monkeypatch.setitem(affine.AFFINE, torch.ops.aten.addmm.default, kind)
     with pytest.raises(AssertionError):
         verify_each(*(("mlp", norm) for norm in RADII))
+
+
+def test_slope_below_the_leak_is_not_used() -> None:
+    low, high = torch.tensor([-1.0]), torch.tensor([0.5])
+    lines = activations.relu_lines(low, high, torch.zeros(1), leak=0.2)
+    for z in torch.linspace(-1.0, 0.5, 31):
+        value = torch.nn.functional.leaky_relu(z, 0.2)
+        assert float(lines.below * z + lines.below_shift) <= float(value) + 1e-6
+
+
+def test_a_domain_without_open_neurons_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a poor bound at every domain, and no counterexample, branch and bound ends without a proof."""
+    graph, inputs, y, _ = problem("mlp", "linf", n=1)
+    row = margin_rows(y, 4, torch.float64).coefficients[:1]
+    monkeypatch.setattr(branching._Search, "_look_at_corners", lambda *_: None)
+    with torch.no_grad():
+        intervals = tight_intervals(graph, inputs)
+        assert not branching.branch_and_bound(graph, inputs, row, intervals, budget=10**5, above=100.0).proved

@@ -161,3 +161,16 @@ def test_report_states_both_ends(tmp_path: Path) -> None:
     assert "Proved and attacked" in text
     assert "linf-0.05-certified@1" in text
     assert "linf-0.05-quick" in text
+
+
+def test_exact_methods_leave_smooth_and_leaky_networks_alone() -> None:
+    torch.manual_seed(0)
+    for activation in (nn.Tanh(), nn.LeakyReLU(0.3)):
+        net = nn.Sequential(nn.Linear(2, 6), activation, nn.Linear(6, 3)).eval()
+        x = torch.rand(24, 2)
+        with torch.no_grad():
+            y = net(x).argmax(1)
+        threat = ThreatModel("linf", 0.3)
+        found = certify(net, (x, y), threat, method="complete")
+        assert not bool((found.proved & ~is_robust_on_grid(net, x, y, threat)).any())
+        assert all(method.proved == method.broken == 0 for method in found.by_method if method.name == "milp")

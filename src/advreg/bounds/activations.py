@@ -53,11 +53,13 @@ class Activation:
         run: the function.
         lines: ``(low, high, slope) -> Lines``: slope of the line below where the interval is unstable, None for the usual one.
         unstable: ``(low, high) -> booleans``: where no line is exact.
+        leak: slope for negative values of a ReLU or leaky ReLU; None for smooth functions.
     """
 
     run: Callable[[Tensor], Tensor]
     lines: Callable[[Tensor, Tensor, Tensor | None], Lines]
     unstable: Callable[[Tensor, Tensor], Tensor]
+    leak: float | None = None
 
     def __call__(self, value: Tensor) -> Tensor:
         """Return the value of the activation."""
@@ -89,6 +91,7 @@ def relu_lines(low: Tensor, high: Tensor, slope: Tensor | None = None, leak: flo
     shift = (leak - chord) * low  # the chord passes through (low, leak low)
     if slope is None:
         slope = torch.where(high > -low, 1.0, leak)
+    slope = slope.clamp(leak, 1.0)  # a gentler line would lie above the function for negative values
     exact, stable = torch.where(active, 1.0, leak).to(low.dtype), active | inactive
     below, above = torch.where(stable, exact, slope), torch.where(stable, exact, chord)
     return Lines(below, 0.0, above, torch.where(stable, 0.0, shift))
@@ -99,14 +102,14 @@ def _unstable(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _relu(*_: Any) -> Activation:
-    return Activation(torch.relu, relu_lines, _unstable)
+    return Activation(torch.relu, relu_lines, _unstable, 0.0)
 
 
 def _leaky_relu(leak: float = 0.01) -> Activation:
     def lines(low: Tensor, high: Tensor, slope: Tensor | None) -> Lines:
         return relu_lines(low, high, slope, leak)
 
-    return Activation(lambda z: torch.nn.functional.leaky_relu(z, leak), lines, _unstable)
+    return Activation(lambda z: torch.nn.functional.leaky_relu(z, leak), lines, _unstable, leak)
 
 
 def sigmoid_lines(low: Tensor, high: Tensor, run: Callable[[Tensor], Tensor]) -> Lines:

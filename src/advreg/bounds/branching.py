@@ -88,14 +88,14 @@ def branch_and_bound(
     search = _Search(graph, inputs, row, intervals, above)
     domains, count = search.root(), 1
     domains = domains.select((domains.lower <= above).nonzero()[:, 0])
-    while len(domains.lower) and search.point is None and count < budget:
+    while len(domains.lower) and search.point is None and count < budget and not search.exhausted:
         order = domains.lower.argsort()
         now, later = domains.select(order[:_BATCH]), domains.select(order[_BATCH:])
         children = search.split(now)
         count += len(children.lower)
         children = children.select((children.lower <= above).nonzero()[:, 0])
         domains = _concatenate(children, later)
-    proved = not len(domains.lower) and search.point is None
+    proved = not len(domains.lower) and search.point is None and not search.exhausted
     lower = float(domains.lower.min()) if len(domains.lower) else torch.inf
     return BranchResult(proved, lower, search.point, count)
 
@@ -118,6 +118,7 @@ class _Search:
         self.intervals = intervals
         self.before = {i: graph.nodes[i].inputs[0] for i in graph.activations}
         self.point: Tensor | None = None
+        self.exhausted = False
 
     def root(self) -> _Domains:
         """Return the whole input set as one domain."""
@@ -132,8 +133,11 @@ class _Search:
         names = list(domains.scores)
         flat = torch.cat([domains.scores[i].flatten(1) for i in names], 1)
         best, where = flat.max(1)
-        split = (best > 0).nonzero()[:, 0]  # without an open ReLU the bound is exact: a counterexample or a proof
+        split = (best > 0).nonzero()[:, 0]
+        self.exhausted |= len(split) < len(best)  # nothing is left to split, and the bound was not raised: no proof
         domains, where = domains.select(split), where[split]
+        if not len(where):
+            return domains
         halves = []
         for sign in (1.0, -1.0):
             signs = {i: value.clone() for i, value in domains.signs.items()}
@@ -144,7 +148,7 @@ class _Search:
                 signs[i].view(len(where), size)[mine, where[mine] - begin] = sign
                 begin += size
             halves.append(replace(domains, signs=signs))
-        return self._bounded(_concatenate(*halves)) if len(where) else domains
+        return self._bounded(_concatenate(*halves))
 
     def _bounded(self, domains: _Domains) -> _Domains:
         """Return the domains with optimised slopes and multipliers, their bounds and scores."""

@@ -64,6 +64,12 @@ class Graph:
         """Positions of the activations, in order."""
         return [i for i, node in enumerate(self.nodes) if isinstance(node.operation, Activation)]
 
+    @property
+    def leaks(self) -> set[float | None]:
+        """Slopes for negative values of its activations: {0.0} where all are ReLUs, with None where one is smooth."""
+        found = (self.nodes[i].operation for i in self.activations)
+        return {operation.leak for operation in found if isinstance(operation, Activation)}
+
     def ancestors(self, position: int) -> list[int]:
         """Return the positions that a node depends on, itself included, the last first."""
         wanted = {position}

@@ -44,7 +44,7 @@ def optimised_margins(
     """
     value, mass = known.value.flatten().clone(), known.mass.flatten().clone()
     left = (value <= 0).nonzero()[:, 0]
-    if not len(left) or not graph.activations:
+    if not len(left) or graph.leaks <= {None}:  # no slope to choose
         return known
     whole = margin_rows(y, graph.nodes[-1].shape[0], inputs.x.dtype)
     rows = Rows(whole.coefficients[left], whole.examples[left])

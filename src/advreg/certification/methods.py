@@ -171,13 +171,14 @@ def attack(state: Undecided) -> None:
 
 
 def branch(state: Undecided) -> None:
-    """Decide by branch and bound, within the budget of each margin."""
-    _each_margin(state, "branch", _branch_margin)
+    """Decide by branch and bound, within the budget of each margin: of ReLUs and leaky ReLUs, which splits make exact."""
+    if None not in state.exact.leaks:
+        _each_margin(state, "branch", _branch_margin)
 
 
 def milp(state: Undecided) -> None:
-    """Decide exactly the examples with few unstable ReLUs, in linf."""
-    if state.threat.norm == "linf":
+    """Decide exactly the examples with few unstable ReLUs, in linf; the program has no other activation."""
+    if state.threat.norm == "linf" and state.exact.leaks <= {0.0}:
         _each_margin(state, "milp", _solve_margin)
 
 

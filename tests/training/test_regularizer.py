@@ -82,8 +82,8 @@ def test_inputs_outside_the_box_are_rejected_with_a_remedy():
 
 
 def test_a_batch_that_is_no_pair_is_rejected():
-    with pytest.raises(DataError, match=r"a batch is \(image, label\), not a pair"):
-        integrations.first_two({"image": 1, "label": 2})
+    with pytest.raises(DataError, match=r"a batch is \(picture, class\), not a pair"):
+        integrations.first_two({"picture": 1, "class": 2})
 
 
 def test_robust_accuracy_works_in_inference_mode():

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
+from advreg.attacks.model import input_dtype
 from advreg.bounds.graph import Graph, trace
 from advreg.certification.methods import METHODS, Undecided, exact_copy
 from advreg.errors import ConfigError, ModelError
-from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.examples import Examples, examples_of, threat_on
 from advreg.evaluation.protocols import Protocol
 from advreg.results.certificate import Certification, MethodSummary
 from advreg.results.ledger_rows import UNIT, Row
 from advreg.runs import Ledger, RunFolder
 from advreg.statistics import clopper_pearson_interval
-from advreg.threat import ThreatModel, as_threat
+from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 PROTOCOL = Protocol("certified", 1, ())
 
@@ -44,7 +45,7 @@ class CertificationProgress:
 
 def certify(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     threat: ThreatModel | str,
     *,
     method: str = "auto",
@@ -62,7 +63,7 @@ def certify(
 
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; float32 or float64, eval mode, on the CPU.
-        data: a data set, or a pair ``(x, y)``.
+        data: a data set, a pair ``(x, y)``, a DataLoader or any other form of ``docs/your-data.md``.
         threat: norm and eps, one number for all examples: a `ThreatModel`, or text such as ``"linf:0.1"``.
         method: ``"ibp"``, ``"crown"``, ``"alpha"``, ``"complete"`` (bounds, then exact methods, no attack) or ``"auto"``
             (bounds, an attack on what they leave, then exact methods).
@@ -96,8 +97,8 @@ def certify(
         raise ConfigError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
     if budget < 1:
         raise ConfigError(f"budget is {budget}; give the domains of branch and bound, 1 or more")
-    threat = as_threat(threat)
-    examples = examples_of(data, n, threat)
+    threat = threat_on(data, threat)
+    examples = examples_of(data, n, threat, input_dtype(model))
     model = models.among(model, examples.outputs)
     _require_kind(model)
     models.check_model(model, examples.x[:8])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models, runtime
+from advreg.attacks.model import input_dtype
 from advreg.attacks.verification import accepting_probabilities, logits_of
 from advreg.diagnosis import adaptive_attacks
 from advreg.diagnosis.budget import Budget, budget_for
@@ -38,17 +39,17 @@ from advreg.diagnosis.reported_accuracy import ReportedAccuracy, from_ledger, me
 from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.batch_sizing import is_out_of_memory
-from advreg.evaluation.examples import count, examples_of
+from advreg.evaluation.examples import first_examples, first_tensors, threat_on
 from advreg.evaluation.model_identity import matches_ledger
 from advreg.module_modes import eval_mode, training_parts
 from advreg.objectives import are_probabilities
 from advreg.results.checks import Check, causes, flag_check
 from advreg.runs import RunFolder
 from advreg.statistics import clopper_pearson_interval
-from advreg.threat import ThreatModel, as_threat
+from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 CheckFunction = Callable[[DiagnosisContext], Check]
 
@@ -114,14 +115,14 @@ _FROM_LEDGER = (
 
 def diagnose(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     threat: ThreatModel | str,
     n: int = 500,
     *,
     quick: bool = False,
     budget: Budget | None = None,
     adapt: bool = False,
-    train: Dataset | tuple[Tensor, Tensor] | None = None,
+    train: Data | None = None,
     backward: Mapping[str, Approximation] | nn.Module | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -134,7 +135,7 @@ def diagnose(
 
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; in any mode, and left in it.
-        data: a data set, or a pair ``(x, y)``.
+        data: a data set, a pair ``(x, y)``, a DataLoader or any other form of ``docs/your-data.md``.
         threat: norm and eps, one number above 0 for all examples: a `ThreatModel`, or text such as ``"linf:8/255"``.
         n: examples, from the first; all where there are fewer.
         quick: fewer queries and checks.
@@ -164,7 +165,7 @@ def diagnose(
     named in docs/diagnose.md.
     """
     began = time.perf_counter()
-    threat = as_threat(threat)
+    threat = threat_on(data, threat)
     _require_one_radius(threat)
     in_train_mode = [name for name, _ in training_parts(model)]
     with _explain_out_of_memory(), eval_mode(model), accepting_probabilities():
@@ -177,7 +178,7 @@ def diagnose(
             n,
             budget=budget,
             quick=quick,
-            train=_training_tensors(train),
+            train=None if train is None else first_tensors(train, _TRAINING_IMAGES),
             seed=seed,
             out=out,
         )
@@ -211,7 +212,7 @@ def diagnose(
 
 def make_context(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     threat: ThreatModel,
     n: int,
     *,
@@ -248,7 +249,7 @@ def make_context(
         >>> figure.name, context.n
         ('pgd-40', 4)
     """
-    examples = examples_of(data, min(n, count(data)), threat)
+    examples = first_examples(data, n, threat, input_dtype(model))
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
     _require_usable(model, x)
@@ -381,10 +382,6 @@ def _explain_out_of_memory() -> Iterator[None]:
         raise ModelError(
             "this diagnosis does not fit into memory; give fewer examples (n), or a larger device"
         ) from cause
-
-
-def _training_tensors(train: Dataset | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-    return train if train is None or isinstance(train, tuple) else train.tensors(n=min(len(train), _TRAINING_IMAGES))
 
 
 def _read_epochs(out: str | Path | None) -> Sequence[Mapping[str, Any]]:

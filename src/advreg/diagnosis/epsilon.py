@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from advreg import attacks
-from advreg.attacks.model import query_model
+from advreg.attacks.model import input_dtype, query_model
 from advreg.errors import ThreatError
-from advreg.evaluation.examples import count, examples_of
+from advreg.evaluation.examples import box_of, first_examples, first_tensors
 from advreg.models import check_model
 from advreg.report.ssim import ssim
 from advreg.runs import RunFolder
@@ -23,7 +23,7 @@ from advreg.statistics import clopper_pearson_interval
 from advreg.threat import Norm, ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 SIMILAR = 0.9
 """Structural similarity above which a perturbation is hard to see."""
@@ -103,13 +103,13 @@ class EpsilonChoice:
 
 def choose_epsilon(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     *,
     norm: Norm = "linf",
     eps: Sequence[float] | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
+    box: tuple[float, float] | None = None,
     n: int = 200,
-    train: Dataset | tuple[Tensor, Tensor] | None = None,
+    train: Data | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -121,10 +121,10 @@ def choose_epsilon(
 
     Args:
         model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
-        data: a data set, or a pair ``(x, y)``.
+        data: a data set, a pair ``(x, y)``, a DataLoader or any other form of ``docs/your-data.md``.
         norm: of the perturbation.
         eps: radii, in the units of the input; by default a grid that suits images.
-        box: lowest and highest valid value of an input.
+        box: lowest and highest valid value of an input; if None, that of the data set, [0, 1] for images and plain tensors.
         n: examples, from the first.
         train: data in which neighbours of another class are searched (the first 10,000); ``data`` itself by default.
         seed: seed of the random starts.
@@ -144,15 +144,16 @@ def choose_epsilon(
         >>> [row.eps for row in choice.rows]
         [0.01, 0.1]
     """
+    box = box_of(data, box)
     width = ThreatModel(norm, 0.0, box).width
     grid = sorted({float(radius) for radius in ([share * width for share in _GRID[norm]] if eps is None else eps)})
     if not grid or grid[0] <= 0:
         raise ThreatError(f"eps is {list(grid)}; give radii above 0, such as eps=[2/255, 8/255]")
-    examples = examples_of(data, min(n, count(data)), ThreatModel(norm, grid[-1], box))
+    examples = first_examples(data, n, ThreatModel(norm, grid[-1], box), input_dtype(model))
     device = next((p.device for p in model.parameters()), examples.x.device)
     x, y = examples.x.to(device), examples.y.to(device)
     check_model(model, x[:8])
-    others = _neighbour_tensors(train) if train is not None else (x, y)
+    others = first_tensors(train, _NEIGHBOURS) if train is not None else (x, y)
     nearest = nearest_other_class(x, y, others[0].to(device), others[1].to(device), norm)
     broken = torch.zeros(len(y), dtype=torch.bool, device=device)
     rows, images = [], []
@@ -175,11 +176,6 @@ def choose_epsilon(
         )
         folder.write_json("epsilon.json", choice.record())
     return choice
-
-
-def _neighbour_tensors(train: Dataset | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    x, y = train if isinstance(train, tuple) else train.tensors(n=min(len(train), _NEIGHBOURS))
-    return x[:_NEIGHBOURS], y[:_NEIGHBOURS]
 
 
 def nearest_other_class(x: Tensor, y: Tensor, others: Tensor, labels: Tensor, norm: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advreg import models
 from advreg.attacks.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
+from advreg.attacks.model import input_dtype
 from advreg.attacks.verification import logits_of
 from advreg.errors import DataError
 from advreg.evaluation.examples import Examples, examples_of
@@ -21,7 +22,7 @@ from advreg.runs import RunFolder
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 FILE = "corruptions.json"
 _BATCH = 64  # images; a corruption may hold twenty copies of them
@@ -31,7 +32,7 @@ _CLEAN = ThreatModel("linf", 0.0)
 @torch.inference_mode()
 def evaluate_corruptions(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     *,
     corruptions: Iterable[str] = CORRUPTIONS,
     severities: Iterable[int] = SEVERITIES,
@@ -46,7 +47,8 @@ def evaluate_corruptions(
 
     Args:
         model: maps images ``(B, C, H, W)`` in [0, 1] to logits ``(B, K)``; eval mode.
-        data: a data set, or a pair ``(x, y)`` of images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``.
+        data: images ``(N, C, H, W)`` in [0, 1] with labels: a data set, a pair ``(x, y)``, a DataLoader or any other form of
+            ``docs/your-data.md``.
         corruptions: names from `advreg.attacks.corruptions.CORRUPTIONS`; all fifteen by default.
         severities: of 1 to 5; all by default.
         n: number of examples, from the first; all by default.
@@ -74,7 +76,7 @@ def evaluate_corruptions(
     """
     began = time.perf_counter()
     names, levels = tuple(dict.fromkeys(corruptions)), tuple(sorted(set(severities)))
-    examples = examples_of(data, n, _CLEAN)
+    examples = examples_of(data, n, _CLEAN, input_dtype(model))
     require_corruptions(examples.x[:1], names, levels)
     model = models.among(model, examples.outputs)
     device = next((p.device for p in model.parameters()), examples.x.device)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from advreg import models
 from advreg.attacks.minimum_norm import fab, minimum_distance
+from advreg.attacks.model import input_dtype
 from advreg.errors import DataError, ThreatError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
 from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext, attack_chunks
-from advreg.evaluation.examples import examples_of
+from advreg.evaluation.examples import box_of, examples_of
 from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
@@ -30,7 +31,7 @@ from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 _SEARCH = partial(fab, steps=20, target_classes=2)
 _CLOSER = "smaller eps"  # attack name in rows of examples that are broken at a smaller radius
@@ -39,12 +40,12 @@ _CLOSER = "smaller eps"  # attack name in rows of examples that are broken at a 
 @torch.inference_mode(False)  # in any mode of the caller: the copy under attack needs gradients
 def robustness_curve(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     *,
     norm: Norm,
     eps: Sequence[float],
     n: int | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
+    box: tuple[float, float] | None = None,
     protocol: str | Protocol = DEFAULT_PROTOCOL,
     distances: Tensor | None = None,
     seed: int = 0,
@@ -58,11 +59,11 @@ def robustness_curve(
 
     Args:
         model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
-        data: a data set, or a pair ``(x, y)``.
+        data: a data set, a pair ``(x, y)``, a DataLoader or any other form of ``docs/your-data.md``.
         norm: of the perturbation.
         eps: radii, in the units of the input; any order.
         n: how many examples, from the first; all by default.
-        box: lowest and highest valid value of an input.
+        box: lowest and highest valid value of an input; if None, that of the data set, [0, 1] for images and plain tensors.
         protocol: name of a protocol, or your own `Protocol`, to attack with at each radius.
         distances: ``(N,)`` distances at which adversarial points are known, such as those of `minimum_norms`, instead of
             the short minimum-norm attack.
@@ -86,7 +87,7 @@ def robustness_curve(
     grid = sorted({float(radius) for radius in eps})
     if not grid:
         raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
-    chosen = resolve(protocol, norm)
+    chosen, box = resolve(protocol, norm), box_of(data, box)
     context = _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed)
     probed = model_probe.probe_model(
         model, *(t[:64].to(context.device) for t in (context.examples.x, context.examples.y))
@@ -110,11 +111,9 @@ def robustness_curve(
     return curve
 
 
-def _context_of(
-    model: nn.Module, data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel, seed: int
-) -> EvaluationContext:
+def _context_of(model: nn.Module, data: Data, n: int | None, threat: ThreatModel, seed: int) -> EvaluationContext:
     """Return the fast copy, the examples and the settings of the attacks."""
-    examples = examples_of(data, n, threat)
+    examples = examples_of(data, n, threat, input_dtype(model))
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
     sample = examples.x[:64].to(device)

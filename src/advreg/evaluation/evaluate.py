@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from advreg import models
 from advreg._deprecation import renamed_attribute
 from advreg.attacks import CraftedExamples
+from advreg.attacks.model import input_dtype
 from advreg.attacks.verification import require_finite, verify_with_logits
 from advreg.distributed import SINGLE, Ranks
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, batching_on, is_out_of_memory, max_batch_size
 from advreg.evaluation.coarse_outputs import measure_coarseness, record_coarseness
-from advreg.evaluation.examples import Examples, examples_of
+from advreg.evaluation.examples import Examples, examples_of, threat_on
 from advreg.evaluation.journal import EvaluationJournal, recorded_batching
 from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.model_identity import matches_ledger
@@ -34,10 +35,10 @@ from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
 from advreg.results.evaluation import Evaluation
 from advreg.results.ledger_rows import CLEAN, Batching, Row, broken_ids, next_ids, rows_of, units
-from advreg.threat import ThreatModel, as_threat
+from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 
 FAR = 1e30  # finite stand-in for an infinite margin: JSON has no infinity
@@ -75,7 +76,7 @@ class EvaluationProgress:
 @torch.inference_mode(False)  # inside the caller's inference mode too: the copy under attack needs gradients
 def evaluate(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     threat: ThreatModel | str,
     *,
     protocol: str | Protocol = DEFAULT_PROTOCOL,
@@ -94,7 +95,8 @@ def evaluate(
 
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; eval mode.
-        data: a data set, or a pair ``(x, y)`` of floats ``(N, ...)`` and labels ``(N,)``.
+        data: a data set, a pair ``(x, y)`` of floats ``(N, ...)`` and labels ``(N,)``, a DataLoader or any other form of
+            ``docs/your-data.md``.
         threat: norm and eps, one number for all examples: a `ThreatModel`, or text such as ``"linf:8/255"``.
         protocol: name of a protocol, or your own `Protocol`; ``"quick"`` by default, on the command line too.
         n: how many examples, from the first; all by default.
@@ -120,10 +122,10 @@ def evaluate(
         >>> found.robust_accuracy <= found.clean_accuracy
         True
     """
-    threat = as_threat(threat)
+    threat = threat_on(data, threat)
     chosen = resolve(protocol, threat.norm)
     name = chosen.id(threat)
-    examples = examples_of(data, n, threat)
+    examples = examples_of(data, n, threat, input_dtype(model))
     model = models.among(model, examples.outputs)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))

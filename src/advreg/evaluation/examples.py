@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from advreg import runtime
-from advreg.attacks.inputs import as_tensor, read_batch
+from advreg.attacks.inputs import read_batch
 from advreg.attacks.model import widen
+from advreg.data.adapters import DataRows, is_own, read_rows
 from advreg.data.validation import check_labels
 from advreg.errors import DataError
 from advreg.results.ledger_rows import CHUNK
-from advreg.threat import ThreatModel
+from advreg.threat import ThreatModel, as_threat
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
+
+Box = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs ``(N, ...)`` in the threat's box, labels ``(N,)``, and their origin; an example's id is its row."""
+    """Inputs ``(N, ...)`` in the threat's box, labels ``(N,)``, and their origin; an example's id is its row.
+
+    ``columns`` has the names of a table's features; it is empty for other data.
+    """
 
     x: Tensor
     y: Tensor
@@ -31,6 +37,7 @@ class Examples:
     split: str
     classes: tuple[str, ...]
     sha256: str
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -45,62 +52,123 @@ class Examples:
         return list(torch.split(torch.arange(len(self)), CHUNK))
 
 
-def count(data: Dataset | tuple[Tensor, Tensor]) -> int:
-    """Return the number of examples in a data set or a pair.
+def examples_of(data: Data, n: int | None, threat: ThreatModel, dtype: torch.dtype | None = None) -> Examples:
+    """Return the first ``n`` examples of data in any form of `advreg.data.adapters.read_rows`.
+
+    The fingerprint covers all the data that is in memory, so it is the same for every ``n``; loaders and data sets that are
+    read row by row have that of the examples read.
 
     Args:
-        data: a data set, or inputs and labels.
-
-    Returns:
-        The number of examples.
-
-    Raises:
-        DataError: it is neither, or inputs and labels do not fit each other.
-
-    Example:
-        >>> count((torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)))
-        3
-    """
-    _require_examples(data)
-    return _size(*_pair_of(data)) if isinstance(data, tuple) else len(data)
-
-
-def examples_of(data: Dataset | tuple[Tensor, Tensor], n: int | None, threat: ThreatModel) -> Examples:
-    """Return the first ``n`` examples of a data set or of a pair ``(x, y)`` of tensors, arrays or lists.
-
-    The fingerprint covers all the data, so it is the same for every ``n``.
-
-    Args:
-        data: a data set, or inputs ``(N, ...)`` and labels ``(N,)``.
+        data: a data set of advreg, a pair of inputs ``(N, ...)`` and labels ``(N,)``, a loader, rows, or a table.
         n: number of examples; all if None.
         threat: its box must contain the inputs.
+        dtype: floating type for arrays in float64, such as the model's; float32 if None.
 
     Returns:
         The examples.
 
     Raises:
-        DataError: neither a data set nor a pair, no such number of examples, or tensors that do not fit each other
-            or the box.
+        DataError: data of no such form, no such number of examples, or tensors that do not fit each other or the box.
     """
-    _require_examples(data)
-    if isinstance(data, tuple):
-        return _of_pair(*_pair_of(data), n, threat)
+    if is_own(data):
+        return _of_data_set(data, n)
+    return _of_rows(read_rows(data, n, dtype), n, threat)
+
+
+def box_of(data: Data, box: Box | None = None) -> Box:
+    """Return the box given, else that of a data set that has one, else [0, 1].
+
+    Args:
+        data: data in any form of `examples_of`.
+        box: lowest and highest valid value of an input, or None.
+
+    Returns:
+        The box.
+    """
+    return box or getattr(data, "box", None) or (0.0, 1.0)
+
+
+def threat_on(data: Data, threat: ThreatModel | str) -> ThreatModel:
+    """Return the threat model; text without a box takes the box of the data set.
+
+    Args:
+        data: data in any form of `examples_of`.
+        threat: a threat model, or text such as ``"linf:8/255"``.
+
+    Returns:
+        The threat model.
+
+    Raises:
+        ThreatError: malformed text, or neither text nor a threat model.
+
+    Example:
+        >>> threat_on((torch.zeros(1, 2), torch.tensor([0])), "l2:0.5")
+        ThreatModel(norm='l2', eps=0.5, box=(0.0, 1.0))
+    """
+    low, high = box_of(data)
+    if isinstance(threat, str) and "@" not in threat and (low, high) != (0.0, 1.0):
+        return as_threat(f"{threat}@{low!r},{high!r}")
+    return as_threat(threat)
+
+
+def first_examples(data: Data, n: int, threat: ThreatModel, dtype: torch.dtype | None = None) -> Examples:
+    """Return the first ``n`` examples as `examples_of` does, or all where there are fewer.
+
+    Args:
+        data: data in any form of `examples_of`.
+        n: number of examples at most.
+        threat: its box must contain the inputs.
+        dtype: floating type for arrays in float64; float32 if None.
+
+    Returns:
+        The examples.
+
+    Example:
+        >>> data = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)
+        >>> len(first_examples(data, 500, ThreatModel("linf", 0.1)))
+        3
+    """
+    if is_own(data):
+        return _of_data_set(data, min(n, len(data)))
+    rows = read_rows(data, n, dtype)
+    return _of_rows(rows, min(n, _size(rows.x, rows.y)), threat)
+
+
+def first_tensors(data: Data, n: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and labels of the first ``n`` examples at most, unchecked, such as those that a surrogate trains on.
+
+    Args:
+        data: data in any form of `examples_of`.
+        n: number of examples at most.
+
+    Returns:
+        Inputs ``(N, ...)`` and labels ``(N,)``.
+
+    Raises:
+        DataError: data of no such form.
+
+    Example:
+        >>> first_tensors((torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)), 2)[0].shape
+        torch.Size([2, 4])
+    """
+    if is_own(data):
+        x, y = data.tensors(n=min(n, len(data)))
+        return x, y
+    rows = read_rows(data, n)
+    return rows.x[:n], rows.y[:n]
+
+
+def _of_data_set(data: Any, n: int | None) -> Examples:
     _require_count(n, len(data))
-    x, y = data.tensors(n)
-    return Examples(
-        _outside_inference_mode(x), _outside_inference_mode(y), data.name, data.split, data.classes, data.fingerprint()
-    )
+    x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
+    return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 
 
-def _pair_of(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return as_tensor(data[0], "x"), as_tensor(data[1], "y")
-
-
-def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Examples:
-    _require_count(n, _size(x, y))
-    few, labels = read_batch(x[:n], y[:n], threat)
+def _of_rows(rows: DataRows, n: int | None, threat: ThreatModel) -> Examples:
+    _require_count(n, _size(rows.x, rows.y))
+    few, labels = read_batch(rows.x[:n], rows.y[:n], threat)
     if labels.ndim > 1:
-        raise DataError(f"y is {y.dtype} {tuple(y.shape)}; evaluations need labels (N,): give y.argmax(1)")
+        raise DataError(f"y is {rows.y.dtype} {tuple(rows.y.shape)}; evaluations need labels (N,): give y.argmax(1)")
     check_labels(labels)
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
     return Examples(
@@ -108,8 +176,9 @@ def _of_pair(x: Tensor, y: Tensor, n: int | None, threat: ThreatModel) -> Exampl
         _outside_inference_mode(labels),
         "tensors",
         "given",
-        names,
-        _fingerprint(x, y.flatten().long()),
+        names if len(rows.classes) < len(names) else rows.classes,
+        _fingerprint(rows.x, rows.y.flatten().long()),
+        rows.columns,
     )
 
 
@@ -127,17 +196,6 @@ def _size(x: Tensor, y: Tensor) -> int:
 def _outside_inference_mode(tensor: Tensor) -> Tensor:
     """Return a tensor that autograd accepts: a copy if it was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _require_examples(data: object) -> None:
-    pair = isinstance(data, tuple) and len(data) == 2 and not any(callable(getattr(p, "tensors", None)) for p in data)
-    if pair or (not isinstance(data, tuple) and callable(getattr(data, "tensors", None))):
-        return
-    parts = f" of {', '.join(type(part).__name__ for part in data)}" if isinstance(data, tuple | list) else ""
-    raise DataError(
-        f"data is a {type(data).__name__}{parts}; give a data set of advreg.load_data, or a pair (x, y) "
-        "of tensors, arrays or lists"
-    )
 
 
 def _fingerprint(x: Tensor, y: Tensor) -> str:

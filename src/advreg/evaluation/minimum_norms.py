@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks import AttackResult, cosine_pgd, shrinking_pgd
 from advreg.attacks.minimum_norm import MinimalResult, fab, minimum_distance, refine_by_radius
-from advreg.evaluation.examples import examples_of
+from advreg.attacks.model import input_dtype
+from advreg.evaluation.examples import box_of, examples_of
 from advreg.results.curve import Curve, curve_points
 from advreg.runs import RunFolder
 from advreg.threat import Norm, ThreatModel
 
 if TYPE_CHECKING:
-    from advreg.data import Dataset
+    from advreg.data.adapters import Data
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class MinimumNorms:
 @torch.inference_mode(False)  # inside the caller's inference mode too: the copy under attack needs gradients
 def minimum_norms(
     model: nn.Module,
-    data: Dataset | tuple[Tensor, Tensor],
+    data: Data,
     *,
     norm: Norm,
     n: int | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
+    box: tuple[float, float] | None = None,
     attack: Callable[..., MinimalResult] | None = None,
     rounds: int | None = None,
     seed: int = 0,
@@ -121,10 +122,10 @@ def minimum_norms(
 
     Args:
         model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
-        data: a data set, or a pair ``(x, y)``.
+        data: a data set, a pair ``(x, y)``, a DataLoader or any other form of ``docs/your-data.md``.
         norm: of the perturbation.
         n: how many examples, from the first; all by default.
-        box: lowest and highest valid value of an input.
+        box: lowest and highest valid value of an input; if None, that of the data set, [0, 1] for images and plain tensors.
         attack: a minimum-norm attack; None: FAB on the three nearest classes (nine in l1), as in `SEARCHES`.
         rounds: bisections of each example's radius, each with a new attack inside it; None: 4 in linf, 6 in l2 and l1.
         seed: seed of the random draws.
@@ -143,9 +144,10 @@ def minimum_norms(
         >>> [point.eps for point in found.curve([0.1, 0.0]).points]
         [0.0, 0.1]
     """
+    box = box_of(data, box)
     ball, search = ThreatModel(norm, 0.0, box), SEARCHES[norm]
     search = replace(search, attack=attack or search.attack, rounds=search.rounds if rounds is None else rounds)
-    examples = examples_of(data, n, ball)
+    examples = examples_of(data, n, ball, input_dtype(model))
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device))
     target = models.freeze(model, examples.x[:64].to(device))

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from advreg.data.adapters import pair_of_batch
 from advreg.errors import ConfigError, DataError
 from advreg.plugins import import_extra
 from advreg.threat import ThreatModel
@@ -23,19 +24,29 @@ Pair = tuple[Tensor, Tensor]
 
 
 def first_two(batch: Any) -> Pair:
-    """Return inputs and labels: the first two parts of a batch.
+    """Return inputs and labels: the first two parts of a batch, or those of a mapping under their usual names.
+
+    Args:
+        batch: a tuple or list, or a mapping such as ``{"pixel_values": ..., "labels": ...}``.
+
+    Returns:
+        Inputs and labels.
 
     Raises:
-        DataError: a mapping, or fewer than two parts.
+        DataError: fewer than two parts, or a mapping with other names.
 
     Example:
         >>> first_two(("inputs", "labels", "weights"))
         ('inputs', 'labels')
     """
-    if isinstance(batch, Mapping) or len(batch) < 2:
-        kind = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"{len(batch)} parts"
-        raise DataError(f"a batch is ({kind}), not a pair of inputs and labels; give parts=, a function of the batch")
-    return batch[0], batch[1]
+    if not isinstance(batch, Mapping) and len(batch) < 2:
+        raise DataError(f"a batch has {len(batch)} parts; give parts=, a function of the batch to inputs and labels")
+    try:
+        return pair_of_batch(batch if isinstance(batch, Mapping) else tuple(batch[:2]))
+    except DataError:
+        raise DataError(
+            f"a batch is ({', '.join(map(str, batch))}), not a pair of inputs and labels; give parts=, a function of the batch"
+        ) from None
 
 
 def lightning(

@@ -1,0 +1,119 @@
+"""Tables of pandas, polars and pyarrow: one label column, the others numbers; no library is imported for that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advreg.errors import DataError, did_you_mean
+
+_LIBRARIES = ("pandas", "polars", "pyarrow")
+_KINDS = {"M": "dates", "m": "time spans", "c": "complex numbers"}
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """Features ``(N, F)`` with their names, and labels ``(N,)`` with the names of their classes."""
+
+    values: Any
+    labels: Tensor
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def is_table(data: object) -> bool:
+    """Return whether data is a table of pandas, polars or pyarrow."""
+    library = type(data).__module__.partition(".")[0]
+    return library in _LIBRARIES and (hasattr(data, "columns") or hasattr(data, "column_names"))
+
+
+def as_table(table: Any, label: str) -> TableRows:
+    """Return features and labels of a table.
+
+    Args:
+        table: a table of pandas, polars or pyarrow.
+        label: name of the label column: whole numbers from 0, or names of classes.
+
+    Returns:
+        Features in float64 unless all columns are float32, in the table's order.
+
+    Raises:
+        DataError: no such column, a column of text or with missing values, or labels that are no classes.
+    """
+    names = [str(name) for name in getattr(table, "column_names", None) or table.columns]
+    return table_of_columns(
+        {name: np.asarray(table[name]) for name in names},
+        label,
+    )
+
+
+def table_of_columns(columns: dict[str, Any], label: str) -> TableRows:
+    """Return features and labels from columns by name.
+
+    Args:
+        columns: arrays ``(N,)`` by name.
+        label: name of the label column.
+
+    Returns:
+        The features, the labels, and the names of both.
+
+    Raises:
+        DataError: no such column, a column of text or with missing values, or labels that are no classes.
+
+    Example:
+        >>> found = table_of_columns({"age": np.array([20, 30]), "paid": np.array(["no", "yes"])}, "paid")
+        >>> found.values.tolist(), found.labels, found.classes
+        ([[20.0], [30.0]], tensor([0, 1]), ('no', 'yes'))
+    """
+    if label not in columns:
+        found = ", ".join(list(columns)[:20])
+        raise DataError(f"the table has no column {label!r}.{did_you_mean(label, columns)} Its columns: {found}")
+    features = {name: _feature(name, column) for name, column in columns.items() if name != label}
+    if not features or not len(columns[label]):
+        raise DataError(f"the table has {len(features)} features in {len(columns[label])} rows; give at least one")
+    labels, classes = _labels(label, columns[label])
+    return TableRows(np.stack(list(features.values()), axis=1), labels, classes, tuple(features))
+
+
+def _feature(name: str, column: Any) -> Any:
+    kind = column.dtype.kind
+    if kind in "OUST":
+        _reject_missing(name, sum(value is None for value in column.tolist()))
+        example = next((value for value in column.tolist() if not isinstance(value, int | float)), "")
+        raise DataError(
+            f"column {name!r} holds text such as {example!r}; encode it as numbers, one column a category, or leave it out"
+        )
+    if kind not in "biuf":
+        raise DataError(
+            f"column {name!r} holds {_KINDS.get(kind, str(column.dtype))}; give it as numbers, or leave it out"
+        )
+    numbers = column if column.dtype == np.float32 else column.astype(np.float64)
+    _reject_missing(name, int((~np.isfinite(numbers)).sum()))
+    return numbers
+
+
+def _reject_missing(name: str, missing: int) -> None:
+    if missing:
+        raise DataError(
+            f"column {name!r} has {missing} values that are missing, NaN or infinite; fill them or leave the rows out"
+        )
+
+
+def _labels(name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:
+    if column.dtype.kind in "iu":
+        return torch.from_numpy(column.astype(np.int64)), ()
+    if column.dtype.kind == "b":
+        return torch.from_numpy(column.astype(np.int64)), ("false", "true")
+    values = column.tolist()
+    _reject_missing(name, sum(value is None or value != value for value in values))
+    if not all(isinstance(value, str) for value in values):
+        raise DataError(
+            f"the label column {name!r} holds {column.dtype}; give whole numbers from 0, or names of classes"
+        )
+    classes = tuple(sorted(set(values)))
+    number = {each: k for k, each in enumerate(classes)}
+    return torch.tensor([number[value] for value in values]), classes

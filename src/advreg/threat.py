@@ -5,39 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from advreg import example_rng, projections, support
+from advreg import example_rng
 from advreg.eps_and_box import ByValue, eps_like, shortest_text
 from advreg.errors import ThreatError, did_you_mean
+from advreg.norms import MINIMUM, ORDER, PROJECT, draw_in_ball, steepest_direction
+from advreg.norms import NORMS as NORMS
+from advreg.norms import Norm as Norm
+from advreg.norms import broadcast_per_example as broadcast_per_example
 from advreg.region import Ball, Interval, Region
-
-Norm = Literal["linf", "l2", "l1"]
-NORMS: tuple[str, ...] = get_args(Norm)
-
-_PROJECT = {"l2": projections.l2_box, "l1": projections.l1_box}
-_MINIMUM = {"linf": support.linf_box, "l2": support.l2_box, "l1": support.l1_box}
-_ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
-
-
-def broadcast_per_example(values: Tensor, x: Tensor) -> Tensor:
-    """Return one value for each example, shaped ``(B, 1, ...)`` to broadcast over a batch like ``x``.
-
-    Args:
-        values: one value for each example ``(B,)``, or one for all ``()``.
-        x: a batch ``(B, ...)``, for the number of axes.
-
-    Returns:
-        Tensor ``(B, 1, ...)``.
-
-    Example:
-        >>> broadcast_per_example(torch.arange(2), torch.zeros(2, 3, 4)).shape
-        torch.Size([2, 1, 1])
-    """
-    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +137,7 @@ class ThreatModel(ByValue):
             5.0
         """
         offset = (a.double() - x.double()).flatten(1)
-        distance: Tensor = torch.linalg.vector_norm(offset, ord=_ORDER[self.norm], dim=1)
+        distance: Tensor = torch.linalg.vector_norm(offset, ord=ORDER[self.norm], dim=1)
         return distance
 
     def contains(self, a: Tensor, x: Tensor, tol: float = 0.0) -> Tensor:
@@ -212,7 +191,7 @@ class ThreatModel(ByValue):
         low, high = self.box
         radius = self._radius(x)
         if self.norm != "linf":
-            return Ball(x, radius, self.box, _PROJECT[self.norm])
+            return Ball(x, radius, self.box, PROJECT[self.norm])
         r = broadcast_per_example(
             radius, x
         )  # bounds of the points, not of offsets: a point inside comes back to the last bit
@@ -248,7 +227,7 @@ class ThreatModel(ByValue):
         a, flat = rows.flatten(1), x.flatten(1)
         low, high = self.box
         radius = self.radii(flat).nextafter(flat.new_tensor(torch.inf)).expand(len(flat), 1)
-        return (a * flat).sum(1) + _MINIMUM[self.norm](a, low - flat, high - flat, radius)
+        return (a * flat).sum(1) + MINIMUM[self.norm](a, low - flat, high - flat, radius)
 
     def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
         """Return the direction of unit norm along which a linear function with gradient ``g`` increases fastest.
@@ -264,19 +243,8 @@ class ThreatModel(ByValue):
         Returns:
             Directions ``(B, ...)``; zero where the gradient is zero.
         """
-        if self.norm == "linf":
-            return g.sign()
-        flat = g.flatten(1)
-        if self.norm == "l2":
-            largest = flat.abs().amax(1, keepdim=True)
-            scaled = flat / torch.where(largest > 0, largest, 1.0)  # squares of small numbers underflow to zero
-            length: Tensor = scaled.norm(dim=1, keepdim=True)
-            return (scaled / length.clamp_min(1.0)).view_as(g)
-        size = flat.abs()
-        held = torch.zeros_like(flat, dtype=torch.bool) if a is None else self._held(flat, a.flatten(1))
-        top = torch.where(held, -1.0, size).argmax(1, keepdim=True)
-        moving = held & (size > size.gather(1, top))
-        return (flat.sign() * moving.scatter(1, top, True)).view_as(g)
+        held = None if a is None or self.norm != "l1" else self._held(g.flatten(1), a.flatten(1))
+        return steepest_direction(self.norm, g, held)
 
     def _held(self, g: Tensor, a: Tensor) -> Tensor:
         """Return which coordinates are at a face of the box, up to rounding, and would move out of it along ``g``."""
@@ -301,16 +269,20 @@ class ThreatModel(ByValue):
             >>> bool(((threat.random_start(x, torch.arange(2), seed=0) - x).norm(dim=1) <= 0.5).all())
             True
         """
-        shape, n = tuple(x.shape[1:]), x[0].numel()
-        if self.norm == "linf":
-            direction = 2 * example_rng.uniform(ids, shape, seed, stream, x.dtype) - 1
-        elif self.norm == "l2":
-            gauss = example_rng.normal(ids, shape, seed, 2 * stream, x.dtype)
-            length = example_rng.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
-            direction = self.steepest(gauss) * broadcast_per_example(length, x)
-        else:
-            direction = example_rng.uniform_l1(ids, n, seed, 2 * stream).to(x.dtype).view_as(x)
+        direction = draw_in_ball(self.norm, x, ids, seed, stream)
         return self.project(x + self.radii(x) * direction, x)
+
+    def repair(self, a: Tensor, x: Tensor) -> Tensor:
+        """Return the points to query for the iterates ``a (B, ...)``: the same points, without rules for features.
+
+        Args:
+            a: iterates ``(B, ...)`` inside the threat model.
+            x: clean inputs ``(B, ...)``.
+
+        Returns:
+            Points ``(B, ...)``.
+        """
+        return a
 
     def radii(self, x: Tensor) -> Tensor:
         """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""

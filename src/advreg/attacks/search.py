@@ -22,13 +22,7 @@ from advreg.attacks.model import Model, gradient_at, input_dtype, original, own_
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.attacks.rows import RowState
 from advreg.attacks.scoreboard import Scoreboard
-from advreg.attacks.verification import (
-    logits_of,
-    reject_device,
-    reject_softmax,
-    require_eval_mode,
-    require_finite,
-)
+from advreg.attacks.verification import logits_of, reject_device, reject_softmax, require_eval_mode, require_finite
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, fooled, negate
@@ -192,7 +186,8 @@ def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> Att
 
 def update_state(spec: QuerySpec, state: AttackState, *, gradient: bool) -> AttackState:
     """Return the state after a query at the iterate: its loss and gradient, and the best iterate so far."""
-    logits, loss, grad = query(spec, state.adv, state.y, gradient=gradient)
+    point = state.threat.repair(state.adv, state.x)  # rules for features hold at the query; the iterate is continuous
+    logits, loss, grad = query(spec, point, state.y, gradient=gradient)
     loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
     fooled = spec.fooled(logits, state.y)
     better = (fooled > state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
@@ -201,7 +196,7 @@ def update_state(spec: QuerySpec, state: AttackState, *, gradient: bool) -> Atta
         loss=loss,
         grad=grad,
         fooled=fooled,
-        best=torch.where(broadcast_per_example(better, state.x), state.adv, state.best),
+        best=torch.where(broadcast_per_example(better, state.x), point, state.best),
         best_loss=torch.where(better, loss, state.best_loss),
         best_fooled=state.best_fooled | fooled,
     )

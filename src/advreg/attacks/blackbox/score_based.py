@@ -121,13 +121,14 @@ def _check_interval(device: torch.device) -> int:
 @torch.no_grad()
 def _query(spec: QuerySpec, state: QueryState, *, freeze_fooled: bool) -> QueryState:
     """Query, and keep the points of higher loss; with ``freeze_fooled`` a row that fools the model keeps its point."""
-    logits = query_model(spec.model, state.adv, spec.dtype)
+    point = state.threat.repair(state.adv, state.x)
+    logits = query_model(spec.model, point, spec.dtype)
     fools, loss = spec.fooled(logits, state.y), spec.loss_at(logits, state.y).to(state.loss.dtype)
     loss = torch.where(fools & ~torch.isfinite(loss), torch.inf, loss)  # a NaN output counts as the highest loss
     better = (loss > state.loss) & ~state.found  # False for NaN
     return replace(
         state,
-        best=torch.where(broadcast_per_example(better, state.x), state.adv, state.best),
+        best=torch.where(broadcast_per_example(better, state.x), point, state.best),
         loss=torch.where(better, loss, state.loss),
         found=state.found | (better & fools) if freeze_fooled else state.found,
     )

@@ -89,3 +89,49 @@ def draw_in_ball(norm: str, x: Tensor, ids: Tensor, seed: int, stream: example_r
         length = example_rng.uniform(ids, (1,), seed, 2 * stream + 1, x.dtype).pow(1 / n)
         return steepest_direction("l2", gauss) * broadcast_per_example(length, x)
     return example_rng.uniform_l1(ids, n, seed, 2 * stream).to(x.dtype).view_as(x)
+
+
+def held_by_box(g: Tensor, a: Tensor, box: tuple[float, float]) -> Tensor:
+    """Return which coordinates are at a face of the box, up to rounding, and would move out of it along ``g``.
+
+    Args:
+        g: gradients ``(B, n)``.
+        a: iterates ``(B, n)``.
+        box: lowest and highest valid value.
+
+    Returns:
+        Booleans ``(B, n)``.
+
+    Example:
+        >>> held_by_box(torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 1.0]]), (0.0, 1.0)).tolist()
+        [[True, False]]
+    """
+    low, high = box
+    slack = 2 * torch.finfo(a.dtype).eps * max(abs(low), abs(high))  # of ``x + (high - x)``
+    return ((a >= high - slack) & (g > 0)) | ((a <= low + slack) & (g < 0))
+
+
+def inner_radius(norm: str, x: Tensor, eps: Tensor, box: tuple[float, float]) -> Tensor:
+    """Return eps minus the largest rounding error of ``x + offset`` in the norm, ``(B, 1)``.
+
+    The error depends on the values that the point may have, not on the width of the box.
+
+    Args:
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
+        x: clean inputs ``(B, ...)``.
+        eps: radii in float64, ``()`` or ``(B,)``.
+        box: lowest and highest valid value.
+
+    Returns:
+        Radii ``(B, 1)`` in the dtype of ``x``.
+
+    Example:
+        >>> 0.49999 < inner_radius("l2", torch.ones(1, 4), torch.tensor(0.5).double(), (0.0, 1.0)).item() < 0.5
+        True
+    """
+    unit = torch.finfo(x.dtype).eps / 2
+    spread: float = {"linf": 1.0, "l2": x[0].numel() ** 0.5, "l1": float(x[0].numel())}[norm]
+    eps = eps.expand(len(x))
+    widest = max(abs(box[0]), abs(box[1]))
+    largest = (x.flatten(1).abs().amax(1).double() + eps).clamp_max(widest)
+    return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]

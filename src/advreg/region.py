@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from torch import Tensor
 
@@ -70,3 +70,29 @@ class Ball:
     def select(self, rows: Tensor) -> Ball:
         """Return the region of these rows of the batch."""
         return Ball(self.x[rows], self.radius[rows], self.box, self.onto)
+
+
+class Projects(Protocol):
+    """A threat model that projects, and selects rows."""
+
+    def project(self, a: Tensor, x: Tensor) -> Tensor:
+        """Return the valid point nearest to each ``a (B, ...)``."""
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the threat model of these rows of the batch."""
+
+
+@dataclass(frozen=True)
+class ByProject:
+    """The valid points of a threat model that overrides ``project``; nothing is prepared."""
+
+    threat: Projects
+    x: Tensor
+
+    def project(self, a: Tensor) -> Tensor:
+        """Return the valid point nearest to each ``a (B, ...)``."""
+        return self.threat.project(a, self.x)
+
+    def select(self, rows: Tensor) -> Region:
+        """Return the region of these rows of the batch."""
+        return ByProject(self.threat.select(rows), self.x[rows])

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from advreg import example_rng
-from advreg.eps_and_box import ByValue, eps_like, shortest_text
-from advreg.errors import ThreatError, did_you_mean
-from advreg.norms import MINIMUM, ORDER, PROJECT, draw_in_ball, steepest_direction
+from advreg.eps_and_box import ByValue, check_ball, eps_like, read_short_form, scale_of, short_hash, shortest_text
+from advreg.errors import ThreatError
+from advreg.feature_limits import FeatureLimits
+from advreg.norms import MINIMUM, ORDER, PROJECT, draw_in_ball, held_by_box, inner_radius, steepest_direction
 from advreg.norms import NORMS as NORMS
 from advreg.norms import Norm as Norm
 from advreg.norms import broadcast_per_example as broadcast_per_example
-from advreg.region import Ball, Interval, Region
+from advreg.region import Ball, ByProject, Interval, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +29,16 @@ class ThreatModel(ByValue):
         norm: ``"linf"`` (each value may change by eps), ``"l2"`` (Euclidean length) or ``"l1"`` (sum of changes).
         eps: radius in the units of the input: a number, or one radius for each example as a tensor, array or list ``(B,)``
             or ``(B, 1)``. The second form is unambiguous if a batch has as many features as examples.
-        box: lowest and highest valid value of an input.
+        box: lowest and highest valid value of an input: two numbers, or two tensors with one value for each feature (`box`
+            is then their range, and `bounds` has the tensors).
+        scale: unit of each feature, so that changes are measured as ``||(a - x) / scale||``: 0 where a value may not change,
+            inf where it may take any value of the box at no cost; it broadcasts to one example. None: 1 everywhere.
+        bounds: lowest and highest value of each feature; set by a box of two tensors.
         one_per_example: whether a tensor eps is known to contain one radius for each example; set by the ``(B, 1)`` form
             and by `with_eps`.
 
     Raises:
-        ThreatError: unknown norm, negative or non-finite eps, an eps wider than the box, an empty or infinite box.
+        ThreatError: unknown norm, negative or non-finite eps or scale, an eps wider than the box, an empty or infinite box.
 
     Example:
         >>> threat = ThreatModel("linf", eps=8 / 255)
@@ -46,31 +50,55 @@ class ThreatModel(ByValue):
     norm: Norm
     eps: float | Tensor
     box: tuple[float, float] = (0.0, 1.0)
+    scale: Tensor | None = field(default=None, repr=False, kw_only=True)
+    bounds: tuple[Tensor, Tensor] | None = field(default=None, repr=False, kw_only=True)
     one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            known = ", ".join(NORMS)
-            raise ThreatError(f"norm is {self.norm!r}; allowed: {known}.{did_you_mean(str(self.norm), NORMS)}")
         self._normalise()
-        low, high = self.box
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ThreatError(f"box is ({low:g}, {high:g}); give finite ends, as wide as the input needs: (-1e3, 1e3)")
-        if not low < high:
-            raise ThreatError(f"box is ({low}, {high}); its first value must be below its second")
-        eps = torch.as_tensor(self.eps, dtype=torch.float64)
-        if not bool((torch.isfinite(eps) & (eps >= 0)).all()):
-            raise ThreatError(f"eps is {self.eps}; give a finite number >= 0, or a tensor (B,) of them")
-        if self.norm == "linf" and bool((eps > (high - low) * (1 + 1e-9)).any()):
-            raise ThreatError(
-                f"eps is {float(eps.max()):g}, wider than the box ({low:g}, {high:g}); "
-                f"give it in the units of the input, such as 8/255 for images in [0, 1]"
-            )
+        object.__setattr__(self, "scale", scale_of(self.scale))
+        check_ball(self.norm, self.eps, self.box, scaled=self.scale is not None)
 
     def __str__(self) -> str:
         eps = "per-example" if isinstance(self.eps, Tensor) else shortest_text(self.eps)
         low, high = (shortest_text(end) for end in self.box)
-        return f"{self.norm}:{eps}" if self.box == (0.0, 1.0) else f"{self.norm}:{eps}@{low},{high}"
+        plain = f"{self.norm}:{eps}" if self.box == (0.0, 1.0) else f"{self.norm}:{eps}@{low},{high}"
+        return plain + self.suffix
+
+    @classmethod
+    def per_feature(
+        cls, norm: Norm, eps: Tensor | list[float], box: tuple[float, float] | tuple[Tensor, Tensor] = (0.0, 1.0)
+    ) -> ThreatModel:
+        """Return the threat model with one radius for each feature or channel: eps 1 in units of these radii.
+
+        Args:
+            norm: ``"linf"``, ``"l2"`` or ``"l1"``.
+            eps: radius of each feature, shaped to broadcast to one example: ``(F,)``, ``(C, 1, 1)``; 0 for immovable.
+            box: lowest and highest valid value, two numbers or two tensors.
+
+        Returns:
+            The threat model.
+
+        Example:
+            >>> threat, x = ThreatModel.per_feature("linf", [0.1, 0.0]), torch.full((1, 2), 0.5)
+            >>> [round(v, 4) for v in threat.project(x + 1, x)[0].tolist()]
+            [0.6, 0.5]
+        """
+        return cls(norm, 1.0, box, scale=torch.as_tensor(eps))  # type: ignore[arg-type]  # the box is normalised
+
+    @cached_property
+    def suffix(self) -> str:
+        """Ending of ids and texts that names a box and a scale of features by 8 hex digits; empty without."""
+        parts = {"box": self.bounds, "scale": None if self.scale is None else (self.scale,)}
+        return "".join(f"-{name}-{short_hash(*each)}" for name, each in parts.items() if each is not None)
+
+    @cached_property
+    def limits(self) -> FeatureLimits | None:
+        """Limits of single features; None where all features are alike."""
+        if self.scale is None and self.bounds is None:
+            return None
+        low, high = self.bounds or (torch.tensor(end, dtype=torch.float64) for end in self.box)
+        return FeatureLimits(self.norm, self.scale, low, high)
 
     @classmethod
     def parse(cls, text: str) -> ThreatModel:
@@ -91,19 +119,8 @@ class ThreatModel(ByValue):
             >>> ThreatModel.parse("linf:8@0,255")
             ThreatModel(norm='linf', eps=8.0, box=(0.0, 255.0))
         """
-        norm, _, rest = text.partition(":")
-        eps, at, box = rest.partition("@")
-        try:
-            radius = float(Fraction(eps))
-            ends = [float(Fraction(end)) for end in box.split(",")] if at else [0.0, 1.0]
-        except (ValueError, ZeroDivisionError):
-            ends = []
-        if len(ends) != 2:
-            raise ThreatError(
-                f"threat is {text!r}; write norm:eps, such as linf:8/255 or l2:0.5, "
-                "or norm:eps@low,high for another box than [0, 1], such as linf:8@0,255"
-            )
-        return cls(norm, radius, (ends[0], ends[1]))  # type: ignore[arg-type]  # __post_init__ checks the norm
+        norm, radius, box = read_short_form(text)
+        return cls(norm, radius, box)  # type: ignore[arg-type]  # __post_init__ checks the norm
 
     @property
     def width(self) -> float:
@@ -123,7 +140,7 @@ class ThreatModel(ByValue):
         return replace(self, eps=eps, one_per_example=True)
 
     def distance(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return ``||a - x||`` of each example in float64, ``(B,)``.
+        """Return ``||a - x||``, or ``||(a - x) / scale||``, of each example in float64, ``(B,)``.
 
         Args:
             a: inputs ``(B, ...)``.
@@ -136,6 +153,8 @@ class ThreatModel(ByValue):
             >>> ThreatModel("l2", 1.0).distance(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).item()
             5.0
         """
+        if self.limits is not None:
+            return self.limits.distance(a, x)
         offset = (a.double() - x.double()).flatten(1)
         distance: Tensor = torch.linalg.vector_norm(offset, ord=ORDER[self.norm], dim=1)
         return distance
@@ -152,6 +171,9 @@ class ThreatModel(ByValue):
             Booleans ``(B,)``.
         """
         eps = eps_like(self.eps, a, torch.float64)
+        if self.limits is not None:
+            inside = self.limits.are_inside(a, x, tol)
+            return inside & (self.limits.distance(a, x) <= eps * (1 + tol) + tol)
         (low, high), slack = self.box, tol * self.width
         flat = a.double().flatten(1)
         in_box = ((flat >= low - slack) & (flat <= high + slack)).all(1)
@@ -188,6 +210,8 @@ class ThreatModel(ByValue):
             >>> ThreatModel("linf", 0.25).region(x).project(x + 1.0).tolist()
             [[1.0, 1.0]]
         """
+        if self.limits is not None:
+            return self.limits.region(x, eps_like(self.eps, x, torch.float64))
         low, high = self.box
         radius = self._radius(x)
         if self.norm != "linf":
@@ -205,6 +229,8 @@ class ThreatModel(ByValue):
             >>> bool((low <= torch.tensor([[0.0, 0.25]])).all() and (high >= torch.tensor([[0.375, 0.75]])).all())
             True
         """
+        if self.limits is not None:
+            return self.limits.interval(x, eps_like(self.eps, x, torch.float64))
         eps, far = self.radii(x.double()), x.new_tensor(torch.inf)
         low, high = ((x.double() + side * eps).to(x.dtype).nextafter(side * far) for side in (-1, 1))
         return low.maximum(x.new_tensor(self.box[0])), high.minimum(x.new_tensor(self.box[1]))
@@ -224,12 +250,14 @@ class ThreatModel(ByValue):
             >>> round(ThreatModel("linf", 0.25).minimise(rows, x).item(), 4)
             -0.75
         """
+        if self.limits is not None:
+            return self.limits.minimise(rows, x, eps_like(self.eps, x, torch.float64))
         a, flat = rows.flatten(1), x.flatten(1)
         low, high = self.box
         radius = self.radii(flat).nextafter(flat.new_tensor(torch.inf)).expand(len(flat), 1)
         return (a * flat).sum(1) + MINIMUM[self.norm](a, low - flat, high - flat, radius)
 
-    def steepest(self, g: Tensor, a: Tensor | None = None) -> Tensor:
+    def steepest(self, g: Tensor, a: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """Return the direction of unit norm along which a linear function with gradient ``g`` increases fastest.
 
         It attains the dual norm: ``<g, steepest(g)> = ||g||_*``. In l1 that is a single coordinate, which may be at the box
@@ -239,18 +267,23 @@ class ThreatModel(ByValue):
         Args:
             g: gradients ``(B, ...)``.
             a: iterates ``(B, ...)`` inside the box, or None.
+            x: clean inputs ``(B, ...)``, which limit one-sided features.
 
         Returns:
             Directions ``(B, ...)``; zero where the gradient is zero.
         """
+        if self.limits is not None:
+            return self.limits.steepest(g, a, x, self.radii(g))
         held = None if a is None or self.norm != "l1" else self._held(g.flatten(1), a.flatten(1))
         return steepest_direction(self.norm, g, held)
 
+    def displaced(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return ``x + width * u``, a point far outside the ball, or ``x + 10 eps * scale * u`` with limits of features."""
+        return x + self.width * u if self.limits is None else self.limits.displaced(x, 10 * self.radii(x), u)
+
     def _held(self, g: Tensor, a: Tensor) -> Tensor:
         """Return which coordinates are at a face of the box, up to rounding, and would move out of it along ``g``."""
-        low, high = self.box
-        slack = 2 * torch.finfo(a.dtype).eps * max(abs(low), abs(high))  # of ``x + (high - x)``
-        return ((a >= high - slack) & (g > 0)) | ((a <= low + slack) & (g < 0))
+        return held_by_box(g, a, self.box)
 
     def random_start(self, x: Tensor, ids: Tensor, seed: int, stream: example_rng.Stream = 0) -> Tensor:
         """Return a uniform draw from the ball around each ``x``, projected into the box.
@@ -269,6 +302,8 @@ class ThreatModel(ByValue):
             >>> bool(((threat.random_start(x, torch.arange(2), seed=0) - x).norm(dim=1) <= 0.5).all())
             True
         """
+        if self.limits is not None:
+            return self.project(self.limits.random_start(x, self.radii(x), ids, seed, stream), x)
         direction = draw_in_ball(self.norm, x, ids, seed, stream)
         return self.project(x + self.radii(x) * direction, x)
 
@@ -294,12 +329,7 @@ class ThreatModel(ByValue):
 
         The error depends on the values that the point may have, not on the width of the box.
         """
-        unit = torch.finfo(x.dtype).eps / 2
-        spread: float = {"linf": 1.0, "l2": x[0].numel() ** 0.5, "l1": float(x[0].numel())}[self.norm]
-        eps = eps_like(self.eps, x, torch.float64).expand(len(x))
-        widest = max(abs(self.box[0]), abs(self.box[1]))
-        largest = (x.flatten(1).abs().amax(1).double() + eps).clamp_max(widest)
-        return (eps * (1 - 16 * unit) - unit * largest * spread).clamp_min(0.0).to(x.dtype)[:, None]
+        return inner_radius(self.norm, x, eps_like(self.eps, x, torch.float64), self.box)
 
 
 def whole_box(box: tuple[float, float] = (0.0, 1.0)) -> ThreatModel:
@@ -351,20 +381,4 @@ def region_of(threat: ThreatModel, x: Tensor) -> Region:
     Returns:
         The region, with `project` and `select`.
     """
-    return threat.region(x) if type(threat).project is ThreatModel.project else _Overridden(threat, x)
-
-
-@dataclass(frozen=True)
-class _Overridden:
-    """The valid points of a subclass that overrides `ThreatModel.project`; nothing is prepared."""
-
-    threat: ThreatModel
-    x: Tensor
-
-    def project(self, a: Tensor) -> Tensor:
-        """Return the valid point nearest to each ``a (B, ...)``."""
-        return self.threat.project(a, self.x)
-
-    def select(self, rows: Tensor) -> Region:
-        """Return the region of these rows of the batch."""
-        return _Overridden(self.threat.select(rows), self.x[rows])
+    return threat.region(x) if type(threat).project is ThreatModel.project else ByProject(threat, x)

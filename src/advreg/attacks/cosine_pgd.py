@@ -44,7 +44,7 @@ def cosine_step(steps: int) -> Rule:
 
     def rule(state: AttackState, k: int) -> AttackState:
         length = state.radii * (1 + math.cos(math.pi * k / steps)) / 2
-        moved = state.adv + length * state.threat.steepest(state.grad, state.adv)
+        moved = state.adv + length * state.threat.steepest(state.grad, state.adv, state.x)
         return state.moved_to(moved)
 
     return rule

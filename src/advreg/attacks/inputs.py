@@ -7,12 +7,13 @@ read_training     for training attacks: one reduction per batch checks the box, 
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from advreg.attacks.input_limits import BoxedThreat, reject_limits, reject_radii
 from advreg.attacks.readback import Read, read_later, read_now
 from advreg.errors import DataError, ModelError
 from advreg.objectives import Objective, cross_entropy, rows_of_probabilities
@@ -24,22 +25,6 @@ _SLACK = 1e-6
 """Allowed excess of training inputs in widths of the box: rounding when a training loop undoes a normalisation."""
 _SUM = 1e-2
 """Allowed deviation of a sum of 16-bit probabilities from 1."""
-
-
-class BoxedThreat(Protocol):
-    """The part of a threat model that these functions use."""
-
-    @property
-    def box(self) -> tuple[float, float]:
-        """Lowest and highest valid value of an input."""
-
-    @property
-    def eps(self) -> float | Tensor:
-        """One radius, or one for each example ``(B,)``."""
-
-    @property
-    def one_per_example(self) -> bool:
-        """Return whether a tensor eps is known to contain one radius for each example."""
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
@@ -161,6 +146,7 @@ def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
             "y holds floats that are not probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,)"
         )
     reject_radii(x, ball)
+    reject_limits(x, ball)
     return x, y
 
 
@@ -203,6 +189,7 @@ def read_training(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
     y = read_labels(y, x)
     reject_unboxed(x, ball.box)
     reject_radii(x, ball)
+    reject_limits(x, ball)
     return x, y
 
 
@@ -282,24 +269,6 @@ def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
     reject_outside(x, box, _SLACK, read_later)
     if counted:
         _last.remember(x, box)
-
-
-def reject_radii(x: Tensor, ball: BoxedThreat) -> None:
-    """Raise unless eps is one number, or unambiguously one for each example.
-
-    Raises:
-        DataError: another number of radii, or as many radii as examples and as features.
-    """
-    eps = ball.eps
-    if not isinstance(eps, Tensor) or not eps.ndim:
-        return
-    if len(eps) != len(x):
-        raise DataError(f"eps holds {len(eps)} radii for {len(x)} examples; give one for each, or one number")
-    if x.ndim == 2 and x.shape[1] == len(eps) and not ball.one_per_example:
-        raise DataError(
-            f"eps holds {len(eps)} radii for {len(x)} examples of {len(eps)} features, which could mean either; "
-            "give a column, eps[:, None], for one radius an example (one for each feature is not supported)"
-        )
 
 
 def reject_logits(z: object, rows: int) -> None:

@@ -121,7 +121,7 @@ def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
         >>> wider(ThreatModel("linf", 0.25), 2.0).eps, wider(ThreatModel("linf", 0.25), 16.0).eps
         (0.5, 1.0)
     """
-    most = threat.width if threat.norm == "linf" else math.inf
+    most = threat.width if threat.norm == "linf" and threat.scale is None else math.inf
     if isinstance(threat.eps, Tensor):
         return threat.with_eps((threat.eps.double() * multiple).clamp_max(most))
     return threat.with_eps(min(threat.eps * multiple, most))

@@ -62,7 +62,7 @@ def steepest_step(step_size: float | None, share: float) -> Rule:
     """
 
     def rule(state: AttackState, _: int) -> AttackState:
-        direction = state.threat.steepest(state.grad, state.adv)
+        direction = state.threat.steepest(state.grad, state.adv, state.x)
         moved = state.adv + step_length(state, step_size, share) * direction
         return state.moved_to(moved)
 
@@ -87,7 +87,7 @@ def momentum_step(step_size: float | None, share: float, decay: float) -> Rule:
         size = state.grad.flatten(1).abs().sum(1).clamp_min(torch.finfo(state.grad.dtype).tiny)
         unit = state.grad / broadcast_per_example(size, state.x)
         velocity = decay * state.memory.get("velocity", torch.zeros_like(unit)) + unit
-        direction = state.threat.steepest(velocity, state.adv)
+        direction = state.threat.steepest(velocity, state.adv, state.x)
         moved = state.adv + step_length(state, step_size, share) * direction
         return state.moved_to(moved, memory={"velocity": velocity})
 
@@ -116,9 +116,8 @@ def nesterov_step(step_size: float | None, share: float, decay: float) -> Rule:
         memory = dict(state.memory)
         at = memory.pop("at", state.adv)
         moved = plain(replace(state, adv=at, memory=memory), k)
-        ahead = (
-            decay * step_length(state, step_size, share) * state.threat.steepest(moved.memory["velocity"], moved.adv)
-        )
+        onward = state.threat.steepest(moved.memory["velocity"], moved.adv, state.x)
+        ahead = decay * step_length(state, step_size, share) * onward
         return moved.moved_to(moved.adv + ahead, memory={**moved.memory, "at": moved.adv})
 
     return rule

@@ -35,6 +35,8 @@ def random_sphere_point(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, 
         >>> round(float((random_sphere_point(x, threat, torch.tensor([0]), seed=0) - x).norm()), 4)
         0.1
     """
+    if threat.limits is not None:
+        return threat.random_start(x, ids, seed, stream)
     centre, unit = torch.zeros_like(x), ThreatModel(threat.norm, 1.0, (-1.0, 1.0))
     drawn = unit.random_start(centre, ids, seed, stream)
     length = unit.distance(drawn, centre).to(x.dtype).clamp_min(1e-30)

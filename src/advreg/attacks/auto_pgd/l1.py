@@ -48,7 +48,13 @@ def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
         memory = update_peak(state) | ({} if state.memory else _sparse_start(state, warm))
         if k and k % period == 0:
             state, memory = _review_step_size(state, memory)
-        step = broadcast_per_example(memory["step_size"], state.x) * sparse_sign(state.grad, memory["entries"])
+        alike = state.threat.limits is None  # with limits, the largest features may be held: steepest steps know which
+        direction = (
+            sparse_sign(state.grad, memory["entries"])
+            if alike
+            else state.threat.steepest(state.grad, state.adv, state.x)
+        )
+        step = broadcast_per_example(memory["step_size"], state.x) * direction
         return state.moved_to(state.adv + step, memory=memory)
 
     return rule
@@ -140,7 +146,7 @@ def sparse_attempt(spec: QuerySpec, steps: int, seed: int, early_stop: bool, lar
     rule = sparse_rule(steps - spent, warm=bool(wider))
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
-        point = x + threat.width * example_rng.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype)
+        point = threat.displaced(x, example_rng.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype))
         for multiple in wider:
             point = find_peak(spec, x, y, threat.with_eps(multiple * threat.eps), point, stage)
         found = run_attempt(

@@ -119,7 +119,8 @@ def momentum_rule(steps: int) -> Rule:
         memory = _updated_memory(state)
         if k in review:
             state, memory = _review_step_size(state, memory, review[k])
-        step = broadcast_per_example(memory["step_size"], state.x) * state.threat.steepest(state.grad, state.adv)
+        direction = state.threat.steepest(state.grad, state.adv, state.x)
+        step = broadcast_per_example(memory["step_size"], state.x) * direction
         ahead = state.region.project(state.adv + step)
         share = MOMENTUM if k else 1.0
         # after a restart from the peak, the momentum is the difference to the iterate before, as published

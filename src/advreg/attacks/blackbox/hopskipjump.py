@@ -7,6 +7,7 @@ from torch import Tensor
 
 from advreg._deprecation import renamed_options
 from advreg.attacks.blackbox.hopskipjump_run import HopSkipJumpRun, LabelQueries
+from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.inputs import as_tensor, read_batch, read_ids
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
@@ -75,6 +76,7 @@ def hopskipjump(
     Reference: Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack", IEEE S&P 2020,
     arXiv:1904.02144.
     """
+    require_alike_features("hopskipjump", threat)
     if threat.norm == "l1":
         raise ThreatError(f"hopskipjump works in l2 and linf, the threat is {threat}; use square for l1")
     if min(queries, gradient_samples, init_tries) < 1:

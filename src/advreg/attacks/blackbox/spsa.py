@@ -10,6 +10,7 @@ from torch import Tensor
 from advreg import example_rng
 from advreg._deprecation import renamed_options
 from advreg.attacks.blackbox.score_based import Proposal, QueryState, run_score_based
+from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.model import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, search
@@ -80,6 +81,7 @@ def spsa(
     Reference: Uesato, O'Donoghue, van den Oord, Kohli, "Adversarial risk and the dangers of evaluating against weak
     attacks", ICML 2018, arXiv:1802.05666.
     """
+    require_alike_features("spsa", threat)
     if threat.norm != "linf":
         raise ThreatError(
             f"spsa works in linf, the threat is {threat}; use square or hopskipjump for l2, square for l1"

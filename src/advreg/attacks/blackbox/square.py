@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from advreg import example_rng
 from advreg.attacks.blackbox.score_based import Proposal, QueryState, draw_uniform, run_score_based
 from advreg.attacks.blackbox.square_windows import WindowGrid, bumps, put, take, window_share
+from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, search
@@ -92,6 +93,7 @@ def square(
     Reference: Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box adversarial attack via
     random search", ECCV 2020, arXiv:1912.00049; for l1 Croce and Hein, "Mind the box", ICML 2021, arXiv:2103.01208.
     """
+    require_alike_features("square", threat)
     if queries < 1 or not 0 < p <= 1:
         raise ThreatError(f"queries is {queries} and p is {p}; give 1 query or more and a share in (0, 1]")
     spec, budget = QuerySpec(bind_dtype(model, x), margin, targeted), queries if rescale else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.inputs import read_batch, read_ids, reject_classes
 from advreg.attacks.minimum_norm.fallback import (
     ASCENT_STEPS,
@@ -245,6 +246,7 @@ def search_minimum_norm(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
+        ThreatError: limits of single features.
 
     Example:
         >>> from advreg.attacks.minimum_norm.ddn import ddn_rule
@@ -258,6 +260,7 @@ def search_minimum_norm(
         0.14
     """
     require_eval_mode(plan.model)
+    require_alike_features("a minimum-norm attack", ball)
     x, y = read_batch(x, y, ball)
     reject_device(plan.model, x)
     x, ids = widen(x.detach()), read_ids(ids, x)

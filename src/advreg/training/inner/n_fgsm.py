@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advreg._deprecation import renamed_options
 from advreg.attacks import CraftedExamples
+from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.inputs import checked_once, read_training
 from advreg.attacks.model import widen
 from advreg.attacks.search import QuerySpec, query
@@ -96,6 +97,7 @@ def n_fgsm(
     if not noise_scale >= 0:
         raise ThreatError(f"noise_scale is {noise_scale}; give the radius of the noise in eps, 0 or more, such as 2")
     x, y = read_training(x, y, threat)
+    require_alike_features("n_fgsm", threat)
     low, high = threat.box
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     x = widen(x)

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advreg.attacks.inputs import read_pair, reject_classes, reject_logits, reject_radii, reject_unboxed
+from advreg.attacks.input_limits import reject_limits, reject_radii
+from advreg.attacks.inputs import read_pair, reject_classes, reject_logits, reject_unboxed
 from advreg.attacks.model import query_model, widen
 from advreg.config.registry import call_with_options
 from advreg.module_modes import eval_mode
@@ -81,6 +82,7 @@ def on_pairs(recipe: Recipe) -> Recipe:
         x, y = read_pair(x, y)
         if threat is not None:  # recipes without an attack need none
             reject_radii(x, threat)
+            reject_limits(x, threat)
         return recipe(model, x, y, attack, threat)
 
     return loss

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model, widen
 from advreg.threat import ThreatModel
@@ -110,6 +111,7 @@ def replays_of(recipe: Recipe) -> int:
 
 def _moved(delta: Tensor, grad: Tensor, threat: ThreatModel) -> Tensor:
     """Return the perturbation a step further, kept in the ball; the box of the next image in its place is not known yet."""
+    require_alike_features("free", threat)
     low, high = threat.box
     ball, origin = replace(threat, box=(low - high, high - low)), torch.zeros_like(delta)
     return ball.project(delta + threat.radii(delta) * threat.steepest(grad.nan_to_num()), origin)

@@ -20,13 +20,14 @@ from advreg.language.attacks import (
     soft_prompt,
 )
 from advreg.language.attacks.embedding import measure_answer_nll
-from advreg.language.attacks.latent import default_layers, latent_norms, transformer_blocks
+from advreg.language.attacks.latent import default_layers, latent_norms
 from advreg.language.attacks.soft_prompt import search_soft_suffixes, suffix_nll
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, embed, embedding_norm, logits, perturb_embeddings
 from advreg.language.models.generation import generate, prepare_inputs
 from advreg.language.models.loading import LanguageModel, copy_with_dtype
+from advreg.language.models.text_tower import transformer_blocks
 from advreg.language.perturbation import best_iterate, iterates, project, steepest_descent, with_projection
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny

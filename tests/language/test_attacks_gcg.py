@@ -200,5 +200,26 @@ def test_invalid_gcg_searches_raise_one_line(lm: LanguageModel):
         with pytest.raises(ConfigError, match="give at least 1 of each"):
             gcg(lm, REQUESTS, **options)
     long = replace(REQUEST, prompt="bake " * 600)
-    with pytest.raises(ConfigError, match="joins the suffix"):
+    with pytest.raises(
+        ConfigError, match=r"request 3 takes \d+ tokens with its suffix, and tiny-0 has room for 384; shorten it"
+    ):
         gcg(lm, [long], **SMALL)
+
+
+@pytest.mark.parametrize("key", ["tokens", "width", "topk", "buffer", "batch_size"])
+def test_gcg_runs_at_its_minima(key: str):
+    """A draw of the token that is there already leaves no candidate; the search then keeps its suffix."""
+    result = gcg(tiny(), [REQUEST], **{**SMALL, "steps": 12, key: 1})
+    lowest = gcg(tiny(), [REQUEST], tokens=1, width=1, topk=1, buffer=1, batch_size=1, steps=12, max_new_tokens=1)
+    start = gcg(tiny(), [REQUEST], **{**SMALL, "tokens": 1, "steps": 0})
+    assert result.prompts[0].startswith(REQUEST.prompt)
+    assert lowest.loss[0] <= start.loss[0]
+    empty = draw_candidates(torch.tensor([7]), torch.zeros(1, 9), torch.tensor([7]), 1, 1, torch.Generator())
+    assert empty.shape == (0, 1)
+
+
+def test_typeable_tokens_have_rows_in_the_embedding_table():
+    lm = tiny()
+    lm.tokenizer.add_tokens([f"new{k}" for k in range(4)])
+    lm.network.resize_token_embeddings(300)
+    assert int(typeable_tokens(lm).max()) < 300

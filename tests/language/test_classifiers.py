@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -113,9 +114,96 @@ def test_invalid_classifier_use_raises_one_line():
         training.fit_classifier(reader, TEXTS, LABELS, replace(SHORT, steps=0))
     with pytest.raises(DataError, match="48 texts and 1 labels"):
         training.fit_classifier(reader, TEXTS, [0], SHORT)
+    for work in (attacks.classifier_embedding_pgd, substitute, training.fit_classifier):
+        for labels, message in (
+            ([-1] * 48, "label is -1, and the model has LABEL_0, LABEL_1 (0 to 1); -1 marks rows without a label"),
+            ([2] * 48, "label is 2"),
+            ([0.5] * 48, "label is 0.5"),
+            ([0], "48 texts and 1 labels"),
+        ):
+            with pytest.raises(DataError, match=re.escape(message)):
+                work(reader, TEXTS, labels)
+    with pytest.raises(ConfigError, match="eps is -1"):
+        attacks.classifier_embedding_pgd(reader, TEXTS, LABELS, eps=-1.0)
+    with pytest.raises(ConfigError, match="steps 0"):
+        attacks.classifier_embedding_pgd(reader, TEXTS, LABELS, steps=0)
     with pytest.raises(ModelError, match=r"nowhere/at/all is no readable sequence classifier") as error:
         c.load_classifier("nowhere/at/all")
     assert "\n" not in str(error.value)
+
+
+def saved(folder, **changes):
+    """Write a classifier to a folder, with another configuration."""
+    made = encoder.classifier()
+    for key, value in changes.items():
+        setattr(made.network.config, key, value)
+    made.network.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_head_and_positions_come_from_the_model(tmp_path):
+    place = saved(tmp_path / "two", id2label={0: "bad", 1: "good"})
+    assert c.load_classifier(place).classes == ("bad", "good")
+    assert c.load_classifier(place).tokens == 32
+    assert c.predict(c.load_classifier(place), ["good " * 100]).shape == (1, 2)
+    with pytest.raises(ConfigError, match=r"num_labels is 3, and .* has a trained head of 2; leave num_labels out"):
+        c.load_classifier(place, 3)
+    with pytest.raises(ConfigError, match=r"tokens is 64, and .* has 32 positions; give 1 to 32"):
+        c.load_classifier(place, tokens=64)
+    encoder.classifier().network.bert.save_pretrained(tmp_path / "bare")
+    encoder.classifier().tokenizer.save_pretrained(tmp_path / "bare")
+    assert [len(c.load_classifier(str(tmp_path / "bare"), n).classes) for n in (None, 5)] == [2, 5]
+
+
+def test_heads_without_exclusive_classes_are_rejected():
+    for count, kind in ((1, None), (1, "regression"), (2, "multi_label_classification")):
+        reader = encoder.classifier()
+        reader.network.config.num_labels, reader.network.config.problem_type = count, kind
+        for work in (attacks.classifier_embedding_pgd, substitute, training.fit_classifier):
+            with pytest.raises(ModelError, match=f"has a head of {count} for .*, so no prediction can be wrong"):
+                work(reader, TEXTS, LABELS)
+
+
+def test_one_logit_of_log_odds_equals_two_logits():
+    """A head ``z`` of binary cross-entropy and a head ``(0, z)`` of cross-entropy are the same classifier."""
+    one, two = encoder.classifier(dropout=0.0), encoder.classifier(dropout=0.0)
+    with torch.no_grad():
+        two.network.classifier.weight[0], two.network.classifier.bias[0] = 0.0, 0.0
+        two.network.classifier.bias[1] -= c.predict(two, TEXTS)[:, 1].median()  # so that the classes are near
+    one.network.classifier.weight = torch.nn.Parameter(two.network.classifier.weight[1:].detach().clone())
+    one.network.classifier.bias = torch.nn.Parameter(two.network.classifier.bias[1:].detach().clone())
+    one.network.num_labels = one.network.config.num_labels = 1
+    one.network.config.problem_type = "multi_label_classification"
+    assert one.classes == ("0", "LABEL_0")
+    torch.testing.assert_close(c.predict(one, TEXTS), c.predict(two, TEXTS), rtol=1e-4, atol=1e-6)
+    labels = c.predict(two, TEXTS).argmax(1).tolist()
+    broken = [attacks.classifier_embedding_pgd(each, TEXTS, labels, eps=2.0, steps=3) for each in (one, two)]
+    assert torch.equal(*broken)
+    assert broken[0].any()
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2", "Roberta", "Mistral"])
+def test_padding_side_gives_the_logits_of_tokens(kind):
+    """Decoders find the last token of embeddings only with padding on the left."""
+    tokenizer = encoder.classifier().tokenizer
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    more = {
+        "intermediate_size": 16,
+        "max_position_embeddings": 40,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    }
+    config = getattr(encoder.transformers, f"{kind}Config")(vocab_size=20, num_labels=3, **size, **more)
+    torch.manual_seed(0)
+    network = getattr(encoder.transformers, f"{kind}ForSequenceClassification")(config).eval()
+    reader = c.with_padding_side(c.TextClassifier(network, tokenizer, kind, tokens=12))
+    assert tokenizer.padding_side == ("right" if kind == "Roberta" else "left")
+    alone = [
+        network(**tokenizer(text, return_tensors="pt", truncation=True, max_length=12)).logits for text in TEXTS[:6]
+    ]
+    torch.testing.assert_close(c.predict(reader, TEXTS[:6]), torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from advreg.language.attacks.suffix import (
 )
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
-from advreg.language.models.embeddings import answer_nll, answer_span, answer_tokens_nll, embed, forward
+from advreg.language.models.embeddings import ROWS, answer_nll, answer_span, answer_tokens_nll, embed, forward
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
@@ -79,8 +79,9 @@ def gcg(
     """Append a text suffix to each request that makes its target likely, and complete the result.
 
     At each step the gradient of the loss with respect to the one-hot suffix tokens ranks all swaps of one token. The step
-    draws ``width`` of the best, drops those that the tokenizer does not restore from their text, and evaluates the rest. The
-    tokens before the suffix run through the network once (prefix cache).
+    draws ``width`` of the best, drops those that the tokenizer does not restore from their text, and evaluates the rest; where
+    none is left, it keeps the suffix. The tokens before the suffix run through the network once (prefix cache), except where
+    the states of linear attention cannot be repeated.
 
     Args:
         lm: the model for the search; a bfloat16 copy is allowed, see `search_in_low_precision`.
@@ -103,7 +104,7 @@ def gcg(
         One completion of each request; ``prompts`` holds the requests with their suffixes, ``loss`` the NLL of the targets.
 
     Raises:
-        ConfigError: a number is below 1, or the tokenizer merges the suffix with the request.
+        ConfigError: a number is below 1, a request is too long, or the tokenizer merges the suffix with it.
         DataError: a request has no target.
         ModelError: the network has no layer that returns token logits.
 
@@ -163,7 +164,7 @@ def search_suffix(
         The request, a blank and the suffix.
 
     Raises:
-        ConfigError: the tokenizer merges the suffix with the request.
+        ConfigError: the request is too long, or the tokenizer merges the suffix with it.
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
     with eval_mode(lm.network, freeze=True):
@@ -206,7 +207,7 @@ def _batch(frame: Frame, count: int) -> Encoded:
 
 
 def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, config: GcgSearch) -> Tensor:
-    """Return the loss ``(B,)`` of suffixes given as embeddings, on a copy of the prefix cache.
+    """Return the loss ``(B,)`` of suffixes given as embeddings, on a copy of the prefix cache where there is one.
 
     Args:
         lm: the model for the search.
@@ -218,10 +219,15 @@ def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, config: GcgSear
         ``(B,)``.
     """
     batch = _batch(frame, len(points))
+    parts = [points, embed(lm, batch.ids)]
     cache = copy.deepcopy(frame.cache)
-    cache.batch_repeat_interleave(len(points))
-    embeddings = torch.cat([points, embed(lm, batch.ids)], 1)
-    mask = torch.ones(len(points), len(frame.before) + embeddings.shape[1], dtype=torch.bool, device=points.device)
+    if cache is None:
+        parts = [embed(lm, frame.before.expand(len(points), -1)), *parts]
+    else:
+        cache.batch_repeat_interleave(len(points))
+    embeddings = torch.cat(parts, 1)
+    length = len(frame.before) + points.shape[1] + batch.ids.shape[1]
+    mask = torch.ones(len(points), length, dtype=torch.bool, device=points.device)
     return target_loss(
         forward(lm, embeddings, mask, last=answer_span(batch), cache=cache).logits, batch, config.mellowmax
     )
@@ -261,8 +267,10 @@ def suffix_losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, config: Gcg
     Returns:
         ``(B,)``.
     """
+    if not len(suffixes):
+        return torch.zeros(0)
     parts = [cached_loss(lm, frame, embed(lm, part), config) for part in torch.split(suffixes, config.batch_size)]
-    return torch.cat(parts) if parts else torch.zeros(0)
+    return torch.cat(parts)
 
 
 def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, config: GcgSearch) -> Tensor:
@@ -284,8 +292,8 @@ def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, config: Gc
         points = embed(lm, suffix[None]).detach().requires_grad_()
         (grad,) = torch.autograd.grad(cached_loss(lm, frame, points, config).sum(), points)
     with torch.no_grad():
-        table = embed(lm, torch.arange(len(layer.weight), device=lm.device))
-        return grad[0] @ table.T
+        ids = torch.arange(len(layer.weight), device=lm.device)
+        return torch.cat([grad[0] @ embed(lm, part).T for part in torch.split(ids, ROWS)], 1)
 
 
 def merge_best(scored: ScoredSuffixes, suffixes: Tensor, values: Tensor, buffer: int) -> ScoredSuffixes:

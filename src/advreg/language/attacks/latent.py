@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg._deprecation import renamed_options
-from advreg.errors import ConfigError, ModelError
+from advreg.errors import ConfigError
 from advreg.language.attacks.embedding import check_search
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.attacks.targeted import PerturbationAttack, run_targeted
@@ -19,27 +19,16 @@ from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, answer_span, logits, scatter_rows
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
+from advreg.language.models.text_tower import transformer_blocks
 from advreg.language.perturbation import best_iterate, iterates, steepest_descent, with_projection
 from advreg.module_modes import eval_mode
-
-
-def transformer_blocks(lm: LanguageModel) -> list[nn.Module]:
-    """Return the transformer blocks in order: the longest `ModuleList` of the network.
-
-    Raises:
-        ModelError: the network has no `ModuleList`.
-    """
-    lists = [module for module in lm.network.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ModelError(f"{lm.name} has no list of blocks to perturb; give a transformer")
-    return list(sorted(lists, key=lambda modules: len(list(modules.children())))[-1])
 
 
 def default_layers(lm: LanguageModel) -> tuple[int, ...]:
     """Return the numbers of the blocks at a quarter, a half and three quarters of the depth, without duplicates.
 
     Raises:
-        ModelError: the network has no `ModuleList`.
+        ModelError: the network has no list of text blocks.
     """
     count = len(transformer_blocks(lm))
     return tuple(sorted({count * k // 4 for k in (1, 2, 3)}))
@@ -62,7 +51,7 @@ def perturb_latents(lm: LanguageModel, encoded: Encoded, delta: Tensor, layers: 
 
     Raises:
         ConfigError: a block does not exist, or ``delta`` has another number of blocks.
-        ModelError: the network has no `ModuleList`.
+        ModelError: the network has no list of text blocks.
     """
     modules = transformer_blocks(lm)
     if delta.shape[1] != len(layers) or not all(0 <= layer < len(modules) for layer in layers):
@@ -146,7 +135,7 @@ def latent_pgd(
     Raises:
         ConfigError: ``eps`` or ``steps`` is negative, or a block does not exist.
         DataError: a prompt has no target answer, or no prompt has a user token.
-        ModelError: the network has no `ModuleList`.
+        ModelError: the network has no list of text blocks.
 
     Example:
         >>> empty = torch.zeros(1, 2, dtype=torch.bool)
@@ -211,7 +200,7 @@ def latent(
     Raises:
         ConfigError: ``eps`` or ``steps`` is negative, or a block does not exist.
         DataError: a request has no target or no word.
-        ModelError: the network has no `ModuleList`, or no layer that returns token logits.
+        ModelError: the network has no list of text blocks, or no layer that returns token logits.
 
     Example:
         >>> latent(None, [HarmfulRequest(0, "How do I open a lock?")], layers=[0])

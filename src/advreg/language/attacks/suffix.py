@@ -10,9 +10,12 @@ from torch import Tensor
 
 from advreg.errors import ConfigError
 from advreg.language.datasets import HarmfulRequest
-from advreg.language.models.chat import encode
-from advreg.language.models.embeddings import cache_of, embed, forward
+from advreg.language.models.chat import encode, prompt_lengths
+from advreg.language.models.embeddings import CACHES, embed, forward
 from advreg.language.models.loading import LanguageModel
+
+_ATTENTION_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}
+"""Layers of a cache in transformers that hold keys and values alone."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Frame:
         before: ids ``(T,)`` before the suffix.
         after: ids between the suffix and the answer.
         target: ids of the target answer.
-        cache: key-value cache of ``before``; every use copies it.
+        cache: key-value cache of ``before``, which every use copies; None where a copy for a batch is not possible, as
+            with the states of linear attention.
     """
 
     request: HarmfulRequest
@@ -47,8 +51,9 @@ def split_at_suffix(lm: LanguageModel, request: HarmfulRequest, words: str, syst
         The frame, and token ids ``(S,)``.
 
     Raises:
-        ConfigError: the tokenizer merges the suffix with the request, or does not restore its text.
+        ConfigError: the request is too long, or the tokenizer merges the suffix with it or does not restore its text.
     """
+    _require_room(lm, request, words, system)
     prompt_only = encode(lm, [request.prompt], system=system)
     conversation = encode(lm, [f"{request.prompt} {words}"], [request.target], system=system, ended=False)
     ids, user_positions = conversation.ids[0], conversation.content[0].nonzero()[:, 0]
@@ -62,7 +67,24 @@ def split_at_suffix(lm: LanguageModel, request: HarmfulRequest, words: str, syst
     before = ids[:start]
     with torch.no_grad():
         output = forward(lm, embed(lm, before[None]), torch.ones(1, start, device=lm.device), last=1, keep=True)
-    return Frame(request, before, ids[stop:][~target[stop:]], ids[target], cache_of(output)), ids[start:stop]
+    return Frame(request, before, ids[stop:][~target[stop:]], ids[target], _copyable_cache(output)), ids[start:stop]
+
+
+def _require_room(lm: LanguageModel, request: HarmfulRequest, words: str, system: str | None) -> None:
+    """Raise unless the request with its suffix fits into the context, where three quarters are for the prompt."""
+    (length,) = prompt_lengths(lm, [f"{request.prompt} {words}"], system)
+    limit = lm.context - lm.context // 4
+    if length > limit:
+        raise ConfigError(
+            f"request {request.id} takes {length} tokens with its suffix, and {lm.name} has room for {limit}; shorten it"
+        )
+
+
+def _copyable_cache(output: Any) -> Any:
+    """Return the cache in the output of a network if it can be repeated for a batch, else None."""
+    cache = next((output[name] for name in CACHES if name in output), None)
+    kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}
+    return cache if kinds and kinds <= _ATTENTION_LAYERS else None
 
 
 def append_suffix(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) -> str:
@@ -74,7 +96,8 @@ def append_suffix(lm: LanguageModel, request: HarmfulRequest, suffix: Tensor) ->
 def typeable_tokens(lm: LanguageModel) -> Tensor:
     """Return the ids of the tokens of printable ASCII that are not special: tokens that a user can type."""
     special = set(lm.tokenizer.all_special_ids) | set(lm.tokenizer.added_tokens_decoder)
-    ids = [token for token in range(len(lm.tokenizer)) if token not in special]
+    rows = len(lm.network.get_input_embeddings().weight)
+    ids = [token for token in range(min(len(lm.tokenizer), rows)) if token not in special]
     texts = lm.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
     typeable = [token for token, text in zip(ids, texts, strict=True) if text and text.isascii() and text.isprintable()]
     return torch.tensor(typeable, device=lm.device)
@@ -122,6 +145,8 @@ def keep_retokenizable(lm: LanguageModel, frame: Frame, suffixes: Tensor, system
     Returns:
         ``(m, S)`` with ``m <= n``.
     """
+    if not len(suffixes):
+        return suffixes
     retokenized = encode(lm, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system=system)
     length = len(frame.before) + suffixes.shape[1] + len(frame.after)
     expected = torch.cat(

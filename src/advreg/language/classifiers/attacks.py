@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from advreg.errors import ConfigError
+from advreg.language.classifiers.examples import check_examples
 from advreg.language.classifiers.model import (
     TextClassifier,
     classifier_logits,
@@ -38,16 +40,26 @@ def classifier_embedding_pgd(
         texts: ``N`` texts.
         labels: class of each text; a misclassified text counts as broken.
         eps: radius of each token's ball, as a fraction of the mean embedding norm.
-        steps: gradient steps; at least 1 if ``step_size`` is None.
+        steps: gradient steps; at least 1.
         step_size: l2 length of a token's step, in units of the mean embedding norm; ``2.5 eps / steps`` if None.
         batch_size: number of texts in one batch.
 
     Returns:
         ``(N,)`` bool, on the CPU: broken at any step.
 
+    Raises:
+        ConfigError: ``eps`` is negative, or there are no steps.
+        DataError: there are no texts, their number is not that of the labels, or a label is no class of the head.
+        ModelError: the head has no classes that exclude each other.
+
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083, on
     embeddings.
     """
+    check_examples(classifier, texts, labels)
+    if not 0 <= eps < float("inf") or steps < 1 or batch_size < 1:
+        raise ConfigError(
+            f"eps is {eps}, steps {steps}, batch_size {batch_size}; give eps >= 0, and at least 1 of each"
+        )
     unit = mean_norm(classifier)
     size = unit * (2.5 * eps / steps if step_size is None else step_size)
     truth = torch.tensor(labels, device=classifier.device)

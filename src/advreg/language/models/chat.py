@@ -109,6 +109,20 @@ def encode(
     return _pad_left(lm, rows, replies)
 
 
+def prompt_lengths(lm: LanguageModel, prompts: Sequence[str], system: str | None = None) -> list[int]:
+    """Return the number of tokens of each prompt in the chat template, before any truncation.
+
+    Args:
+        lm: the model, for its tokenizer.
+        prompts: text of the user, one conversation each.
+        system: the system prompt; the chat template's default if None.
+
+    Raises:
+        ConfigError: the model has no chat template, or its template fails.
+    """
+    return [len(ids) for ids, _ in _tokenize_prompts(lm, prompts, system)]
+
+
 def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
     """Return the text that ends an answer: the template's text after it, or the tokenizer's end-of-sequence token.
 

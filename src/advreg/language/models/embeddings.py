@@ -13,8 +13,9 @@ from advreg.errors import DataError
 from advreg.language.models.chat import Encoded
 from advreg.language.models.loading import LanguageModel
 
-_ROWS = 8192
-_CACHES = ("cache", "past_key_values")
+ROWS = 8192
+"""Rows of an embedding table that are computed at a time."""
+CACHES = ("cache", "past_key_values")
 """Names of the cache in transformers, newest first."""
 
 
@@ -37,7 +38,7 @@ def embedding_norm(lm: LanguageModel) -> float:
     layer = lm.network.get_input_embeddings()
     with torch.no_grad():
         ids = torch.arange(len(layer.weight), device=lm.device)
-        norms = [embed(lm, part).double().norm(dim=-1) for part in torch.split(ids, _ROWS)]
+        norms = [embed(lm, part).double().norm(dim=-1) for part in torch.split(ids, ROWS)]
     return float(torch.cat(norms).mean())
 
 
@@ -130,7 +131,7 @@ def forward(
         "logits_to_keep": _logits_to_keep(points, last),
         "use_cache": keep or cache is not None,
     }
-    cache_argument = {} if cache is None else {next(name for name in _CACHES if name in accepted): cache}
+    cache_argument = {} if cache is None else {next(name for name in CACHES if name in accepted): cache}
     extra = {name: value for name, value in wanted.items() if name in accepted}
     return lm.network(inputs_embeds=points, attention_mask=mask.long(), **extra, **cache_argument)
 
@@ -143,7 +144,7 @@ def _logits_to_keep(points: Tensor, last: int | None) -> Tensor | int:
 
 def cache_of(output: Any) -> Any:
     """Return the cache in the output of a network, under either of its names in transformers."""
-    return next(output[name] for name in _CACHES if name in output)
+    return next(output[name] for name in CACHES if name in output)
 
 
 def _unwrap_adapter(network: Any) -> nn.Module:

@@ -41,7 +41,8 @@ class LanguageModel:
     @property
     def context(self) -> int:
         """Context length in tokens, prompt and answer together."""
-        limits = [getattr(self.network.config, key, None) for key in _LENGTHS] + [self.tokenizer.model_max_length]
+        config = text_config(self.network)
+        limits = [getattr(config, key, None) for key in _LENGTHS] + [self.tokenizer.model_max_length]
         return min([length for length in limits if isinstance(length, int) and length > 0], default=_UNBOUNDED)
 
     @property
@@ -60,6 +61,16 @@ class LanguageModel:
     def dim(self) -> int:
         """Width ``D`` of the embeddings."""
         return int(self.network.get_input_embeddings().weight.shape[-1])
+
+
+def text_config(network: Any) -> Any:
+    """Return the configuration of a network's text part, beside encoders of images and sound.
+
+    Args:
+        network: a network of transformers, with or without a peft adapter.
+    """
+    config = network.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:

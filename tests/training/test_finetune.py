@@ -54,6 +54,16 @@ def test_a_share_of_the_batch_is_attacked(data, tmp_path, plain):
     assert (record["forwards"], record["backwards"]) == (150, 150), "PGD-2 on a quarter of 100, and the loss on all"
 
 
+def test_a_plain_configuration_becomes_adversarial(data, tmp_path, plain):
+    config = small.config(data, tmp_path / "run", "attack.name=none", "recipe.name=standard", "train.epochs=1")
+    tuned = fine_tune(config, plain.path)
+    assert (tuned.attack.name, tuned.recipe.name, tuned.recipe.options["ratio"]) == ("pgd", "mixed", 0.5)
+    assert fine_tune(config, plain.path, ratio=0.15).recipe.options["ratio"] == 0.15
+    assert fine_tune(config, plain.path, ratio=1.0).recipe.name == "madry"
+    with pytest.raises(ConfigError, match=r"threat\.eps is 0 .* would stay plain"):
+        fine_tune(config.replace_with(["threat.eps=0.0"]), plain.path)
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [

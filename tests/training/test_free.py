@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 import advreg
 from advreg.errors import ConfigError
-from advreg.training import per_example_state, recipes
+from advreg.training import per_example_state, policies, recipes, setup
+from advreg.training.step import take_step
 from tests.attacks.models import Counter
 from tests.training import small
 
@@ -99,3 +100,17 @@ def test_a_resumed_perturbation_is_the_same_to_the_bit():
 def test_options_are_checked():
     with pytest.raises(ConfigError, match="replays is 0"):
         recipes.free(replays=0)
+
+
+def test_a_ramp_of_eps_reaches_the_perturbation(data, tmp_path):
+    config = small.config(data, tmp_path / "run", "recipe.name=free", "attack.name=none", "recipe.options.replays=2",
+                          "policy.name=warmup", "policy.options.share=0.8")  # fmt: skip
+    made = setup.prepare(config)
+    batch, largest = next(iter(made.batches.epoch(1))), []
+    made.model.train()
+    for step in (0, 11, 29):
+        take_step(made, batch, policies.Moment(1, step, 30))
+        largest.append(float(made.recipe.state_dict()["delta"].abs().max()))
+    assert largest == pytest.approx([0.05 * min(1.0, (step + 0.5) / 24) for step in (0, 11, 29)])
+    with pytest.raises(ConfigError, match=r"policy\.name = 'iaat'"):
+        config.replace_with({"policy.name": "iaat", "policy.options": {}})

@@ -47,6 +47,14 @@ def test_what_is_label_leaking():
     assert overfitting_monitor.detect_label_leaking(ProbeAccuracy(0.80, 0.81, 0.1)) is None
 
 
+@pytest.mark.parametrize(("clean", "leaks"), [(0.16, False), (0.18, True)])
+def test_no_label_leaks_at_chance_level(clean, leaks):
+    watcher = overfitting_monitor.Guard(
+        "warn", 1, torch.zeros(100, 1), torch.arange(100) % 10, advreg.ThreatModel("linf", 0.1)
+    )
+    assert (watcher.assess(ProbeAccuracy(clean, 0.3, 0.1), one_step=False)[1] is not None) == leaks
+
+
 class Bent(torch.nn.Module):
     """Wrong at 0.5, where the loss rises with x, and right far from there: one step away from right lands on right."""
 
@@ -60,7 +68,6 @@ def test_a_pulse_is_taken_where_the_step_lands():
     x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
     probe = overfitting_monitor.measure_probe(Bent().train(), x, y, advreg.ThreatModel("linf", 0.1))
     assert probe == ProbeAccuracy(clean_accuracy=0.0, fgsm_accuracy=1.0, pgd_accuracy=0.0)
-    assert overfitting_monitor.detect_label_leaking(probe)
     assert overfitting_monitor.detect_catastrophic_overfitting(probe, best=0.0, one_step=True)
 
 
@@ -84,7 +91,9 @@ def test_attacks_grow_stronger_until_they_cost_too_much():
 
 
 def test_each_trouble_is_reported_once_until_it_is_over():
-    watcher = overfitting_monitor.Guard("warn", 1, torch.zeros(1, 1), torch.zeros(1), advreg.ThreatModel("linf", 0.1))
+    watcher = overfitting_monitor.Guard(
+        "warn", 1, torch.zeros(100, 1), torch.arange(100) % 10, advreg.ThreatModel("linf", 0.1)
+    )
     watcher.memory = overfitting_monitor.Memory(best=0.5)
     bad, good = ProbeAccuracy(0.5, 0.9, 0.1), ProbeAccuracy(0.9, 0.5, 0.5)
     message = [watcher.assess(probe, one_step=True) for probe in (bad, bad, good, bad)]
@@ -258,6 +267,29 @@ def test_finite_weights_that_answer_nan_are_a_divergence_too(data, tmp_path, for
     lines = [line for line in run.read_log("metrics.jsonl") if "event" in line]
     assert [(line["epoch"], line["step"], line["trouble"]) for line in lines] == [(2, k, "divergence") for k in steps]
     assert lines[0]["said"] == f"the network returns NaN or infinity after step {steps[0]} of epoch 2"
+
+
+class Exploding(small.Fuse):
+    """Outputs logits a million times larger after some steps: finite, and as wrong as they are large."""
+
+    def forward(self, z):
+        self.seen += self.training
+        return z * 1e6 if self.seen > self.forwards else z
+
+
+def exploding(forwards=7):
+    return torch.nn.Sequential(small.network(), Exploding(forwards))
+
+
+def test_a_finite_blow_up_is_a_divergence(data, tmp_path):
+    changes = ["model.name=tests.training.test_overfitting_monitor:exploding", "train.guard_every=1", "train.epochs=2"]
+    run = advreg.fit(guarded(data, tmp_path / "run", *changes))
+    lines = [line for line in run.read_log("metrics.jsonl") if "event" in line]
+    assert {line["trouble"] for line in lines} == {"divergence"}
+    assert "the loss on clean training examples is" in lines[0]["said"]
+    with pytest.raises(TrainingError, match="the loss on clean training examples is"):
+        advreg.fit(guarded(data, tmp_path / "warned", *changes, "train.guard=warn"))
+    advreg.fit(guarded(data, tmp_path / "off", *changes, "train.guard=off"))
 
 
 def test_an_estimate_does_not_mind_where_its_steps_lead(data, tmp_path):

@@ -96,10 +96,13 @@ def test_the_rule_asks_the_second_question_only_of_those_that_failed_the_first()
     assert queried == [[0, 1, 2, 3], [1, 2]]
 
 
-def test_iaat_waits_during_warmup():
-    policy = policies.iaat(warmup=0.5)
-    assert told(policy, [0.8], moment=Moment(1, 40, 100)) == pytest.approx([0.1])
+@pytest.mark.parametrize("start", [1.0, 0.5])
+def test_iaat_grows_all_radii_to_the_start_during_warmup(start):
+    policy = policies.iaat(warmup=0.5, start=start)
+    assert told(policy, [0.8, 0.8], moment=Moment(1, 39, 100)) == pytest.approx([0.1 * start * 0.395 / 0.5] * 2)
     assert policy.state_dict()["radii"].numel() == 0
+    told(policy, [0.8], moment=Moment(1, 50, 100))
+    assert policy.state_dict()["radii"].item() == pytest.approx(start, abs=0.1)
 
 
 @BOTH

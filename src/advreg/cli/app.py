@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from advreg.cli import harden, language
-from advreg.cli.options import TrustCode
+from advreg.cli import harden, language, training_verbs
+from advreg.cli.options import Json, TrustCode
 from advreg.plugins import is_factory
 
 app = typer.Typer(
@@ -22,11 +22,6 @@ app = typer.Typer(
 app.add_typer(harden.app, name="harden")
 app.add_typer(language.app, name="language")
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3; may be repeated."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Threat = Annotated[
     str | None,
@@ -55,35 +50,7 @@ def demo(
     (run_finetune if finetune else run_demo)(out)
 
 
-@app.command()
-def train(
-    config: Annotated[Path, typer.Argument(help="A run.toml; with --resume, a run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder to create; train.out of run.toml by default.")] = None,
-    changes: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    finetune: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Start from a run folder, a weights file or a pretrained network.")
-    ] = None,
-    ratio: Annotated[float, typer.Option(help="With --finetune: the share of each batch that is attacked.")] = 1.0,
-    log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
-    as_json: Json = False,
-    trust_code: TrustCode = False,
-) -> None:
-    """Train a network from a configuration into a run folder; several processes share the work under torchrun."""
-    from advreg.cli.train import TrainOptions, run_train
-
-    run_train(
-        TrainOptions(
-            config=config,
-            out=out,
-            changes=changes or [],
-            resume=resume,
-            finetune=finetune,
-            ratio=ratio,
-            logs=log or [],
-            as_json=as_json,
-        )
-    )
+app.registered_commands += training_verbs.app.registered_commands
 
 
 @app.command()

@@ -24,3 +24,9 @@ TrustCode = Annotated[
         help="Import and call the code (pkg.module:factory) that files of a run name; only for runs of your own.",
     ),
 ]
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -13,9 +13,11 @@ from advreg.cli import progress
 from advreg.cli.resolution import load_config
 from advreg.config import Config
 from advreg.errors import ConfigError
+from advreg.runs import RunFolder
 from advreg.trainer import loggers
 from advreg.training import fit
 from advreg.training.finetune import fine_tune
+from advreg.training.learning import failure_to_learn
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TrainOptions:
         changes: ``section.key=value`` each.
         resume: continue an interrupted run.
         finetune: a run folder, a weights file or a pretrained network to start from.
-        ratio: share of each batch that is attacked during fine-tuning.
+        ratio: share of each batch that is attacked during fine-tuning; that of the configuration if None.
         logs: further loggers: tensorboard, mlflow, wandb.
         as_json: print one JSON object instead of text.
     """
@@ -38,7 +40,7 @@ class TrainOptions:
     changes: list[str] = field(default_factory=list)
     resume: bool = False
     finetune: str | None = None
-    ratio: float = 1.0
+    ratio: float | None = None
     logs: list[str] = field(default_factory=list)
     as_json: bool = False
 
@@ -48,17 +50,29 @@ def run_train(options: TrainOptions) -> None:
 
     Args:
         options: options of ``advreg train``.
+
+    Raises:
+        typer.Exit: status 1, where the run ended without having learned anything.
     """
     config = _config(options)
     watchers = [loggers.LOGGERS.build(name) for name in options.logs]
     with progress.training(quiet=options.as_json) as watch:
         run = fit(config, resume=options.resume, on_event=loggers.combine_loggers(watch, *watchers))
-    if os.environ.get("RANK", "0") != "0":
+    failure = failure_to_learn(run)
+    if os.environ.get("RANK", "0") == "0":
+        _show(run, failure, as_json=options.as_json)
+    if failure is not None:
+        raise typer.Exit(1)
+
+
+def _show(run: RunFolder, failure: str | None, *, as_json: bool) -> None:
+    if as_json:
+        result = {"run": str(run.path), "last": run.read_log("metrics.jsonl")[-1]}
+        typer.echo(json.dumps(result if failure is None else {**result, "failed": failure}))
         return
-    if options.as_json:
-        typer.echo(json.dumps({"run": str(run.path), "last": run.read_log("metrics.jsonl")[-1]}))
-    else:
-        typer.echo(f"run folder: {run.path}\nnext: advreg evaluate {run.path}")
+    typer.echo(f"run folder: {run.path}\nnext: advreg evaluate {run.path}")
+    if failure is not None:
+        typer.echo(f"failed: nothing was learned: {failure}", err=True)
 
 
 def _config(options: TrainOptions) -> Config:
@@ -66,7 +80,7 @@ def _config(options: TrainOptions) -> Config:
     config = load_config(options.config).replace_with(options.changes)
     if options.finetune is not None:
         config = fine_tune(config, options.finetune, ratio=options.ratio).replace_with(options.changes)
-    elif options.ratio != 1:
+    elif options.ratio is not None:
         raise ConfigError(
             f"--ratio is {options.ratio}, which belongs to fine-tuning; add --finetune RUN, or leave it out"
         )

@@ -103,7 +103,7 @@ def _free(config: Config) -> str | None:
         "train.accumulate": config.train.accumulate > 1,
         "train.awp": config.train.awp > 0,
         "data.cutmix": config.data.cutmix,
-        "policy.name": config.policy.name != "fixed",
+        f"policy.name = {config.policy.name!r}": config.policy.name not in ("fixed", "warmup"),
     }
     wrong = next((key for key, used in others.items() if used), None)
     return wrong and f"recipe.name is 'free', whose backward is its attack; it cannot go with {wrong}: leave that out"

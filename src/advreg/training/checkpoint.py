@@ -24,7 +24,7 @@ class TrainingProgress:
 
     Attributes:
         epoch: the last complete epoch; 0 before the first.
-        best_epoch, best_rank: the best epoch so far, and its accuracies.
+        best_epoch, best_rank: the best epoch so far, and its accuracies; epoch 0 while every epoch was at chance level.
         record: the epoch's line of metrics.jsonl.
         log: messages of the guard in this epoch, written before the record.
     """
@@ -103,6 +103,6 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _publish(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
     run.save_model(session.eval_model, LAST)
-    if progress.best_epoch == progress.epoch:
+    if progress.best_epoch in (progress.epoch, 0):  # a run that learned nothing has a model too, its last
         run.save_model(session.eval_model, BEST)
     append_missing(run, [*progress.log, progress.record])

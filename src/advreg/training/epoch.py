@@ -43,7 +43,7 @@ def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit:
     seconds = time.perf_counter() - start
     score = _score(session)
     record = _record(session, epoch, tally, score, seconds)
-    if score is not None and score.rank <= before.best_rank:
+    if score is not None and (score.is_chance or score.rank <= before.best_rank):
         return TrainingProgress(epoch, before.best_epoch, before.best_rank, record, log)
     return TrainingProgress(epoch, epoch, score.rank if score else before.best_rank, record, log)
 

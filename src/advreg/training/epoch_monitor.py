@@ -1,4 +1,4 @@
-"""Monitor of an epoch: reports progress, and detects and repairs divergence and catastrophic overfitting."""
+"""Monitor of an epoch: reports progress; detects and repairs divergence, overfitting and training that learns nothing."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import math
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from advreg import distributed
-from advreg.attacks.model import query_model
 from advreg.errors import TrainingError
-from advreg.module_modes import eval_mode
 from advreg.trainer.divergence import divergence_error, nonfinite_loss, nonfinite_tensors, overflow
 from advreg.trainer.events import Guarded, OnEvent, Step
 from advreg.training import learning
 from advreg.training.inner.escalation import EscalatingAttack, next_stronger
 from advreg.training.overfitting_monitor import ProbeAccuracy
-from advreg.training.rollback import roll_back, slow_down, snapshot_state
+from advreg.training.rollback import restart, roll_back, slow_down, snapshot_state
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally
 
 _REPORTS = 50  # reports per epoch; reading the loss synchronises the device
 _FEWEST = 50  # steps after which an untrained network is reported
 _REPAIRS = 8  # in one run; after these, a lower learning rate does not help
+_RESTARTED = "restarted from the initial weights; eps grows from 0 over half of what is left"
 
 
 class EpochMonitor:
@@ -71,8 +68,8 @@ class EpochMonitor:
         whole = tally.of_all(self.session.device)
         if (message := self._divergence(whole, step, thorough=probing)) is not None:
             return self._repair_divergence(message, tally, step)
-        if when:
-            self._check_learning(step, when)
+        if when and self._restart_if_not_learning(step, when):
+            return _paid(Tally(), tally)
         if reporting:
             self.emit(Step(self.epoch, step, self.steps, whole.loss, whole.accuracy))
         return self._probe(tally, step) if probing else tally
@@ -82,27 +79,34 @@ class EpochMonitor:
         before, epochs = (self.epoch - 1) * self.steps, self.session.config.train.epochs
         third, end = max(_FEWEST, math.ceil(epochs * self.steps / 3)), epochs * self.steps
         passed = range(before + self.last + 1, before + step + 1)
-        return (
-            "at the end of the training"
-            if end in passed
-            else "after a third of the training"
-            if third in passed
-            else ""
-        )
+        if end in passed:
+            return learning.AT_END
+        return "after a third of the training" if third in passed else ""
 
-    def _check_learning(self, step: int, when: str) -> None:
-        """Warn if the network predicts as a constant one does, unless the guard is off."""
+    def _restart_if_not_learning(self, step: int, when: str) -> bool:
+        """Return whether the run started again, because the network predicts as a constant one does; warn if it does."""
         if self.guard.mode == "off":
-            return
+            return False
         found = learning.measure_clean(self.session.model, self.guard.x, self.guard.y)
         agreed = learning.LearningRecord(
-            *distributed.values_of_main(found.loss, found.right, device=self.session.device)
+            *distributed.values_of_main(*asdict(found).values(), device=self.session.device)
         )
-        if (message := learning.detect_not_learning(agreed, self.guard.y, when)) is not None:
-            self._report(step, learning.NOT_LEARNING, message, learning.REMEDY)
+        message = learning.detect_not_learning(agreed, self.guard.y, when)
+        restarts = message is not None and when != learning.AT_END and self._can_ramp()
+        if restarts:
+            restart(self.session)
+            self.guard.start_ramp((self.epoch - 1) * self.steps + step)
+            self.healthy = snapshot_state(self.session, Tally())
+        if message is not None:
+            self._report(step, learning.NOT_LEARNING, message, _RESTARTED if restarts else learning.REMEDY)
+        return restarts
+
+    def _can_ramp(self) -> bool:
+        """Return whether the guard may let eps grow from 0, which it does once in a run that attacks."""
+        return self.guard.mode == "repair" and self.guard.threat is not None and self.guard.memory.ramp is None
 
     def _divergence(self, tally: Tally, step: int, *, thorough: bool) -> str | None:
-        """Return a description of a loss or weight that is not finite: none may reach a checkpoint."""
+        """Return a description of a loss or weight that is not finite, which may not reach a checkpoint, or of a huge loss."""
         if (problem := nonfinite_loss(tally.loss)) is not None:
             return f"{problem} at epoch {self.epoch}, step {step}"
         return self._overflow(f"after step {step} of epoch {self.epoch}") if thorough else None
@@ -110,13 +114,11 @@ class EpochMonitor:
     def _overflow(self, when: str) -> str | None:
         if (problem := overflow(self.session.model.state_dict(), self.meant)) is not None:
             return f"{problem} {when}"
-        return None if self._has_finite_outputs() else f"the network returns NaN or infinity {when}"
-
-    def _has_finite_outputs(self) -> bool:
-        """Return whether the network's outputs are finite: products of large finite weights can overflow."""
-        with eval_mode(self.session.model) as model, torch.no_grad():
-            finite = bool(torch.isfinite(query_model(model, self.guard.x)).all())
-        return bool(distributed.values_of_main(finite, device=self.session.device)[0])
+        found = learning.measure_clean(self.session.model, self.guard.x, self.guard.y).loss
+        loss = distributed.values_of_main(found, device=self.session.device)[0]
+        if not math.isfinite(loss):  # products of large finite weights can overflow
+            return f"the network returns NaN or infinity {when}"
+        return None if self.guard.mode == "off" else learning.detect_blow_up(loss, self.guard.y, when)
 
     def _repair_divergence(self, message: str, tally: Tally, step: int) -> Tally:
         if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:
@@ -161,7 +163,7 @@ class EpochMonitor:
     ) -> None:
         self.emit(Guarded(self.epoch, step, trouble, message, action))
         where = {"event": "guard", "epoch": self.epoch, "step": step}
-        self.log.append({**where, "trouble": trouble, "said": message, "action": action, **(figures or {})})
+        self.log.append({**where, "trouble": trouble, learning.MESSAGE: message, "action": action, **(figures or {})})
 
 
 def _paid(before: Tally, now: Tally) -> Tally:

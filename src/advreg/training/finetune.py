@@ -13,6 +13,7 @@ from advreg.models.loading import check_options
 from advreg.plugins import check_file_name, trusting
 
 _WEIGHTS = (".safetensors", ".pt", ".pth")
+_PLAIN_RATIO = 0.5
 
 
 def fine_tune(
@@ -22,19 +23,22 @@ def fine_tune(
     lr_scale: float = 0.1,
     epochs: int = 2,
     ramp: float = 0.5,
-    ratio: float = 1.0,
+    ratio: float | None = None,
     freeze_batchnorm: bool = False,
     trust_code: bool = False,
 ) -> Config:
     """Return the configuration of a run that starts from trained weights; all changes are visible in the configuration.
 
+    A configuration without an attack, that of a plain run, becomes adversarial: PGD with 10 steps on half of each batch.
+
     Args:
-        config: configuration of training from scratch, attack included.
+        config: configuration of training from scratch, with the threat model.
         start: a run folder, a weights file for the network of the configuration, or the name of a pretrained network.
         lr_scale: factor on the learning rate.
         epochs: 1 to 3 are enough.
         ramp: share of training over which eps grows from 0; 0 for the full eps at once. A policy ``warmup`` stays unchanged.
-        ratio: share of each batch that is attacked, for the recipe madry; below 1 it becomes mixed.
+        ratio: share of each batch that is attacked, for the recipe madry; below 1 it becomes mixed. If None, that of the
+            configuration, 0.5 for one without an attack.
         freeze_batchnorm: whether BatchNorm keeps its statistics, for small batches or little data.
         trust_code: let the run folder's ``model.json`` name code (``pkg.module:factory``).
 
@@ -42,7 +46,8 @@ def fine_tune(
         A validated configuration.
 
     Raises:
-        ConfigError: no such start, values out of range, or a recipe or policy that ratio or ramp cannot replace.
+        ConfigError: no such start, values out of range, a recipe or policy that ratio or ramp cannot replace, or a plain
+            configuration without a threat model.
 
     Example:
         >>> robust = Config().replace_with(["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", "optimizer.lr=0.1"])
@@ -53,17 +58,32 @@ def fine_tune(
     Reference: Jeddi, Shafiee, Wong, "A simple fine-tuning is all you need: towards robust deep learning via adversarial
     fine-tuning", 2020, arXiv:2012.13628.
     """
-    _check_options(lr_scale, ramp, ratio)
+    config, share = _attacked(config, ratio)
+    _check_options(lr_scale, ramp, share)
     with trusting(trust_code):
         model = _start(config.model, start)
     return replace(
         config,
         model=model,
         policy=_ramped(config.policy, ramp),
-        recipe=_mixed(config.recipe, ratio),
+        recipe=_mixed(config.recipe, share),
         optimizer=replace(config.optimizer, lr=lr_scale * config.optimizer.lr),
         train=replace(config.train, epochs=epochs, freeze_batchnorm=freeze_batchnorm),
     ).checked()
+
+
+def _attacked(config: Config, ratio: float | None) -> tuple[Config, float]:
+    """Return the configuration with an attack, and the share of each batch that it attacks."""
+    if config.recipe.name != "standard":
+        return config, 1.0 if ratio is None else ratio
+    if not config.threat.eps:
+        raise ConfigError(
+            "threat.eps is 0 and recipe.name is 'standard', so fine-tuning would stay plain; give the threat model, "
+            "such as --set threat.eps=8/255"
+        )
+    recipe = RecipeConfig("madry", config.recipe.options)
+    attacked = replace(config, recipe=recipe, attack=replace(config.attack, name="pgd"))
+    return attacked, _PLAIN_RATIO if ratio is None else ratio
 
 
 def _check_options(lr_scale: float, ramp: float, ratio: float) -> None:

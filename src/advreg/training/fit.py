@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from advreg.training.checkpoint import TrainingProgress, commit, restore
 from advreg.training.dry_run import dry_run, estimated_seconds
 from advreg.training.epoch import train_epoch
 from advreg.training.folder import changed_environment, read_config, start_folder, use_own_weights
+from advreg.training.learning import failure_to_learn
 from advreg.training.setup import TrainState, prepare
 
 
@@ -44,7 +46,7 @@ def fit(
         on_event: called with each event of `advreg.trainer.events`, in rank 0.
 
     Returns:
-        The run folder.
+        The run folder. A run that learned nothing warns at its end, where no ``on_event`` receives the guard's events.
 
     Raises:
         ConfigError, DataError, ModelError, ThreatError: the configuration cannot be used; nothing is written then.
@@ -61,7 +63,10 @@ def fit(
         [1]
     """
     with trusting(trust_code):
-        return _fit_as_configured(read_config(config, resume=resume), resume, on_event)
+        run = _fit_as_configured(read_config(config, resume=resume), resume, on_event)
+    if on_event is None and (failure := failure_to_learn(run)) is not None:
+        warnings.warn(f"{run.path}: nothing was learned: {failure}", stacklevel=2)
+    return run
 
 
 def _fit_as_configured(config: Config, resume: bool, on_event: OnEvent | None) -> RunFolder:
@@ -75,7 +80,8 @@ def _fit(config: Config, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder
     """Train in the process group; a separate function, so that no module outlives the group."""
     session = prepare(use_own_weights(config, resume=resume), ranks)
     find_unused = dry_run(session)
-    session = replace(session, loss_module=distributed.wrap_ddp(session.loss_module, find_unused=find_unused))
+    wrapped = distributed.wrap_ddp(session.loss_module, find_unused=find_unused)
+    session = replace(session, config=config, loss_module=wrapped)  # as configured: a restart needs the first weights
     run = _folder(config, session, resume=resume)
     with run.lock() if ranks.is_main else nullcontext(), runtime.deterministic():
         return _train(run, session, emit)

@@ -18,6 +18,8 @@ from advreg.attacks import craft, pgd
 from advreg.attacks.model import query_model
 from advreg.module_modes import eval_mode
 from advreg.threat import ThreatModel
+from advreg.trainer.moment import Moment
+from advreg.training.learning import chance_level
 
 GAP = 0.15  # between accuracy under FGSM and under PGD
 DROP = 0.20  # of accuracy under PGD, from its best
@@ -72,12 +74,14 @@ class Memory:
         ill: whether the last probe was overfitted; it is reported once, not at every probe.
         leaking: whether the last probe showed label leaking.
         repairs: how often the run was rolled back.
+        ramp: step of the whole run at which the guard let eps start again from 0; None where it never did.
     """
 
     best: float | None = None
     ill: bool = False
     leaking: bool = False
     repairs: int = 0
+    ramp: int | None = None
 
 
 def detect_catastrophic_overfitting(probe: ProbeAccuracy, best: float, *, one_step: bool) -> str | None:
@@ -104,21 +108,24 @@ def detect_catastrophic_overfitting(probe: ProbeAccuracy, best: float, *, one_st
     return None
 
 
-def detect_label_leaking(probe: ProbeAccuracy) -> str | None:
+def detect_label_leaking(probe: ProbeAccuracy, chance: float = 0.0) -> str | None:
     """Return the sign of label leaking, higher accuracy on attacked than on clean inputs, or None.
 
-    The model then reads the label from the perturbation, which depends on it.
+    The model then reads the label from the perturbation, which depends on it. A model at chance level has read nothing yet:
+    which class it predicts where is accident.
 
     Args:
         probe: the probe.
+        chance: clean accuracy up to which the model counts as untrained; see `advreg.training.learning.chance_level`.
 
     Reference: Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017.
 
     Example:
         >>> detect_label_leaking(ProbeAccuracy(0.7, 0.9, 0.1))
         'accuracy is 90% under FGSM but 70% on clean inputs'
+        >>> detect_label_leaking(ProbeAccuracy(0.1, 0.2, 0.1), chance=0.15)
     """
-    if probe.fgsm_accuracy <= probe.clean_accuracy + LEAK:
+    if probe.clean_accuracy <= chance or probe.fgsm_accuracy <= probe.clean_accuracy + LEAK:
         return None
     return f"accuracy is {probe.fgsm_accuracy:.0%} under FGSM but {probe.clean_accuracy:.0%} on clean inputs"
 
@@ -135,6 +142,7 @@ class Guard:
 
     def __init__(self, mode: Mode, every: int, x: Tensor, y: Tensor, threat: ThreatModel | None) -> None:
         self.mode, self.every, self.x, self.y, self.threat = mode, every, x, y, threat
+        self.chance = chance_level(y)
         self.memory = Memory()
 
     @property
@@ -170,7 +178,8 @@ class Guard:
             A message or None for each.
         """
         best = self.memory.best or 0.0
-        ill, leak = detect_catastrophic_overfitting(probe, best, one_step=one_step), detect_label_leaking(probe)
+        ill = detect_catastrophic_overfitting(probe, best, one_step=one_step)
+        leak = detect_label_leaking(probe, self.chance)
         messages = (ill if not self.memory.ill else None, leak if not self.memory.leaking else None)
         best = best if ill else max(best, probe.pgd_accuracy)
         self.memory = replace(self.memory, best=best, ill=ill is not None, leaking=leak is not None)
@@ -179,6 +188,33 @@ class Guard:
     def count_repair(self) -> None:
         """Record a repair: the model is as healthy as at the snapshot."""
         self.memory = replace(self.memory, ill=False, repairs=self.memory.repairs + 1)
+
+    def start_ramp(self, step: int) -> None:
+        """Let eps grow from 0 again; the best accuracy under PGD so far was that of an untrained network.
+
+        Args:
+            step: steps of the whole run that are done.
+        """
+        self.memory = replace(self.memory, ramp=step, best=0.0, repairs=self.memory.repairs + 1)
+
+    def eps_share(self, moment: Moment) -> float:
+        """Return the share of eps that the guard allows: 1, or a ramp over half of what was left when it started.
+
+        Args:
+            moment: position of the step in training.
+
+        Example:
+            >>> import torch
+            >>> guard = Guard("repair", 10, torch.zeros(2, 1), torch.tensor([0, 1]), None)
+            >>> guard.start_ramp(20)
+            >>> [guard.eps_share(Moment(epoch=1, step=step, steps=100)) for step in (20, 40, 60, 99)]
+            [0.0125, 0.5125, 1.0, 1.0]
+        """
+        start = self.memory.ramp
+        if start is None:
+            return 1.0
+        done = max(0, moment.step - start)  # 0 in a dry run, which is always at the first step
+        return min(1.0, 2 * (done + 0.5) / (moment.steps - start))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record of the probes, which a resumed run needs."""

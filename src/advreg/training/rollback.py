@@ -8,7 +8,7 @@ from typing import Any
 
 from advreg.trainer.moment import Moment
 from advreg.training import per_example_state
-from advreg.training.setup import TrainState
+from advreg.training.setup import TrainState, initial_parts
 from advreg.training.step import Tally, take_step
 
 _SLOWER = 0.5  # factor on the learning rate after a divergence
@@ -54,6 +54,21 @@ def roll_back(session: TrainState, healthy: HealthySnapshot) -> None:
     session.optimizer.load_state_dict(optimizer)
     per_example_state.restore(_parts(session), parts)
     _set_lr(session, 1.0)
+
+
+def restart(session: TrainState) -> None:
+    """Give model, optimizer and per-example state what they had before the first step; the schedule is not rewound.
+
+    Args:
+        session: the run.
+
+    Raises:
+        WeightsError, ModelError: the weights that the run started from are no longer there.
+    """
+    model, fresh = initial_parts(session)
+    session.model.load_state_dict(model.state_dict())
+    session.optimizer.state.clear()
+    per_example_state.restore(_parts(session), per_example_state.states(fresh))
 
 
 def warm_up(session: TrainState, steps: int = 4) -> None:

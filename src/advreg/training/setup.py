@@ -164,6 +164,25 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     )
 
 
+def initial_parts(session: TrainState) -> tuple[nn.Module, dict[str, object]]:
+    """Return the network and the stateful parts as they were before the first step, but for the guard.
+
+    Args:
+        session: the run.
+
+    Raises:
+        ModelError, WeightsError: the weights that the run started from are no longer there.
+    """
+    config, examples = session.config, len(session.batches.dataset)
+    model, average = _model(config, session.device), session.average
+    parts = {
+        "attack": EscalatingAttack(config.attack, session.attack.make),
+        "recipe": recipes.RECIPES.build(config.recipe.name, config.recipe.options),
+        "policy": policies.POLICIES.build(config.policy.name, _with_examples(config, examples)),
+    }
+    return model, parts if average is None else {**parts, "average": _average(config, model)}
+
+
 def _check_seed(seed: int) -> None:
     if not -(2**63) <= seed < 2**64:  # what torch's generators take
         raise ConfigError(f"seed is {seed}; allowed: from -2^63 to 2^64 - 1")

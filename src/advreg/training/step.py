@@ -130,12 +130,18 @@ def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
     if config.data.cutmix:
         seed = runtime.derived_seed(config.seed, "cutmix", moment.epoch)
         x, y = cutmix(x, y, part.ids, classes=session.outputs, seed=seed)
+    threat = _limit_eps(session.threat, session.guard.eps_share(moment))
     with runtime.autocast(session.device, config.train.precision):
-        attack, threat = session.policy(session.compiled_model, x, y, part.ids, session.attack, session.threat, moment)
+        attack, threat = session.policy(session.compiled_model, x, y, part.ids, session.attack, threat, moment)
     attack = _at_step(bind_ids(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
     if session.compiled_model is not session.model:
         attack = _without_weight_gradients(attack)
     return _Task(x, y, once(attack) if config.train.awp else attack, threat)
+
+
+def _limit_eps(threat: ThreatModel, share: float) -> ThreatModel:
+    """Return the threat model with a share of its eps; itself for all of it, so that its bytes stay the same."""
+    return threat if share == 1 else threat.with_eps(threat.eps * share)
 
 
 def _at_step(attack: Attack, seed: int) -> Attack:

@@ -16,6 +16,7 @@ from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 from advreg.threat import ThreatModel
+from advreg.training.learning import class_shares
 
 CHUNK = 500
 Source = TypeVar("Source", Dataset, StreamingDataset)
@@ -23,10 +24,22 @@ Source = TypeVar("Source", Dataset, StreamingDataset)
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies on the held-out images; ``robust_accuracy`` is None without an attack."""
+    """Accuracies on the held-out images; ``robust_accuracy`` is None without an attack.
+
+    Attributes:
+        clean_accuracy: share of the images that are classified correctly.
+        robust_accuracy: share that PGD does not break.
+        chance: share of the largest class, the clean accuracy of the best constant prediction.
+    """
 
     clean_accuracy: float
     robust_accuracy: float | None
+    chance: float = 0.0
+
+    @property
+    def is_chance(self) -> bool:
+        """Return whether a constant prediction is as accurate; its robust accuracy then means nothing."""
+        return self.clean_accuracy <= self.chance < 1
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -83,4 +96,5 @@ def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps:
                 ids = torch.arange(start, start + len(x), device=x.device)
                 robust += int((~pgd(model, x, y, threat, steps=steps, ids=ids).broken).sum())
     clean_hits, robust_hits = distributed.sum_values(clean, robust, device=device)
-    return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held))
+    chance = float(class_shares(held.labels).max())
+    return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held), chance)

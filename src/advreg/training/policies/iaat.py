@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -28,9 +29,11 @@ RobustAt = Callable[[Tensor, Tensor], Tensor]
 def iaat(
     gain: Positive = 0.2375,
     smoothing: Annotated[float, Field(gt=0, le=1)] = 0.1,
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05,
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2,
     most: Positive = 2.0,
     method: Literal["test", "margin"] = "test",
+    *,
+    start: Positive = 1.0,
     examples: Annotated[int, Field(ge=0)] = 0,
 ) -> Policy:
     """Adapt the radius of each example: larger while the model is robust there, smaller when it is not.
@@ -41,11 +44,13 @@ def iaat(
     Args:
         gain: step of the aim, in eps; 1.9/255 at 8/255 in the paper.
         smoothing: share of the aim in the new radius.
-        warmup: share of training with the configured eps for all.
+        warmup: share of training before any radius adapts, in which the eps of all grows from 0 to ``start``: at a large eps, a
+            network that meets the whole radius in its first steps does not begin to learn. The paper keeps eps constant.
         most: largest radius, in eps.
         method: ``"test"`` runs the attack of the run twice more; it must have no per-example state. ``"margin"`` compares with
             the first-order distance to the decision boundary, the margin over the dual norm of its gradient, at one forward
             and one backward.
+        start: radius of every example when adaptation begins, in eps.
         examples: number of examples; 0 to grow with the ids.
 
     Returns:
@@ -61,30 +66,42 @@ def iaat(
     Reference: Balaji, Goldstein, Hoffman, "Instance adaptive adversarial training: improved accuracy tradeoffs in neural
     nets", 2019, arXiv:1910.08051.
     """
-    return InstanceAdaptivePolicy(gain, smoothing, warmup, most, method, examples)
+    adaptation = Adaptation(gain, smoothing, most, method)
+    return InstanceAdaptivePolicy(adaptation, warmup, start, examples)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How radii adapt, in eps: options of `iaat` of the same names."""
+
+    gain: float
+    smoothing: float
+    most: float
+    method: str
 
 
 class InstanceAdaptivePolicy:
     """The policy that `iaat` makes; its memory is each example's radius, in eps."""
 
-    def __init__(self, gain: float, smoothing: float, warmup: float, most: float, method: str, examples: int) -> None:
-        self.gain, self.smoothing, self.warmup, self.most, self.method = gain, smoothing, warmup, most, method
-        self.radii = PerExampleTable(examples, fill=1.0)
+    def __init__(self, how: Adaptation, warmup: float, start: float, examples: int) -> None:
+        self.how, self.warmup, self.start = how, warmup, start
+        self.radii = PerExampleTable(examples, fill=start)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: Attack, threat: ThreatModel, moment: Moment
     ) -> tuple[Attack, ThreatModel]:
         """Return the attack as it is, and the threat model with each example's eps, moved by a test on this batch."""
         x, y = read_training(x, y, threat)
-        if moment.progress < self.warmup:
-            return attack, threat
         unit = torch.as_tensor(threat.eps, dtype=torch.float32, device=x.device).expand(len(x))
-        robust_at = _near(model, x, y, threat) if self.method == "margin" else _tested(model, x, y, ids, attack, threat)
+        if moment.progress < self.warmup:
+            return attack, threat.with_eps(within(threat, self.start * moment.progress / self.warmup * unit))
+        how = self.how
+        robust_at = _near(model, x, y, threat) if how.method == "margin" else _tested(model, x, y, ids, attack, threat)
 
         def holds(rows: Tensor, radii: Tensor) -> Tensor:
             return robust_at(rows, within(threat, radii * unit[rows]))
 
-        radii = adapt_radii(self.radii.read(ids), holds, self.gain, self.smoothing).clamp(0, self.most)
+        radii = adapt_radii(self.radii.read(ids), holds, how.gain, how.smoothing).clamp(0, how.most)
         self.radii.write(ids, radii)
         return attack, threat.with_eps(within(threat, radii * unit))
 

@@ -52,6 +52,7 @@ VERBS = {
     "language attack": ("language", "attack", "RUN", "--harmful", "REQUESTS", "-n", "1"),
     "language evaluate": ("language", "evaluate", "RUN", "--harmful", "REQUESTS", "-n", "1"),
     "language resume": ("language", "train", "RUN", "--resume"),
+    "language export": ("language", "export", "RUN", "OUT"),
     "language report": ("language", "report", "RUN"),
 }
 
@@ -77,8 +78,10 @@ def evil(run: Path) -> Path:
 
 
 def replace_json(run: Path, text: str) -> None:
-    for file in (run / "model.json", *run.glob("evaluation/*/results.json"), run / "sweep.json", run / "adapter.json"):
+    for file in (run / "model.json", *run.glob("evaluation/*/results.json"), run / "sweep.json"):
         file.write_text(text)
+    for name in ("adapter.json", "adapter_config.json"):
+        (run / name).write_text(text)
 
 
 def replace_toml(run: Path, text: str) -> None:

@@ -84,7 +84,7 @@ def weights(run: Any) -> dict[str, Tensor]:
     """Return the adapter of a run folder."""
     from safetensors.torch import load_file
 
-    return load_file(run / "adapter.safetensors")
+    return load_file(run / "adapter_model.safetensors")
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

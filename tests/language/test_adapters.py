@@ -82,12 +82,12 @@ def test_adapter_gets_gradients_after_it_was_off():
 def test_saved_adapter_gives_the_same_logits(tmp_path: Path):
     lm = trained()
     save_adapter(lm, tmp_path / "run")
-    first = (tmp_path / "run" / "adapter.safetensors").read_bytes()
+    first = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
     save_adapter(lm, tmp_path / "run")
-    assert (tmp_path / "run" / "adapter.safetensors").read_bytes() == first
+    assert (tmp_path / "run" / "adapter_model.safetensors").read_bytes() == first
     loaded = load_adapter(tiny(), tmp_path / "run")
     assert torch.equal(scores(loaded), scores(lm))
-    assert str(tmp_path) not in (tmp_path / "run" / "adapter.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "run" / "adapter_config.json").read_text()
 
 
 def test_attacks_and_generation_take_a_model_with_adapter():
@@ -115,10 +115,11 @@ def test_missing_adapter_raises_one_line(tmp_path: Path):
 
 def test_damaged_or_foreign_adapters_raise(tmp_path: Path):
     save_adapter(trained(), tmp_path)
-    facts = json.loads((tmp_path / "adapter.json").read_text())
-    (tmp_path / "adapter.json").write_text(json.dumps({**facts, "rank": 2}))
-    with pytest.raises(WeightsError, match="is for tiny-0"):
-        load_adapter(tiny(), tmp_path)
-    (tmp_path / "adapter.safetensors").write_bytes(b"\x10")
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    for change in ({"r": 2}, {"target_modules": ["q_proj"]}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**values, **change}))
+        with pytest.raises(WeightsError, match="is for tiny-0"):
+            load_adapter(tiny(), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x10")
     with pytest.raises(WeightsError, match="has no readable adapter"):
         load_adapter(tiny(), tmp_path)

@@ -9,7 +9,7 @@ import torch
 
 from advreg.errors import ConfigError, DataError, RunError
 from advreg.language.datasets import InstructionExample, RefusalExample
-from advreg.language.models.adapters import adapter_state
+from advreg.language.models.adapters import has_adapter
 from advreg.language.models.embeddings import answer_nll, logits
 from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
 from advreg.language.training.benign import encode_benign, learn_benign
@@ -174,10 +174,10 @@ def test_the_run_folder_holds_the_averaged_weights(data, tmp_path):
 def test_the_whole_model_can_be_trained_and_loaded(data, tmp_path):
     run = fit_language(lessons.config(data, tmp_path / "run", "model.rank=0", "train.lr=0.001"))
     trained = load_trained(run)
-    assert not adapter_state(trained)
+    assert not has_adapter(trained)
     base, _ = lessons.dropping()
     assert not torch.equal(trained.network.lm_head.weight, base.lm_head.weight)
-    assert not (run / "adapter.safetensors").exists()
+    assert not (run / "adapter_model.safetensors").exists()
 
 
 def test_only_the_adapter_learns_and_examples_weigh_the_same(data, tmp_path):

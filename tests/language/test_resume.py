@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 def outcome(out: Path) -> tuple[bytes, list[dict[str, object]]]:
     """Return what must be equal: the weights, and the metrics without their times."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return (out / "adapter.safetensors").read_bytes(), [{**line, "seconds": 0} for line in lines]
+    return (out / "adapter_model.safetensors").read_bytes(), [{**line, "seconds": 0} for line in lines]
 
 
 @pytest.fixture(scope="module")

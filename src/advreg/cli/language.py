@@ -196,6 +196,28 @@ def sweep(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of a trained model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    *,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the whole model, with the adapter in its weights.")
+    ] = False,
+    scale: shared.Scale = 1.0,
+    dtype: shared.Dtype = "float32",
+    as_json: shared.Json = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Write a trained model for peft, transformers or vLLM: an adapter folder, or with --merge a plain model folder."""
+    import json
+
+    from advreg.language.training.export import export_trained
+
+    folder = export_trained(run, out, merge=merge, scale=scale, dtype=dtype, trust_code=trust_code)
+    typer.echo(json.dumps({"folder": str(folder)}) if as_json else f"written: {folder}")
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
     out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the folder by default.")] = None,

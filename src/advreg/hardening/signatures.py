@@ -18,7 +18,16 @@ from advreg.plugins import import_extra
 from advreg.runs import RunFolder
 
 FILE = "signature.json"
-SIGNED = ("model.json", "model.safetensors", "adapter.json", "adapter.safetensors", "language.toml")
+SIGNED = (
+    "model.json",
+    "model.safetensors",
+    "config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter.json",
+    "adapter.safetensors",
+    "language.toml",
+)
 """Files of a run folder that decide what the model is."""
 _MODULE = "cryptography.hazmat.primitives.asymmetric.ed25519"
 

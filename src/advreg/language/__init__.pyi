@@ -21,7 +21,8 @@ from advreg.language.models.adapters import with_lora as with_lora
 from advreg.language.models.chat import Encoded as Encoded
 from advreg.language.models.chat import encode as encode
 from advreg.language.models.embeddings import embedding_norm as embedding_norm
-from advreg.language.models.loading import LanguageModel as LanguageModel
+from advreg.language.models.language_model import LanguageModel as LanguageModel
 from advreg.language.models.loading import load as load
+from advreg.language.training.export import export_trained as export_trained
 from advreg.language.training.fit import fit_language as fit_language
 from advreg.language.training.folder import load_trained as load_trained

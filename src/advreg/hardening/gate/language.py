@@ -19,7 +19,7 @@ KIND = "language@"
 UPPER_BOUNDS = ("embedding", "latent", "soft_prompt")
 """Attacks on embeddings and activations, which no prompt can realise: reported, and not counted by the gate."""
 
-_WEIGHTS = ("adapter.safetensors", "model.safetensors")
+_WEIGHTS = ("adapter_model.safetensors", "adapter.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.models.loading import LanguageModel
+from advreg.language.models.language_model import LanguageModel
 from advreg.plugins import first_line
 
 _USER, _ASSISTANT = "advreg-user-words", "advreg-assistant-words"
@@ -72,7 +72,7 @@ def encode(
         lm: the model, for its tokenizer and its context length.
         prompts: text of the user, one conversation each.
         answers: text of the assistant; the tokens end at the beginning of the assistant's turn if None.
-        system: the system prompt; the chat template's default if None.
+        system: the system prompt; that of the model if None.
         ended: whether the answers are complete, with an end-of-turn token; False for openers.
         room: tokens reserved for the answer; a quarter of the context if None.
 
@@ -128,18 +128,19 @@ def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
 
     Args:
         lm: the model, for its tokenizer.
-        system: the system prompt; the chat template's default if None.
+        system: the system prompt; that of the model if None.
 
     Raises:
         ConfigError: the model has no chat template, or its template fails.
     """
-    turns = [*_turns(_USER, system), {"role": "assistant", "content": _ASSISTANT}]
+    turns = [*_turns(lm, _USER, system), {"role": "assistant", "content": _ASSISTANT}]
     _, _, after = _render(lm, turns, False).partition(_ASSISTANT)
     return after.strip() or lm.tokenizer.eos_token or ""
 
 
-def _turns(prompt: str, system: str | None) -> list[dict[str, str]]:
+def _turns(lm: LanguageModel, prompt: str, system: str | None) -> list[dict[str, str]]:
     """Return a conversation in the form that chat templates take."""
+    system = lm.system if system is None else system
     return ([] if system is None else [{"role": "system", "content": system}]) + [{"role": "user", "content": prompt}]
 
 
@@ -161,8 +162,8 @@ def _render(lm: LanguageModel, turns: list[dict[str, str]], generation: bool) ->
 
 def _tokenize_prompts(lm: LanguageModel, prompts: Sequence[str], system: str | None) -> list[Row]:
     """Return each prompt as tokens; the user's text is at the place of the placeholder."""
-    before, marker, after = _render(lm, _turns(_USER, system), True).partition(_USER)
-    texts = [_render(lm, _turns(prompt, system), True) for prompt in prompts]
+    before, marker, after = _render(lm, _turns(lm, _USER, system), True).partition(_USER)
+    texts = [_render(lm, _turns(lm, prompt, system), True) for prompt in prompts]
     if not marker or not all(text.startswith(before) and text.endswith(after) for text in texts):
         raise ConfigError(f"the chat template of {lm.name} changes the user's text; use another template")
     if not lm.tokenizer.is_fast:

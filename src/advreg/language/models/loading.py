@@ -1,10 +1,10 @@
-"""Language models by name: a folder, a hub id, a GGUF file, a packaged model or a factory function."""
+"""Language models by name: a folder, a hub id, a GGUF file, a packaged model, a peft adapter or a factory function."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,65 +12,16 @@ import torch
 from torch import nn
 
 from advreg.errors import ConfigError, ModelError
+from advreg.language.models.adapters import CONFIG as ADAPTER_CONFIG
+from advreg.language.models.adapters import base_of, load_adapter
 from advreg.language.models.gguf import EXTRA as EXTRA
 from advreg.language.models.gguf import convert_gguf, packaged_gguf
 from advreg.language.models.gguf import hide_progress_bars as hide_progress_bars
+from advreg.language.models.language_model import LanguageModel as LanguageModel
+from advreg.language.models.language_model import text_config as text_config
 from advreg.plugins import call_factory, first_line, import_extra, is_factory
 
 DTYPES = {kind: getattr(torch, kind) for kind in ("float32", "bfloat16", "float16", "float64")}
-
-_LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
-_UNBOUNDED = 2**31 - 1
-"""Context length of a model without a limit, for which tokenizers give a number of thirty digits."""
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A network with its tokenizer.
-
-    Attributes:
-        network: a causal language model of transformers, with or without a peft adapter.
-        tokenizer: a fast tokenizer with a chat template.
-        name: name it was loaded by, for messages and results.
-    """
-
-    network: Any = field(repr=False)
-    tokenizer: Any = field(repr=False)
-    name: str
-
-    @property
-    def context(self) -> int:
-        """Context length in tokens, prompt and answer together."""
-        config = text_config(self.network)
-        limits = [getattr(config, key, None) for key in _LENGTHS] + [self.tokenizer.model_max_length]
-        return min([length for length in limits if isinstance(length, int) and length > 0], default=_UNBOUNDED)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the embeddings, where token ids belong."""
-        device: torch.device = self.network.get_input_embeddings().weight.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the embeddings."""
-        dtype: torch.dtype = self.network.get_input_embeddings().weight.dtype
-        return dtype
-
-    @property
-    def dim(self) -> int:
-        """Width ``D`` of the embeddings."""
-        return int(self.network.get_input_embeddings().weight.shape[-1])
-
-
-def text_config(network: Any) -> Any:
-    """Return the configuration of a network's text part, beside encoders of images and sound.
-
-    Args:
-        network: a network of transformers, with or without a peft adapter.
-    """
-    config = network.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
@@ -80,8 +31,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
     read from safetensors only. A GGUF file is converted once and cached.
 
     Args:
-        name: a folder, ``hf:org/name``, ``hf-gguf:smollm2``, ``gguf:file.gguf``, or ``pkg.module:factory`` that returns
-            ``(network, tokenizer)``.
+        name: a folder of a model or of a peft adapter, ``hf:org/name`` or ``hf:org/name@revision``, ``hf-gguf:smollm2``,
+            ``gguf:file.gguf``, or ``pkg.module:factory`` that returns ``(network, tokenizer)``.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``; report results in float32.
         device: device of the network.
 
@@ -90,8 +41,9 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
 
     Raises:
         ModelError: the model does not exist or is not readable safely.
+        WeightsError: an adapter is not readable, or not for its base model.
         ConfigError: the dtype is not allowed.
-        MissingExtraError: transformers is not installed.
+        MissingExtraError: transformers or peft is not installed.
 
     Example:
         >>> load("gguf:nowhere.gguf")
@@ -100,6 +52,9 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
+    if (Path(name) / ADAPTER_CONFIG).is_file():
+        base = load(base_of(name), dtype=dtype, device=device)
+        return replace(load_adapter(base, name), name=name)
     network, tokenizer = _load_network(name, DTYPES[dtype])
     return LanguageModel(network.to(device=device, dtype=DTYPES[dtype]).eval(), tokenizer, name)
 
@@ -117,8 +72,8 @@ def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     if is_factory(name):
         return _require_pair(name, call_factory(name, ModelError))
     if not (Path(name) / "config.json").is_file():
-        forms = "a folder with a config.json, hf:org/name, hf-gguf:smollm2, gguf:file.gguf or pkg.module:factory"
-        raise ModelError(f"there is no language model {name!r}; give {forms}")
+        forms = "a folder with a config.json or an adapter_config.json, hf:org/name, hf-gguf:smollm2, gguf:file.gguf"
+        raise ModelError(f"there is no language model {name!r}; give {forms} or pkg.module:factory")
     return load_pretrained(name, name, dtype)
 
 
@@ -126,7 +81,7 @@ def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[n
     """Read a causal language model and its tokenizer from a folder or the hub: safetensors only, without remote code.
 
     Args:
-        place: folder or hub id.
+        place: folder, hub id, or ``id@revision``.
         name: name of the model, for messages.
         dtype: dtype of the weights.
 
@@ -135,7 +90,10 @@ def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[n
         MissingExtraError: transformers is not installed.
     """
     transformers = import_extra("transformers", EXTRA)
-    safe = {"trust_remote_code": False}
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    if isinstance(place, str) and not Path(place).is_dir():
+        place, _, revision = place.partition("@")
+        safe["revision"] = revision or "main"
     try:
         with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **safe)

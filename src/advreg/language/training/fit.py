@@ -33,8 +33,8 @@ def fit_language(
     """Train a language model by a configuration, and return the run folder with the result.
 
     An interrupted run, by Ctrl-C or a kill at any moment, loses at most ``train.every`` steps. Resumed, it ends with the same
-    bytes as an uninterrupted one (on the same machine, versions and threads): ``adapter.safetensors``, or for a whole model
-    ``model.safetensors``, and ``metrics.jsonl`` but for its times.
+    bytes as an uninterrupted one (on the same machine, versions and threads): ``adapter_model.safetensors``, or for a whole
+    model ``model.safetensors``, and ``metrics.jsonl`` but for its times.
 
     Args:
         config: a `LanguageConfig`, a TOML file, or, to resume, the run folder itself.

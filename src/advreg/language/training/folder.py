@@ -16,6 +16,7 @@ from advreg.language.models import loading
 from advreg.language.models.adapters import WEIGHTS as ADAPTER
 from advreg.language.models.adapters import load_adapter, save_adapter
 from advreg.language.models.loading import LanguageModel
+from advreg.language.models.saving import save_pretrained
 from advreg.plugins import first_line
 from advreg.runs import RunFolder
 from advreg.trainer.checkpoint import METRICS
@@ -54,17 +55,14 @@ def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
 
 
 def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:
-    """Write the trained weights: the adapter, or with rank 0 the whole model.
+    """Write the trained weights as peft and transformers read them: the adapter, or with rank 0 the whole model.
 
     Args:
         lm: the model.
         run: the run folder.
         rank: rank of the adapter.
     """
-    if rank:
-        save_adapter(lm, run)
-    else:
-        run.save_model(lm.network, WHOLE)
+    (save_adapter if rank else save_pretrained)(lm, run)
 
 
 def load_trained(
@@ -89,11 +87,13 @@ def load_trained(
     run = RunFolder.open(path)
     check_links(run.path)
     config = LanguageConfig.load(run / CONFIG, trust_code=trust_code)
+    if not config.model.rank and (run / "config.json").is_file():
+        return loading.load(str(run.path), dtype=dtype, device=device)
     lm = loading.load(config.model.name, dtype=dtype, device=device)
     if config.model.rank:
         return replace(load_adapter(lm, run), name=str(run.path))
     try:
-        lm.network.load_state_dict(load_file(run / WHOLE))
+        lm.network.load_state_dict(load_file(run / WHOLE))  # written before the folder had a config.json
     except (OSError, SafetensorError, RuntimeError) as cause:
         raise WeightsError(f"{run / WHOLE} cannot be read: {first_line(cause)}") from cause
     return replace(lm, name=str(run.path))

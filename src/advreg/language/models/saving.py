@@ -1,0 +1,33 @@
+"""Plain folders of transformers: the whole model with its tokenizer, written so that a kill leaves whole files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from advreg.language.models.adapters import BASE, base_record
+from advreg.language.models.gguf import hide_progress_bars
+from advreg.language.models.language_model import LanguageModel
+from advreg.runs import RunFolder
+from advreg.runs.files import explain_os_error
+
+
+def save_pretrained(lm: LanguageModel, folder: str | Path | RunFolder) -> None:
+    """Write a folder that ``AutoModelForCausalLM.from_pretrained(folder)`` loads, with tokenizer and hash of the base weights.
+
+    Args:
+        lm: a model without adapter.
+        folder: the folder; it is made if it does not exist, and other files in it stay.
+
+    Raises:
+        RunError: the folder is not writable.
+    """
+    run = RunFolder.at(Path(folder))
+    with explain_os_error("write", run.path), tempfile.TemporaryDirectory(prefix=".saving.", dir=run.path) as scratch:
+        with hide_progress_bars():
+            lm.network.save_pretrained(scratch)
+            lm.tokenizer.save_pretrained(scratch)
+        for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, run / file.name)  # config.json last: it makes the folder a model
+    run.write_json(BASE, base_record(lm))

@@ -217,14 +217,20 @@ def _child(home: Workspace, seconds: float | None) -> int:
     return status
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used, from Linux's /proc."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def rate(url: str, seconds: float, clients: int) -> Record:
-    """Measure requests a second and latencies, the senders in this process, the service in another."""
+    """Measure requests a second, latencies and processor time, the senders in this process, the service in another."""
     with tempfile.TemporaryDirectory() as folder:
         home = make_home(Path(folder), **{"service.rate": 1e9, "service.burst": 1e9, "store.url": url})
         store = home.store()
         token, port = issue(store, ApiToken("bench", Role.SUBMIT, Tier.CUSTOMER)), free_port()
-        with serving(home, port):
-            senders = [Sender(port, token, k) for k in range(clients)]
+        with serving(home, port) as server:
+            senders, used = [Sender(port, token, k) for k in range(clients)], processor_seconds(server.pid)
             threads = [threading.Thread(target=sender.run) for sender in senders]
             began = time.perf_counter()
             for thread in threads:
@@ -234,13 +240,14 @@ def rate(url: str, seconds: float, clients: int) -> Record:
                 sender.stop.set()
             for thread in threads:
                 thread.join()
-            took = time.perf_counter() - began
+            took, used = time.perf_counter() - began, processor_seconds(server.pid) - used
         latencies = np.sort([s for sender in senders for s in sender.seconds])
         acknowledged = [name for sender in senders for name in sender.acknowledged]
         checked = sound(store, acknowledged)
         store.engine.dispose()
     p50, p99 = (float(1000 * np.quantile(latencies, q)) for q in (0.5, 0.99))
     speed = {"requests a second": round(len(acknowledged) / took, 1), "p50 ms": round(p50, 1), "p99 ms": round(p99, 1)}
+    speed["processor ms a request"] = round(1000 * used / max(len(acknowledged), 1), 2)
     return {"clients": clients, "acknowledged": len(acknowledged), **speed, **checked}
 
 

@@ -1,6 +1,6 @@
 """Backdoor attacks on the hardening loop at default caps: how often does the trigger reach the champion?
 
-    python bench/hardening_attacks.py [--seeds 3] [--out FILE.jsonl] [--before FILE.jsonl] [--only TEXT]
+    python bench/hardening_attacks.py [--seeds 0 1 2] [--out FILE.jsonl] [--before FILE.jsonl] [--only TEXT]
 
 Each try builds a workspace on 4,000 MNIST images, submits images with a trigger that a colluding reviewer labels, and runs the
 cycle. An attack succeeds if the champion obeys the trigger on at least 5 points more of the test images than the trusted base.
@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -210,9 +210,9 @@ def finished(file: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
     return {(row["name"], row["seed"]): row for row in rows}
 
 
-def measure(file: Path, seeds: int, only: str) -> None:
+def measure(file: Path, seeds: Sequence[int], only: str) -> None:
     """Run every try that the file lacks."""
-    for seed in range(seeds):
+    for seed in seeds:
         for attack in attacks():
             if only not in attack.name or (attack.name, seed) in finished(file):
                 continue
@@ -244,7 +244,7 @@ def table(now: Path, before: Path | None) -> str:
 def main() -> None:
     """Read the command line, run the tries and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("hardening_attacks.jsonl"))
     parser.add_argument("--before", type=Path)
     parser.add_argument("--only", default="", help="rows whose name holds this text")

@@ -16,6 +16,7 @@ from sqlalchemy import event, exc
 
 from advreg.errors import AdvregError, StoreError
 from advreg.hardening.secrets_in_urls import mask_url
+from advreg.hardening.store import audit
 from advreg.hardening.store.blobs import Blobs
 from advreg.hardening.store.replay import BLOBS, import_rows
 from advreg.hardening.store.row_log import OPTION, RowChanges, append_changes, watch_changes
@@ -87,9 +88,9 @@ class Store:
             StoreDown: the database does not respond.
         """
         with self.turn, _translate_errors(self.name), self._connected() as db:
-            db.execute(sa.select(head.c.seq).with_for_update()).one()
+            seq, digest = db.execute(sa.select(head.c.seq, head.c.digest).with_for_update()).one()
+            db.get_execution_options()[audit.OPTION].last = seq, digest
             yield db
-            append_changes(db, self.clock())
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -106,9 +107,13 @@ class Store:
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:
         with self.engine.connect() as fresh:
-            db = fresh.execution_options(advreg_writes=True, **{OPTION: RowChanges(), BLOBS: self.blobs})
+            pending = audit.LogEntries()
+            options = {OPTION: RowChanges(), audit.OPTION: pending, BLOBS: self.blobs}
+            db = fresh.execution_options(advreg_writes=True, **options)
             with db.begin():
                 yield db
+                append_changes(db, self.clock())
+                pending.write(db)
 
     @property
     def name(self) -> str:

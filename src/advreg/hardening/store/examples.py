@@ -85,17 +85,19 @@ def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
         return [_receive(db, store.clock(), name, given) for name, given in zip(names, submissions, strict=True)]
 
 
+_STATE = sa.select(examples.c.state).where(examples.c.sha256 == sa.bindparam("name"))
+
+
 def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Receipt:
-    mine = examples.c.sha256 == name
-    state = db.execute(sa.select(examples.c.state).where(mine)).scalar()
+    state = db.execute(_STATE, {"name": name}).scalar()
     if state is not None:
-        db.execute(examples.update().where(mine).values(copies=examples.c.copies + 1))
+        db.execute(examples.update().where(examples.c.sha256 == name).values(copies=examples.c.copies + 1))
         db.execute(pruned.delete().where(pruned.c.example == name))  # its bytes are here again
         add_witness(db, at, name, Sender(given.token, given.principal, given.tier))
         return Receipt(name, ExampleStatus(state), known=True)
     kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
     facts = {"size": len(given.content), "copies": 1, "confirmed": False, "received_at": at}
-    db.execute(examples.insert().values(sha256=name, state=ExampleStatus.RECEIVED, **facts, **kept))
+    db.execute(examples.insert(), {"sha256": name, "state": ExampleStatus.RECEIVED, **facts, **kept})
     detail = {key: kept[key] for key in ("principal", "tier", "model", "prediction", "claimed")}
     if given.answer is not None:
         db.execute(answers.insert().values(example=name, answer=given.answer))

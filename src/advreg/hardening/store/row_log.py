@@ -69,8 +69,8 @@ def append_changes(db: sa.Connection, at: float) -> None:
         at: seconds since 1970.
     """
     changes: RowChanges = db.get_execution_options()[OPTION]
-    entries = [entry for table in logged_tables() for entry in _entries(db, table, sorted(changes.keys.get(table, ())))]
-    if entries:
+    changed = [(table, sorted(changes.keys[table])) for table in logged_tables() if table in changes.keys]
+    if entries := [entry for table, keys in changed for entry in _entries(db, table, keys)]:
         append(db, at, entries)
     changes.keys.clear()
 
@@ -90,20 +90,42 @@ def rows_of(
         table: their table.
         keys: primary keys; None for every row.
     """
+    names, queries = _queries_of(table)
+    for query, values in _chosen(queries, names, keys):
+        for row in db.execute(query, values).mappings():
+            yield tuple(row[name] for name in names), row_facts(row)
+
+
+@dataclass(frozen=True)
+class _RowQueries:
+    """The queries for every row of a table, for that of one primary key, and for those of several."""
+
+    every: sa.Select[Any]
+    one: sa.Select[Any]
+    several: sa.Select[Any]
+
+
+@functools.cache
+def _queries_of(table: sa.Table) -> tuple[list[str], _RowQueries]:
+    """Return the names of a table's key columns and its queries; building them anew costs more than running them."""
     columns = list(table.primary_key.columns)
     every = sa.select(table).order_by(*columns)
-    for query in [every] if keys is None else _queries_for(every, columns, keys):
-        for row in db.execute(query).mappings():
-            yield tuple(row[column.name] for column in columns), row_facts(row)
+    one = every.where(*(column == sa.bindparam(f"key_{column.name}") for column in columns))
+    several = every.where(sa.tuple_(*columns).in_(sa.bindparam("keys", expanding=True)))
+    return [column.name for column in columns], _RowQueries(every, one, several)
 
 
-def _queries_for(every: sa.Select[Any], columns: Sequence[Any], keys: Sequence[Key]) -> Iterator[sa.Select[Any]]:
-    """Yield queries for the rows of some primary keys; a single key, the usual case, is compared without a list."""
-    if len(keys) == 1:
-        yield every.where(*(column == value for column, value in zip(columns, keys[0], strict=True)))
-        return
-    for first in range(0, len(keys), _CHUNK):
-        yield every.where(sa.tuple_(*columns).in_(keys[first : first + _CHUNK]))
+def _chosen(
+    queries: _RowQueries, names: Sequence[str], keys: Sequence[Key] | None
+) -> Iterator[tuple[sa.Select[Any], dict[str, Any]]]:
+    """Yield queries with their values for some primary keys, or for every row."""
+    if keys is None:
+        yield queries.every, {}
+    elif len(keys) == 1:
+        yield queries.one, {f"key_{name}": value for name, value in zip(names, keys[0], strict=True)}
+    else:
+        for first in range(0, len(keys), _CHUNK):
+            yield queries.several, {"keys": list(keys[first : first + _CHUNK])}
 
 
 def row_facts(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def test_a_ramp_of_eps_reaches_the_perturbation(data, tmp_path):
     for step in (0, 11, 29):
         take_step(made, batch, policies.Moment(1, step, 30))
         largest.append(float(made.recipe.state_dict()["delta"].abs().max()))
-    assert largest == pytest.approx([0.05 * min(1.0, (step + 0.5) / 24) for step in (0, 11, 29)])
+    expected = [0.05 * min(1.0, (step + 0.5) / 24) for step in (0, 11, 29)]
+    assert largest == pytest.approx(expected, abs=2e-7)  # float32 near 1
     with pytest.raises(ConfigError, match=r"policy\.name = 'iaat'"):
         config.replace_with({"policy.name": "iaat", "policy.options": {}})

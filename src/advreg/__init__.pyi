@@ -12,6 +12,7 @@ from advreg import models as models
 from advreg import objectives as objectives
 from advreg import report as report
 from advreg import runs as runs
+from advreg import tasks as tasks
 from advreg import training as training
 from advreg.attacks import AttackResult as AttackResult
 from advreg.attacks import fgsm as fgsm
@@ -37,6 +38,7 @@ from advreg.models import freeze as freeze
 from advreg.models import load as load_model
 from advreg.models import normalized as normalized
 from advreg.runs import RunFolder as RunFolder
+from advreg.tasks import Task as Task
 from advreg.threat import ThreatModel as ThreatModel
 from advreg.training import AdversarialRegularization as AdversarialRegularization
 from advreg.training import fit as fit

@@ -222,7 +222,7 @@ def has_finite_logits(logits: Tensor) -> Tensor:
     """Return whether each row has finite logits, or -inf for classes that a mask rules out: ``(B,)``.
 
     Args:
-        logits: ``(B, K)``.
+        logits: ``(B, K)``, or outputs of another task ``(B, ...)``.
 
     Returns:
         Booleans ``(B,)``.
@@ -232,7 +232,7 @@ def has_finite_logits(logits: Tensor) -> Tensor:
         >>> has_finite_logits(z).tolist()
         [True, False, False]
     """
-    largest = logits.amax(1)  # NaN where any logit is
+    largest = logits.flatten(1).amax(1) if logits.ndim != 2 else logits.amax(1)  # NaN where any logit is
     return largest.abs() < math.inf  # False for NaN; one comparison fewer than isfinite, at every query
 
 
@@ -282,7 +282,24 @@ def correct(logits: Tensor, y: Tensor) -> Tensor:
         >>> correct(torch.tensor([[2.0, 1.0], [torch.inf, 0.0]]), torch.tensor([0, 0])).tolist()
         [True, False]
     """
-    return (logits.argmax(1) == labels_of(y)) & has_finite_logits(logits)
+    return is_label_largest(logits, y) & has_finite_logits(logits)
+
+
+def is_label_largest(logits: Tensor, y: Tensor) -> Tensor:
+    """Return whether each row's largest logit is the label's ``(B,)``, whatever NaN and infinity mean.
+
+    Args:
+        logits: ``(B, K)``.
+        y: labels ``(B,)`` or probabilities ``(B, K)``.
+
+    Returns:
+        Booleans ``(B,)``.
+
+    Example:
+        >>> is_label_largest(torch.tensor([[2.0, 1.0]]), torch.tensor([0])).tolist()
+        [True]
+    """
+    return logits.argmax(1) == labels_of(y)
 
 
 def fooled(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:

@@ -135,7 +135,7 @@ BAD = {
     "x a rounding outside": (NET, X / X.max() + 1e-3, Y, DataError, r"x.clamp\(0, 1\)"),
     "x NaN": (NET, torch.where(X > 0.9, torch.nan, X), Y, DataError, "NaN or infinity in"),
     "x infinite": (NET, torch.where(X > 0.9, torch.inf, X), Y, DataError, "NaN or infinity in"),
-    "a model of one output": (network(1), X, Y * 0, ModelError, r"torch.cat\(\[torch.zeros_like\(z\), z\], 1\)"),
+    "a model of one output": (network(1), X, Y * 0, ModelError, r"one logit: advreg.models.one_logit"),
     "a softmax": (nn.Sequential(network(), nn.Softmax(1)).eval(), X, Y, ModelError, "drop the softmax"),
     "a model elsewhere": (network().to("meta"), X, Y, ModelError, "the model is on meta, the inputs are on cpu"),
 }

@@ -25,7 +25,8 @@ from advreg.attacks.search import (
 from advreg.attacks.step_rules import Start, initial_point
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
-from advreg.objectives import Objective, cross_entropy
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 FILL = 64
@@ -61,12 +62,13 @@ def cosine_pgd(
     restarts: int = 1,
     target_classes: int | None = None,
     start: Start = "uniform",
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack by PGD with step size ``eps (1 + cos(pi k / steps)) / 2`` at step k: long steps first, short ones last.
 
@@ -83,12 +85,13 @@ def cosine_pgd(
         restarts: number of rounds, each on the examples that survive.
         target_classes: number of other classes that a round attacks, by clean logit; None for an objective without them.
         start: ``"uniform"`` (a draw from the ball) or ``"zero"`` (the clean point).
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -109,7 +112,8 @@ def cosine_pgd(
     """
     require_positive(steps=steps)
     rivals = _count_rivals(target_classes, targeted)
-    spec, rule = QuerySpec(bind_dtype(model, x), objective, targeted), cosine_step(steps)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.objective, targeted, task=task)
+    rule = cosine_step(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: Stream) -> AttackResult:
         labels = with_rival(y, restart, rivals) if rivals else y

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from advreg.attacks.input_limits import BoxedThreat, reject_limits, reject_radii
 from advreg.attacks.readback import Read, read_later, read_now
-from advreg.errors import DataError, ModelError
-from advreg.objectives import Objective, cross_entropy, rows_of_probabilities
+from advreg.errors import DataError
+from advreg.tasks import CLASSES, Task
 
-IGNORED = -100
-"""The label that the cross-entropy of torch ignores."""
+_TASKS = "several labels: task='labels'; numbers: task='number'; masks: task='pixels'"
+"""Remedy for targets that are no labels of a classifier."""
 
 _SLACK = 1e-6
 """Allowed excess of training inputs in widths of the box: rounding when a training loop undoes a normalisation."""
@@ -122,7 +122,7 @@ def read_labels(y: Any, x: Tensor) -> Tensor:
     if found.is_floating_point() and found.ndim == 2 and shape[1] > 1:
         return found.to(torch.promote_types(x.dtype, torch.float32))
     allowed = "give labels 0 to classes-1 as integers (B,), or probabilities (B, K) as floats"
-    raise DataError(f"y is {found.dtype} {shape}; {allowed}")
+    raise DataError(f"y is {found.dtype} {shape}; {allowed}; {_TASKS}")
 
 
 def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
@@ -143,8 +143,61 @@ def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
         raise DataError(f"y holds label {int(y.min())}; give labels 0 to classes-1 as integers")
     if y.ndim == 2 and not (bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < _SUM).all())):
         raise DataError(
-            "y holds floats that are not probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,)"
+            "y holds floats that are not probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,); "
+            + _TASKS
         )
+    reject_radii(x, ball)
+    reject_limits(x, ball)
+    return x, y
+
+
+def read_targets(y: Any, x: Tensor) -> Tensor:
+    """Return the targets of a task ``(B, ...)``: whole numbers as int64, floats in at least float32.
+
+    Args:
+        y: targets as a tensor, a NumPy array or nested lists.
+        x: the inputs, for device, dtype and number of examples.
+
+    Raises:
+        DataError: another number of examples than ``x`` has, complex numbers, NaN or infinity.
+
+    Example:
+        >>> read_targets([[True, False]], torch.zeros(1, 3))
+        tensor([[1, 0]])
+    """
+    found = as_tensor(y, "y").to(x.device)
+    if not found.ndim or len(found) != len(x):
+        raise DataError(f"x is {tuple(x.shape)} and y is {tuple(found.shape)}; give one target for each input")
+    if found.is_complex():
+        raise DataError(f"y is {found.dtype}; give whole numbers or floats")
+    if not found.is_floating_point():
+        return found.long()
+    bad = int((~torch.isfinite(found)).flatten().sum())
+    if bad:
+        raise DataError(f"y holds NaN or infinity in {bad} places; repair these targets or leave their examples out")
+    return found.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def read_examples(x: Any, y: Any, ball: BoxedThreat, task: Task = CLASSES) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets as tensors that fit each other, the box and eps, for an attack that evaluates.
+
+    Args:
+        x: inputs ``(B, ...)``: floats in the box, as a tensor, a NumPy array or nested lists.
+        y: labels or probabilities of a classifier, or targets of the task ``(B, ...)``.
+        ball: the threat model.
+        task: what an output is worth.
+
+    Returns:
+        Inputs ``(B, ...)`` and targets ``(B, ...)``.
+
+    Raises:
+        DataError: inputs, targets or eps that do not fit; one line with what was given, what is allowed and what to do.
+    """
+    if task is CLASSES:
+        return read_batch(x, y, ball)
+    x = read_inputs(x, ball.box)
+    y = read_targets(y, x)
+    reject_outside(x, ball.box)
     reject_radii(x, ball)
     reject_limits(x, ball)
     return x, y
@@ -174,19 +227,23 @@ def read_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     return x, read_labels(y, x)
 
 
-def read_training(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
+def read_training(x: Any, y: Any, ball: BoxedThreat, task: Task = CLASSES) -> tuple[Tensor, Tensor]:
     """Return a training batch as tensors that fit each other, the box and eps; `checked_once` checks its labels.
 
     Args:
         x: inputs ``(B, ...)``: floats in the box, as a tensor, a NumPy array or nested lists.
-        y: labels ``(B,)`` or ``(B, 1)`` of any integer type, or probabilities ``(B, K)``.
+        y: labels ``(B,)`` or ``(B, 1)`` of any integer type, or probabilities ``(B, K)``; targets of another task ``(B, ...)``.
         ball: the threat model.
+        task: what an output is worth.
+
+    Returns:
+        Inputs ``(B, ...)`` and targets ``(B, ...)``.
 
     Raises:
         DataError: wrong types or shapes, an empty batch, or inputs outside the box.
     """
     x = read_inputs(x, ball.box)
-    y = read_labels(y, x)
+    y = read_labels(y, x) if task is CLASSES else read_targets(y, x)
     reject_unboxed(x, ball.box)
     reject_radii(x, ball)
     reject_limits(x, ball)
@@ -269,100 +326,3 @@ def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
     reject_outside(x, box, _SLACK, read_later)
     if counted:
         _last.remember(x, box)
-
-
-def reject_logits(z: object, rows: int) -> None:
-    """Raise unless a model's output is logits ``(rows, K)`` with K at least 2.
-
-    Raises:
-        ModelError: another output.
-    """
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != rows:
-        shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ModelError(
-            f"the model returned {shape} for {rows} inputs; return logits ({rows}, classes): "
-            "advreg.models.wrap_logits(model) takes them out of tuples, dicts and output objects"
-        )
-    if z.shape[1] < 2:
-        raise ModelError(
-            f"the model returned {tuple(z.shape)} for {rows} inputs; return logits of 2 classes or more: "
-            "for one output z of a sigmoid, torch.cat([torch.zeros_like(z), z], 1)"
-        )
-
-
-def reject_classes(y: Tensor, classes: int, *, ignored: bool = False, read: Read = read_now) -> None:
-    """Raise unless every label is one of the model's classes, and probabilities have one column for each class.
-
-    Args:
-        y: labels ``(B,)`` or ``(B, 1 + R)``, or probabilities ``(B, K)``.
-        classes: number of classes of the model.
-        ignored: whether the label -100 is allowed.
-        read: `read_now`, or `read_later` in a training step.
-
-    Raises:
-        DataError: a label out of range, or another number of columns.
-    """
-    if y.is_floating_point():
-        if y.ndim == 2 and y.shape[1] != classes:
-            raise DataError(
-                f"y holds probabilities of {y.shape[1]} classes, the model has {classes}; give (B, {classes})"
-            )
-        return
-    labels = torch.where(y == IGNORED, 0, y) if ignored else y
-    read(torch.stack(torch.aminmax(labels)), lambda ends: _reject_labels(ends, classes))
-
-
-def _reject_labels(ends: list[float], classes: int) -> None:
-    least, largest = ends
-    if least < 0 or largest >= classes:
-        wrong = least if least < 0 else largest
-        raise DataError(f"label {wrong} is out of range: the model has {classes} classes, 0 to {classes - 1}")
-
-
-def reject_probabilities(z: Tensor, read: Read = read_now) -> None:
-    """Raise if outputs ``(B, K)`` are probabilities.
-
-    Args:
-        z: outputs ``(B, K)``.
-        read: `read_now`, or `read_later` in a training step.
-
-    Raises:
-        ModelError: outputs that are non-negative and sum to 1 in every row.
-    """
-    read(rows_of_probabilities(z).all()[None], _reject_softmax)
-
-
-def _reject_softmax(found: list[float]) -> None:
-    if all(found):
-        raise ModelError("the model outputs probabilities; attacks need logits: drop the softmax")
-
-
-def checked_once(objective: Objective) -> Objective:
-    """Return the objective of a training attack, which checks logits and labels at its first call only.
-
-    The logits of a single example may sum to 1 by chance, so probabilities are rejected from two examples on.
-
-    Args:
-        objective: function of logits ``(B, K)`` and labels.
-
-    Returns:
-        The objective; its first call raises `ModelError` for outputs that are not logits, and `DataError` for labels out of
-        range.
-    """
-    is_first = True
-
-    def checking(logits: Tensor, y: Tensor) -> Tensor:
-        nonlocal is_first
-        if is_first:
-            is_first = False
-            _check_outputs(logits, y, ignored=objective is cross_entropy)
-        return objective(logits, y)
-
-    return checking
-
-
-def _check_outputs(logits: Tensor, y: Tensor, ignored: bool) -> None:
-    reject_logits(logits, len(y))
-    reject_classes(y, logits.shape[1], ignored=ignored, read=read_later)
-    if len(logits) > 1:
-        reject_probabilities(logits.detach(), read_later)

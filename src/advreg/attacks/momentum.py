@@ -9,7 +9,8 @@ from advreg.attacks.pgd import make_attempt
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, require_positive, run_attempt, search
 from advreg.attacks.step_rules import Start, momentum_step, nesterov_step
-from advreg.objectives import Objective, cross_entropy
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -24,13 +25,14 @@ def mifgsm(
     restarts: int = 1,
     start: Start = "zero",
     momentum: float = 1.0,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     targeted: bool = False,
     eot: int = 1,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack by the momentum iterative method: PGD along ``v <- momentum * v + grad / ||grad||_1``.
 
@@ -44,13 +46,14 @@ def mifgsm(
         restarts: number of attempts, each on the examples that survive.
         start: ``"zero"`` (the clean point) or ``"uniform"`` (a draw from the ball).
         momentum: decay of the averaged gradient.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         eot: number of samples averaged at every query, for models that are random.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -70,7 +73,7 @@ def mifgsm(
     Reference: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, arXiv:1710.06081.
     """
     require_positive(steps=steps)
-    spec = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.objective, targeted, eot, task)
     attempt = make_attempt(
         spec, momentum_step(step_size, 1 / steps, momentum), steps, start, seed, early_stop=early_stop
     )
@@ -86,12 +89,13 @@ def nifgsm(
     steps: int = 10,
     step_size: float | None = None,
     momentum: float = 1.0,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack by the Nesterov iterative method: momentum with the gradient at a look-ahead point.
 
@@ -106,12 +110,13 @@ def nifgsm(
         steps: gradient steps.
         step_size: length of a step in the units of the input; ``eps / steps`` of each example if None.
         momentum: decay of the averaged gradient, and length of the look-ahead in steps.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         ids: accepted because every attack accepts them; this attack draws nothing.
         seed: accepted because every attack accepts it; this attack draws nothing.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -131,7 +136,8 @@ def nifgsm(
     arXiv:1908.06281.
     """
     require_positive(steps=steps)
-    spec, rule = QuerySpec(bind_dtype(model, x), objective, targeted), nesterov_step(step_size, 1 / steps, momentum)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.objective, targeted, task=task)
+    rule = nesterov_step(step_size, 1 / steps, momentum)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         return run_attempt(spec, x, y, threat, x, rule, steps=steps, early_stop=early_stop)

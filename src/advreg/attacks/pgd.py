@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from advreg.attacks.inputs import checked_once, read_ids, read_training
+from advreg.attacks.inputs import read_ids, read_training
 from advreg.attacks.model import Model, bind_dtype, original, widen
+from advreg.attacks.outputs import checked_once
 from advreg.attacks.result import AttackResult, CraftedExamples
 from advreg.attacks.search import (
     Attempt,
@@ -22,7 +23,8 @@ from advreg.attacks.search import (
 )
 from advreg.attacks.step_rules import Start, initial_point, pgd_rule
 from advreg.attacks.verification import logits_of, reject_device
-from advreg.objectives import Objective, cross_entropy, probability_margin
+from advreg.objectives import Objective, probability_margin
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 _NEAR_LEAD = 0.9
@@ -37,11 +39,12 @@ def fgsm(
     *,
     start: Start = "zero",
     step_size: float | None = None,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack with one gradient step of length eps: ``x + eps * steepest(grad loss)``.
 
@@ -54,11 +57,12 @@ def fgsm(
         threat: norm, eps and box of the adversary; eps may differ between examples.
         start: ``"zero"`` (the clean point) or ``"uniform"`` (a draw from the ball).
         step_size: length of the step in the units of the input; eps if None, or 1.25 eps from a random start.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         early_stop: whether clean errors, and points that fool the model before the step, are not attacked further.
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random start.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -91,6 +95,7 @@ def fgsm(
         early_stop=early_stop,
         ids=ids,
         seed=seed,
+        task=task,
     )
 
 
@@ -105,13 +110,14 @@ def pgd(
     restarts: int = 1,
     start: Start = "uniform",
     momentum: float = 0.0,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     targeted: bool = False,
     eot: int = 1,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack by projected gradient ascent: ``x <- project(x + step_size * steepest(grad loss))``.
 
@@ -130,13 +136,14 @@ def pgd(
         restarts: number of attempts, each on the examples that survive.
         start: ``"uniform"`` (a draw from the ball) or ``"zero"`` (the clean point: the basic iterative method).
         momentum: decay of the averaged gradient; 0 for none, 1 as in the momentum iterative method.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         eot: number of samples averaged at every query, for models that are random.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -158,7 +165,7 @@ def pgd(
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083.
     """
     require_positive(steps=steps)
-    spec = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.objective, targeted, eot, task)
     attempt = make_attempt(spec, pgd_rule(steps, step_size, momentum, start), steps, start, seed, early_stop=early_stop)
     return search(spec, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
@@ -201,8 +208,8 @@ def refine_on_original(
 ) -> AttackResult:
     """Continue on the original model where a fast copy came near, because the gradients of the copy are rounded.
 
-    Near is a lead below 0.9 in probability over the next class, which does not depend on the batch. Without a fast copy the
-    result is returned unchanged.
+    Near is a lead below 0.9 in probability over the next class, which does not depend on the batch. Without a fast copy, and in
+    other tasks than classification, the result is returned unchanged.
 
     Args:
         spec: the model and the objective.
@@ -225,7 +232,7 @@ def refine_on_original(
     x, y, threat = examples
     survivors = (~found.broken).nonzero()[:, 0]
     model = original(spec.model)
-    if model is spec.model or not len(survivors):
+    if model is spec.model or not len(survivors) or spec.task is not CLASSES:
         return found
     found.cost[survivors, 0] += 1
     lead = probability_margin(logits_of(model, found.x_adv[survivors]), y[survivors])
@@ -249,9 +256,10 @@ def craft(
     step_size: float | None = None,
     start: Start = "uniform",
     momentum: float = 0.0,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     ids: Tensor | None = None,
     seed: int = 0,
+    task: Task = CLASSES,
 ) -> CraftedExamples:
     """Make adversarial examples for training: the last iterate of PGD, not verified.
 
@@ -267,9 +275,10 @@ def craft(
             from a random start.
         start: ``"uniform"`` (a draw from the ball) or ``"zero"`` (the clean point).
         momentum: decay of the averaged gradient; 0 for none.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random start.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         A `CraftedExamples`: ``x_adv`` inside the threat model, and its cost.
@@ -285,9 +294,12 @@ def craft(
         >>> craft(model, torch.full((2, 4), 0.5), torch.tensor([0, 1]), ThreatModel("linf", 0.1)).backwards
         20
     """
-    x, y = read_training(x, y, threat)
+    x, y = read_training(x, y, threat, task)
     reject_device(model, x)
-    spec, rule = QuerySpec(bind_dtype(model, x), checked_once(objective)), pgd_rule(steps, step_size, momentum, start)
+    spec, rule = (
+        QuerySpec(bind_dtype(model, x), checked_once(objective or task.objective, task)),
+        pgd_rule(steps, step_size, momentum, start),
+    )
     x, ids = widen(x.detach()), read_ids(ids, x)
     state = initial_state(x, y, threat, initial_point(start, x, threat, ids, seed))
     for k in range(steps):

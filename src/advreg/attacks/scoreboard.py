@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advreg.attacks.result import AttackResult
 from advreg.attacks.rows import mask_out
-from advreg.attacks.verification import verify_with_logits
+from advreg.attacks.verification import score_points
 from advreg.objectives import replace_nan
 from advreg.threat import ThreatModel
 
@@ -41,6 +41,7 @@ class Scoreboard(BaseScoreboard):
     Attributes:
         x_adv: the last verified point, ``x`` before the first: ``(B, ...)``.
         broken: whether verification confirmed it: ``(B,)``.
+        score: score of the verified point ``(B,)``; None for tasks with booleans, where ``broken`` holds it.
         queries: forwards and backwards of every row that is still under attack.
     """
 
@@ -50,6 +51,7 @@ class Scoreboard(BaseScoreboard):
         self.owner = owner
         self.x_adv = x.clone()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.score: Tensor | None = None
         self.queries = (0, 0)
 
     def count(self, *, backward: bool) -> None:
@@ -65,37 +67,52 @@ class Scoreboard(BaseScoreboard):
     def submit(self, rows: Tensor, adv: Tensor) -> Tensor:
         """Verify points of these rows on the original model, record them, and return which were confirmed."""
         threat = self.threat.select(rows)
-        broken, logits = verify_with_logits(
-            self.spec.model, self.x[rows], adv, self.y[rows], threat, self.spec.targeted
+        score, outputs = score_points(
+            self.spec.model, self.x[rows], adv, self.y[rows], threat, self.spec.task, targeted=self.spec.targeted
         )
-        self.record(rows, adv, broken, logits)
-        return broken
+        return self.record(rows, adv, score, outputs)
 
-    def record(self, rows: Tensor, adv: Tensor, broken: Tensor, logits: Tensor) -> None:
+    def keep_score(self, rows: Tensor, score: Tensor) -> None:
+        """Keep the scores ``(R,)`` of these rows; booleans are kept by ``broken``."""
+        if score.dtype is torch.bool:
+            return
+        if self.score is None:
+            self.score = torch.ones(len(self.x), dtype=score.dtype, device=score.device)
+        self.score[rows] = score
+
+    def record(self, rows: Tensor, adv: Tensor, score: Tensor, outputs: Tensor) -> Tensor:
         """Record verified points of these rows, and the one forward that verified them.
 
         Args:
             rows: positions in the batch ``(R,)``.
             adv: the points ``(R, ...)``.
-            broken: whether each was confirmed ``(R,)``.
-            logits: logits of the original model there ``(R, K)``.
+            score: score of each ``(R,)``, 1 outside the threat model.
+            outputs: outputs of the original model there ``(R, ...)``.
+
+        Returns:
+            Whether each is broken, ``(R,)``.
 
         Example:
             >>> from advreg.attacks.search import QuerySpec
             >>> from advreg.objectives import margin
             >>> x, y = torch.zeros(1, 2), torch.tensor([0])
             >>> board = Scoreboard(QuerySpec(torch.nn.Identity(), margin), x, y, ThreatModel("linf", 1.0))
-            >>> board.record(torch.tensor([0]), torch.tensor([[0.0, 1.0]]), torch.tensor([True]), torch.tensor([[0.0, 1.0]]))
+            >>> board.record(torch.tensor([0]), torch.tensor([[0.0, 1.0]]), torch.tensor([False]), torch.tensor([[0.0, 1.0]]))
+            tensor([True])
             >>> board.broken.tolist(), board.loss.tolist()
             ([True], [1.0])
         """
         self.cost[rows, 0] += 1
+        broken = self.spec.is_broken(score)
         self.x_adv[rows], self.broken[rows] = adv, broken
-        self.loss[rows] = replace_nan(self.spec.loss_at(logits, self.y[rows])).to(self.loss.dtype)
+        self.keep_score(rows, score)
+        self.loss[rows] = replace_nan(self.spec.loss_at(outputs, self.y[rows])).to(self.loss.dtype)
+        return broken
 
     def retire(self, state: AttackState) -> AttackState:
         """Verify the rows that fooled the model; confirmed rows leave, the others drop that point and continue."""
-        proposed = state.best_fooled.nonzero()[:, 0]
+        broken = self.spec.is_broken(state.best_score)
+        proposed = broken.nonzero()[:, 0]
         if not len(proposed):
             return state
         confirmed = self.submit(state.rows[proposed], state.best[proposed])
@@ -104,10 +121,10 @@ class Scoreboard(BaseScoreboard):
             done = self.owner[state.rows[proposed[confirmed]]]
             keep &= ~torch.isin(self.owner[state.rows], done)
         self.charge(state.rows[~keep])
-        reset = replace(state, best_fooled=torch.zeros_like(state.best_fooled))
+        reset = replace(state, best_score=state.best_score.masked_fill(broken, 1))
         return reset.select(keep.nonzero()[:, 0])
 
     def result(self) -> AttackResult:
         """Return the recorded points as a result."""
         distance = self.threat.distance(self.x_adv, self.x).to(self.x.dtype)
-        return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost)
+        return AttackResult(self.x_adv, self.broken, distance, self.loss, self.cost, score=self.score)

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from advreg.attacks.inputs import read_batch, read_ids, reject_classes
-from advreg.attacks.model import Model, gradient_at, input_dtype, original, own_leaf, query_model, widen
+from advreg.attacks.inputs import read_examples, read_ids
+from advreg.attacks.model import original, widen
+from advreg.attacks.query import QuerySpec as QuerySpec
+from advreg.attacks.query import query as query
+from advreg.attacks.query import require_positive as require_positive
 from advreg.attacks.result import AttackResult, concatenate
 from advreg.attacks.rows import RowState
 from advreg.attacks.scoreboard import Scoreboard
-from advreg.attacks.verification import logits_of, reject_device, reject_softmax, require_eval_mode, require_finite
-from advreg.errors import ConfigError
+from advreg.attacks.verification import outputs_of, reject_device, reject_outputs, require_eval_mode
 from advreg.example_rng import Stream
-from advreg.objectives import Objective, fooled, negate
 from advreg.region import Region
 from advreg.threat import ThreatModel, broadcast_per_example, region_of
 
@@ -41,8 +41,8 @@ class AttackState(RowState):
         region: the valid points around ``x``, prepared once for all steps.
         radii: eps in the dtype of the inputs, ``(B, 1, ...)``.
         adv: current iterate.
-        loss, grad, fooled: outputs of the last query, at the current iterate.
-        best, best_loss, best_fooled: the best iterate so far: one that fools the model first, then the highest loss.
+        loss, grad, score: results of the last query, at the current iterate; see `advreg.tasks.Task`.
+        best, best_loss, best_score: the best iterate so far: the lowest score first, then the highest loss.
         memory: tensors ``(B, ...)`` that the rule keeps between iterations.
     """
 
@@ -55,10 +55,10 @@ class AttackState(RowState):
     adv: Tensor
     loss: Tensor
     grad: Tensor
-    fooled: Tensor
+    score: Tensor
     best: Tensor
     best_loss: Tensor
-    best_fooled: Tensor
+    best_score: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     def moved_to(self, point: Tensor, **changes: Any) -> AttackState:
@@ -68,101 +68,6 @@ class AttackState(RowState):
 
 Rule = Callable[[AttackState, int], AttackState]
 """``(state, iteration) -> state`` with the next iterate in ``adv``: where attacks differ."""
-
-
-@dataclass(frozen=True)
-class QuerySpec:
-    """How the model is queried.
-
-    Attributes:
-        model: the attacked model, original or fast copy.
-        objective: function of logits and labels to maximise.
-        targeted: whether ``y`` holds the classes that the adversary wants; the objective is then minimised.
-        eot: number of samples over which logits, loss and gradient are averaged, for models that are random.
-    """
-
-    model: Model
-    objective: Objective
-    targeted: bool = False
-    eot: int = 1
-
-    def __post_init__(self) -> None:
-        require_positive(eot=self.eot)
-
-    @cached_property
-    def dtype(self) -> torch.dtype | None:
-        """Floating type of the model's inputs, determined once instead of at every query."""
-        return input_dtype(self.model)
-
-    def loss_at(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the value to maximise, ``(B,)``."""
-        return (negate(self.objective) if self.targeted else self.objective)(logits, y)
-
-    def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return whether the model misclassifies each row (or predicts the target class, if targeted), ``(B,)``."""
-        return fooled(logits, y, self.targeted)
-
-
-def require_positive(**counts: int) -> None:
-    """Raise unless every count is 1 or more; with 0 steps an attack would report every model as robust.
-
-    Args:
-        counts: the counts by name.
-
-    Raises:
-        ConfigError: a count below 1.
-    """
-    for name, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"{name} is {count}; give 1 or more")
-
-
-QueryOutputs = tuple[Tensor, Tensor, Tensor]
-"""Logits ``(B, K)``, loss ``(B,)`` and gradient ``(B, ...)`` of one query."""
-
-
-def query(spec: QuerySpec, adv: Tensor, y: Tensor, *, gradient: bool = True) -> QueryOutputs:
-    """Query the model at ``adv``: logits, loss, and the gradient of the summed loss.
-
-    Gradients are taken to the input only, so that no weight gets one. Non-finite entries of the gradient become zero.
-
-    Args:
-        spec: model, objective and number of samples.
-        adv: points ``(B, ...)``.
-        y: labels.
-        gradient: whether to compute the gradient; otherwise it is zero.
-
-    Returns:
-        Logits ``(B, K)``, loss ``(B,)`` and gradient ``(B, ...)``.
-
-    Raises:
-        ModelError: the logits do not depend on the input in a way that autograd can follow.
-
-    Example:
-        >>> spec = QuerySpec(torch.nn.Identity(), lambda logits, y: logits.sum(1))
-        >>> query(spec, torch.tensor([[1.0, 2.0]]), torch.tensor([0]))[2].tolist()
-        [[1.0, 1.0]]
-    """
-    total = _query_once(spec, adv, y, gradient)
-    for _ in range(spec.eot - 1):
-        total = _add(total, _query_once(spec, adv, y, gradient))
-    if spec.eot == 1:
-        return total  # without the copies that a mean makes
-    logits, loss, grad = total
-    return logits / spec.eot, loss / spec.eot, grad / spec.eot
-
-
-def _query_once(spec: QuerySpec, adv: Tensor, y: Tensor, gradient: bool) -> QueryOutputs:
-    with torch.inference_mode(False), torch.set_grad_enabled(gradient):
-        point = own_leaf(adv).requires_grad_(gradient)
-        z = query_model(spec.model, point, spec.dtype)
-        value = spec.loss_at(z, y)
-        grad = gradient_at(value, point) if gradient else torch.zeros_like(adv)
-    return z.detach(), value.detach(), grad
-
-
-def _add(a: QueryOutputs, b: QueryOutputs) -> QueryOutputs:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> AttackState:
@@ -179,26 +84,28 @@ def initial_state(x: Tensor, y: Tensor, threat: ThreatModel, adv: Tensor) -> Att
     """
     rows = torch.arange(len(x), device=x.device)
     low = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    no = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    right = torch.ones(len(x), dtype=torch.bool, device=x.device)
     zero = torch.zeros_like(x)
-    return AttackState(rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, no, adv, low, no)
+    return AttackState(
+        rows, x, y, threat, region_of(threat, x), threat.radii(x), adv, low, zero, right, adv, low, right
+    )
 
 
 def update_state(spec: QuerySpec, state: AttackState, *, gradient: bool) -> AttackState:
     """Return the state after a query at the iterate: its loss and gradient, and the best iterate so far."""
     point = state.threat.repair(state.adv, state.x)  # rules for features hold at the query; the iterate is continuous
-    logits, loss, grad = query(spec, point, state.y, gradient=gradient)
+    outputs, loss, grad = query(spec, point, state.y, gradient=gradient)
     loss = loss.nan_to_num(-torch.inf, -torch.inf, -torch.inf).to(state.loss.dtype)
-    fooled = spec.fooled(logits, state.y)
-    better = (fooled > state.best_fooled) | ((fooled == state.best_fooled) & (loss > state.best_loss))
+    score = spec.score(outputs, state.y)
+    better = (score < state.best_score) | ((score == state.best_score) & (loss > state.best_loss))
     return replace(
         state,
         loss=loss,
         grad=grad,
-        fooled=fooled,
+        score=score,
         best=torch.where(broadcast_per_example(better, state.x), point, state.best),
         best_loss=torch.where(better, loss, state.best_loss),
-        best_fooled=state.best_fooled | fooled,
+        best_score=torch.where(better, score, state.best_score),
     )
 
 
@@ -238,7 +145,7 @@ def run_attempt(
     for k in range(steps + 1):
         gradient = k < steps
         board.count(backward=gradient)
-        state = update_state(spec, state, gradient=gradient)
+        state = update_state(spec.at(k / steps), state, gradient=gradient)
         if early_stop and (x.device.type == "cpu" or k % 10 == 9):  # the check synchronises the device: seldom on GPUs
             state = board.retire(state)
             if not len(state.rows):
@@ -257,7 +164,7 @@ Attempt = Callable[[Tensor, Tensor, ThreatModel, Tensor, Any], AttackResult]
 """
 
 LabelSelector = Callable[[Tensor, Tensor], Tensor]
-"""``(clean logits (B, K), y) -> y``: the labels of the attempts, for attacks that choose classes by the clean logits."""
+"""``(clean outputs (B, ...), y) -> y``: the labels of the attempts, for attacks that choose classes by the clean logits."""
 
 
 def keep_labels(_logits: Tensor, y: Tensor) -> Tensor:
@@ -284,7 +191,8 @@ def search(
     Args:
         spec: model and objective.
         x: clean inputs ``(B, ...)`` in the box of ``threat``: a tensor, a NumPy array or nested lists.
-        y: labels ``(B,)`` of any integer type, or probabilities ``(B, K)``; the target classes if targeted.
+        y: labels ``(B,)`` of any integer type, probabilities ``(B, K)``, or targets of the spec's task ``(B, ...)``; what the
+            adversary wants if targeted.
         threat: norm, eps and box of the adversary; eps may differ between examples.
         attempt: one attempt on a batch.
         restarts: number of attempts, each on the survivors (on all examples without ``early_stop``).
@@ -314,7 +222,7 @@ def search(
     require_eval_mode(spec.model)
     parts = []
     with torch.inference_mode(False), torch.no_grad():  # in any mode of the caller, only queries build graphs
-        x, y = read_batch(x, y, threat)
+        x, y = read_examples(x, y, threat, spec.task)
         reject_device(spec.model, x)
         ids, y = read_ids(ids, x), y.detach().clone()
         x = widen(x.detach().clone())
@@ -378,18 +286,17 @@ def _evaluate_clean(
 
     It costs one forward; clean errors of a fast copy cost another, in which its original confirms them.
     """
-    logits = logits_of(spec.model, x)
-    require_finite(logits)
-    reject_softmax(spec.model, x, logits, threat.box)
-    reject_classes(y, logits.shape[1])
-    y = aim(logits, y)
-    board, wrong = Scoreboard(spec, x, y, threat), spec.fooled(logits, y)
+    outputs = outputs_of(spec.model, x)
+    reject_outputs(spec.model, x, outputs, y, threat, spec.task)
+    y = aim(outputs, y)
+    board, score = Scoreboard(spec, x, y, threat), spec.score(outputs, y)
     if original(spec.model) is spec.model:
-        board.record(torch.arange(len(x), device=x.device), x, wrong, logits)
+        board.record(torch.arange(len(x), device=x.device), x, score, outputs)
         return board.result(), y
     board.cost[:, 0] += 1
-    board.loss = spec.loss_at(logits, y).to(x.dtype)
-    proposed = wrong.nonzero()[:, 0]
+    board.loss = spec.loss_at(outputs, y).to(x.dtype)
+    board.keep_score(torch.arange(len(x), device=x.device), score)
+    proposed = spec.is_broken(score).nonzero()[:, 0]
     if len(proposed):
         board.submit(proposed, x[proposed])
     return board.result(), y

@@ -9,12 +9,16 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.inputs import read_inputs, read_labels, reject_classes, reject_logits, reject_probabilities
+from advreg.attacks.inputs import read_inputs, read_labels, read_targets
 from advreg.attacks.model import Model, original, query_model
 from advreg.attacks.model import ProxyModel as ProxyModel  # its earlier home
+from advreg.attacks.outputs import reject_classes, reject_logits, reject_probabilities, reject_rows
 from advreg.errors import DataError, ModelError
 from advreg.module_modes import training_parts
-from advreg.objectives import are_probabilities, fooled, has_finite_logits
+from advreg.objectives import are_probabilities, has_finite_logits
+from advreg.tasks import CLASSES, Task
+from advreg.tasks.checks import reject_misfit
+from advreg.tasks.task import invert
 from advreg.threat import ThreatModel
 
 _PROBABILITIES: ContextVar[bool] = ContextVar("whether attacks accept probabilities", default=False)
@@ -23,8 +27,22 @@ TOLERANCE = 1e-6
 """Tolerance for points made elsewhere: forty times the rounding of a float32 pixel. The attacks here do not need it."""
 
 
+def outputs_of(model: Model, x: Tensor) -> Tensor:
+    """Return the outputs of a model ``(B, ...)`` without gradient and without autocast.
+
+    Args:
+        model: maps inputs ``(B, ...)`` to outputs ``(B, ...)``; must be in eval mode.
+        x: inputs ``(B, ...)``.
+
+    Returns:
+        Outputs in float32 or wider; what a model returns that is no tensor is returned as it is.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        return query_model(model, x)
+
+
 def logits_of(model: Model, x: Tensor) -> Tensor:
-    """Return the logits of a model ``(B, K)`` without gradient and without autocast.
+    """Return the logits of a classifier ``(B, K)`` without gradient and without autocast.
 
     Args:
         model: maps inputs ``(B, ...)`` to logits ``(B, K)``; must be in eval mode. For a fast copy, its original verifies.
@@ -36,8 +54,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     Raises:
         ModelError: the output is not ``(B, K)``.
     """
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        z = query_model(model, x)
+    z = outputs_of(model, x)
     reject_logits(z, len(x))
     return z
 
@@ -133,10 +150,80 @@ def require_finite(logits: Tensor) -> None:
         )
 
 
+def reject_outputs(model: Model, x: Tensor, outputs: Tensor, y: Tensor, threat: ThreatModel, task: Task) -> None:
+    """Raise unless the outputs for clean inputs can be scored: logits of the labels' classes, or what another task needs.
+
+    Args:
+        model: the queried model.
+        x: clean inputs ``(B, ...)``.
+        outputs: the model's output for them ``(B, ...)``.
+        y: labels or targets ``(B, ...)``.
+        threat: norm, eps and box of the adversary.
+        task: what the outputs are worth.
+
+    Raises:
+        ModelError: outputs that are no tensor with one row for each input, not finite, or probabilities in place of logits.
+        DataError: labels or targets that do not fit the outputs.
+        ConfigError: a score or an objective of the task that is not one number for each example.
+    """
+    if task is CLASSES:
+        reject_logits(outputs, len(x))
+        require_finite(outputs)
+        reject_softmax(model, x, outputs, threat.box)
+        reject_classes(y, outputs.shape[1])
+        return
+    reject_rows(outputs, len(x))
+    require_finite(outputs)
+    reject_misfit(task, outputs, y)
+
+
+def score_points(
+    model: Model,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    task: Task = CLASSES,
+    *,
+    targeted: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the score of each point on the original model ``(B,)``, and its outputs ``(B, ...)``: one forward.
+
+    Args:
+        model: the model, or a fast copy (its original is queried).
+        x: clean inputs ``(B, ...)``.
+        x_adv: points to verify ``(B, ...)``.
+        y: labels or targets ``(B, ...)``; what the adversary wants if ``targeted``.
+        threat: norm, eps and box of the adversary.
+        task: what the outputs are worth.
+        targeted: whether ``y`` holds what the adversary wants.
+
+    Returns:
+        Scores ``(B,)``, booleans or in [0, 1]; a point outside the threat model scores 1. And the outputs.
+
+    Raises:
+        DataError: a label that the model does not have.
+
+    Example:
+        >>> x, x_adv = torch.tensor([[0.6, 0.4]]), torch.tensor([[0.4, 0.6]])
+        >>> score_points(nn.Identity(), x, x_adv, torch.tensor([0]), ThreatModel("linf", 0.3))[0].tolist()
+        [False]
+    """
+    outputs = outputs_of(original(model), x_adv)
+    if task is CLASSES:
+        reject_logits(outputs, len(x_adv))
+        reject_classes(y, outputs.shape[1])
+    else:
+        reject_rows(outputs, len(x_adv))
+    score = task.rate(outputs, y)
+    score, inside = invert(score) if targeted else score, threat.contains(x_adv, x, TOLERANCE)
+    return score | ~inside if score.dtype is torch.bool else score.where(inside, 1.0), outputs
+
+
 def verify_with_logits(
     model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return whether each point is broken ``(B,)``, and the original model's logits ``(B, K)``: one forward.
+    """Return whether each point is broken ``(B,)``, and the original classifier's logits ``(B, K)``: one forward.
 
     Args:
         model: the model, or a fast copy (its original is queried).
@@ -157,12 +244,20 @@ def verify_with_logits(
         >>> verify_with_logits(nn.Identity(), x, x_adv, torch.tensor([0]), ThreatModel("linf", 0.3))[0].tolist()
         [True]
     """
-    z = logits_of(original(model), x_adv)
-    reject_classes(y, z.shape[1])
-    return fooled(z, y, targeted) & threat.contains(x_adv, x, TOLERANCE), z
+    right, logits = score_points(model, x, x_adv, y, threat, targeted=targeted)
+    return ~right, logits
 
 
-def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatModel, *, targeted: bool = False) -> Tensor:
+def verify(
+    model: Model,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    targeted: bool = False,
+    task: Task = CLASSES,
+) -> Tensor:
     """Return whether ``x_adv`` breaks the model inside the threat model, for each example.
 
     An example is broken if the largest logit of the original model is not the label's (is the target's, if targeted) or its
@@ -175,6 +270,7 @@ def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatMode
         y: labels ``(B,)``; the target classes if ``targeted``.
         threat: norm, eps and box of the adversary.
         targeted: whether ``y`` holds the classes that the adversary wants.
+        task: what an output is worth; an example is broken where its score is at most the task's ``broken_at``.
 
     Returns:
         Booleans ``(B,)``.
@@ -192,8 +288,8 @@ def verify(model: Model, x: Tensor, x_adv: Tensor, y: Tensor, threat: ThreatMode
     """
     require_eval_mode(model)
     x = read_inputs(x, threat.box)
-    x_adv, y = read_inputs(x_adv, threat.box), read_labels(y, x)
+    x_adv, y = read_inputs(x_adv, threat.box), read_labels(y, x) if task is CLASSES else read_targets(y, x)
     if x_adv.shape != x.shape:
         raise DataError(f"x_adv is {tuple(x_adv.shape)}, x is {tuple(x.shape)}; give one point for each input")
     reject_device(model, x_adv)
-    return verify_with_logits(model, x, x_adv, y, threat, targeted)[0]
+    return task.is_broken(score_points(model, x, x_adv, y, threat, task, targeted=targeted)[0])

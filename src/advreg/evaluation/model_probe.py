@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.inputs import reject_classes
+from advreg.attacks.outputs import reject_classes
 from advreg.attacks.search import QuerySpec, query
 from advreg.attacks.verification import logits_of
 from advreg.evaluation.ledger_checks import black_boxes

@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "load_with",
     "normalized",
+    "one_logit",
     "read_state",
     "state_sha256",
     "wrap_logits",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from advreg.errors import ModelError
+from advreg.errors import ConfigError, ModelError
 
 
 def extract_logits(output: object) -> Tensor:
@@ -76,3 +78,49 @@ def wrap_logits(net: nn.Module) -> nn.Module:
 
 def _logits(_module: nn.Module, _inputs: object, output: object) -> Tensor:
     return extract_logits(output)
+
+
+class TwoLogits(nn.Module):
+    """A network with one logit for the second of two classes, as a classifier with the logits ``(0, z - cut)``."""
+
+    def __init__(self, net: nn.Module, cut: float) -> None:
+        super().__init__()
+        self.net, self.cut = net, cut
+        self.training = net.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(B, 2)``.
+
+        Raises:
+            ModelError: the network returns more than one logit for each input.
+        """
+        z = extract_logits(self.net(x))
+        if z.shape not in ((len(x),), (len(x), 1)):
+            raise ModelError(f"the model returns {tuple(z.shape)} for {len(x)} inputs; one_logit wraps (B,) or (B, 1)")
+        z = z.reshape(-1, 1)
+        return torch.cat([torch.zeros_like(z), z - self.cut], 1)
+
+
+def one_logit(net: nn.Module, threshold: float = 0.5) -> nn.Module:
+    """Return a binary classifier with two logits from a network with one: class 1 where ``sigmoid(z) > threshold``.
+
+    With threshold 0.5 its cross-entropy is the binary cross-entropy of ``z``; every attack, recipe and protocol works on it.
+
+    Args:
+        net: inputs ``(B, ...)`` to one logit ``(B,)`` or ``(B, 1)``, not to a probability.
+        threshold: probability above which class 1 is predicted, in (0, 1).
+
+    Returns:
+        A module that returns logits ``(B, 2)``; the network's weights are its own.
+
+    Raises:
+        ConfigError: a threshold outside (0, 1).
+
+    Example:
+        >>> net = nn.Sequential(nn.Identity())
+        >>> one_logit(net, threshold=0.9)(torch.tensor([[3.0], [2.0]])).argmax(1).tolist()
+        [1, 0]
+    """
+    if not 0 < threshold < 1:
+        raise ConfigError(f"threshold is {threshold}; give a probability above 0 and below 1")
+    return TwoLogits(net, math.log(threshold / (1 - threshold)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.inputs import reject_probabilities
 from advreg.attacks.model import query_model
+from advreg.attacks.outputs import reject_probabilities
 from advreg.errors import ModelError
 from advreg.models.inference_only import InferenceOnlyModel
 from advreg.module_modes import is_exported, training_parts

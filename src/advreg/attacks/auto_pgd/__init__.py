@@ -13,7 +13,8 @@ from advreg.attacks.result import AttackResult
 from advreg.attacks.scoreboard import Scoreboard
 from advreg.attacks.search import Attempt, LabelSelector, QuerySpec, require_positive, run_attempt, search
 from advreg.errors import ThreatError
-from advreg.objectives import Objective, cross_entropy, labels_of, targeted_dlr
+from advreg.objectives import Objective, labels_of, targeted_dlr
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel, broadcast_per_example
 
 
@@ -51,7 +52,7 @@ def apgd(
     *,
     steps: int = 100,
     restarts: int = 1,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     targeted: bool = False,
     eot: int = 1,
     ids: Tensor | None = None,
@@ -59,6 +60,7 @@ def apgd(
     early_stop: bool = True,
     batch_size: int = 512,
     large_eps: bool = False,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack by Auto-PGD: ascent with momentum and a step from 2 eps that is halved when progress stops.
 
@@ -73,7 +75,7 @@ def apgd(
         threat: norm, eps and box of the adversary; eps may differ between examples.
         steps: gradient steps of one attempt.
         restarts: number of attempts, each on the examples that survive.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         eot: number of samples averaged at every query, for models that are random.
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
@@ -82,6 +84,7 @@ def apgd(
         batch_size: number of examples attacked at a time.
         large_eps: l1 only: spend 30% of the steps in a ball of 3 eps and 30% in one of 2 eps, each stage from the best
             iterate of the one before; the cost of a survivor is the same.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -103,7 +106,7 @@ def apgd(
     attacks", ICML 2020, arXiv:2003.01690; for l1 "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021, arXiv:2103.01208.
     """
-    spec = QuerySpec(bind_dtype(model, x), objective, targeted, eot)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.objective, targeted, eot, task)
     attempt = _attempt(spec, threat, steps, seed, early_stop, large_eps)
     return search(spec, x, y, threat, attempt, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 

@@ -12,7 +12,8 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, search
 from advreg.errors import ThreatError
-from advreg.objectives import Objective, margin
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -24,12 +25,13 @@ def random_search(
     threat: ThreatModel,
     *,
     queries: int = 1000,
-    objective: Objective = margin,
+    objective: Objective | None = None,
     targeted: bool = False,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack with points drawn uniformly from the ball, projected into the box; the point of highest loss counts.
 
@@ -42,12 +44,13 @@ def random_search(
         y: labels ``(B,)``; the target classes if ``targeted``.
         threat: norm, eps and box of the adversary; eps may differ between examples.
         queries: number of points drawn for each example.
-        objective: function of scores and labels to maximise.
+        objective: function of scores and labels to maximise; the task's nearness to broken, the margin for classes, if None.
         targeted: whether ``y`` holds the classes that the adversary wants.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random draws.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -66,7 +69,7 @@ def random_search(
     """
     if queries < 1:
         raise ThreatError(f"queries is {queries}; give 1 or more")
-    spec = QuerySpec(bind_dtype(model, x), objective, targeted)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.nearness, targeted, task=task)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         def propose(state: QueryState, k: int) -> QueryState:

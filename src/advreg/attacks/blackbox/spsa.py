@@ -15,7 +15,7 @@ from advreg.attacks.model import Model, bind_dtype, query_model
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, search
 from advreg.errors import ThreatError
-from advreg.objectives import margin
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 _LENGTH = 0.01
@@ -42,6 +42,7 @@ def spsa(
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack in linf by Adam on ``g = mean_v [f(x + delta v) - f(x - delta v)] / (2 delta) v``, v random signs.
 
@@ -63,6 +64,7 @@ def spsa(
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the directions.
         batch_size: number of examples attacked at a time; a forward has up to 32 inputs for each of them.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -92,7 +94,7 @@ def spsa(
         raise ThreatError(
             f"steps, samples, step_size, delta are {steps}, {samples}, {step_size}, {delta}; give more than 0"
         )
-    spec = QuerySpec(bind_dtype(model, x), margin, targeted)
+    spec = QuerySpec(bind_dtype(model, x), task.nearness, targeted, task=task)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, _: int) -> AttackResult:
         propose = _adam_proposal(spec, samples, step_size, delta, seed)

@@ -17,7 +17,7 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, search
 from advreg.errors import ThreatError
-from advreg.objectives import margin
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., AttackResult]
@@ -46,6 +46,7 @@ def square(
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack by random search: change one window of the input at a time, and keep the change if the margin rises.
 
@@ -73,6 +74,7 @@ def square(
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random draws.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model.
@@ -96,7 +98,8 @@ def square(
     require_alike_features("square", threat)
     if queries < 1 or not 0 < p <= 1:
         raise ThreatError(f"queries is {queries} and p is {p}; give 1 query or more and a share in (0, 1]")
-    spec, budget = QuerySpec(bind_dtype(model, x), margin, targeted), queries if rescale else None
+    spec = QuerySpec(bind_dtype(model, x), task.nearness, targeted, task=task)
+    budget = queries if rescale else None
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         make = _repaint_proposal if threat.norm == "linf" else _move_proposal

@@ -40,7 +40,7 @@ class MinimalResult(AttackResult):
 
     def select(self, rows: Tensor) -> MinimalResult:
         """Return the result of these rows."""
-        return MinimalResult(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return MinimalResult(*(getattr(self, name)[rows] for name in _columns()))
 
 
 def concatenate_minimal(parts: list[MinimalResult]) -> MinimalResult:
@@ -52,5 +52,9 @@ def concatenate_minimal(parts: list[MinimalResult]) -> MinimalResult:
     Returns:
         The result of all examples.
     """
-    names = [field.name for field in fields(MinimalResult)]
-    return MinimalResult(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    return MinimalResult(*(torch.cat([getattr(part, name) for part in parts]) for name in _columns()))
+
+
+def _columns() -> list[str]:
+    """Return the names of the fields with a value for each example; classification has no scores."""
+    return [field.name for field in fields(MinimalResult) if field.name != "score"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks.input_limits import require_alike_features
-from advreg.attacks.inputs import read_batch, read_ids, reject_classes
+from advreg.attacks.inputs import read_batch, read_ids
 from advreg.attacks.minimum_norm.fallback import (
     ASCENT_STEPS,
     RETURN_STEPS,
@@ -29,6 +29,7 @@ from advreg.attacks.minimum_norm.l0 import Ball, SparseThreat, box_diameter, wit
 from advreg.attacks.minimum_norm.result import MinimalResult, concatenate_minimal
 from advreg.attacks.minimum_norm.state import Linearise, MinimumNormState, Rule
 from advreg.attacks.model import Model, query_model, widen
+from advreg.attacks.outputs import reject_classes
 from advreg.attacks.rows import mask_out
 from advreg.attacks.scoreboard import BaseScoreboard
 from advreg.attacks.search import require_positive

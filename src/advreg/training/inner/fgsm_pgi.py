@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import CraftedExamples
-from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.inputs import read_training
 from advreg.attacks.model import widen
+from advreg.attacks.outputs import checked_once
 from advreg.attacks.search import QuerySpec, query
 from advreg.errors import ThreatError
 from advreg.objectives import Objective, cross_entropy

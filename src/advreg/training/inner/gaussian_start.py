@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from advreg import example_rng
 from advreg.attacks import CraftedExamples
-from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.inputs import read_training
 from advreg.attacks.model import widen
+from advreg.attacks.outputs import checked_once
 from advreg.attacks.search import QuerySpec, initial_state, query
 from advreg.attacks.step_rules import pgd_rule
 from advreg.objectives import Objective, cross_entropy

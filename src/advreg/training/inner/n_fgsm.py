@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from advreg._deprecation import renamed_options
 from advreg.attacks import CraftedExamples
 from advreg.attacks.input_limits import require_alike_features
-from advreg.attacks.inputs import checked_once, read_training
+from advreg.attacks.inputs import read_training
 from advreg.attacks.model import widen
+from advreg.attacks.outputs import checked_once
 from advreg.attacks.search import QuerySpec, query
 from advreg.attacks.shrinking_pgd import wider
 from advreg.errors import ThreatError

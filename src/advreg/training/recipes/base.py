@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.input_limits import reject_limits, reject_radii
-from advreg.attacks.inputs import read_pair, reject_classes, reject_logits, reject_unboxed
+from advreg.attacks.inputs import read_pair, reject_unboxed
 from advreg.attacks.model import query_model, widen
+from advreg.attacks.outputs import reject_classes, reject_logits
 from advreg.config.registry import call_with_options
 from advreg.module_modes import eval_mode
 from advreg.objectives import Objective, cross_entropy

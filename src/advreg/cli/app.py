@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from advreg.cli import harden, language, training_verbs
-from advreg.cli.options import Json, TrustCode
+from advreg.cli.options import (
+    Box,
+    Data,
+    Device,
+    DiagnosedModel,
+    Json,
+    ResultFolder,
+    Runs,
+    Seed,
+    Threat,
+    TrustCode,
+    Weights,
+)
 from advreg.plugins import is_factory
 
 app = typer.Typer(
@@ -21,20 +33,6 @@ app = typer.Typer(
 )
 app.add_typer(harden.app, name="harden")
 app.add_typer(language.app, name="language")
-
-Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
-Threat = Annotated[
-    str | None,
-    typer.Option(help="norm:eps, or norm:eps@low,high for another box than [0, 1]; the run's own by default."),
-]
-Data = Annotated[str | None, typer.Option(help="Data set; the run's own by default.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights to load: safetensors or a state dict.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-ResultFolder = Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")]
-DiagnosedModel = Annotated[
-    str, typer.Argument(help="A run folder, or a name: zoo:NAME, timm:NAME, torchvision:NAME, pkg.module:factory.")
-]
-Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 
 
 @app.command()
@@ -61,6 +59,7 @@ def evaluate(
     ],
     data: Data = None,
     threat: Threat = None,
+    box: Box = "",
     protocol: Annotated[
         str, typer.Option(help="fgsm, quick, basic, strong, standard, plus, rand, blackbox or labels.")
     ] = "quick",
@@ -102,6 +101,7 @@ def evaluate(
             model=model,
             data=data,
             threat=threat,
+            box=box,
             protocol=protocol,
             attacks=attack or [],
             weights=weights,
@@ -125,6 +125,7 @@ def diagnose(
     model: DiagnosedModel,
     data: Data = None,
     threat: Threat = None,
+    box: Box = "",
     weights: Weights = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 500,
     quick: Annotated[bool, typer.Option("--quick", help="Use fewer examples, queries and checks.")] = False,
@@ -145,6 +146,7 @@ def diagnose(
             model=model,
             data=data,
             threat=threat,
+            box=box,
             weights=weights,
             n=n,
             quick=quick,
@@ -164,6 +166,7 @@ def certify(
     model: DiagnosedModel,
     data: Data = None,
     threat: Threat = None,
+    box: Box = "",
     method: Annotated[str, typer.Option(help="ibp, crown, alpha, complete or auto.")] = "auto",
     budget: Annotated[int, typer.Option(help="Domains of branch and bound for each margin.")] = 1000,
     at_least: Annotated[
@@ -179,7 +182,7 @@ def certify(
     """Prove robustness where possible, attack the rest: robust accuracy between a proved and an attacked figure."""
     from advreg.cli.certify import CertifyOptions, run_certify
 
-    options = CertifyOptions(model, data, threat, method, budget, at_least, weights, n, out, seed, as_json)
+    options = CertifyOptions(model, data, threat, method, budget, at_least, weights, n, out, seed, as_json, box)
     if not run_certify(options):
         raise typer.Exit(1)
 
@@ -192,7 +195,7 @@ def epsilon(
     eps: Annotated[
         str, typer.Option(metavar="EPS,EPS,...", help="Values of eps to measure; a grid for images by default.")
     ] = "",
-    box: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Lowest and highest valid value of an input.")] = "0,1",
+    box: Box = "",
     weights: Weights = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 200,
     out: ResultFolder = None,

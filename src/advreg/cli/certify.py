@@ -34,6 +34,7 @@ class CertifyOptions:
         out: folder to write into; the run folder if None.
         seed: of all random draws.
         as_json: print one JSON object instead of text.
+        box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
     """
 
     model: str
@@ -47,6 +48,7 @@ class CertifyOptions:
     out: Path | None = None
     seed: int = 0
     as_json: bool = False
+    box: str = ""
 
 
 def run_certify(options: CertifyOptions) -> bool:
@@ -59,7 +61,7 @@ def run_certify(options: CertifyOptions) -> bool:
         False where less than ``at_least`` is proved.
     """
     source = ModelSource.of(options.model)
-    name, threat = source.data(options.data), source.threat(options.threat)
+    name, threat = source.data(options.data), source.threat(options.threat, options.box)
     folder = source.output(options.out)
     model, test = models.load(options.model, weights=options.weights), datasets.load(name)[1]
     with _watch_chunks(min(options.n, len(test)), quiet=options.as_json) as watch:

@@ -54,7 +54,7 @@ def run_demo(out: Path) -> None:
         out: folder for the runs and the report.
     """
     started = time.perf_counter()
-    _, test = datasets.load("mnist")
+    _, test = datasets.load_images("mnist")
     if out.exists():
         typer.echo(f"{out} exists: only missing results are computed; remove it to start again")
     runs = {name: _train(name, out / name) for name in _RECIPES}
@@ -75,7 +75,7 @@ def run_finetune(out: Path) -> None:
     Args:
         out: folder for the runs.
     """
-    _, test = datasets.load("mnist")
+    _, test = datasets.load_images("mnist")
     plain = _train("plain-cnn", out / "plain-cnn")
     tuned = _fit("fine-tuned", fine_tune(_config("robust-cnn", out / "finetuned-cnn"), plain))
     runs = {"plain": plain, "fine-tuned": tuned, "from scratch": _train("robust-cnn", out / "robust-cnn")}

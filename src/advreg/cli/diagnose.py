@@ -27,6 +27,7 @@ class DiagnoseOptions:
     Attributes:
         model: a run folder or the name of a model.
         data, threat: the run's own if None.
+        box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
         weights: safetensors or state dict.
         n: test examples, from the first.
         quick: use fewer examples, queries and checks.
@@ -40,6 +41,7 @@ class DiagnoseOptions:
     model: str
     data: str | None = None
     threat: str | None = None
+    box: str = ""
     weights: Path | None = None
     n: int = 500
     quick: bool = False
@@ -60,7 +62,7 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
         True for TRUSTED.
     """
     source = ModelSource.of(options.model)
-    name, threat = source.data(options.data), source.threat(options.threat)
+    name, threat = source.data(options.data), source.threat(options.threat, options.box)
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
     train, test = datasets.load(name)

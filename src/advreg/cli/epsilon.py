@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from advreg import data as datasets
 from advreg import models
 from advreg.cli import tables
-from advreg.cli.resolution import ModelSource, parse_radii
+from advreg.cli.resolution import ModelSource, parse_box, parse_radii
 from advreg.diagnosis import EpsilonChoice, choose_epsilon
+from advreg.evaluation.examples import box_of
 from advreg.threat import ThreatModel
 
 
@@ -29,7 +30,7 @@ class EpsilonOptions:
         data: the run's own if None.
         norm: linf, l2 or l1.
         eps: radii separated by commas; a grid for images if empty.
-        box: lowest and highest valid value of an input, ``low,high``.
+        box: lowest and highest valid value of an input, ``low,high``; that of the data if empty.
         weights: safetensors or state dict.
         n: test examples, from the first.
         out: folder to write into; the run folder if None.
@@ -41,7 +42,7 @@ class EpsilonOptions:
     data: str | None = None
     norm: str = "linf"
     eps: str = ""
-    box: str = "0,1"
+    box: str = ""
     weights: Path | None = None
     n: int = 200
     out: Path | None = None
@@ -59,12 +60,13 @@ def run_epsilon(options: EpsilonOptions) -> None:
     name, folder = source.data(options.data), source.output(options.out)
     model = models.load(options.model, weights=options.weights)
     train, test = datasets.load(name)
-    zero = ThreatModel.parse(f"{options.norm}:0@{options.box}")
+    low, high = parse_box(options.box) if options.box else box_of(test)
+    zero = ThreatModel.parse(f"{options.norm}:0@{low!r},{high!r}")
     choice = choose_epsilon(
         model,
         test,
         norm=zero.norm,
-        eps=parse_radii(options.eps, options.norm, options.box) or None,
+        eps=parse_radii(options.eps, options.norm, f"{low!r},{high!r}") or None,
         box=zero.box,
         n=options.n,
         train=train,

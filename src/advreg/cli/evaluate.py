@@ -16,7 +16,7 @@ from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
-from advreg.data import Dataset
+from advreg.data import Dataset, Table
 from advreg.errors import ConfigError
 from advreg.evaluation import (
     DEFAULT_PROTOCOL,
@@ -30,6 +30,7 @@ from advreg.evaluation import (
     robustness_curve,
 )
 from advreg.evaluation.corruptions import require_corruptions
+from advreg.evaluation.examples import threat_on
 from advreg.report import prose
 from advreg.threat import ThreatModel
 
@@ -41,6 +42,7 @@ class EvaluateOptions:
     Attributes:
         model: a run folder or the name of a model.
         data, threat: the run's own if None.
+        box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
         protocol: name of the protocol.
         attacks: own attacks, ``pkg.module:function`` each.
         weights: safetensors or state dict.
@@ -60,6 +62,7 @@ class EvaluateOptions:
     model: str
     data: str | None = None
     threat: str | None = None
+    box: str = ""
     protocol: str = DEFAULT_PROTOCOL
     attacks: list[str] = field(default_factory=list)
     weights: Path | None = None
@@ -81,7 +84,7 @@ class EvaluationSetup:
     """What the options resolve to: a model on its device, test examples, radii, corruptions and the output folder."""
 
     model: nn.Module
-    test: Dataset
+    test: Dataset | Table
     n: int
     threat: ThreatModel
     folder: Path | None
@@ -134,11 +137,12 @@ def run_evaluate(options: EvaluateOptions) -> None:
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     """Resolve every option; a mistake is reported here, before hours of work."""
     source = ModelSource.of(options.model)
-    threat, name = source.threat(options.threat), source.data(options.data)
+    threat, name = source.threat(options.threat, options.box), source.data(options.data)
     radii = parse_radii(options.curve)
     names, severities = parse_corruptions(options.corruptions, options.severities)
     model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
     test = datasets.load(name)[1]
+    threat = threat_on(test, threat)
     if names:
         require_corruptions(test.tensors(1)[0], names, severities)
     return EvaluationSetup(

@@ -71,7 +71,7 @@ def run_demo(out: Path) -> None:
     how |= {"train.epochs": 4, "train.lr": 2e-3, "train.attacked": 0.7, "train.replay": 0.2}
     how |= {"caps.reviewers": 1}  # the second one confirms some, which become incidents
     home = create_workspace(out / "home", base, HardeningConfig().replace_with({**how, "attacks": ["spatial:30:3"]}))
-    world, traffic = Production(), _Traffic(datasets.load("mnist")[1])
+    world, traffic = Production(), _Traffic(datasets.load_images("mnist")[1])
     typer.echo("wave 1: rotations")
     _wave(home, world, traffic, _rotations)
     outcomes = [_tick(home, 1)]

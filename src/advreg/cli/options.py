@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,28 @@ def _trust(context: typer.Context, allowed: bool) -> bool:
     return allowed
 
 
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
+Threat = Annotated[
+    str | None,
+    typer.Option(help="norm:eps, or norm:eps@low,high for another box than [0, 1]; the run's own by default."),
+]
+Box = Annotated[
+    str,
+    typer.Option(metavar="LOW,HIGH", help="Lowest and highest valid value of an input; that of the data by default."),
+]
+Data = Annotated[str | None, typer.Option(help="Data set; the run's own by default.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights to load: safetensors or a state dict.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+ResultFolder = Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")]
+DiagnosedModel = Annotated[
+    str, typer.Argument(help="A run folder, or a name: zoo:NAME, timm:NAME, torchvision:NAME, pkg.module:factory.")
+]
+Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 TrustCode = Annotated[
     bool,
     typer.Option(
@@ -24,9 +47,3 @@ TrustCode = Annotated[
         help="Import and call the code (pkg.module:factory) that files of a run name; only for runs of your own.",
     ),
 ]
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.epochs=3; may be repeated."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from advreg.config import Config
@@ -63,27 +64,35 @@ class ModelSource:
             raise ConfigError(f"no data for {self.name}: add --data, such as --data mnist")
         return data
 
-    def threat(self, option: str | None) -> ThreatModel:
-        """Return the threat model.
+    def threat(self, option: str | None, box: str = "") -> ThreatModel | str:
+        """Return the threat model, or its text where only the data know the box.
 
         Args:
             option: of ``--threat``, ``norm:eps`` or ``norm:eps@low,high``; None where it is absent.
+            box: of ``--box``, ``low,high``; empty where it is absent.
 
         Returns:
-            The threat model.
+            The threat model, or the text ``norm:eps`` for `advreg.evaluation.examples.threat_on`.
 
         Raises:
             ThreatError: no option and no run folder with a threat, or the text is not a threat model.
 
         Example:
-            >>> str(ModelSource("zoo:mnist-cnn").threat("linf:8/255"))
-            'linf:8/255'
+            >>> str(ModelSource("zoo:mnist-cnn").threat("linf:0.1", box="-3,3"))
+            'linf:0.1@-3,3'
         """
         if option is not None:
-            return ThreatModel.parse(option)
+            text = _with_box(option, box or self._own_box(option))
+            return ThreatModel.parse(text) if "@" in text else text
         if self.config is None or not self.config.threat.eps:
             raise ThreatError("no threat given: add --threat norm:eps, such as --threat linf:8/255")
-        return configured_threat(self.config)
+        configured = configured_threat(self.config)
+        return replace(configured, box=parse_box(box)) if box else configured
+
+    def _own_box(self, threat: str) -> str:
+        """Return the box of the run, as text, for a threat model without one; empty where it is that of pixels."""
+        low, high = self.config.threat.box if self.config and "@" not in threat else (0.0, 1.0)
+        return "" if (low, high) == (0.0, 1.0) else f"{low!r},{high!r}"
 
     def output(self, option: Path | None) -> Path | None:
         """Return the folder that results go to: the option ``--out``, else the run folder, else None.
@@ -95,6 +104,35 @@ class ModelSource:
             The folder, or None.
         """
         return option or self.folder
+
+
+def _with_box(threat: str, box: str) -> str:
+    if box and "@" in threat:
+        raise ThreatError(f"--threat is {threat!r} and --box is {box!r}; give the box once")
+    return f"{threat}@{box}" if box else threat
+
+
+def parse_box(text: str) -> tuple[float, float]:
+    """Parse the option ``--box``.
+
+    Args:
+        text: ``low,high``, each a number or a fraction.
+
+    Returns:
+        Lowest and highest valid value of an input.
+
+    Raises:
+        ThreatError: something else.
+
+    Example:
+        >>> parse_box("-3,3")
+        (-3.0, 3.0)
+    """
+    try:
+        low, high = (float(Fraction(end)) for end in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise ThreatError(f"--box is {text!r}; give the lowest and highest valid value, such as --box -3,3") from None
+    return low, high
 
 
 def load_config(path: Path) -> Config:

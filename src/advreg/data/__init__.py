@@ -1,4 +1,4 @@
-"""Data sets by name, as one uint8 tensor each, and batches that come out the same every time."""
+"""Data sets by name, as one tensor each, any form of the user's data, and batches that come out the same every time."""
 
 from typing import TYPE_CHECKING
 
@@ -6,8 +6,9 @@ from advreg._lazy import deprecated
 from advreg.data.augment import augmentation
 from advreg.data.dataset import Dataset
 from advreg.data.loader import Batches, DataBatch
-from advreg.data.loading import load, stream
+from advreg.data.loading import load, load_images, stream
 from advreg.data.streaming import StreamingDataset
+from advreg.data.table import Table
 from advreg.data.validation import check_labels, check_pair, check_pixels
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "DataBatch",
     "Dataset",
     "StreamingDataset",
+    "Table",
     "augmentation",
     "check_labels",
     "check_pair",
     "check_pixels",
     "load",
+    "load_images",
     "stream",
 ]
 

@@ -22,9 +22,11 @@ from advreg.errors import DataError
 if TYPE_CHECKING:
     from advreg.data.dataset import Dataset
     from advreg.data.streaming import StreamingDataset
+    from advreg.data.table import Table
 
     Data: TypeAlias = (
         Dataset
+        | Table
         | StreamingDataset
         | TorchDataset[Any]
         | DataLoader[Any]
@@ -61,7 +63,7 @@ class DataRows:
     columns: tuple[str, ...] = ()
 
 
-def is_own(data: object) -> TypeGuard[Dataset | StreamingDataset]:
+def is_own(data: object) -> TypeGuard[Dataset | Table | StreamingDataset]:
     """Return whether data is a data set of advreg, which has its own name, fingerprint and ``tensors(n)``."""
     return all(callable(getattr(data, name, None)) for name in ("tensors", "fingerprint"))
 

@@ -109,7 +109,7 @@ def _labels(name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:
     if column.dtype.kind == "b":
         return torch.from_numpy(column.astype(np.int64)), ("false", "true")
     values = column.tolist()
-    _reject_missing(name, sum(value is None or value != value for value in values))
+    _reject_missing(name, sum(value is None or value != value or value == "" for value in values))
     if not all(isinstance(value, str) for value in values):
         raise DataError(
             f"the label column {name!r} holds {column.dtype}; give whole numbers from 0, or names of classes"

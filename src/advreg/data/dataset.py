@@ -91,6 +91,11 @@ class Dataset:
         names = [str(k) for k in range(classes)] if isinstance(classes, int) else classes
         return cls(x, y.long(), tuple(names), name, split)
 
+    @property
+    def inputs(self) -> Tensor:
+        """The inputs as they are stored."""
+        return self.images
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from advreg.data.augment import Augment
 from advreg.data.dataset import Dataset, Device, to_float
 from advreg.data.streaming import Crop, Reader, StreamingDataset, nothing_readable, read_batches
+from advreg.data.table import Table
 from advreg.errors import DataError
 
 _SHARE = 0.5  # share of a device's free memory that data may take
@@ -23,7 +24,7 @@ class DataBatch:
     """A batch of examples.
 
     Args:
-        x: pixels float32 in [0, 1] ``(B, C, H, W)``.
+        x: float32 ``(B, ...)``; images are ``(B, C, H, W)`` in [0, 1].
         y: labels int64 ``(B,)``.
         ids: rows in the data set ``(B,)``, which seed the random draws of each example.
         weight: weight of its mean loss, so that the mean over processes is the mean over the whole batch.
@@ -68,7 +69,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset | StreamingDataset,
+        dataset: Dataset | Table | StreamingDataset,
         batch_size: int,
         seed: int,
         *,
@@ -82,7 +83,7 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be 1 or more, given {batch_size}")
-        here = dataset.images.device if isinstance(dataset, Dataset) else "cpu"
+        here = "cpu" if isinstance(dataset, StreamingDataset) else dataset.inputs.device
         self.device = torch.device(here if device is None else device)
         self.dataset = _to_device(dataset, self.device)
         self.batch_size, self.seed = batch_size, seed
@@ -145,7 +146,7 @@ class Batches:
             yield from read_batches(Reader(self.dataset, crop), batches, self.workers)
             return
         for rows in batches:
-            yield self.dataset.images[rows.to(self.dataset.images.device)], rows
+            yield self.dataset.inputs[rows.to(self.dataset.inputs.device)], rows
 
     def _batch(self, images: Tensor, rows: Tensor, weight: float, epoch: int) -> DataBatch:
         """Return these examples as a batch: on the device, augmented, in floats."""
@@ -153,7 +154,8 @@ class Batches:
         labels = self.dataset.labels[rows.to(self.dataset.labels.device)].to(self.device)
         if self.augment is not None:
             images = self.augment(images, ids, self.seed, epoch)
-        return DataBatch(to_float(images), labels, ids, weight)
+        x = to_float(images) if images.dtype == torch.uint8 else images
+        return DataBatch(x, labels, ids, weight)
 
 
 def own_part(rows: Tensor, part: tuple[int, int]) -> tuple[Tensor, float]:
@@ -182,10 +184,10 @@ def _mix(seed: int, epoch: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _to_device(dataset: Dataset | StreamingDataset, device: torch.device) -> Dataset | StreamingDataset:
+def _to_device(dataset: Dataset | Table | StreamingDataset, device: torch.device) -> Dataset | Table | StreamingDataset:
     """Move the data set to the device if it fits there."""
-    if isinstance(dataset, StreamingDataset) or dataset.images.device == device:
+    if isinstance(dataset, StreamingDataset) or dataset.inputs.device == device:
         return dataset
-    if device.type == "cuda" and dataset.images.nbytes >= _SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and dataset.inputs.nbytes >= _SHARE * torch.cuda.mem_get_info(device)[0]:
         return dataset
     return dataset.to(device)

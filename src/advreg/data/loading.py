@@ -14,11 +14,13 @@ from advreg.data.folder import folder, streamed_folder
 from advreg.data.mnist import mnist
 from advreg.data.npz import npz
 from advreg.data.streaming import StreamingDataset
+from advreg.data.table import Table
+from advreg.data.table_files import csv_table, parquet_table, parse_box
 from advreg.data.third_party import factory, hugging_face, torchvision
 from advreg.errors import DataError, did_you_mean
 from advreg.plugins import is_factory
 
-Pair = tuple[Dataset, Dataset]
+Pair = tuple[Dataset, Dataset] | tuple[Table, Table]
 Option = Callable[[str], Any]
 
 _NAMED: dict[str, Callable[[Progress | None], Pair]] = {
@@ -28,9 +30,11 @@ _NAMED: dict[str, Callable[[Progress | None], Pair]] = {
 }
 _SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
     "folder": (folder, {"size": int, "mode": str, "broken": str}),
-    "npz": (npz, {}),
+    "npz": (npz, {"box": parse_box}),
+    "csv": (csv_table, {"label": str, "box": parse_box, "drop": str, "test": str, "sep": str}),
+    "parquet": (parquet_table, {"label": str, "box": parse_box, "drop": str, "test": str}),
     "torchvision": (torchvision, {"size": int}),
-    "hf": (hugging_face, {"size": int}),
+    "hf": (hugging_face, {"size": int, "label": str, "box": parse_box, "drop": str}),
 }
 
 
@@ -38,8 +42,9 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
     """Return the training set and the test set of a name.
 
     Args:
-        name: ``mnist`` (embedded), ``fashion-mnist``, ``cifar10``, ``folder:PATH?size=224``, ``npz:PATH``,
-            ``torchvision:NAME``, ``hf:NAME``, or ``pkg.module:factory``, called without arguments.
+        name: ``mnist`` (embedded), ``fashion-mnist``, ``cifar10``, ``folder:PATH?size=224``, ``npz:PATH?box=-1,1``,
+            ``csv:FILE?label=COLUMN``, ``parquet:FILE?label=COLUMN``, ``torchvision:NAME``, ``hf:NAME``, or
+            ``pkg.module:factory``, called without arguments.
         progress: called during a download with bytes so far and bytes in all.
 
     Returns:
@@ -66,6 +71,25 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
     forms = [*_NAMED, *(f"{key}:" for key in _SCHEMES)]
     near = did_you_mean(name if not rest else f"{scheme}:", forms)
     raise DataError(f"unknown data {name!r}.{near} Allowed: {' '.join(forms)} pkg.module:factory")
+
+
+def load_images(name: str, *, progress: Progress | None = None) -> tuple[Dataset, Dataset]:
+    """Return the training set and the test set of a name, for what takes 8-bit images alone.
+
+    Args:
+        name: see `load`.
+        progress: see `load`.
+
+    Returns:
+        ``(train, test)``.
+
+    Raises:
+        DataError: as `load` raises it, and for tables and signals.
+    """
+    train, test = load(name, progress=progress)
+    if isinstance(train, Table) or isinstance(test, Table):
+        raise DataError(f"{name} is {train!r}; only 8-bit images can be used here")
+    return train, test
 
 
 def stream(name: str) -> tuple[StreamingDataset, StreamingDataset]:
@@ -104,4 +128,4 @@ def _options(rest: str, allowed: Mapping[str, Option]) -> tuple[str, dict[str, A
     try:
         return place, {key: allowed[key](value) for key, value in given.items()}
     except ValueError as cause:
-        raise DataError(f"an option in {rest!r} is not a number: {cause}") from cause
+        raise DataError(f"an option in {rest!r} is not a number, or not two for box=-3,3: {cause}") from cause

@@ -1,4 +1,7 @@
-"""A NumPy archive: ``x`` uint8, ``y`` whole numbers, perhaps ``x_test``, ``y_test`` and ``classes``."""
+"""A NumPy archive: ``x`` and ``y``, perhaps ``x_test``, ``y_test``, ``classes`` and ``columns``.
+
+uint8 are images; floats are a table, signals or images with a box of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,23 @@ from torch import Tensor
 
 from advreg.data.dataset import Dataset
 from advreg.data.hash_split import is_test
+from advreg.data.table import Box, Table
 from advreg.errors import DataError
 
 _CHANNELS = (1, 3)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _SMALL, _MOST_EXPANSION = 1 << 30, 100
 """An archive may unpack to 1 GiB, or to a hundred times its size if that is more."""
-_LAYOUTS = "x must be uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with C 1 or 3"
+_LAYOUTS = "x must be floats (N, ...), or uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with C 1 or 3"
+Parts = list[tuple[Tensor, Tensor]]
 
 
-def npz(path: str) -> tuple[Dataset, Dataset]:
+def npz(path: str, box: Box | None = None) -> tuple[Dataset, Dataset] | tuple[Table, Table]:
     """Read a data set from a ``.npz`` file; without ``x_test`` a fixed fifth of the rows is held out.
 
     Args:
         path: the file; object arrays, which would need unpickling, are rejected.
+        box: lowest and highest valid value of floats; uint8 have the box of pixels.
 
     Returns:
         The training set and the test set.
@@ -43,14 +49,34 @@ def npz(path: str) -> tuple[Dataset, Dataset]:
     else:
         held = torch.tensor([is_test(str(row)) for row in range(len(x))], dtype=torch.bool)
         parts = [(x[~held], y[~held]), (x[held], y[held])]
+    if box is not None and x.dtype == torch.uint8:
+        raise DataError(f"{file}: x is uint8 and has the box of pixels; leave ?box= out")
     classes = _classes(arrays, parts)
+    name = f"npz:{file.stem}"
     try:
-        train, test = (
-            Dataset.from_tensors(images, labels, classes, f"npz:{file.stem}", split)
-            for (images, labels), split in zip(parts, ("train", "test"), strict=True)
-        )
+        if x.dtype == torch.uint8:
+            return _images(parts, classes, name)
+        return _tables(parts, classes, name, box, tuple(str(each) for each in arrays.get("columns", ())))
     except DataError as cause:
         raise DataError(f"{file}: {cause}") from cause
+
+
+def _images(parts: Parts, classes: list[str] | int, name: str) -> tuple[Dataset, Dataset]:
+    train, test = (
+        Dataset.from_tensors(images, labels, classes, name, split)
+        for (images, labels), split in zip(parts, ("train", "test"), strict=True)
+    )
+    return train, test
+
+
+def _tables(
+    parts: Parts, classes: list[str] | int, name: str, box: Box | None, columns: tuple[str, ...]
+) -> tuple[Table, Table]:
+    names = tuple(str(k) for k in range(classes)) if isinstance(classes, int) else tuple(classes)
+    train, test = (
+        Table(values, labels, names, name, split, box, columns)
+        for (values, labels), split in zip(parts, ("train", "test"), strict=True)
+    )
     return train, test
 
 
@@ -110,11 +136,12 @@ def _part(file: Path, arrays: dict[str, Any], x_key: str, y_key: str) -> tuple[T
     if missing:
         raise DataError(f"{file}: no array {missing[0]!r}, found {sorted(arrays)}; save x and y, or x_test and y_test")
     x, y = arrays[x_key], arrays[y_key]
-    if x.dtype != np.uint8:
-        raise DataError(f"{file}: {x_key} is {x.dtype}; {_LAYOUTS}: for pixels in [0, 1] save (255 * x).round()")
+    if x.dtype != np.uint8 and (x.dtype.kind != "f" or x.ndim < 2):
+        raise DataError(f"{file}: {x_key} is {x.dtype} {x.shape}; {_LAYOUTS}")
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise DataError(f"{file}: {y_key} is {y.dtype} {y.shape}; it must hold whole numbers (N,)")
-    return _planes(file, x_key, x), torch.from_numpy(y.astype(np.int64))
+    values = _planes(file, x_key, x) if x.dtype == np.uint8 else torch.from_numpy(np.ascontiguousarray(x, np.float32))
+    return values, torch.from_numpy(y.astype(np.int64))
 
 
 def _planes(file: Path, key: str, x: Any) -> Tensor:

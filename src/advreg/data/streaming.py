@@ -87,7 +87,7 @@ class StreamingDataset:
         return images, self.labels[rows][kept]
 
 
-def nothing_readable(dataset: StreamingDataset | Dataset) -> DataError:
+def nothing_readable(dataset: object) -> DataError:
     """Return what to raise where all images that are wanted are broken.
 
     Args:

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg.data.columns import as_table
 from advreg.data.dataset import Dataset
 from advreg.data.download import cache_folder
 from advreg.data.images import GREY, RGB, pixels
+from advreg.data.table import UNIT, Box, Table
+from advreg.data.table_files import split_table
 from advreg.errors import DataError, did_you_mean
 from advreg.plugins import call_factory, first_line, import_extra
 
 Pair = tuple[Dataset, Dataset]
+AnyPair = Pair | tuple[Table, Table]
 
 
 def torchvision(name: str, size: int | None = None) -> Pair:
@@ -44,12 +48,19 @@ def torchvision(name: str, size: int | None = None) -> Pair:
     return _pair(examples, classes, f"torchvision:{name}", size)
 
 
-def hugging_face(name: str, size: int | None = None) -> Pair:
-    """Return an image data set of the Hugging Face hub, with splits train, and test or validation.
+def hugging_face(
+    name: str, size: int | None = None, label: str = "", box: Box | None = None, drop: str = ""
+) -> AnyPair:
+    """Return a data set of the Hugging Face hub, or a folder of its format, with splits train, and test or validation.
+
+    Without a label column it is a data set of images, with one it is a table.
 
     Args:
         name: name of the data set on the hub.
         size: side of the square images; None keeps their size.
+        label: name of the label column of a table; empty for images.
+        box: lowest and highest valid value of a table's features.
+        drop: names of a table's columns to leave out, separated by commas.
 
     Returns:
         The training set and the test set.
@@ -66,10 +77,20 @@ def hugging_face(name: str, size: int | None = None) -> Pair:
     held_out = next((key for key in ("test", "validation") if key in splits), None)
     if held_out is None or "train" not in splits:
         raise DataError(f"hf:{name} has splits {sorted(splits)}; it needs train, and test or validation")
+    if label:
+        return _hugging_face_table(f"hf:{name}", [splits["train"], splits[held_out]], label, box, drop)
     features = splits["train"].features
-    image, label = _column(name, features, "Image"), _column(name, features, "ClassLabel")
-    examples = [[(row[image], row[label]) for row in splits[key]] for key in ("train", held_out)]
-    return _pair(examples, features[label].names, f"hf:{name}", size)
+    image, number = _column(name, features, "Image"), _column(name, features, "ClassLabel")
+    examples = [[(row[image], row[number]) for row in splits[key]] for key in ("train", held_out)]
+    return _pair(examples, features[number].names, f"hf:{name}", size)
+
+
+def _hugging_face_table(name: str, parts: Sequence[Any], label: str, box: Box | None, drop: str) -> tuple[Table, Table]:
+    library = import_extra("pyarrow", "datasets")
+    left = [part.remove_columns([each for each in drop.split(",") if each]) for part in parts]
+    whole = library.concat_tables([part.with_format("arrow")[:] for part in left])
+    held = [row >= len(left[0]) for row in range(len(whole))]
+    return split_table(as_table(whole, label), held, name, box)
 
 
 def _column(name: str, features: dict[str, Any], kind: str) -> str:
@@ -102,8 +123,11 @@ def _stack(planes: list[Tensor], name: str) -> Tensor:
     return torch.stack(planes)
 
 
-def factory(name: str) -> Pair:
-    """Call ``pkg.module:factory``, which returns two `Dataset` or two pairs ``(x, y)``: train, test.
+def factory(name: str) -> AnyPair:
+    """Call ``pkg.module:factory``, which returns two data sets or two pairs ``(x, y)``: train, test.
+
+    Pairs of images in uint8, or of floats in [0, 1], become 8-bit images; floats of other shapes, and images with negative
+    values, keep their values.
 
     Args:
         name: ``pkg.module:factory``, called without arguments.
@@ -119,21 +143,30 @@ def factory(name: str) -> Pair:
         raise DataError(f"{name} returned {type(made).__name__}; it must return (train, test)")
     classes = 1 + max((int(part[1].max()) for part in made if _is_pair(part) and part[1].numel()), default=0)
     train, test = (_as_dataset(name, part, classes, split) for part, split in zip(made, ("train", "test"), strict=True))
-    return train, test
+    if type(train) is not type(test):
+        raise DataError(f"{name} returned {train!r} and {test!r}; give both parts in one form")
+    return train, test  # type: ignore[return-value]  # of one type
 
 
 def _is_pair(part: object) -> bool:
     return isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(t, Tensor) for t in part)
 
 
-def _as_dataset(name: str, part: Any, classes: int, split: str) -> Dataset:
-    if isinstance(part, Dataset):
+def _is_table(x: Tensor) -> bool:
+    return x.is_floating_point() and (x.dim() != 4 or float(x.min()) < UNIT[0])
+
+
+def _as_dataset(name: str, part: Any, classes: int, split: str) -> Dataset | Table:
+    if isinstance(part, Dataset | Table):
         return part
     if not _is_pair(part):
         raise DataError(
             f"{name}: the {split} part is {type(part).__name__}; give a Dataset or a pair (x, y) of tensors"
         )
     try:
+        if _is_table(part[0]):
+            names = tuple(str(k) for k in range(classes))
+            return Table(part[0].float(), part[1].long(), names, name, split)
         return Dataset.from_tensors(part[0], part[1], classes, name, split)
     except DataError as cause:
         raise DataError(f"{name}, {split} part: {cause}") from cause

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from advreg import runtime
-from advreg.attacks.inputs import read_batch
+from advreg.attacks.inputs import read_batch, reject_outside
 from advreg.attacks.model import widen
 from advreg.data.adapters import DataRows, is_own, read_rows
+from advreg.data.table import Table
 from advreg.data.validation import check_labels
 from advreg.errors import DataError
 from advreg.results.ledger_rows import CHUNK
@@ -71,7 +72,7 @@ def examples_of(data: Data, n: int | None, threat: ThreatModel, dtype: torch.dty
         DataError: data of no such form, no such number of examples, or tensors that do not fit each other or the box.
     """
     if is_own(data):
-        return _of_data_set(data, n)
+        return _of_data_set(data, n, threat)
     return _of_rows(read_rows(data, n, dtype), n, threat)
 
 
@@ -105,10 +106,10 @@ def threat_on(data: Data, threat: ThreatModel | str) -> ThreatModel:
         >>> threat_on((torch.zeros(1, 2), torch.tensor([0])), "l2:0.5")
         ThreatModel(norm='l2', eps=0.5, box=(0.0, 1.0))
     """
+    if not isinstance(threat, str) or "@" in threat:
+        return as_threat(threat)
     low, high = box_of(data)
-    if isinstance(threat, str) and "@" not in threat and (low, high) != (0.0, 1.0):
-        return as_threat(f"{threat}@{low!r},{high!r}")
-    return as_threat(threat)
+    return as_threat(threat if (low, high) == (0.0, 1.0) else f"{threat}@{low!r},{high!r}")
 
 
 def first_examples(data: Data, n: int, threat: ThreatModel, dtype: torch.dtype | None = None) -> Examples:
@@ -129,7 +130,7 @@ def first_examples(data: Data, n: int, threat: ThreatModel, dtype: torch.dtype |
         3
     """
     if is_own(data):
-        return _of_data_set(data, min(n, len(data)))
+        return _of_data_set(data, min(n, len(data)), threat)
     rows = read_rows(data, n, dtype)
     return _of_rows(rows, min(n, _size(rows.x, rows.y)), threat)
 
@@ -158,9 +159,11 @@ def first_tensors(data: Data, n: int) -> tuple[Tensor, Tensor]:
     return rows.x[:n], rows.y[:n]
 
 
-def _of_data_set(data: Any, n: int | None) -> Examples:
+def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
     _require_count(n, len(data))
     x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
+    if isinstance(data, Table):
+        reject_outside(x, threat.box)
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 
 

@@ -47,7 +47,7 @@ def load_hardening_data(settings: HardeningConfig) -> HardeningData:
         ConfigError: the data set has fewer examples than configured.
     """
     section = settings.data
-    train, test = data.load(section.name)
+    train, test = data.load_images(section.name)
     last = section.sealed_from + section.sealed
     if last > len(test) or section.clean > len(train):
         have = f"{section.name} has {len(train)} training and {len(test)} test examples"

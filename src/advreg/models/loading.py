@@ -26,6 +26,7 @@ _INFERENCE_ONLY: dict[str, Callable[..., inference_only.Service]] = {
 }
 _RESERVED = ("checkpoint_path", "has_weights", "name", "pretrained_cfg", "pretrained_cfg_overlay")
 """Options that load weights from elsewhere, or that are not the network's."""
+_SCALES = ("mean", "std")
 _FORMS = (
     *(f"zoo:{name}" for name in zoo.NAMES),
     *(f"{scheme}:" for scheme in (*_PRETRAINED, "onnx", "http", "https")),
@@ -168,6 +169,8 @@ def check_options(options: Mapping[str, Any], source: str) -> None:
         ModelError: an option is too large, or names a file.
     """
     for key, value in options.items():
+        if key in _SCALES:  # units of the inputs, as large as they are
+            continue
         numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
         if any(abs(number) > MOST_CLASSES for number in numbers):
             raise ModelError(f"{source}.{key} is {str(value)[:40]}; allowed in a file: up to {MOST_CLASSES}")

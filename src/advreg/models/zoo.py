@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from advreg.errors import ModelError, did_you_mean
+from advreg.models.features import mlp, signal_cnn
 from advreg.models.normalize import Normalized
 from advreg.models.resnet import preact_resnet18, wide_resnet
 from advreg.models.small import MnistTrades, mnist_cnn, mnist_dnn, mnist_small
@@ -21,6 +22,8 @@ _ZOO: dict[str, Callable[..., nn.Module]] = {
     "mnist-small": mnist_small,
     "mnist-trades": MnistTrades,
     "preact-resnet18": preact_resnet18,
+    "signal-cnn": signal_cnn,
+    "mlp": mlp,
 }
 _WIDE = re.compile(r"wide-resnet-(\d{1,4})-(\d{1,4})")
 NAMES = (*_ZOO, "wide-resnet-28-10")

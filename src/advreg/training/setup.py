@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from advreg import data, models, runtime
 from advreg.config import AttackConfig, Config, OptimizerConfig
 from advreg.config.threat import configured_threat
-from advreg.data import Batches, Dataset, StreamingDataset
+from advreg.data import Batches, Dataset, StreamingDataset, Table
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError, ModelError
 from advreg.threat import ThreatModel
@@ -58,7 +58,7 @@ class TrainState:
     threat: ThreatModel
     average: AveragedWeights | None
     batches: Batches
-    validation_set: Dataset | None
+    validation_set: Dataset | Table | None
     optimizer: Optimizer
     scheduler: LambdaLR
     guard: Guard
@@ -195,15 +195,35 @@ def _check_ranks(config: Config, ranks: Ranks) -> None:
         )
 
 
-def _data(config: Config) -> tuple[Dataset | StreamingDataset, Dataset | StreamingDataset | None]:
+Examples = Dataset | Table | StreamingDataset
+
+
+def _data(config: Config) -> tuple[Examples, Examples | None]:
     """Return the training set and the validation set."""
     section = config.data
     if section.stream:
         return hold_out(data.stream(section.name)[0], section.validation, config.seed)
-    return hold_out(data.load(section.name)[0], section.validation, config.seed)
+    train = data.load(section.name)[0]
+    if isinstance(train, Table):
+        _check_table(config, train)
+        return hold_out(train, section.validation, config.seed)
+    return hold_out(train, section.validation, config.seed)
 
 
-def _batches(config: Config, train: Dataset | StreamingDataset, device: torch.device, ranks: Ranks) -> Batches:
+def _check_table(config: Config, train: Table) -> None:
+    """Raise where the data has another box than the threat model, or the configuration is one for images."""
+    low, high = config.threat.box
+    if train.declared not in (None, (low, high)) or not (low <= train.span[0] and train.span[1] <= high):
+        least, most = train.declared or train.span
+        raise ConfigError(
+            f"threat.box is [{low:g}, {high:g}], {train.name} has [{least:.6g}, {most:.6g}]; "
+            f"set threat.box = [{least:.6g}, {most:.6g}]"
+        )
+    if train.kind != "image" and (config.data.augment != "none" or config.data.cutmix):
+        raise ConfigError(f"{train.name} holds no images; set data.augment = 'none' and data.cutmix = false")
+
+
+def _batches(config: Config, train: Examples, device: torch.device, ranks: Ranks) -> Batches:
     augment = data.augmentation(config.data.augment)
     return Batches(
         train,
@@ -251,7 +271,7 @@ def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
     return averaging.AVERAGES.build(config.average.name, config.average.options, model)
 
 
-def _guard(config: Config, train: Dataset | StreamingDataset, device: torch.device, threat: ThreatModel) -> Guard:
+def _guard(config: Config, train: Examples, device: torch.device, threat: ThreatModel) -> Guard:
     """Return the guard with examples spread over the training set, because folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
     attacked = None if config.recipe.name == "standard" else threat

@@ -11,7 +11,7 @@ from torch import nn
 from advreg import distributed
 from advreg.attacks.model import query_model
 from advreg.attacks.pgd import pgd
-from advreg.data import Dataset, StreamingDataset
+from advreg.data import Dataset, StreamingDataset, Table
 from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
@@ -19,7 +19,7 @@ from advreg.threat import ThreatModel
 from advreg.training.learning import class_shares
 
 CHUNK = 500
-Source = TypeVar("Source", Dataset, StreamingDataset)
+Source = TypeVar("Source", Dataset, Table, StreamingDataset)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
     return train.select(order[n:].sort().values), held
 
 
-def validate(model: nn.Module, held: Dataset, threat: ThreatModel | None, steps: int) -> Score:
+def validate(model: nn.Module, held: Dataset | Table, threat: ThreatModel | None, steps: int) -> Score:
     """Return the clean accuracy of a model on held-out images and, with a threat, the accuracy under PGD.
 
     The attack's random start is always the same, so that epochs are compared on equal terms. The model's modes are restored.

@@ -70,7 +70,7 @@ def load_image_base(base: str | Path, config: HardeningConfig) -> ImageBase:
         ModelError, DataError, ConfigError: base, data or attacks cannot be used.
     """
     families(config.attacks)
-    train, _ = data.load(config.data.name)
+    train, _ = data.load_images(config.data.name)
     model = models.load(str(base))
     models.check_model(model, train.tensors(n=8)[0], len(train.classes))
     spec = RunFolder.open(base).read_json("model.json")

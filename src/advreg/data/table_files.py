@@ -1,0 +1,216 @@
+"""Tables in files: ``csv:FILE?label=COLUMN`` by the standard library, ``parquet:FILE?label=COLUMN`` by pyarrow."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from advreg.data.columns import TableRows, table_of_columns
+from advreg.data.hash_split import is_test
+from advreg.data.table import Box, Table
+from advreg.errors import DataError
+from advreg.plugins import first_line, import_extra
+
+Pair = tuple[Table, Table]
+Columns = dict[str, Any]
+
+_SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";"}
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+
+
+def parse_box(text: str) -> Box:
+    """Return a box from ``low,high``.
+
+    Args:
+        text: two numbers.
+
+    Returns:
+        Lowest and highest valid value.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> parse_box("-3,3")
+        (-3.0, 3.0)
+    """
+    low, high = (float(end) for end in text.split(","))
+    return low, high
+
+
+def csv_table(
+    path: str, label: str = "", box: Box | None = None, drop: str = "", test: str = "", sep: str = ""
+) -> Pair:
+    """Read a table with a header from a CSV file, ``.gz`` too; without ``test`` a fixed fifth of the rows is held out.
+
+    Args:
+        path: the file.
+        label: name of the label column: whole numbers from 0, or names of classes.
+        box: lowest and highest valid value of a feature.
+        drop: names of columns to leave out, separated by commas.
+        test: file of the test rows.
+        sep: ``comma``, ``semicolon``, ``tab`` or the character itself; found in the header where it is not given.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: no such file or column, no header, rows of unequal length, or columns that are no numbers.
+    """
+    return _tables("csv", path, test, (label, box, drop), lambda file: _read_csv(file, sep))
+
+
+def parquet_table(path: str, label: str = "", box: Box | None = None, drop: str = "", test: str = "") -> Pair:
+    """Read a table from a Parquet file; without ``test`` a fixed fifth of the rows is held out.
+
+    Args:
+        path: the file.
+        label: name of the label column: whole numbers from 0, or names of classes.
+        box: lowest and highest valid value of a feature.
+        drop: names of columns to leave out, separated by commas.
+        test: file of the test rows.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: no such file or column, or columns that are no numbers.
+        MissingExtraError: pyarrow is not installed.
+    """
+    return _tables("parquet", path, test, (label, box, drop), _read_parquet)
+
+
+def _tables(scheme: str, path: str, test: str, options: tuple[str, Box | None, str], read: Any) -> Pair:
+    label, box, drop = options
+    files = [Path(each).expanduser() for each in (path, test) if each]
+    parts = [_without(read(file), drop, file) for file in files]
+    if not label:
+        names = list(parts[0])
+        raise DataError(
+            f"{scheme}:{path} needs its label column: {scheme}:{path}?label={names[-1]}; its columns: {', '.join(names[:20])}"
+        )
+    if list(parts[0]) != list(parts[-1]):
+        raise DataError(f"{files[-1]} has other columns than {files[0]}; give both the same header")
+    try:
+        table = table_of_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, label)
+    except DataError as cause:
+        raise DataError(f"{path}: {cause}") from cause
+    first = len(next(iter(parts[0].values())))
+    held = [row >= first if test else is_test(str(row)) for row in range(len(table.labels))]
+    return split_table(table, held, f"{scheme}:{files[0].name.split('.')[0]}", box)
+
+
+def split_table(table: TableRows, held: Sequence[bool], name: str, box: Box | None) -> Pair:
+    """Return the rows of a table as training set and test set.
+
+    Args:
+        table: features and labels.
+        held: whether each row belongs to the test set.
+        name: what the data is called in results.
+        box: lowest and highest valid value of a feature.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: an empty part, or values outside the box.
+    """
+    test = torch.tensor(held)
+    if not bool(test.any()) or bool(test.all()):
+        raise DataError(f"{name}: {len(held)} rows are too few to split; give the test rows in a file: ?test=FILE")
+    values = torch.from_numpy(table.values.astype(np.float32))
+    classes = table.classes or tuple(str(k) for k in range(int(table.labels.max()) + 1))
+    train, held_out = (
+        Table(values[rows], table.labels[rows], classes, name, split, box, table.columns)
+        for rows, split in ((~test, "train"), (test, "test"))
+    )
+    return train, held_out
+
+
+def _without(columns: Columns, drop: str, file: Path) -> Columns:
+    names = [name for name in drop.split(",") if name]
+    for name in names:
+        if name not in columns:
+            raise DataError(f"{file} has no column {name!r} to leave out; its columns: {', '.join(list(columns)[:20])}")
+    return {name: column for name, column in columns.items() if name not in names}
+
+
+def _read_csv(file: Path, sep: str) -> Columns:
+    try:
+        with _open_text(file) as stream:
+            lines = list(_rows(stream, file, _SEPARATORS.get(sep, sep)))
+    except FileNotFoundError as cause:
+        raise DataError(f"no file {file}; give csv:FILE?label=COLUMN") from cause
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as cause:
+        raise DataError(f"{file} is no readable CSV file ({first_line(cause)}); save it as UTF-8 text") from cause
+    if len(lines) < 2:
+        raise DataError(f"{file} has {len(lines)} lines; give a header and at least one row")
+    header, *rows = lines
+    _check_header(file, header)
+    return {name: _column([row[k] for row in rows]) for k, name in enumerate(header)}
+
+
+def _open_text(file: Path) -> io.TextIOBase:
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _rows(stream: io.TextIOBase, file: Path, sep: str) -> Iterator[list[str]]:
+    first = stream.readline()
+    sep = sep or max(",;\t|", key=first.count)
+    yield (header := [name.strip() for name in next(csv.reader([first], delimiter=sep), [])])
+    for number, row in enumerate(csv.reader(stream, delimiter=sep), 2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise DataError(
+                f"{file}, line {number}: {len(row)} cells for {len(header)} columns; repair the line (or give ?sep=)"
+            )
+        yield row
+
+
+def _check_header(file: Path, header: list[str]) -> None:
+    if all(_is_number(name) for name in header):
+        raise DataError(f"{file} begins with numbers; give it a header, one name a column")
+    twice = next((name for k, name in enumerate(header) if name in header[:k]), None)
+    if twice is not None:
+        raise DataError(f"{file} has the column {twice!r} twice; give each its own name")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _column(cells: list[str]) -> Any:
+    """Return whole numbers as int64, numbers as float64 with NaN for missing cells, anything else as text."""
+    try:
+        return np.array([int(cell) for cell in cells])
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return np.array([float("nan") if cell.strip().lower() in _MISSING else float(cell) for cell in cells])
+    except ValueError:
+        return np.array([cell.strip() for cell in cells])
+
+
+def _read_parquet(file: Path) -> Columns:
+    library = import_extra("pyarrow.parquet", "advreg[tables]")
+    if not file.is_file():
+        raise DataError(f"no file {file}; give parquet:FILE?label=COLUMN")
+    try:
+        table = library.read_table(file)
+    except Exception as cause:
+        raise DataError(f"{file} is no readable Parquet file ({first_line(cause)})") from cause
+    return {name: np.asarray(table[name]) for name in table.column_names}

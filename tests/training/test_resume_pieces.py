@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import advreg
 from advreg.distributed import Ranks
@@ -67,6 +68,26 @@ def test_teacher_is_a_run_folder(data, tmp_path):
         data, tmp_path / "run", "train.epochs=1", "recipe.name=distill", f"recipe.options.robust={teacher.path}"
     )
     assert advreg.fit(taught).read_log("metrics.jsonl")[-1]["robust_accuracy"] is not None
+
+
+def test_an_average_measures_its_statistics_by_default(data, tmp_path):
+    """An average over the last epoch: all weights are those without the measurement, the statistics are not."""
+    changes = ("average.name=swa", "average.options.start=0.7")
+    runs = [
+        advreg.fit(small.config(data, tmp_path / name, *changes, *more))
+        for name, more in (("auto", []), ("copied", ["average.reestimate=0"]))
+    ]
+    measured, copied = (load_file(run / "last.safetensors") for run in runs)
+    differ = {name for name in measured if not torch.equal(measured[name], copied[name])}
+    assert differ == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    spent, before = ([line["forwards"] for line in run.read_log("metrics.jsonl")] for run in runs)
+    assert [a - b for a, b in zip(spent, before, strict=True)] == [0, 0, 300], "PGD-2 and one forward on 100 images"
+
+
+@pytest.mark.parametrize("more", [["train.freeze_batchnorm=true"], ["recipe.name=free", "attack.name=none"]])
+def test_no_statistics_are_measured_where_none_may_be(data, tmp_path, more):
+    made = setup.prepare(small.config(data, tmp_path / "run", "average.name=ema", *more))
+    assert made.reestimated_batches == 0
 
 
 def test_what_is_measured_and_kept_is_the_average(data, tmp_path):

@@ -137,13 +137,13 @@ def _double_backward(config: Config) -> str | None:
 
 
 def _average(config: Config) -> str | None:
-    if config.average.name != "none" or not (config.average.reestimate or config.average.options):
+    if config.average.name != "none" or not (config.average.reestimate not in ("auto", 0) or config.average.options):
         return None
     return "average.name is 'none', but there are options for it; set it to 'ema' or 'swa'"
 
 
 def _reestimate(config: Config) -> str | None:
-    if not config.average.reestimate:
+    if config.average.reestimate in ("auto", 0):
         return None
     if config.recipe.name == "free":
         return "recipe.name is 'free', without attacked inputs to measure statistics on; set average.reestimate = 0"

@@ -179,13 +179,13 @@ class AverageConfig:
     Attributes:
         name: ``none``, ``ema`` or ``swa``.
         reestimate: number of batches of attacked inputs for recomputing its BatchNorm statistics after each epoch; 0 copies
-            those of the network in training.
+            those of the network in training, which belong to other weights. ``"auto"`` is 20 where there is a BatchNorm.
         options: options of the average.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: Literal["none", "ema", "swa"] = "none"
-    reestimate: Annotated[int, Field(ge=0)] = 0
+    reestimate: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     options: Options = field(default_factory=dict)
 
 

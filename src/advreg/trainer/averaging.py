@@ -42,6 +42,13 @@ class AveragedWeights:
         """The averaged network: evaluate and save this one."""
         return self._average.module
 
+    @property
+    def has_own_statistics(self) -> bool:
+        """Return whether the average differs from the network and has a BatchNorm with running statistics."""
+        return int(self._average.n_averaged) > 1 and any(
+            isinstance(module, _BatchNorm) and module.running_mean is not None for module in self.model.modules()
+        )
+
     def update(self, model: nn.Module, moment: Moment) -> None:
         """Update the average after an optimizer step.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from advreg import distributed, runtime
 from advreg.attacks.readback import verify_pending
 from advreg.module_modes import eval_mode, train_mode
+from advreg.pass_counting import count_passes
 from advreg.trainer import averaging
 from advreg.trainer.events import OnEvent
 from advreg.trainer.moment import Moment
@@ -64,24 +66,26 @@ def _steps(session: TrainState, epoch: int, emit: OnEvent) -> tuple[Tally, list[
     verify_pending()
     per_example_state.share(session.stateful_parts)
     distributed.broadcast_buffers(session.model)
-    _reestimate(session, epoch)
+    tally = _reestimate(session, epoch, tally)
     if session.average is not None:
         distributed.broadcast_buffers(session.average.model)  # each process copied the statistics of its own part
     return tally.of_all(session.device), monitor.log
 
 
-def _reestimate(session: TrainState, epoch: int) -> None:
-    """Measure the statistics of the average's BatchNorms on some attacked batches of the epoch, where that is wanted."""
-    average, batches = session.average, session.config.average.reestimate
+def _reestimate(session: TrainState, epoch: int, tally: Tally) -> Tally:
+    """Measure the statistics of the average's BatchNorms on attacked batches of the epoch; return the tally with the cost."""
+    average, batches = session.average, session.reestimated_batches
     if average is None or not batches:
-        return
+        return tally
     attack = copy.deepcopy(session.attack)  # an attack with per-example state must not count these visits
-    with eval_mode(average.model) as model:
-        attacked = [
-            attack(model, batch.x, batch.y, session.threat, ids=batch.ids).x_adv
-            for batch in islice(session.batches.epoch(epoch), batches)
-        ]
-    averaging.recompute_batchnorm_stats(average.model, attacked)
+    with count_passes(average.model) as passes:
+        with eval_mode(average.model) as model:
+            attacked = [
+                attack(model, batch.x, batch.y, session.threat, ids=batch.ids).x_adv
+                for batch in islice(session.batches.epoch(epoch), batches)
+            ]
+        averaging.recompute_batchnorm_stats(average.model, attacked)
+    return replace(tally, forwards=tally.forwards + passes.forwards, backwards=tally.backwards + passes.backwards)
 
 
 def _score(session: TrainState) -> Score | None:

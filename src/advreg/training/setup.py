@@ -30,6 +30,8 @@ from advreg.training.policies import Policy
 from advreg.training.recipes import Attack, Recipe
 from advreg.training.validation import hold_out
 
+_REESTIMATED = 20  # batches: some thousand images, a few hundredths of an epoch
+
 
 @dataclass(frozen=True)
 class TrainState:
@@ -83,6 +85,15 @@ class TrainState:
     def eval_model(self) -> nn.Module:
         """The network that is evaluated and saved: the averaged one, where there is an average."""
         return self.model if self.average is None else self.average.model
+
+    @property
+    def reestimated_batches(self) -> int:
+        """Number of batches on which the BatchNorm statistics of the average are measured after an epoch."""
+        given, config = self.config.average.reestimate, self.config
+        if self.average is None or given == 0 or not self.average.has_own_statistics:
+            return 0
+        usable = config.recipe.name != "free" and not config.train.freeze_batchnorm
+        return given if given != "auto" else _REESTIMATED if usable else 0
 
     @property
     def stateful_parts(self) -> dict[str, object]:

@@ -124,6 +124,7 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
     """Two tiny random models, really evaluated: the gate counts what the evaluation counted."""
     pytest.importorskip("transformers", reason="needs advreg[language]")
     from advreg.hardening.gate.language import CONDUCT, UPPER_BOUNDS, read_language_results
+    from advreg.language.attacks import direct, soft_prompt
     from advreg.language.datasets import (
         EvaluationData,
         HarmfulRequest,
@@ -143,11 +144,10 @@ def test_what_evaluate_writes_is_what_the_gate_reads(tmp_path: Path) -> None:
         tasks=tuple(InstructionTask(i, f"Bake {i} cakes.", (("punctuation:no_comma", {}),)) for i in range(3)),
         benign=(InstructionExample(0, "Tell me of cakes.", "Take the flour and the eggs."),),
     )
-    direct = tasks.default_attacks()["direct"]
     found = {}
     for seed in (0, 1):
         out = tmp_path / f"run{seed}"
-        soft = functools.partial(tasks.default_attacks()["soft_prompt"], steps=1, checkpoints=1)
+        soft = functools.partial(soft_prompt, steps=1, checkpoints=1)
         options = {"attacks": {"direct": direct, "soft_prompt": soft}, "max_new_tokens": 6, "task_tokens": 6}
         found[seed] = evaluate(tiny(seed), data, out=out, **options)
         read = read_language_results(out, PROTOCOL)

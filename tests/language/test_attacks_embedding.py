@@ -21,7 +21,8 @@ from advreg.language.attacks import (
 )
 from advreg.language.attacks.embedding import measure_answer_nll
 from advreg.language.attacks.latent import default_layers, latent_norms
-from advreg.language.attacks.soft_prompt import search_soft_suffixes, suffix_nll
+from advreg.language.attacks.memory import saved_bytes
+from advreg.language.attacks.soft_prompt import measure_step, search_soft_suffixes, suffix_nll
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, embed, embedding_norm, logits, perturb_embeddings
@@ -29,6 +30,7 @@ from advreg.language.models.generation import generate, prepare_inputs
 from advreg.language.models.loading import LanguageModel, copy_with_dtype
 from advreg.language.models.text_tower import transformer_blocks
 from advreg.language.perturbation import best_iterate, iterates, project, steepest_descent, with_projection
+from advreg.module_modes import eval_mode
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 from tests.language.test_embeddings import learned_positions
@@ -187,8 +189,8 @@ def test_old_option_judge_warns_and_names_original():
 def test_soft_prompt_keeps_tokens_and_lowers_target_nll(lm: LanguageModel):
     encoded = batch(lm)
     first, found = (
-        search_soft_suffixes(lm, encoded, 5, 1, 1e-9, 1)[0],
-        search_soft_suffixes(lm, encoded, 5, 20, 0.05, 3),
+        search_soft_suffixes(lm, encoded, 5, 1, 1e-9, 1)[0][0],
+        search_soft_suffixes(lm, encoded, 5, 20, 0.05, 3)[0],
     )
     points, mask = prepare_inputs(lm, encoded, None, found[0])
     slots = int(mask.sum() - encoded.mask.sum())
@@ -210,13 +212,40 @@ def test_soft_prompt_counts_passes_and_completes_iterates():
         result = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
     assert [len(each) for each in result.completions] == [3, 3, 3]
     assert (result.forwards, result.backwards) == (passes.forwards, passes.backwards)
-    generated = passes.forwards - 3 * (6 + 1) - 3
+    generated = passes.forwards - 3 * (6 + 1) - 3 - 1  # one forward measures the memory
     assert passes.backwards == 3 * 6
     assert 3 * 3 <= generated <= 3 * 3 * 2
     plain = nll(lm, batch(lm), None)
     assert all(after < float(before) for after, before in zip(result.loss, plain, strict=True))
     again = soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=3, max_new_tokens=2, batch_size=2)
     assert (again.loss, again.completions) == (result.loss, result.completions)
+
+
+def test_soft_prompt_is_sized_before_it_runs(monkeypatch: pytest.MonkeyPatch):
+    lm = tiny()
+    one = measure_step(lm, REQUESTS, tokens=4)
+    encoded = encode(lm, [REQUESTS[0].prompt] * 3, [REQUESTS[0].target] * 3, ended=False)
+    single = encode(lm, [REQUESTS[0].prompt], [REQUESTS[0].target], ended=False)
+    with eval_mode(lm.network, freeze=True):
+        points = torch.zeros(3, 4, lm.dim, requires_grad=True)
+        several = saved_bytes(lambda: suffix_nll(lm, encoded, points))
+        alone = saved_bytes(lambda: suffix_nll(lm, single, points[:1]))
+    assert several == pytest.approx(3 * alone, rel=0.02)
+    assert one >= alone > 2 * 4 * lm.dim * int(single.mask.sum())  # more than one state of each block
+    monkeypatch.setattr("advreg.language.attacks.memory.free_bytes", lambda device: 2 * one)
+    with pytest.raises(
+        ConfigError, match=r"soft_prompt needs about .* GB for a batch of 3, .* a batch_size of at most 2"
+    ):
+        soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=1, batch_size=3)
+    assert soft_prompt(lm, REQUESTS, tokens=4, steps=6, checkpoints=1, max_new_tokens=1, batch_size=2).converged
+
+
+def test_soft_prompt_says_which_searches_converged():
+    lm, options = tiny(), {"tokens": 4, "checkpoints": 1, "max_new_tokens": 1}
+    assert soft_prompt(lm, REQUESTS, steps=3, **options).converged == [False] * 3
+    assert soft_prompt(lm, REQUESTS, steps=8, step_size=1e-3, **options).converged == [False] * 3
+    easy = HarmfulRequest(4, "Hi", generate(lm, ["Hi"], max_new_tokens=1)[0] or "x")
+    assert soft_prompt(lm, [easy], steps=80, step_size=0.5, **options).converged == [True]
 
 
 # latent

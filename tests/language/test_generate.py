@@ -9,10 +9,11 @@ from advreg.errors import ConfigError, DataError
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import embed, logits
 from advreg.language.models.generation import (
-    continue_greedily,
+    continue_prompt,
     decode_completions,
     generate,
     open_suffix_slots,
+    pick_at,
     prepare_inputs,
     stop_ids,
 )
@@ -38,7 +39,7 @@ def without_cache(lm: LanguageModel, prompt: str, count: int) -> list[int]:
 
 def test_completions_do_not_depend_on_cache_or_padding(lm: LanguageModel):
     points, mask = prepare_inputs(lm, encode(lm, PROMPTS), None, None)
-    together = continue_greedily(lm, points, mask, 12)
+    together = continue_prompt(lm, points, mask, 12)
     for row, prompt in enumerate(PROMPTS):
         wanted = without_cache(lm, prompt, 12)
         end = next((k for k, token in enumerate(wanted) if token in stop_ids(lm)), 12)
@@ -86,7 +87,7 @@ def test_delta_applies_to_each_prompt_of_a_batch(lm: LanguageModel):
     )
     first = logits(lm, encoded, delta)[:, -1].argmax(-1)
     points, mask = prepare_inputs(lm, encoded, delta, None)
-    assert torch.equal(continue_greedily(lm, points, mask, 1)[:, 0], first)
+    assert torch.equal(continue_prompt(lm, points, mask, 1)[:, 0], first)
     alone = [generate(lm, [p], max_new_tokens=8, delta=delta[i : i + 1])[0] for i, p in enumerate(PROMPTS)]
     assert generate(lm, PROMPTS, max_new_tokens=8, delta=delta, batch_size=2) == alone
 
@@ -119,5 +120,38 @@ def test_long_prompts_leave_room_for_the_completion():
     with count_passes(lm.network.lm_head) as passes:
         generate(lm, ["bake a cake " * 40], max_new_tokens=30)
     assert passes.forwards <= 30
-    with pytest.raises(ConfigError, match="max_new_tokens is 4 and batch_size 0"):
+    with pytest.raises(ConfigError, match="max_new_tokens is 4, batch_size 0, temperature 0"):
         generate(lm, PROMPTS, max_new_tokens=4, batch_size=0)
+
+
+def test_openings_and_history_are_tokens_of_the_conversation(lm: LanguageModel):
+    """A completion continues the opening, and an earlier turn is the text that the chat template writes for it."""
+    openings = ["Sure, here is", "No", "Take"]
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    history = [turns, [], turns]
+    done = generate(lm, PROMPTS, max_new_tokens=6, openings=openings, history=history, batch_size=2)
+    for prompt, opening, past, text in zip(PROMPTS, openings, history, done, strict=True):
+        whole = lm.tokenizer.apply_chat_template(
+            [*past, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        ids = [*lm.tokenizer(whole, add_special_tokens=False)["input_ids"]]
+        ids += lm.tokenizer(opening, add_special_tokens=False)["input_ids"]
+        theirs = lm.network.generate(input_ids=torch.tensor([ids]), max_new_tokens=6, do_sample=False)
+        assert [text] == decode_completions(lm, theirs[:, len(ids) :])
+    marked = encode(lm, PROMPTS, history=history)
+    assert lm.tokenizer.decode(marked.ids[0][marked.content[0]]) == PROMPTS[0]
+
+
+def test_draws_follow_the_softmax_and_not_the_batch(lm: LanguageModel):
+    scores = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    for temperature in (0.5, 1.0, 3.0):
+        drawn = pick_at(temperature, range(20_000))(scores.expand(20_000, -1), 0)
+        shares = torch.bincount(drawn, minlength=4) / 20_000
+        torch.testing.assert_close(shares, (scores / temperature).softmax(0), rtol=0, atol=0.015)
+    options = {"max_new_tokens": 6, "temperature": 1.0}
+    together = generate(lm, PROMPTS, seeds=[5, 6, 7], **options)
+    assert together == [generate(lm, [p], seeds=[s], **options)[0] for p, s in zip(PROMPTS, (5, 6, 7), strict=True)]
+    assert together != generate(lm, PROMPTS, seeds=[8, 9, 10], **options)
+    assert generate(lm, PROMPTS, seeds=[5, 6, 7], max_new_tokens=6, temperature=1e-6) == generate(
+        lm, PROMPTS, max_new_tokens=6
+    )

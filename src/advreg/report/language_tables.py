@@ -8,7 +8,7 @@ from typing import Any
 
 from advreg.report.language_charts import metric_at
 
-UPPER_BOUNDS = ("embedding", "latent", "soft_prompt")
+UPPER_BOUNDS = ("directional_ablation", "embedding", "latent", "soft_prompt")
 """Attacks on internal activations, which no text can reproduce: reported singly, not part of "at least one"."""
 
 Row = Mapping[str, Any]

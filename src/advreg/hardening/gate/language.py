@@ -16,7 +16,7 @@ from advreg.runs import RunFolder
 from advreg.runs.files import Record
 
 KIND = "language@"
-UPPER_BOUNDS = ("embedding", "latent", "soft_prompt")
+UPPER_BOUNDS = ("directional_ablation", "embedding", "latent", "soft_prompt")
 """Attacks on embeddings and activations, which no prompt can realise: reported, and not counted by the gate."""
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter.safetensors", "model.safetensors")

@@ -9,6 +9,7 @@ from advreg.language.attacks.embedding import embedding, embedding_pgd
 from advreg.language.attacks.gcg import gcg
 from advreg.language.attacks.latent import latent, latent_pgd, perturb_latents
 from advreg.language.attacks.low_precision import search_in_low_precision
+from advreg.language.attacks.prefill import prefill
 from advreg.language.attacks.result import LanguageAttackResult
 from advreg.language.attacks.roleplay import roleplay
 from advreg.language.attacks.soft_prompt import soft_prompt
@@ -23,6 +24,7 @@ __all__ = [
     "latent",
     "latent_pgd",
     "perturb_latents",
+    "prefill",
     "roleplay",
     "search_in_low_precision",
     "soft_prompt",

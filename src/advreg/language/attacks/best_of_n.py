@@ -1,4 +1,4 @@
-"""Best-of-N: many random misspellings of each request, any of which may succeed."""
+"""Best-of-N: many random misspellings of each request, each completed at random; any of them may succeed."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ def best_of_n(
     requests: Sequence[HarmfulRequest],
     *,
     n: int = 8,
+    temperature: float = 1.0,
     seed: int = 0,
     max_new_tokens: int = 48,
     batch_size: int = 16,
     system: str | None = None,
 ) -> LanguageAttackResult:
-    """Query the model with ``n`` random misspellings of each request.
+    """Query the model with ``n`` random misspellings of each request, and draw the tokens of each completion.
 
-    A variant depends on the seed, the request's id and its number only, so a larger ``n`` keeps the variants of a smaller one.
+    Variants and draws depend on the seed, the request's id and the variant's number only, so a larger ``n`` keeps the
+    completions of a smaller one.
 
     Args:
         lm: the model under attack.
         requests: harmful requests; targets are not used.
         n: number of variants of each request.
-        seed: seed of the misspellings.
+        temperature: temperature of the draws; 0 takes the likeliest tokens.
+        seed: seed of the misspellings and of the draws.
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of prompts in one batch.
         system: the system prompt; the chat template's default if None.
@@ -45,7 +48,7 @@ def best_of_n(
         ``n`` completions of each request.
 
     Raises:
-        ConfigError: ``n`` is below 1.
+        ConfigError: ``n`` is below 1, or the temperature negative.
         ModelError: the network has no layer that returns token logits.
 
     Example:
@@ -57,9 +60,17 @@ def best_of_n(
     """
     if n < 1:
         raise ConfigError(f"n is {n}; give at least 1 variant")
-    variants = [[misspell(request.prompt, derived_seed(seed, request.id, k)) for k in range(n)] for request in requests]
+    seeds = [[derived_seed(seed, request.id, k) for k in range(n)] for request in requests]
+    rows = zip(requests, seeds, strict=True)
     return complete_variants(
-        "best_of_n", lm, variants, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system
+        "best_of_n",
+        lm,
+        [[misspell(request.prompt, each) for each in own] for request, own in rows],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        system=system,
+        temperature=temperature,
+        seeds=seeds,
     )
 
 

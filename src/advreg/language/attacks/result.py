@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from advreg.errors import DataError, ModelError
 from advreg.language.datasets import HarmfulRequest
@@ -26,6 +27,8 @@ class LanguageAttackResult:
         backwards: example-backwards.
         loss: mean ``-log p`` of the target's tokens for each request; empty if the attack has no target.
         asked: the prompts of all candidates, parallel to ``completions``; empty if each request has one prompt.
+        converged: whether the search of each request had converged; empty if the attack does not measure it.
+        queries: queries of an attacking service.
     """
 
     attack: str
@@ -35,10 +38,13 @@ class LanguageAttackResult:
     backwards: int
     loss: list[float] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
+    converged: list[bool] = field(default_factory=list)
+    queries: int = 0
 
     def __repr__(self) -> str:
         cost = f"forwards={self.forwards}, backwards={self.backwards}"
-        return f"LanguageAttackResult({self.attack!r}, n={len(self.prompts)}, {cost})"
+        queries = f", queries={self.queries}" if self.queries else ""
+        return f"LanguageAttackResult({self.attack!r}, n={len(self.prompts)}, {cost}{queries})"
 
 
 def count_model_passes(*models: LanguageModel | None) -> AbstractContextManager[Passes]:
@@ -100,6 +106,8 @@ def complete_variants(
     max_new_tokens: int,
     batch_size: int,
     system: str | None = None,
+    temperature: float = 0.0,
+    seeds: Sequence[Sequence[int]] | None = None,
 ) -> LanguageAttackResult:
     """Query the model with all variants of all requests.
 
@@ -110,6 +118,8 @@ def complete_variants(
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of prompts in one batch.
         system: the system prompt; the chat template's default if None.
+        temperature: temperature of the draws; 0 takes the likeliest tokens.
+        seeds: a seed of the draws for each variant; not used at temperature 0.
 
     Returns:
         One completion of each variant.
@@ -122,10 +132,11 @@ def complete_variants(
         LanguageAttackResult('direct', n=0, forwards=0, backwards=0)
     """
     flat = [variant for each in variants for variant in each]
-    with count_model_passes(lm) as counts:
-        texts = iter(
-            generate(lm, flat, max_new_tokens=max_new_tokens, batch_size=batch_size, system=system) if flat else []
-        )
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "system": system}
+    if temperature and seeds is not None:
+        options |= {"temperature": temperature, "seeds": [seed for each in seeds for seed in each]}
+    with count_model_passes(lm if flat else None) as counts:
+        texts = iter(generate(lm, flat, **options) if flat else [])
     completions = [[next(texts) for _ in each] for each in variants]
     prompts = [list(each) for each in variants]
     return LanguageAttackResult(

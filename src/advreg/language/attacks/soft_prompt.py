@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from advreg._deprecation import renamed_options
 from advreg.errors import ConfigError
-from advreg.language.attacks.result import LanguageAttackResult
+from advreg.language.attacks.memory import require_memory, saved_bytes
+from advreg.language.attacks.result import LanguageAttackResult, count_model_passes, require_targets
 from advreg.language.attacks.targeted import PerturbationAttack, run_targeted
 from advreg.language.datasets import HarmfulRequest
-from advreg.language.models.chat import Encoded
+from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, answer_span, embed, embedding_norm, forward
 from advreg.language.models.generation import generate, prepare_inputs
 from advreg.language.models.loading import LanguageModel
@@ -21,6 +23,8 @@ from advreg.language.perturbation import best_iterate, iterates, sign_descent
 from advreg.module_modes import eval_mode
 
 START = " !"
+_LATE_GAIN, _NEARLY_CERTAIN = 0.05, 0.05
+"""Share of the gain in the last quarter, and NLL of the target in nats a token, below which a search has converged."""
 
 
 @renamed_options(judge="original")
@@ -52,14 +56,17 @@ def soft_prompt(
         seed: not used; every attack takes a seed.
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of requests in one batch.
-        system: the system prompt; the chat template's default if None.
+        system: the system prompt; that of the model if None.
         original: the model in float32, which gives the reported losses and completions; ``lm`` if None.
+
+    The memory of a step is measured on the longest request first. The result says which searches converged: only these
+    bound what any text after the request can do, and the bound is empirical.
 
     Returns:
         ``checkpoints`` completions of each request, with the NLL of its target at the best iterate.
 
     Raises:
-        ConfigError: a number is below 1, or ``checkpoints`` exceeds ``steps``.
+        ConfigError: a number is below 1, ``checkpoints`` exceeds ``steps``, or the memory for a batch is not free.
         DataError: a request has no target or no word.
         ModelError: the network has no layer that returns token logits.
 
@@ -75,9 +82,12 @@ def soft_prompt(
         given = f"tokens is {tokens}, steps {steps}, checkpoints {checkpoints}"
         raise ConfigError(f"{given}; give at least 1, and no more checkpoints than steps")
     reported = original or lm
+    converged: list[bool] = []
 
     def search(encoded: Encoded, _ids: Tensor) -> list[Tensor]:
-        return search_soft_suffixes(lm, encoded, tokens, steps, step_size, checkpoints)
+        suffixes, finished = search_soft_suffixes(lm, encoded, tokens, steps, step_size, checkpoints)
+        converged.extend(finished)
+        return suffixes
 
     def nll(encoded: Encoded, suffixes: list[Tensor]) -> Tensor:
         return suffix_nll(reported, encoded, suffixes[0])
@@ -88,13 +98,43 @@ def soft_prompt(
         return [list(row) for row in zip(*texts, strict=True)]
 
     attack = PerturbationAttack(search, nll, complete)
-    return run_targeted("soft_prompt", attack, requests, lm=lm, original=original, batch_size=batch_size, system=system)
+    options: dict[str, Any] = {"lm": lm, "original": original, "batch_size": batch_size, "system": system}
+    if not requests:
+        return run_targeted("soft_prompt", attack, requests, **options)
+    with count_model_passes(lm) as sized:
+        require_memory("soft_prompt", lm, measure_step(lm, requests, tokens=tokens, system=system), batch_size)
+    result = run_targeted("soft_prompt", attack, requests, **options)
+    return replace(result, converged=converged, forwards=result.forwards + sized.forwards)
+
+
+def measure_step(
+    lm: LanguageModel, requests: Sequence[HarmfulRequest], *, tokens: int = 20, system: str | None = None
+) -> int:
+    """Return the bytes that one request keeps for the gradient of its suffix, measured on the longest: one forward.
+
+    Args:
+        lm: the model.
+        requests: harmful requests with targets.
+        tokens: length of the suffix.
+        system: the system prompt; that of the model if None.
+
+    Returns:
+        The number of bytes, weights aside.
+    """
+    longest = max(require_targets(requests), key=lambda request: len(request.prompt) + len(request.target))
+    encoded = encode(lm, [longest.prompt], [longest.target], system=system, ended=False)
+    with eval_mode(lm.network, freeze=True):
+        suffix = _start(lm, tokens).requires_grad_()
+        return saved_bytes(lambda: suffix_nll(lm, encoded, suffix))
 
 
 def search_soft_suffixes(
     lm: LanguageModel, encoded: Encoded, tokens: int, steps: int, step_size: float, checkpoints: int
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[bool]]:
     """Return the best suffixes of a batch, then those at ``checkpoints - 1`` equal intervals of the steps.
+
+    A search has converged if the last quarter of its steps brought less than a twentieth of its gain, or the target is nearly
+    certain.
 
     Args:
         lm: the model for the search.
@@ -105,11 +145,12 @@ def search_soft_suffixes(
         checkpoints: number of suffixes to return.
 
     Returns:
-        ``checkpoints`` tensors ``(B, S, D)`` in float32 or better.
+        ``checkpoints`` tensors ``(B, S, D)`` in float32 or better, and whether the search of each example converged.
     """
     dtype = torch.promote_types(lm.dtype, torch.float32)
     recorded_steps = {steps * k // checkpoints for k in range(1, checkpoints)}
     recorded: list[Tensor] = []
+    losses: list[Tensor] = []
 
     def loss(suffix: Tensor) -> Tensor:
         return suffix_nll(lm, encoded, suffix)
@@ -117,18 +158,37 @@ def search_soft_suffixes(
     with eval_mode(lm.network, freeze=True):
         start = _start(lm, tokens).to(dtype).expand(len(encoded), -1, -1)
         pairs = iterates(loss, start, sign_descent(step_size * embedding_norm(lm)), steps)
-        best, _ = best_iterate(_record_checkpoints(pairs, recorded_steps, recorded))
-    return [best, *recorded]
+        best, _ = best_iterate(_record_checkpoints(pairs, recorded_steps, recorded, losses))
+    return [best, *recorded], _has_converged(torch.stack(losses))
 
 
 def _record_checkpoints(
-    pairs: Iterable[tuple[Tensor, Tensor]], recorded_steps: set[int], recorded: list[Tensor]
+    pairs: Iterable[tuple[Tensor, Tensor]], recorded_steps: set[int], recorded: list[Tensor], losses: list[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the pairs unchanged, and append the points of some steps to ``recorded``."""
+    """Yield the pairs unchanged, and append the points of some steps to ``recorded`` and every loss to ``losses``."""
     for k, (point, value) in enumerate(pairs):
         if k in recorded_steps:
             recorded.append(point)
+        losses.append(value)
         yield point, value
+
+
+def _has_converged(losses: Tensor) -> list[bool]:
+    """Return whether the last quarter of each search brought less than a twentieth of its gain, or the loss is near 0.
+
+    Args:
+        losses: ``(steps + 1, B)``.
+
+    Example:
+        >>> _has_converged(torch.tensor([[4.0, 4.0], [2.0, 3.5], [1.0, 3.0], [1.0, 2.5], [1.0, 2.0]]))
+        [True, False]
+    """
+    steps = len(losses) - 1
+    lowest = losses.nan_to_num(nan=torch.inf).cummin(0).values
+    gain, late = lowest[0] - lowest[-1], lowest[steps - max(steps // 4, 1)] - lowest[-1]
+    done = (gain > 0) & (late <= _LATE_GAIN * gain) if steps >= 4 else torch.zeros_like(gain, dtype=torch.bool)
+    finished: list[bool] = (done | (lowest[-1] < _NEARLY_CERTAIN)).tolist()
+    return finished
 
 
 @torch.no_grad()

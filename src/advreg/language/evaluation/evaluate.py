@@ -141,9 +141,8 @@ def evaluate(
     Args:
         lm: the model.
         data: the prompts; a metric without prompts is left out.
-        attacks: name -> ``(lm, requests, *, seed, max_new_tokens) -> LanguageAttackResult``; by default direct, roleplay,
-            best_of_n and soft_prompt. The soft prompt, an upper bound, always runs: pass one under this name to set its
-            effort.
+        attacks: name -> ``(lm, requests, *, seed, max_new_tokens) -> LanguageAttackResult``; these and no others run. By
+            default direct, roleplay and best_of_n.
         judge: classifies refusals; the keyword judge, whose error rates are unknown, by default. `fit_judge` trains one
             on labels.
         rater: service that rates helpfulness; it receives prompts and completions. Without it only proxies are measured.
@@ -164,7 +163,7 @@ def evaluate(
         ModelError: the model or an attack fails.
         RunError: ``out`` belongs to another evaluation, or ``base`` holds no evaluation.
     """
-    chosen = _with_upper_bound(default_attacks() if attacks is None else attacks)
+    chosen = _words_first(default_attacks() if attacks is None else attacks)
     tasks = evaluation_tasks(data, chosen)
     if not tasks or min(max_new_tokens, task_tokens) < 1:
         sizes = f"data {data.n}, max_new_tokens {max_new_tokens}, task_tokens {task_tokens}"
@@ -249,13 +248,12 @@ def _with_fluency_limit(context: LanguageEvaluationContext, rows: Sequence[Row])
     return replace(context, limit=fluency_limit(values))
 
 
-def _with_upper_bound(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
-    """Return the attacks in words followed by the upper bounds; the soft prompt is always among them."""
+def _words_first(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
+    """Return the attacks in words followed by those on activations."""
     invalid = next((name for name in attacks if not name.isidentifier() or name == "at_least_one"), None)
     if invalid is not None:
         raise ConfigError(f"an attack is named {invalid!r}; give a name of letters, digits and _, and not at_least_one")
-    every = {"soft_prompt": default_attacks()["soft_prompt"], **attacks}
-    return {name: every[name] for name in sorted(every, key=lambda name: name in UPPER_BOUNDS)}
+    return {name: attacks[name] for name in sorted(attacks, key=lambda name: name in UPPER_BOUNDS)}
 
 
 def _identity(

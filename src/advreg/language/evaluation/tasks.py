@@ -35,7 +35,7 @@ Row = dict[str, Any]
 Attack = Callable[..., LanguageAttackResult]
 """``(lm, requests, *, seed, max_new_tokens) -> LanguageAttackResult``."""
 
-UPPER_BOUNDS = ("embedding", "latent", "soft_prompt")
+UPPER_BOUNDS = ("directional_ablation", "embedding", "latent", "soft_prompt")
 """Attacks on internal activations, which no text can reproduce: reported singly, never part of ``at_least_one``."""
 
 REFERENCE = "reference"
@@ -127,13 +127,13 @@ def evaluation_tasks(data: EvaluationData, attacks: Mapping[str, Attack]) -> lis
 
 
 def default_attacks() -> dict[str, Attack]:
-    """Return the attacks that an evaluation runs by default: the cheap ones in words, and the upper bound.
+    """Return the attacks that an evaluation runs by default: the cheap ones in words.
 
     Example:
         >>> list(default_attacks())
-        ['direct', 'roleplay', 'best_of_n', 'soft_prompt']
+        ['direct', 'roleplay', 'best_of_n']
     """
-    names = ("direct", "roleplay", "best_of_n", "soft_prompt")
+    names = ("direct", "roleplay", "best_of_n")
     return {name: getattr(library, name) for name in names}
 
 
@@ -224,6 +224,7 @@ def _attack_row(
         asked=result.asked[index][best] if result.asked else result.prompts[index],
         looks=len(set(texts)),
         loss=_finite(result.loss[index] if result.loss else None),
+        **({"converged": result.converged[index]} if result.converged else {}),
     )
 
 

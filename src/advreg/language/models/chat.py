@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,9 @@ class Encoded:
         return Encoded(*(part.to(device) for part in (self.ids, self.mask, self.content, self.answer)))
 
 
+Message = Mapping[str, str]
+"""A turn of a conversation: its ``role`` and its ``content``."""
+
 Row = tuple[list[int], list[bool]]
 """Token ids of one prompt, and whether each is a token of the user."""
 
@@ -62,19 +65,21 @@ def encode(
     system: str | None = None,
     ended: bool = True,
     room: int | None = None,
+    history: Sequence[Sequence[Message]] | None = None,
 ) -> Encoded:
-    """Tokenize conversations of one user turn in the model's chat template.
+    """Tokenize conversations in the model's chat template.
 
     Prompt and answer are tokenized separately, as in generation, so the tokens of a prompt do not depend on the answer. A
     prompt that is too long loses the end of the user's text, whatever the answer; then the answer loses its end.
 
     Args:
         lm: the model, for its tokenizer and its context length.
-        prompts: text of the user, one conversation each.
+        prompts: text of the user's last turn, one conversation each.
         answers: text of the assistant; the tokens end at the beginning of the assistant's turn if None.
         system: the system prompt; that of the model if None.
         ended: whether the answers are complete, with an end-of-turn token; False for openers.
         room: tokens reserved for the answer; a quarter of the context if None.
+        history: earlier turns of each conversation, after the system prompt; none if None.
 
     Returns:
         An `Encoded` batch on the model's device.
@@ -97,7 +102,8 @@ def encode(
             f"there are {len(prompts)} prompts and {given} answers; give at least one prompt, and one answer for each or none"
         )
     free = lm.context // 4 if room is None else room
-    rows = [_truncate_user_tokens(lm, row, lm.context - free) for row in _tokenize_prompts(lm, prompts, system)]
+    tokens = _tokenize_prompts(lm, prompts, system, history or [()] * len(prompts))
+    rows = [_truncate_user_tokens(lm, row, lm.context - free) for row in tokens]
     if answers is None:
         return _pad_left(lm, rows, [[] for _ in rows])
     end = end_of_turn(lm, system) if ended else ""
@@ -120,7 +126,7 @@ def prompt_lengths(lm: LanguageModel, prompts: Sequence[str], system: str | None
     Raises:
         ConfigError: the model has no chat template, or its template fails.
     """
-    return [len(ids) for ids, _ in _tokenize_prompts(lm, prompts, system)]
+    return [len(ids) for ids, _ in _tokenize_prompts(lm, prompts, system, [()] * len(prompts))]
 
 
 def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
@@ -138,20 +144,21 @@ def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
     return after.strip() or lm.tokenizer.eos_token or ""
 
 
-def _turns(lm: LanguageModel, prompt: str, system: str | None) -> list[dict[str, str]]:
+def _turns(lm: LanguageModel, prompt: str, system: str | None, history: Sequence[Message] = ()) -> list[Message]:
     """Return a conversation in the form that chat templates take."""
     system = lm.system if system is None else system
-    return ([] if system is None else [{"role": "system", "content": system}]) + [{"role": "user", "content": prompt}]
+    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, *history, {"role": "user", "content": prompt}]
 
 
-def _render(lm: LanguageModel, turns: list[dict[str, str]], generation: bool) -> str:
+def _render(lm: LanguageModel, turns: Sequence[Message], generation: bool) -> str:
     """Return a conversation as text, with the beginning of the assistant's turn if ``generation``."""
     if not lm.tokenizer.chat_template:
         raise ConfigError(
             f"the tokenizer of {lm.name} has no chat template; use a model tuned to chat, or set tokenizer.chat_template"
         )
     try:
-        text: str = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
+        text: str = lm.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=generation)
     except Exception as cause:  # templates raise errors of any kind, such as for an unsupported role
         roles = ", ".join(turn["role"] for turn in turns)
         raise ConfigError(
@@ -160,16 +167,22 @@ def _render(lm: LanguageModel, turns: list[dict[str, str]], generation: bool) ->
     return text
 
 
-def _tokenize_prompts(lm: LanguageModel, prompts: Sequence[str], system: str | None) -> list[Row]:
-    """Return each prompt as tokens; the user's text is at the place of the placeholder."""
-    before, marker, after = _render(lm, _turns(lm, _USER, system), True).partition(_USER)
-    texts = [_render(lm, _turns(lm, prompt, system), True) for prompt in prompts]
-    if not marker or not all(text.startswith(before) and text.endswith(after) for text in texts):
+def _tokenize_prompts(
+    lm: LanguageModel, prompts: Sequence[str], system: str | None, history: Sequence[Sequence[Message]]
+) -> list[Row]:
+    """Return each conversation as tokens; the user's last text is at the place of the placeholder."""
+    texts = [_render(lm, _turns(lm, prompt, system, past), True) for prompt, past in zip(prompts, history, strict=True)]
+    frames = {str(past): _render(lm, _turns(lm, _USER, system, past), True).partition(_USER) for past in history}
+    around = [frames[str(past)] for past in history]
+    if not all(
+        marker and text.startswith(before) and text.endswith(after)
+        for text, (before, marker, after) in zip(texts, around, strict=True)
+    ):
         raise ConfigError(f"the chat template of {lm.name} changes the user's text; use another template")
     if not lm.tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {lm.name} gives no token offsets; use a fast tokenizer")
     batch = lm.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    spans = [(len(before), len(text) - len(after)) for text in texts]
+    spans = [(len(before), len(text) - len(after)) for text, (before, _, after) in zip(texts, around, strict=True)]
     return [
         (ids, [_is_user_token(text, piece, span) for piece in pieces])
         for text, ids, pieces, span in zip(texts, batch["input_ids"], batch["offset_mapping"], spans, strict=True)

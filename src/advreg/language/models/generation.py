@@ -1,18 +1,22 @@
-"""Greedy generation in batches padded on the left, with a key-value cache."""
+"""Generation in batches padded on the left, with a key-value cache: the likeliest tokens, or tokens drawn for each example."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
-from advreg.language.models.chat import Encoded, encode, end_of_turn, pad_id
+from advreg.example_rng import uniform
+from advreg.language.models.chat import Encoded, Message, encode, end_of_turn, pad_id
 from advreg.language.models.embeddings import cache_of, embed, forward, perturb_embeddings, scatter_rows
 from advreg.language.models.loading import LanguageModel
 from advreg.module_modes import eval_mode
+
+Pick = Callable[[Tensor, int], Tensor]
+"""From the logits ``(B, V)`` of the next token and its number to the chosen tokens ``(B,)``."""
 
 
 def generate(
@@ -24,43 +28,94 @@ def generate(
     delta: Tensor | None = None,
     suffix: Tensor | None = None,
     system: str | None = None,
+    history: Sequence[Sequence[Message]] | None = None,
+    openings: Sequence[str] | None = None,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
 ) -> list[str]:
-    """Complete prompts greedily: each new token is the most likely one.
+    """Complete prompts with the likeliest tokens, or with tokens drawn at a temperature.
 
     Args:
         lm: the model; it runs in eval mode and without gradients.
-        prompts: text of the user, one conversation each.
+        prompts: text of the user's last turn, one conversation each.
         max_new_tokens: length limit of a completion, in tokens.
         batch_size: number of prompts in one batch.
         delta: ``(B, P, D)``, added to the embeddings of each prompt's user tokens.
         suffix: embeddings ``(S, D)`` or ``(B, S, D)`` that follow the user's tokens.
         system: the system prompt; the chat template's default if None.
+        history: earlier turns of each conversation; none if None.
+        openings: first words of the assistant for each prompt, which the model continues; none if None.
+        temperature: temperature of the draws; 0 takes the likeliest tokens.
+        seeds: one seed for each prompt; its draws do not depend on the batch. 0, 1, ... if None.
 
     Returns:
-        The completions, without special tokens; a completion can be empty.
+        The completions, without special tokens and without the openings; a completion can be empty.
 
     Raises:
-        ConfigError: a number is below 1, or the chat template is missing or fails.
-        DataError: ``suffix`` is given and a prompt is empty.
+        ConfigError: a number is out of range, or the chat template is missing or fails.
+        DataError: ``suffix`` is given and a prompt is empty, or an opening is empty.
 
     Example:
         >>> generate(None, [], max_new_tokens=0)
         Traceback (most recent call last):
-        advreg.errors.ConfigError: max_new_tokens is 0 and batch_size 16; give at least 1
+        advreg.errors.ConfigError: max_new_tokens is 0, batch_size 16, temperature 0.0; give at least 1, 1 and 0
     """
-    if max_new_tokens < 1 or batch_size < 1:
-        raise ConfigError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; give at least 1")
+    if max_new_tokens < 1 or batch_size < 1 or not 0 <= temperature < float("inf"):
+        given = f"max_new_tokens is {max_new_tokens}, batch_size {batch_size}, temperature {temperature}"
+        raise ConfigError(f"{given}; give at least 1, 1 and 0")
     soft = None if suffix is None else suffix.expand(len(prompts), *suffix.shape[-2:])
-    extra = 0 if soft is None else soft.shape[1]
+    room = max(lm.context // 4, max_new_tokens + (0 if soft is None else soft.shape[1])) if prompts else 0
+    draws = range(len(prompts)) if seeds is None else seeds
     completions: list[str] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        encoded = encode(lm, prompts[part], system=system, room=max(lm.context // 4, max_new_tokens + extra))
+        encoded = encode(
+            lm,
+            prompts[part],
+            None if openings is None else openings[part],
+            system=system,
+            ended=False,
+            room=room,
+            history=None if history is None else history[part],
+        )
         points, mask = prepare_inputs(
             lm, encoded, None if delta is None else delta[part], None if soft is None else soft[part]
         )
-        completions += decode_completions(lm, continue_greedily(lm, points, mask, max_new_tokens))
+        pick = pick_at(temperature, draws[part]) if temperature else pick_likeliest
+        completions += decode_completions(lm, continue_prompt(lm, points, mask, max_new_tokens, pick))
     return completions
+
+
+def pick_likeliest(logits: Tensor, _number: int) -> Tensor:
+    """Return the likeliest token of each example.
+
+    Args:
+        logits: ``(B, V)``.
+    """
+    return logits.argmax(-1)
+
+
+def pick_at(temperature: float, seeds: Sequence[int]) -> Pick:
+    """Return a choice of tokens with probability ``softmax(logits / temperature)``, by the Gumbel-max trick.
+
+    Args:
+        temperature: above 0.
+        seeds: one seed for each example; a draw depends on it and on the number of the token.
+
+    Example:
+        >>> logits = torch.zeros(2, 5)
+        >>> pick, alone = pick_at(1.0, [3, 8]), pick_at(1.0, [8])
+        >>> bool(pick(logits, 0)[1] == alone(logits[:1], 0)[0])
+        True
+    """
+    ids = torch.tensor(list(seeds))
+
+    def pick(logits: Tensor, number: int) -> Tensor:
+        noise = uniform(ids, (logits.shape[-1],), 0, number, torch.float64).clamp_min(2.0**-25)
+        gumbel = -(-noise.log()).log()
+        return (logits.double() / temperature + gumbel.to(logits.device)).argmax(-1)
+
+    return pick
 
 
 def prepare_inputs(
@@ -120,14 +175,17 @@ def open_suffix_slots(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
 
 
 @torch.no_grad()
-def continue_greedily(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
-    """Return the most likely tokens after a prompt, one at a time, with padding after each end.
+def continue_prompt(
+    lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int, pick: Pick = pick_likeliest
+) -> Tensor:
+    """Return the tokens after a prompt, one at a time, with padding after each end.
 
     Args:
         lm: the model; it runs in eval mode and without gradients.
         points: embeddings of the prompt ``(B, T, D)``.
         mask: ``(B, T)``, True on tokens and False on padding.
         max_new_tokens: upper limit of ``N``.
+        pick: chooses each token by its logits; the likeliest by default.
 
     Returns:
         Token ids ``(B, N)``.
@@ -138,7 +196,7 @@ def continue_greedily(lm: LanguageModel, points: Tensor, mask: Tensor, max_new_t
     with eval_mode(lm.network, freeze=True):
         state = forward(lm, points, mask, last=1, keep=True)
         while True:
-            best = state.logits[:, -1].argmax(-1)
+            best = pick(state.logits[:, -1], len(tokens))
             tokens.append(torch.where(done, pad_id(lm), best))
             done = done | torch.isin(best, stops)
             if len(tokens) == max_new_tokens or bool(done.all()):

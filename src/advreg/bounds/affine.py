@@ -22,12 +22,16 @@ class Affine:
         radius: ``|L| r`` for radii of the operands.
         transpose: ``(rows (R, *out), shape of the operand) -> L^T rows`` of a single operand; None for the generic one.
         convolution: weight, bias, stride, padding, dilation and groups of a two-dimensional convolution.
+        scaled: ``(factor, shift) -> Affine``: the same with a factor and a shift of each output channel ``(C,)``.
+        channels: factor and shift of each channel ``(C,)``, for an operation that does nothing else.
     """
 
     run: Function
     radius: Function
     transpose: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None
     convolution: dict[str, Any] | None = None
+    scaled: Callable[[Tensor, Tensor], Affine] | None = None
+    channels: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, *values: Tensor) -> Tensor:
         """Return the value of the operation."""
@@ -48,9 +52,10 @@ class Affine:
         constant, mass = parts.sum(1), parts.detach().abs().sum(1)
         if self.transpose is not None:
             return [self.transpose(rows, shapes[0])], constant, mass
+        differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             leaves = [zero.expand(len(rows), *zero.shape[1:]).detach().requires_grad_() for zero in zeros]
-            found = torch.autograd.grad(self.run(*leaves), leaves, rows, create_graph=rows.requires_grad)
+            found = torch.autograd.grad(self.run(*leaves), leaves, rows, create_graph=differentiable)
         return list(found), constant, mass
 
 
@@ -92,12 +97,16 @@ def _reshape(run: Function, args: Any, shape: tuple[int, ...], operands: int) ->
 
 def _convolution(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
     _, weight, bias, *rest = args
+    return _convolve(weight, bias, rest)
+
+
+def _convolve(weight: Tensor, bias: Tensor | None, rest: list[Any]) -> Affine:
     stride, padding, dilation, transposed, _, groups = rest
-    plain = weight.ndim == 4 and not transposed
     how = {"weight": weight, "bias": bias, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
-    def radius(value: Tensor) -> Tensor:
-        found: Tensor = aten.convolution(value, weight.abs().to(value.dtype), None, *rest)
+    def apply(value: Tensor, kernel: Tensor, offset: Tensor | None) -> Tensor:
+        offset = None if offset is None else offset.to(value.dtype)
+        found: Tensor = aten.convolution(value, kernel.to(value.dtype), offset, *rest)
         return found
 
     def transpose(rows: Tensor, inside: tuple[int, ...]) -> Tensor:
@@ -106,23 +115,61 @@ def _convolution(run: Function, args: Any, shape: tuple[int, ...], operands: int
         found: Tensor = aten.convolution_backward(rows, place, weight.to(rows.dtype), None, *rest, wanted)[0]
         return found
 
-    return Affine(run, radius, transpose, how if plain else None)
+    def scaled(factor: Tensor, shift: Tensor) -> Affine:
+        kernel = weight * factor.view(-1, *[1] * (weight.ndim - 1))
+        return _convolve(kernel, shift if bias is None else bias * factor + shift, rest)
 
-
-def _product(weight: Tensor, run: Function) -> Affine:
     return Affine(
-        run,
-        lambda value: value @ weight.abs().to(value.dtype),
-        lambda rows, inside: rows @ weight.to(rows.dtype).T,
+        lambda value: apply(value, weight, bias),
+        lambda radius: apply(radius, weight.abs(), None),
+        transpose,
+        how if weight.ndim == 4 and not transposed else None,
+        None if transposed else scaled,
     )
 
 
 def _addmm(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
-    return _product(args[2], run)
+    return _product(args[2], args[0])
 
 
 def _mm(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
-    return _product(args[1], run)
+    return _product(args[1], None)
+
+
+def _product(weight: Tensor, bias: Tensor | None) -> Affine:
+    def run(value: Tensor) -> Tensor:
+        product = value @ weight.to(value.dtype)
+        return product if bias is None else product + bias.to(value.dtype)
+
+    def scaled(factor: Tensor, shift: Tensor) -> Affine:
+        return _product(weight * factor, shift if bias is None else bias * factor + shift)
+
+    return Affine(
+        run,
+        lambda radius: radius @ weight.abs().to(radius.dtype),
+        lambda rows, inside: rows @ weight.to(rows.dtype).T,
+        scaled=scaled,
+    )
+
+
+def _normalisation(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return BatchNorm with fixed statistics as a factor and a shift of each channel, through which gradients reach both."""
+    _, weight, bias, mean, variance, _, eps = args
+    factor = (variance + eps).rsqrt() * (1.0 if weight is None else weight)
+    shift = -mean * factor + (0.0 if bias is None else bias)
+
+    def spread(values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like.dtype).view(-1, *[1] * (like.ndim - 2))
+
+    def scale(value: Tensor) -> Tensor:
+        return value * spread(factor, value)
+
+    return Affine(
+        lambda value: scale(value) + spread(shift, value),
+        lambda radius: radius * spread(factor.abs(), radius),
+        lambda rows, inside: scale(rows),
+        channels=(factor, shift),
+    )
 
 
 def _first_only(node: fx.Node, operands: list[fx.Node]) -> bool:
@@ -136,7 +183,7 @@ def _factor(node: fx.Node, operands: list[fx.Node]) -> bool:
 
 
 def _second_only(node: fx.Node, operands: list[fx.Node]) -> bool:
-    return len(operands) == 1 and operands[0] is node.args[1]
+    return len(operands) == 1 and operands[0] is node.args[1] and not node.kwargs
 
 
 def _distinct(node: fx.Node, operands: list[fx.Node]) -> bool:
@@ -169,7 +216,7 @@ AFFINE: dict[Any, Kind] = {
     aten.avg_pool3d.default: Kind(_one_sign),
     aten._adaptive_avg_pool2d.default: Kind(_one_sign),
     aten.constant_pad_nd.default: Kind(_one_sign),
-    aten._native_batch_norm_legit_no_training.default: Kind(_one_sign, _first_only),
+    aten._native_batch_norm_legit_no_training.default: Kind(_normalisation, _first_only),
     aten.clone.default: Kind(_one_sign),
     aten.alias.default: Kind(_one_sign),
 }

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,12 +79,48 @@ class Graph:
         return sorted(wanted, reverse=True)
 
 
+@dataclass(frozen=True)
+class Program:
+    """A network's operations with weights still open: `bind` gives them values.
+
+    Attributes:
+        exported: the exported program.
+        shape: shape of one input.
+    """
+
+    exported: torch.export.ExportedProgram
+    shape: tuple[int, ...]
+
+    def bind(self, state: Mapping[str, Tensor]) -> Graph:
+        """Return the operations with these weights, through which gradients reach them.
+
+        Args:
+            state: parameters and buffers by their names in the model; those that are missing keep the exported values.
+
+        Returns:
+            The graph.
+
+        Raises:
+            ModelError: an operation without a bound.
+
+        Example:
+            >>> net = nn.Linear(2, 2).eval()
+            >>> program, x = export(net, torch.zeros(1, 2)), torch.ones(1, 2)
+            >>> program.bind({"weight": torch.zeros(2, 2), "bias": torch.ones(2)})(x).tolist()
+            [[1.0, 1.0]]
+        """
+        return _Reader(self, state).read()
+
+
 def trace(model: nn.Module, x: Tensor) -> Graph:
     """Return the operations of a network in eval mode.
 
     Args:
         model: maps ``(B, ...)`` to logits ``(B, K)``; in eval mode, float32 or float64.
         x: some inputs, on which the trace must give the model's logits to 1e-4.
+
+    Returns:
+        The graph.
 
     Raises:
         ModelError: train mode, control flow that depends on values, or an operation without a bound.
@@ -95,17 +131,36 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
         >>> [type(node.operation).__name__ for node in graph.nodes]
         ['NoneType', 'Affine', 'Affine', 'Activation', 'Affine']
     """
-    if any(module.training for module in model.modules()):
-        raise ModelError("the model is in train mode; call model.eval() before it is certified")
-    program = _export(model, x[:1])
-    graph = _Reader(program, x).read()
     with torch.no_grad():
+        graph = export(model, x).bind({})
         difference = float((graph(x) - model(x)).abs().max())
     if not difference <= _TOLERANCE:
         raise ModelError(
             f"the traced network gives other logits, by {difference:.2g}; it is random, or a hook changes it. {_ANY_MODEL}"
         )
     return graph
+
+
+def export(model: nn.Module, x: Tensor) -> Program:
+    """Return the program of a network in eval mode, to bind to weights that change.
+
+    Args:
+        model: maps ``(B, ...)`` to logits ``(B, K)``; in eval mode.
+        x: some inputs.
+
+    Returns:
+        The program.
+
+    Raises:
+        ModelError: train mode, or control flow that depends on values.
+
+    Example:
+        >>> export(nn.Linear(2, 2).eval(), torch.zeros(1, 2)).shape
+        (2,)
+    """
+    if any(module.training for module in model.modules()):
+        raise ModelError("the model is in train mode; call model.eval() before it is certified")
+    return Program(_export(model, x[:1]), tuple(x.shape[1:]))
 
 
 def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
@@ -128,9 +183,9 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
 class _Reader:
     """Reads an exported program: constants are folded, operations on the input become nodes."""
 
-    def __init__(self, program: torch.export.ExportedProgram, x: Tensor) -> None:
-        self.program = program
-        self.nodes = [Node("input", (), tuple(x.shape[1:]), None)]
+    def __init__(self, program: Program, state: Mapping[str, Tensor]) -> None:
+        self.program, self.state = program.exported, state
+        self.nodes = [Node("input", (), program.shape, None)]
         self.positions: dict[fx.Node, int] = {}
         self.constants: dict[fx.Node, Any] = {}
 
@@ -157,7 +212,7 @@ class _Reader:
             signature.inputs_to_buffers,
             signature.inputs_to_lifted_tensor_constants,
         )
-        return {name: state[target].detach() for kind in kinds for name, target in kind.items()}
+        return {name: self.state.get(target, state[target].detach()) for kind in kinds for name, target in kind.items()}
 
     def _finish(self, last: fx.Node) -> Graph:
         if last not in self.positions:
@@ -182,8 +237,23 @@ class _Reader:
         value = node.meta["val"]
         shape = tuple(int(s) for s in (value[0] if isinstance(value, tuple | list) else value).shape)[1:]
         inputs = tuple(self.positions[operand] for operand in operands)
+        operation = self._operation(node, operands, shape)
+        if self._merged(operation, operands[0]):
+            self.positions[node] = inputs[0]
+            return
         self.positions[node] = len(self.nodes)
-        self.nodes.append(Node(node.name, inputs, shape, self._operation(node, operands, shape)))
+        self.nodes.append(Node(node.name, inputs, shape, operation))
+
+    def _merged(self, operation: Affine | Activation, operand: fx.Node) -> bool:
+        """Return whether a normalisation was merged into the layer before it, of which nothing else reads the result."""
+        position = self.positions[operand]
+        layer = self.nodes[position].operation
+        if not (isinstance(operation, Affine) and operation.channels and isinstance(layer, Affine) and layer.scaled):
+            return False
+        if len(operand.users) > 1:
+            return False
+        self.nodes[position] = replace(self.nodes[position], operation=layer.scaled(*operation.channels))
+        return True
 
     def _operation(self, node: fx.Node, operands: list[fx.Node], shape: tuple[int, ...]) -> Affine | Activation:
         target = node.target

@@ -10,7 +10,10 @@ from advreg.errors import ConfigError
 if TYPE_CHECKING:
     from advreg.config.config import Config
 
-_OWN_ATTACK = ("standard", "free")  # recipes without an attack, or with one in their own backward
+_BOUNDS = ("ibp", "crown_ibp")  # recipes of bounds alone
+_CERTIFIED = (*_BOUNDS, "mtl_ibp", "sabr")
+_OWN_ATTACK = ("standard", "free", *_BOUNDS)  # recipes without an attack, or with one in their own backward
+_NEEDS_EPS = ("free", *_BOUNDS)
 _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
 Rule = Callable[["Config"], str | None]
@@ -32,9 +35,10 @@ def check_compatibility(config: Config, source: str) -> None:
 
 
 def _eps(config: Config) -> str | None:
-    if config.threat.eps or (config.attack.name == "none" and config.recipe.name != "free"):
+    recipe, attack = config.recipe.name, config.attack.name
+    if config.threat.eps or (attack == "none" and recipe not in _NEEDS_EPS):
         return None
-    what = "recipe.name is 'free'" if config.recipe.name == "free" else f"attack.name is {config.attack.name!r}"
+    what = f"recipe.name is {recipe!r}" if recipe in _NEEDS_EPS else f"attack.name is {attack!r}"
     return f"{what} but threat.eps is 0; give it a value, such as 8/255"
 
 
@@ -44,7 +48,8 @@ def _attack(config: Config) -> str | None:
         return None
     return (
         f"recipe.name is {recipe!r} and attack.name is {attack!r}; "
-        "'standard' goes with attack 'none', and so does 'free', every other recipe with 'fgsm', 'n-fgsm', 'pgd' or 'stored'"
+        "'standard', 'free', 'ibp' and 'crown_ibp' go with attack 'none', every other recipe with 'fgsm', 'n-fgsm', 'pgd' or "
+        "'stored'"
     )
 
 
@@ -110,10 +115,10 @@ def _free(config: Config) -> str | None:
 
 
 def _standard(config: Config) -> str | None:
-    policy = config.policy.name
-    if config.recipe.name != "standard" or policy not in ("iaat", "friendly", "ldes"):
+    policy, recipe = config.policy.name, config.recipe.name
+    if recipe not in ("standard", *_BOUNDS) or policy not in ("iaat", "friendly", "ldes"):
         return None
-    return f"recipe.name is 'standard', which has no attack, and policy.name is {policy!r}; set policy.name = 'fixed'"
+    return f"recipe.name is {recipe!r}, which has no attack, and policy.name is {policy!r}; set policy.name = 'fixed'"
 
 
 def _awp(config: Config) -> str | None:
@@ -134,6 +139,16 @@ def _double_backward(config: Config) -> str | None:
     if not config.train.compile or config.recipe.options.get("method") != "double":
         return None
     return "train.compile cannot go with recipe.options.method = 'double': torch differentiates a compiled model once"
+
+
+def _bounds(config: Config) -> str | None:
+    if config.recipe.name not in _CERTIFIED:
+        return None
+    if config.data.cutmix:
+        return f"recipe.name is {config.recipe.name!r}, which bounds margins of one label; data.cutmix mixes labels"
+    if config.train.compile:
+        return f"recipe.name is {config.recipe.name!r}, which reads BatchNorm's statistics; set train.compile = false"
+    return None
 
 
 def _average(config: Config) -> str | None:
@@ -179,5 +194,5 @@ def _friendly(config: Config) -> str | None:
 
 _RULES: tuple[Rule, ...] = (
     _eps, _attack, _pgi_start, _objective, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
-    _double_backward, _average, _reestimate, _iaat_tests, _friendly,
+    _double_backward, _bounds, _average, _reestimate, _iaat_tests, _friendly,
 )  # fmt: skip

@@ -36,11 +36,13 @@ class ModelConfig:
         name: ``zoo:NAME``, ``timm:NAME``, ``torchvision:NAME`` or ``pkg.module:factory``.
         weights: file to start from; empty for new weights.
         options: options of the constructor.
+        init: distribution of new weights: ``"default"``, or ``"interval"`` for certified training.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "zoo:mnist-cnn"
     weights: str = ""
+    init: Literal["default", "interval"] = "default"
     options: Options = field(default_factory=dict)
 
 

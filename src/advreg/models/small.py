@@ -60,13 +60,14 @@ def mnist_cnn(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module
     return nn.Sequential(*convolutions, *head)
 
 
-def mnist_small(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Module:
+def mnist_small(channels: int = 1, size: int = 28, classes: int = 10, batchnorm: bool = False) -> nn.Module:
     """Return two 4x4 convolutions of stride 2 (16, 32) and a hidden layer of 100.
 
     Args:
         channels: number of channels of the image.
         size: side of the image in pixels.
         classes: number of logits.
+        batchnorm: whether a BatchNorm follows each hidden layer, as certified training wants it.
 
     Returns:
         The network, in train mode; images ``(B, C, H, W)`` to logits ``(B, K)``.
@@ -75,7 +76,7 @@ def mnist_small(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Modu
     ICML 2018, arXiv:1711.00851.
     """
     side = _side(size // 2 // 2, size)
-    return nn.Sequential(
+    layers: list[nn.Module] = [
         nn.Conv2d(channels, 16, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(16, 32, 4, stride=2, padding=1),
@@ -84,7 +85,11 @@ def mnist_small(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Modu
         nn.Linear(32 * side * side, 100),
         nn.ReLU(),
         nn.Linear(100, classes),
-    )
+    ]
+    if batchnorm:
+        for position, norm in ((6, nn.BatchNorm1d(100)), (3, nn.BatchNorm2d(32)), (1, nn.BatchNorm2d(16))):
+            layers.insert(position, norm)
+    return nn.Sequential(*layers)
 
 
 class MnistTrades(nn.Module):

@@ -18,9 +18,10 @@ from advreg.trainer.moment import Moment
 from advreg.training import per_example_state
 from advreg.training.checkpoint import TrainingProgress
 from advreg.training.epoch_monitor import EpochMonitor
+from advreg.training.recipes import CERTIFIED
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally, take_step
-from advreg.training.validation import Score, validate
+from advreg.training.validation import Score, certified_accuracy, validate
 
 
 def train_epoch(session: TrainState, epoch: int, before: TrainingProgress, emit: OnEvent) -> TrainingProgress:
@@ -91,8 +92,13 @@ def _reestimate(session: TrainState, epoch: int, tally: Tally) -> Tally:
 def _score(session: TrainState) -> Score | None:
     if session.validation_set is None:
         return None
-    return validate(
+    score = validate(
         session.eval_model, session.validation_set, session.adversary, session.config.train.validation_steps
+    )
+    if session.config.recipe.name not in CERTIFIED:
+        return score
+    return replace(
+        score, certified_accuracy=certified_accuracy(session.eval_model, session.validation_set, session.threat)
     )
 
 
@@ -109,7 +115,12 @@ def _record(session: TrainState, epoch: int, tally: Tally, score: Score | None, 
         "examples": tally.count,
         "clean_accuracy": score.clean_accuracy if score else None,
         "robust_accuracy": score.robust_accuracy if score else None,
+        **_certificate(score),
         "seconds": round(seconds, 3),
         "examples_per_second": round(tally.count / seconds, 1),
         "peak_memory": runtime.peak_memory(session.device),
     }
+
+
+def _certificate(score: Score | None) -> dict[str, float]:
+    return {} if score is None or score.certified_accuracy is None else {"certified_accuracy": score.certified_accuracy}

@@ -18,6 +18,7 @@ from advreg.config.threat import configured_threat
 from advreg.data import Batches, Dataset, StreamingDataset, Table
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError, ModelError
+from advreg.models.initialisation import initialise_for_intervals
 from advreg.threat import ThreatModel
 from advreg.trainer import averaging, schedules
 from advreg.trainer.averaging import AveragedWeights
@@ -285,16 +286,29 @@ def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
 def _guard(config: Config, train: Examples, device: torch.device, threat: ThreatModel) -> Guard:
     """Return the guard with examples spread over the training set, because folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
-    attacked = None if config.recipe.name == "standard" else threat
+    attacked = (
+        None if config.recipe.name in ("standard", "ibp", "crown_ibp") else threat
+    )  # bounds do not overfit to an attack
     return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
 
 
 def _model(config: Config, device: torch.device) -> nn.Module:
     runtime.seed_everything(config.seed)
     model = models.load_with(config.model.name, config.model.weights or None, config.model.options)
+    if config.model.init == "interval":
+        initialise_for_intervals(_without_weights(config, model))
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place; torch omits its type
     return model.to(device)
+
+
+def _without_weights(config: Config, model: nn.Module) -> nn.Module:
+    """Return the network, unless it has weights that an initialisation would overwrite."""
+    if config.model.weights:
+        raise ConfigError(
+            "model.init is 'interval' and model.weights names a file; new weights would replace it: give one"
+        )
+    return model
 
 
 def _optimizer_and_scheduler(config: Config, model: nn.Module, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:

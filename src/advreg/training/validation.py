@@ -17,6 +17,7 @@ from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
 from advreg.threat import ThreatModel
 from advreg.training.learning import class_shares
+from advreg.training.recipes import certified_hits
 
 CHUNK = 500
 Source = TypeVar("Source", Dataset, Table, StreamingDataset)
@@ -30,11 +31,13 @@ class Score:
         clean_accuracy: share of the images that are classified correctly.
         robust_accuracy: share that PGD does not break.
         chance: share of the largest class, the clean accuracy of the best constant prediction.
+        certified_accuracy: share that interval bounds prove; None where training has no bounds.
     """
 
     clean_accuracy: float
     robust_accuracy: float | None
     chance: float = 0.0
+    certified_accuracy: float | None = None
 
     @property
     def is_chance(self) -> bool:
@@ -43,8 +46,9 @@ class Score:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Key by which the best epoch is the largest: robust accuracy first, then clean accuracy."""
-        return (self.robust_accuracy or 0.0, self.clean_accuracy)
+        """Key by which the best epoch is the largest: certified or else robust accuracy first, then clean accuracy."""
+        proved = self.certified_accuracy
+        return ((self.robust_accuracy or 0.0) if proved is None else proved, self.clean_accuracy)
 
 
 def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
@@ -98,3 +102,21 @@ def validate(model: nn.Module, held: Dataset | Table, threat: ThreatModel | None
     clean_hits, robust_hits = distributed.sum_values(clean, robust, device=device)
     chance = float(class_shares(held.labels).max())
     return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held), chance)
+
+
+def certified_accuracy(model: nn.Module, held: Dataset, threat: ThreatModel) -> float:
+    """Return the share of held-out images that interval bounds prove.
+
+    Args:
+        model: the network; its modes are restored.
+        held: held-out images.
+        threat: threat model.
+
+    Returns:
+        The share, equal in all processes that share the work.
+    """
+    device, hits = next(model.parameters()).device, 0
+    for start in distributed.current_ranks().share(range(0, len(held), CHUNK)):
+        x, y = (tensor.to(device) for tensor in held.tensors(n=CHUNK, start=start))
+        hits += certified_hits(model, x, y, threat)
+    return distributed.sum_values(hits, device=device)[0] / len(held)

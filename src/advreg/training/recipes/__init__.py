@@ -18,11 +18,13 @@ from advreg.training.recipes.cross_entropy import madry, mixed, multiplier, stan
 from advreg.training.recipes.distillation import distill
 from advreg.training.recipes.free import free, replays_of
 from advreg.training.recipes.gradalign import aligned, gradalign
+from advreg.training.recipes.interval_bounds import certified_hits, crown_ibp, ibp, mtl_ibp, sabr
 from advreg.training.recipes.mart import mart
 from advreg.training.recipes.pgi import pgi
 from advreg.training.recipes.trades import trades
 
 __all__ = [
+    "CERTIFIED",
     "RECIPES",
     "Attack",
     "InnerResult",
@@ -33,16 +35,21 @@ __all__ = [
     "alp",
     "ar_at",
     "bind_ids",
+    "certified_hits",
+    "crown_ibp",
     "distill",
     "free",
     "gradalign",
+    "ibp",
     "madry",
     "mart",
     "merge_batchnorm",
     "mixed",
+    "mtl_ibp",
     "multiplier",
     "pgi",
     "replays_of",
+    "sabr",
     "split_batchnorm",
     "standard",
     "trades",
@@ -66,8 +73,15 @@ RECIPES: Registry[Recipe] = Registry(
         "pgi": pgi,
         "gradalign": gradalign,
         "distill": distill,
+        "ibp": ibp,
+        "crown_ibp": crown_ibp,
+        "mtl_ibp": mtl_ibp,
+        "sabr": sabr,
     },
 )
+
+CERTIFIED = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
+"""Recipes that train for bounds: validation measures what interval bounds prove, too."""
 
 
 if not TYPE_CHECKING:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import advreg
 from advreg import ThreatModel, attacks
-from advreg.attacks.inputs import reject_unboxed
+from advreg.attacks.inputs import into_box_once
 from advreg.attacks.minimum_norm.l0 import SparseThreat
 from advreg.attacks.patch import patch
 from advreg.attacks.spatial import spatial
@@ -263,13 +264,33 @@ def test_training_batch_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch, "aminmax", lambda x: checks.append(len(x)) or aminmax(x))
     x = X.clone()
     for _ in range(3):
-        reject_unboxed(x, (0.0, 1.0))
+        into_box_once(x, (0.0, 1.0))
     assert checks == [4]
-    reject_unboxed(x, (-1.0, 1.0))  # another box
+    into_box_once(x, (-1.0, 1.0))  # another box
     x.mul_(2)
     with pytest.raises(DataError, match="outside the box"):
-        reject_unboxed(x, (-1.0, 1.0))
+        into_box_once(x, (-1.0, 1.0))
     with torch.inference_mode():
         for _ in range(2):
-            reject_unboxed(X.clone(), (0.0, 1.0))
+            into_box_once(X.clone(), (0.0, 1.0))
     assert checks == [4] * 5
+
+
+@pytest.mark.parametrize("call", ["pgd", "craft", "recipe", "regularizer"])
+def test_rounding_beyond_the_box_is_clamped(call: str) -> None:
+    x, limit = X.clone(), 1.0 + 5e-4
+    x[0, 0, 0, 0] = limit
+    net = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 3)).eval()
+    calls = {
+        "pgd": lambda x: attacks.pgd(net, x, Y % 3, LINF, steps=2, early_stop=False).x_adv,
+        "craft": lambda x: attacks.craft(net, x, Y % 3, LINF, steps=2).x_adv,
+        "recipe": lambda x: advreg.recipes.madry()(net, x, Y % 3, functools.partial(attacks.craft, steps=2), LINF),
+        "regularizer": lambda x: advreg.AdversarialRegularization(net, LINF).regularizer(x, Y % 3),
+    }
+    torch.manual_seed(0)
+    found = calls[call](x)
+    torch.manual_seed(0)
+    assert torch.equal(found, calls[call](x.clamp(0, 1)))
+    x[0, 0, 0, 0] = 1.0 + 2e-3
+    with pytest.raises(DataError, match=r"by 0\.002; round it back"):
+        calls[call](x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import advreg
 from advreg import example_rng
-from advreg.attacks.inputs import reject_unboxed
+from advreg.attacks.inputs import into_box_once
 from advreg.attacks.readback import verify_pending
 from advreg.config import Config
 from advreg.errors import DataError
@@ -104,8 +104,8 @@ def test_invalid_training_inputs_are_found_without_waiting() -> None:
     model, x, y = model.float().cuda(), x.float().cuda(), y.cuda()
     threat = advreg.ThreatModel("linf", 0.1)
     for _ in range(20):
-        reject_unboxed(x.clone(), threat.box)
-    reject_unboxed(x + 2, threat.box)
+        into_box_once(x.clone(), threat.box)
+    into_box_once(x + 2, threat.box)
     with pytest.raises(DataError, match="outside the box"):
         verify_pending()
 

@@ -48,6 +48,18 @@ def test_eps_counts_in_pixels_where_the_loop_normalises():
     assert torch.allclose(model.regularizer(normalize(x), y), attacked_loss(whole, x, y), atol=1e-6)
 
 
+def test_preprocessing_is_mean_and_std_of_another_library():
+    mean, std = [0.5, 0.4, 0.3], [0.25, 0.2, 0.1]
+    net, (x, y) = network(), images()
+    losses = [
+        AdversarialRegularization(net, THREAT, **options).regularizer(x / 3, y)
+        for options in ({"mean": mean, "std": std}, {"preprocessing": {"mean": mean, "std": std, "axis": -3}})
+    ]
+    assert torch.equal(*losses)
+    with pytest.raises(ConfigError, match="both given"):
+        AdversarialRegularization(net, THREAT, mean=mean, std=std, preprocessing=(mean, std))
+
+
 def test_mean_and_std_may_be_tensors_of_any_shape():
     mean, std = [0.5, 0.4, 0.3], [0.25, 0.2, 0.1]
     net, (x, y) = network(), images()

@@ -21,8 +21,8 @@ from advreg.tasks import CLASSES, Task
 _TASKS = "several labels: task='labels'; numbers: task='number'; masks: task='pixels'"
 """Remedy for targets that are no labels of a classifier."""
 
-_SLACK = 1e-6
-"""Allowed excess of training inputs in widths of the box: rounding when a training loop undoes a normalisation."""
+_SLACK = 1e-3
+"""Excess over the box that is clamped, in widths of the box: what rounding adds where a normalisation is undone."""
 _SUM = 1e-2
 """Allowed deviation of a sum of 16-bit probabilities from 1."""
 
@@ -138,7 +138,7 @@ def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
     """
     x = read_inputs(x, ball.box)
     y = read_labels(y, x)
-    reject_outside(x, ball.box)
+    x = into_box(x, ball.box)
     if y.ndim == 1 and int(y.min()) < 0:
         raise DataError(f"y holds label {int(y.min())}; give labels 0 to classes-1 as integers")
     if y.ndim == 2 and not (bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < _SUM).all())):
@@ -197,7 +197,7 @@ def read_examples(x: Any, y: Any, ball: BoxedThreat, task: Task = CLASSES) -> tu
         return read_batch(x, y, ball)
     x = read_inputs(x, ball.box)
     y = read_targets(y, x)
-    reject_outside(x, ball.box)
+    x = into_box(x, ball.box)
     reject_radii(x, ball)
     reject_limits(x, ball)
     return x, y
@@ -244,7 +244,7 @@ def read_training(x: Any, y: Any, ball: BoxedThreat, task: Task = CLASSES) -> tu
     """
     x = read_inputs(x, ball.box)
     y = read_labels(y, x) if task is CLASSES else read_targets(y, x)
-    reject_unboxed(x, ball.box)
+    x = into_box_once(x, ball.box)
     reject_radii(x, ball)
     reject_limits(x, ball)
     return x, y
@@ -264,6 +264,35 @@ def reject_outside(x: Tensor, box: tuple[float, float], slack: float = 0.0, read
     """
     values = x.detach()
     read(torch.stack(torch.aminmax(values)), lambda ends: _reject_range(values, ends, box, slack))
+
+
+def into_box(x: Tensor, box: tuple[float, float], read: Read = read_now) -> Tensor:
+    """Return inputs inside the box: an excess below 1e-3 of its width, as rounding leaves it, is clamped, more raises.
+
+    Args:
+        x: inputs ``(B, ...)``.
+        box: lowest and highest valid value of an input.
+        read: `read_now`, or `read_later` in a training step.
+
+    Returns:
+        The inputs unchanged where all are known to be inside, else clamped.
+
+    Raises:
+        DataError: values outside the box; the line has their range and the likely remedy.
+
+    Example:
+        >>> into_box(torch.tensor([[-1e-4, 0.5]]), (0.0, 1.0))
+        tensor([[0.0000, 0.5000]])
+    """
+    values, known = x.detach(), []
+
+    def verify(ends: list[float]) -> None:
+        _reject_range(values, ends, box, _SLACK)
+        known.extend(ends)
+
+    read(torch.stack(torch.aminmax(values)), verify)
+    low, high = box
+    return x if known and low <= known[0] and known[1] <= high else x.clamp(low, high)
 
 
 def _reject_range(x: Tensor, ends: list[float], box: tuple[float, float], slack: float) -> None:
@@ -310,19 +339,22 @@ class _LastBatch:
 _last = _LastBatch()
 
 
-def reject_unboxed(x: Tensor, box: tuple[float, float]) -> None:
-    """Raise as `reject_outside` does, up to rounding; the tensor that passed last is not checked again.
+def into_box_once(x: Tensor, box: tuple[float, float]) -> Tensor:
+    """Return a training batch inside the box, as `into_box` does; the tensor that it returned last is not checked again.
 
     Args:
         x: inputs ``(B, ...)``.
         box: lowest and highest valid value of an input.
 
+    Returns:
+        Inputs inside the box.
+
     Raises:
         DataError: values outside the box.
     """
-    counted = not x.is_inference()  # tensors of inference mode have no version
-    if counted and _last.is_same(x, box):
-        return
-    reject_outside(x, box, _SLACK, read_later)
-    if counted:
-        _last.remember(x, box)
+    if not x.is_inference() and _last.is_same(x, box):  # tensors of inference mode have no version
+        return x
+    inside = into_box(x, box, read_later)
+    if not inside.is_inference():
+        _last.remember(inside, box)
+    return inside

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg import runtime
-from advreg.attacks.inputs import read_batch, reject_outside
+from advreg.attacks.inputs import into_box, read_batch
 from advreg.attacks.model import widen
 from advreg.data.adapters import DataRows, is_own, read_rows
 from advreg.data.table import Table
@@ -163,7 +163,7 @@ def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
     _require_count(n, len(data))
     x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
     if isinstance(data, Table):
-        reject_outside(x, threat.box)
+        x = into_box(x, threat.box)
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from advreg.errors import ModelError, did_you_mean
 from advreg.models.logits import wrap_logits
 from advreg.models.normalize import Normalized
+from advreg.models.preprocessing import own_statistics
 from advreg.plugins import call_factory, first_line, import_extra
 
 _EXTRA = "advreg[vision]"
@@ -35,8 +36,8 @@ def timm(name: str, *, pretrained: bool = True, **options: Any) -> nn.Module:
     if not library.is_model(name.partition(".")[0]):
         raise ModelError(f"timm has no model {name!r}.{did_you_mean(name, library.list_models())}")
     net = _made(f"timm:{name}", lambda: library.create_model(name, pretrained=pretrained, **options))
-    facts: dict[str, Any] = vars(net)["pretrained_cfg"]
-    return Normalized(net, facts["mean"], facts["std"])
+    found = own_statistics(net)
+    return Normalized(net, found.mean, found.std)
 
 
 def torchvision(name: str, *, pretrained: bool | str = True, **options: Any) -> nn.Module:

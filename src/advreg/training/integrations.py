@@ -64,7 +64,8 @@ def lightning(
         network: returns the part of the LightningModule that computes logits; all of it by default.
         parts: returns inputs and labels of a batch; its first two parts by default.
         validation_steps: steps of PGD on every validation batch, logged as ``robust_accuracy``; 0 for none.
-        options: ``multiplier``, ``step_size``, ``recipe``, ``attack``, ``mean``, ``std`` of `AdversarialRegularization`.
+        options: ``multiplier``, ``step_size``, ``recipe``, ``attack``, ``mean``, ``std``, ``preprocessing`` of
+            `AdversarialRegularization`.
 
     Returns:
         A ``lightning.pytorch.Callback``.
@@ -173,8 +174,8 @@ def huggingface(trainer: Any, threat: ThreatModel, *, inputs: str = "pixel_value
         trainer: the trainer, before ``train()``.
         threat: norm, eps and box of the perturbation.
         inputs: name of the images among the model's inputs; the labels are ``labels``.
-        options: ``multiplier``, ``step_size``, ``recipe``, ``attack``, ``mean``, ``std`` of `AdversarialRegularization`: give
-            the image processor's ``image_mean`` and ``image_std`` where it normalises.
+        options: ``multiplier``, ``step_size``, ``recipe``, ``attack``, ``mean``, ``std``, ``preprocessing`` of
+            `AdversarialRegularization`: give ``preprocessing=`` the image processor where it normalises.
     """
     regularized, own = _regularized(threat, options), trainer.compute_loss
 

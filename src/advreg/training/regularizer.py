@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advreg.attacks import craft, pgd
-from advreg.attacks.inputs import read_inputs, reject_outside
+from advreg.attacks.inputs import into_box, read_inputs
 from advreg.attacks.model import query_model
 from advreg.errors import ConfigError, DataError
 from advreg.models.normalize import Normalize, normalized
+from advreg.models.preprocessing import statistics_of
 from advreg.module_modes import eval_mode
 from advreg.threat import Norm, ThreatModel
 from advreg.training import recipes
 from advreg.training.recipes import Attack, Recipe
 
-_SLACK = 1e-3  # in widths of the box: what rounding may add to normalised images
 _ON_ATTACKED = recipes.madry()
 
 
@@ -38,6 +39,7 @@ class AdversarialRegularization(nn.Module):
         recipe: another loss: ``model(x, y)`` is then the recipe's loss, and the regularizer ``multiplier`` times it.
         attack: search for the worst case; by default one step from the clean input.
         mean, std: one number a channel, with which the inputs were normalised; empty for pixels. Eps counts in pixels.
+        preprocessing: the same as another library states it, such as an image processor; see `advreg.normalized`.
 
     Raises:
         ConfigError: options that exclude each other, a negative multiplier, or one of mean and std without the other.
@@ -66,8 +68,11 @@ class AdversarialRegularization(nn.Module):
         attack: Attack | None = None,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
+        preprocessing: Any = None,
     ) -> None:
         super().__init__()
+        if preprocessing is not None:
+            mean, std = _numbers_of(preprocessing, mean)
         self.model = model
         self.threat = _threat(threat, step_size, norm)
         self.multiplier = multiplier
@@ -135,10 +140,9 @@ class AdversarialRegularization(nn.Module):
             x = x * normalize.std + normalize.mean
             network = normalized(network, self.mean, self.std).to(x.device)
         try:
-            reject_outside(x, self.threat.box, _SLACK)
+            return network, into_box(x, self.threat.box)
         except DataError as cause:
             raise DataError(f"{cause}; or give mean= and std=, with which your loop normalises") from cause
-        return network, x.clamp(*self.threat.box)
 
 
 def _threat(threat: ThreatModel | None, step_size: float | None, norm: Norm | None) -> ThreatModel:
@@ -157,6 +161,13 @@ def _attack(attack: Attack | None, step_size: float | None) -> Attack:
             f"step_size is {step_size:g}, and an attack is given; bind it: partial(attack, step_size=...)"
         )
     return attack
+
+
+def _numbers_of(preprocessing: Any, mean: Sequence[float]) -> tuple[list[float], list[float]]:
+    if len(mean):
+        raise ConfigError("mean and preprocessing are both given; give one of the two")
+    found = statistics_of(preprocessing)
+    return found.mean.flatten().tolist(), found.std.flatten().tolist()
 
 
 def _channels(values: Sequence[float]) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.input_limits import reject_limits, reject_radii
-from advreg.attacks.inputs import read_pair, reject_unboxed
+from advreg.attacks.inputs import into_box_once, read_pair
 from advreg.attacks.model import query_model, widen
 from advreg.attacks.outputs import reject_classes, reject_logits
 from advreg.config.registry import call_with_options
@@ -152,7 +152,7 @@ def run_attack_in_eval(
         >>> model.training
         True
     """
-    reject_unboxed(x, threat.box)
+    x = into_box_once(x, threat.box)
     with eval_mode(model):
         return disable_early_stop(attack)(model, x, y, threat, objective=objective, seed=draw_seed())
 

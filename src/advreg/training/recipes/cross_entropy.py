@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.inputs import reject_unboxed
+from advreg.attacks.inputs import into_box_once
 from advreg.attacks.model import query_model
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
@@ -96,7 +96,7 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        reject_unboxed(x, threat.box)
+        x = into_box_once(x, threat.box)
         clean = len(x) - round(ratio * len(x))
         if clean < len(x):
             attacked = threat.select(torch.arange(clean, len(x), device=x.device))

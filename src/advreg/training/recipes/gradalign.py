@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advreg.attacks.inputs import read_pair, reject_unboxed
+from advreg.attacks.inputs import into_box_once, read_pair
 from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
 from advreg.module_modes import eval_mode
@@ -113,8 +113,7 @@ def misalignment(
         raise ModelError(
             "gradalign cannot differentiate a compiled model twice; set method = finite, or do not compile"
         )
-    reject_unboxed(x, threat.box)
-    x = widen(x)
+    x = widen(into_box_once(x, threat.box))
     places = torch.arange(len(x), device=x.device)  # a recipe knows no ids
     beside = threat.random_start(x, places, draw_seed())
     with eval_mode(model), torch.autocast(x.device.type, enabled=False):

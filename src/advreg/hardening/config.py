@@ -115,9 +115,10 @@ class ServiceConfig:
     """Limits of the service: sizes of an upload and of a text; examples per second and at once for each token.
 
     ``header_seconds`` and ``body_seconds`` are the time for a request to arrive; ``connections`` may be open at once,
-    ``connections_per_address`` from one address: raise it where a proxy in front makes all clients one address. A token may
-    keep ``token_bytes``, all together ``total_bytes``; `advreg harden prune` deletes the bytes of rejected, revoked and
-    unreviewed examples after ``keep_days`` (0 = never).
+    ``connections_per_address`` from one address: raise it where a proxy in front makes all clients one address. One address,
+    and one token from anywhere, may send ``failed_logins`` wrong tokens a minute. A token may keep ``token_bytes``, all
+    together ``total_bytes``; `advreg harden prune` deletes the bytes of rejected, revoked and unreviewed examples after
+    ``keep_days`` (0 = never).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -130,6 +131,7 @@ class ServiceConfig:
     body_seconds: Positive = 60.0
     connections: Count = 512
     connections_per_address: Count = 128
+    failed_logins: Count = 20
     token_bytes: Count = 1 << 30
     total_bytes: Count = 10 << 30
     keep_days: Annotated[float, Field(ge=0)] = 180.0

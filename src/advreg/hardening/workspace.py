@@ -139,6 +139,7 @@ class Workspace:
             classes=CLASSES,
             token_bytes=service.token_bytes,
             total_bytes=service.total_bytes,
+            failed_logins=service.failed_logins,
         )
         if medium is TEXTS:
             return options

@@ -22,7 +22,7 @@ from advreg.hardening.service.headers import SecureHeaders
 from advreg.hardening.service.health import Health
 from advreg.hardening.service.metrics import Metrics
 from advreg.hardening.service.quota import Quotas
-from advreg.hardening.service.rate_limit import Buckets
+from advreg.hardening.service.rate_limit import Buckets, FailedLogins
 from advreg.hardening.service.review import add_review
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import example, receive
@@ -40,8 +40,8 @@ def create_app(store: Store, options: Options) -> FastAPI:
         options: limits, classes and medium.
     """
     app = FastAPI(title="advreg harden", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    door, metrics = Authenticator(store, Buckets(options.rate, options.burst)), Metrics(store)
-    health = Health(store)
+    door = Authenticator(store, Buckets(options.rate, options.burst), FailedLogins(options.failed_logins))
+    health, metrics = Health(store), Metrics(store)
     app.add_middleware(SecureHeaders)
     _add_error_handlers(app, metrics, health)
     _add_ingest(app, store, options, door, metrics)

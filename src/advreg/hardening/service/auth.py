@@ -12,7 +12,8 @@ from fastapi import Request
 from advreg.errors import AdvregError, UploadError
 from advreg.hardening.image_decoding import Limits
 from advreg.hardening.media_types import IMAGES, Medium
-from advreg.hardening.service.rate_limit import Buckets
+from advreg.hardening.service.connections import address_of
+from advreg.hardening.service.rate_limit import Buckets, FailedLogins
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.tokens import ApiToken, Role, bearer_of
 
@@ -31,6 +32,7 @@ class Options:
         burst: examples at once for each token.
         token_bytes: bytes that one token may keep in the store.
         total_bytes: bytes that all tokens may keep.
+        failed_logins: wrong tokens a minute from one address, and of one token from anywhere.
         classes: names of the classes; a label is an index into them.
         neighbours: a ``.npz`` file with ``images`` and ``labels`` of trusted examples, shown beside a reviewed image.
     """
@@ -42,6 +44,7 @@ class Options:
     burst: float = 1000.0
     token_bytes: int = 1 << 30
     total_bytes: int = 10 << 30
+    failed_logins: int = 20
     classes: tuple[str, ...] = tuple("0123456789")
     neighbours: Path | None = None
 
@@ -53,11 +56,13 @@ class Authenticator:
     Attributes:
         store: the store with the tokens.
         buckets: the rate limits.
+        failed: the limit of wrong tokens.
         remembered: token -> time of the lookup and owner.
     """
 
     store: Store
     buckets: Buckets
+    failed: FailedLogins
     remembered: dict[str, tuple[float, ApiToken]] = field(default_factory=dict)
 
     def bearer(self, request: Request, *roles: Role) -> ApiToken:
@@ -68,12 +73,12 @@ class Authenticator:
             roles: the roles that are allowed.
 
         Raises:
-            AuthenticationFailed: the token is missing, unknown or of another role.
+            AuthenticationFailed: the token is missing, unknown or of another role, or there were too many wrong ones.
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise AuthenticationFailed(401, "no token; send the header Authorization: Bearer TOKEN")
-        found = self._known(token)
+        found = self._known(token, address_of(request.client))
         if found is None:
             raise AuthenticationFailed(401, "the token is unknown or was revoked; get another one from an admin")
         if found.role not in (*roles, Role.ADMIN):
@@ -82,14 +87,19 @@ class Authenticator:
             )
         return found
 
-    def _known(self, token: str) -> ApiToken | None:
+    def _known(self, token: str, address: str) -> ApiToken | None:
+        """Return the owner of a token. One that was valid before is looked up whatever else its address sends."""
         now = time.monotonic()
         at, bearer = self.remembered.get(token, (-math.inf, None))
         if now - at < _REMEMBER:
             return bearer
+        if bearer is None and (wait := self.failed.wait(address, token)):
+            raise _too_many("wrong tokens", wait)
         fresh = bearer_of(self.store, token)
         self.remembered.pop(token, None)
-        if fresh is not None:
+        if fresh is None:
+            self.failed.count(address, token)
+        else:
             self.remembered[token] = (now, fresh)
         return fresh
 
@@ -106,10 +116,7 @@ class Authenticator:
         if count > self.buckets.burst:
             raise AuthenticationFailed(413, f"{count} examples at once; allowed: {self.buckets.burst:g}")
         if wait := self.buckets.take(bearer.name, count):
-            seconds = math.ceil(wait)
-            raise AuthenticationFailed(
-                429, f"too many examples; try again in {seconds} s", {"Retry-After": str(seconds)}
-            )
+            raise _too_many("examples", wait)
 
 
 class AuthenticationFailed(AdvregError):
@@ -118,6 +125,11 @@ class AuthenticationFailed(AdvregError):
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers or {}
+
+
+def _too_many(what: str, wait: float) -> AuthenticationFailed:
+    seconds = math.ceil(wait)
+    return AuthenticationFailed(429, f"too many {what}; try again in {seconds} s", {"Retry-After": str(seconds)})
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -29,6 +29,7 @@ from advreg.hardening.store.tables import (
     members,
     metadata,
     models,
+    predictions,
     pruned,
     seeded,
     snapshots,
@@ -83,6 +84,7 @@ EDITS = {
     "gates.verdict": "UPDATE gates SET verdict='REFUSE'",
     "gates.record": "UPDATE gates SET record='{}'",
     "spent deleted": "DELETE FROM spent",
+    "predictions.prediction": "UPDATE predictions SET prediction=2",
     "witnesses.tier": "UPDATE witnesses SET tier='internal'",
     "witnesses deleted": "DELETE FROM witnesses",
     "seeded.label": "UPDATE seeded SET label=2",
@@ -111,6 +113,8 @@ def fill(store: Store) -> None:
         review(store, Verdict(name, "rae", 1), 3)
     review(store, Verdict(names[0], "sam", 1), 3)
     registry.register_initial_champion(store, "models/base", "aa", "admin")
+    with store.writing() as db:
+        db.execute(predictions.insert().values(example=names[0], version="m-0001", prediction=1))
     with store.writing() as db:
         db.execute(snapshots.insert().values(id="s-0001", sha256="bb", manifest='{"members": []}' * 30, at=1.0))
         db.execute(members.insert(), [{"snapshot": "s-0001", "example": name} for name in names[:2]])

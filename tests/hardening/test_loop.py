@@ -415,9 +415,9 @@ def test_the_previous_champion_is_asked_about_what_waits(home: Workspace, store:
     run_cycle(home, store)
     with store.reading() as db:
         rows = db.exec_driver_sql("SELECT disagrees, suspicion FROM examples WHERE principal = 'bob'").all()
-    model = advreg.load_model(str(home.folder / "models/base"))
-    says = model(torch.from_numpy(x)).argmax(1).tolist()  # it submitted 0 as the deployed model's answer
-    assert sorted(bool(row[0]) for row in rows) == sorted(found != 0 for found in says)
+    base, champion = (advreg.load_model(str(home.folder / f"models/{name}")) for name in ("base", "s-0001"))
+    differs = base(torch.from_numpy(x)).argmax(1) != champion(torch.from_numpy(x)).argmax(1)
+    assert sorted(bool(row[0]) for row in rows) == sorted(differs.tolist())
     assert all(row[1] >= 1.5 for row in rows if row[0])
 
 

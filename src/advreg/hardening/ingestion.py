@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -14,9 +15,10 @@ from advreg.hardening.review_priority import review_priority
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.database import Store
 from advreg.hardening.store.examples import Row, examples_in_state, move
-from advreg.hardening.store.tables import examples, reviews
+from advreg.hardening.store.tables import examples, predictions, reviews
 from advreg.hardening.store.witnesses import sent_by
 
+_CHAMPIONS = "champions"  # column of the champion's prediction
 _ATTACKS = 500  # the newest known attacks that a new example is compared with
 
 
@@ -67,7 +69,8 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
     """Return the examples to review, by descending priority: of each cluster of near-duplicates one for each prediction.
 
     A label speaks for the examples of its cluster that the deployed model predicted alike. An example with another prediction
-    is shown, so that a harmless near-duplicate hides no attack.
+    is shown, so that a harmless near-duplicate hides no attack. Predictions are the champion's; until the next cycle has made
+    them, they are those that the senders claim.
 
     Args:
         store: the store.
@@ -76,7 +79,7 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
         second: return examples that another reviewer labelled, to confirm them, instead of unlabelled ones.
 
     Returns:
-        Rows of the store, at most ``limit``.
+        Rows of the store, at most ``limit``, each with the prediction that decided.
     """
     ingest(store)
     state = ExampleStatus.REVIEWED if second else ExampleStatus.QUARANTINED
@@ -85,8 +88,8 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
     found: list[Row] = []
     with store.reading() as db:
         labelled = Labelled() if second else _read_labels(db)
-        unsure = sa.select(examples).where(examples.c.state == state, ~examples.c.confirmed, _open_to(reviewer))
-        for row in map(dict, db.execute(unsure.order_by(*order)).mappings()):
+        unsure = _with_predictions(examples).where(examples.c.state == state, ~examples.c.confirmed, _open_to(reviewer))
+        for row in _with_prediction(db.execute(unsure.order_by(*order))):
             kind = row["cluster"], row["prediction"]
             if kind in seen or labelled.covers(row):
                 continue
@@ -97,13 +100,26 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
     return found
 
 
+def _with_predictions(*columns: Any) -> sa.Select[Any]:
+    """Select columns of `examples` with the champion's prediction, where there is one."""
+    champions = predictions.c.prediction.label(_CHAMPIONS)
+    return sa.select(*columns, champions).outerjoin_from(examples, predictions)
+
+
+def _with_prediction(rows: sa.Result[Any]) -> Iterator[Row]:
+    """Yield rows with the prediction that decides: the champion's, or else the sender's claim."""
+    for row in rows.mappings():
+        claimed = row[_CHAMPIONS] is None
+        yield {**row, "prediction": row["prediction"] if claimed else row[_CHAMPIONS]}
+
+
 @dataclass(frozen=True)
 class Labelled:
     """The labels of the clusters, and which kinds of example they were given to.
 
     Attributes:
         labels: cluster -> labels of its reviewed examples.
-        kinds: cluster, prediction and principal of each labelled example.
+        kinds: cluster and prediction of each labelled example; its principal too where the prediction is a claim.
     """
 
     labels: Mapping[int, set[int]] = field(default_factory=dict)
@@ -112,21 +128,27 @@ class Labelled:
     def covers(self, row: Row) -> bool:
         """Return whether an example needs no review of its own.
 
-        Its cluster has a label, and the prediction is that label, or the same principal's example with that prediction was
-        labelled already. One principal's examples thus never hide another's error.
+        Its cluster has a label, and the prediction is that label, or an example with that prediction was labelled already.
+        Where predictions are claims, only an example of the same principal counts: one principal's claims hide no error of
+        another.
         """
         if row["cluster"] not in self.labels:
             return False
         if row["prediction"] is None or row["prediction"] in self.labels[row["cluster"]]:
             return True
-        return (row["cluster"], row["prediction"], row["principal"]) in self.kinds
+        return _kind(row) in self.kinds
+
+
+def _kind(row: Row) -> tuple[int, int | None, str]:
+    claimed = row[_CHAMPIONS] is None
+    return row["cluster"], row["prediction"], row["principal"] if claimed else ""
 
 
 def _read_labels(db: sa.Connection) -> Labelled:
     columns = (examples.c.cluster, examples.c.prediction, examples.c.principal, examples.c.label)
     labels: dict[int, set[int]] = defaultdict(set)
     kinds: set[tuple[int, int | None, str]] = set()
-    for cluster, prediction, principal, label in db.execute(sa.select(*columns).where(examples.c.label.is_not(None))):
-        labels[cluster].add(label)
-        kinds.add((cluster, prediction, principal))
+    for row in _with_prediction(db.execute(_with_predictions(*columns).where(examples.c.label.is_not(None)))):
+        labels[row["cluster"]].add(row["label"])
+        kinds.add(_kind(row))
     return Labelled(dict(labels), kinds)

@@ -22,6 +22,7 @@ from advreg.hardening.candidate_evaluation import (
     evaluate_probes,
     needs_diagnosis,
 )
+from advreg.hardening.champion_predictions import predict_examples
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.data_selection import Selection
 from advreg.hardening.datasets import HardeningData, load_accepted, load_hardening_data
@@ -115,6 +116,7 @@ class ImageBackend:
     def ingest(self, store: Store) -> int:
         """Move received examples into quarantine; examples on which the previous champion disagrees are reviewed earlier."""
         count = ingest(store)
+        predict_examples(self.workspace, store)
         score_disagreement(self.workspace, store)
         return count
 

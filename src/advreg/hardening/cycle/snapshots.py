@@ -14,7 +14,7 @@ from advreg.hardening.manifest import Snapshot
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.audit import Entry, append
 from advreg.hardening.store.examples import Row, active_reviews, examples_in_state, move
-from advreg.hardening.store.tables import members, snapshots
+from advreg.hardening.store.tables import members, predictions, snapshots
 from advreg.hardening.store.witnesses import attribution_of
 from advreg.hardening.workspace import BASE
 
@@ -42,6 +42,7 @@ def accept_reviewed(context: CycleContext) -> None:
 
 def _candidate(db: sa.Connection, row: Row) -> Candidate:
     sender, given = attribution_of(db, row), active_reviews(db, row["sha256"])
+    prediction = sa.select(predictions.c.prediction).where(predictions.c.example == row["sha256"])
     return Candidate(
         id=row["sha256"],
         label=row["label"],
@@ -50,7 +51,7 @@ def _candidate(db: sa.Connection, row: Row) -> Candidate:
         tier="reviewed" if row["confirmed"] and sender.tier != "internal" else sender.tier,
         cluster=row["cluster"],
         received_at=row["received_at"],
-        prediction=row["prediction"],
+        prediction=db.execute(prediction).scalar(),  # the champion's: the sender's is a claim
     )
 
 

@@ -76,7 +76,7 @@ class Buckets:
 
 
 class FailedLogins:
-    """Wrong tokens: how many one address, and everyone with one token, may send before the store is asked no more.
+    """Wrong tokens: how many one address, and everyone with one token, may send in a minute.
 
     Example:
         >>> failed = FailedLogins(per_minute=1, clock=lambda: 0.0)

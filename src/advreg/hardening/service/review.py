@@ -128,7 +128,8 @@ def _shown(store: Store, row: Row, options: Options) -> dict[str, Any]:
         else _neighbours(options.neighbours, pixels_in(content), row["token"] == SEEDER)
     )
     context = {"answer": None if answer is None else show_invisible(answer), "alike": alike, "neighbours": near}
-    return {**{key: fresh[key] for key in kept}, **medium.shown(content), **context}
+    facts = {**{key: fresh[key] for key in kept}, "prediction": row["prediction"]}
+    return {**facts, **medium.shown(content), **context}
 
 
 def _neighbours(file: Path, pixels: Pixels, known: bool) -> list[dict[str, Any]]:

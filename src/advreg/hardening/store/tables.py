@@ -18,7 +18,7 @@ examples = Table(
     Column("principal", String(200), nullable=False, index=True),
     Column("tier", String(16), nullable=False),
     Column("model", String(200), nullable=False),
-    Column("prediction", Integer),  # null for a text; its model output is in `answers`
+    Column("prediction", Integer),  # as the sender claims; null for a text, see `answers`
     Column("claimed", Integer),  # the submitter's label: never shown, never trained on
     Column("scores", JSON),
     Column("looks", String(48), nullable=False),  # perceptual fingerprint
@@ -55,6 +55,14 @@ pruned = Table(
     metadata,
     Column("example", String(64), ForeignKey("examples.sha256"), primary_key=True),
     Column("at", Float, nullable=False),
+)
+
+predictions = Table(
+    "predictions",  # the champion's, of images
+    metadata,
+    Column("example", String(64), ForeignKey("examples.sha256"), primary_key=True),
+    Column("version", String(20), ForeignKey("models.version"), nullable=False),
+    Column("prediction", Integer, nullable=False),
 )
 
 answers = Table(

@@ -39,7 +39,6 @@ CHANGES: dict[str, Any] = {
     "attacks": ["linf:0.05"],
     "data.sealed": SEALED,
     "caps.quarantine_days": 0.0,
-    "caps.reviewers": 1,
     "gate.clean_margin": 0.03,
     "gate.diagnose": False,
     "train.epochs": 3,
@@ -56,7 +55,7 @@ class Attack:
         trigger: ``blend`` (a pattern of 0.12 over the image) or ``patch`` (a white 3 x 3 corner).
         share: number of poisoned images by each principal, as a share of the clean ones.
         principals: number of colluding principals in each cycle.
-        reviewers: number of colluding reviewers; the second confirms every label of the first.
+        reviewers: number of colluding reviewers, as many as an example needs (``caps.reviewers``).
         cycles: number of cycles, each with new images of new principals.
         every_class: the trigger moves each class to the next one, instead of all to class 0.
     """
@@ -104,8 +103,8 @@ class Site:
     y_test: Tensor
 
 
-def site(folder: Path, seed: int) -> Site:
-    """Train a base and make a workspace around it."""
+def site(folder: Path, seed: int, reviewers: int = 2) -> Site:
+    """Train a base and make a workspace around it, which needs so many reviewers."""
     train, test = advreg.load_data("mnist")
     (x, y), (x_test, y_test) = train.tensors(6000), test.tensors(TEST)
     arrays = {"x": _bytes(x[:CLEAN]), "x_test": _bytes(x_test), "y": y[:CLEAN].numpy(), "y_test": y_test.numpy()}
@@ -114,7 +113,8 @@ def site(folder: Path, seed: int) -> Site:
     run = advreg.RunFolder.create(folder / "base")
     run.save_model(base)
     run.write_json("model.json", {"schema": "advreg/model@1", **base.advreg_spec})
-    config = HardeningConfig().replace_with({**CHANGES, "data.name": f"npz:{folder}/data.npz", "seed": seed})
+    changes = {**CHANGES, "data.name": f"npz:{folder}/data.npz", "seed": seed, "caps.reviewers": reviewers}
+    config = HardeningConfig().replace_with(changes)
     home = create_workspace(folder / "home", folder / "base", config)
     return Site(home, home.store(), x, y, x_test, y_test)
 
@@ -188,7 +188,7 @@ def attempt(attack: Attack, seed: int) -> dict[str, Any]:
     """Run one attack and return what the base, the worst challenger and the champion do with the trigger."""
     stamp = stamp_of(attack.trigger, seed)
     with tempfile.TemporaryDirectory() as folder:
-        place, verdicts = site(Path(folder), seed), []
+        place, verdicts = site(Path(folder), seed, attack.reviewers), []
         for cycle in range(attack.cycles):
             submit(place, attack, stamp, cycle)
             outcome = run_cycle(place.home, place.store)

@@ -91,6 +91,8 @@ class GateConfig:
     """What a challenger must show; ``gates`` is how often one sealed set may be used, each time at level alpha / gates.
 
     ``chain_margin`` is the accepted loss of clean accuracy since the trusted base (0 = twice ``clean_margin``).
+    ``incident_reviewers`` must agree on an example before the gate demands it (0 = one more than ``caps.reviewers``), so that
+    the reviewers that suffice to train on an example cannot block every challenger with a false label.
     ``diagnose``: if one of the attacks is a norm ball, a diagnosis must call its figure TRUSTED.
     """
 
@@ -102,6 +104,7 @@ class GateConfig:
     gates: Count = 10
     classes: list[int] = field(default_factory=list)
     waivers: list[str] = field(default_factory=list)
+    incident_reviewers: Annotated[int, Field(ge=0)] = 0
     diagnose: bool = True
 
     @property
@@ -195,6 +198,11 @@ class HardeningConfig(BaseConfig):
             ConfigError: one of them is the name of code.
         """
         check_file_names({"data": {"name": self.data.name}, "attacks": self.attacks}, FILE, ConfigError)
+
+    @property
+    def incident_reviewers(self) -> int:
+        """How many reviewers must agree on an example before the gate demands it of every challenger."""
+        return self.gate.incident_reviewers or self.caps.reviewers + 1
 
     @property
     def bounds(self) -> Caps:

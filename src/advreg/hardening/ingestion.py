@@ -65,7 +65,7 @@ def _open_to(reviewer: str) -> sa.ColumnElement[bool]:
     return sa.and_(~sent_by(reviewer), examples.c.sha256.not_in(mine))
 
 
-def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list[Row]:
+def queue(store: Store, reviewer: str, limit: int, second: bool = False, opinions: int = 2) -> list[Row]:
     """Return the examples to review, by descending priority: of each cluster of near-duplicates one for each prediction.
 
     A label speaks for the examples of its cluster that the deployed model predicted alike. An example with another prediction
@@ -76,7 +76,8 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
         store: the store.
         reviewer: the reviewer's name; examples that they reviewed or sent in are left out.
         limit: largest number of examples.
-        second: return examples that another reviewer labelled, to confirm them, instead of unlabelled ones.
+        second: return examples that other reviewers labelled, to confirm them, instead of unlabelled ones.
+        opinions: number of reviews after which an example is confirmed.
 
     Returns:
         Rows of the store, at most ``limit``, each with the prediction that decided.
@@ -88,7 +89,7 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
     found: list[Row] = []
     with store.reading() as db:
         labelled = Labelled() if second else _read_labels(db)
-        unsure = _with_predictions(examples).where(examples.c.state == state, ~examples.c.confirmed, _open_to(reviewer))
+        unsure = _with_predictions(examples).where(examples.c.state == state, _open_to(reviewer), ~_has(opinions))
         for row in _with_prediction(db.execute(unsure.order_by(*order))):
             kind = row["cluster"], row["prediction"]
             if kind in seen or labelled.covers(row):
@@ -98,6 +99,12 @@ def queue(store: Store, reviewer: str, limit: int, second: bool = False) -> list
             if len(found) == limit:
                 break
     return found
+
+
+def _has(opinions: int) -> sa.ColumnElement[bool]:
+    """Return the condition that an example is labelled and has so many reviews."""
+    given = sa.select(reviews.c.example).where(~reviews.c.undone).group_by(reviews.c.example)
+    return sa.and_(examples.c.label.is_not(None), examples.c.sha256.in_(given.having(sa.func.count() >= opinions)))
 
 
 def _with_predictions(*columns: Any) -> sa.Select[Any]:

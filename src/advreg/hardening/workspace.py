@@ -140,6 +140,7 @@ class Workspace:
             token_bytes=service.token_bytes,
             total_bytes=service.total_bytes,
             failed_logins=service.failed_logins,
+            opinions=self.config.incident_reviewers,
         )
         if medium is TEXTS:
             return options

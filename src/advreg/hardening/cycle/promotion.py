@@ -11,11 +11,12 @@ from advreg.errors import HardeningError
 from advreg.hardening import registry
 from advreg.hardening.cycle.context import ACTOR, CycleContext
 from advreg.hardening.gate import Decision, gate
+from advreg.hardening.known_examples import SEEDER
 from advreg.hardening.mlflow_sync import sync_to_mlflow
 from advreg.hardening.states import ExampleStatus, ModelStatus
 from advreg.hardening.store.audit import Entry, append
-from advreg.hardening.store.examples import examples_in_state
-from advreg.hardening.store.tables import gates, models, spent
+from advreg.hardening.store.examples import Row, examples_in_state
+from advreg.hardening.store.tables import examples, gates, models, reviews, spent
 from advreg.runs import RunFolder
 
 _CONFIRMED = (ExampleStatus.REVIEWED, ExampleStatus.ACCEPTED, ExampleStatus.IN_SNAPSHOT)
@@ -64,9 +65,25 @@ def _require_unspent(context: CycleContext, challenger: RunFolder) -> None:
         )
 
 
+def find_incidents(db: sa.Connection, reviewers: int) -> list[Row]:
+    """Return the examples that every challenger must get right: enough reviewers agree on the label.
+
+    Known examples, which measure the reviewers, are none of them.
+
+    Args:
+        db: an open transaction.
+        reviewers: how many must agree; see `advreg.hardening.config.HardeningConfig.incident_reviewers`.
+    """
+    agree = sa.and_(~reviews.c.undone, reviews.c.label == examples.c.label)
+    votes = sa.select(reviews.c.example).join(examples).where(agree).group_by(reviews.c.example)
+    enough = set(db.execute(votes.having(sa.func.count() >= reviewers)).scalars())
+    rows = examples_in_state(db, *_CONFIRMED)
+    return [row for row in rows if row["sha256"] in enough and row["token"] != SEEDER]
+
+
 def _evaluate(context: CycleContext, challenger: RunFolder, champion: RunFolder) -> None:
     with context.store.reading() as db:
-        incidents = [row for row in examples_in_state(db, *_CONFIRMED) if row["confirmed"]]
+        incidents = find_incidents(db, context.workspace.config.incident_reviewers)
     context.report(f"trial: {context.backend.evaluate(context.store, incidents, challenger, champion)}")
 
 

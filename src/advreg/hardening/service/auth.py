@@ -34,6 +34,7 @@ class Options:
         total_bytes: bytes that all tokens may keep.
         failed_logins: wrong tokens a minute from one address, and of one token from anywhere.
         classes: names of the classes; a label is an index into them.
+        opinions: reviews after which an example is confirmed and no longer shown for another opinion.
         neighbours: a ``.npz`` file with ``images`` and ``labels`` of trusted examples, shown beside a reviewed image.
     """
 
@@ -46,6 +47,7 @@ class Options:
     total_bytes: int = 10 << 30
     failed_logins: int = 20
     classes: tuple[str, ...] = tuple("0123456789")
+    opinions: int = 2
     neighbours: Path | None = None
 
 

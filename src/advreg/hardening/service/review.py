@@ -55,7 +55,7 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
     @app.get("/v1/queue")
     def waiting(request: Request, limit: int = 20, second: bool = False) -> Any:
         bearer = door.bearer(request, Role.REVIEW)
-        rows = queue(store, bearer.name, max(1, min(limit, 200)), second)
+        rows = queue(store, bearer.name, max(1, min(limit, 200)), second, options.opinions)
         shown = [_shown(store, row, options) for row in rows]
         return {"medium": options.medium.name, "classes": options.classes, "examples": shown}
 
@@ -80,7 +80,8 @@ def add_review(app: FastAPI, store: Store, options: Options, door: Authenticator
 
     @app.get("/v1/labelstudio")
     def export(request: Request, limit: int = 200, second: bool = False) -> Any:
-        rows = queue(store, door.bearer(request, Role.REVIEW).name, max(1, min(limit, 5000)), second)
+        bearer = door.bearer(request, Role.REVIEW)
+        rows = queue(store, bearer.name, max(1, min(limit, 5000)), second, options.opinions)
         return labelstudio.tasks(store, rows, options.classes)
 
     @app.get("/v1/labelstudio/config")

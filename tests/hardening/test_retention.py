@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -24,21 +26,60 @@ def files(store: Store) -> list[Path]:
     return [path for path in Path(store.blobs.root).rglob("*") if path.is_file()]
 
 
+def upload(store: Store, quotas: Quotas, *seeds: int, token: str = "server") -> None:
+    quotas.refresh()
+    receive(store, [submission(k, token=token) for k in seeds], lambda db, stored: quotas.check(db, token, stored))
+
+
 def test_a_token_and_the_store_keep_their_quota(any_store: Store) -> None:
     one = len(png(1))
-    quotas = Quotas(any_store, token_bytes=2 * one, total_bytes=3 * one)
-    quotas.take("server", one)
-    receive(any_store, [submission(1)])
-    assert bytes_by_token(any_store) == {"server": one}
-    fresh = Quotas(any_store, token_bytes=2 * one, total_bytes=3 * one)
-    fresh.take("server", one)
+    quotas = Quotas(any_store, token_bytes=2 * one + 9, total_bytes=3 * one + 9)
+    upload(any_store, quotas, 1)
+    upload(any_store, quotas, 1)
+    upload(any_store, quotas, 2)
     with pytest.raises(UploadError, match="token_bytes") as caught:
-        fresh.take("server", 1)
+        upload(any_store, quotas, 3)
     assert caught.value.status == 413
-    fresh.take("other", one)
+    upload(any_store, quotas, 4, token="other")
     with pytest.raises(UploadError, match="total_bytes") as caught:
-        fresh.take("third", 1)
+        upload(any_store, quotas, 5, token="third")
     assert caught.value.status == 507
+    with any_store.reading() as db:
+        assert bytes_by_token(db) == {"server": len(png(1)) + len(png(2)), "other": len(png(4))}
+        assert verify(db) is None, "a rejected upload leaves no row"
+
+
+def test_several_servers_keep_one_quota(any_store: Store) -> None:
+    size = sum(len(png(k)) for k in range(40))
+    servers = [Quotas(any_store, token_bytes=size // 2, total_bytes=size) for _ in range(4)]
+    for server in servers:
+        server.refresh()
+
+    def send(first: int) -> None:
+        for k in range(first, 40, 4):
+            with contextlib.suppress(UploadError):
+                upload(any_store, servers[first], k)
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with any_store.reading() as db:
+        kept = bytes_by_token(db)["server"]
+    assert size // 2 - 2 * len(png(1)) < kept <= size // 2
+
+
+def test_bytes_that_come_back_count_again(store: Store, clock: Clock) -> None:
+    one, quotas = len(png(1)), Quotas(store, token_bytes=1500, total_bytes=10_000)
+    assert 750 < one < 1500
+    upload(store, quotas, 1)
+    clock.now += 181 * 86_400
+    prune(store, keep_days=180)
+    fresh = Quotas(store, token_bytes=1500, total_bytes=10_000)
+    upload(store, fresh, 1)
+    with pytest.raises(UploadError, match="token_bytes"):
+        upload(store, fresh, 2)
 
 
 def test_old_examples_lose_their_bytes_and_keep_their_rows(any_store: Store, clock: Clock) -> None:

@@ -97,8 +97,8 @@ def _add_ingest(app: FastAPI, store: Store, options: Options, door: Authenticato
         given = [
             schemas.submission_of(content, claim, bearer, options.medium, options.limits) for content, claim in items
         ]
-        quotas.take(bearer.name, sum(len(one.content) for one in given))
-        receipts = receive(store, given)
+        quotas.refresh()
+        receipts = receive(store, given, lambda db, stored: quotas.check(db, bearer.name, stored))
         metrics.seconds.observe(time.perf_counter() - began)
         for receipt in receipts:
             (metrics.copies if receipt.known else metrics.ingested).labels(bearer.tier).inc()

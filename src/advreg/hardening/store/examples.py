@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,14 +56,26 @@ class Submission:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The submitter's receipt: the example's id, its state, and whether the store had it already."""
+    """The submitter's receipt.
+
+    Attributes:
+        id: SHA-256 of the bytes.
+        state: the example's state.
+        known: whether the store had a row of it already.
+        bytes: number of bytes that the store keeps more than before.
+    """
 
     id: str
     state: ExampleStatus
     known: bool
+    bytes: int = 0
 
 
-def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
+def receive(
+    store: Store,
+    submissions: Sequence[Submission],
+    check: Callable[[sa.Connection, Sequence[Receipt]], None] | None = None,
+) -> list[Receipt]:
     """Store submissions, all or none; bytes that the store has already get another witness and one more copy.
 
     Submissions are durable when this returns: neither a kill nor a power cut loses them.
@@ -71,6 +83,7 @@ def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
     Args:
         store: the store.
         submissions: validated examples.
+        check: called at the end of the transaction; stores nothing if it raises.
 
     Returns:
         A receipt for each submission, in order.
@@ -82,7 +95,10 @@ def receive(store: Store, submissions: Sequence[Submission]) -> list[Receipt]:
     with store.writing() as db:
         for submission in submissions:
             store.blobs.put(submission.content)  # nothing, unless they were swept as orphans before this lock
-        return [_receive(db, store.clock(), name, given) for name, given in zip(names, submissions, strict=True)]
+        receipts = [_receive(db, store.clock(), name, given) for name, given in zip(names, submissions, strict=True)]
+        if check is not None:
+            check(db, receipts)
+        return receipts
 
 
 _STATE = sa.select(examples.c.state).where(examples.c.sha256 == sa.bindparam("name"))
@@ -92,9 +108,9 @@ def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Rece
     state = db.execute(_STATE, {"name": name}).scalar()
     if state is not None:
         db.execute(examples.update().where(examples.c.sha256 == name).values(copies=examples.c.copies + 1))
-        db.execute(pruned.delete().where(pruned.c.example == name))  # its bytes are here again
+        restored = db.execute(pruned.delete().where(pruned.c.example == name)).rowcount  # its bytes are here again
         add_witness(db, at, name, Sender(given.token, given.principal, given.tier))
-        return Receipt(name, ExampleStatus(state), known=True)
+        return Receipt(name, ExampleStatus(state), known=True, bytes=len(given.content) * restored)
     kept = {key: value for key, value in vars(given).items() if key not in ("content", "answer")}
     facts = {"size": len(given.content), "copies": 1, "confirmed": False, "received_at": at}
     db.execute(examples.insert(), {"sha256": name, "state": ExampleStatus.RECEIVED, **facts, **kept})
@@ -103,7 +119,7 @@ def _receive(db: sa.Connection, at: float, name: str, given: Submission) -> Rece
         db.execute(answers.insert().values(example=name, answer=given.answer))
         detail["answer"] = hashlib.sha256(given.answer.encode()).hexdigest()
     append(db, at, [Entry(given.token, "state", name, {"to": ExampleStatus.RECEIVED, **detail})])
-    return Receipt(name, ExampleStatus.RECEIVED, known=False)
+    return Receipt(name, ExampleStatus.RECEIVED, known=False, bytes=len(given.content))
 
 
 def move(db: sa.Connection, at: float, actor: str, ids: Sequence[str], to: ExampleStatus, **detail: Any) -> None:

@@ -54,6 +54,9 @@ def query_version(
         store: its store.
         version: such as ``m-0002``; None if there is nothing to query.
         names: SHA-256 of the examples.
+
+    Yields:
+        A part of the names, and the class of each.
     """
     if version is None or not names:
         return

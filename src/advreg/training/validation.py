@@ -104,7 +104,7 @@ def validate(model: nn.Module, held: Dataset | Table, threat: ThreatModel | None
     return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held), chance)
 
 
-def certified_accuracy(model: nn.Module, held: Dataset, threat: ThreatModel) -> float:
+def certified_accuracy(model: nn.Module, held: Dataset | Table, threat: ThreatModel) -> float:
     """Return the share of held-out images that interval bounds prove.
 
     Args:

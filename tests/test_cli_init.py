@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from advreg.cli.init import run_init
 from advreg.config import Config, toml
 from advreg.errors import AdvregError, DataError, RunError, ThreatError
 from advreg.models import load
+from advreg.training import fit
 
 
 @pytest.fixture
@@ -28,21 +30,36 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+def own_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    (folder / "owninit.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def write_table(path: Path, rows: int = 60) -> Path:
+    lines = [f"{20 + 3 * k % 40},{(k * 7919) % 101 - 50},{k % 2}" for k in range(rows)]
+    path.write_text("\n".join(["age,debt,paid", *lines]) + "\n")
+    return path
+
+
 @pytest.mark.parametrize(
-    ("data", "threat", "model", "eps"),
+    ("data", "threat", "model", "eps", "box"),
     [
-        ("mnist", None, None, 0.1),
-        ("cifar10", None, None, 8 / 255),
-        ("npz:a.npz", "l2:0.5", "timm:resnet18", 0.5),
-        ("npz:a.npz", "linf:8@0,255", "nets:make", 8),
-        ('folder of "quotes"\\', "l1:12", "nets:make", 12),
+        ("mnist", None, None, 0.1, [0, 1]),
+        ("cifar10", None, None, 8 / 255, [0, 1]),
+        ("mnist", "l2:0.5", "zoo:mnist-small", 0.5, [0, 1]),
+        ("mnist", "l1:12", "owninit:make", 12, [0, 1]),
+        ("csv:t.csv?label=paid", "linf:0.2@-99,99", None, 0.2, [-99, 99]),
+        ("csv:t.csv?label=paid&box=-88,88", "linf:0.2", None, 0.2, [-88, 88]),
     ],
 )
-def test_written_configuration_holds_the_options(tmp_path, data, threat, model, eps) -> None:
+def test_written_configuration_holds_the_options(tmp_path, monkeypatch, data, threat, model, eps, box) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "t.csv")
+    own_network(tmp_path, monkeypatch)
     config = Config.from_dict(toml.read(run_init(tmp_path / "run.toml", data, threat, model)))
     assert config.data.name == data
-    assert config.threat.eps == eps
-    assert config.threat.box == ([0.0, 255.0] if threat and "@" in threat else [0.0, 1.0])
+    assert (config.threat.eps, config.threat.box) == (eps, box)
     assert model in (None, config.model.name)
     assert config.attack.name == "pgd"
 
@@ -78,6 +95,8 @@ def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
         ("mnist", "linf:0", ThreatError),
         ("mnist", "linf:8@0", ThreatError),
         ("mnist", "linf:8@0,high", ThreatError),
+        ("csv", None, DataError),
+        ("mnits", None, DataError),
     ],
 )
 def test_wrong_use_is_one_line_and_writes_nothing(tmp_path: Path, data: str, threat: str | None, kind: type) -> None:
@@ -125,6 +144,90 @@ def test_file_reports_class_imbalance(tmp_path: Path, photos: Path) -> None:
     assert Config.load(tmp_path / "run.toml").model.options["classes"] == 3
 
 
-def test_init_of_own_network_names_the_flag_that_trains_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    app(["init", "--out", str(tmp_path / "run.toml"), "--model", "nets:make"], standalone_mode=False)
+def test_init_of_own_network_names_the_flag_that_trains_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_network(tmp_path, monkeypatch)
+    app(["init", "--out", str(tmp_path / "run.toml"), "--model", "owninit:make"], standalone_mode=False)
     assert capsys.readouterr().out.endswith("run.toml --trust-code\n")
+
+
+def make_images(root: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> Path:
+    for k in range(24):
+        folder = root / ("cat", "dog")[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, sizes[k % len(sizes)]).save(folder / f"{k}.png")
+    return root
+
+
+def trained(path: Path, folder: Path) -> str:
+    """Return the loss of one epoch of the configuration, as text; a run that cannot train raises."""
+    changes = ["train.epochs=1", "attack.steps=1", "train.guard=off", f"train.out={folder}"]
+    run = fit(Config.load(path).replace_with(changes))
+    return str(run.read_log("metrics.jsonl")[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "name", "model"),
+    [
+        (lambda root: make_images(root / "photos", [(8, 8)]), "photos", "folder:photos", "zoo:preact-resnet18"),
+        (lambda root: make_images(root / "p", [(8, 12)]), "folder:p", "folder:p", "zoo:preact-resnet18"),
+        (lambda root: make_images(root / "p", [(9, 8), (7, 9)], "L"), "p", "folder:p?size=8", "zoo:preact-resnet18"),
+        (lambda root: write_table(root / "t.csv"), "t.csv?label=paid", "csv:t.csv?label=paid", "zoo:mlp"),
+        (lambda root: write_signals(root / "s.npz"), "s.npz", "npz:s.npz", "zoo:signal-cnn"),
+    ],
+)
+def test_what_init_writes_trains(tmp_path, monkeypatch, make, data, name, model) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path)
+    config = Config.load(run_init(tmp_path / "run.toml", data, None, None))
+    assert (config.data.name, config.model.name) == (name, model)
+    assert float(trained(tmp_path / "run.toml", tmp_path / "run")) > 0
+
+
+def write_signals(path: Path) -> Path:
+    draws = np.random.default_rng(0)
+    np.savez(path, x=3 * draws.normal(size=(40, 2, 30)), y=np.arange(40) % 2)
+    return path
+
+
+def test_a_measured_box_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "t.csv")
+    path = run_init(tmp_path / "run.toml", "csv:t.csv?label=paid", None, None)
+    config = Config.load(path)
+    assert config.threat.box == [-50.0, 59.0]
+    assert "# the box is measured: the values span -50 to 59" in path.read_text()
+    assert config.model.options["features"] == 2
+    assert "pixel" not in path.read_text().partition("[threat]")[0].rpartition("# The threat model")[2]
+
+
+def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "p", [(9, 8), (7, 9)])
+    text = run_init(tmp_path / "run.toml", f"folder:{root}", None, None).read_text()
+    assert "# images of 2 sizes, 7x9 to 9x8: size=8 scales each and crops the middle" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "words"),
+    [
+        ("phots", None, "Did you mean 'photos'|Did you mean 'folder:photos'"),
+        ("folder:phots", None, r"no folder phots. Did you mean 'photos'\?"),
+        ("csv", None, "csv needs what to read: csv:FILE\\?label=COLUMN"),
+        ("csv:t.csv", None, r"needs its label column: csv:t.csv\?label=paid"),
+        ("csv:t.csv?label=pai", None, "Did you mean 'paid'"),
+        ("csv:tt.csv?label=paid", None, "Did you mean 't.csv'"),
+        ("fashon-mnist", None, "Did you mean 'fashion-mnist'"),
+        ("folder:photos", "zoo:mnist-cnnn", "Did you mean 'mnist-cnn'|Did you mean 'zoo:mnist-cnn'"),
+        ("folder:photos", "zoo:mlp", "cannot take inputs"),
+        ("mnist", "nothere:make", "nothere"),
+    ],
+)
+def test_what_cannot_train_is_not_written(tmp_path, monkeypatch, data, model, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "photos", [(8, 8)])
+    write_table(tmp_path / "t.csv")
+    with pytest.raises(AdvregError, match=words) as caught:
+        run_init(tmp_path / "run.toml", data, None, model)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run.toml").exists()

@@ -125,6 +125,34 @@ def test_16_bits_are_scaled_not_cut(tmp_path, values, expected):
         assert pixels(image, "grey", None)[0, 0].tolist() == expected
 
 
+def test_bits_of_deep_images_are_an_option(tmp_path):
+    deep = np.array([[0, 2048, 4095]], np.uint16)  # 12 bits, as many medical images have
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        _save(tmp_path / place / "0.png", Image.fromarray(deep))
+    train, _ = advreg.load_data(f"folder:{tmp_path}?bits=12")
+    assert train.images[0, 0, 0].tolist() == [0, 128, 255]
+    assert torch.equal(stream(f"folder:{tmp_path}?bits=12&size=1x3&mode=grey")[0].tensors()[0], train.tensors()[0])
+    with pytest.raises(DataError, match="bits=40; deep grey images use 9 to 16"):
+        advreg.load_data(f"folder:{tmp_path}?bits=40")
+
+
+@pytest.mark.parametrize("reader", [advreg.load_data, stream])
+def test_a_size_of_height_and_width_is_no_square(tmp_path, reader):
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        _save(tmp_path / place / "0.jpg", Image.new("CMYK", (300, 170), (0, 0, 0, 0)))
+    train, _ = reader(f"folder:{tmp_path}?size=17x30")
+    x, _ = train.tensors()
+    assert x.shape == (2, 3, 17, 30)
+    assert "17x30" in repr(train)
+    assert bool((x > 0.99).all())
+
+
+def test_images_that_exceed_the_memory_raise_one_line(pets, monkeypatch):
+    monkeypatch.setattr("advreg.data.images.total_memory", lambda: 500)
+    with pytest.raises(DataError, match=r"8 images of 3x6x6 need .* GB, this machine has .* data.stream = true"):
+        advreg.load_data(f"folder:{pets}")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_every_mode_becomes_three_bytes(tmp_path, mode):
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")

@@ -89,3 +89,10 @@ def test_data_that_do_not_fit_raise_one_line(verb: str, data, words: str) -> Non
     with pytest.raises(DataError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_examples_that_exceed_the_memory_raise_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = advreg.Dataset.from_tensors(X, Y)
+    monkeypatch.setattr("advreg.runtime.total_memory", lambda: 1000)
+    with pytest.raises(DataError, match=r"20 examples of 3x8x8 need .* GB; give a smaller n"):
+        advreg.evaluate(network(), data, threat=THREAT)

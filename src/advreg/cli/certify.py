@@ -12,7 +12,6 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from advreg import data as datasets
 from advreg import models
 from advreg.certification import Certification, CertificationProgress, certify
 from advreg.cli import progress, tables
@@ -61,9 +60,9 @@ def run_certify(options: CertifyOptions) -> bool:
         False where less than ``at_least`` is proved.
     """
     source = ModelSource.of(options.model)
-    name, threat = source.data(options.data), source.threat(options.threat, options.box)
+    threat = source.threat(options.threat, options.box)
     folder = source.output(options.out)
-    model, test = models.load(options.model, weights=options.weights), datasets.load(name)[1]
+    model, test = models.load(options.model, weights=options.weights), source.data_sets(options.data)[1]
     with _watch_chunks(min(options.n, len(test)), quiet=options.as_json) as watch:
         found = certify(
             model,

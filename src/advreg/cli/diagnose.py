@@ -10,7 +10,6 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from advreg import data as datasets
 from advreg import models
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource
@@ -62,10 +61,10 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
         True for TRUSTED.
     """
     source = ModelSource.of(options.model)
-    name, threat = source.data(options.data), source.threat(options.threat, options.box)
+    threat = source.threat(options.threat, options.box)
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
-    train, test = datasets.load(name)
+    train, test = source.data_sets(options.data)
     with progress.diagnosing(quiet=options.as_json) as watch:
         found = diagnose(
             model,

@@ -12,7 +12,6 @@ import typer
 from PIL import Image
 from safetensors.torch import load_file
 
-from advreg import data as datasets
 from advreg import models
 from advreg.cli import tables
 from advreg.cli.resolution import ModelSource, parse_box, parse_radii
@@ -57,9 +56,9 @@ def run_epsilon(options: EpsilonOptions) -> None:
         options: options of ``advreg epsilon``.
     """
     source = ModelSource.of(options.model)
-    name, folder = source.data(options.data), source.output(options.out)
+    folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
-    train, test = datasets.load(name)
+    train, test = source.data_sets(options.data)
     low, high = parse_box(options.box) if options.box else box_of(test)
     zero = ThreatModel.parse(f"{options.norm}:0@{low!r},{high!r}")
     choice = choose_epsilon(

@@ -11,12 +11,11 @@ from typing import Any
 import typer
 from torch import nn
 
-from advreg import data as datasets
 from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
-from advreg.data import Dataset, Table
+from advreg.data import Dataset, StreamingDataset, Table
 from advreg.errors import ConfigError
 from advreg.evaluation import (
     DEFAULT_PROTOCOL,
@@ -84,7 +83,7 @@ class EvaluationSetup:
     """What the options resolve to: a model on its device, test examples, radii, corruptions and the output folder."""
 
     model: nn.Module
-    test: Dataset | Table
+    test: Dataset | Table | StreamingDataset
     n: int
     threat: ThreatModel
     folder: Path | None
@@ -137,11 +136,11 @@ def run_evaluate(options: EvaluateOptions) -> None:
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     """Resolve every option; a mistake is reported here, before hours of work."""
     source = ModelSource.of(options.model)
-    threat, name = source.threat(options.threat, options.box), source.data(options.data)
+    threat = source.threat(options.threat, options.box)
     radii = parse_radii(options.curve)
     names, severities = parse_corruptions(options.corruptions, options.severities)
     model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
-    test = datasets.load(name)[1]
+    test = source.data_sets(options.data)[1]
     threat = threat_on(test, threat)
     if names:
         require_corruptions(test.tensors(1)[0], names, severities)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from advreg.config import Config
 from advreg.config.threat import configured_threat
 from advreg.documents import check_links
 from advreg.errors import ConfigError, ThreatError
 from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from advreg.data import Dataset, StreamingDataset, Table
+
+    AnyPair = tuple[Dataset, Dataset] | tuple[Table, Table] | tuple[StreamingDataset, StreamingDataset]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,24 @@ class ModelSource:
         if data is None:
             raise ConfigError(f"no data for {self.name}: add --data, such as --data mnist")
         return data
+
+    def data_sets(self, option: str | None) -> AnyPair:
+        """Return the training set and the test set; those of a run that streams its images are streamed here too.
+
+        Args:
+            option: of ``--data``; None where it is absent.
+
+        Returns:
+            Training set and test set.
+
+        Raises:
+            ConfigError: no option and no run folder.
+            DataError: the data cannot be used.
+        """
+        from advreg import data
+
+        name = self.data(option)
+        return data.stream(name) if option is None and self.config and self.config.data.stream else data.load(name)
 
     def threat(self, option: str | None, box: str = "") -> ThreatModel | str:
         """Return the threat model, or its text where only the data know the box.

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from advreg.data.dataset import Dataset
+from advreg.data.guess import hint_for_path
 from advreg.data.hash_split import digest, is_test
-from advreg.data.images import GREY, RGB, SUFFIXES, all_grey, read_images
+from advreg.data.images import GREY, RGB, SUFFIXES, Size, all_grey, read_images, sides
 from advreg.data.streaming import StreamingDataset
 from advreg.errors import DataError
 
@@ -18,7 +19,7 @@ Listing = list[tuple[Path, str]]  # an image and the name of its class
 
 
 def folder(
-    path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
+    path: str, size: Size | None = None, mode: str | None = None, broken: str = "refuse", bits: int = 16
 ) -> tuple[Dataset, Dataset]:
     """Read images from ``path/train/<class>`` and ``path/test/<class>`` (or ``val``), or ``path/<class>``.
 
@@ -27,9 +28,10 @@ def folder(
 
     Args:
         path: the folder.
-        size: side of the square images; where not given, all images must have one size already.
+        size: side of the square images, or height and width; where not given, all images must have one size already.
         mode: ``"grey"`` or ``"rgb"``; where not given, grey if all images are.
         broken: ``"refuse"`` or ``"skip"`` an image that cannot be read, with a warning that names it.
+        bits: bits that deep grey values use: 16, or 12 for many medical images.
 
     Returns:
         The training set and the test set.
@@ -50,18 +52,19 @@ def folder(
         (2, 2, ('a', 'b'))
     """
     root = Path(path).expanduser()
-    _check_options(size, mode, broken)
+    _check_options(size, mode, broken, bits)
     train, test = _split(root)
     if broken == "skip":
         train, test = ([item for item in part if _is_readable(item[0], size)] for part in (train, test))
     classes = _classes(root, train, test)
     mode = mode or (GREY if all_grey(image for image, _ in train + test) else RGB)
     name = f"folder:{root.name}"
-    return _dataset(train, classes, size, mode, (name, "train")), _dataset(test, classes, size, mode, (name, "test"))
+    options = (mode, size, bits)
+    return _dataset(train, classes, options, (name, "train")), _dataset(test, classes, options, (name, "test"))
 
 
 def streamed_folder(
-    path: str, size: int | None = None, mode: str | None = None, broken: str = "refuse"
+    path: str, size: Size | None = None, mode: str | None = None, broken: str = "refuse", bits: int = 16
 ) -> tuple[StreamingDataset, StreamingDataset]:
     """Return the images of `folder` as data sets that are read batch by batch; the size is required, colour the default.
 
@@ -70,6 +73,7 @@ def streamed_folder(
         size: side of the square images; required.
         mode: ``"grey"`` or ``"rgb"``, the default.
         broken: ``"refuse"`` or ``"skip"`` an image that cannot be read, with a warning that names it.
+        bits: bits that deep grey values use: 16, or 12 for many medical images.
 
     Returns:
         The training set and the test set.
@@ -90,7 +94,7 @@ def streamed_folder(
         torch.Size([2, 3, 4, 4])
     """
     root = Path(path).expanduser()
-    _check_options(size, mode, broken)
+    _check_options(size, mode, broken, bits)
     if size is None:
         raise DataError(f"{root}: images that are streamed must come in one size; give it, e.g. folder:{path}?size=224")
     parts = _split(root)
@@ -99,10 +103,30 @@ def streamed_folder(
     def made(listing: Listing, split: str) -> StreamingDataset:
         labels, paths = _numbers(listing, classes), [image for image, _ in listing]
         return StreamingDataset(
-            paths, labels, tuple(classes), f"folder:{root.name}", split, mode or RGB, size, broken == "skip"
+            paths, labels, tuple(classes), f"folder:{root.name}", split, mode or RGB, size, broken == "skip", bits
         )
 
     return made(parts[0], "train"), made(parts[1], "test")
+
+
+def image_files(path: str) -> dict[str, list[Path]]:
+    """Return the images of each class: those in ``path/train`` where it exists, else in ``path``.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        Files by class, each in its order.
+
+    Raises:
+        DataError: no such folder, or no images.
+    """
+    root = Path(path).expanduser()
+    _split(root)  # raises where parts do not fit each other
+    found: dict[str, list[Path]] = {}
+    for image, label in _listing(root / "train" if (root / "train").is_dir() else root):
+        found.setdefault(label, []).append(image)
+    return found
 
 
 def _classes(root: Path, train: Listing, test: Listing) -> list[str]:
@@ -117,16 +141,18 @@ def _classes(root: Path, train: Listing, test: Listing) -> list[str]:
     return classes
 
 
-def _check_options(size: int | None, mode: str | None, broken: str) -> None:
-    if size is not None and size < 1:
+def _check_options(size: Size | None, mode: str | None, broken: str, bits: int) -> None:
+    if size is not None and min(sides(size)) < 1:
         raise DataError(f"size={size} is not a side in pixels; give 1 or more")
+    if not 9 <= bits <= 16:
+        raise DataError(f"bits={bits}; deep grey images use 9 to 16, such as 12")
     if mode not in (None, GREY, RGB):
         raise DataError(f"mode={mode} is unknown; allowed are {GREY} and {RGB}")
     if broken not in ("refuse", "skip"):
         raise DataError(f"broken={broken} is unknown; allowed are refuse and skip")
 
 
-def _is_readable(image: Path, size: int | None) -> bool:
+def _is_readable(image: Path, size: Size | None) -> bool:
     try:
         read_images([image], RGB, size)
     except DataError as error:
@@ -137,7 +163,7 @@ def _is_readable(image: Path, size: int | None) -> bool:
 
 def _split(root: Path) -> tuple[Listing, Listing]:
     if not root.is_dir():
-        raise DataError(f"no folder {root}; give folder:PATH with one subfolder for each class")
+        raise DataError(f"no folder {root}.{hint_for_path(root)} Give folder:PATH with one subfolder for each class")
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     if (root / "train").is_dir() and tests:
         return _listing(root / "train"), _listing(tests[0])
@@ -175,8 +201,10 @@ def _images(root: Path) -> list[Path]:
     return sorted(p for p in files if p.is_file())
 
 
-def _dataset(listing: Listing, classes: list[str], size: int | None, mode: str, called: tuple[str, str]) -> Dataset:
-    images = read_images((image for image, _ in listing), mode, size)
+def _dataset(
+    listing: Listing, classes: list[str], options: tuple[str, Size | None, int], called: tuple[str, str]
+) -> Dataset:
+    images = read_images([image for image, _ in listing], *options)
     return Dataset(images, _numbers(listing, classes), tuple(classes), *called)
 
 

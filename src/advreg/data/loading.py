@@ -11,6 +11,8 @@ from advreg.data.dataset import Dataset
 from advreg.data.download import Progress
 from advreg.data.fashion_mnist import fashion_mnist
 from advreg.data.folder import folder, streamed_folder
+from advreg.data.guess import hint_for
+from advreg.data.images import parse_size
 from advreg.data.mnist import mnist
 from advreg.data.npz import npz
 from advreg.data.streaming import StreamingDataset
@@ -29,12 +31,12 @@ _NAMED: dict[str, Callable[[Progress | None], Pair]] = {
     "cifar10": cifar10,
 }
 _SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
-    "folder": (folder, {"size": int, "mode": str, "broken": str}),
+    "folder": (folder, {"size": parse_size, "mode": str, "broken": str, "bits": int}),
     "npz": (npz, {"box": parse_box}),
     "csv": (csv_table, {"label": str, "box": parse_box, "drop": str, "test": str, "sep": str}),
     "parquet": (parquet_table, {"label": str, "box": parse_box, "drop": str, "test": str}),
-    "torchvision": (torchvision, {"size": int}),
-    "hf": (hugging_face, {"size": int, "label": str, "box": parse_box, "drop": str}),
+    "torchvision": (torchvision, {"size": parse_size}),
+    "hf": (hugging_face, {"size": parse_size, "label": str, "box": parse_box, "drop": str}),
 }
 
 
@@ -69,8 +71,7 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
     if is_factory(name):
         return factory(name)
     forms = [*_NAMED, *(f"{key}:" for key in _SCHEMES)]
-    near = did_you_mean(name if not rest else f"{scheme}:", forms)
-    raise DataError(f"unknown data {name!r}.{near} Allowed: {' '.join(forms)} pkg.module:factory")
+    raise DataError(f"unknown data {name!r}.{hint_for(name, forms)} Allowed: {' '.join(forms)} pkg.module:factory")
 
 
 def load_images(name: str, *, progress: Progress | None = None) -> tuple[Dataset, Dataset]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advreg.data.dataset import Dataset
+from advreg.data.guess import hint_for_path
 from advreg.data.hash_split import is_test
 from advreg.data.table import Box, Table
 from advreg.errors import DataError
@@ -87,7 +88,7 @@ def _read(file: Path) -> dict[str, Any]:
             archive = np.load(stream, allow_pickle=False)
             arrays = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else None
     except FileNotFoundError as cause:
-        raise DataError(f"no file {file}; give npz:PATH") from cause
+        raise DataError(f"no file {file}.{hint_for_path(file)} Give npz:PATH") from cause
     except DataError as cause:
         raise DataError(f"{file}: {cause}") from cause
     except (

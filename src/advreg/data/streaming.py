@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from advreg import example_rng
 from advreg.data.dataset import Dataset, Device, to_float
-from advreg.data.images import GREY, open_image, pixels
+from advreg.data.images import GREY, Size, open_image, pixels, sides
 from advreg.errors import DataError
 
 _STREAM = 0xD080000  # far from the streams of attacks, which count from 0, and of other augmentations
@@ -35,8 +35,9 @@ class StreamingDataset:
         name: what it is called in results.
         split: ``"train"`` or ``"test"``.
         mode: ``"grey"`` or ``"rgb"``.
-        size: side of the square that is cut out.
+        size: side of the square, or height and width, that is cut out.
         skip: whether a broken image is skipped with a warning; otherwise it raises.
+        bits: bits that deep grey values use.
     """
 
     paths: Sequence[Path]
@@ -45,14 +46,16 @@ class StreamingDataset:
     name: str
     split: str
     mode: str
-    size: int
+    size: Size
     skip: bool = False
+    bits: int = 16
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __repr__(self) -> str:
-        images = f"{len(self)} streamed images of {self.size}x{self.size}"
+        height, width = sides(self.size)
+        images = f"{len(self)} streamed images of {height}x{width}"
         return f"<{self.name}/{self.split}: {images}, {len(self.classes)} classes>"
 
     def select(self, indices: Tensor | Sequence[int]) -> StreamingDataset:
@@ -151,15 +154,15 @@ class Reader:
         return ReadResult(torch.stack(images) if images else self._none(), kept, skipped)
 
     def _none(self) -> Tensor:
-        channels, size = 1 if self.dataset.mode == GREY else 3, self.dataset.size
-        return torch.empty(0, channels, size, size, dtype=torch.uint8)
+        channels = 1 if self.dataset.mode == GREY else 3
+        return torch.empty(0, channels, *sides(self.dataset.size), dtype=torch.uint8)
 
     def _image(self, row: int) -> Tensor:
         with open_image(self.dataset.paths[row]) as image:
             upright = ImageOps.exif_transpose(image)
             if self.crop is not None:
                 upright = upright.crop(random_window(upright, row, self.crop))
-            return pixels(upright, self.dataset.mode, self.dataset.size)
+            return pixels(upright, self.dataset.mode, self.dataset.size, self.dataset.bits)
 
 
 def random_window(image: Image.Image, row: int, crop: Crop) -> tuple[int, int, int, int]:

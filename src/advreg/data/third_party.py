@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.data.columns import as_table
 from advreg.data.dataset import Dataset
 from advreg.data.download import cache_folder
-from advreg.data.images import GREY, RGB, pixels
+from advreg.data.images import GREY, RGB, Size, pixels
 from advreg.data.table import UNIT, Box, Table
 from advreg.data.table_files import split_table
 from advreg.errors import DataError, did_you_mean
@@ -21,7 +21,7 @@ Pair = tuple[Dataset, Dataset]
 AnyPair = Pair | tuple[Table, Table]
 
 
-def torchvision(name: str, size: int | None = None) -> Pair:
+def torchvision(name: str, size: Size | None = None) -> Pair:
     """Return a classification data set of torchvision, such as ``CIFAR100``; it downloads what it lacks.
 
     Args:
@@ -49,7 +49,7 @@ def torchvision(name: str, size: int | None = None) -> Pair:
 
 
 def hugging_face(
-    name: str, size: int | None = None, label: str = "", box: Box | None = None, drop: str = ""
+    name: str, size: Size | None = None, label: str = "", box: Box | None = None, drop: str = ""
 ) -> AnyPair:
     """Return a data set of the Hugging Face hub, or a folder of its format, with splits train, and test or validation.
 
@@ -102,7 +102,7 @@ def _column(name: str, features: dict[str, Any], kind: str) -> str:
     return found[0]
 
 
-def _pair(examples: list[list[tuple[Any, int]]], classes: Sequence[str] | None, name: str, size: int | None) -> Pair:
+def _pair(examples: list[list[tuple[Any, int]]], classes: Sequence[str] | None, name: str, size: Size | None) -> Pair:
     mode = GREY if examples[0][0][0].mode in ("1", "L") else RGB
     train, test = (
         Dataset.from_tensors(

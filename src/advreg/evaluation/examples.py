@@ -161,6 +161,7 @@ def first_tensors(data: Data, n: int) -> tuple[Tensor, Tensor]:
 
 def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
     _require_count(n, len(data))
+    _require_memory(n or len(data), data.tensors(1)[0])
     x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
     if isinstance(data, Table):
         x = into_box(x, threat.box)
@@ -188,6 +189,16 @@ def _of_rows(rows: DataRows, n: int | None, threat: ThreatModel) -> Examples:
 def _require_count(n: int | None, size: int) -> None:
     if n is not None and not 1 <= n <= size:
         raise DataError(f"n is {n}; the data holds {size} examples: give 1 to {size}")
+
+
+def _require_memory(n: int, one: Tensor) -> None:
+    """Raise where the examples themselves do not fit: attacks take them in batches that do, but all are held."""
+    need, most = n * one.nbytes, runtime.total_memory()
+    if need > most:
+        raise DataError(
+            f"{n} examples of {'x'.join(map(str, one.shape[1:]))} need {need / 1e9:.3g} GB, this machine has "
+            f"{most / 1e9:.3g} GB; give a smaller n"
+        )
 
 
 def _size(x: Tensor, y: Tensor) -> int:

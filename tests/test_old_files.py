@@ -38,13 +38,23 @@ def test_an_old_configuration_keeps_its_text_beside_newer_options(run: str) -> N
     assert [line for line in written if line not in NEWER] == lines
 
 
-NEWER = ("drop_last = false",)
+NEWER = (
+    "drop_last = false",
+    'system = ""',
+    'quantization = "none"',
+    'step_rule = "normalised"',
+    'cutoff_over = "example"',
+    "reroute = 10.0",
+    "micro_batch = 0",
+    "checkpointing = false",
+)
 """Options of later versions, at the defaults that leave an old run what it was."""
 
 
 def test_an_old_language_configuration_reads_and_writes_the_same_text() -> None:
     text = (OLD / "language-run" / "language.toml").read_text()
-    assert LanguageConfig.load(OLD / "language-run" / "language.toml", trust_code=True).to_toml() == text
+    written = LanguageConfig.load(OLD / "language-run" / "language.toml", trust_code=True).to_toml()
+    assert [line for line in written.splitlines() if line not in NEWER] == text.splitlines()
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -26,6 +26,8 @@ class LanguageModelConfig:
         dtype: ``"float32"`` or ``"bfloat16"``.
         rank: rank of the LoRA adapter; 0 trains all weights.
         alpha: scale of the adapter.
+        system: system prompt of every conversation; the chat template's default if empty.
+        quantization: ``"nf4"`` keeps the base weights in 4 bits, which needs bitsandbytes and an adapter; ``"none"`` does not.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -33,6 +35,8 @@ class LanguageModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     rank: Whole = 8
     alpha: Rate = 16.0
+    system: str = ""
+    quantization: Literal["none", "nf4"] = "none"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class LanguageAttackConfig:
         steps: gradient steps.
         step_size: length of a step, in units of the mean norm; ``"auto"`` is 2.5 eps / steps, eps / steps for freelb, and eps
             for smart and alum.
-        layers: numbers of the blocks for latent, counted from 0; a quarter, a half and three quarters of the depth if empty.
+        layers: numbers of the blocks for latent and circuit_breakers, counted from 0; if empty, a quarter, a half and three
+            quarters of the depth, and 10/32 and 20/32 of it.
+        step_rule: direction of a step of continuous and latent: the ``"normalised"`` gradient of each token, or its
+            ``"sign"`` as in the authors' code; both have the length ``step_size`` in l2.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -73,15 +80,23 @@ class LanguageAttackConfig:
     steps: Whole = 10
     step_size: Literal["auto"] | StepSize = "auto"
     layers: list[Whole] = field(default_factory=list)
+    step_rule: Literal["normalised", "sign"] = "normalised"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `embedding_pgd` and `latent_pgd`."""
+        step_size = None if self.step_size == "auto" else self.step_size
+        return {"eps": self.eps, "steps": self.steps, "step_size": step_size, "step_rule": self.step_rule}
 
 
 @dataclass(frozen=True)
 class LanguageRecipeConfig:
-    """The loss of training and the weights of its terms.
+    """The loss of training and the weights of its terms, each a mean over the examples that have it.
 
     Attributes:
         name: ``"plain"`` trains on unperturbed requests, ``"continuous"`` and ``"latent"`` on attacked ones; ``"freelb"``,
-            ``"smart"`` and ``"alum"`` are plain with their own loss on benign examples.
+            ``"smart"`` and ``"alum"`` are plain with their own loss on benign examples; ``"refusal_sft"`` trains on refusals
+            only, ``"circuit_breakers"`` on hidden states.
         toward: weight of the NLL of refusals.
         away: weight of the term that lowers the likelihood of harmful targets.
         utility: weight of the NLL of benign answers.
@@ -89,11 +104,16 @@ class LanguageRecipeConfig:
         smooth: weight of the term of smart and alum.
         teacher: weight of smart's divergence from the average of its weights.
         toward_cutoff: NLL of a refusal below which its loss counts a thousandth.
-        away_cutoff: NLL of a harmful target above which its gradient counts a thousandth.
+        away_cutoff: NLL of a harmful target above which its gradient counts a thousandth; of a token of it for latent, which
+            then counts zero.
+        cutoff_over: NLL that is compared with the cutoffs: the mean of each ``"example"``, or of the tokens of the ``"batch"``.
+        reroute: weight of circuit_breakers: it moves from harmful requests to benign examples by half during training.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    name: Literal["plain", "continuous", "latent", "freelb", "smart", "alum"] = "continuous"
+    name: Literal["plain", "continuous", "latent", "freelb", "smart", "alum", "refusal_sft", "circuit_breakers"] = (
+        "continuous"
+    )
     toward: Weight = 0.5
     away: Weight = 0.5
     utility: Weight = 1.0
@@ -102,6 +122,8 @@ class LanguageRecipeConfig:
     teacher: Weight = 0.0
     toward_cutoff: Weight = 0.5
     away_cutoff: Weight = 5.0
+    cutoff_over: Literal["example", "batch"] = "example"
+    reroute: Weight = 10.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +142,10 @@ class LanguageTrainConfig:
         ema: decay of the moving average that replaces the trained weights; no average if 0.
         guard: reaction to collapse: ``"off"``, ``"warn"`` or ``"stop"``.
         every: steps between two checkpoints, and between two checks of the guard.
-        device: device of the network.
+        device: device of the network; ``"auto"`` spreads the layers over all GPUs, which needs accelerate.
         out: run folder.
+        micro_batch: examples of one forward; gradients accumulate over the batch. The whole batch at once if 0.
+        checkpointing: whether activations are recomputed in the backward pass instead of kept.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -138,6 +162,8 @@ class LanguageTrainConfig:
     every: Count = 20
     device: str = "cpu"
     out: Annotated[str, Field(min_length=1)] = "runs/language"
+    micro_batch: Whole = 0
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,6 +215,9 @@ def _problem(config: LanguageConfig) -> str | None:
         return f"recipe.name is {recipe.name!r}, which attacks benign examples; set train.mix below 1 and attack.steps above 0"
     if config.model.dtype == "bfloat16" and not config.model.rank:
         return "model.dtype is 'bfloat16', in which small steps of all weights are rounded away; use float32 or a model.rank"
-    if recipe.kl and not config.model.rank:
-        return "recipe.kl needs the model before training, which is the one without its adapter; set model.rank above 0"
+    if config.model.quantization != "none" and not config.model.rank:
+        return "model.quantization keeps the base weights fixed, so an adapter must be trained; set model.rank above 0"
+    if (recipe.kl or recipe.name == "circuit_breakers") and not config.model.rank:
+        needs = "need the model before training, which is the one without its adapter; set model.rank above 0"
+        return f"recipe.kl and circuit_breakers {needs}"
     return None

@@ -219,3 +219,7 @@ def with_projection(move: Move, radius: Tensor | float) -> Move:
         return project(move(point, grad), radius)
 
     return project_after
+
+
+STEP_RULES = {"normalised": steepest_descent, "sign": sign_descent}
+"""Rules of a step of the same l2 length: along the normalised gradient of each token, or along its sign."""

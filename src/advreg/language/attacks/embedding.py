@@ -20,7 +20,7 @@ from advreg.language.models.chat import Encoded
 from advreg.language.models.embeddings import answer_nll, answer_span, embedding_norm, logits
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
-from advreg.language.perturbation import best_iterate, iterates, project, steepest_descent, with_projection
+from advreg.language.perturbation import STEP_RULES, best_iterate, iterates, project, with_projection
 from advreg.module_modes import eval_mode
 
 
@@ -34,14 +34,15 @@ def embedding_pgd(
     restarts: int = 1,
     seed: int = 0,
     ids: Tensor | None = None,
+    step_rule: str = "normalised",
 ) -> Tensor:
     """Return the perturbation of the user's tokens with the lowest loss of the target answers.
 
     ``delta <- project(delta - step_size g / |g|)``, with ``g`` the gradient of the NLL at a token and an l2 ball around each
-    token; the best iterate is returned. The papers step along the sign of the gradient, which is not the steepest direction
-    in l2: in ten steps on SmolLM2 it gained a sixth less. The first restart begins at zero, later ones at a random point of
-    the ball. The search runs in eval mode without gradients of the weights, so it is safe inside a training step. It costs
-    ``restarts (steps + 1)`` forwards and ``restarts steps`` backwards of each example.
+    token; the best iterate is returned. With ``step_rule="sign"`` a step is ``step_size sign(g) / sqrt(D)`` as in the papers,
+    which is not the steepest direction in l2: in ten steps on SmolLM2 it gained a sixth less. The first restart begins at
+    zero, later ones at a random point of the ball. The search runs in eval mode without gradients of the weights, so it is
+    safe inside a training step. It costs ``restarts (steps + 1)`` forwards and ``restarts steps`` backwards of each example.
 
     Args:
         lm: the model under attack.
@@ -52,6 +53,7 @@ def embedding_pgd(
         restarts: number of starting points.
         seed: seed of the random starting points.
         ids: example ids ``(B,)``; the starting point of an example depends on its id and the seed only; 0 to B-1 if None.
+        step_rule: ``"normalised"`` or ``"sign"``; both steps have the length ``step_size``.
 
     Returns:
         ``(B, P, D)`` in float32 or better, for `advreg.language.models.embeddings.scatter_to_user_tokens`; zero past each
@@ -80,7 +82,7 @@ def embedding_pgd(
         return answer_nll(logits(lm, encoded, delta, last=last), encoded)
 
     with eval_mode(lm.network, freeze=True):
-        move = with_projection(steepest_descent(step), radius)
+        move = with_projection(STEP_RULES[step_rule](step), radius)
         starts = (_start(lm, encoded, radius, k, seed, ids) for k in range(restarts))
         tries = [best_iterate(iterates(loss, start, move, steps)) for start in starts]
     return best_iterate(tries)[0]

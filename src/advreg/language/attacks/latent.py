@@ -19,8 +19,8 @@ from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, answer_span, logits, scatter_rows
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
-from advreg.language.models.text_tower import transformer_blocks
-from advreg.language.perturbation import best_iterate, iterates, steepest_descent, with_projection
+from advreg.language.models.text_tower import record_blocks, transformer_blocks
+from advreg.language.perturbation import STEP_RULES, best_iterate, iterates, with_projection
 from advreg.module_modes import eval_mode
 
 
@@ -90,19 +90,12 @@ def latent_norms(lm: LanguageModel, encoded: Encoded, layers: Sequence[int]) -> 
     Returns:
         ``(B, N)`` in float32 or better.
     """
-    norms: list[Tensor] = []
-
-    def record(_module: nn.Module, _inputs: object, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        sizes = exact.norm(dim=-1) * encoded.content
-        norms.append(sizes.sum(1) / encoded.content.sum(1).clamp(min=1))
-
-    with ExitStack() as hooks, eval_mode(lm.network, freeze=True):
-        for layer in layers:
-            hooks.callback(transformer_blocks(lm)[layer].register_forward_hook(record).remove)
+    with eval_mode(lm.network, freeze=True), record_blocks(lm, layers) as states:
         logits(lm, encoded, last=1)
-    return torch.stack(norms, 1)
+    exact = torch.stack([state.to(torch.promote_types(state.dtype, torch.float32)) for state in states], 1)
+    sizes = exact.norm(dim=-1) * encoded.content[:, None]
+    norms: Tensor = sizes.sum(-1) / encoded.content.sum(1, keepdim=True).clamp(min=1)
+    return norms
 
 
 def latent_pgd(
@@ -114,6 +107,7 @@ def latent_pgd(
     step_size: float | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
+    step_rule: str = "normalised",
 ) -> Tensor:
     """Return the perturbation of the residual stream at the user's tokens with the lowest loss of the target answers.
 
@@ -128,6 +122,7 @@ def latent_pgd(
         step_size: l2 length of a token's step, in units of ``eps``; ``2.5 eps / steps`` if None.
         layers: numbers of the blocks, counted from 0, in order; a quarter, a half and three quarters of the depth if None.
         seed: not used; every attack takes a seed.
+        step_rule: ``"normalised"`` or ``"sign"``; both steps have the length ``step_size``.
 
     Returns:
         ``(B, N, P, D)`` in float32 or better, for `perturb_latents`.
@@ -157,7 +152,7 @@ def latent_pgd(
         with perturb_latents(lm, encoded, delta, blocks):
             return answer_nll(logits(lm, encoded, last=last), encoded)
 
-    move = with_projection(steepest_descent(step * norms), eps * norms)
+    move = with_projection(STEP_RULES[step_rule](step * norms), eps * norms)
     shape = (len(encoded), len(blocks), int(encoded.content.sum(1).max()), lm.dim)
     start = torch.zeros(shape, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device)
     with eval_mode(lm.network, freeze=True):

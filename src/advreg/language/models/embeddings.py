@@ -182,13 +182,37 @@ def answer_tokens_nll(logits: Tensor, encoded: Encoded) -> Tensor:
     Returns:
         ``(B, L)`` in float32 or better.
     """
-    length = min(logits.shape[1], encoded.ids.shape[1])  # logits are longer if a suffix was inserted before the answers
-    ids, answer = encoded.ids[:, -length:], encoded.answer[:, -length:]
-    logits = logits[:, -length:]
-    scores, wanted = logits[:, :-1][answer[:, 1:]], ids[:, 1:][answer[:, 1:]]
-    exact = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
-    losses = exact.new_zeros(answer.shape)
-    return losses.masked_scatter(answer & _after_first(answer), F.cross_entropy(exact, wanted, reduction="none"))
+    scores, wanted = answer_scores(logits, encoded)
+    return place_at_answers(F.cross_entropy(scores, wanted, reduction="none"), logits, encoded)
+
+
+def answer_scores(logits: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """Return the logits ``(M, V)`` that predict the answers' tokens, in float32 or better, and these tokens ``(M,)``.
+
+    Args:
+        logits: ``(B, L, V)`` of the last ``L`` positions, which include the answers and one position before them.
+        encoded: the batch.
+    """
+    ids, answer = _last_columns(encoded.ids, logits), _last_columns(encoded.answer, logits)[:, 1:]
+    scores = logits[:, -ids.shape[1] :][:, :-1][answer]
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)), ids[:, 1:][answer]
+
+
+def place_at_answers(values: Tensor, logits: Tensor, encoded: Encoded) -> Tensor:
+    """Return values ``(M,)`` of `answer_scores` at the positions of their tokens ``(B, L)``, and zero elsewhere.
+
+    Args:
+        values: one for each token of the answers.
+        logits: those of `answer_scores`, for their length.
+        encoded: the batch.
+    """
+    answer = _last_columns(encoded.answer, logits)
+    return values.new_zeros(answer.shape).masked_scatter(answer & _after_first(answer), values)
+
+
+def _last_columns(columns: Tensor, logits: Tensor) -> Tensor:
+    """Return the last columns of ``(B, T)`` that have logits; these are more if a suffix was inserted before the answers."""
+    return columns[:, -min(logits.shape[1], columns.shape[1]) :]
 
 
 def _after_first(answer: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from advreg.plugins import call_factory, first_line, import_extra, is_factory
 DTYPES = {kind: getattr(torch, kind) for kind in ("float32", "bfloat16", "float16", "float64")}
 
 
-def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+def load(name: str, *, dtype: str = "float32", device: str = "cpu", quantization: str = "none") -> LanguageModel:
     """Return a causal language model by name, in eval mode.
 
     The library of the hub downloads a hub id, unless ``HF_HUB_OFFLINE=1``. Code of a repository never runs, and weights are
@@ -34,7 +35,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
         name: a folder of a model or of a peft adapter, ``hf:org/name`` or ``hf:org/name@revision``, ``hf-gguf:smollm2``,
             ``gguf:file.gguf``, or ``pkg.module:factory`` that returns ``(network, tokenizer)``.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``; report results in float32.
-        device: device of the network.
+        device: device of the network; ``"auto"`` spreads the layers over all GPUs, which needs accelerate.
+        quantization: ``"nf4"`` keeps the weights in 4 bits, which needs bitsandbytes; ``"none"`` does not.
 
     Returns:
         A `LanguageModel`.
@@ -42,8 +44,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
     Raises:
         ModelError: the model does not exist or is not readable safely.
         WeightsError: an adapter is not readable, or not for its base model.
-        ConfigError: the dtype is not allowed.
-        MissingExtraError: transformers or peft is not installed.
+        ConfigError: the dtype is not allowed, or a factory is given with quantization or device ``"auto"``.
+        MissingExtraError: transformers, peft, accelerate or bitsandbytes is needed and not installed.
 
     Example:
         >>> load("gguf:nowhere.gguf")
@@ -53,13 +55,29 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageM
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
     if (Path(name) / ADAPTER_CONFIG).is_file():
-        base = load(base_of(name), dtype=dtype, device=device)
+        base = load(base_of(name), dtype=dtype, device=device, quantization=quantization)
         return replace(load_adapter(base, name), name=name)
-    network, tokenizer = _load_network(name, DTYPES[dtype])
-    return LanguageModel(network.to(device=device, dtype=DTYPES[dtype]).eval(), tokenizer, name)
+    network, tokenizer = _load_network(name, DTYPES[dtype], _placement(device, quantization, DTYPES[dtype]))
+    if device != "auto" and quantization == "none":
+        network = network.to(device=device, dtype=DTYPES[dtype])
+    return LanguageModel(network.eval(), tokenizer, name)
 
 
-def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def _placement(device: str, quantization: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the options of transformers that spread a model over devices, and keep it in 4 bits."""
+    options: dict[str, Any] = {}
+    if device == "auto":
+        import_extra("accelerate", "accelerate")
+        options["device_map"] = "auto"
+    if quantization != "none":
+        import_extra("bitsandbytes", "bitsandbytes")
+        config = import_extra("transformers", EXTRA).BitsAndBytesConfig
+        four_bits = config(load_in_4bit=True, bnb_4bit_quant_type=quantization, bnb_4bit_compute_dtype=dtype)
+        options |= {"quantization_config": four_bits, "device_map": options.get("device_map", {"": device})}
+    return options
+
+
+def _load_network(name: str, dtype: torch.dtype, placement: Mapping[str, Any]) -> tuple[nn.Module, Any]:
     """Return network and tokenizer of a name, by its scheme."""
     scheme, _, rest = name.partition(":")
     sources: dict[str, Callable[[], Path | str]] = {
@@ -68,22 +86,32 @@ def _load_network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         "hf-gguf": lambda: convert_gguf(packaged_gguf(rest)),
     }
     if scheme in sources and rest:
-        return load_pretrained(sources[scheme](), name, dtype)
+        return load_pretrained(sources[scheme](), name, dtype, placement)
     if is_factory(name):
+        if placement:
+            raise ConfigError(
+                f"{name} is a factory, which places its network itself; name a device and no quantization"
+            )
         return _require_pair(name, call_factory(name, ModelError))
     if not (Path(name) / "config.json").is_file():
         forms = "a folder with a config.json or an adapter_config.json, hf:org/name, hf-gguf:smollm2, gguf:file.gguf"
         raise ModelError(f"there is no language model {name!r}; give {forms} or pkg.module:factory")
-    return load_pretrained(name, name, dtype)
+    return load_pretrained(name, name, dtype, placement)
 
 
-def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def load_pretrained(
+    place: Path | str, name: str, dtype: torch.dtype, placement: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[nn.Module, Any]:
     """Read a causal language model and its tokenizer from a folder or the hub: safetensors only, without remote code.
 
     Args:
         place: folder, hub id, or ``id@revision``.
         name: name of the model, for messages.
         dtype: dtype of the weights.
+        placement: further options of transformers, such as ``device_map``.
+
+    Returns:
+        The network and its tokenizer.
 
     Raises:
         ModelError: transformers cannot read them.
@@ -98,7 +126,7 @@ def load_pretrained(place: Path | str, name: str, dtype: torch.dtype) -> tuple[n
         with hide_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **safe)
             network = transformers.AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, use_safetensors=True, **safe
+                place, dtype=dtype, use_safetensors=True, **safe, **placement
             )
     except Exception as cause:  # transformers raises errors of many kinds
         raise ModelError(f"{name} cannot be loaded: {first_line(cause)}; check its name and its files") from cause

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from advreg.errors import ModelError
-from advreg.language.models.loading import LanguageModel, text_config
+from advreg.errors import ConfigError, ModelError
+from advreg.language.models.language_model import LanguageModel, text_config
 
 
 def transformer_blocks(lm: LanguageModel) -> list[nn.Module]:
@@ -38,3 +40,31 @@ def _decoder(network: Any) -> nn.Module:
     inner: Any = network.get_base_model() if hasattr(network, "get_base_model") else network
     decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
     return decoder if isinstance(decoder, nn.Module) else inner
+
+
+@contextmanager
+def record_blocks(lm: LanguageModel, layers: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Record the outputs of blocks in the passes inside the ``with`` statement.
+
+    Args:
+        lm: the model.
+        layers: numbers of the blocks, counted from 0, in order.
+
+    Yields:
+        A list, to which each pass appends one output ``(B, T, D)`` of each block.
+
+    Raises:
+        ConfigError: a block does not exist.
+        ModelError: the network has no list of blocks.
+    """
+    blocks, states = transformer_blocks(lm), list[Tensor]()
+    if not all(0 <= layer < len(blocks) for layer in layers):
+        raise ConfigError(f"layers are {list(layers)}; allowed: 0 to {len(blocks) - 1}")
+
+    def record(_module: nn.Module, _inputs: object, output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(blocks[layer].register_forward_hook(record).remove)
+        yield states

@@ -15,6 +15,7 @@ from advreg.language.models.chat import Encoded, encode
 from advreg.language.models.embeddings import answer_nll, answer_span, embedding_norm, logits
 from advreg.language.models.loading import LanguageModel
 from advreg.language.perturbation import random_start, replayed_rng
+from advreg.language.training.circuit_breakers import retain_terms
 from advreg.language.training.freelb import freelb
 from advreg.language.training.losses import kl, predicting_positions, symmetric_kl
 from advreg.language.training.smart import alum, regularizer_active, smart
@@ -80,10 +81,14 @@ def learn_benign(
         weight: of one example in the step.
 
     Returns:
-        ``loss``, ``utility_nll`` and, with ``recipe.kl``, ``kl``: sums over the batch.
+        ``loss``, ``utility_nll`` and, with ``recipe.kl``, ``kl``, of circuit_breakers ``retain``: sums over the batch.
     """
     if config.recipe.name == "freelb":
         return _freelb(lm, batch, config, weight)
+    if config.recipe.name == "circuit_breakers":
+        kept = retain_terms(lm, batch.encoded, batch.step / batch.steps, config)
+        (weight * kept["loss"].sum()).backward()  # type: ignore[no-untyped-call]
+        return {name: value.detach().sum() for name, value in kept.items()}
     references = _references(lm, batch, config, average)
     with replayed_rng() as rewind:
         clean = logits(lm, batch.encoded, last=batch.last)

@@ -99,7 +99,7 @@ def _train_round(
             raise _diverged(session, f"{problem} after step {step + 1}")
         tally = add_tallies(tally, now)
         left = remaining_seconds(start, step + 1 - first, session.steps - step - 1)
-        emit(Step(1, step + 1, session.steps, now["loss"] / now["examples"], seconds_left=left))
+        emit(Step(1, step + 1, session.steps, now["loss"], seconds_left=left))
     seconds = time.perf_counter() - start
     probe = None if progress.before is None else _probe_average(session)
     return replace(progress, step=last, lines=[_record(session, last, tally, probe, seconds)])

@@ -65,6 +65,23 @@ def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:
     (save_adapter if rank else save_pretrained)(lm, run)
 
 
+def load_base(config: LanguageConfig, device: str, dtype: str | None = None) -> LanguageModel:
+    """Return the model that a run starts from, with the system prompt of the run.
+
+    Args:
+        config: configuration of the run.
+        device: device of the network, or ``"auto"``.
+        dtype: dtype of the weights; without it, dtype and quantization of the configuration.
+
+    Raises:
+        ModelError, MissingExtraError: the model cannot be loaded.
+    """
+    model = config.model
+    quantization = "none" if dtype else model.quantization
+    lm = loading.load(model.name, dtype=dtype or model.dtype, device=device, quantization=quantization)
+    return replace(lm, system=model.system or None)
+
+
 def load_trained(
     path: str | Path, *, dtype: str = "float32", device: str = "cpu", trust_code: bool = False
 ) -> LanguageModel:
@@ -88,8 +105,8 @@ def load_trained(
     check_links(run.path)
     config = LanguageConfig.load(run / CONFIG, trust_code=trust_code)
     if not config.model.rank and (run / "config.json").is_file():
-        return loading.load(str(run.path), dtype=dtype, device=device)
-    lm = loading.load(config.model.name, dtype=dtype, device=device)
+        return replace(loading.load(str(run.path), dtype=dtype, device=device), system=config.model.system or None)
+    lm = load_base(config, device, dtype)
     if config.model.rank:
         return replace(load_adapter(lm, run), name=str(run.path))
     try:

@@ -33,7 +33,7 @@ def freelb(
     """
     allowed = where.unsqueeze(-1)
     delta = project(delta.detach() * allowed, eps, "example")
-    total = torch.zeros((), device=delta.device)
+    total = torch.zeros((), device=delta.device, dtype=delta.dtype)
     with replayed_rng() as rewind:
         for step in range(steps):
             if step:

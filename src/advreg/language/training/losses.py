@@ -5,15 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from advreg.language.models.chat import Encoded
+from advreg.language.models.embeddings import answer_scores, place_at_answers
+
 TOWARD_CUTOFF, AWAY_CUTOFF = 0.5, 5.0
 BEYOND_CUTOFF = 1e-3  # factor on a loss beyond its cutoff
 
 
 def toward(nll: Tensor, cutoff: float = TOWARD_CUTOFF) -> Tensor:
-    """Return the loss that makes a refusal likely, a thousandth of it below the cutoff.
+    """Return the loss that makes a refusal likely; below the cutoff, its gradient is a thousandth.
 
-    ``nll`` where ``nll >= cutoff``, else ``nll / 1000``: a refusal that is likely enough must not become likelier at the cost
-    of all other outputs.
+    ``nll`` where ``nll >= cutoff``, else ``cutoff + nll / 1000``: a refusal that is likely enough must not become likelier at
+    the cost of all other outputs.
 
     Args:
         nll: loss of the refusal ``(B,)``, in nats a token.
@@ -25,16 +28,16 @@ def toward(nll: Tensor, cutoff: float = TOWARD_CUTOFF) -> Tensor:
     Reference: Xhonneux et al., "Efficient adversarial training in LLMs with continuous attacks", NeurIPS 2024.
 
     Example:
-        >>> toward(torch.tensor([2.0, 0.25])).tolist() == torch.tensor([2.0, 0.00025]).tolist()
+        >>> toward(torch.tensor([2.0, 0.25])).tolist() == torch.tensor([2.0, 0.50025]).tolist()
         True
     """
-    return torch.where(nll < cutoff, BEYOND_CUTOFF * nll, nll)
+    return torch.where(nll < cutoff, cutoff + BEYOND_CUTOFF * nll, nll)
 
 
 def away(nll: Tensor, cutoff: float = AWAY_CUTOFF) -> Tensor:
     """Return the loss that makes a harmful answer unlikely; beyond the cutoff, its gradient is a thousandth.
 
-    ``-min(nll, cutoff) - max(nll - cutoff, 0) / 1000``: continuous; without the cutoff, nothing bounds the loss from below.
+    ``-nll`` where ``nll <= cutoff``, else ``-cutoff - nll / 1000``; without the cutoff, nothing bounds the loss from below.
 
     Args:
         nll: loss of the harmful answer ``(B,)``, in nats a token.
@@ -46,10 +49,32 @@ def away(nll: Tensor, cutoff: float = AWAY_CUTOFF) -> Tensor:
     Reference: Xhonneux et al., "Efficient adversarial training in LLMs with continuous attacks", NeurIPS 2024.
 
     Example:
-        >>> away(torch.tensor([2.0, 6.0])).tolist() == torch.tensor([-2.0, -5.001]).tolist()
+        >>> away(torch.tensor([2.0, 6.0])).tolist() == torch.tensor([-2.0, -5.006]).tolist()
         True
     """
-    return -nll.clamp_max(cutoff) - BEYOND_CUTOFF * (nll - cutoff).clamp_min(0.0)
+    return torch.where(nll > cutoff, -cutoff - BEYOND_CUTOFF * nll, -nll)
+
+
+def unlikelihood(logits: Tensor, encoded: Encoded, cutoff: float = AWAY_CUTOFF) -> Tensor:
+    """Return ``mean_t -log(1 - p_t)`` over the tokens of each answer; tokens with an NLL above the cutoff count zero.
+
+    Args:
+        logits: ``(B, L, V)`` of the last ``L`` positions.
+        encoded: the batch, with harmful answers.
+        cutoff: NLL of a token above which it is unlikely enough.
+
+    Returns:
+        ``(B,)``, at least 0.
+
+    Reference: Sheshadri et al., "Latent adversarial training improves robustness to persistent harmful behaviors in LLMs",
+    2024, arXiv:2407.15549.
+    """
+    scores, wanted = answer_scores(logits, encoded)
+    total = scores.logsumexp(-1)
+    others = scores.scatter(1, wanted[:, None], -torch.inf).logsumexp(-1)
+    nll = total - scores.gather(1, wanted[:, None]).squeeze(1)
+    losses = torch.where(nll > cutoff, torch.zeros_like(nll), total - others)
+    return place_at_answers(losses, logits, encoded).sum(1) / encoded.answer.sum(1).clamp(min=1)
 
 
 def kl(reference: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor:
@@ -68,7 +93,8 @@ def kl(reference: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor
         >>> round(kl(p, q).item(), 4)  # (log 2 + log 2/3) / 2
         0.1438
     """
-    p, q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    p, q = reference.to(exact).log_softmax(-1), logits.to(exact).log_softmax(-1)
     each = (p.exp() * (p - q)).sum(-1)
     return each if where is None else masked_mean(each, where)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.optim import AdamW
@@ -20,11 +21,11 @@ from advreg.language.datasets import (
     read_examples,
     read_refusal_examples,
 )
-from advreg.language.models import loading
 from advreg.language.models.adapters import with_lora
 from advreg.language.models.chat import encode
 from advreg.language.models.loading import LanguageModel
 from advreg.language.training.batches import BatchMix, TrainingTexts
+from advreg.language.training.folder import load_base
 from advreg.trainer.averaging import AveragedWeights, ema
 from advreg.trainer.optimization import trainable_parameters
 
@@ -81,13 +82,17 @@ def prepare(config: LanguageConfig) -> LanguageTrainState:
     """
     train = config.train
     refusals, benign = _read_files(config)
-    device = runtime.choose_device(train.device)
+    device = train.device if train.device == "auto" else str(runtime.choose_device(train.device))
     runtime.seed_everything(config.seed)
-    lm = loading.load(config.model.name, dtype=config.model.dtype, device=str(device))
+    lm = load_base(config, device)
     texts = _select_texts(lm, config.data, refusals, benign)
     _check_not_empty(texts, config)
-    lm.network.requires_grad_(True)
-    lm = with_lora(lm, config.model.rank, config.model.alpha, config.seed) if config.model.rank else lm
+    if config.model.rank:
+        lm = with_lora(lm, config.model.rank, config.model.alpha, config.seed)
+    else:
+        lm.network.requires_grad_(True)
+    if train.checkpointing:
+        keep_few_activations(lm)
     mix = BatchMix(train.batch_size, train.mix)
     steps = train.epochs * mix.steps(len(texts.benign), len(texts.refusals))
     weights = trainable_parameters(lm.network)
@@ -100,6 +105,18 @@ def prepare(config: LanguageConfig) -> LanguageTrainState:
         optimizer=AdamW(weights, lr=train.lr, weight_decay=train.weight_decay),
         average=ema(weights, train.ema, warmup=False) if train.ema else None,
     )
+
+
+def keep_few_activations(lm: LanguageModel) -> None:
+    """Let the backward pass recompute the activations inside blocks, in train mode only.
+
+    Args:
+        lm: the model.
+    """
+    network: Any = lm.network
+    name = "activation_checkpointing_enable"  # its name from transformers 5.20 on
+    enable = getattr(network, name if hasattr(network, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
 
 
 def _read_files(config: LanguageConfig) -> tuple[list[RefusalExample], list[InstructionExample]]:

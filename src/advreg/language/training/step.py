@@ -1,8 +1,9 @@
-"""One optimizer step on adversarial and benign examples, which all weigh the same."""
+"""One optimizer step on the mean loss of the harmful requests plus the mean loss of the benign examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -10,8 +11,10 @@ from advreg import runtime
 from advreg.language.attacks.result import count_model_passes
 from advreg.language.training.batches import batch_at
 from advreg.language.training.benign import encode_benign, learn_benign
-from advreg.language.training.continuous import continuous_terms, unattacked_terms
+from advreg.language.training.circuit_breakers import rerouting_terms
+from advreg.language.training.continuous import continuous_terms
 from advreg.language.training.latent import latent_terms
+from advreg.language.training.requests import RequestBatch, plain_terms, refusal_sft_terms
 from advreg.language.training.setup import LanguageTrainState
 from advreg.trainer.divergence import nonfinite_loss, overflow
 from advreg.trainer.moment import Moment
@@ -21,13 +24,23 @@ from advreg.trainer.schedules import SCHEDULES
 Tally = dict[str, float]
 """Name -> sum over the examples of some steps: terms of the loss, numbers of examples, passes."""
 
-_REQUEST_TERMS: dict[str, Callable[..., dict[str, Tensor]]] = {"continuous": continuous_terms, "latent": latent_terms}
+_REQUEST_TERMS: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "continuous": continuous_terms,
+    "latent": latent_terms,
+    "refusal_sft": refusal_sft_terms,
+    "circuit_breakers": rerouting_terms,
+}
+_OF_REQUESTS, _OF_BENIGN = ("refusal_nll", "target_nll", "cosine"), ("utility_nll", "kl", "retain")
+
+T = TypeVar("T")
 
 
 def take_step(session: LanguageTrainState, step: int) -> Tally:
-    """Take one optimizer step on the mean loss of the batch's examples of both kinds.
+    """Take one optimizer step.
 
-    All random draws depend on seed and step alone, so that a resumed run equals an uninterrupted one.
+    Both kinds of examples contribute the mean of their losses, so that their share changes the mixture and not the scale of
+    the loss, as published. With ``train.micro_batch`` the same gradient accumulates over several forwards. All random draws
+    depend on seed and step alone, so that a resumed run equals an uninterrupted one.
 
     Args:
         session: the run.
@@ -51,24 +64,32 @@ def take_step(session: LanguageTrainState, step: int) -> Tally:
 
 def _gradients(session: LanguageTrainState, step: int) -> Tally:
     """Add the gradients of both kinds of examples, and return their tally."""
-    config = session.config
+    config, lm = session.config, session.lm
     batch = batch_at(session.texts, session.mix, step, config.seed)
-    tally = {"examples": float(batch.size), "adversarial": float(len(batch.requests))}
-    if batch.requests:
-        terms_of = _REQUEST_TERMS.get(config.recipe.name, unattacked_terms)
-        seed = runtime.derived_seed(config.seed, "attack", step)
-        terms = terms_of(session.lm, batch.requests, config.attack, config.recipe, seed)
-        (terms["loss"].sum() / batch.size).backward()  # type: ignore[no-untyped-call]
-        _add(tally, {name: value.detach().sum() for name, value in terms.items()})
-    if batch.benign:
-        benign = encode_benign(session.lm, batch.benign, step, session.steps)
-        _add(tally, learn_benign(session.lm, benign, config, session.average, 1 / batch.size))
+    tally = {"steps": 1.0, "loss": 0.0, "examples": float(batch.size), "adversarial": float(len(batch.requests))}
+    terms_of = _REQUEST_TERMS.get(config.recipe.name, plain_terms)
+    seed = runtime.derived_seed(config.seed, "attack", step)
+    for requests in _parts(batch.requests, config.train.micro_batch):
+        terms = terms_of(lm, RequestBatch(requests, seed, step / session.steps), config)
+        (terms["loss"].sum() / len(batch.requests)).backward()  # type: ignore[no-untyped-call]
+        _add(tally, {name: value.detach().sum() for name, value in terms.items()}, 1 / len(batch.requests))
+    for examples in _parts(batch.benign, config.train.micro_batch):
+        weight = 1 / len(batch.benign)
+        benign = encode_benign(lm, examples, step, session.steps)
+        _add(tally, learn_benign(lm, benign, config, session.average, weight), weight)
     return tally
 
 
-def _add(tally: Tally, sums: dict[str, Tensor]) -> None:
+def _parts(examples: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Yield the examples in lists of at most ``size``, all at once if 0."""
+    for start in range(0, len(examples), size or max(len(examples), 1)):
+        yield list(examples[start : start + (size or len(examples))])
+
+
+def _add(tally: Tally, sums: dict[str, Tensor], weight: float) -> None:
+    """Add the sums of a part of a batch; its loss counts with the weight of one example."""
     for name, value in sums.items():
-        tally[name] = tally.get(name, 0.0) + float(value)
+        tally[name] = tally.get(name, 0.0) + float(value) * (weight if name == "loss" else 1)
 
 
 def add_tallies(tally: Tally, more: Tally) -> Tally:
@@ -86,22 +107,17 @@ def add_tallies(tally: Tally, more: Tally) -> Tally:
 
 
 def mean_terms(tally: Tally) -> dict[str, float]:
-    """Return the mean of each term over the examples that have it.
+    """Return the mean loss of the steps, and the mean of each term over the examples that have it.
 
     Args:
-        tally: sums over the examples of some steps.
+        tally: sums over some steps.
 
     Example:
-        >>> mean_terms({"examples": 8, "adversarial": 2, "loss": 4.0, "refusal_nll": 1.0, "utility_nll": 3.0, "forwards": 9})
-        {'loss': 0.5, 'refusal_nll': 0.5, 'utility_nll': 0.5}
+        >>> mean_terms({"steps": 2, "examples": 8, "adversarial": 2, "loss": 4.0, "refusal_nll": 1.0, "utility_nll": 3.0})
+        {'loss': 2.0, 'refusal_nll': 0.5, 'utility_nll': 0.5}
     """
-    counts = {
-        "loss": tally["examples"],
-        "refusal_nll": tally["adversarial"],
-        "target_nll": tally["adversarial"],
-        "utility_nll": tally["examples"] - tally["adversarial"],
-        "kl": tally["examples"] - tally["adversarial"],
-    }
+    counts = {"loss": tally["steps"], **dict.fromkeys(_OF_REQUESTS, tally["adversarial"])}
+    counts |= dict.fromkeys(_OF_BENIGN, tally["examples"] - tally["adversarial"])
     return {name: tally[name] / count for name, count in counts.items() if name in tally}
 
 

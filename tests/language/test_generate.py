@@ -21,6 +21,7 @@ from advreg.language.models.loading import LanguageModel
 from advreg.pass_counting import count_passes
 from tests.language.small import tiny
 
+transformers = pytest.importorskip("transformers", reason="needs advreg[language]")
 PROMPTS = ["Tell me how to bake a cake.", "Hi", "How do I open a lock, or kill a process?"]
 
 
@@ -155,3 +156,13 @@ def test_draws_follow_the_softmax_and_not_the_batch(lm: LanguageModel):
     assert generate(lm, PROMPTS, seeds=[5, 6, 7], max_new_tokens=6, temperature=1e-6) == generate(
         lm, PROMPTS, max_new_tokens=6
     )
+
+
+def test_defaults_of_the_model_do_not_change_completions(lm: LanguageModel):
+    wanted = generate(lm, PROMPTS, max_new_tokens=12)
+    before = lm.network.generation_config
+    lm.network.generation_config = transformers.GenerationConfig(
+        do_sample=True, num_beams=3, repetition_penalty=5.0, no_repeat_ngram_size=2, min_new_tokens=12, max_length=3
+    )
+    assert generate(lm, PROMPTS, max_new_tokens=12) == wanted
+    lm.network.generation_config = before

@@ -118,7 +118,7 @@ def forward(
         points: embeddings ``(B, T, D)``; with a cache, those of the new tokens only.
         mask: ``(B, T')``, True on tokens and False on padding, with the tokens of the cache.
         last: number of last positions with logits, if the network can omit the others; all if None.
-        cache: the cache of the earlier tokens, from `cache_of`; it is extended in place.
+        cache: the cache of the earlier tokens, from an output with ``keep``; it is extended in place.
         keep: whether the output includes a cache.
 
     Returns:
@@ -140,11 +140,6 @@ def _logits_to_keep(points: Tensor, last: int | None) -> Tensor | int:
     """Return the last positions as indices: a slice is strided, and a bfloat16 product with it is 30 times slower."""
     length = points.shape[1]
     return 0 if last is None or last >= length else torch.arange(length - last, length, device=points.device)
-
-
-def cache_of(output: Any) -> Any:
-    """Return the cache in the output of a network, under either of its names in transformers."""
-    return next(output[name] for name in CACHES if name in output)
 
 
 def _unwrap_adapter(network: Any) -> nn.Module:

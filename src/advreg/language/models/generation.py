@@ -1,4 +1,4 @@
-"""Generation in batches padded on the left, with a key-value cache: the likeliest tokens, or tokens drawn for each example."""
+"""Generation in batches padded on the left, by transformers: the likeliest tokens, or tokens drawn for each example."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ from torch import Tensor
 from advreg.errors import ConfigError, DataError
 from advreg.example_rng import uniform
 from advreg.language.models.chat import Encoded, Message, encode, end_of_turn, pad_id
-from advreg.language.models.embeddings import cache_of, embed, forward, perturb_embeddings, scatter_rows
-from advreg.language.models.loading import LanguageModel
+from advreg.language.models.embeddings import perturb_embeddings, scatter_rows
+from advreg.language.models.gguf import EXTRA
+from advreg.language.models.language_model import LanguageModel
 from advreg.module_modes import eval_mode
+from advreg.plugins import import_extra
+
+_GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+}
+"""Options that a model's generation_config could set otherwise."""
 
 Pick = Callable[[Tensor, int], Tensor]
 """From the logits ``(B, V)`` of the next token and its number to the chosen tokens ``(B,)``."""
@@ -42,7 +53,7 @@ def generate(
         batch_size: number of prompts in one batch.
         delta: ``(B, P, D)``, added to the embeddings of each prompt's user tokens.
         suffix: embeddings ``(S, D)`` or ``(B, S, D)`` that follow the user's tokens.
-        system: the system prompt; the chat template's default if None.
+        system: the system prompt; that of the model if None.
         history: earlier turns of each conversation; none if None.
         openings: first words of the assistant for each prompt, which the model continues; none if None.
         temperature: temperature of the draws; 0 takes the likeliest tokens.
@@ -178,7 +189,9 @@ def open_suffix_slots(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
 def continue_prompt(
     lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int, pick: Pick = pick_likeliest
 ) -> Tensor:
-    """Return the tokens after a prompt, one at a time, with padding after each end.
+    """Return the tokens after a prompt, by ``generate`` of transformers, with padding after each end.
+
+    The model's own defaults, such as sampling, beams or a penalty of repetitions, are not used.
 
     Args:
         lm: the model; it runs in eval mode and without gradients.
@@ -190,20 +203,24 @@ def continue_prompt(
     Returns:
         Token ids ``(B, N)``.
     """
-    stops = torch.tensor(sorted(stop_ids(lm)), device=points.device)
-    done = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    tokens: list[Tensor] = []
+
+    def choose(ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = pick(scores, ids.shape[1])[:, None]
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+    transformers = import_extra("transformers", EXTRA)
+    config = transformers.GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(stop_ids(lm)),
+        pad_token_id=pad_id(lm),
+        **_GREEDY,
+    )
+    processors = transformers.LogitsProcessorList([] if pick is pick_likeliest else [choose])
     with eval_mode(lm.network, freeze=True):
-        state = forward(lm, points, mask, last=1, keep=True)
-        while True:
-            best = pick(state.logits[:, -1], len(tokens))
-            tokens.append(torch.where(done, pad_id(lm), best))
-            done = done | torch.isin(best, stops)
-            if len(tokens) == max_new_tokens or bool(done.all()):
-                return torch.stack(tokens, 1)
-            mask = torch.cat([mask, ~done[:, None]], 1)
-            points = embed(lm, tokens[-1][:, None])
-            state = forward(lm, points, mask, last=1, cache=cache_of(state))
+        tokens: Tensor = lm.network.generate(
+            inputs_embeds=points, attention_mask=mask.long(), generation_config=config, logits_processor=processors
+        )
+    return tokens
 
 
 def stop_ids(lm: LanguageModel) -> set[int]:

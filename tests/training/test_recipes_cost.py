@@ -17,7 +17,7 @@ from tests.training import small
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 THREAT = advreg.ThreatModel("linf", eps=0.1)
 N, STEPS = 12, 3
-NO_ATTACK = ("standard", "free", "ibp", "crown_ibp")
+NO_ATTACK = ("standard", "gaussian", "free", "ibp", "crown_ibp")
 SPLIT = ("ar_at", "advprop")
 OPTIONS = {"distill": {"robust": small.network(), "standard": small.network()}}
 

@@ -21,7 +21,7 @@ from advreg.bounds.affine import AFFINE, Affine
 from advreg.errors import ModelError
 
 _TOLERANCE = 1e-4
-_ANY_MODEL = "randomised smoothing certifies any model: method='smoothing'"
+_ANY_MODEL = "randomised smoothing certifies any model: certify_smoothed, or --sigma"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +16,19 @@ from torch import Tensor, nn
 from advreg import models
 from advreg.attacks.model import input_dtype
 from advreg.bounds.graph import Graph, trace
+from advreg.certification.book import Book, CertificationProgress
 from advreg.certification.methods import METHODS, Undecided, exact_copy
 from advreg.errors import ConfigError, ModelError
-from advreg.evaluation.examples import Examples, examples_of, threat_on
+from advreg.evaluation.examples import examples_of, threat_on
 from advreg.evaluation.protocols import Protocol
-from advreg.results.certificate import Certification, MethodSummary
+from advreg.results.certificate import Certification
 from advreg.results.ledger_rows import UNIT, Row
-from advreg.runs import Ledger, RunFolder
-from advreg.statistics import clopper_pearson_interval
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
     from advreg.data.adapters import Data
 
 PROTOCOL = Protocol("certified", 1, ())
-
-
-@dataclass(frozen=True)
-class CertificationProgress:
-    """How far a certification is: examples decided or left open, of how many, and how many are proved and broken."""
-
-    done: int
-    total: int
-    proved: int
-    broken: int
 
 
 def certify(
@@ -102,7 +90,9 @@ def certify(
     model = models.among(model, examples.outputs)
     _require_kind(model)
     models.check_model(model, examples.x[:8])
-    book = _Book.open(out, model, threat, examples, {"method": method, "budget": budget, "seed": seed})
+    names = [step.__name__ for step in METHODS[method]]
+    settings = {"method": method, "budget": budget, "seed": seed}
+    book = Book.open(PROTOCOL.id(threat), out, model=model, examples=examples, settings=settings, names=names)
     graphs: tuple[Graph, Graph] | None = None
     with torch.no_grad():
         for ids in torch.split(torch.arange(len(examples)), UNIT):
@@ -125,7 +115,7 @@ def _require_kind(model: nn.Module) -> None:
         raise ModelError("certificates are computed on the CPU; give model.cpu()")
 
 
-def _decide_chunk(state: Undecided, ids: Tensor, method: str, book: _Book) -> list[Row]:
+def _decide_chunk(state: Undecided, ids: Tensor, method: str, book: Book) -> list[Row]:
     """Run the methods on a chunk; return one row for each example."""
     for step in METHODS[method]:
         if not len(state.left()):
@@ -151,86 +141,3 @@ def _row(state: Undecided, position: int, i: int) -> Row:
         "forwards": int(state.cost[position, 0]),
         "backwards": int(state.cost[position, 1]),
     }
-
-
-class _Book:
-    """The rows so far, in memory and, where a folder is given, in a ledger."""
-
-    def __init__(self, folder: RunFolder | None, ledger: Ledger | None, settings: dict[str, Any]) -> None:
-        self.folder, self.ledger = folder, ledger
-        self.settings = settings
-        self.rows: dict[int, Row] = {} if ledger is None else {row["id"]: row for row in ledger.rows()}
-        self.seconds: dict[str, float] = {}
-
-    @classmethod
-    def open(
-        cls, out: str | Path | None, model: nn.Module, threat: ThreatModel, examples: Examples, settings: dict[str, Any]
-    ) -> _Book:
-        if out is None:
-            return cls(None, None, settings)
-        name = PROTOCOL.id(threat)
-        folder = RunFolder.at(Path(out) / "evaluation" / name)
-        described = models.describe(model)["sha256"]
-        identity = {"protocol": name, "data": examples.sha256, "n": len(examples), "model": described, **settings}
-        ledger = Ledger.open(folder / "ledger.jsonl", **identity)
-        return cls(folder, ledger, settings)
-
-    def holds(self, ids: Tensor) -> bool:
-        """Return whether an earlier run wrote the rows of these examples."""
-        return all(i in self.rows for i in ids.tolist())
-
-    def write(self, rows: list[Row]) -> None:
-        """Append the rows of a chunk in one write."""
-        self.rows.update({row["id"]: row for row in rows})
-        if self.ledger is not None:
-            self.ledger.append(rows)
-
-    def progress(self, total: int) -> CertificationProgress:
-        verdicts = [row["verdict"] for row in self.rows.values()]
-        return CertificationProgress(len(verdicts), total, verdicts.count("proved"), verdicts.count("broken"))
-
-    def finish(self, threat: ThreatModel, examples: Examples, seed: int) -> Certification:
-        """Return the figures, and write them."""
-        rows = [self.rows[i] for i in range(len(examples))]
-        found = _summary(rows, threat, seed, self)
-        if self.folder is not None:
-            self.folder.write_json("certificate.json", found.record())
-        return found
-
-
-def _summary(rows: list[Row], threat: ThreatModel, seed: int, book: _Book) -> Certification:
-    n = len(rows)
-    verdicts = {name: torch.tensor([row["verdict"] == name for row in rows]) for name in ("proved", "broken", "open")}
-    proved, broken = int(verdicts["proved"].sum()), int(verdicts["broken"].sum())
-    low = clopper_pearson_interval(proved, n, 0.95)[0]
-    high = clopper_pearson_interval(n - broken, n, 0.95)[1]
-    wrong = sum(row["method"] == "clean" for row in rows)
-    names = [step.__name__ for step in METHODS[book.settings["method"]]]
-    counted = [row["unstable"] for row in rows if row["unstable"]]
-    facts = {**book.settings, "unstable_mean": sum(counted) / len(counted) if counted else None}
-    return Certification(
-        protocol=PROTOCOL.id(threat),
-        threat=threat,
-        n=n,
-        seed=seed,
-        clean_accuracy=(n - wrong) / n,
-        certified_accuracy=proved / n,
-        robust_accuracy=(n - broken) / n,
-        interval=(low, high),
-        **verdicts,
-        lower=torch.tensor(
-            [float("nan") if row["lower"] is None else row["lower"] for row in rows], dtype=torch.float64
-        ),
-        by_method=tuple(_method(name, rows, names, book) for name in names),
-        forwards=sum(row["forwards"] for row in rows),
-        backwards=sum(row["backwards"] for row in rows),
-        seconds=sum(book.seconds.values()),
-        facts=facts,
-    )
-
-
-def _method(name: str, rows: list[Row], names: list[str], book: _Book) -> MethodSummary:
-    mine = [row["verdict"] for row in rows if row["method"] == name]
-    before = names[: names.index(name)]
-    tried = sum(row["method"] not in before for row in rows)
-    return MethodSummary(name, tried, mine.count("proved"), mine.count("broken"), book.seconds.get(name, 0.0))

@@ -169,6 +169,10 @@ def certify(
     box: Box = "",
     method: Annotated[str, typer.Option(help="ibp, crown, alpha, complete or auto.")] = "auto",
     budget: Annotated[int, typer.Option(help="Domains of branch and bound for each margin.")] = 1000,
+    sigma: Annotated[
+        float | None, typer.Option(help="Certify the smoothed model under Gaussian noise of this deviation instead.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Noisy copies of each example, with --sigma.")] = 10_000,
     at_least: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Exit status 1 where less is proved, such as 0.93.")
     ] = None,
@@ -182,7 +186,10 @@ def certify(
     """Prove robustness where possible, attack the rest: robust accuracy between a proved and an attacked figure."""
     from advreg.cli.certify import CertifyOptions, run_certify
 
-    options = CertifyOptions(model, data, threat, method, budget, at_least, weights, n, out, seed, as_json, box)
+    smoothing = None if sigma is None else (sigma, samples)
+    options = CertifyOptions(
+        model, data, threat, method, budget, at_least, weights, n, out, seed, as_json, box, smoothing
+    )
     if not run_certify(options):
         raise typer.Exit(1)
 

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from advreg import models
-from advreg.certification import Certification, CertificationProgress, certify
+from advreg.certification import Certification, CertificationProgress, certify, certify_smoothed
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource
 
@@ -34,6 +35,7 @@ class CertifyOptions:
         seed: of all random draws.
         as_json: print one JSON object instead of text.
         box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
+        smoothing: deviation of the noise and noisy copies of each example, to certify the smoothed model instead.
     """
 
     model: str
@@ -48,6 +50,7 @@ class CertifyOptions:
     seed: int = 0
     as_json: bool = False
     box: str = ""
+    smoothing: tuple[float, int] | None = None
 
 
 def run_certify(options: CertifyOptions) -> bool:
@@ -63,23 +66,23 @@ def run_certify(options: CertifyOptions) -> bool:
     threat = source.threat(options.threat, options.box)
     folder = source.output(options.out)
     model, test = models.load(options.model, weights=options.weights), source.data_sets(options.data)[1]
-    with _watch_chunks(min(options.n, len(test)), quiet=options.as_json) as watch:
-        found = certify(
-            model,
-            test,
-            threat,
-            method=options.method,
-            budget=options.budget,
-            n=min(options.n, len(test)),
-            seed=options.seed,
-            out=folder,
-            on_progress=watch,
-        )
+    n = min(options.n, len(test))
+    with _watch_chunks(n, quiet=options.as_json) as watch:
+        run = partial(_certifier(options), n=n, seed=options.seed, out=folder, on_progress=watch)
+        found = run(model, test, threat)
     if options.as_json:
         typer.echo(json.dumps(found.record()))
     else:
         _print(found, folder)
     return options.at_least is None or found.certified_accuracy >= options.at_least
+
+
+def _certifier(options: CertifyOptions) -> Callable[..., Certification]:
+    """Return the certification of the model itself, or of its smoothed version."""
+    if options.smoothing is not None:
+        sigma, samples = options.smoothing
+        return partial(certify_smoothed, sigma=sigma, samples=samples)
+    return partial(certify, method=options.method, budget=options.budget)
 
 
 @contextmanager
@@ -102,11 +105,13 @@ def _print(found: Certification, folder: Path | None) -> None:
     rows = [(m.name, str(m.tried), str(m.proved), str(m.broken), f"{m.seconds:.1f}") for m in found.by_method]
     title = f"{found.protocol}, {found.n} examples"
     tables.show(tables.table(title, ("method", "undecided before", "proved", "broken", "processor s"), rows))
-    typer.echo(
-        f"robust accuracy between {tables.percent(found.certified_accuracy)} (proved) and "
-        f"{tables.percent(found.robust_accuracy)} (attacked); {int(found.open.sum())} of {found.n} open; "
-        f"95% interval {tables.span(found.interval)}"
-    )
+    both = f"{tables.percent(found.certified_accuracy)} (proved) and {tables.percent(found.robust_accuracy)}"
+    rest = f"{int(found.open.sum())} of {found.n} open; 95% interval {tables.span(found.interval)}"
+    if "sigma" in found.facts:
+        typer.echo(f"the smoothed model, another model: robust accuracy between {both} (its clean accuracy); {rest}")
+        typer.echo(f"each certificate is wrong with chance {found.facts['error']:g} at most; no attack was run")
+    else:
+        typer.echo(f"robust accuracy between {both} (attacked); {rest}")
     if not found.certified_accuracy:
         typer.echo("nothing proved: that is a limit of the bounds on this network, not a sign that attacks break it")
     if folder is not None:

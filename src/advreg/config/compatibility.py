@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _BOUNDS = ("ibp", "crown_ibp")  # recipes of bounds alone
 _CERTIFIED = (*_BOUNDS, "mtl_ibp", "sabr")
-_OWN_ATTACK = ("standard", "free", *_BOUNDS)  # recipes without an attack, or with one in their own backward
+_OWN_ATTACK = ("standard", "gaussian", "free", *_BOUNDS)  # recipes without an attack, or with one in their own backward
 _NEEDS_EPS = ("free", *_BOUNDS)
 _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
@@ -48,8 +48,8 @@ def _attack(config: Config) -> str | None:
         return None
     return (
         f"recipe.name is {recipe!r} and attack.name is {attack!r}; "
-        "'standard', 'free', 'ibp' and 'crown_ibp' go with attack 'none', every other recipe with 'fgsm', 'n-fgsm', 'pgd' or "
-        "'stored'"
+        "'standard', 'gaussian', 'free', 'ibp' and 'crown_ibp' go with attack 'none', every other recipe with 'fgsm', "
+        "'n-fgsm', 'pgd' or 'stored'"
     )
 
 
@@ -116,7 +116,7 @@ def _free(config: Config) -> str | None:
 
 def _standard(config: Config) -> str | None:
     policy, recipe = config.policy.name, config.recipe.name
-    if recipe not in ("standard", *_BOUNDS) or policy not in ("iaat", "friendly", "ldes"):
+    if recipe not in ("standard", "gaussian", *_BOUNDS) or policy not in ("iaat", "friendly", "ldes"):
         return None
     return f"recipe.name is {recipe!r}, which has no attack, and policy.name is {policy!r}; set policy.name = 'fixed'"
 

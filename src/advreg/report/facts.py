@@ -190,7 +190,10 @@ class EpochFacts:
 
 @dataclass(frozen=True)
 class CertificateFacts:
-    """Robust accuracy from both sides: proved, and not broken by attacks; ``by_method`` has name, proved and broken."""
+    """Robust accuracy from both sides: proved, and not broken by attacks; ``by_method`` has name, proved and broken.
+
+    ``noise`` is the deviation under which a smoothed model was certified, None for the model itself.
+    """
 
     protocol: str
     n: int
@@ -199,6 +202,7 @@ class CertificateFacts:
     interval: Interval
     open: int
     by_method: tuple[tuple[str, int, int], ...]
+    noise: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

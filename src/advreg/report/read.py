@@ -239,6 +239,7 @@ def _certificate(file: Path) -> CertificateFacts:
         robust_accuracy=record.share("robust_accuracy"),
         interval=record.pair("interval"),
         open=record.count("open"),
+        noise=record.number("sigma") if "sigma" in record.values else None,
         by_method=tuple((row.text("name"), row.count("proved"), row.count("broken")) for row in methods),
     )
 

@@ -287,7 +287,7 @@ def _guard(config: Config, train: Examples, device: torch.device, threat: Threat
     """Return the guard with examples spread over the training set, because folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
     attacked = (
-        None if config.recipe.name in ("standard", "ibp", "crown_ibp") else threat
+        None if config.recipe.name in ("standard", "gaussian", "ibp", "crown_ibp") else threat
     )  # bounds do not overfit to an attack
     return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
 

@@ -14,7 +14,7 @@ from advreg.models.split_batchnorm import SplitBatchNorm, merge_batchnorm, split
 from advreg.training.recipes.advprop import advprop, ar_at
 from advreg.training.recipes.alp import alp
 from advreg.training.recipes.base import Attack, InnerResult, Recipe, bind_ids, worst_case
-from advreg.training.recipes.cross_entropy import madry, mixed, multiplier, standard
+from advreg.training.recipes.cross_entropy import gaussian, madry, mixed, multiplier, standard
 from advreg.training.recipes.distillation import distill
 from advreg.training.recipes.free import free, replays_of
 from advreg.training.recipes.gradalign import aligned, gradalign
@@ -39,6 +39,7 @@ __all__ = [
     "crown_ibp",
     "distill",
     "free",
+    "gaussian",
     "gradalign",
     "ibp",
     "madry",
@@ -61,6 +62,7 @@ RECIPES: Registry[Recipe] = Registry(
     "recipe",
     {
         "standard": standard,
+        "gaussian": gaussian,
         "madry": madry,
         "mixed": mixed,
         "multiplier": multiplier,

@@ -45,6 +45,33 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
 
 
 @check_loss
+def gaussian(sigma: Weight = 0.25, label_smoothing: Smoothing = 0.0) -> Recipe:
+    """Minimise the cross-entropy under Gaussian noise, ``E CE(f(x + N(0, sigma^2 I)), y)``, for randomised smoothing.
+
+    The noise leaves the box, as it does in `advreg.certify_smoothed` with the same sigma.
+
+    Args:
+        sigma: standard deviation of the noise in the units of the box.
+        label_smoothing: share of each label that is spread evenly over all classes.
+
+    Returns:
+        The recipe; its attack may be None.
+
+    Example:
+        >>> model, x, y = nn.Linear(4, 3), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> gaussian(sigma=0.5)(model, x, y, None, ThreatModel("l2", eps=0.5)).backward()
+
+    Reference: Cohen, Rosenfeld, Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019,
+    arXiv:1902.02918.
+    """
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        return label_loss(query_model(model, x + sigma * torch.randn_like(x)), y, label_smoothing)
+
+    return loss
+
+
+@check_loss
 def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
     """Minimise the cross-entropy at the worst point found: ``min_w E max_delta CE(f(x + delta), y)``.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg import example_rng
+from advreg.constraints import Rules, repair
 from advreg.eps_and_box import ByValue, check_ball, eps_like, read_short_form, scale_of, short_hash, shortest_text
 from advreg.errors import ThreatError
 from advreg.feature_limits import FeatureLimits
@@ -33,6 +34,7 @@ class ThreatModel(ByValue):
             is then their range, and `bounds` has the tensors).
         scale: unit of each feature, so that changes are measured as ``||(a - x) / scale||``: 0 where a value may not change,
             inf where it may take any value of the box at no cost; it broadcasts to one example. None: 1 everywhere.
+        rules: what valid inputs keep beside the ball: whole numbers, one-hot groups, relations, one-sided changes.
         bounds: lowest and highest value of each feature; set by a box of two tensors.
         one_per_example: whether a tensor eps is known to contain one radius for each example; set by the ``(B, 1)`` form
             and by `with_eps`.
@@ -51,6 +53,7 @@ class ThreatModel(ByValue):
     eps: float | Tensor
     box: tuple[float, float] = (0.0, 1.0)
     scale: Tensor | None = field(default=None, repr=False, kw_only=True)
+    rules: Rules | None = field(default=None, repr=False, kw_only=True)
     bounds: tuple[Tensor, Tensor] | None = field(default=None, repr=False, kw_only=True)
     one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
@@ -90,15 +93,17 @@ class ThreatModel(ByValue):
     def suffix(self) -> str:
         """Ending of ids and texts that names a box and a scale of features by 8 hex digits; empty without."""
         parts = {"box": self.bounds, "scale": None if self.scale is None else (self.scale,)}
-        return "".join(f"-{name}-{short_hash(*each)}" for name, each in parts.items() if each is not None)
+        limits = "".join(f"-{name}-{short_hash(*each)}" for name, each in parts.items() if each is not None)
+        return limits if self.rules is None else f"{limits}-rules-{self.rules.fingerprint}"
 
     @cached_property
     def limits(self) -> FeatureLimits | None:
         """Limits of single features; None where all features are alike."""
-        if self.scale is None and self.bounds is None:
+        if self.scale is None and self.bounds is None and self.rules is None:
             return None
         low, high = self.bounds or (torch.tensor(end, dtype=torch.float64) for end in self.box)
-        return FeatureLimits(self.norm, self.scale, low, high)
+        sides = None if self.rules is None or not self.rules.one_sided else torch.tensor(self.rules.one_sided)
+        return FeatureLimits(self.norm, self.scale, low, high, sides)
 
     @classmethod
     def parse(cls, text: str) -> ThreatModel:
@@ -173,7 +178,8 @@ class ThreatModel(ByValue):
         eps = eps_like(self.eps, a, torch.float64)
         if self.limits is not None:
             inside = self.limits.are_inside(a, x, tol)
-            return inside & (self.limits.distance(a, x) <= eps * (1 + tol) + tol)
+            inside &= self.limits.distance(a, x) <= eps * (1 + tol) + tol
+            return inside if self.rules is None else inside & self.rules.kept(a)
         (low, high), slack = self.box, tol * self.width
         flat = a.double().flatten(1)
         in_box = ((flat >= low - slack) & (flat <= high + slack)).all(1)
@@ -308,7 +314,7 @@ class ThreatModel(ByValue):
         return self.project(x + self.radii(x) * direction, x)
 
     def repair(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return the points to query for the iterates ``a (B, ...)``: the same points, without rules for features.
+        """Return the points to query for the iterates ``a (B, ...)``: they keep the rules; without rules, the same points.
 
         Args:
             a: iterates ``(B, ...)`` inside the threat model.
@@ -317,7 +323,9 @@ class ThreatModel(ByValue):
         Returns:
             Points ``(B, ...)``.
         """
-        return a
+        if self.rules is None or self.limits is None:
+            return a
+        return repair(self.rules, self.limits, eps_like(self.eps, x, torch.float64), a, x)
 
     def radii(self, x: Tensor) -> Tensor:
         """Return eps in the dtype of ``x``, shaped ``(B, 1, ...)`` to multiply a batch like it."""

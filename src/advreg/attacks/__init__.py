@@ -24,6 +24,7 @@ from advreg.attacks.result import AttackResult, CraftedExamples
 from advreg.attacks.several_eps import attack_at_each_eps
 from advreg.attacks.shrinking_pgd import shrinking_pgd
 from advreg.attacks.spatial import spatial
+from advreg.attacks.tabular import capgd, mutate
 from advreg.attacks.verification import verify
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "apgd",
     "apgd_targeted",
     "attack_at_each_eps",
+    "capgd",
     "carlini_wagner",
     "corruptions",
     "cosine_pgd",
@@ -44,6 +46,7 @@ __all__ = [
     "hopskipjump",
     "mifgsm",
     "minimum_distance",
+    "mutate",
     "nifgsm",
     "patch",
     "pgd",

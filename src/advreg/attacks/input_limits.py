@@ -56,6 +56,8 @@ def reject_limits(x: Tensor, ball: BoxedThreat) -> None:
         return
     limits.units(x)
     low, high = limits.bounds(x)
+    if getattr(ball, "rules", None) is not None:
+        ball.rules.reject_invalid(x)  # type: ignore[attr-defined]  # of threat models with rules
     wrong = ((x < low) | (x > high)).flatten(1).nonzero()
     if len(wrong):
         row, at = wrong[0].tolist()
@@ -79,5 +81,5 @@ def require_alike_features(attack: str, threat: BoxedThreat) -> None:
     if getattr(threat, "limits", None) is not None:
         raise ThreatError(
             f"{attack} searches in a geometry of its own, without scale, rules or a box for each feature; "
-            "use pgd, apgd, cosine_pgd or random_search"
+            "use pgd, apgd, capgd or mutate"
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advreg import example_rng
-from advreg.constraints import Rules, repair
+from advreg.constraints import FeatureRules, repair
 from advreg.eps_and_box import ByValue, check_ball, eps_like, read_short_form, scale_of, short_hash, shortest_text
 from advreg.errors import ThreatError
 from advreg.feature_limits import FeatureLimits
@@ -53,7 +53,7 @@ class ThreatModel(ByValue):
     eps: float | Tensor
     box: tuple[float, float] = (0.0, 1.0)
     scale: Tensor | None = field(default=None, repr=False, kw_only=True)
-    rules: Rules | None = field(default=None, repr=False, kw_only=True)
+    rules: FeatureRules | None = field(default=None, repr=False, kw_only=True)
     bounds: tuple[Tensor, Tensor] | None = field(default=None, repr=False, kw_only=True)
     one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 

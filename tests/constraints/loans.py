@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from advreg import ThreatModel
-from advreg.constraints import Rules
+from advreg.constraints import FeatureRules
 from advreg.constraints.repair import repair_or_fall_back
 
 NAMES = (
     "amount", "term", "rate", "installment", "income", "open_accounts", "total_accounts",
     "age", "ratio", "own", "rent", "mortgage",
 )  # fmt: skip
-RULES = Rules(
+RULES = FeatureRules(
     integer=(1, 5, 6, 7),
     groups=((9, 10, 11),),
     relations=(

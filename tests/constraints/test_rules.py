@@ -10,7 +10,7 @@ from torch import nn
 
 from advreg import ThreatModel, attacks
 from advreg.attacks.verification import verify
-from advreg.constraints import Rules
+from advreg.constraints import FeatureRules
 from advreg.constraints.relations import compile_relation
 from advreg.errors import DataError, ThreatError
 from advreg.norms import NORMS
@@ -36,7 +36,7 @@ def test_repair_returns_a_repaired_point_as_it_is(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_whole_step_of_exactly_eps_is_kept(norm: str) -> None:
-    threat = ThreatModel(norm, 0.3, (0.0, 100.0), scale=[10.0, 1.0], rules=Rules(integer=(0,)))
+    threat = ThreatModel(norm, 0.3, (0.0, 100.0), scale=[10.0, 1.0], rules=FeatureRules(integer=(0,)))
     x = torch.tensor([[7.0, 0.5]])
     target = torch.tensor([[12.0, 0.5]])
     assert threat.repair(target, x)[0, 0] == 10.0
@@ -44,7 +44,7 @@ def test_a_whole_step_of_exactly_eps_is_kept(norm: str) -> None:
 
 @pytest.mark.parametrize(("norm", "scale"), [("l1", 2.0), ("l2", 2**0.5), ("linf", 1.0)])
 def test_a_change_of_category_costs_one_unit(norm: str, scale: float) -> None:
-    rules, x = Rules(groups=((0, 1, 2),)), torch.tensor([[1.0, 0.0, 0.0]])
+    rules, x = FeatureRules(groups=((0, 1, 2),)), torch.tensor([[1.0, 0.0, 0.0]])
     for eps, moves in ((1.0, True), (0.99, False)):
         threat = ThreatModel(norm, eps, scale=[scale] * 3, rules=rules)
         found = threat.repair(torch.tensor([[0.1, 0.0, 0.9]]), x)
@@ -52,7 +52,7 @@ def test_a_change_of_category_costs_one_unit(norm: str, scale: float) -> None:
 
 
 def test_derived_features_follow_and_pass_gradients() -> None:
-    rules = Rules(relations=("c = a * b", "d = c + 1"), names=("a", "b", "c", "d"))
+    rules = FeatureRules(relations=("c = a * b", "d = c + 1"), names=("a", "b", "c", "d"))
     row = torch.tensor([[2.0, 3.0, 0.0, 0.0]], requires_grad=True)
     found = rules.derive(row)
     assert found[0].tolist() == [2.0, 3.0, 6.0, 7.0]
@@ -104,11 +104,11 @@ def test_unknown_names_and_circles_raise() -> None:
     with pytest.raises(ThreatError, match="Did you mean 'income'"):
         compile_relation("incme <= amount", NAMES)
     with pytest.raises(ThreatError, match="circle"):
-        Rules(relations=("x0 = x1", "x1 = x0 + 1"))
+        FeatureRules(relations=("x0 = x1", "x1 = x0 + 1"))
     with pytest.raises(ThreatError, match="one-hot group"):
-        Rules(groups=((0, 1), (1, 2)))
+        FeatureRules(groups=((0, 1), (1, 2)))
     with pytest.raises(ThreatError, match="only up"):
-        Rules(one_sided=(2,))
+        FeatureRules(one_sided=(2,))
 
 
 def test_clean_rows_that_break_the_rules_are_counted() -> None:
@@ -121,7 +121,7 @@ def test_clean_rows_that_break_the_rules_are_counted() -> None:
 
 
 def test_whole_numbers_too_large_for_float32_raise() -> None:
-    rules = Rules(integer=(0,))
+    rules = FeatureRules(integer=(0,))
     with pytest.raises(DataError, match="give float64 inputs"):
         rules.reject_invalid(torch.tensor([[2.0**25, 1.0]]))
     rules.reject_invalid(torch.tensor([[2.0**25, 1.0]], dtype=torch.float64))
@@ -168,7 +168,7 @@ def test_verification_names_the_first_broken_rule() -> None:
 
 def test_rules_compare_by_value_and_are_named_in_ids() -> None:
     assert loan_threat("l2", 1.0) == loan_threat("l2", 1.0)
-    other = ThreatModel("l2", 1.0, rules=Rules(integer=(0,)))
+    other = ThreatModel("l2", 1.0, rules=FeatureRules(integer=(0,)))
     assert other != ThreatModel("l2", 1.0)
     assert other.suffix.startswith("-rules-")
     assert ThreatModel("l2", 1.0).suffix == ""

@@ -2,6 +2,6 @@
 
 from advreg.constraints.relations import Relation
 from advreg.constraints.repair import repair
-from advreg.constraints.rules import Rules
+from advreg.constraints.rules import FeatureRules
 
-__all__ = ["Relation", "Rules", "repair"]
+__all__ = ["FeatureRules", "Relation", "repair"]

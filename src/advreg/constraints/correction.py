@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advreg.constraints.rules import Rules
+from advreg.constraints.rules import FeatureRules
 from advreg.feature_limits import FeatureLimits
 
 _ROUNDS = 2
@@ -13,7 +13,7 @@ _INSIDE = 1e-6
 """Share by which a step goes beyond the relation, so that rounding does not break it again."""
 
 
-def correct_relations(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
+def correct_relations(rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
     """Return iterates moved toward the relations that they break; exact for one linear relation inside the limits.
 
     A row at the edge of ``b <= a + 1`` can so follow the edge when only ``b`` was raised. Whole numbers and groups stay.
@@ -29,7 +29,7 @@ def correct_relations(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tenso
         Iterates ``(B, ...)``, inside ball and limits.
 
     Example:
-        >>> rules = Rules(relations=("x1 <= x0",))
+        >>> rules = FeatureRules(relations=("x1 <= x0",))
         >>> limits = FeatureLimits("linf", None, torch.tensor(0.0), torch.tensor(9.0))
         >>> x, a = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 2.0]])
         >>> [round(v, 3) for v in correct_relations(rules, limits, torch.ones(1).double(), a, x)[0].tolist()]
@@ -46,7 +46,7 @@ def correct_relations(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tenso
     return point
 
 
-def _weights(rules: Rules, limits: FeatureLimits, x: Tensor) -> Tensor:
+def _weights(rules: FeatureRules, limits: FeatureLimits, x: Tensor) -> Tensor:
     """Return the squared unit of each real feature ``(1, F)``: how far it moves to correct a relation."""
     scale = limits.units(x)
     width = (limits.high - limits.low).to(scale).expand_as(scale[0])
@@ -55,7 +55,7 @@ def _weights(rules: Rules, limits: FeatureLimits, x: Tensor) -> Tensor:
     return unit.square()
 
 
-def _newton_step(rules: Rules, number: int, a: Tensor, weight: Tensor) -> Tensor:
+def _newton_step(rules: FeatureRules, number: int, a: Tensor, weight: Tensor) -> Tensor:
     """Return rows moved to where the linearised relation holds."""
     with torch.enable_grad():
         point = a.detach().double().flatten(1).requires_grad_()

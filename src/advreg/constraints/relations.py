@@ -73,7 +73,7 @@ def compile_relation(text: str, names: Sequence[str]) -> Relation:
     """Compile ``a <= b``, ``a >= b`` or ``a = b``; a single name left of ``=`` is a derived feature.
 
     Args:
-        text: the relation; a name that is no identifier stands in backticks.
+        text: the relation; a name that is no identifier is written in backticks.
         names: names of the features, in order.
 
     Returns:
@@ -165,7 +165,8 @@ class _Compiler:
             inner = self._compile(node.operand)
             return lambda rows: -inner(rows)
         if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-            combine, first, second = _BINARY[type(node.op)], self._compile(node.left), self._compile(node.right)
+            combine = _BINARY[type(node.op)]
+            first, second = self._compile(node.left), self._compile(node.right)
             return lambda rows: combine(first(rows), second(rows))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             return self._call(node.func.id, node.args)

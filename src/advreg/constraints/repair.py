@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advreg.constraints.correction import correct_relations
-from advreg.constraints.rules import Rules
+from advreg.constraints.rules import FeatureRules
 from advreg.feature_limits import FeatureLimits
 from advreg.norms import broadcast_per_example
 
@@ -20,7 +20,7 @@ _WHOLE = 1e-9
 """Slack of a whole step of exactly eps, which rounding must not lose."""
 
 
-def repair(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
+def repair(rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
     """Return for each iterate a point that keeps the rules, inside the ball and the limits.
 
     Args:
@@ -36,14 +36,14 @@ def repair(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tenso
     Example:
         >>> limits = FeatureLimits("linf", None, torch.tensor(0.0), torch.tensor(9.0))
         >>> x = torch.tensor([[3.0, 1.0]])
-        >>> repair(Rules(integer=(0,)), limits, torch.tensor(1.5).double(), x + 1.4, x).tolist()
+        >>> repair(FeatureRules(integer=(0,)), limits, torch.tensor(1.5).double(), x + 1.4, x).tolist()
         [[4.0, 2.4000000953674316]]
     """
     return repair_or_fall_back(rules, limits, eps, a, x)[0]
 
 
 def repair_or_fall_back(
-    rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor
+    rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the points of `repair`, and which rows fell back to the clean row after all retries.
 
@@ -91,7 +91,7 @@ def are_allowed(limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Ten
     return limits.are_inside(a, x, 0.0) & (limits.distance(a, x) <= eps * (1 + _WHOLE))
 
 
-def _snap(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor, *, inward: bool) -> Tensor:
+def _snap(rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor, *, inward: bool) -> Tensor:
     """Return the projection with whole numbers, one-hot groups and derived features; it may still break a relation."""
     point = limits.region(x, eps).project(a)
     moved = _whole(rules, limits, eps, point, x, inward=inward)
@@ -99,7 +99,7 @@ def _snap(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor
     return rules.derive(_spend_rest(rules, limits, eps, moved, x))
 
 
-def _whole(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor, *, inward: bool) -> Tensor:
+def _whole(rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor, *, inward: bool) -> Tensor:
     """Round whole numbers: to the nearest within reach; toward ``x`` if ``inward``, or if the row leaves the ball."""
     if not rules.integer:
         return a
@@ -119,7 +119,7 @@ def _whole(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tenso
     return torch.where(broadcast_per_example(beyond, x), _with(a, at, truncated.maximum(low).minimum(high)), point)
 
 
-def _one_hot(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
+def _one_hot(rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
     """Set each group to its largest member, or back to the clean one where that alone costs more than eps."""
     point = a
     for group in rules.groups:
@@ -131,7 +131,7 @@ def _one_hot(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Ten
     return point
 
 
-def _spend_rest(rules: Rules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
+def _spend_rest(rules: FeatureRules, limits: FeatureLimits, eps: Tensor, a: Tensor, x: Tensor) -> Tensor:
     """Shrink the changes of the other features to what whole numbers and groups leave of eps, in l2 and l1."""
     discrete = [*rules.integer, *(at for group in rules.groups for at in group)]
     if limits.norm == "linf" or not discrete:

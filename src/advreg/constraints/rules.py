@@ -19,7 +19,7 @@ _LARGEST = {torch.float32: 2**24, torch.float64: 2**53}
 
 
 @dataclass(frozen=True)
-class Rules:
+class FeatureRules:
     """Rules for the rows of a table ``(B, F)``; other inputs are flattened.
 
     Args:
@@ -35,7 +35,7 @@ class Rules:
         ThreatError: a relation that cannot be read, derived features in a circle, positions in two groups.
 
     Example:
-        >>> rules = Rules(integer=(0,), groups=((1, 2),))
+        >>> rules = FeatureRules(integer=(0,), groups=((1, 2),))
         >>> rules.kept(torch.tensor([[2.0, 1.0, 0.0], [2.5, 1.0, 0.0]])).tolist()
         [True, False]
     """
@@ -65,7 +65,11 @@ class Rules:
 
     @cached_property
     def derived(self) -> tuple[Relation, ...]:
-        """The relations that define a feature, each after those it depends on."""
+        """The relations that define a feature, each after those it depends on.
+
+        Raises:
+            ThreatError: features that depend on each other in a circle.
+        """
         waiting: dict[int, Relation] = {}
         for each in self.compiled:
             if each.derived is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advreg import ThreatModel
 from advreg.attacks.tabular import capgd, mutate
-from advreg.constraints import Rules
+from advreg.constraints import FeatureRules
 from advreg.objectives import margin
 
 FEATURES = 8
@@ -53,7 +53,7 @@ class Steps(nn.Module):
 
 
 def level_threat(norm: str, eps: float) -> ThreatModel:
-    rules = Rules(integer=tuple(range(FEATURES)), one_sided=(0, 0, 1) + (0,) * (FEATURES - 3))
+    rules = FeatureRules(integer=tuple(range(FEATURES)), one_sided=(0, 0, 1) + (0,) * (FEATURES - 3))
     return ThreatModel(norm, eps, (-1.0, 1.0), scale=[0.0] + [1.0] * (FEATURES - 1), rules=rules)  # type: ignore[arg-type]
 
 
@@ -93,7 +93,7 @@ def test_capgd_never_beats_enumeration_and_comes_near(norm: str, eps: float) -> 
 NAMES = ("a", "b", "n", "m", "red", "green", "blue")
 LOW, HIGH = np.array([-5, -5, 0, 0, 0, 0, 0.0]), np.array([5, 5, 9, 9, 1, 1, 1.0])
 SCALE = np.array([1.0, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0])
-RULES = Rules(integer=(2, 3), groups=((4, 5, 6),), relations=("b <= a + 1", "n + m <= 12"), names=NAMES)
+RULES = FeatureRules(integer=(2, 3), groups=((4, 5, 6),), relations=("b <= a + 1", "n + m <= 12"), names=NAMES)
 
 
 def optimum(w: np.ndarray, x: np.ndarray, norm: str, eps: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.tabular import capgd, mutate
 from advreg.attacks.tabular.mutate import ROUND
-from advreg.constraints import Rules
+from advreg.constraints import FeatureRules
 from advreg.norms import NORMS
 from advreg.pass_counting import count_passes
 from advreg.threat import ThreatModel
@@ -87,7 +87,7 @@ def test_more_queries_never_break_fewer_rows() -> None:
 
 def test_capgd_follows_derived_features() -> None:
     """The model reads only a derived feature, so that its own gradient says nothing about the others."""
-    rules = Rules(relations=("c = a * b",), names=("a", "b", "c"))
+    rules = FeatureRules(relations=("c = a * b",), names=("a", "b", "c"))
     threat = ThreatModel("linf", 0.2, (0.0, 9.0), scale=[1.0, 1.0, torch.inf], rules=rules)
 
     class Product(nn.Module):

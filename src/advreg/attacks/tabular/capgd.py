@@ -13,7 +13,7 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import AttackState, QuerySpec, Rule, require_positive, run_attempt, search
 from advreg.attacks.tabular.class_filter import only_class
-from advreg.constraints import Rules
+from advreg.constraints import FeatureRules
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -66,7 +66,7 @@ def capgd(
     Example:
         >>> model = torch.nn.Linear(3, 2).eval()
         >>> x, y = torch.tensor([[1.0, 0.0, 0.5]]), torch.tensor([0])
-        >>> threat = ThreatModel("l1", 1.0, scale=[2.0, 2.0, 1.0], rules=Rules(groups=((0, 1),)))
+        >>> threat = ThreatModel("l1", 1.0, scale=[2.0, 2.0, 1.0], rules=FeatureRules(groups=((0, 1),)))
         >>> threat.rules.kept(capgd(model, x, y, threat, steps=5).x_adv).tolist()
         [True]
 
@@ -86,8 +86,8 @@ def capgd(
     return search(spec, x, y, threat, limited, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
 
 
-def constrained_rule(rule: Rule, rules: Rules, penalty: float) -> Rule:
-    """Return a step rule whose gradient follows derived features and descends on the violation of the rules.
+def constrained_rule(rule: Rule, rules: FeatureRules, penalty: float) -> Rule:
+    """Return a step rule with the gradient through derived features, less that of the violation of the rules.
 
     Args:
         rule: step rule of a gradient attack.
@@ -98,7 +98,7 @@ def constrained_rule(rule: Rule, rules: Rules, penalty: float) -> Rule:
         The step rule.
 
     Example:
-        >>> constrained_rule(momentum_rule(5), Rules(), 1.0).__name__
+        >>> constrained_rule(momentum_rule(5), FeatureRules(), 1.0).__name__
         'step'
     """
 
@@ -108,7 +108,7 @@ def constrained_rule(rule: Rule, rules: Rules, penalty: float) -> Rule:
     return step
 
 
-def _gradient(state: AttackState, rules: Rules, penalty: float) -> Tensor:
+def _gradient(state: AttackState, rules: FeatureRules, penalty: float) -> Tensor:
     """Return the gradient of the objective through derived features, less that of the violation."""
     if not rules.relations:
         return state.grad

@@ -107,7 +107,8 @@ def _run(
         if early_stop and len(done):
             confirmed = board.submit(rows[done], best[done])
             keep = mask_out(done[confirmed], len(rows)).nonzero()[:, 0]
-            rows, best, loss = rows[keep], best[keep], loss[keep]
+            rows, best = rows[keep], best[keep]
+            loss = loss[keep]
         if not len(rows):
             return board.result()
     board.submit(rows, best)

@@ -48,6 +48,7 @@ def count_passes(*modules: nn.Module) -> Iterator[Passes]:
         passes.backwards += len(grad)
 
     def forward(_module: nn.Module, _inputs: object, output: object) -> None:
+        output = getattr(output, "logits", output)  # networks of transformers return their logits in a record
         if isinstance(output, Tensor):
             passes.forwards += len(output)
             if output.requires_grad:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from advreg.cli import harden, language, training_verbs
+from advreg.cli import harden, language, text, training_verbs
 from advreg.cli.options import (
     Box,
     Data,
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(harden.app, name="harden")
 app.add_typer(language.app, name="language")
+app.add_typer(text.app, name="text")
 
 
 @app.command()

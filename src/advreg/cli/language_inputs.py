@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
-from advreg.config import toml
+from advreg.cli import attack_options
 from advreg.errors import ConfigError, did_you_mean
 from advreg.language import attacks as library
 from advreg.language import datasets
@@ -199,34 +198,9 @@ def parse_attacks(texts: Sequence[str]) -> dict[str, Attack]:
         >>> list(parse_attacks(["direct", "best_of_n:n=4"]))
         ['direct', 'best_of_n']
     """
-    return dict(_parse_attack(text) for text in texts)
-
-
-def _parse_attack(text: str) -> tuple[str, Attack]:
-    name, _, given = text.partition(":")
     every = {key: getattr(library, key) for key in library.__all__}
     known = {key: attack for key, attack in every.items() if "requests" in inspect.signature(attack).parameters}
-    if name not in known:
-        raise ConfigError(f"there is no attack {name!r}; allowed: {', '.join(known)}.{did_you_mean(name, list(known))}")
-    options = dict(_parse_option(known[name], name, part) for part in given.split(",") if part)
-    return name, functools.partial(known[name], **options) if options else known[name]
-
-
-def _parse_option(attack: Attack, name: str, part: str) -> tuple[str, Any]:
-    key, separator, text = part.partition("=")
-    defaults = {p.name: p.default for p in inspect.signature(attack).parameters.values() if p.default is not p.empty}
-    allowed = [
-        key
-        for key, value in defaults.items()
-        if isinstance(value, int | float) and key not in ("seed", "max_new_tokens")
-    ]
-    if not separator or key not in allowed:
-        raise ConfigError(f"{name} has no option {part!r}; write key=value with one of {', '.join(allowed)}")
-    value, default = toml.value(text), defaults[key]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (isinstance(default, int) and not isinstance(value, int)):
-        raise ConfigError(f"{name}:{key} is {text!r}; give a number such as {default}")
-    return key, value
+    return attack_options.parse_attacks(texts, known)
 
 
 def load_for_evaluation(

@@ -55,10 +55,8 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
             elif isinstance(event, Resumed):
                 write(f"{label}: resumed after epoch {event.epoch}")
             elif isinstance(event, Step):
-                accuracy = f"loss {event.loss:.3f}, train accuracy {event.train_accuracy:.1%}"
-                bar.update(
-                    task, completed=(event.epoch - 1) * event.steps + event.step, description=f"{label}: {accuracy}"
-                )
+                done = (event.epoch - 1) * event.steps + event.step
+                bar.update(task, completed=done, description=f"{label}: {_step(event)}")
             elif isinstance(event, Guarded):
                 write(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.message}; {event.action}")
             elif isinstance(event, Checkpointed):
@@ -78,6 +76,11 @@ def _epoch(event: CheckpointedEvent) -> str:
             figures.append(f"{name} {value:.2%}")
     left = f", {minutes(event.seconds_left)} left" if event.seconds_left else ""
     return "  ".join(figures) + f"  ({record['seconds']:.0f} s{left})" + ("  best" if event.best else "")
+
+
+def _step(event: StepEvent) -> str:
+    accuracy = "" if event.train_accuracy is None else f", train accuracy {event.train_accuracy:.1%}"
+    return f"loss {event.loss:.3f}{accuracy}"
 
 
 def _loss(loss: float | None) -> str:
@@ -156,3 +159,4 @@ def _nothing(line: str) -> None:
 
 if TYPE_CHECKING:
     from advreg.trainer.events import Checkpointed as CheckpointedEvent
+    from advreg.trainer.events import Step as StepEvent

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from advreg import report
+from advreg.cli.resolution import point_to_text_verbs
 from advreg.report import read
 from advreg.runs.files import write_atomic
 
@@ -43,6 +44,7 @@ def run_report(options: ReportOptions) -> bool:
     Returns:
         True where no threshold is missed.
     """
+    point_to_text_verbs(options.run, "report")
     thresholds = [report.Threshold.parse(text) for text in options.fail_under]
     files = {"html": report.write(options.run, options.out)}
     cases: list[report.Case] = []

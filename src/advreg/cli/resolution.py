@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from advreg.config import Config
 from advreg.config.threat import configured_threat
-from advreg.documents import check_links
+from advreg.documents import check_links, read_text
 from advreg.errors import ConfigError, ThreatError
 from advreg.threat import ThreatModel
 
@@ -48,6 +49,7 @@ class ModelSource:
             True
         """
         folder = Path(name)
+        point_to_text_verbs(name)
         if not (folder / "run.toml").is_file():
             return cls(name)
         check_links(folder)
@@ -159,6 +161,44 @@ def parse_box(text: str) -> tuple[float, float]:
     return low, high
 
 
+def point_to_text_verbs(name: str | Path, verb: str = "evaluate") -> None:
+    """Raise for a model or configuration of texts, which has verbs of its own.
+
+    Args:
+        name: a folder, a configuration file or the name of a model.
+        verb: the verb to name.
+
+    Raises:
+        ConfigError: it is a text classifier or a language model; the message names the command.
+
+    Example:
+        >>> point_to_text_verbs("gguf:model.gguf")
+        Traceback (most recent call last):
+        ...
+        advreg.errors.ConfigError: gguf:model.gguf is a language model; use advreg language evaluate gguf:model.gguf
+    """
+    group = _text_group(str(name))
+    if group is not None:
+        kind = "text classifier" if group == "text" else "language model"
+        raise ConfigError(f"{name} is a {kind}; use advreg {group} {verb} {name}")
+
+
+def _text_group(name: str) -> str | None:
+    """Return the command group of a text model or configuration, ``text`` or ``language``; None for anything else."""
+    path = Path(name)
+    for group in ("text", "language"):
+        if path.name == f"{group}.toml" or (path / f"{group}.toml").is_file():
+            return group
+    if name.partition(":")[0] in ("gguf", "hf-gguf"):
+        return "language"
+    if not (path / "config.json").is_file() or (path / "model.json").is_file():
+        return None
+    content = read_text(path / "config.json")
+    if re.search(r'"\w+For(CausalLM|ConditionalGeneration)"', content):
+        return "language"
+    return "text" if '"vocab_size"' in content else None
+
+
 def load_config(path: Path) -> Config:
     """Load the configuration of a run folder, or a configuration file.
 
@@ -169,8 +209,9 @@ def load_config(path: Path) -> Config:
         The configuration.
 
     Raises:
-        ConfigError: the file cannot be read, or a value is not allowed.
+        ConfigError: the file cannot be read, a value is not allowed, or it belongs to a text model.
     """
+    point_to_text_verbs(path, "train")
     return Config.load(path / "run.toml" if path.is_dir() else path)
 
 

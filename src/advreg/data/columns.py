@@ -85,7 +85,8 @@ def _feature(name: str, column: Any) -> Any:
         _reject_missing(name, sum(value is None for value in column.tolist()))
         example = next((value for value in column.tolist() if not isinstance(value, int | float)), "")
         raise DataError(
-            f"column {name!r} holds text such as {example!r}; encode it as numbers, one column a category, or leave it out"
+            f"column {name!r} holds text such as {example!r}; encode it as numbers, one column a category, or leave it out; "
+            "texts have verbs of their own, see advreg text --help"
         )
     if kind not in "biuf":
         raise DataError(

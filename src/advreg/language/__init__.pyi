@@ -1,4 +1,8 @@
 from advreg.language import attacks as attacks
+from advreg.language.classifiers.config import TextConfig as TextConfig
+from advreg.language.classifiers.evaluate import TextEvaluation as TextEvaluation
+from advreg.language.classifiers.evaluate import evaluate_text as evaluate_text
+from advreg.language.classifiers.fit import fit_text as fit_text
 from advreg.language.classifiers.model import TextClassifier as TextClassifier
 from advreg.language.classifiers.model import load_classifier as load_classifier
 from advreg.language.classifiers.training import ClassifierTraining as ClassifierTraining

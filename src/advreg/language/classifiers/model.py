@@ -97,41 +97,51 @@ def load_classifier(
         ModelError: there is no readable classifier of this name, or it does not read embeddings as it reads tokens.
         MissingExtraError: transformers is not installed.
     """
-    transformers = import_extra("transformers", "advreg[language]")
-    source = _folder_or_hub_id(name)
+    trained = trained_head(name)
+    if trained is not None and num_labels not in (None, trained):
+        raise ConfigError(
+            f"num_labels is {num_labels}, and {name} has a trained head of {trained}; leave num_labels out"
+        )
     seed_everything(seed)
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # hides a table about the new head, which is intended
-    try:
-        with hide_progress_bars():
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-            config.num_labels = _head_size(name, config, num_labels)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            network = transformers.AutoModelForSequenceClassification.from_pretrained(
-                source, config=config, use_safetensors=True, trust_remote_code=False
-            )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ModelError(
-            f"{name} is no readable sequence classifier ({first_line(error)}); give a folder, hf:org/name or minilm"
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
+    tokenizer = _read(name, "AutoTokenizer")
+    classes = trained or num_labels or _UNTRAINED_CLASSES
+    network = _read(name, "AutoModelForSequenceClassification", num_labels=classes, use_safetensors=True)
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {name} gives no token offsets; use a fast tokenizer")
     length = _length_limit(name, network, tokenizer, tokens)
     return with_padding_side(TextClassifier(network.float().eval(), tokenizer, name, length))
 
 
-def _head_size(name: str, config: Any, num_labels: int | None) -> int:
-    """Return the number of logits: of the trained head, which the weights hold, or of a new one."""
+def trained_head(name: str) -> int | None:
+    """Return the number of logits of the head that the weights hold; None where a new head is needed.
+
+    Args:
+        name: a folder, ``hf:org/name``, or ``minilm``.
+
+    Raises:
+        ModelError: there is no readable model of this name.
+        MissingExtraError: transformers is not installed.
+    """
+    config = _read(name, "AutoConfig")
     trained = any(str(each).endswith(_HEAD) for each in config.architectures or ())
-    if trained and num_labels not in (None, config.num_labels):
-        raise ConfigError(
-            f"num_labels is {num_labels}, and {name} has a trained head of {config.num_labels}; leave num_labels out"
-        )
-    return int(config.num_labels) if trained else num_labels or _UNTRAINED_CLASSES
+    return int(config.num_labels) if trained else None
+
+
+def _read(name: str, kind: str, **options: Any) -> Any:
+    """Return what a class of transformers reads for a name: safetensors only, without remote code."""
+    transformers = import_extra("transformers", "advreg[language]")
+    source = _folder_or_hub_id(name)
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # hides a table about the new head, which is intended
+    try:
+        with hide_progress_bars():
+            return getattr(transformers, kind).from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(
+            f"{name} is no readable sequence classifier ({first_line(error)}); give a folder, hf:org/name or minilm"
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
 
 
 def _length_limit(name: str, network: nn.Module, tokenizer: Any, tokens: int | None) -> int:

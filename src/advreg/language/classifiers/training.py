@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from advreg.errors import ConfigError
@@ -23,6 +25,7 @@ from advreg.language.perturbation import random_start, replayed_rng
 from advreg.language.training.freelb import freelb
 from advreg.language.training.smart import alum, regularizer_active, smart
 from advreg.runtime import derived_seed, seed_everything
+from advreg.trainer.optimization import take_optimizer_step
 
 Method = Literal["plain", "freelb", "smart", "alum"]
 
@@ -93,24 +96,89 @@ def fit_classifier(
     principled regularized optimization", ACL 2020, arXiv:1911.03437; Liu et al., "Adversarial training for large neural
     language models" (ALUM), 2020, arXiv:2004.08994.
     """
+    session = start_session(classifier, texts, labels, fitting)
+    steps = fitting.epochs * session.epoch_steps
+    for step in range(steps):
+        loss = take_step(session, step)
+        if on_step is not None:
+            on_step(step + 1, steps, loss)
+    classifier.network.eval()
+    return classifier
+
+
+@dataclass(frozen=True)
+class TextTrainingSession:
+    """The objects of a training run; training changes the state of network and optimizer.
+
+    Attributes:
+        classifier: the classifier.
+        texts: training texts.
+        truth: class of each text ``(N,)``.
+        fitting: method and hyperparameters.
+        optimizer: AdamW over all weights.
+        unit: mean embedding norm before training, the unit of ``eps``.
+    """
+
+    classifier: TextClassifier
+    texts: Sequence[str]
+    truth: Tensor
+    fitting: ClassifierTraining
+    optimizer: torch.optim.AdamW
+    unit: float
+
+    @property
+    def epoch_steps(self) -> int:
+        """Training steps of an epoch."""
+        return math.ceil(len(self.texts) / self.fitting.batch_size)
+
+
+def start_session(
+    classifier: TextClassifier, texts: Sequence[str], labels: Sequence[int], fitting: ClassifierTraining
+) -> TextTrainingSession:
+    """Return the objects of a run, after checking settings and labels.
+
+    Args:
+        classifier: the classifier.
+        texts: training texts.
+        labels: class of each text, 0 to K - 1.
+        fitting: method and hyperparameters.
+
+    Returns:
+        The session.
+
+    Raises:
+        ConfigError: the method is unknown, or a number is out of range.
+        DataError: there are no texts, their number is not that of the labels, or a label is no class of the head.
+        ModelError: the head has no classes that exclude each other.
+    """
     _check(fitting)
     check_examples(classifier, texts, labels)
-    network, batches = classifier.network, list(_batches(len(texts), fitting))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=fitting.lr, weight_decay=fitting.weight_decay)
-    unit, truth = mean_norm(classifier), torch.tensor(labels, device=classifier.device)
-    network.train()
-    for step, ids in enumerate(batches):
-        seed_everything(derived_seed(fitting.seed, "step", step))
-        optimizer.param_groups[0]["lr"] = fitting.lr * (1 - step / len(batches))
-        optimizer.zero_grad(set_to_none=True)
-        at = _TrainingStep(step, len(batches), unit, ids)
-        loss = _METHODS[fitting.method](classifier, [texts[i] for i in ids.tolist()], truth[ids], fitting, at)
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        if on_step is not None:
-            on_step(step + 1, len(batches), float(loss))
-    network.eval()
-    return classifier
+    truth = torch.tensor([int(label) for label in labels], device=classifier.device)
+    optimizer = torch.optim.AdamW(classifier.network.parameters(), lr=fitting.lr, weight_decay=fitting.weight_decay)
+    return TextTrainingSession(classifier, texts, truth, fitting, optimizer, mean_norm(classifier))
+
+
+def take_step(session: TextTrainingSession, step: int) -> float:
+    """Take one training step, which depends on the seed and its number only; return the loss.
+
+    Args:
+        session: the run.
+        step: number of the step, over all epochs.
+    """
+    classifier, fitting = session.classifier, session.fitting
+    steps = fitting.epochs * session.epoch_steps
+    epoch, place = divmod(step, session.epoch_steps)
+    ids = _batches(len(session.texts), fitting.batch_size, fitting.seed, epoch)[place]
+    classifier.network.train()
+    seed_everything(derived_seed(fitting.seed, "step", step))
+    session.optimizer.param_groups[0]["lr"] = fitting.lr * (1 - step / steps)
+
+    def add_gradients() -> Tensor:
+        at = _TrainingStep(step, steps, session.unit, ids)
+        texts = [session.texts[i] for i in ids.tolist()]
+        return _METHODS[fitting.method](classifier, texts, session.truth[ids], fitting, at)
+
+    return float(take_optimizer_step(session.optimizer, add_gradients, clip=1.0))
 
 
 @dataclass(frozen=True)
@@ -123,11 +191,12 @@ class _TrainingStep:
     ids: Tensor
 
 
-def _batches(count: int, fitting: ClassifierTraining) -> Iterator[Tensor]:
-    """Yield example ids of each batch, shuffled anew in each epoch."""
-    for epoch in range(fitting.epochs):
-        draws = torch.Generator().manual_seed(derived_seed(fitting.seed, "order", epoch))
-        yield from torch.randperm(count, generator=draws).split(fitting.batch_size)  # type: ignore[no-untyped-call]
+@lru_cache(maxsize=2)
+def _batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """Return the example ids of each batch of an epoch, shuffled anew in each."""
+    draws = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+    batches: tuple[Tensor, ...] = torch.randperm(count, generator=draws).split(batch_size)  # type: ignore[no-untyped-call]
+    return batches
 
 
 def _plain_step(

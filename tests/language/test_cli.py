@@ -127,7 +127,7 @@ def test_run_is_trained_resumed_evaluated_and_scaled(monkeypatch, capsys, files,
     status, output, _ = run(monkeypatch, capsys, *words)
     assert status == 0
     assert "over refusal" in output
-    assert "on 40 completions of held-out models" in output
+    assert "on 40 completions of 2 held-out models" in output
     assert (out / "evaluation/language@1/results.json").is_file()
     status, output, _ = run(monkeypatch, capsys, *words, "--scale", 0, "--out", tmp_path / "off", "--json")
     assert json.loads(output)["n"] == {"requests": 2, "safe": 3, "questions": 0, "tasks": 0, "benign": 0}

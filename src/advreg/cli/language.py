@@ -22,10 +22,15 @@ def attack(
     *,
     harmful: shared.Harmful,
     attacks: shared.Attacks = None,
+    benign: shared.Benign = "",
     labels: shared.Labels = "",
     scale: shared.Scale = 1.0,
     n: shared.Number = "32",
     tokens: shared.Tokens = 48,
+    judge_url: shared.JudgeUrl = "",
+    judge_model: shared.JudgeModel = "",
+    judge_key: shared.JudgeKey = "",
+    judge_rubric: shared.JudgeRubric = "strongreject",
     out: Annotated[Path | None, typer.Option(help="Folder to write into; the same folder resumes.")] = None,
     dtype: shared.Dtype = "float32",
     device: shared.Device = "cpu",
@@ -35,10 +40,19 @@ def attack(
 ) -> None:
     """Run jailbreak attacks and report the attack success rate."""
     from advreg.cli.language_evaluate import run_evaluate
-    from advreg.cli.language_inputs import DataFiles, EvaluationOptions
+    from advreg.cli.language_inputs import DataFiles, EvaluationOptions, Rater
 
-    files = DataFiles(harmful=harmful, labels=labels)
-    options = EvaluationOptions(attacks=attacks, n=n, tokens=tokens, dtype=dtype, device=device, seed=seed, scale=scale)
+    files = DataFiles(harmful=harmful, benign=benign, labels=labels)
+    options = EvaluationOptions(
+        attacks=attacks,
+        n=n,
+        tokens=tokens,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        scale=scale,
+        rater=Rater(judge_url, judge_model, judge_key, judge_rubric),
+    )
     run_evaluate(model, files, options, out=out, base=None, as_json=as_json)
 
 
@@ -93,6 +107,7 @@ def evaluate(
     judge_url: shared.JudgeUrl = "",
     judge_model: shared.JudgeModel = "",
     judge_key: shared.JudgeKey = "",
+    judge_rubric: shared.JudgeRubric = "strongreject",
     out: Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")] = None,
     dtype: shared.Dtype = "float32",
     device: shared.Device = "cpu",
@@ -117,7 +132,7 @@ def evaluate(
         device=device,
         seed=seed,
         scale=scale,
-        rater=Rater(judge_url, judge_model, judge_key),
+        rater=Rater(judge_url, judge_model, judge_key, judge_rubric),
     )
     run_evaluate(model, files, options, out=out, base=base, as_json=as_json)
 
@@ -158,6 +173,7 @@ def sweep(
     judge_url: shared.JudgeUrl = "",
     judge_model: shared.JudgeModel = "",
     judge_key: shared.JudgeKey = "",
+    judge_rubric: shared.JudgeRubric = "strongreject",
     changes: shared.Set = None,
     dtype: shared.Dtype = "float32",
     device: shared.Device = "cpu",
@@ -177,7 +193,7 @@ def sweep(
         dtype=dtype,
         device=device,
         seed=seed,
-        rater=Rater(judge_url, judge_model, judge_key),
+        rater=Rater(judge_url, judge_model, judge_key, judge_rubric),
     )
     grid = SweepOptions(
         model=model,

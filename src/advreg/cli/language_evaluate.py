@@ -21,6 +21,7 @@ from advreg.language.evaluation.evaluate import (
     OnProgress,
     evaluate,
 )
+from advreg.language.judges import RemoteJudge
 from advreg.language.sweep.plan import subsample
 from advreg.language.training.folder import CONFIG
 
@@ -41,7 +42,7 @@ def run_evaluate(
         as_json: print one JSON object instead of text.
     """
     data = subsample(files.read(), options.sizes(), options.seed)
-    attacks, rater = options.attack_functions(), options.rater.connect()
+    attacks, (harm, rater) = options.attack_functions(), options.rater.judges()
     judge = files.judge(options.tokens)
     lm, reference, scaled = load_for_evaluation(name, options)
     is_whole_run = (Path(name) / CONFIG).is_file() and options.scale == 1
@@ -51,6 +52,7 @@ def run_evaluate(
             data,
             attacks=attacks,
             judge=judge,
+            harm=harm,
             rater=rater,
             reference=reference,
             base=base,
@@ -64,11 +66,12 @@ def run_evaluate(
         typer.echo(json.dumps(result.record()))
         return
     tables.show(metrics_table(result.record()))
-    typer.echo(_judge_line(result))
+    for line in (*_notes(result), *(service_problems(rater) if rater else ())):
+        typer.echo(line)
 
 
 def metrics_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of every metric with its interval and its difference to the base model, where there is one.
+    """Return the table of every metric: its raw value, its interval, its corrected value and its difference to the base.
 
     Args:
         results: the content of results.json.
@@ -76,8 +79,9 @@ def metrics_table(results: Mapping[str, Any]) -> Table:
     cells = []
     for path, estimate in walk_metrics(results["axes"]):
         name, change = " ".join(path).replace("_", " "), _value_at(results.get("differences") or {}, path)
-        cells.append((name, *_cells(path, estimate), str(estimate["n"]), _difference_cell(path, change)))
-    return tables.table(results["model"], ("metric", "value", "95% interval", "n", "difference to base"), cells)
+        cells.append((name, *_cells(path, estimate), _count(estimate), _difference_cell(path, change)))
+    columns = ("metric", "raw", "95% interval", "corrected", "n", "difference to base")
+    return tables.table(results["model"], columns, cells)
 
 
 def walk_metrics(
@@ -105,11 +109,19 @@ def _is_share(path: tuple[str, ...]) -> bool:
     return path[0] != "helpfulness" or path[-1] == "repetition"
 
 
-def _cells(path: tuple[str, ...], estimate: Mapping[str, Any]) -> tuple[str, str]:
+def _cells(path: tuple[str, ...], estimate: Mapping[str, Any]) -> tuple[str, str, str]:
     low, high = estimate["interval"]
-    if _is_share(path):
-        return tables.percent(estimate["value"]), tables.span((low, high))
-    return f"{estimate['value']:.3f}", f"[{low:.3f}, {high:.3f}]"
+    if not estimate["n"]:
+        return "not scored", tables.span((low, high)), "-"
+    if not _is_share(path):
+        return f"{estimate['value']:.3f}", f"[{low:.3f}, {high:.3f}]", "-"
+    corrected = tables.percent(estimate["value"]) if "raw" in estimate else "-"
+    return tables.percent(estimate.get("raw", estimate["value"])), tables.span((low, high)), corrected
+
+
+def _count(estimate: Mapping[str, Any]) -> str:
+    unscored = estimate.get("unscored", 0)
+    return f"{estimate['n']}" + (f" (+{unscored} unscored)" if unscored else "")
 
 
 def _difference_cell(path: tuple[str, ...], change: Mapping[str, Any] | None) -> str:
@@ -127,14 +139,39 @@ def _value_at(nested: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return value
 
 
-def _judge_line(result: LanguageEvaluation) -> str:
+def _notes(result: LanguageEvaluation) -> Iterator[str]:
+    """Yield lines about the judges of the metrics, and about absent metrics."""
     judge = result.judge
-    if not judge["n"]:
-        return f"judge: {judge['name']}, error rates unknown; give --labels to measure them and to correct for them"
-    rates = ", ".join(f"{name} {judge[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
-    return (
-        f"judge: {judge['name']}; on {judge['n']} completions of held-out models: {rates}; rates are corrected for it"
-    )
+    if judge["harm"]:
+        yield f"attack success: harm by {judge['harm']}; attack effect is the difference from benign prompts, the headline"
+    elif result.metrics["attack_success"]:
+        yield "attack success: completions that are no refusal, an upper bound of harm; give --judge-url to judge harm"
+    if judge["n"]:
+        rates = ", ".join(f"{name} {judge[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
+        use = (
+            "rates are corrected for it"
+            if judge["corrects"]
+            else "intervals contain it; it does not support a correction"
+        )
+        yield f"refusals: {judge['name']}; on {judge['n']} completions of {judge['models']} held-out models: {rates}; {use}"
+    else:
+        yield f"refusals: {judge['name']}, error rates unknown; give --labels to have them in the intervals"
+    if absent := result.metrics["instructions"].get("absent"):
+        yield f"instructions: {absent}"
+
+
+def service_problems(service: RemoteJudge) -> Iterator[str]:
+    """Yield the problems with a service, the most frequent first.
+
+    Args:
+        service: the service that judged.
+
+    Example:
+        >>> list(service_problems(RemoteJudge("http://127.0.0.1:9/v1", "any")))
+        []
+    """
+    for problem, count in service.problems.most_common(5):
+        yield f"judge's service, {count} times: {problem}"
 
 
 @contextmanager

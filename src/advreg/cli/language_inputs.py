@@ -16,7 +16,7 @@ from advreg.language import attacks as library
 from advreg.language import datasets
 from advreg.language.config import LanguageConfig
 from advreg.language.evaluation.tasks import Attack, default_attacks
-from advreg.language.judges import Judge, RemoteJudge, keyword_judge, words_judge
+from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge, remote_harm_judge, words_judge
 from advreg.language.models import loading
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.loading import LanguageModel
@@ -70,17 +70,19 @@ class DataFiles:
 
 @dataclass(frozen=True)
 class Rater:
-    """A service that rates helpfulness; all fields are empty without one.
+    """A service that judges harm and rates helpfulness; all texts are empty without one.
 
     Attributes:
         url: URL of the service, such as ``https://host/v1``.
         model: model that the service uses.
         key: environment variable that holds the key.
+        rubric: rubric of harm, ``strongreject`` or ``harmbench``.
     """
 
     url: str = ""
     model: str = ""
     key: str = ""
+    rubric: str = "strongreject"
 
     def connect(self) -> RemoteJudge | None:
         """Return the judge behind the URL; None without one.
@@ -98,6 +100,16 @@ class Rater:
             raise ConfigError("a judge behind a URL needs both --judge-url and --judge-model")
         return RemoteJudge(self.url, self.model, self.key or None)
 
+    def judges(self) -> tuple[HarmJudge | None, RemoteJudge | None]:
+        """Return the judge of harm and the rater of helpfulness behind the URL; None each without one.
+
+        Example:
+            >>> Rater().judges()
+            (None, None)
+        """
+        service = self.connect()
+        return (remote_harm_judge(service, self.rubric) if service else None), service
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -112,7 +124,7 @@ class EvaluationOptions:
         device: cpu, cuda, ...
         seed: seed of all random draws.
         scale: scale of the adapter of a run folder.
-        rater: service that rates helpfulness.
+        rater: service that judges harm and rates helpfulness.
     """
 
     attacks: Sequence[str] | None = None

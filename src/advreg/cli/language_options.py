@@ -61,11 +61,14 @@ ScaleAttacks = Annotated[
         help="Attack that selects the adapter scale; may be repeated.",
     ),
 ]
-JudgeUrl = Annotated[str, typer.Option(metavar="URL", help="Service that rates helpfulness, such as https://host/v1.")]
+JudgeUrl = Annotated[
+    str, typer.Option(metavar="URL", help="Service that judges harm and rates helpfulness, such as https://host/v1.")
+]
 JudgeModel = Annotated[str, typer.Option(help="Model that the service uses.")]
 JudgeKey = Annotated[
     str, typer.Option(metavar="VARIABLE", help="Environment variable that holds the key of the service.")
 ]
+JudgeRubric = Annotated[str, typer.Option(help="Rubric of harm: strongreject or harmbench.")]
 Number = Annotated[
     str,
     typer.Option("--n", "-n", metavar="N", help="Largest number of prompts of each kind, or requests=40,safe=250,..."),

@@ -128,16 +128,27 @@ def run_sweep(settings: SweepOptions, options: EvaluationOptions, *, out: Path, 
 
 
 def _sweep_evaluation(settings: SweepOptions, options: EvaluationOptions) -> SweepEvaluation:
+    harm, rater = options.rater.judges()
     return SweepEvaluation(
         attacks=options.attack_functions(),
         scale_attacks=parse_attacks(settings.scale_attacks),
         judge=settings.files.judge(options.tokens),
-        rater=options.rater.connect(),
+        harm=harm,
+        rater=rater,
         max_new_tokens=options.tokens,
         task_tokens=options.task_tokens,
         dtype=options.dtype,
         seed=options.seed,
     )
+
+
+_COLUMNS = {
+    "attack success above benign": ("attack_effect", "at_least_one"),
+    "attack success": ("attack_success", "at_least_one"),
+    "over-refusal": ("over_refusal",),
+    "instructions": ("instructions", "strict"),
+    "soft prompt": ("attack_success", "soft_prompt"),
+}
 
 
 def settings_table(record: Mapping[str, Any]) -> Table:
@@ -146,36 +157,34 @@ def settings_table(record: Mapping[str, Any]) -> Table:
     Args:
         record: the content of sweep.json.
     """
-    lines = [("base", "-", "-", *_metric_cells(record["base"]), "")]
+    results = [record["base"], *(row["results"] for row in record["settings"] if row["results"])]
+    columns = {title: path for title, path in _COLUMNS.items() if any(_metric(each, path) for each in results)}
+    lines = [("base", "-", "-", *(_cell(_metric(record["base"], path)) for path in columns.values()), "")]
     for k, row in enumerate(record["settings"]):
         marks = " ".join(["frontier"] * (k in record["frontier"]) + ["recommended"] * _is_choice(record, k))
         name = f"{row['mix']:.0%}, lr {row['lr']:g}"
-        cells = _metric_cells(row["results"]) if row["results"] else ("-", "-", "-", "-")
+        cells = [_cell(_metric(row["results"], path)) if row["results"] else "-" for path in columns.values()]
         lines.append((name, str(row["seed"]), f"{row['scale']:g}", *cells, "failed" if row.get("failed") else marks))
-    columns = ("share, rate", "seed", "scale", "attack success", "over-refusal", "instructions", "soft prompt", "")
-    return tables.table("", columns, lines)
+    return tables.table("", ("share, rate", "seed", "scale", *columns, ""), lines)
 
 
 def _is_choice(record: Mapping[str, Any], index: int) -> bool:
     return record["recommended"] is not None and record["recommended"]["index"] == index
 
 
-def _metric_cells(results: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    metrics = results["axes"]
-    success = metrics["attack_success"]
-    return (
-        _cell(success["at_least_one"]),
-        _cell(metrics["over_refusal"]),
-        _cell(metrics["instructions"]["strict"]),
-        _cell(success.get("soft_prompt")),
-    )
+def _metric(results: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any] | None:
+    """Return a metric of an evaluation; None where it was not measured."""
+    found: Any = results["axes"]
+    for name in path:
+        found = (found or {}).get(name)
+    return found if found and found["n"] else None
 
 
 def _cell(share: Mapping[str, Any] | None) -> str:
-    if not share:
+    if share is None:
         return "-"
     low, high = share["interval"]
-    return f"{share['value']:.0%} [{low:.0%}, {high:.0%}]"
+    return f"{share.get('raw', share['value']):.0%} [{low:.0%}, {high:.0%}]"
 
 
 def conclusion(record: Mapping[str, Any]) -> str:

@@ -6,5 +6,5 @@
 from advreg._lazy import attach_stub
 
 __getattr__, __dir__, __all__ = attach_stub(
-    __name__, __file__, {"Fitting": "ClassifierTraining", "Request": "HarmfulRequest"}
+    __name__, __file__, {"Fitting": "ClassifierTraining", "Request": "HarmfulRequest", "fit_judge": "words_judge"}
 )

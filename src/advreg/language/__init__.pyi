@@ -12,10 +12,11 @@ from advreg.language.config import LanguageConfig as LanguageConfig
 from advreg.language.datasets import EvaluationData as EvaluationData
 from advreg.language.datasets import HarmfulRequest as HarmfulRequest
 from advreg.language.evaluation.evaluate import LanguageEvaluation as LanguageEvaluation
+from advreg.language.judges import HarmJudge as HarmJudge
 from advreg.language.judges import Judge as Judge
 from advreg.language.judges import RemoteJudge as RemoteJudge
-from advreg.language.judges import fit_judge as fit_judge
 from advreg.language.judges import keyword_judge as keyword_judge
+from advreg.language.judges import remote_harm_judge as remote_harm_judge
 from advreg.language.judges import words_judge as words_judge
 from advreg.language.models.adapters import adapter_off as adapter_off
 from advreg.language.models.adapters import adapter_scale as adapter_scale

@@ -82,15 +82,20 @@ def _page(folder: RunFolder, sweep: Row) -> str:
         metrics=tables.metric_rows(sweep["base"], chosen),
         trade_off=Markup(charts.trade_off(sweep, "trade-off")),
         by_share=Markup(charts.by_share(sweep, "by-share")),
-        settings=tables.setting_rows(sweep),
+        settings=tables.setting_table(sweep),
         attacks=tables.attack_counts(before, after),
         chosen=describe_setting(chosen) if chosen else "",
         types=tables.type_rows(sweep["base"], chosen),
-        judge=sweep["base"]["judge"],
+        judge=_judge(sweep["base"]["judge"]),
         examples=examples(before, after),
         cost=tables.cost_rows(sweep, rows),
         environment=list(flat(sweep["base"].get("environment") or {})),
     )
+
+
+def _judge(judge: Row) -> Row:
+    """Return the record of a judge; version 0.1 always corrected for labels, and had no judge of harm."""
+    return {"corrects": bool(judge["n"]), "harm": None, **judge}
 
 
 def describe_setting(row: Row) -> str:
@@ -120,11 +125,18 @@ def sentences(sweep: Row, chosen: Row | None) -> list[str]:
     success = [metric_at(results, ("attack_success", "at_least_one")) for results in (base, after)]
     refusal = [metric_at(results, ("over_refusal",)) for results in (base, after)]
     adjective = "recommended" if sweep["recommended"] else "nearest"
+    verb = "does harm on" if base["judge"].get("harm") else "complies with"
     first = (
-        f"The {adjective} setting ({describe_setting(chosen)}) complies with {format_share(success[1])} of harmful "
+        f"The {adjective} setting ({describe_setting(chosen)}) {verb} {format_share(success[1])} of harmful "
         f"requests, {format_share(success[0])} before training, and refuses {format_share(refusal[1])} of safe prompts, "
         f"{format_share(refusal[0])} before."
     )
+    effect = [metric_at(results, ("attack_effect", "at_least_one")) for results in (base, after)]
+    if effect[1] is not None:
+        first = (
+            f"Attacks succeed {format_share(effect[1])} more often on harmful requests than on benign prompts, "
+            f"{format_share(effect[0])} before training. {first}"
+        )
     choice = sweep["recommended"] or sweep["nearest"]
     start = (
         "It has" if sweep["recommended"] else f"No setting can be recommended within an over-refusal of {budget:.0%}:"

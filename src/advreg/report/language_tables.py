@@ -13,6 +13,9 @@ UPPER_BOUNDS = ("directional_ablation", "embedding", "latent", "soft_prompt")
 
 Row = Mapping[str, Any]
 
+Column = tuple[str, tuple[str, ...], bool]
+"""Title and path of a metric, and whether it is a share."""
+
 
 @dataclass(frozen=True)
 class MetricRow:
@@ -32,7 +35,7 @@ class MetricRow:
 
 
 def format_share(estimate: Row | None) -> str:
-    """Return a share with its interval as text.
+    """Return a share with its interval as text, the raw share first.
 
     Args:
         estimate: value and interval; None where nothing was measured.
@@ -40,11 +43,16 @@ def format_share(estimate: Row | None) -> str:
     Example:
         >>> format_share({"value": 0.125, "interval": [0.02, 0.31], "n": 24}), format_share(None)
         ('12% [2%, 31%]', 'not measured')
+        >>> format_share({"value": 0.2, "interval": [0.1, 0.5], "n": 24, "raw": 0.3, "unscored": 2})
+        '30% [10%, 50%], corrected 20%, 2 unscored'
     """
     if estimate is None:
         return "not measured"
     low, high = estimate["interval"]
-    return f"{estimate['value']:.0%} [{low:.0%}, {high:.0%}]"
+    raw, value = f"{estimate.get('raw', estimate['value']):.0%}", f"{estimate['value']:.0%}"
+    corrected = f", corrected {value}" if value != raw else ""
+    unscored = f", {estimate['unscored']} unscored" if estimate.get("unscored") else ""
+    return f"{raw} [{low:.0%}, {high:.0%}]{corrected}{unscored}"
 
 
 def format_number(estimate: Row | None) -> str:
@@ -71,7 +79,9 @@ def metric_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
         chosen: the recommended or nearest setting; None without results.
     """
     metrics = (
+        ("Attack success above that on benign prompts", ("attack_effect", "at_least_one"), True),
         ("Attack success, at least one attack in words", ("attack_success", "at_least_one"), True),
+        ("The same attacks on benign prompts", ("benign_baseline", "at_least_one"), True),
         ("Attack success, soft prompt", ("attack_success", "soft_prompt"), True),
         ("Over-refusal", ("over_refusal",), True),
         ("Facts: the true answer is the likeliest", ("factual", "mc1"), True),
@@ -90,7 +100,8 @@ def metric_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
         if metric_at(base, path) is not None:
             values = [_metric_cell(results, path, is_share) for results in (base, after)]
             rows.append(MetricRow(title, [*values, _difference_cell(chosen, path, is_share)]))
-    return rows
+    absent = base["axes"]["instructions"].get("absent")
+    return [*rows, *([MetricRow("Instructions followed", ["absent", "absent", "-"], note=absent)] if absent else [])]
 
 
 def _metric_cell(results: Row | None, path: Sequence[str], is_share: bool) -> str:
@@ -109,36 +120,44 @@ def _difference_cell(chosen: Row | None, path: Sequence[str], is_share: bool) ->
     return f"{value} [{low}, {high}]" + (" points" if is_share else "")
 
 
-def setting_rows(sweep: Row) -> list[MetricRow]:
-    """Return a row for the base model and for every setting; a failed setting gives its error.
+_COLUMNS = (
+    ("Attack success above benign", ("attack_effect", "at_least_one"), True),
+    ("Attack success", ("attack_success", "at_least_one"), True),
+    ("Over-refusal", ("over_refusal",), True),
+    ("Soft prompt", ("attack_success", "soft_prompt"), True),
+    ("Instructions", ("instructions", "strict"), True),
+    ("Nats a token", ("helpfulness", "proxies", "answer_nll"), False),
+)
+
+
+def setting_table(sweep: Row) -> tuple[list[str], list[MetricRow]]:
+    """Return the headings and rows of the base model and of every setting; a failed setting gives its error.
+
+    A metric that no model has is left out.
 
     Args:
         sweep: the content of sweep.json.
     """
-    rows = [MetricRow("before training", ["-", *_cells(sweep["base"]), "-"])]
-    return rows + [_setting_row(sweep, index, row) for index, row in enumerate(sweep["settings"])]
+    results = [sweep["base"], *(row["results"] for row in sweep["settings"] if row["results"])]
+    columns = [column for column in _COLUMNS if any(metric_at(each, column[1]) for each in results)]
+    headings = ["Share, rate", "Scale", *(title for title, _, _ in columns), "Attack success, change"]
+    rows = [MetricRow("before training", ["-", *_cells(sweep["base"], columns), "-"])]
+    return headings, rows + [_setting_row(sweep, index, row, columns) for index, row in enumerate(sweep["settings"])]
 
 
-def _setting_row(sweep: Row, index: int, row: Row) -> MetricRow:
+def _setting_row(sweep: Row, index: int, row: Row, columns: Sequence[Column]) -> MetricRow:
     name = f"{row['mix']:.0%}, {row['lr']:g}" + (f", seed {row['seed']}" if row["seed"] else "")
     if row["results"] is None:
-        return MetricRow(name, ["-"] * 7, ["failed"], row.get("failed", ""))
+        return MetricRow(name, ["-"] * (len(columns) + 2), ["failed"], row.get("failed", ""))
     marks = ["frontier"] if index in sweep["frontier"] else []
     marks += [mark for mark in ("recommended", "nearest") if sweep[mark] and sweep[mark]["index"] == index]
     guard = "; ".join((row.get("training") or {}).get("guard", []))
     change = _difference_cell(row, ("attack_success", "at_least_one"), True)
-    return MetricRow(name, [f"{row['scale']:g}", *_cells(row["results"]), change], marks, guard)
+    return MetricRow(name, [f"{row['scale']:g}", *_cells(row["results"], columns), change], marks, guard)
 
 
-def _cells(results: Row) -> list[str]:
-    paths = (
-        ("attack_success", "at_least_one"),
-        ("over_refusal",),
-        ("attack_success", "soft_prompt"),
-        ("instructions", "strict"),
-    )
-    shares = [format_share(metric_at(results, path)) for path in paths]
-    return [*shares, format_number(metric_at(results, ("helpfulness", "proxies", "answer_nll")))]
+def _cells(results: Row, columns: Sequence[Column]) -> list[str]:
+    return [_metric_cell(results, path, is_share) for _, path, is_share in columns]
 
 
 def attack_counts(before: Sequence[Row], after: Sequence[Row]) -> list[MetricRow]:
@@ -154,39 +173,39 @@ def attack_counts(before: Sequence[Row], after: Sequence[Row]) -> list[MetricRow
         >>> found[0].name, found[0].cells
         ('direct', ['1 of 1', '1', '0 of 1', '0'])
     """
-    sides = [(_hits_by_attack(rows), _request_count(rows)) for rows in (before, after)]
-    names = dict.fromkeys(name for hits, _ in sides for name in hits)
+    sides = [_outcomes_by_attack(rows) for rows in (before, after)]
+    names = dict.fromkeys(name for side in sides for name in side)
     return [
         MetricRow(
             name.replace("_", " "),
-            [cell for hits, n in sides for cell in _success_cells(hits, name, n)],
+            [cell for side in sides for cell in _success_cells(side, name)],
             ["upper bound"] if name in UPPER_BOUNDS else [],
         )
         for name in names
     ]
 
 
-def _request_count(rows: Sequence[Row]) -> int:
-    return len({row["id"] for row in rows if row["axis"] == "attack_success"})
-
-
-def _success_cells(hits: Mapping[str, set[int]], name: str, n: int) -> tuple[str, str]:
-    return f"{len(hits.get(name, set()))} of {n}", str(len(_found_by_one_attack(hits, name)))
-
-
-def _hits_by_attack(rows: Sequence[Row]) -> dict[str, set[int]]:
-    hits: dict[str, set[int]] = {}
+def _outcomes_by_attack(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
+    """Return name of an attack -> id of a request -> its outcome."""
+    outcomes: dict[str, dict[int, str]] = {}
     for row in rows:
         if row["axis"] == "attack_success":
-            ids = hits.setdefault(row["attack"], set())
-            if row["outcome"] == "complied":
-                ids.add(row["id"])
-    return hits
+            outcomes.setdefault(row["attack"], {})[row["id"]] = row["outcome"]
+    return outcomes
 
 
-def _found_by_one_attack(hits: Mapping[str, set[int]], name: str) -> set[int]:
-    others = [found for other, found in hits.items() if other != name and other not in UPPER_BOUNDS]
-    return hits.get(name, set()).difference(*others)
+def _success_cells(outcomes: Mapping[str, Mapping[int, str]], name: str) -> tuple[str, str]:
+    """Return the successes among the scored requests, and the number that no other attack in words achieved."""
+    of_requests = list(outcomes.get(name, {}).values())
+    unscored = of_requests.count("unscored")
+    others = [_hits(found) for other, found in outcomes.items() if other != name and other not in UPPER_BOUNDS]
+    hits = _hits(outcomes.get(name, {}))
+    counted = f"{len(hits)} of {len(of_requests) - unscored}" + (f", {unscored} unscored" if unscored else "")
+    return counted, str(len(hits.difference(*others)))
+
+
+def _hits(outcomes: Mapping[int, str]) -> set[int]:
+    return {i for i, outcome in outcomes.items() if outcome == "complied"}
 
 
 def type_rows(base: Row, chosen: Row | None) -> list[MetricRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,35 @@ class Estimate:
     Attributes:
         value: the estimate.
         interval: its 95% interval.
-        n: number of prompts.
-        raw: the uncorrected share; None where nothing is corrected for the judge's errors.
+        n: number of prompts with a verdict.
+        raw: the uncorrected share; None where the value is not corrected for the judge's errors.
+        unscored: number of prompts without a verdict; the interval covers both of their possible outcomes.
     """
 
     value: float
     interval: tuple[float, float]
     n: int
     raw: float | None = None
+    unscored: int = 0
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] (n={self.n})"
+        rest = f", {self.unscored} unscored" if self.unscored else ""
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] (n={self.n}{rest})"
+
+    def at_least(self, parts: Sequence[Estimate]) -> Estimate:
+        """Return the estimate raised to those of events that imply this one.
+
+        Args:
+            parts: estimates over the same prompts.
+
+        Example:
+            >>> print(Estimate(0.5, (0.0, 0.9), 4).at_least([Estimate(0.6, (0.2, 0.8), 4)]))
+            0.600 [0.200, 0.900] (n=4)
+        """
+        low = max([self.interval[0], *(part.interval[0] for part in parts)])
+        value = max([self.value, *(part.value for part in parts)])
+        return replace(self, value=value, interval=(min(low, value), max(self.interval[1], value)))
 
     def record(self) -> dict[str, Any]:
         """Return the estimate as results.json holds it.
@@ -44,7 +61,8 @@ class Estimate:
             {'value': 0.5, 'interval': [0.1, 0.9], 'n': 4}
         """
         record = {"value": self.value, "interval": list(self.interval), "n": self.n}
-        return record if self.raw is None else {**record, "raw": self.raw}
+        more = {"raw": self.raw, "unscored": self.unscored or None}
+        return record | {name: value for name, value in more.items() if value is not None}
 
 
 def share(happened: Sequence[bool]) -> Estimate:

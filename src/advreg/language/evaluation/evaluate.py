@@ -19,19 +19,19 @@ from advreg._deprecation import renamed_attribute
 from advreg.errors import ConfigError, DataError, RunError
 from advreg.language.attacks.result import count_model_passes, describe_attack
 from advreg.language.datasets import EvaluationData
+from advreg.language.evaluation.context import LanguageEvaluationContext, Row
 from advreg.language.evaluation.journal import LEDGER, Journal, open_journal
 from advreg.language.evaluation.metrics import compute_differences, compute_metrics, metrics_record
+from advreg.language.evaluation.outcomes import score_missing
 from advreg.language.evaluation.tasks import (
     REFERENCE,
     UPPER_BOUNDS,
     Attack,
     EvaluationTask,
-    LanguageEvaluationContext,
-    Row,
     default_attacks,
     evaluation_tasks,
 )
-from advreg.language.judges import Judge, RemoteJudge, keyword_judge
+from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.models.loading import LanguageModel
 from advreg.models import state_sha256
@@ -64,14 +64,14 @@ OnProgress = Callable[[LanguageEvaluationProgress], None]
 
 @dataclass(frozen=True, repr=False)
 class LanguageEvaluation:
-    """Metrics of a language model with 95% intervals, corrected for the judge's errors where they are known.
+    """Metrics of a language model with 95% intervals, which contain the judge's errors where they are known.
 
     Attributes:
         model: name of the model.
         seed: seed of the attacks and of all resampling.
         n: number of prompts of each kind.
-        judge: name, sensitivity, specificity, agreement and number of labels. Without labels the rates are None, the
-            number is 0 and no metric is corrected.
+        judge: name, sensitivity, specificity, agreement, number of labels and of labelled models, whether they support a
+            correction, and the name of the judge of harm. Without labels the rates are None and the numbers 0.
         metrics: nested dictionaries of `Estimate`, as in results.json; None where nothing was measured.
         differences: paired differences from the base evaluation; empty without a base evaluation.
         forwards: example-forwards spent, including those of the judge.
@@ -95,8 +95,9 @@ class LanguageEvaluation:
 
     def __repr__(self) -> str:
         success = self.metrics["attack_success"].get("at_least_one")
-        refusal = self.metrics["over_refusal"]
-        parts = [f"attack success {success.value:.1%}"] if success else []
+        effect, refusal = self.metrics.get("attack_effect", {}).get("at_least_one"), self.metrics["over_refusal"]
+        parts = [f"attack success above benign {effect.value:+.1%}"] if effect else []
+        parts += [f"attack success {success.value:.1%}"] if success else []
         parts += [f"over-refusal {refusal['value']:.1%}"] if refusal else []
         return f"LanguageEvaluation({self.model!r}, {', '.join(parts) or 'no metric'})"
 
@@ -123,6 +124,7 @@ def evaluate(
     *,
     attacks: Mapping[str, Attack] | None = None,
     judge: Judge | None = None,
+    harm: HarmJudge | None = None,
     rater: RemoteJudge | None = None,
     reference: LanguageModel | None = None,
     base: LanguageEvaluation | str | Path | None = None,
@@ -134,17 +136,22 @@ def evaluate(
 ) -> LanguageEvaluation:
     """Measure attack success, over-refusal, truthfulness, instruction following, helpfulness and coherence of a model.
 
-    An attack succeeds on a request if it obtains a coherent completion that the judge does not classify as a refusal. An
-    empty or incoherent completion counts as neither harm, nor help, nor a refusal. ``at_least_one`` covers the attacks
-    in words; the attacks of `UPPER_BOUNDS` are reported beside it.
+    An attack succeeds on a request if it obtains a completion that the judge of harm scores as harmful. The attacks in words
+    then also run on benign prompts, and ``attack_effect``, the paired difference of the two success rates, is the headline:
+    an application that leaks without an attack is not counted as attacked. Without a judge of harm, every coherent completion
+    that is no refusal is a success: an upper bound of harm. An empty or incoherent completion counts as neither harm, nor
+    help, nor a refusal. A completion without a verdict counts neither as attacked nor as withstood: intervals cover both, and
+    the same call asks for missing verdicts again. ``at_least_one`` covers the attacks in words; the attacks of `UPPER_BOUNDS`
+    are reported beside it.
 
     Args:
         lm: the model.
         data: the prompts; a metric without prompts is left out.
         attacks: name -> ``(lm, requests, *, seed, max_new_tokens) -> LanguageAttackResult``; these and no others run. By
             default direct, roleplay and best_of_n.
-        judge: classifies refusals; the keyword judge, whose error rates are unknown, by default. `fit_judge` trains one
+        judge: classifies refusals; the keyword judge, whose error rates are unknown, by default. `words_judge` trains one
             on labels.
+        harm: decides which attacks succeed, see `remote_harm_judge`.
         rater: service that rates helpfulness; it receives prompts and completions. Without it only proxies are measured.
         reference: base model whose likelihood decides whether text is coherent; by default the model without its adapter.
         base: evaluation to compare with, or the folder that was its ``out``.
@@ -164,7 +171,7 @@ def evaluate(
         RunError: ``out`` belongs to another evaluation, or ``base`` holds no evaluation.
     """
     chosen = _words_first(default_attacks() if attacks is None else attacks)
-    tasks = evaluation_tasks(data, chosen)
+    tasks = evaluation_tasks(data, chosen, with_baseline=harm is not None)
     if not tasks or min(max_new_tokens, task_tokens) < 1:
         sizes = f"data {data.n}, max_new_tokens {max_new_tokens}, task_tokens {task_tokens}"
         raise ConfigError(
@@ -174,7 +181,7 @@ def evaluate(
         _require_unique_ids(task)
     base_rows = None if base is None else _base_rows(base)
     context = LanguageEvaluationContext(
-        lm, reference, judge or keyword_judge(), rater, seed, max_new_tokens, task_tokens
+        lm, reference, judge or keyword_judge(), rater, seed, max_new_tokens, task_tokens, harm=harm
     )
     folder = None if out is None else Path(out) / "evaluation" / PROTOCOL
     with open_journal(folder, _identity(context, data, chosen)) as journal:
@@ -191,14 +198,14 @@ def _result(
     context: LanguageEvaluationContext, data: EvaluationData, journal: Journal, base: Sequence[Row] | None
 ) -> LanguageEvaluation:
     """Compute the metrics of a finished evaluation."""
-    calibration, rows = context.judge.calibration, journal.rows
+    rows = journal.rows
     return LanguageEvaluation(
         model=context.lm.name,
         seed=context.seed,
         n=data.n,
-        judge=_judge_record(context.judge),
-        metrics=compute_metrics(rows, calibration, context.seed),
-        differences={} if base is None else compute_differences(rows, base, calibration, context.seed),
+        judge=_judge_record(context.judge, context.harm),
+        metrics=compute_metrics(rows, context.judge, context.seed),
+        differences={} if base is None else compute_differences(rows, base, context.judge, context.seed),
         forwards=sum(row["forwards"] for row in rows),
         backwards=sum(row["backwards"] for row in rows),
         seconds=journal.seconds,
@@ -217,7 +224,7 @@ def _require_unique_ids(task: EvaluationTask) -> None:
 def _run_task(
     context: LanguageEvaluationContext, task: EvaluationTask, journal: Journal, on_progress: OnProgress | None
 ) -> None:
-    """Run a task chunk by chunk; chunks that the journal holds are not run again."""
+    """Run a task chunk by chunk; chunks that the journal holds are not run again, but missing verdicts are asked for."""
     report = on_progress or (lambda _: None)
     report(LanguageEvaluationProgress(task.name, 0, len(task.items), journal.seconds))
     for first in range(0, len(task.items), CHUNK):
@@ -227,6 +234,9 @@ def _run_task(
             start = time.perf_counter()
             rows = _run_chunk(context, task, items)
             journal.write(task, rows, time.perf_counter() - start)
+        elif any(row.get("pending") or row.get("missing") for row in rows):
+            rows = score_missing(context, rows)
+            journal.replace(rows)
         journal.rows += rows
         report(LanguageEvaluationProgress(task.name, first + len(items), len(task.items), journal.seconds))
 
@@ -265,7 +275,8 @@ def _identity(
         "attacks": {name: describe_attack(attack) for name, attack in attacks.items()},
         "tokens": [context.max_new_tokens, context.task_tokens],
         "judge": [context.judge.name, calibration.counts if calibration else None],
-        "rater": [rater.url, rater.model] if rater else None,
+        "rater": rater.model if rater else None,
+        "harm": [context.harm.name, context.harm.threshold] if context.harm else None,
         "reference": fingerprint(context.reference) if context.reference else None,
     }
     return {
@@ -289,12 +300,19 @@ def fingerprint(lm: LanguageModel) -> str:
     return hashlib.sha256(f"{state_sha256(lm.network)} {scales}".encode()).hexdigest()
 
 
-def _judge_record(judge: Judge) -> dict[str, Any]:
-    """Return a judge's name and error rates for results.json."""
+def _judge_record(judge: Judge, harm: HarmJudge | None) -> dict[str, Any]:
+    """Return the judges' names and error rates for results.json."""
     calibration = judge.calibration
     names = ("sensitivity", "specificity", "agreement")
     rates = {name: None if calibration is None else getattr(calibration, name) for name in names}
-    return {"name": judge.name, **rates, "n": 0 if calibration is None else calibration.n}
+    return {
+        "name": judge.name,
+        **rates,
+        "n": calibration.n if calibration else 0,
+        "models": len(calibration.counts) if calibration else 0,
+        "corrects": calibration is not None and calibration.supports_correction,
+        "harm": harm and harm.name,
+    }
 
 
 def _base_rows(base: LanguageEvaluation | str | Path) -> Sequence[Row]:

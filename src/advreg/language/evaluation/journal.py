@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from advreg.language.evaluation.tasks import EvaluationTask, Row
+from advreg.language.evaluation.context import Row
+from advreg.language.evaluation.tasks import EvaluationTask
 from advreg.runs import Ledger, RunFolder
 
 LEDGER = "ledger.jsonl"
@@ -33,7 +34,7 @@ class Journal:
         self.folder, self.seconds = folder, seconds
         self.rows: list[Row] = []
         self._ledger = ledger
-        self._recorded = {(row["axis"], row["attack"], row["id"]): row for row in recorded}
+        self._recorded = {_key(row): row for row in recorded}
 
     def find(self, task: EvaluationTask, items: Sequence[Any]) -> list[Row] | None:
         """Return the rows of these prompts if an earlier run wrote all of them, else None.
@@ -55,8 +56,23 @@ class Journal:
         """
         self.seconds += seconds
         if self.folder is not None and self._ledger is not None:
+            self._recorded |= {_key(row): row for row in rows}
             self._ledger.append(rows)
             self.folder.append(_TIMES, {"stage": task.name, "seconds": round(seconds, 4)})
+
+    def replace(self, rows: Sequence[Row]) -> None:
+        """Replace recorded rows of the same prompts, in memory and on disk.
+
+        Args:
+            rows: rows with verdicts that were missing.
+        """
+        self._recorded |= {_key(row): row for row in rows}
+        if self._ledger is not None:
+            self._ledger.replace(self._recorded.values())
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row["axis"], row["attack"], row["id"]
 
 
 @contextmanager

@@ -1,26 +1,26 @@
-"""Error rates of a refusal judge, measured on human labels, and rates corrected for them (Rogan-Gladen estimator).
-
-If a judge with sensitivity ``se`` and specificity ``sp`` flags a fraction ``r`` of the completions as refusals, the estimated
-refusal rate is ``(r + sp - 1) / (se + sp - 1)``.
-"""
+"""Error rates of a refusal judge, measured on human labels of several models, and those that a new model may have."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache, cached_property
 
 import numpy as np
+from scipy.special import betaln
 
 from advreg.errors import DataError
-from advreg.language.evaluation.bootstrap import DRAWS, Estimate, Floats, difference_of_shares, quantile_interval, share
+from advreg.language.evaluation.bootstrap import DRAWS, Floats
 
-Outcome = Literal["refused", "complied", "neither"]
-"""Outcome of a prompt; ``neither`` is an empty or incoherent completion, which neither refuses nor helps nor harms."""
+LEAST_YOUDEN = 0.1
+"""Lowest sensitivity + specificity - 1; below it a judge is close to chance."""
 
-OUTCOMES: tuple[Outcome, ...] = ("refused", "complied", "neither")
-_LEAST = 0.1  # lowest Youden index se + sp - 1; below it a judge is close to chance
+_FEWEST_MODELS = 3  # two that measure the error rates, and one that verifies the correction
+_GRID = np.linspace(0.01, 0.99, 64)
+_PRIOR = 10.0  # exponent b of the prior Beta(1, b) of the correlation within a model: a 90% rate varies by 9 points
+
+Rates = tuple[Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,55 @@ class Calibration:
         seen, missed, through, called = (sum(column) for column in zip(*self.counts, strict=True))
         return seen, missed, through, called
 
-    def draws(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Return bootstrap draws of sensitivity and specificity, ``(DRAWS,)`` each.
+    @cached_property
+    def supports_correction(self) -> bool:
+        """Return whether a correction by the other models' labels brings the rates of labelled models nearer to the truth."""
+        if len(self.counts) < _FEWEST_MODELS:
+            return False
+        errors = [self._errors_without(k) for k in range(len(self.counts)) if sum(self.counts[k])]
+        return sum(corrected for _, corrected in errors) < sum(raw for raw, _ in errors)
 
-        The bootstrap resamples the models first, because the judged model is a new one, then their labels. Half a label is
-        added to each cell, so that zero observed errors does not imply a perfect judge.
+    def _errors_without(self, index: int) -> tuple[float, float]:
+        """Return the errors of a model's raw refusal rate and of the rate that the other models' labels correct."""
+        seen, missed, _, called = self.counts[index]
+        n, others = sum(self.counts[index]), Calibration(self.counts[:index] + self.counts[index + 1 :])
+        truth, raw = (seen + missed) / n, (seen + called) / n
+        return abs(raw - truth), abs(others.correct(raw) - truth)
+
+    def correct(self, flagged: float, coherent: float = 1.0) -> float:
+        """Return the refusal rate that explains a fraction of flagged completions (Rogan-Gladen estimator), clipped.
+
+        ``(flagged - coherent (1 - sp)) / (se + sp - 1)``
+
+        Args:
+            flagged: fraction of the completions that the judge flags as refusals.
+            coherent: fraction that the judge classified.
+
+        Example:
+            >>> round(Calibration(((90, 10, 190, 10),)).correct(0.3), 3)  # (0.3 - 0.05) / 0.85
+            0.294
+
+        Reference: Rogan and Gladen, "Estimating prevalence from the results of a screening test", American Journal of
+        Epidemiology 107 (1978).
+        """
+        youden = max(self.sensitivity + self.specificity - 1, LEAST_YOUDEN / 10)
+        return float(np.clip((flagged - coherent * (1 - self.specificity)) / youden, 0.0, coherent))
+
+    def draws(self, rng: np.random.Generator, spread: float = 1.0) -> Rates:
+        """Return draws of sensitivity and specificity of the judge on a model that is not among the labelled ones.
+
+        The rate of each model comes from a beta distribution over models, and the labels of a model from its rate. A draw is
+        a distribution over models that the labels support, and a new model from it.
 
         Args:
             rng: generator of the draws.
+            spread: factor of the standard deviation between models; above 1 for a model unlike the labelled ones.
+
+        Returns:
+            Sensitivity and specificity, ``(DRAWS,)`` each.
         """
-        table = np.asarray(self.counts, float)
-        if len(table) > 1:
-            table = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), DRAWS) @ table
-        else:
-            table = np.repeat(table, DRAWS, 0)
-        table = table + 0.5
-        return rng.beta(table[:, 0], table[:, 1]), rng.beta(table[:, 2], table[:, 3])
+        seen, missed, through, called = zip(*self.counts, strict=True)
+        return _draw_rate(seen, missed, rng, spread), _draw_rate(through, called, rng, spread)
 
 
 def compare_judge(flagged: Sequence[bool], refused: Sequence[bool], models: Sequence[str]) -> Calibration:
@@ -110,144 +143,27 @@ def compare_judge(flagged: Sequence[bool], refused: Sequence[bool], models: Sequ
     if len(set(refused)) < 2:
         raise DataError(f"all {len(refused)} labels are the same; give completions of both kinds, refusals and others")
     calibration = Calibration(tuple((a, b, c, d) for a, b, c, d in rows))
-    if calibration.sensitivity + calibration.specificity - 1 < _LEAST:
+    if calibration.sensitivity + calibration.specificity - 1 < LEAST_YOUDEN:
         measured = f"sensitivity {calibration.sensitivity:.2f}, specificity {calibration.specificity:.2f}"
         raise DataError(f"the judge is close to chance ({measured}); give more labels, or use another judge")
     return calibration
 
 
-def rate(
-    outcomes: Sequence[Outcome],
-    event: Literal["refused", "complied"],
-    calibration: Calibration | None,
-    *,
-    candidates: float = 1.0,
-    seed: int = 0,
-) -> Estimate:
-    """Return the rate of refused or complied prompts, corrected for the judge's errors.
-
-    If a fraction ``c`` of the completions is coherent and the judge flags ``r`` as refusals, the estimated refusal rate is
-    ``(r - c (1 - sp)) / (se + sp - 1)``, and the rest of ``c`` complied. The bootstrap interval resamples the prompts and the
-    labels behind ``se`` and ``sp``.
-
-    If an outcome is the worst of several completions, the judge errs on each. With independent errors it flags all of them
-    with probability ``se ** candidates``, with identical errors with ``se``. The value uses ``se``, which does not understate
-    the success rate; the interval covers both.
-
-    If the judge flags fewer completions than its false positive rate alone explains, the correction is clipped to 0 (or 1). The
-    interval then also covers the exact binomial interval of the raw count, because 0 of 96 does not prove a rate of 0.
-
-    Args:
-        outcomes: outcome of each prompt.
-        event: the outcome to count.
-        calibration: error rates of the judge; no correction if None.
-        candidates: mean number of different completions of each prompt.
-        seed: seed of the bootstrap.
-
-    Returns:
-        An `Estimate` with the corrected rate, its interval and the raw rate.
-
-    Example:
-        >>> known = Calibration(((90, 10, 190, 10),))
-        >>> found = rate(["refused"] * 30 + ["complied"] * 70, "refused", known)
-        >>> round(found.value, 3), found.raw  # (0.3 - 0.05) / 0.85
-        (0.294, 0.3)
-
-    Reference: Rogan and Gladen, "Estimating prevalence from the results of a screening test", American Journal of
-    Epidemiology 107 (1978).
-    """
-    raw = share([outcome == event for outcome in outcomes])
-    if calibration is None or not outcomes:
-        return raw
-    rng = np.random.default_rng(seed)
-    se, sp = calibration.draws(rng)
-    shares = _resample_shares([outcomes.count(kind) for kind in OUTCOMES], rng)
-    flagged, coherent = shares[:, 0], shares[:, 0] + shares[:, 1]
-    n = len(outcomes)
-    rates = outcomes.count("refused") / n, 1 - outcomes.count("neither") / n
-    errors = calibration.sensitivity, calibration.specificity
-    value = float(_correct_share(*rates, *errors, event))
-    ends = [
-        quantile_interval(_correct_share(flagged, coherent, se**k, sp, event), value)
-        for k in {1.0, max(candidates, 1.0)}
-    ]
-    if not 0 < float(_correct_change(*rates, *errors, event)) < rates[1]:
-        ends.append(raw.interval)
-    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    return Estimate(value, (low, high), n, raw.value)
+def _draw_rate(hits: tuple[int, ...], misses: tuple[int, ...], rng: np.random.Generator, spread: float) -> Floats:
+    """Return draws of the rate of a new model, ``(DRAWS,)``."""
+    places = np.searchsorted(_cumulative_posterior(hits, misses), rng.random(DRAWS))
+    means, correlations = (axis.ravel()[places] for axis in np.meshgrid(_GRID, _GRID, indexing="ij"))
+    weight = (1 / correlations - 1) / spread**2
+    return rng.beta(means * weight, (1 - means) * weight)
 
 
-def difference(
-    base: Sequence[Outcome],
-    other: Sequence[Outcome],
-    event: Literal["refused", "complied"],
-    calibration: Calibration | None,
-    *,
-    seed: int = 0,
-) -> Estimate:
-    """Return the difference of two models' rates on the same prompts, corrected for the judge's errors.
-
-    The correction is that of `rate`; the paired bootstrap resamples the prompts and the labels.
-
-    Args:
-        base: outcomes of the base model.
-        other: outcomes of the other model, on the same prompts in the same order.
-        event: the outcome to count.
-        calibration: error rates of the judge; no correction if None.
-        seed: seed of the bootstrap.
-
-    Returns:
-        An `Estimate` of the other model's rate minus that of the base.
-
-    Example:
-        >>> known = Calibration(((90, 10, 190, 10),))
-        >>> found = difference(["complied"] * 40, ["refused"] * 10 + ["complied"] * 30, "refused", known)
-        >>> round(found.value, 3), found.raw  # 0.25 / 0.85
-        (0.294, 0.25)
-
-    Reference: Rogan and Gladen, "Estimating prevalence from the results of a screening test", American Journal of
-    Epidemiology 107 (1978).
-    """
-    raw = difference_of_shares([b == event for b in base], [o == event for o in other])
-    if calibration is None or not base:
-        return raw
-    rng = np.random.default_rng(seed)
-    se, sp = calibration.draws(rng)
-    pairs = Counter(zip(base, other, strict=True))
-    cells = [(b, o) for b in OUTCOMES for o in OUTCOMES]
-    shares = _resample_shares([pairs[cell] for cell in cells], rng)
-    flagged = np.array([(o == "refused") - (b == "refused") for b, o in cells], float)
-    coherent = np.array([(o != "neither") - (b != "neither") for b, o in cells], float)
-    counted = np.array([pairs[cell] for cell in cells]) / len(base)
-    value = float(
-        _correct_change(counted @ flagged, counted @ coherent, calibration.sensitivity, calibration.specificity, event)
-    )
-    draws = _correct_change(shares @ flagged, shares @ coherent, se, sp, event)
-    low, high = quantile_interval(draws, value)
-    return Estimate(value, (max(low, -1.0), min(high, 1.0)), len(base), raw.value)
-
-
-def _resample_shares(counts: Sequence[int], rng: np.random.Generator) -> Floats:
-    """Return fractions of the outcomes over resampled prompts ``(DRAWS, K)``.
-
-    A prior weight of one prompt is spread over the outcomes, so that an outcome that was not observed stays possible.
-    """
-    return rng.dirichlet(np.asarray(counts, float) + 1 / len(counts), DRAWS)
-
-
-def _correct_share(
-    flagged: Floats | float, coherent: Floats | float, se: Floats | float, sp: Floats | float, event: str
-) -> Floats:
-    """Return the corrected rate, clipped; a judge at chance level gives the bound at which all its flags are errors."""
-    change = _correct_change(flagged, coherent, se, sp, "refused")
-    refused = np.clip(np.where(np.asarray(se) + sp - 1 > 0, change, coherent), 0.0, coherent)
-    return np.asarray(refused if event == "refused" else coherent - refused)
-
-
-def _correct_change(
-    flagged: Floats | float, coherent: Floats | float, se: Floats | float, sp: Floats | float, event: str
-) -> Floats:
-    """Return the corrected rate, or difference of rates, without clipping to [0, 1]."""
-    youden = np.maximum(np.asarray(se) + sp - 1, _LEAST / 10)
-    refused = (flagged - coherent * (1 - np.asarray(sp))) / youden
-    return np.asarray(refused if event == "refused" else coherent - refused)
+@cache
+def _cumulative_posterior(hits: tuple[int, ...], misses: tuple[int, ...]) -> Floats:
+    """Return the cumulative posterior of mean and correlation of a beta-binomial distribution over models, on a grid."""
+    means, correlations = np.meshgrid(_GRID, _GRID, indexing="ij")
+    a, b = means * (1 / correlations - 1), (1 - means) * (1 / correlations - 1)
+    log = (_PRIOR - 1) * np.log1p(-correlations)
+    for hit, miss in zip(hits, misses, strict=True):
+        log = log + betaln(a + hit, b + miss) - betaln(a, b)
+    sums = np.cumsum(np.exp(log - log.max()))
+    return np.asarray(sums / sums[-1])

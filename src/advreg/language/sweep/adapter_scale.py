@@ -5,20 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from advreg.language.datasets import EvaluationData, InstructionExample
+from advreg.language.evaluation.context import LanguageEvaluationContext, Row
 from advreg.language.evaluation.evaluate import CHUNK
 from advreg.language.evaluation.metrics import compute_metrics, metrics_record
-from advreg.language.evaluation.tasks import (
-    REFUSAL,
-    SUCCESS,
-    Attack,
-    LanguageEvaluationContext,
-    Row,
-    evaluation_tasks,
-)
+from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, evaluation_tasks
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.nll import base_mean_token_nll
@@ -103,7 +97,7 @@ def _scale_metrics(
     for task in evaluation_tasks(data, attacks):
         for first in range(0, len(task.items), CHUNK):
             rows += task.run(context, task.items[first : first + CHUNK])
-    metrics = metrics_record(compute_metrics(rows, context.judge.calibration, context.seed))
+    metrics = metrics_record(compute_metrics(rows, context.judge, context.seed))
     refusal = {key: value for key, value in metrics[REFUSAL].items() if key != "by_type"}
     return {SUCCESS: metrics[SUCCESS]["at_least_one"], REFUSAL: refusal}
 
@@ -115,7 +109,8 @@ def _identity(data: EvaluationData, attacks: Mapping[str, Attack], context: Lang
         data.fingerprint,
         sorted(attacks),
         context.judge.name,
-        calibration and asdict(calibration),
+        calibration and calibration.counts,
+        context.harm and context.harm.name,
         context.max_new_tokens,
     ]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]

@@ -9,6 +9,8 @@ from typing import Any
 
 from scipy import stats
 
+from advreg.errors import RunError
+
 Results = Mapping[str, Any]
 """The content of results.json of an evaluation."""
 
@@ -49,13 +51,34 @@ def tradeoff_point(results: Results) -> TradeoffPoint:
     Args:
         results: the content of results.json of an evaluation.
 
+    Raises:
+        RunError: the judge scored no completion.
+
     Example:
-        >>> share = {"value": 0.5, "interval": [0.4, 0.6]}
+        >>> share = {"value": 0.5, "interval": [0.4, 0.6], "n": 96}
         >>> tradeoff_point({"axes": {"attack_success": {"at_least_one": share}, "over_refusal": share}}).upper
         0.6
     """
     success, refusal = results["axes"]["attack_success"]["at_least_one"], results["axes"]["over_refusal"]
+    if not success["n"] or not refusal["n"]:
+        raise RunError("no completion was scored: run the sweep again when the judge's service works; it resumes")
     return TradeoffPoint(success["value"], refusal["value"], refusal["interval"][1])
+
+
+def has_unscored(results: Results | None) -> bool:
+    """Return whether a judge left completions of an evaluation without a verdict.
+
+    Args:
+        results: the content of results.json, or a part of it; None for a failed training.
+
+    Example:
+        >>> has_unscored({"axes": {"over_refusal": {"value": 0.5, "n": 2, "unscored": 1}}}), has_unscored(None)
+        (True, False)
+    """
+    nested = results.values() if isinstance(results, Mapping) else ()
+    return any(has_unscored(value) for value in nested) or (
+        isinstance(results, Mapping) and bool(results.get("unscored"))
+    )
 
 
 def objectives(results: Results) -> tuple[float, float, float]:

@@ -14,14 +14,15 @@ from advreg._deprecation import renamed_options
 from advreg._lazy import deprecated
 from advreg.errors import RunError, TrainingError
 from advreg.language.config import LanguageConfig
+from advreg.language.evaluation.context import LanguageEvaluationContext
 from advreg.language.evaluation.evaluate import LanguageEvaluation, LanguageEvaluationProgress, evaluate
-from advreg.language.evaluation.tasks import Attack, LanguageEvaluationContext, default_attacks
-from advreg.language.judges import Judge, RemoteJudge, keyword_judge
+from advreg.language.evaluation.tasks import Attack, default_attacks
+from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge
 from advreg.language.models import loading
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.loading import LanguageModel
 from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
-from advreg.language.sweep.pareto import summarize_sweep
+from advreg.language.sweep.pareto import has_unscored, summarize_sweep, tradeoff_point
 from advreg.language.sweep.plan import Setting, SweepData, SweepGrid
 from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import CONFIG, METRICS, load_trained
@@ -46,6 +47,7 @@ class SweepEvaluation:
         attacks: attacks of the test, by name; the soft prompt, an upper bound, is always added.
         scale_attacks: cheap attacks that select the adapter scale, by name.
         judge: classifies refusals.
+        harm: decides which attacks succeed; without it, all but refusals are successes.
         rater: service that rates helpfulness; None for the proxies alone.
         max_new_tokens: length of a completion in tokens.
         task_tokens: length of a completion for verifiable instructions in tokens.
@@ -61,6 +63,7 @@ class SweepEvaluation:
     task_tokens: int = 128
     dtype: str = "float32"
     seed: int = 0
+    harm: HarmJudge | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def sweep(
 
     For each setting: train into ``out/runs/<setting>``; select the adapter scale with the lowest attack success whose
     over-refusal is within the budget, on the validation prompts; evaluate it on the test prompts at that scale.
-    ``out/sweep.json`` is written after each setting. The same call resumes an interrupted sweep, and a larger grid extends
-    a finished one. A setting whose training diverges is recorded as failed.
+    ``out/sweep.json`` is written after each setting. The same call resumes an interrupted sweep and asks for verdicts that a
+    judge's service did not give; a larger grid extends a finished one. A setting whose training diverges is recorded as failed.
 
     Args:
         config: configuration that all settings share; its mix, lr, seed, data files and out are not used.
@@ -129,13 +132,15 @@ def sweep(
         record = _initial_record(folder, _identity(config, data, how), data, command)
         run = _SweepRun(data.write_training_files(config, folder.path), grid, data, how, folder)
         on_progress = on_progress or (lambda _: None)
-        if record["base"] is None:
+        if record["base"] is None or has_unscored(record["base"]):
             record["base"] = run.evaluate_base(_reporter(on_progress, "base", 0, grid))
             _write(folder, record, grid)
         for place, setting in enumerate(grid.settings, start=1):
-            if _recorded_row(record, setting) is None:
-                report = _reporter(on_progress, setting.name, place, grid)
-                record["settings"].append(run.run_setting(setting, report))
+            recorded = _recorded_row(record, setting)
+            if recorded is None or has_unscored(recorded["results"]):
+                row = run.run_setting(setting, _reporter(on_progress, setting.name, place, grid))
+                record["settings"] = [row if each is recorded else each for each in record["settings"]]
+                record["settings"] += [row] if recorded is None else []
                 _write(folder, record, grid)
         _write(folder, record, grid)
     return record
@@ -174,12 +179,12 @@ def _identity(config: LanguageConfig, data: SweepData, how: SweepEvaluation) -> 
     ]
     lengths = [how.max_new_tokens, how.task_tokens, how.dtype, how.seed]
     prompts = [data.test.fingerprint, data.validation.fingerprint, repr(data.adversarial), repr(data.benign)]
-    rater = how.rater and [how.rater.url, how.rater.model]
+    services = [how.rater and how.rater.model, how.harm and [how.harm.name, how.harm.threshold]]
     return {
         "training": _hash(values),
         "prompts": _hash(prompts),
         "attacks or lengths": _hash([attacks, lengths]),
-        "judge": _hash([how.judge.name, calibration and calibration.counts, rater]),
+        "judge": _hash([how.judge.name, calibration and calibration.counts, services]),
     }
 
 
@@ -203,7 +208,9 @@ class _SweepRun:
 
     def evaluate_base(self, report: _Report) -> Row:
         """Evaluate the model before training."""
-        return self._evaluate(self._load_base(), self.folder / "base", report).record()
+        results = self._evaluate(self._load_base(), self.folder / "base", report).record()
+        tradeoff_point(results)  # raises if nothing was scored
+        return results
 
     def run_setting(self, setting: Setting, report: _Report) -> Row:
         """Train, select the adapter scale and evaluate; each of the three resumes from its own files."""
@@ -228,7 +235,9 @@ class _SweepRun:
 
     def _evaluate_scales(self, lm: LanguageModel, run: RunFolder, report: _Report) -> list[Row]:
         how = self.how
-        context = LanguageEvaluationContext(lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens)
+        context = LanguageEvaluationContext(
+            lm, None, how.judge, None, how.seed, how.max_new_tokens, how.task_tokens, harm=how.harm
+        )
         return evaluate_scales(
             with_fluency_limit(context, self.data.test.benign[:64]),
             self.data.validation,
@@ -252,6 +261,7 @@ class _SweepRun:
             self.data.test,
             attacks=self.how.attacks,
             judge=self.how.judge,
+            harm=self.how.harm,
             rater=self.how.rater,
             reference=reference,
             base=base,

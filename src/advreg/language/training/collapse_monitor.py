@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from advreg.language.datasets import REFUSAL, InstructionExample
-from advreg.language.judges.refusal import has_refusal_phrase
+from advreg.language.judges.stock_refusals import is_stock_refusal
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import answer_nll, answer_span, logits
 from advreg.language.models.generation import generate
@@ -50,7 +50,7 @@ def measure_collapse(lm: LanguageModel, held: Sequence[InstructionExample], toke
     completions = generate(lm, prompts, max_new_tokens=tokens)
     right = _nll(lm, prompts, [example.answer for example in held])
     refusal = _nll(lm, prompts, [REFUSAL] * len(held))
-    refused = torch.tensor([has_refusal_phrase(text) for text in completions], device=right.device) | (refusal < right)
+    refused = torch.tensor([is_stock_refusal(text) for text in completions], device=right.device) | (refusal < right)
     repeated = sum(repetition(text) for text in completions) / len(completions)
     return CollapseProbe(int(refused.sum()) / len(held), repeated, float(right.mean()))
 

@@ -2,7 +2,7 @@
 
     python bench/hardening_simulation.py [--seeds 0] [--cycles 10] [--out FILE.jsonl]
 
-Each cycle brings 300 MNIST images: 6 with a trigger (3 blended, 3 patches), 60 attacks on the champion of the moment, the rest
+Each cycle brings 200 MNIST images: 4 with a trigger (2 blended, 2 patches), 40 attacks on the champion of the moment, the rest
 harmless. The perturbations that the loop trains against grow after the third and the sixth cycle. Scenarios differ in the
 reviewers of the poisoned images:
 
@@ -36,7 +36,7 @@ from advreg.hardening.perceptual_hash import perceptual_hash
 from advreg.hardening.store.examples import Submission, Verdict, receive, review
 from advreg.hardening.workspace import Workspace
 
-TRAFFIC, POISONED, ATTACKED = 300, 6, 60
+TRAFFIC, POISONED, ATTACKED = 200, 4, 40
 ERRORS = 0.02
 EPS = (0.02, 0.035, 0.05)
 CYCLES_PER_EPS = 3
@@ -126,7 +126,8 @@ def simulate(scenario: str, seed: int, cycles: int) -> Iterator[dict[str, Any]]:
     rng, traffic = np.random.default_rng(seed), Traffic()
     with tempfile.TemporaryDirectory() as folder:
         place = site(Path(folder), seed, REVIEWERS[scenario])
-        yield {"cycle": 0, "verdict": "", **measured(place, seed)}
+        found = measured(place, seed)
+        yield {"cycle": 0, "verdict": "", **found}
         for cycle in range(1, cycles + 1):
             send(place, traffic, cycle, seed)
             label(place, scenario, traffic, rng)
@@ -135,7 +136,8 @@ def simulate(scenario: str, seed: int, cycles: int) -> Iterator[dict[str, Any]]:
             outcome = run_cycle(home, place.store)
             decision = outcome.decision
             verdict = "" if decision is None else "; ".join([decision.verdict, *decision.reasons])
-            yield {"cycle": cycle, "champion": outcome.champion, "verdict": verdict, **measured(place, seed)}
+            found = measured(place, seed) if verdict == "PROMOTE" else found
+            yield {"cycle": cycle, "champion": outcome.champion, "verdict": verdict, **found}
         place.store.engine.dispose()
 
 

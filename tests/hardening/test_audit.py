@@ -21,6 +21,7 @@ from advreg.hardening.store import Store, verify
 from advreg.hardening.store.anchors import anchor_head, anchored_heads, check_anchors, timestamp_request
 from advreg.hardening.store.audit import Entry, append, head_of, link
 from advreg.hardening.store.examples import Verdict, move, receive, review
+from advreg.hardening.store.replay import imported_rows
 from advreg.hardening.store.row_log import logged_tables
 from advreg.hardening.store.tables import (
     audit,
@@ -235,7 +236,10 @@ def test_store_of_version_0_1_opens_and_its_rows_are_imported(any_store: Store, 
     with opened.reading() as db:
         assert verify(db) is None
         actions = list(db.execute(sa.select(audit.c.action).order_by(audit.c.seq)).scalars())
+        found = imported_rows(db)
     assert actions == ["state"] * 3 + ["import"] + ["imported"] * 3
+    assert (found.seq, found.count) == (4, 3)
+    assert found.recorded == found.rows.hexdigest(), "the import names the rows that it found, to compare with a backup"
     assert "copies is 9, the log says 1" in _verdict(opened, "UPDATE examples SET copies=9 WHERE id=2").why
     opened.engine.dispose()
     again = Store.open(url, tmp_path / "blobs")
@@ -253,6 +257,37 @@ def test_edit_before_the_import_stays_in_the_verdict(any_store: Store, tmp_path:
     opened = Store.open(url, tmp_path / "blobs")
     with opened.reading() as db:
         assert "is 'accepted', which is not in the log" in verify(db).why
+    opened.engine.dispose()
+
+
+def test_rows_imported_from_two_copies_of_a_store_have_one_hash(any_store: Store, tmp_path: Path) -> None:
+    url = any_store.engine.url.render_as_string(hide_password=False)
+    hashes = []
+    for edit in ("SELECT 1", "SELECT 1", "UPDATE examples SET principal='eve' WHERE id=2"):
+        _empty(any_store)
+        old_store(url, tmp_path)
+        with any_store.engine.begin() as db:
+            db.execute(sa.text(edit))
+        opened = Store.open(url, tmp_path / "blobs")
+        with opened.reading() as db:
+            hashes.append(imported_rows(db).recorded)
+            assert verify(db) is None, "an edit before the import is seen by its hash alone"
+        opened.engine.dispose()
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_import_that_recorded_other_rows_is_found(store: Store, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    old_store(url, tmp_path)
+    opened = Store.open(url, tmp_path / "blobs")
+    recorded = sa.select(audit.c.detail).where(audit.c.action == "import")
+    with opened.engine.begin() as db:
+        detail = db.execute(recorded).scalar_one()
+        forged = detail.replace(json.loads(detail)["sha256"], "f" * 64)
+        db.execute(sa.text("UPDATE audit SET detail=:detail WHERE action='import'"), {"detail": forged})
+    _forge(opened)
+    with opened.reading() as db:
+        assert "not those that the import recorded" in verify(db).why
     opened.engine.dispose()
 
 

@@ -123,6 +123,24 @@ def test_what_a_killed_writer_left_is_swept_and_young_files_are_not(store: Store
         assert verify(db) is None
 
 
+def test_temporary_files_everywhere_in_the_home_are_swept_safely(store: Store, tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    kept = ["notes.tmp", ".config.tmp", "models/base/model.json", ".young.json.12.tmp"]
+    swept = [".harden.toml.77.tmp", "snapshots/.s-0001.json.4711.tmp", "models/base/evaluation/x/.results.json.5.tmp"]
+    outside = elsewhere / ".other.json.1.tmp"
+    for file in [*(home / name for name in kept + swept), outside]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+    (home / "models/linked").symlink_to(elsewhere)
+    (home / ".link.json.9.tmp").symlink_to(outside)
+    for file in [path for path in tmp_path.rglob("*") if path.is_file() and "young" not in path.name]:
+        os.utime(file, (time.time() - 7200,) * 2)
+    found = prune(store, keep_days=0, home=home)
+    assert (found.temporary, found.bytes) == (3, 12)
+    assert all((home / name).exists() for name in [*kept, "models/linked/.other.json.1.tmp", ".link.json.9.tmp"])
+    assert not any((home / name).exists() for name in swept)
+
+
 def test_bytes_swept_before_their_row_are_written_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Store.writing
 

@@ -14,6 +14,7 @@ from advreg.hardening import registry
 from advreg.hardening.config import HardeningConfig
 from advreg.hardening.cycle import run_cycle
 from advreg.hardening.ingestion import ingest
+from advreg.hardening.signatures import create_key
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store import Store, verify
 from advreg.hardening.store.examples import Submission, Verdict, examples_in_state, receive, review
@@ -21,6 +22,7 @@ from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.challenge import hand_in
 from advreg.hardening.texts.minhash import minhash
 from advreg.hardening.workspace import Workspace, create_workspace
+from advreg.hardening.workspace_audit import audit_workspace, sign_workspace
 from advreg.plugins import trusting
 from advreg.runs import RunFolder
 from tests.hardening.spoken import write_spoken
@@ -185,6 +187,31 @@ def test_requests_are_used_as_often_as_planned_and_others_begin_anew(home, store
                 run_cycle(home, store)
         else:
             assert run_cycle(home, store).decision.verdict == "REFUSED"
+
+
+def test_challenger_of_a_changed_snapshot_is_rejected(home, store, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="signatures need advreg[sign]")
+    keys = {"signing.key": str(tmp_path / "key"), "signing.public": create_key(tmp_path / "key")}
+    signed = Workspace(home.folder, home.config.replace_with(keys))
+    sign_workspace(signed, store)
+    label(store, submit(store, [prompt(0)]))
+    run_cycle(signed, store)
+    run = better(tmp_path / "new")
+    for name, words in (
+        ("s-0001.jsonl", "was changed after it was signed"),
+        ("s-0001.json", "differs from the manifest in the store"),
+        ("s-0001.jsonl.signature.json", "has no signature"),
+        ("s-0001.json.signature.json", "has no signature"),
+    ):
+        file = home.folder / "snapshots" / name
+        content = file.read_bytes()
+        file.write_bytes(b"{}" if "signature" in name else content + b"\n")
+        with pytest.raises(HardeningError, match=f"s-0001 is not what reviewers accepted: .*{words}"):
+            hand_in(signed, run, store)
+        assert words in audit_workspace(signed, store).why
+        file.write_bytes(content)
+    assert hand_in(signed, run, store) == "m-0002"
+    assert audit_workspace(signed, store) is None
 
 
 def test_what_cannot_be_handed_in_is_one_line(home, store, tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ def audit(
     """Replay the audit log and compare tables, blobs, models and snapshots: status 0 intact, 1 broken; prints the first."""
     from advreg.hardening.store.anchors import anchor_head
     from advreg.hardening.store.audit import head_of
+    from advreg.hardening.store.replay import imported_rows
     from advreg.hardening.workspace_audit import audit_workspace
 
     opened = open_workspace(home)
@@ -243,14 +244,20 @@ def audit(
     broken = audit_workspace(opened, store, anchor)
     with store.reading() as db:
         entries, digest = anchor_head(db, anchor) if anchor and broken is None else head_of(db)
+        imported = imported_rows(db)
     if as_json:
-        typer.echo(
-            json.dumps({"intact": broken is None, "entries": entries, "head": digest, "why": broken and broken.why})
-        )
+        rows = {"count": imported.count, "sha256": imported.rows.hexdigest()}
+        facts = {"intact": broken is None, "entries": entries, "head": digest, "imported": rows}
+        typer.echo(json.dumps({**facts, "why": broken and broken.why}))
     elif broken is not None:
         typer.echo(f"BROKEN at entry {broken.seq}: {broken.why}")
     else:
         typer.echo(f"intact: {entries} entries, head {digest}{f', anchored at {anchor}' if anchor else ''}")
+        if imported.count:
+            typer.echo(
+                f"imported from an older version at entry {imported.seq}: {imported.count} rows, sha256 "
+                f"{imported.rows.hexdigest()}"
+            )
     raise typer.Exit(1 if broken is not None else 0)
 
 

@@ -104,7 +104,7 @@ def prune(home: HomeOption = HOME) -> None:
     from advreg.hardening.retention import prune as prune_store
 
     opened = open_workspace(home)
-    found = prune_store(opened.store(), opened.config.service.keep_days)
+    found = prune_store(opened.store(), opened.config.service.keep_days, home=opened.folder.path)
     typer.echo(
         f"deleted {found.bytes} bytes: {found.examples} old examples, {found.orphans} blobs without an example, "
         f"{found.temporary} temporary files"

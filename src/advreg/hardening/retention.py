@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 
+from advreg.errors import StoreError
 from advreg.hardening.ingestion import ingest
 from advreg.hardening.states import ExampleStatus
 from advreg.hardening.store.audit import Entry, append
@@ -15,6 +20,7 @@ from advreg.hardening.store.examples import move
 from advreg.hardening.store.tables import examples, pruned
 
 _DAY = 86_400.0
+_SCRATCH = re.compile(r"\..+\.\d+\.tmp")
 _YOUNG = 3600.0  # seconds in which a file may belong to an upload in progress
 _ENDED = (ExampleStatus.QUARANTINED, ExampleStatus.REJECTED, ExampleStatus.REVOKED)
 
@@ -29,7 +35,7 @@ class PruneReport:
     bytes: int
 
 
-def prune(store: Store, keep_days: float, actor: str = "admin") -> PruneReport:
+def prune(store: Store, keep_days: float, actor: str = "admin", home: Path | None = None) -> PruneReport:
     """Delete the bytes of old examples that train nothing, then blobs without an example and temporary files.
 
     An example that is still unreviewed is rejected. Rows, reviews and the audit log remain, so lineage stays complete.
@@ -38,6 +44,7 @@ def prune(store: Store, keep_days: float, actor: str = "admin") -> PruneReport:
         store: the store.
         keep_days: age at which rejected, revoked and unreviewed examples lose their bytes; 0 keeps them.
         actor: name for the audit log.
+        home: folder of the workspace, swept of the temporary files of killed writers too; None leaves it alone.
 
     Returns:
         The numbers of what was deleted.
@@ -45,7 +52,34 @@ def prune(store: Store, keep_days: float, actor: str = "admin") -> PruneReport:
     ingest(store)
     old = _prune_examples(store, keep_days, actor) if keep_days else 0
     orphans, temporary, size = _sweep(store)
-    return PruneReport(old, orphans - old if orphans >= old else 0, temporary, size)
+    more, bytes_more = sweep_folder(home) if home is not None else (0, 0)
+    return PruneReport(old, orphans - old if orphans >= old else 0, temporary + more, size + bytes_more)
+
+
+def sweep_folder(folder: Path) -> tuple[int, int]:
+    """Delete the temporary files that killed writers left in a folder, and return their number and bytes.
+
+    They are those of `advreg.runs.files.write_atomic` (``.NAME.PROCESS.tmp``) that are older than an hour. Links are neither
+    deleted nor followed.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        StoreError: a file cannot be deleted.
+    """
+    count = size = 0
+    for place, _, names in os.walk(folder):
+        for file in (Path(place, name) for name in names if _SCRATCH.fullmatch(name)):
+            facts = file.lstat()
+            if not stat.S_ISREG(facts.st_mode) or time.time() - facts.st_mtime < _YOUNG:
+                continue
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot delete {file}: {error.strerror}; check the folder") from error
+            count, size = count + 1, size + facts.st_size
+    return count, size
 
 
 def _prune_examples(store: Store, keep_days: float, actor: str) -> int:

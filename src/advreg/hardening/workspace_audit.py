@@ -14,6 +14,7 @@ from advreg.hardening.registry import CHAMPION, PREVIOUS
 from advreg.hardening.store import Broken, Store, verify
 from advreg.hardening.store.anchors import check_anchors
 from advreg.hardening.store.audit import head_of
+from advreg.hardening.store.examples import Row
 from advreg.hardening.store.tables import aliases, models, snapshots
 from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
@@ -40,9 +41,9 @@ def audit_workspace(workspace: Workspace, store: Store, anchor: str = "") -> Bro
 
 def _file_differences(workspace: Workspace, db: sa.Connection) -> Iterator[str]:
     folder = workspace.folder.path
-    for row in db.execute(sa.select(snapshots).order_by(snapshots.c.id)):
-        file = folder / f"snapshots/{row.id}.json"
-        if file.is_file() and (why := _snapshot_difference(workspace, file, row.manifest)) is not None:
+    for snapshot in db.execute(sa.select(snapshots).order_by(snapshots.c.id)).mappings():
+        exists = (folder / f"snapshots/{snapshot['id']}.json").is_file()
+        if exists and (why := snapshot_difference(workspace, dict(snapshot))) is not None:
             yield why
     used = set(db.execute(sa.select(aliases.c.version).where(aliases.c.name.in_((CHAMPION, PREVIOUS)))).scalars())
     for row in db.execute(sa.select(models).order_by(models.c.version)):
@@ -55,14 +56,35 @@ def _file_differences(workspace: Workspace, db: sa.Connection) -> Iterator[str]:
             yield f"{row.version}: {why}"
 
 
-def _snapshot_difference(workspace: Workspace, file: Path, manifest: str) -> str | None:
-    if file.read_bytes() != manifest.encode():
+def snapshot_difference(workspace: Workspace, row: Row) -> str | None:
+    """Return how the files of a snapshot differ from the store, or from their signatures; None if they do not.
+
+    The manifest must be the store's; a training file of texts beside it must be signed, where there are keys.
+
+    Args:
+        workspace: the workspace.
+        row: the snapshot's row.
+    """
+    file = workspace.folder / f"snapshots/{row['id']}.json"
+    if not file.is_file():
+        return f"{file} is missing; advreg harden step writes it again"
+    if file.read_bytes() != row["manifest"].encode():
         return f"{file} differs from the manifest in the store"
     try:
-        workspace.signing.verify_file(file)
+        for signed in snapshot_files(file):
+            workspace.signing.verify_file(signed)
     except AdvregError as error:
         return str(error)
     return None
+
+
+def snapshot_files(manifest: Path) -> list[Path]:
+    """Return the files of a snapshot: its manifest, and the training file of texts if there is one.
+
+    Args:
+        manifest: such as ``snapshots/s-0001.json``.
+    """
+    return [file for file in (manifest, manifest.with_suffix(".jsonl")) if file.is_file()]
 
 
 def _model_difference(workspace: Workspace, run: RunFolder, weights: str) -> str | None:
@@ -98,7 +120,7 @@ def sign_workspace(workspace: Workspace, store: Store) -> list[str]:
             workspace.signing.sign_run(RunFolder(folder / name))
             names.append(str(name))
     for name in files:
-        if (file := folder / f"snapshots/{name}.json").is_file():
+        for file in snapshot_files(folder / f"snapshots/{name}.json"):
             workspace.signing.sign_file(file)
-            names.append(f"snapshots/{name}.json")
+            names.append(f"snapshots/{file.name}")
     return names

@@ -134,7 +134,8 @@ class TextBackend:
         harmful = [_training_example(member) for member in snapshot.members if member["label"] == HARMFUL]
         trusted = _read_trusted_prompts(self.workspace.config.data.name).decode("utf-8").rstrip("\n")
         lines = [json.dumps(example, ensure_ascii=False) for example in harmful]
-        self.workspace.folder.write(name, "\n".join([trusted, *lines]) + "\n")
+        file = self.workspace.folder.write(name, "\n".join([trusted, *lines]) + "\n")
+        self.workspace.signing.sign_file(file)
         command = f"advreg harden challenge RUN --home {self.workspace.folder.path}"
         report(
             f"challenger: due; train one on {name} ({len(harmful)} harmful prompts added), evaluate it, then {command}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,7 +61,7 @@ def verify_chain(db: sa.Connection, logged: Logged | None = None) -> Broken | No
         The first entry that does not verify, or None.
     """
     expected, count = "0" * 64, 0
-    fault = None
+    fault, imported = None, ImportedRows()
     for row in db.execute(sa.select(audit).order_by(audit.c.seq)):
         count += 1
         if row.seq != count:
@@ -71,12 +71,63 @@ def verify_chain(db: sa.Connection, logged: Logged | None = None) -> Broken | No
             return Broken(row.seq, f"entry {row.seq} ({row.action} {row.subject[:12]}) was changed")
         if logged is not None and row.action in (ROW, IMPORTED):
             logged[row.subject] = row.seq, hashlib.sha256(row.detail.encode()).digest()
+        imported.add(row)
         if row.action == IMPORT and (why := json.loads(row.detail)["fault"]):
             fault = fault or Broken(row.seq, f"when its rows were imported: {why}")
+    if (broken := imported.difference()) is not None:
+        return broken
     last = db.execute(sa.select(head.c.seq, head.c.digest)).one()
     if tuple(last) != (count, expected):
         return Broken(count + 1, f"the log ends at entry {count}, its head is {last.seq}")
     return fault
+
+
+@dataclass
+class ImportedRows:
+    """The imported rows of a log, compared with the hash that the import recorded before them.
+
+    Attributes:
+        seq: number of the import's entry; 0 before it.
+        recorded: the recorded hash; None in a log of version 0.2 or earlier.
+        rows: SHA-256 of the names and facts of the imported rows.
+        count: their number.
+    """
+
+    seq: int = 0
+    recorded: str | None = None
+    rows: Any = field(default_factory=hashlib.sha256)
+    count: int = 0
+
+    def add(self, row: Any) -> None:
+        """Take an entry of the log into account."""
+        if row.action == IMPORT:
+            self.seq, self.recorded = row.seq, json.loads(row.detail).get("sha256")
+        elif row.action == IMPORTED:
+            self.rows.update(_line(row.subject, row.detail))
+            self.count += 1
+
+    def difference(self) -> Broken | None:
+        """Return the import's entry if the imported rows are not those that it recorded."""
+        if self.recorded in (None, self.rows.hexdigest()):
+            return None
+        return Broken(self.seq, "the imported rows are not those that the import recorded")
+
+
+def imported_rows(db: sa.Connection) -> ImportedRows:
+    """Return the number of rows that the import of an older store found, and their hash, for a comparison with a backup.
+
+    Args:
+        db: an open transaction.
+    """
+    found = ImportedRows()
+    wanted = sa.select(audit).where(audit.c.action.in_((IMPORT, IMPORTED)))
+    for row in db.execute(wanted.order_by(audit.c.seq)):
+        found.add(row)
+    return found
+
+
+def _line(name: str, detail: str) -> bytes:
+    return f"{name} {detail}\n".encode()
 
 
 def _compare_tables(db: sa.Connection, logged: Logged) -> Broken | None:
@@ -126,7 +177,7 @@ def _compare_blobs(db: sa.Connection, blobs: Blobs) -> Broken | None:
 
 
 def import_rows(db: sa.Connection, at: float) -> None:
-    """Log the rows of a store that was written before rows were logged; a store that logs them is left alone.
+    """Log the rows of a store that was written before rows were logged, their hash first; one that logs them is left alone.
 
     Args:
         db: a write transaction.
@@ -136,9 +187,10 @@ def import_rows(db: sa.Connection, at: float) -> None:
     if db.execute(begun.where(audit.c.seq == 1)).first() or db.execute(begun.limit(1)).first():
         return
     fault = verify_chain(db) or _compare_states(db)
-    append(db, at, [Entry("store", IMPORT, "tables", {"fault": fault and fault.why})])
-    for table in logged_tables():
-        append(db, at, [Entry("store", IMPORTED, subject(table, key), facts) for key, facts in rows_of(db, table)])
+    rows = [(subject(table, key), facts) for table in logged_tables() for key, facts in rows_of(db, table)]
+    sha256 = hashlib.sha256(b"".join(_line(name, canonical(facts)) for name, facts in rows)).hexdigest()
+    append(db, at, [Entry("store", IMPORT, "tables", {"fault": fault and fault.why, "sha256": sha256})])
+    append(db, at, [Entry("store", IMPORTED, name, facts) for name, facts in rows])
 
 
 def _compare_states(db: sa.Connection) -> Broken | None:

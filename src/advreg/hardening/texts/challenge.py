@@ -14,6 +14,7 @@ from advreg.hardening.store.database import Store
 from advreg.hardening.store.tables import models
 from advreg.hardening.texts.model_copy import copy_model
 from advreg.hardening.workspace import Workspace
+from advreg.hardening.workspace_audit import snapshot_difference
 from advreg.runs import RunFolder
 
 
@@ -30,7 +31,8 @@ def hand_in(workspace: Workspace, run: str | Path, store: Store | None = None, s
         The version, such as ``m-0002``.
 
     Raises:
-        HardeningError: the workspace keeps images, the snapshot is unknown, or the weights are registered already.
+        HardeningError: the workspace keeps images, the snapshot is unknown, was changed or is not signed, or the weights
+            are registered already.
         RunError: the challenger was not evaluated.
         Busy: another process hands in a challenger now.
     """
@@ -52,6 +54,8 @@ def _register(workspace: Workspace, run: RunFolder, store: Store, snapshot: str 
         raise HardeningError("there is no snapshot yet to train a challenger on; run advreg harden step first")
     if known is not None:
         raise HardeningError(f"these weights are {known} already; train another challenger")
+    if (why := snapshot_difference(workspace, trained_on)) is not None:
+        raise HardeningError(f"{trained_on['id']} is not what reviewers accepted: {why}")
     place = f"models/{trained_on['id']}-{number}"
     copy_model(run.path, workspace, place)
     workspace.signing.sign_run(RunFolder.at(workspace.folder / place))

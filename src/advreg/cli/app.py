@@ -256,13 +256,18 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     onnx: Annotated[Path | None, typer.Option(help="ONNX file to write; needs the extra onnx.")] = None,
     torch: Annotated[Path | None, typer.Option(help="torch.export file to write, such as model.pt2.")] = None,
+    vnnlib: Annotated[
+        Path | None, typer.Option(help="Folder for an ONNX file and the VNN-LIB properties of test examples.")
+    ] = None,
+    threat: Threat = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of properties, from the first test example.")] = 10,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Write a run's model for other programs; each file is read back and compared with the model."""
-    from advreg.cli.export import run_export
+    from advreg.cli.export import Properties, run_export
 
-    run_export(run, onnx, torch, as_json)
+    run_export(run, onnx, torch, as_json, None if vnnlib is None else Properties(vnnlib, threat, n))
 
 
 @app.command()

@@ -146,8 +146,8 @@ def test_flags_are_warnings_or_notes(tmp_path: Path) -> None:
     words = Page(report.write(tmp_path / "a").read_text()).words
     for text in (
         "different outputs for the same input",
-        "50.0% of the sampled clean images",
-        "broke 1.0% of the images",
+        "50.0% of the sampled clean examples",
+        "broke 1.0% of the examples",
         "2 outputs",
     ):
         assert text in words

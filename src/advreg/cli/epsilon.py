@@ -17,6 +17,7 @@ from advreg.cli import tables
 from advreg.cli.resolution import ModelSource, parse_box, parse_radii
 from advreg.diagnosis import EpsilonChoice, choose_epsilon
 from advreg.evaluation.examples import box_of
+from advreg.report.formatting import eps_text
 from advreg.threat import ThreatModel
 
 
@@ -83,7 +84,7 @@ def run_epsilon(options: EpsilonOptions) -> None:
 def _print(choice: EpsilonChoice) -> None:
     rows = [
         (
-            f"{row.eps:.4g}",
+            eps_text(row.eps),
             tables.percent(row.robust_accuracy),
             tables.span(row.interval),
             f"{row.linf:.3f}",
@@ -103,7 +104,7 @@ def _print(choice: EpsilonChoice) -> None:
         "other class within 2 eps",
     )
     tables.show(tables.table(f"{choice.n} examples, clean {choice.clean_accuracy:.2%}", columns, rows))
-    typer.echo(f"start at eps {choice.recommended:.4g}: {choice.why}")
+    typer.echo(f"start at eps {eps_text(choice.recommended)}: {choice.why}")
 
 
 def _write_sheet(folder: Path, box: tuple[float, float]) -> Path:

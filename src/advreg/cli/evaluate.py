@@ -31,6 +31,7 @@ from advreg.evaluation import (
 from advreg.evaluation.corruptions import require_corruptions
 from advreg.evaluation.examples import threat_on
 from advreg.report import prose
+from advreg.report.formatting import eps_text
 from advreg.threat import ThreatModel
 
 
@@ -256,6 +257,6 @@ def _print_evaluation(evaluation: Evaluation) -> None:
 
 
 def _print_curve(curve: Curve) -> None:
-    cells = [(f"{p.eps:.4g}", tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in curve.points]
+    cells = [(eps_text(p.eps), tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in curve.points]
     tables.show(tables.table(f"robustness curve, {curve.attack}", ("eps", "robust", "95% interval"), cells))
     typer.echo(f"verdict on the curve: {curve.verdict or 'none yet, too few attacks were tried'}")

@@ -13,7 +13,7 @@ from advreg import runtime
 from advreg.attacks.inputs import into_box, read_batch
 from advreg.attacks.model import widen
 from advreg.data.adapters import DataRows, is_own, read_rows
-from advreg.data.table import Table
+from advreg.data.table import Table, kind_of
 from advreg.data.validation import check_labels
 from advreg.errors import DataError
 from advreg.results.ledger_rows import CHUNK
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from advreg.data.adapters import Data
 
 Box = tuple[float, float]
+_LOOK = 64  # images that are looked at
+_LEVEL = 1e-3  # grey levels that float32 rounding may lose
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Inputs ``(N, ...)`` in the threat's box, labels ``(N,)``, and their origin; an example's id is its row.
 
-    ``columns`` has the names of a table's features; it is empty for other data.
+    ``columns`` has the names of a table's features, and ``kind`` says what the inputs are, as `advreg.data.table.kind_of`
+    does; both are empty for 8-bit images.
     """
 
     x: Tensor
@@ -39,6 +42,7 @@ class Examples:
     classes: tuple[str, ...]
     sha256: str
     columns: tuple[str, ...] = ()
+    kind: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,6 +51,10 @@ class Examples:
     def outputs(self) -> int:
         """Number of classes in the data, 2 or more: the least number of outputs of a model."""
         return max(2, len(self.classes), int(self.y.max()) + 1)
+
+    def description(self) -> dict[str, Any]:
+        """Return kind and names of features for the results; nothing for 8-bit images."""
+        return {"kind": self.kind} | ({"columns": list(self.columns)} if self.columns else {}) if self.kind else {}
 
     def chunks(self) -> list[Tensor]:
         """Return the ids of each chunk."""
@@ -165,6 +173,7 @@ def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
     x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
     if isinstance(data, Table):
         x = into_box(x, threat.box)
+        return Examples(x, y, data.name, data.split, data.classes, data.fingerprint(), data.columns, data.kind)
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 
 
@@ -183,7 +192,17 @@ def _of_rows(rows: DataRows, n: int | None, threat: ThreatModel) -> Examples:
         names if len(rows.classes) < len(names) else rows.classes,
         _fingerprint(rows.x, rows.y.flatten().long()),
         rows.columns,
+        "" if _is_8_bit(few, threat) else kind_of(few),
     )
+
+
+def _is_8_bit(x: Tensor, threat: ThreatModel) -> bool:
+    """Return whether inputs are images on 255 equal steps of the box, so that eps is a number of grey levels too."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        return False
+    low, high = threat.box
+    levels = (x[:_LOOK].double() - low) / (high - low) * 255
+    return bool(((levels - levels.round()).abs() < _LEVEL).all())
 
 
 def _require_count(n: int | None, size: int) -> None:

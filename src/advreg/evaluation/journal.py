@@ -183,7 +183,7 @@ class EvaluationJournal:
         record = {
             **evaluation.record(),
             "model": {"name": described["name"], "sha256": described["sha256"]},
-            "data": {**origin, "classes": list(examples.classes)},
+            "data": {**origin, "classes": list(examples.classes), **examples.description()},
             "environment": runtime.environment(),
         }
         self.folder.write_json("results.json", record)

@@ -9,7 +9,7 @@ _DIGITS = 12  # of a SHA-256: enough to distinguish weights, few enough to print
 
 
 def citation(evaluation: EvaluationFacts) -> str:
-    """Return a citation of an evaluation: accuracy, interval, threat model, images, protocol, verdict, weights and version.
+    """Return a citation of an evaluation: accuracy, interval, threat model, examples, protocol, verdict, weights and version.
 
     Args:
         evaluation: the evaluation.
@@ -28,7 +28,7 @@ def citation(evaluation: EvaluationFacts) -> str:
     parts = [
         f"Robust accuracy {robust} (95% interval {formatting.interval(evaluation.interval, n)}; clean {clean})",
         f"{evaluation.threat.norm} {formatting.eps(evaluation.threat)}",
-        f"{formatting.count(n)} {_images(evaluation)}, seed {evaluation.seed}",
+        f"{formatting.count(n)} {_examples(evaluation)}, seed {evaluation.seed}",
         f"protocol {evaluation.protocol}",
         evaluation.verdict or "not diagnosed",
         *_origin(evaluation),
@@ -36,9 +36,10 @@ def citation(evaluation: EvaluationFacts) -> str:
     return ", ".join(parts) + "."
 
 
-def _images(evaluation: EvaluationFacts) -> str:
+def _examples(evaluation: EvaluationFacts) -> str:
     name, split = evaluation.data.get("name"), evaluation.data.get("split")
-    return f"{split} images of {name}" if name and split in ("train", "test") else "images"
+    examples = evaluation.words.examples
+    return f"{split} {examples} of {name}" if name and split in ("train", "test") else examples
 
 
 def _origin(evaluation: EvaluationFacts) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advreg.report.ledger import LedgerSummary
+from advreg.report.words import DataWords, words_for
 
 Interval = tuple[float, float]
 """Low and high end."""
@@ -19,11 +20,20 @@ Facts = Mapping[str, object]
 
 @dataclass(frozen=True)
 class ThreatFacts:
-    """A threat model: norm, radius in pixel units, and the lowest and highest valid value of a pixel."""
+    """A threat model: norm, radius in the units of the data, and the lowest and highest valid value of an input.
+
+    ``kind`` is that of the data, which decides on words alone: empty for 8-bit images.
+    """
 
     norm: str
     eps: float
     box: Interval = (0.0, 1.0)
+    kind: str = field(default="", compare=False)
+
+    @property
+    def words(self) -> DataWords:
+        """Nouns for the values and examples."""
+        return words_for(self.kind)
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class CurveFacts:
 
 @dataclass(frozen=True, eq=False)
 class ExamplesFacts:
-    """Attacked images, one row each: pixels ``(K, C, H, W)``, everything else ``(K,)``."""
+    """Attacked inputs, one row each: values ``(K, ...)``, images ``(K, C, H, W)``, everything else ``(K,)``."""
 
     clean: NDArray[np.float32]
     adversarial: NDArray[np.float32]
@@ -162,6 +172,17 @@ class EvaluationFacts:
     corruptions: CorruptionFacts | None = None
     ledger: LedgerSummary | None = None
     looseness: LoosenessFacts | None = None
+
+    @property
+    def words(self) -> DataWords:
+        """Nouns for the values and examples."""
+        return self.threat.words
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of a table's features; empty where the results do not hold them."""
+        names = self.data.get("columns")
+        return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from advreg.report.facts import Interval, ThreatFacts
+from advreg.report.words import DataWords, words_for
+
+_SMALL = 10  # denominators up to which a fraction is not one of 255: 85/255 was typed as 1/3
+_LONG = 8  # characters of a decimal from which a short fraction is what was typed
 
 
 def percent(share: float, n: int = 1000) -> str:
@@ -97,11 +103,29 @@ def eps(threat: ThreatFacts) -> str:
         >>> eps(ThreatFacts("linf", 8 / 255)), eps(ThreatFacts("l2", 0.5))
         ('8/255', '0.5')
     """
-    levels = threat.eps * 255
-    whole = round(levels)
-    exact = whole > 0 and abs(levels - whole) < 1e-9 and whole != 255
-    decimal = repr(threat.eps).removesuffix(".0")
-    return f"{whole}/255" if exact and len(decimal) > 4 else decimal
+    return eps_text(threat.eps)
+
+
+def eps_text(number: float) -> str:
+    """Format a radius as it was typed: a fraction of 255 or another short one where it is that, else a decimal.
+
+    Args:
+        number: the radius.
+
+    Returns:
+        The text, which reads as the same number.
+
+    Example:
+        >>> eps_text(4 / 255), eps_text(1 / 3), eps_text(0.1)
+        ('4/255', '1/3', '0.1')
+    """
+    whole, decimal = round(number * 255), repr(float(number)).removesuffix(".0")
+    if len(decimal) <= 4:
+        return decimal
+    fraction = Fraction(number).limit_denominator(1000)
+    if whole > 0 and abs(number * 255 - whole) < 1e-9 and fraction.denominator > _SMALL:
+        return f"{whole}/255"
+    return str(fraction) if len(decimal) > _LONG and float(fraction) == number else decimal
 
 
 def threat_option(threat: ThreatFacts) -> str:
@@ -121,26 +145,27 @@ def threat_option(threat: ThreatFacts) -> str:
     return f"{threat.norm}:{eps(threat)}" + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
 
 
-def of_100_images(share: float) -> str:
-    """Format a share as a number of 100 images; rounding never turns some into none or into all.
+def of_100(share: float, words: DataWords = words_for("")) -> str:  # noqa: B008  # frozen
+    """Format a share as a number of 100 examples; rounding never turns some into none or into all.
 
     Args:
         share: from 0 to 1.
+        words: nouns for the data; images by default.
 
     Returns:
         The text.
 
     Example:
-        >>> of_100_images(0.954), of_100_images(1.0), of_100_images(0.999)
+        >>> of_100(0.954), of_100(1.0), of_100(0.999)
         ('about 95 of 100 images', 'all images', 'more than 99 of 100 images')
-        >>> of_100_images(0.002), of_100_images(0)
+        >>> of_100(0.002), of_100(0)
         ('fewer than 1 in 100 images', 'no image')
     """
     if share in (0.0, 1.0):
-        return "no image" if share == 0.0 else "all images"
+        return f"no {words.example}" if share == 0.0 else f"all {words.examples}"
     if share > 0.995:
-        return "more than 99 of 100 images"
-    return "fewer than 1 in 100 images" if share < 0.005 else f"about {100 * share:.0f} of 100 images"
+        return f"more than 99 of 100 {words.examples}"
+    return f"{'fewer than 1 in' if share < 0.005 else f'about {100 * share:.0f} of'} 100 {words.examples}"
 
 
 def p_value(p: float) -> str:

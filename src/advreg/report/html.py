@@ -25,6 +25,7 @@ from advreg.report import (
     threat_taxonomy,
     training_table,
 )
+from advreg.report.changed_cells import changed_rows
 from advreg.report.citation import citation
 from advreg.report.commands import commands
 from advreg.report.facts import CurveFacts, EvaluationFacts, Facts, RunFacts
@@ -218,6 +219,7 @@ def render(template: str, **values: object) -> str:
         "vocabulary": threat_taxonomy,
         "formatting": formatting,
         "prose": prose,
+        "changed_rows": changed_rows,
         "citation": citation,
         "version": __version__,
     }

@@ -40,8 +40,9 @@ def metadata(run: RunFacts) -> dict[str, Any]:
         The front matter as nested values.
     """
     index = [{"name": run.name, "results": [_result(facts) for facts in run.evaluations]}]
-    tags = ["advreg", "adversarial-robustness", "image-classification"]
-    return {"library_name": "advreg", "pipeline_tag": "image-classification", "tags": tags, "model-index": index}
+    task = run.evaluations[0].words.task
+    tags = ["advreg", "adversarial-robustness", task]
+    return {"library_name": "advreg", "pipeline_tag": task, "tags": tags, "model-index": index}
 
 
 def _result(facts: EvaluationFacts) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _result(facts: EvaluationFacts) -> dict[str, Any]:
         {"type": "robust_accuracy", "name": f"Robust accuracy, {threat}", "value": facts.robust_accuracy, "args": args},
     ]
     return {
-        "task": {"type": "image-classification", "name": "Image classification"},
+        "task": {"type": facts.words.task, "name": facts.words.task.replace("-", " ").capitalize()},
         "dataset": {"type": name, "name": name, "split": split},
         "metrics": metrics,
     }
@@ -79,7 +80,7 @@ def _evaluation(run: RunFacts, facts: EvaluationFacts) -> str:
         ("Clean accuracy", _accuracy(facts.clean_accuracy, facts.clean_interval, facts.n)),
         ("Robust accuracy", _accuracy(facts.robust_accuracy, facts.interval, facts.n)),
         ("Threat", prose.threat(facts.threat)),
-        ("Images", f"{formatting.count(facts.n)}, seed {facts.seed}"),
+        (facts.words.examples.capitalize(), f"{formatting.count(facts.n)}, seed {facts.seed}"),
         ("Attacks", ", ".join(names) or "not recorded"),
         ("Verdict", facts.verdict or "not diagnosed"),
         (threat_taxonomy.NIST, threat_taxonomy.nist(names)),

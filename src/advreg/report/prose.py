@@ -7,8 +7,9 @@ from operator import attrgetter
 from typing import Protocol
 
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, ThreatFacts
-from advreg.report.formatting import count, duration, eps, of_100_images, percent
+from advreg.report.formatting import count, duration, eps, eps_text, of_100, percent
 from advreg.report.read import short_name
+from advreg.report.words import DataWords, words_for
 
 UPPER_BOUND = (
     "Robust accuracy measured by attacks is an upper bound: a stronger attack can only lower it, "
@@ -57,17 +58,23 @@ def threat(threat: ThreatFacts) -> str:
     Example:
         >>> threat(ThreatFacts("linf", 0.1))
         'every pixel may change by at most 0.1 (25.5 of 255 grey levels)'
+        >>> threat(ThreatFacts("linf", 0.5, (-3.0, 3.0), kind="table"))
+        'every feature may change by at most 0.5'
     """
-    low, high = threat.box
-    levels = f"{255 * threat.eps / (high - low):.3g} of 255 grey levels" if high > low else "grey levels unknown"
-    size = eps(threat) if threat.norm == "linf" else f"{threat.eps:.4g}"
+    words, size = threat.words, eps(threat)
     allowed = {
-        "linf": f"every pixel may change by at most {size} ({levels})",
-        "l2": f"the whole change may be at most {size} long: the root of the summed squares of all pixel changes",
-        "l1": f"the sum of all pixel changes may reach at most {size}",
-        "l0": f"at most {size} pixels may change, each by any amount",
+        "linf": f"every {words.value} may change by at most {size}{_levels(threat, threat.eps, ' grey levels')}",
+        "l2": f"the whole change may be at most {size} long: the root of the summed squares of all {words.value} changes",
+        "l1": f"the sum of all {words.value} changes may reach at most {size}",
+        "l0": f"at most {size} {words.values} may change, each by any amount",
     }
     return allowed.get(threat.norm, f"the change may have a {threat.norm} norm of at most {size}")
+
+
+def _levels(threat: ThreatFacts, radius: float, unit: str) -> str:
+    """Return a radius of 8-bit images as a number of grey levels, in brackets; empty for other data."""
+    low, high = threat.box
+    return f" ({255 * radius / (high - low):.3g} of 255{unit})" if threat.words.has_levels and high > low else ""
 
 
 def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
@@ -84,8 +91,8 @@ def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
         >>> meaning(found)[0]
         'Without an attack, the model classifies about 90 of 100 images correctly.'
     """
-    clean = f"Without an attack, the model classifies {of_100_images(evaluation.clean_accuracy)} correctly."
-    robust, allowed = of_100_images(evaluation.robust_accuracy), threat(evaluation.threat)
+    clean = f"Without an attack, the model classifies {of_100(evaluation.clean_accuracy, evaluation.words)} correctly."
+    robust, allowed = of_100(evaluation.robust_accuracy, evaluation.words), threat(evaluation.threat)
     if evaluation.verdict == "UNRELIABLE":
         why = "the attacks failed for reasons that have nothing to do with robustness"
         return clean, f"Under attack it appears to classify {robust} correctly, but do not rely on that: {why}."
@@ -127,7 +134,8 @@ def protocol(evaluation: EvaluationFacts) -> str:
     known = _PROTOCOLS.get(short_name(evaluation.protocol), "")
     names = [attack.name for attack in evaluation.attacks]
     if len(names) > 1:
-        order = f"{len(names)} attacks in turn, each on the images that no earlier attack broke: {', '.join(names)}."
+        each = f"each on the {evaluation.words.examples} that no earlier attack broke"
+        order = f"{len(names)} attacks in turn, {each}: {', '.join(names)}."
     else:
         order = f"One attack: {names[0]}." if names else ""
     return f"{known} {order}".strip() or "The results do not list the attacks."
@@ -172,7 +180,7 @@ def warnings(flags: Facts) -> list[str]:
 
     Example:
         >>> warnings({"zero_gradients": 0.25, "black_box_gain": 0.001, "randomised": False, "target": "float32"})
-        ['25.0% of the sampled clean images have an input gradient of exactly zero: gradient attacks cannot move from there']
+        ['25.0% of the sampled clean examples have an input gradient of exactly zero: gradient attacks cannot move from there']
         >>> warnings({"mine": 3})
         ['mine: 3']
     """
@@ -256,9 +264,9 @@ def _warning(key: str, value: object) -> str:
     known = {
         "randomised": "the model gives different outputs for the same input: "
         "only the protocol rand, which averages over them, measures it",
-        "zero_gradients": f"{share} of the sampled clean images have an input gradient of exactly zero: "
+        "zero_gradients": f"{share} of the sampled clean examples have an input gradient of exactly zero: "
         "gradient attacks cannot move from there",
-        "black_box_gain": f"attacks without gradients broke {share} of the images that survived gradient attacks: "
+        "black_box_gain": f"attacks without gradients broke {share} of the examples that survived gradient attacks: "
         "above 0.2%, gradients may be masked",
         "answers_only": "the model gives no gradients, so only black-box attacks were run: "
         "the network itself may be less robust",
@@ -309,11 +317,12 @@ def _flag(key: str) -> str:
     return key.replace("_", " ")
 
 
-def curve(curve: CurveFacts) -> str:
-    """Describe a robustness curve in one sentence: its ends, its attack and the number of images.
+def curve(curve: CurveFacts, words: DataWords = words_for("")) -> str:  # noqa: B008  # frozen
+    """Describe a robustness curve in one sentence: its ends, its attack and the number of examples.
 
     Args:
         curve: the curve.
+        words: nouns for the data.
 
     Returns:
         One sentence.
@@ -321,9 +330,9 @@ def curve(curve: CurveFacts) -> str:
     if not curve.points:
         return "The curve has no points."
     first, last = curve.points[0], curve.points[-1]
-    start = f"{percent(first.robust_accuracy, curve.n)} at eps {first.eps:.4g}"
-    end = f"{percent(last.robust_accuracy, curve.n)} at eps {last.eps:.4g}"
-    return f"Robust accuracy goes from {start} to {end}, measured with {curve.attack} on {count(curve.n)} images."
+    start = f"{percent(first.robust_accuracy, curve.n)} at eps {eps_text(first.eps)}"
+    end = f"{percent(last.robust_accuracy, curve.n)} at eps {eps_text(last.eps)}"
+    return f"Robust accuracy goes from {start} to {end}, measured with {curve.attack} on {count(curve.n)} {words.examples}."
 
 
 def training(epochs: Sequence[EpochFacts]) -> str:
@@ -377,6 +386,5 @@ def breaking_eps(eps: float, threat: ThreatFacts) -> str:
         >>> breaking_eps(0.0503, ThreatFacts("linf", 0.1)), breaking_eps(1.234, ThreatFacts("l2", 2.0))
         ('broken at eps 0.0503 (12.8 of 255)', 'broken at eps 1.23')
     """
-    low, high = threat.box
-    grey = f" ({255 * eps / (high - low):.3g} of 255)" if threat.norm == "linf" and high > low else ""
+    grey = _levels(threat, eps, "") if threat.norm == "linf" else ""
     return f"broken at eps {eps:.3g}{grey}"

@@ -152,7 +152,7 @@ def _evaluation(folder: Path) -> EvaluationFacts:
     results = load(folder / "results.json", schema="advreg/results@1")
     return EvaluationFacts(
         protocol=results.text("protocol"),
-        threat=_threat(results.record("threat")),
+        threat=replace(_threat(results.record("threat")), kind=str(results.facts("data").get("kind") or "")),
         n=results.count("n"),
         seed=results.count("seed"),
         clean_accuracy=results.share("clean_accuracy"),

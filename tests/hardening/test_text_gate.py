@@ -113,6 +113,13 @@ def test_figures_that_were_edited_are_damage(champion: Path, tmp_path: Path) -> 
         advreg.gate(champion, challenger)
 
 
+def test_prompts_without_a_verdict_are_not_gated(champion: Path) -> None:
+    ledger = champion / "evaluation" / PROTOCOL / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"outcome": "refused"', '"outcome": "unscored"', 1))
+    with pytest.raises(RunError, match="1 prompts have no verdict; run the evaluation again"):
+        advreg.gate(champion, champion)
+
+
 def test_images_and_texts_are_not_compared(champion: Path, tmp_path: Path) -> None:
     pictures = write_run(tmp_path / "pictures")
     assert "not comparable" in advreg.gate(champion, pictures).reasons[0]

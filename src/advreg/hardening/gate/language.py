@@ -118,7 +118,10 @@ def read_language_results(run: str | Path, protocol: str) -> GateResults:
         raise RunError(f"{ledger} holds no attack in words; evaluate with requests that should be refused")
     broken = frozenset(i for i, hit in attacked.items() if hit)
     found = {"at_least_one": len(broken) / len(attacked), **{name: axis.bad for name, axis in conduct.items()}}
-    if any(abs(reported[name] - share) > 1e-6 for name, share in found.items()):
+    unscored = sum(row["outcome"] == "unscored" for row in rows)
+    if unscored:
+        raise RunError(f"{ledger}: {unscored} prompts have no verdict; run the evaluation again, which adds them")
+    if any(abs(share - found[name]) > 1e-6 for name, share in reported.items()):
         raise RunError(f"{ledger} and the results.json beside it do not agree; evaluate again in another folder")
     return GateResults(
         run=str(run),
@@ -155,13 +158,14 @@ def _axis(rows: Sequence[Record], what: Conduct) -> Axis:
 
 
 def _reported(axes: Mapping[str, Any], conduct: Mapping[str, Axis]) -> dict[str, float]:
-    """Return the shares of bad outcomes in results.json, before any correction."""
+    """Return the shares of bad outcomes in results.json, before any correction; shares of few prompts are absent."""
     found = {"at_least_one": _share(axes["attack_success"]["at_least_one"])}
     for name in conduct:
         figure: Any = axes
         for key in CONDUCT[name].figure:
             figure = figure[key]
-        found[name] = _share(figure) if CONDUCT[name].is_bad else 1 - _share(figure)
+        if figure is not None:
+            found[name] = _share(figure) if CONDUCT[name].is_bad else 1 - _share(figure)
     return found
 
 

@@ -14,6 +14,8 @@ Attack = Callable[..., Any]
 
 _SHARED = ("seed", "max_new_tokens")
 """Options that the verb gives to every attack."""
+_SERVICE = {"url": "", "model": "", "key": ""}
+"""Options of attacks with an attacking model behind a URL; ``key`` names the environment variable that holds its key."""
 
 
 def parse_attacks(texts: Sequence[str], known: Mapping[str, Attack]) -> dict[str, Attack]:
@@ -41,14 +43,29 @@ def _parse_attack(text: str, known: Mapping[str, Attack]) -> tuple[str, Attack]:
     name, _, given = text.partition(":")
     if name not in known:
         raise ConfigError(f"there is no attack {name!r}; allowed: {', '.join(known)}.{did_you_mean(name, list(known))}")
-    options = dict(_parse_option(known[name], name, part) for part in given.split(",") if part)
+    parameters = inspect.signature(known[name]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
+    takes_service = any(p.name == "attacker" for p in parameters)
+    options = dict(
+        _parse_option(defaults | (_SERVICE if takes_service else {}), name, part) for part in given.split(",") if part
+    )
+    service = {key: options.pop(key) for key in _SERVICE if key in options}
+    if service:
+        options["attacker"] = _connect(name, **service)
     return name, functools.partial(known[name], **options) if options else known[name]
 
 
-def _parse_option(attack: Attack, name: str, part: str) -> tuple[str, Any]:
+def _connect(name: str, url: str = "", model: str = "", key: str = "") -> Attack:
+    """Return the function that queries the attacking model behind a URL."""
+    from advreg.language.chat_service import ChatService
+
+    if not url or not model:
+        raise ConfigError(f"{name} needs both url=http://host/v1 and model=NAME of its attacking model")
+    return ChatService(url, model, key or None, temperature=1.0).complete
+
+
+def _parse_option(defaults: Mapping[str, Any], name: str, part: str) -> tuple[str, Any]:
     key, separator, text = part.partition("=")
-    parameters = inspect.signature(attack).parameters.values()
-    defaults = {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
     allowed = [key for key in defaults if key not in _SHARED]
     if not separator or key not in allowed:
         raise ConfigError(f"{name} has no option {part!r}; write key=value with one of {', '.join(allowed)}")

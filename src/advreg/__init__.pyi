@@ -12,6 +12,7 @@ from advreg import models as models
 from advreg import objectives as objectives
 from advreg import report as report
 from advreg import runs as runs
+from advreg import sweep as sweep
 from advreg import tasks as tasks
 from advreg import training as training
 from advreg.attacks import AttackResult as AttackResult

@@ -46,3 +46,60 @@ def train(
             as_json=as_json,
         )
     )
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A run.toml.")],
+    key: Annotated[
+        list[str],
+        typer.Option("--key", metavar="KEY=V,V", help="Key and values, or low..high for a search; may be repeated."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; the same folder resumes.")] = Path("runs/sweep"),
+    changes: Set = None,
+    threat: Annotated[str | None, typer.Option(help="norm:eps of the comparison; that of run.toml by default.")] = None,
+    protocol: Annotated[str, typer.Option(help="Protocol of the comparison.")] = "quick",
+    n: Annotated[int | None, typer.Option(help="Held-out images of the comparison; all by default.")] = None,
+    clean_budget: Annotated[
+        float, typer.Option(metavar="SHARE", help="Clean accuracy that the recommendation may cost, against the best.")
+    ] = 0.01,
+    seeds: Annotated[str, typer.Option(help="Seeds of every setting, separated by commas.")] = "0",
+    trials: Annotated[
+        int | None, typer.Option(help="Search with this many trials instead of the whole grid (extra sweep).")
+    ] = None,
+    storage: Annotated[
+        str, typer.Option(help="Database that several machines share: postgresql://..., env:NAME or file:PATH.")
+    ] = "",
+    study: Annotated[str, typer.Option(help="Name of the sweep in the database.")] = "advreg",
+    finetune: Annotated[
+        str,
+        typer.Option(metavar="RUN", help="Start every training from a run folder, weights or a pretrained network."),
+    ] = "",
+    plain: Annotated[bool, typer.Option(help="Also train a plain network, the reference of clean accuracy.")] = True,
+    early_stop: Annotated[bool, typer.Option(help="Stop hopeless trainings.")] = True,
+    as_json: Json = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Train every setting of some keys, compare on held-out training images, and recommend one."""
+    from advreg.cli.sweep import SweepCommand, run
+
+    run(
+        SweepCommand(
+            config=config,
+            keys=key,
+            out=out,
+            changes=changes or [],
+            threat=threat,
+            protocol=protocol,
+            n=n,
+            clean_budget=clean_budget,
+            seeds=seeds,
+            trials=trials,
+            storage=storage,
+            study=study,
+            finetune=finetune,
+            plain=plain,
+            early_stop=early_stop,
+            as_json=as_json,
+        )
+    )

@@ -146,7 +146,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     threat = configured_threat(config)
     recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
     _check_ranks(config, ranks)
-    train, held = _data(config)
+    train, held = split_data(config)
     batches = _batches(config, train, device, ranks)
     attack = EscalatingAttack(config.attack, _attacks(config, batches))
     policy = policies.POLICIES.build(config.policy.name, _with_examples(config, len(train)))
@@ -210,8 +210,18 @@ def _check_ranks(config: Config, ranks: Ranks) -> None:
 Examples = Dataset | Table | StreamingDataset
 
 
-def _data(config: Config) -> tuple[Examples, Examples | None]:
-    """Return the training set and the validation set."""
+def split_data(config: Config) -> tuple[Examples, Examples | None]:
+    """Return the training set and the held-out training examples.
+
+    Args:
+        config: configuration of the run.
+
+    Returns:
+        Two data sets; the second is None where ``data.validation`` is 0.
+
+    Raises:
+        DataError, ConfigError: the data cannot be used.
+    """
     section = config.data
     if section.stream:
         return hold_out(data.stream(section.name)[0], section.validation, config.seed)

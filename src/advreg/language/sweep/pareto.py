@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
-
 from advreg.errors import RunError
+from advreg.pareto import mean_over_seeds, pareto_frontier
 
 Results = Mapping[str, Any]
 """The content of results.json of an evaluation."""
@@ -103,25 +102,6 @@ def _unhelpfulness(helpfulness: Mapping[str, Any], instructions: Mapping[str, An
     return float(nll["value"]) if nll else 0.0
 
 
-def pareto_frontier(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Return the indices of the settings that no other setting dominates.
-
-    A setting dominates another if it is at least as good in every objective and better in one.
-
-    Args:
-        costs: the same objectives for each setting, all better when smaller.
-
-    Example:
-        >>> pareto_frontier([(0.9, 0.0), (0.1, 0.3), (0.1, 0.4), (0.5, 0.1), (0.95, 0.05)])
-        [0, 1, 3]
-    """
-    return [k for k, own in enumerate(costs) if not any(_dominates(other, own) for other in costs)]
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
-
-
 def lowest_attack_success(points: Sequence[TradeoffPoint], budget: float) -> int:
     """Return the index of the lowest attack success with over-refusal within the budget, else of the least over-refusal.
 
@@ -203,24 +183,6 @@ def prompts_needed(budget: float) -> int:
         72
     """
     return 1 if budget >= 0.975 else math.ceil(math.log(0.025) / math.log1p(-budget))
-
-
-def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean over several trainings with Student's 95% interval, which ignores the variance over prompts.
-
-    Args:
-        values: a value for each seed.
-
-    Example:
-        >>> found = mean_over_seeds([0.1, 0.2, 0.3])
-        >>> [round(end, 3) for end in found["interval"]]  # 0.2 +- 4.303 * 0.1 / 3 ** 0.5
-        [-0.048, 0.448]
-    """
-    n = len(values)
-    mean = math.fsum(values) / n
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(n - 1, 1))
-    reach = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if n > 1 else math.inf
-    return {"value": mean, "interval": [mean - reach, mean + reach], "n": n}
 
 
 def summarize_sweep(base: Results, settings: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from advreg.cli import main
 from tests.language import fake_sweep, lessons
 from tests.language import small as small  # skips this file where the extra is absent
+from tests.language.service import KEY, failure
 
 MODEL = "tests.language.lessons:tiny"
 QUICK = ["--attack", "direct", "--attack", "soft_prompt:steps=1,tokens=1,checkpoints=1"]
@@ -195,6 +196,8 @@ def test_sweep_prints_its_choice_and_report_writes_a_page(monkeypatch, capsys, f
         (["attack", MODEL, "--harmful", "{harmful}", "--scale", "0.5"], "is not a run folder, so it has no adapter"),
         (["evaluate", MODEL], "there is nothing to evaluate"),
         (["evaluate", MODEL, "--safe", "{safe}", "--judge-url", "http://127.0.0.1:9/v1"], "needs both"),
+        (["evaluate", MODEL, "--safe", "{safe}", "--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "m",
+          "--judge-rubric", "strict"], "rubric is 'strict'.*give strongreject or harmbench"),
         ([*SWEEP, "--mix", "0,x"], "--mix is '0,x'"),
         ([*SWEEP, "--mix", "2"], "mixes is .2.0.; give numbers"),
         ([*SWEEP, "--set", "train.step=3"], "unknown key 'step'"),
@@ -216,6 +219,22 @@ def test_columns_may_have_other_names(monkeypatch, capsys, files):
     words = ["attack", MODEL, "--harmful", f"{files / 'mine.csv'}?prompt=text", "--tokens", 2, "-n", 2, "--json"]
     words += [*QUICK]
     assert run(monkeypatch, capsys, *words)[0] == 0
+
+
+def test_service_judges_harm_and_its_problems_are_printed(monkeypatch, capsys, files, service):
+    words = ["attack", MODEL, "--harmful", files / "harmful.csv", "--benign", files / "many.json", *QUICK]
+    words += ["-n", 2, "--tokens", 3, "--judge-url", service.url, "--judge-model", "m", "--judge-key", "JUDGE_KEY"]
+    service.says('{"rating": 3, "refused": 0, "convincing": 1, "specific": 2}')
+    status, output, _ = run(monkeypatch, capsys, *words)
+    assert status == 0
+    assert re.search(r"attack effect at least one +0\.00%", output)
+    assert "harm by strongreject by m" in output
+    assert "judge's service" not in output
+    service.answer = lambda _: (401, failure(f"no such key: {KEY}"))
+    status, output, err = run(monkeypatch, capsys, *words)
+    assert status == 0
+    assert re.search(r"judge's service, \d+ times: HTTP 401: no such key: \*\*\*", output)
+    assert KEY not in output + err
 
 
 def test_report_prints_the_path_of_its_file(monkeypatch, capsys, tmp_path):

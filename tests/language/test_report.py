@@ -98,6 +98,41 @@ def test_page_shows_seeds_and_a_judge_without_labels(tmp_path):
     assert "The error rates of this judge are unknown" in text
 
 
+def test_page_shows_the_benign_baseline_and_verdicts_that_are_missing(tmp_path):
+    base, row = fake_sweep.results(0.9, 0.1, 0.2), fake_sweep.setting(0.3, 1e-3, 0.4, 0.02)
+    for results, effect in ((base, 0.5), (row["results"], 0.02)):
+        results["axes"]["benign_baseline"] = {"at_least_one": fake_sweep.estimate(0.38)}
+        results["axes"]["attack_effect"] = {"at_least_one": fake_sweep.estimate(effect)}
+        results["axes"]["instructions"] = {"strict": None, "loose": None, "absent": "16 prompts are too few"}
+        results["judge"] |= {"harm": "strongreject by m", "corrects": False}
+    base["axes"]["attack_success"]["at_least_one"] |= {"unscored": 3, "raw": 0.97}
+    text = plain(
+        language.write(
+            fake_sweep.write(tmp_path / "s", base=base, settings=[row], recommended={"index": 0, "why": "it is"})
+        ).read_text()
+    )
+    assert (
+        "Attacks succeed 2% [0%, 10%] more often on harmful requests than on benign prompts, 50% [42%, 58%] before"
+        in text
+    )
+    assert "does harm on 40% [32%, 48%] of harmful requests, 97% [82%, 98%], corrected 90%, 3 unscored before" in text
+    assert "The same attacks on benign prompts 38% [30%, 46%] 38% [30%, 46%]" in text
+    assert "Instructions followed 16 prompts are too few absent absent -" in text
+    assert (
+        "Scale Attack success above benign Attack success Over-refusal Soft prompt Nats a token Attack success, change"
+        in text
+    )
+    assert "Harm is judged by strongreject by m" in text
+    assert "do not support a correction" in text
+
+
+def test_attack_counts_leave_unscored_requests_out():
+    row = {"axis": "attack_success", "attack": "direct"}
+    rows = [row | {"id": k, "outcome": outcome} for k, outcome in enumerate(("complied", "unscored", "refused"))]
+    (found,) = language_tables.attack_counts(rows, [])
+    assert found.cells == ["1 of 2, 1 unscored", "1", "0 of 0", "0"]
+
+
 def test_weak_soft_prompt_is_not_called_an_upper_bound(tmp_path):
     row = fake_sweep.setting(0.3, 1e-3, 0.4, 0.02)
     row["results"]["axes"]["attack_success"]["soft_prompt"] = fake_sweep.estimate(0.1)

@@ -232,7 +232,8 @@ def has_finite_logits(logits: Tensor) -> Tensor:
         >>> has_finite_logits(z).tolist()
         [True, False, False]
     """
-    largest = logits.flatten(1).amax(1) if logits.ndim != 2 else logits.amax(1)  # NaN where any logit is
+    rows = logits if logits.ndim == 2 else logits[:, None].flatten(1)
+    largest = rows.amax(1)  # NaN where any logit is
     return largest.abs() < math.inf  # False for NaN; one comparison fewer than isfinite, at every query
 
 

@@ -53,7 +53,7 @@ def test_cost_is_what_hooks_count(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_cnn()
     count = Counter(model)
     monkeypatch.setattr("advreg.models.freeze", _plain)
-    monkeypatch.setattr("advreg.models.check_model", lambda *_: None)
+    monkeypatch.setattr("advreg.models.check_model", lambda *_, **__: None)
     found = evaluate(model, (x, y), threat=THREAT, protocol="basic")
     assert (found.forwards, found.backwards) == (count.forwards, count.backwards)
     assert count.weight_gradients() == 0

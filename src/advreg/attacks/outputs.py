@@ -42,7 +42,7 @@ def reject_logits(z: object, rows: int) -> None:
         )
     if z.shape[1] < 2:
         raise ModelError(
-            f"the model returned {tuple(z.shape)} for {rows} inputs; return logits of 2 classes or more; {_ONE_LOGIT}"
+            f"the model returned {tuple(z.shape)} for {rows} inputs; return logits of 2 classes or more; {ONE_LOGIT}"
         )
 
 
@@ -51,11 +51,11 @@ def _remedy_of(z: object, rows: int) -> str:
     if not isinstance(z, Tensor):
         return ": advreg.models.wrap_logits(model) takes them out of tuples, dicts and output objects"
     if z.shape == (rows,):
-        return f"; {_ONE_LOGIT}"
+        return f"; {ONE_LOGIT}"
     return "; logits of every pixel: task='pixels'; boxes: task='boxes'" if z.ndim > 2 else ""
 
 
-_ONE_LOGIT = "one logit: advreg.models.one_logit(model); one number: task='number'; a similarity: task='pairs'"
+ONE_LOGIT = "one logit: advreg.models.one_logit(model); one number: task='number'; a similarity: task='pairs'"
 """Remedy for one output in place of the logits of two classes."""
 
 

@@ -74,6 +74,12 @@ def evaluate(
     distances: Annotated[
         bool, typer.Option(help="Also measure each example's distance to the decision boundary.")
     ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:OPTION=VALUE", help="labels, ordinal, number, pixels, boxes, pairs, or your factory."
+        ),
+    ] = None,
     corruptions: Annotated[
         str,
         typer.Option(metavar="NAME,NAME,...", help="Also measure accuracy under these common corruptions, or all."),
@@ -109,6 +115,7 @@ def evaluate(
             n=n,
             curve=curve,
             distances=distances,
+            task=task,
             corruptions=corruptions,
             severities=severities,
             out=out,

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
+from advreg.data.targets import load_targets
 from advreg.errors import ConfigError
 from advreg.evaluation import (
     DEFAULT_PROTOCOL,
@@ -30,8 +31,10 @@ from advreg.evaluation import (
 )
 from advreg.evaluation.corruptions import require_corruptions
 from advreg.evaluation.examples import threat_on
+from advreg.plugins import call_factory, is_factory
 from advreg.report import prose
 from advreg.report.formatting import eps_text
+from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
 
@@ -49,6 +52,7 @@ class EvaluateOptions:
         n: test examples, from the first.
         curve: radii separated by commas; empty for no curve.
         distances: whether to measure each example's distance to the boundary.
+        task: name of a task with its options, or ``pkg.module:factory``; classes if None.
         corruptions: names separated by commas, or ``all``; empty for none.
         severities: of the corruptions, separated by commas.
         out: folder to write into; the run folder if None.
@@ -69,6 +73,7 @@ class EvaluateOptions:
     n: int = 1000
     curve: str = ""
     distances: bool = False
+    task: str | None = None
     corruptions: str = ""
     severities: str = "1,2,3,4,5"
     out: Path | None = None
@@ -84,13 +89,14 @@ class EvaluationSetup:
     """What the options resolve to: a model on its device, test examples, radii, corruptions and the output folder."""
 
     model: nn.Module
-    test: Dataset | Table | StreamingDataset
+    test: Dataset | Table | StreamingDataset | tuple[Tensor, Tensor]
     n: int
     threat: ThreatModel
     folder: Path | None
     radii: list[float]
     corruptions: list[str]
     severities: list[int]
+    task: Task = CLASSES
 
 
 @dataclass(frozen=True)
@@ -141,20 +147,50 @@ def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     radii = parse_radii(options.curve)
     names, severities = parse_corruptions(options.corruptions, options.severities)
     model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
-    test = source.data_sets(options.data)[1]
+    task = parse_task(options.task)
+    test = source.data_sets(options.data)[1] if task is CLASSES else load_targets(source.data(options.data))[1]
     threat = threat_on(test, threat)
-    if names:
+    if task is not CLASSES and (names or options.distances):
+        raise ConfigError(f"corruptions and distances are for classes, the task is {task.name}; leave them out")
+    if names and not isinstance(test, tuple):
         require_corruptions(test.tensors(1)[0], names, severities)
     return EvaluationSetup(
         model=model,
         test=test,
-        n=min(options.n, len(test)),
+        n=min(options.n, len(test[0]) if isinstance(test, tuple) else len(test)),
         threat=threat,
         folder=source.output(options.out),
         radii=radii,
         corruptions=names,
         severities=severities,
+        task=task,
     )
+
+
+def parse_task(name: str | None) -> Task:
+    """Return the task of ``--task``: a name with options, or what a factory ``pkg.module:factory`` returns.
+
+    Args:
+        name: such as ``labels`` or ``number:tolerance=0.5``; None for classification.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: no such task, or a factory that returns no task.
+
+    Example:
+        >>> parse_task("pixels"), parse_task(None) is CLASSES
+        (Task(pixels: masked-ce, balanced-ce, js, cosine), True)
+    """
+    if name is None:
+        return CLASSES
+    if not is_factory(name):
+        return as_task(name)
+    made = call_factory(name, ConfigError)
+    if not isinstance(made, Task):
+        raise ConfigError(f"--task {name} returns {type(made).__name__}; return an advreg.Task")
+    return made
 
 
 def parse_corruptions(names: str, severities: str) -> tuple[list[str], list[int]]:
@@ -189,7 +225,8 @@ def _evaluate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distribut
             setup.model,
             setup.test,
             threat=setup.threat,
-            protocol=resolve(options.protocol, setup.threat.norm).followed_by(*options.attacks),
+            protocol=resolve(options.protocol, setup.threat.norm, setup.task).followed_by(*options.attacks),
+            task=setup.task,
             n=setup.n,
             seed=options.seed,
             out=setup.folder,
@@ -210,7 +247,7 @@ def _curve(options: EvaluateOptions, setup: EvaluationSetup, folder: Path | None
         distances = norms.distances
     if not radii:
         return None, None
-    curve = robustness_curve(setup.model, setup.test, eps=radii, distances=distances, **shared)
+    curve = robustness_curve(setup.model, setup.test, eps=radii, distances=distances, task=setup.task, **shared)
     return curve, None if distances is None else norms.median
 
 
@@ -246,6 +283,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     tables.show(tables.evaluation(evaluation))
     rate = f"{tables.percent(evaluation.attack_success_rate)} {tables.span(evaluation.attack_success_interval)}"
     typer.echo(f"attack success rate: {rate}")
+    for name, figure in evaluation.corpus.items():
+        typer.echo(f"{name}: clean {figure['clean']:.4f}, at the worst points {figure['robust']:.4f}")
     verdict = evaluation.verdict or "none yet, too few attacks were tried"
     typer.echo(f"verdict: {verdict} (free checks; advreg diagnose tests further)")
     if imbalance := prose.balance(evaluation.per_class):

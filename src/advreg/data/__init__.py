@@ -9,6 +9,7 @@ from advreg.data.loader import Batches, DataBatch
 from advreg.data.loading import load, load_images, stream
 from advreg.data.streaming import StreamingDataset
 from advreg.data.table import Table
+from advreg.data.targets import load_targets
 from advreg.data.validation import check_labels, check_pair, check_pixels
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "check_pixels",
     "load",
     "load_images",
+    "load_targets",
     "stream",
 ]
 

@@ -43,7 +43,7 @@ def npz(path: str, box: Box | None = None) -> tuple[Dataset, Dataset] | tuple[Ta
         DataError: unreadable, an array missing, or arrays of another type or shape.
     """
     file = Path(path).expanduser()
-    arrays = _read(file)
+    arrays = read_arrays(file)
     x, y = _part(file, arrays, "x", "y")
     if "x_test" in arrays:
         parts = [(x, y), _part(file, arrays, "x_test", "y_test")]
@@ -81,7 +81,18 @@ def _tables(
     return train, test
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_arrays(file: Path) -> dict[str, Any]:
+    """Return the arrays of an archive by name; nothing is unpickled.
+
+    Args:
+        file: the ``.npz`` file.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        DataError: no file, a damaged one, or one with pickled objects.
+    """
     try:
         with file.open("rb") as stream:
             _check_sizes(stream)

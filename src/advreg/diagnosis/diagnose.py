@@ -37,6 +37,7 @@ from advreg.diagnosis.loss_surface import loss_pictures
 from advreg.diagnosis.module_hooks import Approximation
 from advreg.diagnosis.reported_accuracy import ReportedAccuracy, from_ledger, measure_pgd40
 from advreg.diagnosis.result import Diagnosis, DiagnosisProgress
+from advreg.diagnosis.task_diagnosis import diagnose_task
 from advreg.errors import ModelError, ThreatError
 from advreg.evaluation.batch_sizing import is_out_of_memory
 from advreg.evaluation.examples import first_examples, first_tensors, threat_on
@@ -46,6 +47,7 @@ from advreg.objectives import are_probabilities
 from advreg.results.checks import Check, causes, flag_check
 from advreg.runs import RunFolder
 from advreg.statistics import clopper_pearson_interval
+from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -127,6 +129,7 @@ def diagnose(
     seed: int = 0,
     out: str | Path | None = None,
     on_progress: Callable[[DiagnosisProgress], None] | None = None,
+    task: Task | str = CLASSES,
 ) -> Diagnosis:
     """Grade whether a robustness figure can be trusted: a verdict, the checks behind it, and a remedy for each finding.
 
@@ -146,6 +149,7 @@ def diagnose(
         seed: seed of the figure measured here; the checks draw with ``seed + 1``.
         out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
         on_progress: called before each check with a `DiagnosisProgress`.
+        task: what an output is worth; checks that other tasks than classification lack are skipped with a reason.
 
     Returns:
         A `Diagnosis`.
@@ -167,6 +171,9 @@ def diagnose(
     began = time.perf_counter()
     threat = threat_on(data, threat)
     _require_one_radius(threat)
+    if (chosen := as_task(task)) is not CLASSES:
+        with eval_mode(model):
+            return diagnose_task(model, data, threat, n, chosen, seed=seed, out=out)
     in_train_mode = [name for name, _ in training_parts(model)]
     with _explain_out_of_memory(), eval_mode(model), accepting_probabilities():
         if on_progress:

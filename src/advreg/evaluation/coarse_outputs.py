@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.verification import logits_of
+from advreg.attacks.verification import outputs_of
 from advreg.results.checks import Check, flag_check, skip_check
 from advreg.threat import ThreatModel
 
@@ -57,7 +57,8 @@ def measure_coarseness(model: nn.Module, x: Tensor, threat: ThreatModel, seed: i
     """
     if not getattr(model, "score_only", False) or not float(threat.eps):
         return None
-    here, there = logits_of(model, x), logits_of(model, threat.random_start(x, torch.arange(len(x)), seed))
+    nearby = threat.random_start(x, torch.arange(len(x)), seed)
+    here, there = (outputs_of(model, points)[:, None].flatten(1) for points in (x, nearby))
     unchanged = float((here == there).all(1).double().mean())
     distinct = len(torch.unique(here)) / here.numel() if here.numel() >= _FEW else 1.0
     return Coarseness(unchanged, distinct, 2 * len(x))

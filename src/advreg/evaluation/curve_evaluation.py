@@ -6,6 +6,7 @@ examples -> distance by a short minimum-norm attack -> at each eps: attacks on t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,10 @@ from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
 from advreg.results.checks import Check, provisional_verdict, worst_outcomes
-from advreg.results.curve import Curve, curve_points
-from advreg.results.ledger_rows import CLEAN, UNIT, Row
+from advreg.results.curve import Curve, curve_points, score_point
+from advreg.results.ledger_rows import CLEAN, UNIT, Row, score_of, worst_rows
 from advreg.runs import RunFolder
+from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def robustness_curve(
     seed: int = 0,
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    task: Task | str = CLASSES,
 ) -> Curve:
     """Measure robust accuracy at every eps of a grid: ``share of examples with min distance found > eps``.
 
@@ -70,6 +73,7 @@ def robustness_curve(
         seed: seed of the random draws.
         out: folder to write ``curve.json`` into, such as an evaluation's.
         on_progress: called with radii done and radii in all.
+        task: what an output is worth; a point of other tasks than classification is the mean of the lowest scores so far.
 
     Returns:
         A `Curve`, its points in increasing eps, with checks and a verdict.
@@ -87,11 +91,13 @@ def robustness_curve(
     grid = sorted({float(radius) for radius in eps})
     if not grid:
         raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
-    chosen, box = resolve(protocol, norm), box_of(data, box)
-    context = _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed)
-    probed = model_probe.probe_model(
-        model, *(t[:64].to(context.device) for t in (context.examples.x, context.examples.y))
-    )
+    task, box = as_task(task), box_of(data, box)
+    chosen = resolve(protocol, norm, task)
+    context = _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed, task)
+    if task is not CLASSES:
+        return _score_curve(context, chosen, grid, out, on_progress)
+    x, y = (t[:64].to(context.device) for t in (context.examples.x, context.examples.y))
+    probed = model_probe.probe_model(model, x, y)
     clean = _clean_rows(context)
     known = _first_distances(context) if distances is None else _validate_distances(distances, clean)
     checks: list[list[Check]] = []
@@ -111,16 +117,44 @@ def robustness_curve(
     return curve
 
 
-def _context_of(model: nn.Module, data: Data, n: int | None, threat: ThreatModel, seed: int) -> EvaluationContext:
+def _score_curve(
+    context: EvaluationContext,
+    protocol: Protocol,
+    grid: list[float],
+    out: str | Path | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Curve:
+    """Return the curve of a task: at each radius the lowest score of each example so far, for balls contain smaller ones."""
+    rows, points = _clean_rows(context), []
+    for k, radius in enumerate(grid):
+        worst = worst_rows(rows)
+        left = torch.tensor([i for i in sorted(worst) if not worst[i]["broken"]], dtype=torch.int64)
+        if radius and len(left):
+            at_radius = replace(context, threat=context.threat.with_eps(radius))
+            rows += [row for ids in torch.split(left, UNIT) for row in _run_stages(at_radius, protocol.stages, ids)]
+        points.append(score_point(radius, [score_of(row) for row in worst_rows(rows).values()]))
+        if on_progress:
+            on_progress(k + 1, len(grid))
+    threat, n = context.threat, len(context.examples)
+    curve = Curve(
+        threat.norm, _protocol_name(protocol), n, context.seed, tuple(points), threat.box, task=context.task.name
+    )
+    if out is not None:
+        RunFolder.at(out).write_json("curve.json", curve.record())
+    return curve
+
+
+def _context_of(
+    model: nn.Module, data: Data, n: int | None, threat: ThreatModel, seed: int, task: Task = CLASSES
+) -> EvaluationContext:
     """Return the fast copy, the examples and the settings of the attacks."""
-    examples = examples_of(data, n, threat, input_dtype(model))
+    examples = examples_of(data, n, threat, input_dtype(model), task)
     device = next((p.device for p in model.parameters()), examples.x.device)
-    models.check_model(model, examples.x[:8].to(device))
+    models.check_model(model, examples.x[:8].to(device), task=task, y=examples.y.to(device))
     sample = examples.x[:64].to(device)
     target = models.freeze(model, sample)
-    return EvaluationContext(
-        target, examples, threat, seed, device, AdaptiveBatcher(max_batch_size(target, sample, UNIT))
-    )
+    batcher = AdaptiveBatcher(max_batch_size(target, sample, UNIT))
+    return EvaluationContext(target, examples, threat, seed, device, batcher, task=task)
 
 
 def _run_stages(context: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:

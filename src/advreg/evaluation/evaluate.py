@@ -18,7 +18,7 @@ from advreg import models
 from advreg._deprecation import renamed_attribute
 from advreg.attacks import CraftedExamples
 from advreg.attacks.model import input_dtype
-from advreg.attacks.verification import require_finite, verify_with_logits
+from advreg.attacks.verification import require_finite, score_points
 from advreg.distributed import SINGLE, Ranks
 from advreg.errors import AdvregError, ModelError, RunError
 from advreg.evaluation import model_probe
@@ -26,22 +26,23 @@ from advreg.evaluation.batch_sizing import AdaptiveBatcher, batching_on, is_out_
 from advreg.evaluation.coarse_outputs import measure_coarseness, record_coarseness
 from advreg.evaluation.examples import Examples, examples_of, threat_on
 from advreg.evaluation.journal import EvaluationJournal, recorded_batching
+from advreg.evaluation.ledger_columns import FAR as FAR
+from advreg.evaluation.ledger_columns import columns_of
 from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.model_identity import matches_ledger
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, ProtocolStage, resolve
 from advreg.evaluation.summarize import summarize
-from advreg.objectives import has_finite_logits, margin
 from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
 from advreg.results.evaluation import Evaluation
 from advreg.results.ledger_rows import CLEAN, Batching, Row, broken_ids, next_ids, rows_of, units
+from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
     from advreg.data.adapters import Data
 
 
-FAR = 1e30  # finite stand-in for an infinite margin: JSON has no infinity
 _NEXT_SEED = 1_000_003  # difference between the seeds of two stages
 _MEMORY = 1  # forwards that measure the memory of an example
 
@@ -87,6 +88,7 @@ def evaluate(
     compiled: bool = False,
     ranks: Ranks = SINGLE,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
+    task: Task | str = CLASSES,
 ) -> Evaluation:
     """Measure clean and robust accuracy: the worst case over a protocol's attacks.
 
@@ -106,9 +108,11 @@ def evaluate(
         compiled: whether black-box attacks query a compiled copy: compiling takes about a minute.
         ranks: which of several processes this is; each does its share of the chunks, and all return the same result.
         on_progress: called after each attack on at most 256 examples.
+        task: what an output is worth: a `Task`, or text such as ``"labels"``, ``"pixels"`` or ``"number:tolerance=0.5"``.
+            ``data`` then holds targets ``(N, ...)``, and the figures are mean scores, each example at its lowest.
 
     Returns:
-        An `Evaluation`, with exact 95% intervals.
+        An `Evaluation`, with 95% intervals: exact for shares, of the bootstrap for mean scores.
 
     Raises:
         ModelError, DataError, ConfigError: a model, data or protocol that cannot be used as given.
@@ -122,13 +126,13 @@ def evaluate(
         >>> found.robust_accuracy <= found.clean_accuracy
         True
     """
-    threat = threat_on(data, threat)
-    chosen = resolve(protocol, threat.norm)
-    name = chosen.id(threat)
-    examples = examples_of(data, n, threat, input_dtype(model))
-    model = models.among(model, examples.outputs)
+    threat, task = threat_on(data, threat), as_task(task)
+    chosen = resolve(protocol, threat.norm, task)
+    name = chosen.id(threat, task)
+    examples = examples_of(data, n, threat, input_dtype(model), task)
+    model = models.among(model, examples.outputs) if task is CLASSES else model
     device = next((p.device for p in model.parameters()), examples.x.device)
-    models.check_model(model, examples.x[:8].to(device))
+    models.check_model(model, examples.x[:8].to(device), task=task, y=examples.y.to(device))
     sample = examples.x[:64].to(device), examples.y[:64].to(device)
     target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
     batching = recorded_batching(out, name) or batching_on(device)
@@ -142,13 +146,13 @@ def evaluate(
         "seed": seed,
         "target": target.choice,
     }
-    context = EvaluationContext(target, examples, threat, seed, device, batcher, batching)
+    context = EvaluationContext(target, examples, threat, seed, device, batcher, batching, task)
     known = identity | batching.header()
     with EvaluationJournal.open(
         out, protocol=name, stages=shares, examples=examples, identity=known, ranks=ranks
     ) as journal:
-        _require_same_outputs(model, examples, journal)
-        probed = model_probe.probe_model(model, *sample)
+        _require_same_outputs(model, examples, journal, task)
+        probed = model_probe.probe_model(model, *sample, task)
         for chunks in group_chunks(ranks.share(examples.chunks()), context.batching):
             attack_chunks(context, stages, chunks, journal, on_progress)
         _require_unchanged_weights(model, identity["model"]["sha256"])
@@ -172,13 +176,14 @@ def evaluate(
             seconds=journal.seconds,
             spent=(_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards),
             flags=model_probe.flags_of(probed, journal.rows, len(examples), FAR, **flags),
+            task=task,
         )
-        journal.finish(evaluation, model)
+        journal.finish(evaluation, model, task)
     return evaluation
 
 
-def _require_same_outputs(model: nn.Module, examples: Examples, journal: EvaluationJournal) -> None:
-    if not matches_ledger(model, examples.x, examples.y, journal.known.values()):
+def _require_same_outputs(model: nn.Module, examples: Examples, journal: EvaluationJournal, task: Task) -> None:
+    if not matches_ledger(model, examples.x, examples.y, journal.known.values(), task):
         raise RunError(
             f"{journal.folder} holds the ledger of a model with the same weights and other outputs (was forward() changed?); "
             "use another folder, or remove this one to measure again"
@@ -204,6 +209,7 @@ class EvaluationContext:
     device: torch.device
     batcher: AdaptiveBatcher
     batching: Batching = field(default_factory=Batching)
+    task: Task = CLASSES
 
 
 def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Sequence[Tensor]]:
@@ -316,20 +322,11 @@ def _attack_and_verify(
     """Run one attack on these examples and verify its points on the original model."""
     x, y = context.examples.x[ids].to(context.device), context.examples.y[ids].to(context.device)
     points, cost = _propose(context, stage, seed, x, y, ids)
-    broken, logits = verify_with_logits(context.target, x, points, y, context.threat)
+    score, outputs = score_points(context.target, x, points, y, context.threat, context.task)
     if stage.name == CLEAN:
-        require_finite(logits)
-    cost = cost + torch.tensor([1, 0])
-    columns = {
-        "id": ids,
-        "label": y,
-        "predicted": logits.argmax(1),
-        "broken": broken,
-        "distance": context.threat.distance(points, x),
-        "margin": torch.where(has_finite_logits(logits), margin(logits, y).clamp(-FAR / 2, FAR / 2), -FAR),
-        "forwards": cost[:, 0],
-        "backwards": cost[:, 1],
-    }
+        require_finite(outputs)
+    cost, distance = cost + torch.tensor([1, 0]), context.threat.distance(points, x)
+    columns = columns_of(context.task, y, score, outputs, distance, cost, ids=ids)
     return rows_of(stage.name, columns), points.cpu()
 
 
@@ -338,6 +335,8 @@ def _propose(
 ) -> tuple[Tensor, Tensor]:
     """Return an attack's points and the passes of each example ``(B, 2)``; hooks count those of attacks that do not."""
     options = filter_kwargs(stage.attack, seed=seed, ids=ids, batch_size=context.batching.rows)
+    if context.task is not CLASSES:
+        options |= filter_kwargs(stage.attack, task=context.task)
     try:
         with count_passes(*context.target.counted_modules) as passes:
             found = stage.attack(context.target, x, y, context.threat, **options)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from advreg import runtime
-from advreg.attacks.inputs import into_box, read_batch
+from advreg.attacks.inputs import into_box, read_examples
 from advreg.attacks.model import widen
 from advreg.data.adapters import DataRows, is_own, read_rows
 from advreg.data.table import Table, kind_of
 from advreg.data.validation import check_labels
 from advreg.errors import DataError
 from advreg.results.ledger_rows import CHUNK
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel, as_threat
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class Examples:
         return list(torch.split(torch.arange(len(self)), CHUNK))
 
 
-def examples_of(data: Data, n: int | None, threat: ThreatModel, dtype: torch.dtype | None = None) -> Examples:
+def examples_of(
+    data: Data, n: int | None, threat: ThreatModel, dtype: torch.dtype | None = None, task: Task = CLASSES
+) -> Examples:
     """Return the first ``n`` examples of data in any form of `advreg.data.adapters.read_rows`.
 
     The fingerprint covers all the data that is in memory, so it is the same for every ``n``; loaders and data sets that are
@@ -72,6 +75,7 @@ def examples_of(data: Data, n: int | None, threat: ThreatModel, dtype: torch.dty
         n: number of examples; all if None.
         threat: its box must contain the inputs.
         dtype: floating type for arrays in float64, such as the model's; float32 if None.
+        task: what an output is worth; other tasks than classification have targets ``(N, ...)``.
 
     Returns:
         The examples.
@@ -81,7 +85,7 @@ def examples_of(data: Data, n: int | None, threat: ThreatModel, dtype: torch.dty
     """
     if is_own(data):
         return _of_data_set(data, n, threat)
-    return _of_rows(read_rows(data, n, dtype), n, threat)
+    return _of_rows(read_rows(data, n, dtype), n, threat, task)
 
 
 def box_of(data: Data, box: Box | None = None) -> Box:
@@ -120,7 +124,9 @@ def threat_on(data: Data, threat: ThreatModel | str) -> ThreatModel:
     return as_threat(threat if (low, high) == (0.0, 1.0) else f"{threat}@{low!r},{high!r}")
 
 
-def first_examples(data: Data, n: int, threat: ThreatModel, dtype: torch.dtype | None = None) -> Examples:
+def first_examples(
+    data: Data, n: int, threat: ThreatModel, dtype: torch.dtype | None = None, task: Task = CLASSES
+) -> Examples:
     """Return the first ``n`` examples as `examples_of` does, or all where there are fewer.
 
     Args:
@@ -128,6 +134,7 @@ def first_examples(data: Data, n: int, threat: ThreatModel, dtype: torch.dtype |
         n: number of examples at most.
         threat: its box must contain the inputs.
         dtype: floating type for arrays in float64; float32 if None.
+        task: what an output is worth.
 
     Returns:
         The examples.
@@ -140,7 +147,7 @@ def first_examples(data: Data, n: int, threat: ThreatModel, dtype: torch.dtype |
     if is_own(data):
         return _of_data_set(data, min(n, len(data)), threat)
     rows = read_rows(data, n, dtype)
-    return _of_rows(rows, min(n, _size(rows.x, rows.y)), threat)
+    return _of_rows(rows, min(n, _size(rows.x, rows.y)), threat, task)
 
 
 def first_tensors(data: Data, n: int) -> tuple[Tensor, Tensor]:
@@ -177,20 +184,24 @@ def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 
 
-def _of_rows(rows: DataRows, n: int | None, threat: ThreatModel) -> Examples:
+def _of_rows(rows: DataRows, n: int | None, threat: ThreatModel, task: Task = CLASSES) -> Examples:
     _require_count(n, _size(rows.x, rows.y))
-    few, labels = read_batch(rows.x[:n], rows.y[:n], threat)
-    if labels.ndim > 1:
-        raise DataError(f"y is {rows.y.dtype} {tuple(rows.y.shape)}; evaluations need labels (N,): give y.argmax(1)")
-    check_labels(labels)
-    names = tuple(str(k) for k in range(int(labels.max()) + 1))
+    few, labels = read_examples(rows.x[:n], rows.y[:n], threat, task)
+    if task is CLASSES and labels.ndim > 1:
+        raise DataError(
+            f"y is {rows.y.dtype} {tuple(rows.y.shape)}; evaluations need labels (N,): give y.argmax(1); "
+            "several labels: task='labels'"
+        )
+    if task is CLASSES:
+        check_labels(labels)
+    names = () if labels.ndim > 1 or labels.is_floating_point() else tuple(map(str, range(int(labels.max()) + 1)))
     return Examples(
         widen(_outside_inference_mode(few)),
         _outside_inference_mode(labels),
         "tensors",
         "given",
         names if len(rows.classes) < len(names) else rows.classes,
-        _fingerprint(rows.x, rows.y.flatten().long()),
+        _fingerprint(rows.x, rows.y.flatten().long() if task is CLASSES else labels),
         rows.columns,
         "" if _is_8_bit(few, threat) else kind_of(few),
     )

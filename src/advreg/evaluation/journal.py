@@ -18,20 +18,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from advreg import runtime
-from advreg.attacks.verification import logits_of
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation.examples import Examples
+from advreg.evaluation.picture_tensors import picture_tensors
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CHUNK, UNIT, Batching, Row, broken_ids, complete_rows
+from advreg.results.ledger_rows import CHUNK, UNIT, Batching, Row, complete_rows
 from advreg.runs import Ledger, RunFolder
 from advreg.runs.files import read_first, read_lines
 from advreg.runs.weights import serialise
+from advreg.tasks import CLASSES, Task
 
 _LEDGER = "ledger"
 _TIMES = "times"  # in a file of their own: times differ between runs, the bytes of a ledger must not
@@ -172,12 +172,14 @@ class EvaluationJournal:
         self._read()
         self.rows = list(self.known.values())
 
-    def finish(self, evaluation: Evaluation, model: nn.Module) -> None:
+    def finish(self, evaluation: Evaluation, model: nn.Module, task: Task = CLASSES) -> None:
         """Write the figures, and the examples for pictures."""
         if self.folder is None or not self.ranks.is_main:
             return
         if (self.folder / "points").is_dir():
-            self.folder.write("examples.safetensors", serialise(_picture_tensors(self, model)))
+            names, points = [name for name, _ in self.stages], self.folder / "points"
+            pictures = picture_tensors(model, self.examples, points, names, self.rows, task)
+            self.folder.write("examples.safetensors", serialise(pictures))
         examples, described = self.examples, self.identity["model"]
         origin = {"name": examples.name, "split": examples.split, "n": len(examples), "sha256": examples.sha256}
         record = {
@@ -216,32 +218,3 @@ class EvaluationJournal:
             part.unlink()
         for part in parts:
             part.unlink()
-
-
-def _picture_tensors(journal: EvaluationJournal, model: nn.Module) -> dict[str, Tensor]:
-    """Return clean and adversarial inputs of the first 256 examples with the predictions of the original model."""
-    assert journal.folder is not None
-    x, y = journal.examples.x[:UNIT], journal.examples.y[:UNIT]
-    adversarial, attack = x.clone(), torch.full((len(x),), -1)
-    for k, (stage, _) in enumerate(journal.stages):
-        for file in (journal.folder / "points").glob(f"{stage}+*.safetensors"):
-            stored = load_file(file)
-            adversarial[stored["ids"]], attack[stored["ids"]] = stored["x"], k - 1
-    device = next((p.device for p in model.parameters()), x.device)
-    clean_p, adversarial_p = (logits_of(model, points.to(device)).softmax(1).cpu() for points in (x, adversarial))
-    broken_rows = broken_ids(journal.rows)
-    broken = torch.tensor([i in broken_rows for i in range(len(x))])
-    distance = {row["id"]: row["distance"] for row in journal.rows if row["id"] < UNIT}
-    return {
-        "clean": x.contiguous(),
-        "adversarial": adversarial.contiguous(),
-        "ids": torch.arange(len(x)),
-        "labels": y.contiguous(),
-        "clean_predicted": clean_p.argmax(1),
-        "adversarial_predicted": adversarial_p.argmax(1),
-        "clean_confidence": clean_p.amax(1),
-        "adversarial_confidence": adversarial_p.amax(1),
-        "distance": torch.tensor([distance[i] for i in range(len(x))], dtype=torch.float64),
-        "broken": broken.to(torch.uint8),
-        "attack": torch.where(broken, attack, -1),
-    }

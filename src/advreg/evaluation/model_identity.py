@@ -7,28 +7,31 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.verification import logits_of
+from advreg.attacks.verification import outputs_of
+from advreg.evaluation.ledger_columns import finite_nearness
 from advreg.evaluation.model_probe import logit_spread
 from advreg.objectives import margin
 from advreg.results.ledger_rows import CLEAN, Row
+from advreg.tasks import CLASSES, Task
 
 _EXAMPLES = 8
 _TOLERANCE = 1e-3  # share of the largest logit: kernels, batches and devices round differently
 _PART = 3
 
 
-def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) -> bool:
+def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row], task: Task = CLASSES) -> bool:
     """Return whether a model has the outputs on clean examples that the rows record, by the first 8 of them.
 
-    Class and margin are compared. A model whose outputs are random or depend on the batch cannot be identified by them and
-    passes: a second evaluation in other batches detects it. These passes are not counted, so that a resumed evaluation has
-    the figures of an uninterrupted one.
+    Class and margin are compared (the nearness to broken in other tasks). A model whose outputs are random or depend on the
+    batch cannot be identified by them and passes: a second evaluation in other batches detects it. These passes are not
+    counted, so that a resumed evaluation has the figures of an uninterrupted one.
 
     Args:
         model: the original.
         x: clean inputs ``(N, ...)``, on any device; an id is a row.
         y: labels ``(N,)``.
         rows: rows of a ledger.
+        task: what an output is worth.
 
     Returns:
         True also where the rows hold no clean example.
@@ -45,10 +48,13 @@ def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row]) 
     ids = torch.tensor([row["id"] for row in known], device=x.device)
     device = next((p.device for p in model.parameters()), x.device)
     inputs, labels = x[ids].to(device), y[ids].to(device)
-    logits = logits_of(model, inputs)
-    again = torch.cat([logits_of(model, part) for part in torch.split(inputs, _PART)])
-    if bool((logit_spread(torch.stack([logits, again])) > _TOLERANCE).any()):
+    logits = outputs_of(model, inputs)
+    again = torch.cat([outputs_of(model, part) for part in torch.split(inputs, _PART)])
+    if bool((logit_spread(torch.stack([logits, again])[:, :, None].flatten(2)) > _TOLERANCE).any()):
         return True
+    if task is not CLASSES:
+        near, recorded = finite_nearness(task, logits, labels), logits.new_tensor([row["margin"] for row in known])
+        return bool(((near - recorded).abs() <= _TOLERANCE * (1 + recorded.abs())).all())
     return bool(_matching_rows(logits, labels, known).all())
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from advreg.attacks.outputs import reject_classes
 from advreg.attacks.search import QuerySpec, query
-from advreg.attacks.verification import logits_of
+from advreg.attacks.verification import outputs_of
 from advreg.evaluation.ledger_checks import black_boxes
-from advreg.objectives import cross_entropy, scale_free
+from advreg.objectives import scale_free
 from advreg.results.ledger_rows import Row
+from advreg.tasks import CLASSES, Task
 
 _SAMPLE = 64
 _REPEATS = 5
@@ -44,13 +45,14 @@ class ModelProbe:
     backwards: int
 
 
-def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
+def probe_model(model: nn.Module, x: Tensor, y: Tensor, task: Task = CLASSES) -> ModelProbe:
     """Evaluate the original model several times on the same inputs, once in uneven parts and once with a gradient.
 
     Args:
         model: the original.
         x: clean inputs ``(B, ...)``; the first 64 are used.
-        y: labels ``(B,)``.
+        y: labels ``(B,)``, or targets ``(B, ...)``.
+        task: what an output is worth.
 
     Returns:
         The measurements.
@@ -60,9 +62,10 @@ def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
         False
     """
     x, y = x[:_SAMPLE], y[:_SAMPLE]
-    logits = torch.stack([logits_of(model, x) for _ in range(_REPEATS - 1)])
-    reject_classes(y, logits.shape[2])
-    gradient = _gradient(model, x, y)
+    logits = torch.stack([_flat_outputs(model, x) for _ in range(_REPEATS - 1)])
+    if task is CLASSES:
+        reject_classes(y, logits.shape[2])
+    gradient = _gradient(model, x, y, task)
     apart = _logits_in_parts_or_none(model, x)
     randomised = bool((logit_spread(logits) > _SPREAD).any())
     differs = apart is not None and bool((logit_spread(torch.stack([logits[0], apart])) > ROUNDING).any())
@@ -71,7 +74,7 @@ def probe_model(model: nn.Module, x: Tensor, y: Tensor) -> ModelProbe:
         randomised=randomised,
         batch_dependent=apart is None or (differs and not randomised),  # in a random model the spread has another cause
         zero_gradients=dead,
-        few_classes=not scale_free(logits.shape[2]),
+        few_classes=task is CLASSES and not scale_free(logits.shape[2]),
         forwards=(_REPEATS + (apart is not None)) * len(x),
         backwards=0 if gradient is None else len(x),
     )
@@ -101,7 +104,7 @@ def logits_in_parts(model: nn.Module, x: Tensor) -> Tensor:
     Returns:
         Logits ``(B, K)``.
     """
-    return torch.cat([logits_of(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
+    return torch.cat([_flat_outputs(model, part) for part in torch.tensor_split(x, _CUTS) if len(part)])
 
 
 def _logits_in_parts_or_none(model: nn.Module, x: Tensor) -> Tensor | None:
@@ -112,9 +115,14 @@ def _logits_in_parts_or_none(model: nn.Module, x: Tensor) -> Tensor | None:
         return None
 
 
-def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+def _flat_outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the outputs of any task as rows ``(B, K)``."""
+    return outputs_of(model, x)[:, None].flatten(1)
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor | None:
     try:
-        return query(QuerySpec(model, cross_entropy), x, y)[2]
+        return query(QuerySpec(model, task.objective, task=task), x, y)[2]
     except Exception:  # no path, or a backward that raises: attacks have no gradient
         return None
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from advreg import attacks
 from advreg.errors import ConfigError, ThreatError, did_you_mean
+from advreg.evaluation.task_protocols import entries_of
 from advreg.objectives import cross_entropy, dlr, probability_margin, rival_margin
 from advreg.plugins import named_function
 from advreg.results.ledger_rows import CLEAN
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]
@@ -77,8 +79,12 @@ class Protocol:
     def __repr__(self) -> str:
         return f"Protocol({self.name}@{self.version}: {', '.join(stage.name for stage in self.stages)})"
 
-    def id(self, threat: ThreatModel) -> str:
+    def id(self, threat: ThreatModel, task: Task = CLASSES) -> str:
         """Return the frozen id that results carry: norm, eps, the box where it is not [0, 1], name and version.
+
+        Args:
+            threat: the threat model.
+            task: what an output is worth; named first where it is not classification.
 
         Raises:
             ThreatError: an eps for each example, which no id can name.
@@ -89,7 +95,8 @@ class Protocol:
             )
         low, high = threat.box
         box = "" if (low, high) == (0.0, 1.0) else f"-box-{low:g}-{high:g}"
-        return f"{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"
+        prefix = "" if task is CLASSES else f"{task.name}-"
+        return f"{prefix}{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"
 
     def followed_by(self, *names: str) -> Protocol:
         """Return this protocol with attacks of your own after it, each on the survivors of those before it.
@@ -240,12 +247,13 @@ DEFAULT_PROTOCOL = "quick"
 """The protocol of `evaluate`, of `robustness_curve` and of ``advreg evaluate`` where none is given."""
 
 
-def resolve(protocol: str | Protocol, norm: str) -> Protocol:
+def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES) -> Protocol:
     """Return the protocol of this name for a norm, or the one given.
 
     Args:
         protocol: name of a protocol, or a protocol of your own.
         norm: ``"linf"``, ``"l2"`` or ``"l1"``; some protocols differ between norms.
+        task: what an output is worth; tasks other than classification have protocols of their own.
 
     Returns:
         The protocol.
@@ -262,5 +270,8 @@ def resolve(protocol: str | Protocol, norm: str) -> Protocol:
     if protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
         raise ConfigError(f"protocol is {protocol!r}; allowed: {known}.{did_you_mean(protocol, PROTOCOLS)}")
+    if task is not CLASSES:
+        version, entries = entries_of(protocol, task)
+        return Protocol(protocol, version, tuple(ProtocolStage(*entry) for entry in entries))
     version, stages = PROTOCOLS[protocol]
     return Protocol(protocol, version, stages(norm))

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from advreg.evaluation.ledger_checks import free_checks
+from advreg.evaluation.score_figures import with_scores
 from advreg.results.checks import provisional_verdict
 from advreg.results.evaluation import AttackSummary, ClassSummary, Evaluation
 from advreg.results.ledger_rows import CLEAN, Row, broken_ids
 from advreg.statistics import clopper_pearson_interval
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -27,6 +29,7 @@ def summarize(
     seconds: Mapping[str, float],
     flags: Mapping[str, Any],
     spent: tuple[int, int] = (0, 0),
+    task: Task = CLASSES,
 ) -> Evaluation:
     """Return the figures of a complete set of rows.
 
@@ -40,6 +43,7 @@ def summarize(
         seconds: wall time spent in each stage.
         flags: findings that affect how far the figures can be trusted.
         spent: example-forwards and example-backwards besides those of the rows.
+        task: what an output is worth.
 
     Returns:
         The evaluation, with counts, intervals and the cost of each attack.
@@ -77,6 +81,8 @@ def summarize(
         seconds=sum(seconds.values()),
         flags=flags,
     )
+    if task is not CLASSES:
+        found = with_scores(found, rows, stages, task)
     checks = tuple(free_checks(found.record(), rows))
     return replace(found, checks=checks, verdict=provisional_verdict(checks))
 

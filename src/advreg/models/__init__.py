@@ -6,7 +6,7 @@ from advreg._lazy import deprecated
 from advreg.models.fast_copy import FastCopy, freeze
 from advreg.models.inference_only import InferenceOnlyModel, among
 from advreg.models.loading import load, load_with
-from advreg.models.logits import extract_logits, wrap_logits
+from advreg.models.logits import extract_logits, one_logit, wrap_logits
 from advreg.models.normalize import Normalize, normalized
 from advreg.models.validation import check_model
 from advreg.models.weights import describe, read_state, state_sha256

@@ -172,6 +172,9 @@ class EvaluationFacts:
     corruptions: CorruptionFacts | None = None
     ledger: LedgerSummary | None = None
     looseness: LoosenessFacts | None = None
+    task: str = "classes"
+    corpus: Facts = field(default_factory=dict)
+    scenes: Mapping[str, NDArray[np.generic]] | None = None
 
     @property
     def words(self) -> DataWords:

@@ -30,6 +30,7 @@ from advreg.report.citation import citation
 from advreg.report.commands import commands
 from advreg.report.facts import CurveFacts, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
+from advreg.report.scenes import SceneCard, scene_cards
 from advreg.runs.files import write_atomic
 from advreg.version import __version__
 
@@ -46,6 +47,7 @@ class ReportSection:
     curve: Markup
     cards: Sequence[Card]
     commands: Sequence[str]
+    scenes: Sequence[SceneCard] = ()
 
 
 def write(run: Path | str, out: Path | str | None = None) -> Path:
@@ -167,6 +169,7 @@ def _section(run: RunFacts, facts: EvaluationFacts, place: int, budget: int) -> 
         curve=Markup(charts.robustness(facts, f"curve-{place}")),
         cards=cards(facts, budget),
         commands=commands(run, facts),
+        scenes=scene_cards(facts, budget),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, ThreatFacts
 from advreg.report.formatting import count, duration, eps, eps_text, of_100, percent
 from advreg.report.read import short_name
+from advreg.report.score_prose import meaning_of_scores
 from advreg.report.words import DataWords, words_for
 
 UPPER_BOUND = (
@@ -91,6 +92,8 @@ def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
         >>> meaning(found)[0]
         'Without an attack, the model classifies about 90 of 100 images correctly.'
     """
+    if evaluation.task != "classes":
+        return meaning_of_scores(evaluation)
     clean = f"Without an attack, the model classifies {of_100(evaluation.clean_accuracy, evaluation.words)} correctly."
     robust, allowed = of_100(evaluation.robust_accuracy, evaluation.words), threat(evaluation.threat)
     if evaluation.verdict == "UNRELIABLE":

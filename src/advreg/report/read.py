@@ -150,6 +150,7 @@ def _finite(line: Facts, key: str) -> float | None:
 
 def _evaluation(folder: Path) -> EvaluationFacts:
     results = load(folder / "results.json", schema="advreg/results@1")
+    task, stored = results.text("task") if results.has("task") else "classes", folder / "examples.safetensors"
     return EvaluationFacts(
         protocol=results.text("protocol"),
         threat=replace(_threat(results.record("threat")), kind=str(results.facts("data").get("kind") or "")),
@@ -173,10 +174,13 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         data=results.facts("data"),
         environment=results.facts("environment"),
         curve=_curve(folder / "curve.json"),
-        examples=_examples(folder / "examples.safetensors"),
+        examples=_examples(stored) if task == "classes" else None,
         norms=_norms(folder / "norms.json"),
         corruptions=_corruptions(folder / "corruptions.json"),
         ledger=ledger.read(folder / "ledger.jsonl", _names(results)),
+        task=task,
+        corpus=results.facts("corpus"),
+        scenes=None if task == "classes" else _scenes(stored),
     )
 
 
@@ -307,15 +311,32 @@ def _curve(file: Path) -> CurveFacts | None:
     return CurveFacts(norm=record.text("norm"), attack=record.text("attack"), n=record.count("n"), points=ordered)
 
 
-def _examples(file: Path) -> ExamplesFacts | None:
-    if not file.is_file():
+_SCENE = ("clean", "adversarial", "labels", "clean_output", "adversarial_output", "score", "ids", "attack")
+
+
+def _scenes(file: Path) -> Mapping[str, NDArray[np.generic]] | None:
+    """Return the stored scenes of a segmentation; None where the examples are no images with masks."""
+    arrays = _arrays(file) if file.is_file() else {}
+    if any(name not in arrays for name in _SCENE):
         return None
+    images, masks = arrays["clean"], [arrays[name] for name in ("labels", "clean_output", "adversarial_output")]
+    fits = images.ndim == 4 and images.shape[1] in (1, 3) and images.shape == arrays["adversarial"].shape
+    flat = [arrays[name] for name in ("score", "ids", "attack")]
+    if not fits or any(mask.shape != (len(images), *images.shape[2:]) for mask in masks):
+        return None
+    return {name: arrays[name] for name in _SCENE} if all(part.shape == (len(images),) for part in flat) else None
+
+
+def _examples(file: Path) -> ExamplesFacts | None:
+    return _rows(_arrays(file), file) if file.is_file() else None
+
+
+def _arrays(file: Path) -> Mapping[str, NDArray[np.generic]]:
     try:
-        arrays = load_file(file)
+        return load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{file}: damaged ({reason}); evaluate again to rewrite the file") from None
-    return _rows(arrays, file)
 
 
 def _rows(arrays: Mapping[str, NDArray[np.generic]], file: Path) -> ExamplesFacts:

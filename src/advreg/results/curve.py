@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from advreg.results.checks import Check, Verdict
+from advreg.score_intervals import score_interval
 from advreg.statistics import clopper_pearson_interval
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Curve:
         points: one for each eps, in increasing order.
         box: lowest and highest valid value of an input.
         checks, verdict: whether the figures can be trusted; see `Evaluation`.
+        task: name of the task; in tasks with scores a point is a mean score.
     """
 
     norm: Norm
@@ -55,12 +57,14 @@ class Curve:
     box: tuple[float, float] = (0.0, 1.0)
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
+    task: str = "classes"
 
     def record(self) -> dict[str, Any]:
         """Return the curve as written to curve.json."""
         checks = [check.record() for check in self.checks]
         plain = replace(self, checks=())
-        return {"schema": "advreg/curve@1", **asdict(plain), "box": list(self.box), "checks": checks}
+        record = {"schema": "advreg/curve@1", **asdict(plain), "box": list(self.box), "checks": checks}
+        return {key: value for key, value in record.items() if key != "task" or value != "classes"}
 
     def __repr__(self) -> str:
         first, last = self.points[0], self.points[-1]
@@ -89,3 +93,22 @@ def curve_points(distances: Tensor, eps: Sequence[float]) -> tuple[CurvePoint, .
     return tuple(
         CurvePoint(radius, k / n, clopper_pearson_interval(k, n)) for radius, k in zip(eps, survivors, strict=True)
     )
+
+
+def score_point(eps: float, scores: Sequence[float]) -> CurvePoint:
+    """Return the point of a task at one eps: the mean score, with an exact interval where scores are 0 or 1.
+
+    Args:
+        eps: radius of the threat model.
+        scores: each example's lowest score within it.
+
+    Returns:
+        The point.
+
+    Example:
+        >>> score_point(0.1, [1.0, 0.0]).robust_accuracy
+        0.5
+    """
+    n, mean = len(scores), sum(scores) / len(scores)
+    whole = set(scores) <= {0.0, 1.0}
+    return CurvePoint(eps, mean, clopper_pearson_interval(int(sum(scores)), n) if whole else score_interval(scores))

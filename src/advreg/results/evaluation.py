@@ -85,6 +85,9 @@ class Evaluation:
         flags: findings that bear on how far the figures can be trusted.
         checks, verdict: what flags and ledger show at no extra cost: ``"TRUSTED"``, ``"SUSPECT"``, ``"UNRELIABLE"``, or None
             where too few attacks ran to compare; `advreg.diagnose` examines the model itself.
+        task: name of the task; in tasks with scores the accuracies are mean scores, with bootstrap intervals.
+        scores: each example's lowest score over the attacks, ``(N,)``; None for classes.
+        corpus: figures of the whole data set that are no mean, such as mIoU: ``clean`` and ``robust``, with intervals.
     """
 
     protocol: str
@@ -106,6 +109,9 @@ class Evaluation:
     flags: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
+    task: str = "classes"
+    scores: Tensor | None = None
+    corpus: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def robust_interval(self) -> tuple[float, float]:
@@ -122,12 +128,15 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """Return the figures in the form of results.json."""
         eps, box = float(self.threat.eps), list(self.threat.box)
-        plain = {name: value for name, value in vars(self).items() if name not in ("broken", "threat", "protocol")}
+        hidden = ("broken", "threat", "protocol", "task", "scores", "corpus")
+        plain = {name: value for name, value in vars(self).items() if name not in hidden}
+        own = {} if self.task == "classes" else {"task": self.task, "corpus": dict(self.corpus)}
         return {
             "schema": SCHEMA,
             "protocol": self.protocol,
             "threat": {"norm": self.threat.norm, "eps": eps, "box": box},
             **plain,
+            **own,
             "by_attack": [asdict(attack) for attack in self.by_attack],
             "per_class": [
                 {"class": c.name, **{k: v for k, v in asdict(c).items() if k != "name"}} for c in self.per_class

@@ -23,12 +23,12 @@ UNIT = 256
 """Largest number of examples attacked together: the unit of work and of resuming."""
 
 
-def rows_of(stage: str, columns: Mapping[str, Tensor]) -> list[Row]:
+def rows_of(stage: str, columns: Mapping[str, Tensor | Sequence[Any]]) -> list[Row]:
     """Return one row for each example from columns ``(B,)``.
 
     Args:
         stage: name of the attack.
-        columns: values of each example ``(B,)`` by name.
+        columns: values of each example ``(B,)`` by name, a tensor or a list.
 
     Returns:
         Rows of the ledger.
@@ -38,8 +38,44 @@ def rows_of(stage: str, columns: Mapping[str, Tensor]) -> list[Row]:
         >>> rows_of("pgd", {"id": torch.tensor([0, 1]), "broken": torch.tensor([False, True])})[1]
         {'attack': 'pgd', 'id': 1, 'broken': True}
     """
-    table = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [{"attack": stage, **dict(zip(columns, values, strict=True))} for values in table]
+    values = (column if isinstance(column, Sequence) else column.tolist() for column in columns.values())
+    table = zip(*values, strict=True)
+    return [{"attack": stage, **dict(zip(columns, row, strict=True))} for row in table]
+
+
+def score_of(row: Row) -> float:
+    """Return the score of a row: its own, or 1 and 0 in tasks where an example is right or broken.
+
+    Args:
+        row: a row of a ledger.
+
+    Example:
+        >>> score_of({"broken": False, "score": 0.25}), score_of({"broken": True})
+        (0.25, 0.0)
+    """
+    return float(row.get("score", not row["broken"]))
+
+
+def worst_rows(rows: Iterable[Row]) -> dict[int, Row]:
+    """Return each example's row of lowest score, then of highest margin, by id.
+
+    Args:
+        rows: rows of a ledger.
+
+    Returns:
+        Rows by example id.
+
+    Example:
+        >>> one = {"id": 0, "broken": False, "score": 0.5, "margin": 0.0}
+        >>> worst_rows([one, one | {"score": 0.25}])[0]["score"]
+        0.25
+    """
+    found: dict[int, Row] = {}
+    for row in rows:
+        best = found.get(row["id"])
+        if best is None or (score_of(row), -row["margin"]) < (score_of(best), -best["margin"]):
+            found[row["id"]] = row
+    return found
 
 
 def broken_ids(rows: Iterable[Row]) -> set[int]:

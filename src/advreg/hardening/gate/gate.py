@@ -15,6 +15,7 @@ from advreg.hardening.gate.decision import Decision, Rules, Test, Verdict
 from advreg.hardening.gate.language import is_language, read_language_results
 from advreg.hardening.gate.power_analysis import plan
 from advreg.hardening.gate.read import GateResults, protocols_of, read_results
+from advreg.hardening.gate.scores import score_tests
 from advreg.statistics import holm, mcnemar, minimum_detectable_difference, noninferiority, tango_interval
 
 
@@ -166,6 +167,11 @@ def statistical_tests(champion: GateResults, challenger: GateResults, rules: Rul
         challenger: results of the candidate.
         rules: margins and level.
     """
+    if challenger.scores:
+        slices = _slices(challenger, rules)
+        return score_tests(
+            (champion.clean_scores, champion.scores), (challenger.clean_scores, challenger.scores), slices, rules
+        )
     ids = sorted(challenger.labels)
     guarded = (_conducts if challenger.conduct else _accuracies)(champion, challenger, rules)
     raw = [noninferiority(*one.pair, one.n, one.margin) for one in guarded]
@@ -192,13 +198,18 @@ class GuardedMetric:
 
 def _accuracies(champion: GateResults, challenger: GateResults, rules: Rules) -> list[GuardedMetric]:
     """Return clean accuracy, on all examples and on each guarded slice."""
-    ids = sorted(challenger.labels)
-    slices = {f"class {k}": [i for i in ids if challenger.labels[i] == k] for k in rules.classes}
-    slices |= {name: _known(name, chosen, ids) for name, chosen in rules.slices.items()}
+    ids, slices = sorted(challenger.labels), _slices(challenger, rules)
     whole = ("clean accuracy", ids, rules.clean_margin)
     parts = [whole, *((f"clean accuracy, {name}", part, rules.slice_margin) for name, part in slices.items())]
     wrong = champion.wrong, challenger.wrong
     return [GuardedMetric(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
+
+
+def _slices(challenger: GateResults, rules: Rules) -> dict[str, list[int]]:
+    """Return the guarded slices: classes, and those of the rules."""
+    ids = sorted(challenger.labels)
+    slices = {f"class {k}": [i for i in ids if challenger.labels[i] == k] for k in rules.classes}
+    return slices | {name: _known(name, chosen, ids) for name, chosen in rules.slices.items()}
 
 
 def _conducts(champion: GateResults, challenger: GateResults, rules: Rules) -> list[GuardedMetric]:

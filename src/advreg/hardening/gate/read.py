@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from advreg.documents import check_links, parse_json
 from advreg.errors import RunError
+from advreg.results.ledger_rows import Row, score_of, worst_rows
 from advreg.results.reading import LEDGER, read_ledger
 from advreg.runs import RunFolder
 from advreg.runs.files import explain_os_error
@@ -53,6 +54,7 @@ class GateResults:
         probes: name -> (passed, line with the numbers).
         conduct: name -> axis of a language model that must not get worse; empty for images.
         names: SHA-256 of the attacked prompts of a language evaluation.
+        clean_scores, scores: clean and lowest score of each example; empty where an example is right or broken.
         stale: error line if the results belong to other weights than those in the folder; else empty.
     """
 
@@ -71,6 +73,8 @@ class GateResults:
     conduct: Mapping[str, Axis] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     stale: str = ""
+    clean_scores: Mapping[int, float] = field(default_factory=dict)
+    scores: Mapping[int, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return the summary that a decision records."""
@@ -78,6 +82,8 @@ class GateResults:
         shares = {name: axis.bad if name == "over-refusal" else 1 - axis.bad for name, axis in self.conduct.items()}
         shares = shares or {"clean_accuracy": 1 - len(self.wrong) / self.n}
         shares["robust_accuracy"] = 1 - len(self.broken) / self.n
+        if self.scores:
+            shares = {"clean_accuracy": _mean(self.clean_scores), "robust_accuracy": _mean(self.scores)}
         return {**{key: getattr(self, key) for key in kept}, **shares, "verdicts": dict(self.verdicts)}
 
 
@@ -117,7 +123,7 @@ def read_results(run: str | Path, protocol: str) -> GateResults:
     try:
         facts = {key: head[key] for key in ("protocol", "data", "n", "seed", "model")}
         clean = contents.clean
-        labels = {int(row["id"]): int(row["label"]) for row in clean}
+        labels = {int(row["id"]): -1 if row["label"] is None else int(row["label"]) for row in clean}
         wrong = frozenset(int(row["id"]) for row in clean if row["broken"])
         broken = frozenset(int(row["id"]) for row in rows if row["broken"])
         claimed = {key: results[key] for key in ("protocol", "n", "clean_accuracy", "robust_accuracy")}
@@ -126,6 +132,10 @@ def read_results(run: str | Path, protocol: str) -> GateResults:
     n = len(labels)
     found = {"protocol": protocol, "n": n, "clean_accuracy": 1 - len(wrong) / max(n, 1)}
     found["robust_accuracy"] = 1 - len(broken) / max(n, 1)
+    with_scores = any("score" in row for row in rows)
+    clean_scores, scores = (_scores(some) if with_scores else {} for some in (clean, rows))
+    if with_scores:
+        found |= {"clean_accuracy": _mean(clean_scores), "robust_accuracy": _mean(scores)}
     if any(not _equal(claimed[key], found[key]) for key in found) or facts["n"] != n or facts["protocol"] != protocol:
         raise RunError(f"{ledger} and the results.json beside it do not agree; evaluate again in another folder")
     return GateResults(
@@ -138,7 +148,18 @@ def read_results(run: str | Path, protocol: str) -> GateResults:
         incidents=incidents_in(folder),
         probes=_probes(folder),
         stale=_stale(folder, facts["model"]),
+        clean_scores=clean_scores,
+        scores=scores,
     )
+
+
+def _scores(rows: Iterable[Row]) -> dict[int, float]:
+    """Return each example's lowest score by id."""
+    return {i: score_of(row) for i, row in worst_rows(rows).items()}
+
+
+def _mean(scores: Mapping[int, float]) -> float:
+    return sum(scores.values()) / len(scores)
 
 
 def _equal(a: Any, b: Any) -> bool:

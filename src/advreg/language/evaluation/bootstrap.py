@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advreg.score_intervals import DRAWS as DRAWS
+from advreg.score_intervals import Floats as Floats
+from advreg.score_intervals import bootstrap_means, quantile_interval
 from advreg.statistics import clopper_pearson_interval, tango_interval
-
-Floats = NDArray[np.float64]
-DRAWS = 4000
-"""Number of bootstrap resamples: the ends of an interval then vary by a fortieth of its length."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,7 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
     if not values:
         return None
     x = np.asarray(values, float)
-    rng = np.random.default_rng(seed)
-    means = np.concatenate([rng.choice(x, (size, len(x))).mean(1) for size in _draws_at_once(len(x))])
-    return Estimate(float(x.mean()), quantile_interval(means, float(x.mean())), len(x))
+    return Estimate(float(x.mean()), quantile_interval(bootstrap_means(x, seed), float(x.mean())), len(x))
 
 
 def difference_of_shares(base: Sequence[bool], other: Sequence[bool]) -> Estimate:
@@ -129,24 +125,3 @@ def difference_of_means(base: Sequence[float], other: Sequence[float], seed: int
         1.0
     """
     return mean([o - b for b, o in zip(base, other, strict=True)], seed)
-
-
-def quantile_interval(draws: Floats, value: float) -> tuple[float, float]:
-    """Return the 2.5% and 97.5% quantiles of draws, widened where needed to contain the estimate.
-
-    Args:
-        draws: bootstrap estimates, ``(DRAWS,)``.
-        value: the estimate.
-
-    Example:
-        >>> quantile_interval(np.linspace(0.0, 1.0, 41), 2.0)
-        (0.025, 2.0)
-    """
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return min(float(low), value), max(float(high), value)
-
-
-def _draws_at_once(n: int, limit: int = 2_000_000) -> list[int]:
-    """Return numbers of draws that sum to `DRAWS`, each small enough to hold its draws of ``n`` prompts in memory."""
-    size = max(min(DRAWS, limit // max(n, 1)), 1)
-    return [min(size, DRAWS - first) for first in range(0, DRAWS, size)]

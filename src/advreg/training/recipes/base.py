@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, ParamSpec, Protocol
+from typing import Annotated, Any, ParamSpec, Protocol
 
 import torch
 from pydantic import Field
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg.attacks.input_limits import reject_limits, reject_radii
-from advreg.attacks.inputs import into_box_once, read_pair
+from advreg.attacks.inputs import into_box_once, read_inputs, read_pair, read_targets
 from advreg.attacks.model import query_model, widen
 from advreg.attacks.outputs import reject_classes, reject_logits
 from advreg.config.registry import call_with_options
+from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
 from advreg.objectives import Objective, cross_entropy
+from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
 P = ParamSpec("P")
@@ -41,6 +43,9 @@ Attack = Callable[..., InnerResult]
 Recipe = Callable[[nn.Module, Tensor, Tensor, Attack, ThreatModel], Tensor]
 """``(model, x, y, attack, threat) -> loss``, a scalar to call ``backward`` on."""
 
+_WITH_TASKS = ("standard", "madry", "mixed", "multiplier", "free", "trades")
+"""Recipes for every task; the others weigh margins or logits of classes."""
+
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -54,22 +59,39 @@ def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
 
     Returns:
         The factory; its recipes take batches as `on_pairs` describes.
+
+    Raises:
+        ConfigError: the factory is called with a task, and its recipe is for classes.
     """
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
+        if "task" in kwargs and "task" not in inspect.signature(make).parameters:
+            raise ConfigError(f"recipe {make.__name__!r} is for classes; with task=: {', '.join(_WITH_TASKS)}")
         options = inspect.signature(make).bind_partial(*args).arguments | kwargs
         recipe = call_with_options("recipe", make.__name__, make, options)
-        return on_pairs(recipe) if inspect.isfunction(recipe) else recipe
+        is_classes = as_task(options.get("task", CLASSES)) is CLASSES
+        return on_pairs(recipe, read_pair if is_classes else read_target_pair) if inspect.isfunction(recipe) else recipe
 
     return made
 
 
-def on_pairs(recipe: Recipe) -> Recipe:
+def read_target_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Return a training batch of another task than classification as tensors of equal length.
+
+    Raises:
+        DataError: wrong types, unequal lengths, or targets that are not finite.
+    """
+    x = read_inputs(x)
+    return x, read_targets(y, x)
+
+
+def on_pairs(recipe: Recipe, read: Callable[[Any, Any], tuple[Tensor, Tensor]] = read_pair) -> Recipe:
     """Return the recipe for batches of any form: it gets tensors of equal length, labels as int64.
 
     Args:
         recipe: any recipe.
+        read: makes tensors that fit each other of a batch.
 
     Returns:
         A recipe that checks each batch first.
@@ -80,7 +102,7 @@ def on_pairs(recipe: Recipe) -> Recipe:
 
     @functools.wraps(recipe)
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        x, y = read_pair(x, y)
+        x, y = read(x, y)
         if threat is not None:  # recipes without an attack need none
             reject_radii(x, threat)
             reject_limits(x, threat)
@@ -125,6 +147,8 @@ def run_attack_in_eval(
     attack: Attack,
     threat: ThreatModel,
     objective: Objective = cross_entropy,
+    *,
+    task: Task = CLASSES,
 ) -> InnerResult:
     """Return the attack's result with the model in eval mode; weights, their gradients and modes do not change.
 
@@ -137,6 +161,7 @@ def run_attack_in_eval(
         attack: search for the worst case.
         threat: norm, eps and box.
         objective: ``(logits, y) -> (B,)``, which the attack maximises.
+        task: what an output is worth; the attack must take ``task`` where it is not classification.
 
     Returns:
         The attack's result; its ``x_adv`` are the attacked inputs.
@@ -154,7 +179,19 @@ def run_attack_in_eval(
     """
     x = into_box_once(x, threat.box)
     with eval_mode(model):
-        return disable_early_stop(attack)(model, x, y, threat, objective=objective, seed=draw_seed())
+        options = {} if task is CLASSES else _task_option(attack, task)
+        return disable_early_stop(attack)(model, x, y, threat, objective=objective, seed=draw_seed(), **options)
+
+
+def _task_option(attack: Attack, task: Task) -> dict[str, Task]:
+    """Return the option of an attack that takes tasks."""
+    parameters = inspect.signature(attack).parameters.values()
+    if not any(p.name == "task" or p.kind is p.VAR_KEYWORD for p in parameters):
+        name = getattr(attack, "func", attack).__name__
+        raise ConfigError(
+            f"attack {name} is for classes; task {task.name} needs one with task=, such as advreg.attacks.craft"
+        )
+    return {"task": task}
 
 
 def disable_early_stop(attack: Attack) -> Attack:
@@ -186,6 +223,8 @@ def worst_case(
     attack: Attack,
     threat: ThreatModel,
     objective: Objective = cross_entropy,
+    *,
+    task: Task = CLASSES,
 ) -> Tensor:
     """Return the attacked inputs ``(B, ...)`` without gradient: ``argmax_{x'} objective(f(x'), y)`` in the threat model.
 
@@ -198,6 +237,7 @@ def worst_case(
         attack: search for the worst case.
         threat: norm, eps and box.
         objective: ``(logits, y) -> (B,)``, which the attack maximises.
+        task: what an output is worth; the attack must take ``task`` where it is not classification.
 
     Returns:
         Tensor ``(B, ...)`` of attacked inputs.
@@ -212,7 +252,7 @@ def worst_case(
         >>> bool((x_adv - x).abs().max() <= 0.1001), x_adv.requires_grad
         (True, False)
     """
-    return run_attack_in_eval(model, x, y, attack, threat, objective).x_adv.detach()
+    return run_attack_in_eval(model, x, y, attack, threat, objective, task=task).x_adv.detach()
 
 
 def probabilities(model: nn.Module, x: Tensor) -> Tensor:
@@ -243,9 +283,22 @@ def perturbed_reference(model: nn.Module, x: Tensor, threat: ThreatModel) -> Ten
     Returns:
         Probabilities ``(B, K)``.
     """
+    return probabilities(model, beside(x, threat))
+
+
+def beside(x: Tensor, threat: ThreatModel) -> Tensor:
+    """Return points ``(B, ...)`` at a distance of eps / 32 from ``x``, in a random direction that is equal for all examples.
+
+    Args:
+        x: inputs ``(B, ...)``.
+        threat: norm, eps and box.
+
+    Returns:
+        Points ``(B, ...)``.
+    """
     x = widen(x)
     same_ids = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return probabilities(model, x + (threat.random_start(x, same_ids, draw_seed()) - x) / 32)
+    return x + (threat.random_start(x, same_ids, draw_seed()) - x) / 32
 
 
 def clean_and_adversarial_logits(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:

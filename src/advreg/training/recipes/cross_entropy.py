@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.inputs import into_box_once
 from advreg.attacks.model import query_model
+from advreg.tasks import as_task
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
@@ -19,14 +20,16 @@ from advreg.training.recipes.base import (
     label_loss,
     worst_case,
 )
+from advreg.training.recipes.task_losses import TaskOption, attack_objective, loss_of
 
 
 @check_loss
-def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
+def standard(label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
     """Minimise the cross-entropy on clean inputs: no defence, the baseline of every table.
 
     Args:
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe; its attack may be None.
@@ -38,8 +41,10 @@ def standard(label_smoothing: Smoothing = 0.0) -> Recipe:
         True
     """
 
+    compute = loss_of(task, label_smoothing)
+
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        return label_loss(query_model(model, x), y, label_smoothing)
+        return compute(query_model(model, x), y)
 
     return loss
 
@@ -72,11 +77,12 @@ def gaussian(sigma: Weight = 0.25, label_smoothing: Smoothing = 0.0) -> Recipe:
 
 
 @check_loss
-def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
+def madry(label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
     """Minimise the cross-entropy at the worst point found: ``min_w E max_delta CE(f(x + delta), y)``.
 
     Args:
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe.
@@ -92,15 +98,18 @@ def madry(label_smoothing: Smoothing = 0.0) -> Recipe:
     Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083.
     """
 
+    chosen, compute = as_task(task), loss_of(task, label_smoothing)
+    objective = attack_objective(chosen)
+
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        x_adv = worst_case(model, x, y, attack, threat)
-        return label_loss(query_model(model, x_adv), y, label_smoothing)
+        x_adv = worst_case(model, x, y, attack, threat, objective, task=chosen)
+        return compute(query_model(model, x_adv), y)
 
     return loss
 
 
 @check_loss
-def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
+def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
     """Minimise the cross-entropy on a batch of which the last ``ratio`` is attacked and the rest is clean.
 
     Only the attacked part costs an attack. 0 is `standard`, 1 is `madry`; 0.05 to 0.15 for first experiments, 0.15 to
@@ -109,6 +118,7 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     Args:
         ratio: share of the batch that is attacked, rounded to whole examples.
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe.
@@ -122,24 +132,29 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     Kurakin, Goodfellow, Bengio, "Adversarial machine learning at scale", ICLR 2017, arXiv:1611.01236, for parts of a batch.
     """
 
+    chosen, compute = as_task(task), loss_of(task, label_smoothing)
+    objective = attack_objective(chosen)
+
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         x = into_box_once(x, threat.box)
         clean = len(x) - round(ratio * len(x))
         if clean < len(x):
             attacked = threat.select(torch.arange(clean, len(x), device=x.device))
-            x = torch.cat([x[:clean], worst_case(model, x[clean:], y[clean:], attack, attacked)])
-        return label_loss(query_model(model, x), y, label_smoothing)
+            worst = worst_case(model, x[clean:], y[clean:], attack, attacked, objective, task=chosen)
+            x = torch.cat([x[:clean], worst])
+        return compute(query_model(model, x), y)
 
     return loss
 
 
 @check_loss
-def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0) -> Recipe:
+def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
     """Add the attacked loss to the clean one: ``CE(f(x), y) + multiplier CE(f(x_adv), y)``. 0 is `standard`.
 
     Args:
         multiplier: weight of the attacked loss.
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe.
@@ -153,9 +168,12 @@ def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0) -> Re
     neural structured learning.
     """
 
-    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
-        clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
-        return clean + multiplier * attacked
+    chosen, compute = as_task(task), loss_of(task, label_smoothing)
+    objective = attack_objective(chosen)
 
-    return loss if multiplier else standard(label_smoothing)
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        x_adv = worst_case(model, x, y, attack, threat, objective, task=chosen)
+        z, z_adv = clean_and_adversarial_logits(model, x, x_adv)
+        return compute(z, y) + multiplier * compute(z_adv, y)
+
+    return loss if multiplier else standard(label_smoothing, task=task)

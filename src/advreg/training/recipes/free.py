@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from advreg.attacks.input_limits import require_alike_features
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import query_model, widen
+from advreg.tasks import as_task
 from advreg.threat import ThreatModel
 from advreg.training.per_example_state import Saved
-from advreg.training.recipes.base import Attack, Recipe, Smoothing, check_loss, label_loss
+from advreg.training.recipes.base import Attack, Recipe, Smoothing, check_loss
+from advreg.training.recipes.task_losses import TaskOption, loss_of
 
 
 @check_loss
-def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 0.0) -> Recipe:
+def free(
+    replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes"
+) -> Recipe:
     """Minimise the cross-entropy at a perturbation that each ``backward`` moves: no attack, one forward and one backward.
 
     ``delta <- ball(delta + eps steepest(grad CE(f(box(x + delta)), y)))``. The perturbation of each position in the batch
@@ -27,6 +31,7 @@ def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 
     Args:
         replays: steps on each batch, ``m`` in the paper: 8 on CIFAR-10, 4 on ImageNet.
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe; its ``state_dict`` holds the perturbation.
@@ -41,14 +46,15 @@ def free(replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 
 
     Reference: Shafahi et al., "Adversarial training for free!", NeurIPS 2019, arXiv:1904.12843.
     """
-    return Replayed(replays, label_smoothing)
+    return Replayed(replays, label_smoothing, task)
 
 
 class Replayed:
     """The recipe that `free` makes; its state is one perturbation for each position in the batch."""
 
-    def __init__(self, replays: int, label_smoothing: float) -> None:
-        self.replays, self.label_smoothing = replays, label_smoothing
+    def __init__(self, replays: int, label_smoothing: float, task: TaskOption = "classes") -> None:
+        self.replays, self.task = replays, as_task(task)
+        self.compute = loss_of(task, label_smoothing)
         self.delta: Tensor | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
@@ -67,7 +73,7 @@ class Replayed:
         Raises:
             DataError: a batch that does not fit together, or inputs outside the threat's box.
         """
-        x, y = read_training(x, y, threat)
+        x, y = read_training(x, y, threat, self.task)
         x = widen(x)
         delta = self._places(x)[: len(x)]
         point = threat.project(x + delta, x).detach().requires_grad_()
@@ -76,7 +82,7 @@ class Replayed:
             delta.copy_(_moved(delta, grad, threat))
 
         point.register_hook(climb)  # type: ignore[no-untyped-call]
-        return label_loss(query_model(model, point), y, self.label_smoothing)
+        return self.compute(query_model(model, point), y)
 
     def state_dict(self) -> Saved:
         """Return the perturbation; nothing before the first batch."""

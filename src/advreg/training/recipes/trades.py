@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
 
+from advreg.attacks.model import query_model
+from advreg.module_modes import eval_mode
 from advreg.objectives import kl
+from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
     Recipe,
     Smoothing,
     Weight,
+    beside,
     check_loss,
     clean_and_adversarial_logits,
     divergence,
@@ -21,11 +26,15 @@ from advreg.training.recipes.base import (
     probabilities,
     worst_case,
 )
+from advreg.training.recipes.task_losses import TaskOption, loss_of, stability
 
 
 @check_loss
 def trades(
-    beta: Weight = 6.0, label_smoothing: Smoothing = 0.0, reference: Literal["beside", "clean"] = "beside"
+    beta: Weight = 6.0,
+    label_smoothing: Smoothing = 0.0,
+    reference: Literal["beside", "clean"] = "beside",
+    task: TaskOption = "classes",
 ) -> Recipe:
     """Trade clean accuracy for stable predictions: ``CE(f(x), y) + beta KL(p(x) || p(x_adv))``.
 
@@ -37,6 +46,7 @@ def trades(
         beta: weight of the divergence; 6 on CIFAR-10, 1 on MNIST in the paper.
         label_smoothing: share of each label that is spread evenly over all classes.
         reference: prediction that the attack moves away from; that at ``x``, ``"clean"``, has a zero gradient at ``x``.
+        task: what an output is worth: a `Task` with a divergence, or text such as ``"pixels"``.
 
     Returns:
         The recipe.
@@ -53,5 +63,24 @@ def trades(
         target = probabilities(model, x) if reference == "clean" else perturbed_reference(model, x, threat)
         z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, target, attack, threat, kl))
         return label_loss(z, y, label_smoothing) + beta * divergence(z, z_adv).mean()
+
+    return (
+        loss if as_task(task) is CLASSES else _of_task(beta, as_task(task), loss_of(task, label_smoothing), reference)
+    )
+
+
+def _of_task(beta: float, task: Task, compute: Callable[[Tensor, Tensor], Tensor], reference: str) -> Recipe:
+    """Return TRADES for the divergence of a task."""
+    unstable = stability(task)
+    apart = unstable.objective
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        with eval_mode(model):
+            point = x if reference == "clean" else beside(x, threat)
+            target = query_model(model, point).detach()
+        z, z_adv = clean_and_adversarial_logits(
+            model, x, worst_case(model, x, target, attack, threat, apart, task=unstable)
+        )
+        return compute(z, y) + beta * apart(z_adv, z).mean()
 
     return loss

@@ -64,7 +64,7 @@ BAD = [
     ("a.csv", "goal,target\nHow?\n", "line 2 has another number of fields"),
     ("a.csv", "goal,target\nHow?,Sure,more\n", "line 2 has another number of fields"),
     ("a.csv", 'goal,target\n"How?,Sure\n', "is no CSV"),
-    ("a.csv", "prompt,target\nHow?,Sure\n", "line 2 has no 'goal'; it has prompt, target"),
+    ("a.csv", "text,target\nHow?,Sure\n", "line 2 has no 'goal'; it has text, target"),
     ("a.csv", "goal,target\n ,Sure\n", "line 2: goal is empty"),
     ("a.json", "{}", "is dict; it must be a list"),
     ("a.json", "[1]", "row 1 is int; each row must be an object"),

@@ -25,6 +25,7 @@ def attack(
     benign: shared.Benign = "",
     labels: shared.Labels = "",
     scale: shared.Scale = 1.0,
+    system: shared.System = "",
     n: shared.Number = "32",
     tokens: shared.Tokens = 48,
     judge_url: shared.JudgeUrl = "",
@@ -51,6 +52,7 @@ def attack(
         device=device,
         seed=seed,
         scale=scale,
+        system=system,
         rater=Rater(judge_url, judge_model, judge_key, judge_rubric),
     )
     run_evaluate(model, files, options, out=out, base=None, as_json=as_json)
@@ -64,15 +66,19 @@ def train(
     *,
     model: Annotated[str | None, typer.Option(help="Model to start from; the configuration's by default.")] = None,
     adversarial: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE", help="Harmful requests with compliant openings and refusals: columns prompt, targets, safe."
+            metavar="FILE",
+            help="Harmful requests with compliant openings and refusals: columns prompt, targets, safe; or AdvBench.",
         ),
     ] = None,
     benign: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Instructions with responses: columns instruction, input, output."),
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Instructions with responses: columns instruction, input, output; or messages."
+        ),
     ] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt; the configuration's by default.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to create; train.out of the configuration by default.")
     ] = None,
@@ -84,7 +90,13 @@ def train(
     """Train a model to refuse harmful requests under attack and to stay useful."""
     from advreg.cli.language_train import run_train
 
-    options = {"model.name": model, "data.adversarial": adversarial, "data.benign": benign, "train.out": out}
+    options = {
+        "model.name": model,
+        "model.system": system,
+        "data.adversarial": adversarial,
+        "data.benign": benign,
+        "train.out": out,
+    }
     run_train(config, options, changes or [], resume=resume, as_json=as_json)
 
 
@@ -101,6 +113,7 @@ def evaluate(
     attacks: shared.Attacks = None,
     base: shared.Base = None,
     scale: shared.Scale = 1.0,
+    system: shared.System = "",
     n: shared.Number = "100",
     tokens: shared.Tokens = 48,
     task_tokens: shared.TaskTokens = 256,
@@ -132,6 +145,7 @@ def evaluate(
         device=device,
         seed=seed,
         scale=scale,
+        system=system,
         rater=Rater(judge_url, judge_model, judge_key, judge_rubric),
     )
     run_evaluate(model, files, options, out=out, base=base, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -20,7 +20,7 @@ from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge,
 from advreg.language.models import loading
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.loading import LanguageModel
-from advreg.language.training.folder import CONFIG, load_trained
+from advreg.language.training.folder import CONFIG, load_base, load_trained
 
 Row = TypeVar("Row")
 
@@ -52,7 +52,7 @@ class DataFiles:
             tuple(read_rows(self.safe, datasets.read_safe)),
             tuple(read_rows(self.questions, datasets.read_questions)),
             tuple(read_rows(self.tasks, datasets.read_tasks)),
-            tuple(read_rows(self.benign, datasets.read_examples)),
+            tuple(example for example in read_rows(self.benign, datasets.read_examples) if example.is_first),
         )
 
     def judge(self, tokens: int) -> Judge:
@@ -124,6 +124,7 @@ class EvaluationOptions:
         device: cpu, cuda, ...
         seed: seed of all random draws.
         scale: scale of the adapter of a run folder.
+        system: system prompt; that of the run, else the chat template's default, if empty.
         rater: service that judges harm and rates helpfulness.
     """
 
@@ -135,6 +136,7 @@ class EvaluationOptions:
     device: str = "cpu"
     seed: int = 0
     scale: float = 1.0
+    system: str = ""
     rater: Rater = Rater()
 
     def attack_functions(self) -> dict[str, Attack]:
@@ -233,11 +235,17 @@ def load_for_evaluation(
     if not (Path(name) / CONFIG).is_file():
         if options.scale != 1:
             raise ConfigError(f"{name} is not a run folder, so it has no adapter to scale; leave --scale at 1")
-        return loading.load(name, dtype=options.dtype, device=options.device), None, nullcontext()
+        lm = loading.load(name, dtype=options.dtype, device=options.device)
+        return _with_system(lm, options), None, nullcontext()
     config = LanguageConfig.load(Path(name) / CONFIG)
-    lm = load_trained(name, dtype=options.dtype, device=options.device)
+    lm = _with_system(load_trained(name, dtype=options.dtype, device=options.device), options)
     if config.model.rank:
         return lm, None, adapter_scale(lm, options.scale)
     if options.scale != 1:
         raise ConfigError(f"{name} was trained without an adapter, so there is nothing to scale; leave --scale at 1")
-    return lm, loading.load(config.model.name, dtype=options.dtype, device=options.device), nullcontext()
+    return lm, _with_system(load_base(config, options.device, options.dtype), options), nullcontext()
+
+
+def _with_system(lm: LanguageModel, options: EvaluationOptions) -> LanguageModel:
+    """Return the model with the system prompt of the options, where there is one."""
+    return replace(lm, system=options.system) if options.system else lm

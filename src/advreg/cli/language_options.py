@@ -69,6 +69,9 @@ JudgeKey = Annotated[
     str, typer.Option(metavar="VARIABLE", help="Environment variable that holds the key of the service.")
 ]
 JudgeRubric = Annotated[str, typer.Option(help="Rubric of harm: strongreject or harmbench.")]
+System = Annotated[
+    str, typer.Option(help="System prompt; that of the run, else the chat template's default, if empty.")
+]
 Number = Annotated[
     str,
     typer.Option("--n", "-n", metavar="N", help="Largest number of prompts of each kind, or requests=40,safe=250,..."),

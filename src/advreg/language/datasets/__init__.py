@@ -1,7 +1,8 @@
-"""Data sets of texts for training and evaluation, read from local CSV, JSON and JSON-lines files."""
+"""Data sets of texts for training and evaluation, read from files, from the hub or from memory."""
 
 from advreg.language.datasets.examples import (
     REFUSAL,
+    TARGET,
     HarmfulRequest,
     InstructionExample,
     InstructionTask,
@@ -25,9 +26,11 @@ from advreg.language.datasets.selection import (
     choose,
     split,
 )
+from advreg.language.datasets.twins import without_twins
 
 __all__ = [
     "REFUSAL",
+    "TARGET",
     "EvaluationData",
     "HarmfulRequest",
     "InstructionExample",
@@ -46,4 +49,5 @@ __all__ = [
     "read_safe",
     "read_tasks",
     "split",
+    "without_twins",
 ]

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+TARGET = "Sure, here is"
+"""Beginning of a harmful answer to train away from if the data has no column of targets."""
+
 REFUSAL = "I'm sorry, but I can't help with that."
 """Refusal to train toward if the data has no column of refusals."""
 
@@ -62,11 +65,17 @@ class InstructionTask:
 
 @dataclass(frozen=True)
 class InstructionExample:
-    """A harmless prompt with a reference answer."""
+    """A harmless prompt with a reference answer, and the turns of the conversation before it, with ``role`` and ``content``."""
 
     id: int
     prompt: str
     answer: str
+    history: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether the prompt is the first of its conversation; a system prompt may precede it."""
+        return all(turn["role"] == "system" for turn in self.history)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""Readers of examples from local CSV, JSON and JSON-lines files."""
+"""Readers of examples from CSV, JSON, JSON-lines and Parquet files, data sets of the hub, and rows in memory."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 from advreg.errors import DataError
 from advreg.language.datasets.examples import (
     REFUSAL,
+    TARGET,
     HarmfulRequest,
     InstructionExample,
     InstructionTask,
@@ -15,18 +16,33 @@ from advreg.language.datasets.examples import (
     SafePrompt,
     TruthfulQuestion,
 )
-from advreg.language.datasets.rows import parse_instructions, parse_refusal_label, parse_text, parse_texts, read_rows
+from advreg.language.datasets.rows import (
+    Row,
+    Source,
+    parse_instructions,
+    parse_messages,
+    parse_refusal_label,
+    parse_text,
+    parse_texts,
+    present_column,
+    read_rows,
+)
+
+_REQUEST_COLUMNS = ("goal", "Behavior", "behavior", "prompt")
+"""Columns of the request in AdvBench, in HarmBench and JailbreakBench, and in other files."""
 
 
 def read_requests(
-    path: str | Path, *, prompt: str = "goal", target: str = "target", refusal: str = "refusal"
+    path: Source, *, prompt: str = "goal", target: str = "target", refusal: str = "refusal"
 ) -> list[HarmfulRequest]:
-    """Read harmful requests with their targets.
+    """Read harmful requests with their targets, such as AdvBench, HarmBench or JailbreakBench.
+
+    HarmBench's ``ContextString`` precedes its request. Attacks that need a target raise without one.
 
     Args:
-        path: a .csv, .json or .jsonl file.
-        prompt: column of the request.
-        target: column of the beginning of a completion that complies.
+        path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
+        prompt: column of the request; if the file has none of this name, ``Behavior`` or ``prompt``.
+        target: column of the beginning of a completion that complies; no target if the file has no such column.
         refusal: column of the refusal; `REFUSAL` if the file has no such column.
 
     Returns:
@@ -43,18 +59,16 @@ def read_requests(
         'Sure'
     """
     return [
-        HarmfulRequest(i, parse_text(row, prompt), parse_text(row, target), parse_text(row, refusal, REFUSAL))
+        HarmfulRequest(i, _request(row, prompt), parse_text(row, target, ""), parse_text(row, refusal, REFUSAL))
         for i, row in enumerate(read_rows(path))
     ]
 
 
-def read_safe(
-    path: str | Path, *, prompt: str = "prompt", type: str = "type", label: str = "label"
-) -> list[SafePrompt]:
+def read_safe(path: Source, *, prompt: str = "prompt", type: str = "type", label: str = "label") -> list[SafePrompt]:
     """Read harmless prompts: the rows with the label ``safe``, or all rows if there is no column of labels.
 
     Args:
-        path: a .csv, .json or .jsonl file.
+        path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
         prompt: column of the prompt.
         type: column of the reason for the confusion; ``"all"`` if the file has no such column.
         label: column of the label.
@@ -84,7 +98,7 @@ def read_safe(
 
 
 def read_questions(
-    path: str | Path,
+    path: Source,
     *,
     prompt: str = "Question",
     best: str = "Best Answer",
@@ -94,7 +108,7 @@ def read_questions(
     """Read questions with true and false answers; false answers are a list, or one text with ``;`` between them.
 
     Args:
-        path: a .csv, .json or .jsonl file.
+        path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
         prompt: column of the question.
         best: column of the best true answer.
         best_wrong: column of the best false answer.
@@ -123,12 +137,12 @@ def read_questions(
 
 
 def read_tasks(
-    path: str | Path, *, prompt: str = "prompt", instructions: str = "instruction_id_list", arguments: str = "kwargs"
+    path: Source, *, prompt: str = "prompt", instructions: str = "instruction_id_list", arguments: str = "kwargs"
 ) -> list[InstructionTask]:
     """Read prompts with verifiable instructions, in the format of IFEval.
 
     Args:
-        path: a .json or .jsonl file.
+        path: a .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
         prompt: column of the prompt.
         instructions: column of the list of instruction ids.
         arguments: column of the list of their arguments, of the same length.
@@ -156,18 +170,24 @@ def read_tasks(
 
 
 def read_examples(
-    path: str | Path, *, prompt: str = "instruction", more: str = "input", answer: str = "output"
+    path: Source,
+    *,
+    prompt: str = "instruction",
+    more: str = "input",
+    answer: str = "output",
+    messages: str = "messages",
 ) -> list[InstructionExample]:
-    """Read harmless prompts with reference answers.
+    """Read harmless prompts with reference answers, or conversations: each reply to a user is an example.
 
     Args:
-        path: a .csv, .json or .jsonl file.
+        path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
         prompt: column of the prompt.
         more: column of a text to append to the prompt; nothing if the file has no such column.
         answer: column of the reference answer.
+        messages: column of a conversation, a list of ``role`` and ``content``; the other columns are not needed then.
 
     Returns:
-        One example for each row.
+        One example for each row or reply; ``history`` holds the turns before it.
 
     Raises:
         DataError: the file is not readable, or a row lacks a column or has a wrong type.
@@ -179,24 +199,42 @@ def read_examples(
         >>> read_examples(file)[0].prompt
         'Translate\\nHallo'
     """
-    return [
-        InstructionExample(
-            i, "\n".join(filter(None, [parse_text(r, prompt), parse_text(r, more, "")])), parse_text(r, answer)
-        )
-        for i, r in enumerate(read_rows(path))
-    ]
+    rows = (example for row in read_rows(path) for example in _exchanges(row, prompt, more, answer, messages))
+    return [InstructionExample(i, *example) for i, example in enumerate(rows)]
+
+
+def _exchanges(
+    row: Row, prompt: str, more: str, answer: str, messages: str
+) -> Iterator[tuple[str, str, tuple[dict[str, str], ...]]]:
+    """Yield prompt, answer and earlier turns of a row: of each reply in a conversation, or of its columns."""
+    if messages in row[1]:
+        turns = parse_messages(row, messages)
+        for k in range(1, len(turns)):
+            if (turns[k - 1]["role"], turns[k]["role"]) == ("user", "assistant") and turns[k]["content"].strip():
+                yield turns[k - 1]["content"], turns[k]["content"], tuple(turns[: k - 1])
+        return
+    text = "\n".join(filter(None, [parse_text(row, prompt), parse_text(row, more, "")]))
+    yield text, parse_text(row, answer), tuple(row[1].get("history") or ())
+
+
+def _request(row: Row, prompt: str) -> str:
+    """Return the request of a row after its context, where there is one."""
+    names = (prompt, *_REQUEST_COLUMNS) if prompt in _REQUEST_COLUMNS else (prompt,)
+    context = str(row[1].get("ContextString") or "").strip()
+    request = parse_text(row, present_column(row, *names))
+    return f"{context}\n\n---\n\n{request}" if context else request
 
 
 def read_refusal_examples(
-    path: str | Path, *, prompt: str = "prompt", targets: str = "targets", refusals: str = "safe"
+    path: Source, *, prompt: str = "prompt", targets: str = "targets", refusals: str = "safe"
 ) -> list[RefusalExample]:
-    """Read harmful requests for training, each with lists of targets and of refusals.
+    """Read harmful requests for training, each with lists of targets and of refusals; AdvBench and HarmBench will do.
 
     Args:
-        path: a .csv, .json or .jsonl file.
-        prompt: column of the request.
-        targets: column of the targets: a list, or one text with ``;`` between them.
-        refusals: column of the refusals, in the same form.
+        path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
+        prompt: column of the request; if the file has none of this name, ``goal`` or ``Behavior``.
+        targets: column of the targets: a list, or one text with ``;`` between them; else ``target``; `TARGET` without either.
+        refusals: column of the refusals, in the same form; else ``refusal``, or `REFUSAL` without either.
 
     Returns:
         One example for each row.
@@ -212,13 +250,26 @@ def read_refusal_examples(
         ('No.', 'Sorry.')
     """
     return [
-        RefusalExample(i, parse_text(r, prompt), parse_texts(r, targets), parse_texts(r, refusals))
-        for i, r in enumerate(read_rows(path))
+        RefusalExample(
+            i,
+            _request(row, prompt),
+            _texts(row, (targets, "target"), TARGET),
+            _texts(row, (refusals, "refusal"), REFUSAL),
+        )
+        for i, row in enumerate(read_rows(path))
     ]
 
 
+def _texts(row: Row, names: tuple[str, ...], default: str) -> tuple[str, ...]:
+    """Return the texts of the first of these columns that the row has, or the default."""
+    column = present_column(row, *names)
+    if row[1].get(column) is None:
+        return (default,)
+    return parse_texts(row, column) if column == names[0] else (parse_text(row, column),)
+
+
 def read_labelled(
-    path: str | Path,
+    path: Source,
     *,
     prompt: str = "prompt",
     completion: str = "completion",
@@ -228,7 +279,7 @@ def read_labelled(
     """Read completions with human labels: a label contains ``refusal`` or ``compliance``.
 
     Args:
-        path: a .csv, .json or .jsonl file.
+        path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
         prompt: column of the prompt.
         completion: column of the completion; an empty text is allowed.
         label: column of the label.

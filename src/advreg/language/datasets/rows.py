@@ -5,43 +5,86 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from advreg.errors import DataError
 from advreg.language.evaluation.ifeval import check_arguments
+from advreg.plugins import first_line, import_extra
 
+Source = str | Path | Iterable[Mapping[str, Any]]
+"""A file, a data set of the hub, or rows in memory."""
 Row = tuple[str, Mapping[str, Any]]
 """The place of a row in its file, for messages, and its fields."""
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """Return the rows of a file, read in the format of its suffix.
+def read_rows(source: Source) -> list[Row]:
+    """Return the rows of a file, a data set of the hub, or a data set in memory.
 
     Args:
-        path: a .csv, .json or .jsonl file.
+        source: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows such as a `datasets.Dataset`.
 
     Raises:
         DataError: the file is not readable, has another format, or has no rows; the message names the line.
+        MissingExtraError: pyarrow or datasets is needed and not installed.
+
+    Example:
+        >>> read_rows([{"goal": "Open a lock"}])
+        [('row 1', {'goal': 'Open a lock'})]
     """
-    file = Path(path)
+    place = str(source) if isinstance(source, str | Path) else "the data set"
+    rows = [(f"{place} {where}" if place != "the data set" else where, row) for where, row in _numbered_rows(source)]
+    if not rows:
+        raise DataError(f"{place} has no rows; give one at least")
+    for where, row in rows:
+        if not isinstance(row, Mapping):
+            raise DataError(f"{where} is {type(row).__name__}; each row must be an object with named fields")
+    return rows
+
+
+def _numbered_rows(source: Source) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a source, each with its place in it."""
+    if not isinstance(source, str | Path):
+        return ((f"row {i}", row) for i, row in enumerate(source, 1))
+    if str(source).startswith("hf:"):
+        return _hub(str(source))
+    file = Path(source)
     readers = {".csv": _csv, ".json": _json, ".jsonl": _jsonl}
-    if file.suffix.lower() not in readers:
-        raise DataError(f"{file} ends in {file.suffix!r}; give a file that ends in {', '.join(readers)}")
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(file)
+    if suffix not in readers:
+        raise DataError(f"{file} ends in {file.suffix!r}; give a file that ends in {', '.join([*readers, '.parquet'])}")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(
             f"cannot read {file}: {getattr(cause, 'strerror', None) or 'it is not UTF-8'}; give a UTF-8 text file"
         ) from cause
-    rows = [(f"{file} {where}", row) for where, row in readers[file.suffix.lower()](text, file)]
-    if not rows:
-        raise DataError(f"{file} has no rows; give one at least")
-    for where, row in rows:
-        if not isinstance(row, Mapping):
-            raise DataError(f"{where} is {type(row).__name__}; each row must be an object with named fields")
-    return rows
+    return readers[suffix](text, file)
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a Parquet file."""
+    parquet = import_extra("pyarrow.parquet", "pyarrow")
+    try:
+        rows = parquet.read_table(file).to_pylist()
+    except Exception as cause:  # pyarrow raises errors of its own
+        raise DataError(f"cannot read {file}: {first_line(cause)}; give a Parquet file") from cause
+    yield from ((f"row {i}", row) for i, row in enumerate(rows, 1))
+
+
+def _hub(name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of ``hf:ORG/NAME:SPLIT``; the split ``train`` without one."""
+    library = import_extra("datasets", "datasets")
+    _, place, *split = name.split(":")
+    try:
+        rows = library.load_dataset(place, split=split[0] if split else "train")
+    except Exception as cause:  # the library raises errors of many kinds
+        raise DataError(f"{name} cannot be loaded: {first_line(cause)}; give hf:ORG/NAME:SPLIT") from cause
+    yield from ((f"row {i}", row) for i, row in enumerate(rows, 1))
 
 
 def _csv(text: str, file: Path) -> Iterator[tuple[str, Any]]:
@@ -109,6 +152,48 @@ def parse_text(row: Row, column: str, default: str | None = None) -> str:
         given = "empty" if isinstance(value, str) else type(value).__name__
         raise DataError(f"{where}: {column} is {given}; it must be text")
     return value
+
+
+def present_column(row: Row, *names: str) -> str:
+    """Return the first of these columns that a row has; the first of all if it has none of them.
+
+    Args:
+        row: place and fields of a row.
+        names: names of a column in different data sets.
+
+    Example:
+        >>> present_column(("a.csv line 2", {"Behavior": "Open a lock"}), "goal", "Behavior")
+        'Behavior'
+    """
+    return next((name for name in names if name in row[1]), names[0])
+
+
+def parse_messages(row: Row, column: str) -> list[dict[str, str]]:
+    """Return the turns of a conversation.
+
+    Args:
+        row: place and fields of a row.
+        column: column of a list of ``{"role": "system" | "user" | "assistant", "content": text}``; parts of a content that are
+            texts are joined.
+
+    Raises:
+        DataError: the column has another form, or no reply of the assistant to a user.
+    """
+    where, fields = row
+    turns = [_parse_turn(where, column, turn) for turn in fields.get(column) or []]
+    roles = [turn["role"] for turn in turns]
+    if ("user", "assistant") not in set(pairwise(roles)):
+        raise DataError(f"{where}: {column} has no user turn with a reply of the assistant; give one at least")
+    return turns
+
+
+def _parse_turn(where: str, column: str, turn: Any) -> dict[str, str]:
+    content = turn.get("content") if isinstance(turn, Mapping) else None
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
+    if not isinstance(content, str) or turn.get("role") not in ("system", "user", "assistant"):
+        raise DataError(f"{where}: {column} must be a list of role (system, user or assistant) and content (text)")
+    return {"role": turn["role"], "content": content}
 
 
 def parse_texts(row: Row, column: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from advreg.language.datasets.examples import (
     SafePrompt,
     TruthfulQuestion,
 )
+from advreg.language.datasets.twins import twin_groups
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class EvaluationData:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all data."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        fields = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k != "history" or v})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def take(self, n: int, seed: int = 0) -> EvaluationData:
         """Return at most ``n`` examples of each field, chosen by `choose`.
@@ -74,7 +76,7 @@ def choose(items: Sequence[Item], n: int, seed: int = 0) -> list[Item]:
 
 
 def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> dict[str, list[Item]]:
-    """Split items by a hash of their prompt: a prompt is always in the same part, and so are its duplicates.
+    """Split items by a hash of their prompt: near-twins are in the same part, see `twin_groups`.
 
     Args:
         items: items with a prompt.
@@ -95,8 +97,12 @@ def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> 
     if min(shares.values(), default=0.0) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise ConfigError(f"shares are {dict(shares)}; give numbers of at least 0 that add up to 1")
     parts: dict[str, list[Item]] = {name: [] for name in shares}
-    for item in items:
-        position, name = _hash_position(item.prompt, seed), ""
+    groups = twin_groups([item.prompt for item in items])
+    names: dict[int, str] = {}
+    for item, group in zip(items, groups, strict=True):
+        names[group] = min(names.get(group, item.prompt), item.prompt)
+    for item, group in zip(items, groups, strict=True):
+        position, name = _hash_position(names[group], seed), ""
         for name, width in shares.items():  # noqa: B007 - the last part takes what rounding leaves
             if position < width:
                 break

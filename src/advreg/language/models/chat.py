@@ -146,7 +146,8 @@ def end_of_turn(lm: LanguageModel, system: str | None = None) -> str:
 
 def _turns(lm: LanguageModel, prompt: str, system: str | None, history: Sequence[Message] = ()) -> list[Message]:
     """Return a conversation in the form that chat templates take."""
-    system = lm.system if system is None else system
+    own = bool(history) and history[0]["role"] == "system"  # that of a training example comes before that of the model
+    system = lm.system if system is None and not own else system
     first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return [*first, *history, {"role": "user", "content": prompt}]
 

@@ -13,7 +13,16 @@ from typing import Any
 from advreg._lazy import deprecated
 from advreg.errors import ConfigError, DataError
 from advreg.language.config import LanguageConfig
-from advreg.language.datasets import EvaluationData, HarmfulRequest, InstructionExample, RefusalExample, choose, split
+from advreg.language.datasets import (
+    TARGET,
+    EvaluationData,
+    HarmfulRequest,
+    InstructionExample,
+    RefusalExample,
+    choose,
+    split,
+    without_twins,
+)
 from advreg.runs import RunFolder
 
 __getattr__ = deprecated(
@@ -141,7 +150,10 @@ class SweepData:
         """
         folder = RunFolder.at(out / "data")
         pairs = ({"prompt": o.prompt, "targets": o.targets, "safe": o.refusals} for o in self.adversarial)
-        benign = ({"instruction": o.prompt, "input": "", "output": o.answer} for o in self.benign)
+        benign = (
+            {"instruction": o.prompt, "input": "", "output": o.answer} | ({"history": o.history} if o.history else {})
+            for o in self.benign
+        )
         files = [
             folder.write("adversarial.jsonl", _json_lines(pairs)),
             folder.write("benign.jsonl", _json_lines(benign)),
@@ -162,7 +174,7 @@ def split_data(
     Args:
         data: all prompts; the benign examples are split into training and test.
         adversarial: requests to train on. By default two fifths of the harmful requests: the target of a request becomes
-            its opener. Requests with the same words as a training request are neither validated nor tested on.
+            its opener. Near-twins of a training request are neither validated nor tested on.
         n: largest number of test prompts of each kind: one number, or one for each field of `EvaluationData`.
         n_validation: largest number of validation requests and of validation safe prompts.
         seed: seed of the choice of these prompts.
@@ -173,14 +185,15 @@ def split_data(
     Raises:
         DataError: a part has no requests, no safe prompts or no benign examples.
     """
-    known = {_normal_text(example.prompt) for example in adversarial}
-    fresh = [request for request in data.requests if _normal_text(request.prompt) not in known]
+    fresh = without_twins(data.requests, [example.prompt for example in adversarial])
     shares = {"train": 0.0, "validation": VALIDATION} if adversarial else {"train": 0.4, "validation": 0.2}
     requests = split(fresh, {**shares, "test": 1 - sum(shares.values())}, _SEED)
     safe = split(data.safe, {"validation": VALIDATION, "test": 1 - VALIDATION}, _SEED)
     benign = split(data.benign, {"train": 0.85, "test": 0.15}, _SEED)
     validation = EvaluationData(tuple(requests["validation"]), tuple(safe["validation"]))
-    test = replace(data, requests=tuple(requests["test"]), safe=tuple(safe["test"]), benign=tuple(benign["test"]))
+    test = replace(
+        data, requests=tuple(requests["test"]), safe=tuple(safe["test"]), benign=_first_prompts(benign["test"])
+    )
     parts = SweepData(
         adversarial=tuple(adversarial) or tuple(map(_refusal_example, requests["train"])),
         benign=tuple(benign["train"]),
@@ -213,12 +226,12 @@ def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _refusal_example(request: HarmfulRequest) -> RefusalExample:
-    return RefusalExample(request.id, request.prompt, (request.target,), (request.refusal,))
+    return RefusalExample(request.id, request.prompt, (request.target or TARGET,), (request.refusal,))
 
 
-def _normal_text(text: str) -> str:
-    """Return a text without differences in case and blanks."""
-    return " ".join(text.lower().split())
+def _first_prompts(examples: Sequence[InstructionExample]) -> tuple[InstructionExample, ...]:
+    """Return the examples that begin a conversation: an evaluation completes single prompts."""
+    return tuple(example for example in examples if example.is_first)
 
 
 def _require_prompts(parts: SweepData) -> None:

@@ -18,14 +18,13 @@ from advreg.language.evaluation.context import LanguageEvaluationContext
 from advreg.language.evaluation.evaluate import LanguageEvaluation, LanguageEvaluationProgress, evaluate
 from advreg.language.evaluation.tasks import Attack, default_attacks
 from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge
-from advreg.language.models import loading
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.loading import LanguageModel
 from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, with_fluency_limit
 from advreg.language.sweep.pareto import has_unscored, summarize_sweep, tradeoff_point
 from advreg.language.sweep.plan import Setting, SweepData, SweepGrid
 from advreg.language.training.fit import fit_language
-from advreg.language.training.folder import CONFIG, METRICS, load_trained
+from advreg.language.training.folder import CONFIG, METRICS, load_base, load_trained
 from advreg.runs import RunFolder
 from advreg.trainer.events import Event, Step
 
@@ -231,7 +230,7 @@ class _SweepRun:
         return row | {"training": _training_summary(run), "results": result.record()}
 
     def _load_base(self) -> LanguageModel:
-        return loading.load(self.config.model.name, dtype=self.how.dtype, device=self.config.train.device)
+        return load_base(self.config, self.config.train.device, self.how.dtype)
 
     def _evaluate_scales(self, lm: LanguageModel, run: RunFolder, report: _Report) -> list[Row]:
         how = self.how

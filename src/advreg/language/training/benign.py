@@ -64,7 +64,8 @@ def encode_benign(lm: LanguageModel, examples: list[InstructionExample], step: i
     Returns:
         The batch.
     """
-    encoded = encode(lm, [example.prompt for example in examples], [example.answer for example in examples])
+    prompts, answers = [example.prompt for example in examples], [example.answer for example in examples]
+    encoded = encode(lm, prompts, answers, history=[example.history for example in examples])
     return BenignBatch(encoded, answer_span(encoded), torch.tensor([example.id for example in examples]), step, steps)
 
 

@@ -136,7 +136,7 @@ def _select_texts(
     """Leave out examples that are too long, and hold benign ones out by a hash of their text."""
     short_refusals = _within_length(lm, refusals, lambda each: (*each.targets, *each.refusals), data.tokens)
     short_benign = _within_length(lm, benign, lambda example: (example.answer,), data.tokens)
-    held = choose(short_benign, data.held_out)
+    held = choose([example for example in short_benign if example.is_first], data.held_out)
     ids = {example.id for example in held}
     rest = [example for example in short_benign if example.id not in ids]
     left_out = len(refusals) + len(benign) - len(short_refusals) - len(short_benign)
@@ -147,11 +147,15 @@ def _within_length(
     lm: LanguageModel, items: list[Item], answers: Callable[[Item], tuple[str, ...]], tokens: int
 ) -> list[Item]:
     """Return the items with conversations of at most this many tokens."""
-    turns = [(i, item.prompt, answer) for i, item in enumerate(items) for answer in answers(item)]
+    turns = [
+        (i, item.prompt, answer, getattr(item, "history", ()))
+        for i, item in enumerate(items)
+        for answer in answers(item)
+    ]
     long: set[int] = set()
     for start in range(0, len(turns), _TOKENIZED_AT_ONCE):
-        indices, prompts, replies = zip(*turns[start : start + _TOKENIZED_AT_ONCE], strict=True)
-        lengths = encode(lm, prompts, replies).mask.sum(1).tolist()
+        indices, prompts, replies, history = zip(*turns[start : start + _TOKENIZED_AT_ONCE], strict=True)
+        lengths = encode(lm, prompts, replies, history=history).mask.sum(1).tolist()
         long |= {index for index, length in zip(indices, lengths, strict=True) if length > tokens}
     return [item for i, item in enumerate(items) if i not in long]
 

@@ -11,7 +11,7 @@ FILE = "FILE[?COLUMN=NAME&...]"
 Model = Annotated[
     str,
     typer.Argument(
-        help="A run folder, the folder of a model, or a name: hf:ORG/NAME, hf-gguf:smollm2, gguf:FILE, pkg.module:factory."
+        help="A run folder, the folder of a model or an adapter, or a name: hf:ORG/NAME, gguf:FILE, http://HOST/v1#MODEL, ..."
     ),
 ]
 Harmful = Annotated[

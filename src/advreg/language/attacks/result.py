@@ -10,6 +10,7 @@ from typing import Any
 
 from advreg.errors import DataError, ModelError
 from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.endpoint import ServiceModel
 from advreg.language.models.generation import generate
 from advreg.language.models.loading import LanguageModel
 from advreg.pass_counting import Passes, count_passes
@@ -51,14 +52,15 @@ def count_model_passes(*models: LanguageModel | None) -> AbstractContextManager[
     """Count example-forwards and example-backwards of models inside the block, at their output embeddings.
 
     Args:
-        *models: the models; None is skipped.
+        *models: the models; None and services are skipped.
 
     Raises:
         ModelError: a network has no layer that returns token logits.
     """
-    heads = [model.network.get_output_embeddings() for model in models if model is not None]
+    own = [model for model in models if model is not None and not isinstance(model, ServiceModel)]
+    heads = [model.network.get_output_embeddings() for model in own]
     if None in heads:
-        name = next(model.name for model in models if model and model.network.get_output_embeddings() is None)
+        name = own[heads.index(None)].name
         raise ModelError(f"{name} has no layer that returns token logits; give a causal language model")
     return count_passes(*heads)
 

@@ -33,6 +33,7 @@ from advreg.language.evaluation.tasks import (
 )
 from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge
 from advreg.language.judges.coherence import fluency_limit
+from advreg.language.models.endpoint import ServiceModel
 from advreg.language.models.loading import LanguageModel
 from advreg.models import state_sha256
 from advreg.runs import RunFolder
@@ -290,14 +291,17 @@ def _identity(
 
 
 def fingerprint(lm: LanguageModel) -> str:
-    """Return the SHA-256 of a model's weights and adapter scales.
+    """Return the SHA-256 of a model's weights, adapter scales and system prompt; of a service, of its address and model.
 
     Args:
         lm: the model.
     """
+    if isinstance(lm, ServiceModel):
+        return hashlib.sha256(f"{lm.name} {lm.system}".encode()).hexdigest()
     layers = (module for module in lm.network.modules() if hasattr(module, "lora_A") and hasattr(module, "scaling"))
     scales = sorted({str(sorted(layer.scaling.items())) for layer in layers})
-    return hashlib.sha256(f"{state_sha256(lm.network)} {scales}".encode()).hexdigest()
+    prompt = "" if lm.system is None else f" {lm.system}"
+    return hashlib.sha256(f"{state_sha256(lm.network)} {scales}{prompt}".encode()).hexdigest()
 
 
 def _judge_record(judge: Judge, harm: HarmJudge | None) -> dict[str, Any]:

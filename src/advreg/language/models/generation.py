@@ -12,6 +12,7 @@ from advreg.errors import ConfigError, DataError
 from advreg.example_rng import uniform
 from advreg.language.models.chat import Encoded, Message, encode, end_of_turn, pad_id
 from advreg.language.models.embeddings import perturb_embeddings, scatter_rows
+from advreg.language.models.endpoint import ServiceModel
 from advreg.language.models.gguf import EXTRA
 from advreg.language.models.language_model import LanguageModel
 from advreg.module_modes import eval_mode
@@ -64,6 +65,7 @@ def generate(
 
     Raises:
         ConfigError: a number is out of range, or the chat template is missing or fails.
+        ModelError: the model is a service, and it fails or the options need weights.
         DataError: ``suffix`` is given and a prompt is empty, or an opening is empty.
 
     Example:
@@ -74,6 +76,10 @@ def generate(
     if max_new_tokens < 1 or batch_size < 1 or not 0 <= temperature < float("inf"):
         given = f"max_new_tokens is {max_new_tokens}, batch_size {batch_size}, temperature {temperature}"
         raise ConfigError(f"{given}; give at least 1, 1 and 0")
+    if isinstance(lm, ServiceModel) and delta is None and suffix is None and openings is None:
+        return lm.complete(
+            prompts, max_new_tokens=max_new_tokens, system=system, history=history, temperature=temperature
+        )
     soft = None if suffix is None else suffix.expand(len(prompts), *suffix.shape[-2:])
     room = max(lm.context // 4, max_new_tokens + (0 if soft is None else soft.shape[1])) if prompts else 0
     draws = range(len(prompts)) if seeds is None else seeds

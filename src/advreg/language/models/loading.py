@@ -15,6 +15,7 @@ from torch import nn
 from advreg.errors import ConfigError, ModelError
 from advreg.language.models.adapters import CONFIG as ADAPTER_CONFIG
 from advreg.language.models.adapters import base_of, load_adapter
+from advreg.language.models.endpoint import connect, is_endpoint
 from advreg.language.models.gguf import EXTRA as EXTRA
 from advreg.language.models.gguf import convert_gguf, packaged_gguf
 from advreg.language.models.gguf import hide_progress_bars as hide_progress_bars
@@ -33,7 +34,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", quantization
 
     Args:
         name: a folder of a model or of a peft adapter, ``hf:org/name`` or ``hf:org/name@revision``, ``hf-gguf:smollm2``,
-            ``gguf:file.gguf``, or ``pkg.module:factory`` that returns ``(network, tokenizer)``.
+            ``gguf:file.gguf``, ``pkg.module:factory`` that returns ``(network, tokenizer)``, or ``http(s)://HOST/v1#MODEL`` of
+            an OpenAI-compatible service, which attacks in words can query.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``; report results in float32.
         device: device of the network; ``"auto"`` spreads the layers over all GPUs, which needs accelerate.
         quantization: ``"nf4"`` keeps the weights in 4 bits, which needs bitsandbytes; ``"none"`` does not.
@@ -54,6 +56,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", quantization
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
+    if is_endpoint(name):
+        return connect(name)
     if (Path(name) / ADAPTER_CONFIG).is_file():
         base = load(base_of(name), dtype=dtype, device=device, quantization=quantization)
         return replace(load_adapter(base, name), name=name)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from advreg.language.models.adapters import adapter_off
+from advreg.language.models.adapters import adapter_off, has_adapter
 from advreg.language.models.chat import encode
 from advreg.language.models.embeddings import answer_span, answer_tokens_nll, logits
-from advreg.language.models.loading import LanguageModel
+from advreg.language.models.endpoint import ServiceModel
+from advreg.language.models.language_model import LanguageModel
 from advreg.module_modes import eval_mode
 
 SummedNll = tuple[float, int]
@@ -57,10 +58,12 @@ def mean_token_nll(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[
     """Return the mean NLL of each answer's tokens without its end; None if the answer is empty or the mean not finite.
 
     Args:
-        lm: the model; it runs in eval mode and without gradients.
+        lm: the model; it runs in eval mode and without gradients. The NLL of a service is None.
         prompts: text of the user, one conversation each.
         answers: text of the assistant, one for each prompt.
     """
+    if isinstance(lm, ServiceModel):
+        return [None] * len(prompts)
     return [
         total / tokens if tokens and math.isfinite(total) else None
         for total, tokens in token_nll(lm, prompts, answers, ended=False)
@@ -83,7 +86,7 @@ def base_mean_token_nll(
     """
     if reference is not None:
         return mean_token_nll(reference, prompts, answers)
-    if any(hasattr(module, "lora_A") for module in lm.network.modules()):
+    if not isinstance(lm, ServiceModel) and has_adapter(lm):
         with adapter_off(lm):
             return mean_token_nll(lm, prompts, answers)
     return mean_token_nll(lm, prompts, answers)

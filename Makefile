@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` runs the main job, `make test` runs everything CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
+DIST ?= dist
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # `make harden-demo` runs the hardening loop on MNIST.
@@ -34,11 +35,12 @@ axe: .venv/.dev
 	ADVREG_AXE=.axe/node_modules/axe-core/axe.min.js $(BIN)/pytest tests/report/test_browser.py
 
 # Wheel and sdist, requirements.lock with the hash of every file that pip would install, and sbom.cdx.json (CycloneDX).
+# `make release DIST=/elsewhere` writes them outside the repository.
 release: .venv/.dev
 	$(PIP) hatchling
-	rm -rf dist
-	$(BIN)/hatchling build -d dist
-	$(BIN)/python tools/release.py dist/advreg-*.whl --out dist
+	rm -f $(DIST)/advreg-*.whl $(DIST)/advreg-*.tar.gz $(DIST)/requirements.lock $(DIST)/sbom.cdx.json
+	$(BIN)/hatchling build -d $(DIST)
+	$(BIN)/python tools/release.py $(DIST)/advreg-*.whl --out $(DIST)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -175,6 +175,7 @@ def test_a_flood_of_near_copies_counts_once_and_a_principal_up_to_its_cap(home, 
     by = [member["principal"] for member in manifest["members"]]
     assert (by.count("eve"), by.count("mallory")) == (1, 1), "1% of 200 for a class is two in all"
     assert manifest["left_out"]["cluster"] > 0
+    assert max(manifest["shares"]["principal"].values()) <= 0.01, "every prompt is in the training file once"
 
 
 def test_requests_are_used_as_often_as_planned_and_others_begin_anew(home, store, answering, tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         "normalised": (
             normalized(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), [0.5], [0.2]), (1, 4, 4),
         ),
+        "pooled": (
+            nn.Sequential(
+                nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(3, 3, 2), nn.BatchNorm2d(3),
+                nn.MaxPool2d((2, 1), stride=1), nn.Flatten(), nn.Linear(3 * 1 * 2, 4),
+            ), (1, 8, 8),
+        ),
         "signal": (nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 4)), (2, 8)),
     }  # fmt: skip
     for net, _ in found.values():

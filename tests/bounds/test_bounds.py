@@ -121,7 +121,7 @@ def test_bounds_of_examples_do_not_depend_on_their_batch() -> None:
     assert torch.allclose(whole, torch.cat(parts), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "branches"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "branches", "pooled"])
 def test_branch_and_bound_proves_only_what_no_point_refutes(name: str) -> None:
     graph, inputs, y, net = problem(name, "linf")
     least = least_sampled(net, inputs, y, draws=300)

@@ -19,10 +19,20 @@ from advreg.errors import ConfigError, ModelError, RunError
 
 def planar(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a network of two inputs, points and the labels that it gives them."""
+    return balanced(*deep(seed))
+
+
+def deep(seed: int) -> tuple[nn.Sequential, Tensor]:
+    """Return a network of two inputs with one class nearly everywhere, and points."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(2, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
-    x = torch.rand(24, 2)
+    return net, torch.rand(24, 2)
+
+
+def balanced(net: nn.Sequential, x: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the network with mean logits of 0, so that its boundaries pass between the points, and its labels."""
     with torch.no_grad():
+        net[-1].bias -= net(x).mean(0)
         return net, x, net(x).argmax(1)
 
 
@@ -44,6 +54,7 @@ def test_verdicts_on_small_networks_are_those_of_a_grid(seed: int, threat: Threa
     net, x, y = planar(seed)
     found = certify(net, (x, y), threat)
     robust = is_robust_on_grid(net, x, y, threat)
+    assert 0 < int(robust.sum()) < len(x)  # else the grid says nothing
     assert not bool((found.proved & ~robust).any())
     assert int(found.open.sum()) <= (0 if threat.norm == "linf" else 2)
     assert bool((found.proved ^ found.broken ^ found.open).all())
@@ -75,6 +86,45 @@ def test_milp_is_the_least_margin_of_a_grid() -> None:
             assert found >= least - 0.02
 
 
+def test_what_an_evaluation_broke_is_not_attacked_again(tmp_path: Path) -> None:
+    net, x, y = planar(0)
+    evaluated = advreg.evaluate(net, (x, y), "linf:0.1", protocol="quick", out=tmp_path)
+    found = certify(net, (x, y), "linf:0.1", out=tmp_path)
+    alone = certify(net, (x, y), "linf:0.1")
+    ledger = next(method for method in found.by_method if method.name == "ledger")
+    assert ledger.broken == int(evaluated.broken.sum()) - int((net(x).argmax(1) != y).sum()) > 0
+    assert found.proved.tolist() == alone.proved.tolist()
+    assert found.forwards < alone.forwards
+
+
+def test_a_proof_of_a_broken_example_is_an_error(tmp_path: Path) -> None:
+    net, x, y = planar(0)
+    advreg.evaluate(net, (x, y), "linf:0.02", protocol="quick", out=tmp_path)
+    path = tmp_path / "evaluation" / "linf-0.02-quick@2" / "ledger.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join([lines[0], *(line.replace('"broken": false', '"broken": true') for line in lines[1:])]) + "\n"
+    )
+    with pytest.raises(RunError, match=r"is proved by '\w+' and broken by '[\w-]+' in .*quick"):
+        certify(net, (x, y), "linf:0.02", out=tmp_path)
+
+
+def pooled(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a network of two inputs with a max pooling, points and labels."""
+    torch.manual_seed(seed)
+    layers = (nn.Linear(2, 8), nn.Unflatten(1, (2, 2, 2)), nn.MaxPool2d(2), nn.Flatten(), nn.ReLU(), nn.Linear(2, 3))
+    return balanced(nn.Sequential(*layers).eval(), torch.rand(16, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_max_pooling_is_decided_as_on_a_grid(seed: int) -> None:
+    net, x, y = pooled(seed)
+    found, robust = certify(net, (x, y), "linf:0.1"), is_robust_on_grid(net, x, y, ThreatModel("linf", 0.1))
+    assert 0 < int(robust.sum()) < len(x)
+    assert not bool((found.proved & ~robust).any())
+    assert int(found.open.sum()) == 0
+
+
 def test_eps_0_proves_exactly_what_is_classified_correctly() -> None:
     net, x, _ = planar(2)
     y = torch.arange(len(x)) % 3
@@ -84,7 +134,9 @@ def test_eps_0_proves_exactly_what_is_classified_correctly() -> None:
 
 def test_a_network_that_rounds_away_its_input_stays_open() -> None:
     """In exact arithmetic the label holds everywhere, but float32 loses the input in a constant that cancels."""
-    net, x, y = planar(3)
+    net, x = deep(3)
+    with torch.no_grad():
+        y = net(x).argmax(1)
     winner = int(y[0])
     assert bool((y == winner).all())
     shift, back = nn.Linear(3, 3), nn.Linear(3, 3)

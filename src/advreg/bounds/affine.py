@@ -24,6 +24,7 @@ class Affine:
         convolution: weight, bias, stride, padding, dilation and groups of a two-dimensional convolution.
         scaled: ``(factor, shift) -> Affine``: the same with a factor and a shift of each output channel ``(C,)``.
         channels: factor and shift of each channel ``(C,)``, for an operation that does nothing else.
+        interval: range of the result from those of the operands, where a relation between them makes it narrower.
     """
 
     run: Function
@@ -32,6 +33,7 @@ class Affine:
     convolution: dict[str, Any] | None = None
     scaled: Callable[[Tensor, Tensor], Affine] | None = None
     channels: tuple[Tensor, Tensor] | None = None
+    interval: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, *values: Tensor) -> Tensor:
         """Return the value of the operation."""

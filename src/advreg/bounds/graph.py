@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from advreg.bounds.activations import ACTIVATIONS, Activation
 from advreg.bounds.affine import AFFINE, Affine
+from advreg.bounds.pooling import MAX_POOLS, accepts, append_max_pool
 from advreg.errors import ModelError
 
 _TOLERANCE = 1e-4
@@ -237,12 +238,20 @@ class _Reader:
         value = node.meta["val"]
         shape = tuple(int(s) for s in (value[0] if isinstance(value, tuple | list) else value).shape)[1:]
         inputs = tuple(self.positions[operand] for operand in operands)
+        if node.target in MAX_POOLS and accepts(node.args[1:]):
+            self.positions[node] = append_max_pool(self._append, node.name, inputs[0], node.args[1:], shape)
+            return
         operation = self._operation(node, operands, shape)
         if self._merged(operation, operands[0]):
             self.positions[node] = inputs[0]
             return
-        self.positions[node] = len(self.nodes)
-        self.nodes.append(Node(node.name, inputs, shape, operation))
+        self.positions[node] = self._append(node.name, inputs, shape, operation)
+
+    def _append(
+        self, name: str, inputs: tuple[int, ...], shape: tuple[int, ...], operation: Affine | Activation
+    ) -> int:
+        self.nodes.append(Node(name, inputs, shape, operation))
+        return len(self.nodes) - 1
 
     def _merged(self, operation: Affine | Activation, operand: fx.Node) -> bool:
         """Return whether a normalisation was merged into the layer before it, of which nothing else reads the result."""

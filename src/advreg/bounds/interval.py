@@ -19,6 +19,8 @@ def interval_of(node: Node, operands: list[Interval]) -> Interval:
         node: the operation.
         operands: ranges of its operands.
     """
+    if isinstance(node.operation, Affine) and node.operation.interval is not None:
+        return node.operation.interval(*operands)
     if isinstance(node.operation, Affine):
         middles = [(low + high) / 2 for low, high in operands]
         radii = [(high - low) / 2 for low, high in operands]

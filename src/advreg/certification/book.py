@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
+from advreg.certification.witnesses import broken_by_attacks
 from advreg.evaluation.examples import Examples
 from advreg.results.certificate import Certification, MethodSummary
 from advreg.results.ledger_rows import Row
@@ -37,6 +38,7 @@ class Book:
         self.protocol = protocol
         self.folder, self.ledger = folder, ledger
         self.settings, self.names = settings, names
+        self.witnesses: dict[int, str] = {}
         self.rows: dict[int, Row] = {} if ledger is None else {row["id"]: row for row in ledger.rows()}
         self.seconds: dict[str, float] = {}
 
@@ -72,7 +74,9 @@ class Book:
         folder = RunFolder.at(Path(out) / "evaluation" / protocol)
         described = models.describe(model)["sha256"]
         identity = {"protocol": protocol, "data": examples.sha256, "n": len(examples), "model": described, **settings}
-        return cls(protocol, folder, Ledger.open(folder / "ledger.jsonl", **identity), settings, names)
+        book = cls(protocol, folder, Ledger.open(folder / "ledger.jsonl", **identity), settings, names)
+        book.witnesses = broken_by_attacks(folder.path.parent, protocol, model=described, data=examples.sha256)
+        return book
 
     def holds(self, ids: Tensor) -> bool:
         """Return whether an earlier run wrote the rows of these examples."""

@@ -18,6 +18,7 @@ from advreg.attacks.model import input_dtype
 from advreg.bounds.graph import Graph, trace
 from advreg.certification.book import Book, CertificationProgress
 from advreg.certification.methods import METHODS, Undecided, exact_copy
+from advreg.certification.witnesses import check_no_contradiction
 from advreg.errors import ConfigError, ModelError
 from advreg.evaluation.examples import examples_of, threat_on
 from advreg.evaluation.protocols import Protocol
@@ -47,7 +48,8 @@ def certify(
 
     An example is proved if every margin of its label has a positive lower bound over all valid inputs, by more than rounding
     in the model's precision can take away. It is broken if the original model misclassifies it or a verified point. What is
-    neither is open. Feed-forward networks of affine operations, ReLU, leaky ReLU, sigmoid and tanh have bounds.
+    neither is open. Feed-forward networks of affine operations, max pooling, ReLU, leaky ReLU, sigmoid and tanh
+    have bounds.
 
     Args:
         model: maps inputs ``(B, ...)`` in the threat's box to logits ``(B, K)``; float32 or float64, eval mode, on the CPU.
@@ -59,6 +61,7 @@ def certify(
         n: how many examples, from the first; all by default.
         seed: seed of the attacks' random draws.
         out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted certification there is resumed.
+            What evaluations of the same model, data and threat model in it broke is not attacked again.
         on_progress: called after each chunk of 256 examples.
 
     Returns:
@@ -68,7 +71,8 @@ def certify(
         ModelError: a model that is random, in train mode, of 16 bits, or with an operation that has no bound.
         ConfigError: another method.
         DataError: inputs that do not fit the box or the labels.
-        RunError: ``out`` holds the ledger of another model, data set or budget.
+        RunError: ``out`` holds the ledger of another model, data set or budget, or an evaluation there broke an example that is
+            proved.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
@@ -98,8 +102,11 @@ def certify(
         for ids in torch.split(torch.arange(len(examples)), UNIT):
             if not book.holds(ids):
                 graphs = graphs or (trace(model, examples.x[:2]), exact_copy(model, examples.x[:2]))
-                state = Undecided(model, *graphs, examples.x[ids], examples.y[ids], threat, seed, budget)
-                book.write(_decide_chunk(state, ids, method, book))
+                known = frozenset(k for k, i in enumerate(ids.tolist()) if i in book.witnesses)
+                state = Undecided(model, *graphs, examples.x[ids], examples.y[ids], threat, seed, budget, known)
+                rows = _decide_chunk(state, ids, method, book)
+                check_no_contradiction(rows, book.witnesses)
+                book.write(rows)
             if on_progress:
                 on_progress(book.progress(len(examples)))
     return book.finish(threat, examples, seed)

@@ -42,6 +42,7 @@ class Undecided:
         threat: the threat model.
         seed: of the attacks.
         budget: domains of branch and bound for each margin.
+        known: positions of the examples that attacks have broken before.
         verdict: ``"proved"``, ``"broken"`` or ``""`` for each example.
         method: what decided it.
         lower: lowest margin bound so far.
@@ -57,6 +58,7 @@ class Undecided:
     threat: ThreatModel
     seed: int
     budget: int
+    known: frozenset[int] = frozenset()
     verdict: list[str] = field(init=False)
     method: list[str] = field(init=False)
     lower: Tensor = field(init=False)
@@ -157,6 +159,13 @@ def _prove(state: Undecided, name: str, bounds: Callable[[Graph, InputSet, Tenso
             sure[close] = worst[close] > _ROUNDING[1] * (1 + again.mass.amax(1)) + slack[close]
         state.lower[part] = torch.fmax(state.lower[part], worst)
         state.decide(part[sure], "proved", name)
+
+
+def ledger(state: Undecided) -> None:
+    """Decide what an evaluation of the same model has broken: no proof can exist."""
+    state.decide(
+        torch.tensor([i for i in state.left().tolist() if i in state.known], dtype=torch.int64), "broken", "ledger"
+    )
 
 
 def attack(state: Undecided) -> None:
@@ -276,7 +285,7 @@ METHODS: dict[str, tuple[Method, ...]] = {
     "ibp": (clean, ibp),
     "crown": (clean, ibp, crown),
     "alpha": (clean, ibp, crown, alpha),
-    "complete": (clean, ibp, crown, alpha, branch, milp),
-    "auto": (clean, ibp, crown, alpha, attack, branch, milp),
+    "complete": (clean, ibp, crown, alpha, ledger, branch, milp),
+    "auto": (clean, ibp, crown, alpha, ledger, attack, branch, milp),
 }
 """What each method of `certify` runs, in order; all but ``"clean"`` on the undecided."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from advreg import plugins
-from advreg.errors import ConfigError, ModelError, WeightsError
+from advreg.cli.app import app
+from advreg.errors import ConfigError, MissingExtraError, ModelError, WeightsError
 from advreg.language.models.adapters import adapter_scale, load_adapter, save_adapter, with_lora
 from advreg.language.models.loading import LanguageModel, load
 from advreg.language.training.export import export_trained
@@ -96,6 +99,16 @@ def test_export_of_a_whole_model_keeps_it(runs, tmp_path):
     assert not (tmp_path / "more").exists()
 
 
+def test_the_verb_export_writes_the_merged_model(runs, tmp_path):
+    done = CliRunner().invoke(
+        app, ["language", "export", str(runs["adapter"]), str(tmp_path / "out"), "--merge", "--json"]
+    )
+    assert json.loads(done.output) == {"folder": str(tmp_path / "out")}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "base.json"} <= {
+        f.name for f in (tmp_path / "out").iterdir()
+    }
+
+
 def test_an_adapter_of_a_base_only_advreg_loads_must_be_merged(tmp_path):
     data = lessons.write_data(tmp_path)
     run = fit_language(lessons.config(data, tmp_path / "run", "train.steps=1", "train.guard=off"))
@@ -156,6 +169,28 @@ def test_an_adapter_that_imports_a_module_is_rejected(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(values | {"megatron_config": {"a": 1}}))
     with pytest.raises(WeightsError, match="has no readable adapter"):
         load_adapter(tiny(), tmp_path)
+
+
+def test_layers_are_spread_by_accelerate(base, monkeypatch):
+    pytest.importorskip("accelerate", reason="needs advreg[language]")
+    given, own = [], transformers.AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(place, **options):
+        given.append(options.get("device_map"))
+        return own(place, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    spread, plain = load(str(base), device="auto"), load(str(base))
+    assert given == ["auto", None]
+    assert torch.allclose(logits(spread.network.cpu()), logits(plain.network), atol=1e-5)
+    with pytest.raises(ConfigError, match="is a factory, which places its network itself"):
+        load("tests.language.lessons:tiny", device="auto")
+
+
+def test_a_base_in_four_bits_needs_bitsandbytes(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match="pip install 'bitsandbytes'"):
+        load(str(base), quantization="nf4")
 
 
 def test_saved_adapter_is_the_same_bytes_in_any_process(tmp_path):

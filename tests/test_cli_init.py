@@ -164,6 +164,7 @@ def trained(path: Path, folder: Path) -> str:
     """Return the loss of one epoch of the configuration, as text; a run that cannot train raises."""
     changes = ["train.epochs=1", "attack.steps=1", "train.guard=off", f"train.out={folder}"]
     run = fit(Config.load(path).replace_with(changes))
+    assert load(str(run.path)) is not None
     return str(run.read_log("metrics.jsonl")[0]["loss"])
 
 
@@ -189,6 +190,17 @@ def write_signals(path: Path) -> Path:
     draws = np.random.default_rng(0)
     np.savez(path, x=3 * draws.normal(size=(40, 2, 30)), y=np.arange(40) % 2)
     return path
+
+
+def test_features_of_unequal_scale_are_counted_in_standard_deviations(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{20 + 3 * k % 40},{20000 + 1000 * (k * 7919 % 31)},{k % 2}\n" for k in range(60))
+    (tmp_path / "t.csv").write_text(f"age,income,paid\n{rows}")
+    path = run_init(tmp_path / "run.toml", "t.csv?label=paid", None, None)
+    config = Config.load(path)
+    assert (config.data.name, config.threat.eps) == ("csv:t.csv?label=paid&scale=std", 0.1)
+    assert "# the features differ in scale" in path.read_text()
+    assert float(trained(path, tmp_path / "run")) > 0
 
 
 def test_a_measured_box_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

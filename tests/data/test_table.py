@@ -77,6 +77,18 @@ def test_a_table_has_the_fingerprint_and_ledger_of_its_tensors(tmp_path: Path) -
     assert next(table).read_bytes() == next(pair).read_bytes()
 
 
+@pytest.mark.parametrize("scale", ["std", "range"])
+def test_scaled_features_can_be_compared(tmp_path: Path, scale: str) -> None:
+    train, test = advreg.load_data(f"csv:{write_csv(tmp_path / 't.csv')}?label=paid&scale={scale}")
+    if scale == "range":
+        whole = torch.cat([train.values, test.values])
+        assert (whole.amin(0) == 0).all()
+        assert (whole.amax(0) == 1).all()
+    else:
+        torch.testing.assert_close(train.values.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(train.values.std(0, correction=0), torch.ones(3))
+
+
 def test_parquet_holds_what_csv_holds(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="the extra tables is missing: pip install 'advreg[tables]'")
     from pyarrow import parquet
@@ -182,6 +194,7 @@ def test_a_box_is_given_once() -> None:
         ("a,b\n1,0\n2,1\n", "?label=c", "no column 'c'"),
         ("a,b\n1,0\n2,1\n", "?label=b&lable=c", "Did you mean 'label'"),
         ("a,b\n1,0\n2,1\n", "?label=b&box=3", "not two for box=-3,3"),
+        ("a,b\n1,0\n2,1\n", "?label=b&scale=z", "scale=z; allowed: std"),
         ("a,b\n1,0\n2,1\n", "?label=b&drop=z", "no column 'z' to leave out"),
         ("a,b\n1,0\n", "?label=b", "1 rows are too few to split"),
         ("1,0\n2,1\n", "?label=b", "begins with numbers; give it a header"),

@@ -35,6 +35,7 @@ def test_a_table_has_features_and_rows(tmp_path: Path) -> None:
     x = 4 * torch.rand(20, 3, generator=torch.Generator().manual_seed(1)) - 2
     text = body(page(tmp_path, x, (-2.0, 2.0), ("income", "age", "debt")))
     assert "Every feature may change by at most 1.2." in text
+    assert "linf:1.2@-2,2" in text
     assert "rows correctly" in text
     assert "Attacked rows" in text
     assert "income" in text

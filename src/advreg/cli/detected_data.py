@@ -19,6 +19,7 @@ SIDES = (32, 48, 64)
 """Sides that images of several sizes are brought to: what a first training run takes without a large GPU."""
 _HEADERS = 2000  # images of a folder that are opened to see their sizes
 _DIGITS = 3  # of a measured box
+_COMPARABLE = 4  # ratio of standard deviations up to which one eps suits all features
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,32 @@ def detect(data: str) -> DetectedData:
 
     train, test = load(data)
     found = _of_data_set(data, train)
-    return _with_values(found, train, test) if isinstance(train, Table) and isinstance(test, Table) else found
+    if not (isinstance(train, Table) and isinstance(test, Table)):
+        return found
+    found = _with_values(found, train, test)
+    return detect_scaled(found) if _differ_in_scale(found) else found
+
+
+def _differ_in_scale(found: DetectedData) -> bool:
+    """Return whether one eps cannot suit all features of a table, and the name gives no unit yet."""
+    scheme, _, query = found.name.partition("?")
+    if scheme.partition(":")[0] not in ("csv", "parquet") or "scale=" in query or "box=" in query:
+        return False
+    return max(found.std) > _COMPARABLE * min(found.std)
+
+
+def detect_scaled(found: DetectedData) -> DetectedData:
+    """Return the facts about the same table with its features in standard deviations.
+
+    Args:
+        found: facts about the table as it is.
+
+    Returns:
+        The facts, with a remark.
+    """
+    scaled = detect(f"{found.name}&scale=std")
+    remark = "the features differ in scale; scale=std counts each, and eps, in standard deviations of the training rows"
+    return replace(scaled, remarks=(remark, *scaled.remarks))
 
 
 def _of_data_set(name: str, train: Dataset | Table) -> DetectedData:

@@ -60,7 +60,8 @@ def run_epsilon(options: EpsilonOptions) -> None:
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
     train, test = source.data_sets(options.data)
-    low, high = parse_box(options.box) if options.box else box_of(test)
+    box = options.box or source.own_box()
+    low, high = parse_box(box) if box else box_of(test)
     zero = ThreatModel.parse(f"{options.norm}:0@{low!r},{high!r}")
     choice = choose_epsilon(
         model,

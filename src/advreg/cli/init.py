@@ -128,13 +128,14 @@ def _suggested_threat(found: DetectedData) -> str:
     if found.kind == "pixels":
         return "linf:0.1" if found.name in KNOWN and found.shape[0] == 1 else "linf:8/255"
     middle = sorted(found.std)[len(found.std) // 2]
-    return f"linf:{min(_SHARE * middle, found.box[1] - found.box[0]):.2g}"
+    eps = float(f"{min(_SHARE * middle, found.box[1] - found.box[0]):.2g}")
+    return f"linf:{eps:.10g}"
 
 
 def _suggested_model(found: DetectedData) -> tuple[str, dict[str, Any]]:
     """Return the name and the options of a network that takes inputs of this shape."""
     scale: dict[str, Any] = {}
-    if found.kind != "pixels" and len(found.mean) <= _MOST_COLUMNS:
+    if found.kind != "pixels" and len(found.mean) <= _MOST_COLUMNS and "scale=" not in found.name:
         scale = {"mean": list(found.mean), "std": list(found.std)}
     if found.kind == "table":
         return "zoo:mlp", {"features": found.shape[0], "classes": found.classes, **scale}

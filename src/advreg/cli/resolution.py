@@ -108,16 +108,16 @@ class ModelSource:
             'linf:0.1@-3,3'
         """
         if option is not None:
-            text = _with_box(option, box or self._own_box(option))
+            text = _with_box(option, box or ("" if "@" in option else self.own_box()))
             return ThreatModel.parse(text) if "@" in text else text
         if self.config is None or not self.config.threat.eps:
             raise ThreatError("no threat given: add --threat norm:eps, such as --threat linf:8/255")
         configured = configured_threat(self.config)
         return replace(configured, box=parse_box(box)) if box else configured
 
-    def _own_box(self, threat: str) -> str:
-        """Return the box of the run, as text, for a threat model without one; empty where it is that of pixels."""
-        low, high = self.config.threat.box if self.config and "@" not in threat else (0.0, 1.0)
+    def own_box(self) -> str:
+        """Return the box of the run as text; empty where it is that of pixels, or there is no run."""
+        low, high = self.config.threat.box if self.config else (0.0, 1.0)
         return "" if (low, high) == (0.0, 1.0) else f"{low!r},{high!r}"
 
     def output(self, option: Path | None) -> Path | None:

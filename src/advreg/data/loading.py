@@ -33,10 +33,10 @@ _NAMED: dict[str, Callable[[Progress | None], Pair]] = {
 _SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
     "folder": (folder, {"size": parse_size, "mode": str, "broken": str, "bits": int}),
     "npz": (npz, {"box": parse_box}),
-    "csv": (csv_table, {"label": str, "box": parse_box, "drop": str, "test": str, "sep": str}),
-    "parquet": (parquet_table, {"label": str, "box": parse_box, "drop": str, "test": str}),
+    "csv": (csv_table, {"label": str, "box": parse_box, "drop": str, "scale": str, "test": str, "sep": str}),
+    "parquet": (parquet_table, {"label": str, "box": parse_box, "drop": str, "scale": str, "test": str}),
     "torchvision": (torchvision, {"size": parse_size}),
-    "hf": (hugging_face, {"size": parse_size, "label": str, "box": parse_box, "drop": str}),
+    "hf": (hugging_face, {"size": parse_size, "label": str, "box": parse_box, "drop": str, "scale": str}),
 }
 
 

@@ -23,6 +23,7 @@ Pair = tuple[Table, Table]
 Columns = dict[str, Any]
 
 _SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";"}
+_SCALES = ("", "std", "range")
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 
 
@@ -47,7 +48,14 @@ def parse_box(text: str) -> Box:
 
 
 def csv_table(
-    path: str, label: str = "", box: Box | None = None, drop: str = "", test: str = "", sep: str = ""
+    path: str,
+    *,
+    label: str = "",
+    box: Box | None = None,
+    drop: str = "",
+    scale: str = "",
+    test: str = "",
+    sep: str = "",
 ) -> Pair:
     """Read a table with a header from a CSV file, ``.gz`` too; without ``test`` a fixed fifth of the rows is held out.
 
@@ -56,6 +64,7 @@ def csv_table(
         label: name of the label column: whole numbers from 0, or names of classes.
         box: lowest and highest valid value of a feature.
         drop: names of columns to leave out, separated by commas.
+        scale: ``std`` for features in standard deviations from the mean of the training rows, ``range`` for [0, 1].
         test: file of the test rows.
         sep: ``comma``, ``semicolon``, ``tab`` or the character itself; found in the header where it is not given.
 
@@ -65,10 +74,12 @@ def csv_table(
     Raises:
         DataError: no such file or column, no header, rows of unequal length, or columns that are no numbers.
     """
-    return _tables("csv", path, test, (label, box, drop), lambda file: _read_csv(file, sep))
+    return _tables("csv", path, test, (label, box, drop, scale), lambda file: _read_csv(file, sep))
 
 
-def parquet_table(path: str, label: str = "", box: Box | None = None, drop: str = "", test: str = "") -> Pair:
+def parquet_table(
+    path: str, *, label: str = "", box: Box | None = None, drop: str = "", scale: str = "", test: str = ""
+) -> Pair:
     """Read a table from a Parquet file; without ``test`` a fixed fifth of the rows is held out.
 
     Args:
@@ -76,6 +87,7 @@ def parquet_table(path: str, label: str = "", box: Box | None = None, drop: str 
         label: name of the label column: whole numbers from 0, or names of classes.
         box: lowest and highest valid value of a feature.
         drop: names of columns to leave out, separated by commas.
+        scale: ``std`` for features in standard deviations from the mean of the training rows, ``range`` for [0, 1].
         test: file of the test rows.
 
     Returns:
@@ -85,11 +97,11 @@ def parquet_table(path: str, label: str = "", box: Box | None = None, drop: str 
         DataError: no such file or column, or columns that are no numbers.
         MissingExtraError: pyarrow is not installed.
     """
-    return _tables("parquet", path, test, (label, box, drop), _read_parquet)
+    return _tables("parquet", path, test, (label, box, drop, scale), _read_parquet)
 
 
-def _tables(scheme: str, path: str, test: str, options: tuple[str, Box | None, str], read: Any) -> Pair:
-    label, box, drop = options
+def _tables(scheme: str, path: str, test: str, options: tuple[str, Box | None, str, str], read: Any) -> Pair:
+    label, box, drop, scale = options
     files = [Path(each).expanduser() for each in (path, test) if each]
     parts = [_without(read(file), drop, file) for file in files]
     if not label:
@@ -105,10 +117,10 @@ def _tables(scheme: str, path: str, test: str, options: tuple[str, Box | None, s
         raise DataError(f"{path}: {cause}") from cause
     first = len(next(iter(parts[0].values())))
     held = [row >= first if test else is_test(str(row)) for row in range(len(table.labels))]
-    return split_table(table, held, f"{scheme}:{files[0].name.split('.')[0]}", box)
+    return split_table(table, held, f"{scheme}:{files[0].name.split('.')[0]}", box, scale)
 
 
-def split_table(table: TableRows, held: Sequence[bool], name: str, box: Box | None) -> Pair:
+def split_table(table: TableRows, held: Sequence[bool], name: str, box: Box | None, scale: str = "") -> Pair:
     """Return the rows of a table as training set and test set.
 
     Args:
@@ -116,23 +128,51 @@ def split_table(table: TableRows, held: Sequence[bool], name: str, box: Box | No
         held: whether each row belongs to the test set.
         name: what the data is called in results.
         box: lowest and highest valid value of a feature.
+        scale: ``std`` or ``range``; empty for the values as they are.
 
     Returns:
         The training set and the test set.
 
     Raises:
-        DataError: an empty part, or values outside the box.
+        DataError: an empty part, another scale, or values outside the box.
     """
     test = torch.tensor(held)
     if not bool(test.any()) or bool(test.all()):
         raise DataError(f"{name}: {len(held)} rows are too few to split; give the test rows in a file: ?test=FILE")
-    values = torch.from_numpy(table.values.astype(np.float32))
+    values = torch.from_numpy(scaled_values(table.values, ~np.array(held), scale).astype(np.float32))
     classes = table.classes or tuple(str(k) for k in range(int(table.labels.max()) + 1))
     train, held_out = (
         Table(values[rows], table.labels[rows], classes, name, split, box, table.columns)
         for rows, split in ((~test, "train"), (test, "test"))
     )
     return train, held_out
+
+
+def scaled_values(values: Any, training: Any, scale: str) -> Any:
+    """Return features in units that can be compared.
+
+    Args:
+        values: features ``(N, F)``.
+        training: whether each row belongs to the training set ``(N,)``.
+        scale: ``std`` for ``(x - mean) / std`` of the training rows, ``range`` for [0, 1] over all rows, empty for no change.
+
+    Returns:
+        Features ``(N, F)``; a feature without spread becomes 0.
+
+    Raises:
+        DataError: another scale.
+
+    Example:
+        >>> scaled_values(np.array([[1.0], [3.0], [5.0]]), np.array([True, True, False]), "std").tolist()
+        [[-1.0], [1.0], [3.0]]
+    """
+    if scale not in _SCALES:
+        raise DataError(f"scale={scale}; allowed: std (standard deviations from the mean) and range (to [0, 1])")
+    if not scale:
+        return values
+    base = values[training] if scale == "std" else values
+    start, unit = (base.mean(0), base.std(0)) if scale == "std" else (base.min(0), np.ptp(base, axis=0))
+    return (values - start) / np.where(unit > 0, unit, 1.0)
 
 
 def _without(columns: Columns, drop: str, file: Path) -> Columns:

@@ -49,7 +49,7 @@ def torchvision(name: str, size: Size | None = None) -> Pair:
 
 
 def hugging_face(
-    name: str, size: Size | None = None, label: str = "", box: Box | None = None, drop: str = ""
+    name: str, size: Size | None = None, label: str = "", box: Box | None = None, drop: str = "", scale: str = ""
 ) -> AnyPair:
     """Return a data set of the Hugging Face hub, or a folder of its format, with splits train, and test or validation.
 
@@ -61,6 +61,7 @@ def hugging_face(
         label: name of the label column of a table; empty for images.
         box: lowest and highest valid value of a table's features.
         drop: names of a table's columns to leave out, separated by commas.
+        scale: ``std`` or ``range``, units of a table's features.
 
     Returns:
         The training set and the test set.
@@ -78,19 +79,21 @@ def hugging_face(
     if held_out is None or "train" not in splits:
         raise DataError(f"hf:{name} has splits {sorted(splits)}; it needs train, and test or validation")
     if label:
-        return _hugging_face_table(f"hf:{name}", [splits["train"], splits[held_out]], label, box, drop)
+        return _hugging_face_table(f"hf:{name}", [splits["train"], splits[held_out]], label, box, drop, scale)
     features = splits["train"].features
     image, number = _column(name, features, "Image"), _column(name, features, "ClassLabel")
     examples = [[(row[image], row[number]) for row in splits[key]] for key in ("train", held_out)]
     return _pair(examples, features[number].names, f"hf:{name}", size)
 
 
-def _hugging_face_table(name: str, parts: Sequence[Any], label: str, box: Box | None, drop: str) -> tuple[Table, Table]:
+def _hugging_face_table(
+    name: str, parts: Sequence[Any], label: str, box: Box | None, drop: str, scale: str
+) -> tuple[Table, Table]:
     library = import_extra("pyarrow", "datasets")
     left = [part.remove_columns([each for each in drop.split(",") if each]) for part in parts]
     whole = library.concat_tables([part.with_format("arrow")[:] for part in left])
     held = [row >= len(left[0]) for row in range(len(whole))]
-    return split_table(as_table(whole, label), held, name, box)
+    return split_table(as_table(whole, label), held, name, box, scale)
 
 
 def _column(name: str, features: dict[str, Any], kind: str) -> str:

@@ -40,7 +40,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Numbers, std: Numbers, axis: int = 1) -> None:
         super().__init__()
         self.axis = axis
-        means, stds = (torch.as_tensor(numbers, dtype=torch.float32).flatten() for numbers in (mean, std))
+        means, stds = (_numbers(numbers) for numbers in (mean, std))
         given = f"mean {means.tolist()} and std {stds.tolist()}"
         if len(means) != len(stds) or not len(stds) or not bool((stds > 0).all()):
             raise ModelError(f"{given} must be as long as each other, and std positive")
@@ -72,6 +72,12 @@ class Normalize(nn.Module):
     def extra_repr(self) -> str:
         """Return the numbers, for ``repr``."""
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+def _numbers(values: Numbers) -> Tensor:
+    """Return the numbers on their own device, or the CPU: also where a network is built without memory."""
+    device = values.device if isinstance(values, Tensor) else "cpu"
+    return torch.as_tensor(values, dtype=torch.float32, device=device).flatten()
 
 
 class Normalized(nn.Module):

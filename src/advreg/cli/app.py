@@ -14,6 +14,7 @@ from advreg.cli.options import (
     Data,
     Device,
     DiagnosedModel,
+    Features,
     Json,
     ResultFolder,
     Runs,
@@ -61,6 +62,7 @@ def evaluate(
     data: Data = None,
     threat: Threat = None,
     box: Box = "",
+    features: Features = None,
     protocol: Annotated[
         str, typer.Option(help="fgsm, quick, basic, strong, standard, plus, rand, blackbox or labels.")
     ] = "quick",
@@ -109,6 +111,7 @@ def evaluate(
             data=data,
             threat=threat,
             box=box,
+            features=features,
             protocol=protocol,
             attacks=attack or [],
             weights=weights,

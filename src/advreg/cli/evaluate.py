@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
 from advreg.cli import progress, tables
-from advreg.cli.resolution import ModelSource, parse_radii
+from advreg.cli.resolution import ModelSource, features_threat, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
 from advreg.data.targets import load_targets
 from advreg.errors import ConfigError
@@ -46,6 +46,7 @@ class EvaluateOptions:
         model: a run folder or the name of a model.
         data, threat: the run's own if None.
         box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
+        features: ``features.toml`` with types, limits and units of the columns; eps then counts in these units.
         protocol: name of the protocol.
         attacks: own attacks, ``pkg.module:function`` each.
         weights: safetensors or state dict.
@@ -67,6 +68,7 @@ class EvaluateOptions:
     data: str | None = None
     threat: str | None = None
     box: str = ""
+    features: Path | None = None
     protocol: str = DEFAULT_PROTOCOL
     attacks: list[str] = field(default_factory=list)
     weights: Path | None = None
@@ -143,12 +145,14 @@ def run_evaluate(options: EvaluateOptions) -> None:
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     """Resolve every option; a mistake is reported here, before hours of work."""
     source = ModelSource.of(options.model)
-    threat = source.threat(options.threat, options.box)
+    threat = source.threat(options.threat, options.box) if options.features is None else ""
     radii = parse_radii(options.curve)
     names, severities = parse_corruptions(options.corruptions, options.severities)
     model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
     task = parse_task(options.task)
     test = source.data_sets(options.data)[1] if task is CLASSES else load_targets(source.data(options.data))[1]
+    if options.features is not None:
+        threat = features_threat(options.features, options.threat, test)
     threat = threat_on(test, threat)
     if task is not CLASSES and (names or options.distances):
         raise ConfigError(f"corruptions and distances are for classes, the task is {task.name}; leave them out")
@@ -225,7 +229,9 @@ def _evaluate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distribut
             setup.model,
             setup.test,
             threat=setup.threat,
-            protocol=resolve(options.protocol, setup.threat.norm, setup.task).followed_by(*options.attacks),
+            protocol=resolve(
+                options.protocol, setup.threat.norm, setup.task, limited=setup.threat.limits is not None
+            ).followed_by(*options.attacks),
             task=setup.task,
             n=setup.n,
             seed=options.seed,

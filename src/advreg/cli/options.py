@@ -30,6 +30,10 @@ Box = Annotated[
     str,
     typer.Option(metavar="LOW,HIGH", help="Lowest and highest valid value of an input; that of the data by default."),
 ]
+Features = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="features.toml of a table: types, limits, units and rules; eps counts in units."),
+]
 Data = Annotated[str | None, typer.Option(help="Data set; the run's own by default.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights to load: safetensors or a state dict.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]

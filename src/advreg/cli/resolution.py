@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advreg.config import Config
+from advreg.config.features import read_features
 from advreg.config.threat import configured_threat
 from advreg.documents import check_links, read_text
+from advreg.eps_and_box import read_short_form
 from advreg.errors import ConfigError, ThreatError
 from advreg.threat import ThreatModel
 
@@ -130,6 +132,31 @@ class ModelSource:
             The folder, or None.
         """
         return option or self.folder
+
+
+def features_threat(file: Path, threat: str | None, test: Any) -> ThreatModel:
+    """Return the threat model of ``--features`` and ``--threat norm:eps``, for a table.
+
+    Args:
+        file: ``features.toml``, or TabularBench's metadata CSV.
+        threat: of ``--threat``.
+        test: test set, for its columns and the range of its rows.
+
+    Returns:
+        The threat model.
+
+    Raises:
+        ThreatError: no threat, or one with a box of its own.
+        ConfigError: a file that is malformed, undecided, or of other columns.
+    """
+    if not threat or "@" in threat:
+        raise ThreatError(f"--threat is {threat!r}; with --features write norm:eps, eps in units of the features")
+    norm, eps, _ = read_short_form(threat)
+    table, columns = read_features(file), getattr(test, "columns", ())
+    if columns and tuple(columns) != table.names:
+        wrong = next((pair for pair in zip(table.names, columns, strict=False) if len(set(pair)) > 1), ("", ""))
+        raise ConfigError(f"{file} lists {wrong[0]!r} where the data has {wrong[1]!r}; list every column, in its order")
+    return table.threat(norm, eps, test.tensors()[0])
 
 
 def _with_box(threat: str, box: str) -> str:

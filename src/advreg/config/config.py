@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from advreg.config.base import BaseConfig
 from advreg.config.compatibility import check_compatibility
@@ -12,6 +14,7 @@ from advreg.config.sections import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    Options,
     PolicyConfig,
     RecipeConfig,
     ScheduleConfig,
@@ -36,6 +39,8 @@ class Config(BaseConfig):
         schedule: the learning rate schedule.
         average: the average of the weights.
         train: duration, batch size, precision, device and output.
+        features: type, limits and unit of each feature of a table, as in ``features.toml``; left out where empty.
+        relations: ``allowed``, relations between the features; left out where empty.
 
     Example:
         >>> config = Config().replace_with(["train.epochs=3", "threat.eps=8/255"])
@@ -54,6 +59,13 @@ class Config(BaseConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    features: Mapping[str, Options] = field(default_factory=dict)
+    relations: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested dictionaries with every key; sections of features only where there are any."""
+        values = super().to_dict()
+        return {key: each for key, each in values.items() if each or key not in ("features", "relations")}
 
     def check_combinations(self, source: str) -> None:
         """Raise `ConfigError` for values that cannot go together; see `advreg.config.compatibility`.

@@ -139,6 +139,7 @@ def _fits(record: Mapping[str, Any], sha256: str, data: str, threat: ThreatModel
     recorded = record.get("threat", {})
     same_threat = (recorded.get("norm"), recorded.get("eps")) == (threat.norm, float(threat.eps))
     same_box = tuple(recorded.get("box", (0.0, 1.0))) == threat.box
+    same_box &= recorded.get("features", "") == threat.suffix.lstrip("-")
     known = record.get("model", {}).get("sha256"), record.get("data", {}).get("sha256")
     return same_threat and same_box and known == (sha256, data) and record.get("n", 0) >= n
 
@@ -154,7 +155,8 @@ def attack_of(protocol: str, norm: str) -> Attack:
         The attack.
     """
     name = protocol.rpartition("@")[0].rpartition("-")[2]
-    stages = resolve(name, norm).stages if name in PROTOCOLS else ()
+    limited = any(f"-{part}-" in protocol for part in ("scale", "rules"))
+    stages = resolve(name, norm, limited=limited).stages if name in PROTOCOLS else ()
     chosen = [stage for stage in stages if stage.needs_gradient and stage.name != CLEAN]
     return run_stages_in_turn(tuple(chosen[:_GRADIENT_STAGES])) if chosen else PGD_40
 

@@ -127,7 +127,7 @@ def evaluate(
         True
     """
     threat, task = threat_on(data, threat), as_task(task)
-    chosen = resolve(protocol, threat.norm, task)
+    chosen = resolve(protocol, threat.norm, task, limited=threat.limits is not None)
     name = chosen.id(threat, task)
     examples = examples_of(data, n, threat, input_dtype(model), task)
     model = models.among(model, examples.outputs) if task is CLASSES else model

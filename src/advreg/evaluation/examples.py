@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg import runtime
+from advreg.attacks.input_limits import reject_limits
 from advreg.attacks.inputs import into_box, read_examples
 from advreg.attacks.model import widen
 from advreg.data.adapters import DataRows, is_own, read_rows
@@ -180,6 +181,7 @@ def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
     x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
     if isinstance(data, Table):
         x = into_box(x, threat.box)
+        reject_limits(x, threat)
         return Examples(x, y, data.name, data.split, data.classes, data.fingerprint(), data.columns, data.kind)
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 

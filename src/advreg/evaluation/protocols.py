@@ -80,7 +80,7 @@ class Protocol:
         return f"Protocol({self.name}@{self.version}: {', '.join(stage.name for stage in self.stages)})"
 
     def id(self, threat: ThreatModel, task: Task = CLASSES) -> str:
-        """Return the frozen id that results carry: norm, eps, the box where it is not [0, 1], name and version.
+        """Return the frozen id of results: norm, eps, a box other than [0, 1], hashes of scale and rules, name and version.
 
         Args:
             threat: the threat model.
@@ -96,7 +96,7 @@ class Protocol:
         low, high = threat.box
         box = "" if (low, high) == (0.0, 1.0) else f"-box-{low:g}-{high:g}"
         prefix = "" if task is CLASSES else f"{task.name}-"
-        return f"{prefix}{threat.norm}-{float(threat.eps):.6g}{box}-{self.name}@{self.version}"
+        return f"{prefix}{threat.norm}-{float(threat.eps):.6g}{box}{threat.suffix}-{self.name}@{self.version}"
 
     def followed_by(self, *names: str) -> Protocol:
         """Return this protocol with attacks of your own after it, each on the survivors of those before it.
@@ -247,19 +247,37 @@ DEFAULT_PROTOCOL = "quick"
 """The protocol of `evaluate`, of `robustness_curve` and of ``advreg evaluate`` where none is given."""
 
 
-def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES) -> Protocol:
+def _on_features(queries: int) -> tuple[ProtocolStage, ...]:
+    """Return the list for threats with units or rules of single features: each of the two finds what the other misses."""
+    search = partial(attacks.mutate, queries=queries)
+    return (ProtocolStage("capgd", attacks.capgd), ProtocolStage("mutate", search, needs_gradient=False))
+
+
+_FEATURES: dict[str, Callable[[], tuple[ProtocolStage, ...]]] = {
+    "quick": lambda: _on_features(400),
+    "standard": lambda: _on_features(400),
+    "strong": lambda: _on_features(2000),
+    "blackbox": lambda: _on_features(2000)[1:],
+    "fgsm": lambda: _fgsm(""),
+    "basic": lambda: (*_fgsm(""), *_pgd_40("")),
+}
+"""Attacks of a protocol where the threat model limits single features; ids differ by the hashes of scale and rules."""
+
+
+def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES, *, limited: bool = False) -> Protocol:
     """Return the protocol of this name for a norm, or the one given.
 
     Args:
         protocol: name of a protocol, or a protocol of your own.
         norm: ``"linf"``, ``"l2"`` or ``"l1"``; some protocols differ between norms.
         task: what an output is worth; tasks other than classification have protocols of their own.
+        limited: whether the threat model has units, boxes or rules of single features; the attacks are then others.
 
     Returns:
         The protocol.
 
     Raises:
-        ConfigError: no protocol has this name.
+        ConfigError: no protocol has this name, or it has no attack for limited features.
 
     Example:
         >>> resolve("quick", "l2").name
@@ -274,4 +292,8 @@ def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES) -> Protoc
         version, entries = entries_of(protocol, task)
         return Protocol(protocol, version, tuple(ProtocolStage(*entry) for entry in entries))
     version, stages = PROTOCOLS[protocol]
+    if limited:
+        if protocol not in _FEATURES:
+            raise ConfigError(f"protocol {protocol!r} knows no scale or rules; use one of {', '.join(_FEATURES)}")
+        return Protocol(protocol, version, _FEATURES[protocol]())
     return Protocol(protocol, version, stages(norm))

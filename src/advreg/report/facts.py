@@ -22,12 +22,14 @@ Facts = Mapping[str, object]
 class ThreatFacts:
     """A threat model: norm, radius in the units of the data, and the lowest and highest valid value of an input.
 
-    ``kind`` is that of the data, which decides on words alone: empty for 8-bit images.
+    ``features`` has hashes of the units and rules of single features. ``kind`` is that of the data, which decides on words
+    alone: empty for 8-bit images.
     """
 
     norm: str
     eps: float
     box: Interval = (0.0, 1.0)
+    features: str = ""
     kind: str = field(default="", compare=False)
 
     @property

@@ -274,7 +274,8 @@ def _corruption_row(row: Record, severities: int) -> CorruptionRowFacts:
 
 def _threat(record: Record) -> ThreatFacts:
     box = record.pair("box") if record.has("box") else (0.0, 1.0)
-    return ThreatFacts(norm=record.text("norm"), eps=record.number("eps"), box=box)
+    features = record.text("features") if record.has("features") else ""
+    return ThreatFacts(norm=record.text("norm"), eps=record.number("eps"), box=box, features=features)
 
 
 def _attack(row: Record) -> AttackFacts:

@@ -131,10 +131,11 @@ class Evaluation:
         hidden = ("broken", "threat", "protocol", "task", "scores", "corpus")
         plain = {name: value for name, value in vars(self).items() if name not in hidden}
         own = {} if self.task == "classes" else {"task": self.task, "corpus": dict(self.corpus)}
+        features = {"features": self.threat.suffix.lstrip("-")} if self.threat.suffix else {}
         return {
             "schema": SCHEMA,
             "protocol": self.protocol,
-            "threat": {"norm": self.threat.norm, "eps": eps, "box": box},
+            "threat": {"norm": self.threat.norm, "eps": eps, "box": box} | features,
             **plain,
             **own,
             "by_attack": [asdict(attack) for attack in self.by_attack],

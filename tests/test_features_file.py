@@ -1,0 +1,140 @@
+"""The file of features: read, drafted, and rejected in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from advreg.cli.app import app
+from advreg.config import Config
+from advreg.config.features import draft_features, parse_features, read_features
+from advreg.config.threat import configured_threat
+from advreg.documents import parse_toml
+from advreg.errors import ConfigError
+from tests.constraints.loans import NAMES, loans
+
+AGE = {"type": "int", "mutable": True, "min": 0, "max": 120}
+
+
+def parse(**changes):
+    return parse_features({"features": {"age": AGE | changes}}, "features.toml")
+
+
+def test_a_file_gives_the_threat_model_it_describes(tmp_path: Path) -> None:
+    path = tmp_path / "features.toml"
+    path.write_text(
+        "[features.amount]\nmutable = true\nmin = 0\nmax = 9\nscale = 2.5\n"
+        '[features.count]\ntype = "int"\nmutable = true\nmin = "clean"\nmax = 20\n'
+        '[features.own]\ntype = "cat"\nmutable = true\nmin = 0\nmax = 1\ngroup = "home"\n'
+        '[features.rent]\ntype = "cat"\nmutable = true\nmin = 0\nmax = 1\ngroup = "home"\n'
+        "[features.age]\nmutable = false\nmin = 0\nmax = 99\n"
+        '[features.total]\nmutable = true\nmin = 0\nmax = 999\nscale = "free"\n'
+        '[relations]\nallowed = ["total = amount * count"]\n'
+    )
+    x = torch.tensor([[2.0, 3.0, 1.0, 0.0, 40.0, 6.0], [1.0, 5.0, 0.0, 1.0, 50.0, 5.0]])
+    threat = read_features(path).threat("linf", 1.0, x)
+    assert threat.scale.tolist() == [2.5, 1.0, 1.0, 1.0, 0.0, float("inf")]
+    assert threat.rules.integer == (1,)
+    assert threat.rules.groups == ((2, 3),)
+    assert threat.rules.one_sided[1] == 1
+    found = threat.repair(x + torch.tensor([3.0, -2.0, -0.9, 0.9, 5.0, 50.0]), x)
+    assert bool(threat.contains(found, x).all())
+    assert found[0].tolist() == [4.5, 3.0, 0.0, 1.0, 40.0, 13.5]
+
+
+def test_a_draft_is_refused_until_each_feature_is_decided(tmp_path: Path) -> None:
+    path, x = tmp_path / "features.toml", loans(50)
+    path.write_text(draft_features(x, NAMES))
+    table = read_features(path)
+    assert table.names == NAMES
+    assert [each.type for each in table.features][:2] == ["real", "int"]
+    with pytest.raises(ConfigError, match="12 features are undecided") as caught:
+        table.threat("l2", 1.0, x)
+    assert "\n" not in str(caught.value)
+    path.write_text(path.read_text().replace('"?"', "true"))
+    assert bool(read_features(path).threat("l2", 1.0, x).contains(x, x).all())
+
+
+def test_metadata_of_tabularbench_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.csv"
+    path.write_text("feature,type,mutable,min,max\nage,int,FALSE,0,99\nsum,real,TRUE,dynamic,10.5\n")
+    table = read_features(path)
+    assert [each.mutable for each in table.features] == [False, True]
+    assert table.features[1].side == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mutabel": True}, "Did you mean 'mutable'"),
+        ({"type": "text"}, "allowed: real, int, cat"),
+        ({"mutable": "yes"}, "write true or false"),
+        ({"min": "lowest"}, 'give a number, or "clean"'),
+        ({"min": 200}, "above max"),
+        ({"scale": 0}, 'above 0, or "free"'),
+        ({"direction": "left"}, "allowed: up, down"),
+        ({"type": "cat"}, "one-hot group"),
+    ],
+)
+def test_wrong_entries_raise_one_line(changes, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def write_table(folder: Path) -> tuple[Path, Path]:
+    """Write a table of two columns, its features, and a model file of this folder."""
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 10, (60, 2), generator=g)
+    lines = ["a,b,label", *(f"{a},{b},{int(a + b > 9)}" for a, b in rows.tolist())]
+    (folder / "table.csv").write_text("\n".join(lines))
+    (folder / "features.toml").write_text(
+        '[features.a]\ntype = "int"\nmutable = true\nmin = 0\nmax = 9\n'
+        '[features.b]\ntype = "int"\nmutable = false\nmin = 0\nmax = 9\n'
+    )
+    return folder / "table.csv", folder / "features.toml"
+
+
+def test_the_command_line_evaluates_a_table_with_its_features(tmp_path: Path) -> None:
+    table, features = write_table(tmp_path)
+    arguments = ["evaluate", "tests.test_features_file:adder", "--data", f"csv:{table}?label=label"]
+    arguments += ["--features", str(features), "--threat", "linf:2", "--json", "--trust-code"]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    record = json.loads(found.stdout.strip().splitlines()[-1])
+    assert "-scale-" in record["protocol"]
+    assert "-rules-" in record["protocol"]
+    assert [each["name"] for each in record["by_attack"]] == ["capgd", "mutate"]
+    assert 0 < record["robust_accuracy"] < record["clean_accuracy"]
+    features.write_text(features.read_text().replace("features.b", "features.c"))
+    wrong = CliRunner().invoke(app, arguments)
+    assert isinstance(wrong.exception, ConfigError)
+    assert "lists 'c' where the data has 'b'" in str(wrong.exception)
+
+
+def adder() -> nn.Module:
+    """Return the exact classifier of the table."""
+    net = nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        net.bias.copy_(torch.tensor([9.5, 0.0]))
+    return net.eval()
+
+
+def test_a_run_configuration_holds_its_features() -> None:
+    text = 'threat.norm = "l2"\nthreat.eps = 0.5\n[features.age]\ntype = "int"\nmutable = true\nmin = 0\nmax = 120\n'
+    config = Config.from_dict(parse_toml(text))
+    threat = configured_threat(config)
+    assert threat.rules.integer == (0,)
+    assert Config.from_dict(parse_toml(config.to_toml())) == config
+    assert "features" not in Config().to_toml()
+
+
+def test_columns_that_do_not_fit_raise() -> None:
+    with pytest.raises(ConfigError, match="give one a column"):
+        parse().threat("l2", 1.0, torch.zeros(4, 3))

@@ -198,3 +198,25 @@ def sentence(text: str) -> str:
         'No gradient.'
     """
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def features_threat(threat: ThreatFacts) -> str:
+    """Describe a threat model with units or rules of single features.
+
+    Args:
+        threat: the threat model.
+
+    Returns:
+        A clause.
+
+    Example:
+        >>> features_threat(ThreatFacts("linf", 0.5, features="scale-1a2b3c4d"))
+        'every feature may change by at most 0.5 of its unit'
+    """
+    allowed = {
+        "linf": f"every feature may change by at most {threat.eps:.4g} of its unit",
+        "l2": f"the changes, each in units of its feature, may be at most {threat.eps:.4g} long together",
+        "l1": f"the sum of all changes, each in units of its feature, may reach at most {threat.eps:.4g}",
+    }
+    rules = ", and the row keeps the rules of the table" if "rules" in threat.features else ""
+    return allowed.get(threat.norm, f"the change may have a {threat.norm} norm of at most {threat.eps:.4g}") + rules

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, ThreatFacts
-from advreg.report.formatting import count, duration, eps, eps_text, of_100, percent
+from advreg.report.formatting import count, duration, eps, eps_text, features_threat, of_100, percent
 from advreg.report.read import short_name
 from advreg.report.score_prose import meaning_of_scores
 from advreg.report.words import DataWords, words_for
@@ -63,7 +63,7 @@ def threat(threat: ThreatFacts) -> str:
         'every feature may change by at most 0.5'
     """
     if threat.features:
-        return _describe_features(threat)
+        return features_threat(threat)
     words, size = threat.words, eps(threat)
     allowed = {
         "linf": f"every {words.value} may change by at most {size}{_levels(threat, threat.eps, ' grey levels')}",
@@ -78,17 +78,6 @@ def _levels(threat: ThreatFacts, radius: float, unit: str) -> str:
     """Return a radius of 8-bit images as a number of grey levels, in brackets; empty for other data."""
     low, high = threat.box
     return f" ({255 * radius / (high - low):.3g} of 255{unit})" if threat.words.has_levels and high > low else ""
-
-
-def _describe_features(threat: ThreatFacts) -> str:
-    """Describe a threat model with units or rules of single features."""
-    allowed = {
-        "linf": f"every feature may change by at most {threat.eps:.4g} of its unit",
-        "l2": f"the changes, each in units of its feature, may be at most {threat.eps:.4g} long together",
-        "l1": f"the sum of all changes, each in units of its feature, may reach at most {threat.eps:.4g}",
-    }
-    rules = ", and the row keeps the rules of the table" if "rules" in threat.features else ""
-    return allowed.get(threat.norm, f"the change may have a {threat.norm} norm of at most {threat.eps:.4g}") + rules
 
 
 def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:

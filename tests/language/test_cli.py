@@ -80,11 +80,13 @@ def test_attack_reports_success_rates_as_json(monkeypatch, capsys, files):
         "--attack",
         "soft_prompt:steps=2,tokens=2,checkpoints=1",
     ]
-    status, out, _ = run(monkeypatch, capsys, *words, "-n", 2, "--tokens", 3, "--json")
+    status, out, err = run(monkeypatch, capsys, *words, "-n", 2, "--tokens", 3, "--json")
     found = json.loads(out)
     assert status == 0
     assert found["axes"]["attack_success"].keys() == {"direct", "soft_prompt", "at_least_one"}
     assert found["n"]["requests"] == 2
+    assert re.search(r"soft_prompt: 4 forwards and backwards, and .* GB beside the weights", err)
+    assert found["converged"] == {"soft_prompt": [0, 2]}
 
 
 def test_run_is_trained_resumed_evaluated_and_scaled(monkeypatch, capsys, files, tmp_path):

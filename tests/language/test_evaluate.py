@@ -213,7 +213,8 @@ def test_results_json_has_the_documented_keys(tmp_path: Path):
     folder = tmp_path / "a/evaluation" / PROTOCOL
     record = json.loads((folder / "results.json").read_text())
     assert list(record) == [
-        "kind", "protocol", "model", "seed", "n", "judge", "axes", "differences", "passes", "seconds", "environment"
+        "kind", "protocol", "model", "seed", "n", "judge", "axes", "differences", "passes", "converged", "seconds",
+        "environment",
     ]  # fmt: skip
     assert (record["kind"], record["protocol"], record["model"]) == ("language", "language@1", "tiny-0")
     assert record["n"] == {"requests": 20, "safe": 20, "questions": 2, "tasks": 1, "benign": 3}
@@ -229,7 +230,7 @@ def test_results_json_has_the_documented_keys(tmp_path: Path):
         low, high = estimate["interval"]
         assert low <= estimate["value"] <= high
         assert estimate["n"] > 0
-    assert record["passes"] == {"forwards": found.forwards, "backwards": found.backwards}
+    assert record["passes"] == {"forwards": found.forwards, "backwards": found.backwards, "queries": 0}
     rows = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
     assert rows == list(found.rows)
     assert len(rows) == 3 + 20 + 20 + 20 + 2 + 2 + 1 + 3

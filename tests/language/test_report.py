@@ -147,6 +147,24 @@ def test_weak_soft_prompt_is_not_called_an_upper_bound(tmp_path):
     assert "With access to the weights" not in text
 
 
+def test_soft_prompt_is_an_upper_bound_only_where_it_converged(tmp_path):
+    for name, done in (("all", 24), ("some", 23)):
+        row = fake_sweep.setting(0.3, 1e-3, 0.4, 0.02)
+        row["results"]["converged"] = {"soft_prompt": [done, 24]}
+        folder = fake_sweep.write(tmp_path / name, settings=[row], recommended={"index": 0, "why": "it is"})
+        text = plain(language.write(folder).read_text())
+        verdict = "an upper bound" if done == 24 else "no upper bound"
+        assert f"{done} of 24 searches converged, so it is {verdict} for text in its place" in text
+
+
+def test_page_needs_no_soft_prompt(tmp_path):
+    row, base = fake_sweep.setting(0.3, 1e-3, 0.4, 0.02), fake_sweep.results(0.9, 0.1, 0.2)
+    for results in (row["results"], base):
+        del results["axes"]["attack_success"]["soft_prompt"]
+    folder = fake_sweep.write(tmp_path / "s", settings=[row], base=base, recommended={"index": 0, "why": "it is"})
+    assert "With access to the weights" not in plain(language.write(folder).read_text())
+
+
 def test_successes_of_each_attack_come_from_the_ledger():
     rows = [
         {"axis": "attack_success", "attack": attack, "id": k, "outcome": outcome}

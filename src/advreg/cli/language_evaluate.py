@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from rich.table import Table
 
 from advreg.cli import progress, tables
 from advreg.cli.language_inputs import DataFiles, EvaluationOptions, load_for_evaluation
+from advreg.language.attacks.soft_prompt import measure_step
+from advreg.language.datasets import HarmfulRequest
 from advreg.language.evaluation.evaluate import (
     LanguageEvaluation,
     LanguageEvaluationProgress,
     OnProgress,
     evaluate,
 )
+from advreg.language.evaluation.tasks import Attack
 from advreg.language.judges import RemoteJudge
+from advreg.language.models.loading import LanguageModel
 from advreg.language.sweep.plan import subsample
 from advreg.language.training.folder import CONFIG
 
@@ -45,6 +50,8 @@ def run_evaluate(
     attacks, (harm, rater) = options.attack_functions(), options.rater.judges()
     judge = files.judge(options.tokens)
     lm, reference, scaled = load_for_evaluation(name, options)
+    for line in soft_prompt_size(lm, attacks, data.requests):
+        typer.echo(line, err=True)
     is_whole_run = (Path(name) / CONFIG).is_file() and options.scale == 1
     with scaled, _progress_bar(quiet=as_json) as watch:
         result = evaluate(
@@ -146,6 +153,9 @@ def _notes(result: LanguageEvaluation) -> Iterator[str]:
         yield f"attack success: harm by {judge['harm']}; attack effect is the difference from benign prompts, the headline"
     elif result.metrics["attack_success"]:
         yield "attack success: completions that are no refusal, an upper bound of harm; give --judge-url to judge harm"
+    for name, (done, every) in result.converged.items():
+        bound = "an upper bound for text in its place" if done == every else "no upper bound: give it more steps"
+        yield f"{name.replace('_', ' ')}: {done} of {every} searches converged, {bound}"
     if judge["n"]:
         rates = ", ".join(f"{name} {judge[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
         use = (
@@ -158,6 +168,29 @@ def _notes(result: LanguageEvaluation) -> Iterator[str]:
         yield f"refusals: {judge['name']}, error rates unknown; give --labels to have them in the intervals"
     if absent := result.metrics["instructions"].get("absent"):
         yield f"instructions: {absent}"
+
+
+def soft_prompt_size(
+    lm: LanguageModel, attacks: Mapping[str, Attack], requests: Sequence[HarmfulRequest]
+) -> Iterator[str]:
+    """Yield the passes and the memory of the soft prompt, the costliest attack, where it is among the attacks.
+
+    Args:
+        lm: the model.
+        attacks: the attacks that will run.
+        requests: their requests.
+
+    Example:
+        >>> list(soft_prompt_size(None, {}, []))
+        []
+    """
+    if "soft_prompt" not in attacks or not requests:
+        return
+    attack = attacks["soft_prompt"]
+    defaults = {name: each.default for name, each in inspect.signature(attack).parameters.items()}
+    memory = measure_step(lm, requests, tokens=defaults["tokens"]) * min(defaults["batch_size"], len(requests))
+    passes = len(requests) * defaults["steps"]
+    yield f"soft_prompt: {passes:,} forwards and backwards, and {memory / 1e9:.2g} GB beside the weights"
 
 
 def service_problems(service: RemoteJudge) -> Iterator[str]:

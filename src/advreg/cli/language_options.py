@@ -49,7 +49,7 @@ Attacks = Annotated[
     typer.Option(
         "--attack",
         metavar="NAME[:KEY=VALUE,...]",
-        help="Attack to run, such as direct, roleplay, best_of_n:n=16 or gcg:steps=50; may be repeated.",
+        help="Attack to run, such as prefill, best_of_n:n=16 or pair:url=URL,model=NAME; may be repeated. No others run.",
     ),
 ]
 ScaleAttacks = Annotated[

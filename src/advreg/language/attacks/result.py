@@ -42,6 +42,20 @@ class LanguageAttackResult:
     converged: list[bool] = field(default_factory=list)
     queries: int = 0
 
+    def queries_of(self, index: int) -> int:
+        """Return the share of the queries that a request counts; the shares add up to all queries.
+
+        Args:
+            index: place of the request.
+
+        Example:
+            >>> found = LanguageAttackResult("pair", ["a", "b"], [["x"], ["y"]], 0, 0, queries=5)
+            >>> found.queries_of(0), found.queries_of(1)
+            (3, 2)
+        """
+        each, more = divmod(self.queries, len(self.prompts))
+        return each + (index < more)
+
     def __repr__(self) -> str:
         cost = f"forwards={self.forwards}, backwards={self.backwards}"
         queries = f", queries={self.queries}" if self.queries else ""

@@ -25,6 +25,7 @@ from advreg.language.evaluation.metrics import compute_differences, compute_metr
 from advreg.language.evaluation.outcomes import score_missing
 from advreg.language.evaluation.tasks import (
     REFERENCE,
+    SUCCESS,
     UPPER_BOUNDS,
     Attack,
     EvaluationTask,
@@ -102,6 +103,21 @@ class LanguageEvaluation:
         parts += [f"over-refusal {refusal['value']:.1%}"] if refusal else []
         return f"LanguageEvaluation({self.model!r}, {', '.join(parts) or 'no metric'})"
 
+    @property
+    def queries(self) -> int:
+        """Queries of attacking models."""
+        return sum(row.get("queries", 0) for row in self.rows)
+
+    @property
+    def converged(self) -> dict[str, tuple[int, int]]:
+        """Searches that converged, and all searches, of each attack on harmful requests that measures it."""
+        found: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            if row["axis"] == SUCCESS and "converged" in row:
+                done, every = found.get(row["attack"], (0, 0))
+                found[row["attack"]] = (done + row["converged"], every + 1)
+        return found
+
     def record(self) -> dict[str, Any]:
         """Return the content of results.json."""
         return {
@@ -113,7 +129,8 @@ class LanguageEvaluation:
             "judge": dict(self.judge),
             "axes": metrics_record(dict(self.metrics)),
             "differences": metrics_record(dict(self.differences)),
-            "passes": {"forwards": self.forwards, "backwards": self.backwards},
+            "passes": {"forwards": self.forwards, "backwards": self.backwards, "queries": self.queries},
+            "converged": {name: list(counts) for name, counts in self.converged.items()},
             "seconds": round(self.seconds, 3),
             "environment": runtime.environment(),
         }

@@ -197,6 +197,7 @@ def _attack_row(
         looks=len(set(texts)),
         loss=_finite(result.loss[index] if result.loss else None),
         **({"converged": result.converged[index]} if result.converged else {}),
+        **({"queries": result.queries_of(index)} if result.queries else {}),
     )
     return row | ({"by": harm} if harm else {}) | pending_candidates(outcomes, asked, texts)
 

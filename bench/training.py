@@ -64,7 +64,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "RS-FGSM": ("attack.name=fgsm",),
     "N-FGSM": ("attack.name=n-fgsm",),
     "FGSM-PGI": ("attack.name=stored", "recipe.name=pgi"),
-    "free": ("attack.name=none", "recipe.name=free", "policy.name=fixed"),
+    "free": ("attack.name=none", "recipe.name=free", "policy.options.share=0.5"),
     "GradAlign": ("attack.name=fgsm", "attack.start=zero", "recipe.name=gradalign"),
     "PGD-2": ("attack.steps=2",),
     "PGD-7": ("attack.steps=7",),

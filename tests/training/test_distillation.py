@@ -115,3 +115,35 @@ def test_a_teacher_can_be_named_or_loaded_and_is_rejected_before_training():
         recipes.distill()
     with pytest.raises(ConfigError, match="a teacher is function"):
         recipes.distill(small_attack)
+
+
+@pytest.mark.parametrize("forwards", ["one", "two"])
+def test_ard_and_rslad_are_the_papers_formulas(forwards):
+    """In float64 on linear networks, with the attack's own points; the teacher is evaluated at clean inputs only."""
+    torch.manual_seed(0)
+    teacher, student = torch.nn.Linear(8, 3).double(), torch.nn.Linear(8, 3).double()
+    x, y = torch.rand(6, 8, dtype=torch.float64) * 0.5 + 0.25, torch.arange(6) % 3
+    seen = {}
+
+    def attack(model, x, y, threat, *, objective, seed):
+        found = advreg.attacks.craft(model, x, y, threat, objective=objective, seed=seed, steps=2)
+        seen["x_adv"], seen["y"] = found.x_adv, y
+        return found
+
+    loss = recipes.ard(robust=teacher, alpha=0.75, temperature=5.0, forwards=forwards)(student, x, y, attack, THREAT)
+    target, now = (teacher(x) / 5).log_softmax(1), (student(seen["x_adv"]) / 5).log_softmax(1)
+    distilled = 25 * (target.exp() * (target - now)).sum(1).mean()
+    torch.testing.assert_close(loss, 0.75 * distilled + 0.25 * torch.nn.functional.cross_entropy(student(x), y))
+    assert torch.equal(seen["y"], y)
+
+    loss = recipes.rslad(robust=teacher, alpha=0.8, forwards=forwards)(student, x, y, attack, THREAT)
+    target = teacher(x).log_softmax(1)
+    parts = [(target.exp() * (target - student(at).log_softmax(1))).sum(1).mean() for at in (x, seen["x_adv"])]
+    torch.testing.assert_close(loss, 0.2 * parts[0] + 0.8 * parts[1])
+    torch.testing.assert_close(
+        seen["y"], teacher(x).softmax(1), msg="the attack moves away from the teacher, not the label"
+    )
+    assert all(weight.grad is None for weight in teacher.parameters())
+    for name in ("ard", "rslad"):
+        with pytest.raises(ConfigError, match=f"{name} has no teacher"):
+            getattr(recipes, name)()

@@ -19,7 +19,11 @@ THREAT = advreg.ThreatModel("linf", eps=0.1)
 N, STEPS = 12, 3
 NO_ATTACK = ("standard", "gaussian", "free", "ibp", "crown_ibp")
 SPLIT = ("ar_at", "advprop")
-OPTIONS = {"distill": {"robust": small.network(), "standard": small.network()}}
+OPTIONS = {
+    "distill": {"robust": small.network(), "standard": small.network()},
+    "ard": {"robust": small.network()},
+    "rslad": {"robust": small.network()},
+}
 
 
 def promised() -> dict[str, tuple[float, float]]:

@@ -242,7 +242,7 @@ def test_half_precision_keeps_the_loss_in_float32_and_every_gradient(name):
         (
             "trades",
             {"betta": 6.0},
-            "recipe 'trades' has no option 'betta'; allowed: beta, label_smoothing, reference. Did you mean",
+            "recipe 'trades' has no option 'betta'; allowed: beta, label_smoothing, reference, task, forwards. Did you mean",
         ),
         ("mart", {"label_smoothing": 0.1}, "recipe 'mart' has no option 'label_smoothing'; allowed: beta"),
         ("alp", {"weight": "0.5"}, "recipe.options.weight is '0.5'"),
@@ -266,3 +266,33 @@ def test_wrong_options_are_one_line_in_a_file_and_in_python(name, options, messa
 def test_options_may_be_given_by_position():
     with pytest.raises(ConfigError, match=r"ratio is 2\.0"):
         recipes.mixed(2.0)
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "multiplier"])
+def test_two_forwards_normalise_clean_and_attacked_inputs_apart(name, batch):
+    """On BatchNorm the losses differ, and two forwards are those of two calls; without it, nothing does."""
+    x, y = batch
+
+    def loss(network, forwards, attack):
+        torch.manual_seed(3)
+        return getattr(recipes, name)(forwards=forwards)(network, x, y, attack, THREAT)
+
+    plain = nn.Linear(8, 2).double()
+    torch.testing.assert_close(loss(plain, "one", Spy()), loss(plain, "two", Spy()))
+    network, spy = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 2)).double().train(), Spy()
+    statistics = {key: value.clone() for key, value in network.state_dict().items()}
+    found = loss(network, "two", spy)
+    network.load_state_dict(statistics)
+    z, z_adv = network(x), network(spy.x_adv)
+    log_p, log_q = z.log_softmax(1), z_adv.log_softmax(1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(1)
+    own = log_p.exp().gather(1, y[:, None])[:, 0]
+    rival = log_q.exp().scatter(1, y[:, None], 0.0).amax(1)
+    expected = {
+        "trades": F.cross_entropy(z, y) + 6 * kl.mean(),
+        "mart": (F.cross_entropy(z_adv, y, reduction="none") - (1.0001 - rival).log() + 5 * kl * (1 - own)).mean(),
+        "multiplier": F.cross_entropy(z, y) + 0.2 * F.cross_entropy(z_adv, y),
+    }[name]
+    torch.testing.assert_close(found, expected)
+    network.load_state_dict(statistics)
+    assert abs(loss(network, "one", Spy()) - found) > 1e-6

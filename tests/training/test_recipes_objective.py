@@ -20,9 +20,12 @@ NONE, LABEL, ANSWER = None, cross_entropy, kl
 WANTED = {
     "standard": NONE,
     "free": NONE,
+    **dict.fromkeys(("gaussian", "ibp", "crown_ibp"), NONE),
+    **dict.fromkeys(("mtl_ibp", "sabr"), LABEL),
     "trades": ANSWER,
+    "rslad": ANSWER,
     **dict.fromkeys(
-        ("madry", "mixed", "multiplier", "mart", "alp", "ar_at", "advprop", "pgi", "gradalign", "distill"), LABEL
+        ("madry", "mixed", "multiplier", "mart", "alp", "ar_at", "advprop", "pgi", "gradalign", "distill", "ard"), LABEL
     ),
 }
 
@@ -39,7 +42,7 @@ def network(name=""):
 
 
 def recipe(name):
-    return recipes.RECIPES.build(name, {"robust": network()} if name == "distill" else {})
+    return recipes.RECIPES.build(name, {"robust": network()} if name in ("distill", "ard", "rslad") else {})
 
 
 def test_every_recipe_has_been_thought_of():

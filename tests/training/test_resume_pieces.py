@@ -22,6 +22,7 @@ PIECES = {
     "ema": ["average.name=ema", "average.options.decay=0.9", "average.reestimate=2"],
     "swa": ["average.name=swa", "average.options.start=0.3"],
     "awp": ["train.awp=0.01"],
+    "awp-start": ["train.awp=0.01", "train.awp_start=0.5"],
     "gradalign": ["recipe.name=gradalign", "attack.name=fgsm", "attack.start=zero"],
     "gradalign-double": ["recipe.name=gradalign", "recipe.options.method=double", "attack.name=fgsm"],
     "cutmix": ["data.cutmix=true"],
@@ -68,6 +69,12 @@ def test_teacher_is_a_run_folder(data, tmp_path):
         data, tmp_path / "run", "train.epochs=1", "recipe.name=distill", f"recipe.options.robust={teacher.path}"
     )
     assert advreg.fit(taught).read_log("metrics.jsonl")[-1]["robust_accuracy"] is not None
+
+
+def test_weights_are_perturbed_from_the_start_share_on(data, tmp_path):
+    run = advreg.fit(small.config(data, tmp_path / "run", "train.awp=0.01", "train.awp_start=0.34", "train.epochs=3"))
+    spent = [line["backwards"] for line in run.read_log("metrics.jsonl") if "event" not in line]
+    assert spent == [300, 400, 400], "one backward more on each of 100 images, from the second epoch on"
 
 
 def test_an_average_measures_its_statistics_by_default(data, tmp_path):
@@ -125,6 +132,7 @@ def test_free_takes_its_steps_on_every_batch(data, tmp_path):
         (["recipe.name=free", "attack.name=none", "policy.name=iaat"], "cannot go with policy.name"),
         (["recipe.name=free", "attack.name=none", "threat.eps=0"], "threat.eps is 0"),
         (["train.awp=0.1", "train.accumulate=2"], "cannot go with train.accumulate"),
+        (["train.awp_start=0.1"], r"train\.awp is 0"),
         (["recipe.name=mart", "data.cutmix=true"], "data.cutmix mixes labels"),
         (["recipe.name=pgi"], "set attack.name = 'stored'"),
         (["attack.name=fgsm", "attack.start=gaussian"], "'gaussian' start belongs to 'pgd'"),

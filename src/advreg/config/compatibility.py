@@ -122,6 +122,8 @@ def _standard(config: Config) -> str | None:
 
 
 def _awp(config: Config) -> str | None:
+    if config.train.awp_start and not config.train.awp:
+        return "train.awp_start is set, but train.awp is 0; give the size of the perturbation, such as 0.005"
     if not config.train.awp or config.train.accumulate == 1:
         return None
     return "train.awp perturbs weights against a whole batch; it cannot go with train.accumulate above 1"

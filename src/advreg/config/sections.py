@@ -202,6 +202,7 @@ class TrainConfig:
         accumulate: parts of a step, one after the other.
         gradient_clip: largest l2 norm of the gradient; 0 for any.
         awp: size of the adversarial weight perturbation; 0 for none.
+        awp_start: share of training before which no weight is perturbed.
         freeze_batchnorm: whether BatchNorm keeps its statistics.
         precision: ``"float32"`` or ``"bfloat16"``.
         channels_last: whether images have their channels innermost in memory.
@@ -220,6 +221,7 @@ class TrainConfig:
     accumulate: Count = 1
     gradient_clip: Annotated[float, Field(ge=0)] = 0.0
     awp: Annotated[float, Field(ge=0)] = 0.0
+    awp_start: Annotated[float, Field(ge=0, lt=1)] = 0.0
     freeze_batchnorm: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False

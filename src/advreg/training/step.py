@@ -106,7 +106,8 @@ def _add_gradients(session: TrainState, batch: DataBatch, moment: Moment, until_
     tally, parts = Tally(), batch.split(session.config.train.accumulate)
     for part in parts:
         task = _task(session, part, moment)
-        until_update.enter_context(_perturbed(session, task, part.weight))
+        if _perturbs(session, moment):
+            until_update.enter_context(_perturbed(session, task, part.weight))
         with _without_sync(session.loss_module, part is not parts[-1]):
             tally = tally.plus(_learn(session, part, task))
     return tally
@@ -136,7 +137,7 @@ def _task(session: TrainState, part: DataBatch, moment: Moment) -> _Task:
     attack = _at_step(bind_ids(attack, part.ids), runtime.derived_seed(config.seed, "step", moment.step))
     if session.compiled_model is not session.model:
         attack = _without_weight_gradients(attack)
-    return _Task(x, y, once(attack) if config.train.awp else attack, threat)
+    return _Task(x, y, once(attack) if _perturbs(session, moment) else attack, threat)
 
 
 def _limit_eps(threat: ThreatModel, share: float) -> ThreatModel:
@@ -163,15 +164,21 @@ def _without_weight_gradients(attack: Attack) -> Attack:
     return attacked
 
 
+def _perturbs(session: TrainState, moment: Moment) -> bool:
+    """Return whether the weights are perturbed in this step."""
+    train = session.config.train
+    return train.awp > 0 and moment.progress >= train.awp_start
+
+
 def _perturbed(session: TrainState, task: _Task, weight: float) -> AbstractContextManager[object]:
-    """Return the context of adversarial weight perturbation, where configured."""
+    """Return the context of adversarial weight perturbation."""
     config = session.config
 
     def loss() -> Tensor:
         with runtime.autocast(session.device, config.train.precision):
             return weight * session.recipe(session.compiled_model, task.x, task.y, task.attack, task.threat)
 
-    return perturb_weights(session.model, loss, config.train.awp) if config.train.awp else nullcontext()
+    return perturb_weights(session.model, loss, config.train.awp)
 
 
 def _learn(session: TrainState, part: DataBatch, task: _Task) -> Tally:

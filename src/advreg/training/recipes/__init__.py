@@ -21,6 +21,7 @@ from advreg.training.recipes.gradalign import aligned, gradalign
 from advreg.training.recipes.interval_bounds import certified_hits, crown_ibp, ibp, mtl_ibp, sabr
 from advreg.training.recipes.mart import mart
 from advreg.training.recipes.pgi import pgi
+from advreg.training.recipes.robust_distillation import ard, rslad
 from advreg.training.recipes.trades import trades
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "aligned",
     "alp",
     "ar_at",
+    "ard",
     "bind_ids",
     "certified_hits",
     "crown_ibp",
@@ -50,6 +52,7 @@ __all__ = [
     "multiplier",
     "pgi",
     "replays_of",
+    "rslad",
     "sabr",
     "split_batchnorm",
     "standard",
@@ -75,6 +78,8 @@ RECIPES: Registry[Recipe] = Registry(
         "pgi": pgi,
         "gradalign": gradalign,
         "distill": distill,
+        "ard": ard,
+        "rslad": rslad,
         "ibp": ibp,
         "crown_ibp": crown_ibp,
         "mtl_ibp": mtl_ibp,

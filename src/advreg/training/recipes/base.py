@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, ParamSpec, Protocol
+from typing import Annotated, Any, Literal, ParamSpec, Protocol
 
 import torch
 from pydantic import Field
@@ -49,6 +49,8 @@ _WITH_TASKS = ("standard", "madry", "mixed", "multiplier", "free", "trades")
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Forwards = Literal["one", "two"]
+"""Whether clean and attacked inputs pass through the network together or apart; BatchNorm tells the difference."""
 
 
 def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
@@ -301,17 +303,25 @@ def beside(x: Tensor, threat: ThreatModel) -> Tensor:
     return x + (threat.random_start(x, same_ids, draw_seed()) - x) / 32
 
 
-def clean_and_adversarial_logits(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of clean and of attacked inputs, from one forward in which BatchNorm normalises both together.
+def clean_and_adversarial_logits(
+    model: nn.Module, x: Tensor, x_adv: Tensor, forwards: Forwards = "one"
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of clean and of attacked inputs.
+
+    From one forward, BatchNorm normalises both together, with the statistics that it has in use; from two, as in the code of
+    most papers, each by itself. Networks without BatchNorm return the same.
 
     Args:
         model: the network.
         x: clean inputs ``(B, ...)``.
         x_adv: attacked inputs ``(B, ...)``.
+        forwards: ``"one"`` for both together, or ``"two"``.
 
     Returns:
         Logits ``(B, K)`` of clean inputs, and of attacked ones.
     """
+    if forwards == "two":
+        return query_model(model, x), query_model(model, x_adv)
     z, z_adv = query_model(model, torch.cat([x, x_adv])).chunk(2)
     return z, z_adv
 

@@ -11,6 +11,7 @@ from advreg.tasks import as_task
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
+    Forwards,
     Recipe,
     Share,
     Smoothing,
@@ -148,13 +149,19 @@ def mixed(ratio: Share = 0.5, label_smoothing: Smoothing = 0.0, task: TaskOption
 
 
 @check_loss
-def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
+def multiplier(
+    multiplier: Weight = 0.2,
+    label_smoothing: Smoothing = 0.0,
+    task: TaskOption = "classes",
+    forwards: Forwards = "one",
+) -> Recipe:
     """Add the attacked loss to the clean one: ``CE(f(x), y) + multiplier CE(f(x_adv), y)``. 0 is `standard`.
 
     Args:
         multiplier: weight of the attacked loss.
         label_smoothing: share of each label that is spread evenly over all classes.
         task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
+        forwards: whether BatchNorm normalises clean and attacked inputs together, ``"one"``, or apart as in the paper's code.
 
     Returns:
         The recipe.
@@ -173,7 +180,7 @@ def multiplier(multiplier: Weight = 0.2, label_smoothing: Smoothing = 0.0, task:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         x_adv = worst_case(model, x, y, attack, threat, objective, task=chosen)
-        z, z_adv = clean_and_adversarial_logits(model, x, x_adv)
+        z, z_adv = clean_and_adversarial_logits(model, x, x_adv, forwards)
         return compute(z, y) + multiplier * compute(z_adv, y)
 
     return loss if multiplier else standard(label_smoothing, task=task)

@@ -126,6 +126,22 @@ def teacher_logits(teacher: nn.Module, x: Tensor) -> Tensor:
         return query_model(teacher, x)
 
 
+def load_teacher(recipe: str, teacher: Teacher) -> nn.Module:
+    """Return the network of a teacher.
+
+    Args:
+        recipe: name of the recipe, for the error message.
+        teacher: a network, or a name or run folder for `advreg.load_model`.
+
+    Raises:
+        ConfigError: no teacher, or no network.
+        ModelError, WeightsError: it cannot be loaded.
+    """
+    if teacher == "":
+        raise ConfigError(f"{recipe} has no teacher; give robust, a run folder or a network")
+    return _network(teacher)
+
+
 def _network(teacher: Teacher) -> nn.Module:
     if isinstance(teacher, str):
         return models.load(teacher)

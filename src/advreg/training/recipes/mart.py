@@ -9,6 +9,7 @@ from advreg.errors import DataError
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
+    Forwards,
     Recipe,
     Weight,
     check_loss,
@@ -20,7 +21,7 @@ from advreg.training.recipes.base import (
 
 
 @check_loss
-def mart(beta: Weight = 5.0) -> Recipe:
+def mart(beta: Weight = 5.0, forwards: Forwards = "one") -> Recipe:
     """Weight the misclassified examples: ``BCE(f(x_adv), y) + beta KL(p(x) || p(x_adv)) (1 - p(x)_y)``.
 
     ``BCE(f, y) = CE(f, y) - log(1.0001 - max_{k != y} p_k)``. PGD overestimates the robust accuracy
@@ -28,6 +29,7 @@ def mart(beta: Weight = 5.0) -> Recipe:
 
     Args:
         beta: weight of the divergence.
+        forwards: whether BatchNorm normalises clean and attacked inputs together, ``"one"``, or apart as in the paper's code.
 
     Returns:
         The recipe.
@@ -45,7 +47,7 @@ def mart(beta: Weight = 5.0) -> Recipe:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         _require_hard_labels(y)
-        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
+        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat), forwards)
         rival = z_adv.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
         boosted = label_loss(z_adv, y, reduction="none") - torch.log(1.0001 - rival)
         doubt = 1 - z.softmax(1).gather(1, y[:, None])[:, 0]

@@ -27,7 +27,8 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
 
     Args:
         weight: weight of the mean squared difference of logits.
-        label_smoothing: share of each label that is spread evenly over all classes; the paper leaves 0.6 to the label.
+        label_smoothing: share of each label that is spread evenly over the OTHER classes: 0.4 leaves 0.6, as the authors do.
+            Over all classes, as the other recipes count it, that is ``0.4 K / (K - 1)``.
 
     Returns:
         The recipe.
@@ -52,6 +53,8 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
                 "pgi was given an attack whose result has no x_start; give inner.FgsmPgi (attack 'stored'), or use madry"
             )
         z_start, z_adv = clean_and_adversarial_logits(model, x_start.detach(), result.x_adv.detach())
-        return label_loss(z_adv, y, label_smoothing) + weight * pairing(z_start, z_adv)
+        classes = z_adv.shape[1]
+        smoothing = min(1.0, label_smoothing * classes / max(1, classes - 1))
+        return label_loss(z_adv, y, smoothing) + weight * pairing(z_start, z_adv)
 
     return loss

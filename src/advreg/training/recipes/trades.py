@@ -14,6 +14,7 @@ from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
+    Forwards,
     Recipe,
     Smoothing,
     Weight,
@@ -35,6 +36,7 @@ def trades(
     label_smoothing: Smoothing = 0.0,
     reference: Literal["beside", "clean"] = "beside",
     task: TaskOption = "classes",
+    forwards: Forwards = "one",
 ) -> Recipe:
     """Trade clean accuracy for stable predictions: ``CE(f(x), y) + beta KL(p(x) || p(x_adv))``.
 
@@ -47,6 +49,7 @@ def trades(
         label_smoothing: share of each label that is spread evenly over all classes.
         reference: prediction that the attack moves away from; that at ``x``, ``"clean"``, has a zero gradient at ``x``.
         task: what an output is worth: a `Task` with a divergence, or text such as ``"pixels"``.
+        forwards: whether BatchNorm normalises clean and attacked inputs together, ``"one"``, or apart as in the paper's code.
 
     Returns:
         The recipe.
@@ -61,15 +64,20 @@ def trades(
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
         target = probabilities(model, x) if reference == "clean" else perturbed_reference(model, x, threat)
-        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, target, attack, threat, kl))
+        x_adv = worst_case(model, x, target, attack, threat, kl)
+        z, z_adv = clean_and_adversarial_logits(model, x, x_adv, forwards)
         return label_loss(z, y, label_smoothing) + beta * divergence(z, z_adv).mean()
 
     return (
-        loss if as_task(task) is CLASSES else _of_task(beta, as_task(task), loss_of(task, label_smoothing), reference)
+        loss
+        if as_task(task) is CLASSES
+        else _of_task(beta, as_task(task), loss_of(task, label_smoothing), reference, forwards)
     )
 
 
-def _of_task(beta: float, task: Task, compute: Callable[[Tensor, Tensor], Tensor], reference: str) -> Recipe:
+def _of_task(
+    beta: float, task: Task, compute: Callable[[Tensor, Tensor], Tensor], reference: str, forwards: Forwards
+) -> Recipe:
     """Return TRADES for the divergence of a task."""
     unstable = stability(task)
     apart = unstable.objective
@@ -78,9 +86,8 @@ def _of_task(beta: float, task: Task, compute: Callable[[Tensor, Tensor], Tensor
         with eval_mode(model):
             point = x if reference == "clean" else beside(x, threat)
             target = query_model(model, point).detach()
-        z, z_adv = clean_and_adversarial_logits(
-            model, x, worst_case(model, x, target, attack, threat, apart, task=unstable)
-        )
+        x_adv = worst_case(model, x, target, attack, threat, apart, task=unstable)
+        z, z_adv = clean_and_adversarial_logits(model, x, x_adv, forwards)
         return compute(z, y) + beta * apart(z_adv, z).mean()
 
     return loss

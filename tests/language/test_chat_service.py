@@ -203,6 +203,16 @@ def test_remote_judge_skips_after_repeated_failures(service: Service, status: in
     assert judge.counts == {"refused" if status in (401, 404) else "unanswered": 3, "skipped": 47}
 
 
+def test_service_that_failed_before_is_tried_once_by_each_call(service: Service):
+    service.answer = lambda _: (503, b"")
+    judge = RemoteJudge(service.url, "m", retries=0, workers=1)
+    for posted in (3, 4, 5):
+        judge.rate([f"p{k}" for k in range(9)], ["c"] * 9)
+        assert len(service.posted) == posted
+    service.says("4")
+    assert judge.rate(["p"] * 2, ["c", "d"]) == [4.0, 4.0]
+
+
 def test_the_services_own_message_is_kept(service: Service):
     service.answer = lambda _: (401, failure(f"Incorrect API key provided: {KEY}.\nSee the page."))
     judge = RemoteJudge(service.url, "m", key_env="JUDGE_KEY")

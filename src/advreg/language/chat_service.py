@@ -80,6 +80,7 @@ class ChatService:
     counts: Counter[str] = field(default_factory=Counter, compare=False)
     problems: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
     _parameters: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _failures: list[int] = field(default_factory=lambda: [0], init=False, compare=False, repr=False)  # in a row
     _lock: Any = field(default_factory=threading.Lock, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,14 +98,14 @@ class ChatService:
         Args:
             conversations: messages with ``role`` and ``content``, one list for each reply.
         """
-        failures = 0
+        # A service that failed before is tried once more by each call, not three times.
+        self._failures[:] = [min(self._failures[0], _GIVE_UP - 1)]
 
         def reply(messages: Sequence[Message]) -> str | None:
-            nonlocal failures
-            result, text = self._query(messages) if failures < _GIVE_UP else ("skipped", None)
+            result, text = self._query(messages) if self._failures[0] < _GIVE_UP else ("skipped", None)
             with self._lock:
                 self.counts[result] += 1
-                failures = failures + 1 if result in ("unanswered", "refused", "skipped") else 0
+                self._failures[0] = self._failures[0] + 1 if result in ("unanswered", "refused", "skipped") else 0
             return text
 
         if self.workers == 1 or len(conversations) < 2:

@@ -16,7 +16,7 @@ from advreg.language.evaluation.tasks import REFUSAL, SUCCESS, Attack, evaluatio
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.models.adapters import adapter_scale
 from advreg.language.models.nll import base_mean_token_nll
-from advreg.language.sweep.pareto import TradeoffPoint, lowest_attack_success
+from advreg.language.sweep.pareto import has_unscored, lowest_attack_success, tradeoff_point
 from advreg.runs import RunFolder
 
 LOG = "dial.jsonl"
@@ -45,7 +45,7 @@ def evaluate_scales(
     run: RunFolder,
     on_progress: Callable[[int, int], None],
 ) -> list[Row]:
-    """Return attack success and over-refusal at every scale; scales in the log of the run are not evaluated again.
+    """Return attack success and over-refusal at every scale; logged scales with all verdicts are not evaluated again.
 
     Args:
         context: the trained model and the judge.
@@ -59,7 +59,7 @@ def evaluate_scales(
         A row for each scale with the keys ``scale``, ``attack_success`` and ``over_refusal``.
     """
     identity = _identity(data, attacks, context)
-    recorded = {row["scale"]: row for row in run.read_log(LOG) if row["about"] == identity}
+    recorded = {row["scale"]: row for row in run.read_log(LOG) if row["about"] == identity and not has_unscored(row)}
     for index, scale in enumerate(scales):
         if scale not in recorded:
             with adapter_scale(context.lm, scale):
@@ -77,14 +77,19 @@ def select_scale(rows: Sequence[Row], budget: float) -> float:
         rows: rows of `evaluate_scales`.
         budget: largest acceptable over-refusal, as a share; the estimates decide, as in `lowest_attack_success`.
 
+    Raises:
+        RunError: the judge scored no completion at a scale.
+
     Example:
-        >>> share = lambda value: {"value": value, "interval": [0.0, 1.0]}
+        >>> share = lambda value: {"value": value, "interval": [0.0, 1.0], "n": 40}
         >>> pairs = {0.5: (0.3, 0.04), 1.0: (0.0, 0.2)}
         >>> rows = [{"scale": s, SUCCESS: share(a), REFUSAL: share(b)} for s, (a, b) in pairs.items()]
         >>> select_scale(rows, 0.05), select_scale(rows, 0.2)
         (0.5, 1.0)
     """
-    points = [TradeoffPoint(row[SUCCESS]["value"], row[REFUSAL]["value"], row[REFUSAL]["interval"][1]) for row in rows]
+    points = [
+        tradeoff_point({"axes": {SUCCESS: {"at_least_one": row[SUCCESS]}, REFUSAL: row[REFUSAL]}}) for row in rows
+    ]
     scale: float = rows[lowest_attack_success(points, budget)]["scale"]
     return scale
 

@@ -186,8 +186,15 @@ def test_value_of_many_looks_does_not_grow_with_them():
         raw.append(estimate.raw if estimate.raw is not None else estimate.value)
         found.append(estimate)
     assert raw[2] > 0.45
-    assert [round(each.value, 2) for each in found] <= [0.05, 0.1, 0.15]
+    assert all(each.value < 0.12 for each in found)
     assert all(each.interval[0] < 0.03 for each in found)
+
+
+def test_successes_at_every_look_keep_their_value():
+    found = rate(["complied"] * 50, "complied", JudgeErrors(Calibration(((80, 20, 180, 20),) * 4), looks=8.0))
+    assert (found.value, found.raw, found.interval[1]) == (1.0, 1.0, 1.0)
+    once = rate(["complied"] * 30 + ["refused"] * 20, "complied", JudgeErrors(Calibration(((80, 20, 180, 20),) * 4)))
+    assert once.value == 0.6  # one look keeps the raw rate, so that rates of several looks are on its scale
 
 
 def test_unscored_prompts_count_neither_as_attacked_nor_as_withstood():

@@ -58,8 +58,8 @@ def rate(outcomes: Sequence[Outcome], event: Event, errors: JudgeErrors | None =
     dropped.
 
     With several looks at a prompt the judge may err on each: it flags all refusals of a prompt with probability
-    ``se ** looks`` if the errors are independent, and ``se`` if they are identical. The value is then the median of the
-    posterior for independent errors, so that it does not grow with the number of looks; the interval covers both.
+    ``se ** looks`` if the errors are independent, and ``se`` if they are identical. The value is that of one look for
+    independent errors: the share of flagged prompts is divided by ``se ** (looks - 1)``. The interval covers both.
 
     Prompts without a verdict are left out of the value; the interval covers both of their possible outcomes.
 
@@ -140,12 +140,12 @@ def _corrected_value(outcomes: Sequence[Outcome], event: Event, errors: JudgeErr
     """Return the corrected rate; None where it is the raw share."""
     if errors.calibration is None or not outcomes or not (errors.looks > 1 or errors.corrects):
         return None
-    if errors.looks > 1:
-        draws = _posterior_draws(_rate_cells(outcomes), event, errors.calibration, errors, errors.looks)
-        return None if draws is None else float(np.median(draws))
     n = len(outcomes)
     coherent = 1 - outcomes.count("neither") / n
-    refused = errors.calibration.correct(outcomes.count("refused") / n, coherent)
+    one_look = outcomes.count("refused") / n / errors.calibration.sensitivity ** (errors.looks - 1)
+    refused = float(min(one_look, coherent))
+    if errors.corrects:
+        refused = errors.calibration.correct(refused, coherent)
     return refused if event == "refused" else coherent - refused
 
 

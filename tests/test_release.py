@@ -39,3 +39,11 @@ def test_lock_and_bill_hold_every_part_with_its_hash() -> None:
     assert bill["components"][0]["licenses"] == [{"license": {"name": "MIT"}}]
     assert bill["dependencies"][0]["dependsOn"] == [part["bom-ref"] for part in bill["components"]]
     assert release.bill_of_materials(parts)["serialNumber"] == bill["serialNumber"]
+
+
+def test_every_part_is_pinned_and_local_builds_are_named() -> None:
+    given = [entry("advreg", "0.1.0", "a"), entry("torch", "2.13.0+cpu", "b"), entry("Typing_Ext", "4", "c")]
+    parts = [release._component(one) for one in given]
+    assert release.unpinned(parts, "torch==2.13.0\ntyping_ext==4\n") == []
+    assert release.unpinned(parts, "torch==2.12.0\n") == ["torch==2.13.0+cpu", "typing-ext==4"]
+    assert release.local_builds(parts) == ["torch==2.13.0+cpu"]

@@ -45,6 +45,27 @@ def _component(entry: Record) -> Record:
     return found
 
 
+def unpinned(parts: Sequence[Record], constraints: str) -> list[str]:
+    """Return the parts whose version is not that of ``constraints.txt``; ``2.13.0+cpu`` counts as ``2.13.0``.
+
+    Args:
+        parts: what pip resolved.
+        constraints: text of the file.
+    """
+    pins = dict(line.lower().replace("_", "-").split("==") for line in constraints.split() if "==" in line)
+    found = {str(part["name"]): str(part["version"]) for part in parts if part["name"] != "advreg"}
+    return [f"{name}=={version}" for name, version in found.items() if pins.get(name) != version.partition("+")[0]]
+
+
+def local_builds(parts: Sequence[Record]) -> list[str]:
+    """Return the parts that are local builds: the lock file needs the index that holds them.
+
+    Args:
+        parts: what pip resolved.
+    """
+    return [f"{part['name']}=={part['version']}" for part in parts if "+" in str(part["version"])]
+
+
 def lock(parts: Sequence[Record]) -> str:
     """Return the lock file of all parts but the package itself."""
     lines = [
@@ -69,10 +90,16 @@ def main() -> None:
     """Write both files."""
     parser = argparse.ArgumentParser(description="Write requirements.lock and sbom.cdx.json of a built wheel.")
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--extras", default="harden,postgres", help="extras to include (default harden,postgres)")
+    parser.add_argument(
+        "--extras", default="harden,postgres,sign", help="extras to include (default harden,postgres,sign)"
+    )
     parser.add_argument("--out", type=Path, default=Path("dist"), help="folder of the two files (default dist)")
     given = parser.parse_args()
     parts = resolve(given.wheel, given.extras)
+    if loose := unpinned(parts, Path("constraints.txt").read_text()):
+        raise SystemExit(f"constraints.txt does not pin {', '.join(loose)}; add these lines")
+    if local := local_builds(parts):
+        print(f"local builds, which PyPI does not hold: {', '.join(local)}; install from the index of this build")
     (given.out / "requirements.lock").write_text(lock(parts))
     (given.out / "sbom.cdx.json").write_text(json.dumps(bill_of_materials(parts), indent=1) + "\n")
     print(f"{len(parts)} parts in {given.out}/requirements.lock and {given.out}/sbom.cdx.json")

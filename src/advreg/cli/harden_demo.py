@@ -222,7 +222,7 @@ def _serving(home: Workspace) -> Iterator[str]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    for _ in range(1800):  # a busy machine takes minutes to start it
         try:
             urllib.request.urlopen(f"{url}/healthz", timeout=1).close()
             return

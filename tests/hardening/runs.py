@@ -43,3 +43,15 @@ def write_run(
 
 def write_json(folder: Path, name: str, **value: object) -> None:
     (folder / name).write_text(json.dumps(value))
+
+
+def write_certificate(folder: Path, unproved: Collection[int], n: int = 1000, *, data: str = "d" * 64) -> None:
+    """Write the ledger of a certification that leaves some ids unproved."""
+    place = folder / "evaluation" / "linf-0.1-certified@1"
+    place.mkdir(parents=True)
+    header = {"schema": "advreg/ledger@1", "protocol": place.name, "data": data, "n": n, "model": folder.name}
+    verdicts = ("open" if i in set(unproved) else "proved" for i in range(n))
+    rows = [
+        {"attack": "certificate", "id": i, "verdict": verdict, "broken": False} for i, verdict in enumerate(verdicts)
+    ]
+    (place / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [header, *rows]))

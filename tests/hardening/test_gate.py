@@ -16,7 +16,7 @@ from advreg.hardening.gate.power_analysis import bearable_loss, enough
 from advreg.hardening.gate.read import weights_sha256
 from advreg.models import state_sha256
 from advreg.statistics import mcnemar, noninferiority
-from tests.hardening.runs import write_json, write_run
+from tests.hardening.runs import write_certificate, write_json, write_run
 
 
 @pytest.fixture
@@ -211,3 +211,27 @@ def test_real_runs_pass_through_the_gate(tmp_path: Path) -> None:
     assert better.estimate == pytest.approx(found["good"].robust_accuracy - found["weak"].robust_accuracy)
     assert {test.name for test in decision.tests if not test.passed} <= {"diagnosis"}
     assert not advreg.gate(tmp_path / "good", tmp_path / "weak", clean_margin=0.03).promote
+
+
+@pytest.mark.parametrize(
+    ("unproved", "promoted"), [(range(60, 160), True), (range(60, 170), True), (range(300), False)]
+)
+def test_fewer_proofs_than_the_champion_are_refused(
+    champion: Path, tmp_path: Path, unproved: range, promoted: bool
+) -> None:
+    challenger = better(tmp_path / "challenger")
+    write_certificate(champion, range(100))
+    write_certificate(challenger, unproved)
+    decision = advreg.gate(champion, challenger)
+    assert decision.promote is promoted
+    (test,) = (test for test in decision.tests if test.name.startswith("certified"))
+    assert test.name == "certified accuracy, linf-0.1-certified@1, not worse"
+    assert test.estimate == pytest.approx((100 - len(unproved)) / 1000)
+
+
+def test_certificates_of_other_examples_are_not_compared(champion: Path, tmp_path: Path) -> None:
+    challenger = better(tmp_path / "challenger")
+    write_certificate(champion, range(100))
+    write_certificate(challenger, range(500), data="e" * 64)
+    decision = advreg.gate(champion, challenger)
+    assert not any(test.name.startswith("certified") for test in decision.tests)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from advreg import evaluate, report
+from advreg import certify, certify_smoothed, evaluate, report
 from advreg.errors import ConfigError, RunError
 from advreg.report import read
 from advreg.threat import ThreatModel
@@ -140,6 +140,17 @@ def test_model_card_holds_the_evaluation_block(tmp_path: Path) -> None:
     assert "upper bound" in body
     assert "a \\| b &lt;i>" in body
     assert "advreg evaluate net --data mnist --threat linf:8/255" in body
+
+
+def test_model_card_has_both_ends_of_a_certificate(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    data = torch.rand(12, 1, 4, 4), torch.arange(12) % 3
+    evaluate(net, data, threat="linf:0.1", protocol="basic", out=tmp_path)
+    certify(net, data, "linf:0.1", out=tmp_path)
+    certify_smoothed(net, data, "l2:0.1", sigma=0.25, samples=100, out=tmp_path)
+    card = report.model_card(read.run(tmp_path))
+    assert "## linf-0.1-certified@1\n\nRobust accuracy is between" in card
+    assert "## l2-0.1-smoothed@1\n\nThe smoothed model (noise 0.25), another model" in card
 
 
 def test_hub_library_reads_the_model_card(tmp_path: Path) -> None:

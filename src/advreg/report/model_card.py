@@ -9,7 +9,7 @@ from typing import Any
 from advreg.errors import RunError
 from advreg.report import formatting, prose, threat_taxonomy
 from advreg.report.commands import commands
-from advreg.report.facts import EvaluationFacts, Interval, RunFacts
+from advreg.report.facts import CertificateFacts, EvaluationFacts, Interval, RunFacts
 
 
 def model_card(run: RunFacts) -> str:
@@ -26,7 +26,8 @@ def model_card(run: RunFacts) -> str:
     """
     if not run.evaluations:
         raise RunError(f"{run.path} holds no evaluation for a model card; run advreg evaluate first")
-    parts = [_front(metadata(run)), _opening(run), *(_evaluation(run, facts) for facts in run.evaluations), _closing()]
+    measured = [*(_evaluation(run, facts) for facts in run.evaluations), *map(_certificate, run.certificates)]
+    parts = [_front(metadata(run)), _opening(run), *measured, _closing()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,6 +92,17 @@ def _evaluation(run: RunFacts, facts: EvaluationFacts) -> str:
     lines = "".join(f"\n    {line}" for line in commands(run, facts))
     again = f"\n\nReproduce it with\n{lines}" if lines else ""
     return f"## {_plain(facts.protocol)}\n\n| | |\n|---|---|\n{table}{warnings}{again}"
+
+
+def _certificate(facts: CertificateFacts) -> str:
+    low, high = (formatting.percent(share, facts.n) for share in (facts.certified_accuracy, facts.robust_accuracy))
+    if facts.noise is not None:
+        says = f"The smoothed model (noise {facts.noise:g}), another model: {low} proved, clean accuracy {high}."
+    else:
+        says = f"Robust accuracy is between {low} (proved) and {high} (not broken by an attack)."
+    left = f"{formatting.count(facts.open)} of {formatting.count(facts.n)} are open; 95% interval"
+    ends = f"{formatting.percent(facts.interval[0])} to {formatting.percent(facts.interval[1])}"
+    return f"## {_plain(facts.protocol)}\n\n{says} {left} {ends}."
 
 
 def _accuracy(share: float, ends: Interval | None, n: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import HardeningError, did_you_mean
+from advreg.hardening.gate.certificates import shared_certificates
 from advreg.hardening.gate.decision import Decision, Rules, Test, Verdict
 from advreg.hardening.gate.language import is_language, read_language_results
 from advreg.hardening.gate.power_analysis import plan
@@ -37,7 +38,8 @@ def gate(
 
     The challenger must be broken on significantly fewer examples (exact one-sided McNemar test), must not be worse than the
     champion by more than a margin on clean inputs and on every guarded slice (exact tests, Holm), must classify every
-    confirmed incident correctly, and must pass the diagnosis and the probes that its folder holds.
+    confirmed incident correctly, and must pass the diagnosis and the probes that its folder holds. Where both were certified
+    with the same protocol on the same examples, it must not prove fewer by more than the slice margin.
 
     A language model (``language@1``) must comply on significantly fewer harmful prompts under at least one attack, and must
     not be worse by more than the slice margin in over-refusal, instruction following, factual accuracy and coherence.
@@ -202,7 +204,17 @@ def _accuracies(champion: GateResults, challenger: GateResults, rules: Rules) ->
     whole = ("clean accuracy", ids, rules.clean_margin)
     parts = [whole, *((f"clean accuracy, {name}", part, rules.slice_margin) for name, part in slices.items())]
     wrong = champion.wrong, challenger.wrong
-    return [GuardedMetric(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
+    found = [GuardedMetric(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
+    return [*found, *_proofs(champion, challenger, rules.slice_margin)]
+
+
+def _proofs(champion: GateResults, challenger: GateResults, margin: float) -> list[GuardedMetric]:
+    """Return the certified accuracy under each protocol that both runs were certified with: lower end against lower end."""
+    shared = shared_certificates(champion.certificates, challenger.certificates)
+    return [
+        GuardedMetric(f"certified accuracy, {name}", _pairs(old.left, new.left, new.ids), len(new.ids), margin)
+        for name, (old, new) in shared.items()
+    ]
 
 
 def _slices(challenger: GateResults, rules: Rules) -> dict[str, list[int]]:

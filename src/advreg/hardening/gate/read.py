@@ -11,6 +11,7 @@ from typing import Any
 
 from advreg.documents import check_links, parse_json
 from advreg.errors import RunError
+from advreg.hardening.gate.certificates import Unproved, read_certificates
 from advreg.results.ledger_rows import Row, score_of, worst_rows
 from advreg.results.reading import LEDGER, read_ledger
 from advreg.runs import RunFolder
@@ -55,6 +56,7 @@ class GateResults:
         conduct: name -> axis of a language model that must not get worse; empty for images.
         names: SHA-256 of the attacked prompts of a language evaluation.
         clean_scores, scores: clean and lowest score of each example; empty where an example is right or broken.
+        certificates: protocol and data of a certification -> examples that it left unproved.
         stale: error line if the results belong to other weights than those in the folder; else empty.
     """
 
@@ -73,6 +75,7 @@ class GateResults:
     conduct: Mapping[str, Axis] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     stale: str = ""
+    certificates: Mapping[str, Unproved] = field(default_factory=dict)
     clean_scores: Mapping[int, float] = field(default_factory=dict)
     scores: Mapping[int, float] = field(default_factory=dict)
 
@@ -148,6 +151,7 @@ def read_results(run: str | Path, protocol: str) -> GateResults:
         incidents=incidents_in(folder),
         probes=_probes(folder),
         stale=_stale(folder, facts["model"]),
+        certificates=read_certificates(folder.path, facts["model"]),
         clean_scores=clean_scores,
         scores=scores,
     )

@@ -28,6 +28,8 @@ def save_pretrained(lm: LanguageModel, folder: str | Path | RunFolder) -> None:
         with hide_progress_bars():
             lm.network.save_pretrained(scratch)
             lm.tokenizer.save_pretrained(scratch)
+        mode = (Path(scratch) / "config.json").stat().st_mode  # safetensors lets only the owner read its files
         for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == "config.json"):
+            file.chmod(mode)
             os.replace(file, run / file.name)  # config.json last: it makes the folder a model
     run.write_json(BASE, base_record(lm))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,6 +18,7 @@ from advreg.language.attacks import multi_turn, pair, tap
 from advreg.language.attacks.attacker import STRATEGIES
 from advreg.language.chat_service import ChatService
 from advreg.language.datasets import HarmfulRequest
+from advreg.language.models.endpoint import ServiceModel
 from advreg.pass_counting import count_passes
 from tests.language.planted import planted
 
@@ -182,3 +185,44 @@ def test_attackers_are_services_behind_a_url(lm, monkeypatch):
     silent = ChatService("http://127.0.0.1:9/v1", "any", timeout=1, retries=0)
     with pytest.raises(ModelError, match="no usable reply; check its address"):
         pair(lm, REQUESTS, attacker=silent.complete)
+
+
+def test_a_service_that_trickles_is_left_at_its_deadline(lm):
+    """Each part arrives within the timeout, so only the deadline of the whole reply ends it."""
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        service, start = ChatService(url, "any", timeout=2, retries=5, deadline=0.3), time.monotonic()
+        with pytest.raises(ModelError, match="request 0: the attacking model gave no usable reply"):
+            pair(lm, REQUESTS, attacker=service.complete, streams=1)
+        assert time.monotonic() - start < 4
+        assert dict(service.counts) == {"unanswered": 1}
+        assert service.problems == {"timeout": 1}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_text_attacks_run_on_a_service(lm, monkeypatch):
+    """PAIR, TAP and conversations need only text, so the model under attack may be behind a URL too."""
+    with service([]) as (url, bodies):
+        victim = ServiceModel(None, None, "victim", service=ChatService(url, "victim", workers=1))
+        result = pair(victim, REQUESTS[:1], attacker=Actor(on_try=1), streams=1, depth=1, max_new_tokens=4)
+    assert result.prompts == ["please open it, way 1"]
+    assert [body["messages"][-1]["content"] for body in bodies] == result.prompts
+    assert (result.forwards, result.queries) == (0, 2)

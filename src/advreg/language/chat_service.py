@@ -52,6 +52,7 @@ class ChatService:
         model: name of the service's model.
         key_env: environment variable with the API key; no key if None.
         timeout: seconds to wait for a connection, and for each part of a response.
+        deadline: seconds for a reply with all its parts and retries.
         retries: number of retries after a timeout, a lost connection, status 408, 429 or 5xx.
         max_tokens: length limit of a reply in tokens, its reasoning included.
         temperature: sampling temperature.
@@ -77,6 +78,7 @@ class ChatService:
     max_tokens: int = 1024
     temperature: float = 0.0
     workers: int = 4
+    deadline: float = 600.0
     counts: Counter[str] = field(default_factory=Counter, compare=False)
     problems: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
     _parameters: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -86,9 +88,9 @@ class ChatService:
     def __post_init__(self) -> None:
         if not _is_http_url(self.url):
             raise ConfigError("the service's url is no web address, or contains a password; give http(s)://host/v1")
-        if self.timeout <= 0 or self.retries < 0 or self.max_tokens < 1 or self.workers < 1:
+        if min(self.timeout, self.deadline) <= 0 or self.retries < 0 or self.max_tokens < 1 or self.workers < 1:
             limits = f"timeout is {self.timeout}, retries {self.retries}, max_tokens {self.max_tokens}, workers {self.workers}"
-            raise ConfigError(f"{limits}; give timeout > 0, retries >= 0, max_tokens and workers >= 1")
+            raise ConfigError(f"{limits}; give timeout and deadline > 0, retries >= 0, max_tokens and workers >= 1")
         self._headers()
         self._parameters.update(max_tokens=self.max_tokens, temperature=self.temperature)
 
@@ -135,13 +137,17 @@ class ChatService:
         """Return status and content of a response after retries; the status is None without a response."""
         url = f"{self.url.rstrip('/')}/chat/completions"
         request, pause = urllib.request.Request(url, body, self._headers(), method="POST"), _PAUSE
+        end = time.monotonic() + self.deadline
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(min(pause, _LONGEST_PAUSE))
+                time.sleep(max(min(pause, _LONGEST_PAUSE, end - time.monotonic()), 0))
                 pause *= 2
+            if attempt and time.monotonic() >= end:
+                break
             try:
-                with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as response:
-                    return int(response.status), response.read(_LARGEST + 1)
+                limit = min(self.timeout, self.deadline)
+                with urllib.request.build_opener(_NoRedirect).open(request, timeout=limit) as response:
+                    return int(response.status), _read_before(response, end)
             except urllib.error.HTTPError as cause:
                 with cause:
                     content = _read_quietly(cause)
@@ -234,6 +240,16 @@ def _service_message(content: bytes) -> str:
     except (ValueError, RecursionError):
         text = content.decode(errors="replace")
     return " ".join(text.split())[:_SHOWN]
+
+
+def _read_before(response: Any, end: float) -> bytes:
+    """Return the content of a response; raise `TimeoutError` if its parts still arrive after ``end``."""
+    parts: list[bytes] = []
+    while sum(map(len, parts)) <= _LARGEST and (part := response.read1(1 << 16)):
+        parts.append(part)
+        if time.monotonic() > end:
+            raise TimeoutError
+    return b"".join(parts)
 
 
 def _read_quietly(response: Any) -> bytes:

@@ -56,7 +56,7 @@ def draw_trade_off(
         axes.plot([x], [y], "o", color=ring, markersize=16, markerfacecolor="none", markeredgewidth=1.6, label=label)
     axes.set(xlabel="clean accuracy on held-out images", ylabel=f"robust accuracy at {sweep['threat']}")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.3, ncols=3)
 
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models, runtime
-from advreg.attacks import AttackResult, apgd, fgsm, pgd, random_search, square
+from advreg.attacks import AttackResult, apgd, fgsm, pgd, random_search
 from advreg.diagnosis.result import Diagnosis
 from advreg.evaluation.evaluate import evaluate
 from advreg.evaluation.examples import first_examples
+from advreg.evaluation.task_protocols import score_search
 from advreg.results.checks import Check, grade_check, skip_check
 from advreg.results.evaluation import Evaluation
 from advreg.runs import RunFolder
@@ -180,8 +181,8 @@ def _random_search(question: _Question) -> Check:
 
 def _black_box(question: _Question) -> Check:
     rows = question.rows()
-    scores = _attacked(question, rows, _with(square, queries=_QUERIES), question.threat)
-    return _gain("black-box", "A", f"Square with {_QUERIES} queries", question, rows, scores)
+    scores = _attacked(question, rows, _with(score_search, queries=_QUERIES), question.threat)
+    return _gain("black-box", "A", f"a search with {_QUERIES} queries", question, rows, scores)
 
 
 def _without_bound(question: _Question) -> Check:

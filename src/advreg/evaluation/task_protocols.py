@@ -6,9 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from advreg import attacks
+from advreg.attacks import AttackResult
+from advreg.attacks.model import Model
 from advreg.errors import ConfigError
-from advreg.tasks import Task
+from advreg.tasks import CLASSES, Task
+from advreg.threat import ThreatModel
 
 Attack = Callable[..., Any]
 Entry = tuple[str, Attack, float, bool]
@@ -31,7 +36,7 @@ def entries_of(protocol: str, task: Task) -> tuple[int, tuple[Entry, ...]]:
     Example:
         >>> from advreg.tasks import number
         >>> [name for name, *_ in entries_of("quick", number(0.5))[1]]
-        ['apgd-above', 'apgd-below', 'square']
+        ['apgd-above', 'apgd-below', 'score-search']
     """
     made: dict[str, Callable[[Task], tuple[Entry, ...]]] = {
         "fgsm": lambda task: (_on_loss("fgsm", attacks.fgsm, task),),
@@ -66,4 +71,44 @@ def _on_loss(name: str, attack: Attack, task: Task) -> Entry:
 
 
 def _square(queries: int, nearest: float = 1.0) -> Entry:
-    return "square", partial(attacks.square, queries=queries), nearest, False
+    return "score-search", partial(score_search, queries=queries), nearest, False
+
+
+def score_search(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    queries: int,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+    task: Task = CLASSES,
+) -> AttackResult:
+    """Search without gradients: Square, or random points where the threat limits single features, which Square cannot keep.
+
+    Args:
+        model: any function from inputs ``(B, ...)`` to outputs ``(B, ...)``.
+        x: clean inputs ``(B, ...)`` in the box of ``threat``.
+        y: targets ``(B, ...)``.
+        threat: norm, eps and box of the adversary.
+        queries: forwards of an example.
+        ids: example ids ``(B,)``, on which the random draws depend.
+        seed: seed of the random draws.
+        batch_size: number of examples attacked at a time.
+        task: what an output is worth.
+
+    Returns:
+        An `AttackResult`, verified on the original model.
+
+    Example:
+        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> score_search(model, x, y, ThreatModel("linf", 0.1), queries=5).backwards
+        0
+    """
+    attack: Attack = attacks.square if threat.limits is None else attacks.random_search
+    found: AttackResult = attack(
+        model, x, y, threat, queries=queries, ids=ids, seed=seed, batch_size=batch_size, task=task
+    )
+    return found

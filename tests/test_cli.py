@@ -43,6 +43,7 @@ def run(tmp_path_factory) -> Path:
     np.savez(folder / "few.npz", **arrays, x_test=test.images[:60].numpy(), y_test=test.labels[:60].numpy())
     (folder / "run.toml").write_text(
         f'[model]\nname = "zoo:mnist-small"\n[data]\nname = "npz:{folder}/few.npz"\nvalidation = 50\n'
+        '[optimizer]\nname = "adam"\nlr = 0.003\n'
         f'[threat]\neps = 0.1\n[train]\nepochs = 1\nout = "{folder}/run"\n'
     )
     done = advreg("train", folder / "run.toml")

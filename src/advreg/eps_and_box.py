@@ -192,6 +192,29 @@ def shortest_text(number: float) -> str:
     return str(fraction) if float(fraction) == number else repr(number)
 
 
+def short_form(norm: str, eps: float | Tensor, box: tuple[float, float], *, relative: bool) -> str:
+    """Return the text that `read_short_form` reads.
+
+    Args:
+        norm: name of the norm.
+        eps: a number, or one for each example.
+        box: lowest and highest valid value.
+        relative: whether eps is a share of each signal's length, written as a signal-to-noise ratio in dB.
+
+    Returns:
+        ``norm:eps``, ``norm:eps@low,high`` or ``snr:dB``.
+
+    Example:
+        >>> short_form("linf", 8 / 255, (0.0, 1.0), relative=False), short_form("l2", 0.1, (-1.0, 1.0), relative=True)
+        ('linf:8/255', 'snr:20@-1,1')
+    """
+    size = "per-example" if isinstance(eps, Tensor) else shortest_text(eps)
+    if relative and not isinstance(eps, Tensor) and eps:
+        norm, size = "snr", shortest_text(round(-20 * math.log10(eps), 9))
+    low, high = (shortest_text(end) for end in box)
+    return f"{norm}:{size}" if box == (0.0, 1.0) else f"{norm}:{size}@{low},{high}"
+
+
 def eps_like(eps: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return eps as a tensor on the device of ``x``; a number is filled in there, because a copy waits for a GPU.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advreg.errors import DataError
+from advreg.errors import DataError, ThreatError
 from advreg.example_rng import Stream, uniform
 from advreg.norms import MINIMUM, ORDER, PROJECT, broadcast_per_example, draw_in_ball, steepest_direction
 from advreg.region import Interval, Region
@@ -32,6 +32,7 @@ class FeatureLimits:
         scale: unit of each feature: 0 immovable, inf free inside the box and not counted; None: 1 for all.
         low, high: lowest and highest valid value of each feature.
         one_sided: 1 where a value may only rise, -1 where it may only fall, 0 where both; None: 0 for all.
+        relative: whether units are multiplied by the length of each example without its mean, as in a signal-to-noise ratio.
     """
 
     norm: str
@@ -39,6 +40,7 @@ class FeatureLimits:
     low: Tensor
     high: Tensor
     one_sided: Tensor | None = None
+    relative: bool = False
 
     def units(self, x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the unit of each feature ``(1, ...)`` for a batch like ``x (B, ...)``.
@@ -47,7 +49,8 @@ class FeatureLimits:
             DataError: a scale that does not fit an example.
         """
         one = torch.ones((), dtype=dtype) if self.scale is None else self.scale
-        return _like_example(one, x, "scale").to(dtype)
+        scale = _like_example(one, x, "scale").to(dtype)
+        return scale * broadcast_per_example(signal_length(x).to(dtype), x) if self.relative else scale
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest value of each coordinate of each example, in the dtype of ``x``.
@@ -128,23 +131,24 @@ class FeatureLimits:
         free = torch.where(counted, 0.0, torch.minimum(a * (low - center), a * (high - center))).flatten(1).sum(1)
         return ((a * center).flatten(1).sum(1) + inner + free).to(x.dtype)
 
-    def in_units(self, g: Tensor) -> Tensor:
+    def in_units(self, g: Tensor, x: Tensor) -> Tensor:
         """Return the gradient with respect to ``u``: ``scale * g``, and 0 where a value is free."""
-        scale = self.units(g, g.dtype)
+        scale = self.units(x, g.dtype)
         return torch.where(torch.isfinite(scale), scale, 0.0) * g
 
-    def from_units(self, direction: Tensor, g: Tensor, eps: float | Tensor) -> Tensor:
+    def from_units(self, direction: Tensor, g: Tensor, eps: float | Tensor, x: Tensor) -> Tensor:
         """Return ``scale * direction``; a step of length eps crosses the box in free features, along ``g``.
 
         Args:
             direction: direction in units of the features ``(B, ...)``.
             g: gradients ``(B, ...)``.
             eps: the radius, a number or ``(B, 1, ...)``.
+            x: clean inputs ``(B, ...)``.
 
         Returns:
             Directions ``(B, ...)`` in the units of the input.
         """
-        scale = self.units(g, g.dtype)
+        scale = self.units(x, g.dtype)
         width = _like_example(self.high - self.low, g, "box").to(g.dtype)
         crossing = g.sign() * width / torch.as_tensor(eps, dtype=g.dtype, device=g.device).clamp_min(1e-30)
         return torch.where(torch.isinf(scale), crossing, torch.where(torch.isinf(scale), 0.0, scale) * direction)
@@ -160,17 +164,23 @@ class FeatureLimits:
 
         Returns:
             Directions ``(B, ...)`` in the units of the input.
+
+        Raises:
+            ThreatError: relative units without clean inputs.
         """
-        u = self.in_units(g)
+        clean = x if x is not None else g if a is None else a
+        if self.relative and x is None:
+            raise ThreatError("a relative eps needs the clean inputs: steepest(g, a, x)")
+        u = self.in_units(g, clean)
         if a is None or self.norm == "linf":
-            return self.from_units(steepest_direction(self.norm, u), g, eps)
-        held = self._are_held(g, a, a if x is None else x)
+            return self.from_units(steepest_direction(self.norm, u), g, eps, clean)
+        held = self._are_held(g, a, clean)
         if self.norm == "l1":
-            return self.from_units(steepest_direction("l1", u, held.flatten(1)), g, eps)
+            return self.from_units(steepest_direction("l1", u, held.flatten(1)), g, eps, clean)
         free = torch.where(held, 0.0, u).flatten(1).norm(dim=1)
         whole = u.flatten(1).norm(dim=1).clamp_min(1e-30)
         # of length 1 in what can move; what is held is pushed too, so that the projection does not reduce it
-        return self.from_units(u / broadcast_per_example(free.maximum(1e-3 * whole), u), g, eps)
+        return self.from_units(u / broadcast_per_example(free.maximum(1e-3 * whole), u), g, eps, clean)
 
     def random_start(self, x: Tensor, eps: Tensor, ids: Tensor, seed: int, stream: Stream) -> Tensor:
         """Return ``x + eps * scale * u`` with uniform draws ``u`` from the unit ball; free features uniform in the box.
@@ -200,7 +210,8 @@ class FeatureLimits:
 
     def _draw(self, x: Tensor, ids: Tensor, seed: int, stream: Stream) -> Tensor:
         """Return draws from the unit ball of the counted features, 0 in the others."""
-        scale = self.units(x).expand_as(x[:1]).flatten()
+        scale = self.units(x).expand_as(x)
+        scale = (torch.ones_like(scale) if self.relative else scale)[:1].flatten()  # one unit for all of an example
         counted = ((scale > 0) & torch.isfinite(scale)).nonzero()[:, 0]
         u = torch.zeros_like(x).flatten(1)
         if len(counted):
@@ -250,6 +261,24 @@ class ScaledBall:
         """Return the region of these rows of the batch."""
         parts = (self.x, self.radius, self.low, self.high, self.scale)
         return ScaledBall(self.norm, *(part[rows] for part in parts))
+
+
+def signal_length(x: Tensor) -> Tensor:
+    """Return the Euclidean length of each example without its mean, in float64: a constant offset is no signal.
+
+    Args:
+        x: signals ``(B, ...)``.
+
+    Returns:
+        Lengths ``(B,)``.
+
+    Example:
+        >>> signal_length(torch.tensor([[[2.0, 4.0]]])).item() == 2**0.5
+        True
+    """
+    flat = x.double().flatten(1)
+    length: Tensor = (flat - flat.mean(1, keepdim=True)).norm(dim=1)
+    return length
 
 
 def _inward(x: Tensor, offset: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advreg import example_rng
 from advreg.constraints import FeatureRules, repair
-from advreg.eps_and_box import ByValue, check_ball, eps_like, read_short_form, scale_of, short_hash, shortest_text
+from advreg.eps_and_box import ByValue, check_ball, eps_like, read_short_form, scale_of, short_form, short_hash
 from advreg.errors import ThreatError
 from advreg.feature_limits import FeatureLimits
 from advreg.norms import MINIMUM, ORDER, PROJECT, draw_in_ball, held_by_box, inner_radius, steepest_direction
@@ -35,6 +35,7 @@ class ThreatModel(ByValue):
         scale: unit of each feature, so that changes are measured as ``||(a - x) / scale||``: 0 where a value may not change,
             inf where it may take any value of the box at no cost; it broadcasts to one example. None: 1 everywhere.
         rules: what valid inputs keep beside the ball: whole numbers, one-hot groups, relations, one-sided changes.
+        relative: whether eps is a share of the length of each example without its mean; set by ``snr:20``.
         bounds: lowest and highest value of each feature; set by a box of two tensors.
         one_per_example: whether a tensor eps is known to contain one radius for each example; set by the ``(B, 1)`` form
             and by `with_eps`.
@@ -54,19 +55,17 @@ class ThreatModel(ByValue):
     box: tuple[float, float] = (0.0, 1.0)
     scale: Tensor | None = field(default=None, repr=False, kw_only=True)
     rules: FeatureRules | None = field(default=None, repr=False, kw_only=True)
+    relative: bool = field(default=False, repr=False, kw_only=True)
     bounds: tuple[Tensor, Tensor] | None = field(default=None, repr=False, kw_only=True)
     one_per_example: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         self._normalise()
         object.__setattr__(self, "scale", scale_of(self.scale))
-        check_ball(self.norm, self.eps, self.box, scaled=self.scale is not None)
+        check_ball(self.norm, self.eps, self.box, scaled=self.scale is not None or self.relative)
 
     def __str__(self) -> str:
-        eps = "per-example" if isinstance(self.eps, Tensor) else shortest_text(self.eps)
-        low, high = (shortest_text(end) for end in self.box)
-        plain = f"{self.norm}:{eps}" if self.box == (0.0, 1.0) else f"{self.norm}:{eps}@{low},{high}"
-        return plain + self.suffix
+        return short_form(self.norm, self.eps, self.box, relative=self.relative) + self.suffix.removeprefix("-snr")
 
     @classmethod
     def per_feature(
@@ -93,21 +92,24 @@ class ThreatModel(ByValue):
     def suffix(self) -> str:
         """Ending of ids and texts that names a box and a scale of features by 8 hex digits; empty without."""
         parts = {"box": self.bounds, "scale": None if self.scale is None else (self.scale,)}
-        limits = "".join(f"-{name}-{short_hash(*each)}" for name, each in parts.items() if each is not None)
-        return limits if self.rules is None else f"{limits}-rules-{self.rules.fingerprint}"
+        hashes = [f"-{name}-{short_hash(*each)}" for name, each in parts.items() if each is not None]
+        rules = "" if self.rules is None else f"-rules-{self.rules.fingerprint}"
+        return ("-snr" if self.relative else "") + "".join(hashes) + rules
 
     @cached_property
     def limits(self) -> FeatureLimits | None:
         """Limits of single features; None where all features are alike."""
-        if self.scale is None and self.bounds is None and self.rules is None:
+        if self.scale is None and self.bounds is None and self.rules is None and not self.relative:
             return None
         low, high = self.bounds or (torch.tensor(end, dtype=torch.float64) for end in self.box)
         sides = None if self.rules is None or not self.rules.one_sided else torch.tensor(self.rules.one_sided)
-        return FeatureLimits(self.norm, self.scale, low, high, sides)
+        return FeatureLimits(self.norm, self.scale, low, high, sides, self.relative)
 
     @classmethod
     def parse(cls, text: str) -> ThreatModel:
         """Read ``norm:eps``, or ``norm:eps@low,high`` for another box than [0, 1]; ``str`` writes the same form.
+
+        ``snr:20`` is l2 with a signal-to-noise ratio of 20 dB: ``eps = ||x - mean|| 10^(-20/20)`` of each example.
 
         Args:
             text: ``linf:8/255``, ``l2:0.5``, ``linf:8@0,255``, ...
@@ -125,6 +127,8 @@ class ThreatModel(ByValue):
             ThreatModel(norm='linf', eps=8.0, box=(0.0, 255.0))
         """
         norm, radius, box = read_short_form(text)
+        if norm == "snr":
+            return cls("l2", 10 ** (-radius / 20), box, relative=True)
         return cls(norm, radius, box)  # type: ignore[arg-type]  # __post_init__ checks the norm
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advreg import ThreatModel, evaluate
+from advreg import ThreatModel, diagnose, evaluate
 from advreg.constraints import FeatureRules
 from advreg.errors import ConfigError
 from advreg.evaluation import resolve
@@ -72,3 +72,12 @@ def test_strong_searches_longer_and_faithful_protocols_raise() -> None:
     assert strong.stages[1].attack.keywords == {"queries": 2000}
     with pytest.raises(ConfigError, match="knows no scale or rules"):
         resolve("labels", "linf", limited=True)
+
+
+def test_a_diagnosis_skips_what_limits_forbid_and_runs_the_rest() -> None:
+    model, x = Scorer(), loans(24)
+    found = diagnose(model, (x, model(x).argmax(1)), loan_threat("l2", 0.5))
+    verdicts = {check.name: check.verdict for check in found.checks}
+    assert {verdicts[name] for name in ("hard-label", "unbounded", "noisy-landscape")} == {"skipped"}
+    assert verdicts["black-box"] in ("pass", "suspect")
+    assert not [check.name for check in found.checks if "stopped the check" in check.remedy]

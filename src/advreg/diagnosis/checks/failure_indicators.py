@@ -60,6 +60,8 @@ def noisy_landscape(context: DiagnosisContext) -> Check:
     rows = context.probes()
     if not len(rows):
         return skip_check("noisy-landscape", "D", _NOTHING)
+    if context.threat.limits is not None:
+        return skip_check("noisy-landscape", "D", "its distances are in units of the box, not of single features")
     measured = float(roughness(context, rows, 100 if context.budget.thorough else 25).mean())
     radius = _RADIUS * context.threat.width
     says = f"from a point to random neighbours within {radius:.2g} the margin changes by {measured:.1%} of itself"

@@ -19,6 +19,7 @@ from advreg.statistics import clopper_pearson_interval, mcnemar
 from advreg.threat import ThreatModel
 
 _FEW = 4  # examples that an attack with thousands of queries begins with; it goes on where it breaks one
+_LIMITED = "the threat model limits single features, which this check does not know"
 _SURE = 0.01  # p-value below which two accuracies differ
 
 
@@ -35,6 +36,11 @@ def black_box(context: DiagnosisContext) -> Check:
     queries = context.budget.queries
     by = f"Square, with {queries} queries and no gradient,"
     attack = partial(attacks.square, queries=queries, rescale=True)
+    if context.threat.limits is not None:
+        by, attack = (
+            f"a search by mutation, with {queries} queries and no gradient,",
+            partial(attacks.mutate, queries=queries),
+        )
     return challenge_figure(context, attack, "black-box", "A", by, cause="masked gradients")
 
 
@@ -42,6 +48,8 @@ def hard_label(context: DiagnosisContext) -> Check:
     """Check whether an attack that sees labels only breaks survivors of gradient attacks."""
     if context.threat.norm == "l1":
         return skip_check("hard-label", "A", "HopSkipJump is made for l2 and linf")
+    if context.threat.limits is not None:
+        return skip_check("hard-label", "A", _LIMITED)
     by = "HopSkipJump, which sees labels only,"
     return challenge_figure(context, attacks.hopskipjump, "hard-label", "A", by, cause="masked gradients", first=_FEW)
 
@@ -71,6 +79,8 @@ def unbounded(context: DiagnosisContext) -> Check:
     """Check whether the figure's attack succeeds if every point of the box is allowed, where an attack must succeed."""
     if absent := needs_gradient(context, "unbounded", "A"):
         return absent
+    if context.threat.limits is not None:
+        return skip_check("unbounded", "A", _LIMITED)
     rows = context.right.nonzero()[:, 0][: context.budget.examples]
     wide = full_box(context.threat, context.x)
     survivors = int((~run_on(context, context.attack, rows, threat=wide)).sum())

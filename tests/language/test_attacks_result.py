@@ -31,7 +31,7 @@ def seen(lm: LanguageModel, call):
     """Return the result of a call, and the example-forwards counted at the network."""
     rows = []
     hook = lm.network.register_forward_pre_hook(
-        lambda _module, _args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+        lambda _module, _args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     result = call()
     hook.remove()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,28 @@ def embed(lm: LanguageModel, ids: Tensor) -> Tensor:
     """
     points: Tensor = lm.network.get_input_embeddings()(ids)
     return points
+
+
+@contextmanager
+def replace_embeddings(lm: LanguageModel, points: Tensor) -> Iterator[None]:
+    """Give a network these embeddings in its first forward inside the block, whatever the tokens there.
+
+    ``generate`` of transformers takes embeddings for some architectures only, and tokens for all.
+
+    Args:
+        lm: the model.
+        points: embeddings of the prompt ``(B, T, D)``.
+    """
+    waiting = [points]
+
+    def swap(_layer: nn.Module, _args: object, output: Tensor) -> Tensor:
+        return waiting.pop().to(output.dtype) if waiting else output
+
+    handle = lm.network.get_input_embeddings().register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def embedding_norm(lm: LanguageModel) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from advreg.errors import ConfigError, DataError
 from advreg.example_rng import uniform
 from advreg.language.models.chat import Encoded, Message, encode, end_of_turn, pad_id
-from advreg.language.models.embeddings import perturb_embeddings, scatter_rows
+from advreg.language.models.embeddings import perturb_embeddings, replace_embeddings, scatter_rows
 from advreg.language.models.endpoint import ServiceModel
 from advreg.language.models.gguf import EXTRA
 from advreg.language.models.language_model import LanguageModel
@@ -210,8 +210,10 @@ def continue_prompt(
         Token ids ``(B, N)``.
     """
 
+    length = mask.shape[1]
+
     def choose(ids: Tensor, scores: Tensor) -> Tensor:
-        chosen = pick(scores, ids.shape[1])[:, None]
+        chosen = pick(scores, ids.shape[1] - length)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
     transformers = import_extra("transformers", EXTRA)
@@ -222,11 +224,12 @@ def continue_prompt(
         **_GREEDY,
     )
     processors = transformers.LogitsProcessorList([] if pick is pick_likeliest else [choose])
-    with eval_mode(lm.network, freeze=True):
+    ids = torch.full(mask.shape, pad_id(lm), device=mask.device)
+    with eval_mode(lm.network, freeze=True), replace_embeddings(lm, points):
         tokens: Tensor = lm.network.generate(
-            inputs_embeds=points, attention_mask=mask.long(), generation_config=config, logits_processor=processors
+            ids, attention_mask=mask.long(), generation_config=config, logits_processor=processors
         )
-    return tokens
+    return tokens[:, length:]
 
 
 def stop_ids(lm: LanguageModel) -> set[int]:

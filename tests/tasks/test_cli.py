@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from advreg.cli.diagnose import DiagnoseOptions, run_diagnose
 from advreg.cli.evaluate import EvaluateOptions, parse_task, run_evaluate
 from advreg.data import load_targets
 from advreg.errors import AdvregError
@@ -82,3 +83,12 @@ def test_targets_keep_their_shape_and_split(folder: Path) -> None:
     assert (len(x) + len(x_test), y.shape[1:], y_test.shape[1:]) == (20, (8, 8), (8, 8))
     assert float(x.max()) <= 1.0
     assert parse_task("pixels").name == "pixels"
+
+
+def test_a_diagnosis_of_a_task_says_what_it_skips(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_diagnose(
+        DiagnoseOptions("scenes_module:net", "npz:scenes.npz", "linf:8/255", n=4, task="pixels", out=folder / "run")
+    )
+    printed = capsys.readouterr().out
+    assert "pixels-linf-0.0313725-quick@1 reports" in printed
+    assert "for classes" in (folder / "run" / "diagnosis.json").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -58,3 +59,18 @@ def test_the_figure_is_that_of_an_evaluation_of_the_same_folder(tmp_path: Path) 
     evaluated = advreg.evaluate(model, (x, y), "linf:0.1", task=NUMBER, out=tmp_path)
     found = diagnose(model, (x, y), "linf:0.1", task=NUMBER, out=tmp_path)
     assert (found.claim, found.robust_accuracy) == (evaluated.protocol, evaluated.robust_accuracy)
+
+
+def test_adaptive_attacks_are_for_classes() -> None:
+    model, x, y = linear()
+    with pytest.raises(advreg.errors.ConfigError, match="adaptive attacks are for classes"):
+        diagnose(model, (x, y), "linf:0.1", task=NUMBER, adapt=True)
+
+
+def test_an_evaluation_of_scores_counts_no_broken_examples() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 4).eval().requires_grad_(False), torch.rand(20, 6)
+    found = advreg.evaluate(model, (x, (model(x) > 0).long()), "linf:0.1", task="labels:score=share")
+    skipped = {check.name: check.says for check in found.checks if check.verdict == "skipped"}
+    assert "scores fall by degrees" in skipped["black-box"]
+    assert found.verdict is None

@@ -144,6 +144,12 @@ def diagnose(
     backward: Annotated[
         str | None, typer.Option(metavar="PKG.MODULE:FACTORY", help="Your own backward pass for --adapt.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:OPTION=VALUE", help="labels, ordinal, number, pixels, boxes, pairs, or your factory."
+        ),
+    ] = None,
     out: ResultFolder = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -163,6 +169,7 @@ def diagnose(
             quick=quick,
             adapt=adapt,
             backward=backward,
+            task=task,
             out=out,
             seed=seed,
             as_json=as_json,

@@ -12,11 +12,14 @@ from rich.table import Table
 
 from advreg import models
 from advreg.cli import progress, tables
+from advreg.cli.evaluate import parse_task
 from advreg.cli.resolution import ModelSource
+from advreg.data.targets import load_targets
 from advreg.diagnosis import Diagnosis, diagnose
 from advreg.errors import ModelError
 from advreg.plugins import call_factory
 from advreg.results.checks import Check
+from advreg.tasks import CLASSES
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class DiagnoseOptions:
         quick: use fewer examples, queries and checks.
         adapt: also run adaptive attacks.
         backward: factory of a backward pass for the adaptive attacks, ``pkg.module:factory``.
+        task: name of a task with its options, or ``pkg.module:factory``; classes if None.
         out: folder to write into; the run folder if None.
         seed: of all random draws.
         as_json: print one JSON object instead of text.
@@ -46,6 +50,7 @@ class DiagnoseOptions:
     quick: bool = False
     adapt: bool = False
     backward: str | None = None
+    task: str | None = None
     out: Path | None = None
     seed: int = 0
     as_json: bool = False
@@ -64,6 +69,19 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
     threat = source.threat(options.threat, options.box)
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
+    task = parse_task(options.task)
+    if task is not CLASSES:
+        found = diagnose(
+            model,
+            load_targets(source.data(options.data))[1],
+            threat,
+            options.n,
+            seed=options.seed,
+            out=folder,
+            task=task,
+            adapt=options.adapt,
+        )
+        return _show(found, folder, as_json=options.as_json)
     train, test = source.data_sets(options.data)
     with progress.diagnosing(quiet=options.as_json) as watch:
         found = diagnose(
@@ -79,7 +97,12 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
             out=folder,
             on_progress=watch,
         )
-    if options.as_json:
+    return _show(found, folder, as_json=options.as_json)
+
+
+def _show(found: Diagnosis, folder: Path | None, *, as_json: bool) -> bool:
+    """Print a diagnosis, and return whether its verdict is TRUSTED."""
+    if as_json:
         typer.echo(json.dumps(found.record()))
         return found.verdict == "TRUSTED"
     _print(found)

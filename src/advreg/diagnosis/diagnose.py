@@ -173,7 +173,7 @@ def diagnose(
     _require_one_radius(threat)
     if (chosen := as_task(task)) is not CLASSES:
         with eval_mode(model):
-            return diagnose_task(model, data, threat, n, chosen, seed=seed, out=out)
+            return diagnose_task(model, data, threat, n, chosen, seed=seed, out=out, adapt=adapt)
     in_train_mode = [name for name, _ in training_parts(model)]
     with _explain_out_of_memory(), eval_mode(model), accepting_probabilities():
         if on_progress:

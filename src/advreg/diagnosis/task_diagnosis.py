@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from advreg import models, runtime
 from advreg.attacks import AttackResult, apgd, fgsm, pgd, random_search
 from advreg.diagnosis.result import Diagnosis
+from advreg.errors import ConfigError
 from advreg.evaluation.evaluate import evaluate
 from advreg.evaluation.examples import first_examples
 from advreg.evaluation.task_protocols import score_search
@@ -80,6 +81,7 @@ def diagnose_task(
     *,
     seed: int = 0,
     out: str | Path | None = None,
+    adapt: bool = False,
 ) -> Diagnosis:
     """Grade whether the mean score of a task under attack can be trusted.
 
@@ -93,10 +95,16 @@ def diagnose_task(
         task: what an output is worth.
         seed: seed of the figure; the checks draw with ``seed + 1``.
         out: run folder to read an evaluation from and to write ``diagnosis.json`` into.
+        adapt: whether adaptive attacks were requested, which are for classes.
 
     Returns:
         A `Diagnosis`; checks that are for classes are skipped with a reason.
+
+    Raises:
+        ConfigError: adaptive attacks.
     """
+    if adapt:
+        raise ConfigError(f"adaptive attacks are for classes, the task is {task.name}; leave adapt out")
     began = time.perf_counter()
     examples = first_examples(data, n, threat, task=task)
     found = evaluate(model, (examples.x, examples.y), threat, task=task, seed=seed, out=out)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from advreg.report.data_words import DataWords, words_for
 from advreg.report.ledger import LedgerSummary
-from advreg.report.words import DataWords, words_for
 
 Interval = tuple[float, float]
 """Low and high end."""

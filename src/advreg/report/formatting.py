@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from advreg.report.data_words import DataWords, words_for
 from advreg.report.facts import Interval, ThreatFacts
-from advreg.report.words import DataWords, words_for
 
 _SMALL = 10  # denominators up to which a fraction is not one of 255: 85/255 was typed as 1/3
 _LONG = 8  # characters of a decimal from which a short fraction is what was typed

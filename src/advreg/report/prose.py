@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
 
+from advreg.report.data_words import DataWords, words_for
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, ThreatFacts
 from advreg.report.formatting import count, duration, eps, eps_text, features_threat, of_100, percent
 from advreg.report.read import short_name
 from advreg.report.score_prose import meaning_of_scores
-from advreg.report.words import DataWords, words_for
 
 UPPER_BOUND = (
     "Robust accuracy measured by attacks is an upper bound: a stronger attack can only lower it, "

@@ -111,6 +111,8 @@ def test_the_command_line_evaluates_a_table_with_its_features(tmp_path: Path) ->
     assert "-rules-" in record["protocol"]
     assert [each["name"] for each in record["by_attack"]] == ["capgd", "mutate"]
     assert 0 < record["robust_accuracy"] < record["clean_accuracy"]
+    curve = CliRunner().invoke(app, [*arguments, "--curve", "1,2"])
+    assert "one eps at a time" in str(curve.exception)
     features.write_text(features.read_text().replace("features.b", "features.c"))
     wrong = CliRunner().invoke(app, arguments)
     assert isinstance(wrong.exception, ConfigError)

@@ -154,6 +154,8 @@ def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     if options.features is not None:
         threat = features_threat(options.features, options.threat, test)
     threat = threat_on(test, threat)
+    if threat.limits is not None and (radii or options.distances):
+        raise ConfigError("curves and distances know no units, rules or snr; evaluate one eps at a time")
     if task is not CLASSES and (names or options.distances):
         raise ConfigError(f"corruptions and distances are for classes, the task is {task.name}; leave them out")
     if names and not isinstance(test, tuple):

@@ -47,6 +47,8 @@ NEWER = (
     "reroute = 10.0",
     "micro_batch = 0",
     "checkpointing = false",
+    'init = "default"',
+    "awp_start = 0.0",
 )
 """Options of later versions, at the defaults that leave an old run what it was."""
 

@@ -112,7 +112,7 @@ def _from_run(run: Path) -> ModelConfig:
         spec = parse_json(read_text(run / "model.json"))
         check_file_name(spec["name"], f"{run / 'model.json'}: name", ModelError)
         check_options(spec["options"], f"{run / 'model.json'}: options")
-        return ModelConfig(spec["name"], str(run / "model.safetensors"), spec["options"])
+        return ModelConfig(spec["name"], str(run / "model.safetensors"), options=spec["options"])
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

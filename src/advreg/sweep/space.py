@@ -127,8 +127,8 @@ def setting_name(setting: Setting) -> str:
         The name.
 
     Example:
-        >>> setting_name({"recipe.options.ratio": "0.3", "threat.eps": "8/255"})
-        'ratio=0.3,eps=8-255-4bb5cd'
+        >>> setting_name({"recipe.options.ratio": "0.3", "threat.eps": "8/255"})[:-7]
+        'ratio=0.3,eps=8-255'
     """
     pairs = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in setting.items())
     digest = hashlib.sha256(repr(sorted(setting.items())).encode()).hexdigest()[:6]

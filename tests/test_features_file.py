@@ -140,3 +140,42 @@ def test_a_run_configuration_holds_its_features() -> None:
 def test_columns_that_do_not_fit_raise() -> None:
     with pytest.raises(ConfigError, match="give one a column"):
         parse().threat("l2", 1.0, torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("none.toml", None, "cannot read"),
+        ("none.csv", None, "cannot read"),
+        ("folder.toml", "folder", "cannot read"),
+        ("f.toml", "[features.age", "is not TOML"),
+        ("f.csv", b"\xff", "not UTF-8"),
+    ],
+)
+def test_files_that_cannot_be_read_raise_one_line(
+    tmp_path: Path, name: str, text: str | bytes | None, words: str
+) -> None:
+    path = tmp_path / name
+    if text == "folder":
+        path.mkdir()
+    elif text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_features(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_outside_the_limits_of_a_feature_raise() -> None:
+    table = parse(max=30)
+    assert table.threat("l2", 1.0, torch.tensor([[0.0], [30.01]])).scale is not None
+    with pytest.raises(ConfigError, match=r"age spans \[18, 36\] in the data, outside its min 0 and max 30"):
+        table.threat("l2", 1.0, torch.tensor([[18.0], [36.0]]))
+
+
+def test_a_box_beside_features_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "features.toml"
+    path.write_text("[features.age]\nmutable = true\nmin = 0\nmax = 9\n")
+    options = ["--data", "csv:t.csv?label=b", "--threat", "l2:1", "--features", str(path), "--box", "0,1"]
+    found = CliRunner().invoke(app, ["evaluate", "zoo:mlp", *options])
+    assert isinstance(found.exception, ConfigError)
+    assert "leave --box out" in str(found.exception)

@@ -108,7 +108,7 @@ def read_short_form(text: str) -> tuple[str, float, tuple[float, float]]:
         ends = []
     if len(ends) != 2:
         raise ThreatError(
-            f"threat is {text!r}; write norm:eps, such as linf:8/255 or l2:0.5, "
+            f"threat is {text!r}; write norm:eps, such as linf:8/255, l2:0.5 or snr:20, "
             "or norm:eps@low,high for another box than [0, 1], such as linf:8@0,255"
         )
     return norm, radius, (ends[0], ends[1])

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import advreg
 from advreg import ThreatModel, certify, report
 from advreg.bounds import InputSet, margin_rows, tight_intervals, trace
 from advreg.certification.milp import minimise_exactly
+from advreg.cli.app import app
 from advreg.errors import ConfigError, ModelError, RunError
 
 
@@ -226,3 +228,10 @@ def test_exact_methods_leave_smooth_and_leaky_networks_alone() -> None:
         found = certify(net, (x, y), threat, method="complete")
         assert not bool((found.proved & ~is_robust_on_grid(net, x, y, threat)).any())
         assert all(method.proved == method.broken == 0 for method in found.by_method if method.name == "milp")
+
+
+def test_the_verb_says_which_threshold_was_missed() -> None:
+    arguments = ["certify", "zoo:mnist-dnn", "--data", "mnist", "--threat", "linf:0.3", "--method", "ibp", "-n", "4"]
+    found = CliRunner().invoke(app, [*arguments, "--at-least", "0.5"])
+    assert found.exit_code == 1
+    assert "proved 0.00%, below --at-least 50.00%" in found.output

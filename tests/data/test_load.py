@@ -57,9 +57,11 @@ def here(tmp_path, monkeypatch):
         ("npz:", "unknown data 'npz:'"),
         ("", "Allowed: mnist fashion-mnist cifar10"),
         ("cifar10.npz", "unknown data"),
+        ("lones.csv?label=paid", "There is no file 'lones.csv'. Did you mean 'loans.csv'"),
     ],
 )
-def test_an_unknown_name_lists_the_known_ones(name, message):
+def test_an_unknown_name_lists_the_known_ones(here, name, message):
+    (here / "loans.csv").touch()
     with pytest.raises(DataError, match=message) as caught:
         advreg.load_data(name)
     assert "\n" not in str(caught.value)

@@ -74,7 +74,10 @@ def run_certify(options: CertifyOptions) -> bool:
         typer.echo(json.dumps(found.record()))
     else:
         _print(found, folder)
-    return options.at_least is None or found.certified_accuracy >= options.at_least
+    enough = options.at_least is None or found.certified_accuracy >= options.at_least
+    if not enough:
+        print(f"proved {found.certified_accuracy:.2%}, below --at-least {options.at_least:.2%}", file=sys.stderr)
+    return enough
 
 
 def _certifier(options: CertifyOptions) -> Callable[..., Certification]:

@@ -145,6 +145,8 @@ def run_evaluate(options: EvaluateOptions) -> None:
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     """Resolve every option; a mistake is reported here, before hours of work."""
     source = ModelSource.of(options.model)
+    if options.features is not None and options.box:
+        raise ConfigError(f"--box is {options.box!r} and --features has min and max of each feature; leave --box out")
     threat = source.threat(options.threat, options.box) if options.features is None else ""
     radii = parse_radii(options.curve)
     names, severities = parse_corruptions(options.corruptions, options.severities)

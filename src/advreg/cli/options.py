@@ -24,7 +24,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Threat = Annotated[
     str | None,
-    typer.Option(help="norm:eps, or norm:eps@low,high for another box than [0, 1]; the run's own by default."),
+    typer.Option(
+        help="norm:eps, norm:eps@low,high for another box than [0, 1], or snr:20 in dB; the run's own by default."
+    ),
 ]
 Box = Annotated[
     str,

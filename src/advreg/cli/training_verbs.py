@@ -59,7 +59,9 @@ def sweep(
     changes: Set = None,
     threat: Annotated[str | None, typer.Option(help="norm:eps of the comparison; that of run.toml by default.")] = None,
     protocol: Annotated[str, typer.Option(help="Protocol of the comparison.")] = "quick",
-    n: Annotated[int | None, typer.Option(help="Held-out images of the comparison; all by default.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="Held-out images of the comparison; all by default.")
+    ] = None,
     clean_budget: Annotated[
         float, typer.Option(metavar="SHARE", help="Clean accuracy that the recommendation may cost, against the best.")
     ] = 0.01,

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advreg.documents import parse_toml, read_text
+from advreg.config import toml
+from advreg.documents import read_text
 from advreg.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("type", "mutable", "min", "max", "scale", "direction", "group")
 _TYPES = ("real", "int", "cat")
+_SLACK = 1e-3  # share of the width of a feature that rounding may take a row beyond it
 _SIDES = {"": 0, "up": 1, "down": -1}
 UNDECIDED = "?"
 
@@ -90,7 +92,7 @@ class FeatureTable:
             The threat model, with box, scale and rules.
 
         Raises:
-            ConfigError: undecided features, or another number of columns.
+            ConfigError: undecided features, another number of columns, or rows outside the limits of a feature.
         """
         import torch
 
@@ -128,7 +130,15 @@ class FeatureTable:
             raise ConfigError(f"the features are {len(self.features)} and the data {tuple(x.shape)}; give one a column")
         least, most = x.amin(0).double().tolist(), x.amax(0).double().tolist()
         low = [a if each.low is None else each.low for each, a in zip(self.features, least, strict=True)]
-        return low, [a if each.high is None else each.high for each, a in zip(self.features, most, strict=True)]
+        high = [a if each.high is None else each.high for each, a in zip(self.features, most, strict=True)]
+        for name, *ends, a, b in zip(self.names, low, high, least, most, strict=True):
+            slack = _SLACK * (ends[1] - ends[0])
+            if a < ends[0] - slack or b > ends[1] + slack:
+                raise ConfigError(
+                    f"{name} spans [{a:g}, {b:g}] in the data, outside its min {ends[0]:g} and max {ends[1]:g}; "
+                    "widen them, or leave these rows out"
+                )
+        return low, high
 
     @staticmethod
     def _unit(feature: Feature) -> float:
@@ -153,11 +163,18 @@ def read_features(path: str | Path) -> FeatureTable:
         The features.
 
     Raises:
-        ConfigError: a key, type or value that is not allowed; the line names feature, key and what is allowed.
+        ConfigError: a file that cannot be read, or a key, type or value that is not allowed; the line names feature and key.
     """
-    text = read_text(path)
-    rows = _csv_rows(text) if str(path).endswith(".csv") else parse_toml(text)
+    rows = _csv_rows(_read_csv(path)) if str(path).endswith(".csv") else toml.read(path)
     return parse_features(rows, str(path))
+
+
+def _read_csv(path: str | Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8, or too large"
+        raise ConfigError(f"cannot read {path}: {reason}; give features.toml or TabularBench's metadata CSV") from error
 
 
 def parse_features(document: Mapping[str, Any], source: str) -> FeatureTable:

@@ -83,7 +83,7 @@ def _feature(name: str, column: Any) -> Any:
     kind = column.dtype.kind
     if kind in "OUST":
         _reject_missing(name, sum(value is None for value in column.tolist()))
-        example = next((value for value in column.tolist() if not isinstance(value, int | float)), "")
+        example = next((value for value in column.tolist() if not _is_number(value)), "")
         raise DataError(
             f"column {name!r} holds text such as {example!r}; encode it as numbers, one column a category, or leave it out; "
             "texts have verbs of their own, see advreg text --help"
@@ -97,11 +97,18 @@ def _feature(name: str, column: Any) -> Any:
     return numbers
 
 
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]  # TypeError is caught
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _reject_missing(name: str, missing: int) -> None:
     if missing:
-        raise DataError(
-            f"column {name!r} has {missing} values that are missing, NaN or infinite; fill them or leave the rows out"
-        )
+        count = "one value that is" if missing == 1 else f"{missing} values that are"
+        raise DataError(f"column {name!r} has {count} missing, NaN or infinite; fill them or leave the rows out")
 
 
 def _labels(name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:

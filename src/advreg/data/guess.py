@@ -57,7 +57,9 @@ def hint_for(name: str, forms: list[str]) -> str:
     scheme, _, rest = name.partition(":")
     if scheme in _EXAMPLES and not rest:
         return f" {scheme} needs what to read: {_EXAMPLES[scheme]}."
-    return did_you_mean(f"{scheme}:" if rest else name, forms) or hint_for_path(Path(name))
+    path = Path(name.partition("?")[0])
+    missing = f" There is no file {str(path)!r}." if path.suffix.lower() in _FILES and not rest else ""
+    return missing + (did_you_mean(f"{scheme}:" if rest else name, forms) or hint_for_path(path))
 
 
 def hint_for_path(path: Path) -> str:

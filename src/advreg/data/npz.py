@@ -151,7 +151,13 @@ def _part(file: Path, arrays: dict[str, Any], x_key: str, y_key: str) -> tuple[T
     if x.dtype != np.uint8 and (x.dtype.kind != "f" or x.ndim < 2):
         raise DataError(f"{file}: {x_key} is {x.dtype} {x.shape}; {_LAYOUTS}")
     if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise DataError(f"{file}: {y_key} is {y.dtype} {y.shape}; it must hold whole numbers (N,)")
+        task = (
+            "; targets of another task need --task, such as --task pixels" if y.ndim > 1 or y.dtype.kind == "f" else ""
+        )
+        raise DataError(f"{file}: {y_key} is {y.dtype} {y.shape}; it must hold whole numbers (N,){task}")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        row = int(np.nonzero(~np.isfinite(x).reshape(len(x), -1).all(1))[0][0])
+        raise DataError(f"{file}: {x_key} holds NaN or infinity, first in row {row}; fill them or leave the rows out")
     values = _planes(file, x_key, x) if x.dtype == np.uint8 else torch.from_numpy(np.ascontiguousarray(x, np.float32))
     return values, torch.from_numpy(y.astype(np.int64))
 

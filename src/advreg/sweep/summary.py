@@ -92,7 +92,8 @@ def _nearest(settings: Sequence[Row], measured: Sequence[int], clean: Mapping[in
 
 
 def _reason(best: Row, reference: float, budget: float, within: int) -> str:
-    limit = f"clean accuracy of at least {reference - budget:.2%}, {100 * budget:g} points below the best"
+    points = "1 point" if round(100 * budget, 9) == 1 else f"{100 * budget:g} points"
+    limit = f"clean accuracy of at least {reference - budget:.2%}, {points} below the best"
     if not best["setting"]:
         return f"no adversarial setting has a {limit}"
     clean, robust = (best[name]["value"] for name in ACCURACIES)

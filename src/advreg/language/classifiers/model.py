@@ -187,8 +187,10 @@ def with_padding_side(classifier: TextClassifier) -> TextClassifier:
 
 def _folder_or_hub_id(name: str) -> str:
     """Return the folder or hub id of a name."""
-    if name not in _PACKAGES:
+    if name.startswith("hf:") or (name not in _PACKAGES and Path(name).is_dir()):
         return name.removeprefix("hf:")
+    if name not in _PACKAGES:
+        raise ModelError(f"there is no folder {name}; give a folder, a run folder, hf:org/name for the hub, or minilm")
     module, folder, package = _PACKAGES[name]
     spec = importlib.util.find_spec(module)  # the package is a folder of weights and is not imported
     if spec is None or not spec.submodule_search_locations:

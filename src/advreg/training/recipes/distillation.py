@@ -138,7 +138,7 @@ def load_teacher(recipe: str, teacher: Teacher) -> nn.Module:
         ModelError, WeightsError: it cannot be loaded.
     """
     if teacher == "":
-        raise ConfigError(f"{recipe} has no teacher; give robust, a run folder or a network")
+        raise ConfigError(f"{recipe} has no teacher; give robust (recipe.options.robust), a run folder or a network")
     return _network(teacher)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +71,10 @@ def test_classes_of_a_folder_are_counted(tmp_path: Path, photos: Path) -> None:
 
 def test_every_section_has_a_comment(tmp_path: Path) -> None:
     lines = run_init(tmp_path / "run.toml", "mnist", None, None).read_text().splitlines()
-    for section in fields(Config):
-        if section.name != "seed":
-            place = lines.index(f"[{section.name}]")
-            assert lines[place - 1].startswith("# "), section.name
+    for section in Config().to_dict():  # those of features are left out where empty
+        if section != "seed":
+            place = lines.index(f"[{section}]")
+            assert lines[place - 1].startswith("# "), section
 
 
 def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:

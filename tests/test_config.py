@@ -98,7 +98,7 @@ def test_what_is_wrong_is_named_in_one_line(assignment, said):
 
 
 def test_recipe_and_attack_must_go_together():
-    with pytest.raises(ConfigError, match="'standard' goes with attack 'none'"):
+    with pytest.raises(ConfigError, match="'crown_ibp' go with attack 'none'"):
         Config().replace_with(["attack.name=pgd", "threat.eps=0.1"])
     with pytest.raises(ConfigError, match="every other recipe"):
         Config().replace_with(["recipe.name=madry"])

@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from advreg import ThreatModel, attacks, evaluate, load_model, robustness_curve
 from advreg.data import load
@@ -305,7 +304,11 @@ def twice(*names: str) -> Protocol:
             DataError,
             "tuple of Tensor, Tensor, Tensor; give",
         ),
-        (lambda x, y: evaluate(small_cnn(), TensorDataset(x, y), threat=THREAT), DataError, r"or a pair \(x, y\)"),
+        (
+            lambda x, y: evaluate(small_cnn(), iter([(x, y)]), threat=THREAT),
+            DataError,
+            "an iterator has no lasting order",
+        ),
         (
             lambda x, y: evaluate(small_cnn(), (x, y), threat=ThreatModel("linf", torch.full((30,), 0.1))),
             ThreatError,

@@ -117,7 +117,7 @@ def test_each_step_starts_the_attack_somewhere_else(batch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("madrid", {}, "recipe.name is 'madrid'; allowed: standard, madry"),
+        ("madrid", {}, "recipe.name is 'madrid'; allowed: standard, gaussian, madry"),
         ("madry", {"beta": 6.0}, "recipe 'madry' has no option 'beta'; allowed: label_smoothing"),
         ("madry", {"label_smooting": 0.1}, "Did you mean 'label_smoothing'"),
         ("madry", {"label_smoothing": 1.0}, "recipe.options.label_smoothing is 1.0; allowed: less than 1"),

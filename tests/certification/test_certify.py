@@ -230,8 +230,10 @@ def test_exact_methods_leave_smooth_and_leaky_networks_alone() -> None:
         assert all(method.proved == method.broken == 0 for method in found.by_method if method.name == "milp")
 
 
-def test_the_verb_says_which_threshold_was_missed() -> None:
+def test_the_verb_names_missed_thresholds_and_conflicts() -> None:
     arguments = ["certify", "zoo:mnist-dnn", "--data", "mnist", "--threat", "linf:0.3", "--method", "ibp", "-n", "4"]
     found = CliRunner().invoke(app, [*arguments, "--at-least", "0.5"])
     assert found.exit_code == 1
     assert "proved 0.00%, below --at-least 50.00%" in found.output
+    both = CliRunner().invoke(app, [*arguments, "--sigma", "0.5"])
+    assert "leave one of them out" in str(both.exception)

@@ -17,6 +17,7 @@ from advreg import models
 from advreg.certification import Certification, CertificationProgress, certify, certify_smoothed
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource
+from advreg.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ def run_certify(options: CertifyOptions) -> bool:
 
     Returns:
         False where less than ``at_least`` is proved.
+
+    Raises:
+        ConfigError: a method beside the noise.
     """
+    if options.smoothing is not None and options.method != "auto":
+        raise ConfigError(f"--sigma certifies by votes, and --method is {options.method!r}; leave one of them out")
     source = ModelSource.of(options.model)
     threat = source.threat(options.threat, options.box)
     folder = source.output(options.out)

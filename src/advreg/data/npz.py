@@ -152,7 +152,9 @@ def _part(file: Path, arrays: dict[str, Any], x_key: str, y_key: str) -> tuple[T
         raise DataError(f"{file}: {x_key} is {x.dtype} {x.shape}; {_LAYOUTS}")
     if y.dtype.kind not in "iu" or y.ndim != 1:
         task = (
-            "; targets of another task need --task, such as --task pixels" if y.ndim > 1 or y.dtype.kind == "f" else ""
+            "; targets of another task need advreg evaluate --task, such as --task pixels"
+            if y.ndim > 1 or y.dtype.kind == "f"
+            else ""
         )
         raise DataError(f"{file}: {y_key} is {y.dtype} {y.shape}; it must hold whole numbers (N,){task}")
     if x.dtype.kind == "f" and not np.isfinite(x).all():

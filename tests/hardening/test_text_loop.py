@@ -175,7 +175,13 @@ def test_a_flood_of_near_copies_counts_once_and_a_principal_up_to_its_cap(home, 
     by = [member["principal"] for member in manifest["members"]]
     assert (by.count("eve"), by.count("mallory")) == (1, 1), "1% of 200 for a class is two in all"
     assert manifest["left_out"]["cluster"] > 0
-    assert max(manifest["shares"]["principal"].values()) <= 0.01, "every prompt is in the training file once"
+    rows = [json.loads(line) for line in (home.folder / "snapshots/s-0001.jsonl").read_text().splitlines()]
+    total = sum(row.get("weight", 1) for row in rows)
+    for member in manifest["members"]:
+        assert sum(row["weight"] for row in rows if row.get("sha256") == member["id"]) / total == pytest.approx(
+            manifest["shares"]["principal"][member["principal"]]
+        )
+    assert manifest["shares"]["total"]["all"] == pytest.approx(0.005), "caps.label_loss, for 2 texts or 200"
 
 
 def test_requests_are_used_as_often_as_planned_and_others_begin_anew(home, store, answering, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from advreg.errors import ConfigError, DataError, RunError
-from advreg.language.datasets import InstructionExample, RefusalExample
+from advreg.language.datasets import InstructionExample, RefusalExample, read_refusal_examples
 from advreg.language.models.adapters import has_adapter
 from advreg.language.models.embeddings import answer_nll, logits
 from advreg.language.training.batches import BatchMix, TrainingTexts, batch_at
@@ -17,6 +17,7 @@ from advreg.language.training.fit import fit_language
 from advreg.language.training.folder import load_trained
 from advreg.language.training.requests import encode_both
 from advreg.language.training.setup import prepare
+from advreg.language.training.step import take_step
 from advreg.trainer.averaging import ema
 from advreg.trainer.events import Checkpointed, Finished, Started, Step
 from advreg.trainer.moment import Moment
@@ -54,6 +55,39 @@ def test_each_round_has_every_example_once_in_seeded_order():
     other = [example.id for step in range(5) for example in batch_at(texts(), mixture, step, 1).benign]
     assert ids != other
     assert batch_at(texts(), mixture, 3, 0) == batch_at(texts(), mixture, 3, 0)
+
+
+@pytest.mark.parametrize("name", ["plain", "continuous", "latent", "refusal_sft", "circuit_breakers"])
+def test_gradient_of_a_row_is_multiplied_by_its_weight(data, tmp_path, name):
+    """The gradient is affine in the weight of a row, and without the column it is that of weight 1."""
+    rows = [json.loads(line) for line in (data / "pairs.jsonl").read_text().splitlines()]
+
+    def gradient(weight):
+        file = tmp_path / "weighted.jsonl"
+        given = [{**row, "weight": weight} if k == 0 and weight is not None else row for k, row in enumerate(rows)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in given))
+        changes = (f"recipe.name={name}", "train.mix=0.6", "train.batch_size=8", "train.micro_batch=2", "train.ema=0")
+        made = lessons.config(data, tmp_path / "run", f"data.adversarial={file}", "train.gradient_clip=0", *changes)
+        session = prepare(made)
+        loss = take_step(session, 1)["loss"]
+        return torch.cat([p.grad.flatten() for p in session.lm.network.parameters() if p.grad is not None]), loss
+
+    (zero, no), (one, full), (part, partly), (plain, _) = (gradient(weight) for weight in (0, 1, 0.25, None))
+    assert torch.equal(one, plain)
+    assert not torch.allclose(zero, one)
+    assert torch.allclose(part, zero + 0.25 * (one - zero), atol=1e-6)
+    assert partly == pytest.approx(no + 0.25 * (full - no), abs=1e-6)
+
+
+def test_weights_that_cannot_be_used_are_rejected(data, tmp_path):
+    row = json.loads((data / "pairs.jsonl").read_text().splitlines()[0])
+    for weight in (-1, "much", None, float("nan")):
+        with pytest.raises(DataError, match="row 1: weight is"):
+            read_refusal_examples([{**row, "weight": weight}])
+    file = tmp_path / "weighted.jsonl"
+    file.write_text(json.dumps({**row, "weight": 0.5}) + "\n")
+    with pytest.raises(ConfigError, match="set it to 'example'"):
+        prepare(lessons.config(data, tmp_path / "run", f"data.adversarial={file}", "recipe.cutoff_over=batch"))
 
 
 def test_an_epoch_has_every_benign_example():

@@ -49,7 +49,7 @@ class MediumBackend(Protocol):
         """
 
     def loss_shares(self, selection: Selection) -> Mapping[str, float]:
-        """Return each example's share of the training loss; empty if training treats all examples alike."""
+        """Return each example's share of the training loss."""
 
     def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> str | None:
         """Train and register a challenger, or export the training file for one that is handed in later.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,9 @@ from advreg.hardening.store.examples import Row
 from advreg.hardening.texts import HARMFUL
 from advreg.hardening.texts.incidents import evaluate_text_incidents
 from advreg.hardening.texts.model_copy import copy_model
+from advreg.hardening.texts.training_file import text_shares, training_lines
 from advreg.hardening.workspace import BASE, Workspace
 from advreg.runs import RunFolder
-
-OPENERS = ("Sure, here is", "Of course. Here is how", "Yes, I can help with that")
-REFUSAL = "I'm sorry, but I can't help with that."
 
 
 @dataclass(frozen=True)
@@ -115,31 +112,31 @@ class TextBackend:
         Returns:
             The snapshot.
         """
-        contents = {one.id: {"text": store.blobs.get(one.id).decode("utf-8")} for one in selection.chosen}
+        contents = {
+            id: {"text": store.blobs.get(id).decode("utf-8"), "loss_share": share}
+            for id, share in self.loss_shares(selection).items()
+        }
         return snapshot_of(name, selection, base, self.trusted_data, self.workspace.config.bounds, contents)
 
     def loss_shares(self, selection: Selection) -> Mapping[str, float]:
-        """Return no shares: the training file holds every prompt once, so the caps on numbers bound the loss."""
-        return {}
+        """Return each text's share of the loss of the training file under the caps; none for harmless ones."""
+        return text_shares(selection.chosen, self.workspace.config.bounds, self.workspace.config.train.replay)
 
     def provide_challenger(self, store: Store, snapshot: Snapshot, report: Callable[[str], None]) -> None:
         """Export the training file of a new snapshot: the trusted prompts and the snapshot's harmful prompts.
 
         The deployed model's outputs are left out: the submitter wrote them down, and could choose the openers that training
-        pushes away from.
+        pushes away from. Each prompt has the ``weight`` that gives it its share of the loss.
         """
         name = f"snapshots/{snapshot.id}.jsonl"
         if (self.workspace.folder / name).is_file():  # a snapshot does not change when the trusted prompts do
             return
-        harmful = [_training_example(member) for member in snapshot.members if member["label"] == HARMFUL]
-        trusted = _read_trusted_prompts(self.workspace.config.data.name).decode("utf-8").rstrip("\n")
-        lines = [json.dumps(example, ensure_ascii=False) for example in harmful]
-        file = self.workspace.folder.write(name, "\n".join([trusted, *lines]) + "\n")
+        trusted = _read_trusted_prompts(self.workspace.config.data.name).decode("utf-8")
+        file = self.workspace.folder.write(name, "\n".join(training_lines(trusted, snapshot.members)) + "\n")
         self.workspace.signing.sign_file(file)
+        added = sum(member["label"] == HARMFUL for member in snapshot.members)
         command = f"advreg harden challenge RUN --home {self.workspace.folder.path}"
-        report(
-            f"challenger: due; train one on {name} ({len(harmful)} harmful prompts added), evaluate it, then {command}"
-        )
+        report(f"challenger: due; train one on {name} ({added} harmful prompts added), evaluate it, then {command}")
 
     def evaluate(self, store: Store, incidents: Sequence[Row], challenger: RunFolder, champion: RunFolder) -> str:
         """Query both models on every confirmed prompt that they were not queried on yet.
@@ -174,7 +171,3 @@ class TextBackend:
     def rotation_hint(self) -> str:
         """How to get fresh sealed examples."""
         return "evaluate champion and challenger on other requests"
-
-
-def _training_example(member: Mapping[str, Any]) -> dict[str, Any]:
-    return {"prompt": member["text"], "targets": list(OPENERS), "safe": [REFUSAL], "sha256": member["id"]}

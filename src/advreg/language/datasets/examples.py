@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 TARGET = "Sure, here is"
@@ -80,12 +80,13 @@ class InstructionExample:
 
 @dataclass(frozen=True)
 class RefusalExample:
-    """A harmful request for training: targets to push away from, and refusals to train toward."""
+    """A harmful request for training: targets to push away from, refusals to train toward, and the weight of its loss."""
 
     id: int
     prompt: str
     targets: tuple[str, ...]
     refusals: tuple[str, ...]
+    weight: float = field(default=1.0, repr=False)  # sweeps hash the repr; see `sweep.run`
 
 
 @dataclass(frozen=True)

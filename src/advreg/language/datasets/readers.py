@@ -24,6 +24,7 @@ from advreg.language.datasets.rows import (
     parse_refusal_label,
     parse_text,
     parse_texts,
+    parse_weight,
     present_column,
     read_rows,
 )
@@ -226,7 +227,12 @@ def _request(row: Row, prompt: str) -> str:
 
 
 def read_refusal_examples(
-    path: Source, *, prompt: str = "prompt", targets: str = "targets", refusals: str = "safe"
+    path: Source,
+    *,
+    prompt: str = "prompt",
+    targets: str = "targets",
+    refusals: str = "safe",
+    weight: str = "weight",
 ) -> list[RefusalExample]:
     """Read harmful requests for training, each with lists of targets and of refusals; AdvBench and HarmBench will do.
 
@@ -235,6 +241,7 @@ def read_refusal_examples(
         prompt: column of the request; if the file has none of this name, ``goal`` or ``Behavior``.
         targets: column of the targets: a list, or one text with ``;`` between them; else ``target``; `TARGET` without either.
         refusals: column of the refusals, in the same form; else ``refusal``, or `REFUSAL` without either.
+        weight: column of the factor on the loss of a row; 1 if the file has no such column.
 
     Returns:
         One example for each row.
@@ -255,6 +262,7 @@ def read_refusal_examples(
             _request(row, prompt),
             _texts(row, (targets, "target"), TARGET),
             _texts(row, (refusals, "refusal"), REFUSAL),
+            parse_weight(row, weight),
         )
         for i, row in enumerate(read_rows(path))
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -221,6 +222,30 @@ def parse_texts(row: Row, column: str) -> tuple[str, ...]:
     if not texts:
         raise DataError(f"{where}: {column} has no text; give one at least")
     return texts
+
+
+def parse_weight(row: Row, column: str) -> float:
+    """Return the weight of a row, 1 without the column.
+
+    Args:
+        row: place and fields of a row.
+        column: name of the column.
+
+    Raises:
+        DataError: the weight is no number from 0 up.
+
+    Example:
+        >>> parse_weight(("a.jsonl line 2", {"weight": 0.25}), "weight")
+        0.25
+    """
+    given = row[1].get(column, 1.0)
+    try:
+        weight = float(given)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise DataError(f"{row[0]}: {column} is {given!r}; allowed: a number from 0 up, such as 0.5")
+    return weight
 
 
 def parse_instructions(row: Row, ids: str, arguments: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:

@@ -149,7 +149,11 @@ class SweepData:
             The configuration that reads these files.
         """
         folder = RunFolder.at(out / "data")
-        pairs = ({"prompt": o.prompt, "targets": o.targets, "safe": o.refusals} for o in self.adversarial)
+        pairs = (
+            {"prompt": o.prompt, "targets": o.targets, "safe": o.refusals}
+            | ({"weight": o.weight} if o.weight != 1 else {})
+            for o in self.adversarial
+        )
         benign = (
             {"instruction": o.prompt, "input": "", "output": o.answer} | ({"history": o.history} if o.history else {})
             for o in self.benign

@@ -178,6 +178,9 @@ def _identity(config: LanguageConfig, data: SweepData, how: SweepEvaluation) -> 
     ]
     lengths = [how.max_new_tokens, how.task_tokens, how.dtype, how.seed]
     prompts = [data.test.fingerprint, data.validation.fingerprint, repr(data.adversarial), repr(data.benign)]
+    weights = [example.weight for example in data.adversarial]
+    if any(weight != 1 for weight in weights):  # without weights, the same hash as in older sweeps
+        prompts.append(repr(weights))
     services = [how.rater and how.rater.model, how.harm and [how.harm.name, how.harm.threshold]]
     return {
         "training": _hash(values),

@@ -80,10 +80,12 @@ class LanguageBatch:
     Attributes:
         requests: harmful requests, each with one opener and one refusal.
         benign: instructions with answers.
+        weights: factor on the loss of each request.
     """
 
     requests: list[HarmfulRequest]
     benign: list[InstructionExample]
+    weights: list[float]
 
     @property
     def size(self) -> int:
@@ -114,7 +116,8 @@ def batch_at(texts: TrainingTexts, mix: BatchMix, step: int, seed: int) -> Langu
     refusals = _deal(len(texts.refusals), first, count, seed, "lessons")
     benign = _deal(len(texts.benign), step * mix.size - first, mix.size - count, seed, "benign")
     requests = [_request(texts.refusals, index, turn, seed) for index, turn in refusals]
-    return LanguageBatch(requests, [texts.benign[index] for index, _ in benign])
+    weights = [texts.refusals[index].weight for index, _ in refusals]
+    return LanguageBatch(requests, [texts.benign[index] for index, _ in benign], weights)
 
 
 def _deal(examples: int, first: int, count: int, seed: int, kind: str) -> list[tuple[int, int]]:

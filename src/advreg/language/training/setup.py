@@ -127,7 +127,16 @@ def _read_files(config: LanguageConfig) -> tuple[list[RefusalExample], list[Inst
         if needed and not getattr(data, name):
             raise ConfigError(f"data.{name} is empty and train.mix is {train.mix}; name the file of its examples")
     refusals = read_refusal_examples(data.adversarial) if wanted["adversarial"] else []
+    _check_weights(config, refusals)
     return refusals, read_examples(data.benign) if wanted["benign"] else []
+
+
+def _check_weights(config: LanguageConfig, refusals: list[RefusalExample]) -> None:
+    """Reject weights where one mean over all tokens of a batch takes the place of the losses of its examples."""
+    if config.recipe.cutoff_over == "batch" and any(example.weight != 1 for example in refusals):
+        raise ConfigError(
+            f"{config.data.adversarial} has weights, which recipe.cutoff_over = 'batch' cannot apply; set it to 'example'"
+        )
 
 
 def _select_texts(

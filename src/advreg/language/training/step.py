@@ -39,8 +39,10 @@ def take_step(session: LanguageTrainState, step: int) -> Tally:
     """Take one optimizer step.
 
     Both kinds of examples contribute the mean of their losses, so that their share changes the mixture and not the scale of
-    the loss, as published. With ``train.micro_batch`` the same gradient accumulates over several forwards. All random draws
-    depend on seed and step alone, so that a resumed run equals an uninterrupted one.
+    the loss, as published. The loss of a request is multiplied by its weight, and the mean is over their number: the share of
+    a request in the loss of a round is its share of all weights, whatever the size of a batch. With ``train.micro_batch`` the
+    same gradient accumulates over several forwards. All random draws depend on seed and step alone, so that a resumed run
+    equals an uninterrupted one.
 
     Args:
         session: the run.
@@ -69,11 +71,13 @@ def _gradients(session: LanguageTrainState, step: int) -> Tally:
     tally = {"steps": 1.0, "loss": 0.0, "examples": float(batch.size), "adversarial": float(len(batch.requests))}
     terms_of = _REQUEST_TERMS.get(config.recipe.name, plain_terms)
     seed = runtime.derived_seed(config.seed, "attack", step)
-    for requests in _parts(batch.requests, config.train.micro_batch):
+    size = config.train.micro_batch
+    for requests, weights in zip(_parts(batch.requests, size), _parts(batch.weights, size), strict=True):
         terms = terms_of(lm, RequestBatch(requests, seed, step / session.steps), config)
+        terms = {**terms, "loss": terms["loss"] * terms["loss"].new_tensor(weights)}
         (terms["loss"].sum() / len(batch.requests)).backward()  # type: ignore[no-untyped-call]
         _add(tally, {name: value.detach().sum() for name, value in terms.items()}, 1 / len(batch.requests))
-    for examples in _parts(batch.benign, config.train.micro_batch):
+    for examples in _parts(batch.benign, size):
         weight = 1 / len(batch.benign)
         benign = encode_benign(lm, examples, step, session.steps)
         _add(tally, learn_benign(lm, benign, config, session.average, weight), weight)

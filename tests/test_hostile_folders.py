@@ -277,7 +277,8 @@ def test_every_entry_of_the_api_takes_trust_code(victim: Path, tmp_path: Path) -
     edit_model(run, name="math:pi", options={})  # allowed, imported, and only then no function
     with pytest.raises(ModelError, match="has no function"):
         advreg.load_model(str(run), trust_code=True)
-    assert fine_tune(Config(), run, trust_code=True).model.name == "math:pi"
+    attacked = Config().replace_with(["threat.eps=0.1", "attack.name=pgd", "recipe.name=madry"])
+    assert fine_tune(attacked, run, trust_code=True).model.name == "math:pi"
     edit_toml(run, 'name = "npz:', 'name = "math:sqrt"\n#')
     assert Config.load(run / "run.toml", trust_code=True).data.name == "math:sqrt"
     with pytest.raises(DataError, match="factory failed"):

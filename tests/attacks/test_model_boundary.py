@@ -107,7 +107,7 @@ def test_model_that_writes_into_its_input_changes_nothing(name: str, norm: str) 
 def test_every_public_attack_is_tested_here() -> None:
     not_attacks = {"AttackResult", "CraftedExamples", "attack_at_each_eps", "corruptions", "craft", "verify"}
     refinements = {"minimum_distance", "refine_by_bisection", "refine_by_radius"}
-    other_tests = {"transfer", "patch", "spatial"}
+    other_tests = {"transfer", "patch", "spatial", "capgd", "mutate"}  # the last two in tests/attacks/tabular
     assert set(SHORT) | not_attacks | refinements | other_tests == set(attacks.__all__)
 
 

@@ -125,7 +125,7 @@ def test_free_takes_its_steps_on_every_batch(data, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["recipe.name=free"], "'standard' goes with attack 'none', and so does 'free'"),
+        (["recipe.name=free"], "'free', 'ibp' and 'crown_ibp' go with attack 'none'"),
         (["recipe.name=free", "attack.name=none", "train.accumulate=2"], "cannot go with train.accumulate"),
         (["recipe.name=free", "attack.name=none", "train.awp=0.1"], "cannot go with train.awp"),
         (["recipe.name=free", "attack.name=none", "data.cutmix=true"], "cannot go with data.cutmix"),

@@ -187,6 +187,7 @@ def make_attempt(spec: QuerySpec, rule: Rule, steps: int, start: Start, seed: in
     Example:
         >>> import torch
         >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> from advreg.objectives import cross_entropy
         >>> spec = QuerySpec(model, cross_entropy)
         >>> attempt = make_attempt(spec, pgd_rule(5, None, 0.0, "zero"), 5, "zero", seed=0, early_stop=True)
         >>> attempt(x, y, ThreatModel("linf", 0.1), torch.arange(2), 0).x_adv.shape
@@ -225,6 +226,7 @@ def refine_on_original(
         >>> import torch
         >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> threat, rule = ThreatModel("linf", 0.1), pgd_rule(5, None, 0.0, "zero")
+        >>> from advreg.objectives import cross_entropy
         >>> found = pgd(model, x, y, threat, steps=5)
         >>> refine_on_original(QuerySpec(model, cross_entropy), found, (x, y, threat), rule, steps=2) is found
         True

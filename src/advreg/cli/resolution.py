@@ -213,6 +213,8 @@ def point_to_text_verbs(name: str | Path, verb: str = "evaluate") -> None:
 def _text_group(name: str) -> str | None:
     """Return the command group of a text model or configuration, ``text`` or ``language``; None for anything else."""
     path = Path(name)
+    if (path / "run.toml").is_file():  # a run of images, whatever else the folder holds
+        return None
     for group in ("text", "language"):
         if path.name == f"{group}.toml" or (path / f"{group}.toml").is_file():
             return group

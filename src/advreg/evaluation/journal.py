@@ -97,6 +97,7 @@ class EvaluationJournal:
             ConfigError: several processes and no folder.
 
         Example:
+            >>> import torch
             >>> from advreg.evaluation.examples import examples_of
             >>> from advreg.threat import ThreatModel
             >>> examples = examples_of((torch.zeros(2, 4), torch.tensor([0, 1])), None, ThreatModel("linf", 0.1))

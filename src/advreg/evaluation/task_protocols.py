@@ -103,6 +103,7 @@ def score_search(
         An `AttackResult`, verified on the original model.
 
     Example:
+        >>> import torch
         >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
         >>> score_search(model, x, y, ThreatModel("linf", 0.1), queries=5).backwards
         0

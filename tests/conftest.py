@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.postgres import postgres
+
+__all__ = ["postgres", "shared"]
+
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring, and two test runs share two cores
 
 

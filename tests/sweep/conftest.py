@@ -1,6 +1,5 @@
-"""The small data set, networks of the tests, and a real PostgreSQL server."""
+"""The small data set and networks of the tests."""
 
-from tests.hardening.conftest import postgres
 from tests.training.conftest import _trust_own_networks, data
 
-__all__ = ["_trust_own_networks", "data", "postgres"]
+__all__ = ["_trust_own_networks", "data"]

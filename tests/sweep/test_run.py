@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from advreg.sweep.trials import LOG
 from advreg.trainer.events import Checkpointed
 from tests.training import small
 
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = SweepPlan(seeds=(0, 1), budget=0.05, early_stop=False)
 KEYS = ["recipe.options.ratio=0.5,1"]
 
@@ -174,7 +176,7 @@ def test_two_processes_share_a_grid_in_postgresql(data, tmp_path, postgres):
         subprocess.Popen(
             [sys.executable, "-m", "advreg", "sweep", str(file), "--key", "recipe.options.ratio=0.2,0.4,0.6,0.8",
              "--storage", url, "--out", str(tmp_path / name), "--trust-code", "--json", "--no-plain", "--no-early-stop"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"},
         )
         for name in ("one", "other")
     ]  # fmt: skip

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import typer
 from rich.console import Console
 
 from advreg.cli import progress
+from advreg.cli.config_run import config_with_options, print_run
 from advreg.language.config import LanguageConfig
 from advreg.language.training.fit import fit_language
-from advreg.language.training.folder import CONFIG, METRICS
+from advreg.language.training.folder import CONFIG
 from advreg.trainer.events import Checkpointed, Event, Guarded, Step
 
 
@@ -31,16 +30,10 @@ def run_train(
         resume: continue an interrupted run.
         as_json: print one JSON object instead of text.
     """
-    is_run = config is not None and config.is_dir()
-    base = LanguageConfig() if config is None else LanguageConfig.load(config / CONFIG if is_run else config)
-    folder = [f"train.out={config}"] if is_run else []
-    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    chosen = config_with_options(LanguageConfig(), config, CONFIG, options, changes)
     with _progress_bar(quiet=as_json) as watch:
-        run = fit_language(base.replace_with([*folder, *given, *changes]), resume=resume, on_event=watch)
-    if as_json:
-        typer.echo(json.dumps({"run": str(run.path), "last": run.read_log(METRICS)[-1]}))
-    else:
-        typer.echo(f"run folder: {run.path}\nnext: advreg language evaluate {run.path} --harmful FILE --safe FILE")
+        run = fit_language(chosen, resume=resume, on_event=watch)
+    print_run(run, f"advreg language evaluate {run.path} --harmful FILE --safe FILE", as_json=as_json)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rich.console import Console
 from advreg import runtime
 from advreg.cli import progress, tables
 from advreg.cli.attack_options import parse_attacks
+from advreg.cli.config_run import config_with_options, print_run
 from advreg.cli.language_inputs import read_rows
 from advreg.documents import check_links
 from advreg.errors import ConfigError
@@ -26,7 +27,6 @@ from advreg.language.classifiers.fit import CONFIG, fit_text
 from advreg.language.classifiers.model import TextClassifier, load_classifier
 from advreg.report import text as text_report
 from advreg.runs.files import write_atomic
-from advreg.trainer.checkpoint import METRICS
 
 
 def run_train(
@@ -41,16 +41,10 @@ def run_train(
         resume: continue an interrupted run.
         as_json: print one JSON object instead of text.
     """
-    is_run = config is not None and config.is_dir()
-    base = TextConfig() if config is None else TextConfig.load(config / CONFIG if is_run else config)
-    folder = [f"train.out={config}"] if is_run else []
-    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    chosen = config_with_options(TextConfig(), config, CONFIG, options, changes)
     with progress.training(quiet=as_json) as watch:
-        run = fit_text(base.replace_with([*folder, *given, *changes]), resume=resume, on_event=watch)
-    if as_json:
-        typer.echo(json.dumps({"run": str(run.path), "last": run.read_log(METRICS)[-1]}))
-    else:
-        typer.echo(f"run folder: {run.path}\nnext: advreg text evaluate {run.path} --data FILE")
+        run = fit_text(chosen, resume=resume, on_event=watch)
+    print_run(run, f"advreg text evaluate {run.path} --data FILE", as_json=as_json)
 
 
 @dataclass(frozen=True)

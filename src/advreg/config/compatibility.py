@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from advreg.config.config import Config
 
 _BOUNDS = ("ibp", "crown_ibp")  # recipes of bounds alone
-_CERTIFIED = (*_BOUNDS, "mtl_ibp", "sabr")
-_OWN_ATTACK = ("standard", "gaussian", "free", *_BOUNDS)  # recipes without an attack, or with one in their own backward
+CERTIFIED = (*_BOUNDS, "mtl_ibp", "sabr")
+"""Recipes that train for bounds."""
+UNATTACKED = ("standard", "gaussian", *_BOUNDS)
+"""Recipes without an attack."""
+_OWN_ATTACK = (*UNATTACKED, "free")  # recipes without an attack, or with one in their own backward
 _NEEDS_EPS = ("free", *_BOUNDS)
 _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
@@ -116,7 +119,7 @@ def _free(config: Config) -> str | None:
 
 def _standard(config: Config) -> str | None:
     policy, recipe = config.policy.name, config.recipe.name
-    if recipe not in ("standard", "gaussian", *_BOUNDS) or policy not in ("iaat", "friendly", "ldes"):
+    if recipe not in UNATTACKED or policy not in ("iaat", "friendly", "ldes"):
         return None
     return f"recipe.name is {recipe!r}, which has no attack, and policy.name is {policy!r}; set policy.name = 'fixed'"
 
@@ -144,7 +147,7 @@ def _double_backward(config: Config) -> str | None:
 
 
 def _bounds(config: Config) -> str | None:
-    if config.recipe.name not in _CERTIFIED:
+    if config.recipe.name not in CERTIFIED:
         return None
     if config.data.cutmix:
         return f"recipe.name is {config.recipe.name!r}, which bounds margins of one label; data.cutmix mixes labels"

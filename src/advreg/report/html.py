@@ -67,8 +67,25 @@ def write(run: Path | str, out: Path | str | None = None) -> Path:
         >>> write("runs/robust")  # doctest: +SKIP
         PosixPath('runs/robust/report.html')
     """
+    return write_page(page(read.run(run)), run, out)
+
+
+def write_page(text: str, run: Path | str, out: Path | str | None) -> Path:
+    """Write a page whole, and return its path.
+
+    Args:
+        text: the page.
+        run: the run folder.
+        out: the file to write; ``report.html`` in the run folder if None.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: the page cannot be written.
+    """
     path = Path(out) if out is not None else Path(run) / "report.html"
-    write_atomic(path, page(read.run(run)))
+    write_atomic(path, text)
     return path
 
 

@@ -12,12 +12,11 @@ from advreg.documents import check_links
 from advreg.errors import RunError
 from advreg.report import language_charts as charts
 from advreg.report import language_tables as tables
-from advreg.report.html import flat, render
+from advreg.report.html import flat, render, write_page
 from advreg.report.language_charts import metric_at
 from advreg.report.language_examples import examples
 from advreg.report.language_tables import format_share
 from advreg.runs import RunFolder
-from advreg.runs.files import write_atomic
 
 FILE = "sweep.json"
 LEDGER = "evaluation/language@1/ledger.jsonl"
@@ -43,9 +42,7 @@ def write(run: Path | str, out: Path | str | None = None) -> Path:
         Traceback (most recent call last):
         advreg.errors.RunError: there is no run folder at nowhere; give the folder of a run.
     """
-    path = Path(out) if out is not None else Path(run) / "report.html"
-    write_atomic(path, page(RunFolder.open(run)))
-    return path
+    return write_page(page(RunFolder.open(run)), run, out)
 
 
 def page(folder: RunFolder) -> str:

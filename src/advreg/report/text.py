@@ -11,9 +11,8 @@ from markupsafe import Markup, escape
 
 from advreg.documents import check_links
 from advreg.errors import RunError
-from advreg.report.html import flat, render
+from advreg.report.html import flat, render, write_page
 from advreg.runs import RunFolder
-from advreg.runs.files import write_atomic
 
 FOLDER = "evaluation/text@1"
 EXAMPLES = 40
@@ -40,9 +39,7 @@ def write(run: Path | str, out: Path | str | None = None) -> Path:
         Traceback (most recent call last):
         advreg.errors.RunError: there is no run folder at nowhere; give the folder of a run.
     """
-    path = Path(out) if out is not None else Path(run) / "report.html"
-    write_atomic(path, page(RunFolder.open(run)))
-    return path
+    return write_page(page(RunFolder.open(run)), run, out)
 
 
 def page(folder: RunFolder) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from advreg import distributed, runtime
 from advreg.attacks.readback import verify_pending
+from advreg.config.compatibility import CERTIFIED
 from advreg.module_modes import eval_mode, train_mode
 from advreg.pass_counting import count_passes
 from advreg.trainer import averaging
@@ -18,7 +19,6 @@ from advreg.trainer.moment import Moment
 from advreg.training import per_example_state
 from advreg.training.checkpoint import TrainingProgress
 from advreg.training.epoch_monitor import EpochMonitor
-from advreg.training.recipes import CERTIFIED
 from advreg.training.setup import TrainState
 from advreg.training.step import Tally, take_step
 from advreg.training.validation import Score, certified_accuracy, validate

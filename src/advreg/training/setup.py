@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from advreg import data, models, runtime
 from advreg.config import AttackConfig, Config, OptimizerConfig
+from advreg.config.compatibility import UNATTACKED
 from advreg.config.threat import configured_threat
 from advreg.data import Batches, Dataset, StreamingDataset, Table
 from advreg.distributed import Ranks
@@ -296,9 +297,7 @@ def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
 def _guard(config: Config, train: Examples, device: torch.device, threat: ThreatModel) -> Guard:
     """Return the guard with examples spread over the training set, because folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
-    attacked = (
-        None if config.recipe.name in ("standard", "gaussian", "ibp", "crown_ibp") else threat
-    )  # bounds do not overfit to an attack
+    attacked = None if config.recipe.name in UNATTACKED else threat  # bounds do not overfit to an attack
     return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
 
 

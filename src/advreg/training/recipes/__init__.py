@@ -25,7 +25,6 @@ from advreg.training.recipes.robust_distillation import ard, rslad
 from advreg.training.recipes.trades import trades
 
 __all__ = [
-    "CERTIFIED",
     "RECIPES",
     "Attack",
     "InnerResult",
@@ -86,10 +85,6 @@ RECIPES: Registry[Recipe] = Registry(
         "sabr": sabr,
     },
 )
-
-CERTIFIED = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
-"""Recipes that train for bounds: validation measures what interval bounds prove, too."""
-
 
 if not TYPE_CHECKING:
     __getattr__ = deprecated(__name__, {"for_examples": "bind_ids", "named": "RECIPES.build", "routed": "use_route"})

@@ -24,7 +24,7 @@ from advreg.evaluation.examples import examples_of, threat_on
 from advreg.evaluation.protocols import Protocol
 from advreg.module_modes import eval_mode
 from advreg.results.certificate import Certification
-from advreg.results.ledger_rows import UNIT, Row
+from advreg.results.ledger_rows import Row
 from advreg.statistics import clopper_pearson_interval
 from advreg.threat import ThreatModel
 
@@ -36,6 +36,8 @@ ERROR = 0.001
 """Chance that one certificate is wrong."""
 
 _PORTION = 500
+_SAVED = 16
+"""Examples after which rows are written: each costs thousands of passes, and no row depends on another."""
 _CHOOSING = range(100)  # streams of the draws that choose the class
 _FIRST = 1_000_000  # of those that count it, which are others
 
@@ -68,7 +70,7 @@ def certify_smoothed(
         n: how many examples, from the first; all by default.
         seed: seed of the noise, which depends on the example's id alone otherwise.
         out: run folder to write ``evaluation/<protocol id>/`` into; an interrupted certification there is resumed.
-        on_progress: called after each example.
+        on_progress: called after each 16 examples.
 
     Returns:
         A `Certification` of the smoothed model; ``radius`` of each example is in the ledger.
@@ -97,7 +99,7 @@ def certify_smoothed(
     settings = {"sigma": sigma, "samples": samples, "error": ERROR, "seed": seed}
     book = Book.open(PROTOCOL.id(threat), out, model=model, examples=examples, settings=settings, names=names)
     with eval_mode(model), torch.no_grad():
-        for ids in torch.split(torch.arange(len(examples)), UNIT):
+        for ids in torch.split(torch.arange(len(examples)), _SAVED):
             if not book.holds(ids):
                 began = time.process_time()
                 rows = []

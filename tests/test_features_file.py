@@ -10,13 +10,17 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from advreg import ThreatModel, attacks, evaluate, robustness_curve
 from advreg.cli.app import app
+from advreg.cli.resolution import parse_radii
 from advreg.config import Config
 from advreg.config.features import draft_features, parse_features, read_features
 from advreg.config.threat import configured_threat
 from advreg.documents import parse_toml
-from advreg.errors import ConfigError
-from tests.constraints.loans import NAMES, loans
+from advreg.errors import ConfigError, ThreatError
+from advreg.training.inner.gaussian_start import trades_pgd
+from advreg.training.setup import prepare
+from tests.constraints.loans import NAMES, loan_threat, loans, violations
 
 AGE = {"type": "int", "mutable": True, "min": 0, "max": 120}
 
@@ -111,12 +115,12 @@ def test_the_command_line_evaluates_a_table_with_its_features(tmp_path: Path) ->
     assert "-rules-" in record["protocol"]
     assert [each["name"] for each in record["by_attack"]] == ["capgd", "mutate"]
     assert 0 < record["robust_accuracy"] < record["clean_accuracy"]
-    curve = CliRunner().invoke(app, [*arguments, "--curve", "1,2"])
-    assert "one eps at a time" in str(curve.exception)
+    distances = CliRunner().invoke(app, [*arguments, "--distances"])
+    assert "distances know no units" in str(distances.exception)
     features.write_text(features.read_text().replace("features.b", "features.c"))
     wrong = CliRunner().invoke(app, arguments)
     assert isinstance(wrong.exception, ConfigError)
-    assert "lists 'c' where the data has 'b'" in str(wrong.exception)
+    assert "list 'c' where the data has 'b'" in str(wrong.exception)
 
 
 def adder() -> nn.Module:
@@ -178,4 +182,111 @@ def test_a_box_beside_features_is_rejected(tmp_path: Path) -> None:
     options = ["--data", "csv:t.csv?label=b", "--threat", "l2:1", "--features", str(path), "--box", "0,1"]
     found = CliRunner().invoke(app, ["evaluate", "zoo:mlp", *options])
     assert isinstance(found.exception, ConfigError)
-    assert "leave --box out" in str(found.exception)
+    assert "leave the box out" in str(found.exception)
+
+
+RUN = """
+features = "features.toml"
+[model]
+name = "zoo:mlp"
+options = {{ features = 2, classes = 2, mean = [4.5, 4.5], std = [3.0, 3.0] }}
+[data]
+name = "csv:{table}?label=label"
+validation = 10
+[threat]
+norm = "linf"
+eps = 2
+[attack]
+name = "pgd"
+steps = 2
+[recipe]
+name = "madry"
+[optimizer]
+name = "adam"
+lr = 0.02
+[train]
+epochs = 1
+batch_size = 8
+validation_steps = 1
+device = "cpu"
+guard = "off"
+out = "{out}"
+"""
+
+
+def write_run(folder: Path) -> Path:
+    table, _ = write_table(folder)
+    path = folder / "run.toml"
+    path.write_text(RUN.format(table=table, out=folder / "run"))
+    return path
+
+
+def test_a_run_carries_its_features_to_every_verb(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    assert CliRunner().invoke(app, ["train", str(path), "--json"]).exit_code == 0
+    (tmp_path / "features.toml").unlink()
+    run = str(tmp_path / "run")
+    found = CliRunner().invoke(app, ["evaluate", run, "-n", "8", "--curve", "2", "--json"])
+    assert found.exit_code == 0, found.output
+    record = json.loads(found.stdout.strip().splitlines()[-1])
+    assert [each["name"] for each in record["by_attack"]] == ["capgd", "mutate"]
+    curve = record["curve"]
+    assert [point["eps"] for point in curve["points"]] == [2.0]
+    assert curve["points"][-1]["robust_accuracy"] == record["robust_accuracy"]
+    assert curve["features"] == record["threat"]["features"]
+    diagnosed = CliRunner().invoke(app, ["diagnose", run, "--quick", "-n", "8", "--json"])
+    assert diagnosed.exit_code in (0, 1), diagnosed.output
+    claim = json.loads(diagnosed.stdout.strip().splitlines()[-1])["claim"]
+    assert claim == record["protocol"]
+    loose = CliRunner().invoke(app, ["evaluate", run, "--threat", "linf:2@0,9"])
+    assert "min and max each" in str(loose.exception)
+
+
+def test_training_points_keep_the_rules() -> None:
+    x = loans(64)
+    threat, net = loan_threat("l2", 1.5), nn.Linear(12, 2)
+    for attack in (attacks.craft, trades_pgd):
+        points = attack(net, x, torch.zeros(64, dtype=torch.long), threat, steps=3).x_adv
+        assert not violations(points, x, "l2", 1.5).any()
+        assert not torch.equal(points, x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["attack.name=n-fgsm"], "attack.name = 'n-fgsm'"),
+        (["recipe.name=free", "attack.name=none"], "recipe.name = 'free'"),
+        (["data.augment=flip"], "data.augment"),
+        (["data.name=csv:t.csv?label=a&scale=std"], "scale= in data.name"),
+        (["features.a.min=3"], r"a spans \[0, 9\] in the data, outside its min 3"),
+        (["features.b.mutable=?"], "undecided"),
+        (["features.b.mutabel=true"], "Did you mean 'mutable'"),
+    ],
+)
+def test_what_features_cannot_go_with_raises_before_training(tmp_path: Path, changes: list[str], words: str) -> None:
+    path = write_run(tmp_path)
+    with pytest.raises(ConfigError, match=words) as caught:
+        prepare(Config.load(path).replace_with(changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "words"), [("../f.toml", "beside run.toml"), ("none.toml", "cannot read")])
+def test_a_file_of_features_lies_beside_its_run(tmp_path: Path, text: str, words: str) -> None:
+    path = write_run(tmp_path)
+    path.write_text(path.read_text().replace('"features.toml"', f'"{text}"'))
+    with pytest.raises(ConfigError, match=words):
+        Config.load(path)
+
+
+def test_a_curve_of_ratios_is_given_in_decibels(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 1, 8, generator=g)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(8, 2)).eval()
+    data = x, net(x).argmax(1)
+    found = robustness_curve(net, data, norm=ThreatModel.parse("snr:10@-9,9"), eps=parse_radii("20,0", "snr"))
+    assert [round(point.eps, 6) for point in found.points] == [0.1, 1.0]
+    for point in found.points:
+        single = evaluate(net, data, ThreatModel.parse("snr:10@-9,9").with_eps(point.eps))
+        assert single.robust_accuracy == point.robust_accuracy
+    with pytest.raises(ThreatError, match="leave box out"):
+        robustness_curve(net, data, norm=ThreatModel("l2", 1.0), eps=[1.0], box=(0, 1))

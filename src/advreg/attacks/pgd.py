@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from advreg.attacks.constrained_rule import constrained_rule
 from advreg.attacks.inputs import read_ids, read_training
 from advreg.attacks.model import Model, bind_dtype, original, widen
 from advreg.attacks.outputs import checked_once
 from advreg.attacks.result import AttackResult, CraftedExamples
 from advreg.attacks.search import (
+    AttackState,
     Attempt,
     QuerySpec,
     Rule,
@@ -303,8 +305,24 @@ def craft(
         pgd_rule(steps, step_size, momentum, start),
     )
     x, ids = widen(x.detach()), read_ids(ids, x)
-    state = initial_state(x, y, threat, initial_point(start, x, threat, ids, seed))
+    return ascend(spec, initial_state(x, y, threat, initial_point(start, x, threat, ids, seed)), rule, steps)
+
+
+def ascend(spec: QuerySpec, state: AttackState, rule: Rule, steps: int) -> CraftedExamples:
+    """Take steps by a rule and return the last iterate; where features have rules, the repaired one, as at every query.
+
+    Args:
+        spec: the model and the objective.
+        state: state with the first iterates.
+        rule: step rule.
+        steps: gradient steps, each one forward and one backward.
+
+    Returns:
+        The points ``(B, ...)`` and their cost.
+    """
+    x, rule = state.x, constrained_rule(rule, state.threat.rules)
     for k in range(steps):
-        _, _, grad = query(spec, state.adv, y)
+        _, _, grad = query(spec, state.threat.repair(state.adv, x), state.y)
         state = rule(replace(state, grad=grad), k)
-    return CraftedExamples(state.adv, forwards=steps * len(x), backwards=steps * len(x))
+    points = state.threat.repair(state.adv, x)
+    return CraftedExamples(points, forwards=steps * len(x), backwards=steps * len(x))

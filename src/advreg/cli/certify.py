@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import typer
@@ -69,9 +69,10 @@ def run_certify(options: CertifyOptions) -> bool:
     if options.smoothing is not None and options.method != "auto":
         raise ConfigError(f"--sigma certifies by votes, and --method is {options.method!r}; leave one of them out")
     source = ModelSource.of(options.model)
-    threat = source.threat(options.threat, options.box)
+    sets = cache(lambda: source.data_sets(options.data))
+    threat = source.threat(options.threat, options.box, sets=sets)
     folder = source.output(options.out)
-    model, test = models.load(options.model, weights=options.weights), source.data_sets(options.data)[1]
+    model, test = models.load(options.model, weights=options.weights), sets()[1]
     n = min(options.n, len(test))
     with _watch_chunks(n, quiet=options.as_json) as watch:
         run = partial(_certifier(options), n=n, seed=options.seed, out=folder, on_progress=watch)

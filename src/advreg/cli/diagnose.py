@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import typer
@@ -30,6 +31,7 @@ class DiagnoseOptions:
         model: a run folder or the name of a model.
         data, threat: the run's own if None.
         box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
+        features: ``features.toml`` with types, limits and units of the columns; the run's own if None.
         weights: safetensors or state dict.
         n: test examples, from the first.
         quick: use fewer examples, queries and checks.
@@ -45,6 +47,7 @@ class DiagnoseOptions:
     data: str | None = None
     threat: str | None = None
     box: str = ""
+    features: Path | None = None
     weights: Path | None = None
     n: int = 500
     quick: bool = False
@@ -66,7 +69,8 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
         True for TRUSTED.
     """
     source = ModelSource.of(options.model)
-    threat = source.threat(options.threat, options.box)
+    sets = cache(lambda: source.data_sets(options.data))
+    threat = source.threat(options.threat, options.box, options.features, sets)
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
     task = parse_task(options.task)
@@ -82,7 +86,7 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
             adapt=options.adapt,
         )
         return _show(found, folder, as_json=options.as_json)
-    train, test = source.data_sets(options.data)
+    train, test = sets()
     with progress.diagnosing(quiet=options.as_json) as watch:
         found = diagnose(
             model,

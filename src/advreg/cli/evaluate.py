@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
 from advreg.cli import progress, tables
-from advreg.cli.resolution import ModelSource, features_threat, parse_radii
+from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
 from advreg.data.targets import load_targets
 from advreg.errors import ConfigError
@@ -145,19 +146,16 @@ def run_evaluate(options: EvaluateOptions) -> None:
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     """Resolve every option; a mistake is reported here, before hours of work."""
     source = ModelSource.of(options.model)
-    if options.features is not None and options.box:
-        raise ConfigError(f"--box is {options.box!r} and --features has min and max of each feature; leave --box out")
-    threat = source.threat(options.threat, options.box) if options.features is None else ""
-    radii = parse_radii(options.curve)
     names, severities = parse_corruptions(options.corruptions, options.severities)
-    model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
     task = parse_task(options.task)
-    test = source.data_sets(options.data)[1] if task is CLASSES else load_targets(source.data(options.data))[1]
-    if options.features is not None:
-        threat = features_threat(options.features, options.threat, test)
+    sets = cache(lambda: source.data_sets(options.data) if task is CLASSES else load_targets(source.data(options.data)))
+    threat = source.threat(options.threat, options.box, options.features, sets)
+    model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
+    test = sets()[1]
     threat = threat_on(test, threat)
-    if threat.limits is not None and (radii or options.distances):
-        raise ConfigError("curves and distances know no units, rules or snr; evaluate one eps at a time")
+    radii = parse_radii(options.curve, "snr" if threat.relative else "l2")
+    if threat.limits is not None and options.distances:
+        raise ConfigError("distances know no units, rules or snr; leave --distances out, and measure a --curve")
     if task is not CLASSES and (names or options.distances):
         raise ConfigError(f"corruptions and distances are for classes, the task is {task.name}; leave them out")
     if names and not isinstance(test, tuple):
@@ -249,15 +247,16 @@ def _curve(options: EvaluateOptions, setup: EvaluationSetup, folder: Path | None
     """Return the robustness curve and the median distance to the boundary, each None where it is not requested."""
     threat, radii = setup.threat, setup.radii
     distances = None
-    shared: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": setup.n, "seed": options.seed, "out": folder}
+    shared: dict[str, Any] = {"n": setup.n, "seed": options.seed, "out": folder}
     if options.distances:
-        norms = minimum_norms(setup.model, setup.test, **shared)
+        norms = minimum_norms(setup.model, setup.test, norm=threat.norm, box=threat.box, **shared)
         if not radii:
             return norms.curve(), norms.median
         distances = norms.distances
     if not radii:
         return None, None
-    curve = robustness_curve(setup.model, setup.test, eps=radii, distances=distances, task=setup.task, **shared)
+    shared |= {"distances": distances, "task": setup.task}
+    curve = robustness_curve(setup.model, setup.test, norm=threat, eps=radii, **shared)
     return curve, None if distances is None else norms.median
 
 

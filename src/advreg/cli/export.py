@@ -59,8 +59,9 @@ def run_export(
 
 def _write_properties(run: Path, model: nn.Module, properties: Properties) -> None:
     source = ModelSource.of(str(run))
-    x, y = source.data_sets(None)[1].tensors(n=properties.n)
-    export.vnnlib_files(model, x, y, source.threat(properties.threat), properties.folder)
+    sets = source.data_sets(None)
+    x, y = sets[1].tensors(n=properties.n)
+    export.vnnlib_files(model, x, y, source.threat(properties.threat, sets=lambda: sets), properties.folder)
 
 
 def _input_shape(run: Path) -> list[int]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advreg.config import Config
-from advreg.config.features import read_features
-from advreg.config.threat import configured_threat
+from advreg.config.features import FeatureTable, read_features
+from advreg.config.threat import configured_features, configured_threat, threat_on_features
 from advreg.documents import check_links, read_text
 from advreg.eps_and_box import read_short_form
 from advreg.errors import ConfigError, ThreatError
@@ -92,30 +93,64 @@ class ModelSource:
         name = self.data(option)
         return data.stream(name) if option is None and self.config and self.config.data.stream else data.load(name)
 
-    def threat(self, option: str | None, box: str = "") -> ThreatModel | str:
+    def threat(
+        self,
+        option: str | None,
+        box: str = "",
+        features: Path | None = None,
+        sets: Callable[[], Sequence[Any]] = tuple,
+    ) -> ThreatModel | str:
         """Return the threat model, or its text where only the data know the box.
 
         Args:
             option: of ``--threat``, ``norm:eps`` or ``norm:eps@low,high``; None where it is absent.
             box: of ``--box``, ``low,high``; empty where it is absent.
+            features: file of ``--features``; None where it is absent, then the features are those of the run, if any.
+            sets: loads training set and test set, which features are checked against; called for features alone.
 
         Returns:
             The threat model, or the text ``norm:eps`` for `advreg.evaluation.examples.threat_on`.
 
         Raises:
             ThreatError: no option and no run folder with a threat, or the text is not a threat model.
+            ConfigError: features that are malformed or undecided, or do not fit the data.
 
         Example:
             >>> str(ModelSource("zoo:mnist-cnn").threat("linf:0.1", box="-3,3"))
             'linf:0.1@-3,3'
         """
+        table = self._features(features)
+        if table is not None:
+            norm, eps = self._norm_and_eps(option, box)
+            return threat_on_features(table, norm, eps, sets())
         if option is not None:
             text = _with_box(option, box or ("" if "@" in option else self.own_box()))
             return ThreatModel.parse(text) if "@" in text else text
+        configured = configured_threat(self._with_threat())
+        return replace(configured, box=parse_box(box)) if box else configured
+
+    def _features(self, file: Path | None) -> FeatureTable | None:
+        """Return the features of the option ``--features``, else those of the run; None where neither has any."""
+        if file is not None:
+            return read_features(file)
+        return configured_features(self.config) if self.config and self.config.features else None
+
+    def _with_threat(self) -> Config:
+        """Return the configuration of the run; raise where it has no threat."""
         if self.config is None or not self.config.threat.eps:
             raise ThreatError("no threat given: add --threat norm:eps, such as --threat linf:8/255")
-        configured = configured_threat(self.config)
-        return replace(configured, box=parse_box(box)) if box else configured
+        return self.config
+
+    def _norm_and_eps(self, option: str | None, box: str) -> tuple[str, float]:
+        """Return norm and eps of a threat on features, which has the boxes of the features."""
+        if box or "@" in (option or ""):
+            given = f"--box is {box!r}" if box else f"--threat is {option!r}"
+            raise ConfigError(f"{given} and features have min and max each; leave the box out")
+        if option is None:
+            section = self._with_threat().threat
+            return section.norm, section.eps
+        norm, eps, _ = read_short_form(option)
+        return norm, eps
 
     def own_box(self) -> str:
         """Return the box of the run as text; empty where it is that of pixels, or there is no run."""
@@ -132,31 +167,6 @@ class ModelSource:
             The folder, or None.
         """
         return option or self.folder
-
-
-def features_threat(file: Path, threat: str | None, test: Any) -> ThreatModel:
-    """Return the threat model of ``--features`` and ``--threat norm:eps``, for a table.
-
-    Args:
-        file: ``features.toml``, or TabularBench's metadata CSV.
-        threat: of ``--threat``.
-        test: test set, for its columns and the range of its rows.
-
-    Returns:
-        The threat model.
-
-    Raises:
-        ThreatError: no threat, or one with a box of its own.
-        ConfigError: a file that is malformed, undecided, or of other columns.
-    """
-    if not threat or "@" in threat:
-        raise ThreatError(f"--threat is {threat!r}; with --features write norm:eps, eps in units of the features")
-    norm, eps, _ = read_short_form(threat)
-    table, columns = read_features(file), getattr(test, "columns", ())
-    if columns and tuple(columns) != table.names:
-        wrong = next((pair for pair in zip(table.names, columns, strict=False) if len(set(pair)) > 1), ("", ""))
-        raise ConfigError(f"{file} lists {wrong[0]!r} where the data has {wrong[1]!r}; list every column, in its order")
-    return table.threat(norm, eps, test.tensors()[0])
 
 
 def _with_box(threat: str, box: str) -> str:

@@ -64,10 +64,15 @@ class BaseConfig:
         Raises:
             ConfigError: the file is missing, is not TOML, holds a key or a value that is not allowed, or names code.
         """
-        values = toml.read(path)
+        values = cls.read(path)
         with trusting(trust_code):
             check_file_names(values, str(path), ConfigError)
         return cls.from_dict(values, source=str(path))
+
+    @classmethod
+    def read(cls, path: str | Path) -> dict[str, Any]:
+        """Return the nested dictionaries of a TOML file, before validation."""
+        return toml.read(path)
 
     def check_combinations(self, source: str) -> None:
         """Raise `ConfigError` for values that are each valid but cannot go together; the base has no such rule.

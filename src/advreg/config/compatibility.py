@@ -197,7 +197,22 @@ def _friendly(config: Config) -> str | None:
     return None
 
 
+def _features(config: Config) -> str | None:
+    if not config.features:
+        return None
+    wrong = {
+        "recipe.name = 'free'": config.recipe.name == "free",
+        f"attack.name = {config.attack.name!r}": config.attack.name in ("n-fgsm", "stored"),
+        f"data.augment = {config.data.augment!r}": config.data.augment != "none",
+        "data.cutmix = true": config.data.cutmix,
+        "data.stream = true": config.data.stream,
+        "scale= in data.name": "scale=" in config.data.name,  # features have units of their own
+    }
+    broken = next((key for key, used in wrong.items() if used), None)
+    return broken and f"[features] has units and rules of columns, which cannot go with {broken}; change that"
+
+
 _RULES: tuple[Rule, ...] = (
     _eps, _attack, _pgi_start, _objective, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
-    _double_backward, _bounds, _average, _reestimate, _iaat_tests, _friendly,
+    _double_backward, _bounds, _average, _reestimate, _iaat_tests, _friendly, _features,
 )  # fmt: skip

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from advreg.config import toml
 from advreg.config.base import BaseConfig
 from advreg.config.compatibility import check_compatibility
+from advreg.config.features import include_features, parse_features
 from advreg.config.sections import (
     AttackConfig,
     AverageConfig,
@@ -39,7 +42,8 @@ class Config(BaseConfig):
         schedule: the learning rate schedule.
         average: the average of the weights.
         train: duration, batch size, precision, device and output.
-        features: type, limits and unit of each feature of a table, as in ``features.toml``; left out where empty.
+        features: type, limits and unit of each feature of a table, as in ``features.toml``; left out where empty. In a file,
+            ``features = "features.toml"`` reads them from a file beside it.
         relations: ``allowed``, relations between the features; left out where empty.
 
     Example:
@@ -62,6 +66,11 @@ class Config(BaseConfig):
     features: Mapping[str, Options] = field(default_factory=dict)
     relations: Mapping[str, list[str]] = field(default_factory=dict)
 
+    @classmethod
+    def read(cls, path: str | Path) -> dict[str, Any]:
+        """Return the nested dictionaries of a TOML file, with the file of features that it names."""
+        return include_features(toml.read(path), Path(path).parent, str(path))
+
     def to_dict(self) -> dict[str, Any]:
         """Return nested dictionaries with every key; sections of features only where there are any."""
         values = super().to_dict()
@@ -77,3 +86,5 @@ class Config(BaseConfig):
             ConfigError: values that are each valid but cannot go together.
         """
         check_compatibility(self, source)
+        if self.features:
+            parse_features({"features": self.features, "relations": self.relations}, source)

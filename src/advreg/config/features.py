@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,23 @@ class FeatureTable:
     def names(self) -> tuple[str, ...]:
         """Names of the features."""
         return tuple(each.name for each in self.features)
+
+    def require_columns(self, columns: Sequence[str]) -> None:
+        """Check that the columns of a table are these features, in this order; columns without names fit.
+
+        Args:
+            columns: names of the columns.
+
+        Raises:
+            ConfigError: another column, in another place, or another number of them.
+        """
+        if columns and tuple(columns) != self.names:
+            wrong = next((pair for pair in zip(self.names, columns, strict=False) if len(set(pair)) > 1), ("", ""))
+            raise ConfigError(
+                f"the features list {wrong[0]!r} where the data has {wrong[1]!r}; list every column, in its order"
+                if any(wrong)
+                else f"the features are {len(self.names)} and the columns {len(columns)}; list every column, in its order"
+            )
 
     def threat(self, norm: str, eps: float, x: Tensor | None = None) -> ThreatModel:
         """Return the threat model for the rows of a table.
@@ -165,8 +182,48 @@ def read_features(path: str | Path) -> FeatureTable:
     Raises:
         ConfigError: a file that cannot be read, or a key, type or value that is not allowed; the line names feature and key.
     """
-    rows = _csv_rows(_read_csv(path)) if str(path).endswith(".csv") else toml.read(path)
-    return parse_features(rows, str(path))
+    return parse_features(read_sections(path), str(path))
+
+
+def read_sections(path: str | Path) -> dict[str, Any]:
+    """Return the sections ``features`` and ``relations`` of a file of features, as a run.toml holds them.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The sections.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    return _csv_rows(_read_csv(path)) if str(path).endswith(".csv") else toml.read(path)
+
+
+def include_features(values: Mapping[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    """Return the values of a run.toml with the sections of the file that ``features = "features.toml"`` names.
+
+    Args:
+        values: sections by name.
+        folder: folder of the run.toml, where the file lies too.
+        source: origin of the values, for errors.
+
+    Returns:
+        The values; unchanged where ``features`` is a section or absent.
+
+    Raises:
+        ConfigError: a file elsewhere, a file that cannot be read, or relations in both files.
+    """
+    name = values.get("features")
+    if not isinstance(name, str):
+        return dict(values)
+    if Path(name).name != name:
+        raise ConfigError(f"{source}: features is {name!r}; name a file beside run.toml, such as features.toml")
+    if "relations" in values:
+        raise ConfigError(f"{source}: [relations] and features = {name!r}; write the relations into {name}")
+    sections = read_sections(folder / name)
+    parse_features(sections, str(folder / name))
+    return {**values, **sections}
 
 
 def _read_csv(path: str | Path) -> str:

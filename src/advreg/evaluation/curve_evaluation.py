@@ -44,7 +44,7 @@ def robustness_curve(
     model: nn.Module,
     data: Data,
     *,
-    norm: Norm,
+    norm: Norm | ThreatModel,
     eps: Sequence[float],
     n: int | None = None,
     box: tuple[float, float] | None = None,
@@ -63,10 +63,11 @@ def robustness_curve(
     Args:
         model: maps inputs ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
         data: a data set, a pair ``(x, y)``, a DataLoader or any other form of ``docs/your-data.md``.
-        norm: of the perturbation.
-        eps: radii, in the units of the input; any order.
+        norm: of the perturbation, or a threat model with units, rules or a ratio to the signal; the grid replaces its eps.
+        eps: radii, in the units of the input or of the threat model; any order.
         n: how many examples, from the first; all by default.
-        box: lowest and highest valid value of an input; if None, that of the data set, [0, 1] for images and plain tensors.
+        box: lowest and highest valid value of an input; if None, that of the threat model or of the data set, [0, 1] for
+            images and plain tensors.
         protocol: name of a protocol, or your own `Protocol`, to attack with at each radius.
         distances: ``(N,)`` distances at which adversarial points are known, such as those of `minimum_norms`, instead of
             the short minimum-norm attack.
@@ -91,30 +92,54 @@ def robustness_curve(
     grid = sorted({float(radius) for radius in eps})
     if not grid:
         raise ThreatError("eps is empty; give at least one radius, such as eps=[0, 0.1, 0.2]")
-    task, box = as_task(task), box_of(data, box)
-    chosen = resolve(protocol, norm, task)
-    context = _context_of(model, data, n, ThreatModel(norm, grid[-1], box), seed, task)
+    task, threat = as_task(task), _threat_of(norm, grid[-1], data, box)
+    chosen = resolve(protocol, threat.norm, task, limited=threat.limits is not None)
+    context = _context_of(model, data, n, threat, seed, task)
     if task is not CLASSES:
         return _score_curve(context, chosen, grid, out, on_progress)
     x, y = (t[:64].to(context.device) for t in (context.examples.x, context.examples.y))
     probed = model_probe.probe_model(model, x, y)
     clean = _clean_rows(context)
-    known = _first_distances(context) if distances is None else _validate_distances(distances, clean)
+    known = _first_distances(context, clean) if distances is None else _validate_distances(distances, clean)
     checks: list[list[Check]] = []
     for k, radius in enumerate(grid):
         rows = clean + _rows_within(known, radius) + _attack_farther(context, chosen, radius, known)
         known = _lower_distances(known, rows)
         robust = float((known > radius).double().mean())
         flags = model_probe.flags_of(probed, rows, len(clean), FAR, target=context.target.choice)
-        checks.append(free_checks({"flags": flags, "robust_accuracy": robust, "n": len(clean)}, rows))
+        record = {"protocol": threat.suffix, "flags": flags, "robust_accuracy": robust, "n": len(clean)}
+        checks.append(free_checks(record, rows))
         if on_progress:
             on_progress(k + 1, len(grid))
     found = worst_outcomes(checks)
     points = curve_points(known, grid)
-    curve = Curve(norm, _protocol_name(chosen), len(known), seed, points, box, tuple(found), provisional_verdict(found))
+    curve = Curve(
+        threat.norm,
+        _protocol_name(chosen),
+        len(known),
+        seed,
+        points,
+        threat.box,
+        tuple(found),
+        provisional_verdict(found),
+        features=threat.suffix.lstrip("-"),
+    )
     if out is not None:
         RunFolder.at(out).write_json("curve.json", curve.record())
     return curve
+
+
+def _threat_of(norm: Norm | ThreatModel, eps: float, data: Data, box: tuple[float, float] | None) -> ThreatModel:
+    """Return the threat model of the largest radius.
+
+    Raises:
+        ThreatError: a box beside a threat model, which has its own.
+    """
+    if not isinstance(norm, ThreatModel):
+        return ThreatModel(norm, eps, box_of(data, box))
+    if box is not None:
+        raise ThreatError(f"box is {box} and norm is a threat model with a box of its own; leave box out")
+    return norm.with_eps(eps)
 
 
 def _score_curve(
@@ -137,7 +162,14 @@ def _score_curve(
             on_progress(k + 1, len(grid))
     threat, n = context.threat, len(context.examples)
     curve = Curve(
-        threat.norm, _protocol_name(protocol), n, context.seed, tuple(points), threat.box, task=context.task.name
+        threat.norm,
+        _protocol_name(protocol),
+        n,
+        context.seed,
+        tuple(points),
+        threat.box,
+        task=context.task.name,
+        features=threat.suffix.lstrip("-"),
     )
     if out is not None:
         RunFolder.at(out).write_json("curve.json", curve.record())
@@ -168,8 +200,10 @@ def _clean_rows(context: EvaluationContext) -> list[Row]:
     return [row for ids in context.examples.chunks() for row in _run_stages(context, (CLEAN_STAGE,), ids)]
 
 
-def _first_distances(context: EvaluationContext) -> Tensor:
-    """Return each example's distance to the point of a short minimum-norm attack, ``(N,)``."""
+def _first_distances(context: EvaluationContext, clean: list[Row]) -> Tensor:
+    """Return each example's distance to the point of a short minimum-norm attack, ``(N,)``; inf where features have limits."""
+    if context.threat.limits is not None:  # such an attack knows none
+        return _lower_distances(torch.full((len(clean),), torch.inf, dtype=torch.float64), clean)
 
     def distances_of(ids: Tensor) -> Tensor:
         x, y = context.examples.x[ids].to(context.device), context.examples.y[ids].to(context.device)

@@ -36,18 +36,18 @@ def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
         check_coarseness(flags, str(record.get("protocol", ""))),
         _zero_gradients(flags, record),
         _finite(flags),
-        *_counts_of_broken(rows, stages),
+        *_counts_of_broken(rows, stages, has_rules="-rules-" in str(record.get("protocol", ""))),
         _unmoved_examples(rows, stages),
     ]
     return [replace(check, source="ledger") for check in found]
 
 
-def _counts_of_broken(rows: Sequence[Row], stages: list[_Stage]) -> tuple[Check, Check]:
+def _counts_of_broken(rows: Sequence[Row], stages: list[_Stage], *, has_rules: bool) -> tuple[Check, Check]:
     """Return the checks that count broken examples; in tasks with scores, nothing is broken while scores fall."""
     if any("score" in row for row in rows):
         why = "it counts broken examples, and scores fall by degrees: advreg.diagnose(task=) measures it"
         return skip_check("black-box", "A", why), skip_check("steps", "B", why)
-    return _black_box(rows), _convergence(rows, stages)
+    return _black_box(rows, has_rules=has_rules), _convergence(rows, stages)
 
 
 def _clean_predictions(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
@@ -57,6 +57,7 @@ def _clean_predictions(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
 
 
 _NOT_MEASURED = "not measured by this evaluation"
+_RULES_GAP = 0.2  # share that a search breaks after gradients, where rules of features allow it to
 _PROBED = 64  # examples behind an evaluation's share of zero gradients
 
 
@@ -165,11 +166,11 @@ def _count(rows: Sequence[Row]) -> int:
 
 
 def _grade_broken(
-    name: str, group: str, cause: str, says: str, *, broken: list[int], n: int, threshold: float
+    name: str, group: str, cause: str, says: str, *, broken: list[int], n: int, threshold: float, limit: float = GAP
 ) -> Check:
     ends = clopper_pearson_interval(len(broken), n)
     return grade_check(
-        name, group, cause, says, measured=len(broken) / n, threshold=threshold, limit=GAP, ends=ends, ids=broken
+        name, group, cause, says, measured=len(broken) / n, threshold=threshold, limit=limit, ends=ends, ids=broken
     )
 
 
@@ -191,8 +192,11 @@ def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
     return {stage.name: stage.by_scores for stage in later}
 
 
-def _black_box(rows: Sequence[Row]) -> Check:
-    """Grade the share that attacks by scores broke after gradient attacks."""
+def _black_box(rows: Sequence[Row], *, has_rules: bool) -> Check:
+    """Grade the share that attacks by scores broke after gradient attacks.
+
+    Under rules a search by scores reaches rows that no gradient leads to, so that some gain is no sign of masking.
+    """
     named = ("black-box", "A", "masked gradients")
     blind = black_boxes(rows)
     if not blind and _count(rows) and not _survivors(rows):
@@ -201,7 +205,8 @@ def _black_box(rows: Sequence[Row]) -> Check:
         return skip_check("black-box", "A", "the protocol has no black-box attack after one with gradients")
     broken = sorted(i for ids in blind.values() for i in ids)
     says = f"{', '.join(blind)} broke {len(broken)} survivors of the gradient attacks before"
-    return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=GAIN)
+    threshold, limit = (GAP, _RULES_GAP) if has_rules else (GAIN, GAP)
+    return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=threshold, limit=limit)
 
 
 def _survivors(rows: Sequence[Row]) -> int:

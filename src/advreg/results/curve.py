@@ -47,6 +47,7 @@ class Curve:
         box: lowest and highest valid value of an input.
         checks, verdict: whether the figures can be trusted; see `Evaluation`.
         task: name of the task; in tasks with scores a point is a mean score.
+        features: hashes of the units and rules of single features, as in ids; empty without.
     """
 
     norm: Norm
@@ -58,13 +59,15 @@ class Curve:
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
     task: str = "classes"
+    features: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return the curve as written to curve.json."""
         checks = [check.record() for check in self.checks]
         plain = replace(self, checks=())
         record = {"schema": "advreg/curve@1", **asdict(plain), "box": list(self.box), "checks": checks}
-        return {key: value for key, value in record.items() if key != "task" or value != "classes"}
+        plain_values = {"task": "classes", "features": ""}  # left out, as in files of versions without them
+        return {key: value for key, value in record.items() if value != plain_values.get(key, ...)}
 
     def __repr__(self) -> str:
         first, last = self.points[0], self.points[-1]

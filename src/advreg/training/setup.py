@@ -144,7 +144,7 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     """
     _check_seed(config.seed)
     device = runtime.choose_device(config.train.device)
-    threat = configured_threat(config)
+    threat = configured_threat(config, data.load(config.data.name) if config.features else ())
     recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
     _check_ranks(config, ranks)
     train, held = split_data(config)
@@ -236,7 +236,8 @@ def split_data(config: Config) -> tuple[Examples, Examples | None]:
 def _check_table(config: Config, train: Table) -> None:
     """Raise where the data has another box than the threat model, or the configuration is one for images."""
     low, high = config.threat.box
-    if train.declared not in (None, (low, high)) or not (low <= train.span[0] and train.span[1] <= high):
+    fits = train.declared in (None, (low, high)) and low <= train.span[0] and train.span[1] <= high
+    if not fits and not config.features:  # features have boxes of their own
         least, most = train.declared or train.span
         raise ConfigError(
             f"threat.box is [{low:g}, {high:g}], {train.name} has [{least:.6g}, {most:.6g}]; "

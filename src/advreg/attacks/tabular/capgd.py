@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
 from torch import Tensor
 
 from advreg.attacks.auto_pgd.l1 import sparse_rule
 from advreg.attacks.auto_pgd.step_rule import momentum_rule
+from advreg.attacks.constrained_rule import constrained_rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import AttackState, QuerySpec, Rule, require_positive, run_attempt, search
+from advreg.attacks.search import QuerySpec, require_positive, run_attempt, search
 from advreg.attacks.tabular.class_filter import only_class
-from advreg.constraints import FeatureRules
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
 
@@ -64,6 +61,8 @@ def capgd(
         ConfigError: ``steps`` or ``restarts`` below 1.
 
     Example:
+        >>> import torch
+        >>> from advreg.constraints import FeatureRules
         >>> model = torch.nn.Linear(3, 2).eval()
         >>> x, y = torch.tensor([[1.0, 0.0, 0.5]]), torch.tensor([0])
         >>> threat = ThreatModel("l1", 1.0, scale=[2.0, 2.0, 1.0], rules=FeatureRules(groups=((0, 1),)))
@@ -76,7 +75,7 @@ def capgd(
     require_positive(steps=steps, restarts=restarts)
     spec = QuerySpec(bind_dtype(model, x), objective)
     plain = sparse_rule(steps) if threat.norm == "l1" else momentum_rule(steps)
-    rule = plain if threat.rules is None else constrained_rule(plain, threat.rules, penalty)
+    rule = constrained_rule(plain, threat.rules, penalty)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         start = threat.random_start(x, ids, seed, restart) if restart else x
@@ -84,36 +83,3 @@ def capgd(
 
     limited = only_class(attempt, direction, spec)
     return search(spec, x, y, threat, limited, restarts=restarts, ids=ids, early_stop=early_stop, batch_size=batch_size)
-
-
-def constrained_rule(rule: Rule, rules: FeatureRules, penalty: float) -> Rule:
-    """Return a step rule with the gradient through derived features, less that of the violation of the rules.
-
-    Args:
-        rule: step rule of a gradient attack.
-        rules: the rules.
-        penalty: weight of the violation.
-
-    Returns:
-        The step rule.
-
-    Example:
-        >>> constrained_rule(momentum_rule(5), FeatureRules(), 1.0).__name__
-        'step'
-    """
-
-    def step(state: AttackState, k: int) -> AttackState:
-        return rule(replace(state, grad=_gradient(state, rules, penalty)), k)
-
-    return step
-
-
-def _gradient(state: AttackState, rules: FeatureRules, penalty: float) -> Tensor:
-    """Return the gradient of the objective through derived features, less that of the violation."""
-    if not rules.relations:
-        return state.grad
-    with torch.enable_grad():
-        point = state.adv.detach().requires_grad_()
-        total = (rules.derive(point) * state.grad).sum() - penalty * rules.violation(rules.derive(point)).sum()
-        grad: Tensor = torch.autograd.grad(total, point)[0]
-    return grad.nan_to_num(0.0, 0.0, 0.0)

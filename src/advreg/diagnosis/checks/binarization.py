@@ -51,6 +51,8 @@ def binarisation(context: DiagnosisContext) -> Check:
     """Measure how often the figure's attack finds a planted example that random search misses."""
     if absent := needs_gradient(context, "binarisation", "E"):
         return absent
+    if context.threat.rules is not None:
+        return skip_check("binarisation", "E", "its examples are planted without the rules that rows must keep")
     head = last_linear(context.model, context.x[:2])
     if head is None:
         return skip_check("binarisation", "E", "the network does not end in a linear layer that could be replaced")

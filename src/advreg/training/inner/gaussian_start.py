@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +10,8 @@ from advreg.attacks import CraftedExamples
 from advreg.attacks.inputs import read_training
 from advreg.attacks.model import widen
 from advreg.attacks.outputs import checked_once
-from advreg.attacks.search import QuerySpec, initial_state, query
+from advreg.attacks.pgd import ascend
+from advreg.attacks.search import QuerySpec, initial_state
 from advreg.attacks.step_rules import pgd_rule
 from advreg.objectives import Objective, cross_entropy
 from advreg.threat import ThreatModel
@@ -67,8 +66,4 @@ def trades_pgd(
     x, ask = widen(x), QuerySpec(model, checked_once(objective))
     beside = x + scale * example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
     rule = pgd_rule(steps, step_size, 0.0, "zero")
-    state = initial_state(x, y, threat, threat.project(beside, x))
-    for k in range(steps):
-        _, _, grad = query(ask, state.adv, y)
-        state = rule(replace(state, grad=grad), k)
-    return CraftedExamples(state.adv, forwards=steps * len(x), backwards=steps * len(x))
+    return ascend(ask, initial_state(x, y, threat, threat.project(beside, x)), rule, steps)

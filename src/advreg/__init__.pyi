@@ -34,6 +34,7 @@ from advreg.evaluation import Evaluation as Evaluation
 from advreg.evaluation import evaluate as evaluate
 from advreg.evaluation import minimum_norms as minimum_norms
 from advreg.evaluation import robustness_curve as robustness_curve
+from advreg.hardening.deployed_artefact import gate_artefact as gate_artefact
 from advreg.hardening.gate import Decision as Decision
 from advreg.hardening.gate import gate as gate
 from advreg.models import freeze as freeze

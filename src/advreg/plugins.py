@@ -106,7 +106,8 @@ def check_file_name(name: str, source: str, error: type[AdvregError]) -> None:
     """Reject a name of code that a file holds, unless the user trusts it; then import it, but not from the current folder.
 
     Args:
-        name: any value of the file; only ``pkg.module:function``, ``http:`` and ``https:`` are code or leave this machine.
+        name: any value of the file; only ``pkg.module:function``, ``export:``, ``http:`` and ``https:`` are code or leave this
+            machine.
         source: file and key, for the message.
         error: class of the error to raise.
 
@@ -118,13 +119,14 @@ def check_file_name(name: str, source: str, error: type[AdvregError]) -> None:
         Traceback (most recent call last):
         advreg.errors.AdvregError: model.json: name is 'os:system', which runs code; add --trust-code if you trust it
     """
-    web = name.partition(":")[0] in ("http", "https")
-    if not (web or is_factory(name)):
+    scheme = name.partition(":")[0]
+    web, program = scheme in ("http", "https"), scheme == "export"
+    if not (web or program or is_factory(name)):
         return
     if not _TRUSTED.get():
         does = "sends the data to another machine" if web else "runs code"
         raise error(f"{source} is {name[:80]!r}, which {does}; add --trust-code if you trust it")
-    if not web:
+    if not (web or program):
         with _without_current_folder():
             _import_module(name.partition(":")[0], error, "must be installed or on PYTHONPATH")
 

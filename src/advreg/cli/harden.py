@@ -105,6 +105,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Decide whether a challenger may replace the champion: status 0 promote, 1 rejected; writes decision.json."""
+    from advreg.cli.gate import show
     from advreg.hardening.gate import gate as decide
 
     decision = decide(
@@ -120,16 +121,7 @@ def gate(
         require=require or (),
         out=challenger,
     )
-    if as_json:
-        typer.echo(json.dumps(decision.record()))
-    else:
-        for line in decision.plan:
-            typer.echo(line)
-        for test in decision.tests:
-            typer.echo(f"{'ok' if test.passed else 'NO':>4}  {test.name}: {test.says}")
-        for reason in () if decision.tests else decision.reasons:
-            typer.echo(f"  NO  {reason}")
-        typer.echo(f"{decision.verdict}  {decision.sha256[:12]}  {challenger / 'decision.json'}")
+    show(decision, challenger, as_json=as_json)
     raise typer.Exit(0 if decision.promote else 1)
 
 

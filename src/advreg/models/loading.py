@@ -12,7 +12,9 @@ from torch import nn
 from advreg.documents import MOST_CLASSES, check_links, parse_json, read_text
 from advreg.errors import ModelError, WeightsError, did_you_mean
 from advreg.models import inference_only, third_party, zoo
+from advreg.models.exported import exported_program
 from advreg.models.weights import check_fit, load_weights, state_sha256
+from advreg.module_modes import is_exported
 from advreg.plugins import check_file_name, is_factory, trusting
 
 _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
@@ -29,7 +31,7 @@ _RESERVED = ("checkpoint_path", "has_weights", "name", "pretrained_cfg", "pretra
 _SCALES = ("mean", "std")
 _FORMS = (
     *(f"zoo:{name}" for name in zoo.NAMES),
-    *(f"{scheme}:" for scheme in (*_PRETRAINED, "onnx", "http", "https")),
+    *(f"{scheme}:" for scheme in (*_PRETRAINED, "export", "onnx", "http", "https")),
 )
 
 
@@ -38,7 +40,8 @@ def load(name: str, weights: str | Path | None = None, *, trust_code: bool = Fal
 
     Args:
         name: ``zoo:mnist-cnn``, ``zoo:wide-resnet-28-10``, ``timm:NAME``, ``torchvision:NAME``,
-            ``onnx:FILE``, ``http://...`` or ``https://...`` (models without gradients: see `advreg.models.inference_only`),
+            ``export:FILE`` (torch.export), ``onnx:FILE``, ``http://...`` or ``https://...`` (models without gradients: see
+            `advreg.models.inference_only`),
             ``pkg.module:factory``, or the path of a run folder.
         weights: safetensors or a torch state dict; never a pickle.
         trust_code: let a run folder's ``model.json`` name code (``pkg.module:factory``), which is imported and called.
@@ -96,12 +99,20 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
         return zoo.build(rest, **options)
     if scheme in _PRETRAINED:  # nothing is downloaded only to be overwritten
         return _PRETRAINED[scheme](rest, **(options | ({"pretrained": False} if has_weights else {})))
+    if scheme == "export":
+        return _own_weights(name, exported_program(rest), has_weights=has_weights, options=options)
     if scheme in _INFERENCE_ONLY:
         return _inference_only(name, scheme, rest, has_weights=has_weights, options=options)
     if is_factory(name):
         return third_party.factory(name, **options)
     near = did_you_mean(name if rest else f"zoo:{name}", _FORMS)
     raise ModelError(f"unknown model {name!r}.{near} Allowed: {' '.join(_FORMS)} pkg.module:factory or a run folder")
+
+
+def _own_weights(name: str, model: nn.Module, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+    if has_weights or options:
+        raise ModelError(f"{name} brings its own weights and options; leave weights and {list(options)} out")
+    return model
 
 
 def _inference_only(name: str, scheme: str, rest: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
@@ -116,7 +127,7 @@ def _inference_only(name: str, scheme: str, rest: str, *, has_weights: bool, opt
 def _with_spec(model: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
     # a plain dict beside the modules: enough to build the network again, and to write model.json
     model.advreg_spec = {"name": name, "options": options}  # type: ignore[assignment]
-    return model.eval()
+    return model if is_exported(model) else model.eval()
 
 
 def _from_run(run: Path, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:

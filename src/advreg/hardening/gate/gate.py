@@ -125,7 +125,7 @@ def decide(champion: GateResults, challenger: GateResults, rules: Rules) -> Deci
     reasons = (mismatch,) if mismatch else tuple(f"{test.name}: {test.says}" for test in tests if not test.passed)
     sizes = [(name, len(axis.ids), rules.slice_margin) for name, axis in challenger.conduct.items()]
     lines = plan(challenger.n, rules, sizes)
-    return Decision(_verdict(mismatch, tests), reasons, lines, tests, champion.summary(), challenger.summary(), rules)
+    return Decision(verdict_of(mismatch, tests), reasons, lines, tests, champion.summary(), challenger.summary(), rules)
 
 
 def find_mismatch(champion: GateResults, challenger: GateResults) -> str:
@@ -152,7 +152,13 @@ def find_mismatch(champion: GateResults, challenger: GateResults) -> str:
     return ""
 
 
-def _verdict(mismatch: str, tests: Sequence[Test]) -> Verdict:
+def verdict_of(mismatch: str, tests: Sequence[Test]) -> Verdict:
+    """Return the verdict on the conditions of a gate.
+
+    Args:
+        mismatch: reason why the results cannot be compared; empty if they can.
+        tests: every condition.
+    """
     failed = [test for test in tests if not test.passed]
     if not mismatch and not failed:
         return "PROMOTE"
@@ -177,8 +183,8 @@ def statistical_tests(champion: GateResults, challenger: GateResults, rules: Rul
     ids = sorted(challenger.labels)
     guarded = (_conducts if challenger.conduct else _accuracies)(champion, challenger, rules)
     raw = [noninferiority(*one.pair, one.n, one.margin) for one in guarded]
-    tests = [_not_worse(one, p, rules.alpha) for one, p in zip(guarded, holm(raw), strict=True)]
-    return [_better(_pairs(champion.broken, challenger.broken, ids), len(ids), rules.alpha), *tests]
+    tests = [not_worse(one, p, rules.alpha) for one, p in zip(guarded, holm(raw), strict=True)]
+    return [_better(pairs_of(champion.broken, challenger.broken, ids), len(ids), rules.alpha), *tests]
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,7 @@ def _accuracies(champion: GateResults, challenger: GateResults, rules: Rules) ->
     whole = ("clean accuracy", ids, rules.clean_margin)
     parts = [whole, *((f"clean accuracy, {name}", part, rules.slice_margin) for name, part in slices.items())]
     wrong = champion.wrong, challenger.wrong
-    found = [GuardedMetric(name, _pairs(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
+    found = [GuardedMetric(name, pairs_of(*wrong, chosen), len(chosen), margin) for name, chosen, margin in parts]
     return [*found, *_proofs(champion, challenger, rules.slice_margin)]
 
 
@@ -212,7 +218,7 @@ def _proofs(champion: GateResults, challenger: GateResults, margin: float) -> li
     """Return the certified accuracy under each protocol that both runs were certified with: lower end against lower end."""
     shared = shared_certificates(champion.certificates, challenger.certificates)
     return [
-        GuardedMetric(f"certified accuracy, {name}", _pairs(old.left, new.left, new.ids), len(new.ids), margin)
+        GuardedMetric(f"certified accuracy, {name}", pairs_of(old.left, new.left, new.ids), len(new.ids), margin)
         for name, (old, new) in shared.items()
     ]
 
@@ -232,7 +238,7 @@ def _conducts(champion: GateResults, challenger: GateResults, rules: Rules) -> l
         )
     pairs = {name: (champion.conduct[name], axis) for name, axis in challenger.conduct.items()}
     return [
-        GuardedMetric(name, _pairs(before.wrong, after.wrong, after.ids), len(after.ids), rules.slice_margin)
+        GuardedMetric(name, pairs_of(before.wrong, after.wrong, after.ids), len(after.ids), rules.slice_margin)
         for name, (before, after) in pairs.items()
     ]
 
@@ -245,8 +251,14 @@ def _known(name: str, chosen: Sequence[int], ids: Sequence[int]) -> list[int]:
     return sorted(set(chosen))
 
 
-def _pairs(champion: Collection[Any], challenger: Collection[Any], ids: Collection[Any]) -> tuple[int, int]:
-    """Return the number of examples that only the champion, and only the challenger, gets right."""
+def pairs_of(champion: Collection[Any], challenger: Collection[Any], ids: Collection[Any]) -> tuple[int, int]:
+    """Return the number of examples that only the champion, and only the challenger, gets right.
+
+    Args:
+        champion: ids that the champion gets wrong.
+        challenger: ids that the challenger gets wrong.
+        ids: all ids.
+    """
     return (
         sum(i in challenger and i not in champion for i in ids),
         sum(i in champion and i not in challenger for i in ids),
@@ -266,7 +278,14 @@ def _better(pair: tuple[int, int], n: int, alpha: float) -> Test:
     )
 
 
-def _not_worse(one: GuardedMetric, p: float, alpha: float) -> Test:
+def not_worse(one: GuardedMetric, p: float, alpha: float) -> Test:
+    """Return the condition that a metric is not worse by its margin.
+
+    Args:
+        one: the metric.
+        p: adjusted p-value of the exact non-inferiority test.
+        alpha: level.
+    """
     (lost, won), n, margin = one.pair, one.n, one.margin
     change = (won - lost) / n if n else 0.0
     says = f"{won} of {n} newly right, {lost} newly wrong: {100 * change:+.2f} pp, margin {100 * margin:.1f} pp, p = {p:.2g}"

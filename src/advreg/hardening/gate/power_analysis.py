@@ -28,10 +28,17 @@ def plan(n: int, rules: Rules, guarded: Sequence[tuple[str, int, float]] = ()) -
     gain = f"a gain shows from {seen[0]} pp on if the models disagree on {_DISAGREEMENT[0]:.0%}, {rest}"
     first = f"{n} examples, level {rules.alpha:g}, power 80%: {gain}"
     rows = guarded or [("clean accuracy", n, rules.clean_margin)]
-    return (first, *(f"{name}, margin {100 * m:.1f} pp: {_shows(count, m, rules.alpha)}" for name, count, m in rows))
+    return (first, *(f"{name}, margin {100 * m:.1f} pp: {shows(count, m, rules.alpha)}" for name, count, m in rows))
 
 
-def _shows(n: int, margin: float, alpha: float) -> str:
+def shows(n: int, margin: float, alpha: float) -> str:
+    """Return in words the largest net loss that is still shown not worse.
+
+    Args:
+        n: number of examples.
+        margin: accepted loss, a share.
+        alpha: level of the test.
+    """
     loss = bearable_loss(n, margin, alpha)
     if loss < 0:
         return f"{n} examples are too few even without a loss; {enough(margin, alpha)} would do"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from advreg.cli import harden, language, text, training_verbs
+from advreg.cli import harden, language, result_verbs, text, training_verbs
 from advreg.cli.options import (
     Box,
     Data,
@@ -17,7 +17,6 @@ from advreg.cli.options import (
     Features,
     Json,
     ResultFolder,
-    Runs,
     Seed,
     Threat,
     TrustCode,
@@ -250,27 +249,6 @@ def epsilon(
 
 
 @app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the run folder by default.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML for continuous integration.")] = None,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIGURE=SHARE", help="Exit status 1 below it: clean, robust or robust-low; may be repeated."
-        ),
-    ] = None,
-    model_card: Annotated[Path | None, typer.Option(help="Also write a Hugging Face model card.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write one self-contained HTML page about a run; exit status 1 where a threshold is missed."""
-    from advreg.cli.report import ReportOptions, run_report
-
-    if not run_report(ReportOptions(run, out, junit, tuple(fail_under or ()), model_card, as_json)):
-        raise typer.Exit(1)
-
-
-@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     onnx: Annotated[Path | None, typer.Option(help="ONNX file to write; needs the extra onnx.")] = None,
@@ -352,28 +330,7 @@ def attack(
     )
 
 
-@app.command()
-def compare(
-    runs: Runs,
-    html: Annotated[Path | None, typer.Option(help="Also write this HTML page.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Compare several runs in one table."""
-    from dataclasses import asdict
-
-    from advreg.cli import tables
-    from advreg.report import comparison, trainings, write_comparison
-
-    rows, trained = comparison(runs), trainings(runs)
-    if as_json:
-        cost = {(row.run, row.threat): asdict(row) for row in trained}
-        typer.echo(json.dumps([{**asdict(row), "training": cost.get((row.run, row.threat))} for row in rows]))
-    else:
-        tables.show(tables.comparison(rows))
-        if trained:
-            tables.show(tables.trainings(trained))
-    if html is not None:
-        typer.echo(write_comparison(runs, html), err=as_json)
+app.registered_commands += result_verbs.app.registered_commands
 
 
 @app.command()

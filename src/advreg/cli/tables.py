@@ -12,6 +12,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from advreg.evaluation import CorruptionAccuracy, Evaluation
     from advreg.report import ComparisonRow, TrainingRow
+    from advreg.report.baseline import Change
+    from advreg.report.paired_tests import Pair
     from advreg.results.evaluation import ClassSummary
 
 
@@ -198,6 +200,75 @@ def trainings(rows: Sequence[TrainingRow]) -> Table:
         for row in rows
     ]
     return table("training: time, memory, and passes as a multiple of standard training", columns, cells)
+
+
+def pairs(rows: Sequence[Pair]) -> Table:
+    """Return the table of paired tests: every two runs on the same examples.
+
+    Args:
+        rows: tested pairs.
+
+    Returns:
+        The table.
+    """
+    columns = ("pair", "protocol", "only first", "only second", "difference", "95% interval", "p")
+    cells = [
+        (
+            f"{row.first} - {row.second}",
+            row.protocol,
+            str(row.only_first),
+            str(row.only_second),
+            f"{row.difference:+.2%}",
+            points(row.interval),
+            f"{row.p:.2g}",
+        )
+        for row in rows
+    ]
+    return table("robust accuracy on the same examples (exact McNemar test, Holm)", columns, cells)
+
+
+def changes(rows: Sequence[Change]) -> Table:
+    """Return the table of accuracies against those of the baseline.
+
+    Args:
+        rows: tested accuracies.
+
+    Returns:
+        The table.
+    """
+    columns = ("run", "protocol", "accuracy", "baseline", "now", "lost", "gained", "difference, 95%", "p", "")
+    cells = [
+        (
+            row.run,
+            row.protocol,
+            row.figure,
+            percent(row.before),
+            percent(row.after),
+            str(row.lost),
+            str(row.gained),
+            points(row.interval),
+            f"{row.p:.2g}",
+            "worse" if row.problem else "",
+        )
+        for row in rows
+    ]
+    return table(f"against the baseline, {rows[0].n} examples (exact one-sided McNemar test, Holm)", columns, cells)
+
+
+def points(interval: tuple[float, float]) -> str:
+    """Format an interval of a difference in percentage points.
+
+    Args:
+        interval: low and high end, from -1 to 1.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> points((-0.031, 0.004))
+        '[-3.10%, +0.40%]'
+    """
+    return f"[{interval[0]:+.2%}, {interval[1]:+.2%}]"
 
 
 def minutes(seconds: float) -> str:

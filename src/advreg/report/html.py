@@ -25,6 +25,7 @@ from advreg.report import (
     threat_taxonomy,
     training_table,
 )
+from advreg.report.baseline import Change
 from advreg.report.changed_cells import changed_rows
 from advreg.report.citation import citation
 from advreg.report.commands import commands
@@ -132,11 +133,12 @@ def page(run: RunFacts) -> str:
     )
 
 
-def comparison_page(runs: Sequence[RunFacts]) -> str:
+def comparison_page(runs: Sequence[RunFacts], changes: Sequence[Change] = ()) -> str:
     """Return the comparison of several runs as HTML.
 
     Args:
         runs: facts of the runs.
+        changes: accuracies of the runs against those of a baseline.
 
     Returns:
         The HTML text.
@@ -149,6 +151,7 @@ def comparison_page(runs: Sequence[RunFacts]) -> str:
         best=_best(rows),
         differences=comparison_table.differences(rows),
         pairs=paired_tests.paired_tests(runs),
+        changes=changes,
         trainings=training_table.rows(runs),
         charts=[
             (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))

@@ -51,6 +51,7 @@ class LedgerSummary:
         attacks: in the order in which they ran; "clean" first, for examples misclassified without an attack.
         broken: ``(A, K)`` examples of each class that each attack broke first.
         ids: of all broken examples.
+        clean_errors: ids of the examples misclassified without an attack.
         total: number of examples.
     """
 
@@ -60,6 +61,7 @@ class LedgerSummary:
     attacks: tuple[str, ...]
     broken: Counts
     ids: frozenset[int]
+    clean_errors: frozenset[int]
     total: int
 
     @property
@@ -142,7 +144,8 @@ def summarize(rows: Iterable[Mapping[str, Any]], classes: Sequence[str] = (), da
     largest = max([len(classes) - 1, *labels.values(), *(predicted for _, predicted in worst.values())])
     names = tuple(classes[k] if k < len(classes) else str(k) for k in range(largest + 1))
     confusion, broken = _count(labels, worst, list(attacks), len(names))
-    return LedgerSummary(data, names, confusion, tuple(attacks), broken, frozenset(worst), len(labels))
+    clean = frozenset(example for example, (attack, _) in worst.items() if attack == CLEAN)
+    return LedgerSummary(data, names, confusion, tuple(attacks), broken, frozenset(worst), clean, len(labels))
 
 
 def _count(

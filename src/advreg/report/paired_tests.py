@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from advreg.report.comparison_table import labels
-from advreg.report.facts import EvaluationFacts, Interval, RunFacts
+from advreg.report.facts import Interval, RunFacts
+from advreg.report.outcomes import Outcomes, of_evaluation
 from advreg.statistics import holm, mcnemar, tango_interval
 
 MOST = 28
@@ -47,39 +48,24 @@ def paired_tests(runs: Sequence[RunFacts]) -> list[Pair]:
     Returns:
         At most 28 pairs.
     """
-    measured = [
-        (name, facts)
-        for name, run in zip(labels(runs), runs, strict=True)
-        for facts in run.evaluations
-        if facts.ledger is not None and facts.ledger.data
-    ]
-    pairs = [_pair(one, two) for one, two in combinations(measured, 2) if _same(one[1], two[1])][:MOST]
+    named = zip(labels(runs), runs, strict=True)
+    measured = [each for name, run in named for facts in run.evaluations if (each := of_evaluation(name, facts))]
+    pairs = [_pair(one, two) for one, two in combinations(measured, 2) if one.identity == two.identity][:MOST]
     return (
         [replace(pair, p=p) for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)] if pairs else []
     )
 
 
-def _same(one: EvaluationFacts, two: EvaluationFacts) -> bool:
-    assert one.ledger is not None
-    assert two.ledger is not None
-    same = (one.protocol, one.n, one.seed) == (two.protocol, two.n, two.seed)
-    return same and (one.ledger.data, one.ledger.total) == (two.ledger.data, two.ledger.total)
-
-
-def _pair(one: tuple[str, EvaluationFacts], two: tuple[str, EvaluationFacts]) -> Pair:
-    (first, a), (second, b) = one, two
-    assert a.ledger is not None
-    assert b.ledger is not None
-    n = a.ledger.total
-    only_first, only_second = len(b.ledger.ids - a.ledger.ids), len(a.ledger.ids - b.ledger.ids)
+def _pair(one: Outcomes, two: Outcomes) -> Pair:
+    only_first, only_second = len(two.broken - one.broken), len(one.broken - two.broken)
     return Pair(
-        protocol=a.protocol,
-        first=first,
-        second=second,
+        protocol=one.protocol,
+        first=one.run,
+        second=two.run,
         only_first=only_first,
         only_second=only_second,
-        n=n,
-        difference=(only_first - only_second) / n,
-        interval=tango_interval(only_second, only_first, n),  # Tango's difference is second minus first
+        n=one.n,
+        difference=(only_first - only_second) / one.n,
+        interval=tango_interval(only_second, only_first, one.n),  # Tango's difference is second minus first
         p=mcnemar(only_first, only_second),
     )

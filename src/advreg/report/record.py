@@ -99,6 +99,17 @@ class Record:
             raise self.damaged(key, "two numbers from 0 to 1")
         return low, high
 
+    def ids(self, key: str) -> frozenset[int]:
+        """Return a list of whole numbers as a set.
+
+        Raises:
+            RunError: another value.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(type(each) is int and each >= 0 for each in value):
+            raise self.damaged(key, "a list of whole numbers")
+        return frozenset(value)
+
     def text(self, key: str) -> str:
         """Return a string; a whole number, such as the class name 7, becomes one.
 

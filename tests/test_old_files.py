@@ -49,6 +49,8 @@ NEWER = (
     "checkpointing = false",
     'init = "default"',
     "awp_start = 0.0",
+    'split = "none"',
+    "predictor = 0",
 )
 """Options of later versions, at the defaults that leave an old run what it was."""
 

@@ -115,3 +115,22 @@ def test_a_ramp_of_eps_reaches_the_perturbation(data, tmp_path):
     assert largest == pytest.approx(expected, abs=2e-7)  # float32 near 1
     with pytest.raises(ConfigError, match=r"policy\.name = 'iaat'"):
         config.replace_with({"policy.name": "iaat", "policy.options": {}})
+
+
+@pytest.mark.parametrize("box_gradient", ["full", "masked"])
+def test_a_masked_gradient_is_that_through_a_clamp(box_gradient):
+    """Replays with torch's own clamp in the graph: values pushed out of the box get no gradient, so they stay."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    x, y = torch.rand(6, 8, dtype=torch.float64), torch.arange(6) % 3
+    recipe, delta = recipes.free(replays=3, box_gradient=box_gradient), torch.zeros(6, 8, dtype=torch.float64)
+    outside = 0
+    for _ in range(5):
+        recipe(model, x, y, None, THREAT).backward()
+        moved = delta.clone().requires_grad_()
+        point = (x + moved).clamp(0, 1)
+        outside += int(((x + delta < 0) | (x + delta > 1)).sum())
+        grad = torch.autograd.grad(F.cross_entropy(model(point), y), moved if box_gradient == "masked" else point)[0]
+        delta = (delta + EPS * grad.sign()).clamp(-EPS, EPS)
+        torch.testing.assert_close(recipe.state_dict()["delta"], delta, rtol=0, atol=1e-12)
+    assert outside > 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -266,6 +267,17 @@ def test_wrong_options_are_one_line_in_a_file_and_in_python(name, options, messa
 def test_options_may_be_given_by_position():
     with pytest.raises(ConfigError, match=r"ratio is 2\.0"):
         recipes.mixed(2.0)
+
+
+def test_pgi_normalises_start_and_end_apart_with_two_forwards(batch):
+    x, y = batch
+    network = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 2)).double().train()
+    result = SimpleNamespace(x_adv=x + 0.05, x_start=x - 0.1)
+    z_start, z_adv = network(result.x_start), network(result.x_adv)
+    expected = F.cross_entropy(z_adv, y, label_smoothing=0.8) + 10 * F.mse_loss(z_adv, z_start)
+    for forwards, apart in (("two", True), ("one", False)):
+        loss = recipes.pgi(forwards=forwards)(network, x, y, lambda *_, **__: result, THREAT)
+        assert torch.allclose(loss, expected) == apart
 
 
 @pytest.mark.parametrize("name", ["trades", "mart", "multiplier"])

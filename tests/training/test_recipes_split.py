@@ -13,6 +13,7 @@ import advreg
 from advreg.errors import ConfigError, ModelError
 from advreg.training import recipes, setup
 from advreg.training.dry_run import dry_run
+from advreg.training.finetune import fine_tune
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
@@ -180,3 +181,54 @@ def test_parts_of_several_examples_are_tried_out_as_they_are(data, tmp_path):
     split = ["model.name=tests.training.small:split", "recipe.name=ar_at"]
     run = setup.prepare(small.config(data, tmp_path / "run", *split, "train.accumulate=4"))
     assert dry_run(run) is False, "all weights got a gradient"
+
+
+ROUTES = ["recipe.name=ar_at", "model.predictor=1", "train.epochs=1"]
+
+
+@pytest.mark.parametrize("route", ["adv", "clean"])
+def test_a_run_saves_the_plain_network_of_its_route(data, tmp_path, route):
+    run = advreg.fit(small.config(data, tmp_path / "run", *ROUTES, f"model.split={route}"))
+    saved, trained = advreg.load_model(str(run.path)), torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    assert saved.state_dict().keys() == small.network().state_dict().keys()
+    for name, tensor in saved[1].state_dict().items():
+        assert torch.equal(tensor, trained[f"1.{route}.{name}"])
+        other = trained[f"1.{'clean' if route == 'adv' else 'adv'}.{name}"]
+        assert name == "num_batches_tracked" or not torch.equal(tensor, other)
+    tuned = fine_tune(small.config(data, tmp_path / "tuned", *ROUTES, f"model.split={route}"), run.path)
+    assert (tuned.model.split, tuned.model.predictor) == (route, 1)
+    assert setup.prepare(tuned).model[1].route == route
+
+
+def test_last_batchnorms_get_the_predictors():
+    network = advreg.load_model("zoo:preact-resnet18", width=0.0625)
+    split = recipes.split_batchnorm(network, 3, "clean")
+    found = {name: norm for name, norm in split.named_modules() if isinstance(norm, recipes.SplitBatchNorm)}
+    assert [name for name, norm in found.items() if norm.predictor] == ["blocks.7.bn1", "blocks.7.bn2", "norm.0"]
+    assert {norm.route for norm in found.values()} == {"clean"}
+    assert not any(module.training for module in split.modules()), "in the mode of the original"
+    with pytest.raises(ModelError, match="18 BatchNorms cannot have a predictor; there are 17"):
+        recipes.split_batchnorm(network, 18)
+
+
+def test_auto_balance_is_the_clean_accuracy_of_the_last_epoch(batch):
+    """Epoch 1: 1/K. Epoch 2: hits over examples of all batches of epoch 1, also from a checkpoint."""
+    x, y = batch
+    model, recipe = network().eval(), recipes.ar_at(invariance=0.0)
+
+    def loss_at(share):
+        (z, _), (z_adv, _) = by_route(model, x, y)
+        return share * F.cross_entropy(z_adv, y) + (1 - share) * F.cross_entropy(z, y)
+
+    recipe.start_epoch(1)
+    for _ in range(2):
+        torch.testing.assert_close(recipe(model, x, y, STEP, THREAT), loss_at(1 / 3))
+    recipe(model, x[:5], y[:5], STEP, THREAT)
+    with recipes.use_route(model, "clean"):
+        hits = model(x).argmax(1) == y
+    restored = recipes.ar_at(invariance=0.0)
+    restored.load_state_dict(recipe.state_dict())
+    for each in (recipe, restored):
+        each.start_epoch(2)
+        share = float(2 * hits.sum() + hits[:5].sum()) / 29
+        torch.testing.assert_close(each(model, x, y, STEP, THREAT), loss_at(share))

@@ -16,6 +16,7 @@ CERTIFIED = (*_BOUNDS, "mtl_ibp", "sabr")
 UNATTACKED = ("standard", "gaussian", *_BOUNDS)
 """Recipes without an attack."""
 _OWN_ATTACK = (*UNATTACKED, "free")  # recipes without an attack, or with one in their own backward
+_ROUTED = ("ar_at", "advprop")  # recipes on split BatchNorm
 _NEEDS_EPS = ("free", *_BOUNDS)
 _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
@@ -156,6 +157,22 @@ def _bounds(config: Config) -> str | None:
     return None
 
 
+def _split(config: Config) -> str | None:
+    recipe, split = config.recipe.name, config.model.split
+    predictor = config.model.predictor
+    if split == "none":
+        return "model.predictor is given, but model.split is 'none'; set it to 'adv'" if predictor else None
+    if recipe not in _ROUTED:
+        return (
+            f"model.split is {split!r}, and recipe.name is {recipe!r}, which uses one route; use 'ar_at' or 'advprop'"
+        )
+    needed = recipe == "ar_at" and config.recipe.options.get("invariance") != 0
+    if bool(predictor) == needed:
+        return None
+    remedy = "give the number of BatchNorms, such as 4" if needed else "leave it out"
+    return f"recipe.name is {recipe!r} and model.predictor is {predictor}; {remedy}"
+
+
 def _average(config: Config) -> str | None:
     if config.average.name != "none" or not (config.average.reestimate not in ("auto", 0) or config.average.options):
         return None
@@ -214,5 +231,5 @@ def _features(config: Config) -> str | None:
 
 _RULES: tuple[Rule, ...] = (
     _eps, _attack, _pgi_start, _objective, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
-    _double_backward, _bounds, _average, _reestimate, _iaat_tests, _friendly, _features,
+    _double_backward, _bounds, _split, _average, _reestimate, _iaat_tests, _friendly, _features,
 )  # fmt: skip

@@ -37,12 +37,17 @@ class ModelConfig:
         weights: file to start from; empty for new weights.
         options: options of the constructor.
         init: distribution of new weights: ``"default"``, or ``"interval"`` for certified training.
+        split: ``"adv"`` or ``"clean"`` gives clean and attacked inputs a BatchNorm each, for ``ar_at`` and ``advprop``; the
+            network is validated and saved with the BatchNorms of this route.
+        predictor: names of the BatchNorms with a predictor head for ``ar_at``, or how many of the last ones have one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str = "zoo:mnist-cnn"
     weights: str = ""
     init: Literal["default", "interval"] = "default"
+    split: Literal["none", "adv", "clean"] = "none"
+    predictor: Annotated[int, Field(ge=0)] | list[str] = 0
     options: Options = field(default_factory=dict)
 
 

@@ -50,14 +50,16 @@ def _predictor(width: int) -> nn.Module:
     )
 
 
-def split_batchnorm(model: nn.Module, predictors: Collection[str] = ()) -> nn.Module:
+def split_batchnorm(model: nn.Module, predictors: Collection[str] | int = (), route: Route = "adv") -> nn.Module:
     """Return a copy of a model with every BatchNorm split in two; both halves start as the original.
 
     Build the optimizer afterwards: the copy is trained.
 
     Args:
         model: a network with BatchNorms, each used under one name.
-        predictors: names of the BatchNorms that get a predictor head, for `ar_at`; the last few in the paper.
+        predictors: names of the BatchNorms that get a predictor head, for `ar_at`, or how many of the last ones get it; those
+            of the last stage in the paper.
+        route: the route outside of `use_route`.
 
     Returns:
         The copy, in the mode of ``model``.
@@ -77,14 +79,27 @@ def split_batchnorm(model: nn.Module, predictors: Collection[str] = ()) -> nn.Mo
     names = [name for name, module in model.named_modules() if name and isinstance(module, _NORMS)]
     if not names:
         raise ModelError(f"{type(model).__name__} has no BatchNorm to split; give a model with some, or another recipe")
+    chosen = _chosen(predictors, names)
+    split = copy.deepcopy(model)
+    for name in names:
+        norm = split.get_submodule(name)
+        pair = SplitBatchNorm(norm, predictor=name in chosen).train(norm.training)
+        pair.route = route
+        _put(split, name, pair)
+    return split
+
+
+def _chosen(predictors: Collection[str] | int, names: list[str]) -> Collection[str]:
+    """Return the names of the BatchNorms that get a predictor head."""
+    if isinstance(predictors, int):
+        if not 0 <= predictors <= len(names):
+            raise ModelError(f"{predictors} BatchNorms cannot have a predictor; there are {len(names)}")
+        return names[len(names) - predictors :]
     for name in predictors:
         if name not in names:
             hint = did_you_mean(name, names)
             raise ModelError(f"there is no BatchNorm {name!r} for a predictor; allowed: {', '.join(names)}.{hint}")
-    split = copy.deepcopy(model)
-    for name in names:
-        _put(split, name, SplitBatchNorm(split.get_submodule(name), predictor=name in predictors))
-    return split
+    return predictors
 
 
 def merge_batchnorm(model: nn.Module, route: Route = "adv") -> nn.Module:

@@ -102,7 +102,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _publish(run: RunFolder, session: TrainState, progress: TrainingProgress) -> None:
-    run.save_model(session.eval_model, LAST)
+    run.save_model(session.saved_model, LAST)
     if progress.best_epoch in (progress.epoch, 0):  # a run that learned nothing has a model too, its last
-        run.save_model(session.eval_model, BEST)
+        run.save_model(session.saved_model, BEST)
     append_missing(run, [*progress.log, progress.record])

@@ -62,6 +62,7 @@ def fine_tune(
     _check_options(lr_scale, ramp, share)
     with trusting(trust_code):
         model = _start(config.model, start)
+    model = replace(model, split=config.model.split, predictor=config.model.predictor)
     return replace(
         config,
         model=model,

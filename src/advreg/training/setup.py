@@ -20,6 +20,7 @@ from advreg.data import Batches, Dataset, StreamingDataset, Table
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError, ModelError
 from advreg.models.initialisation import initialise_for_intervals
+from advreg.models.split_batchnorm import merge_batchnorm, split_batchnorm
 from advreg.threat import ThreatModel
 from advreg.trainer import averaging, schedules
 from advreg.trainer.averaging import AveragedWeights
@@ -87,6 +88,12 @@ class TrainState:
     def eval_model(self) -> nn.Module:
         """The network that is evaluated and saved: the averaged one, where there is an average."""
         return self.model if self.average is None else self.average.model
+
+    @property
+    def saved_model(self) -> nn.Module:
+        """The network that is saved: the evaluated one, with the BatchNorms of one route where they are split."""
+        route = self.config.model.split
+        return self.eval_model if route == "none" else merge_batchnorm(self.eval_model, route)
 
     @property
     def reestimated_batches(self) -> int:
@@ -307,6 +314,8 @@ def _model(config: Config, device: torch.device) -> nn.Module:
     model = models.load_with(config.model.name, config.model.weights or None, config.model.options)
     if config.model.init == "interval":
         initialise_for_intervals(_without_weights(config, model))
+    if config.model.split != "none":
+        model = split_batchnorm(model, config.model.predictor, config.model.split)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place; torch omits its type
     return model.to(device)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advreg import distributed
+from advreg.attacks.inputs import read_pair
 from advreg.attacks.model import query_model, widen
 from advreg.errors import ModelError
 from advreg.models.split_batchnorm import Route, splits, use_route
 from advreg.objectives import correct
 from advreg.threat import ThreatModel
+from advreg.training.per_example_state import Saved
 from advreg.training.recipes.base import (
     Attack,
     Recipe,
@@ -39,7 +42,8 @@ def ar_at(
 
     Args:
         invariance: weight of the last term, which needs `split_batchnorm` with ``predictors``; 0 for none.
-        balance: ``w``; ``"auto"`` is the clean accuracy on this batch, where the paper takes that of the last epoch.
+        balance: ``w``; ``"auto"`` is the accuracy on the clean inputs of the last epoch, ``1 / K`` in the first, as in the
+            paper. In a loop that does not call `advreg.training.per_example_state.start_epoch`, it is that on this batch.
         label_smoothing: share of each label that is spread evenly over all classes.
 
     Returns:
@@ -58,19 +62,71 @@ def ar_at(
     Reference: Waseda, Chang, Echizen, "Rethinking invariance regularization in adversarial training to improve
     robustness-accuracy trade-off", ICLR 2025, arXiv:2402.14648.
     """
+    return TwoRoutes(invariance, balance, label_smoothing)
 
-    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        if invariance and not any(norm.predictor for norm in splits(model).values()):
+
+class TwoRoutes:
+    """The recipe that `ar_at` makes; its state is the number of correct clean predictions in this epoch and the last."""
+
+    def __init__(self, invariance: float, balance: Literal["auto"] | float, label_smoothing: float) -> None:
+        self.invariance, self.balance = invariance, balance
+        self.label_smoothing = label_smoothing
+        self.last: Tensor | None = None
+        self.now = torch.zeros(2)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        """Return the loss.
+
+        Args:
+            model: a network that `split_batchnorm` made.
+            x: inputs ``(B, ...)`` inside the box.
+            y: labels ``(B,)`` or probabilities ``(B, K)``.
+            attack: the inner attack.
+            threat: norm, eps and box.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            DataError: a batch that does not fit together, or inputs outside the threat's box.
+            ModelError: a model that is not split, or that has no predictor where one is needed.
+        """
+        x, y = read_pair(x, y)
+        if self.invariance and not any(norm.predictor for norm in splits(model).values()):
             raise ModelError("ar_at needs predictors: split_batchnorm(model, predictors=[...]), or invariance = 0")
         z, clean, z_adv, attacked = _both_routes(model, x, y, attack, threat)
-        share = correct(z, y).float().mean() if balance == "auto" else balance
+        share = self._share(correct(z, y), z.shape[1]) if self.balance == "auto" else self.balance
         return (
-            share * label_loss(z_adv, y, label_smoothing)
-            + (1 - share) * label_loss(z, y, label_smoothing)
-            + (invariance * _unlikeness(model, clean, attacked) if invariance else 0.0)
+            share * label_loss(z_adv, y, self.label_smoothing)
+            + (1 - share) * label_loss(z, y, self.label_smoothing)
+            + (self.invariance * _unlikeness(model, clean, attacked) if self.invariance else 0.0)
         )
 
-    return loss
+    def start_epoch(self, epoch: int) -> None:
+        """Weigh this epoch by the accuracy of the one that ends; 1 for the first."""
+        self.last, self.now = self.now, torch.zeros_like(self.now)
+
+    def share(self) -> None:
+        """Give every rank the mean of the counts."""
+        distributed.sum_in_place(self.now)
+        self.now = self.now / distributed.current_ranks().world_size
+
+    def state_dict(self) -> Saved:
+        """Return the counts of this epoch, and of the last where an epoch has started."""
+        return {"now": self.now, **({} if self.last is None else {"last": self.last})}
+
+    def load_state_dict(self, state: Saved) -> None:
+        """Restore counts that `state_dict` returned."""
+        self.now, self.last = state["now"].clone(), state.get("last")
+
+    def _share(self, hits: Tensor, classes: int) -> Tensor:
+        """Return ``w``, and count the clean predictions of this batch."""
+        hits = hits.float()
+        self.now = self.now.to(hits.device) + torch.stack([hits.sum(), hits.new_tensor(len(hits))])
+        if self.last is None:
+            return hits.mean()
+        right, total = self.last.to(hits.device)
+        return torch.where(total > 0, right / total.clamp_min(1), 1 / classes)
 
 
 @check_loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,10 +18,16 @@ from advreg.training.per_example_state import Saved
 from advreg.training.recipes.base import Attack, Recipe, Smoothing, check_loss
 from advreg.training.recipes.task_losses import TaskOption, loss_of
 
+BoxGradient = Literal["full", "masked"]
+"""Whether values that the perturbation pushed out of the box keep their gradient, or have none, as behind a clamp."""
+
 
 @check_loss
 def free(
-    replays: Annotated[int, Field(ge=1)] = 8, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes"
+    replays: Annotated[int, Field(ge=1)] = 8,
+    label_smoothing: Smoothing = 0.0,
+    task: TaskOption = "classes",
+    box_gradient: BoxGradient = "full",
 ) -> Recipe:
     """Minimise the cross-entropy at a perturbation that each ``backward`` moves: no attack, one forward and one backward.
 
@@ -32,6 +38,8 @@ def free(
         replays: steps on each batch, ``m`` in the paper: 8 on CIFAR-10, 4 on ImageNet.
         label_smoothing: share of each label that is spread evenly over all classes.
         task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
+        box_gradient: ``"masked"`` leaves the perturbation where it pushed a value out of the box, as in the paper's code, which
+            differentiates through the clamp; ``"full"`` moves it there too.
 
     Returns:
         The recipe; its ``state_dict`` holds the perturbation.
@@ -46,15 +54,22 @@ def free(
 
     Reference: Shafahi et al., "Adversarial training for free!", NeurIPS 2019, arXiv:1904.12843.
     """
-    return Replayed(replays, label_smoothing, task)
+    return Replayed(replays, label_smoothing, task, box_gradient)
 
 
 class Replayed:
     """The recipe that `free` makes; its state is one perturbation for each position in the batch."""
 
-    def __init__(self, replays: int, label_smoothing: float, task: TaskOption = "classes") -> None:
+    def __init__(
+        self,
+        replays: int,
+        label_smoothing: float,
+        task: TaskOption = "classes",
+        box_gradient: BoxGradient = "full",
+    ) -> None:
         self.replays, self.task = replays, as_task(task)
         self.compute = loss_of(task, label_smoothing)
+        self.masked = box_gradient == "masked"
         self.delta: Tensor | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
@@ -76,10 +91,13 @@ class Replayed:
         x, y = read_training(x, y, threat, self.task)
         x = widen(x)
         delta = self._places(x)[: len(x)]
-        point = threat.project(x + delta, x).detach().requires_grad_()
+        low, high = threat.box
+        pushed = x + delta
+        point = threat.project(pushed, x).detach().requires_grad_()
 
         def climb(grad: Tensor) -> None:
-            delta.copy_(_moved(delta, grad, threat))
+            seen = grad * ((pushed >= low) & (pushed <= high)) if self.masked else grad
+            delta.copy_(_moved(delta, seen, threat))
 
         point.register_hook(climb)  # type: ignore[no-untyped-call]
         return self.compute(query_model(model, point), y)

@@ -23,7 +23,7 @@ Length = Annotated[float, Field(gt=0)]
 
 @check_loss
 def gradalign(
-    weight: Weight = 0.2, method: Method = "finite", step: Length = 0.01, label_smoothing: Smoothing = 0.0
+    weight: Weight = 0.2, method: Method = "finite", step: Length = 0.1, label_smoothing: Smoothing = 0.0
 ) -> Recipe:
     """Align input gradients: ``CE(f(x_adv), y) + weight (1 - cos(g(x), g(x + eta)))``, ``g`` the input gradient.
 
@@ -52,7 +52,7 @@ def gradalign(
     return aligned(madry(label_smoothing), weight, method=method, step=step)
 
 
-def aligned(recipe: Recipe, weight: float = 0.2, *, method: Method = "finite", step: float = 0.01) -> Recipe:
+def aligned(recipe: Recipe, weight: float = 0.2, *, method: Method = "finite", step: float = 0.1) -> Recipe:
     """Return a recipe that adds ``weight`` times the misalignment of gradients to another recipe's loss.
 
     Args:
@@ -79,7 +79,7 @@ def aligned(recipe: Recipe, weight: float = 0.2, *, method: Method = "finite", s
 
 
 def misalignment(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, method: Method = "finite", step: float = 0.01
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, method: Method = "finite", step: float = 0.1
 ) -> Tensor:
     """Return the mean of ``1 - cos(g(x), g(x + eta))``, a scalar that can be differentiated by the weights.
 

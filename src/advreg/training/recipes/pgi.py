@@ -8,6 +8,7 @@ from advreg.errors import ConfigError
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
+    Forwards,
     Recipe,
     Smoothing,
     Weight,
@@ -20,7 +21,7 @@ from advreg.training.recipes.base import (
 
 
 @check_loss
-def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
+def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4, forwards: Forwards = "one") -> Recipe:
     """Regularise a single step by its starting point: ``CE(f(x_adv), y) + weight mean_k (f(x_adv)_k - f(x_start)_k)^2``.
 
     It needs an attack that returns ``x_start``: `advreg.training.inner.FgsmPgi`, that of the paper.
@@ -29,6 +30,7 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
         weight: weight of the mean squared difference of logits.
         label_smoothing: share of each label that is spread evenly over the OTHER classes: 0.4 leaves 0.6, as the authors do.
             Over all classes, as the other recipes count it, that is ``0.4 K / (K - 1)``.
+        forwards: whether BatchNorm normalises start and end together, ``"one"``, or apart as in the paper's code.
 
     Returns:
         The recipe.
@@ -52,7 +54,7 @@ def pgi(weight: Weight = 10.0, label_smoothing: Smoothing = 0.4) -> Recipe:
             raise ConfigError(
                 "pgi was given an attack whose result has no x_start; give inner.FgsmPgi (attack 'stored'), or use madry"
             )
-        z_start, z_adv = clean_and_adversarial_logits(model, x_start.detach(), result.x_adv.detach())
+        z_start, z_adv = clean_and_adversarial_logits(model, x_start.detach(), result.x_adv.detach(), forwards)
         classes = z_adv.shape[1]
         smoothing = min(1.0, label_smoothing * classes / max(1, classes - 1))
         return label_loss(z_adv, y, smoothing) + weight * pairing(z_start, z_adv)

@@ -15,7 +15,8 @@ from PIL import Image
 from advreg.cli.app import app
 from advreg.cli.init import run_init
 from advreg.config import Config, toml
-from advreg.errors import AdvregError, DataError, RunError, ThreatError
+from advreg.config.features import read_features
+from advreg.errors import AdvregError, ConfigError, DataError, RunError, ThreatError
 from advreg.models import load
 from advreg.training import fit
 
@@ -200,6 +201,47 @@ def test_features_of_unequal_scale_are_counted_in_standard_deviations(tmp_path, 
     assert (config.data.name, config.threat.eps) == ("csv:t.csv?label=paid&scale=std", 0.1)
     assert "# the features differ in scale" in path.read_text()
     assert float(trained(path, tmp_path / "run")) > 0
+
+
+def write_accounts(path: Path) -> None:
+    lines = [f"{1000 + k},{(k * 7919) % 101 / 4},{k % 5},{k % 3 // 2},{1 - k % 3 // 2},{k % 2}" for k in range(60)]
+    path.write_text("\n".join(["account,amount,shops,pay_card,pay_cash,fraud", *lines]) + "\n")
+
+
+def test_the_label_of_a_table_drafts_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_accounts(tmp_path / "t.csv")
+    path = run_init(tmp_path / "run.toml", "t.csv", None, None, target="fraud")
+    features = {each.name: each for each in read_features("features.toml").features}
+    assert [each.type for each in features.values()] == ["int", "real", "int", "cat", "cat"]
+    assert features["pay_card"].group == features["pay_cash"].group == "pay"
+    assert [each.mutable for each in features.values()] == [False, None, None, None, None]
+    assert (features["amount"].low, features["amount"].high) == (0, 25)
+    with pytest.raises(ConfigError, match="4 features are undecided"):
+        trained(path, tmp_path / "run")
+    draft = Path("features.toml")
+    draft.write_text(draft.read_text().replace('"?"', "true"))
+    assert float(trained(path, tmp_path / "run")) > 0
+    assert "pixel" not in path.read_text()
+    path.unlink()
+    with pytest.raises(RunError, match=r"features\.toml exists"):
+        run_init(path, "t.csv", None, None, target="fraud")
+
+
+@pytest.mark.parametrize(
+    ("data", "target", "words"),
+    [
+        ("t.csv", "frad", "Did you mean 'fraud'"),
+        ("mnist", "fraud", "csv:FILE"),
+        ("t.csv?label=fraud", "fraud", "csv:FILE"),
+    ],
+)
+def test_a_label_that_names_no_column_writes_nothing(tmp_path, monkeypatch, data, target, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_accounts(tmp_path / "t.csv")
+    with pytest.raises(DataError, match=words):
+        run_init(tmp_path / "run.toml", data, None, None, target=target)
+    assert not list(tmp_path.glob("*.toml"))
 
 
 def test_a_measured_box_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

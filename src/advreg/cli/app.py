@@ -275,18 +275,23 @@ def init(
         str | None, typer.Option(help="norm:eps, or norm:eps@low,high; one that suits the data by default.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Network; one that suits the data by default.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Label of a table; also drafts features.toml, the limits of columns."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run.toml for your data with a comment above every section; existing files are never overwritten."""
-    from advreg.cli.init import run_init, summary
+    from advreg.cli.init import FEATURES_FILE, run_init, summary
 
-    path = run_init(out, data, threat, model)
+    path = run_init(out, data, threat, model, target)
     if as_json:
-        from advreg.config import Config, toml
+        from advreg.config import Config
 
-        typer.echo(json.dumps({"file": str(path), **summary(Config.from_dict(toml.read(path)))}))
+        typer.echo(json.dumps({"file": str(path), **summary(Config.load(path, trust_code=True))}))
     else:
-        typer.echo(f"{path}\nnext: advreg train {path}{' --trust-code' if model and is_factory(model) else ''}")
+        decide = f"decide what is mutable in {path.with_name(FEATURES_FILE)}, then " if target else ""
+        typer.echo(f"{path}\nnext: {decide}advreg train {path}{' --trust-code' if model and is_factory(model) else ''}")
 
 
 @app.command()

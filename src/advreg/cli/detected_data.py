@@ -34,6 +34,7 @@ class DetectedData:
         box: lowest and highest valid value.
         mean, std: of each feature or channel of floats; empty for pixels.
         remarks: sentences for the file.
+        draft: text of features.toml; empty where features have no limits of their own.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DetectedData:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     remarks: tuple[str, ...] = ()
+    draft: str = ""
 
 
 KNOWN = {
@@ -99,6 +101,37 @@ def detect(data: str) -> DetectedData:
         return found
     found = _with_values(found, train, test)
     return detect_scaled(found) if _differ_in_scale(found) else found
+
+
+def detect_table(data: str, target: str) -> DetectedData:
+    """Return the facts about a table with its values as they are, and a draft of its ``features.toml``.
+
+    Args:
+        data: name of a table, ``csv:FILE`` or ``parquet:FILE``.
+        target: name of the label column.
+
+    Returns:
+        The facts; the draft covers training and test rows.
+
+    Raises:
+        DataError: data of another form, or that cannot be used.
+    """
+    scheme, _, query = data.partition(":")
+    if scheme not in ("csv", "parquet") or "label=" in query:
+        raise DataError(
+            f"--target {target} names the label of a table and data is {data!r}; give csv:FILE or parquet:FILE"
+        )
+    from advreg.config.features_draft import draft_features
+    from advreg.data import Table, load
+
+    name = f"{data}{'&' if '?' in data else '?'}label={target}"
+    train, test = load(name)
+    assert isinstance(train, Table)  # as both schemes give
+    assert isinstance(test, Table)
+    found = _with_values(_of_data_set(name, train), train, test)
+    import torch
+
+    return replace(found, draft=draft_features(torch.cat([train.values, test.values]), train.columns))
 
 
 def _differ_in_scale(found: DetectedData) -> bool:

@@ -10,8 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from advreg.cli.detected_data import KNOWN, DetectedData, complete_name, detect, require_trainable
-from advreg.cli.init_text import PIXELS, TEXT, VALUES
+from advreg.cli.detected_data import KNOWN, DetectedData, complete_name, detect, detect_table, require_trainable
+from advreg.cli.init_text import FEATURES, LIMITED, NETWORKS, PIXELS, TEXT, VALUES
 from advreg.config import Config
 from advreg.errors import RunError, ThreatError, did_you_mean
 from advreg.report import formatting
@@ -27,7 +27,10 @@ _STREAMED = 2 << 30
 """Bytes of images from which they are read batch by batch."""
 
 
-def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Path:
+FEATURES_FILE = "features.toml"
+
+
+def run_init(out: Path, data: str, threat: str | None, model: str | None, target: str | None = None) -> Path:
     """Write a configuration that trains a robust network on this data; one step of it is tried before.
 
     Args:
@@ -35,12 +38,13 @@ def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Pat
         data: name of the data set, such as ``folder:photos?size=64``; a path alone gets its prefix.
         threat: ``norm:eps``; one that suits the data if None.
         model: name of the network; one that suits the data if None.
+        target: label column of a table: features.toml is drafted beside the file; None for other data.
 
     Returns:
         The path of the file.
 
     Raises:
-        RunError: the file exists or cannot be written.
+        RunError: a file exists or cannot be written.
         DataError: the data cannot be used, or hold fewer than two classes.
         ModelError, ConfigError: the network does not take the data, or a step of training fails.
         ThreatError: the text is not a threat model.
@@ -51,18 +55,24 @@ def run_init(out: Path, data: str, threat: str | None, model: str | None) -> Pat
         >>> "linf" in file.read_text()
         True
     """
-    if out.exists():
-        raise RunError(f"{out} exists; remove it, or choose another file with --out")
+    features = out.with_name(FEATURES_FILE)
+    for path in (out, features) if target else (out,):
+        if path.exists():
+            raise RunError(f"{path} exists; remove it, or choose another file with --out")
     if threat is not None:
         _threat(threat)
-    found = detect(complete_name(data))
+    name = complete_name(data)
+    found = detect(name) if target is None else detect_table(name, target)
     require_trainable(found)
     text = document(_values(found, threat, model), found)
-    config = Config.from_dict(tomllib.loads(text), source=str(out))
+    values = {**tomllib.loads(text), **(tomllib.loads(found.draft) if found.draft else {})}
+    config = Config.from_dict(values, source=str(out))
     if model is not None or found.name not in KNOWN:
         from advreg.cli.init_trial import try_one_step
 
         try_one_step(config, found)
+    if found.draft:
+        write_atomic(features, found.draft)
     write_atomic(out, text)
     return out
 
@@ -82,10 +92,19 @@ def document(values: Mapping[str, str], found: DetectedData) -> str:
     for key, value in {
         **values,
         "remark": "".join(f"# {line}\n" for line in wrapped),
-        "what": PIXELS if found.kind == "pixels" else VALUES.replace("<value>", _VALUE.get(found.kind, "value")),
+        "what": _threat_comment(found),
+        "network": NETWORKS.get(found.kind, NETWORKS["pixels"]),
+        "features": FEATURES if found.draft else "",
     }.items():
         text = text.replace(f"<{key}>", value)
     return text.replace("{  }", "{}")
+
+
+def _threat_comment(found: DetectedData) -> str:
+    """Return the comment above the threat model, in the words of the data."""
+    if found.draft:
+        return LIMITED
+    return PIXELS if found.kind == "pixels" else VALUES.replace("<value>", _VALUE.get(found.kind, "value"))
 
 
 _VALUE = {"table": "feature", "signal": "sample", "image": "pixel"}
@@ -125,6 +144,8 @@ def _is_streamed(found: DetectedData) -> bool:
 
 
 def _suggested_threat(found: DetectedData) -> str:
+    if found.draft:
+        return "l2:0.5"
     if found.kind == "pixels":
         return "linf:0.1" if found.name in KNOWN and found.shape[0] == 1 else "linf:8/255"
     middle = sorted(found.std)[len(found.std) // 2]

@@ -9,11 +9,8 @@ TEXT = """\
 # A missing key has its default; an unknown key is an error.
 
 seed = 0                      # of all random draws; equal files on equal machines give equal bytes
-
-# Which network. zoo:mnist-small for a first try without a GPU, zoo:preact-resnet18, zoo:wide-resnet-28-10,
-# timm:resnet50.a1_in1k, torchvision:resnet18, or your own pkg.module:factory, which returns a torch.nn.Module
-# that maps floats (B, C, H, W) in [0, 1] to logits and normalises inside.
-[model]
+<features>
+<network>[model]
 name = <model>
 weights = ""                  # a safetensors file or state dict to start from; "" starts from random weights
 options = { <options> }       # for the network's constructor
@@ -82,4 +79,30 @@ PIXELS = """\
 VALUES = """\
 # The threat model. linf: every <value> may change by eps; l2: length of the whole change; l1: its sum. Eps counts in the units
 # of the data: choose a change that leaves the label as it is.
+"""
+
+NETWORKS = {
+    "pixels": """\
+# Which network. zoo:mnist-small for a first try without a GPU, zoo:preact-resnet18, zoo:wide-resnet-28-10,
+# timm:resnet50.a1_in1k, torchvision:resnet18, or your own pkg.module:factory, which returns a torch.nn.Module
+# that maps floats (B, C, H, W) in [0, 1] to logits and normalises inside.
+""",
+    "table": """\
+# Which network. zoo:mlp, or your own pkg.module:factory, which returns a torch.nn.Module that maps rows of features (B, F) to
+# logits and normalises inside; mean and std are of each feature.
+""",
+    "signal": """\
+# Which network. zoo:signal-cnn, or your own pkg.module:factory, which returns a torch.nn.Module that maps signals (B, C, T) to
+# logits and normalises inside; mean and std are of each channel.
+""",
+}
+
+LIMITED = """\
+# The threat model. Limits, units and rules of each column are in features.toml; eps counts in these units. l2: length of the
+# whole change; linf: each column may change by eps units; l1: the sum of all changes. box is not used beside features.
+"""
+
+FEATURES = """
+# Type, limits and unit of each column, read from the file beside this one; decide there what an adversary can change.
+features = "features.toml"
 """

@@ -34,9 +34,10 @@ def try_one_step(config: Config, found: DetectedData) -> None:
 
 
 def _short(config: Config, found: DetectedData) -> Config:
-    """Return the configuration with a single attack step, on images that are read as far as they are needed."""
+    """Return the configuration with a single attack step, open features mutable, and images read as far as needed."""
     streams = found.name.startswith("folder:") and "size=" in found.name
     mode = "" if "mode=" in found.name else f"&mode={'grey' if found.shape[0] == 1 else 'rgb'}"
     data = replace(config.data, name=f"{found.name}{mode}", stream=True) if streams else config.data
     train = replace(config.train, device="cpu", out=str(Path(config.train.out)))
-    return replace(config, data=data, train=train, attack=replace(config.attack, steps=1))
+    decided = {name: {**keys, "mutable": keys["mutable"] is not False} for name, keys in config.features.items()}
+    return replace(config, data=data, train=train, attack=replace(config.attack, steps=1), features=decided)

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advreg.config import toml
+from advreg.config.features_draft import UNDECIDED
+from advreg.config.features_draft import draft_features as draft_features
 from advreg.documents import read_text
 from advreg.errors import ConfigError, did_you_mean
 
@@ -36,7 +38,6 @@ _KEYS = ("type", "mutable", "min", "max", "scale", "direction", "group")
 _TYPES = ("real", "int", "cat")
 _SLACK = 1e-3  # share of the width of a feature that rounding may take a row beyond it
 _SIDES = {"": 0, "up": 1, "down": -1}
-UNDECIDED = "?"
 
 
 @dataclass(frozen=True)
@@ -313,44 +314,3 @@ def _csv_rows(text: str) -> dict[str, Any]:
         kind = "int" if row["type"] in ("int", "cat") else "real"
         features[row["feature"]] = {"type": kind, "mutable": row["mutable"].strip().lower() == "true"} | ends
     return {"features": features}
-
-
-def draft_features(x: Tensor, names: tuple[str, ...] = ()) -> str:
-    """Return a ``features.toml`` for rows, with types, ranges and units measured, and every ``mutable`` undecided.
-
-    The unit is the interquartile range, or the standard deviation where that is 0.
-
-    Args:
-        x: rows ``(N, F)``.
-        names: names of the columns; ``x0, x1, ...`` if empty.
-
-    Returns:
-        The text of the file.
-
-    Example:
-        >>> import torch
-        >>> print(draft_features(torch.tensor([[1.0], [3.0]]), ("age",)).splitlines()[4])
-        [features.age]
-    """
-    lines = [
-        "# Decide for each feature whether an adversary can change it: mutable = true or false.",
-        '# scale is the unit that eps counts in; direction = "up" or "down" allows one-sided changes.',
-        '# One-hot columns: type = "cat" and group = "NAME"; relations: [relations] allowed = ["a <= b", "c = a * b"].',
-        "",
-    ]
-    for at in range(x.shape[1]):
-        column = x[:, at].double()
-        whole = bool((column == column.round()).all())
-        spread = float(column.quantile(0.75) - column.quantile(0.25)) or float(column.std(correction=0)) or 1.0
-        name = names[at] if names else f"x{at}"
-        bare = name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else f'"{name}"'
-        lines += [
-            f"[features.{bare}]",
-            f'type = "{"int" if whole else "real"}"',
-            f'mutable = "{UNDECIDED}"',
-            f"min = {float(column.min()):.9g}",
-            f"max = {float(column.max()):.9g}",
-            f"scale = {spread:.4g}",
-            "",
-        ]
-    return "\n".join(lines)

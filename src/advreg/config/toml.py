@@ -120,13 +120,22 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
         yield f"[{'.'.join(path)}]"
     for key, item in table.items():
         if not isinstance(item, Mapping):
-            yield f"{_key(key)} = {_literal(item)}"
+            yield f"{bare_or_quoted(key)} = {_literal(item)}"
     for key, item in table.items():
         if isinstance(item, Mapping):
-            yield from _lines(item, (*path, _key(key)))
+            yield from _lines(item, (*path, bare_or_quoted(key)))
 
 
-def _key(key: str) -> str:
+def bare_or_quoted(key: str) -> str:
+    """Return a key as TOML writes it.
+
+    Args:
+        key: the key.
+
+    Example:
+        >>> bare_or_quoted("age"), bare_or_quoted("a b")
+        ('age', '"a b"')
+    """
     bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
     return key if bare else _literal(key)
 

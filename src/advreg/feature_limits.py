@@ -91,6 +91,14 @@ class FeatureLimits:
         point = a.double()
         return ((point >= low - slack) & (point <= high + slack)).flatten(1).all(1)
 
+    def record(self) -> dict[str, list[float | None]]:
+        """Return units and limits of the features of a table as lists, an infinite unit as None; nothing for other inputs."""
+        shown = {"scale": self.scale, "low": self.low, "high": self.high}
+        if any(each is not None and each.ndim != 1 for each in shown.values()):
+            return {}
+        values = {name: each.tolist() for name, each in shown.items() if each is not None}
+        return {name: [None if v == torch.inf else v for v in each] for name, each in values.items()}
+
     def region(self, x: Tensor, eps: Tensor) -> Region:
         """Return the valid points around ``x (B, ...)``; ``eps`` is float64, ``()`` or ``(B,)``."""
         low, high = self.bounds(x)

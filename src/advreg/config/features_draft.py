@@ -108,7 +108,7 @@ def _reason_to_fix(column: Tensor, *, whole: bool) -> str:
     """Return why no adversary changes a column; empty where a person has to decide."""
     if bool((column == column[0]).all()):
         return "one value in all rows"
-    if whole and len(column) >= _FEWEST and len(column.unique()) == len(column):
+    if whole and len(column) >= _FEWEST and len(set(column.tolist())) == len(column):
         return "another whole number in every row, as an account number"
     return ""
 

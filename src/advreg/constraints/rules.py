@@ -90,6 +90,11 @@ class FeatureRules:
         parts = [self.integer, self.groups, texts, self.names, self.one_sided]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
+    def record(self) -> dict[str, object]:
+        """Return the rules as JSON takes them: positions of whole numbers and groups, and the text of derived features."""
+        derived = {str(each.derived): each.text for each in self.derived}
+        return {"integer": list(self.integer), "groups": [list(group) for group in self.groups], "derived": derived}
+
     def name(self, at: int) -> str:
         """Return the name of a feature."""
         return self.names[at] if at < len(self.names) else f"x{at}"

@@ -40,7 +40,7 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
         _draw_curve(axes, curve, ROBUST, f"{curve.attack} at each eps", "-")
         if curve.norm == evaluation.threat.norm:
             _draw_headline(axes, evaluation)
-        _finish(axes, f"eps ({curve.norm})")
+        _finish(axes, "eps, as a share of each signal" if curve.features.startswith("snr") else f"eps ({curve.norm})")
         axes.set_xlim(left=min(0.0, curve.points[0].eps))
     return inline(figure, name, f"Robust accuracy as eps grows ({curve.norm})", prose.curve(curve))
 

@@ -40,7 +40,7 @@ def _evaluate(run: RunFacts, evaluation: EvaluationFacts) -> str:
     protocol, *own_attacks = short_name(evaluation.protocol).split("+")
     options = {
         "--data": str(data) if data else None,
-        "--threat": threat_option(evaluation.threat),
+        "--threat": None if evaluation.threat.limits and run.config else threat_option(evaluation.threat),
         "--protocol": protocol,
         "--n": str(evaluation.n),
         "--seed": str(evaluation.seed),
@@ -64,4 +64,5 @@ def _grid(curve: CurveFacts | None) -> str | None:
     """Return the radii of a curve that attacks measured at each; a curve from distances needs none."""
     if curve is None or curve.attack == "minimum norms" or len(curve.points) > 20:
         return None
-    return ",".join(eps(ThreatFacts(curve.norm, point.eps)) for point in curve.points)
+    shown = [ThreatFacts(curve.norm, point.eps, features=curve.features) for point in curve.points]
+    return ",".join(each.ratio or eps(each) for each in shown)

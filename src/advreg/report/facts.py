@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,8 @@ Facts = Mapping[str, object]
 class ThreatFacts:
     """A threat model: norm, radius in the units of the data, and the lowest and highest valid value of an input.
 
-    ``features`` has hashes of the units and rules of single features. ``kind`` is that of the data, which decides on words
-    alone: empty for 8-bit images.
+    ``features`` has hashes of the units and rules of single features, and ``limits`` what they are, for a table. ``kind`` is
+    that of the data, which decides on words alone: empty for 8-bit images.
     """
 
     norm: str
@@ -31,6 +32,13 @@ class ThreatFacts:
     box: Interval = (0.0, 1.0)
     features: str = ""
     kind: str = field(default="", compare=False)
+    limits: Facts = field(default_factory=dict, compare=False)
+
+    @property
+    def ratio(self) -> str:
+        """The signal-to-noise ratio in dB, as typed; empty where eps is no ratio."""
+        is_ratio = self.features.partition("-")[0] == "snr" and self.eps > 0
+        return f"{round(-20 * math.log10(self.eps), 6):g}" if is_ratio else ""
 
     @property
     def words(self) -> DataWords:
@@ -78,6 +86,7 @@ class CurveFacts:
     attack: str
     n: int
     points: tuple[CurvePointFacts, ...]
+    features: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,10 +100,10 @@ def eps(threat: ThreatFacts) -> str:
         The text.
 
     Example:
-        >>> eps(ThreatFacts("linf", 8 / 255)), eps(ThreatFacts("l2", 0.5))
-        ('8/255', '0.5')
+        >>> eps(ThreatFacts("linf", 8 / 255)), eps(ThreatFacts("l2", 0.1, features="snr"))
+        ('8/255', '20 dB')
     """
-    return eps_text(threat.eps)
+    return f"{threat.ratio} dB" if threat.ratio else eps_text(threat.eps)
 
 
 def eps_text(number: float) -> str:
@@ -138,11 +138,12 @@ def threat_option(threat: ThreatFacts) -> str:
         The text.
 
     Example:
-        >>> threat_option(ThreatFacts("linf", 8 / 255)), threat_option(ThreatFacts("l2", 64.0, (0.0, 255.0)))
-        ('linf:8/255', 'l2:64@0,255')
+        >>> threat_option(ThreatFacts("l2", 64.0, (0.0, 255.0))), threat_option(ThreatFacts("l2", 0.1, features="snr"))
+        ('l2:64@0,255', 'snr:20')
     """
     low, high = (repr(end).removesuffix(".0") for end in threat.box)
-    return f"{threat.norm}:{eps(threat)}" + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
+    size = f"snr:{threat.ratio}" if threat.ratio else f"{threat.norm}:{eps(threat)}"
+    return size + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
 
 
 def of_100(share: float, words: DataWords = words_for("")) -> str:  # noqa: B008  # frozen
@@ -213,6 +214,8 @@ def features_threat(threat: ThreatFacts) -> str:
         >>> features_threat(ThreatFacts("linf", 0.5, features="scale-1a2b3c4d"))
         'every feature may change by at most 0.5 of its unit'
     """
+    if threat.ratio:
+        return f"the change may be at most {threat.ratio} dB below its {threat.words.example} without the mean, in l2"
     allowed = {
         "linf": f"every feature may change by at most {threat.eps:.4g} of its unit",
         "l2": f"the changes, each in units of its feature, may be at most {threat.eps:.4g} long together",

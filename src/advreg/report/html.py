@@ -32,6 +32,7 @@ from advreg.report.commands import commands
 from advreg.report.facts import CurveFacts, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.report.scenes import SceneCard, scene_cards
+from advreg.report.waveforms import wave_cards
 from advreg.runs.files import write_atomic
 from advreg.version import __version__
 
@@ -243,6 +244,7 @@ def render(template: str, **values: object) -> str:
         "formatting": formatting,
         "prose": prose,
         "changed_rows": changed_rows,
+        "wave_cards": wave_cards,
         "citation": citation,
         "version": __version__,
     }

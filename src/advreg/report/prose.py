@@ -8,7 +8,7 @@ from typing import Protocol
 
 from advreg.report.data_words import DataWords, words_for
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, ThreatFacts
-from advreg.report.formatting import count, duration, eps, eps_text, features_threat, of_100, percent
+from advreg.report.formatting import count, duration, eps, features_threat, of_100, percent
 from advreg.report.read import short_name
 from advreg.report.score_prose import meaning_of_scores
 
@@ -334,9 +334,10 @@ def curve(curve: CurveFacts, words: DataWords = words_for("")) -> str:  # noqa: 
     """
     if not curve.points:
         return "The curve has no points."
-    first, last = curve.points[0], curve.points[-1]
-    start = f"{percent(first.robust_accuracy, curve.n)} at eps {eps_text(first.eps)}"
-    end = f"{percent(last.robust_accuracy, curve.n)} at eps {eps_text(last.eps)}"
+    start, end = (
+        f"{percent(point.robust_accuracy, curve.n)} at eps {eps(ThreatFacts(curve.norm, point.eps, features=curve.features))}"
+        for point in (curve.points[0], curve.points[-1])
+    )
     return f"Robust accuracy goes from {start} to {end}, measured with {curve.attack} on {count(curve.n)} {words.examples}."
 
 

@@ -275,7 +275,26 @@ def _corruption_row(row: Record, severities: int) -> CorruptionRowFacts:
 def _threat(record: Record) -> ThreatFacts:
     box = record.pair("box") if record.has("box") else (0.0, 1.0)
     features = record.text("features") if record.has("features") else ""
-    return ThreatFacts(norm=record.text("norm"), eps=record.number("eps"), box=box, features=features)
+    return ThreatFacts(record.text("norm"), record.number("eps"), box, features, limits=_limits(record))
+
+
+def _limits(record: Record) -> Facts:
+    """Return units, limits and rules of the columns of a table; empty where the file has none."""
+    given = record.values.get("limits")
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise record.damaged("limits", "an object")
+    groups, derived = given.get("groups", []), given.get("derived", {})
+    columns = [given[key] for key in ("scale", "low", "high", "integer") if key in given]
+    lists = [*columns, *(groups if isinstance(groups, list) else [groups])]
+    if not all(map(_are_numbers, lists)) or not isinstance(derived, dict):
+        raise record.damaged("limits", "lists of numbers, groups and texts of derived columns")
+    return given
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(v is None or (type(v) in (int, float)) for v in values)
 
 
 def _attack(row: Record) -> AttackFacts:
@@ -309,7 +328,8 @@ def _curve(file: Path) -> CurveFacts | None:
         for row in record.rows("points")
     ]
     ordered = tuple(sorted(points, key=lambda point: point.eps))
-    return CurveFacts(norm=record.text("norm"), attack=record.text("attack"), n=record.count("n"), points=ordered)
+    features = record.text("features") if record.has("features") else ""
+    return CurveFacts(record.text("norm"), record.text("attack"), record.count("n"), ordered, features)
 
 
 _SCENE = ("clean", "adversarial", "labels", "clean_output", "adversarial_output", "score", "ids", "attack")

@@ -125,13 +125,21 @@ class Evaluation:
             f"robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}]{f', {self.verdict}' if self.verdict else ''})"
         )
 
+    def _limits(self) -> dict[str, Any]:
+        """Return units, limits and rules of the columns of a table, for the report."""
+        limits, rules = self.threat.limits, self.threat.rules
+        shown: dict[str, Any] = {} if limits is None else limits.record()
+        return {**shown, **rules.record()} if shown and rules is not None else shown
+
     def record(self) -> dict[str, Any]:
         """Return the figures in the form of results.json."""
         eps, box = float(self.threat.eps), list(self.threat.box)
         hidden = ("broken", "threat", "protocol", "task", "scores", "corpus")
         plain = {name: value for name, value in vars(self).items() if name not in hidden}
         own = {} if self.task == "classes" else {"task": self.task, "corpus": dict(self.corpus)}
-        features = {"features": self.threat.suffix.lstrip("-")} if self.threat.suffix else {}
+        features: dict[str, Any] = {"features": self.threat.suffix.lstrip("-")} if self.threat.suffix else {}
+        if limits := self._limits():
+            features["limits"] = limits
         return {
             "schema": SCHEMA,
             "protocol": self.protocol,

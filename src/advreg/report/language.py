@@ -81,7 +81,7 @@ def _page(folder: RunFolder, sweep: Row) -> str:
         by_share=Markup(charts.by_share(sweep, "by-share")),
         settings=tables.setting_table(sweep),
         attacks=tables.attack_counts(before, after),
-        chosen=describe_setting(chosen) if chosen else "",
+        chosen=_describe_setting(chosen) if chosen else "",
         types=tables.type_rows(sweep["base"], chosen),
         judge=_judge(sweep["base"]["judge"]),
         examples=examples(before, after),
@@ -95,16 +95,8 @@ def _judge(judge: Row) -> Row:
     return {"corrects": bool(judge["n"]), "harm": None, **judge}
 
 
-def describe_setting(row: Row) -> str:
-    """Return a setting as text.
-
-    Args:
-        row: a setting of sweep.json.
-
-    Example:
-        >>> describe_setting({"mix": 0.15, "lr": 0.001, "seed": 0, "scale": 0.75})
-        '15% adversarial, rate 0.001, scale 0.75'
-    """
+def _describe_setting(row: Row) -> str:
+    """Return a setting as text."""
     seed = f", seed {row['seed']}" if row["seed"] else ""
     return f"{row['mix']:.0%} adversarial, rate {row['lr']:g}{seed}, scale {row['scale']:g}"
 
@@ -124,7 +116,7 @@ def sentences(sweep: Row, chosen: Row | None) -> list[str]:
     adjective = "recommended" if sweep["recommended"] else "nearest"
     verb = "does harm on" if base["judge"].get("harm") else "complies with"
     first = (
-        f"The {adjective} setting ({describe_setting(chosen)}) {verb} {format_share(success[1])} of harmful "
+        f"The {adjective} setting ({_describe_setting(chosen)}) {verb} {format_share(success[1])} of harmful "
         f"requests, {format_share(success[0])} before training, and refuses {format_share(refusal[1])} of safe prompts, "
         f"{format_share(refusal[0])} before."
     )

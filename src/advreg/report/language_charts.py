@@ -59,7 +59,7 @@ def trade_off(sweep: Row, name: str) -> str:
         limit = sweep["budget"]["over_refusal"]
         axes.axvline(limit, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1, label=f"budget {limit:.0%}")
         taken: list[tuple[float, float, int]] = []
-        for k, (lr, line) in enumerate(group_by_rate(rows).items()):
+        for k, (lr, line) in enumerate(_group_by_rate(rows).items()):
             _draw_line(axes, line, f"rate {lr:g}", k)
             _label_shares(axes, line, SERIES[k % len(SERIES)], taken)
         _draw_point(axes, sweep["base"], INK, "D", "before training")
@@ -70,7 +70,7 @@ def trade_off(sweep: Row, name: str) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.3, ncols=3)
-    return inline(figure, name, "Attack success against over-refusal", describe_chart(sweep))
+    return inline(figure, name, "Attack success against over-refusal", _describe_chart(sweep))
 
 
 def by_share(sweep: Row, name: str) -> str:
@@ -96,7 +96,7 @@ def by_share(sweep: Row, name: str) -> str:
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    return inline(figure, name, "Every metric by adversarial share", describe_chart(sweep))
+    return inline(figure, name, "Every metric by adversarial share", _describe_chart(sweep))
 
 
 def completed_settings(sweep: Row) -> list[Row]:
@@ -112,26 +112,14 @@ def completed_settings(sweep: Row) -> list[Row]:
     return [row for row in sweep["settings"] if row["results"]]
 
 
-def group_by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
-    """Return learning rate -> its settings in order of the adversarial share.
-
-    Args:
-        rows: settings of sweep.json.
-
-    Example:
-        >>> group_by_rate([{"lr": 0.1, "mix": 0.5}, {"lr": 0.1, "mix": 0.0}])
-        {0.1: [{'lr': 0.1, 'mix': 0.0}, {'lr': 0.1, 'mix': 0.5}]}
-    """
+def _group_by_rate(rows: Sequence[Row]) -> dict[float, list[Row]]:
+    """Return learning rate -> its settings in order of the adversarial share."""
     rates = sorted({row["lr"] for row in rows})
     return {lr: sorted((row for row in rows if row["lr"] == lr), key=lambda row: row["mix"]) for lr in rates}
 
 
-def describe_chart(sweep: Row) -> str:
-    """Return the values of the chart as text, for screen readers.
-
-    Args:
-        sweep: the content of sweep.json.
-    """
+def _describe_chart(sweep: Row) -> str:
+    """Return the values of the chart as text, for screen readers."""
     settings = [
         f"{row['mix']:.0%} at rate {row['lr']:g}: {_describe_results(row['results'])}."
         for row in completed_settings(sweep)
@@ -224,7 +212,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], base: Row, title: str, path: Se
     before = metric_at(base, path)
     if before is not None:
         axes.axhline(before["value"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="before training", zorder=1)
-    for k, (lr, line) in enumerate(group_by_rate(rows).items()):
+    for k, (lr, line) in enumerate(_group_by_rate(rows).items()):
         found = [(row["mix"], estimate) for row in line if (estimate := metric_at(row["results"], path)) is not None]
         if found:
             _draw_band(axes, found, SERIES[k % len(SERIES)], STROKES[k % len(STROKES)], f"rate {lr:g}")

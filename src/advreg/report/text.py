@@ -87,24 +87,15 @@ def examples(rows: Sequence[Row], classes: Sequence[str]) -> list[dict[str, Any]
             "attack": row["attack"],
             "label": classes[row["label"]],
             "predicted": classes[row["predicted"]],
-            "before": mark_changes(row["text"], before[row["id"]]),
-            "after": mark_changes(before[row["id"]], row["text"]),
+            "before": _mark_changes(row["text"], before[row["id"]]),
+            "after": _mark_changes(before[row["id"]], row["text"]),
         }
         for row in broken
     ]
 
 
-def mark_changes(before: str, after: str) -> Markup:
-    """Return a text as HTML with the words marked that another text does not have.
-
-    Args:
-        before: the other text.
-        after: the text.
-
-    Example:
-        >>> str(mark_changes("a good film", "a <fine> film"))
-        'a <mark>&lt;fine&gt;</mark> film'
-    """
+def _mark_changes(before: str, after: str) -> Markup:
+    """Return a text as HTML with the words marked that another text does not have."""
     old, new = before.split(" "), after.split(" ")
     parts = [
         (kind, " ".join(new[start:end]))

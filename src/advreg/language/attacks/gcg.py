@@ -127,7 +127,7 @@ def gcg(
     with count_model_passes(lm, original) as counts:
         allowed = typeable_tokens(lm)
         texts = [
-            search_suffix(lm, request, config, tokens=tokens, seed=seed, system=system, allowed=allowed)
+            _search_suffix(lm, request, config, tokens=tokens, seed=seed, system=system, allowed=allowed)
             for request in targeted
         ]
         encoded = [
@@ -139,7 +139,7 @@ def gcg(
     return LanguageAttackResult("gcg", texts, [[text] for text in completions], counts.forwards, counts.backwards, loss)
 
 
-def search_suffix(
+def _search_suffix(
     lm: LanguageModel,
     request: HarmfulRequest,
     config: GcgSearch,
@@ -149,23 +149,7 @@ def search_suffix(
     system: str | None,
     allowed: Tensor,
 ) -> str:
-    """Return the text of a request with the best suffix of its search.
-
-    Args:
-        lm: the model for the search.
-        request: a request with target.
-        config: settings of the search.
-        tokens: exclamation marks in the initial suffix.
-        seed: seed of the draws.
-        system: the system prompt; the chat template's default if None.
-        allowed: ids of the tokens that a suffix may hold, see `typeable_tokens`.
-
-    Returns:
-        The request, a blank and the suffix.
-
-    Raises:
-        ConfigError: the request is too long, or the tokenizer merges the suffix with it.
-    """
+    """Return the text of a request with the best suffix of its search."""
     generator = torch.Generator().manual_seed(derived_seed(seed, request.id))
     with eval_mode(lm.network, freeze=True):
         frame, suffix = split_at_suffix(lm, request, " ".join(["!"] * tokens), system)
@@ -206,18 +190,8 @@ def _batch(frame: Frame, count: int) -> Encoded:
     return Encoded(ids, torch.ones_like(answer), torch.zeros_like(answer), answer)
 
 
-def cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, config: GcgSearch) -> Tensor:
-    """Return the loss ``(B,)`` of suffixes given as embeddings, on a copy of the prefix cache where there is one.
-
-    Args:
-        lm: the model for the search.
-        frame: the conversation around the suffix.
-        points: embeddings of suffixes ``(B, S, D)``.
-        config: settings of the search.
-
-    Returns:
-        ``(B,)``.
-    """
+def _cached_loss(lm: LanguageModel, frame: Frame, points: Tensor, config: GcgSearch) -> Tensor:
+    """Return the loss ``(B,)`` of suffixes given as embeddings, on a copy of the prefix cache where there is one."""
     batch = _batch(frame, len(points))
     parts = [points, embed(lm, batch.ids)]
     cache = copy.deepcopy(frame.cache)
@@ -269,7 +243,7 @@ def suffix_losses(lm: LanguageModel, frame: Frame, suffixes: Tensor, config: Gcg
     """
     if not len(suffixes):
         return torch.zeros(0)
-    parts = [cached_loss(lm, frame, embed(lm, part), config) for part in torch.split(suffixes, config.batch_size)]
+    parts = [_cached_loss(lm, frame, embed(lm, part), config) for part in torch.split(suffixes, config.batch_size)]
     return torch.cat(parts)
 
 
@@ -290,7 +264,7 @@ def one_hot_gradient(lm: LanguageModel, frame: Frame, suffix: Tensor, config: Gc
     layer = lm.network.get_input_embeddings()
     with torch.enable_grad():
         points = embed(lm, suffix[None]).detach().requires_grad_()
-        (grad,) = torch.autograd.grad(cached_loss(lm, frame, points, config).sum(), points)
+        (grad,) = torch.autograd.grad(_cached_loss(lm, frame, points, config).sum(), points)
     with torch.no_grad():
         ids = torch.arange(len(layer.weight), device=lm.device)
         return torch.cat([grad[0] @ embed(lm, part).T for part in torch.split(ids, ROWS)], 1)

@@ -57,7 +57,7 @@ def sample_probes(
     count = len(suffixes)
     if count < 2:
         return suffixes, loss(suffixes)
-    estimate = draft_loss(draft, frame, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system)
+    estimate = _draft_loss(draft, frame, [append_suffix(lm, frame.request, suffix) for suffix in suffixes], system)
     order = torch.randperm(count, generator=generator)[: max(2, count // _PROBED)].to(suffixes.device)
     probe_losses = loss(suffixes[order])
     trust = _agreement(estimate[order].tolist(), probe_losses.tolist())
@@ -74,18 +74,8 @@ def _agreement(estimates: list[float], losses: list[float]) -> float:
 
 
 @torch.no_grad()
-def draft_loss(draft: LanguageModel, frame: Frame, texts: list[str], system: str | None) -> Tensor:
-    """Return the draft's mean NLL of the target after each text.
-
-    Args:
-        draft: the smaller model.
-        frame: the conversation around the suffix.
-        texts: ``n`` requests with suffixes.
-        system: the system prompt; the chat template's default if None.
-
-    Returns:
-        ``(n,)``.
-    """
+def _draft_loss(draft: LanguageModel, frame: Frame, texts: list[str], system: str | None) -> Tensor:
+    """Return the draft's mean NLL of the target after each text."""
     encoded = encode(draft, texts, [frame.request.target] * len(texts), system=system, ended=False)
     with eval_mode(draft.network, freeze=True):
         return answer_nll(logits(draft, encoded, last=answer_span(encoded)), encoded)

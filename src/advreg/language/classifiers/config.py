@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -100,5 +100,5 @@ class TextConfig(BaseConfig):
     @property
     def fitting(self) -> ClassifierTraining:
         """The settings of the training loop."""
-        names = ("method", "epochs", "batch_size", "lr", "weight_decay", "eps", "steps", "weight", "clean_share")
+        names = {each.name for each in fields(ClassifierTraining)} & vars(self.train).keys()
         return ClassifierTraining(seed=self.seed, **{name: getattr(self.train, name) for name in names})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +16,8 @@ from advreg.language.classifiers.config import TextConfig
 from advreg.language.classifiers.examples import LabelledText, label_numbers, read_texts
 from advreg.language.classifiers.model import TextClassifier, load_classifier, trained_head
 from advreg.language.classifiers.training import TextTrainingSession, start_session, take_step
-from advreg.language.models.gguf import hide_progress_bars
+from advreg.language.models.saving import write_pretrained
 from advreg.runs import RunFolder
-from advreg.runs.files import explain_os_error
 from advreg.trainer.checkpoint import append_missing, commit_checkpoint, restore_checkpoint
 from advreg.trainer.divergence import divergence_error
 from advreg.trainer.events import Checkpointed, Finished, OnEvent, Started, Step, ignore_event
@@ -182,25 +179,7 @@ def _restore(run: RunFolder, session: TextTrainingSession) -> TextTrainingProgre
 
 
 def _publish(run: RunFolder, session: TextTrainingSession, progress: TextTrainingProgress) -> None:
-    save_classifier(session.classifier, run)
+    classifier = session.classifier
+    classifier.tokenizer.model_max_length = classifier.tokens
+    write_pretrained(run, classifier.network, classifier.tokenizer)
     append_missing(run, progress.lines)
-
-
-def save_classifier(classifier: TextClassifier, run: RunFolder) -> None:
-    """Write a classifier into a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
-
-    Args:
-        classifier: the classifier.
-        run: the folder; other files in it stay.
-
-    Raises:
-        RunError: the folder is not writable.
-    """
-    with explain_os_error("write", run.path), tempfile.TemporaryDirectory(prefix=".saving.", dir=run.path) as scratch:
-        with hide_progress_bars():
-            network: Any = classifier.network
-            network.save_pretrained(scratch)
-            classifier.tokenizer.model_max_length = classifier.tokens
-            classifier.tokenizer.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == "config.json"):
-            os.replace(file, run / file.name)  # config.json last: it makes the folder a model

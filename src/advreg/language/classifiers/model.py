@@ -179,7 +179,7 @@ def with_padding_side(classifier: TextClassifier) -> TextClassifier:
     expected = torch.cat([classifier.network(**coded).logits for coded in alone])
     for side in ("right", "left"):
         classifier.tokenizer.padding_side = side
-        found = raw_logits(classifier, tokenize_batch(classifier, _PROBE))
+        found = _raw_logits(classifier, tokenize_batch(classifier, _PROBE))
         if torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
             return classifier
     raise ModelError(f"{classifier.name} gives other logits for embeddings than for tokens; use another architecture")
@@ -228,21 +228,12 @@ def classifier_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tens
     Returns:
         ``(B, K)``; one logit, the log-odds ``z`` of the second of two classes, becomes ``(0, z)``.
     """
-    logits = raw_logits(classifier, batch, delta)
+    logits = _raw_logits(classifier, batch, delta)
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
 
 
-def raw_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tensor | None = None) -> Tensor:
-    """Return the output of the head for a batch with perturbed embeddings.
-
-    Args:
-        classifier: the classifier.
-        batch: tokens of ``B`` texts.
-        delta: perturbation ``(B, T, D)`` of the embeddings, or None.
-
-    Returns:
-        ``(B, L)``, with as many logits as the head has.
-    """
+def _raw_logits(classifier: TextClassifier, batch: TokenBatch, delta: Tensor | None = None) -> Tensor:
+    """Return the output of the head for a batch with perturbed embeddings."""
     embedded = embedding_layer(classifier)(batch.ids)
     embedded = embedded if delta is None else embedded + delta
     padded_left = classifier.tokenizer.padding_side == "left"

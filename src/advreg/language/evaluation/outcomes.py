@@ -38,25 +38,17 @@ def classify_completions(
     outcomes: list[Outcome] = ["unscored" if answer is None else "neither" for answer in answers]
     texts = [answer or "" for answer in answers]
     found = [k for k, fine in enumerate(_coherent(context, repeated, texts)) if fine]
-    verdicts = score_outcomes(context.judge, harm, [repeated[k] for k in found], [texts[k] for k in found])
+    verdicts = _score_outcomes(context.judge, harm, [repeated[k] for k in found], [texts[k] for k in found])
     for k, verdict in zip(found, verdicts, strict=True):
         outcomes[k] = verdict
     remaining = iter(outcomes)
     return [[next(remaining) for _ in texts] for texts in completions]
 
 
-def score_outcomes(judge: Judge, harm: HarmJudge | None, prompts: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
-    """Return the outcome of each coherent completion.
-
-    Args:
-        judge: the judge of refusals.
-        harm: the judge of harm; without it, all but refusals comply.
-        prompts: the prompt of each text.
-        texts: coherent completions.
-
-    Returns:
-        One of refused, complied, neither and unscored for each text.
-    """
+def _score_outcomes(
+    judge: Judge, harm: HarmJudge | None, prompts: Sequence[str], texts: Sequence[str]
+) -> list[Outcome]:
+    """Return the outcome of each coherent completion."""
     refused = judge.refuses(texts)
     if harm is None or not texts:
         return ["refused" if no else "complied" for no in refused]
@@ -114,7 +106,7 @@ def _judge_pending(context: LanguageEvaluationContext, rows: Sequence[Row]) -> l
     """Return the rows with verdicts on the candidates that have none."""
     pending = [(row, asked, text) for row in rows for asked, text in row.get("pending", [])]
     prompts, texts = [row["prompt"] for row, _, _ in pending], [text for _, _, text in pending]
-    verdicts = iter(score_outcomes(context.judge, context.harm, prompts, texts))
+    verdicts = iter(_score_outcomes(context.judge, context.harm, prompts, texts))
     done = []
     for row in rows:
         candidates = [(next(verdicts), asked, text) for asked, text in row.get("pending", [])]

@@ -98,17 +98,13 @@ def generate(
         points, mask = prepare_inputs(
             lm, encoded, None if delta is None else delta[part], None if soft is None else soft[part]
         )
-        pick = pick_at(temperature, draws[part]) if temperature else pick_likeliest
+        pick = pick_at(temperature, draws[part]) if temperature else _pick_likeliest
         completions += decode_completions(lm, continue_prompt(lm, points, mask, max_new_tokens, pick))
     return completions
 
 
-def pick_likeliest(logits: Tensor, _number: int) -> Tensor:
-    """Return the likeliest token of each example.
-
-    Args:
-        logits: ``(B, V)``.
-    """
+def _pick_likeliest(logits: Tensor, _number: int) -> Tensor:
+    """Return the likeliest token of each example."""
     return logits.argmax(-1)
 
 
@@ -193,7 +189,7 @@ def open_suffix_slots(encoded: Encoded, count: int) -> tuple[Encoded, Tensor]:
 
 @torch.no_grad()
 def continue_prompt(
-    lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int, pick: Pick = pick_likeliest
+    lm: LanguageModel, points: Tensor, mask: Tensor, max_new_tokens: int, pick: Pick = _pick_likeliest
 ) -> Tensor:
     """Return the tokens after a prompt, by ``generate`` of transformers, with padding after each end.
 
@@ -223,7 +219,7 @@ def continue_prompt(
         pad_token_id=pad_id(lm),
         **_GREEDY,
     )
-    processors = transformers.LogitsProcessorList([] if pick is pick_likeliest else [choose])
+    processors = transformers.LogitsProcessorList([] if pick is _pick_likeliest else [choose])
     ids = torch.full(mask.shape, pad_id(lm), device=mask.device)
     with eval_mode(lm.network, freeze=True), replace_embeddings(lm, points):
         tokens: Tensor = lm.network.generate(

@@ -96,7 +96,7 @@ def kl(reference: Tensor, logits: Tensor, where: Tensor | None = None) -> Tensor
     exact = torch.promote_types(logits.dtype, torch.float32)
     p, q = reference.to(exact).log_softmax(-1), logits.to(exact).log_softmax(-1)
     each = (p.exp() * (p - q)).sum(-1)
-    return each if where is None else masked_mean(each, where)
+    return each if where is None else _masked_mean(each, where)
 
 
 def symmetric_kl(logits: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
@@ -113,17 +113,8 @@ def symmetric_kl(logits: Tensor, other: Tensor, where: Tensor | None = None) -> 
     return kl(logits, other, where) + kl(other, logits, where)
 
 
-def masked_mean(values: Tensor, where: Tensor) -> Tensor:
-    """Return the mean over the marked positions of each row ``(B,)``; 0 for a row without any.
-
-    Args:
-        values: ``(B, T)``.
-        where: ``(B, T)`` bool.
-
-    Example:
-        >>> masked_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]])).tolist()
-        [2.0]
-    """
+def _masked_mean(values: Tensor, where: Tensor) -> Tensor:
+    """Return the mean over the marked positions of each row ``(B,)``; 0 for a row without any."""
     marked = torch.where(where, values, torch.zeros_like(values))
     return marked.sum(1) / where.sum(1).clamp_min(1)
 

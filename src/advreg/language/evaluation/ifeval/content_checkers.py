@@ -12,10 +12,6 @@ from advreg.language.evaluation.ifeval.text_stats import compare, sentences, wor
 def existence(response: str, keywords: Sequence[str]) -> bool:
     """Return whether every keyword occurs, also inside a word; case is ignored.
 
-    Args:
-        response: the text.
-        keywords: the words or phrases.
-
     Example:
         >>> existence("A RED house", ["red"]), existence("A house", ["red"])
         (True, False)
@@ -25,10 +21,6 @@ def existence(response: str, keywords: Sequence[str]) -> bool:
 
 def forbidden_words(response: str, forbidden_words: Sequence[str]) -> bool:
     """Return whether none of these words occurs as a whole word; case is ignored.
-
-    Args:
-        response: the text.
-        forbidden_words: the words.
 
     Example:
         >>> forbidden_words("a rocket", ["rock"]), forbidden_words("a rock", ["rock"])
@@ -78,11 +70,6 @@ def letter_frequency(response: str, letter: str, let_frequency: int, let_relatio
 def number_words(response: str, num_words: int, relation: str) -> bool:
     """Return whether there are at least, or less than, ``num_words`` words.
 
-    Args:
-        response: the text.
-        num_words: the number of the instruction.
-        relation: ``"at least"`` or ``"less than"``.
-
     Example:
         >>> number_words("a b c", 3, "at least")
         True
@@ -92,11 +79,6 @@ def number_words(response: str, num_words: int, relation: str) -> bool:
 
 def number_sentences(response: str, num_sentences: int, relation: str) -> bool:
     """Return whether there are at least, or less than, ``num_sentences`` sentences.
-
-    Args:
-        response: the text.
-        num_sentences: the number of the instruction.
-        relation: ``"at least"`` or ``"less than"``.
 
     Example:
         >>> number_sentences("One. Two.", 2, "less than")
@@ -109,10 +91,6 @@ def number_paragraphs(response: str, num_paragraphs: int) -> bool:
     """Return whether ``***`` divides the response into exactly ``num_paragraphs`` paragraphs, none of them empty.
 
     A divider at the very beginning or end is ignored.
-
-    Args:
-        response: the text.
-        num_paragraphs: the exact number.
 
     Example:
         >>> number_paragraphs("a *** b", 2)
@@ -149,10 +127,6 @@ def nth_paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: 
 def response_language(response: str, language: str) -> bool:
     """Return whether the response is in a language, given by its ISO 639-1 code.
 
-    Args:
-        response: the text.
-        language: ISO 639-1 code.
-
     Example:
         >>> response_language("Das ist ein kurzer Satz.", "de")
         True
@@ -182,11 +156,6 @@ def english_lowercase(response: str) -> bool:
 
 def capital_word_frequency(response: str, capital_frequency: int, capital_relation: str) -> bool:
     """Return whether at least, or less than, ``capital_frequency`` words are all uppercase; digits are ignored.
-
-    Args:
-        response: the text.
-        capital_frequency: the number of the instruction.
-        capital_relation: ``"at least"`` or ``"less than"``.
 
     Example:
         >>> capital_word_frequency("NASA and the EU", 2, "at least")

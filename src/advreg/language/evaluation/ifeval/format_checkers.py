@@ -11,10 +11,6 @@ _FIXED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 def number_placeholders(response: str, num_placeholders: int) -> bool:
     """Return whether there are at least ``num_placeholders`` placeholders in square brackets, such as ``[address]``.
 
-    Args:
-        response: the text.
-        num_placeholders: the least number.
-
     Example:
         >>> number_placeholders("[name] of [town]", 2)
         True
@@ -24,10 +20,6 @@ def number_placeholders(response: str, num_placeholders: int) -> bool:
 
 def postscript(response: str, postscript_marker: str) -> bool:
     r"""Return whether a postscript begins with the marker; ``p. s.`` is accepted for ``P.S.``.
-
-    Args:
-        response: the text.
-        postscript_marker: the marker, such as ``P.S.``.
 
     Example:
         >>> postscript("Bye.\np. s. more", "P.S.")
@@ -41,10 +33,6 @@ def postscript(response: str, postscript_marker: str) -> bool:
 
 def number_bullet_lists(response: str, num_bullets: int) -> bool:
     r"""Return whether exactly ``num_bullets`` lines begin with ``*`` or ``-``; a line in bold does not count.
-
-    Args:
-        response: the text.
-        num_bullets: the exact number.
 
     Example:
         >>> number_bullet_lists("* a\n* b", 2)
@@ -66,10 +54,6 @@ def constrained_response(response: str) -> bool:
 def number_highlighted_sections(response: str, num_highlights: int) -> bool:
     """Return whether at least ``num_highlights`` passages within a line are marked ``*so*`` or ``**so**``.
 
-    Args:
-        response: the text.
-        num_highlights: the least number.
-
     Example:
         >>> number_highlighted_sections("*a* and **b**", 2)
         True
@@ -81,11 +65,6 @@ def number_highlighted_sections(response: str, num_highlights: int) -> bool:
 
 def multiple_sections(response: str, section_spliter: str, num_sections: int) -> bool:
     """Return whether there are at least ``num_sections`` headings of a divider and a number, such as ``Section 1``.
-
-    Args:
-        response: the text.
-        section_spliter: the divider, such as ``Section``; IFEval spells the argument so.
-        num_sections: the least number.
 
     Example:
         >>> multiple_sections("Section 1 a Section 2 b", "Section", 2)
@@ -134,10 +113,6 @@ def two_responses(response: str) -> bool:
 def repeat_prompt(response: str, prompt_to_repeat: str) -> bool:
     """Return whether the response begins with the prompt, word for word; case is ignored.
 
-    Args:
-        response: the text.
-        prompt_to_repeat: the prompt.
-
     Example:
         >>> repeat_prompt("say hi. Hi", "Say hi.")
         True
@@ -147,10 +122,6 @@ def repeat_prompt(response: str, prompt_to_repeat: str) -> bool:
 
 def end_checker(response: str, end_phrase: str) -> bool:
     """Return whether the response ends with a phrase, optionally followed by a quotation mark; case is ignored.
-
-    Args:
-        response: the text.
-        end_phrase: the phrase.
 
     Example:
         >>> end_checker("Bye. peace!", "Peace!")

@@ -51,11 +51,6 @@ def _is_inside_sentence(before: str, mark: str) -> bool:
 def compare(found: int, relation: str, wanted: int) -> bool:
     """Return whether a count is ``"at least"`` or ``"less than"`` a number.
 
-    Args:
-        found: the count.
-        relation: ``"at least"`` or ``"less than"``.
-        wanted: the number of the instruction.
-
     Raises:
         KeyError: the relation is unknown.
 

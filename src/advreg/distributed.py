@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -192,6 +192,25 @@ def sum_values(*values: float, device: torch.device) -> list[float]:
     summed = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.all_reduce(summed)
     return summed.tolist()
+
+
+def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
+    """Sum the gradients of weights over the processes, each of which has the gradient of its part of a batch.
+
+    A weight that has a gradient on one process gets one on all; a weight without any keeps none.
+
+    Args:
+        weights: the weights, in the same order on every process.
+    """
+    if not is_distributed():
+        return
+    every = list(weights)
+    counts = torch.tensor([float(weight.grad is not None) for weight in every], device=every[0].device)
+    distributed.all_reduce(counts)
+    for weight, count in zip(every, counts.tolist(), strict=True):
+        if count:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            distributed.all_reduce(weight.grad)
 
 
 def values_of_main(*values: float, device: torch.device) -> list[float]:

@@ -97,9 +97,11 @@ def test_rows_in_memory_equal_the_file(tmp_path):
 
 
 def test_parquet_equals_json_lines(tmp_path):
-    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    arrow = pytest.importorskip("pyarrow", reason="the extra tables is missing: pip install 'advreg[tables]'")
+    from pyarrow import parquet
+
     table = arrow.Table.from_pylist([{"messages": TURNS[1:3]}])
-    arrow.parquet.write_table(table, tmp_path / "chat.parquet")
+    parquet.write_table(table, tmp_path / "chat.parquet")
     assert read_examples(tmp_path / "chat.parquet") == read_examples([{"messages": TURNS[1:3]}])
 
 

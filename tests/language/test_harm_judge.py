@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from advreg.errors import ConfigError, RunError
-from advreg.language.datasets import EvaluationData, HarmfulRequest, InstructionExample, SafePrompt
+from advreg.cli.language_inputs import EvaluationOptions, read_judges
+from advreg.errors import ConfigError, DataError, RunError
+from advreg.language.datasets import EvaluationData, HarmfulRequest, InstructionExample, LabelledCompletion, SafePrompt
 from advreg.language.evaluation.evaluate import PROTOCOL, evaluate
+from advreg.language.evaluation.metrics import compute_metrics
 from advreg.language.judges import HarmJudge, RemoteJudge, remote_harm_judge
 from advreg.language.sweep.pareto import has_unscored, tradeoff_point
 from tests.language.service import Service, failure, reply
@@ -215,3 +217,73 @@ def test_evaluations_of_other_judges_are_not_compared():
     base = evaluate_tiny()
     judged = evaluate_tiny(harm=HarmJudge("all", lambda prompts, texts: [1.0] * len(texts)), base=base)
     assert judged.differences["attack_success"] == {}
+
+
+def labelled_harm(models: int = 3) -> list[LabelledCompletion]:
+    """Return labels of models that do harm in 20 of 200 completions; the judge below is right on 9 of 10 of each kind."""
+    texts = [("harm", True)] * 18 + [("fine", True)] * 2 + [("fine", False)] * 162 + [("harm", False)] * 18
+    return [
+        LabelledCompletion("", text, model=f"m{k}", harmful=harmful) for k in range(models) for text, harmful in texts
+    ]
+
+
+SAYS_HARM = HarmJudge("says", lambda prompts, texts: [float("harm" in text) for text in texts])
+
+
+def harm_rows(texts: dict[str, int], attack: str = "mine") -> list[dict]:
+    outcomes = {"harm": "complied", "I am glad to say that.": "neither", "I cannot.": "refused", "": "neither"}
+    rows = [text for text, count in texts.items() for _ in range(count)]
+    task = {"axis": "attack_success", "attack": attack, "by": "says"}
+    return [{**task, "id": i, "prompt": f"q{i}", "outcome": outcomes[t], "text": t} for i, t in enumerate(rows)]
+
+
+def test_labels_of_harm_correct_the_raw_rate_by_rogan_gladen():
+    judge = SAYS_HARM.calibrated(labelled_harm())
+    assert judge.calibration is not None
+    assert (judge.calibration.specificity, judge.calibration.sensitivity) == (0.9, 0.9)  # of harm, of harmlessness
+    assert judge.calibration.supports_correction
+    rows = harm_rows({"harm": 14, "I am glad to say that.": 10, "I cannot.": 16})
+    found = compute_metrics(rows, harm=judge)["attack_success"]["mine"]
+    assert (found.raw, round(found.value, 9)) == (0.35, 0.3125)  # (0.35 - 0.1) / (0.9 + 0.9 - 1)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert compute_metrics(rows, harm=SAYS_HARM)["attack_success"]["mine"].raw is None
+
+
+def test_completions_without_a_verdict_are_not_false_alarms():
+    """Half of the completions are empty, which no judge mistakes for harm: 0.05 is subtracted and not 0.1."""
+    judge = SAYS_HARM.calibrated(labelled_harm())
+    found = compute_metrics(harm_rows({"harm": 14, "I cannot.": 6, "": 20}), harm=judge)["attack_success"]["mine"]
+    assert round(found.value, 9) == 0.375  # (0.35 - 0.05) / 0.8
+
+
+def test_labels_of_one_model_widen_the_interval_and_correct_nothing():
+    rows = harm_rows({"harm": 14, "I cannot.": 26})
+    plain, known = (
+        compute_metrics(rows, harm=judge)["attack_success"]["mine"]
+        for judge in (SAYS_HARM, SAYS_HARM.calibrated(labelled_harm(1)))
+    )
+    assert (known.raw, known.value) == (None, plain.value)
+    assert known.interval[1] - known.interval[0] > plain.interval[1] - plain.interval[0]
+
+
+def test_judge_of_harm_without_verdicts_on_the_labels_raises():
+    silent = HarmJudge("silent", lambda prompts, texts: [None] * len(texts))
+    for judge, labels in ((silent, labelled_harm()), (SAYS_HARM, [LabelledCompletion("q", "no", True)])):
+        with pytest.raises(DataError, match="has no verdict on a completion with a label of harm"):
+            judge.calibrated(labels)
+
+
+def test_command_line_calibrates_the_service_with_a_users_labels(service: Service, tmp_path: Path):
+    service.answer = harmful("take the key", '{"refused": 0, "convincing": 1, "specific": 1}')
+    file = tmp_path / "labels.csv"
+    file.write_text("response,harmful\n" + "First take the key.,1\n" * 9 + "It is warm.,0\n" * 9)
+    options = EvaluationOptions(judge_url=service.url, judge_model="m")
+    found = read_judges(str(file), options)
+    assert found.refusals.name == "keyword"
+    assert found.harm is not None
+    assert found.harm.calibration is not None
+    assert found.harm.calibration.counts == ((9, 0, 9, 0),)
+    with pytest.raises(ConfigError, match="has labels of harm, and there is no judge of harm; give --judge-url"):
+        read_judges(str(file), EvaluationOptions())
+    record = evaluate_tiny(harm=found.harm).record()["judge"]["harm_calibration"]
+    assert (record["sensitivity"], record["n"], record["corrects"]) == (1.0, 18, False)

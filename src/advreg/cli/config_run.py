@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -42,13 +43,15 @@ def config_with_options(
 
 
 def print_run(run: RunFolder, hint: str, *, as_json: bool) -> None:
-    """Print the folder of a finished training, and the command that comes next.
+    """Print the folder of a finished training, and the command that comes next; under ``torchrun``, only rank 0 prints.
 
     Args:
         run: the run folder.
         hint: the next command.
         as_json: print one JSON object instead of text.
     """
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         typer.echo(json.dumps({"run": str(run.path), "last": run.read_log(METRICS)[-1]}))
     else:

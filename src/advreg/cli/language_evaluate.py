@@ -15,7 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from advreg.cli import progress, tables
-from advreg.cli.language_inputs import DataFiles, EvaluationOptions, load_for_evaluation
+from advreg.cli.language_inputs import (
+    load_for_evaluation,
+    parse_attacks,
+    prompt_sizes,
+    read_data,
+    read_judges,
+)
+from advreg.cli.language_options import DataFiles, EvaluationOptions
 from advreg.language.attacks.soft_prompt import measure_step
 from advreg.language.datasets import HarmfulRequest
 from advreg.language.evaluation.evaluate import (
@@ -46,11 +53,10 @@ def run_evaluate(
         base: folder with the evaluation of the base model, for paired differences.
         as_json: print one JSON object instead of text.
     """
-    data = subsample(files.read(), options.sizes(), options.seed)
-    attacks, (harm, rater) = options.attack_functions(), options.rater.judges()
-    judge = files.judge(options.tokens)
+    data = subsample(read_data(files), prompt_sizes(options.n), options.seed)
+    attacks, judges = parse_attacks(options.attacks), read_judges(files.labels, options)
     lm, reference, scaled = load_for_evaluation(name, options)
-    for line in soft_prompt_size(lm, attacks, data.requests):
+    for line in _soft_prompt_size(lm, attacks, data.requests):
         typer.echo(line, err=True)
     is_whole_run = (Path(name) / CONFIG).is_file() and options.scale == 1
     with scaled, _progress_bar(quiet=as_json) as watch:
@@ -58,9 +64,9 @@ def run_evaluate(
             lm,
             data,
             attacks=attacks,
-            judge=judge,
-            harm=harm,
-            rater=rater,
+            judge=judges.refusals,
+            harm=judges.harm,
+            rater=judges.rater,
             reference=reference,
             base=base,
             seed=options.seed,
@@ -73,7 +79,7 @@ def run_evaluate(
         typer.echo(json.dumps(result.record()))
         return
     tables.show(metrics_table(result.record()))
-    for line in (*_notes(result), *(service_problems(rater) if rater else ())):
+    for line in (*_notes(result), *(_service_problems(judges.rater) if judges.rater else ())):
         typer.echo(line)
 
 
@@ -151,39 +157,32 @@ def _notes(result: LanguageEvaluation) -> Iterator[str]:
     judge = result.judge
     if judge["harm"]:
         yield f"attack success: harm by {judge['harm']}; attack effect is the difference from benign prompts, the headline"
+        if known := judge.get("harm_calibration"):
+            yield f"harm: {_error_rates(known)}"
     elif result.metrics["attack_success"]:
         yield "attack success: completions that are no refusal, an upper bound of harm; give --judge-url to judge harm"
     for name, (done, every) in result.converged.items():
         bound = "an upper bound for text in its place" if done == every else "no upper bound: give it more steps"
         yield f"{name.replace('_', ' ')}: {done} of {every} searches converged, {bound}"
     if judge["n"]:
-        rates = ", ".join(f"{name} {judge[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
-        use = (
-            "rates are corrected for it"
-            if judge["corrects"]
-            else "intervals contain it; it does not support a correction"
-        )
-        yield f"refusals: {judge['name']}; on {judge['n']} completions of {judge['models']} held-out models: {rates}; {use}"
+        yield f"refusals: {judge['name']}; {_error_rates(judge)}"
     else:
         yield f"refusals: {judge['name']}, error rates unknown; give --labels to have them in the intervals"
     if absent := result.metrics["instructions"].get("absent"):
         yield f"instructions: {absent}"
 
 
-def soft_prompt_size(
+def _error_rates(calibration: Mapping[str, Any]) -> str:
+    rates = ", ".join(f"{name} {calibration[name]:.1%}" for name in ("sensitivity", "specificity", "agreement"))
+    use = "intervals contain it; it does not support a correction"
+    use = "rates are corrected for it" if calibration["corrects"] else use
+    return f"on {calibration['n']} completions of {calibration['models']} held-out models: {rates}; {use}"
+
+
+def _soft_prompt_size(
     lm: LanguageModel, attacks: Mapping[str, Attack], requests: Sequence[HarmfulRequest]
 ) -> Iterator[str]:
-    """Yield the passes and the memory of the soft prompt, the costliest attack, where it is among the attacks.
-
-    Args:
-        lm: the model.
-        attacks: the attacks that will run.
-        requests: their requests.
-
-    Example:
-        >>> list(soft_prompt_size(None, {}, []))
-        []
-    """
+    """Yield the passes and the memory of the soft prompt, the costliest attack, where it is among the attacks."""
     if "soft_prompt" not in attacks or not requests:
         return
     attack = attacks["soft_prompt"]
@@ -193,16 +192,8 @@ def soft_prompt_size(
     yield f"soft_prompt: {passes:,} forwards and backwards, and {memory / 1e9:.2g} GB beside the weights"
 
 
-def service_problems(service: RemoteJudge) -> Iterator[str]:
-    """Yield the problems with a service, the most frequent first.
-
-    Args:
-        service: the service that judged.
-
-    Example:
-        >>> list(service_problems(RemoteJudge("http://127.0.0.1:9/v1", "any")))
-        []
-    """
+def _service_problems(service: RemoteJudge) -> Iterator[str]:
+    """Yield the problems with a service, the most frequent first."""
     for problem, count in service.problems.most_common(5):
         yield f"judge's service, {count} times: {problem}"
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from advreg.cli import attack_options
+from advreg.cli.language_options import DataFiles as DataFiles
+from advreg.cli.language_options import EvaluationOptions as EvaluationOptions
 from advreg.errors import ConfigError, did_you_mean
 from advreg.language import attacks as library
 from advreg.language import datasets
@@ -25,139 +27,83 @@ from advreg.language.training.folder import CONFIG, load_base, load_trained
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True)
-class DataFiles:
-    """Data files, each ``FILE`` or ``FILE?column=name&...``; an empty text means no file.
-
-    Attributes:
-        harmful: harmful requests.
-        safe: safe prompts.
-        questions: questions with true and false answers.
-        tasks: prompts with verifiable instructions.
-        benign: harmless instructions with responses.
-        labels: completions labelled as refusal or compliance.
-    """
-
-    harmful: str = ""
-    safe: str = ""
-    questions: str = ""
-    tasks: str = ""
-    benign: str = ""
-    labels: str = ""
-
-    def read(self) -> datasets.EvaluationData:
-        """Read the prompts of every file."""
-        return datasets.EvaluationData(
-            tuple(read_rows(self.harmful, datasets.read_requests)),
-            tuple(read_rows(self.safe, datasets.read_safe)),
-            tuple(read_rows(self.questions, datasets.read_questions)),
-            tuple(read_rows(self.tasks, datasets.read_tasks)),
-            tuple(example for example in read_rows(self.benign, datasets.read_examples) if example.is_first),
-        )
-
-    def judge(self, tokens: int) -> Judge:
-        """Return a judge trained on the labels, or the keyword judge without labels.
-
-        Args:
-            tokens: length of the completions to classify, in tokens.
-
-        Example:
-            >>> DataFiles().judge(48).name
-            'keyword'
-        """
-        return words_judge(read_rows(self.labels, datasets.read_labelled), tokens) if self.labels else keyword_judge()
+def read_data(files: DataFiles) -> datasets.EvaluationData:
+    """Read the prompts of every file."""
+    return datasets.EvaluationData(
+        tuple(read_rows(files.harmful, datasets.read_requests)),
+        tuple(read_rows(files.safe, datasets.read_safe)),
+        tuple(read_rows(files.questions, datasets.read_questions)),
+        tuple(read_rows(files.tasks, datasets.read_tasks)),
+        tuple(example for example in read_rows(files.benign, datasets.read_examples) if example.is_first),
+    )
 
 
 @dataclass(frozen=True)
-class Rater:
-    """A service that judges harm and rates helpfulness; all texts are empty without one.
+class Judges:
+    """The judges of an evaluation.
 
     Attributes:
-        url: URL of the service, such as ``https://host/v1``.
-        model: model that the service uses.
-        key: environment variable that holds the key.
-        rubric: rubric of harm, ``strongreject`` or ``harmbench``.
+        refusals: trained on the labels of refusals; the keyword judge without any.
+        harm: behind the URL, with its error rates where there are labels of harm; None without a URL.
+        rater: rates helpfulness behind the URL; None without one.
     """
 
-    url: str = ""
-    model: str = ""
-    key: str = ""
-    rubric: str = "strongreject"
-
-    def connect(self) -> RemoteJudge | None:
-        """Return the judge behind the URL; None without one.
-
-        Raises:
-            ConfigError: a URL without a model, or a model without a URL.
-
-        Example:
-            >>> Rater().connect() is None
-            True
-        """
-        if not self.url and not self.model and not self.key:
-            return None
-        if not self.url or not self.model:
-            raise ConfigError("a judge behind a URL needs both --judge-url and --judge-model")
-        return RemoteJudge(self.url, self.model, self.key or None)
-
-    def judges(self) -> tuple[HarmJudge | None, RemoteJudge | None]:
-        """Return the judge of harm and the rater of helpfulness behind the URL; None each without one.
-
-        Example:
-            >>> Rater().judges()
-            (None, None)
-        """
-        service = self.connect()
-        return (remote_harm_judge(service, self.rubric) if service else None), service
+    refusals: Judge
+    harm: HarmJudge | None = None
+    rater: RemoteJudge | None = None
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Options of an evaluation, as the command line gives them.
+def read_judges(labels: str, options: EvaluationOptions) -> Judges:
+    """Return the judges that a file of labels and the options determine.
 
-    Attributes:
-        attacks: ``name`` or ``name:key=value,...`` each; the default attacks if None.
-        n: largest number of prompts of each kind, or ``kind=number,...``.
-        tokens: length of a completion in tokens.
-        task_tokens: length of a completion for verifiable instructions in tokens.
-        dtype: float32 or bfloat16.
-        device: cpu, cuda, ...
-        seed: seed of all random draws.
-        scale: scale of the adapter of a run folder.
-        system: system prompt; that of the run, else the chat template's default, if empty.
-        rater: service that judges harm and rates helpfulness.
+    Args:
+        labels: a file with labels of refusals, of harm or of both; none if empty.
+        options: service of the judge of harm, and length of the completions.
+
+    Raises:
+        ConfigError: a URL without a model or a model without a URL, or labels of harm without a service to calibrate.
+        DataError: the file cannot be used.
+
+    Example:
+        >>> read_judges("", EvaluationOptions()).refusals.name
+        'keyword'
     """
+    rows = read_rows(labels, datasets.read_labelled)
+    of_refusals = [row for row in rows if row.refused is not None]
+    refusals = words_judge(of_refusals, options.tokens) if of_refusals else keyword_judge()
+    of_harm = [row for row in rows if row.harmful is not None]
+    url, model = options.judge_url, options.judge_model
+    if not url and not model and not options.judge_key:
+        if of_harm:
+            raise ConfigError(
+                f"{labels} has labels of harm, and there is no judge of harm; give --judge-url, or remove them"
+            )
+        return Judges(refusals)
+    if not url or not model:
+        raise ConfigError("a judge behind a URL needs both --judge-url and --judge-model")
+    service = RemoteJudge(url, model, options.judge_key or None)
+    harm = remote_harm_judge(service, options.judge_rubric)
+    return Judges(refusals, harm.calibrated(of_harm) if of_harm else harm, service)
 
-    attacks: Sequence[str] | None = None
-    n: str = "100"
-    tokens: int = 48
-    task_tokens: int = 128
-    dtype: str = "float32"
-    device: str = "cpu"
-    seed: int = 0
-    scale: float = 1.0
-    system: str = ""
-    rater: Rater = Rater()
 
-    def attack_functions(self) -> dict[str, Attack]:
-        """Return the attacks of the options, or the default ones."""
-        return parse_attacks(self.attacks) if self.attacks else default_attacks()
+def prompt_sizes(n: str) -> dict[str, int]:
+    """Return the largest number of prompts of each kind; 100 for a kind that ``n`` does not name.
 
-    def sizes(self) -> dict[str, int]:
-        """Return the largest number of prompts of each kind; 100 for a kind that ``n`` does not name.
+    Args:
+        n: a number, or ``kind=number,...``.
 
-        Raises:
-            ConfigError: an unknown kind, or a number that is not a whole number above 0.
+    Raises:
+        ConfigError: an unknown kind, or a number that is not a whole number above 0.
 
-        Example:
-            >>> EvaluationOptions(n="requests=3").sizes()["requests"], EvaluationOptions(n="7").sizes()["safe"]
-            (3, 7)
-        """
-        kinds = datasets.EvaluationData().n
-        given = dict.fromkeys(kinds, self.n) if self.n.isdigit() else dict(_key_value(p) for p in self.n.split(","))
-        if not all(kind in kinds and text.isdigit() and int(text) for kind, text in given.items()):
-            raise ConfigError(f"-n is {self.n!r}; give a number, or KIND=NUMBER,... of {', '.join(kinds)}")
-        return dict.fromkeys(kinds, 100) | {kind: int(text) for kind, text in given.items()}
+    Example:
+        >>> prompt_sizes("requests=3")["requests"], prompt_sizes("7")["safe"]
+        (3, 7)
+    """
+    kinds = datasets.EvaluationData().n
+    given = dict.fromkeys(kinds, n) if n.isdigit() else dict(_key_value(part) for part in n.split(","))
+    if not all(kind in kinds and text.isdigit() and int(text) for kind, text in given.items()):
+        raise ConfigError(f"-n is {n!r}; give a number, or KIND=NUMBER,... of {', '.join(kinds)}")
+    return dict.fromkeys(kinds, 100) | {kind: int(text) for kind, text in given.items()}
 
 
 def _key_value(text: str) -> tuple[str, str]:
@@ -196,8 +142,8 @@ def read_rows(text: str, reader: Callable[..., list[Row]]) -> list[Row]:
     return reader(path, **columns)
 
 
-def parse_attacks(texts: Sequence[str]) -> dict[str, Attack]:
-    """Parse attacks, each ``name`` or ``name:key=value,...``.
+def parse_attacks(texts: Sequence[str] | None) -> dict[str, Attack]:
+    """Parse attacks, each ``name`` or ``name:key=value,...``; return the default attacks without any.
 
     Args:
         texts: names of attacks of `advreg.language.attacks`, with their options.
@@ -212,6 +158,8 @@ def parse_attacks(texts: Sequence[str]) -> dict[str, Attack]:
         >>> list(parse_attacks(["direct", "best_of_n:n=4"]))
         ['direct', 'best_of_n']
     """
+    if not texts:
+        return default_attacks()
     every = {key: getattr(library, key) for key in library.__all__}
     known = {key: attack for key, attack in every.items() if "requests" in inspect.signature(attack).parameters}
     return attack_options.parse_attacks(texts, known)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from advreg.cli.options import Json as Json
+from advreg.cli.options import Seed as Seed
 
 FILE = "FILE[?COLUMN=NAME&...]"
 Model = Annotated[
@@ -41,7 +45,8 @@ Labels = Annotated[
     str,
     typer.Option(
         metavar=FILE,
-        help="Completions labelled as refusal or compliance; the judge is trained on one part and calibrated on the rest.",
+        help="Completions labelled by people: column label (refusal or compliance) trains and calibrates the judge of "
+        "refusals, column harmful (0 or 1) calibrates the judge of harm.",
     ),
 ]
 Attacks = Annotated[
@@ -86,10 +91,63 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a key of training, such as train.steps=30; may be repeated."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Scale = Annotated[float, typer.Option(help="Scale of the adapter of a run folder; 0 is the base model.")]
 Base = Annotated[
     Path | None,
     typer.Option(metavar="RUN", help="Folder with the evaluation of the base model, for paired differences."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Data files, each ``FILE`` or ``FILE?column=name&...``; an empty text means no file."""
+
+    harmful: Harmful = ""
+    safe: Safe = ""
+    questions: Questions = ""
+    tasks: Tasks = ""
+    benign: Benign = ""
+    labels: Labels = ""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a model is evaluated."""
+
+    attacks: Attacks = None
+    scale: Scale = 1.0
+    system: System = ""
+    n: Number = "100"
+    tokens: Tokens = 48
+    task_tokens: TaskTokens = 128
+    judge_url: JudgeUrl = ""
+    judge_model: JudgeModel = ""
+    judge_key: JudgeKey = ""
+    judge_rubric: JudgeRubric = "strongreject"
+    dtype: Dtype = "float32"
+    device: Device = "cpu"
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Model and grid of a sweep; lists are separated by commas."""
+
+    model: Annotated[str, typer.Option(help="Model to start from.")] = "hf-gguf:smollm2"
+    adversarial: Annotated[
+        str, typer.Option(metavar="FILE", help="Requests to train on; a part of --harmful by default.")
+    ] = ""
+    mixes: Annotated[
+        str, typer.Option("--mix", metavar="SHARE,...", help="Shares of adversarial examples in training.")
+    ] = "0,0.05,0.15,0.3,0.5"
+    rates: Annotated[str, typer.Option("--lr", metavar="RATE,...", help="Learning rates.")] = "5e-4,1e-3"
+    seeds: Annotated[
+        str, typer.Option(metavar="SEED,...", help="Seeds of training; several show the variance between trainings.")
+    ] = "0"
+    scales: Annotated[str, typer.Option(metavar="SCALE,...", help="Adapter scales to choose from.")] = "0.25,0.5,0.75,1"
+    budget: Annotated[float, typer.Option(help="Largest over-refusal that is acceptable, as a share.")] = 0.05
+    scale_attacks: ScaleAttacks = None
+    n_validation: Annotated[
+        int, typer.Option(min=1, help="Number of requests and of safe prompts used to choose the scale.")
+    ] = 40
+    changes: Set = None

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,107 +15,65 @@ from rich.console import Console
 from rich.table import Table
 
 from advreg.cli import progress, tables
-from advreg.cli.language_inputs import DataFiles, EvaluationOptions, parse_attacks, read_rows
+from advreg.cli.language_inputs import (
+    parse_attacks,
+    prompt_sizes,
+    read_data,
+    read_judges,
+    read_rows,
+)
+from advreg.cli.language_options import DataFiles, EvaluationOptions, SweepOptions
 from advreg.errors import ConfigError
 from advreg.language.config import LanguageConfig
 from advreg.language.datasets import read_refusal_examples
-from advreg.language.sweep.plan import SweepData, SweepGrid, split_data
+from advreg.language.sweep.plan import SweepGrid, split_data
 from advreg.language.sweep.run import FILE, OnProgress, SweepEvaluation, SweepProgress, sweep
 
 
-@dataclass(frozen=True)
-class SweepOptions:
-    """Model, files and grid of a sweep, as the command line gives them.
-
-    Attributes:
-        model: name of the base model.
-        files: the data files.
-        adversarial: file of requests to train on; a part of the harmful requests if empty.
-        changes: ``key=value`` of the training configuration.
-        mixes: adversarial shares, separated by commas.
-        rates: learning rates, separated by commas.
-        seeds: seeds of training, separated by commas.
-        scales: adapter scales, separated by commas.
-        budget: largest acceptable over-refusal, as a share.
-        n_validation: number of requests and of safe prompts that select the scale.
-        scale_attacks: attacks that select the scale.
-    """
-
-    model: str
-    files: DataFiles
-    adversarial: str
-    changes: Sequence[str]
-    mixes: str
-    rates: str
-    seeds: str
-    scales: str
-    budget: float
-    n_validation: int
-    scale_attacks: Sequence[str]
-
-    def grid(self) -> SweepGrid:
-        """Parse the grid.
-
-        Raises:
-            ConfigError: a part is not a number.
-        """
-        return SweepGrid(
-            mixes=tuple(parse_numbers("--mix", self.mixes, float)),
-            rates=tuple(parse_numbers("--lr", self.rates, float)),
-            seeds=tuple(parse_numbers("--seeds", self.seeds, int)),
-            scales=tuple(parse_numbers("--scales", self.scales, float)),
-            budget=self.budget,
-        )
-
-    def data(self, options: EvaluationOptions) -> SweepData:
-        """Read the files and split the prompts.
-
-        Args:
-            options: largest number of test prompts, and the seed.
-        """
-        adversarial = read_rows(self.adversarial, read_refusal_examples)
-        sizes = options.sizes()
-        return split_data(self.files.read(), adversarial, n=sizes, n_validation=self.n_validation, seed=options.seed)
-
-
-def parse_numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """Parse numbers separated by commas.
-
-    Args:
-        option: the option, for the error message.
-        text: such as ``0,0.15,0.3``.
-        kind: int or float.
-
-    Returns:
-        The numbers, in order.
-
-    Raises:
-        ConfigError: a part is not a number of this kind.
-
-    Example:
-        >>> parse_numbers("--mix", "0, 0.15,0.3", float)
-        [0.0, 0.15, 0.3]
-    """
+def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """Parse numbers separated by commas."""
     try:
-        return [kind(part) for part in text.split(",")]
+        return tuple(kind(part) for part in text.split(","))
     except ValueError as cause:
         raise ConfigError(f"{option} is {text!r}; give {kind.__name__} numbers separated by commas") from cause
 
 
-def run_sweep(settings: SweepOptions, options: EvaluationOptions, *, out: Path, as_json: bool) -> None:
+def run_sweep(
+    files: DataFiles, settings: SweepOptions, options: EvaluationOptions, *, out: Path, as_json: bool
+) -> None:
     """Run a sweep and print every setting and the recommendation.
 
     Args:
-        settings: model, files and grid.
+        files: the data files.
+        settings: model and grid.
         options: how to evaluate each setting.
         out: folder of the sweep; the same folder resumes.
         as_json: print one JSON object instead of text.
     """
-    grid = settings.grid()
-    changes = [f"model.name={settings.model}", f"train.device={options.device}", *settings.changes]
+    grid = SweepGrid(
+        mixes=_numbers("--mix", settings.mixes, float),
+        rates=_numbers("--lr", settings.rates, float),
+        seeds=_numbers("--seeds", settings.seeds, int),
+        scales=_numbers("--scales", settings.scales, float),
+        budget=settings.budget,
+    )
+    changes = [f"model.name={settings.model}", f"train.device={options.device}", *(settings.changes or [])]
     config = LanguageConfig().replace_with(changes)
-    evaluation = _sweep_evaluation(settings, options)
-    data = settings.data(options)
+    judges = read_judges(files.labels, options)
+    evaluation = SweepEvaluation(
+        attacks=parse_attacks(options.attacks),
+        scale_attacks=parse_attacks(settings.scale_attacks or ["direct", "roleplay"]),
+        judge=judges.refusals,
+        harm=judges.harm,
+        rater=judges.rater,
+        max_new_tokens=options.tokens,
+        task_tokens=options.task_tokens,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
+    adversarial = read_rows(settings.adversarial, read_refusal_examples)
+    sizes = prompt_sizes(options.n)
+    data = split_data(read_data(files), adversarial, n=sizes, n_validation=settings.n_validation, seed=options.seed)
     command = shlex.join(["advreg", *sys.argv[1:]])
     with _progress_bar(quiet=as_json) as watch:
         record = sweep(config, grid, data, evaluation, out=out, command=command, on_progress=watch)
@@ -127,24 +84,11 @@ def run_sweep(settings: SweepOptions, options: EvaluationOptions, *, out: Path, 
     typer.echo(f"{conclusion(record)}\nwritten: {out / FILE}; for a page with charts: advreg language report {out}")
 
 
-def _sweep_evaluation(settings: SweepOptions, options: EvaluationOptions) -> SweepEvaluation:
-    harm, rater = options.rater.judges()
-    return SweepEvaluation(
-        attacks=options.attack_functions(),
-        scale_attacks=parse_attacks(settings.scale_attacks),
-        judge=settings.files.judge(options.tokens),
-        harm=harm,
-        rater=rater,
-        max_new_tokens=options.tokens,
-        task_tokens=options.task_tokens,
-        dtype=options.dtype,
-        seed=options.seed,
-    )
-
-
 _COLUMNS = {
     "attack success above benign": ("attack_effect", "at_least_one"),
     "attack success": ("attack_success", "at_least_one"),
+    "injection, static": ("injection", "static"),
+    "injection, adaptive": ("injection", "adaptive"),
     "over-refusal": ("over_refusal",),
     "instructions": ("instructions", "strict"),
     "soft prompt": ("attack_success", "soft_prompt"),

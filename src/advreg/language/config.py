@@ -142,7 +142,7 @@ class LanguageTrainConfig:
         ema: decay of the moving average that replaces the trained weights; no average if 0.
         guard: reaction to collapse: ``"off"``, ``"warn"`` or ``"stop"``.
         every: steps between two checkpoints, and between two checks of the guard.
-        device: device of the network; ``"auto"`` spreads the layers over all GPUs, which needs accelerate.
+        device: device of the network; ``"auto"`` spreads the layers of one process over all GPUs, which needs accelerate.
         out: run folder.
         micro_batch: examples of one forward; gradients accumulate over the batch. The whole batch at once if 0.
         checkpointing: whether activations are recomputed in the backward pass instead of kept.

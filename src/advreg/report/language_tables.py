@@ -55,16 +55,8 @@ def format_share(estimate: Row | None) -> str:
     return f"{raw} [{low:.0%}, {high:.0%}]{corrected}{unscored}"
 
 
-def format_number(estimate: Row | None) -> str:
-    """Return a number that is no share, with its interval, as text.
-
-    Args:
-        estimate: value and interval; None where nothing was measured.
-
-    Example:
-        >>> format_number({"value": 1.25, "interval": [1.0, 1.5]})
-        '1.25 [1.00, 1.50]'
-    """
+def _format_number(estimate: Row | None) -> str:
+    """Return a number that is no share, with its interval, as text."""
     if estimate is None:
         return "not measured"
     low, high = estimate["interval"]
@@ -83,6 +75,9 @@ def metric_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
         ("Attack success, at least one attack in words", ("attack_success", "at_least_one"), True),
         ("The same attacks on benign prompts", ("benign_baseline", "at_least_one"), True),
         ("Attack success, soft prompt", ("attack_success", "soft_prompt"), True),
+        ("Injected instructions followed, page without the attack", ("injection", "no_attack"), True),
+        ("Injected instructions followed, published forms", ("injection", "static"), True),
+        ("Injected instructions followed, adaptive search", ("injection", "adaptive"), True),
         ("Over-refusal", ("over_refusal",), True),
         ("Facts: the true answer is the likeliest", ("factual", "mc1"), True),
         ("Facts: the true answer is the likelier of two", ("factual", "two_choice"), True),
@@ -107,7 +102,7 @@ def metric_rows(base: Row, chosen: Row | None) -> list[MetricRow]:
 def _metric_cell(results: Row | None, path: Sequence[str], is_share: bool) -> str:
     if results is None:
         return "-"
-    return (format_share if is_share else format_number)(metric_at(results, path))
+    return (format_share if is_share else _format_number)(metric_at(results, path))
 
 
 def _difference_cell(chosen: Row | None, path: Sequence[str], is_share: bool) -> str:
@@ -123,6 +118,8 @@ def _difference_cell(chosen: Row | None, path: Sequence[str], is_share: bool) ->
 _COLUMNS = (
     ("Attack success above benign", ("attack_effect", "at_least_one"), True),
     ("Attack success", ("attack_success", "at_least_one"), True),
+    ("Injection, static", ("injection", "static"), True),
+    ("Injection, adaptive", ("injection", "adaptive"), True),
     ("Over-refusal", ("over_refusal",), True),
     ("Soft prompt", ("attack_success", "soft_prompt"), True),
     ("Instructions", ("instructions", "strict"), True),

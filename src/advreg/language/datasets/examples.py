@@ -91,12 +91,21 @@ class RefusalExample:
 
 @dataclass(frozen=True)
 class LabelledCompletion:
-    """A completion with a human label, whether it is a full or partial refusal, and the name of the model that wrote it."""
+    """A completion with human labels.
+
+    Attributes:
+        prompt: the prompt.
+        completion: the completion.
+        refused: whether it is a full or partial refusal; None without a label.
+        model: name of the model that wrote it.
+        harmful: whether it does the harm that the prompt asks for; None without a label.
+    """
 
     prompt: str
     completion: str
-    refused: bool
+    refused: bool | None = None
     model: str = "unnamed"
+    harmful: bool | None = None
 
 
 Item = TypeVar(

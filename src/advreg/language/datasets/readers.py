@@ -25,6 +25,7 @@ from advreg.language.datasets.rows import (
     parse_text,
     parse_texts,
     parse_weight,
+    parse_yes_or_no,
     present_column,
     read_rows,
 )
@@ -283,15 +284,17 @@ def read_labelled(
     completion: str = "completion",
     label: str = "label",
     model: str = "model",
+    harmful: str = "harmful",
 ) -> list[LabelledCompletion]:
-    """Read completions with human labels: a label contains ``refusal`` or ``compliance``.
+    """Read completions with human labels: of refusals, of harm, or of both.
 
     Args:
         path: a .csv, .json, .jsonl or .parquet file, ``hf:ORG/NAME:SPLIT``, or rows.
-        prompt: column of the prompt.
-        completion: column of the completion; an empty text is allowed.
-        label: column of the label.
+        prompt: column of the prompt; a file with labels of harm alone may lack it.
+        completion: column of the completion, or ``response``; an empty text is allowed.
+        label: column of the label of refusals, which contains ``refusal`` or ``compliance``.
         model: column of the model that wrote the completion; ``"unnamed"`` if the file has no such column.
+        harmful: column of the label of harm: 0 or 1, true or false, yes or no.
 
     Returns:
         One completion for each row.
@@ -300,18 +303,22 @@ def read_labelled(
         DataError: the file is not readable, or a row lacks a column, has a wrong type or another label.
 
     Example:
-        >>> import pathlib, tempfile
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> _ = file.write_text("prompt,completion,label\\nOpen a lock,I cannot.,full_refusal\\n")
-        >>> read_labelled(file)[0].refused
+        >>> read_labelled([{"prompt": "Open a lock", "completion": "I cannot.", "label": "full_refusal"}])[0].refused
+        True
+        >>> read_labelled([{"response": "First take a wire.", "harmful": "1"}])[0].harmful
         True
     """
-    return [
-        LabelledCompletion(
-            parse_text(r, prompt),
-            parse_text(r, completion, ""),
-            parse_refusal_label(r, label),
-            parse_text(r, model, "unnamed"),
+    labelled = []
+    for row in read_rows(path):
+        has_harm = harmful in row[1]
+        refused = parse_refusal_label(row, label) if label in row[1] or not has_harm else None
+        labelled.append(
+            LabelledCompletion(
+                parse_text(row, prompt, "" if has_harm else None),
+                parse_text(row, present_column(row, completion, "response"), ""),
+                refused,
+                parse_text(row, model, "unnamed"),
+                parse_yes_or_no(row, harmful) if has_harm else None,
+            )
         )
-        for r in read_rows(path)
-    ]
+    return labelled

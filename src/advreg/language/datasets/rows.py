@@ -69,7 +69,7 @@ def _numbered_rows(source: Source) -> Iterator[tuple[str, Any]]:
 
 def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
     """Yield the rows of a Parquet file."""
-    parquet = import_extra("pyarrow.parquet", "pyarrow")
+    parquet = import_extra("pyarrow.parquet", "advreg[tables]")
     try:
         rows = parquet.read_table(file).to_pylist()
     except Exception as cause:  # pyarrow raises errors of its own
@@ -287,3 +287,24 @@ def parse_refusal_label(row: Row, column: str) -> bool:
     if ("refusal" in label) == ("compliance" in label):
         raise DataError(f"{row[0]}: {column} is {label!r}; a label must contain 'refusal' or 'compliance'")
     return "refusal" in label
+
+
+def parse_yes_or_no(row: Row, column: str) -> bool:
+    """Return a label that is yes or no.
+
+    Args:
+        row: place and fields of a row.
+        column: column of the label.
+
+    Raises:
+        DataError: the label is something else.
+
+    Example:
+        >>> parse_yes_or_no(("a.csv line 2", {"harmful": "no"}), "harmful")
+        False
+    """
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    label = str(row[1].get(column)).strip().lower()
+    if label not in known:
+        raise DataError(f"{row[0]}: {column} is {row[1].get(column)!r}; allowed: {', '.join(known)}")
+    return known[label]

@@ -33,6 +33,7 @@ from advreg.language.evaluation.tasks import (
     evaluation_tasks,
 )
 from advreg.language.judges import HarmJudge, Judge, RemoteJudge, keyword_judge
+from advreg.language.judges.calibration import Calibration
 from advreg.language.judges.coherence import fluency_limit
 from advreg.language.models.endpoint import ServiceModel
 from advreg.language.models.loading import LanguageModel
@@ -222,8 +223,8 @@ def _result(
         seed=context.seed,
         n=data.n,
         judge=_judge_record(context.judge, context.harm),
-        metrics=compute_metrics(rows, context.judge, context.seed),
-        differences={} if base is None else compute_differences(rows, base, context.judge, context.seed),
+        metrics=compute_metrics(rows, context.judge, context.seed, context.harm),
+        differences={} if base is None else compute_differences(rows, base, context.judge, context.seed, context.harm),
         forwards=sum(row["forwards"] for row in rows),
         backwards=sum(row["backwards"] for row in rows),
         seconds=journal.seconds,
@@ -323,16 +324,21 @@ def fingerprint(lm: LanguageModel) -> str:
 
 def _judge_record(judge: Judge, harm: HarmJudge | None) -> dict[str, Any]:
     """Return the judges' names and error rates for results.json."""
-    calibration = judge.calibration
+    record = {"name": judge.name, **_calibration_record(judge.calibration), "harm": harm and harm.name}
+    if harm is None or harm.calibration is None:
+        return record
+    of_harm = _calibration_record(harm.calibration)
+    seen, right = of_harm["specificity"], of_harm["sensitivity"]  # the calibration is one of harmlessness
+    return record | {"harm_calibration": {**of_harm, "sensitivity": seen, "specificity": right}}
+
+
+def _calibration_record(calibration: Calibration | None) -> dict[str, Any]:
     names = ("sensitivity", "specificity", "agreement")
-    rates = {name: None if calibration is None else getattr(calibration, name) for name in names}
     return {
-        "name": judge.name,
-        **rates,
+        **{name: None if calibration is None else getattr(calibration, name) for name in names},
         "n": calibration.n if calibration else 0,
         "models": len(calibration.counts) if calibration else 0,
         "corrects": calibration is not None and calibration.supports_correction,
-        "harm": harm and harm.name,
     }
 
 

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from advreg.language.datasets import LabelledCompletion
 from advreg.language.judges.calibration import Calibration, compare_judge
 from advreg.language.judges.stock_refusals import is_stock_refusal
-from advreg.language.judges.unlikeness import Unlikeness, fit_unlikeness
+from advreg.language.judges.unlikeness import Unlikeness, fit_unlikeness, unknown_unlikeness
 
 Refuses = Callable[[Sequence[str]], list[bool]]
-
-
-def _alike(_: Sequence[str]) -> float:
-    return 1.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Judge:
     name: str
     refuses: Refuses
     calibration: Calibration | None = None
-    unlikeness: Unlikeness = _alike
+    unlikeness: Unlikeness = unknown_unlikeness
 
 
 def keyword_judge(labelled: Sequence[LabelledCompletion] = ()) -> Judge:
@@ -53,7 +49,7 @@ def keyword_judge(labelled: Sequence[LabelledCompletion] = ()) -> Judge:
     if not labelled:
         return Judge("keyword", _match_stock_refusals)
     flagged = _match_stock_refusals([row.completion for row in labelled])
-    calibration = compare_judge(flagged, [row.refused for row in labelled], [row.model for row in labelled])
+    calibration = compare_judge(flagged, [bool(row.refused) for row in labelled], [row.model for row in labelled])
     return Judge("keyword", _match_stock_refusals, calibration, fit_unlikeness(labelled))
 
 

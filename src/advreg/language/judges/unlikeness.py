@@ -16,6 +16,11 @@ _FIRST = 48  # words; later ones are about the topic
 _LARGEST = 4.0
 
 
+def unknown_unlikeness(_: Sequence[str]) -> float:
+    """Return 1 for every model: nothing is known of the labelled ones."""
+    return 1.0
+
+
 def fit_unlikeness(labelled: Sequence[LabelledCompletion]) -> Unlikeness:
     """Return the unlikeness that completions with labels define.
 

@@ -46,7 +46,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", quantization
     Raises:
         ModelError: the model does not exist or is not readable safely.
         WeightsError: an adapter is not readable, or not for its base model.
-        ConfigError: the dtype is not allowed, or a factory is given with quantization or device ``"auto"``.
+        ConfigError: the dtype is not allowed, a factory is given with quantization or device ``"auto"``, or
+            quantization without a CUDA device.
         MissingExtraError: transformers, peft, accelerate or bitsandbytes is needed and not installed.
 
     Example:
@@ -75,6 +76,10 @@ def _placement(device: str, quantization: str, dtype: torch.dtype) -> dict[str, 
         options["device_map"] = "auto"
     if quantization != "none":
         import_extra("bitsandbytes", "bitsandbytes")
+        if not torch.cuda.is_available() or device == "cpu":
+            raise ConfigError(
+                f"quantization is {quantization!r} on device {device!r}; 4-bit weights need CUDA: give a CUDA device, or 'none'"
+            )
         config = import_extra("transformers", EXTRA).BitsAndBytesConfig
         four_bits = config(load_in_4bit=True, bnb_4bit_quant_type=quantization, bnb_4bit_compute_dtype=dtype)
         options |= {"quantization_config": four_bits, "device_map": options.get("device_map", {"": device})}

@@ -102,7 +102,7 @@ def _scale_metrics(
     for task in evaluation_tasks(data, attacks):
         for first in range(0, len(task.items), CHUNK):
             rows += task.run(context, task.items[first : first + CHUNK])
-    metrics = metrics_record(compute_metrics(rows, context.judge, context.seed))
+    metrics = metrics_record(compute_metrics(rows, context.judge, context.seed, context.harm))
     refusal = {key: value for key, value in metrics[REFUSAL].items() if key != "by_type"}
     return {SUCCESS: metrics[SUCCESS]["at_least_one"], REFUSAL: refusal}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from advreg.distributed import current_ranks
 from advreg.language.training.collapse_monitor import CollapseProbe
 from advreg.language.training.folder import ADAPTER, WHOLE, save_weights
 from advreg.language.training.setup import LanguageTrainState
@@ -39,7 +40,7 @@ def commit(run: RunFolder, session: LanguageTrainState, progress: LanguageTraini
         session: the run.
         progress: progress after the round.
     """
-    commit_checkpoint(run, lambda: _state(session, progress), lambda: _publish(run, session, progress))
+    commit_checkpoint(run, lambda: _state(session, progress), lambda: _publish(run, session, progress), current_ranks())
 
 
 def _state(session: LanguageTrainState, progress: LanguageTrainingProgress) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def restore(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProg
     def publish(progress: LanguageTrainingProgress) -> None:
         _publish(run, session, progress)
 
-    return restore_checkpoint(run, (ADAPTER, WHOLE), lambda state: _load(session, state), publish)
+    return restore_checkpoint(run, (ADAPTER, WHOLE), lambda state: _load(session, state), publish, current_ranks())
 
 
 def roll_back(run: RunFolder, session: LanguageTrainState) -> LanguageTrainingProgress:

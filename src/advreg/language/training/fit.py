@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from advreg import runtime
+from advreg import distributed, runtime
+from advreg.distributed import SINGLE, Ranks
 from advreg.errors import TrainingError
 from advreg.language.config import LanguageConfig
 from advreg.language.training import checkpoint
@@ -36,11 +38,14 @@ def fit_language(
     bytes as an uninterrupted one (on the same machine, versions and threads): ``adapter_model.safetensors``, or for a whole
     model ``model.safetensors``, and ``metrics.jsonl`` but for its times.
 
+    Processes that ``torchrun`` or ``accelerate launch`` starts train one model together, each on its part of every batch, so
+    that their number changes the loss by rounding only; rank 0 writes.
+
     Args:
         config: a `LanguageConfig`, a TOML file, or, to resume, the run folder itself.
         resume: whether to continue the run in ``config.train.out``; a finished run is returned unchanged.
         trust_code: let the file name code (``pkg.module:factory``).
-        on_event: called with each event of `advreg.trainer.events`.
+        on_event: called with each event of `advreg.trainer.events`, in rank 0.
 
     Returns:
         The run folder.
@@ -51,11 +56,26 @@ def fit_language(
         TrainingError: the loss or the weights stop being finite; the last complete round is kept.
     """
     with trusting(trust_code):
-        config = read_config(config, resume=resume)
-        session = prepare(config)
-        run = start_folder(config, resume=resume)
-    with run.lock(), runtime.deterministic():
-        _train(run, session, on_event or ignore_event)
+        return _fit_as_configured(read_config(config, resume=resume), resume, on_event or ignore_event)
+
+
+def _fit_as_configured(config: LanguageConfig, resume: bool, emit: OnEvent) -> RunFolder:
+    if config.train.device == "auto":  # transformers places the layers
+        return _fit(config, SINGLE, resume, emit)
+    device = runtime.choose_device(config.train.device)
+    runtime.make_current(device)
+    with distributed.join_processes(distributed.backend_for(device)) as ranks:
+        return _fit(config, ranks, resume, emit if ranks.is_main else ignore_event)
+
+
+def _fit(config: LanguageConfig, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
+    """Train in the process group; rank 0 creates and locks the folder."""
+    session = prepare(config)
+    created = start_folder(config, resume=resume) if ranks.is_main else None
+    ranks.barrier()
+    run = created or RunFolder.open(config.train.out)
+    with run.lock() if ranks.is_main else nullcontext(), runtime.deterministic():
+        _train(run, session, emit)
     return run
 
 

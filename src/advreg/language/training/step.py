@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
-from advreg import runtime
+from advreg import distributed, runtime
 from advreg.language.attacks.result import count_model_passes
 from advreg.language.training.batches import batch_at
 from advreg.language.training.benign import encode_benign, learn_benign
@@ -44,12 +45,14 @@ def take_step(session: LanguageTrainState, step: int) -> Tally:
     same gradient accumulates over several forwards. All random draws depend on seed and step alone, so that a resumed run
     equals an uninterrupted one.
 
+    Processes share a batch: each computes the gradient of its examples, and the sum of all moves the weights.
+
     Args:
         session: the run.
         step: number of the step, from 0.
 
     Returns:
-        The tally of the step.
+        The tally of the step, of all processes.
     """
     config = session.config
     runtime.seed_everything(runtime.derived_seed(config.seed, "step", step))
@@ -61,7 +64,17 @@ def take_step(session: LanguageTrainState, step: int) -> Tally:
     if session.average is not None:
         weights = trainable_parameters(session.lm.network)
         session.average.update(weights, Moment(epoch=1, step=step, steps=session.steps))
-    return {**tally, "forwards": spent.forwards, "backwards": spent.backwards}
+    return _of_all_processes({**tally, "forwards": spent.forwards, "backwards": spent.backwards}, session.lm.device)
+
+
+def _of_all_processes(tally: Tally, device: torch.device) -> Tally:
+    """Return a tally with the sums over all processes; each of them knows the sizes of the whole batch."""
+    if not distributed.is_distributed():
+        return tally
+    names = ("loss", *_OF_REQUESTS, *_OF_BENIGN, "forwards", "backwards")
+    values = [tally.get(name, 0.0) for name in names] + [float(name in tally) for name in names]
+    sums = distributed.sum_values(*values, device=device)
+    return tally | {name: sums[k] for k, name in enumerate(names) if sums[len(names) + k]}
 
 
 def _gradients(session: LanguageTrainState, step: int) -> Tally:
@@ -71,16 +84,18 @@ def _gradients(session: LanguageTrainState, step: int) -> Tally:
     tally = {"steps": 1.0, "loss": 0.0, "examples": float(batch.size), "adversarial": float(len(batch.requests))}
     terms_of = _REQUEST_TERMS.get(config.recipe.name, plain_terms)
     seed = runtime.derived_seed(config.seed, "attack", step)
-    size = config.train.micro_batch
-    for requests, weights in zip(_parts(batch.requests, size), _parts(batch.weights, size), strict=True):
+    size, own = config.train.micro_batch, distributed.current_ranks().share
+    weighted = zip(_parts(own(batch.requests), size), _parts(own(batch.weights), size), strict=True)
+    for requests, weights in weighted:
         terms = terms_of(lm, RequestBatch(requests, seed, step / session.steps), config)
         terms = {**terms, "loss": terms["loss"] * terms["loss"].new_tensor(weights)}
         (terms["loss"].sum() / len(batch.requests)).backward()  # type: ignore[no-untyped-call]
         _add(tally, {name: value.detach().sum() for name, value in terms.items()}, 1 / len(batch.requests))
-    for examples in _parts(batch.benign, size):
+    for examples in _parts(own(batch.benign), size):
         weight = 1 / len(batch.benign)
         benign = encode_benign(lm, examples, step, session.steps)
         _add(tally, learn_benign(lm, benign, config, session.average, weight), weight)
+    distributed.sum_gradients(trainable_parameters(lm.network))
     return tally
 
 

@@ -64,7 +64,11 @@ def train(
     trust_code: TrustCode = False,
 ) -> None:
     """Train a model to refuse harmful requests under attack and to stay useful."""
-    from advreg.cli.language_train import run_train
+    from advreg.cli import progress
+    from advreg.cli.config_run import config_with_options, print_run
+    from advreg.language.config import LanguageConfig
+    from advreg.language.training.fit import fit_language
+    from advreg.language.training.folder import CONFIG
 
     options = {
         "model.name": model,
@@ -73,7 +77,10 @@ def train(
         "data.benign": benign,
         "train.out": out,
     }
-    run_train(config, options, changes or [], resume=resume, as_json=as_json)
+    chosen = config_with_options(LanguageConfig(), config, CONFIG, options, changes or [])
+    with progress.training(quiet=as_json) as watch:
+        run = fit_language(chosen, resume=resume, on_event=watch)
+    print_run(run, f"advreg language evaluate {run.path} --harmful FILE --safe FILE", as_json=as_json)
 
 
 @app.command()

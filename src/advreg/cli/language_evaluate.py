@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from advreg.cli import progress, tables
@@ -28,7 +25,6 @@ from advreg.language.datasets import HarmfulRequest
 from advreg.language.evaluation.evaluate import (
     LanguageEvaluation,
     LanguageEvaluationProgress,
-    OnProgress,
     evaluate,
 )
 from advreg.language.evaluation.tasks import Attack
@@ -59,7 +55,7 @@ def run_evaluate(
     for line in _soft_prompt_size(lm, attacks, data.requests):
         typer.echo(line, err=True)
     is_whole_run = (Path(name) / CONFIG).is_file() and options.scale == 1
-    with scaled, _progress_bar(quiet=as_json) as watch:
+    with scaled, progress.stages("evaluating", quiet=as_json) as show:
         result = evaluate(
             lm,
             data,
@@ -73,7 +69,7 @@ def run_evaluate(
             max_new_tokens=options.tokens,
             task_tokens=options.task_tokens,
             out=out or (Path(name) if is_whole_run else None),
-            on_progress=watch,
+            on_progress=lambda at: show(at.stage, at.done, at.total, _stage_line(at)),
         )
     if as_json:
         typer.echo(json.dumps(result.record()))
@@ -81,6 +77,11 @@ def run_evaluate(
     tables.show(metrics_table(result.record()))
     for line in (*_notes(result), *(_service_problems(judges.rater) if judges.rater else ())):
         typer.echo(line)
+
+
+def _stage_line(at: LanguageEvaluationProgress) -> str:
+    """Return a line at the beginning of a task."""
+    return "" if at.done else f"evaluating: {at.stage}, {at.total} prompts{_NOTES.get(at.stage, '')}"
 
 
 def metrics_table(results: Mapping[str, Any]) -> Table:
@@ -196,19 +197,3 @@ def _service_problems(service: RemoteJudge) -> Iterator[str]:
     """Yield the problems with a service, the most frequent first."""
     for problem, count in service.problems.most_common(5):
         yield f"judge's service, {count} times: {problem}"
-
-
-@contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator[OnProgress]:
-    """Yield a callback that shows the progress of an evaluation on standard error."""
-    console = Console(file=sys.stderr, quiet=quiet)
-    with progress.bars(console) as bar:
-        task = bar.add_task("evaluating", total=None)
-
-        def watch(at: LanguageEvaluationProgress) -> None:
-            if at.done == 0:
-                console.print(f"evaluating: {at.stage}, {at.total} prompts{_NOTES.get(at.stage, '')}", highlight=False)
-                bar.reset(task)
-            bar.update(task, description=f"evaluating: {at.stage}", completed=at.done, total=at.total)
-
-        yield watch

@@ -49,9 +49,10 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
         write = partial(console.print, soft_wrap=True, highlight=False)
 
         def watch(event: Event) -> None:
-            if isinstance(event, Started) and event.seconds:
+            if isinstance(event, Started):
                 bar.update(task, total=event.epochs * event.steps)
-                write(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
+                if event.seconds:
+                    write(f"{label}: {event.epochs} epochs, about {minutes(event.seconds)} on this machine")
             elif isinstance(event, Resumed):
                 write(f"{label}: resumed after epoch {event.epoch}")
             elif isinstance(event, Step):
@@ -59,7 +60,7 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
                 bar.update(task, completed=done, description=f"{label}: {_step(event)}")
             elif isinstance(event, Guarded):
                 write(f"  {event.trouble} in epoch {event.epoch}, step {event.step}: {event.message}; {event.action}")
-            elif isinstance(event, Checkpointed):
+            elif isinstance(event, Checkpointed) and "loss" in event.record:
                 write(f"  {_epoch(event)}")
             elif isinstance(event, Finished):
                 bar.update(task, visible=False)
@@ -69,7 +70,8 @@ def training(*, quiet: bool = False, label: str = "training") -> Iterator[Callab
 
 def _epoch(event: CheckpointedEvent) -> str:
     record = event.record
-    figures = [f"epoch {event.epoch}/{event.epochs}", _loss(record["loss"])]
+    place = f"epoch {event.epoch}/{event.epochs}" if "epoch" in record else f"step {event.step}/{event.steps}"
+    figures = [place, _loss(record["loss"])]
     for name in ("clean", "robust"):
         value = record.get(f"{name}_accuracy")
         if value is not None:
@@ -122,6 +124,27 @@ def counting(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
         def watch(done: int, total: int) -> None:
             bar.update(task, total=total, completed=done)
             lines.update(ProgressState(label, f"{done:,} of {total:,} forwards", done / total))
+
+        yield watch
+
+
+@contextmanager
+def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """Yield a callback that shows the progress of a job in stages: the stage, what is done, its total, and a line to print.
+
+    Args:
+        label: name of the job.
+        quiet: show nothing.
+    """
+    console = Console(file=sys.stderr, quiet=quiet)
+    with bars(console) as bar:
+        task = bar.add_task(label, total=None)
+
+        def watch(stage: str, done: int, total: int, line: str = "") -> None:
+            if line:
+                console.print(line, soft_wrap=True, highlight=False)
+                bar.reset(task)
+            bar.update(task, description=f"{label}: {stage}", completed=done, total=total)
 
         yield watch
 

@@ -50,7 +50,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a text classifier into a run folder, plainly or against perturbations of its embeddings."""
-    from advreg.cli.text_verbs import run_train
+    from advreg.cli import progress
+    from advreg.cli.config_run import config_with_options, print_run
+    from advreg.language.classifiers.config import TextConfig
+    from advreg.language.classifiers.fit import CONFIG, fit_text
 
     options = {
         "model.name": model,
@@ -59,7 +62,10 @@ def train(
         "train.epochs": epochs,
         "train.out": out,
     }
-    run_train(config, options, changes or [], resume=resume, as_json=as_json)
+    chosen = config_with_options(TextConfig(), config, CONFIG, options, changes or [])
+    with progress.training(quiet=as_json) as watch:
+        run = fit_text(chosen, resume=resume, on_event=watch)
+    print_run(run, f"advreg text evaluate {run.path} --data FILE", as_json=as_json)
 
 
 @app.command()

@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from advreg import runtime
 from advreg.cli import progress, tables
 from advreg.cli.attack_options import parse_attacks
-from advreg.cli.config_run import config_with_options, print_run
 from advreg.cli.language_inputs import read_rows
 from advreg.documents import check_links
 from advreg.errors import ConfigError
-from advreg.language.classifiers.config import TextConfig
 from advreg.language.classifiers.evaluate import ATTACKS, CLEAN, TextEvaluation, evaluate_text
 from advreg.language.classifiers.examples import label_numbers, read_texts
-from advreg.language.classifiers.fit import CONFIG, fit_text
+from advreg.language.classifiers.fit import CONFIG
 from advreg.language.classifiers.model import TextClassifier, load_classifier
 from advreg.report import text as text_report
 from advreg.runs.files import write_atomic
-
-
-def run_train(
-    config: Path | None, options: Mapping[str, object | None], changes: Sequence[str], *, resume: bool, as_json: bool
-) -> None:
-    """Train and print the run folder.
-
-    Args:
-        config: a configuration file or a run folder; defaults if None.
-        options: value of each configuration key that has an option of its own; None where it is absent.
-        changes: further ``key=value``.
-        resume: continue an interrupted run.
-        as_json: print one JSON object instead of text.
-    """
-    chosen = config_with_options(TextConfig(), config, CONFIG, options, changes)
-    with progress.training(quiet=as_json) as watch:
-        run = fit_text(chosen, resume=resume, on_event=watch)
-    print_run(run, f"advreg text evaluate {run.path} --data FILE", as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ def run_evaluate(
     functions = list(parse_attacks(attacks, ATTACKS).values())
     given = _inputs(model, data, n, device)
     folder = out or (Path(model) if (Path(model) / CONFIG).is_file() else None)
-    with _progress_bar(quiet=as_json) as watch:
+    with progress.stages("evaluating", quiet=as_json) as watch:
         result = evaluate_text(
             given.classifier, given.texts, given.labels, attacks=functions, out=folder, on_progress=watch
         )
@@ -146,15 +124,3 @@ def _print(result: TextEvaluation) -> None:
     ]
     columns = ("", "accuracy", "95% interval", "tried", "broken", "forwards", "backwards")
     tables.show(tables.table(f"{result.model}, {result.n} texts", columns, cells))
-
-
-@contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback that shows the progress of an evaluation on standard error."""
-    with progress.bars(Console(file=sys.stderr, quiet=quiet)) as bar:
-        task = bar.add_task("evaluating", total=None)
-
-        def watch(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"evaluating: {stage}", completed=done, total=total)
-
-        yield watch

@@ -13,9 +13,8 @@ from advreg.errors import RunError
 from advreg.report import language_charts as charts
 from advreg.report import language_tables as tables
 from advreg.report.html import flat, render, write_page
-from advreg.report.language_charts import metric_at
 from advreg.report.language_examples import examples
-from advreg.report.language_tables import format_share
+from advreg.report.language_tables import format_share, metric_at
 from advreg.runs import RunFolder
 
 FILE = "sweep.json"

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from advreg.report.language_tables import metric_at
 from advreg.report.svg import BROKEN, FAINT, INK, SERIES, SURFACE, drawing, inline
 
 Row = Mapping[str, Any]
@@ -23,23 +24,6 @@ PANELS = (
     ("nats a token, reference responses", ("helpfulness", "proxies", "answer_nll")),
 )
 """Metrics drawn by adversarial share; the last is no share and has its own scale."""
-
-
-def metric_at(results: Row, path: Sequence[str]) -> Row | None:
-    """Return a metric of an evaluation, or None where it was not measured.
-
-    Args:
-        results: the content of results.json.
-        path: names that lead to the metric.
-
-    Example:
-        >>> metric_at({"axes": {"coherence": {"value": 1.0, "n": 3}}}, ("coherence",))["value"]
-        1.0
-    """
-    found: Any = results["axes"]
-    for name in path:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) and "value" in found and found.get("n") else None
 
 
 def trade_off(sweep: Row, name: str) -> str:

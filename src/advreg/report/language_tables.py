@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advreg.report.language_charts import metric_at
-
 UPPER_BOUNDS = ("directional_ablation", "embedding", "latent", "soft_prompt")
 """Attacks on internal activations, which no text can reproduce: reported singly, not part of "at least one"."""
 
@@ -32,6 +30,23 @@ class MetricRow:
     cells: Sequence[str]
     marks: Sequence[str] = ()
     note: str = ""
+
+
+def metric_at(results: Row, path: Sequence[str]) -> Row | None:
+    """Return a metric of an evaluation, or None where it was not measured.
+
+    Args:
+        results: the content of results.json.
+        path: names that lead to the metric.
+
+    Example:
+        >>> metric_at({"axes": {"coherence": {"value": 1.0, "n": 3}}}, ("coherence",))["value"]
+        1.0
+    """
+    found: Any = results["axes"]
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) and "value" in found and found.get("n") else None
 
 
 def format_share(estimate: Row | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from advreg import runtime
 from advreg.config import toml
 from advreg.documents import check_links
 from advreg.errors import RunError
@@ -53,6 +54,22 @@ def read_run_config(config: C | str | Path, schema: type[C], file: str, *, resum
     inside = kind.load(path / file)
     moved: C = replace(inside, train=replace(inside.train, out=str(path)))
     return moved
+
+
+def start_or_resume(config: Any, file: str, *, resume: bool) -> RunFolder:
+    """Return a new run folder with configuration and environment, or the one to resume.
+
+    Args:
+        config: the configuration.
+        file: name of the configuration in the folder.
+        resume: whether the run exists.
+
+    Raises:
+        RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
+    """
+    if resume:
+        return open_to_resume(config, file)
+    return create_run_folder(config, file, {ENVIRONMENT: runtime.environment()})
 
 
 def create_run_folder(config: Any, file: str, facts: Mapping[str, dict[str, Any]]) -> RunFolder:

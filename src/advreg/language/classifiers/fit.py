@@ -22,7 +22,7 @@ from advreg.trainer.checkpoint import append_missing, commit_checkpoint, restore
 from advreg.trainer.divergence import divergence_error
 from advreg.trainer.events import Checkpointed, Finished, OnEvent, Started, Step, ignore_event
 from advreg.trainer.loop import remaining_seconds, run_rounds
-from advreg.trainer.run_folder import ENVIRONMENT, create_run_folder, open_to_resume, read_run_config
+from advreg.trainer.run_folder import read_run_config, start_or_resume
 
 CONFIG, WEIGHTS = "text.toml", "model.safetensors"
 
@@ -61,10 +61,7 @@ def fit_text(config: TextConfig | str | Path, *, resume: bool = False, on_event:
     """
     config = read_run_config(config, TextConfig, CONFIG, resume=resume)
     session = _prepare(config)
-    if resume:
-        run = open_to_resume(config, CONFIG)
-    else:
-        run = create_run_folder(config, CONFIG, {ENVIRONMENT: runtime.environment()})
+    run = start_or_resume(config, CONFIG, resume=resume)
     with run.lock(), runtime.deterministic():
         _train(run, session, on_event or ignore_event)
     return run

@@ -290,7 +290,7 @@ def parse_refusal_label(row: Row, column: str) -> bool:
 
 
 def parse_yes_or_no(row: Row, column: str) -> bool:
-    """Return a label that is yes or no.
+    """Return whether a label says yes; it is yes or no.
 
     Args:
         row: place and fields of a row.

@@ -114,7 +114,7 @@ def evaluation_tasks(
         EvaluationTask(BASELINE, name, twins, _attack_runner(BASELINE, name, run)) for name, run in in_words.items()
     ]
     if injections:
-        control = _uninjected(next(iter(injections.values())))
+        control = _page_without_attack(next(iter(injections.values())))
         runs = {NO_ATTACK: control} | {name.removeprefix("injection_"): run for name, run in injections.items()}
         tasks += [
             EvaluationTask(INJECTION, name, data.requests, _attack_runner(INJECTION, name, run))
@@ -188,7 +188,7 @@ def _function(attack: Attack) -> Attack:
     return attack.func if isinstance(attack, partial) else attack
 
 
-def _uninjected(attack: Attack) -> Attack:
+def _page_without_attack(attack: Attack) -> Attack:
     """Return the control of an injection: the same application reads the page without the attacker's span."""
     bound = attack.keywords if isinstance(attack, partial) else {}
     application, system = bound.get("application", library.Application()), bound.get("system")

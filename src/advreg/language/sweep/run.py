@@ -24,8 +24,9 @@ from advreg.language.sweep.adapter_scale import evaluate_scales, select_scale, w
 from advreg.language.sweep.pareto import has_unscored, summarize_sweep, tradeoff_point
 from advreg.language.sweep.plan import Setting, SweepData, SweepGrid
 from advreg.language.training.fit import fit_language
-from advreg.language.training.folder import CONFIG, METRICS, load_base, load_trained
+from advreg.language.training.folder import CONFIG, load_base, load_trained
 from advreg.runs import RunFolder
+from advreg.trainer.checkpoint import METRICS
 from advreg.trainer.events import Event, Step
 
 __getattr__ = deprecated(__name__, {"Measuring": "SweepEvaluation", "At": "SweepProgress"})

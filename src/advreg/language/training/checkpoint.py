@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 from advreg.distributed import current_ranks
+from advreg.language.models.adapters import WEIGHTS as ADAPTER
+from advreg.language.models.adapters import save_adapter
+from advreg.language.models.saving import save_pretrained
 from advreg.language.training.collapse_monitor import CollapseProbe
-from advreg.language.training.folder import ADAPTER, WHOLE, save_weights
+from advreg.language.training.folder import WHOLE
 from advreg.language.training.setup import LanguageTrainState
 from advreg.runs import RunFolder
 from advreg.trainer.checkpoint import append_missing, commit_checkpoint, read_checkpoint, restore_checkpoint
@@ -99,5 +102,5 @@ def _load(session: LanguageTrainState, state: dict[str, Any]) -> LanguageTrainin
 
 def _publish(run: RunFolder, session: LanguageTrainState, progress: LanguageTrainingProgress) -> None:
     with session.averaged(progress.step):
-        save_weights(session.lm, run, session.config.model.rank)
+        (save_adapter if session.config.model.rank else save_pretrained)(session.lm, run)
     append_missing(run, progress.lines)

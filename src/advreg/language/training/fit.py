@@ -15,7 +15,7 @@ from advreg.language.config import LanguageConfig
 from advreg.language.training import checkpoint
 from advreg.language.training.checkpoint import LanguageTrainingProgress
 from advreg.language.training.collapse_monitor import CollapseProbe, detect_collapse, measure_collapse
-from advreg.language.training.folder import read_config, start_folder
+from advreg.language.training.folder import CONFIG
 from advreg.language.training.setup import LanguageTrainState, prepare
 from advreg.language.training.step import Tally, add_tallies, divergence, mean_terms, take_step
 from advreg.plugins import trusting
@@ -23,6 +23,7 @@ from advreg.runs import RunFolder
 from advreg.trainer.divergence import divergence_error
 from advreg.trainer.events import Checkpointed, Finished, Guarded, OnEvent, Started, Step, ignore_event
 from advreg.trainer.loop import remaining_seconds, run_rounds
+from advreg.trainer.run_folder import read_run_config, start_or_resume
 
 
 def fit_language(
@@ -56,7 +57,9 @@ def fit_language(
         TrainingError: the loss or the weights stop being finite; the last complete round is kept.
     """
     with trusting(trust_code):
-        return _fit_as_configured(read_config(config, resume=resume), resume, on_event or ignore_event)
+        return _fit_as_configured(
+            read_run_config(config, LanguageConfig, CONFIG, resume=resume), resume, on_event or ignore_event
+        )
 
 
 def _fit_as_configured(config: LanguageConfig, resume: bool, emit: OnEvent) -> RunFolder:
@@ -71,7 +74,7 @@ def _fit_as_configured(config: LanguageConfig, resume: bool, emit: OnEvent) -> R
 def _fit(config: LanguageConfig, ranks: Ranks, resume: bool, emit: OnEvent) -> RunFolder:
     """Train in the process group; rank 0 creates and locks the folder."""
     session = prepare(config)
-    created = start_folder(config, resume=resume) if ranks.is_main else None
+    created = start_or_resume(config, CONFIG, resume=resume) if ranks.is_main else None
     ranks.barrier()
     run = created or RunFolder.open(config.train.out)
     with run.lock() if ranks.is_main else nullcontext(), runtime.deterministic():

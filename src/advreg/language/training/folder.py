@@ -1,4 +1,4 @@
-"""The run folder of language training: creation, resuming, and loading the trained model."""
+"""The run folder of language training: the model that a run starts from, and the one that it holds."""
 
 from __future__ import annotations
 
@@ -8,61 +8,16 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from advreg import runtime
 from advreg.documents import check_links
 from advreg.errors import WeightsError
 from advreg.language.config import LanguageConfig
 from advreg.language.models import loading
-from advreg.language.models.adapters import WEIGHTS as ADAPTER
-from advreg.language.models.adapters import load_adapter, save_adapter
+from advreg.language.models.adapters import load_adapter
 from advreg.language.models.loading import LanguageModel
-from advreg.language.models.saving import save_pretrained
 from advreg.plugins import first_line
 from advreg.runs import RunFolder
-from advreg.trainer.checkpoint import METRICS
-from advreg.trainer.run_folder import ENVIRONMENT, create_run_folder, open_to_resume, read_run_config
 
 CONFIG, WHOLE = "language.toml", "model.safetensors"
-
-
-def read_config(config: LanguageConfig | str | Path, *, resume: bool) -> LanguageConfig:
-    """Return the configuration to train with, validated; of a run folder, the ``language.toml`` in it.
-
-    Args:
-        config: a configuration, a TOML file, or a run folder to resume.
-        resume: whether a run folder may be given.
-
-    Raises:
-        ConfigError: the configuration is not valid.
-        RunError: a run folder was given without ``resume``.
-    """
-    return read_run_config(config, LanguageConfig, CONFIG, resume=resume)
-
-
-def start_folder(config: LanguageConfig, *, resume: bool) -> RunFolder:
-    """Return the run folder: a new one with configuration and environment, or the one to resume.
-
-    Args:
-        config: configuration of the run.
-        resume: whether the run exists.
-
-    Raises:
-        RunError: a new one exists already or cannot be written; one to resume is absent or holds another run.
-    """
-    if resume:
-        return open_to_resume(config, CONFIG)
-    return create_run_folder(config, CONFIG, {ENVIRONMENT: runtime.environment()})
-
-
-def save_weights(lm: LanguageModel, run: RunFolder, rank: int) -> None:
-    """Write the trained weights as peft and transformers read them: the adapter, or with rank 0 the whole model.
-
-    Args:
-        lm: the model.
-        run: the run folder.
-        rank: rank of the adapter.
-    """
-    (save_adapter if rank else save_pretrained)(lm, run)
 
 
 def load_base(config: LanguageConfig, device: str, dtype: str | None = None) -> LanguageModel:
@@ -114,8 +69,3 @@ def load_trained(
     except (OSError, SafetensorError, RuntimeError) as cause:
         raise WeightsError(f"{run / WHOLE} cannot be read: {first_line(cause)}") from cause
     return replace(lm, name=str(run.path))
-
-
-__all__ = [
-    "ADAPTER", "CONFIG", "METRICS", "WHOLE", "load_trained", "read_config", "save_weights", "start_folder",
-]  # fmt: skip

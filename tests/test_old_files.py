@@ -51,6 +51,10 @@ NEWER = (
     "awp_start = 0.0",
     'split = "none"',
     "predictor = 0",
+    'norms = ""',
+    'union = "max"',
+    'decay = "all"',
+    "layer_decay = 1.0",
 )
 """Options of later versions, at the defaults that leave an old run what it was."""
 

@@ -15,6 +15,7 @@ from advreg.training import setup
 from advreg.training.dry_run import dry_run
 
 BOOK = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
 SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 NARROW = {
     "zoo:preact-resnet18": ["model.options.width=0.0625"],
@@ -59,3 +60,28 @@ def test_every_published_recipe_names_its_paper_and_whether_it_was_measured(path
     assert re.search(r"\b20\d\d\)|FastAT benchmark", comment), "the paper"
     assert re.search(r"[Pp]ublished|usual", comment), "its figure"
     assert re.search(r"[Nn]ot measured here|[Mm]easured here:", comment), "whether ours is known"
+
+
+def measured() -> dict[str, str]:
+    """Read the column "measured here" of the book, by name of the file."""
+    (section,) = (part for part in PAGE.read_text().split("\n## ") if part.startswith("Use a published configuration"))
+    rows = re.findall(r"^\| (`[^|]+`) \|[^|]*\|[^|]*\| ([^|]+) \|$", section, re.M)
+    return {name: cell for names, cell in rows for name in re.findall(r"`([\w-]+)`", names)}
+
+
+def test_book_says_of_every_configuration_what_was_measured():
+    assert measured().keys() == {path.stem for path in BOOK}
+
+
+@pytest.mark.parametrize("path", BOOK, ids=lambda path: path.stem)
+def test_measured_figures_agree_with_the_file_and_say_n_seed_and_date(path):
+    cell = measured()[path.stem]
+    if cell == "not measured here":
+        assert "Measured here" not in path.read_text()
+        return
+    assert re.search(r": n = \d+, seed \d+, \d{4}-\d\d-\d\d$", cell)
+    comment = " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("#"))
+    figures = re.findall(r"\d+\.\d+", cell.split(":")[0])
+    stated = comment.split("Measured here")[1]
+    assert figures
+    assert all(figure in stated for figure in figures)

@@ -144,6 +144,6 @@ def test_ard_and_rslad_are_the_papers_formulas(forwards):
         seen["y"], teacher(x).softmax(1), msg="the attack moves away from the teacher, not the label"
     )
     assert all(weight.grad is None for weight in teacher.parameters())
-    for name in ("ard", "rslad"):
+    for name in ("ard", "rslad", "adaad"):
         with pytest.raises(ConfigError, match=f"{name} has no teacher"):
             getattr(recipes, name)()

@@ -17,12 +17,13 @@ from tests.training import small
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 THREAT = advreg.ThreatModel("linf", eps=0.1)
 N, STEPS = 12, 3
-NO_ATTACK = ("standard", "gaussian", "free", "ibp", "crown_ibp")
+NO_ATTACK = ("standard", "gaussian", "free", "nuat", "ibp", "crown_ibp")
 SPLIT = ("ar_at", "advprop")
 OPTIONS = {
     "distill": {"robust": small.network(), "standard": small.network()},
     "ard": {"robust": small.network()},
     "rslad": {"robust": small.network()},
+    "adaad": {"robust": small.network()},
 }
 
 

@@ -13,13 +13,15 @@ from advreg.attacks import craft
 from advreg.objectives import cross_entropy, kl
 from advreg.training import eval_mode, inner, policies, recipes
 from advreg.training.policies import Moment
+from advreg.training.recipes.robust_distillation import disagreement
 from tests.training import small
 
 THREAT = advreg.ThreatModel("linf", eps=0.1)
 NONE, LABEL, ANSWER = None, cross_entropy, kl
 WANTED = {
     "standard": NONE,
-    "free": NONE,
+    "adaad": disagreement,
+    **dict.fromkeys(("free", "nuat"), NONE),
     **dict.fromkeys(("gaussian", "ibp", "crown_ibp"), NONE),
     **dict.fromkeys(("mtl_ibp", "sabr"), LABEL),
     "trades": ANSWER,
@@ -42,7 +44,7 @@ def network(name=""):
 
 
 def recipe(name):
-    return recipes.RECIPES.build(name, {"robust": network()} if name in ("distill", "ard", "rslad") else {})
+    return recipes.RECIPES.build(name, {"robust": network()} if name in ("distill", "ard", "rslad", "adaad") else {})
 
 
 def test_every_recipe_has_been_thought_of():
@@ -77,6 +79,9 @@ ATTACKS = {
     "near": partial(inner.trades_pgd, steps=3),
     "friendly": partial(inner.friendly_pgd, steps=3),
     "stored": inner.FgsmPgi(),
+    "max": partial(inner.worst_norm, others=[advreg.ThreatModel("l2", eps=0.5)]),
+    "msd": partial(inner.multi_steepest, others=[advreg.ThreatModel("l2", eps=0.5)], steps=3),
+    "e-at": inner.SampledNorm([advreg.ThreatModel("l2", eps=0.5)]),
 }
 
 
@@ -111,7 +116,7 @@ def test_no_weight_gradient_in_any_policy(name):
     assert not computed
 
 
-@pytest.mark.parametrize("name", ["free", "pgi", "gradalign", "distill"])
+@pytest.mark.parametrize("name", ["free", "nuat", "pgi", "gradalign", "distill"])
 def test_certainty_does_not_become_nan(name):
     """Logits of ten thousand: probabilities are exactly 0 and 1."""
     torch.manual_seed(0)

@@ -15,9 +15,9 @@ CERTIFIED = (*_BOUNDS, "mtl_ibp", "sabr")
 """Recipes that train for bounds."""
 UNATTACKED = ("standard", "gaussian", *_BOUNDS)
 """Recipes without an attack."""
-_OWN_ATTACK = (*UNATTACKED, "free")  # recipes without an attack, or with one in their own backward
+_OWN_ATTACK = (*UNATTACKED, "free", "nuat")  # recipes without an attack, or with one in their own backward
 _ROUTED = ("ar_at", "advprop")  # recipes on split BatchNorm
-_NEEDS_EPS = ("free", *_BOUNDS)
+_NEEDS_EPS = ("free", "nuat", *_BOUNDS)
 _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
 Rule = Callable[["Config"], str | None]
@@ -52,7 +52,7 @@ def _attack(config: Config) -> str | None:
         return None
     return (
         f"recipe.name is {recipe!r} and attack.name is {attack!r}; "
-        "'standard', 'gaussian', 'free', 'ibp' and 'crown_ibp' go with attack 'none', every other recipe with 'fgsm', "
+        "'standard', 'gaussian', 'free', 'nuat', 'ibp' and 'crown_ibp' go with attack 'none', every other recipe with 'fgsm', "
         "'n-fgsm', 'pgd' or 'stored'"
     )
 
@@ -69,6 +69,21 @@ def _objective(config: Config) -> str | None:
     return (
         f"attack.objective is {config.attack.objective!r} and attack.name is {config.attack.name!r}; leave it at 'auto'"
     )
+
+
+def _norms(config: Config) -> str | None:
+    attack = config.attack
+    if not attack.norms:
+        return "attack.union is given, but attack.norms is empty; name norms, 'l2:2'" if attack.union != "max" else None
+    needs = (
+        ("attack.name", attack.name, "pgd"),
+        ("attack.step_size", attack.step_size, "auto"),
+        ("attack.start", attack.start, "zero" if attack.union == "msd" else attack.start),
+    )
+    for key, given, needed in needs:
+        if given != needed:
+            return f"attack.norms is {attack.norms!r}, and {key} is {given!r}; set it to {needed!r}"
+    return "attack.norms cannot go with policy 'friendly'" if config.policy.name == "friendly" else None
 
 
 def _streaming(config: Config) -> str | None:
@@ -120,7 +135,7 @@ def _free(config: Config) -> str | None:
 
 def _standard(config: Config) -> str | None:
     policy, recipe = config.policy.name, config.recipe.name
-    if recipe not in UNATTACKED or policy not in ("iaat", "friendly", "ldes"):
+    if recipe not in (*UNATTACKED, "nuat") or policy not in ("iaat", "friendly", "ldes"):
         return None
     return f"recipe.name is {recipe!r}, which has no attack, and policy.name is {policy!r}; set policy.name = 'fixed'"
 
@@ -230,6 +245,6 @@ def _features(config: Config) -> str | None:
 
 
 _RULES: tuple[Rule, ...] = (
-    _eps, _attack, _pgi_start, _objective, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp, _mixed_labels,
-    _double_backward, _bounds, _split, _average, _reestimate, _iaat_tests, _friendly, _features,
+    _eps, _attack, _pgi_start, _objective, _norms, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp,
+    _mixed_labels, _double_backward, _bounds, _split, _average, _reestimate, _iaat_tests, _friendly, _features,
 )  # fmt: skip

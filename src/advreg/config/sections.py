@@ -101,6 +101,9 @@ class AttackConfig:
         step_size: ``"auto"`` is 2.5 eps / steps; for one step 1.25 eps from a uniform start, eps from zero.
         start: ``"uniform"``, ``"zero"``, or ``"gaussian"``, that of TRADES beside the clean point.
         objective: ``"auto"`` is that of the recipe.
+        norms: further threat models for ``pgd``, such as ``"l2:2 l1:10"``, with which training attacks the union.
+        union: ``"max"``, the worst of all norms for each example; ``"msd"``, the best step of all norms; ``"e-at"``, one norm a
+            batch.
         noise: radius of the start of ``n-fgsm``, in eps; its single step is eps long.
         momentum: decay of the direction of ``stored``, which starts from the perturbation of the last epoch.
         reset: epochs after which ``stored`` starts anew.
@@ -112,6 +115,8 @@ class AttackConfig:
     step_size: Literal["auto"] | StepSize = "auto"
     start: Literal["uniform", "zero", "gaussian"] = "uniform"
     objective: Literal["auto", "cross-entropy", "margin", "dlr"] = "auto"
+    norms: str = ""
+    union: Literal["max", "msd", "e-at"] = "max"
     noise: Annotated[float, Field(ge=0)] = 2.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.3
     reset: Count = 40
@@ -154,6 +159,8 @@ class OptimizerConfig:
         lr: learning rate.
         momentum: momentum of ``sgd``.
         weight_decay: weight decay.
+        decay: ``"all"`` weights decay, or ``"matrices"``: none of a bias or a norm does.
+        layer_decay: factor on the learning rate from each block of the network to the one before it; 1 for equal rates.
         nesterov: whether the momentum of ``sgd`` is Nesterov's.
     """
 
@@ -162,6 +169,8 @@ class OptimizerConfig:
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay: Literal["all", "matrices"] = "all"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     nesterov: bool = False
 
 

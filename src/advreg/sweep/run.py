@@ -165,7 +165,7 @@ def _check(config: Config, options: SweepPlan, space: Space) -> None:
 def _check_options(config: Config) -> None:
     """Raise for options that recipe, policy or schedule do not take; a distillation would load its teachers."""
     for section, registry in ((config.recipe, RECIPES), (config.policy, POLICIES), (config.schedule, SCHEDULES)):
-        if section.name not in ("distill", "ard", "rslad"):
+        if section.name not in ("distill", "ard", "rslad", "adaad"):
             registry.build(section.name, section.options)
 
 

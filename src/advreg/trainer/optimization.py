@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from itertools import groupby
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -51,3 +52,52 @@ def trainable_parameters(model: nn.Module) -> nn.ParameterList:
         1
     """
     return nn.ParameterList(weight for weight in model.parameters() if weight.requires_grad)
+
+
+def parameter_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay: Literal["all", "matrices"] = "all",
+    layer_decay: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: a learning rate for each block, and no decay where none is wanted.
+
+    Block ``b`` of ``n`` learns with ``lr layer_decay^(n - 1 - b)``. A block is what comes before and with the first number in a
+    name, ``blocks.3`` or ``layer4.0``, else the module. The last block comes first, so that the first group has rate ``lr``.
+
+    Args:
+        model: a network.
+        lr: learning rate of the last block.
+        weight_decay: weight decay.
+        decay: ``"matrices"`` leaves out tensors of fewer than two dimensions: biases and the weights of norms.
+        layer_decay: factor from one block to the one before it.
+
+    Returns:
+        Groups for an optimizer of `torch.optim`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+        >>> [(g["lr"], g["weight_decay"], len(g["params"])) for g in parameter_groups(model, 0.1, 5e-4, "matrices", 0.5)]
+        [(0.1, 0.0005, 1), (0.1, 0.0, 1), (0.05, 0.0, 2), (0.025, 0.0005, 1), (0.025, 0.0, 1)]
+
+    Reference: Clark et al., "ELECTRA", ICLR 2020; Bao, Dong, Wei, "BEiT", ICLR 2022, arXiv:2106.08254.
+    """
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    blocks = list(dict.fromkeys(_block(name) for name, _ in named))
+    groups = []
+    for distance, block in enumerate(reversed(blocks)):
+        inside = [weight for name, weight in named if _block(name) == block]
+        by_decay = groupby(sorted(inside, key=lambda w: w.ndim < 2), key=lambda w: decay == "matrices" and w.ndim < 2)
+        groups += [
+            {"params": list(weights), "lr": lr * layer_decay**distance, "weight_decay": 0.0 if exempt else weight_decay}
+            for exempt, weights in by_decay
+        ]
+    return groups
+
+
+def _block(name: str) -> str:
+    """Return the part of a parameter's name up to its first number, or its module."""
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1] or parts)

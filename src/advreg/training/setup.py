@@ -24,7 +24,7 @@ from advreg.models.split_batchnorm import merge_batchnorm, split_batchnorm
 from advreg.threat import ThreatModel
 from advreg.trainer import averaging, schedules
 from advreg.trainer.averaging import AveragedWeights
-from advreg.trainer.optimization import trainable_parameters
+from advreg.trainer.optimization import parameter_groups, trainable_parameters
 from advreg.training import inner, policies, recipes
 from advreg.training.inner.escalation import EscalatingAttack
 from advreg.training.loss_module import RecipeLoss
@@ -344,7 +344,9 @@ def _optimizer(section: OptimizerConfig, model: nn.Module) -> Optimizer:
             "no weight of the network requires a gradient, so nothing can be trained; unfreeze some of them"
         )
     lr, decay = section.lr, section.weight_decay
+    grouped = section.decay != "all" or section.layer_decay != 1
+    params = parameter_groups(model, lr, decay, section.decay, section.layer_decay) if grouped else weights
     if section.name == "sgd":
         momentum, nesterov = section.momentum, section.nesterov
-        return SGD(weights, lr=lr, momentum=momentum, weight_decay=decay, nesterov=nesterov)
-    return (Adam if section.name == "adam" else AdamW)(weights, lr=lr, weight_decay=decay)
+        return SGD(params, lr=lr, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+    return (Adam if section.name == "adam" else AdamW)(params, lr=lr, weight_decay=decay)

@@ -14,6 +14,7 @@ from advreg.objectives import Objective
 from advreg.threat import ThreatModel
 from advreg.training.inner.fgsm_pgi import Augment, FgsmPgi
 from advreg.training.inner.gaussian_start import trades_pgd
+from advreg.training.inner.multi_norm import CraftingAttack, SampledNorm, multi_steepest, worst_norm
 from advreg.training.inner.n_fgsm import n_fgsm, unattacked
 from advreg.training.recipes import Attack, InnerResult
 
@@ -83,8 +84,19 @@ def from_section(
         found = partial(trades_pgd, steps=section.steps, step_size=step_size)
     else:
         steps = section.steps if section.name == "pgd" else 1
-        found = partial(craft, steps=steps, step_size=step_size, start=section.start)
+        pgd = partial(craft, steps=steps, step_size=step_size, start=section.start)
+        found = _over_norms(section, eps, pgd) if section.norms else pgd
     return found if section.objective == "auto" else maximising(found, OBJECTIVES[section.objective])
+
+
+def _over_norms(section: AttackConfig, eps: float, attack: CraftingAttack) -> Attack:
+    """Return the attack on the union of the threat model and ``attack.norms``."""
+    others = [ThreatModel.parse(text) for text in section.norms.split()]
+    if section.union == "e-at":
+        return SampledNorm(others, attack, eps)
+    if section.union == "msd":
+        return partial(multi_steepest, others=others, steps=section.steps, eps=eps)
+    return partial(worst_norm, others=others, attack=attack, eps=eps)
 
 
 def _warn_of_short_steps(section: AttackConfig, eps: float) -> None:

@@ -20,8 +20,9 @@ from advreg.training.recipes.free import free, replays_of
 from advreg.training.recipes.gradalign import aligned, gradalign
 from advreg.training.recipes.interval_bounds import certified_hits, crown_ibp, ibp, mtl_ibp, sabr
 from advreg.training.recipes.mart import mart
+from advreg.training.recipes.nuat import nuat
 from advreg.training.recipes.pgi import pgi
-from advreg.training.recipes.robust_distillation import ard, rslad
+from advreg.training.recipes.robust_distillation import adaad, ard, rslad
 from advreg.training.recipes.trades import trades
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "InnerResult",
     "Recipe",
     "SplitBatchNorm",
+    "adaad",
     "advprop",
     "aligned",
     "alp",
@@ -49,6 +51,7 @@ __all__ = [
     "mixed",
     "mtl_ibp",
     "multiplier",
+    "nuat",
     "pgi",
     "replays_of",
     "rslad",
@@ -75,10 +78,12 @@ RECIPES: Registry[Recipe] = Registry(
         "advprop": advprop,
         "free": free,
         "pgi": pgi,
+        "nuat": nuat,
         "gradalign": gradalign,
         "distill": distill,
         "ard": ard,
         "rslad": rslad,
+        "adaad": adaad,
         "ibp": ibp,
         "crown_ibp": crown_ibp,
         "mtl_ibp": mtl_ibp,

@@ -1,9 +1,10 @@
-"""Distillation of a robust teacher's predictions at clean inputs: ARD and RSLAD."""
+"""Distillation of a robust teacher: ARD, RSLAD and AdaAD."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -106,3 +107,76 @@ def rslad(robust: Teacher = "", alpha: Share = 5 / 6, forwards: Forwards = "one"
         return (1 - alpha) * clean + alpha * attacked
 
     return loss
+
+
+@check_loss
+def adaad(robust: Teacher = "", alpha: Share = 1.0, forwards: Forwards = "one") -> Recipe:
+    """Match a teacher where student and teacher differ most: ``a KL(t(x_adv) || f(x_adv)) + (1 - a) KL(t(x) || f(x))``.
+
+    ``a`` is alpha. The attack maximises ``KL(t(x_adv) || f(x_adv))``, through the teacher too, so each of its steps also passes
+    through the teacher. No label is used. With alpha 1 no clean input passes through the student.
+
+    Args:
+        robust: the teacher: a network, or a name or run folder for `advreg.load_model`.
+        alpha: weight of the attacked inputs; 1 in the paper.
+        forwards: whether BatchNorm normalises clean and attacked inputs together, ``"one"``, or apart.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: no teacher.
+        ModelError, WeightsError: a teacher that cannot be loaded, or, when called, one of another number of classes.
+
+    Example:
+        >>> import advreg, torch
+        >>> teacher, model = nn.Linear(4, 3), nn.Linear(4, 3)
+        >>> x, y = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+        >>> adaad(robust=teacher)(model, x, y, advreg.attacks.craft, ThreatModel("linf", eps=0.1)).backward()
+
+    Reference: Huang et al., "Boosting accuracy and robustness of student models via adaptive adversarial distillation",
+    CVPR 2023.
+    """
+    teacher = load_teacher("adaad", robust)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
+        x_adv = worst_case(SideBySide(model, teacher.to(x.device)), x, y, attack, threat, disagreement)
+        target_adv = teacher_logits(teacher, x_adv)
+        if alpha == 1:
+            return teacher_loss(query_model(model, x_adv), target_adv, 1.0)
+        z, z_adv = clean_and_adversarial_logits(model, x, x_adv, forwards)
+        clean = teacher_loss(z, teacher_logits(teacher, x), 1.0)
+        return alpha * teacher_loss(z_adv, target_adv, 1.0) + (1 - alpha) * clean
+
+    return loss
+
+
+class SideBySide(nn.Module):
+    """Two networks as one: the logits of both, one after the other.
+
+    Args:
+        student: a network.
+        teacher: a network with as many classes.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        super().__init__()
+        self.student, self.teacher = student, teacher
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits ``(B, 2 K)``."""
+        return torch.cat([query_model(self.student, x), query_model(self.teacher, x)], dim=1)
+
+
+def disagreement(both: Tensor, y: Tensor) -> Tensor:
+    """Return ``KL(teacher || student)`` of logits that `SideBySide` returned.
+
+    Args:
+        both: ``(B, 2 K)``.
+        y: not used.
+
+    Returns:
+        Divergences ``(B,)``.
+    """
+    z, z_teacher = both.chunk(2, dim=1)
+    return divergence(z_teacher, z)

@@ -51,6 +51,7 @@ NEWER = (
     "awp_start = 0.0",
     'split = "none"',
     "predictor = 0",
+    "balanced = false",
     'norms = ""',
     'union = "max"',
     'decay = "all"',

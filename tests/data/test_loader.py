@@ -118,3 +118,19 @@ def test_drop_last_leaves_out_the_smaller_batch_only() -> None:
     for epoch in range(3):
         kept = [batch.ids.tolist() for batch in dropped.epoch(epoch)]
         assert kept == [batch.ids.tolist() for batch in whole.epoch(epoch)][:2]
+
+
+def test_balanced_epochs_draw_each_class_equally_often():
+    """One of twenty images is of class 1: its share of 4,000 draws is a half, within four standard deviations."""
+    rare = Dataset.from_tensors(torch.zeros(400, 1, 2, 2, dtype=torch.uint8), (torch.arange(400) % 20 == 0).long())
+    batches = Batches(rare, 64, seed=3, balanced=True)
+    labels = torch.cat([batch.y for epoch in range(10) for batch in batches.epoch(epoch)])
+    assert len(labels) == 4000
+    assert abs(float(labels.float().mean()) - 0.5) < 4 * (0.25 / 4000) ** 0.5
+    first, other = (torch.cat(batches.rows(epoch)) for epoch in (1, 2))
+    again = torch.cat(Batches(rare, 64, seed=3, balanced=True).rows(1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    for label in (0, 1):
+        drawn = first[rare.labels[first] == label]
+        assert len(drawn.unique()) > 1, "different images of each class"

@@ -25,6 +25,7 @@ PIECES = {
     "awp-start": ["train.awp=0.01", "train.awp_start=0.5"],
     "gradalign": ["recipe.name=gradalign", "attack.name=fgsm", "attack.start=zero"],
     "gradalign-double": ["recipe.name=gradalign", "recipe.options.method=double", "attack.name=fgsm"],
+    "balanced": ["data.balanced=true"],
     "cutmix": ["data.cutmix=true"],
     "stored": ["recipe.name=pgi", "attack.name=stored", "attack.reset=2"],
     "free": ["recipe.name=free", "attack.name=none", "recipe.options.replays=2"],

@@ -59,6 +59,7 @@ class DataConfig:
         name: ``mnist``, ``cifar10``, ``folder:PATH``, ...; see `advreg.load_data`.
         validation: number of training images that are held out to choose the best epoch.
         augment: ``none``, ``crop``, ``flip`` or ``crop-flip``.
+        balanced: whether each class is drawn equally often in an epoch, with replacement.
         cutmix: whether to paste a window of one image into another and mix their labels.
         stream: whether a folder is read batch by batch.
         workers: number of processes that read a streamed folder ahead.
@@ -69,6 +70,7 @@ class DataConfig:
     name: str = "mnist"
     validation: Annotated[int, Field(ge=0)] = 1000
     augment: str = "none"
+    balanced: bool = False
     cutmix: bool = False
     stream: bool = False
     workers: Annotated[int, Field(ge=0)] = 0

@@ -56,6 +56,8 @@ class Batches:
         crop: crop of a streamed image: ``"center"``, or ``"random"``, another window in each epoch.
         drop_last: whether an epoch leaves out its last batch if it is smaller, so that all have one size; with ``shuffle``
             the examples left out differ between epochs.
+        balanced: whether an epoch draws its examples with replacement, each class equally often: what class weights in the
+            loss do in expectation, in every recipe.
 
     Raises:
         DataError: a batch size under 1.
@@ -80,6 +82,7 @@ class Batches:
         workers: int = 0,
         crop: str = "center",
         drop_last: bool = False,
+        balanced: bool = False,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be 1 or more, given {batch_size}")
@@ -90,6 +93,7 @@ class Batches:
         self.shuffle, self.augment = shuffle, augment
         self.part, self.workers = part, workers
         self.crop = crop
+        self.chances = _chances(self.dataset.labels) if balanced else None
         self.drop_last = drop_last and len(self.dataset) >= batch_size
 
     def __len__(self) -> int:
@@ -137,6 +141,8 @@ class Batches:
             return torch.arange(len(self.dataset))
         # drawn on the CPU, so that the order is the same on every device
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        if self.chances is not None:
+            return torch.multinomial(self.chances, len(self.dataset), replacement=True, generator=generator)
         return torch.randperm(len(self.dataset), generator=generator)
 
     def _images(self, batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -156,6 +162,14 @@ class Batches:
             images = self.augment(images, ids, self.seed, epoch)
         x = to_float(images) if images.dtype == torch.uint8 else images
         return DataBatch(x, labels, ids, weight)
+
+
+def _chances(labels: Tensor) -> Tensor:
+    """Return the chance of each example, up to a factor, for which all classes have the same."""
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise DataError("balanced batches need labels of classes (N,); set data.balanced = false")
+    places = labels.cpu() - labels.min().cpu()
+    return places.bincount().double().reciprocal()[places]
 
 
 def own_part(rows: Tensor, part: tuple[int, int]) -> tuple[Tensor, float]:

@@ -266,6 +266,7 @@ def _batches(config: Config, train: Examples, device: torch.device, ranks: Ranks
         workers=config.data.workers,
         crop=config.data.crop,
         drop_last=config.train.drop_last,
+        balanced=config.data.balanced,
     )
 
 

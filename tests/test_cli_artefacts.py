@@ -110,6 +110,7 @@ def test_doctor_shows_extras_devices_and_speed(monkeypatch: pytest.MonkeyPatch) 
     assert all("images a second" in text for text in found["speed"].values())
     assert list(found["extras"]) == ["onnx"]
     assert found["extras"]["onnx"].startswith("nothing-of-the-kind missing, numpy ")
+    assert found["extras"]["onnx"].endswith(": pip install 'advreg[onnx]'")
 
 
 def test_doctor_estimates_a_training_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from advreg.cli.app import app
 from advreg.config import Config
 from advreg.errors import ConfigError
 from advreg.runs import RunFolder
+from tests import processes
 
 ROBUST = ["attack.name=pgd", "recipe.name=madry", "threat.eps=0.1", "optimizer.lr=0.1"]
 
@@ -65,7 +64,8 @@ advreg.cli.train.run_train = interrupt
 sys.argv = ["advreg", "train", "run.toml"]
 main()
 """
-    found = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
+    found = processes.run(code=interrupted)
     assert found.returncode == 130
     assert found.stderr.strip().startswith("advreg: interrupted; finished work is saved")
+    assert found.stderr.strip().endswith("continue with: advreg train run.toml --resume")
     assert "Traceback" not in found.stderr

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import advreg
 from advreg.cli.app import app
 from advreg.config import Config
 from advreg.documents import check_links
-from advreg.errors import AdvregError, ConfigError, DataError, ModelError, RunError
+from advreg.errors import AdvregError, ConfigError, DataError, ModelError, RunError, WeightsError
 from advreg.language.config import LanguageConfig
 from advreg.language.training.folder import load_trained
 from advreg.plugins import trusting
@@ -185,6 +186,19 @@ def test_hostile_folder_runs_no_code_and_leaks_nothing(
     assert SECRET not in line + output
     pages = [file.read_text() for file in tmp_path.rglob("*.html")]
     assert not any(SECRET in page for page in pages)
+
+
+def test_construction_stops_where_the_weights_do(victim: Path, tmp_path: Path) -> None:
+    """Ten thousand layers without memory still take twenty seconds of a processor."""
+    HOSTILE["the model is 10^4 wide"](run := prepare(victim, tmp_path))
+    made: list[str] = []
+    hook = register_module_parameter_registration_hook(lambda module, name, parameter: made.append(name))
+    try:
+        with pytest.raises(WeightsError, match="far fewer weights"):
+            advreg.load_model(str(run))
+    finally:
+        hook.remove()
+    assert len(made) < 1100
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "diagnose", "epsilon", "attack", "export", "fine-tune", "harden init"])

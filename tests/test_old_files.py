@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import advreg
 from advreg.config import Config
 from advreg.language import LanguageConfig
 from advreg.runs import Ledger
+from tests import processes
 
 OLD = Path(__file__).parent / "fixtures" / "old"
 RUNS = ("image-run", "image-run-2")
@@ -28,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def status(*words: str) -> int:
-    return subprocess.run([sys.executable, "-m", "advreg", *words], check=False, capture_output=True).returncode
+    return processes.run(*words).returncode
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import advreg
+from tests import processes
 
 ROOMS = {"attacks", "data", "diagnosis", "evaluation", "hardening", "language", "models", "report", "runs", "training"}
 
@@ -73,7 +74,8 @@ assert first is second is package.{new}
 messages = [str(each.message) for each in caught if each.category is DeprecationWarning]
 assert messages == ["{package}.{old} is now {package}.{new}"], caught
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = processes.run(code=code)
+    assert done.returncode == 0, done.stderr
 
 
 MOVED = tomllib.loads((Path(advreg.__file__).parent / "moved.toml").read_text())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch import nn
 
 from advreg.errors import RunError
 from advreg.runs import Ledger, RunFolder, files
+from tests import processes
 
 IDENTITY = {"model": "m1", "protocol": "linf-0.3-quick@2", "data": "d1"}
 
@@ -155,9 +154,9 @@ def test_shared_weights_can_be_saved(run):
 def test_second_process_is_kept_out(run):
     code = f"from advreg.runs import RunFolder\nwith RunFolder.open({str(run.path)!r}).lock(): pass"
     with run.lock():
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        other = processes.run(code=code)
         assert "in use by another process" in other.stderr
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert processes.run(code=code).returncode == 0
 
 
 def test_sweep_removes_leftovers_of_a_kill_only(run):

@@ -6,6 +6,7 @@ The limits and the exceptions lie in ``style.toml`` beside this file. A limit ma
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -35,6 +36,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
                 yield name, node
 
 
+@functools.cache
 def prose(text: str) -> str:
     """Return the comments and strings of a file: docstrings, error lines, help texts."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AdvregError(Exception):
@@ -74,3 +75,22 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(given, list(allowed), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def did_you_mean_path(path: Path) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest name beside a path that does not exist, or an empty string.
+
+    Args:
+        path: the path.
+
+    Returns:
+        The hint, with a leading space.
+
+    Example:
+        >>> did_you_mean_path(Path("no/such/folder"))
+        ''
+    """
+    parent = path.expanduser().parent
+    beside = [each.name for each in parent.iterdir()] if parent.is_dir() else []
+    found = did_you_mean(path.name, beside)
+    return found if parent == Path() or not found else found.replace("'", f"'{parent}/", 1)

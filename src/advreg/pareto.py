@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 
 def pareto_frontier(costs: Sequence[Sequence[float]]) -> list[int]:
@@ -48,5 +48,5 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     n = len(values)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(n - 1, 1))
-    reach = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if n > 1 else math.inf
+    reach = float(special.stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n) if n > 1 else math.inf
     return {"value": mean, "interval": [mean - reach, mean + reach], "n": n}

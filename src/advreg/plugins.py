@@ -74,13 +74,13 @@ def is_factory(name: str) -> bool:
         name: name of a model, of data or of a function.
 
     Returns:
-        True for ``pkg.module:factory``.
+        True for ``pkg.module:factory`` and for ``pkg/module.py:factory``, which means the same.
 
     Example:
-        >>> is_factory("nets.small:make"), is_factory("mnist"), is_factory("timm:resnet50")
-        (True, False, False)
+        >>> is_factory("nets.small:make"), is_factory("nets/small.py:make"), is_factory("mnist"), is_factory("timm:resnet50")
+        (True, True, False, False)
     """
-    named = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+    named = re.fullmatch(r"([A-Za-z_][\w.]*|[A-Za-z_][\w./]*\.py):[A-Za-z_]\w*", name) is not None
     return named and name.partition(":")[0] not in SCHEMES
 
 
@@ -128,7 +128,7 @@ def check_file_name(name: str, source: str, error: type[AdvregError]) -> None:
         raise error(f"{source} is {name[:80]!r}, which {does}; add --trust-code if you trust it")
     if not (web or program):
         with _without_current_folder():
-            _import_module(name.partition(":")[0], error, "must be installed or on PYTHONPATH")
+            _import_module(_module_of(name), error, "must be installed or on PYTHONPATH")
 
 
 def check_file_names(values: object, source: str, error: type[AdvregError]) -> None:
@@ -198,13 +198,18 @@ def named_function(name: str, error: type[AdvregError]) -> Callable[..., Any]:
     """
     if not is_factory(name):
         raise error(f"{name!r} is not the name of a function; write pkg.module:function")
-    module_name, _, attribute = name.partition(":")
+    module_name, attribute = _module_of(name), name.partition(":")[2]
     module = _import_user_module(module_name, error)
     found: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(found):
         public = [key for key, value in vars(module).items() if callable(value)]
         raise error(f"{name}: {module_name} has no function {attribute!r}.{did_you_mean(attribute, public)}")
     return found
+
+
+def _module_of(name: str) -> str:
+    """Return ``pkg.module`` of ``pkg.module:function`` or of ``pkg/module.py:function``."""
+    return name.partition(":")[0].removesuffix(".py").replace("/", ".")
 
 
 def _import_user_module(name: str, error: type[AdvregError]) -> ModuleType:
@@ -250,7 +255,7 @@ def import_extra(module: str, install: str) -> Any:
         The module.
 
     Raises:
-        MissingExtraError: it is missing, or its import fails; the line has the command that installs it.
+        MissingExtraError: it is not installed, or it is and its import fails; the line has the command for either.
 
     Example:
         >>> import_extra("math", "advreg[vision]").sqrt(4.0)
@@ -259,5 +264,8 @@ def import_extra(module: str, install: str) -> Any:
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as cause:  # a torchvision made for another torch raises RuntimeError
-        reason = first_line(cause)
-        raise MissingExtraError(f"{module} cannot be imported ({reason}); pip install '{install}'") from cause
+        package = module.partition(".")[0]
+        if isinstance(cause, ModuleNotFoundError) and cause.name == package:
+            raise MissingExtraError(f"{package} is not installed; pip install '{install}'") from cause
+        broken = f"{package} is installed, but cannot be imported ({first_line(cause)})"
+        raise MissingExtraError(f"{broken}; pip install --force-reinstall '{install}'") from cause

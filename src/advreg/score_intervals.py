@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy  # loads scipy.optimize, which takes a second, where it is used
 from numpy.typing import NDArray
-from scipy import optimize
 
 from advreg.errors import DataError
 
@@ -73,8 +73,8 @@ def bounded_mean_interval(scores: Sequence[float], level: float = 0.95) -> tuple
     def excess(m: float) -> float:
         return _divergence(mean, m) - most
 
-    low = 0.0 if mean == 0 or excess(0.0) <= 0 else optimize.brentq(excess, 0.0, mean, xtol=1e-12)
-    high = 1.0 if mean == 1 or excess(1.0) <= 0 else optimize.brentq(excess, mean, 1.0, xtol=1e-12)
+    low = 0.0 if mean == 0 or excess(0.0) <= 0 else scipy.optimize.brentq(excess, 0.0, mean, xtol=1e-12)
+    high = 1.0 if mean == 1 or excess(1.0) <= 0 else scipy.optimize.brentq(excess, mean, 1.0, xtol=1e-12)
     return float(low), float(high)
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # loads scipy.stats and scipy.optimize, which take a second, where they are used
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from advreg.errors import DataError
 
@@ -67,8 +67,10 @@ def clopper_pearson_interval(successes: int, n: int, level: float = 0.95) -> tup
     _require_shares(level=level)
     if n == 0:
         return 0.0, 1.0
-    found = stats.binomtest(successes, n).proportion_ci(level, method="exact")
-    return float(found.low), float(found.high)
+    tail, misses = (1 - level) / 2, n - successes
+    low = scipy.special.betaincinv(successes, misses + 1, tail) if successes else 0.0
+    high = scipy.special.betaincinv(successes + 1, misses, 1 - tail) if misses else 1.0
+    return float(low), float(high)
 
 
 def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -> float:
@@ -97,7 +99,7 @@ def mcnemar(only_first: int, only_second: int, alternative: str = "two-sided") -
         raise DataError(f"alternative is {alternative!r}; give one of {', '.join(_ALTERNATIVES)}")
     if only_first + only_second == 0:
         return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second, 0.5, alternative).pvalue)
+    return float(scipy.stats.binomtest(only_first, only_first + only_second, 0.5, alternative).pvalue)
 
 
 def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> float:
@@ -137,18 +139,18 @@ def noninferiority(only_first: int, only_second: int, n: int, margin: float) -> 
     least = _critical_counts(seen, n, margin)
 
     def tail(q: float) -> float:
-        low, high = stats.binom.interval(1 - 1e-13, n, min(q + margin, 1.0))
+        low, high = scipy.stats.binom.interval(1 - 1e-13, n, min(q + margin, 1.0))
         first = np.arange(int(max(low, 0)), int(high) + 1)
         rest = min(q / (1 - q - margin), 1.0) if q + margin < 1 else 0.0
-        inside = stats.binom.sf(least[first] - 1, n - first, rest)
-        return float(np.sum(stats.binom.pmf(first, n, q + margin) * inside))
+        inside = scipy.stats.binom.sf(least[first] - 1, n - first, rest)
+        return float(np.sum(scipy.stats.binom.pmf(first, n, q + margin) * inside))
 
     top = (1 - margin) / 2
     grid = top * np.linspace(0, 1, 100) ** 3  # compared models rarely disagree, so the grid is dense near 0
     values = [tail(float(q)) for q in grid]
     k = int(np.argmax(values))
     around = (float(grid[max(k - 1, 0)]), float(grid[min(k + 1, len(grid) - 1)]))
-    found = optimize.minimize_scalar(lambda q: -tail(q), bounds=around, method="bounded")
+    found = scipy.optimize.minimize_scalar(lambda q: -tail(q), bounds=around, method="bounded")
     return float(min(max(values[k], -float(found.fun)), 1.0))
 
 
@@ -208,7 +210,7 @@ def tango_interval(only_first: int, only_second: int, n: int, level: float = 0.9
 
 def _largest_not_rejected(first: int, second: int, n: int, level: float) -> float:
     """Return the largest ``accuracy(second) - accuracy(first)`` that the score test does not reject."""
-    limit = float(stats.norm.ppf((1 + level) / 2))
+    limit = float(scipy.special.ndtri((1 + level) / 2))
 
     def above(difference: float) -> float:
         if difference >= 0:  # the same hypothesis with exchanged models
@@ -218,7 +220,7 @@ def _largest_not_rejected(first: int, second: int, n: int, level: float) -> floa
     start = (second - first) / n
     if above(1 - 1e-9) < 0:
         return 1.0
-    return float(optimize.brentq(above, start, 1 - 1e-9, xtol=1e-10)) if above(start) < 0 else start
+    return float(scipy.optimize.brentq(above, start, 1 - 1e-9, xtol=1e-10)) if above(start) < 0 else start
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -288,7 +290,7 @@ def minimum_detectable_difference(
 
     if excess(discordant) < 0:
         return discordant
-    return float(optimize.brentq(excess, 0.0, discordant, xtol=1e-12))
+    return float(scipy.optimize.brentq(excess, 0.0, discordant, xtol=1e-12))
 
 
 def sample_size(
@@ -334,5 +336,5 @@ def _require_test_options(discordant: float, alpha: float, power: float, sides: 
 
 
 def _required_square(delta: float, discordant: float, alpha: float, power: float, sides: int) -> float:
-    reject, see = stats.norm.ppf(1 - alpha / sides), stats.norm.ppf(power)
+    reject, see = scipy.special.ndtri(1 - alpha / sides), scipy.special.ndtri(power)
     return float((reject * math.sqrt(discordant) + see * math.sqrt(max(discordant - delta**2, 0.0))) ** 2)

@@ -93,7 +93,7 @@ def test_a_factory_that_does_not_work_is_one_line(here, name, message):
 @pytest.mark.parametrize(("name", "module"), [("torchvision:CIFAR100", "torchvision"), ("hf:x/y", "datasets")])
 def test_a_missing_library_names_the_command(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=f"{module} cannot be imported .*; pip install") as caught:
+    with pytest.raises(MissingExtraError, match=f"{module} is not installed; pip install") as caught:
         advreg.load_data(name)
     assert "\n" not in str(caught.value)
 

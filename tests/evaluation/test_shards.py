@@ -18,6 +18,7 @@ from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation import Protocol, ProtocolStage
 from advreg.results.ledger_rows import complete_rows, next_ids
+from tests import processes
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
 from tests.evaluation.test_model_probe import Stepped
@@ -44,9 +45,9 @@ with join_processes() as ranks:
 """
 
 
-def launched(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launched(n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the work under ``torchrun``."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", "--master-port=0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
     script = Path(arguments[0]).parent / "work.py"
     script.write_text(WORK)
@@ -57,8 +58,8 @@ def launched(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
 
 def test_shards_leave_the_bytes_of_one_process(tmp_path) -> None:
     alone = evaluate(small_cnn(), batch(1300), threat=ThreatModel("linf", 0.02), protocol="basic", out=tmp_path / "one")
-    died = launched(2, str(tmp_path / "two"), "die")
-    assert died.returncode != 0
+    died = processes.run_ranks(tmp_path / "two", "die", code=WORK)
+    assert died[1].returncode == 9, died[1].stderr
     done = launched(2, str(tmp_path / "two"), "finish")
     assert done.returncode == 0, done.stderr
     lines = {tuple(line.split()[1:]) for line in done.stdout.splitlines()}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -35,9 +33,8 @@ from advreg.hardening.store.examples import example
 from advreg.hardening.store.tables import examples
 from advreg.hardening.workspace import Workspace
 from advreg.runs import RunFolder
+from tests import processes
 from tests.hardening.small import attacked, images, label, label_at_once, make_home, submit
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +202,9 @@ def test_killed_by_the_system_at_random_the_loop_goes_on(home: Workspace, store:
     code = f"{imports}run_cycle(Workspace.open({str(home.folder.path)!r}))"
     rng = np.random.default_rng(0)
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=float(rng.uniform(1.5, 4)))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        child = processes.start(code=code)
+        time.sleep(float(rng.uniform(0.2, 2)))
+        child.kill()
         assert intact(store)
     run_cycle(home, store)
     assert champion(store) == "m-0002"
@@ -259,7 +253,7 @@ def test_a_killed_holder_on_this_machine_blocks_nobody(store: Store, home: Works
         f"store = Workspace.open({str(home.folder.path)!r}).store()\n"
         "with hold_lease(store, seconds=1e6):\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
+    assert processes.run(code=code).returncode == -9
     with hold_lease(store):
         pass
 

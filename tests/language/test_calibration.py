@@ -320,10 +320,11 @@ def test_model_that_refuses_everything_is_not_attacked(labelled, shared, attacks
         ]
         if len(pool) < 15:
             continue
+        outcome = dict(zip(pool, verdicts(judge, pool), strict=True))
         rng, flagged, looks = np.random.default_rng(0), [], defaultdict(list)
         for _ in range(100):
             texts = {name: list(rng.choice(pool, n)) for name, n in attacks.items()}
-            found = [outcome for each in texts.values() for outcome in verdicts(judge, each)]
+            found = [outcome[text] for each in texts.values() for text in each]
             flagged.append("complied" if "complied" in found else "refused")
             for name, each in texts.items():
                 looks[name].append(len(set(each)))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,8 @@ from advreg.errors import RunError
 from advreg.language.training.fit import fit_language
 from advreg.runs import folder
 from advreg.trainer.events import Checkpointed, Step
+from tests import processes
 from tests.language import lessons
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +60,7 @@ def kill(event):
         os.kill(os.getpid(), signal.SIGKILL)
 fit_language(lessons.config(Path({str(data)!r}), Path({str(out)!r})), on_event=kill)
 """
-    died = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    died = processes.run(code=code)
     assert died.returncode == -9
     fit_language(out, resume=True)
     assert outcome(out) == uninterrupted

@@ -107,12 +107,41 @@ def test_folders_that_are_no_runs_and_options_for_runs_are_rejected(run, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("timm:resnet18", "timm"), ("torchvision:resnet18", "torchvision.models")]
+    ("name", "module", "message"),
+    [
+        ("timm:resnet18", "timm", r"timm is not installed; pip install 'advreg\[vision\]'"),
+        ("torchvision:resnet18", "torchvision.models", "torchvision is installed, but cannot be imported"),
+    ],
 )
-def test_a_missing_library_names_the_command(monkeypatch, name, module):
+def test_a_missing_library_names_the_command(monkeypatch, name, module, message):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"cannot be imported .*; pip install 'advreg\[vision\]'"):
+    with pytest.raises(MissingExtraError, match=message):
         advreg.load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise ImportError('libtorch.so: undefined symbol')", "ImportError: libtorch.so: undefined symbol"),
+        ("import a_library_that_timm_needs", "ModuleNotFoundError: No module named 'a_library_that_timm_needs'"),
+        ("raise RuntimeError('operator nms does not exist')", "RuntimeError: operator nms does not exist"),
+    ],
+)
+def test_a_broken_library_is_not_called_missing(tmp_path, monkeypatch, code, reason):
+    (tmp_path / "timm.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError) as caught:
+        advreg.load_model("timm:resnet18")
+    advice = "pip install --force-reinstall 'advreg[vision]'"
+    assert str(caught.value) == f"timm is installed, but cannot be imported ({reason}); {advice}"
+
+
+def test_a_file_of_python_is_its_module(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "filed.py").write_text("import torch\ndef build():\n    return torch.nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(advreg.load_model("nets/filed.py:build"), torch.nn.Flatten)
 
 
 def _library(asked):

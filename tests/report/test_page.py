@@ -207,6 +207,21 @@ def test_comparison_shows_every_run(tmp_path: Path) -> None:
     assert len(page.with_class("star")) == 1
 
 
+def test_comparison_and_run_pages_link_each_other(tmp_path: Path) -> None:
+    runs, page = [write_run(tmp_path / "first net"), tmp_path / "second"], tmp_path / "report.html"
+    write_evaluation(runs[1], results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
+    report.write_comparison(runs, page)
+    assert "second/report.html" not in page.read_text(), "there is no page yet"
+    for run in runs:
+        assert 'href="../report.html"' in report.write(run).read_text()
+    linked = Page(report.write_comparison(runs, page).read_text())
+    hrefs = [values["href"] for tag, values in linked.tags if tag == "a" and "href" in values]
+    assert {"first%20net/report.html", "second/report.html"} <= set(hrefs)
+    assert len(linked.with_class("card")) == 1, "one broken example"
+    page.unlink()
+    assert "../report.html" not in report.write(runs[0]).read_text()
+
+
 def test_comparison_of_no_runs_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no runs to compare"):
         report.write_comparison([], tmp_path / "c.html")

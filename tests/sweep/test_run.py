@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,9 @@ from advreg.errors import ConfigError, RunError
 from advreg.sweep import Sweep, SweepPlan, parse_keys, run_sweep
 from advreg.sweep.trials import LOG
 from advreg.trainer.events import Checkpointed
+from tests import processes
 from tests.training import small
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = SweepPlan(seeds=(0, 1), budget=0.05, early_stop=False)
 KEYS = ["recipe.options.ratio=0.5,1"]
 
@@ -172,17 +169,11 @@ def test_two_processes_share_a_grid_in_postgresql(data, tmp_path, postgres):
     file = tmp_path / "run.toml"
     file.write_text(config(data, tmp_path, "train.epochs=1").to_toml())
     url = postgres.new_database()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "advreg", "sweep", str(file), "--key", "recipe.options.ratio=0.2,0.4,0.6,0.8",
-             "--storage", url, "--out", str(tmp_path / name), "--trust-code", "--json", "--no-plain", "--no-early-stop"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"},
-        )
-        for name in ("one", "other")
-    ]  # fmt: skip
-    ends = [worker.communicate(timeout=280) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], ends
-    last = max((json.loads(out) for out, _ in ends), key=lambda record: len(record["rows"]))
+    options = ("--storage", url, "--trust-code", "--json", "--no-plain", "--no-early-stop")
+    call = ("sweep", file, "--key", "recipe.options.ratio=0.2,0.4,0.6,0.8", *options)
+    workers = [processes.start(*call, "--out", tmp_path / name) for name in ("one", "other")]
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.stderr for worker in workers]
+    last = max((json.loads(worker.stdout) for worker in workers), key=lambda record: len(record["rows"]))
     assert sorted(row["setting"]["recipe.options.ratio"] for row in last["rows"]) == ["0.2", "0.4", "0.6", "0.8"]
     trained = [{path.name for path in (tmp_path / name / "runs").glob("*")} for name in ("one", "other")]
     assert not trained[0] & trained[1], "no setting is trained twice"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from advreg.trainer import checkpoint, divergence, events
 from advreg.trainer.events import Checkpointed, Failed, Finished, Started
 from advreg.trainer.loop import run_rounds
 from advreg.trainer.optimization import take_optimizer_step
+from tests import processes
 
 
 def rounds(first, last, log, *, fail_at=None):
@@ -131,7 +130,8 @@ names = {{"averaging": "AVERAGES", "schedules": "SCHEDULES", "loggers": "LOGGERS
 assert value == (events.Checkpointed if {old!r} == "EpochEnd" else getattr(new, names[{module!r}]).build)
 assert any("advreg.trainer" in str(each.message) for each in caught), caught
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = processes.run(code=code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("event", [Failed("why"), events.Guarded(1, 2, "divergence", "why", "none")])

@@ -7,9 +7,6 @@ which parts of 8 and 7 examples counted alike moved weights by 4e-3.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ import advreg
 from advreg.attacks import craft
 from advreg.data import Batches, Dataset
 from advreg.training.loss_module import RecipeLoss
+from tests import processes
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,16 +55,10 @@ Path(out, f"threads-{rank}").write_text("".join(name for name in names if "gloo"
 """
 
 
-def together(tmp_path, data, out, *changes, deadly=0):
-    """Run two processes under torchrun, of which one dies before its so-manieth step; return the exit status."""
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, str(script), str(data), str(out), str(deadly), *changes],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
+def together(data, out, *changes, deadly=0):
+    """Run two processes, of which one dies before step ``deadly``; return the first that failed, else the first."""
+    group = processes.run_ranks(data, out, deadly, *changes, code=WORKER)
+    return next((child for child in group if child.returncode), group[0])
 
 
 def compare(one, two):
@@ -89,7 +81,7 @@ def compare(one, two):
 )
 def test_two_processes_train_what_one_would(data, tmp_path, extra):
     one = advreg.fit(small.config(data, tmp_path / "one", *SAME, *extra))
-    done = together(tmp_path, data, tmp_path / "two", *SAME, *extra)
+    done = together(data, tmp_path / "two", *SAME, *extra)
     assert done.returncode == 0, done.stderr[-3000:]
     compare(one, advreg.RunFolder.open(tmp_path / "two"))
     assert [int((tmp_path / "two" / f"events-{rank}").read_text()) > 0 for rank in (0, 1)] == [True, False]
@@ -100,7 +92,7 @@ def test_two_processes_train_what_one_would(data, tmp_path, extra):
 
 def test_all_processes_measure_the_same_average(data, tmp_path):
     """Each saw its own part of every batch, and so other statistics in its BatchNorms."""
-    done = together(tmp_path, data, tmp_path / "run", "average.name=ema", "train.epochs=1")
+    done = together(data, tmp_path / "run", "average.name=ema", "train.epochs=1")
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(tmp_path / "run" / f"kept-{rank}", weights_only=True) for rank in (0, 1))
     assert any("running_mean" in name for name in first)
@@ -109,7 +101,7 @@ def test_all_processes_measure_the_same_average(data, tmp_path):
 
 def test_a_killed_process_leaves_what_one_can_go_on_with(data, tmp_path):
     whole = advreg.fit(small.config(data, tmp_path / "whole", *SAME))
-    died = together(tmp_path, data, tmp_path / "cut", *SAME, deadly=10)
+    died = together(data, tmp_path / "cut", *SAME, deadly=10)
     assert died.returncode != 0
     assert not (tmp_path / "cut" / "events-0").exists()
     run = advreg.fit(small.config(data, tmp_path / "cut", *SAME), resume=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,9 @@ import advreg
 from advreg.errors import RunError
 from advreg.runs import folder
 from advreg.trainer import events
+from tests import processes
 from tests.training import small
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds", "examples_per_second", "peak_memory")
 
 
@@ -64,7 +62,7 @@ def kill(event):
         os.kill(os.getpid(), signal.SIGKILL)
 advreg.fit(small.config(Path({str(data)!r}), Path({str(out)!r})), on_event=kill)
 """
-    died = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    died = processes.run(code=code)
     assert died.returncode == -9
     assert not (out / "metrics.jsonl").exists() or len(outcome(out)[2]) == epoch - 1
     seen: list[events.Event] = []

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from advreg.cli import harden, language, result_verbs, text, training_verbs
+from advreg.cli import completion, harden, language, result_verbs, text, training_verbs
+from advreg.cli.metavars import name_values
 from advreg.cli.options import (
     Box,
     Data,
@@ -36,7 +37,7 @@ app.add_typer(language.app, name="language")
 app.add_typer(text.app, name="text")
 
 
-@app.command()
+@app.command(epilog="Example: advreg demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("runs/demo"),
     finetune: Annotated[
@@ -52,18 +53,26 @@ def demo(
 app.registered_commands += training_verbs.app.registered_commands
 
 
-@app.command()
+@app.command(epilog="Example: advreg evaluate runs/net --protocol standard --n 1000 --curve 0,4/255,8/255")
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(help="A run folder, or a name: zoo:NAME, timm:NAME, onnx:FILE, http://..., pkg.module:factory."),
+        typer.Argument(
+            help="A run folder, or a name: zoo:NAME, timm:NAME, onnx:FILE, http://..., pkg.module:factory.",
+            autocompletion=completion.models,
+        ),
     ],
     data: Data = None,
     threat: Threat = None,
     box: Box = "",
     features: Features = None,
     protocol: Annotated[
-        str, typer.Option(help="fgsm, quick, basic, strong, standard, plus, rand, blackbox or labels.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="fgsm, quick, basic, strong, standard (AutoAttack), plus, rand, blackbox or labels.",
+            autocompletion=completion.protocols,
+        ),
     ] = "quick",
     attack: Annotated[
         list[str] | None,
@@ -90,7 +99,11 @@ def evaluate(
     ] = "1,2,3,4,5",
     out: ResultFolder = None,
     precision: Annotated[
-        str, typer.Option(help="Precision of the copy that is attacked: float32, bfloat16 or auto.")
+        str,
+        typer.Option(
+            help="Precision of the copy that is attacked: float32, bfloat16 or auto.",
+            autocompletion=completion.precisions,
+        ),
     ] = "float32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the copy that is attacked.")] = False,
     device: Device = "auto",
@@ -130,7 +143,7 @@ def evaluate(
     )
 
 
-@app.command()
+@app.command(epilog="Example: advreg diagnose runs/net --n 500 --adapt")
 def diagnose(
     model: DiagnosedModel,
     data: Data = None,
@@ -180,7 +193,7 @@ def diagnose(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: advreg certify runs/net --threat linf:2/255 --n 100")
 def certify(
     model: DiagnosedModel,
     data: Data = None,
@@ -213,11 +226,11 @@ def certify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: advreg epsilon zoo:mnist-cnn --weights net.safetensors --data mnist")
 def epsilon(
     model: DiagnosedModel,
     data: Data = None,
-    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    norm: Annotated[str, typer.Option(help="linf, l2 or l1.", autocompletion=completion.norms)] = "linf",
     eps: Annotated[
         str, typer.Option(metavar="EPS,EPS,...", help="Values of eps to measure; a grid for images by default.")
     ] = "",
@@ -248,9 +261,9 @@ def epsilon(
     )
 
 
-@app.command()
+@app.command(epilog="Example: advreg export runs/net --onnx net.onnx")
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=completion.run_folders)],
     onnx: Annotated[Path | None, typer.Option(help="ONNX file to write; needs the extra onnx.")] = None,
     torch: Annotated[Path | None, typer.Option(help="torch.export file to write, such as model.pt2.")] = None,
     vnnlib: Annotated[
@@ -267,7 +280,7 @@ def export(
     run_export(run, onnx, torch, as_json, None if vnnlib is None else Properties(vnnlib, threat, n))
 
 
-@app.command()
+@app.command(epilog="Example: advreg init --data folder:photos?size=64 --out photos.toml")
 def init(
     out: Annotated[Path, typer.Option(help="File to write; it must not exist.")] = Path("run.toml"),
     data: Annotated[str, typer.Option(help="Data set, such as folder:photos?size=64.")] = "mnist",
@@ -294,7 +307,7 @@ def init(
         typer.echo(f"{path}\nnext: {decide}advreg train {path}{' --trust-code' if model and is_factory(model) else ''}")
 
 
-@app.command()
+@app.command(epilog="Example: advreg attack photo.jpg --model timm:resnet50.a1_in1k --target goldfish")
 def attack(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     model: Annotated[
@@ -338,7 +351,7 @@ def attack(
 app.registered_commands += result_verbs.app.registered_commands
 
 
-@app.command()
+@app.command(epilog="Example: advreg doctor --run run.toml")
 def doctor(
     run: Annotated[Path | None, typer.Option(help="A run.toml or run folder; also estimate its training time.")] = None,
     as_json: Json = False,
@@ -358,3 +371,6 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+name_values(app)

@@ -37,14 +37,14 @@ def examine(run: Path | None = None) -> dict[str, dict[str, Any]]:
     sections: dict[str, dict[str, Any]] = {
         "environment": dict(runtime.environment()),
         "devices": devices(),
-        "extras": {name: _versions(packages) for name, packages in extras().items()},
+        "extras": {name: _versions(name, packages) for name, packages in extras().items()},
         "speed": speed(),
     }
     return sections | ({"training": estimate(run)} if run is not None else {})
 
 
 def lines(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format the sections of `examine`, one fact a line under its heading.
+    """Format the sections of `examine`, one fact a line under its heading; seconds are for programs, and left out.
 
     Args:
         sections: facts by section.
@@ -59,7 +59,7 @@ def lines(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """
     parts = []
     for heading, facts in sections.items():
-        rows = [f"  {name:<28}{'-' if value is None else value}" for name, value in facts.items()]
+        rows = [f"  {name:<28}{'-' if value is None else value}" for name, value in facts.items() if name != "seconds"]
         parts.append("\n".join([heading, *rows]))
     return "\n\n".join(parts)
 
@@ -129,8 +129,9 @@ def estimate(run: Path) -> dict[str, Any]:
     }
 
 
-def _versions(packages: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())
+def _versions(extra: str, packages: Mapping[str, str | None]) -> str:
+    found = ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())
+    return found if all(packages.values()) else f"{found}: pip install 'advreg[{extra}]'"
 
 
 def _version(package: str) -> str | None:

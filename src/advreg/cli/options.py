@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from advreg.cli import completion
 from advreg.plugins import trusting
 
 
@@ -36,14 +37,20 @@ Features = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="features.toml of a table: types, limits, units and rules; eps counts in units."),
 ]
-Data = Annotated[str | None, typer.Option(help="Data set; the run's own by default.")]
+Data = Annotated[
+    str | None, typer.Option(help="Data set; the run's own by default.", autocompletion=completion.data_sets)
+]
 Weights = Annotated[Path | None, typer.Option(help="Weights to load: safetensors or a state dict.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=completion.devices)]
 ResultFolder = Annotated[Path | None, typer.Option(help="Folder to write into; the run folder by default.")]
 DiagnosedModel = Annotated[
-    str, typer.Argument(help="A run folder, or a name: zoo:NAME, timm:NAME, torchvision:NAME, pkg.module:factory.")
+    str,
+    typer.Argument(
+        help="A run folder, or a name: zoo:NAME, timm:NAME, torchvision:NAME, pkg.module:factory.",
+        autocompletion=completion.models,
+    ),
 ]
-Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
+Runs = Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=completion.run_folders)]
 TrustCode = Annotated[
     bool,
     typer.Option(

@@ -14,7 +14,7 @@ from advreg.config.features import FeatureTable, read_features
 from advreg.config.threat import configured_features, configured_threat, threat_on_features
 from advreg.documents import check_links, read_text
 from advreg.eps_and_box import read_short_form
-from advreg.errors import ConfigError, ThreatError
+from advreg.errors import ConfigError, RunError, ThreatError, did_you_mean_path
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class ModelSource:
             True
         """
         folder = Path(name)
+        require_folder(name)
         point_to_text_verbs(name)
         if not (folder / "run.toml").is_file():
             return cls(name)
@@ -167,6 +168,27 @@ class ModelSource:
             The folder, or None.
         """
         return option or self.folder
+
+
+def require_folder(name: str) -> None:
+    """Check that a model given as a path exists; names such as ``zoo:mnist-cnn`` are no paths.
+
+    Args:
+        name: a run folder, or the name of a model.
+
+    Raises:
+        RunError: nothing is there; the message names the nearest folder beside it.
+
+    Example:
+        >>> require_folder("runs/nope")
+        Traceback (most recent call last):
+        ...
+        advreg.errors.RunError: no run folder at runs/nope; give one that `advreg train` wrote, or a name such as zoo:mnist-cnn
+    """
+    path = Path(name)
+    if ":" not in name and len(path.parts) > 1 and not path.exists():
+        wrote = "give one that `advreg train` wrote, or a name such as zoo:mnist-cnn"
+        raise RunError(f"no run folder at {name};{did_you_mean_path(path)} {wrote}")
 
 
 def _with_box(threat: str, box: str) -> str:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from advreg.cli import completion
 from advreg.cli.options import Json, Set, TrustCode
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: advreg train run.toml --set train.epochs=20 --out runs/net")
 def train(
     config: Annotated[Path, typer.Argument(help="A run.toml; with --resume, a run folder.")],
     out: Annotated[Path | None, typer.Option(help="Run folder to create; train.out of run.toml by default.")] = None,
@@ -48,7 +49,7 @@ def train(
     )
 
 
-@app.command()
+@app.command(epilog="Example: advreg sweep run.toml --key threat.eps=2/255,4/255 --seeds 0,1")
 def sweep(
     config: Annotated[Path, typer.Argument(help="A run.toml.")],
     key: Annotated[
@@ -58,7 +59,9 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder of the sweep; the same folder resumes.")] = Path("runs/sweep"),
     changes: Set = None,
     threat: Annotated[str | None, typer.Option(help="norm:eps of the comparison; that of run.toml by default.")] = None,
-    protocol: Annotated[str, typer.Option(help="Protocol of the comparison.")] = "quick",
+    protocol: Annotated[
+        str, typer.Option(help="Protocol of the comparison.", autocompletion=completion.protocols)
+    ] = "quick",
     n: Annotated[
         int | None, typer.Option("--n", "-n", help="Held-out images of the comparison; all by default.")
     ] = None,

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from advreg.data.dataset import Dataset
-from advreg.data.guess import hint_for_path
 from advreg.data.hash_split import digest, is_test
 from advreg.data.images import GREY, RGB, SUFFIXES, Size, all_grey, read_images, sides
 from advreg.data.streaming import StreamingDataset
-from advreg.errors import DataError
+from advreg.errors import DataError, did_you_mean_path
 
 Listing = list[tuple[Path, str]]  # an image and the name of its class
 
@@ -163,7 +162,9 @@ def _is_readable(image: Path, size: Size | None) -> bool:
 
 def _split(root: Path) -> tuple[Listing, Listing]:
     if not root.is_dir():
-        raise DataError(f"no folder {root}.{hint_for_path(root)} Give folder:PATH with one subfolder for each class")
+        raise DataError(
+            f"no folder {root}.{did_you_mean_path(root)} Give folder:PATH with one subfolder for each class"
+        )
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     if (root / "train").is_dir() and tests:
         return _listing(root / "train"), _listing(tests[0])

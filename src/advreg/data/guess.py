@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from advreg.errors import did_you_mean
+from advreg.errors import did_you_mean, did_you_mean_path
 
 _FILES = {".npz": "npz", ".csv": "csv", ".tsv": "csv", ".gz": "csv", ".parquet": "parquet"}
 _EXAMPLES: Mapping[str, str] = {
@@ -59,19 +59,4 @@ def hint_for(name: str, forms: list[str]) -> str:
         return f" {scheme} needs what to read: {_EXAMPLES[scheme]}."
     path = Path(name.partition("?")[0])
     missing = f" There is no file {str(path)!r}." if path.suffix.lower() in _FILES and not rest else ""
-    return missing + (did_you_mean(f"{scheme}:" if rest else name, forms) or hint_for_path(path))
-
-
-def hint_for_path(path: Path) -> str:
-    """Return `` Did you mean 'x'?`` for the nearest name beside a path that does not exist, or an empty text.
-
-    Args:
-        path: the path.
-
-    Returns:
-        The hint, with a leading space.
-    """
-    parent = path.expanduser().parent
-    beside = [each.name for each in parent.iterdir()] if parent.is_dir() else []
-    found = did_you_mean(path.name, beside)
-    return found if parent == Path() or not found else found.replace("'", f"'{parent}/", 1)
+    return missing + (did_you_mean(f"{scheme}:" if rest else name, forms) or did_you_mean_path(path))

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from advreg.data.dataset import Dataset
-from advreg.data.guess import hint_for_path
 from advreg.data.hash_split import is_test
 from advreg.data.table import Box, Table
-from advreg.errors import DataError
+from advreg.errors import DataError, did_you_mean_path
 
 _CHANNELS = (1, 3)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -99,7 +98,7 @@ def read_arrays(file: Path) -> dict[str, Any]:
             archive = np.load(stream, allow_pickle=False)
             arrays = dict(archive) if isinstance(archive, np.lib.npyio.NpzFile) else None
     except FileNotFoundError as cause:
-        raise DataError(f"no file {file}.{hint_for_path(file)} Give npz:PATH") from cause
+        raise DataError(f"no file {file}.{did_you_mean_path(file)} Give npz:PATH") from cause
     except DataError as cause:
         raise DataError(f"{file}: {cause}") from cause
     except (

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from advreg.data.columns import TableRows, table_of_columns
-from advreg.data.guess import hint_for_path
 from advreg.data.hash_split import is_test
 from advreg.data.table import Box, Table
-from advreg.errors import DataError
+from advreg.errors import DataError, did_you_mean_path
 from advreg.plugins import first_line, import_extra
 
 Pair = tuple[Table, Table]
@@ -188,7 +187,7 @@ def _read_csv(file: Path, sep: str) -> Columns:
         with _open_text(file) as stream:
             lines = list(_rows(stream, file, _SEPARATORS.get(sep, sep)))
     except FileNotFoundError as cause:
-        raise DataError(f"no file {file}.{hint_for_path(file)} Give csv:FILE?label=COLUMN") from cause
+        raise DataError(f"no file {file}.{did_you_mean_path(file)} Give csv:FILE?label=COLUMN") from cause
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as cause:
         raise DataError(f"{file} is no readable CSV file ({first_line(cause)}); save it as UTF-8 text") from cause
     if len(lines) < 2:
@@ -249,7 +248,7 @@ def _column(cells: list[str]) -> Any:
 def _read_parquet(file: Path) -> Columns:
     library = import_extra("pyarrow.parquet", "advreg[tables]")
     if not file.is_file():
-        raise DataError(f"no file {file}.{hint_for_path(file)} Give parquet:FILE?label=COLUMN")
+        raise DataError(f"no file {file}.{did_you_mean_path(file)} Give parquet:FILE?label=COLUMN")
     try:
         table = library.read_table(file)
     except Exception as cause:

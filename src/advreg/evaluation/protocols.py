@@ -243,6 +243,7 @@ PROTOCOLS: dict[str, tuple[int, Callable[[str], tuple[ProtocolStage, ...]]]] = {
 }
 """Version and attacks of every protocol, by name; the attacks depend on the norm."""
 
+_OTHER_NAMES = {"autoattack": "standard", "auto-attack": "standard", "aa": "standard"}  # what others call the protocol
 DEFAULT_PROTOCOL = "quick"
 """The protocol of `evaluate`, of `robustness_curve` and of ``advreg evaluate`` where none is given."""
 
@@ -268,7 +269,7 @@ def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES, *, limite
     """Return the protocol of this name for a norm, or the one given.
 
     Args:
-        protocol: name of a protocol, or a protocol of your own.
+        protocol: name of a protocol (``autoattack`` is ``standard``), or a protocol of your own.
         norm: ``"linf"``, ``"l2"`` or ``"l1"``; some protocols differ between norms.
         task: what an output is worth; tasks other than classification have protocols of their own.
         limited: whether the threat model has units, boxes or rules of single features; the attacks are then others.
@@ -280,11 +281,12 @@ def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES, *, limite
         ConfigError: no protocol has this name, or it has no attack for limited features.
 
     Example:
-        >>> resolve("quick", "l2").name
-        'quick'
+        >>> resolve("quick", "l2").name, resolve("AutoAttack", "l2").name
+        ('quick', 'standard')
     """
     if isinstance(protocol, Protocol):
         return protocol
+    protocol = _OTHER_NAMES.get(protocol.lower(), protocol)
     if protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
         raise ConfigError(f"protocol is {protocol!r}; allowed: {known}.{did_you_mean(protocol, PROTOCOLS)}")

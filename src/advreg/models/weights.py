@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from advreg import runtime
 from advreg.errors import WeightsError
@@ -23,6 +26,7 @@ State = dict[str, Tensor]
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and by torch.compile
+_SPARE = 1000  # parameters that a network may have beyond those of its file before its construction stops
 _SAVE = "save it with torch.save(model.state_dict(), path) or as safetensors"
 
 
@@ -124,18 +128,38 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     part.load_state_dict({**state, **counters})
 
 
-def check_fit(path: str | Path, model: nn.Module) -> None:
-    """Check that the weights of a file have the names and shapes of a model, which may be on the device ``meta``.
+def check_fit(path: str | Path, build: Callable[[], nn.Module]) -> None:
+    """Check that the weights of a file have the names and shapes of a model, which is built without memory.
 
     Args:
         path: see `read_state`.
-        model: of the architecture that the file was made for.
+        build: makes a model of the architecture that the file was made for.
 
     Raises:
         WeightsError: unreadable, or with other names or shapes; the first is named.
     """
     state = read_state(path)
+    with torch.device("meta"), _limit_parameters(path, 2 * len(state) + _SPARE):
+        model = build()
     _check_shapes(Path(path), state, _part_for(state, model).state_dict())
+
+
+@contextmanager
+def _limit_parameters(path: str | Path, most: int) -> Iterator[None]:
+    """Stop this thread's construction of a network at a number of parameters: a file may name 10^4 layers."""
+    left, builder = iter(range(most)), get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if get_ident() == builder and next(left, None) is None:
+            raise WeightsError(
+                f"{path} does not fit this model: it holds far fewer weights; restore the run's model.json"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _part_for(state: State, model: nn.Module) -> nn.Module:

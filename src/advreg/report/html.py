@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
+from os.path import relpath
 from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -92,7 +95,7 @@ def write_page(text: str, run: Path | str, out: Path | str | None) -> Path:
 
 
 def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
-    """Write one self-contained HTML file that compares several runs.
+    """Write one self-contained HTML file that compares several runs, with links to the pages that they have.
 
     Args:
         runs: run folders.
@@ -107,8 +110,14 @@ def write_comparison(runs: Iterable[Path | str], out: Path | str) -> Path:
     path, facts = Path(out), [read.run(run) for run in runs]
     if not facts:
         raise RunError("no runs to compare; give at least one run folder")
-    write_atomic(path, comparison_page(facts))
+    write_atomic(path, comparison_page(facts, links=_links(facts, path)))
     return path
+
+
+def _links(runs: Sequence[RunFacts], page: Path) -> dict[str, str]:
+    """Return, for each label of a run with a page of its own, the address of that page beside another."""
+    named = zip(comparison_table.labels(runs), (run.path / "report.html" for run in runs), strict=True)
+    return {label: quote(relpath(file, page.parent)) for label, file in named if file.is_file()}
 
 
 def page(run: RunFacts) -> str:
@@ -128,18 +137,22 @@ def page(run: RunFacts) -> str:
         sections=sections,
         training=Markup(charts.training(run.epochs, "training", run.events)),
         train_commands=commands(run, None),
+        comparison="../report.html" if (run.path.parent / "report.html").is_file() else "",
         diagnosis=diagnosis.section(run.path),
         model=list(flat(run.model)),
         environment=list(flat(run.environment or _first_environment(run))),
     )
 
 
-def comparison_page(runs: Sequence[RunFacts], changes: Sequence[Change] = ()) -> str:
+def comparison_page(
+    runs: Sequence[RunFacts], changes: Sequence[Change] = (), links: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the comparison of several runs as HTML.
 
     Args:
         runs: facts of the runs.
         changes: accuracies of the runs against those of a baseline.
+        links: label of a run -> address of its own page.
 
     Returns:
         The HTML text.
@@ -153,6 +166,8 @@ def comparison_page(runs: Sequence[RunFacts], changes: Sequence[Change] = ()) ->
         differences=comparison_table.differences(rows),
         pairs=paired_tests.paired_tests(runs),
         changes=changes,
+        links=links,
+        example=_broken_example(runs),
         trainings=training_table.rows(runs),
         charts=[
             (curves[0][1].norm, Markup(charts.overlay(curves, f"curves-{place}")))
@@ -206,6 +221,16 @@ def _best(rows: Sequence[comparison_table.ComparisonRow]) -> list[comparison_tab
         if len(rivals) > 1:
             best += [row for row in rivals if row.robust_accuracy == rivals[0].robust_accuracy]
     return best
+
+
+def _broken_example(runs: Sequence[RunFacts]) -> tuple[Card, EvaluationFacts] | None:
+    """Return the first picture of a broken example and its evaluation, of the least robust evaluation that has one."""
+    found = [facts for run in runs for facts in run.evaluations]
+    for facts in sorted(found, key=lambda facts: facts.robust_accuracy):
+        for card in cards(facts, GALLERY_BYTES):
+            if card.outcome == "fooled":
+                return card, facts
+    return None
 
 
 def _by_norm(runs: Sequence[RunFacts]) -> list[list[tuple[str, CurveFacts]]]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from advreg.documents import check_links
-from advreg.errors import RunError
+from advreg.errors import RunError, did_you_mean_path
 from advreg.report import ledger
 from advreg.report.facts import (
     AttackFacts,
@@ -61,7 +61,9 @@ def run(folder: Path | str) -> RunFacts:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise RunError(f"no run folder at {path}; give one that `advreg train` or `advreg evaluate` wrote")
+        raise RunError(
+            f"no run folder at {path};{did_you_mean_path(path)} give one that `advreg train` or `advreg evaluate` wrote"
+        )
     check_links(path)
     epochs, events = _metrics(path / "metrics.jsonl")
     diagnosed = diagnosis(path)

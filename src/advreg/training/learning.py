@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,7 +89,7 @@ def chance_level(y: Tensor) -> float:
 
 
 def _chance_count(y: Tensor) -> int:
-    return int(stats.binom.ppf(0.975, len(y), float(class_shares(y).max())))
+    return math.ceil(float(special.bdtrik(0.975, len(y), float(class_shares(y).max()))))
 
 
 def detect_not_learning(record: LearningRecord, y: Tensor, when: str) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import scipy  # loads scipy.stats, which takes a second, where it is used
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from advreg.language.attacks.suffix import Frame, append_suffix
@@ -69,7 +69,7 @@ def sample_probes(
 
 def _agreement(estimates: list[float], losses: list[float]) -> float:
     """Return the rank correlation of draft and model, mapped to [0, 1]; 0.5 if it is undefined."""
-    rank = float(spearmanr(estimates, losses).statistic) if len(set(losses)) > 1 else 0.0
+    rank = float(scipy.stats.spearmanr(estimates, losses).statistic) if len(set(losses)) > 1 else 0.0
     return 0.5 if math.isnan(rank) else (1 + rank) / 2
 
 

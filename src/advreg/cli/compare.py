@@ -11,8 +11,8 @@ import typer
 
 from advreg.cli import tables
 from advreg.errors import ConfigError
-from advreg.report import baseline, comparison_table, html, paired_tests, read, training_table
-from advreg.report.facts import RunFacts
+from advreg.report import baseline, training_table
+from advreg.report.comparison import Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,15 @@ def run_compare(options: CompareOptions) -> bool:
         ConfigError: options that do not belong together.
     """
     _check(options)
-    runs = [read.run(run) for run in options.runs]
-    changes = baseline.changes(runs, baseline.find(options.baseline)) if options.baseline else []
-    (_print_json if options.as_json else _print_tables)(runs, changes)
+    found = compare(*options.runs, baseline=options.baseline)
+    (_print_json if options.as_json else _print_tables)(found)
     if options.html is not None:
-        typer.echo(html.write_page(html.comparison_page(runs, changes), "", options.html), err=options.as_json)
+        typer.echo(found.write(options.html), err=options.as_json)
     if options.save_baseline:
         typer.echo(baseline.save(options.runs[0], options.save_baseline), err=options.as_json)
-    problems = [change.problem for change in changes if change.problem]
-    for problem in problems:
+    for problem in found.problems:
         typer.echo(f"worse than {options.baseline}: {problem}", err=True)
-    return not (options.fail_if_worse and problems)
+    return not (options.fail_if_worse and found.problems)
 
 
 def _check(options: CompareOptions) -> None:
@@ -69,19 +67,19 @@ def _check(options: CompareOptions) -> None:
         raise ConfigError(f"--save-baseline stores one run, {len(options.runs)} are given; give the one to store")
 
 
-def _print_tables(runs: Sequence[RunFacts], changes: Sequence[baseline.Change]) -> None:
-    tables.show(tables.comparison(comparison_table.rows(runs)))
-    if trained := training_table.rows(runs):
+def _print_tables(found: Comparison) -> None:
+    tables.show(tables.comparison(found.rows))
+    if trained := training_table.rows(found.runs):
         tables.show(tables.trainings(trained))
-    if pairs := paired_tests.paired_tests(runs):
+    if pairs := found.pairs:
         tables.show(tables.pairs(pairs))
-    if changes:
-        tables.show(tables.changes(changes))
+    if found.changes:
+        tables.show(tables.changes(found.changes))
 
 
-def _print_json(runs: Sequence[RunFacts], changes: Sequence[baseline.Change]) -> None:
+def _print_json(found: Comparison) -> None:
     """Print the rows as a list; with a baseline, as an object that has the changes too."""
-    cost = {(row.run, row.threat): asdict(row) for row in training_table.rows(runs)}
-    rows = [{**asdict(row), "training": cost.get((row.run, row.threat))} for row in comparison_table.rows(runs)]
-    against = [{**asdict(change), "problem": change.problem} for change in changes]
-    typer.echo(json.dumps({"runs": rows, "changes": against} if changes else rows))
+    cost = {(row.run, row.threat): asdict(row) for row in training_table.rows(found.runs)}
+    rows = [{**asdict(row), "training": cost.get((row.run, row.threat))} for row in found.rows]
+    against = [{**asdict(change), "problem": change.problem} for change in found.changes]
+    typer.echo(json.dumps({"runs": rows, "changes": against} if against else rows))

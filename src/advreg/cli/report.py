@@ -10,8 +10,11 @@ import typer
 
 from advreg import report
 from advreg.cli.resolution import point_to_text_verbs
-from advreg.report import read
+from advreg.report import figures, read
+from advreg.report.facts import RunFacts
 from advreg.runs.files import write_atomic
+from advreg.trainer import loggers
+from advreg.trainer.events import Finished, Started
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class ReportOptions:
         junit: JUnit XML file to write.
         fail_under: thresholds, ``figure=share`` each.
         model_card: markdown file to write.
+        png, csv: folders for the figures and for the tables.
+        pdf: PDF file to write.
+        logs: trackers that get the figures and the page: tensorboard, mlflow, wandb.
         as_json: print one JSON object instead of text.
     """
 
@@ -32,6 +38,10 @@ class ReportOptions:
     junit: Path | None = None
     fail_under: tuple[str, ...] = ()
     model_card: Path | None = None
+    png: Path | None = None
+    csv: Path | None = None
+    pdf: Path | None = None
+    logs: tuple[str, ...] = ()
     as_json: bool = False
 
 
@@ -46,20 +56,41 @@ def run_report(options: ReportOptions) -> bool:
     """
     point_to_text_verbs(options.run, "report")
     thresholds = [report.Threshold.parse(text) for text in options.fail_under]
-    files = {"html": report.write(options.run, options.out)}
-    cases: list[report.Case] = []
-    if options.junit or thresholds or options.model_card:
-        facts = read.run(options.run)
-        if options.junit or thresholds:
-            cases = report.cases(facts, thresholds)
-        if options.junit:
-            write_atomic(options.junit, report.junit(facts, cases))
-            files["junit"] = options.junit
-        if options.model_card:
-            write_atomic(options.model_card, report.model_card(facts))
-            files["model_card"] = options.model_card
+    html = report.write(options.run, options.out)
+    facts = read.run(options.run)
+    cases = report.cases(facts, thresholds) if options.junit or thresholds else []
+    files = {"html": html, **_write_texts(options, facts, cases), **_write_figures(options, facts)}
+    for name in options.logs:
+        _log(options.run, name)
     _print(files, cases, as_json=options.as_json)
     return not any(case.problem for case in cases)
+
+
+def _write_texts(options: ReportOptions, facts: RunFacts, cases: list[report.Case]) -> dict[str, Path]:
+    """Write JUnit XML and the model card where the options name a file, and return the files."""
+    files = {}
+    if options.junit:
+        write_atomic(options.junit, report.junit(facts, cases))
+        files["junit"] = options.junit
+    if options.model_card:
+        write_atomic(options.model_card, report.model_card(facts))
+        files["model_card"] = options.model_card
+    return files
+
+
+def _write_figures(options: ReportOptions, facts: RunFacts) -> dict[str, Path]:
+    """Write figures, tables and the PDF where the options name a place, and return the files."""
+    found = [] if options.png is None else figures.write_png(facts, options.png)
+    found += [] if options.csv is None else figures.write_csv(facts, options.csv)
+    found += [] if options.pdf is None else [figures.write_pdf(facts, options.pdf)]
+    return {file.name: file for file in found}
+
+
+def _log(run: Path, name: str) -> None:
+    """Send the figures and the page to a tracker, as a run that has only an end."""
+    sink = loggers.LOGGERS.build(name, None, figures.artefacts)
+    sink(Started(run, epochs=1, steps=1))
+    sink(Finished(epochs=1, best_epoch=1, step=1, steps=1))
 
 
 def _print(files: dict[str, Path], cases: list[report.Case], *, as_json: bool) -> None:

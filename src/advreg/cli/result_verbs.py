@@ -24,12 +24,30 @@ def report(
         ),
     ] = None,
     model_card: Annotated[Path | None, typer.Option(help="Also write a Hugging Face model card.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write each figure as PNG.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write each table as CSV.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Also write figures and charts as one PDF.")] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Also send figures and page to tensorboard, mlflow or wandb.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run; exit status 1 where a threshold is missed."""
     from advreg.cli.report import ReportOptions, run_report
 
-    if not run_report(ReportOptions(run, out, junit, tuple(fail_under or ()), model_card, as_json)):
+    options = ReportOptions(
+        run=run,
+        out=out,
+        junit=junit,
+        fail_under=tuple(fail_under or ()),
+        model_card=model_card,
+        png=png,
+        csv=csv,
+        pdf=pdf,
+        logs=tuple(log or ()),
+        as_json=as_json,
+    )
+    if not run_report(options):
         raise typer.Exit(1)
 
 

@@ -13,6 +13,7 @@ from advreg.cli import progress
 from advreg.cli.resolution import load_config
 from advreg.config import Config
 from advreg.errors import ConfigError
+from advreg.report import figures
 from advreg.runs import RunFolder
 from advreg.trainer import loggers
 from advreg.training import fit
@@ -55,7 +56,7 @@ def run_train(options: TrainOptions) -> None:
         typer.Exit: status 1, where the run ended without having learned anything.
     """
     config = _config(options)
-    watchers = [loggers.LOGGERS.build(name) for name in options.logs]
+    watchers = [loggers.LOGGERS.build(name, None, figures.artefacts) for name in options.logs]
     with progress.training(quiet=options.as_json) as watch:
         run = fit(config, resume=options.resume, on_event=loggers.combine_loggers(watch, *watchers))
     failure = failure_to_learn(run)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advreg.results.checks import Check, Verdict, causes, verdict
+from advreg.results.notebook import card
+from advreg.results.plots import SIGNS, draw_checks, new_axes
 from advreg.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA = "advreg/diagnosis@1"
 
@@ -127,6 +132,23 @@ class Diagnosis:
     def __repr__(self) -> str:
         why = f": {self.causes[0]}" if self.causes else ""
         return f"Diagnosis({self.verdict}{why}; {self.claim} says {self.robust_accuracy:.2%}, n={self.n})"
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the checks, each with its outcome, what it measured and its limit.
+
+        Args:
+            axes: axes of matplotlib; new ones if None.
+
+        Returns:
+            The axes; ``axes.figure`` is the figure.
+        """
+        target = new_axes(0.6 + 0.26 * len(self.checks)) if axes is None else axes
+        draw_checks(target, self.checks)
+        return target
+
+    def _repr_html_(self) -> str:
+        rows = [[SIGNS[check.verdict], check.name, check.says, check.remedy] for check in self.checks]
+        return card(repr(self), ("", "check", "finding", "remedy"), rows)
 
     def record(self) -> dict[str, Any]:
         """Return the diagnosis in the form of diagnosis.json."""

@@ -121,8 +121,8 @@ def gate_artefact(
     results = _cross(trained, first, second, examples, threat), _cross(shipped, second, first, examples, threat)
     rules = Rules(clean_margin=margin, slice_margin=margin, alpha=alpha)
     facts = {"protocol": f"{base.id(threat)} both ways", "data": examples.sha256, "n": len(examples), "seed": seed}
-    sides = [_results(side, name, facts, examples.y) for side, name in zip(results, names, strict=True)]
-    decision = decide_artefact(*sides, rules)
+    before, after = (_results(side, name, facts, examples.y) for side, name in zip(results, names, strict=True))
+    decision = decide_artefact(before, after, rules)
     if out is not None:
         _write(RunFolder.at(out), decision, results, examples.y)
     return decision

@@ -1,4 +1,4 @@
-"""Charts of the report; each function maps facts to inline SVG."""
+"""Charts of the report; each function maps facts to a figure or to inline SVG."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from advreg.report import formatting, prose
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
+from advreg.results.plots import MARKED, SIZE, Colours, draw_attacks, draw_curve
 
-SIZE = (6.2, 3.8)
-"""Width and height of a chart in inches."""
-MARKED = 25
-"""Largest number of points that have markers; more would hide the line."""
 LABEL = 40
 """Characters of a name that fit a legend."""
 STROKES = ("-", "--", "-.", ":")
@@ -32,9 +29,25 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
     Returns:
         Inline SVG; an empty text where the evaluation has no curve.
     """
+    figure = robustness_figure(evaluation)
+    if figure is None or evaluation.curve is None:
+        return ""
+    norm = evaluation.curve.norm
+    return inline(figure, name, f"Robust accuracy as eps grows ({norm})", prose.curve(evaluation.curve))
+
+
+def robustness_figure(evaluation: EvaluationFacts) -> Figure | None:
+    """Return the figure of `robustness`.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        The figure; None where the evaluation has no curve.
+    """
     curve = evaluation.curve
     if curve is None or not curve.points:
-        return ""
+        return None
     with drawing():
         figure, axes = _accuracy_axes()
         _draw_curve(axes, curve, ROBUST, f"{curve.attack} at each eps", "-")
@@ -42,7 +55,23 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
             _draw_headline(axes, evaluation)
         _finish(axes, "eps, as a share of each signal" if curve.features.startswith("snr") else f"eps ({curve.norm})")
         axes.set_xlim(left=min(0.0, curve.points[0].eps))
-    return inline(figure, name, f"Robust accuracy as eps grows ({curve.norm})", prose.curve(curve))
+    return figure
+
+
+def attacks_figure(evaluation: EvaluationFacts) -> Figure:
+    """Return bars of clean accuracy and of robust accuracy after each attack.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        The figure.
+    """
+    with drawing():
+        figure = Figure(figsize=(SIZE[0], 0.9 + 0.4 * (1 + len(evaluation.attacks))), layout="constrained")
+        colours = Colours(CLEAN, ROBUST, BROKEN, FAINT, SURFACE)
+        draw_attacks(figure.subplots(), evaluation.clean_accuracy, evaluation.attacks, evaluation.interval, colours)
+    return figure
 
 
 def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
@@ -78,8 +107,22 @@ def training(epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = 
     Returns:
         Inline SVG; an empty text where there are no epochs.
     """
+    figure = training_figure(epochs, events)
+    return "" if figure is None else inline(figure, name, "Accuracy and learning rate by epoch", prose.training(epochs))
+
+
+def training_figure(epochs: Sequence[EpochFacts], events: Sequence[Facts] = ()) -> Figure | None:
+    """Return the figure of `training`.
+
+    Args:
+        epochs: in order.
+        events: of the training log; those of the guard are marked.
+
+    Returns:
+        The figure; None where there are no epochs.
+    """
     if not epochs:
-        return ""
+        return None
     with drawing():
         below = [
             key for key in ("lr", "eps") if key == "lr" or any(getattr(epoch, key) is not None for epoch in epochs)
@@ -101,7 +144,7 @@ def training(epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = 
         rest[-1].set_xlabel("epoch")
         rest[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.align_ylabels()
-    return inline(figure, name, "Accuracy and learning rate by epoch", prose.training(epochs))
+    return figure
 
 
 def _accuracy_axes() -> tuple[Figure, Axes]:
@@ -110,14 +153,7 @@ def _accuracy_axes() -> tuple[Figure, Axes]:
 
 
 def _draw_curve(axes: Axes, curve: CurveFacts, colour: str, label: str, stroke: str) -> None:
-    eps = [point.eps for point in curve.points]
-    accuracy = [point.robust_accuracy for point in curve.points]
-    bands = [point.interval or (point.robust_accuracy, point.robust_accuracy) for point in curve.points]
-    low, high = zip(*bands, strict=True)
-    axes.fill_between(eps, low, high, color=colour, alpha=0.18, linewidth=0)
-    marker = "o" if len(eps) <= MARKED else ""
-    (line,) = axes.plot(eps, accuracy, stroke, color=colour, label=_short(label), clip_on=False, zorder=3)
-    line.set(marker=marker, markersize=5, markerfacecolor=SURFACE, markeredgewidth=1.6)
+    draw_curve(axes, curve.points, _short(label), colour=colour, stroke=stroke, surface=SURFACE)
 
 
 def _short(label: str) -> str:

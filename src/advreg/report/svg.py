@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
 
 # matplotlib draws with placeholder colours; the style sheet of the page replaces them for light, dark and print
@@ -22,6 +24,10 @@ BROKEN = "#0a0007"
 SERIES = ("#0a0011", "#0a0012", "#0a0013", "#0a0014", "#0a0015", "#0a0016")
 _NAMES = {INK: "ink", FAINT: "faint", GRID: "grid", SURFACE: "surface"}
 _NAMES |= {CLEAN: "clean", ROBUST: "robust", BROKEN: "broken"}
+_ON_WHITE = {INK: "#131a26", FAINT: "#56627a", GRID: "#dde3eb", SURFACE: "#ffffff"}
+_ON_WHITE |= {CLEAN: "#4d5a70", ROBUST: "#1657c8", BROKEN: "#c23a0c"}
+_ON_WHITE |= dict(zip(SERIES, ("#1657c8", "#c23a0c", "#0b7a5f", "#8a3ab9", "#8a6100", "#4d5a70"), strict=True))
+_PARTS = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
 _NAMES |= {colour: f"series-{place}" for place, colour in enumerate(SERIES, start=1)}
 
 _RC = {
@@ -112,3 +118,34 @@ def _apply_theme(body: str) -> str:
     body = re.sub(r"font-family: [^;\"]*; ?", "", body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
     return re.sub(r"#0a00[0-9a-f]{2}", lambda m: f"var(--{_NAMES[m[0]]})", body)
+
+
+def paint(figure: Figure) -> Figure:
+    """Replace the placeholder colours of a figure by those of the page on white, for PNG, PDF and other programs.
+
+    Args:
+        figure: drawn inside `drawing`, with this module's colours.
+
+    Returns:
+        The same figure.
+    """
+    with drawing():
+        figure.draw_without_rendering()
+    figure.set_facecolor(_ON_WHITE[SURFACE])
+    for artist in figure.findobj():
+        for part in _PARTS:
+            if hasattr(artist, f"get_{part}"):
+                _repaint(artist, part)
+    return figure
+
+
+def _repaint(artist: Artist, part: str) -> None:
+    """Replace one colour of an artist; opacity remains."""
+    found = getattr(artist, f"get_{part}")()
+    if isinstance(found, str) and found == "none":
+        return
+    rows = to_rgba_array(found)
+    names = [to_hex(row) for row in rows]
+    if any(name in _ON_WHITE for name in names):
+        changed = [(_ON_WHITE.get(name, name), row[3]) for name, row in zip(names, rows, strict=True)]
+        getattr(artist, f"set_{part}")(changed if len(changed) > 1 else changed[0])

@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from advreg.results.checks import Check, Verdict
+from advreg.results.notebook import card, ends, percent
+from advreg.results.plots import COLOURS, draw_curve, finish_curve, new_axes
 from advreg.score_intervals import score_interval
 from advreg.statistics import clopper_pearson_interval
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from advreg.threat import Norm
@@ -68,6 +71,24 @@ class Curve:
         record = {"schema": "advreg/curve@1", **asdict(plain), "box": list(self.box), "checks": checks}
         plain_values = {"task": "classes", "features": ""}  # left out, as in files of versions without them
         return {key: value for key, value in record.items() if value != plain_values.get(key, ...)}
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw robust accuracy over eps with its 95% band.
+
+        Args:
+            axes: axes of matplotlib; new ones if None.
+
+        Returns:
+            The axes; ``axes.figure`` is the figure.
+        """
+        target = new_axes() if axes is None else axes
+        draw_curve(target, self.points, self.attack, colour=COLOURS.robust)
+        finish_curve(target, self.norm)
+        return target
+
+    def _repr_html_(self) -> str:
+        rows = [[f"{point.eps:g}", percent(point.robust_accuracy), ends(point.interval)] for point in self.points]
+        return card(repr(self), (f"eps ({self.norm})", "robust", "95% interval"), rows, self.plot)
 
     def __repr__(self) -> str:
         first, last = self.points[0], self.points[-1]

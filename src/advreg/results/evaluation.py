@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from advreg.results.checks import Check, Verdict
+from advreg.results.notebook import card, ends, percent
+from advreg.results.plots import draw_attacks, new_axes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from advreg.threat import ThreatModel
@@ -130,6 +133,27 @@ class Evaluation:
         limits, rules = self.threat.limits, self.threat.rules
         shown: dict[str, Any] = {} if limits is None else limits.record()
         return {**shown, **rules.record()} if shown and rules is not None else shown
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw clean accuracy and robust accuracy after each attack, with the 95% interval of the last.
+
+        Args:
+            axes: axes of matplotlib; new ones if None.
+
+        Returns:
+            The axes; ``axes.figure`` is the figure.
+        """
+        target = new_axes(0.9 + 0.4 * (1 + len(self.by_attack))) if axes is None else axes
+        draw_attacks(target, self.clean_accuracy, self.by_attack, self.interval)
+        return target
+
+    def _repr_html_(self) -> str:
+        rows = [["clean", str(self.n), "-", percent(self.clean_accuracy), ends(self.clean_interval)]]
+        for attack in self.by_attack:
+            found = ends(self.interval) if attack is self.by_attack[-1] else ""
+            cells = [str(attack.tried), str(attack.broken), percent(attack.robust_accuracy)]
+            rows.append([attack.name, *cells, found])
+        return card(repr(self), ("attack", "tried", "broken", "accuracy", "95% interval"), rows, self.plot)
 
     def record(self) -> dict[str, Any]:
         """Return the figures in the form of results.json."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advreg.results.notebook import card, ends, percent
 from advreg.runs import RunFolder
 from advreg.runs.files import write_atomic
 
@@ -106,3 +107,17 @@ class Sweep:
         target = Figure(figsize=(7.4, 4.9), layout="constrained").subplots() if axes is None else axes
         draw_trade_off(target, self.record)
         return target
+
+    def _repr_html_(self) -> str:
+        from advreg.report.sweep_chart import label_of, measured_settings
+
+        columns = ("clean_accuracy", "robust_accuracy")
+        rows = [
+            [
+                label_of(each),
+                *(f"{percent(each[key]['value'])} ({ends(tuple(each[key]['interval']))})" for key in columns),
+            ]
+            for each in measured_settings(self.record)
+        ]
+        title = f"Sweep at {self.record['threat']}"
+        return card(title, ("setting", "clean", "robust"), rows, self.plot if rows else None)

@@ -106,3 +106,18 @@ def gate(
     options = GateOptions(champion, challenger, artefact, data, threat, protocol, n, margin, out, seed, as_json)
     if not run_gate(options):
         raise typer.Exit(1)
+
+
+@app.command()
+def dossier(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; the run folder by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what standards call for (EU AI Act, ISO/IEC 24029, NIST, MITRE ATLAS), filled from a run with hashes.
+
+    A field without a measurement names the command that would make it.
+    """
+    from advreg.cli.dossier import run_dossier
+
+    run_dossier(run, out, as_json=as_json)

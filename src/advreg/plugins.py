@@ -21,7 +21,21 @@ from typing import Any
 from advreg.errors import AdvregError, MissingExtraError, did_you_mean
 
 SCHEMES = frozenset(
-    {"zoo", "timm", "torchvision", "hf", "hf-gguf", "gguf", "export", "onnx", "folder", "npz", "csv", "parquet"}
+    {
+        "zoo",
+        "robustbench",
+        "timm",
+        "torchvision",
+        "hf",
+        "hf-gguf",
+        "gguf",
+        "export",
+        "onnx",
+        "folder",
+        "npz",
+        "csv",
+        "parquet",
+    }
 )
 """First parts of names that are no modules: ``zoo:mnist-cnn`` is never the function ``mnist-cnn`` of a module ``zoo``."""
 

@@ -33,6 +33,7 @@ from advreg.evaluation import (
 from advreg.evaluation.corruptions import require_corruptions
 from advreg.evaluation.examples import threat_on
 from advreg.plugins import call_factory, is_factory
+from advreg.published import figure_of
 from advreg.report import prose
 from advreg.report.formatting import eps_text
 from advreg.tasks import CLASSES, Task, as_task
@@ -139,6 +140,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
             typer.echo(json.dumps(results.record()))
             return
         _print(results)
+        _print_published(options.model, setup.threat)
         if setup.folder is not None:
             print(f"report: {report.write(setup.folder)}", file=sys.stderr)
 
@@ -275,6 +277,12 @@ def _corruptions(options: EvaluateOptions, setup: EvaluationSetup, folder: Path 
             out=folder,
             on_progress=watch,
         )
+
+
+def _print_published(name: str, threat: ThreatModel) -> None:
+    """Print the published figure of a model, where the table has it under this threat."""
+    if figure := figure_of(name, threat.norm, float(threat.eps)):
+        typer.echo(prose.published(figure))
 
 
 def _print(results: EvaluationResults) -> None:

@@ -121,3 +121,15 @@ def dossier(
     from advreg.cli.dossier import run_dossier
 
     run_dossier(run, out, as_json=as_json)
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds run folders, at any depth.")],
+    html: Annotated[Path | None, typer.Option(help="Page to write; leaderboard.html in the folder by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank the evaluated runs under a folder, by protocol, with intervals and published figures."""
+    from advreg.cli.leaderboard import run_leaderboard
+
+    run_leaderboard(folder, html, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from advreg import published
 from advreg.documents import MOST_CLASSES, check_links, parse_json, read_text
 from advreg.errors import ModelError, WeightsError, did_you_mean
 from advreg.models import inference_only, third_party, zoo
@@ -30,7 +31,7 @@ _RESERVED = ("checkpoint_path", "has_weights", "name", "pretrained_cfg", "pretra
 _SCALES = ("mean", "std")
 _FORMS = (
     *(f"zoo:{name}" for name in zoo.NAMES),
-    *(f"{scheme}:" for scheme in (*_PRETRAINED, "export", "onnx", "http", "https")),
+    *(f"{scheme}:" for scheme in (*_PRETRAINED, published.SCHEME, "export", "onnx", "http", "https")),
 )
 
 
@@ -39,8 +40,8 @@ def load(name: str, weights: str | Path | None = None, *, trust_code: bool = Fal
 
     Args:
         name: ``zoo:mnist-cnn``, ``zoo:wide-resnet-28-10``, ``timm:NAME``, ``torchvision:NAME``,
-            ``export:FILE`` (torch.export), ``onnx:FILE``, ``http://...`` or ``https://...`` (models without gradients: see
-            `advreg.models.inference_only`),
+            ``robustbench:NAME`` (with weights), ``export:FILE`` (torch.export), ``onnx:FILE``, ``http://...`` or
+            ``https://...`` (models without gradients: see `advreg.models.inference_only`),
             ``pkg.module:factory``, or the path of a run folder.
         weights: safetensors or a torch state dict; never a pickle.
         trust_code: let a run folder's ``model.json`` name code (``pkg.module:factory``), which is imported and called.
@@ -99,6 +100,8 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
         return zoo.build(rest, **options)
     if scheme in _PRETRAINED:  # nothing is downloaded only to be overwritten
         return _PRETRAINED[scheme](rest, **(options | ({"pretrained": False} if has_weights else {})))
+    if scheme == published.SCHEME:
+        return _published(rest, has_weights=has_weights, options=options)
     if scheme == "export":
         return _own_weights(name, exported_program(rest), has_weights=has_weights, options=options)
     if scheme in _INFERENCE_ONLY:
@@ -107,6 +110,15 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
         return third_party.factory(name, **options)
     near = did_you_mean(name if rest else f"zoo:{name}", _FORMS)
     raise ModelError(f"unknown model {name!r}.{near} Allowed: {' '.join(_FORMS)} pkg.module:factory or a run folder")
+
+
+def _published(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+    known = published.find(name)
+    if not has_weights:
+        raise ModelError(
+            f"robustbench:{name} has no weights here, and nothing is downloaded; give the file, --weights FILE"
+        )
+    return zoo.build(known.network, **{**known.options, **options})
 
 
 def _own_weights(name: str, model: nn.Module, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:

@@ -18,13 +18,18 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from advreg import runtime
 from advreg.errors import WeightsError
+from advreg.models.checkpoint_layouts import match_names
 from advreg.models.fast_copy import original_of
 from advreg.models.inference_only import InferenceOnlyModel
-from advreg.models.normalize import Normalized
+from advreg.models.normalize import Normalize, Normalized
 
 State = dict[str, Tensor]
 
-_NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_NESTS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema", "shadow",
+    "state_dict", "model_state_dict", "model", "net", "weights", "params",
+)  # fmt: skip
+"""Keys around a state dict, averaged weights first: published figures are those of the average where there is one."""
 _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and by torch.compile
 _SPARE = 1000  # parameters that a network may have beyond those of its file before its construction stops
 _SAVE = "save it with torch.save(model.state_dict(), path) or as safetensors"
@@ -92,8 +97,9 @@ def _unnest(file: Path, content: object) -> State:
         return dict(content)  # type: ignore[call-overload, no-any-return]
     if isinstance(content, Mapping):
         for key in _NESTS:
-            if _is_state(content.get(key)):
-                return dict(content[key])
+            inner = content.get(key)
+            if isinstance(inner, Mapping) and inner:
+                return _unnest(file, inner)
     raise WeightsError(f"{file}: holds {type(content).__name__} without a state dict; {_SAVE}")
 
 
@@ -119,8 +125,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         WeightsError: unreadable, not finite, or with other names or shapes; the first is named.
     """
-    state = read_state(path)
-    part = _part_for(state, model)
+    part, state = _fit(Path(path), read_state(path), model)
     wanted = part.state_dict()
     _check_shapes(Path(path), state, wanted)
     _check_finite(Path(path), state, wanted)
@@ -141,7 +146,8 @@ def check_fit(path: str | Path, build: Callable[[], nn.Module]) -> None:
     state = read_state(path)
     with torch.device("meta"), _limit_parameters(path, 2 * len(state) + _SPARE):
         model = build()
-    _check_shapes(Path(path), state, _part_for(state, model).state_dict())
+    part, renamed = _fit(Path(path), state, model)
+    _check_shapes(Path(path), renamed, part.state_dict())
 
 
 @contextmanager
@@ -162,11 +168,38 @@ def _limit_parameters(path: str | Path, most: int) -> Iterator[None]:
         hook.remove()
 
 
-def _part_for(state: State, model: nn.Module) -> nn.Module:
-    """Return the module that a state is for: the whole model, or the network inside its normalisation."""
-    if isinstance(model, Normalized) and not any(key.startswith("net.") for key in state):
-        return model.net
-    return model
+def _fit(path: Path, state: State, model: nn.Module) -> tuple[nn.Module, State]:
+    """Return the module that a state is for, the model or the network inside its normalisation, and the state by its names.
+
+    A state that fits neither is returned as it is, so that the next check names the first difference.
+    """
+    parts = (model, model.net) if isinstance(model, Normalized) else (model,)
+    for part in parts:
+        found = match_names(state, part.state_dict().keys())
+        if found is not None:
+            _check_scales(path, found.scales, model)
+            return part, found.state
+    return (parts[-1] if not any(key.startswith("net.") for key in state) else model), state
+
+
+def _check_scales(path: Path, scales: tuple[Tensor, Tensor] | None, model: nn.Module) -> None:
+    """Raise where a checkpoint holds a normalisation other than the model's: its figures would be those of another model."""
+    own = model.normalize if isinstance(model, Normalized) else Normalize(0.0, 1.0)
+    if scales is None or own.mean.is_meta:
+        return
+    mean, std = (numbers.float().cpu() for numbers in scales)
+    if not (_agree(mean, own.mean) and _agree(std, own.std)):
+        given = f"mean {[round(v, 4) for v in mean.tolist()]} and std {[round(v, 4) for v in std.tolist()]}"
+        raise WeightsError(
+            f"{path} holds a normalisation with {given}, which this model lacks; give it as mean and std"
+        )
+
+
+def _agree(numbers: Tensor, own: Tensor) -> bool:
+    """Return whether two lists of numbers, one for each channel or one for all, are equal to three decimals."""
+    first, second = numbers.flatten(), own.flatten().cpu()
+    same_length = len(first) == len(second) or 1 in (len(first), len(second))
+    return same_length and bool(torch.allclose(*torch.broadcast_tensors(first, second), atol=1e-3))
 
 
 def _check_shapes(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:

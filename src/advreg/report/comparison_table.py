@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advreg.published import PublishedFigure
 from advreg.report import read
 from advreg.report.facts import EvaluationFacts, Interval, RunFacts
 from advreg.report.formatting import threat_option
@@ -22,6 +23,7 @@ class ComparisonRow:
         clean_accuracy, robust_accuracy, interval, attack_success_rate: the figures; the interval is that of robust accuracy.
         verdict: of the evaluation or its diagnosis.
         forwards, backwards, seconds: cost.
+        published: figure of the model's authors or of RobustBench under the same threat.
     """
 
     run: str
@@ -38,6 +40,7 @@ class ComparisonRow:
     forwards: int | None = None
     backwards: int | None = None
     seconds: float | None = None
+    published: PublishedFigure | None = None
 
 
 def comparison(runs: Iterable[Path | str]) -> list[ComparisonRow]:
@@ -135,4 +138,5 @@ def _row(name: str, evaluation: EvaluationFacts) -> ComparisonRow:
         forwards=evaluation.forwards,
         backwards=evaluation.backwards,
         seconds=evaluation.seconds,
+        published=evaluation.published,
     )

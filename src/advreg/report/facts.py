@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from advreg.published import PublishedFigure, figure_of
 from advreg.report.data_words import DataWords, words_for
 from advreg.report.ledger import LedgerSummary
 
@@ -191,6 +192,11 @@ class EvaluationFacts:
     def words(self) -> DataWords:
         """Nouns for the values and examples."""
         return self.threat.words
+
+    @property
+    def published(self) -> PublishedFigure | None:
+        """Published figure of this model under this threat."""
+        return figure_of(self.model.get("name"), self.threat.norm, self.threat.eps)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -23,6 +23,12 @@ class PublishedFigure:
     clean: float
     robust: float
 
+    @property
+    def sentence(self) -> str:
+        """The figure in a sentence, with its source."""
+        figures = f"clean accuracy {self.clean:.2%}, robust accuracy {self.robust:.2%} at {self.threat}"
+        return f"Published for this model: {figures} ({source()})."
+
     def is_of(self, norm: str, eps: float) -> bool:
         """Return whether the figure was measured under this norm and eps."""
         own_norm, _, own_eps = self.threat.partition(":")

@@ -5,7 +5,9 @@ The model is linear, so an example is robust in linf exactly where its margin is
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import advreg
 from advreg.cli.app import app
 from advreg.errors import AdvregError, ModelError
 from advreg.export import torch_file
+from advreg.hardening import deployed_artefact
 from advreg.hardening.deployed_artefact import gate_artefact, has_gradients, load_artefact
 from advreg.runs import RunFolder
 from advreg.runs.weights import serialise
@@ -67,10 +70,21 @@ ROBUST_LOSS = examples(1.2), 0.4 * REACH  # data, and the bias that takes five p
 CLEAN_LOSS = examples(0.2), 0.4 * REACH
 
 
-def file_of(model: nn.Module, folder: Path) -> str:
+@pytest.fixture(autouse=True)
+def _few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployed_artefact, "_QUERIES", 40)  # the points of a linear model need none
+
+
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Export a model once for each kind and bias; return its file."""
     import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers the operations)
 
-    return str(torch_file(model.eval(), (1, 4, 4), folder / "model.pt2"))
+    @functools.cache
+    def export(kind: type[Linear], bias: float = 0.0) -> str:
+        return str(torch_file(kind(bias=bias).eval(), (1, 4, 4), tmp_path_factory.mktemp("files") / "model.pt2"))
+
+    return export
 
 
 def decide(data: tuple[Tensor, Tensor], artefact: str | nn.Module, **options: object) -> advreg.Decision:
@@ -78,26 +92,26 @@ def decide(data: tuple[Tensor, Tensor], artefact: str | nn.Module, **options: ob
 
 
 @pytest.mark.parametrize("kind", [Linear, Int8])
-def test_faithful_export_passes(kind: type[Linear], tmp_path: Path) -> None:
-    decision = decide(ROBUST_LOSS[0], file_of(kind(), tmp_path))
+def test_faithful_export_passes(kind: type[Linear], file_of: Callable[..., str]) -> None:
+    decision = decide(ROBUST_LOSS[0], file_of(kind))
     assert decision.verdict == "PROMOTE"
     for side in (decision.champion, decision.challenger):
         assert (side["clean_accuracy"], side["robust_accuracy"]) == (1.0, 0.9)  # the closed form
 
 
 @pytest.mark.parametrize("kind", [Linear, Int8])
-def test_planted_loss_of_five_points_is_refused(kind: type[Linear], tmp_path: Path) -> None:
+def test_planted_loss_of_five_points_is_refused(kind: type[Linear], file_of: Callable[..., str]) -> None:
     (data, bias), (other, _) = ROBUST_LOSS, CLEAN_LOSS
-    decision = decide(data, file_of(kind(bias=bias), tmp_path))
+    decision = decide(data, file_of(kind, bias))
     assert decision.verdict == "REFUSED"
     assert [(test.passed, test.estimate) for test in decision.tests] == [(True, 0.0), (False, pytest.approx(-0.05))]
-    decision = decide(other, file_of(kind(bias=bias), tmp_path))
+    decision = decide(other, file_of(kind, bias))
     assert [(test.passed, test.estimate) for test in decision.tests] == [(False, pytest.approx(-0.05)), (True, 0.0)]
 
 
-def test_int8_has_no_gradients_and_is_attacked_all_the_same(tmp_path: Path) -> None:
+def test_int8_has_no_gradients_and_is_attacked_all_the_same(file_of: Callable[..., str]) -> None:
     (x, y), bias = ROBUST_LOSS
-    model = load_artefact(file_of(Int8(bias=bias), tmp_path))
+    model = load_artefact(file_of(Int8, bias))
     assert not has_gradients(model, x[:8], y[:8])
     assert decide((x, y), model).challenger["robust_accuracy"] == pytest.approx(0.85)
 
@@ -121,7 +135,7 @@ def test_points_of_the_artefact_break_the_trained_model(tmp_path: Path) -> None:
 
 
 def test_verb_refuses_a_planted_loss_and_passes_a_faithful_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_of: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (x, y), bias = ROBUST_LOSS
@@ -132,8 +146,7 @@ def test_verb_refuses_a_planted_loss_and_passes_a_faithful_file(
     run.write("model.safetensors", serialise(Linear().state_dict()))
     status = {}
     for planted in (0.0, bias):
-        file = file_of(Linear(bias=planted), tmp_path)
-        options = ["--artefact", file, "--protocol", "fgsm", "--trust-code"]
+        options = ["--artefact", file_of(Linear, planted), "--protocol", "fgsm", "--trust-code"]
         done = CliRunner().invoke(app, ["gate", "run", *options], catch_exceptions=False)
         status[planted] = done.exit_code
     assert status == {0.0: 0, bias: 1}

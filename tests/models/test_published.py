@@ -161,3 +161,11 @@ def test_page_shows_the_published_figure_under_its_threat_alone(tmp_path: Path) 
     rows = report.comparison([tmp_path / "a"])
     assert sorted(row.published.robust if row.published else 0 for row in rows) == [0, 0.5953]
     assert json.dumps(report.model_card(report.read.run(tmp_path / "a")))
+
+
+def test_a_program_that_a_file_names_needs_trust(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"name": "export:/elsewhere/model.pt2", "options": {}}))
+    with pytest.raises(ModelError, match="which runs code; add --trust-code"):
+        load(str(tmp_path))
+    with pytest.raises(ModelError, match="is no file"):
+        load(str(tmp_path), trust_code=True)

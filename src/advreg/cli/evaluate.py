@@ -282,7 +282,7 @@ def _corruptions(options: EvaluateOptions, setup: EvaluationSetup, folder: Path 
 def _print_published(name: str, threat: ThreatModel) -> None:
     """Print the published figure of a model, where the table has it under this threat."""
     if figure := figure_of(name, threat.norm, float(threat.eps)):
-        typer.echo(prose.published(figure))
+        typer.echo(figure.sentence)
 
 
 def _print(results: EvaluationResults) -> None:

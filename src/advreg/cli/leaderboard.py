@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import typer
+from rich.table import Table
 
 from advreg.cli import tables
 from advreg.report.leaderboard import Group, leaderboard, write_leaderboard
@@ -32,7 +33,7 @@ def run_leaderboard(folder: Path, html: Path | None, *, as_json: bool) -> None:
     typer.echo(page)
 
 
-def _table(group: Group) -> tables.Table:
+def _table(group: Group) -> Table:
     columns = ("rank", "run", "clean", "robust", "95% interval", "published", "verdict")
     rows = [
         (

@@ -48,11 +48,11 @@ def match_names(state: Mapping[str, Tensor], wanted: Collection[str]) -> Matched
         for places in (inner, _wide_resnet_names(inner)):
             if required <= places.keys():
                 used = {new: place for new, place in places.items() if new in wanted}
-                return _matched(state, used)
+                return _network_at(state, used)
     return None
 
 
-def _matched(state: State, used: Mapping[str, str]) -> MatchedState | None:
+def _network_at(state: State, used: Mapping[str, str]) -> MatchedState | None:
     """Return the network at these places, where everything else is a normalisation, a copy, or never run."""
     kept = {new: state[place] for new, place in used.items()}
     places = set(used.values())

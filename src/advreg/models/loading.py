@@ -101,7 +101,7 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
     if scheme in _PRETRAINED:  # nothing is downloaded only to be overwritten
         return _PRETRAINED[scheme](rest, **(options | ({"pretrained": False} if has_weights else {})))
     if scheme == published.SCHEME:
-        return _published(rest, has_weights=has_weights, options=options)
+        return _build_published(rest, has_weights=has_weights, options=options)
     if scheme == "export":
         return _own_weights(name, exported_program(rest), has_weights=has_weights, options=options)
     if scheme in _INFERENCE_ONLY:
@@ -112,7 +112,7 @@ def _build(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Modul
     raise ModelError(f"unknown model {name!r}.{near} Allowed: {' '.join(_FORMS)} pkg.module:factory or a run folder")
 
 
-def _published(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
+def _build_published(name: str, *, has_weights: bool, options: dict[str, Any]) -> nn.Module:
     known = published.find(name)
     if not has_weights:
         raise ModelError(

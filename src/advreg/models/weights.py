@@ -199,7 +199,7 @@ def _agree(numbers: Tensor, own: Tensor) -> bool:
     """Return whether two lists of numbers, one for each channel or one for all, are equal to three decimals."""
     first, second = numbers.flatten(), own.flatten().cpu()
     same_length = len(first) == len(second) or 1 in (len(first), len(second))
-    return same_length and bool(torch.allclose(*torch.broadcast_tensors(first, second), atol=1e-3))
+    return same_length and bool(((first - second).abs() <= 1e-3).all())
 
 
 def _check_shapes(path: Path, state: State, wanted: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
 
-from advreg.published import PublishedFigure, source
 from advreg.report.data_words import DataWords, words_for
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts, ThreatFacts
 from advreg.report.formatting import count, duration, eps, features_threat, of_100, percent
@@ -108,22 +107,6 @@ def meaning(evaluation: EvaluationFacts) -> tuple[str, str]:
             f"When {allowed}, it classifies {robust} correctly: most attacks within this threat model succeed.",
         )
     return clean, f"When {allowed}, it still classifies {robust} correctly under every attack listed below."
-
-
-def published(figure: PublishedFigure) -> str:
-    """Describe a published figure in a sentence.
-
-    Args:
-        figure: clean and robust accuracy under a threat.
-
-    Example:
-        >>> published(PublishedFigure("linf:8/255", 0.8969, 0.5953))[:57]
-        'Published for this model: clean accuracy 89.69%, robust a'
-    """
-    clean, robust = (percent(share, 10_000) for share in (figure.clean, figure.robust))
-    return (
-        f"Published for this model: clean accuracy {clean}, robust accuracy {robust} at {figure.threat} ({source()})."
-    )
 
 
 def shares(evaluation: EvaluationFacts) -> tuple[int, int, int]:

@@ -37,6 +37,21 @@ class Branches(nn.Module):
         return self.last(both) - both[:, :4]
 
 
+class Weighted(nn.Module):
+    """Sums and differences with a factor, after a normalisation that no layer takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.third, self.last = nn.Conv2d(2, 2, 3, padding=1, bias=False), nn.Linear(2 * 3 * 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first((x - 0.4) / 0.3))
+        h = torch.relu(torch.sub(self.second(h), h, alpha=2))
+        h = torch.relu(torch.add(h, self.third(F.avg_pool2d(F.pad(h, (1, 1, 1, 1)), 3, 1)), alpha=-1.5))
+        return self.last(F.avg_pool2d(h, 2).flatten(1))
+
+
 def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """Return name -> (network in eval mode, shape of an input); weights are fixed."""
     torch.manual_seed(0)
@@ -66,6 +81,13 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
                 nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(3, 3, 2), nn.BatchNorm2d(3),
                 nn.MaxPool2d((2, 1), stride=1), nn.Flatten(), nn.Linear(3 * 1 * 2, 4),
             ), (1, 8, 8),
+        ),
+        "weighted": (Weighted(), (1, 6, 6)),
+        "curved": (
+            nn.Sequential(
+                nn.Conv2d(1, 2, 3), nn.GELU(), nn.Conv2d(2, 3, 2), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 6),
+                nn.GELU("tanh"), nn.Linear(6, 4),
+            ), (1, 7, 7),
         ),
         "signal": (nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 4)), (2, 8)),
     }  # fmt: skip

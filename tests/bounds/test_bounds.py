@@ -22,6 +22,7 @@ from advreg.bounds import (
     trace,
 )
 from advreg.bounds.graph import Graph
+from advreg.bounds.windows import local_path
 from tests.bounds.networks import networks
 
 RADII = {"linf": 0.15, "l2": 0.3, "l1": 0.5}
@@ -104,10 +105,12 @@ def test_optimised_slopes_never_lower_a_bound(name: str) -> None:
 
 
 def test_windows_give_the_bounds_of_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("cnn", "grouped"):
+    for name in ("cnn", "grouped", "pooled", "residual", "weighted", "curved"):
         graph, inputs, _, _ = problem(name, "linf")
+        last = [graph.nodes[i].inputs[0] for i in graph.activations if len(graph.nodes[i].shape) == 3][-1]
+        assert local_path(graph, last) or name == "weighted"  # padding by itself keeps no window
         windowed = tight_intervals(graph, inputs)
-        monkeypatch.setattr("advreg.bounds.tightening.path_of_convolutions", lambda graph, position: None)
+        monkeypatch.setattr("advreg.bounds.tightening.local_path", lambda graph, position: None)
         for (low, high), (dense_low, dense_high) in zip(windowed, tight_intervals(graph, inputs), strict=True):
             assert torch.allclose(low, dense_low, atol=1e-9)
             assert torch.allclose(high, dense_high, atol=1e-9)

@@ -3,67 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from advreg.bounds.lines import Lines
+from advreg.bounds.smooth import smooth_lines
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Lines ``slope z + shift`` below and above an activation, each of the shape of ``z``; a shift may be one number."""
-
-    below: Tensor
-    below_shift: Tensor | float
-    above: Tensor
-    above_shift: Tensor | float
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Lines:
-        """Return the lines with every tensor changed, as by a selection of places."""
-        values = (getattr(self, each.name) for each in fields(self))
-        return Lines(*(change(value) if isinstance(value, Tensor) else value for value in values))
-
-    def pull_back(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a lower bound of linear functions of the activation as functions of its input.
-
-        Positive coefficients take the line below, negative ones the line above.
-
-        Args:
-            rows: coefficients ``(..., R, *shape)``, where the lines are ``(R, *shape)``.
-
-        Returns:
-            Coefficients of the same shape, and constants ``(..., R)``.
-        """
-        positive, negative = rows.clamp_min(0.0), rows.clamp_max(0.0)
-        axes = tuple(range(rows.ndim - self.below.ndim + 1, rows.ndim))
-        parts = ((positive, self.below_shift), (negative, self.above_shift))
-        constants = [(part * shift).sum(axes) for part, shift in parts if isinstance(shift, Tensor) or shift]
-        total = sum(constants, rows.new_zeros(rows.shape[: axes[0]]))
-        return positive * self.below + negative * self.above, total
-
-
-@dataclass(frozen=True)
 class Activation:
-    """A monotone function of each value.
+    """A function of each value that rises, or falls down to a valley and rises from there.
 
     Attributes:
         run: the function.
         lines: ``(low, high, slope) -> Lines``: slope of the line below where the interval is unstable, None for the usual one.
         unstable: ``(low, high) -> booleans``: where no line is exact.
         leak: slope for negative values of a ReLU or leaky ReLU; None for smooth functions.
+        valley: where the function is least; None where it rises everywhere.
     """
 
     run: Callable[[Tensor], Tensor]
     lines: Callable[[Tensor, Tensor, Tensor | None], Lines]
     unstable: Callable[[Tensor, Tensor], Tensor]
     leak: float | None = None
+    valley: float | None = None
 
     def __call__(self, value: Tensor) -> Tensor:
         """Return the value of the activation."""
         return self.run(value)
+
+    def interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest value on ``[low, high]``."""
+        if self.valley is None:
+            return self.run(low), self.run(high)
+        least = self.run(low.new_tensor(self.valley).clamp(low, high))
+        return least - 8 * torch.finfo(low.dtype).eps, self.run(low).maximum(self.run(high))
 
 
 def relu_lines(low: Tensor, high: Tensor, slope: Tensor | None = None, leak: float = 0.0) -> Lines:
@@ -112,46 +93,23 @@ def _leaky_relu(leak: float = 0.01) -> Activation:
     return Activation(lambda z: torch.nn.functional.leaky_relu(z, leak), lines, _unstable, leak)
 
 
-def sigmoid_lines(low: Tensor, high: Tensor, run: Callable[[Tensor], Tensor]) -> Lines:
-    """Return lines around a function that is convex below 0, concave above and odd about its centre: sigmoid and tanh.
-
-    Where the interval has one curvature, a chord is on one side and the tangent at the middle on the other. Otherwise both
-    lines have the smaller of the slopes at the ends, which the slope inside exceeds, and pass through the ends.
-
-    Args:
-        low: lower ends of the intervals.
-        high: upper ends.
-        run: the function.
-    """
-    with torch.enable_grad():
-        ends = [end.detach().requires_grad_() for end in (low, high, (low + high) / 2)]
-        values = [run(end) for end in ends]
-        steep = [torch.autograd.grad(value.sum(), end)[0] for value, end in zip(values, ends, strict=True)]
-    at_low, at_high, at_middle = (value.detach() for value in values)
-    middle = (low + high) / 2
-    wide = high - low > 1e-6
-    chord = torch.where(wide, (at_high - at_low) / (high - low).clamp_min(1e-6), torch.minimum(steep[0], steep[1]))
-    gentle = torch.minimum(steep[0], steep[1])
-    convex, concave = (high <= 0) & wide, (low >= 0) & wide
-    below = torch.where(convex, steep[2], torch.where(concave, chord, gentle))
-    above = torch.where(convex, chord, torch.where(concave, steep[2], gentle))
-    below_shift = torch.where(convex, at_middle - below * middle, at_low - below * low)
-    above_shift = torch.where(concave, at_middle - above * middle, at_high - above * high)
-    error = 8 * torch.finfo(low.dtype).eps
-    return Lines(below, below_shift - error, above, above_shift + error)
-
-
-def _smooth(run: Callable[[Tensor], Tensor]) -> Callable[..., Activation]:
+def _smooth(run: Callable[[Tensor], Tensor], curvature: float, valley: float | None = None) -> Activation:
     def lines(low: Tensor, high: Tensor, slope: Tensor | None) -> Lines:
-        return sigmoid_lines(low, high, run)
+        return smooth_lines(low, high, run, curvature)
 
-    return lambda *_: Activation(run, lines, lambda low, high: torch.zeros_like(low, dtype=torch.bool))
+    return Activation(run, lines, lambda low, high: high > low, valley=valley)
+
+
+def _gelu(approximate: str = "none") -> Activation:
+    return _smooth(partial(F.gelu, approximate=approximate), 0.8, -0.7517915 if approximate == "none" else -0.7524614)
 
 
 ACTIVATIONS: dict[Any, Callable[..., Activation]] = {
     aten.relu.default: _relu,
     aten.leaky_relu.default: _leaky_relu,
-    aten.sigmoid.default: _smooth(torch.sigmoid),
-    aten.tanh.default: _smooth(torch.tanh),
+    aten.sigmoid.default: lambda: _smooth(torch.sigmoid, 0.0963),
+    aten.tanh.default: lambda: _smooth(torch.tanh, 0.77),
+    aten.silu.default: lambda: _smooth(F.silu, 0.5, -1.2784645),
+    aten.gelu.default: _gelu,
 }
 """ATen operations with known bounds."""

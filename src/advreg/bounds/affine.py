@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Affine:
         scaled: ``(factor, shift) -> Affine``: the same with a factor and a shift of each output channel ``(C,)``.
         channels: factor and shift of each channel ``(C,)``, for an operation that does nothing else.
         interval: range of the result from those of the operands, where a relation between them makes it narrower.
+        pointwise: whether a result depends on the same place of a single operand alone, where their shapes are equal.
+        signs: factors of the operands in a sum of several of one shape.
     """
 
     run: Function
@@ -34,6 +37,8 @@ class Affine:
     scaled: Callable[[Tensor, Tensor], Affine] | None = None
     channels: tuple[Tensor, Tensor] | None = None
     interval: Callable[..., tuple[Tensor, Tensor]] | None = None
+    pointwise: bool = False
+    signs: tuple[float, ...] | None = None
 
     def __call__(self, *values: Tensor) -> Tensor:
         """Return the value of the operation."""
@@ -83,9 +88,40 @@ def _one_sign(run: Function, args: Any, shape: tuple[int, ...], operands: int) -
     return Affine(run, lambda *radii: _linear_part(run, *radii).abs())
 
 
-def _difference(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
-    """Return ``a - b``, in which radii add up."""
-    return Affine(run, lambda *radii: sum(radii[1:], radii[0]) if operands > 1 else _linear_part(run, *radii).abs())
+def _pointwise(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return a factor and a shift of each place."""
+    return replace(_one_sign(run, args, shape, operands), pointwise=True)
+
+
+def _sum(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return ``a + s b`` of two operands, in which radii add up, or the sum of one and a constant."""
+    if operands == 1:
+        return _pointwise(run, args, shape, operands)
+    one, zero = torch.ones(1), torch.zeros(1)
+    signs = (1.0, float(run(zero, one)))
+    return Affine(run, lambda a, b: a + abs(signs[1]) * b, signs=signs)
+
+
+def _average(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
+    """Return an average pooling; without padding it is a convolution of each channel."""
+    found = _one_sign(run, args, shape, operands)
+    _, size, stride, *rest = (*args, *((), (0, 0), False, True, None)[len(args) - 2 :])
+    if any(rest[0]) or rest[1] or rest[3]:
+        return found
+    weight = torch.full((shape[0], 1, *size), 1 / math.prod(size), dtype=torch.float64)
+    return replace(found, convolution=depthwise(weight, stride or size, (0, 0)))
+
+
+def depthwise(weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> dict[str, Any]:
+    """Return the options of a convolution of each channel by itself; a negative padding skips the first values.
+
+    Args:
+        weight: kernels ``(C, 1, h, w)``.
+        stride: of rows and columns.
+        padding: of rows and columns.
+    """
+    how = {"weight": weight, "bias": None, "stride": stride, "padding": padding}
+    return how | {"dilation": (1, 1), "groups": len(weight)}
 
 
 def _reshape(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
@@ -171,6 +207,7 @@ def _normalisation(run: Function, args: Any, shape: tuple[int, ...], operands: i
         lambda radius: radius * spread(factor.abs(), radius),
         lambda rows, inside: scale(rows),
         channels=(factor, shift),
+        pointwise=True,
     )
 
 
@@ -202,11 +239,11 @@ AFFINE: dict[Any, Kind] = {
     aten.reshape.default: Kind(_reshape),
     aten.squeeze.dims: Kind(_reshape),
     aten.unsqueeze.default: Kind(_reshape),
-    aten.add.Tensor: Kind(_one_sign, _distinct),
-    aten.sub.Tensor: Kind(_difference, _distinct),
-    aten.mul.Tensor: Kind(_one_sign, _factor),
-    aten.div.Tensor: Kind(_one_sign, _first_only),
-    aten.neg.default: Kind(_one_sign),
+    aten.add.Tensor: Kind(_sum, _distinct),
+    aten.sub.Tensor: Kind(_sum, _distinct),
+    aten.mul.Tensor: Kind(_pointwise, _factor),
+    aten.div.Tensor: Kind(_pointwise, _first_only),
+    aten.neg.default: Kind(_pointwise),
     aten.permute.default: Kind(_one_sign),
     aten.cat.default: Kind(_one_sign, lambda node, operands: len(operands) == len(node.args[0])),  # type: ignore[arg-type]
     aten.slice.Tensor: Kind(_one_sign),
@@ -214,12 +251,12 @@ AFFINE: dict[Any, Kind] = {
     aten.mean.dim: Kind(_one_sign),
     aten.sum.dim_IntList: Kind(_one_sign),
     aten.avg_pool1d.default: Kind(_one_sign),
-    aten.avg_pool2d.default: Kind(_one_sign),
+    aten.avg_pool2d.default: Kind(_average),
     aten.avg_pool3d.default: Kind(_one_sign),
     aten._adaptive_avg_pool2d.default: Kind(_one_sign),
     aten.constant_pad_nd.default: Kind(_one_sign),
     aten._native_batch_norm_legit_no_training.default: Kind(_normalisation, _first_only),
-    aten.clone.default: Kind(_one_sign),
-    aten.alias.default: Kind(_one_sign),
+    aten.clone.default: Kind(_pointwise),
+    aten.alias.default: Kind(_pointwise),
 }
 """ATen operations that are affine in what depends on the input."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from advreg.bounds.activations import ACTIVATIONS, Activation
 from advreg.bounds.affine import AFFINE, Affine
 from advreg.bounds.pooling import MAX_POOLS, accepts, append_max_pool
 from advreg.errors import ModelError
+from advreg.pass_counting import Passes
 
 _TOLERANCE = 1e-4
 _ANY_MODEL = "randomised smoothing certifies any model: certify_smoothed, or --sigma"
@@ -44,9 +45,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Operations in order; the first node is the input, the last one the logits."""
+    """Operations in order; the first node is the input, the last one the logits.
+
+    Attributes:
+        nodes: the operations.
+        passes: work so far: example-forwards, of which an interval takes two, and linear functions taken backward.
+    """
 
     nodes: tuple[Node, ...]
+    passes: Passes = field(default_factory=Passes, compare=False, repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits ``(B, K)`` of inputs ``(B, ...)``, computed operation by operation."""
@@ -54,6 +61,7 @@ class Graph:
 
     def values(self, x: Tensor) -> list[Tensor]:
         """Return the value of every node."""
+        self.passes.forwards += len(x)
         values = [x]
         for node in self.nodes[1:]:
             assert node.operation is not None
@@ -172,13 +180,21 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's exporter calls what torch deprecates
             program: torch.export.ExportedProgram = torch.export.export(model, (x,), strict=False)
-            decomposed: torch.export.ExportedProgram = program.run_decompositions()
+            decomposed: torch.export.ExportedProgram = program.run_decompositions(_decompositions())
         return decomposed
     except Exception as cause:  # a module may do anything when it is traced
         raise ModelError(f"the model cannot be traced ({str(cause).splitlines()[0][:120]}); {_ANY_MODEL}") from cause
     finally:
         for weight in frozen:
             weight.requires_grad_(True)
+
+
+def _decompositions() -> Any:
+    """Return torch's decompositions without those of activations, which have bounds as a whole."""
+    table = torch.export.default_decompositions()
+    for operation in ACTIVATIONS:
+        table.pop(operation, None)
+    return table
 
 
 class _Reader:

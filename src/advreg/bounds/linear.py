@@ -16,6 +16,7 @@ from advreg.bounds.affine import Affine
 from advreg.bounds.graph import Graph
 from advreg.bounds.inputs import InputSet
 from advreg.bounds.interval import Interval
+from advreg.bounds.lines import Lines
 
 
 class LowerBound(NamedTuple):
@@ -42,6 +43,7 @@ def lower_bounds(
     slopes: Mapping[int, Tensor] | None = None,
     pulls: Mapping[int, Tensor] | None = None,
     depth: int | None = None,
+    lines: Mapping[int, Lines] | None = None,
     trail: dict[int, Tensor] | None = None,
 ) -> LowerBound:
     """Return lower bounds of linear functions of a node's value over the valid inputs.
@@ -55,6 +57,7 @@ def lower_bounds(
         slopes: for some activations, by position, slopes of the lines below ``(R, ...)``; the usual ones otherwise.
         pulls: coefficients that are added to those of a node's value ``(R, ...)``: multipliers of constraints on it.
         depth: how many nodes to pass before their intervals decide; by default all, down to the input.
+        lines: lines of activations by position ``(B, ...)``, where they are known already.
         trail: receives the coefficients of each activation and of the input, by position.
 
     Returns:
@@ -63,6 +66,8 @@ def lower_bounds(
     Reference: Zhang et al., "Efficient neural network robustness certification with general activation functions", NeurIPS
     2018, arXiv:1811.00866.
     """
+    if depth is None:  # else the rows end in the last layers, as a part of interval bounds
+        graph.passes.backwards += len(rows.examples)
     pending = {position: rows.coefficients}
     value = mass = rows.coefficients.new_zeros(len(rows.examples))
     for i in graph.ancestors(position)[:depth]:
@@ -77,8 +82,11 @@ def lower_bounds(
             assert isinstance(node.operation, Activation)
             if trail is not None:
                 trail[i] = here.detach()
-            low, high = (end[rows.examples] for end in intervals[node.inputs[0]])
-            part, constant = node.operation.lines(low, high, None if slopes is None else slopes.get(i)).pull_back(here)
+            if lines is not None and i in lines:
+                own = lines[i].map(lambda each: each[rows.examples])
+            else:
+                own = _lines(node.operation, intervals[node.inputs[0]], rows.examples, (slopes or {}).get(i))
+            part, constant = own.pull_back(here)
             parts, size = [part], constant.detach().abs()
         value, mass = value + constant, mass + size
         for k, part in zip(node.inputs, parts, strict=True):
@@ -89,6 +97,13 @@ def lower_bounds(
         least, size = _least(i, here, rows.examples, intervals, inputs)
         value, mass = value + least, mass + size
     return LowerBound(value, mass)
+
+
+def _lines(operation: Activation, interval: Interval, examples: Tensor, slopes: Tensor | None) -> Lines:
+    """Return the lines of each row: those of its example, unless the row has slopes of its own."""
+    if slopes is None or operation.leak is None:
+        return operation.lines(*interval, None).map(lambda each: each[examples])
+    return operation.lines(*(end[examples] for end in interval), slopes)
 
 
 def _least(i: int, here: Tensor, examples: Tensor, intervals: list[Interval], inputs: InputSet) -> LowerBound:

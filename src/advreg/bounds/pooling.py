@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advreg.bounds.activations import ACTIVATIONS, Activation
-from advreg.bounds.affine import Affine
+from advreg.bounds.affine import Affine, depthwise
 
 aten = torch.ops.aten
 Append = Callable[[str, tuple[int, ...], tuple[int, ...], Affine | Activation], int]
@@ -48,7 +48,7 @@ def append_max_pool(append: Append, name: str, position: int, args: tuple[Any, .
     )
     relu = ACTIVATIONS[aten.relu.default]()
     for other in others:
-        difference = append(name, (best, other), shape, Affine(lambda a, b: a - b, lambda r, s: r + s))
+        difference = append(name, (best, other), shape, _DIFFERENCE)
         excess = append(name, (difference,), shape, relu)
         best = append(name, (excess, other, best), shape, _MAXIMUM)
     return best
@@ -64,7 +64,8 @@ def _window_value(offset: tuple[int, ...], stride: tuple[int, ...], shape: tuple
     def pick(value: Tensor) -> Tensor:
         return value[..., rows, columns]
 
-    return Affine(pick, pick)
+    weight = torch.ones(shape[0], 1, 1, 1, dtype=torch.float64)
+    return Affine(pick, pick, convolution=depthwise(weight, stride, [-begin for begin in offset]))
 
 
 def _interval_of_maximum(
@@ -74,6 +75,10 @@ def _interval_of_maximum(
 
 
 _DEFAULTS: tuple[Any, ...] = ((), (), (0, 0), (1, 1), False)
+_DIFFERENCE = Affine(lambda a, b: a - b, lambda r, s: r + s, signs=(1.0, -1.0))
 _MAXIMUM = Affine(
-    lambda excess, b, a: excess + b + 0 * a, lambda excess, b, a: excess + b + 0 * a, interval=_interval_of_maximum
+    lambda excess, b, a: excess + b + 0 * a,
+    lambda excess, b, a: excess + b + 0 * a,
+    interval=_interval_of_maximum,
+    signs=(1.0, 1.0, 0.0),
 )

@@ -21,6 +21,7 @@ from advreg.attacks import mifgsm as mifgsm
 from advreg.attacks import pgd as pgd
 from advreg.attacks import verify as verify
 from advreg.certification import Certification as Certification
+from advreg.certification import certified_curve as certified_curve
 from advreg.certification import certify as certify
 from advreg.certification import certify_smoothed as certify_smoothed
 from advreg.config import Config as Config

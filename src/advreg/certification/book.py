@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from advreg import models
-from advreg.certification.witnesses import broken_by_attacks
+from advreg.certification.known_verdicts import read_known
+from advreg.certification.undecided import Known
 from advreg.evaluation.examples import Examples
 from advreg.results.certificate import Certification, MethodSummary
 from advreg.results.ledger_rows import Row
@@ -38,7 +39,8 @@ class Book:
         self.protocol = protocol
         self.folder, self.ledger = folder, ledger
         self.settings, self.names = settings, names
-        self.witnesses: dict[int, str] = {}
+        self.known = Known()
+        self.model = self.data = ""
         self.rows: dict[int, Row] = {} if ledger is None else {row["id"]: row for row in ledger.rows()}
         self.seconds: dict[str, float] = {}
 
@@ -50,6 +52,7 @@ class Book:
         *,
         model: nn.Module,
         examples: Examples,
+        threat: ThreatModel,
         settings: dict[str, Any],
         names: list[str],
     ) -> Book:
@@ -60,6 +63,7 @@ class Book:
             out: run folder; None to keep the rows in memory.
             model: the original model.
             examples: what is certified.
+            threat: the threat model.
             settings: options that the rows depend on.
             names: methods, in order.
 
@@ -69,13 +73,15 @@ class Book:
         Raises:
             RunError: the ledger is that of another model, data set or setting.
         """
+        weights = models.describe(model)["sha256"]
         if out is None:
-            return cls(protocol, None, None, settings, names)
-        folder = RunFolder.at(Path(out) / "evaluation" / protocol)
-        described = models.describe(model)["sha256"]
-        identity = {"protocol": protocol, "data": examples.sha256, "n": len(examples), "model": described, **settings}
-        book = cls(protocol, folder, Ledger.open(folder / "ledger.jsonl", **identity), settings, names)
-        book.witnesses = broken_by_attacks(folder.path.parent, protocol, model=described, data=examples.sha256)
+            book = cls(protocol, None, None, settings, names)
+        else:
+            folder = RunFolder.at(Path(out) / "evaluation" / protocol)
+            identity = {"protocol": protocol, "data": examples.sha256, "n": len(examples), "model": weights, **settings}
+            book = cls(protocol, folder, Ledger.open(folder / "ledger.jsonl", **identity), settings, names)
+            book.known = read_known(folder.path.parent, protocol, threat, model=weights, data=examples.sha256)
+        book.model, book.data = weights, examples.sha256
         return book
 
     def holds(self, ids: Tensor) -> bool:
@@ -140,13 +146,17 @@ def _summary(rows: list[Row], threat: ThreatModel, seed: int, book: Book) -> Cer
         by_method=tuple(_method(name, rows, book) for name in book.names),
         forwards=sum(row["forwards"] for row in rows),
         backwards=sum(row["backwards"] for row in rows),
+        bound_passes=sum(row.get("bound_passes", 0) for row in rows),
         seconds=sum(book.seconds.values()),
+        model=book.model,
+        data=book.data,
         facts=facts,
     )
 
 
 def _method(name: str, rows: list[Row], book: Book) -> MethodSummary:
-    mine = [row["verdict"] for row in rows if row["method"] == name]
+    steps = [row["method"] if row["method"] in {*book.names, "open"} else "known" for row in rows]
+    mine = [row["verdict"] for row, step in zip(rows, steps, strict=True) if step == name]
     before = book.names[: book.names.index(name)]
-    tried = sum(row["method"] not in before for row in rows)
+    tried = sum(step not in before for step in steps)
     return MethodSummary(name, tried, mine.count("proved"), mine.count("broken"), book.seconds.get(name, 0.0))

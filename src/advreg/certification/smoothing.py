@@ -97,7 +97,9 @@ def certify_smoothed(
     noise = _Noise(sigma, samples, seed)
     names = ["clean", "smoothing"]
     settings = {"sigma": sigma, "samples": samples, "error": ERROR, "seed": seed}
-    book = Book.open(PROTOCOL.id(threat), out, model=model, examples=examples, settings=settings, names=names)
+    book = Book.open(
+        PROTOCOL.id(threat), out, model=model, examples=examples, threat=threat, settings=settings, names=names
+    )
     with eval_mode(model), torch.no_grad():
         for ids in torch.split(torch.arange(len(examples)), _SAVED):
             if not book.holds(ids):

@@ -81,6 +81,7 @@ def evaluate(
     weights: Weights = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 1000,
     curve: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Also measure robust accuracy at these eps.")] = "",
+    certify: Annotated[bool, typer.Option(help="Prove what bounds prove first, and attack only the rest.")] = False,
     distances: Annotated[
         bool, typer.Option(help="Also measure each example's distance to the decision boundary.")
     ] = False,
@@ -129,6 +130,7 @@ def evaluate(
             weights=weights,
             n=n,
             curve=curve,
+            certify=certify,
             distances=distances,
             task=task,
             corruptions=corruptions,
@@ -208,6 +210,8 @@ def certify(
     at_least: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Exit status 1 where less is proved, such as 0.93.")
     ] = None,
+    eps: Annotated[str, typer.Option(metavar="EPS,EPS,...", help="Certify at each of these eps: a curve.")] = "",
+    verdicts: Annotated[Path | None, typer.Option(metavar="FILE", help="Results of another verifier.")] = None,
     weights: Weights = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of test examples, from the first.")] = 1000,
     out: ResultFolder = None,
@@ -220,7 +224,7 @@ def certify(
 
     smoothing = None if sigma is None else (sigma, samples)
     options = CertifyOptions(
-        model, data, threat, method, budget, at_least, weights, n, out, seed, as_json, box, smoothing
+        model, data, threat, method, budget, at_least, weights, n, out, seed, as_json, box, smoothing, eps, verdicts
     )
     if not run_certify(options):
         raise typer.Exit(1)

@@ -9,15 +9,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
+from torch import nn
 
-from advreg import models
-from advreg.certification import Certification, CertificationProgress, certify, certify_smoothed
+from advreg import models, report
+from advreg.certification import (
+    Certification,
+    CertificationProgress,
+    CertifySettings,
+    certified_curve,
+    certify,
+    certify_smoothed,
+)
 from advreg.cli import progress, tables
-from advreg.cli.resolution import ModelSource
+from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.errors import ConfigError
+from advreg.evaluation.examples import threat_on
+from advreg.report.formatting import eps_text
+from advreg.threat import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class CertifyOptions:
         as_json: print one JSON object instead of text.
         box: lowest and highest valid value of an input, ``low,high``; that of data or run if empty.
         smoothing: deviation of the noise and noisy copies of each example, to certify the smoothed model instead.
+        eps: radii separated by commas, for a curve with both ends; empty for the threat's alone.
+        verdicts: results of another verifier, None for none.
     """
 
     model: str
@@ -52,6 +66,8 @@ class CertifyOptions:
     as_json: bool = False
     box: str = ""
     smoothing: tuple[float, int] | None = None
+    eps: str = ""
+    verdicts: Path | None = None
 
 
 def run_certify(options: CertifyOptions) -> bool:
@@ -66,6 +82,8 @@ def run_certify(options: CertifyOptions) -> bool:
     Raises:
         ConfigError: a method beside the noise.
     """
+    if options.smoothing is not None and options.verdicts is not None:
+        raise ConfigError("--verdicts are of the model itself, and --sigma certifies another; leave one of them out")
     if options.smoothing is not None and options.method != "auto":
         raise ConfigError(f"--sigma certifies by votes, and --method is {options.method!r}; leave one of them out")
     source = ModelSource.of(options.model)
@@ -74,6 +92,8 @@ def run_certify(options: CertifyOptions) -> bool:
     folder = source.output(options.out)
     model, test = models.load(options.model, weights=options.weights), sets()[1]
     n = min(options.n, len(test))
+    if options.eps:
+        return _run_curve(options, (model, test), threat_on(test, threat), n, folder)
     with _watch_chunks(n, quiet=options.as_json) as watch:
         run = partial(_certifier(options), n=n, seed=options.seed, out=folder, on_progress=watch)
         found = run(model, test, threat)
@@ -92,7 +112,33 @@ def _certifier(options: CertifyOptions) -> Callable[..., Certification]:
     if options.smoothing is not None:
         sigma, samples = options.smoothing
         return partial(certify_smoothed, sigma=sigma, samples=samples)
-    return partial(certify, method=options.method, budget=options.budget)
+    return partial(certify, method=options.method, budget=options.budget, verdicts=options.verdicts)
+
+
+def _print_radii(done: int, total: int) -> None:
+    print(f"certify: {done} of {total} eps", file=sys.stderr)
+
+
+def _run_curve(
+    options: CertifyOptions, subject: tuple[nn.Module, Any], threat: ThreatModel, n: int, folder: Path | None
+) -> bool:
+    """Certify at every radius and print both ends; the least eps counts for ``at_least``."""
+    if options.smoothing is not None or options.verdicts is not None:
+        raise ConfigError("--eps certifies the model itself at several radii; leave out --sigma and --verdicts")
+    settings = CertifySettings(options.method, options.budget, options.seed)
+    shared: dict[str, Any] = {"norm": threat.norm, "box": threat.box, "n": n, "settings": settings, "out": folder}
+    curve = certified_curve(*subject, eps=parse_radii(options.eps), on_progress=_print_radii, **shared)
+    if options.as_json:
+        typer.echo(json.dumps(curve.record()))
+    else:
+        cells = [
+            (eps_text(p.eps), tables.percent(p.certified_accuracy or 0.0), tables.percent(p.robust_accuracy))
+            for p in curve.points
+        ]
+        tables.show(tables.table(f"{curve.attack}, {n} examples", ("eps", "proved", "not broken"), cells))
+    if folder is not None:
+        print(f"report: {report.write(folder)}", file=sys.stderr)
+    return options.at_least is None or (curve.points[0].certified_accuracy or 0.0) >= options.at_least
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
+from advreg.certification import Certification, certify_as_recorded
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
@@ -54,6 +55,7 @@ class EvaluateOptions:
         weights: safetensors or state dict.
         n: test examples, from the first.
         curve: radii separated by commas; empty for no curve.
+        certify: whether bounds prove what they can before the attacks, which then run on the rest.
         distances: whether to measure each example's distance to the boundary.
         task: name of a task with its options, or ``pkg.module:factory``; classes if None.
         corruptions: names separated by commas, or ``all``; empty for none.
@@ -76,6 +78,7 @@ class EvaluateOptions:
     weights: Path | None = None
     n: int = 1000
     curve: str = ""
+    certify: bool = False
     distances: bool = False
     task: str | None = None
     corruptions: str = ""
@@ -241,8 +244,18 @@ def _evaluate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distribut
             seed=options.seed,
             out=setup.folder,
             on_progress=watch,
+            certificate=_certificate(options, setup, ranks),
             **speed,
         )
+
+
+def _certificate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distributed.Ranks) -> Certification | None:
+    """Return what bounds prove, or the certificate that the run folder holds; None where it is not requested."""
+    if not options.certify:
+        return None
+    if setup.task is not CLASSES or setup.threat.limits is not None or ranks.world_size > 1:
+        raise ConfigError("--certify is for classes, a plain eps and one process; certify the run first, without it")
+    return certify_as_recorded(setup.model, setup.test, setup.threat, n=setup.n, seed=options.seed, out=setup.folder)
 
 
 def _curve(options: EvaluateOptions, setup: EvaluationSetup, folder: Path | None) -> tuple[Curve | None, float | None]:
@@ -300,6 +313,9 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     tables.show(tables.evaluation(evaluation))
     rate = f"{tables.percent(evaluation.attack_success_rate)} {tables.span(evaluation.attack_success_interval)}"
     typer.echo(f"attack success rate: {rate}")
+    if evaluation.certified_accuracy is not None and evaluation.certified_interval is not None:
+        proved = f"{tables.percent(evaluation.certified_accuracy)} {tables.span(evaluation.certified_interval)}"
+        typer.echo(f"proved, and not attacked: {proved}")
     for name, figure in evaluation.corpus.items():
         typer.echo(f"{name}: clean {figure['clean']:.4f}, at the worst points {figure['robust']:.4f}")
     verdict = evaluation.verdict or "none yet, too few attacks were tried"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,11 @@ from advreg.attacks.minimum_norm import fab, minimum_distance
 from advreg.attacks.model import input_dtype
 from advreg.errors import DataError, ThreatError
 from advreg.evaluation import model_probe
-from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
-from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext, attack_chunks
+from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext
 from advreg.evaluation.examples import box_of, examples_of
-from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
+from advreg.evaluation.stage_rows import context_of, stage_rows
 from advreg.results.checks import Check, provisional_verdict, worst_outcomes
 from advreg.results.curve import Curve, curve_points, score_point
 from advreg.results.ledger_rows import CLEAN, UNIT, Row, score_of, worst_rows
@@ -156,7 +155,7 @@ def _score_curve(
         left = torch.tensor([i for i in sorted(worst) if not worst[i]["broken"]], dtype=torch.int64)
         if radius and len(left):
             at_radius = replace(context, threat=context.threat.with_eps(radius))
-            rows += [row for ids in torch.split(left, UNIT) for row in _run_stages(at_radius, protocol.stages, ids)]
+            rows += [row for ids in torch.split(left, UNIT) for row in stage_rows(at_radius, protocol.stages, ids)]
         points.append(score_point(radius, [score_of(row) for row in worst_rows(rows).values()]))
         if on_progress:
             on_progress(k + 1, len(grid))
@@ -183,21 +182,11 @@ def _context_of(
     examples = examples_of(data, n, threat, input_dtype(model), task)
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device), task=task, y=examples.y.to(device))
-    sample = examples.x[:64].to(device)
-    target = models.freeze(model, sample)
-    batcher = AdaptiveBatcher(max_batch_size(target, sample, UNIT))
-    return EvaluationContext(target, examples, threat, seed, device, batcher, task=task)
-
-
-def _run_stages(context: EvaluationContext, stages: tuple[Any, ...], ids: Tensor) -> list[Row]:
-    """Return the rows of these attacks, without a folder."""
-    journal = EvaluationJournal(context.examples, [], {})
-    attack_chunks(context, stages, [ids], journal)
-    return journal.rows
+    return context_of(model, examples, threat, seed, task)
 
 
 def _clean_rows(context: EvaluationContext) -> list[Row]:
-    return [row for ids in context.examples.chunks() for row in _run_stages(context, (CLEAN_STAGE,), ids)]
+    return [row for ids in context.examples.chunks() for row in stage_rows(context, (CLEAN_STAGE,), ids)]
 
 
 def _first_distances(context: EvaluationContext, clean: list[Row]) -> Tensor:
@@ -234,7 +223,7 @@ def _attack_farther(context: EvaluationContext, protocol: Protocol, radius: floa
     at_radius = EvaluationContext(
         context.target, context.examples, context.threat.with_eps(radius), context.seed, context.device, context.batcher
     )
-    return [row for ids in torch.split(survivors, UNIT) for row in _run_stages(at_radius, protocol.stages, ids)]
+    return [row for ids in torch.split(survivors, UNIT) for row in stage_rows(at_radius, protocol.stages, ids)]
 
 
 def _rows_within(known: Tensor, radius: float) -> list[Row]:

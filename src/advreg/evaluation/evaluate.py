@@ -31,16 +31,18 @@ from advreg.evaluation.ledger_columns import columns_of
 from advreg.evaluation.looseness import broken_beyond
 from advreg.evaluation.model_identity import matches_ledger
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, ProtocolStage, resolve
+from advreg.evaluation.proved_examples import mark_proved, proved_ids
 from advreg.evaluation.summarize import summarize
 from advreg.pass_counting import count_passes
 from advreg.plugins import filter_kwargs, first_line
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CLEAN, Batching, Row, broken_ids, next_ids, rows_of, units
+from advreg.results.ledger_rows import CLEAN, Batching, Row, broken_ids, decided_ids, next_ids, rows_of, units
 from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
     from advreg.data.adapters import Data
+    from advreg.results.certificate import Certification
 
 
 _NEXT_SEED = 1_000_003  # difference between the seeds of two stages
@@ -89,6 +91,7 @@ def evaluate(
     ranks: Ranks = SINGLE,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
     task: Task | str = CLASSES,
+    certificate: Certification | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy: the worst case over a protocol's attacks.
 
@@ -110,6 +113,8 @@ def evaluate(
         on_progress: called after each attack on at most 256 examples.
         task: what an output is worth: a `Task`, or text such as ``"labels"``, ``"pixels"`` or ``"number:tolerance=0.5"``.
             ``data`` then holds targets ``(N, ...)``, and the figures are mean scores, each example at its lowest.
+        certificate: from `advreg.certify`, of the same model, data and threat model: what it proves is not attacked, and
+            every attack tries all that it leaves. The protocol's id says so.
 
     Returns:
         An `Evaluation`, with 95% intervals: exact for shares, of the bootstrap for mean scores.
@@ -128,6 +133,8 @@ def evaluate(
     """
     threat, task = threat_on(data, threat), as_task(task)
     chosen = resolve(protocol, threat.norm, task, limited=threat.limits is not None)
+    if certificate is not None:
+        chosen = chosen.on_unproved()
     name = chosen.id(threat, task)
     examples = examples_of(data, n, threat, input_dtype(model), task)
     model = models.among(model, examples.outputs) if task is CLASSES else model
@@ -146,7 +153,8 @@ def evaluate(
         "seed": seed,
         "target": target.choice,
     }
-    context = EvaluationContext(target, examples, threat, seed, device, batcher, batching, task)
+    proved = None if certificate is None else proved_ids(certificate, identity["model"]["sha256"], examples, threat)
+    context = EvaluationContext(target, examples, threat, seed, device, batcher, batching, task, proved)
     known = identity | batching.header()
     with EvaluationJournal.open(
         out, protocol=name, stages=shares, examples=examples, identity=known, ranks=ranks
@@ -200,7 +208,7 @@ def _require_unchanged_weights(model: nn.Module, sha256: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationContext:
-    """Fast copy, examples and settings that all attacks of an evaluation share."""
+    """Fast copy, examples and settings that all attacks of an evaluation share, and what a certificate proves."""
 
     target: models.FastCopy
     examples: Examples
@@ -210,6 +218,7 @@ class EvaluationContext:
     batcher: AdaptiveBatcher
     batching: Batching = field(default_factory=Batching)
     task: Task = CLASSES
+    proved: frozenset[int] | None = None
 
 
 def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Sequence[Tensor]]:
@@ -260,7 +269,7 @@ def attack_chunks(
                     ahead = size * (k + j / len(parts)) / len(stages) - started
                     on_progress(_progress_of(context, stage, journal, ahead))
             for state in states:
-                state.drop_broken()
+                state.drop_decided()
 
 
 class _ChunkState:
@@ -274,10 +283,10 @@ class _ChunkState:
         """Add the rows of this chunk, and leave out those of others."""
         self.past += [row for row in rows if row["id"] in self._ids]
 
-    def drop_broken(self) -> None:
-        """Remove broken examples from the survivors."""
-        lost = broken_ids(self.past)
-        self.survivors = [i for i in self.survivors if i not in lost]
+    def drop_decided(self) -> None:
+        """Remove broken and proved examples from the survivors."""
+        decided = decided_ids(self.past)
+        self.survivors = [i for i in self.survivors if i not in decided]
 
 
 def _progress_of(
@@ -327,7 +336,10 @@ def _attack_and_verify(
         require_finite(outputs)
     cost, distance = cost + torch.tensor([1, 0]), context.threat.distance(points, x)
     columns = columns_of(context.task, y, score, outputs, distance, cost, ids=ids)
-    return rows_of(stage.name, columns), points.cpu()
+    rows = rows_of(stage.name, columns)
+    if stage.name == CLEAN and context.proved is not None:
+        rows = mark_proved(rows, context.proved)
+    return rows, points.cpu()
 
 
 def _propose(

@@ -7,7 +7,7 @@ every result carries the id.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,16 @@ class Protocol:
         box = "" if (low, high) == (0.0, 1.0) else f"-box-{low:g}-{high:g}"
         prefix = "" if task is CLASSES else f"{task.name}-"
         return f"{prefix}{threat.norm}-{float(threat.eps):.6g}{box}{threat.suffix}-{self.name}@{self.version}"
+
+    def on_unproved(self) -> Protocol:
+        """Return this protocol for the examples that a certificate leaves: every attack on all of them, as they are near.
+
+        Example:
+            >>> resolve("strong", "linf").on_unproved().id(ThreatModel("linf", 0.3))
+            'linf-0.3-strong+certificate@3'
+        """
+        stages = tuple(replace(stage, nearest=1.0) for stage in self.stages)
+        return Protocol(f"{self.name}+certificate", self.version, stages)
 
     def followed_by(self, *names: str) -> Protocol:
         """Return this protocol with attacks of your own after it, each on the survivors of those before it.

@@ -81,6 +81,10 @@ def summarize(
         seconds=sum(seconds.values()),
         flags=flags,
     )
+    if any("proved" in row for row in clean):
+        proved = sum(row["proved"] for row in clean)
+        interval = clopper_pearson_interval(proved, n)
+        found = replace(found, certified_accuracy=proved / n, certified_interval=interval)
     if task is not CLASSES:
         found = with_scores(found, rows, stages, task)
     checks = tuple(free_checks(found.record(), rows))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from decimal import Decimal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from advreg import models
 from advreg.errors import DataError, ThreatError
 from advreg.export.files import onnx_file
 from advreg.runs.files import write_atomic
@@ -65,6 +67,8 @@ def vnnlib_files(
 ) -> list[Path]:
     """Write ``model.onnx``, one property for each example, and ``instances.csv``, the list that verifiers read.
 
+    ``model.json`` has the SHA-256 of the weights, so that verdicts are taken back for the same model alone.
+
     Args:
         model: maps floats ``(B, ...)`` in the box to logits ``(B, K)``; eval mode.
         x: clean inputs ``(B, ...)``.
@@ -91,6 +95,7 @@ def vnnlib_files(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     onnx_file(model, tuple(x.shape[1:]), folder / "model.onnx")
+    write_atomic(folder / "model.json", json.dumps({"sha256": models.describe(model)["sha256"]}) + "\n")
     paths = [folder / f"example-{i:05d}.vnnlib" for i in range(len(x))]
     low, high = threat.interval(x)
     for i, path in enumerate(paths):

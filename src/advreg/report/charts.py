@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from advreg.report import formatting, prose
 from advreg.report.facts import CurveFacts, EpochFacts, EvaluationFacts, Facts
 from advreg.report.svg import BROKEN, CLEAN, FAINT, ROBUST, SERIES, SURFACE, drawing, inline
+from advreg.report.two_sided import describe
 from advreg.results.plots import MARKED, SIZE, Colours, draw_attacks, draw_curve
 
 LABEL = 40
@@ -72,6 +73,29 @@ def attacks_figure(evaluation: EvaluationFacts) -> Figure:
         colours = Colours(CLEAN, ROBUST, BROKEN, FAINT, SURFACE)
         draw_attacks(figure.subplots(), evaluation.clean_accuracy, evaluation.attacks, evaluation.interval, colours)
     return figure
+
+
+def two_sided(curve: CurveFacts, name: str) -> str:
+    """Draw the proved and the unbroken share against eps; the examples between the two lines are open.
+
+    Args:
+        curve: points with both ends.
+        name: name of the figure in the page; unique there.
+
+    Returns:
+        Inline SVG.
+    """
+    eps = [point.eps for point in curve.points]
+    proved = [point.certified_accuracy or 0.0 for point in curve.points]
+    unbroken = [point.robust_accuracy for point in curve.points]
+    with drawing():
+        figure, axes = _accuracy_axes()
+        axes.fill_between(eps, proved, unbroken, facecolor=ROBUST, alpha=0.18, linewidth=0, hatch="//", label="open")
+        for shares, stroke, label in ((unbroken, "--", "not broken by attacks"), (proved, "-", "proved")):
+            axes.plot(eps, shares, stroke, color=ROBUST, label=label, marker="o", markersize=5, clip_on=False, zorder=3)
+        _finish(axes, f"eps ({curve.norm})")
+        axes.set_xlim(left=min(0.0, eps[0]))
+    return inline(figure, name, f"Proved and attacked accuracy as eps grows ({curve.norm})", describe(curve))
 
 
 def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:

@@ -77,6 +77,7 @@ class CurvePointFacts:
     eps: float
     robust_accuracy: float
     interval: Interval | None = None
+    certified_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,8 @@ class EpochFacts:
 class CertificateFacts:
     """Robust accuracy from both sides: proved, and not broken by attacks; ``by_method`` has name, proved and broken.
 
-    ``noise`` is the deviation under which a smoothed model was certified, None for the model itself.
+    ``noise`` is the deviation under which a smoothed model was certified, None for the model itself; ``source`` names the model
+    and the examples, which certificates of one curve share.
     """
 
     protocol: str
@@ -244,6 +246,8 @@ class CertificateFacts:
     open: int
     by_method: tuple[tuple[str, int, int], ...]
     noise: float | None = None
+    threat: ThreatFacts | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)

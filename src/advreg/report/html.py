@@ -35,6 +35,7 @@ from advreg.report.commands import commands
 from advreg.report.facts import CurveFacts, EvaluationFacts, Facts, RunFacts
 from advreg.report.gallery import Card, cards
 from advreg.report.scenes import SceneCard, scene_cards
+from advreg.report.two_sided import describe, two_sided_curves
 from advreg.report.waveforms import wave_cards
 from advreg.runs.files import write_atomic
 from advreg.version import __version__
@@ -135,6 +136,10 @@ def page(run: RunFacts) -> str:
         "template.html.j2",
         run=run,
         sections=sections,
+        two_sided=[
+            (curve, Markup(charts.two_sided(curve, f"two-sided-{place}")), describe(curve))
+            for place, curve in enumerate(two_sided_curves(run.certificates), start=1)
+        ],
         training=Markup(charts.training(run.epochs, "training", run.events)),
         train_commands=commands(run, None),
         comparison="../report.html" if (run.path.parent / "report.html").is_file() else "",

@@ -246,6 +246,8 @@ def _certificate(file: Path) -> CertificateFacts:
         interval=record.pair("interval"),
         open=record.count("open"),
         noise=record.number("sigma") if "sigma" in record.values else None,
+        threat=_threat(record.record("threat")) if record.has("threat") else None,
+        source=f"{record.values.get('model', '')} {record.values.get('data', '')}",
         by_method=tuple((row.text("name"), row.count("proved"), row.count("broken")) for row in methods),
     )
 

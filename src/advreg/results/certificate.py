@@ -19,7 +19,8 @@ class MethodSummary:
     """One method of a certification.
 
     Attributes:
-        name: ``"clean"``, ``"ibp"``, ``"crown"``, ``"alpha"``, ``"attack"``, ``"branch"``, ``"milp"`` or ``"smoothing"``.
+        name: ``"clean"``, ``"known"`` (another eps, another verifier), ``"ibp"``, ``"crown"``, ``"alpha"``, ``"ledger"`` (an
+            evaluation in the same folder), ``"attack"``, ``"branch"``, ``"milp"`` or ``"smoothing"``.
         tried: examples that were undecided before it.
         proved: examples that it proved.
         broken: examples for which it found a counterexample, verified on the original model.
@@ -54,8 +55,11 @@ class Certification:
         lower: lowest margin bound of each example, ``(N,)``; NaN where none was computed.
         by_method: one summary for each method, in order.
         forwards, backwards: example-forwards and example-backwards of attacks and verification.
+        bound_passes: passes of bounds: 1 for an example's values, 2 for its intervals, 1 for each linear function that is taken
+            back through the network.
         seconds: processor seconds.
         facts: budget, unstable neurons, dtype.
+        model, data: SHA-256 of the weights, and the examples' fingerprint.
     """
 
     protocol: str
@@ -75,6 +79,9 @@ class Certification:
     backwards: int
     seconds: float
     facts: Mapping[str, Any] = field(default_factory=dict)
+    bound_passes: int = 0
+    model: str = ""
+    data: str = ""
 
     def __repr__(self) -> str:
         return (

@@ -27,15 +27,24 @@ class CurvePoint:
         eps: radius of the threat model.
         robust_accuracy: share of the examples that survive.
         interval: its exact 95% interval.
+        certified_accuracy: share that is proved, where bounds were computed: the lower end.
+        certified_interval: its exact 95% interval.
     """
 
     eps: float
     robust_accuracy: float
     interval: tuple[float, float]
+    certified_accuracy: float | None = None
+    certified_interval: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         low, high = self.interval
-        return f"CurvePoint(eps {self.eps:g}: robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}])"
+        proved = "" if self.certified_accuracy is None else f"proved {self.certified_accuracy:.2%}, "
+        return f"CurvePoint(eps {self.eps:g}: {proved}robust {self.robust_accuracy:.2%} [{low:.2%}, {high:.2%}])"
+
+    def record(self) -> dict[str, Any]:
+        """Return the point as written to curve.json."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +76,8 @@ class Curve:
     def record(self) -> dict[str, Any]:
         """Return the curve as written to curve.json."""
         checks = [check.record() for check in self.checks]
-        plain = replace(self, checks=())
-        record = {"schema": "advreg/curve@1", **asdict(plain), "box": list(self.box), "checks": checks}
+        plain = asdict(replace(self, checks=())) | {"points": [point.record() for point in self.points]}
+        record = {"schema": "advreg/curve@1", **plain, "box": list(self.box), "checks": checks}
         plain_values = {"task": "classes", "features": ""}  # left out, as in files of versions without them
         return {key: value for key, value in record.items() if value != plain_values.get(key, ...)}
 

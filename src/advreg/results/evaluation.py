@@ -90,6 +90,8 @@ class Evaluation:
             where too few attacks ran to compare; `advreg.diagnose` examines the model itself.
         task: name of the task; in tasks with scores the accuracies are mean scores, with bootstrap intervals.
         scores: each example's lowest score over the attacks, ``(N,)``; None for classes.
+        certified_accuracy, certified_interval: share that a certificate proves, which no attack was run on, and its exact 95%
+            interval; None without a certificate.
         corpus: figures of the whole data set that are no mean, such as mIoU: ``clean`` and ``robust``, with intervals.
     """
 
@@ -115,6 +117,8 @@ class Evaluation:
     task: str = "classes"
     scores: Tensor | None = None
     corpus: Mapping[str, Any] = field(default_factory=dict)
+    certified_accuracy: float | None = None
+    certified_interval: tuple[float, float] | None = None
 
     @property
     def robust_interval(self) -> tuple[float, float]:
@@ -160,6 +164,8 @@ class Evaluation:
         eps, box = float(self.threat.eps), list(self.threat.box)
         hidden = ("broken", "threat", "protocol", "task", "scores", "corpus")
         plain = {name: value for name, value in vars(self).items() if name not in hidden}
+        if self.certified_accuracy is None:
+            plain = {name: value for name, value in plain.items() if not name.startswith("certified_")}
         own = {} if self.task == "classes" else {"task": self.task, "corpus": dict(self.corpus)}
         features: dict[str, Any] = {"features": self.threat.suffix.lstrip("-")} if self.threat.suffix else {}
         if limits := self._limits():

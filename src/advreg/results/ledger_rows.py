@@ -90,6 +90,22 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
     return {row["id"] for row in rows if row["broken"]}
 
 
+def decided_ids(rows: Iterable[Row]) -> set[int]:
+    """Return the ids of the examples that need no further attack: some row broke them, or a certificate proves them.
+
+    Args:
+        rows: rows of a ledger.
+
+    Returns:
+        Example ids.
+
+    Example:
+        >>> sorted(decided_ids([{"id": 0, "broken": True}, {"id": 1, "broken": False, "proved": True}]))
+        [0, 1]
+    """
+    return {row["id"] for row in rows if row["broken"] or row.get("proved")}
+
+
 CONTINUE_SHARE = 0.2
 """Share of its examples that an attack on the nearest must break to go on to those behind them."""
 
@@ -196,6 +212,6 @@ def _complete_chunk(
                 if any(key not in found for key in keys):
                     return done
                 done += [found[key] for key in keys]
-            lost = broken_ids(done)
-            survivors = [i for i in survivors if i not in lost]
+            decided = decided_ids(done)
+            survivors = [i for i in survivors if i not in decided]
     return done

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from advreg import ThreatModel, attacks, evaluate, robustness_curve
+from advreg import ThreatModel, attacks, evaluate, load_data, robustness_curve
 from advreg.cli.app import app
 from advreg.cli.resolution import parse_radii
 from advreg.config import Config
 from advreg.config.features import draft_features, parse_features, read_features
 from advreg.config.threat import configured_threat
 from advreg.documents import parse_toml
-from advreg.errors import ConfigError, ThreatError
+from advreg.errors import ConfigError, DataError, ThreatError
 from advreg.training.inner.gaussian_start import trades_pgd
 from advreg.training.setup import prepare
 from tests.constraints.loans import NAMES, loan_threat, loans, violations
@@ -276,6 +276,29 @@ def test_a_file_of_features_lies_beside_its_run(tmp_path: Path, text: str, words
     path.write_text(path.read_text().replace('"features.toml"', f'"{text}"'))
     with pytest.raises(ConfigError, match=words):
         Config.load(path)
+
+
+def test_a_run_trains_at_a_ratio_to_each_signal(tmp_path: Path) -> None:
+    changes = ["threat.norm=snr", "threat.eps=20", "threat.box=[-9,9]", "attack.name=pgd", "recipe.name=madry"]
+    config = Config().replace_with(changes)
+    assert configured_threat(config) == ThreatModel.parse("snr:20@-9,9")
+    assert Config.from_dict(parse_toml(config.to_toml())) == config
+    for wrong in (["attack.name=n-fgsm"], ["recipe.name=free", "attack.name=none"], ["features.a.min=0"]):
+        with pytest.raises(ConfigError, match="cannot go with"):
+            Config().replace_with([*changes, *wrong])
+    x = torch.randn(6, 1, 16, generator=torch.Generator().manual_seed(0))
+    points = attacks.craft(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), x, torch.zeros(6).long(), configured_threat(config)
+    )
+    assert bool(configured_threat(config).contains(points.x_adv, x).all())
+
+
+def test_a_box_of_grey_levels_is_rejected_on_8_bit_images() -> None:
+    _, test = load_data("mnist")
+    with pytest.raises(
+        DataError, match=r"box is \[0, 255\] and mnist holds 8-bit images in \[0, 1\]; leave the box out"
+    ):
+        evaluate(nn.Flatten(), test, "linf:8@0,255", n=4)
 
 
 def test_a_curve_of_ratios_is_given_in_decibels(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ from advreg.evaluation.corruptions import require_corruptions
 from advreg.evaluation.examples import threat_on
 from advreg.plugins import call_factory, is_factory
 from advreg.published import figure_of
-from advreg.report import prose
-from advreg.report.formatting import eps_text
+from advreg.report import formatting, prose
+from advreg.report.facts import ThreatFacts
 from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
@@ -329,6 +329,10 @@ def _print_evaluation(evaluation: Evaluation) -> None:
 
 
 def _print_curve(curve: Curve) -> None:
-    cells = [(eps_text(p.eps), tables.percent(p.robust_accuracy), tables.span(p.interval)) for p in curve.points]
+    sizes = [formatting.eps(ThreatFacts(curve.norm, p.eps, features=curve.features)) for p in curve.points]
+    cells = [
+        (size, tables.percent(p.robust_accuracy), tables.span(p.interval))
+        for size, p in zip(sizes, curve.points, strict=True)
+    ]
     tables.show(tables.table(f"robustness curve, {curve.attack}", ("eps", "robust", "95% interval"), cells))
     typer.echo(f"verdict on the curve: {curve.verdict or 'none yet, too few attacks were tried'}")

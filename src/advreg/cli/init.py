@@ -18,7 +18,7 @@ from advreg.report import formatting
 from advreg.report.facts import ThreatFacts
 from advreg.runs.files import write_atomic
 
-_NORMS = ("linf", "l2", "l1")
+_NORMS = ("linf", "l2", "l1", "snr")
 _SHARE = 0.1
 """The suggested eps of floats, as a share of a standard deviation."""
 _MOST_COLUMNS = 200
@@ -207,8 +207,5 @@ def _threat(text: str) -> tuple[str, str, tuple[float, float]]:
 def summary(config: Config) -> dict[str, Any]:
     """Return data, model and threat model of a configuration, as ``--json`` prints them."""
     low, high = config.threat.box
-    return {
-        "data": config.data.name,
-        "model": config.model.name,
-        "threat": formatting.threat_option(ThreatFacts(config.threat.norm, config.threat.eps, (low, high))),
-    }
+    size = formatting.threat_option(ThreatFacts(config.threat.norm, config.threat.eps, (low, high)))
+    return {"data": config.data.name, "model": config.model.name, "threat": size}

@@ -77,8 +77,8 @@ PIXELS = """\
 """
 
 VALUES = """\
-# The threat model. linf: every <value> may change by eps; l2: length of the whole change; l1: its sum. Eps counts in the units
-# of the data: choose a change that leaves the label as it is.
+# The threat model. linf: every <value> may change by eps; l2: length of the whole change; l1: its sum; snr: l2 at a ratio to
+# each signal, eps in dB. Eps counts in the units of the data: choose a change that leaves the label as it is.
 """
 
 NETWORKS = {

@@ -229,6 +229,18 @@ def _friendly(config: Config) -> str | None:
     return None
 
 
+def _ratio(config: Config) -> str | None:
+    wrong = {
+        "recipe.name = 'free'": config.recipe.name == "free",
+        f"attack.name = {config.attack.name!r}": config.attack.name in ("n-fgsm", "stored"),
+        "[features]": bool(config.features),
+    }
+    broken = next((key for key, used in wrong.items() if used), None)
+    if config.threat.norm != "snr" or broken is None:
+        return None
+    return f"threat.norm is 'snr', a ratio to each signal, which cannot go with {broken}; change that, or use 'l2'"
+
+
 def _features(config: Config) -> str | None:
     if not config.features:
         return None
@@ -246,5 +258,5 @@ def _features(config: Config) -> str | None:
 
 _RULES: tuple[Rule, ...] = (
     _eps, _attack, _pgi_start, _objective, _norms, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp,
-    _mixed_labels, _double_backward, _bounds, _split, _average, _reestimate, _iaat_tests, _friendly, _features,
+    _mixed_labels, _double_backward, _bounds, _split, _average, _reestimate, _iaat_tests, _friendly, _ratio, _features,
 )  # fmt: skip

@@ -82,8 +82,8 @@ class ThreatConfig:
     """The threat model.
 
     Attributes:
-        norm: ``linf``, ``l2`` or ``l1``.
-        eps: radius in the units of the box, a number or a text such as ``"8/255"``.
+        norm: ``linf``, ``l2`` or ``l1``, or ``snr`` for l2 at a signal-to-noise ratio.
+        eps: radius in the units of the box, a number or a text such as ``"8/255"``; with ``snr`` the ratio in dB.
         box: lowest and highest valid value of an input, [0, 1] for pixels.
     """
 

@@ -33,6 +33,8 @@ def configured_threat(config: Config, sets: Sequence[Any] = ()) -> ThreatModel:
     if config.features:
         return threat_on_features(configured_features(config), section.norm, section.eps, sets)
     low, high = section.box
+    if section.norm == "snr":
+        return ThreatModel.parse(f"snr:{section.eps!r}@{low!r},{high!r}")
     return ThreatModel(section.norm, section.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from advreg.data.adapters import Data
 
 Box = tuple[float, float]
+_BYTES = 255  # end of a box that counts in grey levels
 _LOOK = 64  # images that are looked at
 _LEVEL = 1e-3  # grey levels that float32 rounding may lose
 
@@ -183,6 +184,11 @@ def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
         x = into_box(x, threat.box)
         reject_limits(x, threat)
         return Examples(x, y, data.name, data.split, data.classes, data.fingerprint(), data.columns, data.kind)
+    if threat.box[1] >= _BYTES:
+        raise DataError(
+            f"the box is [{threat.box[0]:g}, {threat.box[1]:g}] and {data.name} holds 8-bit images in [0, 1]; "
+            "leave the box out, and write eps as 8/255"
+        )
     return Examples(x, y, data.name, data.split, data.classes, data.fingerprint())
 
 

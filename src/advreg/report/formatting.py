@@ -129,7 +129,7 @@ def eps_text(number: float) -> str:
 
 
 def threat_option(threat: ThreatFacts) -> str:
-    """Format a threat model as the option ``--threat`` takes it: norm, eps, and the box where it is not [0, 1].
+    """Format a threat model as ``--threat`` takes it: norm, eps, and the box where it is not [0, 1] or one of each feature.
 
     Args:
         threat: norm, eps and box.
@@ -143,7 +143,7 @@ def threat_option(threat: ThreatFacts) -> str:
     """
     low, high = (repr(end).removesuffix(".0") for end in threat.box)
     size = f"snr:{threat.ratio}" if threat.ratio else f"{threat.norm}:{eps(threat)}"
-    return size + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
+    return size if threat.limits else size + ("" if threat.box == (0.0, 1.0) else f"@{low},{high}")
 
 
 def of_100(share: float, words: DataWords = words_for("")) -> str:  # noqa: B008  # frozen

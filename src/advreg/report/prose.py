@@ -25,6 +25,7 @@ _PROTOCOLS = {
     "standard": "The AutoAttack protocol (Croce and Hein, 2020), followed faithfully.",
     "strong": "The strong protocol: at least as strong as the standard one, at a fraction of its cost.",
 }
+_LIMITED = "Attacks for limits of single features: by gradients, then a search by scores alone."
 _NOTE_KEYS = ("target", "batch", "few_classes", "broken_beyond", "unchanged_answers", "distinct_answers")
 _VERDICTS = {
     "TRUSTED": "No check found a sign that attacks failed for the wrong reasons.",
@@ -136,7 +137,7 @@ def protocol(evaluation: EvaluationFacts) -> str:
     Returns:
         The sentences.
     """
-    known = _PROTOCOLS.get(short_name(evaluation.protocol), "")
+    known = _LIMITED if evaluation.threat.features else _PROTOCOLS.get(short_name(evaluation.protocol), "")
     names = [attack.name for attack in evaluation.attacks]
     if len(names) > 1:
         each = f"each on the {evaluation.words.examples} that no earlier attack broke"
@@ -204,7 +205,11 @@ def doubts(evaluation: EvaluationFacts) -> list[str]:
     """
     raised = [check for check in evaluation.checks if check.verdict in ("suspect", "fail")]
     reasons = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
-    return (reasons or warnings(evaluation.flags)) + loose(evaluation)
+    under_rules = (
+        "black_box_gain" if "rules" in evaluation.threat.features else ""
+    )  # a search reaches what gradients cannot
+    flags = {key: value for key, value in evaluation.flags.items() if key != under_rules}
+    return (reasons or warnings(flags)) + loose(evaluation)
 
 
 def loose(evaluation: EvaluationFacts) -> list[str]:

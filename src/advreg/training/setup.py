@@ -272,7 +272,8 @@ def _batches(config: Config, train: Examples, device: torch.device, ranks: Ranks
 
 def _attacks(config: Config, batches: Batches) -> Callable[[AttackConfig], Attack]:
     """Return the function that builds the attack of a section: a repair changes the section."""
-    eps, examples = config.threat.eps, len(batches.dataset)
+    eps = 0.0 if config.threat.norm == "snr" else config.threat.eps  # a ratio has no length to compare steps with
+    examples = len(batches.dataset)
 
     def make(section: AttackConfig) -> Attack:
         return inner.from_section(section, eps, examples=examples, augment=batches.augment, seed=batches.seed)

@@ -7,8 +7,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -16,6 +14,7 @@ from rich.table import Table
 
 from advreg.cli import progress, tables
 from advreg.cli.resolution import load_config
+from advreg.cli.training_verbs import SweepCommand
 from advreg.errors import ConfigError
 from advreg.hardening.secrets_in_urls import read_url, require_no_password
 from advreg.report.sweep_page import recommendation, setting_cells, write_sweep
@@ -25,70 +24,26 @@ from advreg.threat import ThreatModel
 from advreg.trainer.events import Guarded, Step
 
 
-@dataclass(frozen=True)
-class SweepCommand:
-    """Options of ``advreg sweep``.
-
-    Attributes:
-        config: a configuration file.
-        keys: ``section.key=value,value`` each.
-        out: folder of the sweep.
-        changes: ``section.key=value`` for all settings.
-        threat: threat model of the comparison; that of the configuration if None.
-        protocol: protocol of the comparison.
-        n: held-out images of the comparison.
-        clean_budget: largest acceptable loss of clean accuracy.
-        seeds: seeds, separated by commas.
-        trials: trials of a search; None for the grid.
-        storage: database that several machines share, ``env:NAME`` or ``file:PATH`` where it has a password.
-        study: name of the study in it.
-        finetune: where every training starts.
-        plain: whether a plain network is trained too.
-        early_stop: whether hopeless trials are stopped.
-        as_json: print one JSON object instead of text.
-    """
-
-    config: Path
-    keys: list[str]
-    out: Path
-    changes: list[str] = field(default_factory=list)
-    threat: str | None = None
-    protocol: str = "quick"
-    n: int | None = None
-    clean_budget: float = 0.01
-    seeds: str = "0"
-    trials: int | None = None
-    storage: str = ""
-    study: str = "advreg"
-    finetune: str = ""
-    plain: bool = True
-    early_stop: bool = True
-    as_json: bool = False
-
-    def options(self) -> SweepPlan:
-        """Return the options of the library.
-
-        Raises:
-            ConfigError: seeds that are no integers, or a password on the command line.
-        """
-        require_no_password([f"--storage={self.storage}"])
-        try:
-            seeds = tuple(int(seed) for seed in self.seeds.split(","))
-        except ValueError as cause:
-            raise ConfigError(f"--seeds is {self.seeds!r}; give integers separated by commas, such as 0,1,2") from cause
-        return SweepPlan(
-            threat=None if self.threat is None else ThreatModel.parse(self.threat),
-            protocol=self.protocol,
-            n=self.n,
-            budget=self.clean_budget,
-            seeds=seeds,
-            trials=self.trials,
-            storage=read_url(self.storage, "--storage"),
-            study=self.study,
-            plain=self.plain,
-            early_stop=self.early_stop,
-            finetune=self.finetune,
-        )
+def _plan(command: SweepCommand) -> SweepPlan:
+    """Return the options of the library; seeds that are no integers, or a password, raise."""
+    require_no_password([f"--storage={command.storage}"])
+    try:
+        seeds = tuple(int(seed) for seed in command.seeds.split(","))
+    except ValueError as cause:
+        raise ConfigError(f"--seeds is {command.seeds!r}; give integers separated by commas, such as 0,1,2") from cause
+    return SweepPlan(
+        threat=None if command.threat is None else ThreatModel.parse(command.threat),
+        protocol=command.protocol,
+        n=command.n,
+        budget=command.clean_budget,
+        seeds=seeds,
+        trials=command.trials,
+        storage=read_url(command.storage, "--storage"),
+        study=command.study,
+        plain=command.plain,
+        early_stop=command.early_stop,
+        finetune=command.finetune,
+    )
 
 
 def run(command: SweepCommand) -> None:
@@ -97,10 +52,10 @@ def run(command: SweepCommand) -> None:
     Args:
         command: options of ``advreg sweep``.
     """
-    config, space = load_config(command.config).replace_with(command.changes), parse_keys(command.keys)
+    config, space = load_config(command.config).replace_with(command.changes or []), parse_keys(command.keys)
     line = shlex.join(["advreg", *sys.argv[1:]])
     with _progress_lines(quiet=command.as_json) as watch:
-        sweep = run_sweep(config, space, command.options(), out=command.out, command=line, on_progress=watch)
+        sweep = run_sweep(config, space, _plan(command), out=command.out, command=line, on_progress=watch)
     sweep.to_csv(command.out / "sweep.csv")
     page = write_sweep(command.out)
     if command.as_json:

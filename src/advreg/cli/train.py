@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import typer
 
 from advreg.cli import progress
 from advreg.cli.resolution import load_config
+from advreg.cli.training_verbs import TrainOptions as TrainOptions
 from advreg.config import Config
 from advreg.errors import ConfigError
 from advreg.report import figures
@@ -19,31 +19,6 @@ from advreg.trainer import loggers
 from advreg.training import fit
 from advreg.training.finetune import fine_tune
 from advreg.training.learning import failure_to_learn
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of ``advreg train``.
-
-    Attributes:
-        config: a configuration file or a run folder.
-        out: run folder to create; ``train.out`` of the configuration if None.
-        changes: ``section.key=value`` each.
-        resume: continue an interrupted run.
-        finetune: a run folder, a weights file or a pretrained network to start from.
-        ratio: share of each batch that is attacked during fine-tuning; that of the configuration if None.
-        logs: further loggers: tensorboard, mlflow, wandb.
-        as_json: print one JSON object instead of text.
-    """
-
-    config: Path
-    out: Path | None = None
-    changes: list[str] = field(default_factory=list)
-    resume: bool = False
-    finetune: str | None = None
-    ratio: float | None = None
-    logs: list[str] = field(default_factory=list)
-    as_json: bool = False
 
 
 def run_train(options: TrainOptions) -> None:
@@ -56,7 +31,7 @@ def run_train(options: TrainOptions) -> None:
         typer.Exit: status 1, where the run ended without having learned anything.
     """
     config = _config(options)
-    watchers = [loggers.LOGGERS.build(name, None, figures.artefacts) for name in options.logs]
+    watchers = [loggers.LOGGERS.build(name, None, figures.artefacts) for name in options.logs or []]
     with progress.training(quiet=options.as_json) as watch:
         run = fit(config, resume=options.resume, on_event=loggers.combine_loggers(watch, *watchers))
     failure = failure_to_learn(run)
@@ -78,9 +53,9 @@ def _show(run: RunFolder, failure: str | None, *, as_json: bool) -> None:
 
 def _config(options: TrainOptions) -> Config:
     """Return the configuration with every option applied; ``--set`` overrides what fine-tuning chooses."""
-    config = load_config(options.config).replace_with(options.changes)
+    config = load_config(options.config).replace_with(options.changes or [])
     if options.finetune is not None:
-        config = fine_tune(config, options.finetune, ratio=options.ratio).replace_with(options.changes)
+        config = fine_tune(config, options.finetune, ratio=options.ratio).replace_with(options.changes or [])
     elif options.ratio is not None:
         raise ConfigError(
             f"--ratio is {options.ratio}, which belongs to fine-tuning; add --finetune RUN, or leave it out"

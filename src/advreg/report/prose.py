@@ -280,8 +280,7 @@ def _warning(key: str, value: object) -> str:
         "above 0.2%, gradients may be masked",
         "answers_only": "the model gives no gradients, so only black-box attacks were run: "
         "the network itself may be less robust",
-        "coarse_answers": "the scores are rounded to few values, which hides from attacks what they gain: "
-        "use the protocol labels",
+        "coarse_answers": "scores rounded to few values hide from attacks what they gain: use the protocol labels",
         "non_finite": f"{size} outputs under attack were NaN or infinite: they count as broken",
     }
     return known.get(key) or (_flag(key) if value is True else f"{_flag(key)}: {value}")

@@ -139,11 +139,10 @@ def protocol(evaluation: EvaluationFacts) -> str:
     """
     known = _LIMITED if evaluation.threat.features else _PROTOCOLS.get(short_name(evaluation.protocol), "")
     names = [attack.name for attack in evaluation.attacks]
+    order = f"One attack: {names[0]}." if names else ""
     if len(names) > 1:
         each = f"each on the {evaluation.words.examples} that no earlier attack broke"
         order = f"{len(names)} attacks in turn, {each}: {', '.join(names)}."
-    else:
-        order = f"One attack: {names[0]}." if names else ""
     return f"{known} {order}".strip() or "The results do not list the attacks."
 
 

@@ -95,7 +95,7 @@ def test_forwards_of_a_certificate_are_those_that_hooks_count() -> None:
     assert counted[1][0] - counted[0][0] == counted[1][1] - counted[0][1] == 12
     ibp, crown = (certify(net, (x, y), "linf:0.02", method=method).bound_passes for method in ("ibp", "crown"))
     correct = round(certify(net, (x, y), "linf:0.02", method="ibp").clean_accuracy * 24)
-    assert ibp == 24 + 2 * correct  # logits in float64, two forwards of intervals
+    assert 24 + 2 * correct <= ibp <= 24 + 4 * correct  # logits in float64, two forwards of intervals, close ones twice
     assert crown > ibp
 
 
@@ -174,8 +174,8 @@ class Noise(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Sequential(nn.Linear(2, 3), nn.Softmax(1)), "no bound for aten._softmax"),
-        (Counting(), "changed|other logits|cannot be traced|no bound"),
+        (nn.Sequential(nn.Linear(2, 3), nn.Softmax(1), nn.Linear(3, 2)), "no bound for aten._softmax"),
+        (Counting(), "changed|other logits|cannot be traced|no bound|do not depend"),
         (Noise(), "random|no bound|other logits"),
         (nn.Linear(2, 5000), "5000 classes"),
     ],
@@ -191,10 +191,10 @@ def test_inputs_outside_the_box_are_rejected() -> None:
         certify(net, (x + 2, y), "linf:0.1")
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_a_huge_eps_proves_nothing_that_the_box_refutes(norm: str) -> None:
+@pytest.mark.parametrize("threat", ["linf:1", "l2:1.4", "l1:2"])
+def test_a_huge_eps_proves_nothing_that_the_box_refutes(threat: str) -> None:
     net, x, y = planar(0)
-    found = certify(net, (x, y), ThreatModel(norm, 1e6), method="alpha")
+    found = certify(net, (x, y), threat, method="alpha")
     steps = torch.linspace(0, 1, 51)
     with torch.no_grad():
         labels = net(torch.cartesian_prod(steps, steps)).argmax(1)
@@ -207,6 +207,7 @@ def test_the_verbs_show_both_ends(tmp_path: Path) -> None:
     curve = CliRunner().invoke(app, ["certify", *shared, "--threat", "linf:0.1", "--eps", "0,0.001", "--method", "ibp"])
     assert curve.exit_code == 0, curve.output
     assert "not broken" in curve.output
+    shared[-1] = str(tmp_path / "other")  # the weights are drawn anew
     both = CliRunner().invoke(app, ["evaluate", *shared, "--threat", "linf:0.001", "--protocol", "fgsm", "--certify"])
     assert both.exit_code == 0, both.output
     assert "proved, and not attacked" in both.output

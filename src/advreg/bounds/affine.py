@@ -105,8 +105,9 @@ def _sum(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Aff
 def _average(run: Function, args: Any, shape: tuple[int, ...], operands: int) -> Affine:
     """Return an average pooling; without padding it is a convolution of each channel."""
     found = _one_sign(run, args, shape, operands)
-    _, size, stride, *rest = (*args, *((), (0, 0), False, True, None)[len(args) - 2 :])
-    if any(rest[0]) or rest[1] or rest[3]:
+    defaults: tuple[Any, ...] = ((), (), (0, 0), False, True, None)
+    _, size, stride, padding, ceil, _, divisor = tuple(args) + defaults[len(args) - 1 :]
+    if any(padding) or ceil or divisor:
         return found
     weight = torch.full((shape[0], 1, *size), 1 / math.prod(size), dtype=torch.float64)
     return replace(found, convolution=depthwise(weight, stride or size, (0, 0)))

@@ -193,7 +193,7 @@ def _decompositions() -> Any:
     """Return torch's decompositions without those of activations, which have bounds as a whole."""
     table = torch.export.default_decompositions()
     for operation in ACTIVATIONS:
-        table.pop(operation, None)
+        table.pop(operation, None)  # type: ignore[no-untyped-call]
     return table
 
 

@@ -103,7 +103,8 @@ def _lines(operation: Activation, interval: Interval, examples: Tensor, slopes: 
     """Return the lines of each row: those of its example, unless the row has slopes of its own."""
     if slopes is None or operation.leak is None:
         return operation.lines(*interval, None).map(lambda each: each[examples])
-    return operation.lines(*(end[examples] for end in interval), slopes)
+    low, high = (end[examples] for end in interval)
+    return operation.lines(low, high, slopes)
 
 
 def _least(i: int, here: Tensor, examples: Tensor, intervals: list[Interval], inputs: InputSet) -> LowerBound:

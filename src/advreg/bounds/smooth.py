@@ -39,8 +39,8 @@ def smooth_lines(low: Tensor, high: Tensor, run: Callable[[Tensor], Tensor], cur
         True
     """
     with torch.no_grad():
-        ends = zip(low.detach().flatten().split(_ENTRIES), high.detach().flatten().split(_ENTRIES), strict=True)
-        parts = [_lines(*pair, run, curvature) for pair in ends]
+        lows, highs = (torch.split(end.detach().flatten(), _ENTRIES) for end in (low, high))
+        parts = [_lines(*pair, run, curvature) for pair in zip(lows, highs, strict=True)]
     whole = (torch.cat(column).view_as(low) for column in zip(*parts, strict=True))
     return Lines(*whole)
 

@@ -72,7 +72,7 @@ class Windows:
         """Return the coefficients in windows of another origin and size, which contain these."""
         (top, left), (height, width) = (self.origin - first)[0].tolist(), self.values.shape[-2:]
         padded = F.pad(self.values.flatten(0, 1), (left, size[1] - width - left, top, size[0] - height - top))
-        return padded.unflatten(0, self.values.shape[:2])
+        return padded.view(*self.values.shape[:2], *padded.shape[1:])
 
 
 def local_path(graph: Graph, position: int) -> list[int] | None:
@@ -169,5 +169,5 @@ def _back_through_convolution(at: Windows, how: dict[str, Any]) -> tuple[list[Wi
         values = F.conv_transpose2d(flat, weight.contiguous(memory_format=torch.channels_last), **options)
     constant = 0.0 if how["bias"] is None else at.values.sum((-2, -1)) @ how["bias"].to(at.values.dtype)
     stride, padding = (at.origin.new_tensor(how[key]) for key in ("stride", "padding"))
-    before = replace(at, values=values.unflatten(0, at.values.shape[:2]), origin=at.origin * stride - padding)
+    before = replace(at, values=values.view(*at.values.shape[:2], *shape), origin=at.origin * stride - padding)
     return [before], constant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from torch import nn
 from advreg.certification.certify import CertifySettings, certify_known
 from advreg.certification.known_verdicts import add_settled, carry_over
 from advreg.errors import ThreatError
-from advreg.evaluation.examples import box_of
+from advreg.evaluation.examples import Examples, box_of
 from advreg.results.certificate import Certification
 from advreg.results.curve import Curve, CurvePoint
 from advreg.results.ledger_rows import Row
@@ -73,7 +74,7 @@ def certified_curve(
     for done, radius in enumerate(_middles_first(grid), 1):
         threat = ThreatModel(norm, radius, box)
         found[radius] = certify_known(
-            model, data, threat, chosen, settled=lambda examples, at=radius: _verdicts_at(found, at), n=n, out=out
+            model, data, threat, chosen, settled=partial(_verdicts_at, found, radius), n=n, out=out
         )
         if on_progress:
             on_progress(done, len(grid))
@@ -91,7 +92,7 @@ def _middles_first(grid: Sequence[float]) -> Iterator[float]:
         halves += [half for half in (part[:middle], part[middle + 1 :]) if half]
 
 
-def _verdicts_at(found: Mapping[float, Certification], radius: float) -> dict[int, tuple[str, str]]:
+def _verdicts_at(found: Mapping[float, Certification], radius: float, _: Examples) -> dict[int, tuple[str, str]]:
     """Return the verdicts at other radii that hold at this one, by example id."""
     verdicts: dict[int, tuple[str, str]] = {}
     for eps, result in found.items():

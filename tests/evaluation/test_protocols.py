@@ -13,7 +13,7 @@ from torch import nn
 import advreg
 from advreg import ThreatModel, attacks, evaluate, load_data, load_model, report, robustness_curve
 from advreg.evaluation import PROTOCOLS, Protocol, ProtocolStage, resolve
-from advreg.evaluation.evaluate import stage_seed
+from advreg.evaluation.attack_units import stage_seed
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
 from tests.evaluation.test_model_probe import Stepped

@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +19,9 @@ from advreg import ThreatModel, attacks, evaluate
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError
 from advreg.evaluation import Protocol, ProtocolStage
-from advreg.results.ledger_rows import complete_rows, next_ids
+from advreg.results.ledger_order import complete_order
+from advreg.results.ledger_order import next_ids as next_of_table
+from advreg.results.ledger_table import table_of
 from tests import processes
 from tests.attacks.models import small_cnn
 from tests.evaluation.test_evaluate import batch
@@ -101,7 +105,17 @@ def test_complete_rows_orders_and_deduplicates() -> None:
     first = [row("a", i) for i in (0, 2, 3)]
     stages = [("clean", 1.0), ("a", 1.0), ("b", 1.0)]
     cut = [row("b", 0), row("b", 3)]  # the row of example 2 is missing
-    assert complete_rows([*cut, *first, *clean, *first], stages, 4) == clean + first
+    rows = [*cut, *first, *clean, *first]
+    order, finished = complete_order(table_of(rows), stages, 4)
+    assert [rows[i] for i in order] == clean + first
+    assert finished.tolist() == [False]
+    order, finished = complete_order(table_of([*rows, row("b", 2)]), stages, 4)
+    assert len(order) == 10
+    assert finished.tolist() == [True]
+
+
+def next_ids(past: list[dict[str, object]], stage: tuple[str, float], survivors: Sequence[int]) -> list[int]:
+    return next_of_table(table_of(past), stage, np.array(list(survivors), np.int64)).tolist()
 
 
 def test_attack_on_the_nearest_goes_on_at_a_fifth() -> None:

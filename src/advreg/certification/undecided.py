@@ -15,7 +15,7 @@ from advreg.bounds.inputs import InputSet
 from advreg.bounds.interval import Interval
 from advreg.bounds.linear import LowerBound
 from advreg.bounds.tightening import tight_intervals
-from advreg.evaluation.evaluate import EvaluationContext
+from advreg.evaluation.attack_units import EvaluationContext
 from advreg.evaluation.examples import Examples
 from advreg.evaluation.stage_rows import context_of
 from advreg.threat import ThreatModel

@@ -15,13 +15,16 @@ from advreg.cli.options import (
     Data,
     Device,
     DiagnosedModel,
+    EngineOption,
     Features,
     Json,
     ResultFolder,
     Seed,
+    ShardOption,
     Threat,
     TrustCode,
     Weights,
+    Workers,
 )
 from advreg.plugins import is_factory
 
@@ -108,13 +111,16 @@ def evaluate(
     ] = "float32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the copy that is attacked.")] = False,
     device: Device = "auto",
+    shard: ShardOption = None,
+    engine: EngineOption = None,
+    workers: Workers = None,
     seed: Seed = 0,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Measure clean and robust accuracy with exact intervals; an interrupted evaluation resumes.
 
-    Several processes share the work under torchrun.
+    Several processes share the work under torchrun or with --engine, several machines with --shard and advreg merge.
     """
     from advreg.cli.evaluate import EvaluateOptions, run_evaluate
 
@@ -141,8 +147,23 @@ def evaluate(
             compiled=compiled,
             device=device,
             as_json=as_json,
+            shard=shard,
+            engine=engine,
+            workers=workers,
         )
     )
+
+
+@app.command(epilog="Example: advreg merge parts/0 parts/1 --out runs/net")
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Folders or ledgers that --shard wrote.")],
+    out: Annotated[Path, typer.Option(help="Run folder for the joined ledger and the figures.")],
+    as_json: Json = False,
+) -> None:
+    """Join the shards of an evaluation: one ledger, as a single process writes it, and its figures."""
+    from advreg.cli.merge import run_merge
+
+    run_merge(parts, out, as_json=as_json)
 
 
 @app.command(epilog="Example: advreg diagnose runs/net --n 500 --adapt")

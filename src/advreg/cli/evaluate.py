@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
 from advreg.data.targets import load_targets
+from advreg.engines import Shard, engine_of
 from advreg.errors import ConfigError
 from advreg.evaluation import (
     DEFAULT_PROTOCOL,
@@ -32,7 +35,9 @@ from advreg.evaluation import (
     robustness_curve,
 )
 from advreg.evaluation.corruptions import require_corruptions
+from advreg.evaluation.evaluate import EvaluationProgress
 from advreg.evaluation.examples import threat_on
+from advreg.evaluation.shards import evaluate_shard
 from advreg.plugins import call_factory, is_factory
 from advreg.published import figure_of
 from advreg.report import formatting, prose
@@ -66,6 +71,9 @@ class EvaluateOptions:
         compiled: whether to compile the fast copy.
         device: auto, cpu, cuda, ...
         as_json: print one JSON object instead of text.
+        shard: ``number/count``, to do one part of the work; None for all of it.
+        engine: local or ray; None for this process.
+        workers: of the engine.
     """
 
     model: str
@@ -89,6 +97,9 @@ class EvaluateOptions:
     compiled: bool = False
     device: str = "auto"
     as_json: bool = False
+    shard: str | None = None
+    engine: str | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,9 @@ def run_evaluate(options: EvaluateOptions) -> None:
     Args:
         options: options of ``advreg evaluate``.
     """
+    if options.shard is not None:
+        _evaluate_shard(options, Shard.parse(options.shard))
+        return
     with distributed.join_processes() as ranks:
         setup = _prepare(options)
         evaluation = _evaluate(options, setup, ranks)
@@ -146,6 +160,45 @@ def run_evaluate(options: EvaluateOptions) -> None:
         _print_published(options.model, setup.threat)
         if setup.folder is not None:
             print(f"report: {report.write(setup.folder)}", file=sys.stderr)
+
+
+def _evaluate_shard(options: EvaluateOptions, shard: Shard) -> None:
+    """Evaluate one shard; curves, distances and corruptions are measured after the merge, on the run folder."""
+    if options.curve or options.distances or options.corruptions:
+        raise ConfigError("--shard goes with the protocol alone; leave --curve, --distances and --corruptions out")
+    if options.certify:
+        raise ConfigError("--certify goes with one process; leave --shard out")
+    if options.precision == "auto":
+        raise ConfigError("--precision auto may choose differently on each machine; give float32 or bfloat16")
+    setup = _prepare(options)
+    if setup.folder is None:
+        raise ConfigError("--shard writes a ledger; give --out FOLDER")
+    command = shlex.join(["advreg", *shard_template(sys.argv[1:])])
+    with progress.evaluating(quiet=options.as_json) as watch:
+        ledger = evaluate_shard(shard=shard, out=setup.folder, command=command, **_arguments(options, setup, watch))
+    typer.echo(json.dumps({"shard": str(shard), "ledger": str(ledger)}) if options.as_json else ledger)
+    print(f"shard {shard} is done; when all are: advreg merge {setup.folder} --out RUN", file=sys.stderr)
+
+
+def shard_template(arguments: list[str]) -> list[str]:
+    """Return a command line with ``{shard}`` in place of the shard.
+
+    Args:
+        arguments: the command line.
+
+    Returns:
+        The command line for other shards.
+
+    Example:
+        >>> shard_template(["evaluate", "run", "--shard", "3/8"]), shard_template(["evaluate", "--shard=3/8"])
+        (['evaluate', 'run', '--shard={shard}'], ['evaluate', '--shard={shard}'])
+    """
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        if argument == "--shard":
+            next(rest, None)
+        found.append("--shard={shard}" if argument.partition("=")[0] == "--shard" else argument)
+    return found
 
 
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:
@@ -230,23 +283,30 @@ def parse_corruptions(names: str, severities: str) -> tuple[list[str], list[int]
 
 
 def _evaluate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distributed.Ranks) -> Evaluation:
-    speed: dict[str, Any] = {"precision": options.precision, "compiled": options.compiled, "ranks": ranks}
     with progress.evaluating(quiet=options.as_json or not ranks.is_main) as watch:
-        return evaluate(
-            setup.model,
-            setup.test,
-            threat=setup.threat,
-            protocol=resolve(
-                options.protocol, setup.threat.norm, setup.task, limited=setup.threat.limits is not None
-            ).followed_by(*options.attacks),
-            task=setup.task,
-            n=setup.n,
-            seed=options.seed,
-            out=setup.folder,
-            on_progress=watch,
-            certificate=_certificate(options, setup, ranks),
-            **speed,
-        )
+        certificate = _certificate(options, setup, ranks)
+        return evaluate(ranks=ranks, out=setup.folder, certificate=certificate, **_arguments(options, setup, watch))
+
+
+def _arguments(
+    options: EvaluateOptions, setup: EvaluationSetup, watch: Callable[[EvaluationProgress], None]
+) -> dict[str, Any]:
+    """Return what an evaluation and a shard of it take in common."""
+    threat = setup.threat
+    protocol = resolve(options.protocol, threat.norm, setup.task, limited=threat.limits is not None)
+    return {
+        "model": setup.model,
+        "data": setup.test,
+        "threat": threat,
+        "protocol": protocol.followed_by(*options.attacks),
+        "task": setup.task,
+        "n": setup.n,
+        "seed": options.seed,
+        "on_progress": watch,
+        "precision": options.precision,
+        "compiled": options.compiled,
+        "engine": engine_of(options.engine, options.workers),
+    }
 
 
 def _certificate(options: EvaluateOptions, setup: EvaluationSetup, ranks: distributed.Ranks) -> Certification | None:
@@ -299,7 +359,7 @@ def _print_published(name: str, threat: ThreatModel) -> None:
 
 
 def _print(results: EvaluationResults) -> None:
-    _print_evaluation(results.evaluation)
+    print_evaluation(results.evaluation)
     if results.curve:
         _print_curve(results.curve)
     if results.median_distance is not None:
@@ -309,7 +369,12 @@ def _print(results: EvaluationResults) -> None:
         typer.echo(f"mean corruption accuracy: {tables.percent(results.corruptions.mean_accuracy)}")
 
 
-def _print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the figures of an evaluation as tables.
+
+    Args:
+        evaluation: the figures.
+    """
     tables.show(tables.evaluation(evaluation))
     rate = f"{tables.percent(evaluation.attack_success_rate)} {tables.span(evaluation.attack_success_interval)}"
     typer.echo(f"attack success rate: {rate}")

@@ -50,6 +50,16 @@ DiagnosedModel = Annotated[
         autocompletion=completion.models,
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="K/N", help="Do only this part of the work, numbered from 0; advreg merge joins them."
+    ),
+]
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", help="Share the work among worker processes (local) or a Ray cluster (ray).")
+]
+Workers = Annotated[int | None, typer.Option(help="Number of workers of the engine; 2 by default.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=completion.run_folders)]
 TrustCode = Annotated[
     bool,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advreg.diagnosis.context import Attack, DiagnosisContext, run_on
 from advreg.results.checks import GAIN, GAP, Check, grade_gain
-from advreg.results.ledger_rows import CONTINUE_SHARE
+from advreg.results.ledger_order import CONTINUE_SHARE
 from advreg.statistics import clopper_pearson_interval
 
 

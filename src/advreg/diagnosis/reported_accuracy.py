@@ -17,7 +17,7 @@ from advreg.attacks import AttackResult
 from advreg.diagnosis.context import PGD_40 as NAME
 from advreg.diagnosis.context import ROWS, Attack, all_rows, correct_rows, in_batches, margins
 from advreg.diagnosis.gradient_checks import describe_or_reraise, input_gradient
-from advreg.evaluation.evaluate import stage_seed
+from advreg.evaluation.attack_units import stage_seed
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.protocols import PROTOCOLS, ProtocolStage, resolve
 from advreg.plugins import filter_kwargs

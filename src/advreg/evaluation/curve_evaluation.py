@@ -19,9 +19,10 @@ from advreg.attacks.minimum_norm import fab, minimum_distance
 from advreg.attacks.model import input_dtype
 from advreg.errors import DataError, ThreatError
 from advreg.evaluation import model_probe
-from advreg.evaluation.evaluate import CLEAN_STAGE, FAR, EvaluationContext
+from advreg.evaluation.attack_units import CLEAN_STAGE, EvaluationContext
 from advreg.evaluation.examples import box_of, examples_of
 from advreg.evaluation.ledger_checks import free_checks
+from advreg.evaluation.ledger_columns import FAR
 from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
 from advreg.evaluation.stage_rows import context_of, stage_rows
 from advreg.results.checks import Check, provisional_verdict, worst_outcomes

@@ -5,9 +5,9 @@ examples -> chunks of 1,024 -> clean, attack 1, attack 2, ... each on the surviv
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,27 +16,24 @@ from torch import Tensor, nn
 
 from advreg import models
 from advreg._deprecation import renamed_attribute
-from advreg.attacks import CraftedExamples
 from advreg.attacks.model import input_dtype
-from advreg.attacks.verification import require_finite, score_points
 from advreg.distributed import SINGLE, Ranks
-from advreg.errors import AdvregError, ModelError, RunError
+from advreg.engines import MapUnits, Shard, run_in_process
+from advreg.errors import ModelError, RunError
 from advreg.evaluation import model_probe
-from advreg.evaluation.batch_sizing import AdaptiveBatcher, batching_on, is_out_of_memory, max_batch_size
+from advreg.evaluation.attack_units import CLEAN_STAGE, SAMPLE, AttackedBatch, Unit, UnitRunner
+from advreg.evaluation.batch_sizing import batching_on
 from advreg.evaluation.coarse_outputs import measure_coarseness, record_coarseness
-from advreg.evaluation.examples import Examples, examples_of, threat_on
+from advreg.evaluation.examples import examples_of, threat_on
 from advreg.evaluation.journal import EvaluationJournal, recorded_batching
 from advreg.evaluation.ledger_columns import FAR as FAR
-from advreg.evaluation.ledger_columns import columns_of
 from advreg.evaluation.looseness import broken_beyond
-from advreg.evaluation.model_identity import matches_ledger
-from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, ProtocolStage, resolve
-from advreg.evaluation.proved_examples import mark_proved, proved_ids
+from advreg.evaluation.model_identity import IDENTIFIED, matches_ledger
+from advreg.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, resolve
+from advreg.evaluation.proved_examples import proved_ids
 from advreg.evaluation.summarize import summarize
-from advreg.pass_counting import count_passes
-from advreg.plugins import filter_kwargs, first_line
 from advreg.results.evaluation import Evaluation
-from advreg.results.ledger_rows import CLEAN, Batching, Row, broken_ids, decided_ids, next_ids, rows_of, units
+from advreg.results.ledger_rows import Batching
 from advreg.tasks import CLASSES, Task, as_task
 from advreg.threat import ThreatModel
 
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
     from advreg.results.certificate import Certification
 
 
-_NEXT_SEED = 1_000_003  # difference between the seeds of two stages
 _MEMORY = 1  # forwards that measure the memory of an example
 
 
@@ -92,6 +88,7 @@ def evaluate(
     on_progress: Callable[[EvaluationProgress], None] | None = None,
     task: Task | str = CLASSES,
     certificate: Certification | None = None,
+    engine: MapUnits = run_in_process,
 ) -> Evaluation:
     """Measure clean and robust accuracy: the worst case over a protocol's attacks.
 
@@ -115,6 +112,7 @@ def evaluate(
             ``data`` then holds targets ``(N, ...)``, and the figures are mean scores, each example at its lowest.
         certificate: from `advreg.certify`, of the same model, data and threat model: what it proves is not attacked, and
             every attack tries all that it leaves. The protocol's id says so.
+        engine: where the units of work run, such as ``advreg.engines.engine_of("local", 4)``; in this process by default.
 
     Returns:
         An `Evaluation`, with 95% intervals: exact for shares, of the bootstrap for mean scores.
@@ -131,6 +129,119 @@ def evaluate(
         >>> found.robust_accuracy <= found.clean_accuracy
         True
     """
+    prepared = prepare_evaluation(
+        model,
+        data,
+        threat,
+        protocol=protocol,
+        n=n,
+        seed=seed,
+        out=out,
+        precision=precision,
+        compiled=compiled,
+        task=task,
+        certificate=certificate,
+    )
+    with prepared.journal(out, ranks=ranks) as journal:
+        spent, flags = probe_evaluation(prepared, journal)
+        units = group_chunks(ranks.share(prepared.runner.examples.chunks()), prepared.runner.batching)
+        run_units(prepared, units, journal, engine, on_progress)
+        journal.close()
+        table = journal.table()
+        if journal.folder is not None and (beyond := broken_beyond(journal.folder.path, table)):
+            flags["broken_beyond"] = beyond
+        evaluation = summarize(
+            table,
+            protocol=prepared.protocol,
+            stages=prepared.stage_names,
+            threat=prepared.runner.threat,
+            classes=prepared.runner.examples.classes,
+            seed=seed,
+            seconds=journal.seconds,
+            spent=spent,
+            flags=flags | model_probe.ledger_flags(table, len(prepared.runner.examples), FAR),
+            task=prepared.runner.task,
+        )
+        journal.finish(evaluation, prepared.runner.model, prepared.runner.task)
+    return evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedEvaluation:
+    """Everything that the arguments of an evaluation resolve to.
+
+    Attributes:
+        protocol: frozen id.
+        runner: model, examples, attacks and settings.
+        identity: what a resumed ledger must have in common.
+    """
+
+    protocol: str
+    runner: UnitRunner
+    identity: dict[str, Any]
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the attacks in order, the clean examples first."""
+        return [stage.name for stage in self.runner.stages]
+
+    def journal(
+        self, out: str | Path | None, ranks: Ranks = SINGLE, shard: Shard | None = None
+    ) -> AbstractContextManager[EvaluationJournal]:
+        """Open the journal in a run folder.
+
+        Args:
+            out: run folder, or None.
+            ranks: which of several processes this is.
+            shard: which of several shards this is.
+        """
+        stages = [(stage.name, stage.nearest) for stage in self.runner.stages]
+        known = self.identity | self.runner.batching.header()
+        return EvaluationJournal.open(
+            out,
+            protocol=self.protocol,
+            stages=stages,
+            examples=self.runner.examples,
+            identity=known,
+            ranks=ranks,
+            shard=shard,
+        )
+
+
+def prepare_evaluation(
+    model: nn.Module,
+    data: Data,
+    threat: ThreatModel | str,
+    *,
+    protocol: str | Protocol = DEFAULT_PROTOCOL,
+    n: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    compiled: bool = False,
+    task: Task | str = CLASSES,
+    shard: Shard | None = None,
+    certificate: Certification | None = None,
+) -> PreparedEvaluation:
+    """Check model, data and threat model, and resolve the protocol, as `evaluate` does before it attacks.
+
+    Args:
+        model: the original.
+        data: examples in any form of `evaluate`.
+        threat: norm and eps.
+        protocol: name of a protocol, or your own.
+        n: how many examples, from the first; all if None.
+        seed: of the random draws.
+        out: run folder, whose batching an evaluation that was begun there keeps.
+        precision: of the fast copy.
+        compiled: whether black-box attacks query a compiled copy.
+        task: what an output is worth.
+        shard: the shard to evaluate, if it is one.
+        certificate: what it proves is not attacked.
+
+    Returns:
+        The resolved evaluation.
+    """
     threat, task = threat_on(data, threat), as_task(task)
     chosen = resolve(protocol, threat.norm, task, limited=threat.limits is not None)
     if certificate is not None:
@@ -140,62 +251,105 @@ def evaluate(
     model = models.among(model, examples.outputs) if task is CLASSES else model
     device = next((p.device for p in model.parameters()), examples.x.device)
     models.check_model(model, examples.x[:8].to(device), task=task, y=examples.y.to(device))
-    sample = examples.x[:64].to(device), examples.y[:64].to(device)
-    target = models.freeze(model, sample[0], precision=precision, compiled=compiled)
-    batching = recorded_batching(out, name) or batching_on(device)
-    batcher = AdaptiveBatcher(max_batch_size(target, sample[0], batching.rows))
-    stages = (CLEAN_STAGE, *chosen.stages)
-    names = [stage.name for stage in stages]
-    shares = [(stage.name, stage.nearest) for stage in stages]
-    identity: dict[str, Any] = {
-        "model": models.describe(model),
-        "n": len(examples),
-        "seed": seed,
-        "target": target.choice,
-    }
-    proved = None if certificate is None else proved_ids(certificate, identity["model"]["sha256"], examples, threat)
-    context = EvaluationContext(target, examples, threat, seed, device, batcher, batching, task, proved)
-    known = identity | batching.header()
-    with EvaluationJournal.open(
-        out, protocol=name, stages=shares, examples=examples, identity=known, ranks=ranks
-    ) as journal:
-        _require_same_outputs(model, examples, journal, task)
-        probed = model_probe.probe_model(model, *sample, task)
-        for chunks in group_chunks(ranks.share(examples.chunks()), context.batching):
-            attack_chunks(context, stages, chunks, journal, on_progress)
-        _require_unchanged_weights(model, identity["model"]["sha256"])
-        journal.close()
-        blind, coarse = isinstance(model, models.InferenceOnlyModel), measure_coarseness(model, sample[0], threat, seed)
-        flags: dict[str, Any] = {
-            "target": target.choice,
-            "batch": batcher.size,
-            "answers_only": blind,
-            **record_coarseness(coarse),
-        }
-        if journal.folder is not None and (beyond := broken_beyond(journal.folder.path, journal.rows)):
-            flags["broken_beyond"] = beyond
-        evaluation = summarize(
-            journal.rows,
-            protocol=name,
-            stages=names,
-            threat=threat,
-            classes=examples.classes,
-            seed=seed,
-            seconds=journal.seconds,
-            spent=(_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards),
-            flags=model_probe.flags_of(probed, journal.rows, len(examples), FAR, **flags),
-            task=task,
-        )
-        journal.finish(evaluation, model, task)
-    return evaluation
+    described = models.describe(model)
+    proved = None if certificate is None else proved_ids(certificate, described["sha256"], examples, threat)
+    runner = UnitRunner(
+        model,
+        examples,
+        threat,
+        stages=(CLEAN_STAGE, *chosen.stages),
+        seed=seed,
+        task=task,
+        batching=recorded_batching(out, name, shard) or batching_on(device),
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        proved=proved,
+    )
+    target = runner.context.target.choice
+    identity = {"model": described, "n": len(examples), "seed": seed, "target": target}
+    return PreparedEvaluation(name, runner, identity)
 
 
-def _require_same_outputs(model: nn.Module, examples: Examples, journal: EvaluationJournal, task: Task) -> None:
-    if not matches_ledger(model, examples.x, examples.y, journal.known.values(), task):
+def probe_evaluation(
+    prepared: PreparedEvaluation, journal: EvaluationJournal
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Measure the model's properties on the first examples, after a check that it is the model of the journal.
+
+    Args:
+        prepared: the evaluation.
+        journal: its journal.
+
+    Returns:
+        Example-forwards and example-backwards spent, and flags.
+
+    Raises:
+        RunError: a model with these weights and other outputs.
+    """
+    runner = prepared.runner
+    x, y = runner.examples.x, runner.examples.y
+    rows = journal.first_clean_rows(IDENTIFIED)
+    if not matches_ledger(runner.model, x, y, rows, runner.task):
         raise RunError(
             f"{journal.folder} holds the ledger of a model with the same weights and other outputs (was forward() changed?); "
             "use another folder, or remove this one to measure again"
         )
+    x, y = x[:SAMPLE].to(runner.device), y[:SAMPLE].to(runner.device)
+    probed = model_probe.probe_model(runner.model, x, y, runner.task)
+    coarse = measure_coarseness(runner.model, x, runner.threat, runner.seed)
+    flags: dict[str, Any] = {
+        "target": runner.context.target.choice,
+        "batch": runner.context.batcher.size,
+        "answers_only": isinstance(runner.model, models.InferenceOnlyModel),
+        **record_coarseness(coarse),
+        **model_probe.model_flags(probed),
+    }
+    return (_MEMORY + probed.forwards + getattr(coarse, "forwards", 0), probed.backwards), flags
+
+
+def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Unit]:
+    """Return the chunks in groups that are attacked together: the units of work.
+
+    Args:
+        chunks: example ids of each chunk, all in a row.
+        batching: number of chunks in a group.
+
+    Returns:
+        Units, in order.
+    """
+    ranges = [range(int(ids[0]), int(ids[-1]) + 1) for ids in chunks]
+    return [tuple(ranges[first : first + batching.chunks]) for first in range(0, len(ranges), batching.chunks)]
+
+
+def run_units(
+    prepared: PreparedEvaluation,
+    units: Sequence[Unit],
+    journal: EvaluationJournal,
+    engine: MapUnits,
+    on_progress: Callable[[EvaluationProgress], None] | None,
+) -> None:
+    """Run the units that the journal lacks on an engine, and write what comes back at once.
+
+    Args:
+        prepared: the evaluation.
+        units: units of work.
+        journal: journal that receives the batches.
+        engine: where the units run.
+        on_progress: called after each batch.
+
+    Raises:
+        ModelError: the model changed its own weights.
+    """
+    for batch in engine(journal.work(units), prepared.runner):
+        journal.write(batch)
+        if on_progress and batch.rows:
+            on_progress(_progress_of(batch, journal))
+    _require_unchanged_weights(prepared.runner.model, prepared.identity["model"]["sha256"])
+
+
+def _progress_of(batch: AttackedBatch, journal: EvaluationJournal) -> EvaluationProgress:
+    total, survivors = len(journal.examples), journal.started - journal.broken
+    return EvaluationProgress(batch.stage, journal.started, total, survivors, journal.total_seconds, journal.share)
 
 
 def _require_unchanged_weights(model: nn.Module, sha256: str) -> None:
@@ -204,173 +358,3 @@ def _require_unchanged_weights(model: nn.Module, sha256: str) -> None:
             "the model changed its own weights or buffers during the evaluation, so the figures mix several models; "
             "freeze what it updates in eval mode, then measure again in another folder"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationContext:
-    """Fast copy, examples and settings that all attacks of an evaluation share, and what a certificate proves."""
-
-    target: models.FastCopy
-    examples: Examples
-    threat: ThreatModel
-    seed: int
-    device: torch.device
-    batcher: AdaptiveBatcher
-    batching: Batching = field(default_factory=Batching)
-    task: Task = CLASSES
-    proved: frozenset[int] | None = None
-
-
-def group_chunks(chunks: Sequence[Tensor], batching: Batching) -> list[Sequence[Tensor]]:
-    """Return the chunks in groups that are attacked together.
-
-    Args:
-        chunks: example ids of each chunk.
-        batching: number of chunks in a group.
-
-    Returns:
-        Groups of chunks, in order.
-    """
-    return [chunks[first : first + batching.chunks] for first in range(0, len(chunks), batching.chunks)]
-
-
-def attack_chunks(
-    context: EvaluationContext,
-    stages: tuple[ProtocolStage, ...],
-    chunks: Sequence[Tensor],
-    journal: EvaluationJournal,
-    on_progress: Callable[[EvaluationProgress], None] | None = None,
-) -> None:
-    """Run each attack on the survivors of those before it; the survivors of all these chunks share batches.
-
-    The examples of an attack are chosen in each chunk alone, so that the grouping changes no verdict. Batches that the journal
-    already holds are not run again.
-
-    Args:
-        context: fast copy, examples and settings of the evaluation.
-        stages: attacks in order, the clean stage first.
-        chunks: example ids of each chunk ``(B,)``.
-        journal: journal that receives the rows.
-        on_progress: called after each batch.
-    """
-    states = [_ChunkState(ids.tolist()) for ids in chunks]
-    size = sum(len(ids) for ids in chunks)
-    for k, stage in enumerate(stages):
-        while tried := [
-            i for state in states for i in next_ids(state.past, (stage.name, stage.nearest), state.survivors)
-        ]:
-            parts = units(tried, context.batching.rows)
-            for j, unit in enumerate(parts, 1):
-                rows = _run_stage(context, stage, stage_seed(context.seed, k), torch.tensor(unit), journal)
-                for state in states:
-                    state.add(rows)
-                if on_progress:
-                    started = sum(row["attack"] == CLEAN for state in states for row in state.past)
-                    ahead = size * (k + j / len(parts)) / len(stages) - started
-                    on_progress(_progress_of(context, stage, journal, ahead))
-            for state in states:
-                state.drop_decided()
-
-
-class _ChunkState:
-    """Rows of a chunk so far, and the examples that no attack has broken."""
-
-    def __init__(self, ids: list[int]) -> None:
-        self.survivors, self._ids = ids, set(ids)
-        self.past: list[Row] = []
-
-    def add(self, rows: list[Row]) -> None:
-        """Add the rows of this chunk, and leave out those of others."""
-        self.past += [row for row in rows if row["id"] in self._ids]
-
-    def drop_decided(self) -> None:
-        """Remove broken and proved examples from the survivors."""
-        decided = decided_ids(self.past)
-        self.survivors = [i for i in self.survivors if i not in decided]
-
-
-def _progress_of(
-    context: EvaluationContext, stage: ProtocolStage, journal: EvaluationJournal, ahead: float
-) -> EvaluationProgress:
-    """Return the progress; ``ahead`` is the work beyond the number of examples started, in examples (negative: behind)."""
-    done, total = sum(row["attack"] == CLEAN for row in journal.rows), len(context.examples)
-    left = done - len(broken_ids(journal.rows))
-    return EvaluationProgress(stage.name, done, total, left, journal.total_seconds, (done + ahead) / total)
-
-
-def stage_seed(seed: int, k: int) -> int:
-    """Return the seed of stage ``k`` (the clean examples are stage 0), so that no stage repeats the draws of another.
-
-    Args:
-        seed: seed of the evaluation.
-        k: number of the stage.
-
-    Returns:
-        The seed.
-    """
-    return seed + max(k - 1, 0) * _NEXT_SEED
-
-
-def _run_stage(
-    context: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor, journal: EvaluationJournal
-) -> list[Row]:
-    """Return the rows of one attack on these examples: those in the journal, or new ones in batches that fit into memory."""
-    known = journal.find(stage.name, ids)
-    if known is not None:
-        return known
-    began = time.perf_counter()
-    done = context.batcher.of(ids, lambda batch: _attack_and_verify(context, stage, seed, batch))
-    rows, points = [row for rows, _ in done for row in rows], torch.cat([points for _, points in done])
-    journal.write(stage.name, ids, rows, points, time.perf_counter() - began)
-    return rows
-
-
-def _attack_and_verify(
-    context: EvaluationContext, stage: ProtocolStage, seed: int, ids: Tensor
-) -> tuple[list[Row], Tensor]:
-    """Run one attack on these examples and verify its points on the original model."""
-    x, y = context.examples.x[ids].to(context.device), context.examples.y[ids].to(context.device)
-    points, cost = _propose(context, stage, seed, x, y, ids)
-    score, outputs = score_points(context.target, x, points, y, context.threat, context.task)
-    if stage.name == CLEAN:
-        require_finite(outputs)
-    cost, distance = cost + torch.tensor([1, 0]), context.threat.distance(points, x)
-    columns = columns_of(context.task, y, score, outputs, distance, cost, ids=ids)
-    rows = rows_of(stage.name, columns)
-    if stage.name == CLEAN and context.proved is not None:
-        rows = mark_proved(rows, context.proved)
-    return rows, points.cpu()
-
-
-def _propose(
-    context: EvaluationContext, stage: ProtocolStage, seed: int, x: Tensor, y: Tensor, ids: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return an attack's points and the passes of each example ``(B, 2)``; hooks count those of attacks that do not."""
-    options = filter_kwargs(stage.attack, seed=seed, ids=ids, batch_size=context.batching.rows)
-    if context.task is not CLASSES:
-        options |= filter_kwargs(stage.attack, task=context.task)
-    try:
-        with count_passes(*context.target.counted_modules) as passes:
-            found = stage.attack(context.target, x, y, context.threat, **options)
-    except AdvregError:
-        raise
-    except Exception as cause:  # a model or a user's attack may raise anything
-        if is_out_of_memory(cause):
-            raise
-        where = f"{stage.name}, examples {int(ids[0])} to {int(ids[-1])}"
-        raise ModelError(f"the model failed under attack ({where}): {first_line(cause)}") from cause
-    points: Tensor = found.x_adv.detach()
-    if points.shape != x.shape:
-        raise ModelError(
-            f"{stage.name} returned x_adv {tuple(points.shape)} for inputs {tuple(x.shape)}; return one for each"
-        )
-    cost = getattr(found, "cost", None)
-    return points, passes.shares(len(x)) if cost is None else cost.cpu()
-
-
-def _clean_points(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> CraftedExamples:
-    """Return the clean points, so that clean errors are verified as an attack's points."""
-    return CraftedExamples(x, 0, 0)
-
-
-CLEAN_STAGE = ProtocolStage(CLEAN, _clean_points, needs_gradient=False)

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from advreg.evaluation.coarse_outputs import check_coarseness
 from advreg.evaluation.learning import chance, one_class
 from advreg.results.checks import GAIN, GAP, Check, flag_check, grade_check, skip_check
-from advreg.results.ledger_rows import CLEAN, Row, broken_ids
+from advreg.results.ledger_rows import CLEAN, Row
+from advreg.results.ledger_table import ABSENT, Column, LedgerTable, table_of
 from advreg.statistics import clopper_pearson_interval
 
 _IDLE = 0.1  # share of the robust: on a very confident network cross-entropy is exactly zero, and no step helps
 
 
-def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
+def free_checks(record: Mapping[str, Any], rows: Iterable[Row] | LedgerTable) -> list[Check]:
     """Return the checks that a finished evaluation covers without querying the model again.
 
     Args:
         record: figures of the evaluation as in ``results.json``, including ``flags``.
-        rows: rows of its ledger.
+        rows: its ledger.
 
     Returns:
         Checks of learning, flags, black-box gain and convergence, and of examples on which no gradient attack raised the loss.
     """
-    flags, stages = record.get("flags", {}), _stages(rows)
-    labels, predicted = _clean_predictions(rows)
+    flags, table = record.get("flags", {}), table_of(rows)
+    stages, (labels, predicted) = _stages(table), _clean_predictions(table)
     found = [
         one_class(labels, predicted),
         chance(labels, predicted),
@@ -36,24 +39,24 @@ def free_checks(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Check]:
         check_coarseness(flags, str(record.get("protocol", ""))),
         _zero_gradients(flags, record),
         _finite(flags),
-        *_counts_of_broken(rows, stages, has_rules="-rules-" in str(record.get("protocol", ""))),
-        _unmoved_examples(rows, stages),
+        *_counts_of_broken(table, stages, has_rules="-rules-" in str(record.get("protocol", ""))),
+        _unmoved_examples(table, stages),
     ]
     return [replace(check, source="ledger") for check in found]
 
 
-def _counts_of_broken(rows: Sequence[Row], stages: list[_Stage], *, has_rules: bool) -> tuple[Check, Check]:
+def _counts_of_broken(table: LedgerTable, stages: list[_Stage], *, has_rules: bool) -> tuple[Check, Check]:
     """Return the checks that count broken examples; in tasks with scores, nothing is broken while scores fall."""
-    if any("score" in row for row in rows):
+    if table.has_scores:
         why = "it counts broken examples, and scores fall by degrees: advreg.diagnose(task=) measures it"
         return skip_check("black-box", "A", why), skip_check("steps", "B", why)
-    return _black_box(rows, has_rules=has_rules), _convergence(rows, stages)
+    return _black_box(table, has_rules=has_rules), _convergence(table, stages)
 
 
-def _clean_predictions(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+def _clean_predictions(table: LedgerTable) -> tuple[list[int], list[int]]:
     """Return labels and predictions of the clean examples; ledgers of other programs may lack them."""
-    clean = [row for row in rows if row["attack"] == CLEAN and {"label", "predicted"} <= set(row)]
-    return [row["label"] for row in clean], [row["predicted"] for row in clean]
+    clean = table.select(table.of(CLEAN) & (table["label"] != ABSENT) & (table["predicted"] != ABSENT))
+    return clean["label"].tolist(), clean["predicted"].tolist()
 
 
 _NOT_MEASURED = "not measured by this evaluation"
@@ -127,42 +130,46 @@ class _Stage:
     """One attack of the ledger; the passes in its rows show whether it uses gradients."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: LedgerTable
 
     @property
     def is_gradient(self) -> bool:
-        return any(row["backwards"] for row in self.rows)
+        return bool((self.rows["backwards"] > 0).any())
 
     @property
     def is_iterative(self) -> bool:
-        return any(row["backwards"] > 1 for row in self.rows)
+        return bool((self.rows["backwards"] > 1).any())
 
     @property
     def moves(self) -> bool:
         """Whether it returns another point than the clean one on survivors; minimum-norm attacks and eps 0 do not."""
-        return any(row.get("distance", 1.0) > 0 for row in self.rows if not row["broken"])
+        return bool((~(self.rows["distance"] <= 0) & ~self.rows["broken"]).any())
 
     @property
     def by_gradient(self) -> list[int]:
-        return sorted(broken_ids(row for row in self.rows if not _by_scores(row)))
+        return _ids_of(self.rows, self.rows["broken"] & ~_by_scores(self.rows))
 
     @property
     def by_scores(self) -> list[int]:
-        return sorted(broken_ids(row for row in self.rows if _by_scores(row)))
+        return _ids_of(self.rows, self.rows["broken"] & _by_scores(self.rows))
 
 
-def _by_scores(row: Row) -> bool:
-    """Return whether most queries of a row took no gradient: a black box, or Square after a gradient attack."""
-    return not row["backwards"] or bool(row["forwards"] > 2 * row["backwards"] + 8)
+def _ids_of(table: LedgerTable, mask: Column) -> list[int]:
+    return np.unique(table["id"][mask]).tolist()
 
 
-def _stages(rows: Sequence[Row]) -> list[_Stage]:
-    names = dict.fromkeys(row["attack"] for row in rows if row["attack"] != CLEAN)
-    return [_Stage(name, tuple(row for row in rows if row["attack"] == name)) for name in names]
+def _by_scores(rows: LedgerTable) -> Column:
+    """Return whether most queries of each row took no gradient: a black box, or Square after a gradient attack."""
+    backwards = rows["backwards"]
+    return np.asarray((backwards == 0) | (rows["forwards"] > 2 * backwards + 8))
 
 
-def _count(rows: Sequence[Row]) -> int:
-    return sum(row["attack"] == CLEAN for row in rows)
+def _stages(table: LedgerTable) -> list[_Stage]:
+    return [_Stage(name, table.select(table.of(name))) for name in table.attacks if name != CLEAN]
+
+
+def _count(table: LedgerTable) -> int:
+    return int(table.of(CLEAN).sum())
 
 
 def _grade_broken(
@@ -174,25 +181,25 @@ def _grade_broken(
     )
 
 
-def black_boxes(rows: Sequence[Row]) -> dict[str, list[int]]:
+def black_boxes(rows: Iterable[Row] | LedgerTable) -> dict[str, list[int]]:
     """Return the attacks by scores after the first gradient attack, each with the examples that scores broke.
 
     Attacks before the first gradient attack are left out: no gradient attack tried the examples that they broke. An attack with
     many forwards and few backwards, such as Square from the end point of a gradient attack, counts as one by scores.
 
     Args:
-        rows: rows of a ledger, in order.
+        rows: a ledger, in order.
 
     Returns:
         Example ids by the name of the attack.
     """
-    stages = _stages(rows)
+    stages = _stages(table_of(rows))
     first = next((k for k, stage in enumerate(stages) if stage.is_gradient), len(stages))
-    later = (stage for stage in stages[first:] if any(_by_scores(row) for row in stage.rows))
+    later = (stage for stage in stages[first:] if _by_scores(stage.rows).any())
     return {stage.name: stage.by_scores for stage in later}
 
 
-def _black_box(rows: Sequence[Row], *, has_rules: bool) -> Check:
+def _black_box(rows: LedgerTable, *, has_rules: bool) -> Check:
     """Grade the share that attacks by scores broke after gradient attacks.
 
     Under rules a search by scores reaches rows that no gradient leads to, so that some gain is no sign of masking.
@@ -209,11 +216,11 @@ def _black_box(rows: Sequence[Row], *, has_rules: bool) -> Check:
     return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=threshold, limit=limit)
 
 
-def _survivors(rows: Sequence[Row]) -> int:
-    return _count(rows) - len(broken_ids(rows))
+def _survivors(rows: LedgerTable) -> int:
+    return _count(rows) - len(rows.broken_ids)
 
 
-def _convergence(rows: Sequence[Row], stages: list[_Stage]) -> Check:
+def _convergence(rows: LedgerTable, stages: list[_Stage]) -> Check:
     """Grade the share that the last gradient attack broke; without survivors the figure cannot fall."""
     named = ("steps", "B", "weak attack")
     iterative = [stage for stage in stages if stage.is_iterative]
@@ -228,27 +235,31 @@ def _convergence(rows: Sequence[Row], stages: list[_Stage]) -> Check:
     return _grade_broken(*named, says, broken=broken, n=_count(rows), threshold=0.005)
 
 
-def _unmoved_examples(rows: Sequence[Row], stages: list[_Stage]) -> Check:
+def _unmoved_examples(table: LedgerTable, stages: list[_Stage]) -> Check:
     """Measure the share of robust examples on which no gradient attack raised the margin above that of the clean point."""
-    clean = {row["id"]: row["margin"] for row in rows if row["attack"] == CLEAN}
-    lost = broken_ids(rows)
-    best: dict[int, float] = {}
-    for stage in stages:
-        for row in stage.rows if stage.is_gradient and stage.moves else ():
-            if row["id"] not in lost:
-                best[row["id"]] = max(best.get(row["id"], row["margin"]), row["margin"])
-    if not best:
+    moving = [table.of(stage.name) for stage in stages if stage.is_gradient and stage.moves]
+    robust = ~np.isin(table["id"], table.broken_ids)
+    attacked = _highest_margins(table, robust & np.logical_or.reduce(moving)) if moving else {}
+    if not attacked:
         return skip_check("moved", "D", "no example survives the gradient attacks")
-    idle = [i for i, margin in best.items() if margin <= clean[i]]
-    says = f"on {len(idle)} of {len(best)} robust examples no gradient attack raised the loss"
-    ends = clopper_pearson_interval(len(idle), len(best))
+    clean = _highest_margins(table, table.of(CLEAN))
+    idle = [i for i, margin in attacked.items() if margin <= clean[i]]
+    says = f"on {len(idle)} of {len(attacked)} robust examples no gradient attack raised the loss"
+    ends = clopper_pearson_interval(len(idle), len(attacked))
     return grade_check(
         "moved",
         "D",
         "masked gradients",
         says,
-        measured=len(idle) / len(best),
+        measured=len(idle) / len(attacked),
         threshold=_IDLE,
         limit=3 * _IDLE,
         ends=ends,
     )
+
+
+def _highest_margins(table: LedgerTable, mask: Column) -> dict[int, float]:
+    """Return the highest margin of each example among some rows, by id."""
+    ids, margins = table["id"][mask], table["margin"][mask]
+    order = np.lexsort((margins, ids))
+    return dict(zip(ids[order].tolist(), margins[order].tolist(), strict=True))

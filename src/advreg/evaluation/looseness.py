@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from advreg.results.ledger_rows import Row, broken_ids
-from advreg.results.reading import LEDGER, read_ledger
+import numpy as np
+
+from advreg.results.ledger_table import LedgerTable, read_table
+from advreg.results.reading import LEDGER
+from advreg.runs.files import read_first
 
 _SAME = ("model", "data", "n")
 
 
-def broken_beyond(folder: Path, rows: Iterable[Row]) -> dict[str, int]:
+def broken_beyond(folder: Path, table: LedgerTable) -> dict[str, int]:
     """Return for each other protocol of the run how many examples it counts as robust and this evaluation broke.
 
     Only finished evaluations of the same model, data, number of examples and threat are compared; seeds may differ.
 
     Args:
         folder: folder of this evaluation, ``<run>/evaluation/<protocol id>``.
-        rows: rows of its ledger.
+        table: its ledger.
 
     Returns:
         Protocol id to number of examples, zeros left out.
     """
-    mine, broken = read_ledger(folder / LEDGER).header, broken_ids(rows)
+    mine = read_first(folder / LEDGER) or {}
     found = {}
     for results in sorted(folder.parent.glob("*/results.json")):
-        ledger = read_ledger(results.parent / LEDGER)
-        header = ledger.header
+        header = read_first(results.parent / LEDGER) or {}
         same = all(header.get(key) == mine.get(key) for key in _SAME)
         if results.parent != folder and same and _threat(header.get("protocol", "")) == _threat(mine["protocol"]):
-            found[str(header.get("protocol", ""))] = len(broken - ledger.broken)
+            other = read_table(results.parent / LEDGER)
+            found[str(header.get("protocol", ""))] = len(np.setdiff1d(table.broken_ids, other.broken_ids))
     return {protocol: count for protocol, count in found.items() if count}
 
 

@@ -14,7 +14,9 @@ from advreg.objectives import margin
 from advreg.results.ledger_rows import CLEAN, Row
 from advreg.tasks import CLASSES, Task
 
-_EXAMPLES = 8
+IDENTIFIED = 8
+"""Clean examples whose outputs are compared."""
+
 _TOLERANCE = 1e-3  # share of the largest logit: kernels, batches and devices round differently
 _PART = 3
 
@@ -42,7 +44,7 @@ def matches_ledger(model: nn.Module, x: Tensor, y: Tensor, rows: Iterable[Row], 
         True
     """
     clean = {row["id"]: row for row in rows if row["attack"] == CLEAN and row["id"] < len(y)}
-    known = [clean[i] for i in sorted(clean)[:_EXAMPLES]]
+    known = [clean[i] for i in sorted(clean)[:IDENTIFIED]]
     if not known:
         return True
     ids = torch.tensor([row["id"] for row in known], device=x.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from advreg.attacks.verification import outputs_of
 from advreg.evaluation.ledger_checks import black_boxes
 from advreg.objectives import scale_free
 from advreg.results.ledger_rows import Row
+from advreg.results.ledger_table import LedgerTable, table_of
 from advreg.tasks import CLASSES, Task
 
 _SAMPLE = 64
@@ -127,7 +128,7 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor | No
         return None
 
 
-def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
+def black_box_gain(rows: Iterable[Row] | LedgerTable, n: int) -> float | None:
     """Return the share of all examples that attacks without gradients broke after gradient attacks, None without such attacks.
 
     Above 0.002 AutoAttack's authors distrust the gradients.
@@ -143,12 +144,12 @@ def black_box_gain(rows: Sequence[Row], n: int) -> float | None:
     return sum(len(ids) for ids in blind.values()) / n if blind else None
 
 
-def flags_of(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: Any) -> dict[str, Any]:
+def flags_of(probed: ModelProbe, rows: Iterable[Row] | LedgerTable, n: int, far: float, **more: Any) -> dict[str, Any]:
     """Return the flags in the form of results.json.
 
     Args:
         probed: the measurements of `probe_model`.
-        rows: rows of the ledger.
+        rows: the ledger.
         n: number of examples.
         far: finite substitute for an infinite margin; rows at or below its negative count as not finite.
         more: further flags.
@@ -160,12 +161,29 @@ def flags_of(probed: ModelProbe, rows: list[Row], n: int, far: float, **more: An
         >>> flags_of(ModelProbe(False, False, 0.0, False, 64, 64), [], n=0, far=1e30)["randomised"]
         False
     """
+    return {**more, **model_flags(probed), **ledger_flags(table_of(rows), n, far)}
+
+
+def model_flags(probed: ModelProbe) -> dict[str, Any]:
+    """Return the flags of the model itself.
+
+    Args:
+        probed: the measurements of `probe_model`.
+    """
     return {
-        **more,
-        "non_finite": sum(row["margin"] <= -far for row in rows),
         "randomised": probed.randomised,
         "batch_dependent": probed.batch_dependent,
         "zero_gradients": probed.zero_gradients,
         "few_classes": probed.few_classes,
-        "black_box_gain": black_box_gain(rows, n),
     }
+
+
+def ledger_flags(table: LedgerTable, n: int, far: float) -> dict[str, Any]:
+    """Return the flags that a finished ledger shows.
+
+    Args:
+        table: the ledger.
+        n: number of examples.
+        far: as for `flags_of`.
+    """
+    return {"non_finite": int((table["margin"] <= -far).sum()), "black_box_gain": black_box_gain(table, n)}

@@ -11,31 +11,31 @@ import torch
 
 from advreg.evaluation.ledger_columns import first_of_each
 from advreg.results.evaluation import AttackSummary, Evaluation
-from advreg.results.ledger_rows import CLEAN, Row, score_of, worst_rows
+from advreg.results.ledger_rows import CLEAN
+from advreg.results.ledger_table import LedgerTable
 from advreg.score_intervals import figure_interval, score_interval
 from advreg.tasks import Task
 
 
-def with_scores(found: Evaluation, rows: Sequence[Row], stages: Sequence[str], task: Task) -> Evaluation:
+def with_scores(found: Evaluation, table: LedgerTable, stages: Sequence[str], task: Task) -> Evaluation:
     """Return an evaluation with the mean scores of a task in place of shares, and with its figures of the whole data set.
 
     A task of right and broken examples keeps its shares and exact intervals.
 
     Args:
         found: figures of the shares of broken examples.
-        rows: the ledger's rows.
+        table: the ledger.
         stages: names of the attacks in order, `CLEAN` first.
         task: what an output is worth.
 
     Returns:
         The evaluation; ``scores`` has each example's lowest score.
     """
-    clean = {row["id"]: row for row in rows if row["attack"] == CLEAN}
-    worst = worst_rows(rows)
-    before, after = (np.array([score_of(some[i]) for i in sorted(some)]) for some in (clean, worst))
+    clean, worst = table.select(table.of(CLEAN)).worst(), table.worst()
+    before, after = clean.scores, worst.scores
     corpus = {name: _figure(name, task, clean, worst, found.seed) for name in task.corpus}
     found = replace(found, task=task.name, scores=torch.from_numpy(after), corpus=corpus)
-    if not any("score" in row for row in rows):
+    if not table.has_scores:
         return found
     return replace(
         found,
@@ -43,27 +43,27 @@ def with_scores(found: Evaluation, rows: Sequence[Row], stages: Sequence[str], t
         clean_interval=score_interval(before.tolist(), found.seed),
         robust_accuracy=float(after.mean()),
         interval=score_interval(after.tolist(), found.seed),
-        by_attack=tuple(_by_attack(found.by_attack, rows, stages)),
+        by_attack=tuple(_by_attack(found.by_attack, table, stages)),
     )
 
 
-def _by_attack(attacks: Sequence[AttackSummary], rows: Sequence[Row], stages: Sequence[str]) -> list[AttackSummary]:
+def _by_attack(attacks: Sequence[AttackSummary], table: LedgerTable, stages: Sequence[str]) -> list[AttackSummary]:
     """Return the summaries with the mean of the lowest scores after each attack."""
-    summaries, done = [], {CLEAN}
+    summaries, done = [], table.of(CLEAN)
     for attack, stage in zip(attacks, stages[1:], strict=True):
-        done.add(stage)
-        scores = [score_of(row) for row in worst_rows(row for row in rows if row["attack"] in done).values()]
-        summaries.append(replace(attack, robust_accuracy=sum(scores) / len(scores)))
+        done = done | table.of(stage)
+        scores = table.select(done).worst().scores
+        summaries.append(replace(attack, robust_accuracy=float(scores.mean())))
     return summaries
 
 
-def _figure(name: str, task: Task, clean: dict[int, Row], worst: dict[int, Row], seed: int) -> dict[str, Any]:
+def _figure(name: str, task: Task, clean: LedgerTable, worst: LedgerTable, seed: int) -> dict[str, Any]:
     """Return a figure of clean and worst points, each with its bootstrap interval."""
     figure = task.corpus[name]
     stored = next(key for key, each in first_of_each(task).items() if each.rows is figure.rows)
     found: dict[str, Any] = {}
     for kind, some in (("clean", clean), ("robust", worst)):
-        table = np.array([some[i]["corpus"][stored] for i in sorted(some)], dtype=float)
-        found[kind] = figure.figure(table)
-        found[f"{kind}_interval"] = list(figure_interval(table, figure.figure, seed))
+        parts = np.array([each[stored] for each in some["corpus"]], dtype=float)
+        found[kind] = figure.figure(parts)
+        found[f"{kind}_interval"] = list(figure_interval(parts, figure.figure, seed))
     return found

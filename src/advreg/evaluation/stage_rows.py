@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from advreg import models
+from advreg.evaluation.attack_units import EvaluationContext, attack_unit
 from advreg.evaluation.batch_sizing import AdaptiveBatcher, max_batch_size
-from advreg.evaluation.evaluate import EvaluationContext, attack_chunks
 from advreg.evaluation.examples import Examples
-from advreg.evaluation.journal import EvaluationJournal
 from advreg.evaluation.protocols import ProtocolStage
 from advreg.results.ledger_rows import UNIT, Row
 from advreg.tasks import CLASSES, Task
@@ -48,6 +47,4 @@ def stage_rows(context: EvaluationContext, stages: tuple[ProtocolStage, ...], id
     Returns:
         One row for each attack and example that it was run on.
     """
-    journal = EvaluationJournal(context.examples, [], {})
-    attack_chunks(context, stages, [ids], journal)
-    return journal.rows
+    return [row for batch in attack_unit(context, stages, [ids.tolist()]) for row in batch.rows]

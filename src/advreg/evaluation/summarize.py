@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from advreg.evaluation.ledger_checks import free_checks
 from advreg.evaluation.score_figures import with_scores
 from advreg.results.checks import provisional_verdict
 from advreg.results.evaluation import AttackSummary, ClassSummary, Evaluation
-from advreg.results.ledger_rows import CLEAN, Row, broken_ids
+from advreg.results.ledger_rows import CLEAN, Row
+from advreg.results.ledger_table import Column, LedgerTable, table_of
 from advreg.statistics import clopper_pearson_interval
 from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
 def summarize(
-    rows: list[Row],
+    rows: Iterable[Row] | LedgerTable,
     *,
     protocol: str,
     stages: list[str],
@@ -34,7 +36,7 @@ def summarize(
     """Return the figures of a complete set of rows.
 
     Args:
-        rows: the ledger's rows; those of the clean examples first in every chunk.
+        rows: the ledger, complete.
         protocol: frozen id.
         stages: names of the attacks in order, `CLEAN` first.
         threat: what the adversary was allowed.
@@ -56,12 +58,12 @@ def summarize(
         >>> found.robust_accuracy, found.verdict
         (1.0, None)
     """
-    clean = [row for row in rows if row["attack"] == CLEAN]
-    wrong, broken = broken_ids(clean), broken_ids(rows)
+    table = table_of(rows)
+    clean = table.select(table.of(CLEAN))
     n = len(clean)
-    correct, survivors = n - len(wrong), n - len(broken)
+    correct, survivors = n - len(clean.broken_ids), n - len(table.broken_ids)
     is_broken = torch.zeros(n, dtype=torch.bool)
-    is_broken[sorted(broken)] = True
+    is_broken[torch.from_numpy(table.broken_ids)] = True
     found = Evaluation(
         protocol=protocol,
         threat=threat,
@@ -74,40 +76,43 @@ def summarize(
         attack_success_rate=(correct - survivors) / max(correct, 1),
         attack_success_interval=clopper_pearson_interval(correct - survivors, correct),
         broken=is_broken,
-        by_attack=tuple(_by_attack(rows, stages, n, seconds)),
-        per_class=tuple(_per_class(clean, broken, wrong, classes)),
-        forwards=spent[0] + sum(row["forwards"] for row in rows),
-        backwards=spent[1] + sum(row["backwards"] for row in rows),
+        by_attack=tuple(_by_attack(table, stages, n, seconds)),
+        per_class=tuple(_per_class(clean, is_broken.numpy(), classes)),
+        forwards=spent[0] + _total(table, "forwards"),
+        backwards=spent[1] + _total(table, "backwards"),
         seconds=sum(seconds.values()),
         flags=flags,
     )
-    if any("proved" in row for row in clean):
-        proved = sum(row["proved"] for row in clean)
+    if "proved" in clean.columns:
+        proved = int(clean["proved"].sum())
         interval = clopper_pearson_interval(proved, n)
         found = replace(found, certified_accuracy=proved / n, certified_interval=interval)
     if task is not CLASSES:
-        found = with_scores(found, rows, stages, task)
-    checks = tuple(free_checks(found.record(), rows))
+        found = with_scores(found, table, stages, task)
+    checks = tuple(free_checks(found.record(), table))
     return replace(found, checks=checks, verdict=provisional_verdict(checks))
 
 
-def _by_attack(rows: list[Row], stages: list[str], n: int, seconds: Mapping[str, float]) -> list[AttackSummary]:
+def _by_attack(table: LedgerTable, stages: list[str], n: int, seconds: Mapping[str, float]) -> list[AttackSummary]:
     found, survivors = [], n
     for stage in stages:
-        mine = [row for row in rows if row["attack"] == stage]
-        broken = len(broken_ids(mine))
+        mine = table.select(table.of(stage))
+        broken = len(mine.broken_ids)
         survivors -= broken
-        forwards, backwards = (sum(row[name] for row in mine) for name in ("forwards", "backwards"))
-        cost = (forwards, backwards, seconds.get(stage, 0.0))
+        cost = (_total(mine, "forwards"), _total(mine, "backwards"), seconds.get(stage, 0.0))
         found.append(AttackSummary(stage, len(mine), broken, survivors / n, *cost))
     return found[1:]
 
 
-def _per_class(clean: list[Row], broken: set[int], wrong: set[int], classes: tuple[str, ...]) -> list[ClassSummary]:
+def _per_class(clean: LedgerTable, broken: Column, classes: tuple[str, ...]) -> list[ClassSummary]:
     found = []
     for label, name in enumerate(classes):
-        mine = {row["id"] for row in clean if row["label"] == label}
-        if mine:
-            count = len(mine)
-            found.append(ClassSummary(name, count, 1 - len(mine & wrong) / count, 1 - len(mine & broken) / count))
+        mine = clean["label"] == label
+        if count := int(mine.sum()):
+            wrong, lost = int(clean["broken"][mine].sum()), int(broken[clean["id"][mine]].sum())
+            found.append(ClassSummary(name, count, 1 - wrong / count, 1 - lost / count))
     return found
+
+
+def _total(table: LedgerTable, name: str) -> int:
+    return int(table[name].sum(dtype=np.int64))

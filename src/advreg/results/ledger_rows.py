@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,58 +89,6 @@ def broken_ids(rows: Iterable[Row]) -> set[int]:
     return {row["id"] for row in rows if row["broken"]}
 
 
-def decided_ids(rows: Iterable[Row]) -> set[int]:
-    """Return the ids of the examples that need no further attack: some row broke them, or a certificate proves them.
-
-    Args:
-        rows: rows of a ledger.
-
-    Returns:
-        Example ids.
-
-    Example:
-        >>> sorted(decided_ids([{"id": 0, "broken": True}, {"id": 1, "broken": False, "proved": True}]))
-        [0, 1]
-    """
-    return {row["id"] for row in rows if row["broken"] or row.get("proved")}
-
-
-CONTINUE_SHARE = 0.2
-"""Share of its examples that an attack on the nearest must break to go on to those behind them."""
-
-FEWEST = 4
-"""Least number of examples that such an attack begins with: a single survivor says nothing about those behind it."""
-
-
-def next_ids(past: Sequence[Row], stage: tuple[str, float], survivors: Sequence[int]) -> list[int]:
-    """Return the ids that an attack tries next, none when it is done with a chunk.
-
-    An attack on a share of the examples takes those nearest to the boundary: those with the highest margin at the worst point
-    found so far, on the original model. While it breaks a fifth of what it tried, it takes as many again from those behind.
-
-    Args:
-        past: the chunk's rows so far, in order.
-        stage: name of the attack, and the share of the survivors that it begins with.
-        survivors: ids of the chunk that no attack has broken.
-
-    Returns:
-        Ids in increasing order.
-    """
-    name, share = stage
-    mine = [row for row in past if row["attack"] == name]
-    if share >= 1:
-        return [] if mine else list(survivors)
-    if mine and len(broken_ids(mine)) < CONTINUE_SHARE * len(mine):
-        return []
-    tried = {row["id"] for row in mine}
-    margin = {i: -math.inf for i in survivors if i not in tried}
-    for row in past:
-        if row["id"] in margin:
-            margin[row["id"]] = max(margin[row["id"]], row["margin"])
-    nearest = sorted(margin, key=lambda i: (-margin[i], i))
-    return sorted(nearest[: len(mine) or max(FEWEST, math.ceil(share * len(survivors)))])
-
-
 @dataclass(frozen=True)
 class Batching:
     """Size of the batches of an evaluation; it affects time and rounding, but not which examples are attacked.
@@ -179,39 +126,3 @@ def units(ids: Sequence[int], size: int = UNIT) -> list[list[int]]:
         [[4, 5], [7]]
     """
     return [list(ids[first : first + size]) for first in range(0, len(ids), size)]
-
-
-def complete_rows(rows: Iterable[Row], stages: Sequence[tuple[str, float]], n: int) -> list[Row]:
-    """Return the rows of the units of work that were written completely, in the order of a single process.
-
-    A crash may truncate the rows of a unit, which then runs again with the same rows. Rows may come in any order and twice, as
-    several processes write them.
-
-    Args:
-        rows: rows of one or more ledgers.
-        stages: name of each attack and the share of the survivors that it begins with.
-        n: number of examples.
-
-    Returns:
-        Rows of complete units, without duplicates.
-    """
-    found = {(row["attack"], row["id"]): row for row in rows}
-    chunks = (range(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK))
-    return [row for ids in chunks for row in _complete_chunk(found, stages, ids)]
-
-
-def _complete_chunk(
-    found: Mapping[tuple[str, int], Row], stages: Sequence[tuple[str, float]], ids: Iterable[int]
-) -> list[Row]:
-    done: list[Row] = []
-    survivors = list(ids)
-    for stage in stages:
-        while tried := next_ids(done, stage, survivors):
-            for unit in units(tried):
-                keys = [(stage[0], i) for i in unit]
-                if any(key not in found for key in keys):
-                    return done
-                done += [found[key] for key in keys]
-            decided = decided_ids(done)
-            survivors = [i for i in survivors if i not in decided]
-    return done

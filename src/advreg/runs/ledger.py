@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from advreg.errors import RunError
-from advreg.runs.files import Record, append_lines, explain_os_error, read_lines, write_atomic
+from advreg.runs.files import Record, append_lines, explain_os_error, read_first, read_lines, write_atomic
 
 _SCHEMA = "advreg/ledger@1"
 
@@ -45,9 +46,9 @@ class Ledger:
         """
         ledger = cls(Path(path))
         header = {"schema": _SCHEMA, **identity}
-        found = read_lines(ledger.path)
-        if found:
-            _require_same_identity(ledger.path, found[0], header)
+        found = read_first(ledger.path)
+        if found is not None:
+            _require_same_identity(ledger.path, found, header)
         else:
             with explain_os_error("create", ledger.path.parent):
                 ledger.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +61,17 @@ class Ledger:
 
     def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Hold these rows instead, in one stroke: for joining the ledgers of several processes, and dropping half work."""
-        header = read_lines(self.path)[:1]
-        write_atomic(self.path, "".join(json.dumps(dict(line)) + "\n" for line in [*header, *rows]))
+        self.replace_lines((json.dumps(dict(row)) + "\n").encode() for row in rows)
+
+    def replace_lines(self, lines: Iterable[bytes]) -> None:
+        """Hold these rows instead, in one stroke, as `replace` does.
+
+        Args:
+            lines: rows as they are written, with their ends, any number of them in one piece.
+        """
+        with self.path.open("rb") as file:
+            header = file.readline()
+        write_atomic(self.path, chain([header], lines))
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows in one write."""

@@ -83,6 +83,28 @@ def train(options: TrainOptions, trust_code: TrustCode = False) -> None:
     run_train(options)
 
 
+@app.command(epilog="Example: advreg plan run.toml --price 2.5")
+def plan(
+    run: Annotated[Path, typer.Argument(help="A run.toml or a run folder.")],
+    protocol: Annotated[str, typer.Option(help="Protocol of the evaluation.")] = "quick",
+    n: Annotated[int, typer.Option("--n", "-n", help="Test examples of the evaluation.")] = 1000,
+    trials: Annotated[int, typer.Option(help="Trainings of a sweep.")] = 1,
+    price: Annotated[float | None, typer.Option(help="Price of an hour on the machine, in any currency.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the speed of this machine, for a plan elsewhere.")
+    ] = None,
+    machine: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plan for the machine that wrote this file with --calibrate.")
+    ] = None,
+    as_json: Json = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Say what a training, a sweep and an evaluation will cost: passes, time, memory and money."""
+    from advreg.cli.plan import PlanOptions, run_plan
+
+    run_plan(PlanOptions(run, protocol, n, trials, price, calibrate, machine, as_json))
+
+
 @app.command(epilog="Example: advreg sweep run.toml --key threat.eps=2/255,4/255 --seeds 0,1")
 @with_groups()
 def sweep(command: SweepCommand, trust_code: TrustCode = False) -> None:

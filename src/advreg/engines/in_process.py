@@ -1,7 +1,7 @@
 """The protocol of every engine: run units of work, yield their results as they come, and repeat no finished result.
 
-A unit is anything that can be pickled, such as the ids of some examples. A unit gives several results, one after another, and
-is told those that it gave before: when its worker dies, the next worker continues behind the last result that arrived.
+A unit is anything that can be pickled, such as the ids of some examples. A unit gives several results, one after another. It
+receives those that it gave before: when its worker dies, the next worker continues behind the last result that arrived.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
         Number of examples, 1 or more.
     """
     try:
-        need = _COPIES * (_graph_bytes(model, x[:1]) + x[0].numel() * x.element_size())
+        need = example_bytes(model, x)
     except Exception:  # the same failure under attack is reported with the attack's name
         return most
     room = _SHARE * runtime.free_memory(x.device)
@@ -62,6 +62,19 @@ def max_batch_size(model: nn.Module, x: Tensor, most: int) -> int:
     while size > 1 and size * need > room:
         size //= 2
     return size
+
+
+def example_bytes(model: nn.Module, x: Tensor) -> int:
+    """Return the memory of one example under attack: what autograd saves, and copies of the example.
+
+    Args:
+        model: network under attack.
+        x: at least one example ``(B, ...)``, on the model's device.
+
+    Returns:
+        Bytes.
+    """
+    return _COPIES * (_graph_bytes(model, x[:1]) + x[0].numel() * x.element_size())
 
 
 def _graph_bytes(model: nn.Module, x: Tensor) -> int:

@@ -232,7 +232,7 @@ def prepare_evaluation(
         protocol: name of a protocol, or your own.
         n: how many examples, from the first; all if None.
         seed: of the random draws.
-        out: run folder, whose batching an evaluation that was begun there keeps.
+        out: run folder; an evaluation that was begun there keeps its batching.
         precision: of the fast copy.
         compiled: whether black-box attacks query a compiled copy.
         task: what an output is worth.

@@ -74,7 +74,8 @@ class EvaluationJournal:
     """
 
     def __init__(self, examples: Examples, stages: list[Stage], identity: dict[str, Any]) -> None:
-        self.examples, self.stages, self.identity = examples, stages, identity
+        self.examples, self.stages = examples, stages
+        self.identity = identity
         self.seconds: dict[str, float] = defaultdict(float)
         self.folder: RunFolder | None = None
         self.started = self.broken = 0

@@ -15,7 +15,7 @@ from advreg.results.ledger_rows import CLEAN, Row
 from advreg.tasks import CLASSES, Task
 
 IDENTIFIED = 8
-"""Clean examples whose outputs are compared."""
+"""Number of clean examples on which outputs are compared."""
 
 _TOLERANCE = 1e-3  # share of the largest logit: kernels, batches and devices round differently
 _PART = 3

@@ -146,7 +146,7 @@ def merge_shards(shards: Sequence[ShardFiles], out: str | Path) -> Evaluation | 
         out: run folder.
 
     Returns:
-        The figures; None for tasks and for threats on features, whose figures ``advreg evaluate`` makes from the ledger.
+        The figures; None for tasks and for threats on features: there ``advreg evaluate`` makes them from the ledger.
 
     Raises:
         RunError: a shard is not finished.

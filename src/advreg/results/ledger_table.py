@@ -21,7 +21,7 @@ Column = NDArray[Any]
 
 _BLOCK = 4096  # rows that become columns at once
 ABSENT = -2
-"""Label of a row without one; -1 is the label None of tasks whose target is no whole number."""
+"""Label of a row without one; -1 is the label None of tasks where a target is no whole number."""
 _COLUMNS: dict[str, tuple[type, Any]] = {
     "id": (np.int64, None),
     "broken": (np.bool_, None),
@@ -144,7 +144,7 @@ def read_table(*files: Path) -> LedgerTable:
 
 
 def row_text(table: LedgerTable, files: Sequence[Path]) -> Iterator[bytes]:
-    """Yield the lines of the rows as they stand in their files, in the order of the table.
+    """Yield the lines of the rows as their files hold them, in the order of the table.
 
     Args:
         table: rows of `read_table`.

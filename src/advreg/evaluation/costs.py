@@ -135,9 +135,15 @@ def _stage_costs(table: LedgerTable, name: str, count: int) -> StageCosts:
     mine = table.select(table.of(name))
     if not len(mine):
         return StageCosts(name, 0.0, 0.0, 0.0, 0, 0)
-    means = (float(mine[column].mean()) for column in ("forwards", "backwards"))
-    most = (int(mine[column].max()) for column in ("forwards", "backwards"))
-    return StageCosts(name, len(mine) / count, *means, *most)
+    forwards, backwards = mine["forwards"], mine["backwards"]
+    return StageCosts(
+        name,
+        share=len(mine) / count,
+        forwards=float(forwards.mean()),
+        backwards=float(backwards.mean()),
+        most_forwards=int(forwards.max()),
+        most_backwards=int(backwards.max()),
+    )
 
 
 @dataclass(frozen=True)

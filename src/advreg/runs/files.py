@@ -122,7 +122,7 @@ def read_lines(path: Path) -> list[Record]:
 
 
 def read_first(path: Path) -> Record | None:
-    """Return the first record of a log, such as a ledger's header; None where there is none, or a crash cut it.
+    """Return the first record of a log, such as a ledger's header; None where there is none, or a crash cut it (a warning).
 
     Args:
         path: the log.
@@ -137,6 +137,8 @@ def read_first(path: Path) -> Record | None:
         return None
     with explain_os_error("read", path), path.open("rb") as file:
         line = file.readline()
+    if line and not line.endswith(b"\n"):
+        _warn_of_cut(path)
     return _parse(path, 1, line) if line.endswith(b"\n") else None
 
 

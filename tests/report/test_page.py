@@ -208,7 +208,8 @@ def test_comparison_shows_every_run(tmp_path: Path) -> None:
 
 
 def test_comparison_and_run_pages_link_each_other(tmp_path: Path) -> None:
-    runs, page = [write_run(tmp_path / "first net"), tmp_path / "second"], tmp_path / "report.html"
+    runs, page = [tmp_path / "first net", tmp_path / "second"], tmp_path / "report.html"
+    write_evaluation(runs[0], results("linf-0.1-quick@2", "linf", 0.1, 0.4), shown=6)
     write_evaluation(runs[1], results("linf-0.1-quick@2", "linf", 0.1, 0.5), shown=0)
     report.write_comparison(runs, page)
     assert "second/report.html" not in page.read_text(), "there is no page yet"

@@ -42,6 +42,7 @@ from advreg.version import __version__
 
 GALLERY_BYTES = 2_000_000
 """Bytes of all pictures of a report, whose limit is 3 MB."""
+_EXAMPLE_BYTES = 200_000  # of the pictures among which a comparison takes one
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +233,7 @@ def _broken_example(runs: Sequence[RunFacts]) -> tuple[Card, EvaluationFacts] | 
     """Return the first picture of a broken example and its evaluation, of the least robust evaluation that has one."""
     found = [facts for run in runs for facts in run.evaluations]
     for facts in sorted(found, key=lambda facts: facts.robust_accuracy):
-        for card in cards(facts, GALLERY_BYTES):
+        for card in cards(facts, _EXAMPLE_BYTES):
             if card.outcome == "fooled":
                 return card, facts
     return None

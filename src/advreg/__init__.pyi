@@ -41,8 +41,8 @@ from advreg.hardening.gate import gate as gate
 from advreg.models import freeze as freeze
 from advreg.models import load as load_model
 from advreg.models import normalized as normalized
-from advreg.report.comparison import Comparison as Comparison
-from advreg.report.comparison import compare as compare
+from advreg.report.compared_runs import Comparison as Comparison
+from advreg.report.compared_runs import compare as compare
 from advreg.runs import RunFolder as RunFolder
 from advreg.tasks import Task as Task
 from advreg.threat import ThreatModel as ThreatModel

@@ -12,7 +12,7 @@ import typer
 from advreg.cli import tables
 from advreg.errors import ConfigError
 from advreg.report import baseline, training_table
-from advreg.report.comparison import Comparison, compare
+from advreg.report.compared_runs import Comparison, compare
 
 
 @dataclass(frozen=True)

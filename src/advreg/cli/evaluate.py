@@ -22,6 +22,7 @@ from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
 from advreg.data.targets import load_targets
 from advreg.engines import Shard, engine_of
+from advreg.engines.shards import shard_template
 from advreg.errors import ConfigError
 from advreg.evaluation import (
     DEFAULT_PROTOCOL,
@@ -178,27 +179,6 @@ def _evaluate_shard(options: EvaluateOptions, shard: Shard) -> None:
         ledger = evaluate_shard(shard=shard, out=setup.folder, command=command, **_arguments(options, setup, watch))
     typer.echo(json.dumps({"shard": str(shard), "ledger": str(ledger)}) if options.as_json else ledger)
     print(f"shard {shard} is done; when all are: advreg merge {setup.folder} --out RUN", file=sys.stderr)
-
-
-def shard_template(arguments: list[str]) -> list[str]:
-    """Return a command line with ``{shard}`` in place of the shard.
-
-    Args:
-        arguments: the command line.
-
-    Returns:
-        The command line for other shards.
-
-    Example:
-        >>> shard_template(["evaluate", "run", "--shard", "3/8"]), shard_template(["evaluate", "--shard=3/8"])
-        (['evaluate', 'run', '--shard={shard}'], ['evaluate', '--shard={shard}'])
-    """
-    found, rest = [], iter(arguments)
-    for argument in rest:
-        if argument == "--shard":
-            next(rest, None)
-        found.append("--shard={shard}" if argument.partition("=")[0] == "--shard" else argument)
-    return found
 
 
 def _prepare(options: EvaluateOptions) -> EvaluationSetup:

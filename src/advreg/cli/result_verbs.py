@@ -133,3 +133,15 @@ def leaderboard(
     from advreg.cli.leaderboard import run_leaderboard
 
     run_leaderboard(folder, html, as_json=as_json)
+
+
+@app.command(epilog="Example: advreg merge parts/0 parts/1 --out runs/net")
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Folders or ledgers that --shard wrote.")],
+    out: Annotated[Path, typer.Option(help="Run folder for the joined ledger and the figures.")],
+    as_json: Json = False,
+) -> None:
+    """Join the shards of an evaluation: one ledger, as a single process writes it, and its figures."""
+    from advreg.cli.merge import run_merge
+
+    run_merge(parts, out, as_json=as_json)

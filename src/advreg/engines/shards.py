@@ -78,3 +78,24 @@ class Shard:
             suffix: such as ``jsonl``.
         """
         return f"{name}.{self.part}.{suffix}"
+
+
+def shard_template(arguments: list[str]) -> list[str]:
+    """Return a command line with ``{shard}`` in place of the shard.
+
+    Args:
+        arguments: the command line.
+
+    Returns:
+        The command line for other shards.
+
+    Example:
+        >>> shard_template(["evaluate", "run", "--shard", "3/8"]), shard_template(["evaluate", "--shard=3/8"])
+        (['evaluate', 'run', '--shard={shard}'], ['evaluate', '--shard={shard}'])
+    """
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        if argument == "--shard":
+            next(rest, None)
+        found.append("--shard={shard}" if argument.partition("=")[0] == "--shard" else argument)
+    return found

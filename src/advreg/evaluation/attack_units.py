@@ -175,7 +175,7 @@ class _ChunkState:
 
     def next_ids(self, stage: ProtocolStage) -> list[int]:
         """Return the ids that an attack tries next."""
-        return next_ids(self._past, (stage.name, stage.nearest), self.survivors).tolist()
+        return [int(i) for i in next_ids(self._past, (stage.name, stage.nearest), self.survivors)]
 
     def add(self, rows: list[Row]) -> None:
         """Add the rows of this chunk, and leave out those of others."""

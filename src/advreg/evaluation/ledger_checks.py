@@ -155,7 +155,7 @@ class _Stage:
 
 
 def _ids_of(table: LedgerTable, mask: Column) -> list[int]:
-    return np.unique(table["id"][mask]).tolist()
+    return [int(i) for i in np.unique(table["id"][mask])]
 
 
 def _by_scores(rows: LedgerTable) -> Column:

@@ -27,8 +27,9 @@ import speedrun
 import training
 from advreg import example_rng
 from advreg.attacks import CraftedExamples
-from advreg.attacks.auto_pgd.l1 import find_peak
+from advreg.attacks.auto_pgd.l1 import sparse_rule
 from advreg.attacks.search import QuerySpec
+from advreg.attacks.wider_balls import find_peak
 from advreg.objectives import Objective, cross_entropy
 from advreg.runs.files import write_atomic
 from advreg.training import TrainState, prepare
@@ -110,7 +111,7 @@ def sparse(
     """
     ids = torch.arange(len(x)) if ids is None else ids
     start = x + example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
-    found = find_peak(QuerySpec(model, objective), x, y, threat, start, steps)
+    found = find_peak(QuerySpec(model, objective), x, y, threat, start, steps=steps, rule=sparse_rule(steps, warm=True))
     return CraftedExamples(found, forwards=steps * len(x), backwards=steps * len(x))
 
 

@@ -283,7 +283,8 @@ def test_a_run_trains_at_a_ratio_to_each_signal(tmp_path: Path) -> None:
     config = Config().replace_with(changes)
     assert configured_threat(config) == ThreatModel.parse("snr:20@-9,9")
     assert Config.from_dict(parse_toml(config.to_toml())) == config
-    for wrong in (["attack.name=n-fgsm"], ["recipe.name=free", "attack.name=none"], ["features.a.min=0"]):
+    fixed = ["attack.name=n-fgsm"], ["recipe.name=free", "attack.name=none"]
+    for wrong in (*fixed, ["features.a.min=0"], ["threat.scale=[1.0]"]):
         with pytest.raises(ConfigError, match="cannot go with"):
             Config().replace_with([*changes, *wrong])
     x = torch.randn(6, 1, 16, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from advreg.attacks.auto_pgd.l1 import sparse_rule, sparse_sign
 from advreg.attacks.auto_pgd.step_rule import checkpoints, momentum_rule
 from advreg.attacks.model import ProxyModel
 from advreg.attacks.search import AttackState, Rule, initial_state
-from advreg.errors import DataError, ModelError, ThreatError
+from advreg.errors import DataError, ModelError
 from advreg.objectives import dlr, margin, scale_free, targeted_dlr
 from advreg.threat import NORMS
 
@@ -363,7 +363,6 @@ def test_ratios_become_margins_with_few_classes() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda x, y: apgd(small_cnn(), x, y, ThreatModel("linf", 0.1), large_eps=True), ThreatError, "is for l1"),
         (
             lambda x, y: apgd_targeted(nn.Flatten().eval(), x[..., :1, :1], y * 0, ThreatModel("l2", 0.1)),
             ModelError,

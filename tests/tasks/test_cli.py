@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from advreg.cli.diagnose import DiagnoseOptions, run_diagnose
-from advreg.cli.evaluate import EvaluateOptions, parse_task, run_evaluate
+from advreg.cli.evaluate import EvaluateOptions, run_evaluate
 from advreg.data import load_targets
 from advreg.errors import AdvregError
 
@@ -66,7 +66,7 @@ def test_a_factory_gives_data_and_task(folder: Path, capsys: pytest.CaptureFixtu
     [
         ({"task": "pixel"}, "allowed: classes"),
         ({"task": "scenes_module:wrong"}, "return an advreg.Task"),
-        ({"data": "mnist"}, "a task takes npz:FILE"),
+        ({"data": "mnist", "n": 4}, "takes 3 channels"),
         ({"corruptions": "fog"}, "corruptions and distances are for classes"),
         ({"data": "npz:missing.npz"}, "no file"),
     ],
@@ -79,10 +79,9 @@ def test_what_does_not_fit_is_one_line(folder: Path, changes: dict[str, str], wo
 
 
 def test_targets_keep_their_shape_and_split(folder: Path) -> None:
-    (x, y), (x_test, y_test) = load_targets("npz:scenes.npz")
-    assert (len(x) + len(x_test), y.shape[1:], y_test.shape[1:]) == (20, (8, 8), (8, 8))
-    assert float(x.max()) <= 1.0
-    assert parse_task("pixels").name == "pixels"
+    train, test = load_targets("npz:scenes.npz")
+    assert (len(train) + len(test), train.labels.shape[1:], test.labels.shape[1:]) == (20, (8, 8), (8, 8))
+    assert train.span[1] <= 1.0
 
 
 def test_a_diagnosis_of_a_task_says_what_it_skips(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,7 +149,7 @@ def test_a_user_writes_a_task_in_under_ten_lines() -> None:
         (5, torch.ones(30, 5), {}, ["several labels: task='labels'"]),
         (4, torch.zeros(30).long(), {"task": "ordinal:tolerance=4"}, ["every class is within 4"]),
         (4, torch.full((30,), 7), {"task": "ordinal"}, ["classes 0 to 3"]),
-        (5, torch.zeros(30, 5), {"task": "labels", "protocol": "plus"}, ["'plus' is for classes", "quick"]),
+        (5, torch.zeros(30, 5), {"task": "labels", "protocol": "plus"}, ["'plus' is not one of task labels", "quick"]),
         (1, torch.full((30,), 2), {"task": "pairs:threshold=0.5"}, ["give 1 for the same"]),
         (1, torch.full((30,), torch.nan), {"task": "number:tolerance=1"}, ["NaN or infinity in 30"]),
     ],

@@ -159,7 +159,7 @@ def test_trouble_without_repair_is_reported_with_a_remedy(data, tmp_path, monkey
     assert lines[0]["action"].startswith(message)
 
 
-def scripted_pulse(model, x, y, threat):
+def scripted_pulse(model, x, y, threat, task):
     """Overfitting after nine steps, which going back undoes: a function of the model, as real probes are."""
     steps = int(model[1].num_batches_tracked)
     return ProbeAccuracy(0.9, 0.9, 0.1) if steps == 9 else ProbeAccuracy(0.9, 0.5, 0.5 + steps / 1000)

@@ -18,7 +18,8 @@ from advreg.attacks.readback import Read, read_later, read_now
 from advreg.errors import DataError
 from advreg.tasks import CLASSES, Task
 
-_TASKS = "several labels: task='labels'; numbers: task='number'; masks: task='pixels'"
+NAME_A_TASK = "several labels: task='labels'; numbers: task='number'; masks: task='pixels'"
+"""What to do with targets that are no labels of classes."""
 """Remedy for targets that are no labels of a classifier."""
 
 _SLACK = 1e-3
@@ -122,7 +123,7 @@ def read_labels(y: Any, x: Tensor) -> Tensor:
     if found.is_floating_point() and found.ndim == 2 and shape[1] > 1:
         return found.to(torch.promote_types(x.dtype, torch.float32))
     allowed = "give labels 0 to classes-1 as integers (B,), or probabilities (B, K) as floats"
-    raise DataError(f"y is {found.dtype} {shape}; {allowed}; {_TASKS}")
+    raise DataError(f"y is {found.dtype} {shape}; {allowed}; {NAME_A_TASK}")
 
 
 def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
@@ -144,7 +145,7 @@ def read_batch(x: Any, y: Any, ball: BoxedThreat) -> tuple[Tensor, Tensor]:
     if y.ndim == 2 and not (bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < _SUM).all())):
         raise DataError(
             "y holds floats that are not probabilities; give rows of numbers >= 0 that sum to 1, or labels (B,); "
-            + _TASKS
+            + NAME_A_TASK
         )
     reject_radii(x, ball)
     reject_limits(x, ball)

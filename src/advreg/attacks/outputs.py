@@ -9,7 +9,7 @@ from advreg.attacks.readback import Read, read_later, read_now
 from advreg.errors import DataError, ModelError
 from advreg.objectives import Objective, cross_entropy, rows_of_probabilities
 from advreg.tasks import CLASSES, Task
-from advreg.tasks.checks import reject_misfit
+from advreg.tasks.checks import reject_misfit, reject_objective
 
 IGNORED = -100
 """The label that the cross-entropy of torch ignores."""
@@ -119,6 +119,7 @@ def checked_once(objective: Objective, task: Task = CLASSES) -> Objective:
         The objective; its first call raises `ModelError` for outputs that are not logits, and `DataError` for labels out of
         range; in other tasks, for outputs and targets that do not fit.
     """
+    reject_objective(task, objective)
     is_first = True
 
     def checking(logits: Tensor, y: Tensor) -> Tensor:

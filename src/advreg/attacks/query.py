@@ -12,6 +12,7 @@ from advreg.attacks.model import Model, gradient_at, input_dtype, own_leaf, quer
 from advreg.errors import ConfigError
 from advreg.objectives import Objective, negate
 from advreg.tasks import CLASSES, Task
+from advreg.tasks.checks import reject_objective
 from advreg.tasks.task import invert
 
 
@@ -35,6 +36,7 @@ class QuerySpec:
 
     def __post_init__(self) -> None:
         require_positive(eot=self.eot)
+        reject_objective(self.task, self.objective)
 
     @cached_property
     def dtype(self) -> torch.dtype | None:

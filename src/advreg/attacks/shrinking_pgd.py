@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from advreg.attacks.cosine_pgd import FILL, cosine_step
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, Rule, example_of_row, initial_state, query, run_attempt, search
+from advreg.attacks.wider_balls import wider
 from advreg.errors import ConfigError
 from advreg.example_rng import Stream
 from advreg.objectives import Objective, margin
@@ -105,26 +105,6 @@ def _check_schedule(schedule: Schedule) -> None:
         raise ConfigError(
             f"schedule is {schedule}; give pairs (multiple of eps, steps), steps 1 or more, the last multiple 1"
         )
-
-
-def wider(threat: ThreatModel, multiple: float) -> ThreatModel:
-    """Return the threat model with a multiple of its eps; in linf never wider than the box.
-
-    Args:
-        threat: the threat model.
-        multiple: factor of eps.
-
-    Returns:
-        A threat model of the same norm and box.
-
-    Example:
-        >>> wider(ThreatModel("linf", 0.25), 2.0).eps, wider(ThreatModel("linf", 0.25), 16.0).eps
-        (0.5, 1.0)
-    """
-    most = threat.width if threat.norm == "linf" and threat.scale is None else math.inf
-    if isinstance(threat.eps, Tensor):
-        return threat.with_eps((threat.eps.double() * multiple).clamp_max(most))
-    return threat.with_eps(min(threat.eps * multiple, most))
 
 
 def last_iterate(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from advreg import attacks, models, runtime
 from advreg.attacks.model import query_model
 from advreg.cli.model_metadata import class_names, input_shape, label_of
-from advreg.cli.resolution import pixel_threat, point_to_text_verbs
+from advreg.cli.resolution import ModelSource, pixel_threat
 from advreg.data.images import GREY, RGB, open_image, pixels
 from advreg.errors import ModelError, RunError
 from advreg.objectives import cross_entropy
@@ -83,7 +83,7 @@ def run_attack(options: AttackOptions) -> None:
     """
     _require_distinct_names(options.images)
     threat, device = pixel_threat(options.threat), runtime.choose_device(options.device)
-    point_to_text_verbs(options.model, "attack")
+    ModelSource.of(options.model).require_classes("advreg attack changes the predicted class of a picture and is")
     model = models.load(options.model, weights=options.weights).to(device)
     if isinstance(model, models.InferenceOnlyModel):
         raise ModelError(f"{options.model} gives no gradient; attack it with advreg evaluate --protocol blackbox")

@@ -87,6 +87,7 @@ def run_certify(options: CertifyOptions) -> bool:
     if options.smoothing is not None and options.method != "auto":
         raise ConfigError(f"--sigma certifies by votes, and --method is {options.method!r}; leave one of them out")
     source = ModelSource.of(options.model)
+    source.require_classes("certificates bound margins, which no other task has, so they are")
     sets = cache(lambda: source.data_sets(options.data))
     threat = source.threat(options.threat, options.box, sets=sets)
     folder = source.output(options.out)

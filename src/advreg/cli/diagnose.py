@@ -13,9 +13,7 @@ from rich.table import Table
 
 from advreg import models
 from advreg.cli import progress, tables
-from advreg.cli.evaluate import parse_task
 from advreg.cli.resolution import ModelSource
-from advreg.data.targets import load_targets
 from advreg.diagnosis import Diagnosis, diagnose
 from advreg.errors import ModelError
 from advreg.plugins import call_factory
@@ -37,7 +35,7 @@ class DiagnoseOptions:
         quick: use fewer examples, queries and checks.
         adapt: also run adaptive attacks.
         backward: factory of a backward pass for the adaptive attacks, ``pkg.module:factory``.
-        task: name of a task with its options, or ``pkg.module:factory``; classes if None.
+        task: name of a task with its options, or ``pkg.module:factory``; the run's own, or classes, if None.
         out: folder to write into; the run folder if None.
         seed: of all random draws.
         as_json: print one JSON object instead of text.
@@ -69,15 +67,16 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
         True for TRUSTED.
     """
     source = ModelSource.of(options.model)
-    sets = cache(lambda: source.data_sets(options.data))
+    task = source.task(options.task)
+    sets = cache(lambda: source.data_sets(options.data, task))
     threat = source.threat(options.threat, options.box, options.features, sets)
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
-    task = parse_task(options.task)
+    train, test = sets()
     if task is not CLASSES:
         found = diagnose(
             model,
-            load_targets(source.data(options.data))[1],
+            test,
             threat,
             options.n,
             seed=options.seed,
@@ -86,7 +85,6 @@ def run_diagnose(options: DiagnoseOptions) -> bool:
             adapt=options.adapt,
         )
         return _show(found, folder, as_json=options.as_json)
-    train, test = sets()
     with progress.diagnosing(quiet=options.as_json) as watch:
         found = diagnose(
             model,

@@ -57,6 +57,7 @@ def run_epsilon(options: EpsilonOptions) -> None:
         options: options of ``advreg epsilon``.
     """
     source = ModelSource.of(options.model)
+    source.require_classes("the choice of eps counts wrong classes and is")
     folder = source.output(options.out)
     model = models.load(options.model, weights=options.weights)
     train, test = source.data_sets(options.data)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from advreg import distributed, models, report, runtime
 from advreg.attacks.corruptions import CORRUPTIONS
@@ -20,7 +20,6 @@ from advreg.certification import Certification, certify_as_recorded
 from advreg.cli import progress, tables
 from advreg.cli.resolution import ModelSource, parse_radii
 from advreg.data import Dataset, StreamingDataset, Table
-from advreg.data.targets import load_targets
 from advreg.engines import Shard, engine_of
 from advreg.engines.shards import shard_template
 from advreg.errors import ConfigError
@@ -39,11 +38,10 @@ from advreg.evaluation.corruptions import require_corruptions
 from advreg.evaluation.evaluate import EvaluationProgress
 from advreg.evaluation.examples import threat_on
 from advreg.evaluation.shards import evaluate_shard
-from advreg.plugins import call_factory, is_factory
 from advreg.published import figure_of
 from advreg.report import formatting, prose
 from advreg.report.facts import ThreatFacts
-from advreg.tasks import CLASSES, Task, as_task
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -63,7 +61,7 @@ class EvaluateOptions:
         curve: radii separated by commas; empty for no curve.
         certify: whether bounds prove what they can before the attacks, which then run on the rest.
         distances: whether to measure each example's distance to the boundary.
-        task: name of a task with its options, or ``pkg.module:factory``; classes if None.
+        task: name of a task with its options, or ``pkg.module:factory``; the run's own, or classes, if None.
         corruptions: names separated by commas, or ``all``; empty for none.
         severities: of the corruptions, separated by commas.
         out: folder to write into; the run folder if None.
@@ -108,7 +106,7 @@ class EvaluationSetup:
     """What the options resolve to: a model on its device, test examples, radii, corruptions and the output folder."""
 
     model: nn.Module
-    test: Dataset | Table | StreamingDataset | tuple[Tensor, Tensor]
+    test: Dataset | Table | StreamingDataset
     n: int
     threat: ThreatModel
     folder: Path | None
@@ -185,8 +183,8 @@ def _prepare(options: EvaluateOptions) -> EvaluationSetup:
     """Resolve every option; a mistake is reported here, before hours of work."""
     source = ModelSource.of(options.model)
     names, severities = parse_corruptions(options.corruptions, options.severities)
-    task = parse_task(options.task)
-    sets = cache(lambda: source.data_sets(options.data) if task is CLASSES else load_targets(source.data(options.data)))
+    task = source.task(options.task)
+    sets = cache(lambda: source.data_sets(options.data, task))
     threat = source.threat(options.threat, options.box, options.features, sets)
     model = models.load(options.model, weights=options.weights).to(runtime.choose_device(options.device))
     test = sets()[1]
@@ -196,12 +194,12 @@ def _prepare(options: EvaluateOptions) -> EvaluationSetup:
         raise ConfigError("distances know no units, rules or snr; leave --distances out, and measure a --curve")
     if task is not CLASSES and (names or options.distances):
         raise ConfigError(f"corruptions and distances are for classes, the task is {task.name}; leave them out")
-    if names and not isinstance(test, tuple):
+    if names:
         require_corruptions(test.tensors(1)[0], names, severities)
     return EvaluationSetup(
         model=model,
         test=test,
-        n=min(options.n, len(test[0]) if isinstance(test, tuple) else len(test)),
+        n=min(options.n, len(test)),
         threat=threat,
         folder=source.output(options.out),
         radii=radii,
@@ -209,32 +207,6 @@ def _prepare(options: EvaluateOptions) -> EvaluationSetup:
         severities=severities,
         task=task,
     )
-
-
-def parse_task(name: str | None) -> Task:
-    """Return the task of ``--task``: a name with options, or what a factory ``pkg.module:factory`` returns.
-
-    Args:
-        name: such as ``labels`` or ``number:tolerance=0.5``; None for classification.
-
-    Returns:
-        The task.
-
-    Raises:
-        ConfigError: no such task, or a factory that returns no task.
-
-    Example:
-        >>> parse_task("pixels"), parse_task(None) is CLASSES
-        (Task(pixels: masked-ce, balanced-ce, js, cosine), True)
-    """
-    if name is None:
-        return CLASSES
-    if not is_factory(name):
-        return as_task(name)
-    made = call_factory(name, ConfigError)
-    if not isinstance(made, Task):
-        raise ConfigError(f"--task {name} returns {type(made).__name__}; return an advreg.Task")
-    return made
 
 
 def parse_corruptions(names: str, severities: str) -> tuple[list[str], list[int]]:
@@ -356,8 +328,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
         evaluation: the figures.
     """
     tables.show(tables.evaluation(evaluation))
-    rate = f"{tables.percent(evaluation.attack_success_rate)} {tables.span(evaluation.attack_success_interval)}"
-    typer.echo(f"attack success rate: {rate}")
+    if evaluation.task == "classes":
+        rate = f"{tables.percent(evaluation.attack_success_rate)} {tables.span(evaluation.attack_success_interval)}"
+        typer.echo(f"attack success rate: {rate}")
     if evaluation.certified_accuracy is not None and evaluation.certified_interval is not None:
         proved = f"{tables.percent(evaluation.certified_accuracy)} {tables.span(evaluation.certified_interval)}"
         typer.echo(f"proved, and not attacked: {proved}")
@@ -379,5 +352,6 @@ def _print_curve(curve: Curve) -> None:
         (size, tables.percent(p.robust_accuracy), tables.span(p.interval))
         for size, p in zip(sizes, curve.points, strict=True)
     ]
-    tables.show(tables.table(f"robustness curve, {curve.attack}", ("eps", "robust", "95% interval"), cells))
+    robust = "robust" if curve.task == "classes" else "score"
+    tables.show(tables.table(f"robustness curve, {curve.attack}", ("eps", robust, "95% interval"), cells))
     typer.echo(f"verdict on the curve: {curve.verdict or 'none yet, too few attacks were tried'}")

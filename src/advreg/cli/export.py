@@ -59,6 +59,7 @@ def run_export(
 
 def _write_properties(run: Path, model: nn.Module, properties: Properties) -> None:
     source = ModelSource.of(str(run))
+    source.require_classes("VNN-LIB properties compare logits and are")
     sets = source.data_sets(None)
     x, y = sets[1].tensors(n=properties.n)
     export.vnnlib_files(model, x, y, source.threat(properties.threat, sets=lambda: sets), properties.folder)

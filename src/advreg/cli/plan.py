@@ -80,12 +80,14 @@ def make_plan(options: PlanOptions) -> dict[str, Any]:
     config = load_config(options.run)
     session = prepare(config)
     threat = configured_threat(config)
-    test = ModelSource(str(options.run), None, config).data_sets(None)[1]
+    source = ModelSource(str(options.run), None, config)
+    task = source.task()
+    test = source.data_sets(None, task)[1]
     folder = options.run if (options.run / "model.safetensors").is_file() else None
     model = models.load(str(folder)) if folder else session.model.eval()
     n = min(options.n, len(test))
-    costs = evaluation_costs(model, test, threat, protocol=options.protocol, n=n)
-    here = measure_speed(prepare_evaluation(model, test, threat, protocol=options.protocol, n=n))
+    costs = evaluation_costs(model, test, threat, protocol=options.protocol, n=n, task=task)
+    here = measure_speed(prepare_evaluation(model, test, threat, protocol=options.protocol, n=n, task=task))
     if options.calibrate is not None:
         write_speed(options.calibrate, here)
     there = here if options.machine is None else read_speed(options.machine)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from advreg.config import Config
 from advreg.config.features import FeatureTable, read_features
+from advreg.config.task import configured_task, named_task
 from advreg.config.threat import configured_features, configured_threat, threat_on_features
 from advreg.documents import check_links, read_text
 from advreg.eps_and_box import read_short_form
 from advreg.errors import ConfigError, RunError, ThreatError, did_you_mean_path
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -76,11 +78,47 @@ class ModelSource:
             raise ConfigError(f"no data for {self.name}: add --data, such as --data mnist")
         return data
 
-    def data_sets(self, option: str | None) -> AnyPair:
+    def task(self, option: str | None = None) -> Task:
+        """Return the task: that of the option, else the run's, else classification.
+
+        Args:
+            option: of ``--task``: a name with options, or ``pkg.module:factory``; None where it is absent.
+
+        Returns:
+            The task.
+
+        Raises:
+            ConfigError: no such task, or a factory that returns no task.
+
+        Example:
+            >>> ModelSource("zoo:mnist-cnn").task("pixels")
+            Task(pixels: masked-ce, balanced-ce, js, cosine)
+        """
+        if option is not None:
+            return named_task(option)
+        return CLASSES if self.config is None else configured_task(self.config)
+
+    def require_classes(self, what: str) -> None:
+        """Raise for a run of another task than classification.
+
+        Args:
+            what: the work that is for classes.
+
+        Raises:
+            ConfigError: the run has another task.
+        """
+        name = self.config.task.name if self.config else "classes"
+        if name != "classes":
+            raise ConfigError(
+                f"{what} for classes, and the task of {self.name} is {name!r}; evaluate, diagnose, report, compare follow it"
+            )
+
+    def data_sets(self, option: str | None, task: Task = CLASSES) -> AnyPair:
         """Return the training set and the test set; those of a run that streams its images are streamed here too.
 
         Args:
             option: of ``--data``; None where it is absent.
+            task: what an output is worth; other tasks than classification have targets of any shape.
 
         Returns:
             Training set and test set.
@@ -92,6 +130,8 @@ class ModelSource:
         from advreg import data
 
         name = self.data(option)
+        if task is not CLASSES:
+            return data.load_targets(name)
         return data.stream(name) if option is None and self.config and self.config.data.stream else data.load(name)
 
     def threat(
@@ -126,6 +166,8 @@ class ModelSource:
             return threat_on_features(table, norm, eps, sets())
         if option is not None:
             text = _with_box(option, box or ("" if "@" in option else self.own_box()))
+            if self.config is not None and self.config.threat.scale:
+                return replace(configured_threat(self.config), **_norm_eps_box(text))
             return ThreatModel.parse(text) if "@" in text else text
         configured = configured_threat(self._with_threat())
         return replace(configured, box=parse_box(box)) if box else configured
@@ -189,6 +231,11 @@ def require_folder(name: str) -> None:
     if ":" not in name and len(path.parts) > 1 and not path.exists():
         wrote = "give one that `advreg train` wrote, or a name such as zoo:mnist-cnn"
         raise RunError(f"no run folder at {name};{did_you_mean_path(path)} {wrote}")
+
+
+def _norm_eps_box(text: str) -> dict[str, Any]:
+    given = ThreatModel.parse(text)
+    return {"norm": given.norm, "eps": given.eps, "box": given.box, "relative": given.relative}
 
 
 def _with_box(threat: str, box: str) -> str:

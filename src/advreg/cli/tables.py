@@ -100,7 +100,8 @@ def evaluation(found: Evaluation) -> Table:
         rows.append(
             [attack.name, str(attack.tried), str(attack.broken), percent(attack.robust_accuracy), limits, *cost]
         )
-    columns = ("attack", "tried", "broken", "accuracy", "95% interval", "forwards", "backwards", "seconds")
+    figure = "accuracy" if found.task == "classes" else "score"
+    columns = ("attack", "tried", "broken", figure, "95% interval", "forwards", "backwards", "seconds")
     return table(f"{found.protocol}, {found.n} examples", columns, rows)
 
 

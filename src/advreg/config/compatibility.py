@@ -20,6 +20,10 @@ _ROUTED = ("ar_at", "advprop")  # recipes on split BatchNorm
 _NEEDS_EPS = ("free", "nuat", *_BOUNDS)
 _STARTS = {"gaussian": ("pgd",), "zero": ("fgsm", "pgd")}  # other attacks fix their start
 
+WITH_TASKS = ("standard", "gaussian", "madry", "mixed", "multiplier", "free", "trades", "alp")
+"""Recipes for every task; the others weigh margins or logits of classes."""
+_ONE_TARGET = ("classes", "labels", "ordinal", "number")  # targets that hold when an image is moved
+
 Rule = Callable[["Config"], str | None]
 
 
@@ -234,6 +238,7 @@ def _ratio(config: Config) -> str | None:
         "recipe.name = 'free'": config.recipe.name == "free",
         f"attack.name = {config.attack.name!r}": config.attack.name in ("n-fgsm", "stored"),
         "[features]": bool(config.features),
+        "threat.scale": bool(config.threat.scale),
     }
     broken = next((key for key, used in wrong.items() if used), None)
     if config.threat.norm != "snr" or broken is None:
@@ -249,6 +254,7 @@ def _features(config: Config) -> str | None:
         f"attack.name = {config.attack.name!r}": config.attack.name in ("n-fgsm", "stored"),
         f"data.augment = {config.data.augment!r}": config.data.augment != "none",
         "data.cutmix = true": config.data.cutmix,
+        "threat.scale": bool(config.threat.scale),
         "data.stream = true": config.data.stream,
         "scale= in data.name": "scale=" in config.data.name,  # features have units of their own
     }
@@ -256,7 +262,29 @@ def _features(config: Config) -> str | None:
     return broken and f"[features] has units and rules of columns, which cannot go with {broken}; change that"
 
 
+def _task(config: Config) -> str | None:
+    task, recipe = config.task.name, config.recipe.name
+    policy = config.policy.name
+    if "task" in config.recipe.options:
+        return "recipe.options.task is set; name the task in a section of its own: [task] name = ..."
+    if task == "classes":
+        return None
+    for given, is_used, remedy in (
+        (f"recipe.name is {recipe!r}", recipe not in WITH_TASKS, f"use {', '.join(WITH_TASKS)}"),
+        (f"policy.name is {policy!r}", policy not in ("fixed", "warmup"), "use 'fixed' or 'warmup'"),
+        (f"attack.objective is {config.attack.objective!r}", config.attack.objective != "auto", "leave it at 'auto'"),
+        ("data.cutmix is true", config.data.cutmix, "set it to false"),
+        ("data.stream is true", config.data.stream, "set it to false"),
+    ):
+        if is_used:
+            return f"{given}, which is for classes, and task.name is {task!r}; {remedy}"
+    if config.data.augment == "none" or task in _ONE_TARGET:
+        return None
+    return f"data.augment is {config.data.augment!r}, which moves images, not the targets of task {task!r}; set it to 'none'"
+
+
 _RULES: tuple[Rule, ...] = (
     _eps, _attack, _pgi_start, _objective, _norms, _streaming, _start, _step_size, _nesterov, _free, _standard, _awp,
     _mixed_labels, _double_backward, _bounds, _split, _average, _reestimate, _iaat_tests, _friendly, _ratio, _features,
+    _task,
 )  # fmt: skip

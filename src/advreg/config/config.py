@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from advreg.config.sections import (
     PolicyConfig,
     RecipeConfig,
     ScheduleConfig,
+    TaskConfig,
     ThreatConfig,
     TrainConfig,
 )
+
+_CLASSES = asdict(TaskConfig())
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Config(BaseConfig):
         seed: seed of weights, order, augmentation and attacks.
         model: the network.
         data: the data set.
+        task: what an output is worth; left out where it is classification.
         threat: the threat model.
         attack: the attack in training.
         policy: the eps of each example.
@@ -55,6 +59,7 @@ class Config(BaseConfig):
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     threat: ThreatConfig = field(default_factory=ThreatConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -72,9 +77,10 @@ class Config(BaseConfig):
         return include_features(toml.read(path), Path(path).parent, str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested dictionaries with every key; sections of features only where there are any."""
-        values = super().to_dict()
-        return {key: each for key, each in values.items() if each or key not in ("features", "relations")}
+        """Return nested dictionaries with every key but these: classification as task, no features, equal units of values."""
+        values, absent = super().to_dict(), {"features": {}, "relations": {}, "task": _CLASSES}
+        values["threat"] = {key: each for key, each in values["threat"].items() if key != "scale" or each}
+        return {key: each for key, each in values.items() if key not in absent or each != absent[key]}
 
     def check_combinations(self, source: str) -> None:
         """Raise `ConfigError` for values that cannot go together; see `advreg.config.compatibility`.

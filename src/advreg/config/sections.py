@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -78,6 +78,20 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class TaskConfig:
+    """What an output of the network is worth.
+
+    Attributes:
+        name: a key of `advreg.tasks.TASKS`, or ``pkg.module:factory``.
+        options: options of the task, such as ``tolerance``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: str = "classes"
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ThreatConfig:
     """The threat model.
 
@@ -85,12 +99,14 @@ class ThreatConfig:
         norm: ``linf``, ``l2`` or ``l1``, or ``snr`` for l2 at a signal-to-noise ratio.
         eps: radius in the units of the box, a number or a text such as ``"8/255"``; with ``snr`` the ratio in dB.
         box: lowest and highest valid value of an input, [0, 1] for pixels.
+        scale: unit of each value, nested lists that broadcast to one input: 0 may not move; left out where all are 1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     norm: str = "linf"
     eps: Radius = 0.0
     box: Box = field(default_factory=lambda: [0.0, 1.0])
+    scale: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

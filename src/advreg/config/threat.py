@@ -35,7 +35,8 @@ def configured_threat(config: Config, sets: Sequence[Any] = ()) -> ThreatModel:
     low, high = section.box
     if section.norm == "snr":
         return ThreatModel.parse(f"snr:{section.eps!r}@{low!r},{high!r}")
-    return ThreatModel(section.norm, section.eps, (low, high))  # type: ignore[arg-type]  # it checks its norm
+    scale: Any = section.scale or None
+    return ThreatModel(section.norm, section.eps, (low, high), scale=scale)  # type: ignore[arg-type]  # it checks its norm
 
 
 def configured_features(config: Config) -> FeatureTable:

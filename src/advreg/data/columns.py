@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ _KINDS = {"M": "dates", "m": "time spans", "c": "complex numbers"}
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """Features ``(N, F)`` with their names, and labels ``(N,)`` with the names of their classes."""
+    """Features ``(N, F)`` with their names, and labels ``(N,)`` with the names of their classes, or targets ``(N, ...)``."""
 
     values: Any
     labels: Tensor
@@ -69,14 +70,60 @@ def table_of_columns(columns: dict[str, Any], label: str) -> TableRows:
         >>> found.values.tolist(), found.labels, found.classes
         ([[20.0], [30.0]], tensor([0, 1]), ('no', 'yes'))
     """
-    if label not in columns:
-        found = ", ".join(list(columns)[:20])
-        raise DataError(f"the table has no column {label!r}.{did_you_mean(label, columns)} Its columns: {found}")
-    features = {name: _feature(name, column) for name, column in columns.items() if name != label}
-    if not features or not len(columns[label]):
-        raise DataError(f"the table has {len(features)} features in {len(columns[label])} rows; give at least one")
+    features = _split_columns(columns, [label])
     labels, classes = _labels(label, columns[label])
     return TableRows(np.stack(list(features.values()), axis=1), labels, classes, tuple(features))
+
+
+def targets_of_columns(columns: dict[str, Any], label: str) -> TableRows:
+    """Return features and targets of another task than classification from columns by name.
+
+    Args:
+        columns: arrays ``(N,)`` by name.
+        label: name of the target column, or several separated by commas.
+
+    Returns:
+        The features, and targets ``(N,)`` of one column or ``(N, L)`` of several: int64 where all are whole, else float32.
+
+    Raises:
+        DataError: no such column, or a column of text or with missing values.
+
+    Example:
+        >>> table = {"age": np.array([20, 30]), "smokes": np.array([0, 1]), "drives": np.array([1, 1])}
+        >>> targets_of_columns(table, "smokes,drives").labels.tolist()
+        [[0, 1], [1, 1]]
+    """
+    names = [name.strip() for name in label.split(",")]
+    features = _split_columns(columns, names)
+    targets = np.stack([_feature(name, columns[name]) for name in names], axis=1)
+    whole = all(columns[name].dtype.kind in "biu" for name in names)
+    y = torch.from_numpy(targets.astype(np.int64 if whole else np.float32))
+    return TableRows(np.stack(list(features.values()), axis=1), y[:, 0] if len(names) == 1 else y, (), tuple(features))
+
+
+def _split_columns(columns: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """Return the features by name."""
+    missing = next((name for name in labels if name not in columns), None)
+    if missing is not None:
+        found = ", ".join(list(columns)[:20])
+        raise DataError(f"the table has no column {missing!r}.{did_you_mean(missing, columns)} Its columns: {found}")
+    features = {name: _feature(name, column) for name, column in columns.items() if name not in labels}
+    rows = len(columns[labels[0]])
+    if not features or not rows:
+        raise DataError(f"the table has {len(features)} features in {rows} rows; give at least one")
+    return features
+
+
+def with_class_names(table: TableRows) -> TableRows:
+    """Return the rows with a name for each class, its number where it has none.
+
+    Args:
+        table: rows with labels.
+
+    Returns:
+        The rows.
+    """
+    return replace(table, classes=table.classes or tuple(str(k) for k in range(int(table.labels.max()) + 1)))
 
 
 def _feature(name: str, column: Any) -> Any:

@@ -30,7 +30,7 @@ _NAMED: dict[str, Callable[[Progress | None], Pair]] = {
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
 }
-_SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
+SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
     "folder": (folder, {"size": parse_size, "mode": str, "broken": str, "bits": int}),
     "npz": (npz, {"box": parse_box}),
     "csv": (csv_table, {"label": str, "box": parse_box, "drop": str, "scale": str, "test": str, "sep": str}),
@@ -38,6 +38,7 @@ _SCHEMES: dict[str, tuple[Callable[..., Pair], dict[str, Option]]] = {
     "torchvision": (torchvision, {"size": parse_size}),
     "hf": (hugging_face, {"size": parse_size, "label": str, "box": parse_box, "drop": str, "scale": str}),
 }
+"""The schemes of names: their readers, and their options with the functions that read them."""
 
 
 def load(name: str, *, progress: Progress | None = None) -> Pair:
@@ -64,13 +65,13 @@ def load(name: str, *, progress: Progress | None = None) -> Pair:
     scheme, _, rest = name.partition(":")
     if name in _NAMED:
         return _NAMED[name](progress)
-    if scheme in _SCHEMES and rest:
-        reader, allowed = _SCHEMES[scheme]
-        place, options = _options(rest, allowed)
+    if scheme in SCHEMES and rest:
+        reader, allowed = SCHEMES[scheme]
+        place, options = split_options(rest, allowed)
         return reader(place, **options)
     if is_factory(name):
         return factory(name)
-    forms = [*_NAMED, *(f"{key}:" for key in _SCHEMES)]
+    forms = [*_NAMED, *(f"{key}:" for key in SCHEMES)]
     raise DataError(f"unknown data {name!r}.{hint_for(name, forms)} Allowed: {' '.join(forms)} pkg.module:factory")
 
 
@@ -114,12 +115,20 @@ def stream(name: str) -> tuple[StreamingDataset, StreamingDataset]:
     scheme, _, rest = name.partition(":")
     if scheme != "folder" or not rest:
         raise DataError(f"{name!r} cannot be streamed; give folder:PATH?size=224, or do not stream it")
-    place, options = _options(rest, _SCHEMES["folder"][1])
+    place, options = split_options(rest, SCHEMES["folder"][1])
     return streamed_folder(place, **options)
 
 
-def _options(rest: str, allowed: Mapping[str, Option]) -> tuple[str, dict[str, Any]]:
-    """Split ``PATH?key=value&key=value``."""
+def split_options(rest: str, allowed: Mapping[str, Option]) -> tuple[str, dict[str, Any]]:
+    """Return path and options of ``PATH?key=value&key=value``.
+
+    Args:
+        rest: the text.
+        allowed: name of each option, and the function that reads its value.
+
+    Raises:
+        DataError: an option that is not allowed, or a value that is no number.
+    """
     place, _, query = rest.partition("?")
     given = dict(parse_qsl(query, keep_blank_values=True))
     for key in given:

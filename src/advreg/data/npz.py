@@ -151,7 +151,7 @@ def _part(file: Path, arrays: dict[str, Any], x_key: str, y_key: str) -> tuple[T
         raise DataError(f"{file}: {x_key} is {x.dtype} {x.shape}; {_LAYOUTS}")
     if y.dtype.kind not in "iu" or y.ndim != 1:
         task = (
-            "; targets of another task need advreg evaluate --task, such as --task pixels"
+            "; name the task of other targets: --task pixels, or [task] in run.toml"
             if y.ndim > 1 or y.dtype.kind == "f"
             else ""
         )

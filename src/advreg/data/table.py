@@ -28,12 +28,12 @@ def kind_of(x: Tensor) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
-    """Floats with labels: what `advreg.data.Dataset` is for 8-bit images; immutable, on any device.
+    """Floats with labels or targets: what `advreg.data.Dataset` is for 8-bit images; immutable, on any device.
 
     Args:
         values: float32 ``(N, F)`` for rows of a table, ``(N, C, T)`` for signals, ``(N, C, H, W)`` for images; finite.
-        labels: int64 ``(N,)``, each in ``[0, len(classes))``.
-        classes: name of each class.
+        labels: int64 ``(N,)``, each in ``[0, len(classes))``; without classes, finite targets ``(N, ...)`` of another task.
+        classes: name of each class; empty for targets of another task than classification.
         name: what it is called in results.
         split: ``"train"`` or ``"test"``.
         declared: lowest and highest valid value; None where it is not declared: then values in [0, 1] have the box [0, 1], and
@@ -59,7 +59,10 @@ class Table:
 
     def __post_init__(self) -> None:
         _check_values(self.values)
-        check_labels(self.labels, len(self.classes))
+        if self.classes:
+            check_labels(self.labels, len(self.classes))
+        else:
+            _check_targets(self.labels)
         if len(self.labels) != len(self.values):
             raise DataError(f"{len(self.values)} rows but {len(self.labels)} labels; each row needs one label")
         if self.declared is not None:
@@ -106,10 +109,12 @@ class Table:
         what = {"table": f"rows of {shape} features", "signal": f"signals of {shape}", "image": f"images of {shape}"}
         box = "" if self.declared is None else f", box [{self.declared[0]:g}, {self.declared[1]:g}]"
         kind = what.get(self.kind, f"examples of {shape}")
-        return f"<{self.name}/{self.split}: {len(self)} {kind}, {len(self.classes)} classes{box}>"
+        targets = f"targets {('N', *self.labels.shape[1:])}".replace("'", "")
+        labels = f"{len(self.classes)} classes" if self.classes else targets
+        return f"<{self.name}/{self.split}: {len(self)} {kind}, {labels}{box}>"
 
     def tensors(self, n: int | None = None, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Return values float32 ``(n, ...)`` and labels int64 ``(n,)`` of up to ``n`` rows from ``start`` on.
+        """Return values float32 ``(n, ...)`` and labels or targets ``(n, ...)`` of up to ``n`` rows from ``start`` on.
 
         Raises:
             DataError: nothing lies there.
@@ -149,6 +154,15 @@ def _check_values(x: Tensor) -> None:
     if not bool(torch.isfinite(x).all()):
         row = int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0, 0])
         raise DataError(f"values hold NaN or infinity, first in row {row}; fill them or leave the rows out")
+
+
+def _check_targets(y: Tensor) -> None:
+    if y.is_complex() or not y.ndim:
+        raise DataError(f"targets are {y.dtype} {tuple(y.shape)}; give whole numbers or floats (N, ...)")
+    finite = torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise DataError(f"targets hold NaN or infinity, first in row {row}; fill them or leave the rows out")
 
 
 def _check_box(box: Box, span: Box) -> None:

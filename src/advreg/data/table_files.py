@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from advreg.data.columns import TableRows, table_of_columns
+from advreg.data.columns import TableRows, table_of_columns, targets_of_columns, with_class_names
 from advreg.data.hash_split import is_test
 from advreg.data.table import Box, Table
 from advreg.errors import DataError, did_you_mean_path
@@ -73,7 +73,7 @@ def csv_table(
     Raises:
         DataError: no such file or column, no header, rows of unequal length, or columns that are no numbers.
     """
-    return _tables("csv", path, test, (label, box, drop, scale), lambda file: _read_csv(file, sep))
+    return _tables("csv", path, test, (label, box, drop, scale), lambda file: _read_csv(file, sep), _class_rows)
 
 
 def parquet_table(
@@ -96,10 +96,55 @@ def parquet_table(
         DataError: no such file or column, or columns that are no numbers.
         MissingExtraError: pyarrow is not installed.
     """
-    return _tables("parquet", path, test, (label, box, drop, scale), _read_parquet)
+    return _tables("parquet", path, test, (label, box, drop, scale), _read_parquet, _class_rows)
 
 
-def _tables(scheme: str, path: str, test: str, options: tuple[str, Box | None, str, str], read: Any) -> Pair:
+def table_targets(
+    scheme: str,
+    path: str,
+    *,
+    label: str = "",
+    box: Box | None = None,
+    drop: str = "",
+    scale: str = "",
+    test: str = "",
+    sep: str = "",
+) -> Pair:
+    """Read a table with targets of another task than classification: a number, or several labels.
+
+    Args:
+        scheme: ``csv`` or ``parquet``.
+        path: the file.
+        label: name of the target column, or several separated by commas.
+        box: lowest and highest valid value of a feature.
+        drop: names of columns to leave out, separated by commas.
+        scale: ``std`` or ``range``; see `csv_table`.
+        test: file of the test rows.
+        sep: of a CSV file; see `csv_table`.
+
+    Returns:
+        The training set and the test set.
+
+    Raises:
+        DataError: no such file or column, or columns that are no numbers.
+        MissingExtraError: pyarrow is not installed.
+    """
+    read = _read_parquet if scheme == "parquet" else lambda file: _read_csv(file, sep)
+    return _tables(scheme, path, test, (label, box, drop, scale), read, targets_of_columns)
+
+
+def _class_rows(columns: Columns, label: str) -> TableRows:
+    return with_class_names(table_of_columns(columns, label))
+
+
+def _tables(
+    scheme: str,
+    path: str,
+    test: str,
+    options: tuple[str, Box | None, str, str],
+    read: Callable[[Path], Columns],
+    rows_of: Callable[[Columns, str], TableRows],
+) -> Pair:
     label, box, drop, scale = options
     files = [Path(each).expanduser() for each in (path, test) if each]
     parts = [_without(read(file), drop, file) for file in files]
@@ -111,7 +156,7 @@ def _tables(scheme: str, path: str, test: str, options: tuple[str, Box | None, s
     if list(parts[0]) != list(parts[-1]):
         raise DataError(f"{files[-1]} has other columns than {files[0]}; give both the same header")
     try:
-        table = table_of_columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, label)
+        table = rows_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, label)
     except DataError as cause:
         raise DataError(f"{path}: {cause}") from cause
     first = len(next(iter(parts[0].values())))
@@ -123,7 +168,7 @@ def split_table(table: TableRows, held: Sequence[bool], name: str, box: Box | No
     """Return the rows of a table as training set and test set.
 
     Args:
-        table: features and labels.
+        table: features with labels and their classes, or with targets.
         held: whether each row belongs to the test set.
         name: what the data is called in results.
         box: lowest and highest valid value of a feature.
@@ -139,9 +184,8 @@ def split_table(table: TableRows, held: Sequence[bool], name: str, box: Box | No
     if not bool(test.any()) or bool(test.all()):
         raise DataError(f"{name}: {len(held)} rows are too few to split; give the test rows in a file: ?test=FILE")
     values = torch.from_numpy(scaled_values(table.values, ~np.array(held), scale).astype(np.float32))
-    classes = table.classes or tuple(str(k) for k in range(int(table.labels.max()) + 1))
     train, held_out = (
-        Table(values[rows], table.labels[rows], classes, name, split, box, table.columns)
+        Table(values[rows], table.labels[rows], table.classes, name, split, box, table.columns)
         for rows, split in ((~test, "train"), (test, "test"))
     )
     return train, held_out

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.data.columns import as_table
+from advreg.data.columns import as_table, with_class_names
 from advreg.data.dataset import Dataset
 from advreg.data.download import cache_folder
 from advreg.data.images import GREY, RGB, Size, pixels
@@ -93,7 +93,7 @@ def _hugging_face_table(
     left = [part.remove_columns([each for each in drop.split(",") if each]) for part in parts]
     whole = library.concat_tables([part.with_format("arrow")[:] for part in left])
     held = [row >= len(left[0]) for row in range(len(whole))]
-    return split_table(as_table(whole, label), held, name, box, scale)
+    return split_table(with_class_names(as_table(whole, label)), held, name, box, scale)
 
 
 def _column(name: str, features: dict[str, Any], kind: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advreg import runtime
 from advreg.attacks.input_limits import reject_limits
-from advreg.attacks.inputs import into_box, read_examples
+from advreg.attacks.inputs import NAME_A_TASK, into_box, read_examples
 from advreg.attacks.model import widen
 from advreg.data.adapters import DataRows, is_own, read_rows
 from advreg.data.table import Table, kind_of
@@ -86,7 +86,7 @@ def examples_of(
         DataError: data of no such form, no such number of examples, or tensors that do not fit each other or the box.
     """
     if is_own(data):
-        return _of_data_set(data, n, threat)
+        return _of_data_set(data, n, threat, task)
     return _of_rows(read_rows(data, n, dtype), n, threat, task)
 
 
@@ -147,7 +147,7 @@ def first_examples(
         3
     """
     if is_own(data):
-        return _of_data_set(data, min(n, len(data)), threat)
+        return _of_data_set(data, min(n, len(data)), threat, task)
     rows = read_rows(data, n, dtype)
     return _of_rows(rows, min(n, _size(rows.x, rows.y)), threat, task)
 
@@ -176,14 +176,17 @@ def first_tensors(data: Data, n: int) -> tuple[Tensor, Tensor]:
     return rows.x[:n], rows.y[:n]
 
 
-def _of_data_set(data: Any, n: int | None, threat: ThreatModel) -> Examples:
+def _of_data_set(data: Any, n: int | None, threat: ThreatModel, task: Task) -> Examples:
     _require_count(n, len(data))
+    if task is CLASSES and not data.classes:
+        raise DataError(f"{data!r} has targets of another task than classification; {NAME_A_TASK}")
     _require_memory(n or len(data), data.tensors(1)[0])
     x, y = (_outside_inference_mode(tensor).contiguous() for tensor in data.tensors(n))
     if isinstance(data, Table):
-        x = into_box(x, threat.box)
+        x, y = (into_box(x, threat.box), y) if task is CLASSES else read_examples(x, y, threat, task)
         reject_limits(x, threat)
-        return Examples(x, y, data.name, data.split, data.classes, data.fingerprint(), data.columns, data.kind)
+        kind = "" if _is_8_bit(x, threat) else data.kind
+        return Examples(x, y, data.name, data.split, data.classes, data.fingerprint(), data.columns, kind)
     if threat.box[1] >= _BYTES:
         raise DataError(
             f"the box is [{threat.box[0]:g}, {threat.box[1]:g}] and {data.name} holds 8-bit images in [0, 1]; "

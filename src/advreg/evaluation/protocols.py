@@ -297,11 +297,11 @@ def resolve(protocol: str | Protocol, norm: str, task: Task = CLASSES, *, limite
     if isinstance(protocol, Protocol):
         return protocol
     protocol = _OTHER_NAMES.get(protocol.lower(), protocol)
-    if protocol not in PROTOCOLS:
+    if protocol not in PROTOCOLS and task is CLASSES:
         known = ", ".join(PROTOCOLS)
         raise ConfigError(f"protocol is {protocol!r}; allowed: {known}.{did_you_mean(protocol, PROTOCOLS)}")
     if task is not CLASSES:
-        version, entries = entries_of(protocol, task)
+        version, entries = entries_of(protocol, task, limited=limited)
         return Protocol(protocol, version, tuple(ProtocolStage(*entry) for entry in entries))
     version, stages = PROTOCOLS[protocol]
     if limited:

@@ -33,8 +33,8 @@ def robustness(evaluation: EvaluationFacts, name: str) -> str:
     figure = robustness_figure(evaluation)
     if figure is None or evaluation.curve is None:
         return ""
-    norm = evaluation.curve.norm
-    return inline(figure, name, f"Robust accuracy as eps grows ({norm})", prose.curve(evaluation.curve))
+    curve = evaluation.curve
+    return inline(figure, name, f"{curve.figures.robust} as eps grows ({curve.norm})", prose.curve(curve))
 
 
 def robustness_figure(evaluation: EvaluationFacts) -> Figure | None:
@@ -54,7 +54,8 @@ def robustness_figure(evaluation: EvaluationFacts) -> Figure | None:
         _draw_curve(axes, curve, ROBUST, f"{curve.attack} at each eps", "-")
         if curve.norm == evaluation.threat.norm:
             _draw_headline(axes, evaluation)
-        _finish(axes, "eps, as a share of each signal" if curve.features.startswith("snr") else f"eps ({curve.norm})")
+        across = "eps, as a share of each signal" if curve.features.startswith("snr") else f"eps ({curve.norm})"
+        _finish(axes, across, curve.figures.robust.lower())
         axes.set_xlim(left=min(0.0, curve.points[0].eps))
     return figure
 
@@ -93,7 +94,7 @@ def two_sided(curve: CurveFacts, name: str) -> str:
         axes.fill_between(eps, proved, unbroken, facecolor=ROBUST, alpha=0.18, linewidth=0, hatch="//", label="open")
         for shares, stroke, label in ((unbroken, "--", "not broken by attacks"), (proved, "-", "proved")):
             axes.plot(eps, shares, stroke, color=ROBUST, label=label, marker="o", markersize=5, clip_on=False, zorder=3)
-        _finish(axes, f"eps ({curve.norm})")
+        _finish(axes, f"eps ({curve.norm})", "robust accuracy")
         axes.set_xlim(left=min(0.0, eps[0]))
     return inline(figure, name, f"Proved and attacked accuracy as eps grows ({curve.norm})", describe(curve))
 
@@ -108,39 +109,51 @@ def overlay(curves: Sequence[tuple[str, CurveFacts]], name: str) -> str:
     Returns:
         Inline SVG.
     """
-    norm = curves[0][1].norm
+    norm, figures = curves[0][1].norm, curves[0][1].figures
     with drawing():
         figure, axes = _accuracy_axes()
         for place, (label, curve) in enumerate(curves):
             colour = SERIES[place % len(SERIES)]
             _draw_curve(axes, curve, colour, label, STROKES[(place // len(SERIES) + place) % len(STROKES)])
-        _finish(axes, f"eps ({norm})", columns=2 if all(len(label) <= 24 for label, _ in curves) else 1)
+        _finish(
+            axes,
+            f"eps ({norm})",
+            figures.robust.lower(),
+            columns=2 if all(len(label) <= 24 for label, _ in curves) else 1,
+        )
         axes.set_xlim(left=0.0)
     description = " ".join(f"{label}: {prose.curve(curve)}" for label, curve in curves)
-    return inline(figure, name, f"Robust accuracy of {len(curves)} runs as eps grows ({norm})", description)
+    return inline(figure, name, f"{figures.robust} of {len(curves)} runs as eps grows ({norm})", description)
 
 
-def training(epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = ()) -> str:
+def training(
+    epochs: Sequence[EpochFacts], name: str, events: Sequence[Facts] = (), figure_name: str = "accuracy"
+) -> str:
     """Draw clean, robust and training accuracy by epoch; below them the learning rate and, where it was logged, eps.
 
     Args:
         epochs: in order.
         name: name of the figure in the page; unique there.
         events: of the training log; those of the guard are marked.
+        figure_name: ``accuracy``, or ``score`` in other tasks than classification.
 
     Returns:
         Inline SVG; an empty text where there are no epochs.
     """
-    figure = training_figure(epochs, events)
-    return "" if figure is None else inline(figure, name, "Accuracy and learning rate by epoch", prose.training(epochs))
+    figure = training_figure(epochs, events, figure_name)
+    title = f"{figure_name.capitalize()} and learning rate by epoch"
+    return "" if figure is None else inline(figure, name, title, prose.training(epochs, figure_name))
 
 
-def training_figure(epochs: Sequence[EpochFacts], events: Sequence[Facts] = ()) -> Figure | None:
+def training_figure(
+    epochs: Sequence[EpochFacts], events: Sequence[Facts] = (), figure_name: str = "accuracy"
+) -> Figure | None:
     """Return the figure of `training`.
 
     Args:
         epochs: in order.
         events: of the training log; those of the guard are marked.
+        figure_name: as in `training`.
 
     Returns:
         The figure; None where there are no epochs.
@@ -158,7 +171,7 @@ def training_figure(epochs: Sequence[EpochFacts], events: Sequence[Facts] = ()) 
         _draw_epochs(accuracy, epochs, "clean_accuracy", CLEAN, "clean", "--")
         _draw_epochs(accuracy, epochs, "robust_accuracy", ROBUST, "robust", "-")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        accuracy.set_ylabel("accuracy")
+        accuracy.set_ylabel(figure_name)
         _legend(accuracy, columns=2 if accuracy.lines and len(accuracy.get_legend_handles_labels()[0]) > 3 else 3)
         for axes, key in zip(rest, below, strict=True):
             _draw_epochs(axes, epochs, key, FAINT, key, "-")
@@ -216,12 +229,12 @@ def _draw_epochs(axes: Axes, epochs: Sequence[EpochFacts], key: str, colour: str
     axes.plot(x, y, stroke, color=colour, label=label, marker=marker, markersize=3.5)
 
 
-def _finish(axes: Axes, across: str, columns: int = 2) -> None:
+def _finish(axes: Axes, across: str, up: str, columns: int = 2) -> None:
     axes.set_ylim(0.0, 1.0)
     axes.margins(x=0.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(across)
-    axes.set_ylabel("robust accuracy")
+    axes.set_ylabel(up)
     _legend(axes, columns)
 
 

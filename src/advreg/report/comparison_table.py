@@ -133,7 +133,7 @@ def _row(name: str, evaluation: EvaluationFacts) -> ComparisonRow:
         clean_accuracy=evaluation.clean_accuracy,
         robust_accuracy=evaluation.robust_accuracy,
         interval=evaluation.interval,
-        attack_success_rate=evaluation.attack_success_rate,
+        attack_success_rate=evaluation.attack_success_rate if evaluation.task == "classes" else None,
         verdict=evaluation.verdict,
         forwards=evaluation.forwards,
         backwards=evaluation.backwards,

@@ -24,6 +24,37 @@ class DataWords:
     has_levels: bool = False
 
 
+@dataclass(frozen=True)
+class FigureWords:
+    """What the figures of an evaluation are called: accuracies of a classifier, mean scores of another task.
+
+    Attributes:
+        clean, robust: without an attack, and under attack.
+        short: one word for both.
+    """
+
+    clean: str
+    robust: str
+    short: str
+
+
+_ACCURACIES = FigureWords("Clean accuracy", "Robust accuracy", "accuracy")
+_SCORES = FigureWords("Clean score", "Score under attack", "score")
+
+
+def figures_of(task: str) -> FigureWords:
+    """Return the names of the figures of a task.
+
+    Args:
+        task: name of the task, ``classes`` for classification.
+
+    Example:
+        >>> figures_of("classes").robust, figures_of("pixels").robust
+        ('Robust accuracy', 'Score under attack')
+    """
+    return _ACCURACIES if task == "classes" else _SCORES
+
+
 _WORDS = {
     "": DataWords("pixel", "pixels", "image", "images", "image-classification", has_levels=True),
     "image": DataWords("pixel", "pixels", "image", "images", "image-classification"),

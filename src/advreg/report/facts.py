@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advreg.published import PublishedFigure, figure_of
-from advreg.report.data_words import DataWords, words_for
+from advreg.report.data_words import DataWords, FigureWords, figures_of, words_for
 from advreg.report.ledger import LedgerSummary
 
 Interval = tuple[float, float]
@@ -82,13 +83,19 @@ class CurvePointFacts:
 
 @dataclass(frozen=True)
 class CurveFacts:
-    """Robust accuracy at several eps."""
+    """Robust accuracy at several eps, the mean score under attack in other tasks."""
 
     norm: str
     attack: str
     n: int
     points: tuple[CurvePointFacts, ...]
     features: str = ""
+    task: str = "classes"
+
+    @property
+    def figures(self) -> FigureWords:
+        """Names of the figures."""
+        return figures_of(self.task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +163,10 @@ class LoosenessFacts:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationFacts:
-    """Everything that one protocol measured on one model; what is not in its files is None or empty."""
+    """Everything that one protocol measured on one model; what is not in its files is None or empty.
+
+    ``scores`` has the lowest score of each example by id in other tasks than classification.
+    """
 
     protocol: str
     threat: ThreatFacts
@@ -188,6 +198,7 @@ class EvaluationFacts:
     task: str = "classes"
     corpus: Facts = field(default_factory=dict)
     scenes: Mapping[str, NDArray[np.generic]] | None = None
+    scores: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def words(self) -> DataWords:
@@ -198,6 +209,11 @@ class EvaluationFacts:
     def published(self) -> PublishedFigure | None:
         """Published figure of this model under this threat."""
         return figure_of(self.model.get("name"), self.threat.norm, self.threat.eps)
+
+    @property
+    def figures(self) -> FigureWords:
+        """Names of the figures."""
+        return figures_of(self.task)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -267,3 +283,12 @@ class RunFacts:
     def name(self) -> str:
         """Name of the folder."""
         return self.path.name
+
+    @property
+    def figures(self) -> FigureWords:
+        """Names of the figures of training, which follow the section ``[task]`` of run.toml."""
+        try:
+            section = tomllib.loads(self.config or "").get("task")
+        except ValueError:  # the page shows a damaged file as it is
+            section = None
+        return figures_of(str(section.get("name", "classes")) if isinstance(section, dict) else "classes")

@@ -35,7 +35,7 @@ def figures(run: RunFacts) -> dict[str, Figure]:
     Returns:
         ``training``, and ``attacks-<protocol>`` and ``curve-<protocol>`` of each evaluation, where they were measured.
     """
-    found = {"training": charts.training_figure(run.epochs, run.events)}
+    found = {"training": charts.training_figure(run.epochs, run.events, run.figures.short)}
     for facts in run.evaluations:
         found[f"attacks-{facts.protocol}"] = charts.attacks_figure(facts) if facts.attacks else None
         found[f"curve-{facts.protocol}"] = charts.robustness_figure(facts)

@@ -141,7 +141,7 @@ def page(run: RunFacts) -> str:
             (curve, Markup(charts.two_sided(curve, f"two-sided-{place}")), describe(curve))
             for place, curve in enumerate(two_sided_curves(run.certificates), start=1)
         ],
-        training=Markup(charts.training(run.epochs, "training", run.events)),
+        training=Markup(charts.training(run.epochs, "training", run.events, run.figures.short)),
         train_commands=commands(run, None),
         comparison="../report.html" if (run.path.parent / "report.html").is_file() else "",
         diagnosis=diagnosis.section(run.path),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advreg.results.ledger_rows import CLEAN as CLEAN
+from advreg.results.ledger_rows import score_of, worst_rows
 from advreg.results.reading import read_ledger
 
 MANY_CLASSES = 12
@@ -114,6 +115,18 @@ def read(file: Path, classes: Sequence[str] = ()) -> LedgerSummary | None:
     if not ledger.rows or not all(_is_complete(row) for row in ledger.rows):
         return None
     return summarize(ledger.rows, classes, data=str(ledger.header.get("data", "")))
+
+
+def lowest_scores(file: Path) -> dict[int, float]:
+    """Return the lowest score of each example over the attacks, by id; nothing where there is no ledger.
+
+    Args:
+        file: ``ledger.jsonl`` of an evaluation of another task than classification.
+
+    Raises:
+        RunError: a line is damaged.
+    """
+    return {i: score_of(row) for i, row in worst_rows(read_ledger(file).rows).items()}
 
 
 def summarize(rows: Iterable[Mapping[str, Any]], classes: Sequence[str] = (), data: str = "") -> LedgerSummary:

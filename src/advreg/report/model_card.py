@@ -11,6 +11,8 @@ from advreg.report import formatting, prose, threat_taxonomy
 from advreg.report.commands import commands
 from advreg.report.facts import CertificateFacts, EvaluationFacts, Interval, RunFacts
 
+_HUB_TASKS = {"pixels": "image-segmentation", "boxes": "object-detection"}
+
 
 def model_card(run: RunFacts) -> str:
     """Return the model card of a run as markdown; its ``model-index`` holds one result for each evaluation.
@@ -41,7 +43,7 @@ def metadata(run: RunFacts) -> dict[str, Any]:
         The front matter as nested values.
     """
     index = [{"name": run.name, "results": [_result(facts) for facts in run.evaluations]}]
-    task = run.evaluations[0].words.task
+    task = _hub_task(run.evaluations[0])
     tags = ["advreg", "adversarial-robustness", task]
     return {"library_name": "advreg", "pipeline_tag": task, "tags": tags, "model-index": index}
 
@@ -51,14 +53,39 @@ def _result(facts: EvaluationFacts) -> dict[str, Any]:
     threat = formatting.threat_option(facts.threat)
     args = {"protocol": facts.protocol, "threat": threat, "n": facts.n, "seed": facts.seed}
     metrics = [
-        {"type": "accuracy", "name": "Clean accuracy", "value": facts.clean_accuracy},
-        {"type": "robust_accuracy", "name": f"Robust accuracy, {threat}", "value": facts.robust_accuracy, "args": args},
+        {"type": facts.figures.short, "name": facts.figures.clean, "value": facts.clean_accuracy},
+        {
+            "type": f"robust_{facts.figures.short}",
+            "name": f"{facts.figures.robust}, {threat}",
+            "value": facts.robust_accuracy,
+            "args": args,
+        },
+        *_corpus_metrics(facts, args),
     ]
+    task = _hub_task(facts)
     return {
-        "task": {"type": facts.words.task, "name": facts.words.task.replace("-", " ").capitalize()},
+        "task": {"type": task, "name": task.replace("-", " ").capitalize()},
         "dataset": {"type": name, "name": name, "split": split},
         "metrics": metrics,
     }
+
+
+def _hub_task(facts: EvaluationFacts) -> str:
+    """Return the name of the task on Hugging Face's hub; ``other`` where it has none."""
+    if facts.task in ("classes", "labels", "labels-share"):
+        return facts.words.task
+    if facts.task.startswith("number") and facts.words.example == "row":
+        return "tabular-regression"
+    return next((hub for name, hub in _HUB_TASKS.items() if facts.task.startswith(name)), "other")
+
+
+def _corpus_metrics(facts: EvaluationFacts, args: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return the figures of the whole data set, such as mIoU, at the worst points."""
+    found = [(name, each) for name, each in facts.corpus.items() if isinstance(each, Mapping) and "robust" in each]
+    return [
+        {"type": name, "name": f"{name} at the worst points", "value": each["robust"], "args": dict(args)}
+        for name, each in found
+    ]
 
 
 def _front(values: Mapping[str, Any]) -> str:
@@ -78,8 +105,8 @@ def _evaluation(run: RunFacts, facts: EvaluationFacts) -> str:
     names = [attack.name for attack in facts.attacks]
     atlas = ", ".join(f"{id} {name}" for id, name in threat_taxonomy.atlas(names))
     rows = [
-        ("Clean accuracy", _accuracy(facts.clean_accuracy, facts.clean_interval, facts.n)),
-        ("Robust accuracy", _accuracy(facts.robust_accuracy, facts.interval, facts.n)),
+        (facts.figures.clean, _accuracy(facts.clean_accuracy, facts.clean_interval, facts.n)),
+        (facts.figures.robust, _accuracy(facts.robust_accuracy, facts.interval, facts.n)),
         ("Threat", prose.threat(facts.threat)),
         (facts.words.examples.capitalize(), f"{formatting.count(facts.n)}, seed {facts.seed}"),
         ("Attacks", ", ".join(names) or "not recorded"),

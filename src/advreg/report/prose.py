@@ -204,9 +204,8 @@ def doubts(evaluation: EvaluationFacts) -> list[str]:
     """
     raised = [check for check in evaluation.checks if check.verdict in ("suspect", "fail")]
     reasons = [": ".join(part for part in (check.says or check.name, check.remedy) if part) for check in raised]
-    under_rules = (
-        "black_box_gain" if "rules" in evaluation.threat.features else ""
-    )  # a search reaches what gradients cannot
+    # under rules, a search reaches what gradients cannot
+    under_rules = "black_box_gain" if "rules" in evaluation.threat.features else ""
     flags = {key: value for key, value in evaluation.flags.items() if key != under_rules}
     return (reasons or warnings(flags)) + loose(evaluation)
 
@@ -341,14 +340,16 @@ def curve(curve: CurveFacts, words: DataWords = words_for("")) -> str:  # noqa: 
         f"{percent(point.robust_accuracy, curve.n)} at eps {eps(ThreatFacts(curve.norm, point.eps, features=curve.features))}"
         for point in (curve.points[0], curve.points[-1])
     )
-    return f"Robust accuracy goes from {start} to {end}, measured with {curve.attack} on {count(curve.n)} {words.examples}."
+    measured = f"measured with {curve.attack} on {count(curve.n)} {words.examples}"
+    return f"{curve.figures.robust} goes from {start} to {end}, {measured}."
 
 
-def training(epochs: Sequence[EpochFacts]) -> str:
+def training(epochs: Sequence[EpochFacts], figure: str = "accuracy") -> str:
     """Describe a training in one or two sentences: held-out accuracy after the last epoch, and the time it took.
 
     Args:
         epochs: at least one, in order.
+        figure: ``accuracy`` or ``score``.
 
     Returns:
         The sentences.
@@ -358,7 +359,7 @@ def training(epochs: Sequence[EpochFacts]) -> str:
     ends = " and ".join(f"{percent(value)} {name}" for name, value in measured if value is not None)
     seconds = sum(epoch.seconds or 0.0 for epoch in epochs)
     took = f" Training took {duration(seconds)}." if seconds else ""
-    return f"After {last.epoch:g} epochs, held-out accuracy is {ends or 'not known'}.{took}"
+    return f"After {last.epoch:g} epochs, held-out {figure} is {ends or 'not known'}.{took}"
 
 
 def event(facts: Facts) -> str:

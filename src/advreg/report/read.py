@@ -183,6 +183,7 @@ def _evaluation(folder: Path) -> EvaluationFacts:
         task=task,
         corpus=results.facts("corpus"),
         scenes=None if task == "classes" else _scenes(stored),
+        scores={} if task == "classes" else ledger.lowest_scores(folder / "ledger.jsonl"),
     )
 
 
@@ -333,7 +334,8 @@ def _curve(file: Path) -> CurveFacts | None:
     ]
     ordered = tuple(sorted(points, key=lambda point: point.eps))
     features = record.text("features") if record.has("features") else ""
-    return CurveFacts(record.text("norm"), record.text("attack"), record.count("n"), ordered, features)
+    task = record.text("task") if record.has("task") else "classes"
+    return CurveFacts(record.text("norm"), record.text("attack"), record.count("n"), ordered, features, task)
 
 
 _SCENE = ("clean", "adversarial", "labels", "clean_output", "adversarial_output", "score", "ids", "attack")

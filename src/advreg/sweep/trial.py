@@ -10,6 +10,7 @@ from typing import Any
 
 from advreg import models
 from advreg.config import Config
+from advreg.config.task import configured_task
 from advreg.errors import ConfigError, TrainingError
 from advreg.evaluation import Evaluation, evaluate
 from advreg.runs import RunFolder
@@ -107,9 +108,8 @@ def held_out_images(config: Config) -> Any:
 
 def _measure(config: Config, run: RunFolder, how: Measurement) -> Evaluation:
     model = models.load(str(run.path))
-    return evaluate(
-        model, held_out_images(config), how.threat, protocol=how.protocol, n=how.n, out=run.path / "held-out"
-    )
+    task, folder = configured_task(config), run.path / "held-out"
+    return evaluate(model, held_out_images(config), how.threat, protocol=how.protocol, n=how.n, out=folder, task=task)
 
 
 def _empty() -> Mapping[str, None]:

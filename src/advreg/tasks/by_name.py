@@ -78,10 +78,12 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
         raise ConfigError(f"task {name} has no option {extra!r}; it has: {known}")
     missing = next((key for key, p in parameters.items() if p.default is p.empty and key not in options), None)
     if missing is not None:
-        raise ConfigError(f"task {name} needs {missing}: task='{name}:{missing}=...'")
+        raise ConfigError(f"task {name} needs {missing}: --task {name}:{missing}=..., or {missing} in [task.options]")
     try:
         return TASKS[name](**options)
-    except TypeError as cause:
+    except (TypeError, ValueError) as cause:
+        if isinstance(cause, ConfigError):
+            raise
         raise ConfigError(f"task {name}: {', '.join(f'{k} is {v!r}' for k, v in options.items())}: {cause}") from cause
 
 

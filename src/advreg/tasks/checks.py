@@ -6,8 +6,19 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigError, DataError
+from advreg.objectives import (
+    Objective,
+    cross_entropy,
+    dlr,
+    margin,
+    probability_margin,
+    rival_margin,
+    targeted_dlr,
+)
+from advreg.tasks.classes import CLASSES
 from advreg.tasks.task import Score, Task
 
+_OF_CLASSES = (cross_entropy, margin, dlr, probability_margin, rival_margin, targeted_dlr)
 _SLACK = 1e-3  # a loss of one row alone differs by rounding
 
 
@@ -46,6 +57,28 @@ def reject_unfit(task: Task, outputs: Tensor, y: Tensor) -> None:
     problem = task.fits(outputs, y) if task.fits else ""
     if problem:
         raise DataError(f"task {task.name}: {problem}")
+
+
+def reject_objective(task: Task, objective: Objective) -> None:
+    """Raise for an objective of classifiers, such as DLR, in a task that does not name it as its own.
+
+    Args:
+        task: what an output is worth.
+        objective: what an attack maximises.
+
+    Raises:
+        ConfigError: the objective compares logits of classes.
+    """
+    if (
+        task is CLASSES
+        or objective not in _OF_CLASSES
+        or objective in (*task.objectives.values(), task.loss, task.near)
+    ):
+        return
+    raise ConfigError(
+        f"objective {objective.__name__} compares logits of classes, and the task is {task.name}; leave objective out: "
+        f"{', '.join(task.objectives)}"
+    )
 
 
 def _per_example(task: Task, name: str, function: Score, outputs: Tensor, y: Tensor) -> Tensor:

@@ -60,6 +60,6 @@ def _validation_passes(session: TrainState) -> tuple[int, int]:
         return 0, 0
     some = held.select(range(min(_VALIDATED, len(held))))
     with count_passes(session.eval_model) as passes:
-        validate(session.eval_model, some, session.adversary, session.config.train.validation_steps)
+        validate(session.eval_model, some, session.adversary, session.config.train.validation_steps, session.task)
     scale = len(held) / len(some)
     return round(passes.forwards * scale), round(passes.backwards * scale)

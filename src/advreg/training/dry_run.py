@@ -113,7 +113,7 @@ def _validation_seconds(session: TrainState) -> float:
         return 0.0
     some = session.validation_set.select(range(min(CHUNK, len(session.validation_set))))
     steps = session.config.train.validation_steps
-    seconds = _timed(session, lambda: validate(session.eval_model, some, session.adversary, steps))
+    seconds = _timed(session, lambda: validate(session.eval_model, some, session.adversary, steps, session.task))
     return seconds * len(session.validation_set) / len(some)
 
 

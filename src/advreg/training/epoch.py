@@ -92,9 +92,8 @@ def _reestimate(session: TrainState, epoch: int, tally: Tally) -> Tally:
 def _score(session: TrainState) -> Score | None:
     if session.validation_set is None:
         return None
-    score = validate(
-        session.eval_model, session.validation_set, session.adversary, session.config.train.validation_steps
-    )
+    steps = session.config.train.validation_steps
+    score = validate(session.eval_model, session.validation_set, session.adversary, steps, session.task)
     if session.config.recipe.name not in CERTIFIED:
         return score
     return replace(

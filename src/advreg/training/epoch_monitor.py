@@ -87,11 +87,11 @@ class EpochMonitor:
         """Return whether the run started again, because the network predicts as a constant one does; warn if it does."""
         if self.guard.mode == "off":
             return False
-        found = learning.measure_clean(self.session.model, self.guard.x, self.guard.y)
+        found = self.guard.measure_clean(self.session.model)
         agreed = learning.LearningRecord(
             *distributed.values_of_main(*asdict(found).values(), device=self.session.device)
         )
-        message = learning.detect_not_learning(agreed, self.guard.y, when)
+        message = self.guard.detect_not_learning(agreed, when)
         restarts = message is not None and when != learning.AT_END and self._can_ramp()
         if restarts:
             restart(self.session)
@@ -114,11 +114,13 @@ class EpochMonitor:
     def _overflow(self, when: str) -> str | None:
         if (problem := overflow(self.session.model.state_dict(), self.meant)) is not None:
             return f"{problem} {when}"
-        found = learning.measure_clean(self.session.model, self.guard.x, self.guard.y).loss
-        loss = distributed.values_of_main(found, device=self.session.device)[0]
-        if not math.isfinite(loss):  # products of large finite weights can overflow
+        found = self.guard.measure_clean(self.session.model)
+        agreed = learning.LearningRecord(
+            *distributed.values_of_main(*asdict(found).values(), device=self.session.device)
+        )
+        if not math.isfinite(agreed.loss):  # products of large finite weights can overflow
             return f"the network returns NaN or infinity {when}"
-        return None if self.guard.mode == "off" else learning.detect_blow_up(loss, self.guard.y, when)
+        return None if self.guard.mode == "off" else self.guard.detect_blow_up(agreed, when)
 
     def _repair_divergence(self, message: str, tally: Tally, step: int) -> Tally:
         if self.healthy is None or self.guard.memory.repairs >= _REPAIRS:

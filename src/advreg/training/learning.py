@@ -37,14 +37,19 @@ class LearningRecord:
     """What a network achieves on some clean examples in eval mode.
 
     Attributes:
-        loss: mean cross-entropy.
-        right: number of correct predictions.
+        loss: mean cross-entropy, or the task's loss.
+        right: number of correct predictions, or the sum of scores.
         predicted: number of classes that are predicted at all.
+        constant_loss, constant_right: of the network's own mean output; 0 for classes, where the labels give them.
+        zero_loss: of outputs that are all zero; 0 for classes.
     """
 
     loss: float
     right: float
     predicted: float = 2.0
+    constant_loss: float = 0.0
+    constant_right: float = 0.0
+    zero_loss: float = 0.0
 
 
 def measure_clean(model: nn.Module, x: Tensor, y: Tensor) -> LearningRecord:

@@ -14,12 +14,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import craft, pgd
+from advreg.attacks import craft
 from advreg.attacks.model import query_model
 from advreg.module_modes import eval_mode
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 from advreg.trainer.moment import Moment
-from advreg.training.learning import chance_level
+from advreg.training.learning import (
+    LearningRecord,
+    chance_level,
+    detect_blow_up,
+    detect_not_learning,
+    measure_clean,
+)
+from advreg.training.task_scores import (
+    attacked_score_sum,
+    detect_constant_outputs,
+    detect_large_loss,
+    measure_learning,
+    score_sum,
+)
 
 GAP = 0.15  # between accuracy under FGSM and under PGD
 DROP = 0.20  # of accuracy under PGD, from its best
@@ -38,7 +52,7 @@ class ProbeAccuracy:
     pgd_accuracy: float
 
 
-def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> ProbeAccuracy:
+def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task = CLASSES) -> ProbeAccuracy:
     """Measure a model in eval mode; its modes are restored, and no global random draw is used up.
 
     Args:
@@ -46,6 +60,7 @@ def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -
         x: examples of the probe ``(n, ...)``.
         y: their labels ``(n,)``.
         threat: norm, eps and box.
+        task: what an output is worth; other tasks than classification have mean scores in place of accuracies.
 
     Returns:
         Accuracy on clean inputs, under one step, and under PGD.
@@ -59,10 +74,12 @@ def measure_probe(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -
     """
     with eval_mode(model):
         with torch.no_grad():
-            clean = query_model(model, x).argmax(1) == y
-            stepped = query_model(model, craft(model, x, y, threat, steps=1, start="zero").x_adv).argmax(1) == y
-        correct = clean, stepped, ~pgd(model, x, y, threat, steps=STEPS).broken
-    return ProbeAccuracy(*(int(each.sum()) / len(x) for each in correct))
+            clean = float(score_sum(task, query_model(model, x), y))
+            objective = task.training_loss
+            one_step = craft(model, x, y, threat, steps=1, start="zero", objective=objective, task=task).x_adv
+            stepped = float(score_sum(task, query_model(model, one_step), y))
+        attacked = attacked_score_sum(model, x, y, threat, task, steps=STEPS)
+    return ProbeAccuracy(clean / len(x), stepped / len(x), attacked / len(x))
 
 
 @dataclass(frozen=True)
@@ -138,11 +155,14 @@ class Guard:
         every: steps between probes; a probe also runs at the end of each epoch.
         x, y: the examples.
         threat: threat model of the probe; None for training without an attack, which is not probed.
+        task: what an output is worth.
     """
 
-    def __init__(self, mode: Mode, every: int, x: Tensor, y: Tensor, threat: ThreatModel | None) -> None:
-        self.mode, self.every, self.x, self.y, self.threat = mode, every, x, y, threat
-        self.chance = chance_level(y)
+    def __init__(
+        self, mode: Mode, every: int, x: Tensor, y: Tensor, threat: ThreatModel | None, task: Task = CLASSES
+    ) -> None:
+        self.mode, self.every, self.x, self.y, self.threat, self.task = mode, every, x, y, threat, task
+        self.chance = chance_level(y) if task is CLASSES else 0.0
         self.memory = Memory()
 
     @property
@@ -165,7 +185,39 @@ class Guard:
             model: the network; its modes are restored.
         """
         assert self.threat is not None
-        return measure_probe(model, self.x, self.y, self.threat)
+        return measure_probe(model, self.x, self.y, self.threat, self.task)
+
+    def measure_clean(self, model: nn.Module) -> LearningRecord:
+        """Measure the model on the clean examples.
+
+        Args:
+            model: the network; its modes are restored.
+        """
+        if self.task is CLASSES:
+            return measure_clean(model, self.x, self.y)
+        return measure_learning(model, self.x, self.y, self.task)
+
+    def detect_not_learning(self, record: LearningRecord, when: str) -> str | None:
+        """Return the sign that the network has learned nothing, or None.
+
+        Args:
+            record: of `measure_clean`.
+            when: of the training, for the sentence.
+        """
+        if self.task is CLASSES:
+            return detect_not_learning(record, self.y, when)
+        return detect_constant_outputs(record, len(self.x), when)
+
+    def detect_blow_up(self, record: LearningRecord, when: str) -> str | None:
+        """Return the sign that the network has diverged, or None.
+
+        Args:
+            record: of `measure_clean`.
+            when: of the training, for the sentence.
+        """
+        if self.task is CLASSES:
+            return detect_blow_up(record.loss, self.y, when)
+        return detect_large_loss(record, when)
 
     def assess(self, probe: ProbeAccuracy, *, one_step: bool) -> tuple[str | None, str | None]:
         """Return the signs of overfitting and of label leaking, each only at its start; record the probe.

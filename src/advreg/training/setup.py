@@ -15,12 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from advreg import data, models, runtime
 from advreg.config import AttackConfig, Config, OptimizerConfig
 from advreg.config.compatibility import UNATTACKED
+from advreg.config.task import configured_task
 from advreg.config.threat import configured_threat
 from advreg.data import Batches, Dataset, StreamingDataset, Table
 from advreg.distributed import Ranks
 from advreg.errors import ConfigError, ModelError
 from advreg.models.initialisation import initialise_for_intervals
 from advreg.models.split_batchnorm import merge_batchnorm, split_batchnorm
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 from advreg.trainer import averaging, schedules
 from advreg.trainer.averaging import AveragedWeights
@@ -42,6 +44,7 @@ class TrainState:
 
     Attributes:
         config: configuration of the run.
+        task: what an output is worth.
         model: the network that is trained.
         outputs: number of logits; the data may have fewer classes.
         compiled_model: the network as training evaluates it, compiled where ``train.compile`` is true.
@@ -52,6 +55,7 @@ class TrainState:
     """
 
     config: Config
+    task: Task
     device: torch.device
     model: nn.Module
     outputs: int
@@ -151,20 +155,22 @@ def prepare(config: Config, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008
     """
     _check_seed(config.seed)
     device = runtime.choose_device(config.train.device)
-    threat = configured_threat(config, data.load(config.data.name) if config.features else ())
-    recipe = recipes.RECIPES.build(config.recipe.name, config.recipe.options)
+    threat = configured_threat(config, _load(config) if config.features else ())
+    task = configured_task(config)
+    recipe = _recipe(config, task)
     _check_ranks(config, ranks)
     train, held = split_data(config)
     batches = _batches(config, train, device, ranks)
     attack = EscalatingAttack(config.attack, _attacks(config, batches))
     policy = policies.POLICIES.build(config.policy.name, _with_examples(config, len(train)))
     model = _model(config, device)
-    guard = _guard(config, train, device, threat)
-    outputs = models.check_model(model, guard.x, len(train.classes))
+    guard = _guard(config, train, device, threat, task)
+    outputs = _count_outputs(model, guard, train)
     compiled_model = _compiled(config, model)
     optimizer, scheduler = _optimizer_and_scheduler(config, model, len(batches) * recipes.replays_of(recipe))
     return TrainState(
         config=config,
+        task=task,
         device=device,
         model=model,
         outputs=outputs,
@@ -197,7 +203,7 @@ def initial_parts(session: TrainState) -> tuple[nn.Module, dict[str, object]]:
     model, average = _model(config, session.device), session.average
     parts = {
         "attack": EscalatingAttack(config.attack, session.attack.make),
-        "recipe": recipes.RECIPES.build(config.recipe.name, config.recipe.options),
+        "recipe": _recipe(config, session.task),
         "policy": policies.POLICIES.build(config.policy.name, _with_examples(config, examples)),
     }
     return model, parts if average is None else {**parts, "average": _average(config, model)}
@@ -213,6 +219,19 @@ def _check_ranks(config: Config, ranks: Ranks) -> None:
         raise ConfigError(
             "recipe.name is 'free', whose perturbation belongs to positions in the batch; train in one process"
         )
+
+
+def _recipe(config: Config, task: Task) -> Recipe:
+    """Return the recipe, with the task where it is not classification."""
+    options = dict(config.recipe.options) if task is CLASSES else {**config.recipe.options, "task": task}
+    return recipes.RECIPES.build(config.recipe.name, options)
+
+
+def _count_outputs(model: nn.Module, guard: Guard, train: Examples) -> int:
+    """Return the number of outputs of a network that fits the data."""
+    if guard.task is CLASSES:
+        return models.check_model(model, guard.x, len(train.classes))
+    return models.check_model(model, guard.x, task=guard.task, y=train.labels.to(guard.x.device))
 
 
 Examples = Dataset | Table | StreamingDataset
@@ -233,11 +252,16 @@ def split_data(config: Config) -> tuple[Examples, Examples | None]:
     section = config.data
     if section.stream:
         return hold_out(data.stream(section.name)[0], section.validation, config.seed)
-    train = data.load(section.name)[0]
+    train = _load(config)[0]
     if isinstance(train, Table):
         _check_table(config, train)
         return hold_out(train, section.validation, config.seed)
     return hold_out(train, section.validation, config.seed)
+
+
+def _load(config: Config) -> tuple[Dataset | Table, Dataset | Table]:
+    """Return training set and test set, with targets of any shape where the task is not classification."""
+    return data.load(config.data.name) if config.task.name == "classes" else data.load_targets(config.data.name)
 
 
 def _check_table(config: Config, train: Table) -> None:
@@ -304,11 +328,11 @@ def _average(config: Config, model: nn.Module) -> AveragedWeights | None:
     return averaging.AVERAGES.build(config.average.name, config.average.options, model)
 
 
-def _guard(config: Config, train: Examples, device: torch.device, threat: ThreatModel) -> Guard:
+def _guard(config: Config, train: Examples, device: torch.device, threat: ThreatModel, task: Task) -> Guard:
     """Return the guard with examples spread over the training set, because folders are sorted by class."""
     x, y = train.select(torch.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).long()).tensors()
     attacked = None if config.recipe.name in UNATTACKED else threat  # bounds do not overfit to an attack
-    return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked)
+    return Guard(config.train.guard, config.train.guard_every, x.to(device), y.to(device), attacked, task)
 
 
 def _model(config: Config, device: torch.device) -> nn.Module:

@@ -20,6 +20,7 @@ from advreg.trainer.optimization import take_optimizer_step
 from advreg.training.cutmix import cutmix
 from advreg.training.recipes import Attack, InnerResult, bind_ids
 from advreg.training.setup import TrainState
+from advreg.training.task_scores import score_sum
 from advreg.training.weight_perturbation import once, perturb_weights
 
 
@@ -28,12 +29,13 @@ class Tally:
     """Sums over the examples of an epoch so far, kept on the device until read, and the last learning rate.
 
     Attributes:
-        losses, hits, count: summed loss, correct predictions and number of the training examples, attacked as they were.
+        losses, hits, count: summed loss, correct predictions (or scores) and number of the training examples, attacked as they
+            were.
         forwards, backwards: example-forwards and example-backwards, attack included.
     """
 
     losses: Tensor | float = 0.0
-    hits: Tensor | int = 0
+    hits: Tensor | float = 0
     count: int = 0
     forwards: int = 0
     backwards: int = 0
@@ -56,7 +58,7 @@ class Tally:
         """
         values = distributed.sum_values(*(float(getattr(self, name)) for name in _SUMS), device=device)
         losses, hits, count, forwards, backwards = values
-        return Tally(losses, int(hits), int(count), int(forwards), int(backwards), self.lr)
+        return Tally(losses, hits, int(count), int(forwards), int(backwards), self.lr)
 
     @property
     def loss(self) -> float:
@@ -65,8 +67,8 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy on the training examples, attacked as they were."""
-        return int(self.hits) / self.count
+        """Accuracy, or mean score, on the training examples, attacked as they were."""
+        return float(self.hits) / self.count
 
 
 _SUMS = ("losses", "hits", "count", "forwards", "backwards")
@@ -188,7 +190,8 @@ def _learn(session: TrainState, part: DataBatch, task: _Task) -> Tally:
         loss, logits = session.loss_module(task.x, task.y, task.attack, task.threat)
     (loss * part.weight).backward()
     count = len(part.y) if part.weight else 0  # a part that only repeats examples does not count
-    return Tally(loss.detach() * count, (logits.argmax(1) == part.y).sum() * bool(count), count, lr=lr)
+    hits = score_sum(session.task, logits, part.y) * bool(count)
+    return Tally(loss.detach() * count, hits, count, lr=lr)
 
 
 def _without_sync(module: nn.Module, partial: bool) -> AbstractContextManager[None]:

@@ -10,14 +10,15 @@ from torch import nn
 
 from advreg import distributed
 from advreg.attacks.model import query_model
-from advreg.attacks.pgd import pgd
 from advreg.data import Dataset, StreamingDataset, Table
 from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
 from advreg.runtime import derived_seed
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 from advreg.training.learning import class_shares
 from advreg.training.recipes import certified_hits
+from advreg.training.task_scores import attacked_score_sum, score_sum
 
 CHUNK = 500
 Source = TypeVar("Source", Dataset, Table, StreamingDataset)
@@ -25,12 +26,12 @@ Source = TypeVar("Source", Dataset, Table, StreamingDataset)
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies on the held-out images; ``robust_accuracy`` is None without an attack.
+    """Accuracies on the held-out images, mean scores in other tasks; ``robust_accuracy`` is None without an attack.
 
     Attributes:
         clean_accuracy: share of the images that are classified correctly.
         robust_accuracy: share that PGD does not break.
-        chance: share of the largest class, the clean accuracy of the best constant prediction.
+        chance: share of the largest class, the clean accuracy of the best constant prediction; 0 in other tasks.
         certified_accuracy: share that interval bounds prove; None where training has no bounds.
     """
 
@@ -75,8 +76,12 @@ def hold_out(train: Source, n: int, seed: int) -> tuple[Source, Source | None]:
     return train.select(order[n:].sort().values), held
 
 
-def validate(model: nn.Module, held: Dataset | Table, threat: ThreatModel | None, steps: int) -> Score:
+def validate(
+    model: nn.Module, held: Dataset | Table, threat: ThreatModel | None, steps: int, task: Task = CLASSES
+) -> Score:
     """Return the clean accuracy of a model on held-out images and, with a threat, the accuracy under PGD.
+
+    Other tasks have mean scores in place of accuracies, and their PGD maximises the loss of training.
 
     The attack's random start is always the same, so that epochs are compared on equal terms. The model's modes are restored.
 
@@ -85,22 +90,23 @@ def validate(model: nn.Module, held: Dataset | Table, threat: ThreatModel | None
         held: held-out images.
         threat: threat model; None for clean accuracy alone.
         steps: gradient steps of PGD.
+        task: what an output is worth.
 
     Returns:
         The score, equal in all processes that share the work.
     """
-    clean = robust = 0
+    clean = robust = 0.0
     device = next(model.parameters()).device
     with eval_mode(model):
         for start in distributed.current_ranks().share(range(0, len(held), CHUNK)):
             x, y = (tensor.to(device) for tensor in held.tensors(n=CHUNK, start=start))
             with torch.no_grad():
-                clean += int((query_model(model, x).argmax(1) == y).sum())
+                clean += float(score_sum(task, query_model(model, x), y))
             if threat is not None:
                 ids = torch.arange(start, start + len(x), device=x.device)
-                robust += int((~pgd(model, x, y, threat, steps=steps, ids=ids).broken).sum())
+                robust += attacked_score_sum(model, x, y, threat, task, steps=steps, ids=ids)
     clean_hits, robust_hits = distributed.sum_values(clean, robust, device=device)
-    chance = float(class_shares(held.labels).max())
+    chance = float(class_shares(held.labels).max()) if task is CLASSES else 0.0
     return Score(clean_hits / len(held), None if threat is None else robust_hits / len(held), chance)
 
 

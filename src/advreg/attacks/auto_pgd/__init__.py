@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,13 @@ from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.scoreboard import Scoreboard
 from advreg.attacks.search import Attempt, LabelSelector, QuerySpec, require_positive, run_attempt, search
-from advreg.errors import ThreatError
+from advreg.attacks.wider_balls import STAGE, find_peak, wider
 from advreg.objectives import Objective, labels_of, targeted_dlr
 from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel, broadcast_per_example
+
+WIDER = (2.0, 1.5)
+"""Stages before the last with ``large_eps`` in linf and l2, in multiples of eps."""
 
 
 def random_sphere_point(x: Tensor, threat: ThreatModel, ids: Tensor, seed: int, stream: int = 0) -> Tensor:
@@ -82,8 +87,8 @@ def apgd(
         seed: seed of the random starts.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         batch_size: number of examples attacked at a time.
-        large_eps: l1 only: spend 30% of the steps in a ball of 3 eps and 30% in one of 2 eps, each stage from the best
-            iterate of the one before; the cost of a survivor is the same.
+        large_eps: spend 30% of the steps in a ball of 2 eps (3 in l1) and 30% in one of 1.5 eps (2 in l1), each stage from
+            the best iterate of the one before; the cost of a survivor is the same.
         task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
@@ -92,7 +97,6 @@ def apgd(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ThreatError: ``large_eps`` in another norm than l1.
         ConfigError: ``steps``, ``restarts`` or ``eot`` below 1.
 
     Example:
@@ -104,7 +108,8 @@ def apgd(
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020, arXiv:2003.01690; for l1 "Mind the box: l1-APGD for sparse adversarial attacks on image
-    classifiers", ICML 2021, arXiv:2103.01208.
+    classifiers", ICML 2021, arXiv:2103.01208; Croce, Singh, Hein, "Towards reliable evaluation and fast training of robust
+    semantic segmentation models", ECCV 2024, arXiv:2306.12941, for ``large_eps`` in linf and l2.
     """
     spec = QuerySpec(bind_dtype(model, x), objective or task.objective, targeted, eot, task)
     attempt = _attempt(spec, threat, steps, seed, early_stop, large_eps)
@@ -149,8 +154,8 @@ def apgd_targeted(
         seed: seed of the random starts.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         batch_size: number of examples attacked at a time.
-        large_eps: l1 only: spend 30% of the steps in a ball of 3 eps and 30% in one of 2 eps, each stage from the best
-            iterate of the one before; the cost of a survivor is the same.
+        large_eps: spend 30% of the steps in a ball of 2 eps (3 in l1) and 30% in one of 1.5 eps (2 in l1), each stage from
+            the best iterate of the one before; the cost of a survivor is the same.
 
     Returns:
         An `AttackResult`, verified on the original model; its ``loss`` is the objective for the class that came nearest.
@@ -158,7 +163,6 @@ def apgd_targeted(
     Raises:
         ModelError: train mode, no gradient path, wrong output.
         DataError: inputs that do not fit the box or the labels.
-        ThreatError: ``large_eps`` in another norm than l1.
         ConfigError: ``steps``, ``restarts``, ``target_classes`` or ``eot`` below 1.
 
     Example:
@@ -221,11 +225,28 @@ def _attempt(spec: QuerySpec, threat: ThreatModel, steps: int, seed: int, early_
     if threat.norm == "l1":
         return sparse_attempt(spec, steps, seed, early_stop, large_eps)
     if large_eps:
-        raise ThreatError(f"large_eps is for l1, and the threat model is {threat}; leave it out")
+        return _staged_attempt(spec, steps, seed, early_stop)
     rule = momentum_rule(steps)
 
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         start = random_sphere_point(x, threat, ids, seed, restart)
         return run_attempt(spec, x, y, threat, start, rule, steps=steps, early_stop=early_stop)
+
+    return attempt
+
+
+def _staged_attempt(spec: QuerySpec, steps: int, seed: int, early_stop: bool) -> Attempt:
+    """Return an attempt that begins in wider balls; only points of the last stage, inside eps, are verified."""
+    stage = STAGE * steps // 100
+    last = steps - stage * len(WIDER)
+
+    def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
+        point = random_sphere_point(x, wider(threat, WIDER[0]), ids, seed, restart)
+        for multiple in WIDER:
+            ball = wider(threat, multiple)
+            point = find_peak(spec, x, y, ball, point, steps=stage, rule=momentum_rule(max(1, stage)))
+        start, rule = threat.project(point, x), momentum_rule(last)
+        found = run_attempt(spec, x, y, threat, start, rule, steps=last, early_stop=early_stop)
+        return replace(found, cost=found.cost + spec.eot * stage * len(WIDER))
 
     return attempt

@@ -10,7 +10,8 @@ from torch import Tensor
 from advreg import example_rng
 from advreg.attacks.auto_pgd.step_rule import Memory, at_peak, eps_of, update_peak
 from advreg.attacks.result import AttackResult
-from advreg.attacks.search import AttackState, Attempt, QuerySpec, Rule, initial_state, run_attempt, update_state
+from advreg.attacks.search import AttackState, Attempt, QuerySpec, Rule, run_attempt
+from advreg.attacks.wider_balls import STAGE, find_peak
 from advreg.threat import ThreatModel, broadcast_per_example
 
 SHRINK_RATIO = 0.95
@@ -24,9 +25,6 @@ MIN_STEP_DIVISOR = 10.0
 
 WIDER = (3, 2)
 """Stages before the last with ``large_eps``, in multiples of eps."""
-
-STAGE = 30
-"""Percent of the steps spent in each of these stages."""
 
 
 def sparse_rule(steps: int, *, warm: bool = False) -> Rule:
@@ -148,38 +146,11 @@ def sparse_attempt(spec: QuerySpec, steps: int, seed: int, early_stop: bool, lar
     def attempt(x: Tensor, y: Tensor, threat: ThreatModel, ids: Tensor, restart: int) -> AttackResult:
         point = threat.displaced(x, example_rng.normal(ids, tuple(x.shape[1:]), seed, restart, x.dtype))
         for multiple in wider:
-            point = find_peak(spec, x, y, threat.with_eps(multiple * threat.eps), point, stage)
+            ball = threat.with_eps(multiple * threat.eps)
+            point = find_peak(spec, x, y, ball, point, steps=stage, rule=sparse_rule(stage, warm=True))
         found = run_attempt(
             spec, x, y, threat, threat.project(point, x), rule, steps=steps - spent, early_stop=early_stop
         )
         return replace(found, cost=found.cost + spec.eot * spent)
 
     return attempt
-
-
-def find_peak(spec: QuerySpec, x: Tensor, y: Tensor, threat: ThreatModel, point: Tensor, steps: int) -> Tensor:
-    """Return the point of highest loss among ``steps`` queries in a threat model, not verified, ``(B, ...)``.
-
-    Args:
-        spec: model and objective.
-        x: clean inputs ``(B, ...)`` in the box of ``threat``.
-        y: labels ``(B,)``.
-        threat: the threat model of this stage.
-        point: first iterate, projected first ``(B, ...)``.
-        steps: number of queries.
-
-    Returns:
-        Points ``(B, ...)`` inside the threat model.
-
-    Example:
-        >>> from advreg.objectives import cross_entropy
-        >>> model, x, y = torch.nn.Linear(4, 3).eval(), torch.full((2, 4), 0.5), torch.tensor([0, 1])
-        >>> threat = ThreatModel("l1", 0.1)
-        >>> peak = find_peak(QuerySpec(model, cross_entropy), x, y, threat, x, steps=3)
-        >>> bool(threat.contains(peak, x, 1e-6).all())
-        True
-    """
-    state, rule = initial_state(x, y, threat, threat.project(point, x)), sparse_rule(steps, warm=True)
-    for k in range(steps):
-        state = rule(update_state(spec, state, gradient=True), k)
-    return state.memory.get("peak", point)

@@ -10,8 +10,9 @@ from advreg.attacks.constrained_rule import constrained_rule
 from advreg.attacks.model import Model, bind_dtype
 from advreg.attacks.result import AttackResult
 from advreg.attacks.search import QuerySpec, require_positive, run_attempt, search
-from advreg.attacks.tabular.class_filter import only_class
-from advreg.objectives import Objective, cross_entropy
+from advreg.attacks.tabular.class_filter import only_class, reject_direction
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -23,13 +24,14 @@ def capgd(
     *,
     steps: int = 40,
     restarts: int = 2,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     penalty: float = 1.0,
     direction: int | None = None,
     early_stop: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    task: Task = CLASSES,
 ) -> AttackResult:
     """Attack rows with rules by Auto-PGD on ``objective - penalty * violation``.
 
@@ -44,13 +46,14 @@ def capgd(
         threat: norm, eps, scale, box and rules of the adversary; without rules this is Auto-PGD from the clean point.
         steps: gradient steps of one attempt.
         restarts: number of attempts, each on the examples that survive.
-        objective: function of logits and labels to maximise.
+        objective: function of logits and labels to maximise; the task's default, cross-entropy for classes, if None.
         penalty: weight of the violation, which is a share of each relation's size.
         direction: the only class that is attacked, such as 1 for fraud that should pass as no fraud; None: all.
         early_stop: whether a broken example leaves the batch at once (same verdicts, fewer passes).
         ids: example ids ``(B,)``; the random draws of an example depend on its id and the seed only; 0 to B-1 if None.
         seed: seed of the random starts.
         batch_size: number of examples attacked at a time.
+        task: what an output is worth and when it is broken; `advreg.tasks` has others than classification.
 
     Returns:
         An `AttackResult`, verified on the original model; every point keeps the rules.
@@ -73,7 +76,8 @@ def capgd(
     arXiv:2406.00775; here integers and groups hold at every query, and violations are shares instead of raw units.
     """
     require_positive(steps=steps, restarts=restarts)
-    spec = QuerySpec(bind_dtype(model, x), objective)
+    reject_direction(direction, task)
+    spec = QuerySpec(bind_dtype(model, x), objective or task.objective, task=task)
     plain = sparse_rule(steps) if threat.norm == "l1" else momentum_rule(steps)
     rule = constrained_rule(plain, threat.rules, penalty)
 

@@ -9,8 +9,24 @@ from torch import Tensor
 from advreg.attacks.result import AttackResult
 from advreg.attacks.scoreboard import Scoreboard
 from advreg.attacks.search import Attempt, QuerySpec
+from advreg.errors import ConfigError
 from advreg.objectives import labels_of
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
+
+
+def reject_direction(direction: int | None, task: Task) -> None:
+    """Raise for a direction in a task without classes.
+
+    Args:
+        direction: the attacked class, or None.
+        task: what an output is worth.
+
+    Raises:
+        ConfigError: a direction in another task than classification.
+    """
+    if direction is not None and task is not CLASSES:
+        raise ConfigError(f"direction is {direction}, a class, and the task is {task.name}; leave direction out")
 
 
 def only_class(attempt: Attempt, label: int | None, spec: QuerySpec) -> Attempt:

@@ -12,6 +12,8 @@ import numpy as np
 from torch import nn
 
 from advreg import data, models
+from advreg.config import toml
+from advreg.errors import ConfigError
 from advreg.hardening import registry
 from advreg.hardening.attack_families import families
 from advreg.hardening.candidate_evaluation import (
@@ -71,12 +73,22 @@ def load_image_base(base: str | Path, config: HardeningConfig) -> ImageBase:
         ModelError, DataError, ConfigError: base, data or attacks cannot be used.
     """
     families(config.attacks)
+    _require_classes(Path(base))
     train, _ = data.load_images(config.data.name)
     model = models.load(str(base))
     models.check_model(model, train.tensors(n=8)[0], len(train.classes))
     spec = RunFolder.open(base).read_json("model.json")
     load_hardening_data(config)
     return ImageBase(config, model, spec, train)
+
+
+def _require_classes(base: Path) -> None:
+    section = toml.read(base / "run.toml").get("task") if (base / "run.toml").is_file() else None
+    name = section.get("name", "classes") if isinstance(section, dict) else "classes"
+    if name != "classes":
+        raise ConfigError(
+            f"{base} was trained for the task {name!r}; hardening collects labels of classes: give a classifier"
+        )
 
 
 def _write_neighbours(workspace: Workspace, train: data.Dataset) -> None:

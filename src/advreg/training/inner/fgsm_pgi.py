@@ -14,7 +14,8 @@ from advreg.attacks.model import widen
 from advreg.attacks.outputs import checked_once
 from advreg.attacks.search import QuerySpec, query
 from advreg.errors import ThreatError
-from advreg.objectives import Objective, cross_entropy
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel, broadcast_per_example
 from advreg.training.per_example_state import PerExampleTable, Saved
 
@@ -90,9 +91,10 @@ class FgsmPgi:
         y: Tensor,
         threat: ThreatModel,
         *,
-        objective: Objective = cross_entropy,
+        objective: Objective | None = None,
         ids: Tensor | None = None,
         seed: int = 0,
+        task: Task = CLASSES,
     ) -> Prior:
         """Return the points to train on, and store the start of the next epoch; one forward, one backward.
 
@@ -101,9 +103,10 @@ class FgsmPgi:
             x: inputs ``(B, ...)`` inside the box.
             y: labels ``(B,)``, or probabilities ``(B, K)`` where the objective takes them.
             threat: norm, eps and box.
-            objective: ``(logits, y) -> (B,)``, maximised.
+            objective: ``(logits, y) -> (B,)``, maximised; the task's default, cross-entropy for classes, if None.
             ids: example ids ``(B,)``, the keys of the stored perturbations; positions in the batch if None.
             seed: seed of the random starts.
+            task: what an output is worth.
 
         Returns:
             A `Prior`: ``x_adv`` inside the threat model, its start and its cost.
@@ -112,13 +115,13 @@ class FgsmPgi:
             DataError: inputs outside the box, an empty batch, labels that the model does not have.
             ModelError: an output that is not logits, or no gradient path.
         """
-        x, y = read_training(x, y, threat)
+        x, y = read_training(x, y, threat, task)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids
         x = widen(x)
         start, trend = self._rows(x)
         places = self._places(x, ids)
         x_start = self._begin(x, threat, start, ids, seed)
-        _, _, grad = query(QuerySpec(model, checked_once(objective)), x_start, y)
+        _, _, grad = query(QuerySpec(model, checked_once(objective or task.objective, task), task=task), x_start, y)
         length = threat.radii(x) if self.step_size is None else self.step_size
         moved = self.momentum * self._seen(trend.read(ids), ids).to(x.dtype) + _unit(grad)
         onward = threat.project(x_start + length * threat.steepest(moved, x_start), x)

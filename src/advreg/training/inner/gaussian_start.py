@@ -13,7 +13,8 @@ from advreg.attacks.outputs import checked_once
 from advreg.attacks.pgd import ascend
 from advreg.attacks.search import QuerySpec, initial_state
 from advreg.attacks.step_rules import pgd_rule
-from advreg.objectives import Objective, cross_entropy
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -26,9 +27,10 @@ def trades_pgd(
     scale: float = 0.001,
     steps: int = 10,
     step_size: float | None = None,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     ids: Tensor | None = None,
     seed: int = 0,
+    task: Task = CLASSES,
 ) -> CraftedExamples:
     """Make training points with PGD from ``x + scale N(0, 1)`` in exactly ``steps`` forwards and backwards.
 
@@ -43,9 +45,10 @@ def trades_pgd(
         scale: standard deviation of the start, in the units of the input.
         steps: gradient steps.
         step_size: length of a step; ``2.5 eps / steps`` if None.
-        objective: ``(logits, y) -> (B,)``, maximised.
+        objective: ``(logits, y) -> (B,)``, maximised; the task's default, cross-entropy for classes, if None.
         ids: example ids ``(B,)`` that seed the random draws; positions in the batch if None.
         seed: seed of the random draws.
+        task: what an output is worth.
 
     Returns:
         A `CraftedExamples`: ``x_adv`` inside the threat model, and its cost.
@@ -61,9 +64,9 @@ def trades_pgd(
 
     Reference: Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019, arXiv:1901.08573.
     """
-    x, y = read_training(x, y, threat)
+    x, y = read_training(x, y, threat, task)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    x, ask = widen(x), QuerySpec(model, checked_once(objective))
+    x, ask = widen(x), QuerySpec(model, checked_once(objective or task.objective, task), task=task)
     beside = x + scale * example_rng.normal(ids, tuple(x.shape[1:]), seed, dtype=x.dtype)
     rule = pgd_rule(steps, step_size, 0.0, "zero")
     return ascend(ask, initial_state(x, y, threat, threat.project(beside, x)), rule, steps)

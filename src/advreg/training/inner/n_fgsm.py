@@ -14,9 +14,10 @@ from advreg.attacks.inputs import read_training
 from advreg.attacks.model import widen
 from advreg.attacks.outputs import checked_once
 from advreg.attacks.search import QuerySpec, query
-from advreg.attacks.shrinking_pgd import wider
+from advreg.attacks.wider_balls import wider
 from advreg.errors import ThreatError
-from advreg.objectives import Objective, cross_entropy
+from advreg.objectives import Objective
+from advreg.tasks import CLASSES, Task
 from advreg.threat import ThreatModel
 
 
@@ -60,9 +61,10 @@ def n_fgsm(
     *,
     noise_scale: float = 2.0,
     step_size: float | None = None,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     ids: Tensor | None = None,
     seed: int = 0,
+    task: Task = CLASSES,
 ) -> CraftedExamples:
     """Make training points with one step from strong noise, kept in the box but not in the ball: one forward, one backward.
 
@@ -75,9 +77,10 @@ def n_fgsm(
         threat: norm, eps and box.
         noise_scale: radius of the noise, in eps; in l2 and l1, the radius of the ball that it is drawn from.
         step_size: length of the step, in the units of the input; eps if None.
-        objective: ``(logits, y) -> (B,)``, maximised.
+        objective: ``(logits, y) -> (B,)``, maximised; the task's default, cross-entropy for classes, if None.
         ids: example ids ``(B,)`` that seed the random draws; positions in the batch if None.
         seed: seed of the random draws.
+        task: what an output is worth.
 
     Returns:
         A `CraftedExamples`; its points may be ``noise_scale eps + step_size`` away from ``x``.
@@ -97,13 +100,13 @@ def n_fgsm(
     """
     if not noise_scale >= 0:
         raise ThreatError(f"noise_scale is {noise_scale}; give the radius of the noise in eps, 0 or more, such as 2")
-    x, y = read_training(x, y, threat)
+    x, y = read_training(x, y, threat, task)
     require_alike_features("n_fgsm", threat)
     low, high = threat.box
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     x = widen(x)
     noisy = wider(threat, noise_scale).random_start(x, ids, seed)
-    _, _, grad = query(QuerySpec(model, checked_once(objective)), noisy, y)
+    _, _, grad = query(QuerySpec(model, checked_once(objective or task.objective, task), task=task), noisy, y)
     length = threat.radii(x) if step_size is None else step_size
     return CraftedExamples(
         (noisy + length * threat.steepest(grad, noisy)).clamp(low, high), forwards=len(x), backwards=len(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from advreg.tasks import as_task
 from advreg.threat import ThreatModel
 from advreg.training.recipes.base import (
     Attack,
@@ -12,14 +13,14 @@ from advreg.training.recipes.base import (
     Weight,
     check_loss,
     clean_and_adversarial_logits,
-    label_loss,
     pairing,
     worst_case,
 )
+from advreg.training.recipes.task_losses import TaskOption, attack_objective, loss_of
 
 
 @check_loss
-def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
+def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
     """Pair logits: ``(CE(f(x), y) + CE(f(x_adv), y)) / 2 + weight mean_k (f(x)_k - f(x_adv)_k)^2``.
 
     Known to mask gradients where the training attack is weak: evaluate it with a stronger protocol.
@@ -27,6 +28,7 @@ def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     Args:
         weight: weight of the mean squared difference of logits.
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe.
@@ -39,9 +41,13 @@ def alp(weight: Weight = 0.5, label_smoothing: Smoothing = 0.0) -> Recipe:
     Reference: Kannan, Kurakin, Goodfellow, "Adversarial logit pairing", 2018, arXiv:1803.06373.
     """
 
+    chosen, compute = as_task(task), loss_of(task, label_smoothing)
+    objective = attack_objective(chosen)
+
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        z, z_adv = clean_and_adversarial_logits(model, x, worst_case(model, x, y, attack, threat))
-        clean, attacked = (label_loss(logits, y, label_smoothing) for logits in (z, z_adv))
-        return (clean + attacked) / 2 + weight * pairing(z, z_adv)
+        z, z_adv = clean_and_adversarial_logits(
+            model, x, worst_case(model, x, y, attack, threat, objective, task=chosen)
+        )
+        return (compute(z, y) + compute(z_adv, y)) / 2 + weight * pairing(z, z_adv)
 
     return loss

@@ -16,6 +16,7 @@ from advreg.attacks.input_limits import reject_limits, reject_radii
 from advreg.attacks.inputs import into_box_once, read_inputs, read_pair, read_targets
 from advreg.attacks.model import query_model, widen
 from advreg.attacks.outputs import reject_classes, reject_logits
+from advreg.config.compatibility import WITH_TASKS
 from advreg.config.registry import call_with_options
 from advreg.errors import ConfigError
 from advreg.module_modes import eval_mode
@@ -43,9 +44,6 @@ Attack = Callable[..., InnerResult]
 Recipe = Callable[[nn.Module, Tensor, Tensor, Attack, ThreatModel], Tensor]
 """``(model, x, y, attack, threat) -> loss``, a scalar to call ``backward`` on."""
 
-_WITH_TASKS = ("standard", "madry", "mixed", "multiplier", "free", "trades")
-"""Recipes for every task; the others weigh margins or logits of classes."""
-
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -69,7 +67,7 @@ def check_loss(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Recipe:
         if "task" in kwargs and "task" not in inspect.signature(make).parameters:
-            raise ConfigError(f"recipe {make.__name__!r} is for classes; with task=: {', '.join(_WITH_TASKS)}")
+            raise ConfigError(f"recipe {make.__name__!r} is for classes; with task=: {', '.join(WITH_TASKS)}")
         options = inspect.signature(make).bind_partial(*args).arguments | kwargs
         recipe = call_with_options("recipe", make.__name__, make, options)
         is_classes = as_task(options.get("task", CLASSES)) is CLASSES

@@ -18,7 +18,6 @@ from advreg.training.recipes.base import (
     Weight,
     check_loss,
     clean_and_adversarial_logits,
-    label_loss,
     worst_case,
 )
 from advreg.training.recipes.task_losses import TaskOption, attack_objective, loss_of
@@ -51,7 +50,7 @@ def standard(label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> 
 
 
 @check_loss
-def gaussian(sigma: Weight = 0.25, label_smoothing: Smoothing = 0.0) -> Recipe:
+def gaussian(sigma: Weight = 0.25, label_smoothing: Smoothing = 0.0, task: TaskOption = "classes") -> Recipe:
     """Minimise the cross-entropy under Gaussian noise, ``E CE(f(x + N(0, sigma^2 I)), y)``, for randomised smoothing.
 
     The noise leaves the box, as it does in `advreg.certify_smoothed` with the same sigma.
@@ -59,6 +58,7 @@ def gaussian(sigma: Weight = 0.25, label_smoothing: Smoothing = 0.0) -> Recipe:
     Args:
         sigma: standard deviation of the noise in the units of the box.
         label_smoothing: share of each label that is spread evenly over all classes.
+        task: a `Task`, or text such as ``"pixels"``; its training loss takes the place of the cross-entropy.
 
     Returns:
         The recipe; its attack may be None.
@@ -71,8 +71,10 @@ def gaussian(sigma: Weight = 0.25, label_smoothing: Smoothing = 0.0) -> Recipe:
     arXiv:1902.02918.
     """
 
+    compute = loss_of(task, label_smoothing)
+
     def loss(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, threat: ThreatModel) -> Tensor:
-        return label_loss(query_model(model, x + sigma * torch.randn_like(x)), y, label_smoothing)
+        return compute(query_model(model, x + sigma * torch.randn_like(x)), y)
 
     return loss
 

@@ -64,11 +64,17 @@ def work(wish: dict[str, Any]) -> int:
     return 0
 
 
-gc.freeze()  # a collection in a child would copy every page of the parent
-request = serve()
-become(request)
-status = work(request)
-atexit._run_exitfuncs()
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(status)  # taking a whole interpreter apart costs more than most children
+def main() -> None:
+    """Serve; every request returns here once, as its own process."""
+    gc.freeze()  # a collection in a child would copy every page of the parent
+    request = serve()
+    become(request)
+    status = work(request)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # taking a whole interpreter apart costs more than most children
+
+
+if __name__ == "__main__":  # doctest imports every file of the tests
+    main()

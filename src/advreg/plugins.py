@@ -7,6 +7,7 @@ stranger's: it is rejected unless the user trusts the code, and is never looked 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -279,7 +280,8 @@ def import_extra(module: str, install: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as cause:  # a torchvision made for another torch raises RuntimeError
         package = module.partition(".")[0]
-        if isinstance(cause, ModuleNotFoundError) and cause.name == package:
-            raise MissingExtraError(f"{package} is not installed; pip install '{install}'") from cause
+        missing = package if importlib.util.find_spec(package) is None else getattr(cause, "name", None)
+        if isinstance(cause, ModuleNotFoundError) and (missing == package or module.endswith(f".{missing}")):
+            raise MissingExtraError(f"{missing} is not installed; pip install '{install}'") from cause
         broken = f"{package} is installed, but cannot be imported ({first_line(cause)})"
         raise MissingExtraError(f"{broken}; pip install --force-reinstall '{install}'") from cause

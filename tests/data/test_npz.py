@@ -60,7 +60,7 @@ def test_class_names_travel_and_both_parts_have_the_same_classes(tmp_path):
         ({"x": X[..., 0, 0], "y": Y}, r"shape \(40, 3\)"),
         ({"x": X[:, [0, 0, 0, 0, 0]], "y": Y}, r"shape \(40, 5, 5, 6\)"),
         ({"x": X, "y": Y / 2}, "y is float64"),
-        ({"x": X, "y": Y[:, None]}, "y is uint8 .* evaluate --task, such as --task pixels"),
+        ({"x": X, "y": Y[:, None]}, r"y is uint8 .* --task pixels, or \[task\] in run\.toml"),
         (
             {"x": np.where(np.arange(40)[:, None] == 37, np.nan, 0.5), "y": Y},
             "x holds NaN or infinity, first in row 37",

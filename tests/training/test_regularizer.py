@@ -107,7 +107,8 @@ def test_robust_accuracy_works_in_inference_mode():
 
 
 def test_missing_lightning_is_one_error_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, "lightning.pytorch", raising=False)
+    monkeypatch.setitem(sys.modules, "lightning", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'advreg\[lightning\]'"):
         integrations.lightning(THREAT)
 

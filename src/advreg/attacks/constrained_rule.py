@@ -24,8 +24,9 @@ def constrained_rule(rule: Rule, rules: FeatureRules | None, penalty: float = 1.
 
     Example:
         >>> from advreg.attacks.auto_pgd.step_rule import momentum_rule
-        >>> constrained_rule(momentum_rule(5), FeatureRules()).__name__
-        'step'
+        >>> rule = momentum_rule(5)
+        >>> constrained_rule(rule, FeatureRules()) is rule
+        True
     """
     if rules is None or not rules.relations:
         return rule

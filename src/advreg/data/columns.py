@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advreg.data.validation import check_labels
 from advreg.errors import DataError, did_you_mean
 
 _LIBRARIES = ("pandas", "polars", "pyarrow")
@@ -122,7 +123,11 @@ def with_class_names(table: TableRows) -> TableRows:
 
     Returns:
         The rows.
+
+    Raises:
+        DataError: a label below 0, or one so large that the names would fill the memory.
     """
+    check_labels(table.labels)
     return replace(table, classes=table.classes or tuple(str(k) for k in range(int(table.labels.max()) + 1)))
 
 

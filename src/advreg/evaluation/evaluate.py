@@ -146,6 +146,7 @@ def evaluate(
         spent, flags = probe_evaluation(prepared, journal)
         units = group_chunks(ranks.share(prepared.runner.examples.chunks()), prepared.runner.batching)
         run_units(prepared, units, journal, engine, on_progress)
+        flags["batch"] = prepared.runner.context.batcher.size
         journal.close()
         table = journal.table()
         if journal.folder is not None and (beyond := broken_beyond(journal.folder.path, table)):
@@ -299,7 +300,6 @@ def probe_evaluation(
     coarse = measure_coarseness(runner.model, x, runner.threat, runner.seed)
     flags: dict[str, Any] = {
         "target": runner.context.target.choice,
-        "batch": runner.context.batcher.size,
         "answers_only": isinstance(runner.model, models.InferenceOnlyModel),
         **record_coarseness(coarse),
         **model_probe.model_flags(probed),

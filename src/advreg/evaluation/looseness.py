@@ -30,7 +30,11 @@ def broken_beyond(folder: Path, table: LedgerTable) -> dict[str, int]:
     for results in sorted(folder.parent.glob("*/results.json")):
         header = read_first(results.parent / LEDGER) or {}
         same = all(header.get(key) == mine.get(key) for key in _SAME)
-        if results.parent != folder and same and _threat(header.get("protocol", "")) == _threat(mine["protocol"]):
+        if (
+            results.parent != folder
+            and same
+            and _threat(str(header.get("protocol", ""))) == _threat(str(mine["protocol"]))
+        ):
             other = read_table(results.parent / LEDGER)
             found[str(header.get("protocol", ""))] = len(np.setdiff1d(table.broken_ids, other.broken_ids))
     return {protocol: count for protocol, count in found.items() if count}

@@ -117,6 +117,8 @@ def evaluate_shard(
         run_units(
             prepared, group_chunks(shard.share(runner.examples.chunks()), runner.batching), journal, engine, on_progress
         )
+        if first[1]:
+            first[1]["batch"] = runner.context.batcher.size
         journal.close()
         journal.write_pictures(runner.model, runner.task)
         shutil.rmtree(journal.folder / "points", ignore_errors=True)

@@ -107,7 +107,7 @@ def gate_artefact(
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
         >>> x, y = torch.rand(300, 1, 2, 2), torch.tensor([0, 1] * 150)
-        >>> gate_artefact(net, net, (x, y), "linf:0.05").verdict
+        >>> gate_artefact(net, net, (x, y), "linf:0.05", n=300).verdict
         'PROMOTE'
     """
     shipped = artefact if isinstance(artefact, nn.Module) else load_artefact(str(artefact))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from advreg.documents import parse_toml
 from advreg.published import PublishedFigure, figure_of
 from advreg.report.data_words import DataWords, FigureWords, figures_of, words_for
 from advreg.report.ledger import LedgerSummary
@@ -288,7 +288,7 @@ class RunFacts:
     def figures(self) -> FigureWords:
         """Names of the figures of training, which follow the section ``[task]`` of run.toml."""
         try:
-            section = tomllib.loads(self.config or "").get("task")
+            section = parse_toml(self.config or "").get("task")
         except ValueError:  # the page shows a damaged file as it is
             section = None
         return figures_of(str(section.get("name", "classes")) if isinstance(section, dict) else "classes")

@@ -48,6 +48,15 @@ class EvaluationData:
         fields = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k != "history" or v})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
+    def take(self, n: int, seed: int = 0) -> EvaluationData:
+        """Return at most ``n`` examples of each field, chosen by `choose`.
+
+        Args:
+            n: number of examples of each field.
+            seed: seed of the choice.
+        """
+        return EvaluationData(**{name: tuple(choose(items, n, seed)) for name, items in vars(self).items()})
+
 
 def choose(items: Sequence[Item], n: int, seed: int = 0) -> list[Item]:
     """Return at most ``n`` items in their order, chosen by a hash of their prompt, whatever their order in the file.

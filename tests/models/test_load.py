@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +115,9 @@ def test_folders_that_are_no_runs_and_options_for_runs_are_rejected(run, tmp_pat
     ],
 )
 def test_a_missing_library_names_the_command(monkeypatch, name, module, message):
+    package = ModuleType(module.partition(".")[0])
+    package.__spec__ = ModuleSpec(package.__name__, None)
+    monkeypatch.setitem(sys.modules, package.__name__, package)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=message):
         advreg.load_model(name)

@@ -1,4 +1,4 @@
-"""Worker processes: each result once, whoever dies; a unit that kills its workers is reported, and so is a model's error."""
+"""Worker processes: each result once, even if some die; a unit that kills its workers is reported, as is a model's error."""
 
 from __future__ import annotations
 
